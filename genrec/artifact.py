@@ -1,0 +1,101 @@
+"""Folders that are whole or absent: written aside, checksummed, renamed into place.
+
+A saved folder holds its files and `manifest.json` with the kind, the format version, the SHA-256 of every file and
+whatever else its owner wants to find again. Nothing in it is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from genrec.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield an empty folder; on leaving, seal it with a manifest and put it in the place of `directory`.
+
+    If the body raises, `directory` is as it was before. `facts` must be JSON; they return from `verify`.
+
+    Raises:
+        ArtifactError: the place cannot be written, or holds something that is no artifact of this kind.
+    """
+    if directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir()):
+        raise ArtifactError(f"{directory} exists and is no saved {kind}; choose another folder or empty this one")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; choose another folder") from error
+    try:
+        yield aside
+        files = {
+            str(path.relative_to(aside)): sha256_of(path) for path in sorted(aside.rglob("*")) if path.is_file()
+        }
+        manifest = {"kind": kind, "version": version, "files": files, **facts}
+        manifest["checksum"] = _checksum(manifest)
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for path in aside.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        aside.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(aside, directory)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; nothing was changed") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
+    """Check every file of a saved folder against its manifest, and return the manifest.
+
+    Raises:
+        ArtifactError: no such folder, another kind or version, or a file missing, cut short or altered (named).
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{directory} holds no saved {kind} ({MANIFEST} is missing); save one there first") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; save the {kind} again") from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(f"{path} does not describe a saved {kind}; save the {kind} again")
+    if manifest.pop("checksum", None) != _checksum(manifest):
+        raise ArtifactError(f"{path} was altered or cut short (its checksum differs); save the {kind} again")
+    if manifest.get("version") != version:
+        raise ArtifactError(
+            f"{path} has format version {manifest.get('version')!r}, this genrec reads {version}; save the {kind} again"
+        )
+    for name, expected in manifest["files"].items():
+        file = directory / name
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing; save the {kind} again")
+        if sha256_of(file) != expected:
+            raise ArtifactError(f"{file} was altered or cut short (SHA-256 differs); save the {kind} again")
+    return manifest
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,144 @@
+"""The words of the field, as small frozen values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ItemId = str | int
+UserId = str | int
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that may be recommended. `title` is untrusted text; `attributes` holds every other column."""
+
+    item_id: ItemId
+    title: str
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One event: a person did something with an item. `timestamp` orders a history; seconds where it is a time."""
+
+    user_id: UserId
+    item_id: ItemId
+    timestamp: float
+    event: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of a person when a recommendation is made.
+
+    Attributes:
+        item_ids: items met, oldest first; may be empty.
+        words: what the person says they look for, untrusted text; may be empty.
+        user_id: the caller's id, returned with every recommendation; None for somebody unknown.
+    """
+
+    item_ids: tuple[ItemId, ...] = ()
+    words: str = ""
+    user_id: UserId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of prompt text. Only a trusted span, the operator's own, may hold control tokens."""
+
+    text: str
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a prompt: who speaks, and the spans of what is said."""
+
+    role: Role
+    spans: tuple[Span, ...]
+
+    @property
+    def text(self) -> str:
+        """The spans joined, for people to read; never a key and never what is encoded."""
+        return "".join(span.text for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What a ranker answers for one request: item indices, best first.
+
+    Attributes:
+        item_indices: int64 [k], distinct, ties in catalog order.
+        scores: float64 [k], falling; comparable within this ranking only.
+        proven: no other allowed item scores higher under the ranker's stated score.
+        compared: how many allowed items had their score, or a bound on it, compared.
+        notices: what the caller should know, such as a history cut to fit the context.
+    """
+
+    item_indices: IntArray
+    scores: FloatArray
+    proven: bool
+    compared: int
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A history item that carried a recommendation: `drop` is how far the score falls without it."""
+
+    item_id: ItemId
+    title: str
+    drop: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        user_id: the caller's id for the person, None for somebody unknown.
+        item_id: the caller's id for the item.
+        rank: from 1.
+        score: for ordering within one list and one source; higher is better.
+        source: the step of the ladder that served this item.
+        title: the catalog's title, untrusted text.
+        reason: one sentence, where an explanation was asked for.
+        drivers: the history items behind it, strongest first, where an explanation was asked for.
+    """
+
+    user_id: UserId | None
+    item_id: ItemId
+    rank: int
+    score: float
+    source: str
+    title: str
+    reason: str | None = None
+    drivers: tuple[Driver, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendationList:
+    """The answer to one request.
+
+    Attributes:
+        items: exactly k of them whenever k items are allowed, best first.
+        proven: the first source's part is the true top of all allowed items under its stated score.
+        compared: how many allowed items that source compared.
+        notices: what the caller should know: fewer than k allowed, history cut, a step of the ladder skipped.
+        seconds: time from request to answer; shared evenly by the requests of one batch.
+    """
+
+    items: tuple[Recommendation, ...]
+    proven: bool
+    compared: int
+    notices: tuple[str, ...] = ()
+    seconds: float = 0.0
