@@ -1,0 +1,1 @@
+"""Measuring: protocols, baselines, ranking runs and the making of the embedded data set."""

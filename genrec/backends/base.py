@@ -1,0 +1,76 @@
+"""The seam to whatever runs the model: a tree of tokens that grows behind a batch of prompts.
+
+Beam search, scoring a whole catalog and scoring candidates are one act: grow nodes, read log-probabilities there.
+
+Letters: U prompts, M nodes grown in one call, Q nodes asked about, C children asked for, all nodes together.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from genrec.types import FloatArray, IntArray
+
+
+class TokenTree(Protocol):
+    """Nodes behind U prompts. Node u < U is the end of prompt u; grown nodes are numbered on from there."""
+
+    @property
+    def size(self) -> int:
+        """How many nodes there are, the U prompt ends included; the number the next grown node gets."""
+        ...
+
+    def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
+        """Add M nodes over all prompts in one forward pass.
+
+        A node sees its prompt and its ancestors only. A parent may be a node that stands earlier in the same call.
+
+        Args:
+            parents: int64 [M], existing node numbers, or those that earlier nodes of this call will get.
+            tokens: int64 [M].
+
+        Returns:
+            int64 [M], the new node numbers: `size`, `size + 1`, ...
+
+        Raises:
+            EngineError: the model failed, or a path no longer fits its context.
+        """
+        ...
+
+    def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
+        """Log-probabilities of chosen next tokens, normalised over the full vocabulary.
+
+        Args:
+            nodes: int64 [Q].
+            tokens: int64 [C]; those of node q are `tokens[offsets[q]:offsets[q + 1]]`.
+            offsets: int64 [Q + 1].
+
+        Returns:
+            float64 [C], in nats.
+        """
+        ...
+
+    def rewind(self, size: int) -> None:
+        """Forget every node from number `size` on, and free what they held; `size` is at least U."""
+        ...
+
+
+class Backend(Protocol):
+    """A language model that reads token ids. It knows no catalog and no text.
+
+    Attributes:
+        name: which weights these are; results and caches carry it.
+        vocab_size: token ids are below it.
+        max_tokens: the context, prompt and answer together.
+    """
+
+    name: str
+    vocab_size: int
+    max_tokens: int
+
+    def open(self, prompts: Sequence[IntArray]) -> TokenTree:
+        """Compute U prompts once, in one batch, and open a tree behind them.
+
+        Raises:
+            EngineError: the model failed, or a prompt is empty or longer than the context.
+        """
+        ...

@@ -1,0 +1,83 @@
+"""A sentence encoder: texts to vectors of length 1, by mean pooling over a Transformers model.
+
+Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, section 3.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel
+
+from genrec.backends.quiet import quiet
+from genrec.errors import EngineError, ModelMissingError
+
+
+class SentenceEncoder:
+    """An encoder from a folder or the Hub.
+
+    Args:
+        model: a folder with `tokenizer.json` and safetensors.
+        device: where it runs; by default the first GPU, else the CPU.
+        max_tokens: longer texts are cut.
+        batch_size: texts encoded at once.
+        on_progress: called with how many of how many texts are done.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str | None = None,
+        max_tokens: int = 128,
+        batch_size: int = 64,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.name = Path(model).name
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            with quiet():
+                loaded: Any = AutoModel.from_pretrained(str(model), use_safetensors=True)
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
+        except Exception as error:  # noqa: BLE001 -- tokenizers raises bare Exception
+            raise ModelMissingError(f"cannot load the encoder {self.name!r}: {error}") from error
+        self._model = loaded.to(self._device).eval()
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding()
+        self._batch_size, self._on_progress = batch_size, on_progress
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [texts, D], each of length 1.
+
+        Raises:
+            EngineError: the model failed.
+        """
+        order = sorted(range(len(texts)), key=lambda text: len(texts[text]))
+        vectors: NDArray[np.float32] | None = None
+        for start in range(0, len(order), self._batch_size):
+            chosen = order[start : start + self._batch_size]
+            block = self._encode([texts[text] for text in chosen])
+            if vectors is None:
+                vectors = np.empty((len(texts), block.shape[1]), dtype=np.float32)
+            vectors[chosen] = block
+            if self._on_progress is not None:
+                self._on_progress(start + len(chosen), len(texts))
+        return vectors if vectors is not None else np.empty((0, self._model.config.hidden_size), dtype=np.float32)
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        encodings = self._tokenizer.encode_batch(texts)
+        token_ids = torch.tensor([encoding.ids for encoding in encodings], device=self._device)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=self._device)
+        try:
+            with torch.inference_mode():
+                hidden = self._model(input_ids=token_ids, attention_mask=mask).last_hidden_state.float()
+        except RuntimeError as error:
+            raise EngineError(f"{self.name} failed on {len(texts)} texts: {error}") from error
+        weights = mask[:, :, None].float()
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        unit: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        return unit

@@ -1,0 +1,241 @@
+"""A local torch model through Hugging Face Transformers, on CPU or GPU, as a growing token tree.
+
+Nodes are query tokens of one sequence a prompt: a 4-D attention mask lets each see its prompt and its ancestors, and
+position ids count along the path. The key-value cache only ever grows at its end, so no beam is copied or reordered.
+Source of the mask: Miao et al., "SpecInfer", ASPLOS 2024, section 4.2 (tree-based parallel decoding).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from genrec.backends.quiet import quiet
+from genrec.errors import EngineError, InputError, ModelMissingError
+from genrec.types import FloatArray, IntArray
+
+_LOGIT_ROWS = 256  # rows whose logits over the whole vocabulary exist at once
+
+
+class TransformersBackend:
+    """A causal language model from a folder or the Hub.
+
+    Args:
+        model: a folder as `save_pretrained` writes it, or a Hub id. Only safetensors are read.
+        device: where it runs; by default the first GPU, else the CPU.
+        dtype: by default bfloat16 where the device computes in it, else float32.
+        name: what results and caches call these weights; by default the folder's name or Hub id.
+
+    Raises:
+        ModelMissingError: there is no such model.
+        EngineError: the architecture changes its logits in a way this backend does not reproduce.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype or _native_dtype(self.device)
+        try:
+            with quiet():
+                loaded = AutoModelForCausalLM.from_pretrained(
+                    str(model), dtype=self.dtype, attn_implementation="sdpa", use_safetensors=True
+                )
+        except (OSError, ValueError) as error:
+            raise ModelMissingError(f"cannot load the model {Path(model).name!r}: {error}") from error
+        self.model: PreTrainedModel = loaded.to(self.device).eval()
+        self.name = name or Path(model).name
+        self.vocab_size = int(self.model.config.vocab_size)
+        self.max_tokens = int(self.model.config.max_position_embeddings)
+        self._check_head()
+
+    def open(self, prompts: Sequence[IntArray]) -> "TransformersTree":
+        """Compute U prompts once, in one batch, and open a tree behind them."""
+        for number, prompt in enumerate(prompts):
+            if not 0 < len(prompt) < self.max_tokens:
+                raise EngineError(
+                    f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.max_tokens - 1}"
+                )
+        return TransformersTree(self, prompts)
+
+    def hidden(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """The last hidden states [U, Q, D] of new tokens; the cache gains their keys and values."""
+        try:
+            with torch.inference_mode():
+                answer = self.model.base_model(
+                    input_ids=token_ids,
+                    position_ids=positions,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"{self.name} failed on {tuple(token_ids.shape)} tokens: {error}") from error
+        hidden: torch.Tensor = answer.last_hidden_state
+        return hidden
+
+    def log_probs(self, hidden: torch.Tensor, tokens: IntArray, offsets: IntArray) -> FloatArray:
+        """Log-probabilities of chosen tokens at hidden states [Q, D]; the other arguments as in `TokenTree`."""
+        head: Any = self.model.get_output_embeddings()
+        result = np.empty(len(tokens), dtype=np.float64)
+        with torch.inference_mode():
+            for start in range(0, len(hidden), _LOGIT_ROWS):
+                block = hidden[start : start + _LOGIT_ROWS]
+                bounds = offsets[start : start + len(block) + 1]
+                chosen = torch.from_numpy(tokens[bounds[0] : bounds[-1]]).to(self.device)
+                owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(bounds))).to(self.device)
+                normaliser = head(block).float().logsumexp(dim=-1)
+                # The chosen logits are computed again in float32: bfloat16 logits are 0.06 apart at 20.
+                weights = head.weight[chosen].float()
+                logits = torch.einsum("cd,cd->c", block.float()[owner], weights)
+                if head.bias is not None:
+                    logits = logits + head.bias[chosen].float()
+                result[bounds[0] : bounds[-1]] = (logits - normaliser[owner]).double().cpu().numpy()
+        if np.isnan(result).any():
+            raise EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
+        return result
+
+    def _check_head(self) -> None:
+        """Refuse models that scale or cap their logits after the head, which `log_probs` would miss."""
+        token_ids = torch.arange(4, device=self.device)[None] % self.vocab_size
+        with torch.inference_mode():
+            states = self.model.base_model(input_ids=token_ids).last_hidden_state
+            head: Any = self.model.get_output_embeddings()
+            expected = self.model(input_ids=token_ids).logits.float().log_softmax(dim=-1)
+            found = head(states).float().log_softmax(dim=-1)
+        if not torch.allclose(found, expected, atol=0.1):
+            raise EngineError(f"{self.name} changes its logits behind the output layer; use another backend for it")
+
+
+class TransformersTree:
+    """Nodes behind U prompts, over one key-value cache [U, S] that is padded per prompt."""
+
+    def __init__(self, backend: TransformersBackend, prompts: Sequence[IntArray]) -> None:
+        self._backend = backend
+        self._cache = DynamicCache(config=backend.model.config)
+        self._roots = len(prompts)
+        lengths = np.array([len(prompt) for prompt in prompts])
+        self._prompt_lengths = lengths
+        self._width = int(lengths.max())
+        tokens = np.zeros((len(prompts), self._width), dtype=np.int64)
+        inside = np.arange(self._width) < lengths[:, None]
+        tokens[inside] = np.concatenate(list(prompts))
+        self._slots = self._width
+        positions = np.tile(np.arange(self._width), (len(prompts), 1))
+        causal = np.tri(self._width, dtype=bool)[None] & inside[:, None, :]
+        causal[:, :, 0] = True
+        hidden = self._forward(tokens, positions, causal)
+        # A node: its prompt, its parent, its slot in the cache, its position, its hidden state.
+        self._prompt = np.arange(len(prompts))
+        self._parent = np.full(len(prompts), -1)
+        self._slot = np.full(len(prompts), -1)
+        self._position = lengths - 1
+        self._hidden = [hidden[np.arange(len(prompts)), lengths - 1]]
+
+    @property
+    def size(self) -> int:
+        """How many nodes there are, prompt ends included."""
+        return len(self._prompt)
+
+    def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
+        """Add M nodes over all prompts in one forward pass."""
+        count, size = len(parents), self.size
+        nodes = np.arange(size, size + count)
+        if not count:
+            return nodes
+        if (parents >= nodes).any() or (parents < 0).any():
+            raise InputError("a node's parent must stand before it")
+        self._parent = np.concatenate([self._parent, parents])
+        prompt, position = _inherit(self._parent, size, self._prompt, self._position)
+        if int(position.max()) >= self._backend.max_tokens:
+            self._parent = self._parent[:size]
+            raise EngineError(f"a path reaches {int(position.max()) + 1} tokens; the context is shorter")
+        place = _rank_within(prompt[size:])
+        columns = int(place.max()) + 1
+        start = self._slots
+        self._prompt, self._position = prompt, position
+        self._slot = np.concatenate([self._slot, start + place])
+        self._slots += columns
+
+        where = (prompt[size:], place)
+        ids = np.zeros((self._roots, columns), dtype=np.int64)
+        ids[where] = tokens
+        positions = np.zeros_like(ids)
+        positions[where] = position[size:]
+        mask = np.zeros((self._roots, columns, self._slots), dtype=bool)
+        mask[:, :, : self._width] = np.arange(self._width) < self._prompt_lengths[:, None, None]
+        ancestor, row = nodes, np.arange(count)
+        while row.size:
+            mask[where[0][row], place[row], self._slot[ancestor]] = True
+            ancestor = self._parent[ancestor]
+            row, ancestor = row[ancestor >= self._roots], ancestor[ancestor >= self._roots]
+        hidden = self._forward(ids, positions, mask)
+        self._hidden.append(hidden[where])
+        return nodes
+
+    def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
+        """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
+        if len(self._hidden) > 1:
+            self._hidden = [torch.cat(self._hidden)]
+        return self._backend.log_probs(self._hidden[0][torch.from_numpy(nodes)], tokens, offsets)
+
+    def rewind(self, size: int) -> None:
+        """Forget every node from number `size` on, and free what they held."""
+        if size < self._roots or size > self.size:
+            raise InputError(f"cannot rewind to {size}: the tree has {self._roots} prompts and {self.size} nodes")
+        self._hidden = [torch.cat(self._hidden)[:size]]
+        self._prompt, self._parent = self._prompt[:size], self._parent[:size]
+        self._slot, self._position = self._slot[:size], self._position[:size]
+        slots = max(self._width, int(self._slot.max()) + 1)
+        if slots < self._slots:
+            self._cache.crop(slots - self._slots)  # a negative length removes; a positive one newer versions refuse
+            self._slots = slots
+
+    def _forward(self, tokens: IntArray, positions: IntArray, visible: np.ndarray[Any, Any]) -> torch.Tensor:
+        device, dtype = self._backend.device, self._backend.dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
+        mask.masked_fill_(torch.from_numpy(~visible).to(device), torch.finfo(dtype).min)
+        return self._backend.hidden(
+            torch.from_numpy(tokens).to(device),
+            torch.from_numpy(positions).to(device),
+            mask[:, None],
+            self._cache,
+        )
+
+
+def _inherit(parent: IntArray, size: int, prompt: IntArray, position: IntArray) -> tuple[IntArray, IntArray]:
+    """Prompt and position of every node, the first `size` known, by walking up to a known ancestor."""
+    ancestor, steps = parent[size:].copy(), np.ones(len(parent) - size, dtype=np.int64)
+    while (unknown := ancestor >= size).any():
+        ancestor[unknown] = parent[ancestor[unknown]]
+        steps[unknown] += 1
+    return np.concatenate([prompt, prompt[ancestor]]), np.concatenate([position, position[ancestor] + steps])
+
+
+def _rank_within(groups: IntArray) -> IntArray:
+    """For each entry, how many earlier entries belong to the same group."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(groups[order]) != 0))
+    ranks = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
+    result = np.empty(len(groups), dtype=np.int64)
+    result[order] = ranks
+    return result
+
+
+def _native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies in it; elsewhere it would be slower than float32 and less exact."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # The flag has no public name; without it a CPU emulates bfloat16.
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if has_bf16 else torch.float32

@@ -1,0 +1,88 @@
+"""How an item is written in tokens."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from genrec.catalog import Catalog
+from genrec.errors import InputError
+from genrec.template import one_line
+from genrec.tokenizer import Tokenizer
+from genrec.types import IntArray
+
+
+class Identifiers(Protocol):
+    """A way to write items in tokens. `fingerprint` says which way and with which settings."""
+
+    fingerprint: str
+
+    def encode(self, catalog: Catalog, tokenizer: Tokenizer) -> list[IntArray]:
+        """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token."""
+        ...
+
+
+class TitleIdentifiers:
+    """The title on one line and an end token: readable, zero-shot, and new items work at once.
+
+    Where titles meet in the same tokens, the first attribute that tells them apart follows in brackets; where none
+    does, the item id.
+
+    Args:
+        max_tokens: a longer title is cut here, then told apart like any other.
+    """
+
+    def __init__(self, *, max_tokens: int = 48) -> None:
+        if max_tokens < 1:
+            raise InputError(f"max_tokens is {max_tokens}; an identifier needs at least 1")
+        self.max_tokens = max_tokens
+        self.fingerprint = hashlib.sha256(f"title 1 {max_tokens}".encode()).hexdigest()
+
+    def encode(self, catalog: Catalog, tokenizer: Tokenizer) -> list[IntArray]:
+        """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token."""
+        bodies = [self._body(title, tokenizer) for title in catalog.titles]
+        for name in catalog.attribute_names:
+            clashes = _clashes(bodies)
+            if not clashes:
+                break
+            values = catalog.column(name)
+            for group in clashes:
+                marks = [_mark(values[item].as_py()) for item in group]
+                if all(marks) and len(set(marks)) == len(marks) :
+                    for item, mark in zip(group, marks, strict=True):
+                        bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
+        for group in _clashes(bodies):
+            for item in group:
+                bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({one_line(str(catalog.item_ids[item]))})"))
+        # Ids differ, yet a normalising tokenizer may write two of them alike; positions in the catalog cannot meet.
+        for group in _clashes(bodies):
+            for item in group:
+                bodies[item] = _join(bodies[item], tokenizer.encode_text(f" [{item}]"))
+        end = np.array([tokenizer.end_id])
+        return [_join(body, end) for body in bodies]
+
+    def _body(self, title: str, tokenizer: Tokenizer) -> IntArray:
+        # No title needs more characters than this for its first tokens; a 4 MB one would be encoded whole otherwise.
+        return tokenizer.encode_text(one_line(title[: 64 * self.max_tokens]))[: self.max_tokens]
+
+
+_MARK_LENGTH = 40  # an attribute longer than this is a text, not a mark
+
+
+def _mark(value: object) -> str:
+    mark = "" if value is None else one_line(str(value))
+    return mark if len(mark) <= _MARK_LENGTH else ""
+
+
+def _join(left: IntArray, right: IntArray) -> IntArray:
+    return np.concatenate([left, right])
+
+
+def _clashes(bodies: Sequence[IntArray]) -> list[list[int]]:
+    """Groups of items whose tokens are equal, or none at all, in catalog order."""
+    groups: defaultdict[bytes, list[int]] = defaultdict(list)
+    for item, body in enumerate(bodies):
+        groups[body.tobytes()].append(item)
+    return [group for key, group in groups.items() if len(group) > 1 or not key]

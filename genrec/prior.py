@@ -1,0 +1,102 @@
+"""How likely each item is before anything is known of a person.
+
+An LLM prefers short and famous titles whatever the history says. Subtracting the log-probability that the same
+template gives an item with an empty history takes that preference out: what is left is what the history says.
+Source: the pointwise mutual information of Church and Hanks, Computational Linguistics 16(1), 1990; as a decoding
+objective, Li et al., "A Diversity-Promoting Objective Function", NAACL 2016, section 4.2.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from genrec import artifact
+from genrec.backends.base import Backend
+from genrec.errors import ArtifactError, MismatchError
+from genrec.search import ScoreKind, catalog_steps, path_log_probs, prefix_sums
+from genrec.trie import TokenTrie, ragged_ranges
+from genrec.types import FloatArray, IntArray
+
+_KIND = "prior"
+_VERSION = 1
+_ROWS = 256  # rows scored between two calls of on_progress
+
+
+class Prior:
+    """Log-probabilities of every token of a trie behind one prompt; rows are scored when they are first needed.
+
+    Args:
+        backend: the model.
+        trie: T tokens in N rows.
+        prompt: int64 [P], the template with an empty history.
+        key: names the model, the prompt and the index; a saved prior of another key is refused.
+    """
+
+    def __init__(self, backend: Backend, trie: TokenTrie, prompt: IntArray, *, key: str) -> None:
+        self._backend, self._trie, self._prompt, self._key = backend, trie, prompt, key
+        self._steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has been scored."""
+        return not np.isnan(self._steps).any()
+
+    def fill(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Score every row that is still missing."""
+        missing = np.flatnonzero(np.isnan(self._steps[self._trie.offsets[:-1]]))
+        for start in range(0, len(missing), _ROWS):
+            self._score(missing[start : start + _ROWS])
+            if on_progress is not None:
+                on_progress(min(start + _ROWS, len(missing)), len(missing))
+
+    def row_scores(self, rows: IntArray, kind: ScoreKind) -> FloatArray:
+        """float64 [rows], the log-probability of whole rows.
+
+        Under `model` only these rows are scored, if they are missing; under `catalog` every row has to be.
+        """
+        if kind == "catalog":
+            return self.prefix_scores(kind)[self._trie.offsets[rows + 1] - 1]
+        missing = np.unique(rows[np.isnan(self._steps[self._trie.offsets[rows]])])
+        if missing.size:
+            self._score(missing)
+        places, begins = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
+        return np.add.reduceat(self._steps[places].astype(np.float64), begins) if rows.size else np.empty(0)
+
+    def prefix_scores(self, kind: ScoreKind) -> FloatArray:
+        """float64 [T], the log-probability of every prefix of every row; missing rows are scored first."""
+        self.fill()
+        steps = self._steps.astype(np.float64)
+        return prefix_sums(self._trie, catalog_steps(self._trie, steps) if kind == "catalog" else steps)
+
+    def save(self, directory: Path) -> None:
+        """Write a folder, whole or not at all."""
+        with artifact.writing(directory, kind=_KIND, version=_VERSION, facts={"key": self._key}) as folder:
+            save_file({"steps": self._steps}, folder / "steps.safetensors")
+
+    def load(self, directory: Path) -> None:
+        """Take the scores that `save` wrote.
+
+        Raises:
+            ArtifactError: a file is missing, cut short or altered.
+            MismatchError: they belong to another model, prompt or index.
+        """
+        manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
+        if manifest["key"] != self._key:
+            raise MismatchError(f"the prior in {directory} is of {manifest['key']}, not of {self._key}; remove it")
+        try:
+            steps = load_file(directory / "steps.safetensors")["steps"]
+        except (SafetensorError, KeyError) as error:
+            raise ArtifactError(f"{directory / 'steps.safetensors'} cannot be read: {error}; remove it") from error
+        if steps.shape != self._steps.shape:
+            raise MismatchError(f"the prior in {directory} has {len(steps)} tokens, not {len(self._steps)}; remove it")
+        self._steps = steps
+
+    def _score(self, rows: IntArray) -> None:
+        rows = np.sort(rows)
+        steps = path_log_probs(self._backend.open([self._prompt]), self._trie, [rows])[0]
+        places, _ = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
+        self._steps[places] = steps

@@ -1,0 +1,74 @@
+"""Items near what a person liked, or near their words, in a space of text embeddings."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.errors import InputError
+from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.types import FloatArray
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors. `name` says which weights; caches of vectors carry it."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [texts, D], each of length 1."""
+        ...
+
+
+class EmbeddingRanker(DenseRanker):
+    """Scores an item by the cosine of its vector and the person's.
+
+    The person's vector is the mean of their items' vectors, each weighted by `decay` to the power of its distance
+    from the newest, plus `words_weight` times the vector of their words.
+
+    Args:
+        vectors: float32 [N, D], one a item, each of length 1.
+        encoder: encodes words into the same space; None if requests never carry words.
+        decay: weight of an item over that of the next newer one, above 0 and at most 1.
+        words_weight: weight of the words beside the whole history.
+    """
+
+    source = "embedding"
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        *,
+        encoder: Encoder | None = None,
+        decay: float = 0.9,
+        words_weight: float = 1.0,
+    ) -> None:
+        if not 0 < decay <= 1:
+            raise InputError(f"decay is {decay}; it lies above 0 and at most at 1")
+        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+            raise InputError(f"vectors must be finite and of shape (items, dimensions), not {vectors.shape}")
+        self._vectors, self._encoder = vectors, encoder
+        self._decay, self._words_weight = decay, words_weight
+
+    def can_rank(self, request: RankRequest) -> bool:
+        """Whether there is an item or a word to start from."""
+        return len(request.history) > 0 or (self._encoder is not None and bool(request.words.strip()))
+
+    def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
+        """float64 [U, N], cosines; 0 for everything where a person has neither items nor words."""
+        people = np.stack([self._history_vector(request) for request in requests])
+        spoken = [row for row, request in enumerate(requests) if request.words.strip()]
+        if spoken and self._encoder is not None:
+            people[spoken] += self._words_weight * self._encoder.encode([requests[row].words for row in spoken])
+        lengths = np.linalg.norm(people, axis=1, keepdims=True)
+        return (people / np.where(lengths > 0, lengths, 1.0) @ self._vectors.T).astype(np.float64)
+
+    def _history_vector(self, request: RankRequest) -> NDArray[np.float32]:
+        if not len(request.history):
+            return np.zeros(self._vectors.shape[1], dtype=np.float32)
+        weights = self._decay ** np.arange(len(request.history))[::-1]
+        total = weights.astype(np.float32) @ self._vectors[request.history]
+        length = float(np.linalg.norm(total))
+        mean: NDArray[np.float32] = total / length if length > 0 else total
+        return mean

@@ -1,0 +1,344 @@
+"""The front door: people in, exactly k allowed items each out, and every item says which step served it."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args, overload
+
+import narwhals as nw
+import numpy as np
+
+from genrec.catalog import Catalog
+from genrec.deadline import Deadline
+from genrec.errors import DeadlineExceededError, EngineError, InputError, UnknownUserError
+from genrec.explain import find_drivers, give_reason
+from genrec.interactions import Interactions, read_interactions
+from genrec.rankers.base import Ranker, RankRequest
+from genrec.template import Template, read_template
+from genrec.types import (
+    BoolArray,
+    FloatArray,
+    History,
+    IntArray,
+    ItemId,
+    Ranking,
+    Recommendation,
+    RecommendationList,
+    UserId,
+)
+
+Person = UserId | History
+OnUnknown = Literal["raise", "skip", "fallback"]
+
+_CHUNK = 256  # people whose masks [people, N] exist at once
+_SHARE = 0.6  # of the time that is left, for each step of the ladder but the last
+
+
+class Recommender:
+    """A catalog, what is known of people, and a ladder of rankers.
+
+    Each request goes down the ladder until it has k items: a step that cannot rank the request, fails, or runs out
+    of time is passed over, and a step that knows fewer than k items is filled up by the next. The last step always
+    answers.
+
+    Args:
+        catalog: what can be recommended.
+        ladder: rankers, best first; the last must rank every request, as `PopularityRanker` does.
+        interactions: histories of known users; None if every request brings its own.
+        explanation: the template of the reason sentence.
+        notices: what every answer should mention, such as a model that is not installed.
+        clock: seconds, rising.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        ladder: Sequence[Ranker],
+        *,
+        interactions: Interactions | None = None,
+        explanation: Template | None = None,
+        notices: Sequence[str] = (),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not ladder:
+            raise InputError("the ladder is empty; end it with a PopularityRanker")
+        self.catalog = catalog
+        self.ladder = tuple(ladder)
+        self.interactions = interactions
+        self._explanation = explanation or read_template("explanation")
+        self._notices = tuple(notices)
+        self._clock = clock
+
+    @overload
+    def recommend(self, people: Person, k: int = 10, **options: Any) -> RecommendationList: ...
+    @overload
+    def recommend(self, people: Sequence[Person], k: int = 10, **options: Any) -> list[RecommendationList]: ...
+    @overload
+    def recommend(self, people: Any, k: int = 10, **options: Any) -> Any: ...
+
+    def recommend(
+        self,
+        people: Any,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        only: Iterable[ItemId] | None = None,
+        exclude: Iterable[ItemId] | None = None,
+        where: Any = None,
+        boost: Mapping[ItemId, float] | None = None,
+        explain: bool = False,
+        deadline: float | None = None,
+        on_unknown: OnUnknown = "raise",
+    ) -> Any:
+        """Recommend k items to one person or to many.
+
+        Args:
+            people: a user id or a `History`; a sequence of these; or a data frame with a column `user_id` (known
+                users), or `user_id, item_id` and perhaps `timestamp` (histories of their own).
+            k: list length.
+            filter_seen: leave out what is in the person's history.
+            only: recommend nothing but these items.
+            exclude: never recommend these items.
+            where: a filter on attributes, such as `"price < 5"`; see `Catalog.where`.
+            boost: added to the scores of items, on the scale of the ranker that serves them.
+            explain: add to each item the history items that drove it and a sentence.
+            deadline: seconds until every answer must be there.
+            on_unknown: a user or history item nobody knows: `raise`; `skip` leaves the item out and gives the user
+                an empty list; `fallback` leaves the item out and treats the user as somebody new.
+
+        Returns:
+            For one person a `RecommendationList`; for a sequence a list of these, in its order; for a data frame one
+            of the same kind with the columns `user_id, item_id, rank, score, source` and, where asked, `reason`.
+            Lists hold exactly min(k, allowed) items, ties in catalog order.
+
+        Raises:
+            InputError: an argument cannot be used; nothing has been computed then.
+        """
+        start = self._clock()
+        limits = self._limits(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
+        if isinstance(people, str | int | np.integer | History):
+            return self._answer([people], limits, explain)[0]
+        if isinstance(people, Sequence):
+            return self._answer(list(people), limits, explain)
+        frame = nw.from_native(people, eager_only=True, pass_through=True)
+        if not isinstance(frame, nw.DataFrame):
+            raise InputError(
+                f"people is a {type(people).__name__}; pass a user id, a History, a list of these, or a data frame"
+            )
+        return self._to_frame(self._answer(_people_in(frame), limits, explain), frame, explain)
+
+    def _limits(
+        self,
+        k: int,
+        filter_seen: bool,
+        only: Iterable[ItemId] | None,
+        exclude: Iterable[ItemId] | None,
+        where: Any,
+        boost: Mapping[ItemId, float] | None,
+        deadline: float | None,
+        on_unknown: str,
+        start: float,
+    ) -> "_Limits":
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}; ask for a whole number of at least 1")
+        if on_unknown not in get_args(OnUnknown):
+            raise InputError(f"on_unknown is {on_unknown!r}; choose one of {', '.join(get_args(OnUnknown))}")
+        if deadline is not None and not 0 < deadline < np.inf:
+            raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for none")
+        for name, ids in (("only", only), ("exclude", exclude)):
+            if isinstance(ids, str | bytes):
+                raise InputError(f"{name} is the text {ids!r}; pass a list of item ids")
+        allowed = np.ones(len(self.catalog), dtype=np.bool_)
+        if only is not None:
+            allowed &= self.catalog.mask_of(only)
+        if exclude is not None:
+            allowed &= ~self.catalog.mask_of(exclude)
+        if where is not None:
+            allowed &= self.catalog.where(where)
+        time_limit = Deadline.never() if deadline is None else Deadline(start + deadline, self._clock)
+        return _Limits(int(k), filter_seen, allowed, self._boosts(boost), time_limit, on_unknown)
+
+    def _boosts(self, boost: Mapping[ItemId, float] | None) -> FloatArray | None:
+        if not boost:
+            return None
+        values = np.array(list(boost.values()), dtype=np.float64)
+        if not np.isfinite(values).all():
+            item = list(boost)[int(np.argmin(np.isfinite(values)))]
+            raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
+        boosts = np.zeros(len(self.catalog))
+        boosts[self.catalog.indices_of(boost)] = values
+        return boosts
+
+    def _answer(self, people: Sequence[Person], limits: "_Limits", explain: bool) -> list[RecommendationList]:
+        answers: list[RecommendationList] = []
+        for first in range(0, len(people), _CHUNK):
+            start = self._clock()
+            tasks = [self._task(person, limits) for person in people[first : first + _CHUNK]]
+            self._descend(tasks, limits.deadline)
+            if explain:
+                for task in tasks:
+                    task.explain(self.catalog, self._explanation, limits.deadline)
+            seconds = (self._clock() - start) / len(tasks)
+            answers += [task.finish(self.catalog, self._notices, seconds) for task in tasks]
+        return answers
+
+    def _task(self, person: Person, limits: "_Limits") -> "_Task":
+        """What one person asks, in item indices."""
+        notices: list[str] = []
+        history, known = self._history(person, limits.on_unknown)
+        ids = list(history.item_ids)
+        items = self.catalog.indices_of(ids, "raise" if limits.on_unknown == "raise" else "skip")
+        if len(items) < len(ids):
+            notices.append(f"{len(ids) - len(items)} of {len(ids)} history items are not in the catalog and were left out")
+        allowed = limits.allowed.copy()
+        if limits.filter_seen:
+            allowed[items] = False
+        if not known:
+            notices.append(f"user {history.user_id!r} is unknown" + ("" if limits.on_unknown == "fallback" else "; skipped"))
+            if limits.on_unknown == "skip":
+                allowed[:] = False
+        count = int(allowed.sum())
+        if known and count < limits.k:
+            notices.append(f"only {count} items are allowed, {limits.k} were asked for")
+        request = RankRequest(items, history.words, allowed, limits.boost)
+        return _Task(history.user_id, request, min(limits.k, count), notices)
+
+    def _history(self, person: Person, on_unknown: str) -> tuple[History, bool]:
+        if isinstance(person, History):
+            return person, True
+        if not isinstance(person, str | int | np.integer) or isinstance(person, bool):
+            raise InputError(f"{person!r} is no person; pass user ids or History values")
+        user_id = int(person) if isinstance(person, np.integer) else person
+        try:
+            if self.interactions is None:
+                raise UnknownUserError(f"user {person!r} is unknown: no interactions were loaded; pass a History")
+            return replace(self.interactions.history_of(user_id), user_id=user_id), True
+        except UnknownUserError:
+            if on_unknown == "raise":
+                raise
+            return History(user_id=user_id), False
+
+    def _descend(self, tasks: "Sequence[_Task]", deadline: Deadline) -> None:
+        """Take every task down the ladder until it has what was asked for."""
+        for step, ranker in enumerate(self.ladder):
+            last = step == len(self.ladder) - 1
+            own = deadline
+            if last:
+                own = Deadline.never()
+            elif np.isfinite(deadline.at):
+                own = Deadline(deadline.clock() + _SHARE * deadline.left(), deadline.clock)
+            open_tasks = [task for task in tasks if task.missing and ranker.can_rank(task.request)]
+            self._serve(ranker, open_tasks, own)
+
+    def _serve(self, ranker: Ranker, tasks: "Sequence[_Task]", deadline: Deadline) -> None:
+        """Let one ranker answer; where a batch fails, each task is tried alone, so that one spoils no other."""
+        if not tasks:
+            return
+        try:
+            deadline.check()
+            rankings = ranker.rank([task.rest for task in tasks], max(task.missing for task in tasks), deadline=deadline)
+        except DeadlineExceededError:
+            for task in tasks:
+                task.notices.append(f"{ranker.source} was left out: no time")
+        except EngineError as error:
+            if len(tasks) > 1:
+                for task in tasks:
+                    self._serve(ranker, [task], deadline)
+            else:
+                tasks[0].notices.append(f"{ranker.source} was left out: {error}")
+        else:
+            for task, ranking in zip(tasks, rankings, strict=True):
+                task.take(ranker, ranking)
+
+    def _to_frame(self, answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
+        rows = [item for answer in answers for item in answer.items]
+        columns: dict[str, list[Any]] = {
+            name: [getattr(row, name) for row in rows]
+            for name in ("user_id", "item_id", "rank", "score", "source", *(["reason"] if explain else []))
+        }
+        return nw.from_dict(columns, backend=frame.implementation).to_native()
+
+
+@dataclass(frozen=True)
+class _Limits:
+    k: int
+    filter_seen: bool
+    allowed: BoolArray
+    boost: FloatArray | None
+    deadline: Deadline
+    on_unknown: str
+
+
+@dataclass
+class _Part:
+    ranker: Ranker
+    items: IntArray
+    scores: FloatArray
+    reasons: list[tuple[Any, str]] | None = None
+
+
+@dataclass
+class _Task:
+    """One request on its way down the ladder."""
+
+    user_id: UserId | None
+    request: RankRequest
+    wanted: int
+    notices: list[str]
+    parts: list[_Part] = field(default_factory=list)
+    proven: bool = False
+    compared: int = 0
+
+    @property
+    def missing(self) -> int:
+        return self.wanted - sum(len(part.items) for part in self.parts)
+
+    @property
+    def rest(self) -> RankRequest:
+        """The request without what has been served."""
+        if not self.parts:
+            return self.request
+        allowed = self.request.allowed.copy()
+        allowed[np.concatenate([part.items for part in self.parts])] = False
+        return replace(self.request, allowed=allowed)
+
+    def take(self, ranker: Ranker, ranking: Ranking) -> None:
+        self.notices += ranking.notices
+        if not len(ranking.item_indices):
+            return
+        if not self.parts:
+            self.proven, self.compared = ranking.proven, ranking.compared
+        count = self.missing
+        self.parts.append(_Part(ranker, ranking.item_indices[:count], ranking.scores[:count]))
+
+    def explain(self, catalog: Catalog, template: Template, deadline: Deadline) -> None:
+        for part in self.parts:
+            try:
+                drivers = find_drivers(part.ranker, self.request, part.items, catalog, deadline=deadline)
+            except EngineError as error:
+                self.notices.append(f"no reasons for the items from {part.ranker.source}: {error}")
+                continue
+            part.reasons = [(own, give_reason(template, own, self.request.words)) for own in drivers]
+
+    def finish(self, catalog: Catalog, notices: Sequence[str], seconds: float) -> RecommendationList:
+        items: list[Recommendation] = []
+        for part in self.parts:
+            for place, (index, score) in enumerate(zip(part.items, part.scores, strict=True)):
+                item = catalog[int(index)]
+                drivers, reason = part.reasons[place] if part.reasons else ((), None)
+                source, rank = part.ranker.source, len(items) + 1
+                items.append(
+                    Recommendation(self.user_id, item.item_id, rank, float(score), source, item.title, reason, drivers)
+                )
+        return RecommendationList(tuple(items), self.proven, self.compared, (*notices, *self.notices), seconds)
+
+
+def _people_in(frame: "nw.DataFrame[Any]") -> list[Person]:
+    """The people of a frame: histories where it has items, else user ids."""
+    if "item_id" in frame.columns:
+        if "timestamp" not in frame.columns:
+            frame = frame.with_row_index("timestamp")
+        return list(read_interactions(frame.to_native()).histories())
+    if "user_id" not in frame.columns:
+        raise InputError(f"the data frame has columns {', '.join(frame.columns)}; it needs user_id, and perhaps item_id")
+    return list(frame["user_id"].to_list())

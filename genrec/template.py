@@ -1,0 +1,229 @@
+"""Prompt templates: Jinja files that render to messages of trusted and untrusted spans.
+
+A template file opens with a Jinja comment that holds its header in TOML, and writes each message as the block of
+its role:
+
+    {#
+    name = "next-item"
+    version = 1
+    inputs = ["history", "words"]
+    output = "item"
+    #}
+    {% block system %}...{% endblock %}
+    {% block user %}{% for item in history %}{{ item.title }}{% endfor %}{% endblock %}
+    {% block assistant %}{% endblock %}
+
+What the file says is trusted, what an expression prints is not, whatever filters it went through. An assistant block
+that comes last is the beginning of the answer. Templates are the operator's: the sandbox stops code, not size, so
+never take one from a request.
+"""
+
+import hashlib
+import re
+import tomllib
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jinja2
+import jinja2.meta
+from jinja2.nativetypes import NativeCodeGenerator
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from genrec.errors import TemplateError
+from genrec.types import Message, Role, Span
+
+Output = Literal["item", "text"]
+Prompt = tuple[Message, ...]
+
+_HEADER = re.compile(r"\A\s*\{#-?(.*?)-?#\}", re.DOTALL)
+_ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Template:
+    """One prompt, ready to render.
+
+    Attributes:
+        name, version: as the header says; together with `fingerprint` they say which prompt a result came from.
+        inputs: the variables `render` must be given.
+        output: what the answer is: one catalog item, or text for a person.
+        fingerprint: SHA-256 of the file's text.
+    """
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    output: Output
+    source: str = field(repr=False)
+    fingerprint: str = field(repr=False)
+    _compiled: jinja2.Template = field(repr=False, compare=False)
+
+    @classmethod
+    def from_source(cls, source: str, *, place: str = "the template") -> "Template":
+        """Parse a template's text.
+
+        Raises:
+            TemplateError: no or a wrong header, a syntax error (line named), a variable that is no input, or a block
+                that is no role.
+        """
+        header = _read_header(source, place)
+        environment = _SpanEnvironment()
+        try:
+            parsed = environment.parse(source)
+            compiled = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(f"{place}, line {error.lineno}: {error.message}; mend the Jinja syntax") from error
+        undeclared = sorted(jinja2.meta.find_undeclared_variables(parsed) - set(header["inputs"]))
+        if undeclared:
+            raise TemplateError(
+                f"{place} uses {', '.join(map(repr, undeclared))}, which its header does not list under inputs "
+                f"({', '.join(header['inputs'])}); declare or rename"
+            )
+        strange = sorted(set(compiled.blocks) - set(_ROLES))
+        if strange or not compiled.blocks:
+            raise TemplateError(
+                f"{place} has blocks {', '.join(map(repr, strange)) or 'none'}; "
+                f"write each message as a block named {', '.join(_ROLES)}"
+            )
+        fingerprint = hashlib.sha256(source.encode()).hexdigest()
+        return cls(**header, source=source, fingerprint=fingerprint, _compiled=compiled)
+
+    def render(self, **values: object) -> Prompt:
+        """Render every block to a message, in the order the file has them; empty messages are left out.
+
+        Raises:
+            TemplateError: an input is missing or unknown, or the template reads what a value does not have.
+        """
+        missing, unknown = set(self.inputs) - set(values), set(values) - set(self.inputs)
+        if missing or unknown:
+            wrong = "lacks " + ", ".join(sorted(missing)) if missing else "does not know " + ", ".join(sorted(unknown))
+            raise TemplateError(f"template {self.name!r} {wrong}; its inputs are {', '.join(self.inputs)}")
+        messages = []
+        for role, block in self._compiled.blocks.items():
+            try:
+                spans = _strip(_merge(block(self._compiled.new_context(values))))
+            except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+                raise TemplateError(f"template {self.name!r}, block {role!r}: {error}") from error
+            if spans:
+                messages.append(Message(_as_role(role), spans))
+        return tuple(messages)
+
+
+def read_template(name: str | Path) -> Template:
+    """Read a template by the name of a shipped one (see `template_names`) or by the path of a .j2 file.
+
+    Raises:
+        TemplateError: no such template, or it does not parse.
+    """
+    if isinstance(name, str) and name in template_names():
+        source = resources.files("genrec.prompts").joinpath(f"{name}.j2").read_text(encoding="utf-8")
+        return Template.from_source(source, place=f"template {name!r}")
+    path = Path(name)
+    if path.suffix != ".j2" or not path.is_file():
+        raise TemplateError(f"no template {str(name)!r}; name one of {', '.join(template_names())}, or a .j2 file")
+    try:
+        return Template.from_source(path.read_text(encoding="utf-8"), place=f"template {path.name}")
+    except UnicodeDecodeError as error:
+        raise TemplateError(f"template {path.name} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def template_names() -> list[str]:
+    """The names of the shipped templates, sorted."""
+    names = (entry.name for entry in resources.files("genrec.prompts").iterdir())
+    return sorted(name.removesuffix(".j2") for name in names if name.endswith(".j2"))
+
+
+def one_line(text: str) -> str:
+    """Text with every control character and line break as a space, runs of spaces as one, none at the ends.
+
+    Untrusted text passes through here before a prompt shows it, so that it cannot start a line of its own.
+    """
+    return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text).split())
+
+
+class _Untrusted(str):
+    __slots__ = ()
+
+
+class _Spans(list[Any]):
+    """What a macro or a captured block printed: pieces, not yet joined, so that nothing loses its origin."""
+
+    def __str__(self) -> str:
+        return "".join(map(str, _flatten(self)))
+
+
+class _SpanEnvironment(ImmutableSandboxedEnvironment):
+    """A sandbox whose templates yield their pieces as they are, so that each keeps its origin."""
+
+    code_generator_class = NativeCodeGenerator
+    concat = staticmethod(_Spans)  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__(
+            undefined=jinja2.StrictUndefined, finalize=_distrust, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )
+
+
+def _distrust(value: object) -> object:
+    if isinstance(value, jinja2.Undefined | _Spans):
+        return value
+    return _Untrusted(one_line(str(value)))
+
+
+def _flatten(pieces: Iterable[Any]) -> Iterator[str]:
+    for piece in pieces:
+        if isinstance(piece, _Spans):
+            yield from _flatten(piece)
+        else:
+            yield piece if isinstance(piece, str) else str(piece)  # StrictUndefined raises here
+
+
+def _merge(pieces: Iterable[Any]) -> list[Span]:
+    spans: list[Span] = []
+    for piece in _flatten(pieces):
+        trusted = not isinstance(piece, _Untrusted)
+        if spans and spans[-1].trusted == trusted:
+            spans[-1] = Span(spans[-1].text + piece, trusted)
+        elif piece:
+            spans.append(Span(str(piece), trusted))
+    return spans
+
+
+def _strip(spans: list[Span]) -> tuple[Span, ...]:
+    """Without white space at either end: the ends of a message are where chat templates differ."""
+    sides: tuple[tuple[int, Callable[[str], str]], ...] = ((0, str.lstrip), (-1, str.rstrip))
+    for end, strip in sides:
+        while spans:
+            text = strip(spans[end].text)
+            if text:
+                spans[end] = Span(text, spans[end].trusted)
+                break
+            spans.pop(end)
+    return tuple(spans)
+
+
+def _as_role(name: str) -> Role:
+    return next(role for role in _ROLES if role == name)
+
+
+def _read_header(source: str, place: str) -> Mapping[str, Any]:
+    found = _HEADER.match(source)
+    if not found:
+        raise TemplateError(f"{place} has no header; open the file with {{# name = ..., version = ..., ... #}}")
+    try:
+        header = tomllib.loads(found.group(1))
+    except tomllib.TOMLDecodeError as error:
+        raise TemplateError(f"{place}: the header is not TOML: {error}") from error
+    kinds = {"name": str, "version": int, "inputs": list, "output": str}
+    for key, kind in kinds.items():
+        if not isinstance(header.get(key), kind):
+            raise TemplateError(f"{place}: the header needs {key} ({kind.__name__}), found {header.get(key)!r}")
+    if unknown := sorted(set(header) - set(kinds)):
+        raise TemplateError(f"{place}: unknown header key {unknown[0]!r}; known are {', '.join(kinds)}")
+    if header["output"] not in get_args(Output):
+        raise TemplateError(f"{place}: output {header['output']!r} is none of {', '.join(get_args(Output))}")
+    return {**header, "inputs": tuple(map(str, header["inputs"]))}

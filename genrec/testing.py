@@ -1,0 +1,103 @@
+"""Public test doubles: a backend that is a seeded function of the prefix, and needs no model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.errors import EngineError, InputError
+from genrec.types import FloatArray, IntArray
+
+_Words = NDArray[np.uint64]
+
+
+class TableBackend:
+    """A language model whose next-token distribution is a seeded function of every token before it.
+
+    Args:
+        vocab_size: token ids are below it.
+        seed: another seed, another model.
+        spread: standard deviation of the logits; 0 makes every token equally likely, and every score a tie.
+        max_tokens: the context, prompt and answer together.
+        fails: raise `EngineError` at every call to `open`, as a model that died does.
+    """
+
+    def __init__(
+        self, vocab_size: int, *, seed: int = 0, spread: float = 2.0, max_tokens: int = 4096, fails: bool = False
+    ) -> None:
+        self.name = f"table-{vocab_size}-{seed}"
+        self.vocab_size = vocab_size
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.spread = spread
+        self.fails = fails
+
+    def open(self, prompts: Sequence[IntArray]) -> "TableTree":
+        """Open a tree behind U prompts."""
+        if self.fails:
+            raise EngineError(f"{self.name} was told to fail")
+        for number, prompt in enumerate(prompts):
+            if not 0 < len(prompt) < self.max_tokens:
+                raise EngineError(
+                    f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.max_tokens - 1}"
+                )
+        return TableTree(self, prompts)
+
+
+class TableTree:
+    """A node is the hash of its path."""
+
+    def __init__(self, backend: TableBackend, prompts: Sequence[IntArray]) -> None:
+        self._backend = backend
+        self._roots = len(prompts)
+        states = np.full(len(prompts), backend.seed, dtype=np.uint64)
+        for number, prompt in enumerate(prompts):
+            for token in prompt:
+                states[number : number + 1] = _mix(states[number : number + 1], np.array([token]))
+        self._states = states
+        self._lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+
+    @property
+    def size(self) -> int:
+        """How many nodes there are, prompt ends included."""
+        return len(self._states)
+
+    def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
+        """Add M nodes."""
+        nodes = np.arange(self.size, self.size + len(parents))
+        if (parents >= nodes).any() or (parents < 0).any():
+            raise InputError("a node's parent must stand before it")
+        states, lengths = [*self._states], [*self._lengths]
+        for parent, token in zip(parents, tokens, strict=True):
+            states.append(_mix(np.array([states[parent]]), np.array([token]))[0])
+            lengths.append(lengths[parent] + 1)
+        if nodes.size and max(lengths[nodes[0] :]) > self._backend.max_tokens:
+            raise EngineError(f"a path reaches {max(lengths)} tokens; the context is shorter")
+        self._states, self._lengths = np.array(states, dtype=np.uint64), np.array(lengths, dtype=np.int64)
+        return nodes
+
+    def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
+        """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
+        vocabulary = np.arange(self._backend.vocab_size)
+        noise = _mix(self._states[nodes][:, None], vocabulary[None, :]) >> np.uint64(11)
+        logits = self._backend.spread * np.sqrt(12.0) * (noise / 2.0**53 - 0.5)
+        normaliser = np.log(np.exp(logits).sum(axis=1))
+        owner = np.repeat(np.arange(len(nodes)), np.diff(offsets))
+        result: FloatArray = logits[owner, tokens] - normaliser[owner]
+        return result
+
+    def rewind(self, size: int) -> None:
+        """Forget every node from number `size` on."""
+        if size < self._roots or size > self.size:
+            raise InputError(f"cannot rewind to {size}: the tree has {self._roots} prompts and {self.size} nodes")
+        self._states, self._lengths = self._states[:size], self._lengths[:size]
+
+
+def _mix(states: _Words, tokens: IntArray) -> _Words:
+    """One step of SplitMix64 (Steele et al., OOPSLA 2014) over a state and a token."""
+    with np.errstate(over="ignore"):
+        word = (states ^ (tokens.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))) + np.uint64(0x9E3779B97F4A7C15)
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed: _Words = word ^ (word >> np.uint64(31))
+    return mixed

@@ -1,0 +1,197 @@
+"""From spans of text to token ids, so that untrusted text can never become a control token."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import jinja2
+import numpy as np
+import tokenizers
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from genrec.errors import ArtifactError
+from genrec.types import IntArray, Message, Role, Span
+
+_SLOT = re.compile("\ue000([0-9]+)\ue001")
+
+
+class Tokenizer(Protocol):
+    """What genrec needs of a tokenizer.
+
+    Attributes:
+        fingerprint: identifies the vocabulary; an index built with one tokenizer serves no other.
+        vocab_size: ids are below it.
+        end_id: the control token that closes an answer.
+    """
+
+    fingerprint: str
+    vocab_size: int
+    end_id: int
+
+    def encode_text(self, text: str) -> IntArray:
+        """Token ids of untrusted text: never a control token."""
+        ...
+
+    def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
+        """Token ids of a prompt in the model's chat format, ready for the answer's first token."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text for people to read; never a key."""
+        ...
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json` with its chat template, held to the rule that text is data.
+
+    Two encoders are made of the one file: a plain one without the added tokens, so that no text whatever can reach a
+    control token, and the ids of the control tokens themselves, which only trusted spans may name.
+    """
+
+    def __init__(self, tokenizer_json: str, *, chat_template: str | None, begin_token: str, end_token: str) -> None:
+        document = json.loads(tokenizer_json)
+        self._control = {token["content"]: token["id"] for token in document["added_tokens"]}
+        document.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+        self._plain = tokenizers.Tokenizer.from_str(json.dumps(document))
+        self._chat_template = chat_template
+        self._named = {"bos_token": begin_token, "eos_token": end_token}
+        self._scaffolds: dict[tuple[Role, ...], tuple[str, ...]] = {}
+        self.fingerprint = hashlib.sha256(tokenizer_json.encode()).hexdigest()
+        self.vocab_size = 1 + max([*self._control.values(), *self._plain.get_vocab().values()])
+        for token, token_id in self._control.items():
+            if token_id in self._plain.encode(token, add_special_tokens=False).ids:
+                raise ArtifactError(
+                    f"this tokenizer writes its control token {token!r} as ordinary text, so a title could forge it; "
+                    "use a model with a byte-level tokenizer"
+                )
+        self.end_id = self._find_end(end_token)
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> "HuggingFaceTokenizer":
+        """Read tokenizer.json, tokenizer_config.json and chat_template.jinja as Hugging Face saves them.
+
+        Raises:
+            ArtifactError: a file is missing or unreadable, or the tokenizer cannot keep text and control apart.
+        """
+        try:
+            tokenizer_json = (directory / "tokenizer.json").read_text(encoding="utf-8")
+            config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+            template_file = directory / "chat_template.jinja"
+            template = template_file.read_text(encoding="utf-8") if template_file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"no readable tokenizer in {directory}: {error}; fetch the model again") from error
+        begin, end = (
+            token["content"] if isinstance(token, dict) else token or ""
+            for token in (config.get("bos_token"), config.get("eos_token"))
+        )
+        return cls(
+            tokenizer_json, chat_template=template or config.get("chat_template"), begin_token=begin, end_token=end
+        )
+
+    def encode_text(self, text: str) -> IntArray:
+        """Token ids of untrusted text: never a control token."""
+        return np.asarray(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def encode_spans(self, spans: Sequence[Span]) -> IntArray:
+        """Token ids of spans side by side; control tokens only where a trusted span names them.
+
+        Text between two control tokens is encoded as one piece, whatever its spans, as the model met it in training.
+        """
+        token_ids: list[int] = []
+        text = ""
+        for span in spans:
+            parts = self._control_pattern.split(span.text) if span.trusted else [span.text]
+            for part in parts:
+                if span.trusted and part in self._control:
+                    token_ids += [*self.encode_text(text).tolist(), self._control[part]]
+                    text = ""
+                else:
+                    text += part
+        token_ids += self.encode_text(text).tolist()
+        return np.asarray(token_ids, dtype=np.int64)
+
+    def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
+        """Token ids of a prompt in the model's chat format, ready for the answer's first token.
+
+        A last message of the assistant is the beginning of its answer and stays open.
+        """
+        return self.encode_spans(self.chat_spans(prompt))
+
+    def chat_spans(self, prompt: Sequence[Message]) -> list[Span]:
+        """The prompt as spans, with the model's own chat scaffolding as trusted ones."""
+        opened = bool(prompt) and prompt[-1].role == "assistant"
+        turns = prompt[:-1] if opened else prompt
+        scaffold = self._scaffold(tuple(message.role for message in turns))
+        spans = [Span(scaffold[0], trusted=True)]
+        for message, after in zip(turns, scaffold[1:], strict=True):
+            spans += [*message.spans, Span(after, trusted=True)]
+        return [*spans, *prompt[-1].spans] if opened else spans
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text for people to read; never a key."""
+        names = {token_id: token for token, token_id in self._control.items()}
+        pieces: list[str] = []
+        plain: list[int] = []
+        for token_id in map(int, token_ids):
+            if token_id in names:
+                pieces += [self._plain.decode(plain), names[token_id]]
+                plain = []
+            else:
+                plain.append(token_id)
+        return "".join([*pieces, self._plain.decode(plain)])
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self._control, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+    def _scaffold(self, roles: tuple[Role, ...]) -> tuple[str, ...]:
+        """What the chat template writes before, between and after the contents of these roles."""
+        if roles not in self._scaffolds:
+            self._scaffolds[roles] = self._render_scaffold(roles)
+        return self._scaffolds[roles]
+
+    def _render_scaffold(self, roles: tuple[Role, ...], *, open_answer: bool = True) -> tuple[str, ...]:
+        if self._chat_template is None:
+            return ("", *("\n\n" for _ in roles))
+        contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        try:
+            text = environment.from_string(self._chat_template).render(
+                messages=messages, add_generation_prompt=open_answer, **self._named
+            )
+        except jinja2.TemplateError as error:
+            raise ArtifactError(
+                f"the model's chat template refuses the roles {', '.join(roles)}: {error}; "
+                "use a prompt template without that role"
+            ) from error
+        pieces = _SLOT.split(text)
+        if pieces[1::2] != [str(number) for number in range(len(roles))]:
+            raise ArtifactError(
+                f"the model's chat template does not show the messages {', '.join(roles)} once and in order; "
+                "use a prompt template with other roles"
+            )
+        return tuple(pieces[::2])
+
+    def _find_end(self, end_token: str) -> int:
+        """The control token the chat template puts behind an answer; without one, the tokenizer's end token."""
+        if self._chat_template is not None:
+            after = self._render_scaffold(("user", "assistant"), open_answer=False)[-1]
+            for part in self._control_pattern.split(after):
+                if part in self._control:
+                    return self._control[part]
+        if end_token in self._control:
+            return self._control[end_token]
+        raise ArtifactError("the tokenizer names no end token; set eos_token in tokenizer_config.json")
+
+
+def _refuse(message: str) -> str:
+    raise jinja2.TemplateError(message)

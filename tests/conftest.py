@@ -1,0 +1,26 @@
+"""Real models for every test that wants one; the first run fetches them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from genrec.bundle import cache_directory, get_model
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The folder that models and data sets are kept in, the user's own."""
+    return cache_directory(os.environ)
+
+
+@pytest.fixture(scope="session")
+def smollm2(cache: Path) -> Path:
+    """A checkpoint of SmolLM2-135M-Instruct."""
+    return get_model("SmolLM2-135M-Instruct", cache)
+
+
+@pytest.fixture(scope="session")
+def minilm(cache: Path) -> Path:
+    """A checkpoint of all-MiniLM-L6-v2."""
+    return get_model("all-MiniLM-L6-v2", cache)
