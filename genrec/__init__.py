@@ -1,1 +1,89 @@
-"""genrec makes any instruction-tuned LLM a recommender that can only name things you really have."""
+"""genrec makes any instruction-tuned LLM a recommender that can only name things you really have.
+
+    from genrec import open_default
+
+    recommender = open_default()
+    for item in recommender.recommend("12748", k=5, where="price < 5").items:
+        print(item.rank, item.title, item.source)
+
+Names load when they are first used, so `import genrec` is quick and needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genrec.assembly import Settings, open_dataset, open_default, open_recommender
+    from genrec.catalog import Catalog, read_catalog
+    from genrec.errors import GenrecError
+    from genrec.identifiers import TitleIdentifiers
+    from genrec.index import CatalogIndex
+    from genrec.interactions import Interactions, read_interactions
+    from genrec.rankers.base import Ranker, RankRequest
+    from genrec.rankers.blend import BlendRanker
+    from genrec.rankers.cooccurrence import CooccurrenceRanker
+    from genrec.rankers.embedding import EmbeddingRanker
+    from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+    from genrec.rankers.popularity import PopularityRanker
+    from genrec.recommender import Recommender
+    from genrec.template import Template, read_template
+    from genrec.types import History, Interaction, Item, Recommendation, RecommendationList
+
+_HOMES = {
+    "assembly": ("Settings", "open_dataset", "open_default", "open_recommender"),
+    "catalog": ("Catalog", "read_catalog"),
+    "errors": ("GenrecError",),
+    "identifiers": ("TitleIdentifiers",),
+    "index": ("CatalogIndex",),
+    "interactions": ("Interactions", "read_interactions"),
+    "rankers.base": ("Ranker", "RankRequest"),
+    "rankers.blend": ("BlendRanker",),
+    "rankers.cooccurrence": ("CooccurrenceRanker",),
+    "rankers.embedding": ("EmbeddingRanker",),
+    "rankers.generative": ("GenerativeRanker", "GenerativeSettings"),
+    "rankers.popularity": ("PopularityRanker",),
+    "recommender": ("Recommender",),
+    "template": ("Template", "read_template"),
+    "types": ("History", "Interaction", "Item", "Recommendation", "RecommendationList"),
+}
+
+__all__ = [
+    "BlendRanker",
+    "Catalog",
+    "CatalogIndex",
+    "CooccurrenceRanker",
+    "EmbeddingRanker",
+    "GenerativeRanker",
+    "GenerativeSettings",
+    "GenrecError",
+    "History",
+    "Interaction",
+    "Interactions",
+    "Item",
+    "PopularityRanker",
+    "RankRequest",
+    "Ranker",
+    "Recommendation",
+    "RecommendationList",
+    "Recommender",
+    "Settings",
+    "Template",
+    "TitleIdentifiers",
+    "open_dataset",
+    "open_default",
+    "open_recommender",
+    "read_catalog",
+    "read_interactions",
+    "read_template",
+]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"genrec.{module}"), name)
+    raise AttributeError(f"module 'genrec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -43,9 +43,7 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
         raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; choose another folder") from error
     try:
         yield aside
-        files = {
-            str(path.relative_to(aside)): sha256_of(path) for path in sorted(aside.rglob("*")) if path.is_file()
-        }
+        files = {str(path.relative_to(aside)): sha256_of(path) for path in sorted(aside.rglob("*")) if path.is_file()}
         manifest = {"kind": kind, "version": version, "files": files, **facts}
         manifest["checksum"] = _checksum(manifest)
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -72,7 +70,9 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{directory} holds no saved {kind} ({MANIFEST} is missing); save one there first") from None
+        raise ArtifactError(
+            f"{directory} holds no saved {kind} ({MANIFEST} is missing); save one there first"
+        ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}; save the {kind} again") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):

@@ -62,7 +62,9 @@ def _newest_distinct(history: IntArray, count: int) -> IntArray:
     return chosen
 
 
-def _drivers(tried: IntArray, drops: np.ndarray[tuple[int], np.dtype[np.float64]], catalog: Catalog) -> tuple[Driver, ...]:
+def _drivers(
+    tried: IntArray, drops: np.ndarray[tuple[int], np.dtype[np.float64]], catalog: Catalog
+) -> tuple[Driver, ...]:
     drops = np.where(np.isnan(drops), 0.0, drops)  # minus infinity both with and without: it carried nothing
     order = [place for place in np.argsort(-drops, kind="stable") if drops[place] > 0]
     items = [(catalog[int(tried[place])], float(drops[place])) for place in order]

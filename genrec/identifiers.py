@@ -50,7 +50,7 @@ class TitleIdentifiers:
             values = catalog.column(name)
             for group in clashes:
                 marks = [_mark(values[item].as_py()) for item in group]
-                if all(marks) and len(set(marks)) == len(marks) :
+                if all(marks) and len(set(marks)) == len(marks):
                     for item, mark in zip(group, marks, strict=True):
                         bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
         for group in _clashes(bodies):

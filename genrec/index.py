@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -55,7 +57,11 @@ class CatalogIndex:
         }
         with artifact.writing(Path(directory), kind=_KIND, version=_VERSION, facts=facts) as folder:
             self.catalog.write(folder / "catalog.parquet")
-            arrays = {"tokens": self.trie.tokens, "offsets": self.trie.offsets, "items": self.trie.items}
+            arrays: dict[str, NDArray[Any]] = {
+                "tokens": self.trie.tokens,
+                "offsets": self.trie.offsets,
+                "items": self.trie.items,
+            }
             save_file(arrays, folder / "trie.safetensors")
 
     @classmethod
@@ -83,6 +89,8 @@ class CatalogIndex:
         except (SafetensorError, KeyError) as error:
             raise ArtifactError(f"{directory / 'trie.safetensors'} cannot be read: {error}; build it again") from error
         catalog = Catalog.read(directory / "catalog.parquet")
-        if catalog.fingerprint != manifest["catalog"] or not np.array_equal(np.sort(trie.items), np.arange(len(catalog))):
+        if catalog.fingerprint != manifest["catalog"] or not np.array_equal(
+            np.sort(trie.items), np.arange(len(catalog))
+        ):
             raise MismatchError(f"the catalog and the trie in {directory} are not of one index; build it again")
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from genrec.catalog import Catalog, OnUnknown, check_on_unknown
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
-from genrec.table import Ids, Table, describe, has, read_table, shown
+from genrec.ids import Ids
+from genrec.table import Table, describe, has, read_table, shown
 from genrec.types import BoolArray, FloatArray, History, IntArray, Interaction, ItemId
 
 _Array = TypeVar("_Array", IntArray, FloatArray)

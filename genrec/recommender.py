@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import narwhals as nw
 import numpy as np
@@ -32,6 +32,19 @@ OnUnknown = Literal["raise", "skip", "fallback"]
 
 _CHUNK = 256  # people whose masks [people, N] exist at once
 _SHARE = 0.6  # of the time that is left, for each step of the ladder but the last
+
+
+class Options(TypedDict, total=False):
+    """What `Recommender.recommend` takes by name; its docstring explains each."""
+
+    filter_seen: bool
+    only: Iterable[ItemId] | None
+    exclude: Iterable[ItemId] | None
+    where: Any
+    boost: Mapping[ItemId, float] | None
+    explain: bool
+    deadline: float | None
+    on_unknown: OnUnknown
 
 
 class Recommender:
@@ -70,11 +83,15 @@ class Recommender:
         self._clock = clock
 
     @overload
-    def recommend(self, people: Person, k: int = 10, **options: Any) -> RecommendationList: ...
+    def recommend(  # type: ignore[overload-overlap]  # a text is a user id, not a sequence of them
+        self, people: Person, k: int = 10, **options: Unpack[Options]
+    ) -> RecommendationList: ...
     @overload
-    def recommend(self, people: Sequence[Person], k: int = 10, **options: Any) -> list[RecommendationList]: ...
+    def recommend(
+        self, people: Sequence[Person], k: int = 10, **options: Unpack[Options]
+    ) -> list[RecommendationList]: ...
     @overload
-    def recommend(self, people: Any, k: int = 10, **options: Any) -> Any: ...
+    def recommend(self, people: Any, k: int = 10, **options: Unpack[Options]) -> Any: ...
 
     def recommend(
         self,
@@ -116,7 +133,7 @@ class Recommender:
         """
         start = self._clock()
         limits = self._limits(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
-        if isinstance(people, str | int | np.integer | History):
+        if isinstance(people, str | int | History):
             return self._answer([people], limits, explain)[0]
         if isinstance(people, Sequence):
             return self._answer(list(people), limits, explain)
@@ -189,12 +206,16 @@ class Recommender:
         ids = list(history.item_ids)
         items = self.catalog.indices_of(ids, "raise" if limits.on_unknown == "raise" else "skip")
         if len(items) < len(ids):
-            notices.append(f"{len(ids) - len(items)} of {len(ids)} history items are not in the catalog and were left out")
+            notices.append(
+                f"{len(ids) - len(items)} of {len(ids)} history items are not in the catalog and were left out"
+            )
         allowed = limits.allowed.copy()
         if limits.filter_seen:
             allowed[items] = False
         if not known:
-            notices.append(f"user {history.user_id!r} is unknown" + ("" if limits.on_unknown == "fallback" else "; skipped"))
+            notices.append(
+                f"user {history.user_id!r} is unknown" + ("" if limits.on_unknown == "fallback" else "; skipped")
+            )
             if limits.on_unknown == "skip":
                 allowed[:] = False
         count = int(allowed.sum())
@@ -206,17 +227,16 @@ class Recommender:
     def _history(self, person: Person, on_unknown: str) -> tuple[History, bool]:
         if isinstance(person, History):
             return person, True
-        if not isinstance(person, str | int | np.integer) or isinstance(person, bool):
+        if not isinstance(person, str | int) or isinstance(person, bool):
             raise InputError(f"{person!r} is no person; pass user ids or History values")
-        user_id = int(person) if isinstance(person, np.integer) else person
         try:
             if self.interactions is None:
                 raise UnknownUserError(f"user {person!r} is unknown: no interactions were loaded; pass a History")
-            return replace(self.interactions.history_of(user_id), user_id=user_id), True
+            return replace(self.interactions.history_of(person), user_id=person), True
         except UnknownUserError:
             if on_unknown == "raise":
                 raise
-            return History(user_id=user_id), False
+            return History(user_id=person), False
 
     def _descend(self, tasks: "Sequence[_Task]", deadline: Deadline) -> None:
         """Take every task down the ladder until it has what was asked for."""
@@ -236,7 +256,9 @@ class Recommender:
             return
         try:
             deadline.check()
-            rankings = ranker.rank([task.rest for task in tasks], max(task.missing for task in tasks), deadline=deadline)
+            rankings = ranker.rank(
+                [task.rest for task in tasks], max(task.missing for task in tasks), deadline=deadline
+            )
         except DeadlineExceededError:
             for task in tasks:
                 task.notices.append(f"{ranker.source} was left out: no time")
@@ -340,5 +362,7 @@ def _people_in(frame: "nw.DataFrame[Any]") -> list[Person]:
             frame = frame.with_row_index("timestamp")
         return list(read_interactions(frame.to_native()).histories())
     if "user_id" not in frame.columns:
-        raise InputError(f"the data frame has columns {', '.join(frame.columns)}; it needs user_id, and perhaps item_id")
+        raise InputError(
+            f"the data frame has columns {', '.join(frame.columns)}; it needs user_id, and perhaps item_id"
+        )
     return list(frame["user_id"].to_list())

@@ -228,7 +228,9 @@ class _Beam:
             scored, firsts = ragged_ranges(start + (0 if self._start else 1), stop)
             owner = np.repeat(np.arange(len(start)), np.diff(np.append(firsts, len(scored))))
             offset = scored - start[owner]
-            asked = np.where(offset == 0, chosen.behind[owner], self._tree.size - len(grown) + begins[owner] + offset - 1)
+            asked = np.where(
+                offset == 0, chosen.behind[owner], self._tree.size - len(grown) + begins[owner] + offset - 1
+            )
             steps = self._tree.log_probs(asked, trie.tokens[scored].astype(np.int64), np.arange(len(scored) + 1))
             path += np.bincount(owner, weights=steps, minlength=len(path))
         self._start = False
@@ -277,9 +279,7 @@ class _Beam:
                 self._kth[touched] = np.partition(own, len(own) - self._terms.k)[len(own) - self._terms.k]
 
 
-def path_log_probs(
-    tree: TokenTree, trie: TokenTrie, rows: list[IntArray], *, max_nodes: int = 512
-) -> list[FloatArray]:
+def path_log_probs(tree: TokenTree, trie: TokenTrie, rows: list[IntArray], *, max_nodes: int = 512) -> list[FloatArray]:
     """Log-probability of every token of chosen rows, given the tokens before it.
 
     Rows are packed as one tree a prompt, shared beginnings once, in passes of at most `max_nodes` nodes a prompt

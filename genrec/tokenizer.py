@@ -54,7 +54,7 @@ class HuggingFaceTokenizer:
 
     def __init__(self, tokenizer_json: str, *, chat_template: str | None, begin_token: str, end_token: str) -> None:
         document = json.loads(tokenizer_json)
-        self._control = {token["content"]: token["id"] for token in document["added_tokens"]}
+        self._control: dict[str, int] = {token["content"]: token["id"] for token in document["added_tokens"]}
         document.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
         self._plain = tokenizers.Tokenizer.from_str(json.dumps(document))
         self._chat_template = chat_template

@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from genrec.catalog import read_catalog
 from genrec.errors import InputError
 from genrec.interactions import read_interactions
-from genrec.table import Ids, Table, read_table
+from genrec.table import Table, read_table
 
 ITEMS = {"item_id": ["00123", "7", "x"], "title": ["2048", "Alien", "NA"], "price": [1.5, None, 3.0]}
 SUFFIXES = [".csv", ".tsv", ".jsonl", ".parquet"]
@@ -254,26 +253,3 @@ def test_no_file_escapes_the_error_tree(tmp_path_factory: pytest.TempPathFactory
     path.write_bytes(b"item_id,title\n" * (suffix == ".csv") + content)
     with contextlib.suppress(InputError):
         assert len(read_catalog(path)) > 0
-
-
-@given(st.lists(st.one_of(st.text(min_size=1), st.integers(-(2**63), 2**63 - 1).map(str)), unique=True, min_size=1))
-def test_every_id_is_found_where_it_stands(texts: list[str]) -> None:
-    """Otherwise a history names another item: the sorted look-up and the table disagree."""
-    texts = [text for text in texts if text.encode(errors="ignore").decode() == text] or ["a"]
-    ids = Ids(pa.array(texts, pa.large_string()))
-    assert [ids.position(text) for text in texts] == list(range(len(texts)))
-    many = texts * (1 + 64 // len(texts))
-    assert ids.positions(many).tolist() == [texts.index(text) for text in many]
-    assert list(ids) == texts
-    assert ids.position("\ud800") == ids.position(None) == ids.position(1.5) == -1
-
-
-def test_whole_number_ids_are_found_by_text_and_by_number() -> None:
-    """Otherwise ids from a URL, which are text, miss a catalog whose ids are numbers."""
-    ids = Ids(pa.array([85123, -1, 0]))
-    assert ids.position(85123) == ids.position("85123") == ids.position(np.int32(85123)) == 0
-    assert ids.position("085123") == ids.position(True) == ids.position(85123.0) == -1
-    assert ids[1] == -1
-    assert list(ids[:2]) == [85123, -1]
-    with pytest.raises(InputError, match="expected several ids"):
-        ids.positions("85123")

@@ -1,0 +1,1 @@
+"""Whatever runs a language model: one protocol, one file an engine."""

@@ -25,7 +25,6 @@ class SentenceEncoder:
         device: where it runs; by default the first GPU, else the CPU.
         max_tokens: longer texts are cut.
         batch_size: texts encoded at once.
-        on_progress: called with how many of how many texts are done.
     """
 
     def __init__(
@@ -35,7 +34,6 @@ class SentenceEncoder:
         device: str | None = None,
         max_tokens: int = 128,
         batch_size: int = 64,
-        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.name = Path(model).name
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -43,15 +41,17 @@ class SentenceEncoder:
             with quiet():
                 loaded: Any = AutoModel.from_pretrained(str(model), use_safetensors=True)
             self._tokenizer = tokenizers.Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
-        except Exception as error:  # noqa: BLE001 -- tokenizers raises bare Exception
+        except Exception as error:  # tokenizers raises bare Exception
             raise ModelMissingError(f"cannot load the encoder {self.name!r}: {error}") from error
         self._model = loaded.to(self._device).eval()
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding()
-        self._batch_size, self._on_progress = batch_size, on_progress
+        self._batch_size = batch_size
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """float32 [texts, D], each of length 1.
+    def encode(
+        self, texts: Sequence[str], *, on_progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [texts, D], each of length 1; `on_progress` hears how many of how many texts are done.
 
         Raises:
             EngineError: the model failed.
@@ -64,8 +64,8 @@ class SentenceEncoder:
             if vectors is None:
                 vectors = np.empty((len(texts), block.shape[1]), dtype=np.float32)
             vectors[chosen] = block
-            if self._on_progress is not None:
-                self._on_progress(start + len(chosen), len(texts))
+            if on_progress is not None:
+                on_progress(start + len(chosen), len(texts))
         return vectors if vectors is not None else np.empty((0, self._model.config.hidden_size), dtype=np.float32)
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:

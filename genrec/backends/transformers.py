@@ -46,7 +46,7 @@ class TransformersBackend:
         self.dtype = dtype or _native_dtype(self.device)
         try:
             with quiet():
-                loaded = AutoModelForCausalLM.from_pretrained(
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
                     str(model), dtype=self.dtype, attn_implementation="sdpa", use_safetensors=True
                 )
         except (OSError, ValueError) as error:
@@ -86,7 +86,7 @@ class TransformersBackend:
 
     def log_probs(self, hidden: torch.Tensor, tokens: IntArray, offsets: IntArray) -> FloatArray:
         """Log-probabilities of chosen tokens at hidden states [Q, D]; the other arguments as in `TokenTree`."""
-        head: Any = self.model.get_output_embeddings()
+        head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         result = np.empty(len(tokens), dtype=np.float64)
         with torch.inference_mode():
             for start in range(0, len(hidden), _LOGIT_ROWS):
@@ -110,7 +110,7 @@ class TransformersBackend:
         token_ids = torch.arange(4, device=self.device)[None] % self.vocab_size
         with torch.inference_mode():
             states = self.model.base_model(input_ids=token_ids).last_hidden_state
-            head: Any = self.model.get_output_embeddings()
+            head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
             expected = self.model(input_ids=token_ids).logits.float().log_softmax(dim=-1)
             found = head(states).float().log_softmax(dim=-1)
         if not torch.allclose(found, expected, atol=0.1):

@@ -1,0 +1,1 @@
+"""Whatever orders items: one protocol, one file a ranker."""

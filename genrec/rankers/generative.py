@@ -200,9 +200,7 @@ class GenerativeRanker:
         tree = self._backend.open([self._tokenizer.encode_prompt(prompt) for prompt, _ in rendered])
         return _TimedTree(tree, deadline), [notices for _, notices in rendered]
 
-    def _rank(
-        self, template: Template, requests: Sequence[RankRequest], k: int, deadline: Deadline
-    ) -> list[Ranking]:
+    def _rank(self, template: Template, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> list[Ranking]:
         settings, trie = self.settings, self._index.trie
         deadline.check()
         asked = np.stack([request.allowed for request in requests])
@@ -230,9 +228,7 @@ class GenerativeRanker:
             for ranking, complete, own in zip(rankings, whole, notices, strict=True)
         ]
 
-    def _propose(
-        self, requests: Sequence[RankRequest], count: int, deadline: Deadline
-    ) -> tuple[BoolArray, FloatArray]:
+    def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> tuple[BoolArray, FloatArray]:
         """What the proposer puts forward, bool [U, N], and its weighted scores, 0 elsewhere, float64 [U, N]."""
         if self._proposer is None:
             raise InputError("the strategy 'candidates' needs a proposer, such as an embedding ranker")
@@ -249,18 +245,20 @@ class GenerativeRanker:
     ) -> list[FloatArray]:
         settings, trie = self.settings, self._index.trie
         chosen = [replace(request, allowed=_mask(own, len(trie))) for request, own in zip(requests, items, strict=True)]
-        boosts = [np.zeros(len(own)) if r.boost is None else r.boost[own] for r, own in zip(requests, items, strict=True)]
+        boosts = [
+            np.zeros(len(own)) if r.boost is None else r.boost[own] for r, own in zip(requests, items, strict=True)
+        ]
         if settings.strategy == "candidates" and settings.evidence and self._proposer is not None:
             plain = [replace(request, boost=None) for request in requests]
-            for boost, own in zip(boosts, self._proposer.score(plain, items, deadline=deadline), strict=True):
-                boost += settings.evidence * np.where(np.isfinite(own), own, 0.0)
+            for boost, known in zip(boosts, self._proposer.score(plain, items, deadline=deadline), strict=True):
+                boost += settings.evidence * np.where(np.isfinite(known), known, 0.0)
         tree, _ = self._open(chosen, deadline)
         terms = Terms(np.stack([one.allowed for one in chosen])[:, trie.items], len(trie), settings.score)
         answers = []
         for ranking, own, boost in zip(exhaustive_search(tree, trie, terms), items, boosts, strict=True):
-            dense = np.zeros(len(trie))
-            dense[ranking.item_indices] = ranking.scores
-            total = dense[own] + boost
+            path = np.zeros(len(trie))
+            path[ranking.item_indices] = ranking.scores
+            total = path[own] + boost
             if settings.prior:
                 total -= settings.prior * self._prior(template).row_scores(trie.rows_of_items[own], settings.score)
             answers.append(total)

@@ -1,0 +1,1 @@
+"""UCI Online Retail, cleaned; see README.md for its source and licence."""

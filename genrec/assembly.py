@@ -1,0 +1,231 @@
+"""Put a recommender together from a catalog, interactions, and whatever models this machine has.
+
+What is slow to make (the index, item vectors, priors) is kept in a cache folder under the fingerprint of what it was
+made from, so the next start only reads it.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from genrec import artifact
+from genrec.bundle import MODELS, cache_directory, find_model
+from genrec.catalog import Catalog, read_catalog
+from genrec.dataset import dataset_paths
+from genrec.errors import ModelMissingError
+from genrec.identifiers import TitleIdentifiers
+from genrec.index import CatalogIndex
+from genrec.interactions import Interactions, read_interactions
+from genrec.rankers.base import DenseRanker, Ranker
+from genrec.rankers.blend import BlendRanker
+from genrec.rankers.cooccurrence import CooccurrenceRanker
+from genrec.rankers.embedding import EmbeddingRanker
+from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+from genrec.rankers.popularity import PopularityRanker
+from genrec.recommender import Recommender
+from genrec.template import read_template
+from genrec.tokenizer import HuggingFaceTokenizer
+
+if TYPE_CHECKING:
+    from genrec.backends.encoder import SentenceEncoder
+    from genrec.backends.transformers import TransformersBackend
+
+LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
+ENCODER_MODEL = "all-MiniLM-L6-v2"
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being made, how many of its parts are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a recommender is made of.
+
+    Attributes:
+        model: a bundled model's name, a folder or a Hub id; None for no LLM.
+        encoder: the same for the sentence encoder.
+        template, cold_template: names or paths of templates.
+        generative: how the LLM ranks.
+        fewer_candidates: candidates of the second, smaller search on the ladder.
+        embedding_weight: weight of the embedding ranker beside co-occurrence, where candidates are proposed.
+    """
+
+    model: str | Path | None = LANGUAGE_MODEL
+    encoder: str | Path | None = ENCODER_MODEL
+    template: str | Path = "next-item"
+    cold_template: str | Path = "cold-start"
+    generative: GenerativeSettings = field(default_factory=GenerativeSettings)
+    fewer_candidates: int = 10
+    embedding_weight: float = 0.1
+
+
+def open_recommender(
+    catalog: Catalog,
+    interactions: Interactions | None,
+    *,
+    cache: Path,
+    settings: Settings | None = None,
+    on_progress: Progress | None = None,
+) -> Recommender:
+    """Put the ladder together: LLM, smaller search, counting, embedding, popularity.
+
+    Models that are not on this machine are left out, and every answer says so.
+
+    Args:
+        catalog: what can be recommended.
+        interactions: histories of known users, and the counts behind popularity and co-occurrence; events of items
+            that the catalog lacks are skipped.
+        cache: the folder of models, indexes, vectors and priors, see `genrec.bundle.cache_directory`.
+        settings: what to use; by default the bundled models.
+        on_progress: shown while something slow is made.
+
+    Raises:
+        ArtifactError: a model or a cached file was altered (named).
+    """
+    settings, progress = settings or Settings(), on_progress or _say_nothing
+    notices: list[str] = []
+    counting, popularity = _count(catalog, interactions)
+    embedding = None
+    try:
+        embedding = _embed(catalog, settings, cache, progress)
+    except ModelMissingError as error:
+        notices.append(f"no embedding ranker: {error}")
+    parts: dict[DenseRanker, float] = {}
+    if counting is not None:
+        parts[counting] = 1.0
+    if embedding is not None:
+        parts[embedding] = settings.embedding_weight
+    ladder: list[Ranker] = []
+    try:
+        ladder += _generate(catalog, settings, BlendRanker(parts) if parts else popularity, cache, progress)
+    except ModelMissingError as error:
+        notices.append(f"no LLM: {error}")
+    ladder += [ranker for ranker in (counting, embedding, popularity) if ranker is not None]
+    return Recommender(catalog, ladder, interactions=interactions, notices=notices)
+
+
+def open_default(on_progress: Progress | None = None, *, cache: Path | None = None) -> Recommender:
+    """The embedded shop with the bundled models, from the default cache folder."""
+    cache = cache or default_cache()
+    return open_recommender(*open_dataset("online-retail", cache), cache=cache, on_progress=on_progress)
+
+
+def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
+    """The catalog and the interactions of a named data set, such as the embedded `online-retail`."""
+    items, interactions = dataset_paths(name, cache)
+    return read_catalog(items, name=name), read_interactions(interactions)
+
+
+def find_weights(model: str | Path, cache: Path) -> Path:
+    """The folder of a bundled model, checked against its checksums, or the path as it was given.
+
+    Raises:
+        ModelMissingError: the bundled model has not been fetched.
+        ArtifactError: it was altered.
+    """
+    return find_model(str(model), cache) if str(model) in MODELS else Path(model)
+
+
+def load_backend(model: str | Path, cache: Path) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
+    """A language model and its tokenizer.
+
+    Raises:
+        ModelMissingError: the weights, or the packages that run them, are not on this machine.
+    """
+    folder = find_weights(model, cache)
+    _need_torch()
+    from genrec.backends.transformers import TransformersBackend
+
+    return TransformersBackend(folder), HuggingFaceTokenizer.from_directory(folder)
+
+
+def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, progress: Progress) -> CatalogIndex:
+    """The index of a catalog, built or read from the cache."""
+    identifiers = TitleIdentifiers()
+    key = _key(catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
+    folder = cache / "indexes" / key
+    if folder.is_dir():
+        return CatalogIndex.load(folder, tokenizer=tokenizer)
+    progress("index", 0, 1)
+    index = CatalogIndex.build(catalog, identifiers, tokenizer)
+    index.save(folder)
+    progress("index", 1, 1)
+    return index
+
+
+def _count(catalog: Catalog, interactions: Interactions | None) -> tuple[CooccurrenceRanker | None, PopularityRanker]:
+    if interactions is None:
+        return None, PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
+    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    counting = CooccurrenceRanker(offsets, items, len(catalog))
+    return counting, PopularityRanker(np.bincount(items, minlength=len(catalog)))
+
+
+def _embed(catalog: Catalog, settings: Settings, cache: Path, progress: Progress) -> EmbeddingRanker | None:
+    if settings.encoder is None:
+        return None
+    folder = find_weights(settings.encoder, cache)
+    _need_torch()
+    from genrec.backends.encoder import SentenceEncoder
+
+    encoder = SentenceEncoder(folder)
+    return EmbeddingRanker(_vectors(catalog, encoder, cache, progress), encoder=encoder)
+
+
+def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress) -> NDArray[np.float32]:
+    folder = cache / "vectors" / _key(catalog.fingerprint, encoder.name)
+    if folder.is_dir():
+        artifact.verify(folder, kind="vectors", version=1)
+        return load_file(folder / "vectors.safetensors")["vectors"]
+    vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("item vectors", done, total))
+    with artifact.writing(
+        folder, kind="vectors", version=1, facts={"items": len(catalog), "encoder": encoder.name}
+    ) as aside:
+        save_file({"vectors": vectors}, aside / "vectors.safetensors")
+    return vectors
+
+
+def _generate(
+    catalog: Catalog, settings: Settings, proposer: Ranker, cache: Path, progress: Progress
+) -> list[GenerativeRanker]:
+    if settings.model is None:
+        return []
+    backend, tokenizer = load_backend(settings.model, cache)
+    ranker = GenerativeRanker(
+        open_index(catalog, tokenizer, cache, progress),
+        backend,
+        tokenizer,
+        template=read_template(settings.template),
+        cold_template=read_template(settings.cold_template),
+        proposer=proposer,
+        settings=settings.generative,
+        prior_cache=cache / "priors",
+    )
+    ranker.fill_priors(lambda done, total: progress("prior", done, total))
+    smaller = ranker.with_settings(strategy="candidates", candidates=settings.fewer_candidates, exact=False)
+    return [ranker, smaller]
+
+
+def default_cache() -> Path:
+    """The cache folder of this user: GENREC_CACHE, else genrec under the platform's cache folder."""
+    return cache_directory(os.environ)
+
+
+def _need_torch() -> None:
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise ModelMissingError("torch and transformers are not installed; run: pip install 'genrec[local]'")
+
+
+def _key(*parts: str) -> str:
+    return sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _say_nothing(what: str, done: int, total: int) -> None: ...
