@@ -56,6 +56,7 @@ class Settings:
         generative: how the LLM ranks.
         fewer_candidates: candidates of the second, smaller search on the ladder.
         embedding_weight: weight of the embedding ranker beside co-occurrence, where candidates are proposed.
+        fill_priors: score the whole catalog under an empty history now; otherwise items are scored as they come up.
     """
 
     model: str | Path | None = LANGUAGE_MODEL
@@ -65,6 +66,7 @@ class Settings:
     generative: GenerativeSettings = field(default_factory=GenerativeSettings)
     fewer_candidates: int = 10
     embedding_weight: float = 0.1
+    fill_priors: bool = True
 
 
 def open_recommender(
@@ -209,7 +211,8 @@ def _generate(
         settings=settings.generative,
         prior_cache=cache / "priors",
     )
-    ranker.fill_priors(lambda done, total: progress("prior", done, total))
+    if settings.fill_priors:
+        ranker.fill_priors(lambda done, total: progress("prior", done, total))
     smaller = ranker.with_settings(strategy="candidates", candidates=settings.fewer_candidates, exact=False)
     return [ranker, smaller]
 

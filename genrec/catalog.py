@@ -1,4 +1,4 @@
-"""The things that may be recommended: an ordered, immutable, columnar catalog and the filters over it.
+"""The things that may be recommended: an ordered, immutable, columnar catalog.
 
 Letters: N items. An item's index is its place in the table it was read from, from 0.
 """

@@ -13,6 +13,7 @@ import numpy as np
 from genrec.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.rankers.base import Ranker, RankRequest
+from genrec.renderer import newest_distinct
 from genrec.template import Template
 from genrec.types import Driver, IntArray
 
@@ -39,7 +40,7 @@ def find_drivers(
     Returns:
         k tuples; an item without which the score does not fall is not in them.
     """
-    tried = _newest_distinct(request.history, newest)
+    tried = newest_distinct(request.history, newest)
     if not len(tried) or not len(items):
         return [() for _ in items]
     without = [replace(request, history=request.history[request.history != item]) for item in tried]
@@ -53,13 +54,6 @@ def give_reason(template: Template, drivers: Sequence[Driver], words: str) -> st
     """One sentence for a person, from what was measured: the template sees `drivers` and the `words` asked for."""
     messages = template.render(drivers=[{"title": driver.title} for driver in drivers], words=words)
     return " ".join(message.text for message in messages)
-
-
-def _newest_distinct(history: IntArray, count: int) -> IntArray:
-    reverse = history[::-1]
-    _, first = np.unique(reverse, return_index=True)
-    chosen: IntArray = reverse[np.sort(first)][:count]
-    return chosen
 
 
 def _drivers(

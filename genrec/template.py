@@ -30,6 +30,7 @@ from typing import Any, Literal, get_args
 
 import jinja2
 import jinja2.meta
+from jinja2 import nodes
 from jinja2.nativetypes import NativeCodeGenerator
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -40,6 +41,8 @@ Output = Literal["item", "text"]
 Prompt = tuple[Message, ...]
 
 _HEADER = re.compile(r"\A\s*\{#-?(.*?)-?#\}", re.DOTALL)
+# What an expression of a template may run into.
+_FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
@@ -77,6 +80,7 @@ class Template:
             compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{place}, line {error.lineno}: {error.message}; mend the Jinja syntax") from error
+        _refuse_outside_blocks(parsed, place)
         undeclared = sorted(jinja2.meta.find_undeclared_variables(parsed) - set(header["inputs"]))
         if undeclared:
             raise TemplateError(
@@ -106,7 +110,7 @@ class Template:
         for role, block in self._compiled.blocks.items():
             try:
                 spans = _strip(_merge(block(self._compiled.new_context(values))))
-            except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            except (jinja2.TemplateError, *_FAILURES) as error:
                 raise TemplateError(f"template {self.name!r}, block {role!r}: {error}") from error
             if spans:
                 messages.append(Message(_as_role(role), spans))
@@ -138,14 +142,17 @@ def template_names() -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """Text with every control character and line break as a space, runs of spaces as one, none at the ends.
+    """Text on one line: control characters, line breaks and lone surrogates as spaces, runs of spaces as one.
 
-    Untrusted text passes through here before a prompt shows it, so that it cannot start a line of its own.
+    Untrusted text passes through here before a prompt shows it, so that it cannot start a line of its own, and so
+    that it is text a tokenizer takes.
     """
-    return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text).split())
+    return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text).split())
 
 
-class _Untrusted(str):
+class _Trusted(str):
+    """Text that stands in the file; everything else that a block yields is untrusted, whatever made it."""
+
     __slots__ = ()
 
 
@@ -156,22 +163,22 @@ class _Spans(list[Any]):
         return "".join(map(str, _flatten(self)))
 
 
-class _SpanEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox whose templates yield their pieces as they are, so that each keeps its origin."""
+class _SpanCodeGenerator(NativeCodeGenerator):
+    """Yields values as they are and the file's own text marked as such."""
 
-    code_generator_class = NativeCodeGenerator
+    def _output_const_repr(self, group: Iterable[Any]) -> str:
+        return f"environment.trusted({super()._output_const_repr(group)})"
+
+
+class _SpanEnvironment(ImmutableSandboxedEnvironment):
+    """A sandbox whose templates yield their pieces apart, so that each keeps its origin."""
+
+    code_generator_class = _SpanCodeGenerator
     concat = staticmethod(_Spans)  # type: ignore[assignment]
+    trusted = _Trusted
 
     def __init__(self) -> None:
-        super().__init__(
-            undefined=jinja2.StrictUndefined, finalize=_distrust, trim_blocks=True, lstrip_blocks=True, autoescape=False
-        )
-
-
-def _distrust(value: object) -> object:
-    if isinstance(value, jinja2.Undefined | _Spans):
-        return value
-    return _Untrusted(one_line(str(value)))
+        super().__init__(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
 
 
 def _flatten(pieces: Iterable[Any]) -> Iterator[str]:
@@ -179,13 +186,13 @@ def _flatten(pieces: Iterable[Any]) -> Iterator[str]:
         if isinstance(piece, _Spans):
             yield from _flatten(piece)
         else:
-            yield piece if isinstance(piece, str) else str(piece)  # StrictUndefined raises here
+            yield piece if isinstance(piece, _Trusted) else one_line(str(piece))  # StrictUndefined raises here
 
 
 def _merge(pieces: Iterable[Any]) -> list[Span]:
     spans: list[Span] = []
     for piece in _flatten(pieces):
-        trusted = not isinstance(piece, _Untrusted)
+        trusted = isinstance(piece, _Trusted)
         if spans and spans[-1].trusted == trusted:
             spans[-1] = Span(spans[-1].text + piece, trusted)
         elif piece:
@@ -204,6 +211,23 @@ def _strip(spans: list[Span]) -> tuple[Span, ...]:
                 break
             spans.pop(end)
     return tuple(spans)
+
+
+def _refuse_outside_blocks(parsed: nodes.Template, place: str) -> None:
+    """Blocks are rendered alone: what stands outside them would never be shown, and nested ones would be twice."""
+    for node in parsed.body:
+        stray: nodes.Node | None = node
+        what = "something outside the blocks, which is never shown"
+        if isinstance(node, nodes.Block):
+            stray, what = node.find(nodes.Block), "a block inside a block"
+        elif isinstance(node, nodes.Output) and all(_is_blank(part) for part in node.nodes):
+            stray = None
+        if stray is not None:
+            raise TemplateError(f"{place}, line {stray.lineno}: {what}; write every message as a block of its own")
+
+
+def _is_blank(part: nodes.Expr) -> bool:
+    return isinstance(part, nodes.TemplateData) and not part.data.strip()
 
 
 def _as_role(name: str) -> Role:

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jinja2
 import numpy as np
@@ -53,21 +53,22 @@ class HuggingFaceTokenizer:
     """
 
     def __init__(self, tokenizer_json: str, *, chat_template: str | None, begin_token: str, end_token: str) -> None:
-        document = json.loads(tokenizer_json)
-        self._control: dict[str, int] = {token["content"]: token["id"] for token in document["added_tokens"]}
-        document.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-        self._plain = tokenizers.Tokenizer.from_str(json.dumps(document))
+        try:
+            document = json.loads(tokenizer_json)
+            added = document["added_tokens"]
+            document.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+            self._plain = tokenizers.Tokenizer.from_str(json.dumps(document))
+            self._control = {token["content"]: int(token["id"]) for token in added if not self._is_text(token)}
+        except ArtifactError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ArtifactError(f"the tokenizer cannot be read: {error}; fetch the model again") from error
+        self._control_ids = np.array(sorted(self._control.values()), dtype=np.int64)
         self._chat_template = chat_template
         self._named = {"bos_token": begin_token, "eos_token": end_token}
         self._scaffolds: dict[tuple[Role, ...], tuple[str, ...]] = {}
         self.fingerprint = hashlib.sha256(tokenizer_json.encode()).hexdigest()
         self.vocab_size = 1 + max([*self._control.values(), *self._plain.get_vocab().values()])
-        for token, token_id in self._control.items():
-            if token_id in self._plain.encode(token, add_special_tokens=False).ids:
-                raise ArtifactError(
-                    f"this tokenizer writes its control token {token!r} as ordinary text, so a title could forge it; "
-                    "use a model with a byte-level tokenizer"
-                )
         self.end_id = self._find_end(end_token)
 
     @classmethod
@@ -82,19 +83,20 @@ class HuggingFaceTokenizer:
             config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
             template_file = directory / "chat_template.jinja"
             template = template_file.read_text(encoding="utf-8") if template_file.is_file() else None
-        except (OSError, ValueError) as error:
+            begin, end = (
+                token["content"] if isinstance(token, dict) else token or ""
+                for token in (config.get("bos_token"), config.get("eos_token"))
+            )
+            template = template or config.get("chat_template")
+        except (OSError, ValueError, LookupError, AttributeError) as error:
             raise ArtifactError(f"no readable tokenizer in {directory}: {error}; fetch the model again") from error
-        begin, end = (
-            token["content"] if isinstance(token, dict) else token or ""
-            for token in (config.get("bos_token"), config.get("eos_token"))
-        )
-        return cls(
-            tokenizer_json, chat_template=template or config.get("chat_template"), begin_token=begin, end_token=end
-        )
+        return cls(tokenizer_json, chat_template=template, begin_token=begin, end_token=end)
 
     def encode_text(self, text: str) -> IntArray:
         """Token ids of untrusted text: never a control token."""
-        return np.asarray(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        token_ids = np.asarray(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        # What is left to drop is the token for unknown characters, where that is a control token.
+        return token_ids[~np.isin(token_ids, self._control_ids)]
 
     def encode_spans(self, spans: Sequence[Span]) -> IntArray:
         """Token ids of spans side by side; control tokens only where a trusted span names them.
@@ -143,6 +145,17 @@ class HuggingFaceTokenizer:
             else:
                 plain.append(token_id)
         return "".join([*pieces, self._plain.decode(plain)])
+
+    def _is_text(self, token: Mapping[str, Any]) -> bool:
+        """Whether an added token, such as a run of line breaks, is one that ordinary text is written with."""
+        if token["id"] not in self._plain.encode(token["content"], add_special_tokens=False).ids:
+            return False
+        if token.get("special"):
+            raise ArtifactError(
+                f"this tokenizer writes its control token {token['content']!r} as ordinary text, so a title could "
+                "forge it; use a model with a byte-level tokenizer"
+            )
+        return True
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:

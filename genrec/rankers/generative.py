@@ -1,21 +1,23 @@
 """The LLM as a ranker: render, encode, search."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from genrec.backends.base import Backend, TokenTree
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, InputError, TokenizerMismatchError
+from genrec.errors import InputError, TokenizerMismatchError
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
 from genrec.rankers.base import Ranker, RankRequest
+from genrec.renderer import Rendered, Renderer
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
-from genrec.template import Prompt, Template, one_line
+from genrec.template import Template
 from genrec.tokenizer import Tokenizer
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
@@ -31,7 +33,7 @@ class GenerativeSettings:
             scores the whole catalog.
         score: `model` or `catalog`, see `genrec.search.Terms`.
         prior: weight of the score under an empty history, which is subtracted.
-        evidence: weight of the proposing ranker's own score, which is added (`candidates` only).
+        evidence: weight of the proposer's own score, which is added.
         candidates: how many items are proposed and scored, at least k.
         width: beam width, see `genrec.search.beam_search`.
         exact: let the beam go on until its top k is proven.
@@ -70,7 +72,7 @@ class GenerativeRanker:
         tokenizer: the model's tokenizer, the one the index was built with.
         template: shows `history` and `words`, answers with an item.
         cold_template: the same for people without a history, showing `words` alone.
-        proposer: proposes candidates; needed by the strategy `candidates`.
+        proposer: proposes candidates and gives evidence; needed by the strategy `candidates` and for `evidence`.
         settings: how to search and score.
         prior_cache: a folder where priors are kept between runs.
 
@@ -103,24 +105,23 @@ class GenerativeRanker:
             raise TokenizerMismatchError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model {backend.name} only {backend.vocab_size}"
             )
-        if settings.strategy == "candidates" and proposer is None:
-            raise InputError("the strategy 'candidates' needs a proposer, such as an embedding ranker")
         for one in (template, cold_template):
             if one.output != "item":
                 raise InputError(f"template {one.name!r} answers with {one.output}; this ranker needs output = item")
         self.settings = settings
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
-        self._template, self._cold_template, self._proposer = template, cold_template, proposer
-        self._longest = int(index.trie.lengths.max())
-        self._room = backend.max_tokens - self._longest
+        self._templates = (template, cold_template)
+        self._proposer = proposer
         self._prior_cache = prior_cache
         self._priors: dict[str, Prior] = {}
+        self._prepare()
 
-    def with_settings(self, **changes: object) -> "GenerativeRanker":
-        """The same ranker under other settings; models, index and priors are shared."""
-        other = object.__new__(GenerativeRanker)
-        other.__dict__.update(self.__dict__)
-        other.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
+    def with_settings(self, *, proposer: Ranker | None = None, **changes: Any) -> "GenerativeRanker":
+        """The same ranker under other settings, or with another proposer; models, index and priors are shared."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, **changes)
+        other._proposer = proposer or self._proposer
+        other._prepare()
         return other
 
     def can_rank(self, request: RankRequest) -> bool:
@@ -134,9 +135,17 @@ class GenerativeRanker:
         allowed items were proposed.
         """
         answers: dict[int, Ranking] = {}
-        for template, places in self._batches(requests):
+        for renderer, places in self._batches(requests):
+            deadline.check()
             batch = [requests[place] for place in places]
-            answers.update(zip(places, self._rank(template, batch, k, deadline), strict=True))
+            asked = np.stack([request.allowed for request in batch])
+            allowed = asked
+            if self.settings.strategy == "candidates":
+                allowed = self._propose(batch, max(k, self.settings.candidates), deadline)
+            complete = allowed.sum(axis=1) == asked.sum(axis=1)
+            found = self._search(renderer, batch, allowed, k, self.settings.strategy, deadline)
+            for place, ranking, whole in zip(places, found, complete, strict=True):
+                answers[place] = replace(ranking, proven=bool(ranking.proven and whole))
         return [answers[place] for place in range(len(requests))]
 
     def score(
@@ -144,14 +153,24 @@ class GenerativeRanker:
     ) -> list[FloatArray]:
         """The scores of chosen items as `rank` gives them, with the prior and the proposer's evidence."""
         answers: dict[int, FloatArray] = {}
-        for template, places in self._batches(requests):
-            batch, own = [requests[place] for place in places], [items[place] for place in places]
-            answers.update(zip(places, self._score(template, batch, own, deadline), strict=True))
+        for renderer, places in self._batches(requests):
+            deadline.check()
+            batch = [requests[place] for place in places]
+            allowed = np.stack([_mask(items[place], len(self._index.trie)) for place in places])
+            if self.settings.score == "catalog":  # normalised over everything allowed, so all of it takes part
+                allowed |= np.stack([request.allowed for request in batch])
+            found = self._search(renderer, batch, allowed, allowed.shape[1], "exhaustive", deadline)
+            for place, ranking in zip(places, found, strict=True):
+                scores = np.empty(allowed.shape[1])
+                scores[ranking.item_indices] = ranking.scores
+                answers[place] = scores[items[place]]
         return [answers[place] for place in range(len(requests))]
 
     def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute the prior of the whole catalog now, for people with a history, and keep it."""
-        self._prior(self._template).fill(on_progress)
+        """Score the whole catalog under an empty history now, and keep the result for the next run."""
+        for renderer in self._renderers:
+            if not _shows_candidates(renderer):
+                self._prior(renderer).fill(on_progress)
         self.save_priors()
 
     def save_priors(self) -> None:
@@ -160,112 +179,106 @@ class GenerativeRanker:
             for key, prior in self._priors.items():
                 prior.save(self._prior_cache / key)
 
-    def render(self, request: RankRequest) -> tuple[Prompt, tuple[str, ...]]:
-        """The prompt for a request, and what had to be left out of it.
+    def render(self, request: RankRequest, candidates: IntArray | None = None) -> Rendered:
+        """The prompt this request is answered from."""
+        shown = np.empty(0, dtype=np.int64) if candidates is None else candidates
+        return self._renderer_for(request).render(request.history, request.words, shown)
 
-        The oldest items go first when the prompt does not fit the model's context.
-        """
-        template = self._template_for(request)
-        shown = request.history[-self.settings.max_history :]
-        for start in range(len(shown) + 1):
-            prompt = self._fill_in(template, shown[start:], request.words)
-            if len(self._tokenizer.encode_prompt(prompt)) <= self._room:
-                if not start:
-                    return prompt, ()
-                kept = f"the prompt shows the newest {len(shown) - start} of {len(shown)} history items"
-                return prompt, (f"{kept}; the rest does not fit {self._backend.max_tokens} tokens",)
-        raise EngineError(
-            f"template {template.name!r} does not fit the context of {self._backend.max_tokens} tokens even without "
-            "a history; shorten the words or the template"
+    def _prepare(self) -> None:
+        """Make what follows from the settings, and refuse settings that lack a part."""
+        if self.settings.strategy == "candidates" or self.settings.evidence:
+            self._proposing()
+        room = self._backend.max_tokens - int(self._index.trie.lengths.max())
+        warm, cold = (
+            Renderer(self._index.catalog, self._tokenizer, template, room, self.settings.max_history)
+            for template in self._templates
         )
+        self._renderers = (warm, cold)
+        if self.settings.strategy == "beam" and any(map(_shows_candidates, self._renderers)):
+            raise InputError("a template that shows candidates cannot guide a beam over the catalog; name another")
 
-    def _batches(self, requests: Sequence[RankRequest]) -> Iterator[tuple[Template, list[int]]]:
+    def _renderer_for(self, request: RankRequest) -> Renderer:
+        return self._renderers[0 if len(request.history) else 1]
+
+    def _batches(self, requests: Sequence[RankRequest]) -> Iterator[tuple[Renderer, list[int]]]:
         """Requests of one template, at most `batch_size` at a time, by their places."""
-        for template in (self._template, self._cold_template):
-            places = [place for place, request in enumerate(requests) if self._template_for(request) is template]
+        for renderer in self._renderers:
+            places = [place for place, request in enumerate(requests) if self._renderer_for(request) is renderer]
             for start in range(0, len(places), self.settings.batch_size):
-                yield template, places[start : start + self.settings.batch_size]
+                yield renderer, places[start : start + self.settings.batch_size]
 
-    def _template_for(self, request: RankRequest) -> Template:
-        return self._template if len(request.history) else self._cold_template
-
-    def _fill_in(self, template: Template, history: IntArray, words: str) -> Prompt:
-        items = [self._index.catalog[int(item)] for item in history]
-        views = [{**item.attributes, "title": one_line(item.title)[:_SHOWN_CHARACTERS]} for item in items]
-        inputs = {"history": views, "words": one_line(words)[:_WORDS_CHARACTERS]}
-        return template.render(**{name: inputs[name] for name in template.inputs})
-
-    def _open(self, requests: Sequence[RankRequest], deadline: Deadline) -> tuple[TokenTree, list[tuple[str, ...]]]:
-        rendered = [self.render(request) for request in requests]
-        tree = self._backend.open([self._tokenizer.encode_prompt(prompt) for prompt, _ in rendered])
-        return _TimedTree(tree, deadline), [notices for _, notices in rendered]
-
-    def _rank(self, template: Template, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> list[Ranking]:
+    def _search(
+        self,
+        renderer: Renderer,
+        requests: Sequence[RankRequest],
+        allowed: BoolArray,
+        k: int,
+        strategy: Strategy,
+        deadline: Deadline,
+    ) -> list[Ranking]:
+        """Render, open, search: U requests over the rows of bool [U, N] items."""
         settings, trie = self.settings, self._index.trie
-        deadline.check()
-        asked = np.stack([request.allowed for request in requests])
-        boost = np.stack([_NO_BOOST if one.boost is None else one.boost for one in requests]) + np.zeros(asked.shape)
-        allowed = asked
-        if settings.strategy == "candidates":
-            allowed, evidence = self._propose(requests, max(k, settings.candidates), deadline)
-            boost = boost + evidence
-        tree, notices = self._open(requests, deadline)
+        chosen = [np.flatnonzero(own) for own in allowed]
+        boost = np.zeros(allowed.shape)
+        for row, request in enumerate(requests):
+            boost[row] += 0.0 if request.boost is None else request.boost
+        boost[allowed] += np.concatenate(self._evidence(requests, chosen, deadline))
+        rendered = [
+            renderer.render(request.history, request.words, own) for request, own in zip(requests, chosen, strict=True)
+        ]
         guide = None
-        if settings.prior and settings.strategy == "candidates":
-            proposed = np.flatnonzero(allowed.any(axis=0))
-            rows = trie.rows_of_items[proposed]
-            boost[:, proposed] -= settings.prior * self._prior(template).row_scores(rows, settings.score)
+        if settings.prior and strategy == "beam":
+            guide = -settings.prior * self._prior(renderer).prefix_scores(settings.score)
         elif settings.prior:
-            guide = -settings.prior * self._prior(template).prefix_scores(settings.score)
+            boost[allowed] -= settings.prior * np.concatenate(self._prior_scores(renderer, chosen, deadline))
         terms = Terms(allowed[:, trie.items], k, settings.score, guide, boost[:, trie.items])
-        if settings.strategy == "beam":
+        tree = _TimedTree(self._backend.open([one.token_ids for one in rendered]), deadline)
+        if strategy == "beam":
             rankings = beam_search(tree, trie, terms, width=settings.width, exact=settings.exact)
         else:
             rankings = exhaustive_search(tree, trie, terms)
-        whole = allowed.sum(axis=1) == asked.sum(axis=1)
-        return [
-            replace(ranking, proven=bool(ranking.proven and complete), notices=own)
-            for ranking, complete, own in zip(rankings, whole, notices, strict=True)
-        ]
+        return [replace(ranking, notices=one.notices) for ranking, one in zip(rankings, rendered, strict=True)]
 
-    def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> tuple[BoolArray, FloatArray]:
-        """What the proposer puts forward, bool [U, N], and its weighted scores, 0 elsewhere, float64 [U, N]."""
-        if self._proposer is None:
-            raise InputError("the strategy 'candidates' needs a proposer, such as an embedding ranker")
-        plain = [replace(request, boost=None) for request in requests]
-        allowed = np.zeros((len(requests), len(self._index.trie)), dtype=np.bool_)
-        evidence = np.zeros(allowed.shape)
-        for row, ranking in enumerate(self._proposer.rank(plain, count, deadline=deadline)):
-            allowed[row, ranking.item_indices] = True
-            evidence[row, ranking.item_indices] = self.settings.evidence * ranking.scores
-        return allowed, evidence
-
-    def _score(
-        self, template: Template, requests: Sequence[RankRequest], items: Sequence[IntArray], deadline: Deadline
-    ) -> list[FloatArray]:
-        settings, trie = self.settings, self._index.trie
-        chosen = [replace(request, allowed=_mask(own, len(trie))) for request, own in zip(requests, items, strict=True)]
-        boosts = [
-            np.zeros(len(own)) if r.boost is None else r.boost[own] for r, own in zip(requests, items, strict=True)
-        ]
-        if settings.strategy == "candidates" and settings.evidence and self._proposer is not None:
-            plain = [replace(request, boost=None) for request in requests]
-            for boost, known in zip(boosts, self._proposer.score(plain, items, deadline=deadline), strict=True):
-                boost += settings.evidence * np.where(np.isfinite(known), known, 0.0)
-        tree, _ = self._open(chosen, deadline)
-        terms = Terms(np.stack([one.allowed for one in chosen])[:, trie.items], len(trie), settings.score)
+    def _prior_scores(self, renderer: Renderer, chosen: Sequence[IntArray], deadline: Deadline) -> list[FloatArray]:
+        """The score of chosen items under an empty history; where the prompt shows candidates, beside the same ones."""
+        trie, kind = self._index.trie, self.settings.score
+        if not _shows_candidates(renderer):
+            prior = self._prior(renderer)
+            return [prior.row_scores(trie.rows_of_items[own], kind) for own in chosen]
+        nobody = np.empty(0, dtype=np.int64)
+        prompts = [renderer.render(nobody, "", own).token_ids for own in chosen]
+        allowed = np.stack([_mask(own, len(trie)) for own in chosen])[:, trie.items]
+        tree = _TimedTree(self._backend.open(prompts), deadline)
         answers = []
-        for ranking, own, boost in zip(exhaustive_search(tree, trie, terms), items, boosts, strict=True):
-            path = np.zeros(len(trie))
-            path[ranking.item_indices] = ranking.scores
-            total = path[own] + boost
-            if settings.prior:
-                total -= settings.prior * self._prior(template).row_scores(trie.rows_of_items[own], settings.score)
-            answers.append(total)
+        for ranking, own in zip(exhaustive_search(tree, trie, Terms(allowed, len(trie), kind)), chosen, strict=True):
+            scores = np.empty(len(trie))
+            scores[ranking.item_indices] = ranking.scores
+            answers.append(scores[own])
         return answers
 
-    def _prior(self, template: Template) -> Prior:
-        prompt = self._tokenizer.encode_prompt(self._fill_in(template, np.empty(0, dtype=np.int64), ""))
+    def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> BoolArray:
+        """What the proposer puts forward: bool [U, N]."""
+        proposed = np.zeros((len(requests), len(self._index.trie)), dtype=np.bool_)
+        for row, ranking in enumerate(self._proposing().rank(_unboosted(requests), count, deadline=deadline)):
+            proposed[row, ranking.item_indices] = True
+        return proposed
+
+    def _evidence(
+        self, requests: Sequence[RankRequest], items: Sequence[IntArray], deadline: Deadline
+    ) -> list[FloatArray]:
+        """The proposer's weighted scores of chosen items; 0 where it knows nothing of one."""
+        if not self.settings.evidence:
+            return [np.zeros(len(own)) for own in items]
+        scores = self._proposing().score(_unboosted(requests), items, deadline=deadline)
+        return [self.settings.evidence * np.where(np.isfinite(own), own, 0.0) for own in scores]
+
+    def _proposing(self) -> Ranker:
+        if self._proposer is None:
+            raise InputError("the strategy 'candidates' and evidence need a proposer, such as an embedding ranker")
+        return self._proposer
+
+    def _prior(self, renderer: Renderer) -> Prior:
+        prompt = renderer.blank.token_ids
         digest = hashlib.sha256(prompt.tobytes() + self._backend.name.encode()).hexdigest()[:16]
         key = f"{self._index.fingerprint}-{digest}"
         if key not in self._priors:
@@ -276,9 +289,8 @@ class GenerativeRanker:
         return self._priors[key]
 
 
-_SHOWN_CHARACTERS = 200  # of a title in a prompt
-_WORDS_CHARACTERS = 1000  # of what a person says
-_NO_BOOST = np.zeros(1)
+def _shows_candidates(renderer: Renderer) -> bool:
+    return "candidates" in renderer.template.inputs
 
 
 class _TimedTree:
@@ -301,6 +313,10 @@ class _TimedTree:
 
     def rewind(self, size: int) -> None:
         self._tree.rewind(size)
+
+
+def _unboosted(requests: Sequence[RankRequest]) -> list[RankRequest]:
+    return [replace(request, boost=None) for request in requests]
 
 
 def _mask(items: IntArray, count: int) -> BoolArray:
