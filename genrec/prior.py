@@ -63,8 +63,10 @@ class Prior:
         missing = np.unique(rows[np.isnan(self._steps[self._trie.offsets[rows]])])
         if missing.size:
             self._score(missing)
-        places, begins = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
-        return np.add.reduceat(self._steps[places].astype(np.float64), begins) if rows.size else np.empty(0)
+        places, _ = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
+        scores = np.zeros(len(rows))
+        np.add.at(scores, np.repeat(np.arange(len(rows)), self._trie.lengths[rows]), self._steps[places])
+        return scores
 
     def prefix_scores(self, kind: ScoreKind) -> FloatArray:
         """float64 [T], the log-probability of every prefix of every row; missing rows are scored first."""

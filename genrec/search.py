@@ -80,8 +80,9 @@ def exhaustive_search(tree: TokenTree, trie: TokenTrie, terms: Terms, *, max_nod
     bonus = terms.bonus(trie)
     rankings = []
     for prompt, own in enumerate(rows):
-        ends = np.cumsum(trie.lengths[own]) - 1
-        scores = np.cumsum(paths[prompt])[ends] - np.append(0.0, np.cumsum(paths[prompt])[ends[:-1]])[: len(own)]
+        scores = np.zeros(len(own))
+        # Token by token, as the beam adds them: paths that tie must tie to the last bit.
+        np.add.at(scores, np.repeat(np.arange(len(own)), trie.lengths[own]), paths[prompt])
         rankings.append(_rank(trie.items[own], scores + bonus[prompt, own], terms.k, proven=True))
     return rankings
 
@@ -93,7 +94,7 @@ def beam_search(
 
     A step opens the children of every open node and keeps, for each prompt, the `width` most promising; forced
     tokens are grown in the same pass. With `exact`, what is not kept waits instead of being dropped, and the search
-    goes on until the top k is proven or a prompt has opened `max_nodes` children.
+    goes on until the top k is proven; a prompt that has opened `max_nodes` children drops again, and ends.
 
     Args:
         tree: U open prompts, of the tokenizer the trie was built for.
@@ -101,7 +102,7 @@ def beam_search(
         terms: what is allowed, how many, under which score.
         width: children kept per prompt and step, at least k; with `width >= len(trie)` nothing is dropped.
         exact: go on until proven.
-        max_nodes: the limit to `exact`.
+        max_nodes: the limit to `exact`; the list is full even so, but may be unproven.
 
     Returns:
         U rankings of min(k, allowed) items, best first, ties in item order. `proven` is True where nothing that was
@@ -110,7 +111,7 @@ def beam_search(
     terms.check(trie)
     if width < 1:
         raise InputError(f"width is {width}; keep at least 1 node a step")
-    run = _Beam(tree, trie, terms, max(width, terms.k), exact, max_nodes)
+    run = _Beam(tree, trie, terms, max(width, terms.k), limit=max_nodes if exact else 0)
     while run.step():
         pass
     return run.rankings()
@@ -137,9 +138,9 @@ class _Children:
 
 
 class _Beam:
-    def __init__(self, tree: TokenTree, trie: TokenTrie, terms: Terms, width: int, exact: bool, max_nodes: int) -> None:
+    def __init__(self, tree: TokenTree, trie: TokenTrie, terms: Terms, width: int, limit: int) -> None:
         self._tree, self._trie, self._terms = tree, trie, terms
-        self._width, self._exact, self._max_nodes = width, exact, max_nodes
+        self._width, self._limit = width, limit  # what is not chosen waits until `limit` children were opened
         self._bonus = terms.bonus(trie)
         prompts = len(terms.allowed)
         self._alive = np.zeros((prompts, len(trie) + 1), dtype=np.int64)
@@ -194,14 +195,11 @@ class _Beam:
         order = np.lexsort((waiting.node, -waiting.promise, waiting.prompt))
         place = np.arange(len(order)) - np.searchsorted(waiting.prompt[order], waiting.prompt[order])
         keep = place < self._width
-        if self._exact:
-            keep &= self._opened[waiting.prompt[order]] + place < self._max_nodes
         chosen, rest = waiting.take(order[keep]), waiting.take(order[~keep])
         np.add.at(self._opened, chosen.prompt, 1)
-        spent = self._opened[rest.prompt] >= self._max_nodes
-        lost = rest.take(spent) if self._exact else rest
-        np.maximum.at(self._dropped, lost.prompt, lost.bound)
-        self._waiting = rest.take(~spent) if self._exact else rest.take(np.empty(0, dtype=np.int64))
+        spent = self._opened[rest.prompt] >= self._limit
+        np.maximum.at(self._dropped, rest.prompt[spent], rest.bound[spent])
+        self._waiting = rest.take(~spent)
         return chosen
 
     def _follow(self, chosen: _Children, leaf: BoolArray) -> tuple[FloatArray, IntArray]:
@@ -232,7 +230,7 @@ class _Beam:
                 offset == 0, chosen.behind[owner], self._tree.size - len(grown) + begins[owner] + offset - 1
             )
             steps = self._tree.log_probs(asked, trie.tokens[scored].astype(np.int64), np.arange(len(scored) + 1))
-            path += np.bincount(owner, weights=steps, minlength=len(path))
+            np.add.at(path, owner, steps)
         self._start = False
         return path, behind
 
@@ -387,9 +385,10 @@ def catalog_steps(trie: TokenTrie, steps: FloatArray) -> FloatArray:
 
 def prefix_sums(trie: TokenTrie, steps: FloatArray) -> FloatArray:
     """Log-probability of each prefix [T] from that of each token [T]."""
-    total = np.cumsum(steps)
-    before = np.append(0.0, total)[trie.offsets[:-1]]
-    sums: FloatArray = total - np.repeat(before, trie.lengths)
+    sums = steps.copy()
+    for depth in range(1, int(trie.lengths.max())):
+        places = trie.offsets[:-1][trie.lengths > depth] + depth
+        sums[places] += sums[places - 1]
     return sums
 
 

@@ -1,4 +1,4 @@
-"""Public test doubles: a backend that is a seeded function of the prefix, and needs no model."""
+"""Public test doubles: a model that is a seeded function of the prefix, and a tokenizer of bytes."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.errors import EngineError, InputError
-from genrec.types import FloatArray, IntArray
+from genrec.types import FloatArray, IntArray, Message
 
 _Words = NDArray[np.uint64]
+
+
+class ByteTokenizer:
+    """A token is a byte of UTF-8; one more token ends an answer, and one each opens a message of a role."""
+
+    fingerprint = "bytes"
+    vocab_size = 260
+    end_id = 256
+
+    def encode_text(self, text: str) -> IntArray:
+        """The bytes of a text."""
+        return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8).astype(np.int64)
+
+    def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
+        """Each message as its role's token and its bytes; an answer is always open at the end."""
+        roles = {"system": 257, "user": 258, "assistant": 259}
+        turns = prompt if prompt and prompt[-1].role == "assistant" else [*prompt, Message("assistant", ())]
+        return np.concatenate([np.append(roles[turn.role], self.encode_text(turn.text)) for turn in turns])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text again, without control tokens."""
+        return bytes(token for token in token_ids if token < 256).decode("utf-8", errors="replace")
 
 
 class TableBackend:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from genrec.bundle import cache_directory, get_model
+from genrec.tokenizer import HuggingFaceTokenizer
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,9 @@ def smollm2(cache: Path) -> Path:
 def minilm(cache: Path) -> Path:
     """A checkpoint of all-MiniLM-L6-v2."""
     return get_model("all-MiniLM-L6-v2", cache)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(smollm2: Path) -> HuggingFaceTokenizer:
+    """The tokenizer of SmolLM2-135M-Instruct."""
+    return HuggingFaceTokenizer.from_directory(smollm2)

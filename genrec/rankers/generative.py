@@ -14,7 +14,7 @@ from genrec.deadline import Deadline
 from genrec.errors import InputError, TokenizerMismatchError
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
-from genrec.rankers.base import Ranker, RankRequest
+from genrec.rankers.base import Ranker, RankRequest, top_k
 from genrec.renderer import Rendered, Renderer
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.template import Template
@@ -257,10 +257,13 @@ class GenerativeRanker:
         return answers
 
     def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> BoolArray:
-        """What the proposer puts forward: bool [U, N]."""
+        """What the proposer puts forward, and the `count` items of highest boost, if above 0: bool [U, N]."""
         proposed = np.zeros((len(requests), len(self._index.trie)), dtype=np.bool_)
         for row, ranking in enumerate(self._proposing().rank(_unboosted(requests), count, deadline=deadline)):
             proposed[row, ranking.item_indices] = True
+        for own, request in zip(proposed, requests, strict=True):
+            if request.boost is not None:
+                own[top_k(request.boost, request.allowed & (request.boost > 0), count).item_indices] = True
         return proposed
 
     def _evidence(

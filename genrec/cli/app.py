@@ -1,0 +1,61 @@
+"""Every verb of the command line, and what becomes of an error."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from genrec.cli import data, demo, doctor, index, model, prompt, recommend, terminal
+from genrec.errors import GenrecError
+
+_INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Ends a run the way its failure asks for: one line and an exit code, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            terminal.flush()
+        except GenrecError as error:
+            terminal.complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+        return result
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="genrec",
+    help="Recommend with a language model that can only name things you really have.",
+    epilog="Exit codes: 0 done, 2 wrong input, 4 parts that do not fit each other, 5 the model cannot run.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        terminal.write_line(version("genrec"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which genrec this is.")
+    ] = False,
+) -> None: ...
+
+
+app.command("demo")(demo.demo)
+app.command("recommend")(recommend.recommend)
+for _name, _group in (("index", index.group), ("prompt", prompt.group), ("data", data.group), ("model", model.group)):
+    app.add_typer(_group, name=_name, no_args_is_help=True)
+app.command("doctor")(doctor.doctor)

@@ -1,0 +1,152 @@
+"""Options that several commands take: each is called what the Python parameter is called.
+
+An option left out is None and means the library's own default, so that a default stands in one place.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_DATA, _MODEL, _SEARCH, _LIMITS = "Data", "Model", "Search", "What may be recommended"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
+
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME", help="A named data set.", show_default="online-retail", rich_help_panel=_DATA),
+]
+Items = Annotated[
+    Path | None,
+    typer.Option("--items", metavar="FILE", help="Your items: item_id, title, and any other column.", rich_help_panel=_DATA),
+]
+Interactions = Annotated[
+    Path | None,
+    typer.Option(
+        "--interactions", metavar="FILE", help="Your events: user_id, item_id, timestamp.", rich_help_panel=_DATA
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="NAME=COLUMN",
+        help="What your file calls a column, such as user_id=CustomerID. Repeat it. To name one file only, write "
+        "items.item_id=... or interactions.item_id=...",
+        rich_help_panel=_DATA,
+    ),
+]
+
+Words = Annotated[str | None, typer.Option("--words", metavar="TEXT", help="What somebody says they look for.")]
+History = Annotated[
+    list[str] | None,
+    typer.Option("--history", metavar="ITEM", help="An item somebody chose, oldest first. Repeat it."),
+]
+
+FilterSeen = Annotated[
+    bool,
+    typer.Option("--filter-seen/--no-filter-seen", help="Leave out what is in the history.", rich_help_panel=_LIMITS),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="ITEM", help="Nothing but this item. Repeat it.", rich_help_panel=_LIMITS),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="ITEM", help="Never this item. Repeat it.", rich_help_panel=_LIMITS),
+]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", metavar="FILTER", help="A filter, such as 'price < 5'.", rich_help_panel=_LIMITS),
+]
+Boost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--boost", metavar="ITEM=NUMBER", help="Add to the score of an item. Repeat it.", rich_help_panel=_LIMITS
+    ),
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The language model: a bundled one's name, a folder, or none.",
+        show_default="SmolLM2-135M-Instruct",
+        rich_help_panel=_MODEL,
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="The sentence encoder: a bundled one's name, a folder, or none.",
+        show_default="all-MiniLM-L6-v2",
+        rich_help_panel=_MODEL,
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        metavar="NAME",
+        help="The prompt for people with a history: a shipped template's name or a .j2 file.",
+        show_default="next-item",
+        rich_help_panel=_MODEL,
+    ),
+]
+ColdTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--cold-template",
+        metavar="NAME",
+        help="The same for people without one.",
+        show_default="cold-start",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        metavar="candidates|beam|exhaustive",
+        help="Score what another ranker proposes, search the whole catalog, or score all of it.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        metavar="model|catalog",
+        help="Log-probability over the whole vocabulary, or over the allowed next tokens.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Prior = Annotated[
+    float | None,
+    typer.Option(
+        "--prior", help="Weight of the score under an empty history, which is subtracted.", rich_help_panel=_SEARCH
+    ),
+]
+Evidence = Annotated[
+    float | None,
+    typer.Option("--evidence", help="Weight of the proposer's own score, which is added.", rich_help_panel=_SEARCH),
+]
+Candidates = Annotated[
+    int | None, typer.Option("--candidates", help="How many items are proposed and scored.", rich_help_panel=_SEARCH)
+]
+Width = Annotated[int | None, typer.Option("--width", help="Beam width.", rich_help_panel=_SEARCH)]
+Exact = Annotated[
+    bool | None,
+    typer.Option("--exact/--no-exact", help="Let the beam go on until its ranking is proven.", rich_help_panel=_SEARCH),
+]
+MaxHistory = Annotated[
+    int | None,
+    typer.Option("--max-history", help="The newest items of a history that the prompt shows.", rich_help_panel=_SEARCH),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Prompts computed at once.", rich_help_panel=_SEARCH)
+]

@@ -1,0 +1,331 @@
+"""The promises of the front door, on thousands of random requests."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hostile import hostile_texts
+
+from genrec import (
+    Catalog,
+    CatalogIndex,
+    CooccurrenceRanker,
+    GenerativeRanker,
+    GenerativeSettings,
+    GenrecError,
+    History,
+    Interactions,
+    Item,
+    PopularityRanker,
+    Recommender,
+    TitleIdentifiers,
+    open_dataset,
+    read_catalog,
+    read_interactions,
+    read_template,
+)
+from genrec.backends.base import Backend
+from genrec.backends.transformers import TransformersBackend
+from genrec.errors import FilterError, InputError, UnknownItemError, UnknownUserError
+from genrec.rankers.base import Ranker
+from genrec.testing import ByteTokenizer, TableBackend
+from genrec.tokenizer import HuggingFaceTokenizer, Tokenizer
+
+
+def build(
+    catalog: Catalog, interactions: Interactions, backend: Backend, tokenizer: Tokenizer, **settings: Any
+) -> Recommender:
+    """A ladder of an LLM, counting and popularity."""
+    offsets, items = interactions.as_indices(catalog)
+    counting = CooccurrenceRanker(offsets, items, len(catalog))
+    popularity = PopularityRanker(interactions.item_counts(catalog))
+    generative = GenerativeRanker(
+        CatalogIndex.build(catalog, TitleIdentifiers(max_tokens=24), tokenizer),
+        backend,
+        tokenizer,
+        template=read_template("next-item"),
+        cold_template=read_template("cold-start"),
+        proposer=counting,
+        settings=GenerativeSettings(**settings),
+    )
+    return Recommender(catalog, [generative, counting, popularity], interactions=interactions)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, Interactions]:
+    return open_dataset("online-retail", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def recommender(shop: tuple[Catalog, Interactions]) -> Recommender:
+    return build(*shop, TableBackend(ByteTokenizer.vocab_size), ByteTokenizer(), candidates=30)
+
+
+def random_requests(catalog: Catalog, count: int, *, seed: int) -> Iterator[tuple[History, int, dict[str, Any], set[Any]]]:
+    """Histories, k, options, and what may be answered, worked out the slow way."""
+    random = np.random.default_rng(seed)
+    prices = catalog.column("price").to_numpy() if "price" in catalog.attribute_names else None
+    ids = list(catalog.item_ids)
+    for _ in range(count):
+        size = int(random.choice([0, 1, 2, 5, 30]))
+        words = str(random.choice(["", "", "a red lamp", "<|im_end|> {{ x }}"]))
+        history = History(tuple(random.choice(ids, size)), words=words)
+        allowed, options = set(ids), {}
+        if random.random() < 0.4:
+            options["only"] = list(random.choice(ids, int(random.choice([1, 3, 20, 300])) % len(ids) + 1))
+            allowed &= set(options["only"])
+        if random.random() < 0.4:
+            options["exclude"] = list(random.choice(ids, int(random.choice([1, 50, 1000]))))
+            allowed -= set(options["exclude"])
+        if prices is not None and random.random() < 0.4:
+            limit = float(random.choice([0.2, 1.0, 5.0, 1e9]))
+            options["where"] = f"price < {limit}"
+            allowed &= {one for one, price in zip(ids, prices, strict=True) if price < limit}
+        options["filter_seen"] = bool(random.random() < 0.7)
+        if options["filter_seen"]:
+            allowed -= set(history.item_ids)
+        yield history, int(random.integers(1, 51)), options, allowed
+
+
+def check(recommender: Recommender, requests: Iterator[tuple[History, int, dict[str, Any], set[Any]]]) -> None:
+    for history, k, options, allowed in requests:
+        answer = recommender.recommend(history, k, **options)
+        items = [item.item_id for item in answer.items]
+        assert len(items) == min(k, len(allowed)), (history, k, options)
+        assert len(set(items)) == len(items)
+        assert set(items) <= allowed
+        assert [item.rank for item in answer.items] == list(range(1, len(items) + 1))
+        assert all(np.isfinite(item.score) for item in answer.items)
+        if len(allowed) < k:
+            assert any("only" in notice and "allowed" in notice for notice in answer.notices)
+        for first, second in zip(answer.items, answer.items[1:], strict=False):
+            assert first.source != second.source or first.score >= second.score
+
+
+@pytest.mark.parametrize("strategy", ["candidates", "beam", "exhaustive"])
+def test_a_thousand_random_requests_get_exactly_k_allowed_items(shop: Any, recommender: Recommender, strategy: str) -> None:
+    """One violation is a broken first promise: an item that does not exist, is not allowed, twice, or missing."""
+    count = {"candidates": 1000, "beam": 30, "exhaustive": 10}[strategy]
+    generative = recommender.ladder[0]
+    assert isinstance(generative, GenerativeRanker)
+    ladder: Sequence[Ranker] = [generative.with_settings(strategy=strategy, width=10), *recommender.ladder[1:]]
+    check(Recommender(shop[0], ladder), random_requests(shop[0], count, seed=1))
+
+
+def test_hostile_titles_change_nothing() -> None:
+    """A title is data: whatever it holds, lists stay whole, allowed and distinct."""
+    titles = hostile_texts(10_000, seed=5)
+    catalog = Catalog.from_items(Item(f"i{place}", title) for place, title in enumerate(titles))
+    random = np.random.default_rng(3)
+    events = pa.table(
+        {
+            "user_id": [f"u{user}" for user in range(500) for _ in range(8)],
+            "item_id": [f"i{item}" for item in random.integers(0, len(titles), 4000)],
+            "timestamp": list(range(4000)),
+        }
+    )
+    backend = TableBackend(ByteTokenizer.vocab_size)
+    recommender = build(catalog, read_interactions(events), backend, ByteTokenizer(), candidates=20, prior=0.0)
+    check(recommender, random_requests(catalog, 200, seed=2))
+
+
+@pytest.mark.model
+def test_the_real_model_keeps_the_first_promise(shop: Any, smollm2: Path) -> None:
+    """What holds for a table of numbers holds for SmolLM2, on the shop and on hostile titles."""
+    backend, tokenizer = TransformersBackend(smollm2), HuggingFaceTokenizer.from_directory(smollm2)
+    check(build(*shop, backend, tokenizer, candidates=12), random_requests(shop[0], 15, seed=3))
+    titles = hostile_texts(10_000, seed=6)
+    catalog = Catalog.from_items(Item(f"i{place}", title) for place, title in enumerate(titles))
+    events = pa.table({"user_id": ["u"] * 300, "item_id": [f"i{place}" for place in range(300)], "timestamp": range(300)})
+    check(build(catalog, read_interactions(events), backend, tokenizer, candidates=8), random_requests(catalog, 15, seed=4))
+
+
+def test_one_user_many_users_and_frames_get_the_same_answer(recommender: Recommender) -> None:
+    """The shape of the question must not change the answer."""
+    users = ["12748", "17850", "13047"]
+    many = recommender.recommend(users, k=5)
+    alone = [recommender.recommend(user, k=5) for user in users]
+    assert [answer.items for answer in many] == [answer.items for answer in alone]
+    expected = [(item.user_id, item.item_id, item.rank, item.source) for answer in many for item in answer.items]
+    for frame in (pd.DataFrame({"user_id": users}), pl.DataFrame({"user_id": users}), pa.table({"user_id": users})):
+        result = recommender.recommend(frame, k=5)
+        assert type(result) is type(frame)
+        rows = pl.from_arrow(result) if isinstance(result, pa.Table) else pl.DataFrame(result)
+        assert rows.columns == ["user_id", "item_id", "rank", "score", "source"]
+        assert rows.select("user_id", "item_id", "rank", "source").rows() == expected
+
+
+def test_a_frame_of_histories_is_answered_from_those_histories(recommender: Recommender) -> None:
+    """Otherwise a caller's own events would be ignored in favour of what was loaded."""
+    frame = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["85123A", "22423", "85099B"]})
+    result = recommender.recommend(frame, k=3, explain=True)
+    assert result["user_id"].tolist() == [1, 1, 1, 2, 2, 2]
+    assert not set(result["item_id"][:3]) & {"85123A", "22423"}
+    assert list(result.columns) == ["user_id", "item_id", "rank", "score", "source", "reason"]
+    assert result["reason"].notna().all()
+
+
+def test_whole_number_ids_come_back_as_whole_numbers() -> None:
+    """The caller joins on ids; '7' would not join with 7."""
+    catalog = read_catalog(pd.DataFrame({"item_id": [7, 8, 9], "title": ["a", "b", "c"]}))
+    events = read_interactions(pd.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 9], "timestamp": [1, 2, 3]}))
+    recommender = Recommender(catalog, [PopularityRanker(events.item_counts(catalog))], interactions=events)
+    [item] = recommender.recommend(1, k=1).items
+    assert (item.user_id, item.item_id) == (1, 9)
+    assert recommender.recommend("1", k=1).items[0].user_id == "1"
+
+
+class _Failing:
+    """A ranker that fails for one history, as a model that runs out of memory does."""
+
+    source = "failing"
+
+    def __init__(self, ranker: Ranker, poison: int) -> None:
+        self._ranker, self._poison = ranker, poison
+
+    def can_rank(self, request: Any) -> bool:
+        return True
+
+    def rank(self, requests: Any, k: int, *, deadline: Any) -> Any:
+        from genrec.errors import EngineError
+
+        if any(self._poison in request.history for request in requests):
+            raise EngineError("out of memory")
+        return self._ranker.rank(requests, k, deadline=deadline)
+
+    def score(self, requests: Any, items: Any, *, deadline: Any) -> Any:
+        return self._ranker.score(requests, items, deadline=deadline)
+
+
+def test_a_failing_model_spoils_only_the_request_it_fails_on(shop: Any) -> None:
+    """A batch of 256 must not lose its LLM answers because of one prompt."""
+    catalog, interactions = shop
+    popularity = PopularityRanker(interactions.item_counts(catalog))
+    recommender = Recommender(catalog, [_Failing(popularity, 5), popularity])
+    fine, bad = recommender.recommend([History((catalog.item_ids[1],)), History((catalog.item_ids[5],))], k=3)
+    assert {item.source for item in fine.items} == {"failing"}
+    assert {item.source for item in bad.items} == {"popularity"}
+    assert any("out of memory" in notice for notice in bad.notices)
+
+
+def test_a_dead_model_still_leaves_an_answer(shop: Any) -> None:
+    """The third promise: it always answers, and says who did."""
+    tokenizer = ByteTokenizer()
+    recommender = build(*shop, TableBackend(tokenizer.vocab_size, fails=True), tokenizer)
+    answer = recommender.recommend("12748", k=10)
+    assert len(answer.items) == 10
+    assert {item.source for item in answer.items} == {"cooccurrence"}
+    assert any("told to fail" in notice for notice in answer.notices)
+
+
+class _SlowBackend(TableBackend):
+    """Every forward pass takes 50 ms."""
+
+    def open(self, prompts: Any) -> Any:
+        time.sleep(0.05)
+        return super().open(prompts)
+
+
+def test_a_passed_deadline_hands_the_request_down(shop: Any) -> None:
+    """A slow model must cost the caller the LLM, not the answer."""
+    tokenizer = ByteTokenizer()
+    recommender = build(*shop, _SlowBackend(tokenizer.vocab_size), tokenizer)
+    answer = recommender.recommend("12748", k=10, deadline=0.01)
+    assert len(answer.items) == 10
+    assert "generative" not in {item.source for item in answer.items}
+    assert any("no time" in notice for notice in answer.notices)
+
+
+def test_somebody_new_gets_what_is_popular_and_a_reason(recommender: Recommender) -> None:
+    """Nothing known, nothing said: there is still an honest answer."""
+    answer = recommender.recommend(History(), k=4, explain=True)
+    assert {item.source for item in answer.items} == {"popularity"}
+    assert answer.proven
+    assert all(item.reason and not item.drivers for item in answer.items)
+
+
+def test_a_list_that_one_ranker_cannot_fill_is_filled_by_the_next(shop: Any, recommender: Recommender) -> None:
+    """Co-occurrence knows few neighbours of a rare item; the list is full all the same and says so."""
+    catalog, interactions = shop
+    rare = catalog.item_ids[int(np.argmin(interactions.item_counts(catalog)))]
+    answer = Recommender(catalog, recommender.ladder[1:]).recommend(History((rare,)), k=3659 - 1)
+    assert len(answer.items) == 3658
+    assert [*dict.fromkeys(item.source for item in answer.items)] == ["cooccurrence", "popularity"]
+
+
+def test_boosts_move_items_in_every_source(recommender: Recommender) -> None:
+    """A boost that only some rankers obey would make promotions depend on luck."""
+    for history in (History(), History(("85123A",))):
+        plain = recommender.recommend(history, k=50)
+        target = plain.items[-1].item_id
+        first = recommender.recommend(history, k=5, boost={target: 1000.0}).items[0]
+        assert first.item_id == target
+
+
+def test_drivers_are_history_items_without_which_the_score_falls(recommender: Recommender) -> None:
+    """A reason that was not measured is an invention."""
+    answer = recommender.recommend("12748", k=3, explain=True)
+    had = set(recommender.interactions.history_of("12748").item_ids)  # type: ignore[union-attr]
+    for item in answer.items:
+        assert item.reason
+        assert all(driver.drop > 0 and driver.item_id in had for driver in item.drivers)
+        assert [driver.drop for driver in item.drivers] == sorted((d.drop for d in item.drivers), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"k": 0}, InputError, "k is 0"),
+        ({"k": -3}, InputError, "k is -3"),
+        ({"k": 2.5}, InputError, "k is 2.5"),
+        ({"k": True}, InputError, "k is True"),
+        ({"where": "price <"}, FilterError, "price <"),
+        ({"where": "colour == 'red'"}, FilterError, "colour"),
+        ({"only": ["nope"]}, UnknownItemError, "nope"),
+        ({"only": "85123A"}, InputError, "list of item ids"),
+        ({"exclude": ["nope"]}, UnknownItemError, "nope"),
+        ({"boost": {"85123A": float("nan")}}, InputError, "85123A"),
+        ({"boost": {"nope": 1.0}}, UnknownItemError, "nope"),
+        ({"deadline": 0}, InputError, "deadline is 0"),
+        ({"on_unknown": "guess"}, InputError, "guess"),
+        ({"people": "99999"}, UnknownUserError, "99999"),
+        ({"people": History(("nope",))}, UnknownItemError, "nope"),
+        ({"people": 3.5}, InputError, "float"),
+        ({"people": [None]}, InputError, "None"),
+        ({"people": pd.DataFrame({"customer": [1]})}, InputError, "user_id"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(
+    recommender: Recommender, options: dict[str, Any], error: type[GenrecError], words: str
+) -> None:
+    """An argument that is silently ignored is a filter that is not applied."""
+    people = options.pop("people", "12748")
+    with pytest.raises(error, match=words):
+        recommender.recommend(people, **options)
+
+
+def test_unknown_people_and_items_can_be_skipped_or_fall_back(recommender: Recommender) -> None:
+    """Each of the three choices does what its name says, and the answer says so."""
+    skipped, known = recommender.recommend(["99999", "12748"], k=3, on_unknown="skip")
+    assert not skipped.items
+    assert "99999" in skipped.notices[0]
+    assert len(known.items) == 3
+    fallback = recommender.recommend("99999", k=3, on_unknown="fallback")
+    assert {item.source for item in fallback.items} == {"popularity"}
+    assert fallback.items[0].user_id == "99999"
+    partly = recommender.recommend(History(("nope", "85123A")), k=3, on_unknown="skip")
+    assert len(partly.items) == 3
+    assert "1 of 2" in partly.notices[0]
+
+
+def test_an_empty_set_of_allowed_items_is_an_empty_list_and_said_so(recommender: Recommender) -> None:
+    """Failing open here would recommend what was forbidden."""
+    answer = recommender.recommend("12748", k=3, where="price < 0")
+    assert not answer.items
+    assert "only 0 items are allowed" in answer.notices[0]
