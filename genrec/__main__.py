@@ -4,7 +4,7 @@
 def main() -> None:
     """Run the command line."""
     try:
-        from genrec.cli import app
+        from genrec.cli.app import app
 
         app()
     except KeyboardInterrupt:  # before the first command has begun

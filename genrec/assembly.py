@@ -33,6 +33,7 @@ from genrec.rankers.popularity import PopularityRanker
 from genrec.recommender import Recommender
 from genrec.template import read_template
 from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import IntArray
 
 if TYPE_CHECKING:
     from genrec.backends.encoder import SentenceEncoder
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 ENCODER_MODEL = "all-MiniLM-L6-v2"
+
+_SEED = 0  # of the people whose histories the prior is measured behind
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being made, how many of its parts are done, and how many there are."""
@@ -56,6 +59,7 @@ class Settings:
         generative: how the LLM ranks.
         fewer_candidates: candidates of the second, smaller search on the ladder.
         embedding_weight: weight of the embedding ranker beside co-occurrence, where candidates are proposed.
+        background: how many people's histories the prior is measured behind.
         fill_priors: score the whole catalog under an empty history now; otherwise items are scored as they come up.
     """
 
@@ -66,6 +70,7 @@ class Settings:
     generative: GenerativeSettings = field(default_factory=GenerativeSettings)
     fewer_candidates: int = 10
     embedding_weight: float = 0.1
+    background: int = 2
     fill_priors: bool = True
 
 
@@ -107,7 +112,9 @@ def open_recommender(
         parts[embedding] = settings.embedding_weight
     ladder: list[Ranker] = []
     try:
-        ladder += _generate(catalog, settings, BlendRanker(parts) if parts else popularity, cache, progress)
+        proposer = BlendRanker(parts) if parts else popularity
+        background = _background(catalog, interactions, settings)
+        ladder += _generate(catalog, settings, proposer, background, cache, progress)
     except ModelMissingError as error:
         notices.append(f"no LLM: {error}")
     ladder += [ranker for ranker in (counting, embedding, popularity) if ranker is not None]
@@ -163,6 +170,16 @@ def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, p
     return index
 
 
+def _background(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
+    """Histories of a few people who have as much of one as a prompt shows; the same ones every time."""
+    if interactions is None:
+        return []
+    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    long = np.flatnonzero(np.diff(offsets) >= settings.generative.max_history)
+    chosen = np.random.default_rng(_SEED).permutation(long)[: settings.background]
+    return [items[offsets[user] : offsets[user + 1]] for user in chosen]
+
+
 def _count(catalog: Catalog, interactions: Interactions | None) -> tuple[CooccurrenceRanker | None, PopularityRanker]:
     if interactions is None:
         return None, PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
@@ -196,7 +213,7 @@ def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress
 
 
 def _generate(
-    catalog: Catalog, settings: Settings, proposer: Ranker, cache: Path, progress: Progress
+    catalog: Catalog, settings: Settings, proposer: Ranker, background: list[IntArray], cache: Path, progress: Progress
 ) -> list[GenerativeRanker]:
     if settings.model is None:
         return []
@@ -207,6 +224,7 @@ def _generate(
         tokenizer,
         template=read_template(settings.template),
         cold_template=read_template(settings.cold_template),
+        background=background,
         proposer=proposer,
         settings=settings.generative,
         prior_cache=cache / "priors",

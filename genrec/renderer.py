@@ -1,7 +1,6 @@
 """The one way from a person to the token ids of a prompt: ranking, training, batch and chat all come through here."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -72,12 +71,6 @@ class Renderer:
             f"template {self.template.name!r} does not fit {self.room} tokens even without a history; "
             "shorten the words, the candidates or the template"
         )
-
-    @cached_property
-    def blank(self) -> Rendered:
-        """The prompt for somebody of whom nothing is known, what the prior is measured behind."""
-        nobody = np.empty(0, dtype=np.int64)
-        return self.render(nobody, "", nobody)
 
     def _fill_in(self, history: IntArray, words: str, candidates: IntArray) -> Prompt:
         values = {

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hostile import hostile_texts
 
+from eval.validity import RandomRequest, random_requests, violations
 from genrec import (
     Catalog,
     CatalogIndex,
@@ -67,49 +68,16 @@ def recommender(shop: tuple[Catalog, Interactions]) -> Recommender:
     return build(*shop, TableBackend(ByteTokenizer.vocab_size), ByteTokenizer(), candidates=30)
 
 
-def random_requests(catalog: Catalog, count: int, *, seed: int) -> Iterator[tuple[History, int, dict[str, Any], set[Any]]]:
-    """Histories, k, options, and what may be answered, worked out the slow way."""
-    random = np.random.default_rng(seed)
-    prices = catalog.column("price").to_numpy() if "price" in catalog.attribute_names else None
-    ids = list(catalog.item_ids)
-    for _ in range(count):
-        size = int(random.choice([0, 1, 2, 5, 30]))
-        words = str(random.choice(["", "", "a red lamp", "<|im_end|> {{ x }}"]))
-        history = History(tuple(random.choice(ids, size)), words=words)
-        allowed, options = set(ids), {}
-        if random.random() < 0.4:
-            options["only"] = list(random.choice(ids, int(random.choice([1, 3, 20, 300])) % len(ids) + 1))
-            allowed &= set(options["only"])
-        if random.random() < 0.4:
-            options["exclude"] = list(random.choice(ids, int(random.choice([1, 50, 1000]))))
-            allowed -= set(options["exclude"])
-        if prices is not None and random.random() < 0.4:
-            limit = float(random.choice([0.2, 1.0, 5.0, 1e9]))
-            options["where"] = f"price < {limit}"
-            allowed &= {one for one, price in zip(ids, prices, strict=True) if price < limit}
-        options["filter_seen"] = bool(random.random() < 0.7)
-        if options["filter_seen"]:
-            allowed -= set(history.item_ids)
-        yield history, int(random.integers(1, 51)), options, allowed
-
-
-def check(recommender: Recommender, requests: Iterator[tuple[History, int, dict[str, Any], set[Any]]]) -> None:
-    for history, k, options, allowed in requests:
-        answer = recommender.recommend(history, k, **options)
-        items = [item.item_id for item in answer.items]
-        assert len(items) == min(k, len(allowed)), (history, k, options)
-        assert len(set(items)) == len(items)
-        assert set(items) <= allowed
-        assert [item.rank for item in answer.items] == list(range(1, len(items) + 1))
-        assert all(np.isfinite(item.score) for item in answer.items)
-        if len(allowed) < k:
-            assert any("only" in notice and "allowed" in notice for notice in answer.notices)
-        for first, second in zip(answer.items, answer.items[1:], strict=False):
-            assert first.source != second.source or first.score >= second.score
+def check(recommender: Recommender, requests: Iterator[RandomRequest]) -> None:
+    for request in requests:
+        answer = recommender.recommend(request.history, request.k, **request.options)
+        assert not violations(request, answer), request
 
 
 @pytest.mark.parametrize("strategy", ["candidates", "beam", "exhaustive"])
-def test_a_thousand_random_requests_get_exactly_k_allowed_items(shop: Any, recommender: Recommender, strategy: str) -> None:
+def test_a_thousand_random_requests_get_exactly_k_allowed_items(
+    shop: Any, recommender: Recommender, strategy: str
+) -> None:
     """One violation is a broken first promise: an item that does not exist, is not allowed, twice, or missing."""
     count = {"candidates": 1000, "beam": 30, "exhaustive": 10}[strategy]
     generative = recommender.ladder[0]
@@ -142,8 +110,13 @@ def test_the_real_model_keeps_the_first_promise(shop: Any, smollm2: Path) -> Non
     check(build(*shop, backend, tokenizer, candidates=12), random_requests(shop[0], 15, seed=3))
     titles = hostile_texts(10_000, seed=6)
     catalog = Catalog.from_items(Item(f"i{place}", title) for place, title in enumerate(titles))
-    events = pa.table({"user_id": ["u"] * 300, "item_id": [f"i{place}" for place in range(300)], "timestamp": range(300)})
-    check(build(catalog, read_interactions(events), backend, tokenizer, candidates=8), random_requests(catalog, 15, seed=4))
+    events = pa.table(
+        {"user_id": ["u"] * 300, "item_id": [f"i{place}" for place in range(300)], "timestamp": range(300)}
+    )
+    check(
+        build(catalog, read_interactions(events), backend, tokenizer, candidates=8),
+        random_requests(catalog, 15, seed=4),
+    )
 
 
 def test_one_user_many_users_and_frames_get_the_same_answer(recommender: Recommender) -> None:
@@ -248,6 +221,18 @@ def test_somebody_new_gets_what_is_popular_and_a_reason(recommender: Recommender
     assert {item.source for item in answer.items} == {"popularity"}
     assert answer.proven
     assert all(item.reason and not item.drivers for item in answer.items)
+
+
+def test_the_llm_is_asked_only_from_the_chosen_number_of_items_on(shop: Any, recommender: Recommender) -> None:
+    """With too little to go on, an LLM's answer is a guess; the ladder must pass it over, unless there are words."""
+    generative = recommender.ladder[0]
+    assert isinstance(generative, GenerativeRanker)
+    careful = Recommender(shop[0], [generative.with_settings(min_history=3), *recommender.ladder[1:]])
+    short, long, words = careful.recommend(
+        [History(("85123A", "22423")), History(("85123A", "22423", "85099B")), History(words="a lamp")], k=3
+    )
+    assert [{item.source for item in one.items} for one in (short, long)] == [{"cooccurrence"}, {"generative"}]
+    assert words.items
 
 
 def test_a_list_that_one_ranker_cannot_fill_is_filled_by_the_next(shop: Any, recommender: Recommender) -> None:

@@ -46,5 +46,5 @@ class BlendRanker(DenseRanker):
             total[able] += weight * np.where(finite, own, 0.0)
             known[able] |= finite
         if total is None:
-            raise InputError("no part of the blend can rank any of these requests; ask can_rank first")
+            return np.full((len(requests), len(requests[0].allowed) if requests else 0), -np.inf)
         return np.where(known, total, -np.inf)

@@ -32,12 +32,13 @@ class GenerativeSettings:
         strategy: `candidates` scores what another ranker proposes; `beam` searches the whole catalog; `exhaustive`
             scores the whole catalog.
         score: `model` or `catalog`, see `genrec.search.Terms`.
-        prior: weight of the score under an empty history, which is subtracted.
+        prior: weight of the score behind other people's histories, which is subtracted; see `genrec.prior`.
         evidence: weight of the proposer's own score, which is added.
         candidates: how many items are proposed and scored, at least k.
         width: beam width, see `genrec.search.beam_search`.
         exact: let the beam go on until its top k is proven.
-        max_history: the newest items of a history that the prompt shows.
+        min_history: with fewer known items, and no words, the LLM has nothing to go on.
+        max_history: the newest distinct items of a history that the prompt shows.
         batch_size: prompts computed at once.
     """
 
@@ -48,6 +49,7 @@ class GenerativeSettings:
     candidates: int = 50
     width: int = 50
     exact: bool = False
+    min_history: int = 1
     max_history: int = 10
     batch_size: int = 8
 
@@ -55,7 +57,7 @@ class GenerativeSettings:
         for name, kinds in (("strategy", get_args(Strategy)), ("score", get_args(ScoreKind))):
             if getattr(self, name) not in kinds:
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(kinds)}")
-        for name in ("candidates", "width", "max_history", "batch_size"):
+        for name in ("candidates", "width", "min_history", "max_history", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("prior", "evidence"):
@@ -72,6 +74,8 @@ class GenerativeRanker:
         tokenizer: the model's tokenizer, the one the index was built with.
         template: shows `history` and `words`, answers with an item.
         cold_template: the same for people without a history, showing `words` alone.
+        background: int64 histories of other people, in item indices; the prior is the mean score behind them. Without
+            any it is the score behind an empty history, which corrects less well.
         proposer: proposes candidates and gives evidence; needed by the strategy `candidates` and for `evidence`.
         settings: how to search and score.
         prior_cache: a folder where priors are kept between runs.
@@ -91,6 +95,7 @@ class GenerativeRanker:
         *,
         template: Template,
         cold_template: Template,
+        background: Sequence[IntArray] = (),
         proposer: Ranker | None = None,
         settings: GenerativeSettings | None = None,
         prior_cache: Path | None = None,
@@ -111,6 +116,7 @@ class GenerativeRanker:
         self.settings = settings
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
         self._templates = (template, cold_template)
+        self._background = tuple(background)
         self._proposer = proposer
         self._prior_cache = prior_cache
         self._priors: dict[str, Prior] = {}
@@ -125,8 +131,10 @@ class GenerativeRanker:
         return other
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether there is an item or a word to show the model."""
-        return len(request.history) > 0 or bool(request.words.strip())
+        """Whether there are items enough, or words, to show the model, and somebody to propose candidates."""
+        if len(request.history) < self.settings.min_history and not request.words.strip():
+            return False
+        return self.settings.strategy != "candidates" or self._proposing().can_rank(request)
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request under the settings' score.
@@ -167,7 +175,7 @@ class GenerativeRanker:
         return [answers[place] for place in range(len(requests))]
 
     def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Score the whole catalog under an empty history now, and keep the result for the next run."""
+        """Score the whole catalog behind the prior's prompts now, and keep the result for the next run."""
         for renderer in self._renderers:
             if not _shows_candidates(renderer):
                 self._prior(renderer).fill(on_progress)
@@ -240,7 +248,7 @@ class GenerativeRanker:
         return [replace(ranking, notices=one.notices) for ranking, one in zip(rankings, rendered, strict=True)]
 
     def _prior_scores(self, renderer: Renderer, chosen: Sequence[IntArray], deadline: Deadline) -> list[FloatArray]:
-        """The score of chosen items under an empty history; where the prompt shows candidates, beside the same ones."""
+        """The prior of chosen items; where prompts show candidates, behind an empty history beside the same ones."""
         trie, kind = self._index.trie, self.settings.score
         if not _shows_candidates(renderer):
             prior = self._prior(renderer)
@@ -270,10 +278,14 @@ class GenerativeRanker:
         self, requests: Sequence[RankRequest], items: Sequence[IntArray], deadline: Deadline
     ) -> list[FloatArray]:
         """The proposer's weighted scores of chosen items; 0 where it knows nothing of one."""
-        if not self.settings.evidence:
-            return [np.zeros(len(own)) for own in items]
-        scores = self._proposing().score(_unboosted(requests), items, deadline=deadline)
-        return [self.settings.evidence * np.where(np.isfinite(own), own, 0.0) for own in scores]
+        evidence = [np.zeros(len(own)) for own in items]
+        if self.settings.evidence:
+            plain = _unboosted(requests)
+            able = [place for place, request in enumerate(plain) if self._proposing().can_rank(request)]
+            asked = [plain[place] for place in able], [items[place] for place in able]
+            for place, own in zip(able, self._proposing().score(*asked, deadline=deadline), strict=True):
+                evidence[place] = self.settings.evidence * np.where(np.isfinite(own), own, 0.0)
+        return evidence
 
     def _proposing(self) -> Ranker:
         if self._proposer is None:
@@ -281,11 +293,14 @@ class GenerativeRanker:
         return self._proposer
 
     def _prior(self, renderer: Renderer) -> Prior:
-        prompt = renderer.blank.token_ids
-        digest = hashlib.sha256(prompt.tobytes() + self._backend.name.encode()).hexdigest()[:16]
-        key = f"{self._index.fingerprint}-{digest}"
+        nothing = np.empty(0, dtype=np.int64)
+        prompts = [renderer.render(nothing, "", nothing).token_ids]
+        if renderer is self._renderers[0] and self._background:
+            prompts = [renderer.render(history, "", nothing).token_ids for history in self._background]
+        digest = hashlib.sha256(b"\0".join([self._backend.name.encode(), *(one.tobytes() for one in prompts)]))
+        key = f"{self._index.fingerprint}-{digest.hexdigest()[:16]}"
         if key not in self._priors:
-            prior = Prior(self._backend, self._index.trie, prompt, key=key)
+            prior = Prior(self._backend, self._index.trie, prompts, key=key)
             if self._prior_cache is not None and (self._prior_cache / key).is_dir():
                 prior.load(self._prior_cache / key)
             self._priors[key] = prior
