@@ -99,21 +99,23 @@ def _generative(recommender: Recommender, protocol: str) -> dict[str, Ranker]:
     ranker = next(one for one in recommender.ladder if isinstance(one, GenerativeRanker))
     change, popularity = ranker.with_settings, recommender.ladder[-1]
     if protocol == "games":
-        return {
-            "likelihood": change(strategy="exhaustive", prior=0.0),
-            "catalog score": change(strategy="exhaustive", score="catalog", prior=0.0),
-            "prior 0.7": change(strategy="exhaustive", prior=0.7),
-            "prior 1.0": change(strategy="exhaustive", prior=1.0),
-            "prior 1.0, popularity 1": change(strategy="exhaustive", proposer=popularity, evidence=1.0),
-            "prior 1.0, popularity 2": change(strategy="exhaustive", proposer=popularity, evidence=2.0),
+        whole = change(strategy="exhaustive", evidence=0.0)
+        rows: dict[str, Ranker] = {
+            "likelihood": whole.with_settings(prior=0.0),
+            "catalog score": whole.with_settings(prior=0.0, score="catalog"),
+            "prior, empty history": whole.with_settings(background=[]),
+            "prior, others' histories": whole,
         }
-    rows: dict[str, Ranker] = {
-        "whole catalog, beam 50": change(strategy="beam", evidence=0.0),
-        "whole catalog, beam 50, no prior": change(strategy="beam", evidence=0.0, prior=0.0),
+        for weight in (2.0, 4.0, 6.0):
+            rows[f"the same, popularity {weight:g}"] = whole.with_settings(proposer=popularity, evidence=weight)
+        return rows
+    rows = {
+        "whole catalog, beam": change(strategy="beam", evidence=0.0),
+        "whole catalog, beam, no prior": change(strategy="beam", evidence=0.0, prior=0.0),
     }
-    for count in (20, 50, 100):
+    for count in (20, 50):
         rows[f"{count} candidates, LLM alone"] = change(candidates=count, evidence=0.0)
-    for evidence in (25.0, 50.0, 100.0, 200.0):
+    for evidence in (20.0, 50.0):
         rows[f"50 candidates, evidence {evidence:g}"] = change(candidates=50, evidence=evidence)
     return rows
 

@@ -33,7 +33,8 @@ class GenerativeSettings:
             scores the whole catalog.
         score: `model` or `catalog`, see `genrec.search.Terms`.
         prior: weight of the score behind other people's histories, which is subtracted; see `genrec.prior`.
-        evidence: weight of the proposer's own score, which is added.
+        evidence: nats that are added for each standard deviation by which the proposer's own score of an item lies
+            above the mean of the `candidates` it likes best.
         candidates: how many items are proposed and scored, at least k.
         width: beam width, see `genrec.search.beam_search`.
         exact: let the beam go on until its top k is proven.
@@ -122,9 +123,12 @@ class GenerativeRanker:
         self._priors: dict[str, Prior] = {}
         self._prepare()
 
-    def with_settings(self, *, proposer: Ranker | None = None, **changes: Any) -> "GenerativeRanker":
-        """The same ranker under other settings, or with another proposer; models, index and priors are shared."""
+    def with_settings(
+        self, *, proposer: Ranker | None = None, background: Sequence[IntArray] | None = None, **changes: Any
+    ) -> "GenerativeRanker":
+        """The same ranker under other settings, or with other parts; models, index and priors are shared."""
         other = copy.copy(self)
+        other._background = self._background if background is None else tuple(background)
         other.settings = replace(self.settings, **changes)
         other._proposer = proposer or self._proposer
         other._prepare()
@@ -230,7 +234,8 @@ class GenerativeRanker:
         boost = np.zeros(allowed.shape)
         for row, request in enumerate(requests):
             boost[row] += 0.0 if request.boost is None else request.boost
-        boost[allowed] += np.concatenate(self._evidence(requests, chosen, deadline))
+        if settings.evidence:
+            boost[allowed] += np.concatenate(self._evidence(requests, chosen, deadline))
         rendered = [
             renderer.render(request.history, request.words, own) for request, own in zip(requests, chosen, strict=True)
         ]
@@ -277,14 +282,21 @@ class GenerativeRanker:
     def _evidence(
         self, requests: Sequence[RankRequest], items: Sequence[IntArray], deadline: Deadline
     ) -> list[FloatArray]:
-        """The proposer's weighted scores of chosen items; 0 where it knows nothing of one."""
+        """The proposer's weighted scores of chosen items, standardised over the candidates it likes best.
+
+        An item it knows nothing of counts as the least of these; where it cannot rank at all, all items count alike.
+        """
         evidence = [np.zeros(len(own)) for own in items]
-        if self.settings.evidence:
-            plain = _unboosted(requests)
-            able = [place for place, request in enumerate(plain) if self._proposing().can_rank(request)]
-            asked = [plain[place] for place in able], [items[place] for place in able]
-            for place, own in zip(able, self._proposing().score(*asked, deadline=deadline), strict=True):
-                evidence[place] = self.settings.evidence * np.where(np.isfinite(own), own, 0.0)
+        plain = _unboosted(requests)
+        able = [place for place, request in enumerate(plain) if self._proposing().can_rank(request)]
+        asked, chosen = [plain[place] for place in able], [items[place] for place in able]
+        liked = self._proposing().rank(asked, self.settings.candidates, deadline=deadline)
+        scored = self._proposing().score(asked, chosen, deadline=deadline)
+        for place, best, own in zip(able, liked, scored, strict=True):
+            spread = float(best.scores.std()) if len(best.scores) else 0.0
+            if spread > 0:
+                known = np.where(np.isfinite(own), own, best.scores[-1])
+                evidence[place] = self.settings.evidence * (known - best.scores.mean()) / spread
         return evidence
 
     def _proposing(self) -> Ranker:
