@@ -4,13 +4,14 @@ A saved folder holds its files and `manifest.json` with the kind, the format ver
 whatever else its owner wants to find again. Nothing in it is ever unpickled.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
             if path.is_file():
                 _sync(path)
         aside.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.replace(aside, directory)
+        _put_in_place(aside, directory)
     except OSError as error:
         raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; nothing was changed") from error
     finally:
@@ -90,6 +89,21 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         if sha256_of(file) != expected:
             raise ArtifactError(f"{file} was altered or cut short (SHA-256 differs); save the {kind} again")
     return manifest
+
+
+def _put_in_place(aside: Path, directory: Path) -> None:
+    """Rename `aside` to `directory`; what stood there, or what another process puts there meanwhile, goes."""
+    while True:
+        try:
+            os.replace(aside, directory)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        with suppress(FileNotFoundError):
+            os.replace(directory, old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

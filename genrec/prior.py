@@ -35,16 +35,15 @@ class Prior:
         trie: T tokens in N rows.
         prompts: int64 [P] each, the template with the histories of others, or with none.
         key: names the model, the prompts and the index; a saved prior of another key is refused.
+
+    Attributes:
+        unsaved: whether anything was scored that `save` has not written yet.
     """
 
     def __init__(self, backend: Backend, trie: TokenTrie, prompts: Sequence[IntArray], *, key: str) -> None:
         self._backend, self._trie, self._prompts, self._key = backend, trie, list(prompts), key
+        self.unsaved = False
         self._steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every row has been scored."""
-        return not np.isnan(self._steps).any()
 
     def fill(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Score every row that is still missing."""
@@ -79,6 +78,7 @@ class Prior:
         """Write a folder, whole or not at all."""
         with artifact.writing(directory, kind=_KIND, version=_VERSION, facts={"key": self._key}) as folder:
             save_file({"steps": self._steps}, folder / "steps.safetensors")
+        self.unsaved = False
 
     def load(self, directory: Path) -> None:
         """Take the scores that `save` wrote.
@@ -104,3 +104,4 @@ class Prior:
         steps = np.mean(path_log_probs(tree, self._trie, [rows] * len(self._prompts)), axis=0)
         places, _ = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
         self._steps[places] = steps
+        self.unsaved = True

@@ -75,6 +75,8 @@ class DenseRanker(ABC):
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request; exact, so proven."""
         deadline.check()
+        if not requests:
+            return []
         rows = zip(requests, self.scores(requests), strict=True)
         return [top_k(_boosted(scores, request), request.allowed, k) for request, scores in rows]
 
@@ -83,6 +85,8 @@ class DenseRanker(ABC):
     ) -> list[FloatArray]:
         """The scores of chosen items."""
         deadline.check()
+        if not requests:
+            return []
         rows = zip(requests, self.scores(requests), items, strict=True)
         return [_boosted(scores, request)[own] for request, scores, own in rows]
 

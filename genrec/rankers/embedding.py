@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from genrec.errors import InputError
 from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.template import one_line
 from genrec.types import FloatArray
 
 
@@ -60,7 +61,9 @@ class EmbeddingRanker(DenseRanker):
         people = np.stack([self._history_vector(request) for request in requests])
         spoken = [row for row, request in enumerate(requests) if request.words.strip()]
         if spoken and self._encoder is not None:
-            people[spoken] += self._words_weight * self._encoder.encode([requests[row].words for row in spoken])
+            people[spoken] += self._words_weight * self._encoder.encode(
+                [one_line(requests[row].words) for row in spoken]
+            )
         lengths = np.linalg.norm(people, axis=1, keepdims=True)
         return (people / np.where(lengths > 0, lengths, 1.0) @ self._vectors.T).astype(np.float64)
 

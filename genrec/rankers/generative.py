@@ -189,7 +189,8 @@ class GenerativeRanker:
         """Keep what has been computed of the priors for the next run; without a folder for them, nothing."""
         if self._prior_cache is not None:
             for key, prior in self._priors.items():
-                prior.save(self._prior_cache / key)
+                if prior.unsaved:
+                    prior.save(self._prior_cache / key)
 
     def render(self, request: RankRequest, candidates: IntArray | None = None) -> Rendered:
         """The prompt this request is answered from."""
