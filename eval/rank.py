@@ -103,20 +103,22 @@ def _generative(recommender: Recommender, protocol: str) -> dict[str, Ranker]:
         rows: dict[str, Ranker] = {
             "likelihood": whole.with_settings(prior=0.0),
             "catalog score": whole.with_settings(prior=0.0, score="catalog"),
-            "prior, empty history": whole.with_settings(background=[]),
-            "prior, others' histories": whole,
+            "prior of an empty history": whole.with_settings(background=[]),
+            "prior of other histories": whole,
         }
         for weight in (2.0, 4.0, 6.0):
-            rows[f"the same, popularity {weight:g}"] = whole.with_settings(proposer=popularity, evidence=weight)
+            rows[f"prior of other histories + popularity {weight:g}"] = whole.with_settings(
+                proposer=popularity, evidence=weight
+            )
         return rows
     rows = {
-        "whole catalog, beam": change(strategy="beam", evidence=0.0),
-        "whole catalog, beam, no prior": change(strategy="beam", evidence=0.0, prior=0.0),
+        "whole catalog by beam": change(strategy="beam", evidence=0.0),
+        "whole catalog by beam without prior": change(strategy="beam", evidence=0.0, prior=0.0),
     }
     for count in (20, 50):
-        rows[f"{count} candidates, LLM alone"] = change(candidates=count, evidence=0.0)
+        rows[f"{count} candidates then LLM"] = change(candidates=count, evidence=0.0)
     for evidence in (20.0, 50.0):
-        rows[f"50 candidates, evidence {evidence:g}"] = change(candidates=50, evidence=evidence)
+        rows[f"50 candidates then LLM + evidence {evidence:g}"] = change(candidates=50, evidence=evidence)
     return rows
 
 

@@ -50,7 +50,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a recommender is made of.
+    """What a recommender is made of. The defaults are what measured best; see eval/RESULTS.md.
 
     Attributes:
         model: a bundled model's name, a folder or a Hub id; None for no LLM.
@@ -67,10 +67,10 @@ class Settings:
     encoder: str | Path | None = ENCODER_MODEL
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
-    generative: GenerativeSettings = field(default_factory=GenerativeSettings)
+    generative: GenerativeSettings = field(default_factory=lambda: GenerativeSettings(evidence=50.0))
     fewer_candidates: int = 10
-    embedding_weight: float = 0.1
-    background: int = 2
+    embedding_weight: float = 0.02
+    background: int = 3
     fill_priors: bool = True
 
 

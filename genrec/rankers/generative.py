@@ -26,7 +26,7 @@ Strategy = Literal["beam", "exhaustive", "candidates"]
 
 @dataclass(frozen=True)
 class GenerativeSettings:
-    """How the LLM ranks. The defaults are what measured best; see eval/RESULTS.md.
+    """How the LLM ranks.
 
     Attributes:
         strategy: `candidates` scores what another ranker proposes; `beam` searches the whole catalog; `exhaustive`
