@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import narwhals as nw
@@ -10,19 +10,16 @@ import numpy as np
 
 from genrec.catalog import Catalog
 from genrec.deadline import Deadline
-from genrec.errors import DeadlineExceededError, EngineError, InputError, UnknownUserError
-from genrec.explain import find_drivers, give_reason
+from genrec.errors import InputError, UnknownUserError
 from genrec.interactions import Interactions, read_interactions
+from genrec.ladder import Ladder, Task
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.template import Template, read_template
 from genrec.types import (
     BoolArray,
     FloatArray,
     History,
-    IntArray,
     ItemId,
-    Ranking,
-    Recommendation,
     RecommendationList,
     UserId,
 )
@@ -31,7 +28,6 @@ Person = UserId | History
 OnUnknown = Literal["raise", "skip", "fallback"]
 
 _CHUNK = 256  # people whose masks [people, N] exist at once
-_SHARE = 0.6  # of the time that is left, for each step of the ladder but the last
 
 
 class Options(TypedDict, total=False):
@@ -48,11 +44,7 @@ class Options(TypedDict, total=False):
 
 
 class Recommender:
-    """A catalog, what is known of people, and a ladder of rankers.
-
-    Each request goes down the ladder until it has k items: a step that cannot rank the request, fails, or runs out
-    of time is passed over, and a step that knows fewer than k items is filled up by the next. The last step always
-    answers.
+    """A catalog, what is known of people, and a ladder of rankers; see `genrec.ladder`.
 
     Args:
         catalog: what can be recommended.
@@ -73,10 +65,8 @@ class Recommender:
         notices: Sequence[str] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if not ladder:
-            raise InputError("the ladder is empty; end it with a PopularityRanker")
         self.catalog = catalog
-        self.ladder = tuple(ladder)
+        self.ladder = Ladder(tuple(ladder)).steps
         self.interactions = interactions
         self._explanation = explanation or read_template("explanation")
         self._notices = tuple(notices)
@@ -191,7 +181,7 @@ class Recommender:
         for first in range(0, len(people), _CHUNK):
             start = self._clock()
             tasks = [self._task(person, limits) for person in people[first : first + _CHUNK]]
-            self._descend(tasks, limits.deadline)
+            Ladder(self.ladder).serve(tasks, limits.k, limits.deadline)
             if explain:
                 for task in tasks:
                     task.explain(self.catalog, self._explanation, limits.deadline)
@@ -199,7 +189,7 @@ class Recommender:
             answers += [task.finish(self.catalog, self._notices, seconds) for task in tasks]
         return answers
 
-    def _task(self, person: Person, limits: "_Limits") -> "_Task":
+    def _task(self, person: Person, limits: "_Limits") -> Task:
         """What one person asks, in item indices."""
         notices: list[str] = []
         history, known = self._history(person, limits.on_unknown)
@@ -222,7 +212,7 @@ class Recommender:
         if known and count < limits.k:
             notices.append(f"only {count} items are allowed, {limits.k} were asked for")
         request = RankRequest(items, history.words, allowed, limits.boost)
-        return _Task(history.user_id, request, min(limits.k, count), notices)
+        return Task(history.user_id, request, min(limits.k, count), notices)
 
     def _history(self, person: Person, on_unknown: str) -> tuple[History, bool]:
         if isinstance(person, History):
@@ -237,40 +227,6 @@ class Recommender:
             if on_unknown == "raise":
                 raise
             return History(user_id=person), False
-
-    def _descend(self, tasks: "Sequence[_Task]", deadline: Deadline) -> None:
-        """Take every task down the ladder until it has what was asked for."""
-        for step, ranker in enumerate(self.ladder):
-            last = step == len(self.ladder) - 1
-            own = deadline
-            if last:
-                own = Deadline.never()
-            elif np.isfinite(deadline.at):
-                own = Deadline(deadline.clock() + _SHARE * deadline.left(), deadline.clock)
-            open_tasks = [task for task in tasks if task.missing and ranker.can_rank(task.request)]
-            self._serve(ranker, open_tasks, own)
-
-    def _serve(self, ranker: Ranker, tasks: "Sequence[_Task]", deadline: Deadline) -> None:
-        """Let one ranker answer; where a batch fails, each task is tried alone, so that one spoils no other."""
-        if not tasks:
-            return
-        try:
-            deadline.check()
-            rankings = ranker.rank(
-                [task.rest for task in tasks], max(task.missing for task in tasks), deadline=deadline
-            )
-        except DeadlineExceededError:
-            for task in tasks:
-                task.notices.append(f"{ranker.source} was left out: no time")
-        except EngineError as error:
-            if len(tasks) > 1:
-                for task in tasks:
-                    self._serve(ranker, [task], deadline)
-            else:
-                tasks[0].notices.append(f"{ranker.source} was left out: {error}")
-        else:
-            for task, ranking in zip(tasks, rankings, strict=True):
-                task.take(ranker, ranking)
 
     def _to_frame(self, answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
         rows = [item for answer in answers for item in answer.items]
@@ -289,70 +245,6 @@ class _Limits:
     boost: FloatArray | None
     deadline: Deadline
     on_unknown: str
-
-
-@dataclass
-class _Part:
-    ranker: Ranker
-    items: IntArray
-    scores: FloatArray
-    reasons: list[tuple[Any, str]] | None = None
-
-
-@dataclass
-class _Task:
-    """One request on its way down the ladder."""
-
-    user_id: UserId | None
-    request: RankRequest
-    wanted: int
-    notices: list[str]
-    parts: list[_Part] = field(default_factory=list)
-    proven: bool = False
-    compared: int = 0
-
-    @property
-    def missing(self) -> int:
-        return self.wanted - sum(len(part.items) for part in self.parts)
-
-    @property
-    def rest(self) -> RankRequest:
-        """The request without what has been served."""
-        if not self.parts:
-            return self.request
-        allowed = self.request.allowed.copy()
-        allowed[np.concatenate([part.items for part in self.parts])] = False
-        return replace(self.request, allowed=allowed)
-
-    def take(self, ranker: Ranker, ranking: Ranking) -> None:
-        self.notices += ranking.notices
-        if not len(ranking.item_indices):
-            return
-        if not self.parts:
-            self.proven, self.compared = ranking.proven, ranking.compared
-        count = self.missing
-        self.parts.append(_Part(ranker, ranking.item_indices[:count], ranking.scores[:count]))
-
-    def explain(self, catalog: Catalog, template: Template, deadline: Deadline) -> None:
-        for part in self.parts:
-            try:
-                drivers = find_drivers(part.ranker, self.request, part.items, catalog, deadline=deadline)
-            except EngineError as error:
-                self.notices.append(f"no reasons for the items from {part.ranker.source}: {error}")
-                continue
-            part.reasons = [(own, give_reason(template, own, self.request.words)) for own in drivers]
-
-    def finish(self, catalog: Catalog, notices: Sequence[str], seconds: float) -> RecommendationList:
-        items: list[Recommendation] = []
-        for part in self.parts:
-            for place, (index, score) in enumerate(zip(part.items, part.scores, strict=True)):
-                item = catalog[int(index)]
-                drivers, reason = part.reasons[place] if part.reasons else ((), None)
-                source, rank = part.ranker.source, len(items) + 1
-                items.append(
-                    Recommendation(self.user_id, item.item_id, rank, float(score), source, item.title, reason, drivers)
-                )
-        return RecommendationList(tuple(items), self.proven, self.compared, (*notices, *self.notices), seconds)
 
 
 def _people_in(frame: "nw.DataFrame[Any]") -> list[Person]:

@@ -229,7 +229,15 @@ class GenerativeRanker:
         strategy: Strategy,
         deadline: Deadline,
     ) -> list[Ranking]:
-        """Render, open, search: U requests over the rows of bool [U, N] items."""
+        """Render, open, search: U requests over bool [U, N] items; the model is not asked where nothing is allowed."""
+        asked = np.flatnonzero(allowed.any(axis=1))
+        if len(asked) < len(requests):
+            found = iter(
+                self._search(renderer, [requests[row] for row in asked], allowed[asked], k, strategy, deadline)
+            )
+            return [next(found) if own.any() else _NOTHING for own in allowed]
+        if not requests:
+            return []
         settings, trie = self.settings, self._index.trie
         chosen = [np.flatnonzero(own) for own in allowed]
         boost = np.zeros(allowed.shape)
@@ -344,6 +352,9 @@ class _TimedTree:
 
     def rewind(self, size: int) -> None:
         self._tree.rewind(size)
+
+
+_NOTHING = Ranking(np.empty(0, dtype=np.int64), np.empty(0), proven=True, compared=0)
 
 
 def _unboosted(requests: Sequence[RankRequest]) -> list[RankRequest]:

@@ -1,0 +1,147 @@
+"""From one ranker to the next until a request has what it asked for.
+
+A step that cannot rank a request, fails, or runs out of time is passed over, and a step that knows fewer items than
+were asked for is filled up by the next. The last step always answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from genrec.catalog import Catalog
+from genrec.deadline import Deadline
+from genrec.errors import DeadlineExceededError, EngineError, InputError
+from genrec.explain import find_drivers, give_reason
+from genrec.rankers.base import Ranker, RankRequest
+from genrec.template import Template
+from genrec.types import Driver, FloatArray, IntArray, Ranking, Recommendation, RecommendationList, UserId
+
+_SHARE = 0.6  # of the time that is left, for each step but the last
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Rankers, best first; the last must rank every request, as `PopularityRanker` does."""
+
+    steps: tuple[Ranker, ...]
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise InputError("the ladder is empty; end it with a PopularityRanker")
+
+    def serve(self, tasks: "Sequence[Task]", k: int, deadline: Deadline) -> None:
+        """Take every task down the ladder until it is full; the last step is given all the time it needs."""
+        for ranker in self.steps[:-1]:
+            own = deadline
+            if np.isfinite(deadline.at):
+                own = Deadline(deadline.clock() + _SHARE * deadline.left(), deadline.clock)
+            _ask(ranker, tasks, k, own)
+        _ask(self.steps[-1], tasks, k, Deadline.never())
+
+
+@dataclass
+class Part:
+    """What one ranker gave to a task: item indices and scores, best first."""
+
+    ranker: Ranker
+    items: IntArray
+    scores: FloatArray
+    reasons: list[tuple[tuple[Driver, ...], str]] | None = None
+
+
+@dataclass
+class Task:
+    """One request on its way down the ladder.
+
+    Attributes:
+        user_id: the caller's id.
+        request: what is asked.
+        wanted: items to be found, no more than are allowed.
+        notices: what the caller should know.
+        parts: what has been found.
+        proven, compared: of the first part, see `RecommendationList`.
+    """
+
+    user_id: UserId | None
+    request: RankRequest
+    wanted: int
+    notices: list[str]
+    parts: list[Part] = field(default_factory=list)
+    proven: bool = False
+    compared: int = 0
+
+    @property
+    def missing(self) -> int:
+        """Items still to be found."""
+        return self.wanted - sum(len(part.items) for part in self.parts)
+
+    @property
+    def rest(self) -> RankRequest:
+        """The request without what has been served."""
+        if not self.parts:
+            return self.request
+        allowed = self.request.allowed.copy()
+        allowed[np.concatenate([part.items for part in self.parts])] = False
+        return replace(self.request, allowed=allowed)
+
+    def take(self, ranker: Ranker, ranking: Ranking) -> None:
+        """Fill up with what a ranker found."""
+        for notice in ranking.notices:
+            self.note(notice)
+        if not len(ranking.item_indices):
+            return
+        if not self.parts:
+            self.proven, self.compared = ranking.proven, ranking.compared
+        count = self.missing
+        self.parts.append(Part(ranker, ranking.item_indices[:count], ranking.scores[:count]))
+
+    def note(self, notice: str) -> None:
+        """Tell the caller, once."""
+        if notice not in self.notices:
+            self.notices.append(notice)
+
+    def explain(self, catalog: Catalog, template: Template, deadline: Deadline) -> None:
+        """Find what drove each item, by the ranker that served it."""
+        for part in self.parts:
+            try:
+                drivers = find_drivers(part.ranker, self.request, part.items, catalog, deadline=deadline)
+            except EngineError as error:
+                self.note(f"no reasons for the items from {part.ranker.source}: {error}")
+                continue
+            part.reasons = [(own, give_reason(template, own, self.request.words)) for own in drivers]
+
+    def finish(self, catalog: Catalog, notices: Sequence[str], seconds: float) -> RecommendationList:
+        """The answer."""
+        items: list[Recommendation] = []
+        for part in self.parts:
+            for place, (index, score) in enumerate(zip(part.items, part.scores, strict=True)):
+                item = catalog[int(index)]
+                drivers, reason = part.reasons[place] if part.reasons else ((), None)
+                source, rank = part.ranker.source, len(items) + 1
+                items.append(
+                    Recommendation(self.user_id, item.item_id, rank, float(score), source, item.title, reason, drivers)
+                )
+        return RecommendationList(tuple(items), self.proven, self.compared, (*notices, *self.notices), seconds)
+
+
+def _ask(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> None:
+    """Let one ranker answer; where a batch fails, each task is tried alone, so that one spoils no other."""
+    tasks = [task for task in tasks if task.missing and ranker.can_rank(task.request)]
+    if not tasks:
+        return
+    try:
+        deadline.check()
+        rankings = ranker.rank([task.rest for task in tasks], k, deadline=deadline)
+    except DeadlineExceededError:
+        for task in tasks:
+            task.note(f"{ranker.source} was left out: no time")
+    except EngineError as error:
+        if len(tasks) > 1:
+            for task in tasks:
+                _ask(ranker, [task], k, deadline)
+        else:
+            tasks[0].note(f"{ranker.source} was left out: {error}")
+    else:
+        for task, ranking in zip(tasks, rankings, strict=True):
+            task.take(ranker, ranking)
