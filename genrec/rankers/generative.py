@@ -232,9 +232,8 @@ class GenerativeRanker:
         """Render, open, search: U requests over bool [U, N] items; the model is not asked where nothing is allowed."""
         asked = np.flatnonzero(allowed.any(axis=1))
         if len(asked) < len(requests):
-            found = iter(
-                self._search(renderer, [requests[row] for row in asked], allowed[asked], k, strategy, deadline)
-            )
+            some = [requests[int(row)] for row in asked]
+            found = iter(self._search(renderer, some, allowed[asked], k, strategy, deadline))
             return [next(found) if own.any() else _NOTHING for own in allowed]
         if not requests:
             return []
