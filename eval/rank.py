@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,22 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from eval.protocol import Experiment, candidate_lists, next_basket
-from genrec import GenerativeRanker, GenerativeSettings, Ranker, Recommender, Settings, open_dataset, open_recommender
+from eval.protocol import Experiment, Task, candidate_lists, next_basket
+from genrec import (
+    GenerativeRanker,
+    GenerativeSettings,
+    Ranker,
+    RecommendationList,
+    Recommender,
+    Settings,
+    open_dataset,
+    open_recommender,
+)
 from genrec.assembly import default_cache
 
 SEED = 20261122
 RESAMPLES = 2000
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         catalog, interactions = open_dataset("online-retail", cache)
         experiment = next_basket(catalog, interactions, options.users, part=options.part, seed=SEED)
         measures, k, template = [nDCG @ 10, R @ 20], 20, options.template
-    settings = Settings(template=template, generative=GenerativeSettings(strategy="candidates"), fill_priors=False)
+    settings = Settings(template=template, generative=GenerativeSettings(strategy="candidates"))
     recommender = open_recommender(experiment.catalog, experiment.train, cache=cache, settings=settings)
     rankers = {**_plain(recommender), **_generative(recommender, options.protocol)}
     chosen = options.rankers.split(",") if options.rankers else list(rankers)
@@ -129,9 +139,7 @@ def _measure(
     run: dict[str, dict[str, float]] = {}
     truth: dict[str, dict[str, int]] = {}
     start = time.perf_counter()
-    for number, task in enumerate(experiment.tasks):
-        only, seen = task.candidates, task.candidates is None
-        answer = recommender.recommend(task.history, k, only=only, filter_seen=seen)
+    for number, (task, answer) in enumerate(_answers(recommender, experiment, k)):
         run[str(number)] = {str(item.item_id): 1.0 / item.rank for item in answer.items}
         truth[str(number)] = {str(item): 1 for item in task.targets}
         tick()
@@ -143,6 +151,17 @@ def _measure(
         low, high = _interval(values)
         rows.append(Row(name, str(measure).lower(), float(values.mean()), low, high, len(values), milliseconds))
     return rows
+
+
+def _answers(recommender: Recommender, experiment: Experiment, k: int) -> Iterator[tuple[Task, RecommendationList]]:
+    """Each task and its list; tasks that rank the whole catalog are asked in batches."""
+    for start in range(0, len(experiment.tasks), BATCH):
+        tasks = experiment.tasks[start : start + BATCH]
+        if all(task.candidates is None for task in tasks):
+            yield from zip(tasks, recommender.recommend([task.history for task in tasks], k), strict=True)
+        else:
+            for task in tasks:
+                yield task, recommender.recommend(task.history, k, only=task.candidates, filter_seen=False)
 
 
 def _interval(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:

@@ -60,7 +60,8 @@ class Settings:
         fewer_candidates: candidates of the second, smaller search on the ladder.
         embedding_weight: weight of the embedding ranker beside co-occurrence, where candidates are proposed.
         background: how many people's histories the prior is measured behind.
-        fill_priors: score the whole catalog under an empty history now; otherwise items are scored as they come up.
+        fill_priors: measure the prior of the whole catalog now; otherwise of each item when it first comes up. A
+            search of the whole catalog does it in any case.
     """
 
     model: str | Path | None = LANGUAGE_MODEL
@@ -71,7 +72,7 @@ class Settings:
     fewer_candidates: int = 10
     embedding_weight: float = 0.02
     background: int = 3
-    fill_priors: bool = True
+    fill_priors: bool = False
 
 
 def open_recommender(
@@ -229,7 +230,7 @@ def _generate(
         settings=settings.generative,
         prior_cache=cache / "priors",
     )
-    if settings.fill_priors:
+    if settings.fill_priors or settings.generative.strategy == "beam":
         ranker.fill_priors(lambda done, total: progress("prior", done, total))
     smaller = ranker.with_settings(strategy="candidates", candidates=settings.fewer_candidates, exact=False)
     return [ranker, smaller]
