@@ -6,7 +6,7 @@ made from, so the next start only reads it.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,7 @@ from genrec.rankers.base import DenseRanker, Ranker
 from genrec.rankers.blend import BlendRanker
 from genrec.rankers.cooccurrence import CooccurrenceRanker
 from genrec.rankers.embedding import EmbeddingRanker
-from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+from genrec.rankers.generative import GenerativeRanker, GenerativeSettings, Strategy
 from genrec.rankers.popularity import PopularityRanker
 from genrec.recommender import Recommender
 from genrec.template import read_template
@@ -122,10 +122,21 @@ def open_recommender(
     return Recommender(catalog, ladder, interactions=interactions, notices=notices)
 
 
-def open_default(on_progress: Progress | None = None, *, cache: Path | None = None) -> Recommender:
-    """The embedded shop with the bundled models, from the default cache folder."""
-    cache = cache or default_cache()
-    return open_recommender(*open_dataset("online-retail", cache), cache=cache, on_progress=on_progress)
+def open_default(
+    *, strategy: Strategy | None = None, cache: Path | None = None, on_progress: Progress | None = None
+) -> Recommender:
+    """The embedded shop with the bundled models.
+
+    Args:
+        strategy: how the LLM searches, such as `"beam"` over the whole catalog; by default what measured best.
+        cache: by default `default_cache()`.
+        on_progress: shown while something slow is made.
+    """
+    cache, settings = cache or default_cache(), Settings()
+    if strategy is not None:
+        settings = replace(settings, generative=replace(settings.generative, strategy=strategy))
+    catalog, interactions = open_dataset("online-retail", cache)
+    return open_recommender(catalog, interactions, cache=cache, settings=settings, on_progress=on_progress)
 
 
 def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
