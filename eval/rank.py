@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import ir_measures
 import numpy as np
 from ir_measures import R, nDCG
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from eval.progress import show_progress
 from eval.protocol import Experiment, Task, candidate_lists, next_basket
 from genrec import (
     GenerativeRanker,
@@ -72,11 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := sorted(set(chosen) - set(rankers)):
         sys.exit(f"error: no ranker {unknown[0]!r}; choose from {', '.join(rankers)}")
     rows: list[Row] = []
-    with Progress(console=Console(stderr=True)) as progress:
-        for name in chosen:
-            alone = Recommender(experiment.catalog, [rankers[name], recommender.ladder[-1]])
-            tick = _ticker(progress, name, len(experiment.tasks))
-            rows += _measure(name, alone, experiment, measures, k, tick)
+    for name in chosen:
+        alone = Recommender(experiment.catalog, [rankers[name], recommender.ladder[-1]])
+        rows += _measure(name, alone, experiment, measures, k)
     _print(rows)
     if options.json:
         facts = {"protocol": options.protocol, "arguments": sys.argv[1:], "seed": SEED, **_machine()}
@@ -132,17 +130,15 @@ def _generative(recommender: Recommender, protocol: str) -> dict[str, Ranker]:
     return rows
 
 
-def _measure(
-    name: str, recommender: Recommender, experiment: Experiment, measures: list[Any], k: int, tick: Callable[[], None]
-) -> list[Row]:
+def _measure(name: str, recommender: Recommender, experiment: Experiment, measures: list[Any], k: int) -> list[Row]:
     """Ask for every task, then score all lists at once."""
     run: dict[str, dict[str, float]] = {}
     truth: dict[str, dict[str, int]] = {}
     start = time.perf_counter()
-    for number, (task, answer) in enumerate(_answers(recommender, experiment, k)):
+    answers = show_progress(_answers(recommender, experiment, k), name, len(experiment.tasks))
+    for number, (task, answer) in enumerate(answers):
         run[str(number)] = {str(item.item_id): 1.0 / item.rank for item in answer.items}
         truth[str(number)] = {str(item): 1 for item in task.targets}
-        tick()
     milliseconds = 1000 * (time.perf_counter() - start) / len(experiment.tasks)
     rows = []
     for measure in measures:
@@ -169,11 +165,6 @@ def _interval(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, flo
     picks = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
-
-
-def _ticker(progress: Progress, name: str, total: int) -> Callable[[], None]:
-    bar = progress.add_task(name, total=total)
-    return lambda: progress.advance(bar)
 
 
 def _print(rows: Sequence[Row]) -> None:

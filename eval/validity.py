@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
+from eval.progress import show_progress
 from genrec import Catalog, History, RecommendationList, open_dataset, open_recommender
 from genrec.assembly import default_cache
 from genrec.types import ItemId
@@ -89,13 +88,12 @@ def main() -> None:
     broken: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     seconds = 0.0
-    with Progress(console=Console(stderr=True)) as progress:
-        requests = random_requests(catalog, options.requests, seed=options.seed)
-        for request in progress.track(requests, total=options.requests, description="requests"):
-            answer = recommender.recommend(request.history, request.k, **request.options)
-            broken.update(violations(request, answer))
-            sources.update(item.source for item in answer.items)
-            seconds += answer.seconds
+    requests = random_requests(catalog, options.requests, seed=options.seed)
+    for request in show_progress(requests, "requests", options.requests):
+        answer = recommender.recommend(request.history, request.k, **request.options)
+        broken.update(violations(request, answer))
+        sources.update(item.source for item in answer.items)
+        seconds += answer.seconds
     share = ", ".join(f"{source} {count / sources.total():.1%}" for source, count in sources.most_common())
     print(
         f"{options.requests} requests, {sources.total()} items ({share}), {seconds / options.requests:.2f} s a request"

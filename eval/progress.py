@@ -1,0 +1,27 @@
+"""Progress that suits where it is read: a bar on a terminal, a line every ten seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+T = TypeVar("T")
+_SECONDS = 10.0
+
+
+def show_progress(items: Iterable[T], name: str, total: int) -> Iterator[T]:
+    """Pass items on, telling stderr how many of how many are done."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(items, name, total, console=console)
+        return
+    told = start = time.perf_counter()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.perf_counter()
+        if now - told >= _SECONDS or done == total:
+            told = now
+            print(f"{name}: {done} of {total}, {now - start:.0f} s", file=sys.stderr, flush=True)
