@@ -35,9 +35,8 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
     Raises:
         ArtifactError: the place cannot be written, or holds something that is no artifact of this kind.
     """
-    if directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir()):
-        raise ArtifactError(f"{directory} exists and is no saved {kind}; choose another folder or empty this one")
     try:
+        _refuse_foreign(directory, kind)
         directory.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
@@ -89,6 +88,21 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         if sha256_of(file) != expected:
             raise ArtifactError(f"{file} was altered or cut short (SHA-256 differs); save the {kind} again")
     return manifest
+
+
+def _refuse_foreign(directory: Path, kind: str) -> None:
+    """A folder may be replaced if it is empty, a saved artifact of this kind, or one whose manifest is damaged."""
+    try:
+        if not any(directory.iterdir()):
+            return
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        known = isinstance(manifest, dict) and manifest.get("kind") == kind
+    except FileNotFoundError:
+        known = not directory.exists()
+    except ValueError:
+        known = True
+    if not known:
+        raise ArtifactError(f"{directory} exists and is no saved {kind}; choose another folder or empty this one")
 
 
 def _put_in_place(aside: Path, directory: Path) -> None:

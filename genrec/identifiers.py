@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ class TitleIdentifiers:
     """The title on one line and an end token: readable, zero-shot, and new items work at once.
 
     Where titles meet in the same tokens, the first attribute that tells them apart follows in brackets; where none
-    does, the item id.
+    does, the item id; where ids are too long or meet too, the item's place in the catalog.
 
     Args:
         max_tokens: a longer title is cut here, then told apart like any other.
@@ -53,13 +54,16 @@ class TitleIdentifiers:
                 if all(marks) and len(set(marks)) == len(marks):
                     for item, mark in zip(group, marks, strict=True):
                         bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
-        for group in _clashes(bodies):
-            for item in group:
-                bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({one_line(str(catalog.item_ids[item]))})"))
-        # Ids differ, yet a normalising tokenizer may write two of them alike; positions in the catalog cannot meet.
-        for group in _clashes(bodies):
-            for item in group:
+        for item in chain.from_iterable(_clashes(bodies)):
+            if mark := _mark(catalog.item_ids[item]):
+                bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
+        # Places in the catalog differ whatever a tokenizer does to ids. One round is enough, unless a title was chosen
+        # to look like another one with its mark; such a title is marked in the next.
+        for _ in range(self.max_tokens):
+            for item in chain.from_iterable(clashes := _clashes(bodies)):
                 bodies[item] = _join(bodies[item], tokenizer.encode_text(f" [{item}]"))
+            if not clashes:
+                break
         end = np.array([tokenizer.end_id])
         return [_join(body, end) for body in bodies]
 
@@ -68,7 +72,7 @@ class TitleIdentifiers:
         return tokenizer.encode_text(one_line(title[: 64 * self.max_tokens]))[: self.max_tokens]
 
 
-_MARK_LENGTH = 40  # an attribute longer than this is a text, not a mark
+_MARK_LENGTH = 40  # an attribute or id longer than this is a text, not a mark
 
 
 def _mark(value: object) -> str:

@@ -73,11 +73,10 @@ class Renderer:
         )
 
     def _fill_in(self, history: IntArray, words: str, candidates: IntArray) -> Prompt:
-        values = {
-            "history": [self._view(int(item)) for item in history],
-            "words": one_line(words)[:_WORDS_CHARACTERS],
-            "candidates": [self._view(int(item)) for item in candidates],
-        }
+        items = {"history": history, "candidates": candidates}
+        values: dict[str, object] = {"words": one_line(words)[:_WORDS_CHARACTERS]}
+        for name in items.keys() & set(self.template.inputs):
+            values[name] = [self._view(int(item)) for item in items[name]]
         return self.template.render(**{name: values[name] for name in self.template.inputs})
 
     def _view(self, index: int) -> dict[str, object]:

@@ -459,12 +459,14 @@ def _is_list(kind: pa.DataType) -> bool:
 _WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
 _FRACTION = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _CODE = r"^[+-]?(0[0-9]|[0-9]{19})"
-_ABSENT = pa.array(["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None"], pa.large_string())
+_ABSENT = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 
 
 def _typed(column: pa.Array) -> pa.Array:
     """Text of a CSV as numbers, or true and false, where every value is written so; else as it is."""
-    known = pc.if_else(pc.is_in(column, value_set=_ABSENT), None, column)
+    # Made here and not with the module: the first array that Arrow makes loads pandas, where that is installed.
+    absent = pa.array(_ABSENT, pa.large_string())
+    known = pc.if_else(pc.is_in(column, value_set=absent), None, column)
     if known.null_count == len(known):
         return pc.if_else(pc.equal(column, ""), None, column)
 

@@ -4,9 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+from genrec.backends.base import Backend
 from genrec.bundle import cache_directory, get_model
 from genrec.tokenizer import HuggingFaceTokenizer
+
+# Timings never decide a test: two cores may be busy with something else.
+settings.register_profile("genrec", deadline=None)
+settings.load_profile("genrec")
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +37,13 @@ def minilm(cache: Path) -> Path:
 def tokenizer(smollm2: Path) -> HuggingFaceTokenizer:
     """The tokenizer of SmolLM2-135M-Instruct."""
     return HuggingFaceTokenizer.from_directory(smollm2)
+
+
+@pytest.fixture(scope="session")
+def smollm2_float32(smollm2: Path) -> Backend:
+    """SmolLM2-135M-Instruct in float32: slower than bfloat16, and exact enough to compare with."""
+    import torch
+
+    from genrec.backends.transformers import TransformersBackend
+
+    return TransformersBackend(smollm2, device="cpu", dtype=torch.float32)

@@ -1,6 +1,7 @@
-"""Text as the world writes it, and as an attacker would."""
+"""Text and files as the world writes them, and as an attacker would."""
 
 import random
+from pathlib import Path
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "</s>", "[INST]", "<file_sep>"]
 PIECES = [
@@ -71,3 +72,11 @@ def hostile_texts(count: int, *, seed: int) -> list[str]:
         if text.strip():
             texts.append(text)
     return texts
+
+
+def damaged(path: Path) -> list[bytes]:
+    """The file with a bit flipped, at many places, and cut short (by more than a line's end), and grown."""
+    whole = path.read_bytes()
+    places = sorted({*range(0, len(whole), max(1, len(whole) // 50)), len(whole) - 1} - {-1})
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
+    return [*flipped, whole[:-2], whole[: len(whole) // 2], b"", whole + b"\0"] if whole else [b"\0"]

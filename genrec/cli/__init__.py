@@ -1,9 +1,5 @@
-"""The command line: one file a command, and the words they share in `option`, `terminal` and `source`.
+"""The command line: one file a command, and the words they share in `option`, `terminal`, `source` and `listing`.
 
 Only here are the environment, the clock and the terminal touched. Nothing heavy is imported before a command runs,
 so that `genrec --help` answers at once.
 """
-
-from genrec.cli.app import app
-
-__all__ = ["app"]

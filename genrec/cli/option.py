@@ -14,11 +14,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else 
 
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME", help="A named data set.", show_default="online-retail", rich_help_panel=_DATA),
+    typer.Option(
+        "--data", metavar="NAME", help="A named data set.", show_default="online-retail", rich_help_panel=_DATA
+    ),
 ]
 Items = Annotated[
     Path | None,
-    typer.Option("--items", metavar="FILE", help="Your items: item_id, title, and any other column.", rich_help_panel=_DATA),
+    typer.Option(
+        "--items", metavar="FILE", help="Your items: item_id, title, and any other column.", rich_help_panel=_DATA
+    ),
 ]
 Interactions = Annotated[
     Path | None,
@@ -33,6 +37,16 @@ Columns = Annotated[
         metavar="NAME=COLUMN",
         help="What your file calls a column, such as user_id=CustomerID. Repeat it. To name one file only, write "
         "items.item_id=... or interactions.item_id=...",
+        rich_help_panel=_DATA,
+    ),
+]
+
+Index = Annotated[
+    Path | None,
+    typer.Option(
+        "--index",
+        metavar="DIR",
+        help="A catalog that `genrec index build` saved; refused where the model has another tokenizer.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -111,8 +125,9 @@ Strategy = Annotated[
     str | None,
     typer.Option(
         "--strategy",
-        metavar="candidates|beam|exhaustive",
-        help="Score what another ranker proposes, search the whole catalog, or score all of it.",
+        metavar="CHOICE",
+        help="Score the candidates another ranker proposes, search the whole catalog by beam, or score all of it "
+        "(exhaustive).",
         rich_help_panel=_SEARCH,
     ),
 ]
@@ -120,20 +135,24 @@ Score = Annotated[
     str | None,
     typer.Option(
         "--score",
-        metavar="model|catalog",
-        help="Log-probability over the whole vocabulary, or over the allowed next tokens.",
+        metavar="CHOICE",
+        help="Log-probability over the whole vocabulary (model), or over the allowed next tokens (catalog).",
         rich_help_panel=_SEARCH,
     ),
 ]
 Prior = Annotated[
     float | None,
     typer.Option(
-        "--prior", help="Weight of the score under an empty history, which is subtracted.", rich_help_panel=_SEARCH
+        "--prior",
+        help="Weight of the score behind other people's histories, which is subtracted.",
+        rich_help_panel=_SEARCH,
     ),
 ]
 Evidence = Annotated[
     float | None,
-    typer.Option("--evidence", help="Weight of the proposer's own score, which is added.", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--evidence", help="Weight of what the proposing ranker says, which is added.", rich_help_panel=_SEARCH
+    ),
 ]
 Candidates = Annotated[
     int | None, typer.Option("--candidates", help="How many items are proposed and scored.", rich_help_panel=_SEARCH)
@@ -142,6 +161,20 @@ Width = Annotated[int | None, typer.Option("--width", help="Beam width.", rich_h
 Exact = Annotated[
     bool | None,
     typer.Option("--exact/--no-exact", help="Let the beam go on until its ranking is proven.", rich_help_panel=_SEARCH),
+]
+MinHistory = Annotated[
+    int | None,
+    typer.Option(
+        "--min-history",
+        help="With fewer items, and no words, the language model is not asked.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Background = Annotated[
+    int | None,
+    typer.Option(
+        "--background", help="How many people's histories the prior is measured behind.", rich_help_panel=_SEARCH
+    ),
 ]
 MaxHistory = Annotated[
     int | None,

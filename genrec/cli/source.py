@@ -1,67 +1,112 @@
 """Which catalog and which interactions a command works on, and the recommender over them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.cli.terminal import Progress, progress
-from genrec.errors import GenrecError, InputError, ModelMissingError
+from genrec.cli.terminal import progress
+from genrec.errors import InputError, ModelMissingError
 
 if TYPE_CHECKING:
     from genrec.assembly import Settings
     from genrec.catalog import Catalog
+    from genrec.index import CatalogIndex
     from genrec.interactions import Interactions
+    from genrec.rankers.generative import GenerativeRanker
     from genrec.recommender import Recommender
 
 DEFAULT = "online-retail"
 _OF_EVENTS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
+_CHOICE = re.compile(r'pass on_unknown="(\w+)"')
+_MAPPING = re.compile(r"pass columns=(\{[^}]*\})")
+_NEWCOMER = ("pass a History for somebody new", "use --history or --words for somebody new")
+_PAIR = re.compile(r"'([^']*)': '([^']*)'")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was named on the command line: a data set, or files.
+    """What was named on the command line: a data set, files, or a saved index.
 
-    Raises:
-        InputError: options that exclude each other, or a --columns that is no NAME=COLUMN.
+    Attributes:
+        data: name of a data set.
+        items, interactions: paths of tables.
+        index: where a `CatalogIndex` was saved, in the place of items.
+        columns: for "items" and for "interactions", genrec's name to the name in the file.
     """
 
     data: str | None = None
     items: Path | None = None
     interactions: Path | None = None
+    index: Path | None = None
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, data: str | None, items: Path | None, interactions: Path | None, columns: Sequence[str] | None
+        cls,
+        data: str | None,
+        items: Path | None,
+        interactions: Path | None,
+        columns: Sequence[str] | None,
+        index: Path | None = None,
     ) -> "Source":
-        if data is not None and (items is not None or interactions is not None):
-            raise InputError(f"--data {data} and files of your own exclude each other; leave one of them out")
-        if interactions is not None and items is None:
-            raise InputError(f"--interactions {interactions} comes without its items; add --items FILE")
-        if columns and items is None:
+        """From options.
+
+        Raises:
+            InputError: some exclude each other or need each other, or a --columns is no NAME=COLUMN.
+        """
+        given = {"--data": data, "--items": items, "--index": index}
+        named = [f"{name} {value}" for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise InputError(f"{' and '.join(named)} exclude each other; name the catalog once")
+        if interactions is not None and (data is not None or not named):
+            raise InputError(f"--interactions {interactions} comes without its items; add --items FILE, and no --data")
+        if columns and items is None and interactions is None:
             raise InputError(f"--columns {columns[0]} renames columns of your own files; add --items FILE")
-        return cls(data, items, interactions, _mappings(columns or ()))
+        return cls(data, items, interactions, index, _mappings(columns or ()))
 
     @property
     def name(self) -> str:
         """What is shown as the name of the data."""
-        return self.data or (self.items.name if self.items else DEFAULT)
+        return self.data or next((path.name for path in (self.items, self.index) if path is not None), DEFAULT)
 
-    def read(self, cache: Path) -> "tuple[Catalog, Interactions | None]":
-        """The catalog and, where there are any, the interactions."""
+    def read(self, cache: Path, model: str | Path | None = None) -> "tuple[Catalog, Interactions | None]":
+        """The catalog and, where there are any, the interactions.
+
+        Raises:
+            InputError: a table cannot be used as it is.
+            ArtifactError: the index is damaged.
+            TokenizerMismatchError: the index was not made for the tokenizer of `model`.
+        """
         from genrec.assembly import open_dataset
         from genrec.catalog import read_catalog
         from genrec.interactions import read_interactions
 
-        if self.items is None:
+        if self.index is not None:
+            catalog = _read_index(self.index, model, cache).catalog
+        elif self.items is not None:
+            with in_options("items"):
+                catalog = read_catalog(self.items, columns=self.columns["items"])
+        else:
             return open_dataset(self.data or DEFAULT, cache)
-        catalog = read_catalog(self.items, columns=self.columns["items"])
         if self.interactions is None:
             return catalog, None
-        return catalog, read_interactions(self.interactions, columns=self.columns["interactions"])
+        with in_options("interactions"):
+            return catalog, read_interactions(self.interactions, columns=self.columns["interactions"])
+
+
+@contextmanager
+def in_options(file: str = "interactions") -> Iterator[None]:
+    """Let what the library says of its parameters speak of the options they are here; `file` is whose columns."""
+    try:
+        yield
+    except InputError as error:
+        message = _CHOICE.sub(r"pass --on-unknown \1", str(error)).replace(*_NEWCOMER)
+        raise type(error)(_MAPPING.sub(lambda found: _renaming(found[1], file), message)) from None
 
 
 def settings(options: Mapping[str, Any]) -> "Settings":
@@ -69,26 +114,24 @@ def settings(options: Mapping[str, Any]) -> "Settings":
 
     Raises:
         InputError: a value is out of its range.
+        ModelMissingError: no model has that name.
     """
     from genrec.assembly import Settings
-    from genrec.rankers.generative import GenerativeSettings
 
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("model", "encoder"):
-        if given.get(name) == _NONE:
-            given[name] = None
-    ours = {name: given[name] for name in ("model", "encoder", "template", "cold_template") if name in given}
-    generative = GenerativeSettings(**{name: given[name] for name in given if name not in ours})
-    # A prior is scored item by item as items come up; a search through the whole catalog needs all of it at once.
-    whole = generative.strategy != "candidates" and generative.prior > 0
-    return replace(Settings(), generative=generative, fill_priors=whole, **ours)
+        if name in given:
+            given[name] = None if given[name] == _NONE else _weights(given[name])
+    ours = {name: given[name] for name in given if name in Settings.__dataclass_fields__}
+    default = Settings()
+    generative = replace(default.generative, **{name: given[name] for name in given if name not in ours})
+    # Scoring everything needs the prior of everything: better now, with a progress bar, than in the first request.
+    whole = generative.strategy == "exhaustive" and generative.prior > 0
+    return replace(default, generative=generative, fill_priors=whole, **ours)
 
 
-@contextmanager
-def recommender(
-    source: Source, chosen: "Settings", cache: Path, *, need_model: bool = False
-) -> "Iterator[tuple[Recommender, Progress]]":
-    """The ladder over a source, and what shows progress; keeps the priors that were computed meanwhile.
+def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = False) -> "Recommender":
+    """The ladder over a source, with progress on standard error.
 
     Args:
         source: the data.
@@ -99,20 +142,22 @@ def recommender(
     Raises:
         ModelMissingError: the model is needed and not there.
     """
-    with progress() as shown:
+    with in_options(), progress() as shown:
         shown.say(f"reading {source.name}")
-        catalog, interactions = source.read(cache)
+        catalog, interactions = source.read(cache, chosen.model)
         shown.say("loading the models")
-        from genrec.assembly import open_recommender
-        from genrec.rankers.generative import GenerativeRanker
+        from genrec.assembly import load_backend, open_recommender
 
         opened = open_recommender(catalog, interactions, cache=cache, settings=chosen, on_progress=shown)
-        generative = [ranker for ranker in opened.ladder if isinstance(ranker, GenerativeRanker)]
-        if need_model and chosen.model is not None and not generative:
-            raise ModelMissingError("; ".join(opened.notices))
-        yield opened, shown
-        for ranker in generative[:1]:
-            ranker.save_priors()
+        if need_model and chosen.model is not None and not _generative(opened):
+            load_backend(chosen.model, cache)  # says what is missing
+    return opened
+
+
+def keep(recommender: "Recommender") -> None:
+    """Save the priors that were computed while it answered, so that the next run has them."""
+    for ranker in _generative(recommender):
+        ranker.save_priors()
 
 
 def numbers(values: Sequence[str] | None, option: str) -> dict[str, float] | None:
@@ -133,6 +178,41 @@ def numbers(values: Sequence[str] | None, option: str) -> dict[str, float] | Non
         if not equals or not name:
             raise InputError(f"{option} {value!r} is no ITEM=NUMBER; write for example {option} 22423=1.5")
     return found
+
+
+def _weights(name: str) -> str:
+    """A model's name as it was given, refused here where asking the Hub for it would only cost time."""
+    from genrec.bundle import MODELS
+
+    if name not in MODELS and not Path(name).is_dir() and (name.startswith((".", "/")) or name.count("/") != 1):
+        raise ModelMissingError(
+            f"model {name!r} is neither a folder here nor one of {', '.join(MODELS)}; check the name or the path"
+        )
+    return name
+
+
+def _generative(recommender: "Recommender") -> "list[GenerativeRanker]":
+    from genrec.rankers.generative import GenerativeRanker
+
+    return [ranker for ranker in recommender.ladder if isinstance(ranker, GenerativeRanker)][:1]
+
+
+def _read_index(directory: Path, model: str | Path | None, cache: Path) -> "CatalogIndex":
+    """A saved index, held to the model's tokenizer where there is a model."""
+    from genrec.assembly import find_weights
+    from genrec.index import CatalogIndex
+    from genrec.tokenizer import HuggingFaceTokenizer
+
+    tokenizer = None
+    if model is not None:
+        with suppress(ModelMissingError):  # the recommender says so itself, and does without
+            tokenizer = HuggingFaceTokenizer.from_directory(find_weights(model, cache))
+    return CatalogIndex.load(directory, tokenizer=tokenizer)
+
+
+def _renaming(mapping: str, file: str) -> str:
+    pairs = (f"{file}.{name}={column}" for name, column in _PAIR.findall(mapping))
+    return "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
 
 
 def _mappings(columns: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -2,25 +2,23 @@
 
 import json
 import math
-import re
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock, Timer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
+_FIRST_LINE_AFTER = 2.0  # seconds
 _LINE_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 _LONGEST = 200  # characters of a title that are shown
 # Joiners hold emoji and several scripts together; every other format character can reorder or hide what stands there.
 _JOINERS = "\u200c\u200d"
-_CHOICE = re.compile(r'(?:pass )?on_unknown="(\w+)"')
-_MAPPING = re.compile(r"pass columns=(\{[^}]*\})")
-_PAIR = re.compile(r"'([^']*)': '([^']*)'")
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:
@@ -42,7 +40,7 @@ def write_line(text: str) -> None:
 
 def write_json(value: object) -> None:
     """JSON on standard output, in ASCII, so that nothing in it can command a terminal; what is not finite is null."""
-    write_line(json.dumps(_finite(value), indent=2, allow_nan=False))
+    write_line(json.dumps(_finite(value), indent=2, allow_nan=False, default=str))
 
 
 def say(text: str) -> None:
@@ -52,8 +50,8 @@ def say(text: str) -> None:
 
 
 def complain(message: str) -> None:
-    """Say on standard error what went wrong, in the words of the command line."""
-    say(f"error: {_as_options(message)}")
+    """Say on standard error what went wrong."""
+    say(f"error: {message}")
 
 
 def flush() -> None:
@@ -62,13 +60,23 @@ def flush() -> None:
 
 
 class Progress:
-    """Says what takes long: a bar on a terminal; elsewhere a line, at most every ten seconds."""
+    """Says what takes long: a bar on a terminal; elsewhere a line after two seconds, and then one every ten at most.
 
-    def __init__(self, bar: "Bar | None") -> None:
-        self._bar = bar
+    Args:
+        bar: the bar, running; None where there is no terminal.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, bar: "Bar | None", clock: Callable[[], float] = time.monotonic) -> None:
+        self._bar, self._clock = bar, clock
         self._task = None if bar is None else bar.add_task("", total=None)
-        self._what = ""
-        self._next_line = -math.inf
+        self._what = self._line = ""
+        self._lock = Lock()
+        self._next_line = clock() + _FIRST_LINE_AFTER
+        self._first = Timer(_FIRST_LINE_AFTER, self._write)
+        self._first.daemon = True
+        if bar is None:
+            self._first.start()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """`done` of `total` parts are made."""
@@ -78,29 +86,43 @@ class Progress:
         """Something of unknown length has begun."""
         self._show(what, 0, None, what)
 
+    def close(self) -> None:
+        """Say nothing any more."""
+        self._first.cancel()
+
     def _show(self, what: str, done: int, total: int | None, line: str) -> None:
-        if self._bar is not None and self._task is not None:
-            if what != self._what:
-                self._what = what
-                self._bar.reset(self._task, description=what)
-            self._bar.update(self._task, total=total, completed=done)
-        elif time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _LINE_EVERY
-            say(line)
+        if self._bar is None or self._task is None:
+            self._line = line
+            self._write()
+            return
+        if what != self._what:
+            self._what = what
+            self._bar.reset(self._task, description=what)
+        self._bar.update(self._task, total=total, completed=done)
+
+    def _write(self) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._line and now >= self._next_line:
+                self._next_line = now + _LINE_EVERY
+                say(self._line)
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Progress on standard error, gone from the terminal when it is done."""
-    console = _console(stderr=True)
-    if not console.is_terminal:
-        yield Progress(None)
+    if not sys.stderr.isatty():
+        shown = Progress(None)
+        try:
+            yield shown
+        finally:
+            shown.close()
         return
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Bar(*columns, console=_console(stderr=True), transient=True) as bar:
         yield Progress(bar)
 
 
@@ -119,13 +141,3 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _as_options(message: str) -> str:
-    """A library's message with its parameters as the options they are here."""
-    message = _CHOICE.sub(r"pass --on-unknown \1", message)
-    found = _MAPPING.search(message)
-    if found is None:
-        return message
-    options = " ".join(f"--columns {name}={column}" for name, column in _PAIR.findall(found[1]))
-    return f"{message[: found.start()]}pass {options}{message[found.end() :]}"

@@ -1,0 +1,54 @@
+# make demo: five people and their recommendations. make test: everything that must hold. make help: the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The newest torch that every supported transformers and vLLM accepts. Where pip also finds a CPU build of it (its
+# version ends in +cpu), pip prefers that; README.md, "Installing torch", says how to let pip find one.
+TORCH ?= torch>=2.11,<2.14
+# More of pip's own options, for example: make demo PIP_ARGS="--extra-index-url ..."
+PIP_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
+
+.PHONY: demo test lint format clean help
+.DEFAULT_GOAL := help
+
+demo: $(VENV)/.demo-stamp ## install what the demo needs (once) and run it
+	@$(BIN)/genrec demo
+
+test: $(VENV)/.test-stamp lint ## lint, types and every test, the real model included
+	@$(BIN)/python -m pytest -q --durations=10
+
+lint: $(VENV)/.test-stamp ## lint, format and types only
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.test-stamp ## mend what lint can mend by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and every cache of the checkout; models in the user's cache stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## say this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.venv-stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is missing or older than 3.11; run: make $(MAKECMDGOALS) PYTHON=/path/to/a/newer/python3" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment; install its venv module (on Debian: python3-venv)" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/.demo-stamp: pyproject.toml | $(VENV)/.venv-stamp
+	@echo "installing genrec and what it needs into $(VENV), once" >&2
+	$(PIP) --editable '.[local]' '$(TORCH)'
+	@touch $@
+
+$(VENV)/.test-stamp: pyproject.toml | $(VENV)/.venv-stamp
+	@echo "installing genrec, its tests and what they need into $(VENV), once" >&2
+	$(PIP) --editable '.[local,eval,dev]' '$(TORCH)'
+	@touch $@ $(VENV)/.demo-stamp

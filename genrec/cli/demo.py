@@ -1,0 +1,212 @@
+"""`genrec demo`: five people, and what a real language model recommends to each of them out of a real shop."""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genrec.cli import listing, option, source, terminal
+from genrec.cli.terminal import clean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from genrec.recommender import Recommender
+    from genrec.types import History, RecommendationList
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_LATEST = 6  # history items that are shown
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One of the five.
+
+    Attributes:
+        title: who it is.
+        user_id: a customer of the embedded shop; None for somebody new.
+        words: what they say they look for.
+        limits: arguments of `Recommender.recommend`.
+        attribute: a column of the catalog to show.
+    """
+
+    title: str
+    user_id: str | None = None
+    words: str = ""
+    limits: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    attribute: str | None = None
+
+
+GUESTS = (
+    Guest("a customer with a long history", "12476"),
+    Guest("a customer with a short history", "15049"),
+    Guest("somebody new, of whom nothing is known"),
+    Guest("somebody new, who says what they look for", words="a birthday present for a girl who loves fairies"),
+    Guest(
+        "a customer with a filter: under 5.00, nothing already bought",
+        "12762",
+        limits={"where": "price < 5", "filter_seen": True},
+        attribute="price",
+    ),
+)
+
+NEXT = (
+    ("recommend", "--words", "something for a garden party", "--where", "price < 3"),
+    ("recommend", "12476", "--where", "price < 2", "--k", "3", "--explain"),
+    ("prompt", "render", "next-item", "--user", "15049", "--tokens"),
+)
+
+Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; stop where a model is missing.")]
+K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
+
+
+def demo(k: K = 5, offline: Offline = False, as_json: option.Json = False) -> None:
+    """Show what a language model recommends to five people out of a shop's 3,659 products."""
+    from genrec.assembly import default_cache
+
+    start = time.perf_counter()
+    cache, chosen = default_cache(), source.settings({})
+    _fetch([str(chosen.model), str(chosen.encoder)], cache, offline)
+    opened = source.load(source.Source(), chosen, cache, need_model=True)
+    console = terminal.out()
+    if not as_json:
+        _introduce(console, opened, str(chosen.model))
+    shown = []
+    for place, guest in enumerate(GUESTS, 1):
+        with terminal.progress() as progress:
+            progress("recommending", place - 1, len(GUESTS))
+            history = _history(opened, guest)
+            answer = opened.recommend(history, k, explain=True, **guest.limits)
+            source.keep(opened)
+        if as_json:
+            shown.append(_facts(opened, guest, history, answer))
+        else:
+            _print(console, opened, f"{place} of {len(GUESTS)}: {guest.title}", guest, history, answer)
+            terminal.flush()
+    if as_json:
+        terminal.write_json(shown)
+    else:
+        _end(console, time.perf_counter() - start)
+
+
+def _fetch(models: list[str], cache: Path, offline: bool) -> None:
+    """See that the models are on this machine."""
+    from genrec.bundle import find_model, get_model
+
+    for name in models:
+        if offline:
+            find_model(name, cache)
+            continue
+        with terminal.progress() as progress:
+            get_model(name, cache, progress=progress.say)
+
+
+def _history(opened: "Recommender", guest: Guest) -> "History":
+    from genrec.types import History
+
+    if guest.user_id is None or opened.interactions is None:
+        return History(words=guest.words)
+    return opened.interactions.history_of(guest.user_id)
+
+
+def _facts(opened: "Recommender", guest: Guest, history: "History", answer: "RecommendationList") -> dict[str, Any]:
+    person = {
+        "person": guest.title,
+        "user_id": guest.user_id,
+        "words": guest.words,
+        "limits": dict(guest.limits),
+        "history": [
+            {"item_id": item_id, "title": opened.catalog[opened.catalog.index_of(item_id)].title}
+            for item_id in history.item_ids
+        ],
+    }
+    return listing.as_json(person, answer)
+
+
+def _introduce(console: "Console", opened: "Recommender", model: str) -> None:
+    events = "" if opened.interactions is None else f" and {len(opened.interactions):,} purchases"
+    console.print(
+        f"{model} recommends out of {len(opened.catalog):,} products{events} of a British gift shop (UCI Online "
+        "Retail, CC BY 4.0). It can name nothing else: every token is held to the catalog.\n"
+    )
+
+
+def _print(
+    console: "Console",
+    opened: "Recommender",
+    title: str,
+    guest: Guest,
+    history: "History",
+    answer: "RecommendationList",
+) -> None:
+    from rich.box import ROUNDED
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.panel import Panel
+    from rich.text import Text
+
+    extra = {guest.attribute: _column(opened, guest.attribute, answer)} if guest.attribute else {}
+    inside = console.width - 4
+    body = Group(
+        _told(opened, guest, history),
+        "",
+        listing.as_table(answer, width=inside, reasons=False, extra=extra),
+        "",
+        listing.as_footer(answer),
+    )
+    if console.is_terminal:
+        console.print(Panel(body, title=Text(title, style="bold"), title_align="left", box=ROUNDED, padding=(0, 1)))
+    else:
+        console.print(title)
+        console.print(Padding(body, (0, 0, 0, 2), expand=False))
+        console.print()
+
+
+def _told(opened: "Recommender", guest: Guest, history: "History") -> Any:
+    """What is known of the guest: the newest items, or what they say."""
+    from rich.text import Text
+
+    if guest.words:
+        return Text(f"says: “{clean(guest.words)}”", style="cyan")
+    if not history.item_ids:
+        return Text("has bought nothing and says nothing", style="cyan")
+    newest = list(dict.fromkeys(reversed(history.item_ids)))
+    titles = [clean(opened.catalog[opened.catalog.index_of(item_id)].title) for item_id in newest[:_LATEST]]
+    more = len(newest) - len(titles)
+    text = Text(f"customer {guest.user_id} bought {len(newest):,} different products, newest first: ", style="cyan")
+    return text.append("; ".join(titles) + (f"; and {more:,} more" if more else ""))
+
+
+def _column(opened: "Recommender", name: str, answer: "RecommendationList") -> dict[Any, str]:
+    ids = [item.item_id for item in answer.items]
+    items = [opened.catalog[opened.catalog.index_of(item_id)] for item_id in ids]
+    values = [item.attributes.get(name) for item in items]
+    texts = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
+    return dict(zip(ids, texts, strict=True))
+
+
+def _end(console: "Console", seconds: float) -> None:
+    program = _program()
+    console.print(f"Done in {seconds:.0f} s, on this machine alone. Three commands worth trying next:\n")
+    for arguments in NEXT:
+        console.print(f"  {program} {shlex.join(arguments)}", soft_wrap=True)
+
+
+def _program() -> str:
+    """How this program is called from here."""
+    called = Path(sys.argv[0])
+    if called.stem == "__main__":
+        return f"{_from_here(Path(sys.executable))} -m genrec"
+    found = shutil.which("genrec")
+    return "genrec" if found is not None and Path(found).resolve() == called.resolve() else _from_here(called)
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

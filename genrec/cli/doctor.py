@@ -1,0 +1,170 @@
+"""`genrec doctor`: whether this machine can do what genrec needs, and what to do where it cannot."""
+
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from genrec.cli import option, source, terminal
+from genrec.errors import EngineError, GenrecError, ModelMissingError
+
+State = Literal["ok", "slow", "degraded", "broken"]
+
+_PYTHON = (3, 11)
+_PACKAGES = "genrec[local]"
+_INSTALL = f"pip install '{_PACKAGES}'"
+_STYLES: dict[State, str] = {"ok": "green", "slow": "yellow", "degraded": "yellow", "broken": "bold red"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at and found.
+
+    Attributes:
+        name: what was looked at.
+        state: `slow` and `degraded` still work; with `broken` the language model cannot answer.
+        found: what is there.
+        remedy: what to do; empty where all is well.
+    """
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def doctor(model: option.Model = None, encoder: option.Encoder = None, as_json: option.Json = False) -> None:
+    """Check Python, packages, models and cache, and let the language model rank three items."""
+    from genrec.assembly import default_cache
+
+    chosen = source.settings({"model": model, "encoder": encoder})
+    cache = default_cache()
+    with terminal.progress() as progress:
+        progress.say("looking around")
+        checks = [_python(), *_packages(), _cache(cache)]
+        for name, state in ((chosen.model, "broken"), (chosen.encoder, "degraded")):
+            if name is not None:
+                checks.append(_model(name, cache, "broken" if state == "broken" else "degraded"))
+        if chosen.model is not None and all(check.state != "broken" for check in checks):
+            progress.say("letting the model rank three items")
+            checks += _generation(chosen.model, cache)
+    usable = all(check.state != "broken" for check in checks)
+    if as_json:
+        terminal.write_json({"usable": usable, "checks": [asdict(check) for check in checks]})
+    else:
+        _print(checks)
+    if not usable:
+        raise typer.Exit(EngineError.exit_code)
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info >= _PYTHON:
+        return Check("python", "ok", found)
+    return Check("python", "broken", found, f"install Python {'.'.join(map(str, _PYTHON))} or newer")
+
+
+def _packages() -> Iterator[Check]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in ("torch", "transformers", "tokenizers"):
+        try:
+            yield Check(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Check(name, "broken", "not installed", _INSTALL)
+
+
+def _cache(cache: Path) -> Check:
+    from tempfile import TemporaryFile
+
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        remedy = "make it writable, or name another folder in the environment variable GENREC_CACHE"
+        return Check("cache", "degraded", f"{cache} cannot be written: {error.strerror}", remedy)
+    return Check("cache", "ok", str(cache))
+
+
+def _model(name: str | Path, cache: Path, worst: State) -> Check:
+    from genrec.assembly import find_weights
+    from genrec.bundle import MODELS
+
+    title = f"model {name}"
+    remedy = f"genrec model get {name}" if str(name) in MODELS else "check the path"
+    try:
+        folder = find_weights(name, cache)
+    except ModelMissingError:
+        return Check(title, worst, "not on this machine", remedy)
+    except GenrecError as error:
+        return Check(title, worst, str(error), remedy)
+    if str(name) in MODELS:
+        return Check(title, "ok", "here, every file as it was pinned")
+    return Check(title, "ok", "here") if folder.is_dir() else Check(title, worst, f"no folder {folder}", remedy)
+
+
+def _generation(name: str | Path, cache: Path) -> Iterator[Check]:
+    """Rank three items for real; a model that only loads is no model that answers."""
+    try:
+        dtype, device, ranked = _rank_three(name, cache)
+    except (GenrecError, ImportError, OSError) as error:
+        yield Check("generation", "broken", str(error), "fetch the model again, or install " + _PACKAGES + " again")
+        return
+    if dtype == "bfloat16":
+        yield Check("arithmetic", "ok", f"bfloat16 on {device}")
+    else:
+        remedy = "nothing is wrong; a processor with bfloat16 (AVX-512 BF16) or a GPU is about 2.5 times faster"
+        yield Check("arithmetic", "slow", f"{dtype} on {device}, which has no bfloat16", remedy)
+    yield Check("generation", "ok", f"after Tea Cup it ranks {', '.join(ranked)}")
+
+
+def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
+    import numpy as np
+
+    from genrec.assembly import load_backend
+    from genrec.catalog import Catalog
+    from genrec.deadline import Deadline
+    from genrec.identifiers import TitleIdentifiers
+    from genrec.index import CatalogIndex
+    from genrec.rankers.base import RankRequest
+    from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+    from genrec.template import read_template
+    from genrec.types import Item
+
+    backend, tokenizer = load_backend(name, cache)
+    titles = ("Tea Cup", "Tea Pot", "Bicycle Bell", "Garden Spade")
+    catalog = Catalog.from_items([Item(place, title) for place, title in enumerate(titles)])
+    ranker = GenerativeRanker(
+        CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer),
+        backend,
+        tokenizer,
+        template=read_template("next-item"),
+        cold_template=read_template("cold-start"),
+        settings=GenerativeSettings(strategy="exhaustive"),
+    )
+    history, allowed = np.array([0]), np.array([False, True, True, True])
+    ranking = ranker.rank([RankRequest(history, "", allowed)], 3, deadline=Deadline.never())[0]
+    if sorted(ranking.item_indices.tolist()) != [1, 2, 3]:
+        raise EngineError(f"{backend.name} ranked items {ranking.item_indices.tolist()} where 1, 2 and 3 were allowed")
+    return str(backend.dtype).removeprefix("torch."), str(backend.device), [titles[i] for i in ranking.item_indices]
+
+
+def _print(checks: list[Check]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        found = Text(terminal.clean(check.found, longest=1000))
+        if check.remedy:
+            found.append(f"\n{check.remedy}", style="bold")
+        table.add_row(Text(check.state, style=_STYLES[check.state]), terminal.clean(check.name), found)
+    terminal.out().print(table)

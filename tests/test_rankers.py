@@ -1,0 +1,438 @@
+"""Every ranker keeps the contract, see contracts.py; and what each promises of its own."""
+
+import importlib
+import inspect
+import itertools
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from brute import path_score
+from contracts import Planted, RankerContract, subjects
+from numpy.typing import NDArray
+
+import genrec.rankers
+from genrec.catalog import Catalog
+from genrec.deadline import Deadline
+from genrec.errors import DeadlineExceededError, EngineError, InputError, TokenizerMismatchError
+from genrec.identifiers import TitleIdentifiers
+from genrec.index import CatalogIndex
+from genrec.rankers.base import DenseRanker, Ranker, RankRequest
+from genrec.rankers.blend import BlendRanker
+from genrec.rankers.cooccurrence import CooccurrenceRanker
+from genrec.rankers.embedding import EmbeddingRanker
+from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+from genrec.rankers.popularity import PopularityRanker
+from genrec.template import Template
+from genrec.testing import ByteTokenizer, TableBackend
+from genrec.types import IntArray, Item
+
+N = 20
+EVERYTHING = np.ones(N, dtype=bool)
+TITLES = ["".join(letters) for size in (1, 2, 3) for letters in itertools.product("abc", repeat=size)][:N]
+CATALOG = Catalog.from_items([Item(f"i{place}", title) for place, title in enumerate(TITLES)], name="letters")
+
+
+def only(*items: int) -> NDArray[np.bool_]:
+    return np.isin(np.arange(N), items)
+
+
+def history(*items: int) -> IntArray:
+    return np.array(items, dtype=np.int64)
+
+
+class WordEncoder:
+    """Texts of equal letters have equal vectors."""
+
+    name = "letters"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = [np.random.default_rng(list(text.encode())).normal(size=8) for text in texts]
+        vectors = np.array(rows, dtype=np.float32).reshape(-1, 8)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def popularity() -> PopularityRanker:
+    return PopularityRanker(np.random.default_rng(4).integers(0, 6, N))
+
+
+def cooccurrence() -> CooccurrenceRanker:
+    """400 random histories, and a hundred more in which item 7 comes right after item 3."""
+    random = np.random.default_rng(5)
+    baskets = [random.choice(N, 4, replace=False) for _ in range(400)] + [history(3, 7)] * 100
+    offsets = np.concatenate([[0], np.cumsum([len(basket) for basket in baskets])])
+    return CooccurrenceRanker(offsets, np.concatenate(baskets), N)
+
+
+def embedding() -> EmbeddingRanker:
+    """Item 7 lies almost where item 3 lies."""
+    vectors = WordEncoder().encode(TITLES)
+    vectors[7] = vectors[3] + 0.01 * vectors[5]
+    return EmbeddingRanker(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), encoder=WordEncoder())
+
+
+class _Dense(RankerContract):
+    @pytest.fixture
+    def items(self) -> int:
+        return N
+
+    @pytest.fixture
+    def planted(self) -> Planted:
+        return Planted(RankRequest(history(3), "", ~only(3)), 7)
+
+
+class TestPopularityRanker(_Dense):
+    subject = "PopularityRanker"
+
+    @pytest.fixture
+    def ranker(self) -> Ranker:
+        return popularity()
+
+    @pytest.fixture
+    def planted(self) -> Planted:
+        counts = np.random.default_rng(4).integers(0, 6, N)
+        return Planted(RankRequest(history(), "", EVERYTHING), int(np.argmax(counts)))
+
+    def test_it_always_has_an_answer(self, ranker: Ranker) -> None:
+        """The ladder ends here."""
+        assert ranker.can_rank(RankRequest(history(), "", EVERYTHING))
+
+    def test_without_any_event_items_stand_in_catalog_order(self) -> None:
+        """A shop that opens today still gets a list."""
+        ranker = PopularityRanker(np.zeros(N, dtype=np.int64))
+        (ranking,) = ranker.rank([RankRequest(history(), "", ~only(0))], 3, deadline=Deadline.never())
+        assert ranking.item_indices.tolist() == [1, 2, 3]
+
+
+class TestCooccurrenceRanker(_Dense):
+    subject = "CooccurrenceRanker"
+
+    @pytest.fixture
+    def ranker(self) -> Ranker:
+        return cooccurrence()
+
+    def test_of_an_item_nobody_met_it_knows_nothing(self) -> None:
+        """It must say so, and leave the request to the next step, rather than score everything zero."""
+        ranker = CooccurrenceRanker(np.array([0, 2, 3]), np.array([0, 1, 2]), 4)
+        lonely, met = RankRequest(history(3, 2), "a", EVERYTHING[:4]), RankRequest(history(3, 0), "", EVERYTHING[:4])
+        assert not ranker.can_rank(lonely)
+        assert not ranker.can_rank(RankRequest(history(), "words", EVERYTHING[:4]))
+        assert ranker.can_rank(met)
+        (ranking,) = ranker.rank([met], 4, deadline=Deadline.never())
+        assert ranking.item_indices.tolist() == [1]
+
+    def test_scores_are_those_of_the_formula(self) -> None:
+        """The docstring is the specification: cosine of baskets plus cosine of next items, weighted by recency."""
+        baskets = [[0, 1, 2], [0, 1], [2, 0], [1]]
+        offsets = np.cumsum([0, *map(len, baskets)])
+        ranker = CooccurrenceRanker(offsets, np.array([*itertools.chain(*baskets)]), 3, decay=0.5, next_weight=2.0)
+        met = [sum(item in basket for basket in baskets) for item in range(3)]
+
+        def link(a: int, b: int) -> float:
+            beside = sum(a in basket and b in basket for basket in baskets) if a != b else 0
+            after = sum(pair == (a, b) for basket in baskets for pair in itertools.pairwise(basket)) if a != b else 0
+            return float((beside + 2.0 * after) / np.sqrt(met[a] * met[b]))
+
+        (scores,) = ranker.scores([RankRequest(history(1, 0), "", EVERYTHING[:3])])
+        expected = np.array([(0.5 * link(1, item) + link(0, item)) / 1.5 for item in range(3)])
+        np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+    def test_decay_is_held_to_its_range(self) -> None:
+        """Above 1 the oldest item would weigh most."""
+        for decay in (0.0, 1.1):
+            with pytest.raises(InputError, match=f"decay is {decay}"):
+                CooccurrenceRanker(np.array([0, 1]), np.array([0]), 1, decay=decay)
+
+
+class TestEmbeddingRanker(_Dense):
+    subject = "EmbeddingRanker"
+    atol = 1e-6
+
+    @pytest.fixture
+    def ranker(self) -> Ranker:
+        return embedding()
+
+    def test_words_alone_find_what_they_name(self, ranker: Ranker) -> None:
+        """Somebody new who says what they look for is not left with what is popular."""
+        (ranking,) = ranker.rank([RankRequest(history(), TITLES[11], EVERYTHING)], 1, deadline=Deadline.never())
+        assert ranking.item_indices.tolist() == [11]
+        assert not ranker.can_rank(RankRequest(history(), " \n", EVERYTHING))
+        silent = EmbeddingRanker(WordEncoder().encode(TITLES))
+        assert not silent.can_rank(RankRequest(history(), "words", EVERYTHING))
+
+    def test_bad_vectors_are_refused(self) -> None:
+        """One NaN would spread over every score."""
+        for vectors in (np.zeros(3), np.full((2, 2), np.nan)):
+            with pytest.raises(InputError, match="vectors must be finite and of shape"):
+                EmbeddingRanker(vectors.astype(np.float32))
+        with pytest.raises(InputError, match="decay is 0"):
+            EmbeddingRanker(np.ones((1, 1), dtype=np.float32), decay=0)
+
+
+class TestBlendRanker(_Dense):
+    subject = "BlendRanker"
+    atol = 1e-6
+
+    @pytest.fixture
+    def ranker(self) -> Ranker:
+        return BlendRanker({cooccurrence(): 1.0, embedding(): 0.3})
+
+    def test_its_score_is_the_weighted_sum_of_what_its_parts_know(self) -> None:
+        """A part that knows nothing of an item must not veto it, nor must one that cannot rank the person."""
+        counting, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
+        ranker = BlendRanker({counting: 2.0, near: 0.5})
+        people = [RankRequest(history(3), "", EVERYTHING), RankRequest(history(9), "", EVERYTHING)]
+        one, other = ranker.scores(people)
+        expected = 0.5 * near.scores(people)
+        expected[0, 4] += 2.0 * counting.scores(people[:1])[0, 4]
+        np.testing.assert_allclose([one, other], expected)
+        alone = BlendRanker({counting: 1.0})
+        assert np.flatnonzero(np.isfinite(alone.scores(people[:1])[0])).tolist() == [4]
+        assert not alone.can_rank(people[1])
+
+    def test_weights_are_above_zero(self) -> None:
+        """A blend of nothing has no scores to give."""
+        for parts in ({}, {popularity(): 0.0}):
+            with pytest.raises(InputError, match="at least one part, each with a weight above 0"):
+                BlendRanker(parts)
+
+
+HEADER = '{{#\nname = "{0}"\nversion = 1\ninputs = {1}\noutput = "{2}"\n#}}\n'
+WARM = HEADER.format("warm", '["history", "words"]', "item") + (
+    "{% block user %}{% for item in history %}{{ item.title }},{% endfor %}{{ words }}?{% endblock %}"
+)
+COLD = HEADER.format("cold", '["words"]', "item") + "{% block user %}{{ words }}?{% endblock %}"
+
+
+def generative(*, backend: TableBackend | None = None, **options: Any) -> GenerativeRanker:
+    tokenizer = ByteTokenizer()
+    parts = {name: options.pop(name) for name in ("background", "prior_cache") if name in options}
+    return GenerativeRanker(
+        CatalogIndex.build(CATALOG, TitleIdentifiers(), tokenizer),
+        backend or TableBackend(tokenizer.vocab_size, seed=9),
+        tokenizer,
+        template=Template.from_source(WARM),
+        cold_template=Template.from_source(COLD),
+        proposer=popularity(),
+        settings=GenerativeSettings(**options),
+        **parts,
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "exhaustive", "prior": 0.0},
+        {"strategy": "exhaustive", "score": "catalog"},
+        {"strategy": "beam", "width": 50},
+        {"strategy": "beam", "width": 5},
+        {"strategy": "beam", "width": 1, "exact": True, "score": "catalog", "batch_size": 2},
+        {"strategy": "beam", "width": 5, "evidence": 0.7, "prior": 0.5},
+        {"strategy": "candidates", "score": "catalog"},
+        {"strategy": "candidates", "candidates": 5, "evidence": 2.0},
+        {"strategy": "candidates", "candidates": 5, "batch_size": 1},
+    ],
+    ids=lambda options: "-".join(f"{value}" for value in options.values()),
+)
+class TestGenerativeRanker(RankerContract):
+    subject = "GenerativeRanker"
+
+    @pytest.fixture
+    def items(self) -> int:
+        return N
+
+    @pytest.fixture
+    def ranker(self, options: dict[str, Any]) -> GenerativeRanker:
+        return generative(**options)
+
+    @pytest.fixture
+    def planted(self, ranker: GenerativeRanker, options: dict[str, Any]) -> Planted:
+        """Few enough are allowed that each strategy compares them all; the best is found by hand."""
+        allowed = [2, 6, 9, 13, 17]
+        request = RankRequest(history(3, 8), "b", only(*allowed))
+        settings, paths = ranker.settings, [(*title.encode(), ByteTokenizer.end_id) for title in TITLES]
+        backend = TableBackend(ByteTokenizer.vocab_size, seed=9)
+        blank = ranker.render(replace(request, words="", history=history(3)))
+        blank_ids = np.concatenate([blank.token_ids[:1], ByteTokenizer().encode_text("?"), blank.token_ids[-1:]])
+        scores = np.array(
+            [
+                path_score(
+                    backend, ranker.render(request).token_ids, paths[item], [paths[i] for i in allowed], settings.score
+                )
+                - settings.prior * path_score(backend, blank_ids, paths[item], paths, settings.score)
+                for item in allowed
+            ]
+        )
+        popular = popularity().score([request], [np.array(allowed)], deadline=Deadline.never())[0]
+        scores += settings.evidence * (popular - popular.mean()) / popular.std()
+        return Planted(request, allowed[int(np.argmax(scores))])
+
+
+def test_every_ranker_has_its_contract() -> None:
+    """A ranker that nobody held to the law will break it in production."""
+    modules = [
+        importlib.import_module(f"genrec.rankers.{module.name}")
+        for module in pkgutil.iter_modules(genrec.rankers.__path__)
+    ]
+    rankers = {
+        name
+        for module in modules
+        for name, one in inspect.getmembers(module, inspect.isclass)
+        if one.__module__ == module.__name__ and hasattr(one, "rank") and one not in (Ranker, DenseRanker)
+    }
+    assert rankers == subjects("RankerContract") | subjects("_Dense")
+
+
+class _Clock:
+    """A clock that moves by one at each look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("strategy", ["beam", "exhaustive", "candidates"])
+def test_a_deadline_that_passes_on_the_way_leaves_nothing_broken(strategy: str) -> None:
+    """A request that was stopped must not spoil the next one: half a prior kept as a whole one would."""
+    ranker, expected = (generative(strategy=strategy) for _ in range(2))
+    request = RankRequest(history(3), "", EVERYTHING)
+    stopped = 0
+    for moment in itertools.count(1):
+        try:
+            ranker.rank([request], 5, deadline=Deadline(moment, _Clock()))
+            break
+        except DeadlineExceededError:
+            stopped += 1
+    assert stopped >= 2
+    (after,) = ranker.rank([request], 5, deadline=Deadline.never())
+    (fresh,) = expected.rank([request], 5, deadline=Deadline.never())
+    assert after.item_indices.tolist() == fresh.item_indices.tolist()
+    assert after.scores.tolist() == fresh.scores.tolist()
+
+
+def test_a_long_history_loses_its_oldest_items_and_says_so() -> None:
+    """The newest items say most; what was left out must be seen, not guessed."""
+    backend = TableBackend(ByteTokenizer.vocab_size, max_tokens=24)
+    ranker = generative(backend=backend, strategy="exhaustive", max_history=12)
+    request = RankRequest(np.arange(N), "", EVERYTHING)
+    rendered = ranker.render(request)
+    newest = ",".join(TITLES[-4:])
+    assert rendered.prompt[0].text.endswith(f"{newest},?")
+    assert rendered.notices == ("the prompt shows the newest 4 of 12 history items; the rest does not fit 20 tokens",)
+    (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
+    assert ranking.notices == rendered.notices
+    with pytest.raises(EngineError, match="does not fit 20 tokens even without a history"):
+        ranker.rank([replace(request, words="x" * 30)], 3, deadline=Deadline.never())
+
+
+def test_an_item_met_twice_is_shown_once_at_its_newest_place() -> None:
+    """Repeated purchases must not push everything else out of the prompt."""
+    ranker = generative(strategy="exhaustive", max_history=3)
+    shown = ranker.render(RankRequest(history(5, 1, 2, 5, 3, 3, 5), "", EVERYTHING)).prompt[0].text
+    assert shown == ",".join([TITLES[2], TITLES[3], TITLES[5]]) + ",?"
+
+
+def test_a_proposer_that_knows_nobody_does_not_stop_the_model() -> None:
+    """Evidence is an extra: words of somebody new are ranked without it."""
+    ranker = generative(strategy="exhaustive", evidence=1.0).with_settings(proposer=cooccurrence())
+    plain = generative(strategy="exhaustive")
+    for request in (RankRequest(history(), "a lamp", EVERYTHING), RankRequest(history(), "b", only(1, 2))):
+        (with_evidence,) = ranker.rank([request], 5, deadline=Deadline.never())
+        (without,) = plain.rank([request], 5, deadline=Deadline.never())
+        assert with_evidence.item_indices.tolist() == without.item_indices.tolist()
+
+
+def test_priors_are_kept_between_runs_and_only_for_what_they_are_of(tmp_path: Path) -> None:
+    """Scoring a catalog takes minutes; a prior of another model would quietly correct the wrong way."""
+    request = RankRequest(history(3), "", EVERYTHING)
+    first = generative(strategy="exhaustive", prior_cache=tmp_path)
+    (expected,) = first.rank([request], 5, deadline=Deadline.never())
+    first.fill_priors()
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert len(kept) == 1, "both templates say the same of nobody"
+    counting = _Counting(ByteTokenizer.vocab_size, seed=9)
+    again = generative(backend=counting, strategy="exhaustive", prior_cache=tmp_path)
+    (ranking,) = again.rank([request], 5, deadline=Deadline.never())
+    assert counting.opened == 1
+    assert ranking.item_indices.tolist() == expected.item_indices.tolist()
+    assert ranking.scores.tolist() == expected.scores.tolist()
+    generative(backend=TableBackend(260, seed=1), strategy="exhaustive", prior_cache=tmp_path).fill_priors()
+    generative(strategy="exhaustive", prior_cache=tmp_path, background=[history(1)]).fill_priors()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+class _Counting(TableBackend):
+    """Counts how often it was asked."""
+
+    opened = 0
+
+    def open(self, prompts: Sequence[IntArray]) -> Any:
+        self.opened += 1
+        return super().open(prompts)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    """Each of these would answer, and answer nonsense."""
+    for options, message in [
+        ({"strategy": "best"}, "strategy is 'best'; choose one of beam, exhaustive, candidates"),
+        ({"score": "sum"}, "score is 'sum'; choose one of model, catalog"),
+        ({"width": 0}, "width is 0; it must be at least 1"),
+        ({"candidates": 0}, "candidates is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"prior": -1.0}, r"prior is -1\.0; it must be a number of at least 0"),
+        ({"evidence": float("nan")}, "evidence is nan"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            GenerativeSettings(**options)  # type: ignore[arg-type]
+    index = CatalogIndex.build(CATALOG, TitleIdentifiers(), ByteTokenizer())
+    parts: dict[str, Any] = {
+        "index": index,
+        "backend": TableBackend(260),
+        "tokenizer": ByteTokenizer(),
+        "template": Template.from_source(WARM),
+        "cold_template": Template.from_source(COLD),
+    }
+    text = Template.from_source(COLD.replace('"item"', '"text"'))
+    strange = Template.from_source(COLD.replace("words", "mood"))
+    showing = Template.from_source(COLD.replace("words", "candidates"))
+    for change, error, message in [
+        ({"index": replace(index, tokenizer_fingerprint="other")}, TokenizerMismatchError, "the index was built for"),
+        ({"backend": TableBackend(259)}, TokenizerMismatchError, "tokenizer has 260 tokens, the model .* only 259"),
+        ({}, InputError, "need a proposer"),
+        ({"template": text}, InputError, "template 'cold' answers with text"),
+        ({"cold_template": strange, "proposer": popularity()}, InputError, "'cold' asks for 'mood'; a ranker can give"),
+        (
+            {"template": showing, "settings": GenerativeSettings(strategy="beam")},
+            InputError,
+            "shows candidates cannot guide a beam",
+        ),
+    ]:
+        with pytest.raises(error, match=message):
+            GenerativeRanker(**{**parts, **change})
+
+
+def test_candidates_can_be_shown_in_the_prompt() -> None:
+    """A model that sees what it may choose from ranks them in one list, prior and all."""
+    showing = WARM.replace('"words"]', '"words", "candidates"]').replace(
+        "{{ words }}", "{% for one in candidates %}{{ one.title }};{% endfor %}"
+    )
+    ranker = generative(strategy="candidates", candidates=4)
+    index = CatalogIndex.build(CATALOG, TitleIdentifiers(), ByteTokenizer())
+    ranker = GenerativeRanker(
+        index, TableBackend(260), ByteTokenizer(),
+        template=Template.from_source(showing), cold_template=Template.from_source(COLD),
+        proposer=popularity(), settings=ranker.settings,
+    )  # fmt: skip
+    request = RankRequest(history(3), "", EVERYTHING)
+    (proposed,) = popularity().rank([request], 4, deadline=Deadline.never())
+    (ranking,) = ranker.rank([request], 4, deadline=Deadline.never())
+    assert sorted(ranking.item_indices.tolist()) == sorted(proposed.item_indices.tolist())
+    shown = ranker.render(request, np.sort(proposed.item_indices)).prompt[0].text
+    assert shown.endswith("".join(f"{TITLES[item]};" for item in sorted(proposed.item_indices)) + "?")
