@@ -17,8 +17,10 @@ from safetensors.numpy import load_file, save_file
 
 from genrec import artifact
 from genrec.backends.base import Backend
+from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, MismatchError
 from genrec.search import ScoreKind, catalog_steps, path_log_probs, prefix_sums
+from genrec.timed_tree import TimedTree
 from genrec.trie import TokenTrie, ragged_ranges
 from genrec.types import FloatArray, IntArray
 
@@ -45,32 +47,37 @@ class Prior:
         self.unsaved = False
         self._steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
 
-    def fill(self, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """Score every row that is still missing."""
+    def fill(self, on_progress: Callable[[int, int], None] | None = None, *, deadline: Deadline | None = None) -> None:
+        """Score every row that is still missing; what was scored before the deadline passed is kept.
+
+        Raises:
+            DeadlineExceededError: it passed.
+        """
+        deadline = deadline or Deadline.never()
         missing = np.flatnonzero(np.isnan(self._steps[self._trie.offsets[:-1]]))
         for start in range(0, len(missing), _ROWS):
-            self._score(missing[start : start + _ROWS])
+            self._score(missing[start : start + _ROWS], deadline)
             if on_progress is not None:
                 on_progress(min(start + _ROWS, len(missing)), len(missing))
 
-    def row_scores(self, rows: IntArray, kind: ScoreKind) -> FloatArray:
+    def row_scores(self, rows: IntArray, kind: ScoreKind, deadline: Deadline | None = None) -> FloatArray:
         """float64 [rows], the log-probability of whole rows.
 
         Under `model` only these rows are scored, if they are missing; under `catalog` every row has to be.
         """
         if kind == "catalog":
-            return self.prefix_scores(kind)[self._trie.offsets[rows + 1] - 1]
+            return self.prefix_scores(kind, deadline)[self._trie.offsets[rows + 1] - 1]
         missing = np.unique(rows[np.isnan(self._steps[self._trie.offsets[rows]])])
         if missing.size:
-            self._score(missing)
+            self._score(missing, deadline or Deadline.never())
         places, _ = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
         scores = np.zeros(len(rows))
         np.add.at(scores, np.repeat(np.arange(len(rows)), self._trie.lengths[rows]), self._steps[places])
         return scores
 
-    def prefix_scores(self, kind: ScoreKind) -> FloatArray:
+    def prefix_scores(self, kind: ScoreKind, deadline: Deadline | None = None) -> FloatArray:
         """float64 [T], the log-probability of every prefix of every row; missing rows are scored first."""
-        self.fill()
+        self.fill(deadline=deadline)
         steps = self._steps.astype(np.float64)
         return prefix_sums(self._trie, catalog_steps(self._trie, steps) if kind == "catalog" else steps)
 
@@ -98,9 +105,10 @@ class Prior:
             raise MismatchError(f"the prior in {directory} has {len(steps)} tokens, not {len(self._steps)}; remove it")
         self._steps = steps
 
-    def _score(self, rows: IntArray) -> None:
+    def _score(self, rows: IntArray, deadline: Deadline) -> None:
         rows = np.sort(rows)
-        tree = self._backend.open(self._prompts)
+        deadline.check()
+        tree = TimedTree(self._backend.open(self._prompts), deadline)
         steps = np.mean(path_log_probs(tree, self._trie, [rows] * len(self._prompts)), axis=0)
         places, _ = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
         self._steps[places] = steps

@@ -127,7 +127,15 @@ class HuggingFaceTokenizer:
         """The prompt as spans, with the model's own chat scaffolding as trusted ones."""
         opened = bool(prompt) and prompt[-1].role == "assistant"
         turns = prompt[:-1] if opened else prompt
-        scaffold = self._scaffold(tuple(message.role for message in turns))
+        try:
+            scaffold = self._scaffold(tuple(message.role for message in turns))
+        except ArtifactError:
+            if len(turns) < 2 or turns[0].role != "system":
+                raise
+            # Some chat formats know no system role: what it says then opens the first message of the user.
+            both = (*turns[0].spans, Span("\n\n", trusted=True), *turns[1].spans)
+            turns = [Message(turns[1].role, both), *turns[2:]]
+            scaffold = self._scaffold(tuple(message.role for message in turns))
         spans = [Span(scaffold[0], trusted=True)]
         for message, after in zip(turns, scaffold[1:], strict=True):
             spans += [*message.spans, Span(after, trusted=True)]
@@ -170,7 +178,7 @@ class HuggingFaceTokenizer:
 
     def _render_scaffold(self, roles: tuple[Role, ...], *, open_answer: bool = True) -> tuple[str, ...]:
         if self._chat_template is None:
-            return ("", *("\n\n" for _ in roles))
+            return (self._named["bos_token"], *("\n\n" for _ in roles))
         contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         environment = ImmutableSandboxedEnvironment(

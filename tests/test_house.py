@@ -29,7 +29,7 @@ LAYERS = [
     # seams
     "identifiers backends.base rankers.base",
     # engine
-    "renderer search",
+    "renderer search timed_tree",
     "index prior",
     # implementations
     "backends.quiet",

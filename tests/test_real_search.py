@@ -16,11 +16,6 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def backend(smollm2: Path) -> TransformersBackend:
-    return TransformersBackend(smollm2, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
 def index(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> CatalogIndex:
     catalog, _ = open_dataset("online-retail", tmp_path_factory.mktemp("cache"))
     some = Catalog.from_items(catalog[place] for place in range(0, 3600, 36))
@@ -35,26 +30,26 @@ def prompts(smollm2: Path) -> list[IntArray]:
 
 
 @pytest.fixture(scope="module")
-def truth(backend: TransformersBackend, index: CatalogIndex, prompts: list[IntArray]) -> FloatArray:
+def truth(smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray]) -> FloatArray:
     """float64 [prompts, items]: each title read behind the prompt by the plain model, nothing shared or packed."""
     scores = np.empty((len(prompts), len(index.trie)))
     for row, prompt in enumerate(prompts):
         for item, trie_row in enumerate(index.trie.rows_of_items):
             title = torch.from_numpy(index.trie.row(int(trie_row)).astype(np.int64))
             with torch.inference_mode():
-                logits = backend.model(torch.cat([torch.from_numpy(prompt), title])[None]).logits[0]
+                logits = smollm2_float32.model(torch.cat([torch.from_numpy(prompt), title])[None]).logits[0]
             steps = logits[len(prompt) - 1 : -1].log_softmax(dim=-1)
             scores[row, item] = steps[torch.arange(len(title)), title].sum().item()
     return scores
 
 
 def test_wide_and_exhaustive_search_equal_the_plain_model(
-    backend: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
+    smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
 ) -> None:
     """The tree, the mask, the packing and the beam may change the cost of an answer, never the answer."""
     terms = Terms(np.ones(truth.shape, dtype=bool), 100)
-    wide = beam_search(backend.open(prompts), index.trie, terms, width=100)
-    packed = exhaustive_search(backend.open(prompts), index.trie, terms)
+    wide = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=100)
+    packed = exhaustive_search(smollm2_float32.open(prompts), index.trie, terms)
     for row, rankings in enumerate(zip(wide, packed, strict=True)):
         for ranking in rankings:
             assert ranking.proven
@@ -63,14 +58,14 @@ def test_wide_and_exhaustive_search_equal_the_plain_model(
 
 
 def test_narrow_search_is_right_where_it_says_it_is_proven(
-    backend: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
+    smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
 ) -> None:
     """A proof that is wrong once is no proof."""
     outcomes = []
     for k, width in ((1, 4), (3, 20)):
         for exact in (False, True):
             terms = Terms(np.ones(truth.shape, dtype=bool), k)
-            found = beam_search(backend.open(prompts), index.trie, terms, width=width, exact=exact)
+            found = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=width, exact=exact)
             for row, ranking in enumerate(found):
                 assert len(ranking.item_indices) == k
                 assert ranking.proven or not exact

@@ -171,10 +171,6 @@ def test_every_message_reaches_the_model_in_order() -> None:
             "{{ raise_exception('no system role') }}",
             "refuses the roles .*no system role; use a prompt template without",
         ),
-        (
-            "{% if messages[0].role == 'system' %}{{ raise_exception('alone') }}{% endif %}" + CHATML,
-            "refuses the roles",
-        ),
         ("{{ messages[0].colour.name }}" + CHATML, "refuses the roles"),
         ("{% for m in messages %}", "refuses the roles"),
     ],
@@ -183,6 +179,13 @@ def test_a_chat_template_that_loses_or_moves_a_message_is_refused(chat_template:
     """Otherwise the model answers without ever seeing the history, and the figures look merely bad."""
     with pytest.raises(ArtifactError, match=message):
         small(chat_template).encode_prompt(TURNS)
+
+
+def test_where_no_system_role_is_known_the_user_says_it_first() -> None:
+    """Gemma's format refuses a system message; a template with one must not fail on every request."""
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('unknown') }}{% endif %}" + CHATML
+    merged = small(refusing).encode_prompt(TURNS)
+    assert merged.tolist() == small(refusing).encode_prompt([said("user", "s\n\nu")]).tolist()
 
 
 def test_a_chat_template_is_sandboxed() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from genrec.backends.base import Backend, TokenTree
+from genrec.backends.base import Backend
 from genrec.deadline import Deadline
 from genrec.errors import InputError, TokenizerMismatchError
 from genrec.index import CatalogIndex
@@ -18,6 +18,7 @@ from genrec.rankers.base import Ranker, RankRequest, top_k
 from genrec.renderer import Rendered, Renderer
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.template import Template
+from genrec.timed_tree import TimedTree
 from genrec.tokenizer import Tokenizer
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
@@ -151,9 +152,7 @@ class GenerativeRanker:
             deadline.check()
             batch = [requests[place] for place in places]
             asked = np.stack([request.allowed for request in batch])
-            allowed = asked
-            if self.settings.strategy == "candidates":
-                allowed = self._propose(batch, max(k, self.settings.candidates), deadline)
+            allowed = self._considered(batch, k, deadline)
             complete = allowed.sum(axis=1) == asked.sum(axis=1)
             found = self._search(renderer, batch, allowed, k, self.settings.strategy, deadline)
             for place, ranking, whole in zip(places, found, complete, strict=True):
@@ -169,8 +168,9 @@ class GenerativeRanker:
             deadline.check()
             batch = [requests[place] for place in places]
             allowed = np.stack([_mask(items[place], len(self._index.trie)) for place in places])
-            if self.settings.score == "catalog":  # normalised over everything allowed, so all of it takes part
-                allowed |= np.stack([request.allowed for request in batch])
+            if self.settings.score == "catalog" or _shows_candidates(renderer):
+                # A score that depends on what else is considered needs all of that beside it.
+                allowed |= self._considered(batch, 1, deadline)
             found = self._search(renderer, batch, allowed, allowed.shape[1], "exhaustive", deadline)
             for place, ranking in zip(places, found, strict=True):
                 scores = np.empty(allowed.shape[1])
@@ -249,11 +249,11 @@ class GenerativeRanker:
         ]
         guide = None
         if settings.prior and strategy == "beam":
-            guide = -settings.prior * self._prior(renderer).prefix_scores(settings.score)
+            guide = -settings.prior * self._prior(renderer).prefix_scores(settings.score, deadline)
         elif settings.prior:
             boost[allowed] -= settings.prior * np.concatenate(self._prior_scores(renderer, chosen, deadline))
         terms = Terms(allowed[:, trie.items], k, settings.score, guide, boost[:, trie.items])
-        tree = _TimedTree(self._backend.open([one.token_ids for one in rendered]), deadline)
+        tree = TimedTree(self._backend.open([one.token_ids for one in rendered]), deadline)
         if strategy == "beam":
             rankings = beam_search(tree, trie, terms, width=settings.width, exact=settings.exact)
         else:
@@ -265,17 +265,23 @@ class GenerativeRanker:
         trie, kind = self._index.trie, self.settings.score
         if not _shows_candidates(renderer):
             prior = self._prior(renderer)
-            return [prior.row_scores(trie.rows_of_items[own], kind) for own in chosen]
+            return [prior.row_scores(trie.rows_of_items[own], kind, deadline) for own in chosen]
         nobody = np.empty(0, dtype=np.int64)
         prompts = [renderer.render(nobody, "", own).token_ids for own in chosen]
         allowed = np.stack([_mask(own, len(trie)) for own in chosen])[:, trie.items]
-        tree = _TimedTree(self._backend.open(prompts), deadline)
+        tree = TimedTree(self._backend.open(prompts), deadline)
         answers = []
         for ranking, own in zip(exhaustive_search(tree, trie, Terms(allowed, len(trie), kind)), chosen, strict=True):
             scores = np.empty(len(trie))
             scores[ranking.item_indices] = ranking.scores
             answers.append(scores[own])
         return answers
+
+    def _considered(self, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> BoolArray:
+        """What is compared: everything allowed or, with the strategy `candidates`, what is proposed: bool [U, N]."""
+        if self.settings.strategy == "candidates":
+            return self._propose(requests, max(k, self.settings.candidates), deadline)
+        return np.stack([request.allowed for request in requests])
 
     def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> BoolArray:
         """What the proposer puts forward, and the `count` items of highest boost, if above 0: bool [U, N]."""
@@ -329,28 +335,6 @@ class GenerativeRanker:
 
 def _shows_candidates(renderer: Renderer) -> bool:
     return "candidates" in renderer.template.inputs
-
-
-class _TimedTree:
-    """A token tree that stops at the deadline, between two forward passes."""
-
-    def __init__(self, tree: TokenTree, deadline: Deadline) -> None:
-        self._tree, self._deadline = tree, deadline
-
-    @property
-    def size(self) -> int:
-        return self._tree.size
-
-    def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
-        self._deadline.check()
-        return self._tree.grow(parents, tokens)
-
-    def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
-        self._deadline.check()
-        return self._tree.log_probs(nodes, tokens, offsets)
-
-    def rewind(self, size: int) -> None:
-        self._tree.rewind(size)
 
 
 _NOTHING = Ranking(np.empty(0, dtype=np.int64), np.empty(0), proven=True, compared=0)
