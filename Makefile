@@ -8,6 +8,9 @@ TORCH ?= torch>=2.11,<2.14
 # More of pip's own options, for example: make demo PIP_ARGS="--extra-index-url ..."
 PIP_ARGS ?=
 
+# Threads that wait by spinning make torch ten times slower on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 

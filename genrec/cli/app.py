@@ -1,5 +1,6 @@
 """Every verb of the command line, and what becomes of an error."""
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -51,7 +52,10 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which genrec this is.")
     ] = False,
-) -> None: ...
+) -> None:
+    # Threads that wait by spinning make a busy machine ten times slower, and an idle one no faster; torch reads this
+    # when it is first loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 app.command("demo")(demo.demo)
