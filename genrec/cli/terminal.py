@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock, Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _FIRST_LINE_AFTER = 2.0  # seconds
 _LINE_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 _LONGEST = 200  # characters of a title that are shown
+_LINE_END = re.compile(r" +(?=\n)")
 # Joiners hold emoji and several scripts together; every other format character can reorder or hide what stands there.
 _JOINERS = "\u200c\u200d"
 
@@ -126,13 +128,31 @@ def progress() -> Iterator[Progress]:
         yield Progress(bar)
 
 
+class _Trimmed:
+    """A stream that is no terminal, without the spaces that tables put at the ends of lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_LINE_END.sub("", text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
 def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
     stream: Any = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")  # a title may hold what this terminal cannot write
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    file: Any = stream if stream.isatty() else _Trimmed(stream)
+    return Console(file=file, markup=False, emoji=False, highlight=False)
 
 
 def _finite(value: object) -> object:
