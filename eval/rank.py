@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         catalog, interactions = open_dataset("online-retail", cache)
         experiment = next_basket(catalog, interactions, options.users, part=options.part, seed=SEED)
         measures, k, template = [nDCG @ 10, R @ 20], 20, options.template
-    settings = Settings(template=template, generative=GenerativeSettings(strategy="candidates"))
+    settings = Settings(
+        template=template, background=options.background, generative=GenerativeSettings(strategy="candidates")
+    )
     recommender = open_recommender(experiment.catalog, experiment.train, cache=cache, settings=settings)
     rankers = {**_plain(recommender), **_generative(recommender, options.protocol)}
     chosen = options.rankers.split(",") if options.rankers else list(rankers)
@@ -92,6 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rankers", help="names, joined by commas; all by default")
     parser.add_argument("--part", choices=["validation", "test"], default="validation", help="of retail")
     parser.add_argument("--template", default="next-item", help="a shipped template or a .j2 file")
+    parser.add_argument("--background", type=int, default=Settings.background, help="histories behind the prior")
     parser.add_argument("--json", type=Path, help="write the rows and what they came from")
     options = parser.parse_args(arguments)
     if options.protocol == "games" and (options.data is None or not options.data.is_dir()):

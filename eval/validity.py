@@ -59,7 +59,7 @@ def violations(request: RandomRequest, answer: RecommendationList) -> list[str]:
     """Which promises an answer breaks, by name; none if it is right."""
     items = [item.item_id for item in answer.items]
     pairs = list(zip(answer.items, answer.items[1:], strict=False))
-    short = len(request.allowed) < request.k
+    told = any(f"only {len(request.allowed)} item" in notice for notice in answer.notices)
     broken = {
         "wrong length": len(items) != min(request.k, len(request.allowed)),
         "repeated item": len(set(items)) != len(items),
@@ -67,7 +67,7 @@ def violations(request: RandomRequest, answer: RecommendationList) -> list[str]:
         "ranks not 1 to k": [item.rank for item in answer.items] != list(range(1, len(items) + 1)),
         "score not a number": not all(np.isfinite(item.score) for item in answer.items),
         "scores out of order": any(a.source == b.source and a.score < b.score for a, b in pairs),
-        "short and not said so": short and not any("items are allowed" in notice for notice in answer.notices),
+        "short and not said so": len(request.allowed) < request.k and not told,
     }
     return [name for name, is_broken in broken.items() if is_broken]
 

@@ -100,13 +100,14 @@ def _refuse_foreign(directory: Path, kind: str) -> None:
     except FileNotFoundError:
         known = not directory.exists()
     except ValueError:
-        known = True
+        # Other tools keep a manifest.json too, and not all of them in plain JSON; ours holds its checksum.
+        known = b'"checksum": "' in (directory / MANIFEST).read_bytes()
     if not known:
         raise ArtifactError(f"{directory} exists and is no saved {kind}; choose another folder or empty this one")
 
 
 def _put_in_place(aside: Path, directory: Path) -> None:
-    """Rename `aside` to `directory`; what stood there, or what another process puts there meanwhile, goes."""
+    """Rename `aside` to `directory`; what stood there goes, unless it holds the same: somebody may be reading it."""
     while True:
         try:
             os.replace(aside, directory)
@@ -114,10 +115,18 @@ def _put_in_place(aside: Path, directory: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        with suppress(FileNotFoundError):
+            if (directory / MANIFEST).read_bytes() == (aside / MANIFEST).read_bytes() and _is_whole(directory):
+                return
         old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         with suppress(FileNotFoundError):
             os.replace(directory, old)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_whole(directory: Path) -> bool:
+    files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return all((directory / name).is_file() and sha256_of(directory / name) == known for name, known in files.items())
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ class Settings:
     """What a recommender is made of. The defaults are what measured best; see eval/RESULTS.md.
 
     Attributes:
-        model: a bundled model's name, a folder or a Hub id; None for no LLM.
+        model: a bundled model's name, or a folder with its tokenizer; None for no LLM.
         encoder: the same for the sentence encoder.
         template, cold_template: names or paths of templates.
         generative: how the LLM ranks.
@@ -113,7 +113,8 @@ def open_recommender(
         parts[embedding] = settings.embedding_weight
     ladder: list[Ranker] = []
     try:
-        proposer = BlendRanker(parts) if parts else popularity
+        # A trace of popularity, so that a list of candidates is full where nothing else is known.
+        proposer = BlendRanker({**parts, popularity: 1e-6})
         background = _background(catalog, interactions, settings)
         ladder += _generate(catalog, settings, proposer, background, cache, progress)
     except ModelMissingError as error:
@@ -145,6 +146,16 @@ def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
     return read_catalog(items, name=name), read_interactions(interactions)
 
 
+def _called(model: str | Path, folder: Path) -> str:
+    """A name for caches: two folders called alike, or weights that changed in place, must not share what is kept."""
+    if str(model) in MODELS:
+        return str(model)
+    facts = [str(folder.resolve())]
+    for file in sorted(folder.glob("*.safetensors")):
+        facts += [file.name, str(file.stat().st_size), str(file.stat().st_mtime_ns)]
+    return f"{folder.name}-{_key(*facts)[:12]}"
+
+
 def find_weights(model: str | Path, cache: Path) -> Path:
     """The folder of a bundled model, checked against its checksums, or the path as it was given.
 
@@ -165,7 +176,7 @@ def load_backend(model: str | Path, cache: Path) -> "tuple[TransformersBackend, 
     _need_torch()
     from genrec.backends.transformers import TransformersBackend
 
-    return TransformersBackend(folder), HuggingFaceTokenizer.from_directory(folder)
+    return TransformersBackend(folder, name=_called(model, folder)), HuggingFaceTokenizer.from_directory(folder)
 
 
 def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, progress: Progress) -> CatalogIndex:
@@ -207,7 +218,7 @@ def _embed(catalog: Catalog, settings: Settings, cache: Path, progress: Progress
     _need_torch()
     from genrec.backends.encoder import SentenceEncoder
 
-    encoder = SentenceEncoder(folder)
+    encoder = SentenceEncoder(folder, name=_called(settings.encoder, folder))
     return EmbeddingRanker(_vectors(catalog, encoder, cache, progress), encoder=encoder)
 
 
@@ -243,7 +254,9 @@ def _generate(
     )
     if settings.fill_priors or settings.generative.strategy == "beam":
         ranker.fill_priors(lambda done, total: progress("prior", done, total))
-    smaller = ranker.with_settings(strategy="candidates", candidates=settings.fewer_candidates, exact=False)
+    smaller = ranker.with_settings(
+        source="generative-small", strategy="candidates", candidates=settings.fewer_candidates, exact=False
+    )
     return [ranker, smaller]
 
 

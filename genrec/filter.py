@@ -248,7 +248,7 @@ class _Filter:
                 return _instant(value, kind)
         except UnicodeEncodeError as error:
             raise self._wrong(f"{value!r} is no text that UTF-8 can write") from error
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise self._wrong(f"{name} holds dates, and {value!r} is none; write '2020-12-31'") from error
         if holds == "lists":
             raise self._wrong(f"{name} holds lists; write: {value!r} in {name}")

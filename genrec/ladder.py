@@ -18,6 +18,7 @@ from genrec.template import Template
 from genrec.types import Driver, FloatArray, IntArray, Ranking, Recommendation, RecommendationList, UserId
 
 _SHARE = 0.6  # of the time that is left, for each step but the last
+_BATCH = 32  # tasks asked at once; what has been answered when the time runs out is kept
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Ladder:
                 own = Deadline(deadline.clock() + _SHARE * deadline.left(), deadline.clock)
             _ask(ranker, tasks, k, own)
         _ask(self.steps[-1], tasks, k, Deadline.never())
+        for task in tasks:
+            if task.missing:
+                task.note(f"{task.missing} items are missing, no step could rank them; end the ladder with popularity")
 
 
 @dataclass
@@ -126,10 +130,14 @@ class Task:
 
 
 def _ask(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> None:
-    """Let one ranker answer; where a batch fails, each task is tried alone, so that one spoils no other."""
-    tasks = [task for task in tasks if task.missing and ranker.can_rank(task.request)]
-    if not tasks:
-        return
+    """Let one ranker answer, some tasks at a time."""
+    able = [task for task in tasks if task.missing and ranker.can_rank(task.request)]
+    for start in range(0, len(able), _BATCH):
+        _ask_batch(ranker, able[start : start + _BATCH], k, deadline)
+
+
+def _ask_batch(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> None:
+    """Where a batch fails, each task is tried alone, so that one spoils no other."""
     try:
         deadline.check()
         rankings = ranker.rank([task.rest for task in tasks], k, deadline=deadline)
@@ -139,7 +147,7 @@ def _ask(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> N
     except EngineError as error:
         if len(tasks) > 1:
             for task in tasks:
-                _ask(ranker, [task], k, deadline)
+                _ask_batch(ranker, [task], k, deadline)
         else:
             tasks[0].note(f"{ranker.source} was left out: {error}")
     else:

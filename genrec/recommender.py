@@ -10,7 +10,7 @@ import numpy as np
 
 from genrec.catalog import Catalog
 from genrec.deadline import Deadline
-from genrec.errors import InputError, UnknownUserError
+from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.interactions import Interactions, read_interactions
 from genrec.ladder import Ladder, Task
 from genrec.rankers.base import Ranker, RankRequest
@@ -66,11 +66,16 @@ class Recommender:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.catalog = catalog
-        self.ladder = Ladder(tuple(ladder)).steps
+        self._ladder = Ladder(tuple(ladder))
         self.interactions = interactions
         self._explanation = explanation or read_template("explanation")
         self._notices = tuple(notices)
         self._clock = clock
+
+    @property
+    def ladder(self) -> tuple[Ranker, ...]:
+        """The rankers, best first."""
+        return self._ladder.steps
 
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a text is a user id, not a sequence of them
@@ -119,10 +124,13 @@ class Recommender:
             Lists hold exactly min(k, allowed) items, ties in catalog order.
 
         Raises:
-            InputError: an argument cannot be used; nothing has been computed then.
+            InputError: an argument cannot be used.
+            UnknownUserError, UnknownItemError: nobody knows a user or a history item, and `on_unknown` is `raise`.
         """
         start = self._clock()
         limits = self._limits(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
+        if isinstance(people, np.integer):
+            people = int(people)
         if isinstance(people, str | int | History):
             return self._answer([people], limits, explain)[0]
         if isinstance(people, Sequence):
@@ -150,25 +158,38 @@ class Recommender:
             raise InputError(f"k is {k!r}; ask for a whole number of at least 1")
         if on_unknown not in get_args(OnUnknown):
             raise InputError(f"on_unknown is {on_unknown!r}; choose one of {', '.join(get_args(OnUnknown))}")
-        if deadline is not None and not 0 < deadline < np.inf:
+        if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < np.inf):
             raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for none")
         for name, ids in (("only", only), ("exclude", exclude)):
             if isinstance(ids, str | bytes):
                 raise InputError(f"{name} is the text {ids!r}; pass a list of item ids")
         allowed = np.ones(len(self.catalog), dtype=np.bool_)
         if only is not None:
-            allowed &= self.catalog.mask_of(only)
+            allowed &= self._mask("only", only)
         if exclude is not None:
-            allowed &= ~self.catalog.mask_of(exclude)
+            allowed &= ~self._mask("exclude", exclude)
         if where is not None:
             allowed &= self.catalog.where(where)
         time_limit = Deadline.never() if deadline is None else Deadline(start + deadline, self._clock)
         return _Limits(int(k), filter_seen, allowed, self._boosts(boost), time_limit, on_unknown)
 
+    def _mask(self, name: str, ids: Iterable[ItemId]) -> BoolArray:
+        ids = list(ids)
+        unknown = np.flatnonzero(self.catalog.item_ids.positions(ids) < 0)
+        if unknown.size:
+            raise UnknownItemError(
+                f"{name} holds item {ids[int(unknown[0])]!r}, which is not in catalog {self.catalog.name!r} "
+                f"({len(self.catalog):,} items); leave it out of {name}"
+            )
+        return self.catalog.mask_of(ids)
+
     def _boosts(self, boost: Mapping[ItemId, float] | None) -> FloatArray | None:
         if not boost:
             return None
-        values = np.array(list(boost.values()), dtype=np.float64)
+        try:
+            values = np.array(list(boost.values()), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a boost is no number: {error}; give a finite number for each item id") from error
         if not np.isfinite(values).all():
             item = list(boost)[int(np.argmin(np.isfinite(values)))]
             raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
@@ -181,7 +202,7 @@ class Recommender:
         for first in range(0, len(people), _CHUNK):
             start = self._clock()
             tasks = [self._task(person, limits) for person in people[first : first + _CHUNK]]
-            Ladder(self.ladder).serve(tasks, limits.k, limits.deadline)
+            self._ladder.serve(tasks, limits.k, limits.deadline)
             if explain:
                 for task in tasks:
                     task.explain(self.catalog, self._explanation, limits.deadline)
@@ -210,14 +231,17 @@ class Recommender:
                 allowed[:] = False
         count = int(allowed.sum())
         if known and count < limits.k:
-            notices.append(f"only {count} items are allowed, {limits.k} were asked for")
+            are = "item is" if count == 1 else "items are"
+            notices.append(f"only {count} {are} allowed, {limits.k} were asked for")
         request = RankRequest(items, history.words, allowed, limits.boost)
         return Task(history.user_id, request, min(limits.k, count), notices)
 
     def _history(self, person: Person, on_unknown: str) -> tuple[History, bool]:
         if isinstance(person, History):
+            if isinstance(person.item_ids, str) or not isinstance(person.words, str):
+                raise InputError(f"{person!r} is no History; item_ids is a tuple of item ids, words a text")
             return person, True
-        if not isinstance(person, str | int) or isinstance(person, bool):
+        if not isinstance(person, str | int | np.integer) or isinstance(person, bool):
             raise InputError(f"{person!r} is no person; pass user ids or History values")
         try:
             if self.interactions is None:

@@ -178,7 +178,7 @@ class _Beam:
         order = np.argsort(self._found_prompt, kind="stable")
         counts = np.bincount(self._found_prompt, minlength=len(self._kth))
         answers = []
-        for prompt, own in enumerate(np.split(order, np.cumsum(counts)[:-1])):
+        for prompt, own in enumerate(np.split(order, np.cumsum(counts))[:-1]):
             complete = len(own) >= min(self._terms.k, self._alive[prompt, -1])
             proven = bool(complete and self._dropped[prompt] < max(self._kth[prompt], -np.finfo(float).max))
             items = self._trie.items[self._found_row[own]]

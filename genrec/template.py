@@ -133,6 +133,8 @@ def read_template(name: str | Path) -> Template:
         return Template.from_source(path.read_text(encoding="utf-8"), place=f"template {path.name}")
     except UnicodeDecodeError as error:
         raise TemplateError(f"template {path.name} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise TemplateError(f"template {path.name} cannot be read: {error.strerror}; check its permissions") from error
 
 
 def template_names() -> list[str]:
@@ -176,6 +178,12 @@ class _SpanEnvironment(ImmutableSandboxedEnvironment):
     code_generator_class = _SpanCodeGenerator
     concat = staticmethod(_Spans)  # type: ignore[assignment]
     trusted = _Trusted
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """An item's `values` or `items` is its attribute of that name, never a method of dictionaries."""
+        if isinstance(obj, dict):
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
 
     def __init__(self) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)

@@ -67,9 +67,9 @@ class HuggingFaceTokenizer:
         self._chat_template = chat_template
         self._named = {"bos_token": begin_token, "eos_token": end_token}
         self._scaffolds: dict[tuple[Role, ...], tuple[str, ...]] = {}
-        self.fingerprint = hashlib.sha256(tokenizer_json.encode()).hexdigest()
         self.vocab_size = 1 + max([*self._control.values(), *self._plain.get_vocab().values()])
         self.end_id = self._find_end(end_token)
+        self.fingerprint = hashlib.sha256(f"{self.end_id}\n{tokenizer_json}".encode()).hexdigest()
 
     @classmethod
     def from_directory(cls, directory: Path) -> "HuggingFaceTokenizer":

@@ -93,7 +93,10 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A history item that carried a recommendation: `drop` is how far the score falls without it."""
+    """A history item that carried a recommendation.
+
+    `drop` is how far the score falls without it; infinite where the ranker then knows nothing of what it recommended.
+    """
 
     item_id: ItemId
     title: str

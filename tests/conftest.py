@@ -10,6 +10,9 @@ from genrec.backends.base import Backend
 from genrec.bundle import cache_directory, get_model
 from genrec.tokenizer import HuggingFaceTokenizer
 
+# Two threads that spin for each other on busy cores are many times slower than two that sleep; read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Timings never decide a test: two cores may be busy with something else.
 settings.register_profile("genrec", deadline=None)
 settings.load_profile("genrec")

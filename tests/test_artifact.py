@@ -102,7 +102,7 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x", encoding="utf-8")
     save(tmp_path / "prior", kind="prior")
-    for manifest in (None, json.dumps({"name": "my app"}), "[1]"):
+    for manifest in (None, json.dumps({"name": "my app"}), "[1]", '\ufeff{"name": "my app"}', "// mine\n{}", ""):
         if manifest is not None:
             (site / MANIFEST).write_text(manifest, encoding="utf-8")
         with pytest.raises(ArtifactError, match=r"site exists and is no saved thing; choose another folder"):
@@ -118,3 +118,19 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "void").mkdir()
     save(tmp_path / "void")
     verify(tmp_path / "void", kind="thing", version=1)
+
+
+def test_writing_the_same_again_leaves_what_somebody_may_be_reading(tmp_path: Path) -> None:
+    """Two processes that fill one cache must not pull a folder away from a third that reads it."""
+    place = tmp_path / "thing"
+    for _ in range(2):
+        with writing(place, kind="thing", version=1, facts={}) as folder:
+            (folder / "a").write_bytes(b"1")
+        inode = place.stat().st_ino
+    with writing(place, kind="thing", version=1, facts={}) as folder:
+        (folder / "a").write_bytes(b"1")
+    assert place.stat().st_ino == inode
+    (place / "a").write_bytes(b"2")
+    with writing(place, kind="thing", version=1, facts={}) as folder:
+        (folder / "a").write_bytes(b"1")
+    assert verify(place, kind="thing", version=1)

@@ -9,7 +9,7 @@ from contracts import BackendContract, defines, has_base, subjects
 
 import genrec
 from genrec.backends.base import Backend
-from genrec.errors import EngineError
+from genrec.errors import EngineError, ModelMissingError
 from genrec.testing import TableBackend
 
 HOME = Path(genrec.__file__).parent
@@ -36,6 +36,44 @@ class TestTransformersBackend(BackendContract):
     @pytest.fixture
     def backend(self, smollm2_float32: Backend) -> Backend:
         return smollm2_float32
+
+    def test_damaged_weights_are_refused_by_name(self, smollm2: Path, tmp_path: Path) -> None:
+        """Whoever copied half of a model must read that, and no traceback of the library that reads it."""
+        from genrec.backends.transformers import TransformersBackend
+
+        for name in ("config.json", "model.safetensors"):
+            (tmp_path / name).write_bytes((smollm2 / name).read_bytes()[:5000])
+        with pytest.raises(ModelMissingError, match=f"cannot load the model '{tmp_path.name}'"):
+            TransformersBackend(tmp_path, device="cpu")
+
+    def test_a_failure_behind_the_last_layer_is_one_the_ladder_knows(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The logits take the most memory of all; running out of it there must not end the request."""
+        tree = backend.open([np.array([1, 2])])
+
+        def exhausted(*_: object, **__: object) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr("torch.Tensor.log_softmax", exhausted)
+        with pytest.raises(EngineError, match="failed on the logits behind 1 nodes: out of memory"):
+            tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
+
+
+@pytest.mark.model
+def test_in_bfloat16_no_log_probability_is_above_zero(smollm2: Path) -> None:
+    """The search stops early because scores only fall along a path; one step upwards, and a proof is wrong."""
+    import torch
+
+    from genrec.backends.transformers import TransformersBackend
+
+    tree = TransformersBackend(smollm2, device="cpu", dtype=torch.bfloat16).open([np.arange(20, 60)])
+    random = np.random.default_rng(0)
+    nodes, likely = np.array([0]), np.arange(20, 2000)
+    for _ in range(30):  # follow what the model likes best: there the probabilities are near 1
+        steps = tree.log_probs(nodes, likely, np.array([0, len(likely)]))
+        assert (steps <= 0).all()
+        nodes = tree.grow(nodes, likely[[int(np.argmax(steps + 1e-3 * random.random(len(steps))))]])
 
 
 def test_every_backend_has_its_contract() -> None:

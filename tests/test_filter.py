@@ -101,6 +101,11 @@ def test_dates_are_compared_with_written_dates() -> None:
         read_catalog(pa.table({"item_id": [1], "title": ["a"], "released": pa.array([0], pa.date32())})).where(
             "released > 'soon'"
         )
+    beyond = "0001-01-01T00:00:00+14:00"  # in UTC a year that no calendar has
+    with pytest.raises(FilterError, match="released holds dates, and '0001-01-01T"):
+        read_catalog(pa.table({"item_id": [1], "title": ["a"], "released": pa.array([0], pa.timestamp("us"))})).where(
+            f"released > '{beyond}'"
+        )
 
 
 def test_lists_are_read_as_their_rows_show_them() -> None:

@@ -152,6 +152,8 @@ def test_whole_number_ids_come_back_as_whole_numbers() -> None:
     [item] = recommender.recommend(1, k=1).items
     assert (item.user_id, item.item_id) == (1, 9)
     assert recommender.recommend("1", k=1).items[0].user_id == "1"
+    assert recommender.recommend(np.int64(1), k=1).items[0].item_id == 9
+    assert len(recommender.recommend([np.int64(1), np.int32(2)], k=1)) == 2
 
 
 class _Failing:
@@ -195,6 +197,15 @@ def test_a_dead_model_still_leaves_an_answer(shop: Any) -> None:
     assert len(answer.items) == 10
     assert {item.source for item in answer.items} == {"cooccurrence"}
     assert any("told to fail" in notice for notice in answer.notices)
+
+
+def test_a_list_that_no_step_can_fill_says_so(shop: Any) -> None:
+    """A ladder that ends in a ranker with nothing to go on must not look like a filter that nothing passed."""
+    catalog, interactions = shop
+    counting = CooccurrenceRanker(*interactions.as_indices(catalog), len(catalog))
+    answer = Recommender(catalog, [counting]).recommend(History(), k=3)
+    assert not answer.items
+    assert any("3 items are missing" in notice for notice in answer.notices)
 
 
 class _SlowBackend(TableBackend):
@@ -277,7 +288,11 @@ def test_drivers_are_history_items_without_which_the_score_falls(recommender: Re
         ({"exclude": ["nope"]}, UnknownItemError, "nope"),
         ({"boost": {"85123A": float("nan")}}, InputError, "85123A"),
         ({"boost": {"nope": 1.0}}, UnknownItemError, "nope"),
+        ({"boost": {"85123A": "much"}}, InputError, "a boost is no number: .*much"),
         ({"deadline": 0}, InputError, "deadline is 0"),
+        ({"deadline": "soon"}, InputError, "deadline is 'soon'"),
+        ({"people": History("85123A")}, InputError, "tuple of item ids"),  # type: ignore[arg-type]
+        ({"people": History(words=None)}, InputError, "words a text"),  # type: ignore[arg-type]
         ({"on_unknown": "guess"}, InputError, "guess"),
         ({"people": "99999"}, UnknownUserError, "99999"),
         ({"people": History(("nope",))}, UnknownItemError, "nope"),
@@ -314,3 +329,24 @@ def test_an_empty_set_of_allowed_items_is_an_empty_list_and_said_so(recommender:
     answer = recommender.recommend("12748", k=3, where="price < 0")
     assert not answer.items
     assert "only 0 items are allowed" in answer.notices[0]
+
+
+def test_what_was_answered_before_the_deadline_is_kept(shop: Any) -> None:
+    """Work that is done is not thrown away because the rest came too late."""
+    catalog, interactions = shop
+    popularity = PopularityRanker(interactions.item_counts(catalog))
+    now = [0.0]
+
+    class Ticking(PopularityRanker):
+        source = "ticking"
+
+        def scores(self, requests: Any) -> Any:
+            now[0] += 1.0
+            return super().scores(requests)
+
+    ticking = Ticking(interactions.item_counts(catalog))
+    recommender = Recommender(catalog, [ticking, popularity], clock=lambda: now[0])
+    answers = recommender.recommend([History()] * 100, k=2, deadline=3.0)
+    served = [answer.items[0].source for answer in answers]
+    assert served.count("ticking") in (32, 64)
+    assert served == sorted(served, reverse=True)

@@ -212,6 +212,14 @@ def test_nothing_allowed_is_an_empty_and_proven_list() -> None:
         assert all(len(ranking.item_indices) == 0 and ranking.proven for ranking in rankings)
 
 
+def test_nobody_asked_is_nobody_answered() -> None:
+    """A batch that a filter emptied must not end in an error of indices."""
+    case = make_case(4)
+    terms = Terms(np.ones((0, len(case.trie)), dtype=bool), case.k)
+    assert beam_search(case.backend.open([]), case.trie, terms, width=4) == []
+    assert exhaustive_search(case.backend.open([]), case.trie, terms) == []
+
+
 def test_bad_terms_are_refused_by_value() -> None:
     """A mask of the wrong catalog would silently filter other items."""
     case = make_case(1)

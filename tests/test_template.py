@@ -32,6 +32,15 @@ FULL: dict[str, Any] = {
 EMPTY: dict[str, Any] = {"history": [], "words": "", "candidates": [], "drivers": []}
 
 
+def test_an_attribute_called_like_a_method_is_the_attribute() -> None:
+    """`items` is a fair name for a column; printing a method would put a memory address into every prompt."""
+    template = of("{% block user %}{{ words.items }}, {{ words.values }}{% endblock %}")
+    (message,) = template.render(words={"items": 3, "values": "red"})
+    assert message.text == "3, red"
+    with pytest.raises(TemplateError, match="keys"):
+        of("{% block user %}{{ words.keys }}{% endblock %}").render(words={"items": 3})
+
+
 def of(body: str) -> Template:
     return Template.from_source(HEADER + body)
 

@@ -18,13 +18,14 @@ from genrec.errors import EngineError, ModelMissingError
 
 
 class SentenceEncoder:
-    """An encoder from a folder or the Hub.
+    """An encoder from a folder.
 
     Args:
         model: a folder with `tokenizer.json` and safetensors.
         device: where it runs; by default the first GPU, else the CPU.
         max_tokens: longer texts are cut.
         batch_size: texts encoded at once.
+        name: what caches of vectors call these weights; by default the folder's name.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class SentenceEncoder:
         device: str | None = None,
         max_tokens: int = 128,
         batch_size: int = 64,
+        name: str | None = None,
     ) -> None:
-        self.name = Path(model).name
+        self.name = name or Path(model).name
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             with quiet():

@@ -5,7 +5,8 @@ position ids count along the path. The key-value cache only ever grows at its en
 Source of the mask: Miao et al., "SpecInfer", ASPLOS 2024, section 4.2 (tree-based parallel decoding).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ class TransformersBackend:
         model: a folder as `save_pretrained` writes it, or a Hub id. Only safetensors are read.
         device: where it runs; by default the first GPU, else the CPU.
         dtype: by default bfloat16 where the device computes in it, else float32.
-        name: what results and caches call these weights; by default the folder's name or Hub id.
+        name: what results and caches call these weights, the dtype added; by default the last part of its path.
 
     Raises:
-        ModelMissingError: there is no such model.
+        ModelMissingError: there is no such model, or its files are damaged.
         EngineError: the architecture changes its logits in a way this backend does not reproduce.
     """
 
@@ -49,10 +50,10 @@ class TransformersBackend:
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     str(model), dtype=self.dtype, attn_implementation="sdpa", use_safetensors=True
                 )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # safetensors, torch and Transformers raise their own
             raise ModelMissingError(f"cannot load the model {Path(model).name!r}: {error}") from error
         self.model: PreTrainedModel = loaded.to(self.device).eval()
-        self.name = name or Path(model).name
+        self.name = f"{name or Path(model).name}@{str(self.dtype).removeprefix('torch.')}"
         self.vocab_size = int(self.model.config.vocab_size)
         self.max_tokens = int(self.model.config.max_position_embeddings)
         self._check_head()
@@ -70,17 +71,14 @@ class TransformersBackend:
         self, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
         """The last hidden states [U, Q, D] of new tokens; the cache gains their keys and values."""
-        try:
-            with torch.inference_mode():
-                answer = self.model.base_model(
-                    input_ids=token_ids,
-                    position_ids=positions,
-                    attention_mask=mask,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(f"{self.name} failed on {tuple(token_ids.shape)} tokens: {error}") from error
+        with self._running(f"{tuple(token_ids.shape)} tokens"):
+            answer = self.model.base_model(
+                input_ids=token_ids,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            )
         hidden: torch.Tensor = answer.last_hidden_state
         return hidden
 
@@ -88,7 +86,7 @@ class TransformersBackend:
         """Log-probabilities of chosen tokens at hidden states [Q, D]; the other arguments as in `TokenTree`."""
         head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         result = np.empty(len(tokens), dtype=np.float64)
-        with torch.inference_mode():
+        with self._running(f"the logits behind {len(hidden)} nodes"):
             for start in range(0, len(hidden), _LOGIT_ROWS):
                 block = hidden[start : start + _LOGIT_ROWS]
                 bounds = offsets[start : start + len(block) + 1]
@@ -102,10 +100,21 @@ class TransformersBackend:
                 logits = torch.einsum("cd,cd->c", block.float()[owner], weights)
                 if head.bias is not None:
                     logits = logits + head.bias[chosen].float()
-                result[bounds[0] : bounds[-1]] = (logits - normaliser[owner]).double().cpu().numpy()
+                # The two come from different roundings; a log-probability above 0 would break the search's bounds.
+                steps = (logits - normaliser[owner]).clamp(max=0.0)
+                result[bounds[0] : bounds[-1]] = steps.double().cpu().numpy()
         if np.isnan(result).any():
             raise EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
         return result
+
+    @contextmanager
+    def _running(self, what: str) -> Iterator[None]:
+        """Without gradients, and with torch's errors, such as too little memory, as those the ladder steps down on."""
+        try:
+            with torch.inference_mode():
+                yield
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"{self.name} failed on {what}: {error}") from error
 
     def _check_head(self) -> None:
         """Refuse models that scale or cap their logits after the head, which `log_probs` would miss."""

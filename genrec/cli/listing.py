@@ -19,7 +19,7 @@ _SEVERAL_COLUMNS = 110  # from this width on the drivers have a column of their 
 
 
 def as_json(person: Mapping[str, Any], answer: "RecommendationList") -> dict[str, Any]:
-    """One person and their list, in plain values."""
+    """One person and their list, in plain values; a drop that JSON cannot write (the item would go) becomes null."""
     return {**person, **asdict(answer)}
 
 

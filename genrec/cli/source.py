@@ -181,10 +181,10 @@ def numbers(values: Sequence[str] | None, option: str) -> dict[str, float] | Non
 
 
 def _weights(name: str) -> str:
-    """A model's name as it was given, refused here where asking the Hub for it would only cost time."""
+    """A bundled model's name or a folder, as it was given."""
     from genrec.bundle import MODELS
 
-    if name not in MODELS and not Path(name).is_dir() and (name.startswith((".", "/")) or name.count("/") != 1):
+    if name not in MODELS and not Path(name).is_dir():
         raise ModelMissingError(
             f"model {name!r} is neither a folder here nor one of {', '.join(MODELS)}; check the name or the path"
         )

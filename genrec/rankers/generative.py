@@ -80,14 +80,14 @@ class GenerativeRanker:
             any it is the score behind an empty history, which corrects less well.
         proposer: proposes candidates and gives evidence; needed by the strategy `candidates` and for `evidence`.
         settings: how to search and score.
-        prior_cache: a folder where priors are kept between runs.
+        prior_cache: a folder that `save_priors` writes to, and from which priors are read.
+        source: the name that recommendations served by it carry.
 
     Raises:
+        ArtifactError: a cached prior was altered.
         TokenizerMismatchError: the index was built with another tokenizer.
         InputError: a part is missing or does not fit.
     """
-
-    source = "generative"
 
     def __init__(
         self,
@@ -101,6 +101,7 @@ class GenerativeRanker:
         proposer: Ranker | None = None,
         settings: GenerativeSettings | None = None,
         prior_cache: Path | None = None,
+        source: str = "generative",
     ) -> None:
         settings = settings or GenerativeSettings()
         if index.tokenizer_fingerprint != tokenizer.fingerprint:
@@ -115,7 +116,7 @@ class GenerativeRanker:
         for one in (template, cold_template):
             if one.output != "item":
                 raise InputError(f"template {one.name!r} answers with {one.output}; this ranker needs output = item")
-        self.settings = settings
+        self.settings, self.source = settings, source
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
         self._templates = (template, cold_template)
         self._background = tuple(background)
@@ -125,10 +126,16 @@ class GenerativeRanker:
         self._prepare()
 
     def with_settings(
-        self, *, proposer: Ranker | None = None, background: Sequence[IntArray] | None = None, **changes: Any
+        self,
+        *,
+        source: str | None = None,
+        proposer: Ranker | None = None,
+        background: Sequence[IntArray] | None = None,
+        **changes: Any,
     ) -> "GenerativeRanker":
         """The same ranker under other settings, or with other parts; models, index and priors are shared."""
         other = copy.copy(self)
+        other.source = source or self.source
         other._background = self._background if background is None else tuple(background)
         other.settings = replace(self.settings, **changes)
         other._proposer = proposer or self._proposer
@@ -181,7 +188,7 @@ class GenerativeRanker:
     def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Score the whole catalog behind the prior's prompts now, and keep the result for the next run."""
         for renderer in self._renderers:
-            if not _shows_candidates(renderer):
+            if self.settings.prior and not _shows_candidates(renderer):
                 self._prior(renderer).fill(on_progress)
         self.save_priors()
 
@@ -209,9 +216,12 @@ class GenerativeRanker:
         self._renderers = (warm, cold)
         if self.settings.strategy == "beam" and any(map(_shows_candidates, self._renderers)):
             raise InputError("a template that shows candidates cannot guide a beam over the catalog; name another")
+        self._renderer_priors = tuple(map(self._find_prior, self._renderers))
 
     def _renderer_for(self, request: RankRequest) -> Renderer:
-        return self._renderers[0 if len(request.history) else 1]
+        """Somebody without a history who says something is shown by the cold template, everybody else by the other."""
+        cold = not len(request.history) and bool(request.words.strip())
+        return self._renderers[1 if cold else 0]
 
     def _batches(self, requests: Sequence[RankRequest]) -> Iterator[tuple[Renderer, list[int]]]:
         """Requests of one template, at most `batch_size` at a time, by their places."""
@@ -319,6 +329,15 @@ class GenerativeRanker:
         return self._proposer
 
     def _prior(self, renderer: Renderer) -> Prior:
+        prior = self._renderer_priors[0 if renderer is self._renderers[0] else 1]
+        if prior is None:
+            raise InputError(f"template {renderer.template.name!r} has no prior of its own")
+        return prior
+
+    def _find_prior(self, renderer: Renderer) -> Prior | None:
+        """The prior behind a template's prompts, from the cache where it is kept; none where candidates are shown."""
+        if not self.settings.prior or _shows_candidates(renderer):
+            return None
         nothing = np.empty(0, dtype=np.int64)
         prompts = [renderer.render(nothing, "", nothing).token_ids]
         if renderer is self._renderers[0] and self._background:

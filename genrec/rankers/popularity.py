@@ -25,5 +25,5 @@ class PopularityRanker(DenseRanker):
         return True
 
     def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
-        """float64 [U, N], the same for everybody."""
-        return np.tile(self._scores, (len(requests), 1))
+        """float64 [U, N], the same for everybody; a read-only view of one row."""
+        return np.broadcast_to(self._scores, (len(requests), len(self._scores)))
