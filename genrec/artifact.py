@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from genrec.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -52,8 +54,11 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
                 _sync(path)
         aside.chmod(0o755)
         _put_in_place(aside, directory)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; nothing was changed") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(
+            f"cannot write {kind} to {directory}: {reason}; nothing was changed; free some space, or choose another"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -5,22 +5,25 @@ made from, so the next start only reads it.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genrec import artifact
 from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
 from genrec.dataset import dataset_paths
-from genrec.errors import ModelMissingError
+from genrec.errors import ArtifactError, MismatchError, ModelMissingError
 from genrec.identifiers import TitleIdentifiers
 from genrec.index import CatalogIndex
 from genrec.interactions import Interactions, read_interactions
@@ -185,7 +188,12 @@ def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, p
     key = _key(catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
     folder = cache / "indexes" / key
     if folder.is_dir():
-        return CatalogIndex.load(folder, tokenizer=tokenizer)
+        with _from_cache(folder):
+            index = CatalogIndex.load(folder, tokenizer=tokenizer)
+            if index.catalog.fingerprint != catalog.fingerprint:
+                raise ArtifactError(f"{folder} holds the index of another catalog")
+            return index
+    _need_writable(cache)
     progress("index", 0, 1)
     index = CatalogIndex.build(catalog, identifiers, tokenizer)
     index.save(folder)
@@ -223,14 +231,17 @@ def _embed(catalog: Catalog, settings: Settings, cache: Path, progress: Progress
 
 
 def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress) -> NDArray[np.float32]:
-    folder = cache / "vectors" / _key(catalog.fingerprint, encoder.name)
+    folder = cache / "vectors" / _key("vectors 2", catalog.fingerprint, encoder.name)
+    facts = {"catalog": catalog.fingerprint, "encoder": encoder.name}
     if folder.is_dir():
-        artifact.verify(folder, kind="vectors", version=1)
-        return load_file(folder / "vectors.safetensors")["vectors"]
+        with _from_cache(folder):
+            manifest = artifact.verify(folder, kind="vectors", version=1)
+            if {name: manifest.get(name) for name in facts} != facts:
+                raise ArtifactError(f"{folder} holds the vectors of another catalog or encoder")
+            return load_file(folder / "vectors.safetensors")["vectors"]
+    _need_writable(cache)
     vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("item vectors", done, total))
-    with artifact.writing(
-        folder, kind="vectors", version=1, facts={"items": len(catalog), "encoder": encoder.name}
-    ) as aside:
+    with artifact.writing(folder, kind="vectors", version=1, facts=facts) as aside:
         save_file({"vectors": vectors}, aside / "vectors.safetensors")
     return vectors
 
@@ -263,6 +274,29 @@ def _generate(
 def default_cache() -> Path:
     """The cache folder of this user: GENREC_CACHE, else genrec under the platform's cache folder."""
     return cache_directory(os.environ)
+
+
+@contextmanager
+def _from_cache(folder: Path) -> Iterator[None]:
+    """What is kept under `folder` can be made again, so the remedy is to remove it."""
+    try:
+        yield
+    except (ArtifactError, MismatchError, SafetensorError) as error:
+        reason = str(error).rpartition(";")[0] or str(error)
+        raise ArtifactError(f"{reason}; remove the folder {folder}, what it held is made again") from error
+
+
+def _need_writable(cache: Path) -> None:
+    """Refuse before something slow is made that could not be kept."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"the cache {cache} cannot be written: {error.strerror}; make it writable, or name another folder "
+            "(the environment variable GENREC_CACHE on the command line)"
+        ) from error
 
 
 def _need_torch() -> None:

@@ -139,7 +139,6 @@ def _ask(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> N
 def _ask_batch(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> None:
     """Where a batch fails, each task is tried alone, so that one spoils no other."""
     try:
-        deadline.check()
         rankings = ranker.rank([task.rest for task in tasks], k, deadline=deadline)
     except DeadlineExceededError:
         for task in tasks:

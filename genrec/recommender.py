@@ -114,7 +114,8 @@ class Recommender:
             where: a filter on attributes, such as `"price < 5"`; see `Catalog.where`.
             boost: added to the scores of items, on the scale of the ranker that serves them.
             explain: add to each item the history items that drove it and a sentence.
-            deadline: seconds until every answer must be there.
+            deadline: seconds the answer may take. A model is asked only within them, and looked after between two
+                of its passes, so one pass may overrun; rankers that need milliseconds answer in any case.
             on_unknown: a user or history item nobody knows: `raise`; `skip` leaves the item out and gives the user
                 an empty list; `fallback` leaves the item out and treats the user as somebody new.
 
@@ -161,8 +162,8 @@ class Recommender:
         if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < np.inf):
             raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for none")
         for name, ids in (("only", only), ("exclude", exclude)):
-            if isinstance(ids, str | bytes):
-                raise InputError(f"{name} is the text {ids!r}; pass a list of item ids")
+            if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
+                raise InputError(f"{name} is {ids!r}; pass a list of item ids")
         allowed = np.ones(len(self.catalog), dtype=np.bool_)
         if only is not None:
             allowed &= self._mask("only", only)
@@ -184,8 +185,10 @@ class Recommender:
         return self.catalog.mask_of(ids)
 
     def _boosts(self, boost: Mapping[ItemId, float] | None) -> FloatArray | None:
-        if not boost:
+        if boost is None:
             return None
+        if not isinstance(boost, Mapping):
+            raise InputError(f"boost is {boost!r}; pass a mapping from item ids to numbers")
         try:
             values = np.array(list(boost.values()), dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -194,6 +197,7 @@ class Recommender:
             item = list(boost)[int(np.argmin(np.isfinite(values)))]
             raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
         boosts = np.zeros(len(self.catalog))
+        self._mask("boost", boost)
         boosts[self.catalog.indices_of(boost)] = values
         return boosts
 
@@ -215,7 +219,13 @@ class Recommender:
         notices: list[str] = []
         history, known = self._history(person, limits.on_unknown)
         ids = list(history.item_ids)
-        items = self.catalog.indices_of(ids, "raise" if limits.on_unknown == "raise" else "skip")
+        items = self.catalog.item_ids.positions(ids)
+        if limits.on_unknown == "raise" and (items < 0).any():
+            raise UnknownItemError(
+                f"item {ids[int(np.argmin(items))]!r} in the history of user {history.user_id!r} is not in catalog "
+                f'{self.catalog.name!r} ({len(self.catalog):,} items); pass on_unknown="skip" to drop such items'
+            )
+        items = items[items >= 0]
         if len(items) < len(ids):
             notices.append(
                 f"{len(ids) - len(items)} of {len(ids)} history items are not in the catalog and were left out"
@@ -238,7 +248,7 @@ class Recommender:
 
     def _history(self, person: Person, on_unknown: str) -> tuple[History, bool]:
         if isinstance(person, History):
-            if isinstance(person.item_ids, str) or not isinstance(person.words, str):
+            if not isinstance(person.item_ids, tuple | list) or not isinstance(person.words, str):
                 raise InputError(f"{person!r} is no History; item_ids is a tuple of item ids, words a text")
             return person, True
         if not isinstance(person, str | int | np.integer) or isinstance(person, bool):

@@ -481,3 +481,13 @@ def test_the_table_shows_reasons_and_drivers_on_request(files: Path) -> None:
     assert "driven by" not in plain
     assert "driven by Blue Lamp (-" in " ".join(explained.split())
     assert "Because of Blue Lamp" in explained
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_behind_the_answer_is_told_in_one_line() -> None:
+    """A nightly job that fills its disk must say so, and not show the insides of a library."""
+    command = [sys.executable, "-m", "genrec", "prompt", "list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: the disk that the answer is written to is full; free some space and ask again\n"

@@ -1,5 +1,6 @@
 """Every verb of the command line, and what becomes of an error."""
 
+import errno
 import os
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from genrec.cli import data, demo, doctor, index, model, prompt, recommend, term
 from genrec.errors import GenrecError
 
 _INTERRUPTED = 130
+_WRONG = 2
 
 
 class _Commands(TyperGroup):
@@ -24,6 +26,12 @@ class _Commands(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(_INTERRUPTED) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            terminal.abandon()
+            terminal.complain("the disk that the answer is written to is full; free some space and ask again")
+            raise typer.Exit(_WRONG) from None
         return result
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.cli.terminal import progress
-from genrec.errors import InputError, ModelMissingError
+from genrec.cli.terminal import progress, say
+from genrec.errors import ArtifactError, InputError, ModelMissingError
 
 if TYPE_CHECKING:
     from genrec.assembly import Settings
@@ -155,9 +155,12 @@ def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = 
 
 
 def keep(recommender: "Recommender") -> None:
-    """Save the priors that were computed while it answered, so that the next run has them."""
-    for ranker in _generative(recommender):
-        ranker.save_priors()
+    """Save the priors that were computed while it answered, so that the next run has them; the answer does not wait."""
+    try:
+        for ranker in _generative(recommender):
+            ranker.save_priors()
+    except ArtifactError as error:
+        say(f"note: {error}")
 
 
 def numbers(values: Sequence[str] | None, option: str) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -54,6 +55,13 @@ def say(text: str) -> None:
 def complain(message: str) -> None:
     """Say on standard error what went wrong."""
     say(f"error: {message}")
+
+
+def abandon() -> None:
+    """Let what still waits for standard output go nowhere, so that it fails no second time at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def flush() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
-from genrec.errors import InputError, TokenizerMismatchError
+from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
 from genrec.rankers.base import Ranker, RankRequest, top_k
@@ -154,6 +154,7 @@ class GenerativeRanker:
         With the strategy `candidates` only proposed items are compared, so the ranking is proven only where all
         allowed items were proposed.
         """
+        deadline.check()
         answers: dict[int, Ranking] = {}
         for renderer, places in self._batches(requests):
             deadline.check()
@@ -170,6 +171,7 @@ class GenerativeRanker:
         self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
         """The scores of chosen items as `rank` gives them, with the prior and the proposer's evidence."""
+        deadline.check()
         answers: dict[int, FloatArray] = {}
         for renderer, places in self._batches(requests):
             deadline.check()
@@ -347,7 +349,12 @@ class GenerativeRanker:
         if key not in self._priors:
             prior = Prior(self._backend, self._index.trie, prompts, key=key)
             if self._prior_cache is not None and (self._prior_cache / key).is_dir():
-                prior.load(self._prior_cache / key)
+                try:
+                    prior.load(self._prior_cache / key)
+                except (ArtifactError, MismatchError) as error:
+                    reason = str(error).rpartition(";")[0]
+                    place = self._prior_cache / key
+                    raise ArtifactError(f"{reason}; remove the folder {place}, it is measured again") from error
             self._priors[key] = prior
         return self._priors[key]
 
