@@ -130,8 +130,12 @@ def _put_in_place(aside: Path, directory: Path) -> None:
 
 
 def _is_whole(directory: Path) -> bool:
-    files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
-    return all((directory / name).is_file() and sha256_of(directory / name) == known for name, known in files.items())
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        verify(directory, kind=manifest["kind"], version=manifest["version"])
+    except ArtifactError:
+        return False
+    return True
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

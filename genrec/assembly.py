@@ -286,17 +286,23 @@ def _from_cache(folder: Path) -> Iterator[None]:
         raise ArtifactError(f"{reason}; remove the folder {folder}, what it held is made again") from error
 
 
-def _need_writable(cache: Path) -> None:
-    """Refuse before something slow is made that could not be kept."""
+def why_unwritable(cache: Path) -> str | None:
+    """Why nothing can be kept in a cache folder; None where something can."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=cache):
-            pass
+            return None
     except OSError as error:
+        return error.strerror or str(error)
+
+
+def _need_writable(cache: Path) -> None:
+    """Refuse before something slow is made that could not be kept."""
+    if reason := why_unwritable(cache):
         raise ArtifactError(
-            f"the cache {cache} cannot be written: {error.strerror}; make it writable, or name another folder "
+            f"the cache {cache} cannot be written: {reason}; make it writable, or name another folder "
             "(the environment variable GENREC_CACHE on the command line)"
-        ) from error
+        )
 
 
 def _need_torch() -> None:

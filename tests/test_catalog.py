@@ -13,21 +13,11 @@ import pyarrow.parquet as parquet
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from shop import ITEMS
 
 from genrec.catalog import Catalog, read_catalog
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.types import Item
-
-ROWS: list[dict[str, Any]] = [
-    {"title": "Desk Lamp", "price": 4.5, "year": 1990, "genre": "Horror", "discontinued": False, "tags": ["a", "b"]},
-    {"title": "LAMPSHADE", "price": 9.0, "year": 2000, "genre": "Drama", "discontinued": True, "tags": []},
-    {"title": "Chair", "price": None, "year": None, "genre": None, "discontinued": None, "tags": None},
-    {"title": "Alien", "price": 0.0, "year": 1979, "genre": "Comedy", "discontinued": False, "tags": ["b"]},
-]
-ITEMS = [
-    Item(f"i{row}", str(values["title"]), {k: v for k, v in values.items() if k != "title"})
-    for row, values in enumerate(ROWS)
-]
 
 
 @pytest.fixture
@@ -199,8 +189,7 @@ def test_the_fingerprint_sees_every_change() -> None:
 def test_the_fingerprint_is_the_same_in_another_process(catalog: Catalog) -> None:
     """Otherwise a saved index does not fit its own catalog tomorrow."""
     script = (
-        "from tests.test_catalog import ITEMS; from genrec.catalog import Catalog;"
-        "print(Catalog.from_items(ITEMS).fingerprint)"
+        "from tests.shop import ITEMS; from genrec.catalog import Catalog;print(Catalog.from_items(ITEMS).fingerprint)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     root = Path(__file__).parent.parent

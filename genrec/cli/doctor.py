@@ -79,15 +79,11 @@ def _packages() -> Iterator[Check]:
 
 
 def _cache(cache: Path) -> Check:
-    from tempfile import TemporaryFile
+    from genrec.assembly import why_unwritable
 
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=cache):
-            pass
-    except OSError as error:
+    if reason := why_unwritable(cache):
         remedy = "make it writable, or name another folder in the environment variable GENREC_CACHE"
-        return Check("cache", "degraded", f"{cache} cannot be written: {error.strerror}", remedy)
+        return Check("cache", "degraded", f"{cache} cannot be written: {reason}", remedy)
     return Check("cache", "ok", str(cache))
 
 

@@ -154,7 +154,6 @@ class GenerativeRanker:
         With the strategy `candidates` only proposed items are compared, so the ranking is proven only where all
         allowed items were proposed.
         """
-        deadline.check()
         answers: dict[int, Ranking] = {}
         for renderer, places in self._batches(requests):
             deadline.check()
@@ -171,7 +170,6 @@ class GenerativeRanker:
         self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
         """The scores of chosen items as `rank` gives them, with the prior and the proposer's evidence."""
-        deadline.check()
         answers: dict[int, FloatArray] = {}
         for renderer, places in self._batches(requests):
             deadline.check()
@@ -182,9 +180,7 @@ class GenerativeRanker:
                 allowed |= self._considered(batch, 1, deadline)
             found = self._search(renderer, batch, allowed, allowed.shape[1], "exhaustive", deadline)
             for place, ranking in zip(places, found, strict=True):
-                scores = np.empty(allowed.shape[1])
-                scores[ranking.item_indices] = ranking.scores
-                answers[place] = scores[items[place]]
+                answers[place] = _scores_of(items[place], ranking, allowed.shape[1])
         return [answers[place] for place in range(len(requests))]
 
     def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -282,12 +278,8 @@ class GenerativeRanker:
         prompts = [renderer.render(nobody, "", own).token_ids for own in chosen]
         allowed = np.stack([_mask(own, len(trie)) for own in chosen])[:, trie.items]
         tree = TimedTree(self._backend.open(prompts), deadline)
-        answers = []
-        for ranking, own in zip(exhaustive_search(tree, trie, Terms(allowed, len(trie), kind)), chosen, strict=True):
-            scores = np.empty(len(trie))
-            scores[ranking.item_indices] = ranking.scores
-            answers.append(scores[own])
-        return answers
+        found = exhaustive_search(tree, trie, Terms(allowed, len(trie), kind))
+        return [_scores_of(own, ranking, len(trie)) for ranking, own in zip(found, chosen, strict=True)]
 
     def _considered(self, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> BoolArray:
         """What is compared: everything allowed or, with the strategy `candidates`, what is proposed: bool [U, N]."""
@@ -368,6 +360,13 @@ _NOTHING = Ranking(np.empty(0, dtype=np.int64), np.empty(0), proven=True, compar
 
 def _unboosted(requests: Sequence[RankRequest]) -> list[RankRequest]:
     return [replace(request, boost=None) for request in requests]
+
+
+def _scores_of(items: IntArray, ranking: Ranking, count: int) -> FloatArray:
+    """The scores of items, all of which are ranked, in their own order."""
+    scores = np.empty(count)
+    scores[ranking.item_indices] = ranking.scores
+    return scores[items]
 
 
 def _mask(items: IntArray, count: int) -> BoolArray:
