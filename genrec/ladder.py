@@ -85,9 +85,8 @@ class Task:
         """The request without what has been served."""
         if not self.parts:
             return self.request
-        allowed = self.request.allowed.copy()
-        allowed[np.concatenate([part.items for part in self.parts])] = False
-        return replace(self.request, allowed=allowed)
+        served = np.concatenate([part.items for part in self.parts])
+        return replace(self.request, allowed=self.request.allowed.without(served))
 
     def take(self, ranker: Ranker, ranking: Ranking) -> None:
         """Fill up with what a ranker found."""

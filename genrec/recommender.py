@@ -1,5 +1,6 @@
 """The front door: people in, exactly k allowed items each out, and every item says which step served it."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,11 @@ from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.interactions import Interactions, read_interactions
 from genrec.ladder import Ladder, Task
 from genrec.rankers.base import Ranker, RankRequest
+from genrec.subset import Boost, Mask, Subset
 from genrec.template import Template, read_template
 from genrec.types import (
-    BoolArray,
-    FloatArray,
     History,
+    IntArray,
     ItemId,
     RecommendationList,
     UserId,
@@ -27,7 +28,9 @@ from genrec.types import (
 Person = UserId | History
 OnUnknown = Literal["raise", "skip", "fallback"]
 
-_CHUNK = 256  # people whose masks [people, N] exist at once
+_CHUNK = 256  # people whose requests exist at once
+_FILTERS = 16  # filters kept compiled, the newest
+_FEW = 64  # a filter that lets through less than one item in so many is kept as a list of them
 
 
 class Options(TypedDict, total=False):
@@ -71,6 +74,8 @@ class Recommender:
         self._explanation = explanation or read_template("explanation")
         self._notices = tuple(notices)
         self._clock = clock
+        self._filters: dict[str, Subset] = {}  # oldest first
+        self._lock = threading.Lock()
 
     @property
     def ladder(self) -> tuple[Ranker, ...]:
@@ -164,27 +169,44 @@ class Recommender:
         for name, ids in (("only", only), ("exclude", exclude)):
             if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
                 raise InputError(f"{name} is {ids!r}; pass a list of item ids")
-        allowed = np.ones(len(self.catalog), dtype=np.bool_)
+        allowed = Subset.everything(len(self.catalog)) if where is None else self._where(where)
         if only is not None:
-            allowed &= self._mask("only", only)
+            allowed = allowed.within(self._places("only", only))
         if exclude is not None:
-            allowed &= ~self._mask("exclude", exclude)
-        if where is not None:
-            allowed &= self.catalog.where(where)
+            allowed = allowed.without(self._places("exclude", exclude))
         time_limit = Deadline.never() if deadline is None else Deadline(start + deadline, self._clock)
         return _Limits(int(k), filter_seen, allowed, self._boosts(boost), time_limit, on_unknown)
 
-    def _mask(self, name: str, ids: Iterable[ItemId]) -> BoolArray:
+    def _where(self, where: Any) -> Subset:
+        """What a filter lets through; a text that was compiled lately is not compiled again."""
+        with self._lock:
+            known = self._filters.pop(where, None) if isinstance(where, str) else None
+            if known is not None:
+                self._filters[where] = known
+                return known
+        mask = Mask.from_bool(self.catalog.where(where))
+        allowed = Subset.from_mask(mask)
+        if mask.total * _FEW < len(mask):
+            allowed = Subset.of(len(mask), allowed.places())
+        if isinstance(where, str):
+            with self._lock:
+                self._filters[where] = allowed
+                while len(self._filters) > _FILTERS:
+                    del self._filters[next(iter(self._filters))]
+        return allowed
+
+    def _places(self, name: str, ids: Iterable[ItemId]) -> IntArray:
         ids = list(ids)
-        unknown = np.flatnonzero(self.catalog.item_ids.positions(ids) < 0)
+        places = self.catalog.item_ids.positions(ids)
+        unknown = np.flatnonzero(places < 0)
         if unknown.size:
             raise UnknownItemError(
                 f"{name} holds item {ids[int(unknown[0])]!r}, which is not in catalog {self.catalog.name!r} "
                 f"({len(self.catalog):,} items); leave it out of {name}"
             )
-        return self.catalog.mask_of(ids)
+        return places
 
-    def _boosts(self, boost: Mapping[ItemId, float] | None) -> FloatArray | None:
+    def _boosts(self, boost: Mapping[ItemId, float] | None) -> Boost | None:
         if boost is None:
             return None
         if not isinstance(boost, Mapping):
@@ -196,10 +218,13 @@ class Recommender:
         if not np.isfinite(values).all():
             item = list(boost)[int(np.argmin(np.isfinite(values)))]
             raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
-        boosts = np.zeros(len(self.catalog))
-        self._mask("boost", boost)
-        boosts[self.catalog.indices_of(boost)] = values
-        return boosts
+        places = self._places("boost", boost)
+        order = np.argsort(places, kind="stable")
+        again = np.flatnonzero(np.diff(places[order]) == 0)
+        if again.size:
+            one, other = (list(boost)[int(order[again[0] + step])] for step in (0, 1))
+            raise InputError(f"boost holds {one!r} and {other!r}, which are the same item; give it one number")
+        return Boost(places[order], values[order])
 
     def _answer(self, people: Sequence[Person], limits: "_Limits", explain: bool) -> list[RecommendationList]:
         answers: list[RecommendationList] = []
@@ -230,16 +255,14 @@ class Recommender:
             notices.append(
                 f"{len(ids) - len(items)} of {len(ids)} history items are not in the catalog and were left out"
             )
-        allowed = limits.allowed.copy()
-        if limits.filter_seen:
-            allowed[items] = False
+        allowed = limits.allowed.without(items) if limits.filter_seen else limits.allowed
         if not known:
             notices.append(
                 f"user {history.user_id!r} is unknown" + ("" if limits.on_unknown == "fallback" else "; skipped")
             )
             if limits.on_unknown == "skip":
-                allowed[:] = False
-        count = int(allowed.sum())
+                allowed = allowed.within([])
+        count = len(allowed)
         if known and count < limits.k:
             are = "item is" if count == 1 else "items are"
             notices.append(f"only {count} {are} allowed, {limits.k} were asked for")
@@ -275,8 +298,8 @@ class Recommender:
 class _Limits:
     k: int
     filter_seen: bool
-    allowed: BoolArray
-    boost: FloatArray | None
+    allowed: Subset
+    boost: Boost | None
     deadline: Deadline
     on_unknown: str
 

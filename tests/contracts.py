@@ -13,6 +13,7 @@ from genrec.backends.base import Backend, TokenTree
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
+from genrec.subset import Boost, Mask, Subset
 from genrec.types import FloatArray, IntArray, Ranking
 
 
@@ -237,11 +238,15 @@ class RankerContract:
         for size, share in ((1, 1.0), (3, 0.5), (2, 1.0), (12, 0.2), (5, 0.9), (1, 0.05), (0, 1.0), (40, 0.7)):
             allowed = random.random(items) < share
             history = random.integers(0, items, size)
-            people.append(RankRequest(history, "a lamp" if size % 3 == 0 else "", allowed))
-        people.append(
-            RankRequest(random.integers(0, items, 4), "\ud800 <|im_end|>\n{{ x }}", np.ones(items, dtype=bool))
-        )
-        people.append(RankRequest(random.integers(0, items, 4), "", np.zeros(items, dtype=bool)))
+            words = "a lamp" if size % 3 == 0 else ""
+            filtered = Subset.from_mask(Mask.from_bool(allowed))
+            people.append(RankRequest(history, words, filtered))
+            people.append(RankRequest(history, words, filtered.without(random.integers(0, items, 2))))
+            people.append(RankRequest(history, words, Subset.of(items, np.flatnonzero(allowed))))
+        strange, everything = "\ud800 <|im_end|>\n{{ x }}", Subset.everything(items)
+        people.append(RankRequest(random.integers(0, items, 4), strange, everything))
+        people.append(RankRequest(random.integers(0, items, 4), "", everything.without(random.integers(0, items, 3))))
+        people.append(RankRequest(random.integers(0, items, 4), "", Subset.of(items, [])))
         able = [request for request in people if ranker.can_rank(request)]
         assert len(able) >= 5
         return able
@@ -263,10 +268,10 @@ class RankerContract:
         """The first promise. Fewer than k come back only where fewer are allowed, or known to this ranker."""
         for request, ranking in zip(requests, self.rank(ranker, requests, k), strict=True):
             found = ranking.item_indices
-            known = np.isfinite(self.score(ranker, request, np.arange(items))) & request.allowed
+            known = np.isfinite(self.score(ranker, request, np.arange(items))) & request.allowed.to_bool()
             assert found.dtype == np.int64
             assert len(set(found.tolist())) == len(found) == len(ranking.scores) == min(k, int(known.sum()))
-            assert request.allowed[found].all()
+            assert request.allowed.contains(found).all()
             order = np.lexsort((found, -ranking.scores))
             assert order.tolist() == list(range(len(found)))
             assert ranking.compared >= len(found)
@@ -285,7 +290,7 @@ class RankerContract:
     ) -> None:
         """Whoever reads `proven` may stop looking."""
         for request, ranking in zip(requests, self.rank(ranker, requests, 4), strict=True):
-            allowed = np.flatnonzero(request.allowed)
+            allowed = request.allowed.places()
             scores = self.score(ranker, request, allowed)
             known = np.isfinite(scores)
             best = allowed[known][np.lexsort((allowed[known], -scores[known]))][:4]
@@ -315,22 +320,25 @@ class RankerContract:
 
     def test_a_filter_never_shortens_a_list(self, ranker: Ranker, planted: Planted, items: int) -> None:
         """It acts inside; a filter afterwards would leave holes."""
-        everything = replace(planted.request, allowed=np.ones(items, dtype=bool))
+        everything = replace(planted.request, allowed=Subset.everything(items))
         (whole,) = self.rank(ranker, [everything], items)
         for keep in range(1, len(whole.item_indices) + 1):
-            allowed = np.zeros(items, dtype=bool)
-            allowed[whole.item_indices[-keep:]] = True
-            (part,) = self.rank(ranker, [replace(everything, allowed=allowed)], keep)
-            assert sorted(part.item_indices.tolist()) == sorted(whole.item_indices[-keep:].tolist())
+            kept = whole.item_indices[-keep:]
+            mask = Mask.from_bool(np.isin(np.arange(items), kept))
+            for allowed in (
+                Subset.of(items, kept),
+                Subset.from_mask(mask),
+                Subset.everything(items).without(np.setdiff1d(np.arange(items), kept)),
+            ):
+                (part,) = self.rank(ranker, [replace(everything, allowed=allowed)], keep)
+                assert sorted(part.item_indices.tolist()) == sorted(kept.tolist())
 
     def test_a_boost_lifts_an_item_and_nothing_else(self, ranker: Ranker, planted: Planted, items: int) -> None:
         """A shop that promotes an item wants to see it, and the others in their old order."""
-        everything = replace(planted.request, allowed=np.ones(items, dtype=bool))
+        everything = replace(planted.request, allowed=Subset.everything(items))
         (before,) = self.rank(ranker, [everything], items)
         last = int(before.item_indices[-1])
-        boost = np.zeros(items)
-        boost[last] = 1e6
-        boosted = replace(everything, boost=boost)
+        boosted = replace(everything, boost=Boost.from_pairs([(last, 1e6)]))
         (after,) = self.rank(ranker, [boosted], items)
         assert after.item_indices.tolist() == [last, *before.item_indices[:-1].tolist()]
         np.testing.assert_allclose(after.scores[1:], before.scores[:-1], atol=self.atol)
@@ -339,13 +347,22 @@ class RankerContract:
         assert short.item_indices.tolist() == [last]
         assert self.score(ranker, boosted, np.array([last]))[0] == pytest.approx(after.scores[0])
 
+    def test_a_boost_below_zero_sinks_an_item_and_nothing_else(
+        self, ranker: Ranker, planted: Planted, items: int
+    ) -> None:
+        """What a shop would rather not sell must not take a better item's place, nor vanish."""
+        (before,) = self.rank(ranker, [planted.request], items)
+        best = int(before.item_indices[0])
+        sunk = replace(planted.request, boost=Boost.from_pairs([(best, -1e6)]))
+        (after,) = self.rank(ranker, [sunk], items)
+        assert after.item_indices.tolist() == [*before.item_indices[1:].tolist(), best]
+        assert self.rank(ranker, [sunk], 1)[0].item_indices.tolist() == before.item_indices[1:2].tolist()
+
     def test_a_boost_does_not_open_the_filter(self, ranker: Ranker, planted: Planted, items: int) -> None:
         """An item that is out of stock stays out, however much somebody wants it sold."""
         (best,) = self.rank(ranker, [planted.request], 2)
-        allowed = planted.request.allowed.copy()
-        allowed[best.item_indices[0]] = False
-        boost = np.zeros(items)
-        boost[best.item_indices[0]] = 1e6
+        allowed = planted.request.allowed.without(best.item_indices[:1])
+        boost = Boost.from_pairs([(int(best.item_indices[0]), 1e6)])
         (ranking,) = self.rank(ranker, [replace(planted.request, allowed=allowed, boost=boost)], items)
         assert best.item_indices[0] not in ranking.item_indices
 
@@ -368,15 +385,22 @@ class RankerContract:
         with pytest.raises(DeadlineExceededError):
             ranker.score([planted.request], [np.array([planted.item])], deadline=passed)
 
-    def test_what_is_passed_in_stays_as_it_was(self, ranker: Ranker, requests: list[RankRequest]) -> None:
+    def test_what_is_passed_in_stays_as_it_was(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
         """The ladder hands the same request to the next step."""
-        boost = np.arange(len(requests[0].allowed), dtype=np.float64)
+        boost = Boost.from_pairs((place, float(place)) for place in range(items))
         boosted = [replace(request, boost=boost) for request in requests]
         copies = copy.deepcopy(boosted)
         self.rank(ranker, boosted, 5)
         for request, was in zip(boosted, copies, strict=True):
-            for name in ("history", "allowed", "boost"):
-                np.testing.assert_array_equal(getattr(request, name), getattr(was, name))
+            pairs = [
+                (request.history, was.history),
+                (request.allowed.listed, was.allowed.listed),
+                (request.allowed.to_bool(), was.allowed.to_bool()),
+                (boost.places, was.boost.places if was.boost else None),
+                (boost.values, was.boost.values if was.boost else None),
+            ]
+            for one, other in pairs:
+                np.testing.assert_array_equal(one, other)
 
 
 def subjects(contract: str) -> set[str]:

@@ -21,24 +21,25 @@ from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, TokenizerMismatchError
 from genrec.identifiers import TitleIdentifiers
 from genrec.index import CatalogIndex
-from genrec.rankers.base import DenseRanker, Ranker, RankRequest
+from genrec.rankers.base import DenseRanker, Ranker, RankRequest, top_k
 from genrec.rankers.blend import BlendRanker
 from genrec.rankers.cooccurrence import CooccurrenceRanker
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
 from genrec.rankers.popularity import PopularityRanker
+from genrec.subset import Boost, Mask, Subset
 from genrec.template import Template
 from genrec.testing import ByteTokenizer, TableBackend
 from genrec.types import IntArray, Item
 
 N = 20
-EVERYTHING = np.ones(N, dtype=bool)
+EVERYTHING = Subset.everything(N)
 TITLES = ["".join(letters) for size in (1, 2, 3) for letters in itertools.product("abc", repeat=size)][:N]
 CATALOG = Catalog.from_items([Item(f"i{place}", title) for place, title in enumerate(TITLES)], name="letters")
 
 
-def only(*items: int) -> NDArray[np.bool_]:
-    return np.isin(np.arange(N), items)
+def only(*items: int) -> Subset:
+    return Subset.of(N, items)
 
 
 def history(*items: int) -> IntArray:
@@ -82,7 +83,7 @@ class _Dense(RankerContract):
 
     @pytest.fixture
     def planted(self) -> Planted:
-        return Planted(RankRequest(history(3), "", ~only(3)), 7)
+        return Planted(RankRequest(history(3), "", EVERYTHING.without([3])), 7)
 
 
 class TestPopularityRanker(_Dense):
@@ -104,7 +105,7 @@ class TestPopularityRanker(_Dense):
     def test_without_any_event_items_stand_in_catalog_order(self) -> None:
         """A shop that opens today still gets a list."""
         ranker = PopularityRanker(np.zeros(N, dtype=np.int64))
-        (ranking,) = ranker.rank([RankRequest(history(), "", ~only(0))], 3, deadline=Deadline.never())
+        (ranking,) = ranker.rank([RankRequest(history(), "", EVERYTHING.without([0]))], 3, deadline=Deadline.never())
         assert ranking.item_indices.tolist() == [1, 2, 3]
 
 
@@ -118,9 +119,10 @@ class TestCooccurrenceRanker(_Dense):
     def test_of_an_item_nobody_met_it_knows_nothing(self) -> None:
         """It must say so, and leave the request to the next step, rather than score everything zero."""
         ranker = CooccurrenceRanker(np.array([0, 2, 3]), np.array([0, 1, 2]), 4)
-        lonely, met = RankRequest(history(3, 2), "a", EVERYTHING[:4]), RankRequest(history(3, 0), "", EVERYTHING[:4])
+        everything = Subset.everything(4)
+        lonely, met = RankRequest(history(3, 2), "a", everything), RankRequest(history(3, 0), "", everything)
         assert not ranker.can_rank(lonely)
-        assert not ranker.can_rank(RankRequest(history(), "words", EVERYTHING[:4]))
+        assert not ranker.can_rank(RankRequest(history(), "words", everything))
         assert ranker.can_rank(met)
         (ranking,) = ranker.rank([met], 4, deadline=Deadline.never())
         assert ranking.item_indices.tolist() == [1]
@@ -137,7 +139,7 @@ class TestCooccurrenceRanker(_Dense):
             after = sum(pair == (a, b) for basket in baskets for pair in itertools.pairwise(basket)) if a != b else 0
             return float((beside + 2.0 * after) / np.sqrt(met[a] * met[b]))
 
-        (scores,) = ranker.scores([RankRequest(history(1, 0), "", EVERYTHING[:3])])
+        (scores,) = ranker.scores([RankRequest(history(1, 0), "", Subset.everything(3))])
         expected = np.array([(0.5 * link(1, item) + link(0, item)) / 1.5 for item in range(3)])
         np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
@@ -187,7 +189,7 @@ class TestBlendRanker(_Dense):
         ranker = BlendRanker({counting: 2.0, near: 0.5})
         people = [RankRequest(history(3), "", EVERYTHING), RankRequest(history(9), "", EVERYTHING)]
         one, other = ranker.scores(people)
-        expected = 0.5 * near.scores(people)
+        expected = 0.5 * near.scores(people).astype(np.float64)
         expected[0, 4] += 2.0 * counting.scores(people[:1])[0, 4]
         np.testing.assert_allclose([one, other], expected)
         alone = BlendRanker({counting: 1.0})
@@ -199,6 +201,47 @@ class TestBlendRanker(_Dense):
         for parts in ({}, {popularity(): 0.0}):
             with pytest.raises(InputError, match="at least one part, each with a weight above 0"):
                 BlendRanker(parts)
+
+
+def dense_case(seed: int) -> tuple[NDArray[Any], Subset, int, Boost | None]:
+    """Scores with and without ties and gaps, under filters that let much, little or the worst through."""
+    random = np.random.default_rng(seed)
+    size = int(random.choice([1, 7, 300, 5000]))
+    scores: NDArray[Any] = random.normal(size=size)
+    if seed % 3 == 0:
+        scores = random.integers(0, int(random.choice([1, 3, 50])), size).astype(np.float64)
+    if seed % 5 == 0:
+        scores[random.random(size) < 0.3] = random.choice([-np.inf, np.inf, np.nan])
+    if seed % 2:
+        scores = scores.astype(np.float32)
+    share = float(random.choice([0.0, 0.02, 0.5, 1.0]))
+    by_rank = np.argsort(np.argsort(-np.nan_to_num(scores), kind="stable"), kind="stable")
+    passed = random.random(size) < share if random.random() < 0.5 else by_rank >= size * (1 - share)
+    kinds = [Subset.everything(size), Subset.from_mask(Mask.from_bool(passed)), Subset.of(size, np.flatnonzero(passed))]
+    allowed = kinds[int(random.integers(3))]
+    allowed = allowed.without(np.argsort(by_rank)[: int(random.choice([0, 1, 40, size]))])
+    places = np.unique(random.integers(0, size, int(random.choice([1, 30]))))
+    boost = Boost(places, random.integers(-3, 4, len(places)) * random.choice([0.5, 100.0])) if seed % 4 else None
+    return scores, allowed, int(random.choice([1, 5, 60, size])), boost
+
+
+@pytest.mark.parametrize("first", range(0, 600, 100))
+def test_the_best_of_a_dense_row_are_those_of_a_full_sort(first: int) -> None:
+    """A threshold that cuts one item too many is a wrong list that calls itself proven."""
+    for seed in range(first, first + 100):
+        scores, allowed, k, boost = dense_case(seed)
+        full = scores.astype(np.float64)
+        if boost is not None:
+            full[boost.places] += boost.values
+        places = np.flatnonzero(allowed.to_bool() & np.isfinite(scores))
+        best = places[np.lexsort((places, -full[places]))][:k]
+        before = scores.copy()
+        ranking = top_k(scores, allowed, k, boost)
+        assert ranking.item_indices.tolist() == best.tolist(), seed
+        assert ranking.scores.tolist() == full[best].tolist(), seed
+        assert ranking.scores.dtype == np.float64
+        assert (ranking.proven, ranking.compared) == (True, len(places))
+        np.testing.assert_array_equal(scores, before)
 
 
 HEADER = '{{#\nname = "{0}"\nversion = 1\ninputs = {1}\noutput = "{2}"\n#}}\n'

@@ -1,6 +1,7 @@
 """The promises of the front door, on thousands of random requests."""
 
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ from genrec import (
 from genrec.backends.base import Backend
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import FilterError, InputError, UnknownItemError, UnknownUserError
-from genrec.rankers.base import Ranker
+from genrec.rankers.base import Ranker, RankRequest
 from genrec.testing import ByteTokenizer, TableBackend
 from genrec.tokenizer import HuggingFaceTokenizer, Tokenizer
+from genrec.types import Ranking
 
 
 def build(
@@ -274,6 +276,81 @@ def test_drivers_are_history_items_without_which_the_score_falls(recommender: Re
         assert [driver.drop for driver in item.drivers] == sorted((d.drop for d in item.drivers), reverse=True)
 
 
+class _Remembering:
+    """Answers with what stands at the front of the catalog, and remembers what it was asked."""
+
+    source = "remembering"
+
+    def __init__(self) -> None:
+        self.asked: list[RankRequest] = []
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return True
+
+    def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Any) -> list[Ranking]:
+        self.asked += requests
+        front = np.arange(50)
+        found = [front[request.allowed.contains(front)][: k // 2 + 1] for request in requests]
+        return [Ranking(own, -own.astype(np.float64), proven=False, compared=len(own)) for own in found]
+
+    def score(self, requests: Any, items: Any, *, deadline: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_request_costs_what_it_lists_not_what_the_catalog_holds() -> None:
+    """At a million items and a thousand requests a second, one array of the catalog's length each is all there is."""
+    size = 200_000
+    table = pa.table({"item_id": np.arange(size), "title": [f"t{place}" for place in range(size)]})
+    catalog = read_catalog(table)
+    recommender = Recommender(catalog, [_Remembering(), _Remembering()])
+    options: dict[str, Any] = {"exclude": [3, 4], "boost": {5: 1.0}, "where": "item_id != 0"}
+    for own in ({}, options):
+        recommender.recommend(History((1, 2)), k=10, **own)
+        tracemalloc.start()
+        try:
+            answer = recommender.recommend(History((1, 2)), k=10, **own)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(answer.items) == 10
+        assert peak < size // 2
+    assert [item.item_id for item in answer.items] == [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+
+
+def test_limits_become_what_they_say_and_filters_are_compiled_once(shop: Any, monkeypatch: Any) -> None:
+    """Filters that were compiled for each request would cost the catalog's length; one kept wrongly, the truth."""
+    catalog, _ = shop
+    compiled: list[Any] = []
+    where = type(catalog).where
+
+    def counted(self: Any, expression: Any) -> Any:
+        compiled.append(expression)
+        return where(self, expression)
+
+    monkeypatch.setattr(type(catalog), "where", counted)
+    ranker = _Remembering()
+    recommender = Recommender(catalog, [ranker, PopularityRanker(np.zeros(len(catalog), dtype=np.int64))])
+    ids, seen = catalog.item_ids, History((catalog.item_ids[2],))
+    for expression in ("price < 5", "price > 20", "price < 5"):
+        truth = where(catalog, expression)
+        recommender.recommend(seen, where=expression, exclude=[ids[0]], boost={ids[9]: 2.0, ids[4]: 1.0})
+        truth[[0, 2]] = False
+        request = ranker.asked[-1]
+        assert request.allowed.to_bool().tolist() == truth.tolist()
+        assert request.boost is not None
+        assert request.boost.at([4, 9, 5]).tolist() == [1.0, 2.0, 0.0]
+        some = [1, 7, *np.flatnonzero(truth)[-5:].tolist()]
+        recommender.recommend(seen, where=expression, only=[ids[place] for place in some], filter_seen=False)
+        kept = [place for place in sorted(some) if where(catalog, expression)[place]]
+        assert ranker.asked[-1].allowed.places().tolist() == kept
+    assert compiled == ["price < 5", "price > 20"]
+    for number in range(16):
+        recommender.recommend(seen, where=f"price < {number}")
+    assert len(compiled) == 2 + 15  # "price < 5" was kept
+    recommender.recommend(seen, where="price > 20")
+    assert compiled[-1] == "price > 20"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -288,6 +365,7 @@ def test_drivers_are_history_items_without_which_the_score_falls(recommender: Re
         ({"exclude": ["nope"]}, UnknownItemError, "nope"),
         ({"boost": {"85123A": float("nan")}}, InputError, "85123A"),
         ({"boost": {"nope": 1.0}}, UnknownItemError, "nope"),
+        ({"boost": {85048: 1.0, "85048": 2.0}}, InputError, "boost holds 85048 and '85048', which are the same item"),
         ({"boost": {"85123A": "much"}}, InputError, "a boost is no number: .*much"),
         ({"deadline": 0}, InputError, "deadline is 0"),
         ({"deadline": "soon"}, InputError, "deadline is 'soon'"),

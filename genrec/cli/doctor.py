@@ -129,6 +129,7 @@ def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
     from genrec.index import CatalogIndex
     from genrec.rankers.base import RankRequest
     from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+    from genrec.subset import Subset
     from genrec.template import read_template
     from genrec.types import Item
 
@@ -143,7 +144,7 @@ def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
         cold_template=read_template("cold-start"),
         settings=GenerativeSettings(strategy="exhaustive"),
     )
-    history, allowed = np.array([0]), np.array([False, True, True, True])
+    history, allowed = np.array([0]), Subset.of(4, [1, 2, 3])
     ranking = ranker.rank([RankRequest(history, "", allowed)], 3, deadline=Deadline.never())[0]
     if sorted(ranking.item_indices.tolist()) != [1, 2, 3]:
         raise EngineError(f"{backend.name} ranked items {ranking.item_indices.tolist()} where 1, 2 and 3 were allowed")

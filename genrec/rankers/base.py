@@ -6,9 +6,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genrec.deadline import Deadline
-from genrec.types import BoolArray, FloatArray, IntArray, Ranking
+from genrec.subset import Boost, Subset
+from genrec.types import FloatArray, IntArray, Ranking
+
+# Scores of a whole catalog, in the precision the ranker computes them in; those of an answer are always float64.
+DenseScores = NDArray[np.float32] | FloatArray
+
+_BLOCKS = 4  # maxima looked at for each place that is wanted; more make the threshold closer, and dearer
 
 
 @dataclass(frozen=True)
@@ -18,14 +25,14 @@ class RankRequest:
     Attributes:
         history: int64 [H], items met, oldest first; may be empty.
         words: what the person says they look for; may be empty.
-        allowed: bool [N], what may be ranked. There is no "no limit": a mask is always given.
-        boost: float64 [N] added to the ranker's score, or None for none.
+        allowed: which of N items may be ranked. There is no "no limit": a subset is always given.
+        boost: what is added to the ranker's score of some items, or None for none.
     """
 
     history: IntArray
     words: str
-    allowed: BoolArray = field(repr=False)
-    boost: FloatArray | None = field(default=None, repr=False)
+    allowed: Subset = field(repr=False)
+    boost: Boost | None = field(default=None, repr=False)
 
 
 class Ranker(Protocol):
@@ -69,15 +76,15 @@ class DenseRanker(ABC):
         """Whether the request gives this ranker anything to go on."""
 
     @abstractmethod
-    def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
-        """float64 [U, N] before boosts; minus infinity where the ranker knows nothing of an item."""
+    def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
+        """float32 or float64 [U, N] before boosts; minus infinity where the ranker knows nothing of an item."""
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request; exact, so proven."""
         if not requests:
             return []
         rows = zip(requests, self.scores(requests), strict=True)
-        return [top_k(_boosted(scores, request), request.allowed, k) for request, scores in rows]
+        return [top_k(scores, request.allowed, k, request.boost) for request, scores in rows]
 
     def score(
         self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline
@@ -86,26 +93,73 @@ class DenseRanker(ABC):
         if not requests:
             return []
         rows = zip(requests, self.scores(requests), items, strict=True)
-        return [_boosted(scores, request)[own] for request, scores, own in rows]
+        return [_boosted(scores, own, request.boost) for request, scores, own in rows]
 
 
-def top_k(scores: FloatArray, allowed: BoolArray, k: int) -> Ranking:
-    """The k allowed items of highest finite score, ties in catalog order; exact, so proven.
+def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = None) -> Ranking:
+    """The k allowed items of highest finite score, boosts added, ties in catalog order; exact, so proven.
+
+    Two passes over N scores find a threshold and what reaches it; all else costs what `allowed` and `boost` list.
 
     Args:
-        scores: float64 [N]; minus infinity where the ranker knows nothing of the item.
-        allowed: bool [N].
+        scores: float32 or float64 [N] before boosts; not finite where the ranker knows nothing of the item.
+        allowed: of N items.
         k: list length.
+        boost: added to the scores of some items.
     """
-    candidates = np.flatnonzero(allowed & np.isfinite(scores))
-    values = scores[candidates]
-    if len(candidates) > 4 * k:
+    if allowed.only or not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
+        places = allowed.listed if allowed.only else np.flatnonzero(np.isfinite(scores))
+        places = places[np.isfinite(scores[places]) & allowed.contains(places)]
+        values, compared = _boosted(scores, places, boost), len(places)
+    else:
+        # A boosted item is compared whatever its score is, so the others are found by their scores alone.
+        lifted = np.empty(0, dtype=np.int64) if boost is None else boost.places[allowed.contains(boost.places)]
+        places = np.concatenate([_leaders(scores, allowed.without(lifted), k), lifted])
+        values, compared = _boosted(scores, places, boost), len(allowed)
+    if len(places) > 4 * k:
         # Everything that ties with the k-th stays, so that the order of ties is the catalog's.
         kth = np.partition(values, len(values) - k)[len(values) - k]
-        candidates, values = candidates[values >= kth], values[values >= kth]
-    best = np.argsort(-values, kind="stable")[:k]
-    return Ranking(candidates[best], values[best], proven=True, compared=int((allowed & np.isfinite(scores)).sum()))
+        places, values = places[values >= kth], values[values >= kth]
+    best = np.lexsort((places, -values))[:k]
+    return Ranking(places[best], values[best], proven=True, compared=compared)
 
 
-def _boosted(scores: FloatArray, request: RankRequest) -> FloatArray:
-    return scores if request.boost is None else scores + request.boost
+def _leaders(scores: DenseScores, allowed: Subset, k: int) -> IntArray:
+    """The k allowed of N finite scores that come first, ties in order: int64 [at least min(k, allowed)], in any order.
+
+    Guesses how many of all places hold k allowed ones, and looks further where they do not: a beginning of the order
+    that holds k allowed places holds the first k.
+    """
+    wanted = min(k, len(allowed))
+    if not wanted:
+        return np.empty(0, dtype=np.int64)
+    few = allowed.universe // 16
+    depth = wanted + len(allowed.listed)
+    if allowed.mask is not None:
+        depth = len(allowed.listed) + wanted * allowed.universe * 3 // (2 * allowed.mask.total) + 16
+    while depth <= few:
+        first = _first(scores, depth)
+        first = first[allowed.contains(first)]
+        if len(first) >= wanted:
+            return first
+        depth *= 4
+    return allowed.places()
+
+
+def _first(scores: DenseScores, depth: int) -> IntArray:
+    """The `depth` of N finite scores that come first, ties in order: int64 [depth], in any order."""
+    blocks = _BLOCKS * depth
+    rows = len(scores) // blocks
+    maxima = scores[: rows * blocks].reshape(rows, blocks).max(axis=0)
+    # As many blocks reach this as places are wanted, and each of them by at least one place.
+    threshold = np.partition(maxima, blocks - depth)[blocks - depth]
+    places = np.flatnonzero(scores >= threshold)
+    values = scores[places]
+    last = np.partition(values, len(values) - depth)[len(values) - depth]
+    above, equal = places[values > last], places[values == last]
+    return np.concatenate([above, equal[: depth - len(above)]])
+
+
+def _boosted(scores: DenseScores, items: IntArray, boost: Boost | None) -> FloatArray:
+    values = scores[items].astype(np.float64)
+    return values if boost is None else values + boost.at(items)

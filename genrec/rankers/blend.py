@@ -43,8 +43,8 @@ class BlendRanker(DenseRanker):
                 total = np.zeros((len(requests), own.shape[1]))
                 known = np.zeros(total.shape, dtype=bool)
             finite = np.isfinite(own)
-            total[able] += weight * np.where(finite, own, 0.0)
+            total[able] += np.multiply(np.where(finite, own, 0.0), weight, dtype=np.float64)
             known[able] |= finite
         if total is None:
-            return np.full((len(requests), len(requests[0].allowed) if requests else 0), -np.inf)
+            return np.full((len(requests), requests[0].allowed.universe if requests else 0), -np.inf)
         return np.where(known, total, -np.inf)

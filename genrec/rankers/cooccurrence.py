@@ -63,7 +63,7 @@ class CooccurrenceRanker(DenseRanker):
             (weights, (np.repeat(np.arange(len(requests)), sizes), columns)),
             shape=(len(requests), self._links.shape[0]),
         )
-        scores: FloatArray = (people @ self._links).toarray().astype(np.float64)
+        scores: FloatArray = (people @ self._links).toarray()
         scores[scores == 0] = -np.inf
         return scores
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from genrec.errors import InputError
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.template import one_line
-from genrec.types import FloatArray
 
 
 class Encoder(Protocol):
@@ -56,16 +55,18 @@ class EmbeddingRanker(DenseRanker):
         """Whether there is an item or a word to start from."""
         return len(request.history) > 0 or (self._encoder is not None and bool(request.words.strip()))
 
-    def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
-        """float64 [U, N], cosines; 0 for everything where a person has neither items nor words."""
+    def scores(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
+        """float32 [U, N], cosines; 0 for everything where a person has neither items nor words."""
         people = np.stack([self._history_vector(request) for request in requests])
         spoken = [row for row, request in enumerate(requests) if request.words.strip()]
         if spoken and self._encoder is not None:
             people[spoken] += self._words_weight * self._encoder.encode(
                 [one_line(requests[row].words) for row in spoken]
             )
-        lengths = np.linalg.norm(people, axis=1, keepdims=True)
-        return (people / np.where(lengths > 0, lengths, 1.0) @ self._vectors.T).astype(np.float64)
+        lengths = np.linalg.norm(people, axis=1, keepdims=True).astype(np.float32)
+        people /= np.where(lengths > 0, lengths, np.float32(1.0))
+        cosines: NDArray[np.float32] = people @ self._vectors.T
+        return cosines
 
     def _history_vector(self, request: RankRequest) -> NDArray[np.float32]:
         if not len(request.history):

@@ -14,7 +14,7 @@ from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
-from genrec.rankers.base import Ranker, RankRequest, top_k
+from genrec.rankers.base import Ranker, RankRequest
 from genrec.renderer import Rendered, Renderer
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.template import Template
@@ -158,9 +158,8 @@ class GenerativeRanker:
         for renderer, places in self._batches(requests):
             deadline.check()
             batch = [requests[place] for place in places]
-            asked = np.stack([request.allowed for request in batch])
             allowed = self._considered(batch, k, deadline)
-            complete = allowed.sum(axis=1) == asked.sum(axis=1)
+            complete = allowed.sum(axis=1) == [len(request.allowed) for request in batch]
             found = self._search(renderer, batch, allowed, k, self.settings.strategy, deadline)
             for place, ranking, whole in zip(places, found, complete, strict=True):
                 answers[place] = replace(ranking, proven=bool(ranking.proven and whole))
@@ -249,7 +248,8 @@ class GenerativeRanker:
         chosen = [np.flatnonzero(own) for own in allowed]
         boost = np.zeros(allowed.shape)
         for row, request in enumerate(requests):
-            boost[row] += 0.0 if request.boost is None else request.boost
+            if request.boost is not None:
+                boost[row, request.boost.places] = request.boost.values
         if settings.evidence:
             boost[allowed] += np.concatenate(self._evidence(requests, chosen, deadline))
         rendered = [
@@ -285,7 +285,7 @@ class GenerativeRanker:
         """What is compared: everything allowed or, with the strategy `candidates`, what is proposed: bool [U, N]."""
         if self.settings.strategy == "candidates":
             return self._propose(requests, max(k, self.settings.candidates), deadline)
-        return np.stack([request.allowed for request in requests])
+        return np.stack([request.allowed.to_bool() for request in requests])
 
     def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> BoolArray:
         """What the proposer puts forward, and the `count` items of highest boost, if above 0: bool [U, N]."""
@@ -294,7 +294,9 @@ class GenerativeRanker:
             proposed[row, ranking.item_indices] = True
         for own, request in zip(proposed, requests, strict=True):
             if request.boost is not None:
-                own[top_k(request.boost, request.allowed & (request.boost > 0), count).item_indices] = True
+                places, values = request.boost.places, request.boost.values
+                lifted = np.flatnonzero(request.allowed.contains(places) & (values > 0))
+                own[places[lifted[np.argsort(-values[lifted], kind="stable")[:count]]]] = True
         return proposed
 
     def _evidence(
