@@ -50,6 +50,7 @@ class TableBackend:
         self.name = f"table-{vocab_size}-{seed}"
         self.vocab_size = vocab_size
         self.max_tokens = max_tokens
+        self.token_bytes = 16  # a node is its hash and its length
         self.seed = seed
         self.spread = spread
         self.fails = fails

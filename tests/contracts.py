@@ -18,7 +18,7 @@ from genrec.types import FloatArray, IntArray, Ranking
 
 
 class BackendContract:
-    """Give a fixture `backend`; `atol` is the numeric noise its dtype may show."""
+    """Give a fixture `backend`, and `held`; `atol` is the numeric noise its dtype may show."""
 
     subject: ClassVar[str]
     atol: ClassVar[float] = 1e-9
@@ -76,6 +76,38 @@ class BackendContract:
             expected = read(backend, alone)
             for tree, root in ((together, number), (turned, len(prompts) - 1 - number)):
                 self.same(read(backend, tree)[[root, len(prompts) + root]], expected)
+
+    @pytest.mark.parametrize(
+        ("head", "tails"),
+        [(40, (1, 7, 12)), (40, (0, 0, 0)), (40, (5, 0, 60)), (3, (4, 9)), (0, (50, 40, 1)), (1, (0, 0))],
+        ids=["own ends", "all equal", "one heads another", "a short head", "nothing shared", "one token each"],
+    )
+    def test_prompts_that_share_a_head_answer_as_each_alone(
+        self, backend: Backend, head: int, tails: tuple[int, ...]
+    ) -> None:
+        """What is computed once for all must be what each would have computed, wherever their ways part."""
+        random = np.random.default_rng(4)
+        shared = random.integers(0, backend.vocab_size, head)
+        prompts = [np.append(shared, random.integers(0, backend.vocab_size, tail)) for tail in tails]
+        parents, tokens, paths = branches(backend, prompts)
+        together = backend.open(prompts)
+        together.grow(np.array(parents), np.array(tokens))
+        found = read(backend, together)
+        for path, own in zip(paths, found, strict=True):
+            self.same(own, read(backend, backend.open([path]))[0])
+
+    def test_a_token_takes_no_more_than_it_says(self, backend: Backend) -> None:
+        """A budget of memory is kept by this figure: too low and it is overrun, far too high and work is refused."""
+        random = np.random.default_rng(5)
+        tree = backend.open(list(random.integers(0, backend.vocab_size, (3, 30))))
+        for count in (4, 1, 20):
+            tree.grow(np.repeat(np.arange(3), count), random.integers(0, backend.vocab_size, 3 * count))
+        said = backend.token_bytes * 3 * (30 + 25)
+        assert said // 3 <= self.held(tree) <= said
+
+    def held(self, tree: Any) -> int:
+        """The bytes a tree holds."""
+        raise NotImplementedError
 
     def test_twins_are_two_nodes_that_say_the_same(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Two rows may begin alike and be grown apart."""

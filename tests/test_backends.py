@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ class TestTableBackend(BackendContract):
     def backend(self) -> Backend:
         return TableBackend(97, seed=5)
 
+    def held(self, tree: Any) -> int:
+        return int(tree._states.nbytes + tree._lengths.nbytes)
+
     def test_it_fails_when_it_is_told_to(self) -> None:
         """The ladder is tested with it."""
         with pytest.raises(EngineError, match="told to fail"):
@@ -36,6 +40,46 @@ class TestTransformersBackend(BackendContract):
     @pytest.fixture
     def backend(self, smollm2_float32: Backend) -> Backend:
         return smollm2_float32
+
+    def held(self, tree: Any) -> int:
+        kept = [*tree._hidden, *(part for layer in tree._cache.layers for part in (layer.keys, layer.values))]
+        return sum(part.nbytes for part in kept)
+
+    def test_a_cache_has_a_quarter_of_room_to_spare_and_no_more(self, backend: Backend) -> None:
+        """Room is what spares a step the copy of all before it; room without bound is memory that nobody counted."""
+        tree: Any = backend.open([np.arange(30), np.arange(30)])
+        moves, where = 0, 0
+        for step in range(1, 41):
+            tree.grow(np.array([0, 1, 1]), np.array([5, 5, 6]))
+            for layer in tree._cache.layers:
+                for held, room in zip((layer.keys, layer.values), layer._rooms, strict=True):
+                    assert held.shape[-2] == 30 + 2 * step <= room.shape[-2] <= 1.25 * held.shape[-2]
+                    assert held.data_ptr() == room.data_ptr()
+            moves += where != held.data_ptr()
+            where = held.data_ptr()
+        assert moves < 10
+
+    def test_a_shared_head_is_computed_once(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A batch of people under one template would pay for its words as often as there are people."""
+        computed: list[int] = []
+        hidden = backend.hidden  # type: ignore[attr-defined]
+
+        def counted(token_ids: Any, *rest: Any) -> Any:
+            computed.append(token_ids.numel())
+            return hidden(token_ids, *rest)
+
+        monkeypatch.setattr(backend, "hidden", counted)
+        head = np.arange(40)
+        for prompts, expected in [
+            ([np.append(head, [u, u]) for u in range(8)], [40, 8 * 2]),
+            ([head] * 3, [39, 3]),
+            ([head, np.append(head, [5, 6])] * 2, [39, 4 * 3]),
+            ([head, head + 1], [2 * 40]),
+            ([head], [40]),
+        ]:
+            computed.clear()
+            backend.open(prompts)
+            assert computed == expected
 
     def test_damaged_weights_are_refused_by_name(self, smollm2: Path, tmp_path: Path) -> None:
         """Whoever copied half of a model must read that, and no traceback of the library that reads it."""

@@ -32,7 +32,7 @@ LAYERS = [
     "renderer search timed_tree",
     "index prior",
     # implementations
-    "backends.quiet",
+    "backends.cache backends.quiet",
     "backends.encoder backends.transformers",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
@@ -115,7 +115,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("search", "errors types trie backends.base"),
         ("tokenizer", "errors types"),
         ("backends.base", "types"),
-        ("backends.transformers", "errors types backends.quiet"),
+        ("backends.transformers", "errors types backends.cache backends.quiet"),
         ("backends.encoder", "errors types backends.quiet"),
         ("rankers.base", "types deadline subset"),
     ],

@@ -61,11 +61,15 @@ class Backend(Protocol):
         name: which weights these are; results and caches carry it.
         vocab_size: token ids are below it.
         max_tokens: the context, prompt and answer together.
+        token_bytes: what one token, of a prompt or of a node, takes at most while its tree is open: keys and values of
+            all layers, and one hidden state. U prompts are held as U of the longest, and the nodes grown in one call
+            as U times those of the prompt that grew most; a backend may hold a quarter more to grow into.
     """
 
     name: str
     vocab_size: int
     max_tokens: int
+    token_bytes: int
 
     def open(self, prompts: Sequence[IntArray]) -> TokenTree:
         """Compute U prompts once, in one batch, and open a tree behind them.

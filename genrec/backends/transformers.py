@@ -2,6 +2,7 @@
 
 Nodes are query tokens of one sequence a prompt: a 4-D attention mask lets each see its prompt and its ancestors, and
 position ids count along the path. The key-value cache only ever grows at its end, so no beam is copied or reordered.
+What all prompts of a batch begin with is computed once, and its keys and values are given to each.
 Source of the mask: Miao et al., "SpecInfer", ASPLOS 2024, section 4.2 (tree-based parallel decoding).
 """
 
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+from genrec.backends.cache import growing_cache
 from genrec.backends.quiet import quiet
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.types import FloatArray, IntArray
 
 _LOGIT_ROWS = 256  # rows whose logits over the whole vocabulary exist at once
+_HEAD_TOKENS = 64  # a pass over a shared head is worth its own cost where it spares so many tokens
 
 
 class TransformersBackend:
@@ -56,6 +59,7 @@ class TransformersBackend:
         self.name = f"{name or Path(model).name}@{str(self.dtype).removeprefix('torch.')}"
         self.vocab_size = int(self.model.config.vocab_size)
         self.max_tokens = int(self.model.config.max_position_embeddings)
+        self.token_bytes = self._measure_token()
         self._check_head()
 
     def open(self, prompts: Sequence[IntArray]) -> "TransformersTree":
@@ -116,6 +120,15 @@ class TransformersBackend:
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"{self.name} failed on {what}: {error}") from error
 
+    def _measure_token(self) -> int:
+        """Bytes of one token's keys and values, as the model really lays them out, and of its hidden state."""
+        cache = growing_cache(self.model.config)
+        token = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
+        mask = torch.zeros((1, 1, 1, 1), dtype=self.dtype, device=self.device)
+        hidden = self.hidden(token, torch.zeros_like(token), mask, cache)
+        held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+        return sum(part.nbytes for part in (*held, hidden) if part is not None)
+
     def _check_head(self) -> None:
         """Refuse models that scale or cap their logits after the head, which `log_probs` would miss."""
         token_ids = torch.arange(4, device=self.device)[None] % self.vocab_size
@@ -133,25 +146,30 @@ class TransformersTree:
 
     def __init__(self, backend: TransformersBackend, prompts: Sequence[IntArray]) -> None:
         self._backend = backend
-        self._cache = DynamicCache(config=backend.model.config)
-        self._roots = len(prompts)
-        lengths = np.array([len(prompt) for prompt in prompts])
-        self._prompt_lengths = lengths
-        self._width = int(lengths.max())
-        tokens = np.zeros((len(prompts), self._width), dtype=np.int64)
-        inside = np.arange(self._width) < lengths[:, None]
+        self._cache = growing_cache(backend.model.config)
+        count = self._roots = len(prompts)
+        lengths = self._prompt_lengths = np.array([len(prompt) for prompt in prompts])
+        width = self._width = self._slots = int(lengths.max())
+        inside = np.arange(width) < lengths[:, None]
+        tokens = np.zeros((count, width), dtype=np.int64)
         tokens[inside] = np.concatenate(list(prompts))
-        self._slots = self._width
-        positions = np.tile(np.arange(self._width), (len(prompts), 1))
-        causal = np.tri(self._width, dtype=bool)[None] & inside[:, None, :]
-        causal[:, :, 0] = True
-        hidden = self._forward(tokens, positions, causal)
+        positions = np.tile(np.arange(width), (count, 1))
+        causal = np.tri(width, dtype=bool)[None]
+        head = _shared_head(tokens, int(lengths.min()))
+        if head * (count - 1) < _HEAD_TOKENS:
+            head = 0
+        if head:
+            self._forward(tokens[:1, :head], positions[:1, :head], causal[:, :head, :head])
+            self._cache.batch_repeat_interleave(count)
+        visible = causal[:, head:] & inside[:, None, :]
+        visible[:, :, 0] = True
+        hidden = self._forward(tokens[:, head:], positions[:, head:], visible)
         # A node: its prompt, its parent, its slot in the cache, its position, its hidden state.
-        self._prompt = np.arange(len(prompts))
-        self._parent = np.full(len(prompts), -1)
-        self._slot = np.full(len(prompts), -1)
+        self._prompt = np.arange(count)
+        self._parent = np.full(count, -1)
+        self._slot = np.full(count, -1)
         self._position = lengths - 1
-        self._hidden = [hidden[np.arange(len(prompts)), lengths - 1]]
+        self._hidden = [hidden[np.arange(count), lengths - 1 - head]]
 
     @property
     def size(self) -> int:
@@ -222,6 +240,12 @@ class TransformersTree:
             mask[:, None],
             self._cache,
         )
+
+
+def _shared_head(tokens: IntArray, shortest: int) -> int:
+    """How many first tokens all of [U, P] have in common; each prompt keeps one of its own, whose state is needed."""
+    same = (tokens[:, : shortest - 1] == tokens[0, : shortest - 1]).all(axis=0)
+    return int(np.cumprod(same).sum())
 
 
 def _inherit(parent: IntArray, size: int, prompt: IntArray, position: IntArray) -> tuple[IntArray, IntArray]:
