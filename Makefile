@@ -53,5 +53,5 @@ $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/.venv-stamp
 
 $(VENV)/.test-stamp: pyproject.toml | $(VENV)/.venv-stamp
 	@echo "installing genrec, its tests and what they need into $(VENV), once" >&2
-	$(PIP) --editable '.[local,eval,dev]' '$(TORCH)'
+	$(PIP) --editable '.[local,fast,eval,dev]' '$(TORCH)'
 	@touch $@ $(VENV)/.demo-stamp

@@ -15,11 +15,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from genrec.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+
+_DTYPES = {"U8": "<u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
 
 
 def sha256_of(path: Path) -> str:
@@ -93,6 +98,32 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         if sha256_of(file) != expected:
             raise ArtifactError(f"{file} was altered or cut short (SHA-256 differs); save the {kind} again")
     return manifest
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays to one safetensors file."""
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file, mapped into memory: read-only, and read when they are needed.
+
+    Raises:
+        ArtifactError: it is missing or no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        whole = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + size)
+        arrays = {}
+        for name, facts in header.items():
+            if name != "__metadata__":
+                begin, stop = facts["data_offsets"]
+                arrays[name] = np.asarray(whole[begin:stop]).view(_DTYPES[facts["dtype"]]).reshape(facts["shape"])
+        return arrays
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; save it again") from error
 
 
 def _refuse_foreign(directory: Path, kind: str) -> None:

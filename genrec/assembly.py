@@ -25,7 +25,7 @@ from genrec.catalog import Catalog, read_catalog
 from genrec.dataset import dataset_paths
 from genrec.errors import ArtifactError, MismatchError, ModelMissingError
 from genrec.identifiers import TitleIdentifiers
-from genrec.index import CatalogIndex
+from genrec.index import INDEX_VERSION, CatalogIndex
 from genrec.interactions import Interactions, read_interactions
 from genrec.rankers.base import DenseRanker, Ranker
 from genrec.rankers.blend import BlendRanker
@@ -185,7 +185,7 @@ def load_backend(model: str | Path, cache: Path) -> "tuple[TransformersBackend, 
 def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, progress: Progress) -> CatalogIndex:
     """The index of a catalog, built or read from the cache."""
     identifiers = TitleIdentifiers()
-    key = _key(catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
+    key = _key(str(INDEX_VERSION), catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
     folder = cache / "indexes" / key
     if folder.is_dir():
         with _from_cache(folder):

@@ -184,6 +184,27 @@ class Catalog:
         """
         return filter_mask(expression, self._columns())
 
+    def revised(self, *, add: "Catalog | None", withdraw: IntArray, retitle: Mapping[int, str]) -> "Catalog":
+        """This catalog without some items, with other titles for some, and with others behind it.
+
+        Args:
+            add: items with new ids; an attribute that one of the catalogs lacks is missing in its items.
+            withdraw: int64, indices.
+            retitle: new titles by index.
+
+        Raises:
+            InputError: nothing would be left, an id would be there twice, or an attribute is of another kind.
+        """
+        titles = self._titles.to_pylist()
+        for index, title in retitle.items():
+            titles[index] = title
+        kept = pa.array(np.delete(np.arange(len(self)), withdraw))
+        columns = {**self._columns(), "title": pa.array(titles, pa.large_string())}
+        columns = {name: column.take(kept) for name, column in columns.items()}
+        if add is not None:
+            columns = _appended(columns, add._columns(), len(kept), len(add))
+        return Catalog(table_of(columns, f"the revised catalog {self.name!r}"), name=self.name)
+
     def write(self, path: str | Path) -> None:
         """Write one Parquet file that `Catalog.read` brings back exactly; whole or not at all.
 
@@ -287,6 +308,27 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         return pa.array([None if isinstance(v, float) and v != v else v for v in values])
     except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError) as error:
         raise InputError(f"{name} of the items cannot be kept: {error}; use text, numbers, dates or lists") from error
+
+
+def _appended(
+    columns: Mapping[str, pa.Array], more: Mapping[str, pa.Array], size: int, added: int
+) -> dict[str, pa.Array]:
+    """Columns of two catalogs, one after the other."""
+    joined = {}
+    for name in dict.fromkeys([*columns, *more]):
+        parts = [columns.get(name), more.get(name)]
+        kind = next(part.type for part in parts if part is not None)
+        filled = [
+            pa.nulls(count, kind) if part is None else part for part, count in zip(parts, (size, added), strict=True)
+        ]
+        try:
+            joined[name] = pa.concat_arrays([part.cast(kind) for part in filled])
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{name} of the added items is {describe(filled[1].type)}, in the catalog it is {describe(kind)}: "
+                f"{error}; give it the same kind"
+            ) from error
+    return joined
 
 
 def _present(column: pa.Array) -> pa.Array:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Protocol
 
@@ -20,8 +20,16 @@ class Identifiers(Protocol):
 
     fingerprint: str
 
-    def encode(self, catalog: Catalog, tokenizer: Tokenizer) -> list[IntArray]:
-        """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token."""
+    def encode(
+        self, catalog: Catalog, tokenizer: Tokenizer, *, taken: Callable[[IntArray], bool] | None = None
+    ) -> list[IntArray]:
+        """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token.
+
+        Args:
+            catalog: the items.
+            tokenizer: the model's.
+            taken: whether an identifier is in use already, where these items join others.
+        """
         ...
 
 
@@ -41,11 +49,18 @@ class TitleIdentifiers:
         self.max_tokens = max_tokens
         self.fingerprint = hashlib.sha256(f"title 1 {max_tokens}".encode()).hexdigest()
 
-    def encode(self, catalog: Catalog, tokenizer: Tokenizer) -> list[IntArray]:
+    def encode(
+        self, catalog: Catalog, tokenizer: Tokenizer, *, taken: Callable[[IntArray], bool] | None = None
+    ) -> list[IntArray]:
         """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token."""
+        end = np.array([tokenizer.end_id])
+
+        def clashing() -> list[list[int]]:
+            return _clashes(bodies, None if taken is None else lambda body: taken(_join(body, end)))
+
         bodies = [self._body(title, tokenizer) for title in catalog.titles]
         for name in catalog.attribute_names:
-            clashes = _clashes(bodies)
+            clashes = clashing()
             if not clashes:
                 break
             values = catalog.column(name)
@@ -54,17 +69,16 @@ class TitleIdentifiers:
                 if all(marks) and len(set(marks)) == len(marks):
                     for item, mark in zip(group, marks, strict=True):
                         bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
-        for item in chain.from_iterable(_clashes(bodies)):
+        for item in chain.from_iterable(clashing()):
             if mark := _mark(catalog.item_ids[item]):
                 bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
         # Places in the catalog differ whatever a tokenizer does to ids. One round is enough, unless a title was chosen
         # to look like another one with its mark; such a title is marked in the next.
         for _ in range(self.max_tokens):
-            for item in chain.from_iterable(clashes := _clashes(bodies)):
+            for item in chain.from_iterable(clashes := clashing()):
                 bodies[item] = _join(bodies[item], tokenizer.encode_text(f" [{item}]"))
             if not clashes:
                 break
-        end = np.array([tokenizer.end_id])
         return [_join(body, end) for body in bodies]
 
     def _body(self, title: str, tokenizer: Tokenizer) -> IntArray:
@@ -84,9 +98,13 @@ def _join(left: IntArray, right: IntArray) -> IntArray:
     return np.concatenate([left, right])
 
 
-def _clashes(bodies: Sequence[IntArray]) -> list[list[int]]:
-    """Groups of items whose tokens are equal, or none at all, in catalog order."""
+def _clashes(bodies: Sequence[IntArray], taken: Callable[[IntArray], bool] | None) -> list[list[int]]:
+    """Groups of items whose tokens are equal, or those of others, or none at all, in catalog order."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for item, body in enumerate(bodies):
         groups[body.tobytes()].append(item)
-    return [group for key, group in groups.items() if len(group) > 1 or not key]
+    return [
+        group
+        for key, group in groups.items()
+        if len(group) > 1 or not key or (taken is not None and taken(bodies[group[0]]))
+    ]

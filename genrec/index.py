@@ -1,23 +1,23 @@
 """The catalog as the search sees it: items, how they are written in tokens, and the trie over that."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from genrec import artifact
 from genrec.catalog import Catalog
-from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
+from genrec.errors import InputError, MismatchError, TokenizerMismatchError
 from genrec.identifiers import Identifiers
+from genrec.subset import Boost, Mask, Subset
 from genrec.tokenizer import Tokenizer
 from genrec.trie import TokenTrie
 
 _KIND = "index"
-_VERSION = 1
+INDEX_VERSION = 2
+"""The format of saved indexes, and of what is numbered by their rows and tokens; caches are kept by it."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,104 @@ class CatalogIndex:
     trie: TokenTrie
     tokenizer_fingerprint: str
     identifiers_fingerprint: str
+    _masks: "WeakKeyDictionary[Mask, Mask]" = field(default_factory=WeakKeyDictionary, compare=False, repr=False)
 
     @classmethod
     def build(cls, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
         """Write every item in tokens and sort the result."""
-        trie = TokenTrie.from_sequences(identifiers.encode(catalog, tokenizer))
+        trie = TokenTrie.from_sequences(identifiers.encode(catalog, tokenizer), vocab_size=tokenizer.vocab_size)
         return cls(catalog, trie, tokenizer.fingerprint, identifiers.fingerprint)
 
     @property
     def fingerprint(self) -> str:
         """Which index this is; priors and results carry it."""
-        return f"{self.catalog.fingerprint[:16]}-{self.identifiers_fingerprint[:8]}-{self.tokenizer_fingerprint[:8]}"
+        parts = (self.catalog.fingerprint[:16], self.identifiers_fingerprint[:8], self.tokenizer_fingerprint[:8])
+        return "-".join((str(INDEX_VERSION), *parts))
+
+    def rows(self, items: Subset) -> Subset:
+        """The rows of a subset of items; a mask is turned into rows once, and kept for as long as it lives."""
+        mask = None
+        if items.mask is not None:
+            if items.mask not in self._masks:
+                self._masks[items.mask] = Mask.from_bool(items.mask.to_bool()[self.trie.items])
+            mask = self._masks[items.mask]
+        return Subset(len(self.trie), mask, np.sort(self.trie.rows_of_items[items.listed]), items.only)
+
+    def boosted_rows(self, boost: Boost) -> Boost:
+        """A boost of items as one of rows."""
+        rows = self.trie.rows_of_items[boost.places]
+        order = np.argsort(rows)
+        return Boost(rows[order], boost.values[order])
+
+    def update(
+        self,
+        identifiers: Identifiers,
+        tokenizer: Tokenizer,
+        *,
+        add: Catalog | None = None,
+        withdraw: Iterable[object] = (),
+        retitle: Mapping[object, str] | None = None,
+    ) -> "CatalogIndex":
+        """This index with items added, withdrawn and retitled; only what changed is encoded and sorted.
+
+        Kept items stay in their order and come first, added ones follow. Where a new title would be written in the
+        tokens of a kept item's, the new one is told apart and the kept one stays as it is; building anew would mark
+        both.
+
+        Args:
+            identifiers, tokenizer: those the index was built with.
+            add: items with new ids, and attributes of the kinds that the catalog has.
+            withdraw: ids.
+            retitle: new titles by id.
+
+        Raises:
+            MismatchError: the index was built with other identifiers, or for another tokenizer.
+            UnknownItemError: an id to withdraw or retitle is not in the catalog.
+            InputError: an added id is there already, an item is both withdrawn and retitled, or nothing would be left.
+        """
+        self._check_parts(identifiers, tokenizer)
+        gone = self.catalog.indices_of(list(withdraw))
+        titles = dict(retitle or {})
+        changed = self.catalog.indices_of(list(titles))
+        if both := sorted(set(gone.tolist()) & set(changed.tolist())):
+            raise InputError(
+                f"item {self.catalog.item_ids[both[0]]!r} is to be withdrawn and retitled; leave it out of one"
+            )
+        catalog = self.catalog.revised(
+            add=add, withdraw=gone, retitle=dict(zip(changed.tolist(), titles.values(), strict=True))
+        )
+        kept = np.delete(np.arange(len(self.catalog)), gone)
+        numbers = np.full(len(self.catalog), -1, dtype=np.int64)
+        numbers[kept] = np.arange(len(kept))
+        rows = np.sort(self.trie.rows_of_items[np.concatenate([gone, changed])])
+        fresh = np.concatenate([np.sort(numbers[changed]), np.arange(len(kept), len(catalog))])
+        rest = self.trie
+        if len(rows) == len(rest):
+            return CatalogIndex.build(catalog, identifiers, tokenizer)
+        other = None
+        if len(rows):
+            rest = rest.merge(gone=rows)
+        rest = replace(rest, items=numbers[rest.items].astype(np.int32))
+        if len(fresh):
+            some = Catalog.from_items((catalog[int(item)] for item in fresh), name=catalog.name)
+            sequences = identifiers.encode(some, tokenizer, taken=rest.has)
+            lengths = np.array([len(sequence) for sequence in sequences])
+            other = TokenTrie.from_rows(
+                np.concatenate(sequences), lengths, items=fresh, vocab_size=tokenizer.vocab_size
+            )
+        return CatalogIndex(catalog, rest.merge(other), self.tokenizer_fingerprint, self.identifiers_fingerprint)
+
+    def _check_parts(self, identifiers: Identifiers, tokenizer: Tokenizer) -> None:
+        if tokenizer.fingerprint != self.tokenizer_fingerprint:
+            raise TokenizerMismatchError(
+                f"the index was built for tokenizer {self.tokenizer_fingerprint[:12]}, not for "
+                f"{tokenizer.fingerprint[:12]}; update it with the tokenizer it was built for"
+            )
+        if identifiers.fingerprint != self.identifiers_fingerprint:
+            raise MismatchError(
+                f"the index was built with identifiers {self.identifiers_fingerprint[:12]}, not with "
+                f"{identifiers.fingerprint[:12]}; update it with those it was built with"
+            )
 
     def save(self, directory: str | Path) -> None:
         """Write a folder, whole or not at all: catalog.parquet, trie.safetensors, manifest.json.
@@ -55,18 +142,13 @@ class CatalogIndex:
             "tokenizer": self.tokenizer_fingerprint,
             "identifiers": self.identifiers_fingerprint,
         }
-        with artifact.writing(Path(directory), kind=_KIND, version=_VERSION, facts=facts) as folder:
+        with artifact.writing(Path(directory), kind=_KIND, version=INDEX_VERSION, facts=facts) as folder:
             self.catalog.write(folder / "catalog.parquet")
-            arrays: dict[str, NDArray[Any]] = {
-                "tokens": self.trie.tokens,
-                "offsets": self.trie.offsets,
-                "items": self.trie.items,
-            }
-            save_file(arrays, folder / "trie.safetensors")
+            self.trie.write(folder / "trie.safetensors")
 
     @classmethod
     def load(cls, directory: str | Path, *, tokenizer: Tokenizer | None = None) -> "CatalogIndex":
-        """Read a saved index after checking every file's SHA-256.
+        """Read a saved index after checking every file's SHA-256; the trie is mapped, not read.
 
         Args:
             directory: where `save` wrote it.
@@ -77,17 +159,13 @@ class CatalogIndex:
             TokenizerMismatchError: the index was built for another tokenizer.
         """
         directory = Path(directory)
-        manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
+        manifest = artifact.verify(directory, kind=_KIND, version=INDEX_VERSION)
         if tokenizer is not None and manifest["tokenizer"] != tokenizer.fingerprint:
             raise TokenizerMismatchError(
                 f"index {directory.name!r} was built for tokenizer {manifest['tokenizer'][:12]}, not for "
                 f"{tokenizer.fingerprint[:12]}; build it again with this model's tokenizer"
             )
-        try:
-            arrays = load_file(directory / "trie.safetensors")
-            trie = TokenTrie(arrays["tokens"], arrays["offsets"], arrays["items"])
-        except (SafetensorError, KeyError) as error:
-            raise ArtifactError(f"{directory / 'trie.safetensors'} cannot be read: {error}; build it again") from error
+        trie = TokenTrie.read(directory / "trie.safetensors")
         catalog = Catalog.read(directory / "catalog.parquet")
         if catalog.fingerprint != manifest["catalog"] or not np.array_equal(
             np.sort(trie.items), np.arange(len(catalog))

@@ -19,13 +19,14 @@ from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, MismatchError
-from genrec.search import ScoreKind, catalog_steps, path_log_probs, prefix_sums
+from genrec.forest import score_tries
+from genrec.guide import Guide
 from genrec.timed_tree import TimedTree
-from genrec.trie import TokenTrie, ragged_ranges
-from genrec.types import FloatArray, IntArray
+from genrec.trie import TokenTrie
+from genrec.types import IntArray
 
 _KIND = "prior"
-_VERSION = 1
+_VERSION = 2
 _ROWS = 256  # rows scored between two calls of on_progress
 
 
@@ -39,52 +40,52 @@ class Prior:
         key: names the model, the prompts and the index; a saved prior of another key is refused.
 
     Attributes:
+        steps: float32 [T]; NaN for tokens of rows that nobody asked about yet.
         unsaved: whether anything was scored that `save` has not written yet.
     """
 
     def __init__(self, backend: Backend, trie: TokenTrie, prompts: Sequence[IntArray], *, key: str) -> None:
         self._backend, self._trie, self._prompts, self._key = backend, trie, list(prompts), key
         self.unsaved = False
-        self._steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
+        self._guides: dict[float, Guide] = {}
+        self.steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
 
-    def fill(self, on_progress: Callable[[int, int], None] | None = None, *, deadline: Deadline | None = None) -> None:
-        """Score every row that is still missing; what was scored before the deadline passed is kept.
+    def fill(
+        self,
+        rows: IntArray | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Score the rows that are still missing; what was scored before the deadline passed is kept.
+
+        Args:
+            rows: rows that will be asked about; by default all.
+            on_progress: called with how many rows are done, and how many were missing.
+            deadline: when to give up.
 
         Raises:
             DeadlineExceededError: it passed.
         """
         deadline = deadline or Deadline.never()
-        missing = np.flatnonzero(np.isnan(self._steps[self._trie.offsets[:-1]]))
+        rows = np.arange(len(self._trie)) if rows is None else np.unique(rows)
+        # A row's last token is in no other row, so it tells whether the row was scored.
+        missing = rows[np.isnan(self.steps[self._trie.last[rows]])]
         for start in range(0, len(missing), _ROWS):
             self._score(missing[start : start + _ROWS], deadline)
             if on_progress is not None:
                 on_progress(min(start + _ROWS, len(missing)), len(missing))
 
-    def row_scores(self, rows: IntArray, kind: ScoreKind, deadline: Deadline | None = None) -> FloatArray:
-        """float64 [rows], the log-probability of whole rows.
-
-        Under `model` only these rows are scored, if they are missing; under `catalog` every row has to be.
-        """
-        if kind == "catalog":
-            return self.prefix_scores(kind, deadline)[self._trie.offsets[rows + 1] - 1]
-        missing = np.unique(rows[np.isnan(self._steps[self._trie.offsets[rows]])])
-        if missing.size:
-            self._score(missing, deadline or Deadline.never())
-        places, _ = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
-        scores = np.zeros(len(rows))
-        np.add.at(scores, np.repeat(np.arange(len(rows)), self._trie.lengths[rows]), self._steps[places])
-        return scores
-
-    def prefix_scores(self, kind: ScoreKind, deadline: Deadline | None = None) -> FloatArray:
-        """float64 [T], the log-probability of every prefix of every row; missing rows are scored first."""
-        self.fill(deadline=deadline)
-        steps = self._steps.astype(np.float64)
-        return prefix_sums(self._trie, catalog_steps(self._trie, steps) if kind == "catalog" else steps)
+    def guide(self, weight: float) -> Guide:
+        """What a search subtracts; the rows that it may recommend have to be scored before."""
+        if weight not in self._guides:
+            self._guides[weight] = Guide(self._trie, self.steps, weight)
+        return self._guides[weight]
 
     def save(self, directory: Path) -> None:
         """Write a folder, whole or not at all."""
         with artifact.writing(directory, kind=_KIND, version=_VERSION, facts={"key": self._key}) as folder:
-            save_file({"steps": self._steps}, folder / "steps.safetensors")
+            save_file({"steps": self.steps}, folder / "steps.safetensors")
         self.unsaved = False
 
     def load(self, directory: Path) -> None:
@@ -101,15 +102,15 @@ class Prior:
             steps = load_file(directory / "steps.safetensors")["steps"]
         except (SafetensorError, KeyError) as error:
             raise ArtifactError(f"{directory / 'steps.safetensors'} cannot be read: {error}; remove it") from error
-        if steps.shape != self._steps.shape:
-            raise MismatchError(f"the prior in {directory} has {len(steps)} tokens, not {len(self._steps)}; remove it")
-        self._steps = steps
+        if steps.shape != self.steps.shape:
+            raise MismatchError(f"the prior in {directory} has {len(steps)} tokens, not {len(self.steps)}; remove it")
+        self.steps = steps
 
     def _score(self, rows: IntArray, deadline: Deadline) -> None:
-        rows = np.sort(rows)
         deadline.check()
         tree = TimedTree(self._backend.open(self._prompts), deadline)
-        steps = np.mean(path_log_probs(tree, self._trie, [rows] * len(self._prompts)), axis=0)
-        places, _ = ragged_ranges(self._trie.offsets[rows], self._trie.offsets[rows + 1])
-        self._steps[places] = steps
+        part = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
+        readings = score_tries(tree, [part] * len(self._prompts))
+        steps = np.mean([reading.steps for reading in readings if reading is not None], axis=0)
+        self.steps[self._trie.paths(rows)] = steps[part.paths(np.arange(len(part)))]
         self.unsaved = True

@@ -5,14 +5,20 @@ nodes, the bounds and the proof are genrec's own.
 Letters: U prompts, N rows, T tokens of the trie, F open nodes and C their children, over all prompts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 
 from genrec.backends.base import TokenTree
 from genrec.errors import InputError
-from genrec.trie import TokenTrie, ragged_ranges
+from genrec.forest import score_tries
+from genrec.guide import Guide, catalog_steps, prefix_sums, shares_of
+from genrec.kernel.plain import ragged_ranges
+from genrec.subset import Boost, Subset
+from genrec.trie import Children, Filter, TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 ScoreKind = Literal["model", "catalog"]
@@ -22,22 +28,24 @@ ScoreKind = Literal["model", "catalog"]
 class Terms:
     """What is asked of the search, for U prompts over N rows.
 
-    The score of a row is the log-probability of its path, plus `guide` at its last token, plus `boost`.
+    The score of a row is the log-probability of its path, less the guide's weighted log-probability of the same path,
+    plus its boost.
 
     Attributes:
-        allowed: bool [U, N], rows that may be recommended.
+        allowed: U subsets of the N rows, that may be recommended; all with the same mask or none.
         k: list length, at least 1.
         kind: `model`, path log-probability over the full vocabulary; `catalog`, renormalised at each node over its
             allowed children, which is what sampling under the constraint draws from, so forced tokens cost nothing.
-        guide: float64 [T] or None, added to a path at each prefix, not summed: minus the weighted prior.
-        boost: float64 [U, N] or None, added to a row's score.
+            The guide's is of the same kind.
+        guide: the prior that is subtracted, or None.
+        boosts: U boosts of rows, each a `Boost` or None.
     """
 
-    allowed: BoolArray
+    allowed: Sequence[Subset]
     k: int
     kind: ScoreKind = "model"
-    guide: FloatArray | None = field(default=None, repr=False)
-    boost: FloatArray | None = field(default=None, repr=False)
+    guide: Guide | None = field(default=None, repr=False)
+    boosts: Sequence[Boost | None] | None = field(default=None, repr=False)
 
     def check(self, trie: TokenTrie) -> None:
         """Refuse terms that do not fit the trie.
@@ -49,21 +57,16 @@ class Terms:
             raise InputError(f"k is {self.k}; ask for at least 1 item")
         if self.kind not in get_args(ScoreKind):
             raise InputError(f"score {self.kind!r} is none of {', '.join(get_args(ScoreKind))}")
-        if self.allowed.ndim != 2 or self.allowed.shape[1] != len(trie):
-            raise InputError(f"allowed has shape {self.allowed.shape}; the trie wants (prompts, {len(trie)})")
-        if self.guide is not None and self.guide.shape != trie.tokens.shape:
-            raise InputError(f"guide has shape {self.guide.shape}; the trie has {len(trie.tokens)} tokens")
-        if self.boost is not None and (self.boost.shape != self.allowed.shape or not np.isfinite(self.boost).all()):
-            raise InputError(f"boost must be finite and of shape {self.allowed.shape}")
-
-    def bonus(self, trie: TokenTrie) -> FloatArray:
-        """float64 [U, N], what is added to each row's path score; minus infinity where a row is not allowed."""
-        bonus = np.zeros(self.allowed.shape)
-        if self.guide is not None:
-            bonus += self.guide[trie.offsets[1:] - 1]
-        if self.boost is not None:
-            bonus += self.boost
-        return np.where(self.allowed, bonus, -np.inf)
+        for subset in self.allowed:
+            if subset.universe != len(trie):
+                raise InputError(f"allowed is a subset of {subset.universe:,} rows; the trie has {len(trie):,}")
+        if self.guide is not None and self.guide.trie is not trie:
+            raise InputError("the guide is of another trie; make one of this trie")
+        if self.boosts is not None and len(self.boosts) != len(self.allowed):
+            raise InputError(f"there are {len(self.boosts)} boosts for {len(self.allowed)} prompts; give one for each")
+        for boost in self.boosts or ():
+            if boost is not None and len(boost) and boost.places[-1] >= len(trie):
+                raise InputError(f"row {boost.places[-1]} is boosted; the trie has {len(trie):,} rows")
 
 
 def exhaustive_search(tree: TokenTree, trie: TokenTrie, terms: Terms, *, max_nodes: int = 512) -> list[Ranking]:
@@ -73,17 +76,24 @@ def exhaustive_search(tree: TokenTree, trie: TokenTrie, terms: Terms, *, max_nod
         U rankings of min(k, allowed) items, best first, ties in item order; always proven.
     """
     terms.check(trie)
-    if terms.kind == "catalog":  # one pass over the branching nodes says all; forced tokens cost nothing
-        return beam_search(tree, trie, terms, width=len(trie))
-    rows = [np.flatnonzero(allowed) for allowed in terms.allowed]
-    paths = path_log_probs(tree, trie, rows, max_nodes=max_nodes)
-    bonus = terms.bonus(trie)
+    parts = [_restrict(trie, own) for own in terms.allowed]
+    catalog = terms.kind == "catalog"
+    readings = score_tries(tree, parts, branching_only=catalog, max_nodes=max_nodes)
     rankings = []
-    for prompt, own in enumerate(rows):
-        scores = np.zeros(len(own))
+    for prompt, (part, reading) in enumerate(zip(parts, readings, strict=True)):
+        if part is None or reading is None:
+            rankings.append(_rank(trie.items[:0], np.empty(0), terms.k, proven=True))
+            continue
+        rows = np.arange(len(trie)) if part is trie else part.items.astype(np.int64)
+        gains = catalog_steps(part, reading.steps) if catalog else reading.steps
+        if terms.guide is not None:
+            prior = _carried(trie, part, terms.guide)
+            terms.guide.check(prior)
+            gains = gains - terms.guide.weight * (catalog_steps(part, prior) if catalog else prior)
         # Token by token, as the beam adds them: paths that tie must tie to the last bit.
-        np.add.at(scores, np.repeat(np.arange(len(own)), trie.lengths[own]), paths[prompt])
-        rankings.append(_rank(trie.items[own], scores + bonus[prompt, own], terms.k, proven=True))
+        scores = prefix_sums(part, gains)[part.last] + _boost_of(terms, prompt).at(rows)
+        items = trie.items[rows]
+        rankings.append(_rank(items, scores, terms.k, proven=True, nodes=reading.nodes, passes=reading.passes))
     return rankings
 
 
@@ -94,304 +104,261 @@ def beam_search(
 
     A step opens the children of every open node and keeps, for each prompt, the `width` most promising; forced
     tokens are grown in the same pass. With `exact`, what is not kept waits instead of being dropped, and the search
-    goes on until the top k is proven; a prompt that has opened `max_nodes` children drops again, and ends.
+    goes on until the top k is proven; a prompt that has grown `max_nodes` nodes drops again, and ends.
 
     Args:
         tree: U open prompts, of the tokenizer the trie was built for.
         trie: every identifier of the catalog.
         terms: what is allowed, how many, under which score.
-        width: children kept per prompt and step, at least k; with `width >= len(trie)` nothing is dropped.
+        width: children kept per prompt and step, at least k; with `width >= len(trie)` nothing is dropped. With
+            `exact` it is how much is opened at once, and may be less than k: little means many small steps, and few
+            nodes in all.
         exact: go on until proven.
         max_nodes: the limit to `exact`; the list is full even so, but may be unproven.
 
     Returns:
         U rankings of min(k, allowed) items, best first, ties in item order. `proven` is True where nothing that was
-        dropped could still have beaten the k-th item.
+        dropped could still have beaten the k-th item; `nodes` and `passes` say what it cost.
     """
     terms.check(trie)
     if width < 1:
         raise InputError(f"width is {width}; keep at least 1 node a step")
-    run = _Beam(tree, trie, terms, max(width, terms.k), limit=max_nodes if exact else 0)
+    run = _Beam(tree, trie, terms, width, limit=max_nodes if exact else 0)
     while run.step():
         pass
     return run.rankings()
 
 
 @dataclass
-class _Children:
-    """C candidates for the next step: parallel arrays."""
+class _Front:
+    """C nodes that may be opened next: parallel arrays."""
 
     prompt: IntArray
-    node: IntArray  # of the trie
+    low: IntArray  # the node's rows
+    high: IntArray
     behind: IntArray  # the tree node of the parent's path
     depth: IntArray  # tokens on the parent's path
-    path: FloatArray  # log-probability up to and with the child's first token
+    gain: FloatArray  # score up to and with the first token of the edge
     promise: FloatArray  # what the beam keeps by
     bound: FloatArray  # no row below scores more
 
-    def take(self, chosen: IntArray | BoolArray) -> "_Children":
-        return _Children(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+    def take(self, chosen: IntArray | BoolArray) -> "_Front":
+        return _Front(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
-    def join(self, other: "_Children") -> "_Children":
+    def join(self, other: "_Front") -> "_Front":
+        if not len(self.prompt):
+            return other
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
-        return _Children(*(np.concatenate(pair) for pair in pairs))
+        return _Front(*(np.concatenate(pair) for pair in pairs))
 
 
 class _Beam:
     def __init__(self, tree: TokenTree, trie: TokenTrie, terms: Terms, width: int, limit: int) -> None:
         self._tree, self._trie, self._terms = tree, trie, terms
-        self._width, self._limit = width, limit  # what is not chosen waits until `limit` children were opened
-        self._bonus = terms.bonus(trie)
+        # What is not chosen waits until `limit` nodes were grown; from then on k must fit into what is kept.
+        self._width, self._limit = width if limit else max(width, terms.k), limit
+        self._filter = Filter.of(terms.allowed) if terms.allowed else None
+        self._most = None if terms.guide is None else terms.guide.most(terms.kind)
+        self._boosts = [_allowed_boost(_boost_of(terms, prompt), own) for prompt, own in enumerate(terms.allowed)]
+        self._boosted = any(len(boost) for boost in self._boosts)
         prompts = len(terms.allowed)
-        self._alive = np.zeros((prompts, len(trie) + 1), dtype=np.int64)
-        np.cumsum(terms.allowed, axis=1, out=self._alive[:, 1:])
         self._dropped = np.full(prompts, -np.inf)
-        self._opened = np.zeros(prompts, dtype=np.int64)
-        self._found_prompt = np.empty(0, dtype=np.int64)
-        self._found_row = np.empty(0, dtype=np.int64)
-        self._found_score = np.empty(0)
+        self._grown = np.zeros(prompts, dtype=np.int64)
+        self._passes = np.zeros(prompts, dtype=np.int64)
+        self._found: list[tuple[IntArray, FloatArray]] = [(np.empty(0, np.int64), np.empty(0))] * prompts
         self._kth = np.full(prompts, -np.inf)
-        roots = np.flatnonzero(self._alive[:, -1] > 0)
+        roots = np.flatnonzero([len(own) > 0 for own in terms.allowed])
+        none, zero = np.zeros_like(roots), np.zeros(len(roots))
         # The root may lie behind forced tokens of its own; a lone row has no branching point at all.
-        empty = np.zeros(len(roots))
-        self._waiting = _Children(
-            roots, np.zeros_like(roots), roots, np.zeros_like(roots), empty, empty, np.full(len(roots), np.inf)
-        )
+        self._waiting = _Front(roots, none, none + len(trie), roots, none, zero, zero, zero + np.inf)
         self._start = True
 
     def step(self) -> bool:
-        """Open one layer of children; False when nothing is left to open."""
+        """Open one layer of nodes; False when nothing is left to open."""
         chosen = self._choose()
-        if not len(chosen.node):
+        if not len(chosen.low):
             return False
-        nodes, leaf = self._trie.nodes, self._is_leaf(chosen.node)
-        path, behind = self._follow(chosen, leaf)
-        if leaf.any():
-            self._finish(chosen.prompt[leaf], nodes.low[chosen.node[leaf]], path[leaf])
-        inner = ~leaf
+        inner = chosen.high - chosen.low > 1
+        children = self._trie.open(chosen.low[inner], chosen.high[inner], chosen.prompt[inner], self._filter)
+        depths = np.empty(len(inner), dtype=np.int64)
+        depths[inner], depths[~inner] = children.depths, self._trie.measure(chosen.low[~inner], chosen.high[~inner])
+        gain, behind = self._follow(chosen, depths, inner)
+        if not inner.all():
+            self._finish(chosen.prompt[~inner], chosen.low[~inner], gain[~inner])
         if inner.any():
-            children = self._open(chosen.prompt[inner], chosen.node[inner], behind[inner], path[inner])
-            self._waiting = self._waiting.join(children)
+            self._waiting = self._waiting.join(self._open(chosen.prompt[inner], children, behind[inner], gain[inner]))
         return True
 
     def rankings(self) -> list[Ranking]:
-        order = np.argsort(self._found_prompt, kind="stable")
-        counts = np.bincount(self._found_prompt, minlength=len(self._kth))
         answers = []
-        for prompt, own in enumerate(np.split(order, np.cumsum(counts))[:-1]):
-            complete = len(own) >= min(self._terms.k, self._alive[prompt, -1])
+        for prompt, (rows, scores) in enumerate(self._found):
+            complete = len(rows) >= min(self._terms.k, len(self._terms.allowed[prompt]))
             proven = bool(complete and self._dropped[prompt] < max(self._kth[prompt], -np.finfo(float).max))
-            items = self._trie.items[self._found_row[own]]
-            answers.append(_rank(items, self._found_score[own], self._terms.k, proven=proven))
+            nodes, passes = int(self._grown[prompt]), int(self._passes[prompt])
+            items = self._trie.items[rows]
+            answers.append(_rank(items, scores, self._terms.k, proven=proven, nodes=nodes, passes=passes))
         return answers
 
-    def _is_leaf(self, node: IntArray) -> BoolArray:
-        leaf: BoolArray = self._trie.nodes.high[node] - self._trie.nodes.low[node] == 1
-        return leaf
+    def _choose(self) -> _Front:
+        """Take the `width` most promising nodes of each prompt; the rest waits or is dropped."""
+        waiting = self._waiting
+        waiting = waiting.take(waiting.bound >= self._kth[waiting.prompt])
+        waiting = waiting.take(np.argsort(waiting.prompt, kind="stable"))
+        chosen = self._most_promising(waiting.prompt, waiting.promise, waiting.low)
+        rest = np.ones(len(waiting.prompt), dtype=np.bool_)
+        rest[chosen] = False
+        spent = rest & (self._grown >= self._limit)[waiting.prompt]
+        self._drop(waiting.prompt[spent], waiting.bound[spent])
+        self._waiting = waiting.take(rest & ~spent)
+        return waiting.take(chosen)
 
-    def _choose(self) -> _Children:
-        """Take the `width` most promising children of each prompt; the rest waits or is dropped."""
-        waiting = self._waiting.take(self._waiting.bound >= self._kth[self._waiting.prompt])
-        order = np.lexsort((waiting.node, -waiting.promise, waiting.prompt))
-        place = np.arange(len(order)) - np.searchsorted(waiting.prompt[order], waiting.prompt[order])
-        keep = place < self._width
-        chosen, rest = waiting.take(order[keep]), waiting.take(order[~keep])
-        np.add.at(self._opened, chosen.prompt, 1)
-        spent = self._opened[rest.prompt] >= self._limit
-        np.maximum.at(self._dropped, rest.prompt[spent], rest.bound[spent])
-        self._waiting = rest.take(~spent)
-        return chosen
+    def _most_promising(self, prompt: IntArray, promise: FloatArray, low: IntArray) -> IntArray:
+        """Where the nodes that are kept stand: best first for each prompt, ties in row order; `prompt` rises."""
+        bounds = np.searchsorted(prompt, np.arange(len(self._grown) + 1))
+        kept = []
+        for number, (begin, stop) in enumerate(pairwise(bounds)):
+            own, count = promise[begin:stop], self._width
+            if self._grown[number] >= self._limit:
+                count = max(count, self._terms.k)
+            places = np.arange(begin, stop)
+            if count < len(own):
+                # Everything that ties with the last one kept stays until row order decides.
+                places = begin + np.flatnonzero(own >= np.partition(own, len(own) - count)[len(own) - count])
+            kept.append(places[np.lexsort((low[places], -promise[places]))][:count])
+        return np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
 
-    def _follow(self, chosen: _Children, leaf: BoolArray) -> tuple[FloatArray, IntArray]:
-        """Grow the edge of each chosen child; returns its path's log-probability and last tree node.
+    def _drop(self, prompt: IntArray, bound: FloatArray) -> None:
+        """Remember the best that what is let go could have become; `prompt` rises."""
+        if len(prompt):
+            begins = np.flatnonzero(np.append(True, prompt[1:] != prompt[:-1]))
+            here = prompt[begins]
+            self._dropped[here] = np.maximum(self._dropped[here], np.maximum.reduceat(bound, begins))
+
+    def _follow(self, chosen: _Front, depths: IntArray, inner: BoolArray) -> tuple[FloatArray, IntArray]:
+        """Grow the edge of each chosen node; returns the gain of its path and its last tree node.
 
         A leaf's last token is read, never grown. Under the `catalog` score a leaf needs nothing at all.
         """
-        trie, nodes = self._trie, self._trie.nodes
-        begin = trie.offsets[nodes.low[chosen.node]]
-        start, stop = begin + chosen.depth, begin + nodes.depth[chosen.node]
-        catalog = self._terms.kind == "catalog"
-        grown, begins = ragged_ranges(start, np.where(leaf, np.where(catalog, start, stop - 1), stop))
+        trie, catalog = self._trie, self._terms.kind == "catalog"
+        begin = trie.find(chosen.low, chosen.depth)
+        stop = begin + depths - chosen.depth
+        grown, begins = ragged_ranges(begin, np.where(inner, stop, begin if catalog else stop - 1))
         sizes = np.diff(np.append(begins, len(grown)))
         numbers = self._tree.size + np.arange(len(grown))
         parents = numbers - 1
         filled = sizes > 0
         parents[begins[filled]] = chosen.behind[filled]
-        self._tree.grow(parents, trie.tokens[grown].astype(np.int64))
+        if len(grown):
+            self._tree.grow(parents, trie.tokens[grown].astype(np.int64))
+        self._grown += np.bincount(chosen.prompt, weights=sizes, minlength=len(self._grown)).astype(np.int64)
+        self._passes[np.unique(chosen.prompt[filled])] += 1
         behind = chosen.behind.copy()
         behind[filled] = numbers[begins[filled] + sizes[filled] - 1]
-        path = chosen.path.copy()
+        gain = chosen.gain.copy()
         if not catalog:
             # Every token of the edge but its first, which the parent has scored (the root's first: nobody has).
-            scored, firsts = ragged_ranges(start + (0 if self._start else 1), stop)
-            owner = np.repeat(np.arange(len(start)), np.diff(np.append(firsts, len(scored))))
-            offset = scored - start[owner]
+            scored, firsts = ragged_ranges(begin + (0 if self._start else 1), stop)
+            owner = np.repeat(np.arange(len(begin)), np.diff(np.append(firsts, len(scored))))
+            offset = scored - begin[owner]
             asked = np.where(
                 offset == 0, chosen.behind[owner], self._tree.size - len(grown) + begins[owner] + offset - 1
             )
             steps = self._tree.log_probs(asked, trie.tokens[scored].astype(np.int64), np.arange(len(scored) + 1))
-            np.add.at(path, owner, steps)
+            if self._terms.guide is not None:
+                steps = steps - self._terms.guide.weight * self._terms.guide.at(scored)
+            np.add.at(gain, owner, steps)
         self._start = False
-        return path, behind
+        return gain, behind
 
-    def _open(self, prompt: IntArray, node: IntArray, behind: IntArray, path: FloatArray) -> _Children:
+    def _open(self, prompt: IntArray, children: Children, behind: IntArray, gain: FloatArray) -> _Front:
         """The allowed children of F open nodes."""
-        trie, nodes = self._trie, self._trie.nodes
-        child, begins = ragged_ranges(nodes.first_child[node], nodes.first_child[node + 1])
-        owner = np.repeat(np.arange(len(node)), np.diff(np.append(begins, len(child))))
-        low, high = nodes.low[child], nodes.high[child]
-        alive = self._alive[prompt[owner], high] > self._alive[prompt[owner], low]
-        bound = self._best_bonus(prompt, node, owner, child)[alive]
-        child, owner, low = child[alive], owner[alive], low[alive]
-        place = trie.offsets[low] + nodes.depth[node[owner]]
-        offsets = np.append(0, np.cumsum(np.bincount(owner, minlength=len(node))))
-        steps = self._tree.log_probs(behind, trie.tokens[place].astype(np.int64), offsets)
-        if self._terms.kind == "catalog":
-            steps = steps - np.logaddexp.reduceat(steps, offsets[:-1])[owner]
-        reached = path[owner] + steps
-        promise = reached.copy()
-        if self._terms.guide is not None:
-            promise += self._terms.guide[place]
-        if self._terms.boost is not None:
-            promise += bound - (0.0 if self._terms.guide is None else self._terms.guide[trie.offsets[low + 1] - 1])
-        return _Children(
-            prompt[owner], child, behind[owner], nodes.depth[node[owner]], reached, promise, reached + bound
-        )
+        offsets, guide, catalog = children.offsets, self._terms.guide, self._terms.kind == "catalog"
+        owner = np.repeat(np.arange(len(prompt)), np.diff(offsets))
+        low, high = children.low, children.high
+        steps = self._tree.log_probs(behind, children.tokens.astype(np.int64), offsets)
+        if catalog:
+            steps = shares_of(steps, offsets[:-1])
+        places = np.empty(0, dtype=np.int64)
+        if guide is not None:
+            places = self._trie.find(low.astype(np.int64), children.depths[owner])
+            prior = guide.at(places)
+            steps = steps - guide.weight * (shares_of(prior, offsets[:-1]) if catalog else prior)
+        reached = gain[owner] + steps
+        promise = reached
+        if self._boosted:
+            promise = reached + self._best_boosts(prompt[owner], low, high)
+        bound = promise
+        if self._most is not None:
+            bound = promise + self._most.best(low.astype(np.int64), high.astype(np.int64), places)
+        kept: IntArray | slice = slice(None)
+        if not len(self._waiting.prompt) and (self._grown >= self._limit).all():
+            # Nothing can wait any more: what will not be chosen in the next step need not be written down.
+            kept = self._most_promising(prompt[owner], promise, low)
+            rest = np.ones(len(owner), dtype=np.bool_)
+            rest[kept] = False
+            self._drop(prompt[owner[rest]], bound[rest])
+        owner = owner[kept]
+        return _Front(
+            prompt[owner], low[kept].astype(np.int64), high[kept].astype(np.int64), behind[owner],
+            children.depths[owner], reached[kept], promise[kept], bound[kept],
+        )  # fmt: skip
 
-    def _best_bonus(self, prompt: IntArray, node: IntArray, owner: IntArray, child: IntArray) -> FloatArray:
-        """The highest bonus of any row below each child."""
-        nodes = self._trie.nodes
-        rows, begins = ragged_ranges(nodes.low[node], nodes.high[node])
-        spread = self._bonus[np.repeat(prompt, nodes.high[node] - nodes.low[node]), rows]
-        best: FloatArray = np.maximum.reduceat(spread, begins[owner] + nodes.low[child] - nodes.low[node][owner])
+    def _best_boosts(self, prompt: IntArray, low: IntArray, high: IntArray) -> FloatArray:
+        """The highest boost of any row of each node, 0 where one of its rows has none."""
+        best = np.zeros(len(prompt))
+        for number, boost in enumerate(self._boosts):
+            if not len(boost):
+                continue
+            here = np.flatnonzero(prompt == number)
+            first, last = np.searchsorted(boost.places, low[here]), np.searchsorted(boost.places, high[here])
+            some = last > first
+            spread, begins = ragged_ranges(first[some], last[some])
+            if not spread.size:
+                continue
+            highest = np.maximum.reduceat(boost.values[spread], begins)
+            whole = (last - first)[some] == (high - low)[here[some]]
+            best[here[some]] = np.where(whole, highest, np.maximum(highest, 0.0))
         return best
 
-    def _finish(self, prompt: IntArray, row: IntArray, path: FloatArray) -> None:
-        score = path + self._bonus[prompt, row]
-        self._found_prompt = np.append(self._found_prompt, prompt)
-        self._found_row = np.append(self._found_row, row)
-        self._found_score = np.append(self._found_score, score)
+    def _finish(self, prompt: IntArray, row: IntArray, gain: FloatArray) -> None:
         for touched in np.unique(prompt):
-            own = self._found_score[self._found_prompt == touched]
-            if len(own) >= self._terms.k:
-                self._kth[touched] = np.partition(own, len(own) - self._terms.k)[len(own) - self._terms.k]
+            own = prompt == touched
+            rows = np.append(self._found[touched][0], row[own])
+            scores = np.append(self._found[touched][1], gain[own] + self._boosts[touched].at(row[own]))
+            self._found[touched] = (rows, scores)
+            if len(rows) >= self._terms.k:
+                self._kth[touched] = np.partition(scores, len(rows) - self._terms.k)[len(rows) - self._terms.k]
 
 
-def path_log_probs(tree: TokenTree, trie: TokenTrie, rows: list[IntArray], *, max_nodes: int = 512) -> list[FloatArray]:
-    """Log-probability of every token of chosen rows, given the tokens before it.
-
-    Rows are packed as one tree a prompt, shared beginnings once, in passes of at most `max_nodes` nodes a prompt
-    (a longer row passes alone), so memory does not grow with the catalog.
-
-    Args:
-        tree: U open prompts; it is left as it was found.
-        trie: the identifiers.
-        rows: for each prompt, int64 rows in rising order.
-
-    Returns:
-        For each prompt float64 [tokens of its rows], row after row.
-    """
-    results = [np.zeros(int(trie.lengths[own].sum())) for own in rows]
-    size = tree.size
-    cuts = [_passes(trie.lengths[own], max_nodes) for own in rows]
-    for number in range(max((len(cut) for cut in cuts), default=1) - 1):
-        forests = [
-            (prompt, _forest(trie, own[cut[number] : cut[number + 1]]), int(trie.lengths[own[: cut[number]]].sum()))
-            for prompt, (own, cut) in enumerate(zip(rows, cuts, strict=True))
-            if number + 1 < len(cut)
-        ]
-        _score_forests(tree, forests, results)
-        tree.rewind(size)
-    return results
+def _restrict(trie: TokenTrie, allowed: Subset) -> TokenTrie | None:
+    """The trie of the allowed rows; None where there are none."""
+    if len(allowed) == len(trie):
+        return trie
+    return trie.restrict(allowed.places()) if len(allowed) else None
 
 
-@dataclass(frozen=True)
-class _Forest:
-    """Rows as a tree: entries are the first occurrences of their prefixes, parents before children."""
-
-    tokens: IntArray
-    parent: IntArray  # entry number, -1 for the prompt
-    ends: BoolArray  # the entry is a row's last token
-    entry_of: IntArray  # for every token of every row, the entry that stands for it
-
-
-def _passes(lengths: IntArray, max_nodes: int) -> list[int]:
-    cuts, used = [0], 0
-    for row, length in enumerate(lengths.tolist()):
-        if used and used + length > max_nodes:
-            cuts.append(row)
-            used = 0
-        used += length
-    return [*cuts, len(lengths)] if len(lengths) else cuts
+def _carried(trie: TokenTrie, part: TokenTrie, guide: Guide) -> FloatArray:
+    """The prior's log-probabilities of the tokens of a restriction of the trie."""
+    if part is trie:
+        return guide.steps.astype(np.float64)
+    carried = np.empty(len(part.tokens))
+    carried[part.paths(np.arange(len(part)))] = guide.at(trie.paths(part.items.astype(np.int64)))
+    return carried
 
 
-def _forest(trie: TokenTrie, rows: IntArray) -> _Forest:
-    lengths = trie.lengths[rows]
-    width = int(lengths.max())
-    inside = np.arange(width) < lengths[:, None]
-    place = np.where(inside, trie.offsets[rows][:, None] + np.arange(width), 0)
-    padded = np.where(inside, trie.tokens[place], -1).astype(np.int64)
-    same = np.zeros_like(inside)
-    same[1:] = np.cumprod((padded[1:] == padded[:-1]) & inside[1:], axis=1).astype(bool)
-    fresh = inside & ~same
-    # The entry for (row, depth) is the last fresh one at that depth in this row or above.
-    numbers = np.cumsum(fresh.ravel()).reshape(fresh.shape) - 1
-    entry = np.maximum.accumulate(np.where(fresh, numbers, -1), axis=0)
-    parent = np.concatenate([np.full((len(rows), 1), -1), entry[:, :-1]], axis=1)
-    ends = np.arange(width) == lengths[:, None] - 1
-    return _Forest(padded[fresh], parent[fresh], ends[fresh], entry[inside])
+def _boost_of(terms: Terms, prompt: int) -> Boost:
+    boost = None if terms.boosts is None else terms.boosts[prompt]
+    return Boost(np.empty(0, dtype=np.int64), np.empty(0)) if boost is None else boost
 
 
-def _score_forests(tree: TokenTree, forests: list[tuple[int, _Forest, int]], results: list[FloatArray]) -> None:
-    """One pass: grow every entry that has something behind it, then read every entry at its parent."""
-    size, grown = tree.size, 0
-    parents, tokens, nodes_of = [], [], []
-    for prompt, forest, _ in forests:
-        node = np.where(forest.ends, -1, size + grown + np.cumsum(~forest.ends) - 1)
-        above = np.where(forest.parent < 0, prompt, node[forest.parent])
-        parents.append(above[~forest.ends])
-        tokens.append(forest.tokens[~forest.ends])
-        nodes_of.append(above)
-        grown += int((~forest.ends).sum())
-    tree.grow(np.concatenate(parents), np.concatenate(tokens))
-    above, asked = np.concatenate(nodes_of), np.concatenate([forest.tokens for _, forest, _ in forests])
-    order = np.argsort(above, kind="stable")
-    nodes, counts = np.unique(above, return_counts=True)
-    steps = np.empty(len(above))
-    steps[order] = tree.log_probs(nodes, asked[order], np.append(0, np.cumsum(counts)))
-    begin = 0
-    for prompt, forest, offset in forests:
-        own = steps[begin : begin + len(forest.tokens)]
-        results[prompt][offset : offset + len(forest.entry_of)] = own[forest.entry_of]
-        begin += len(forest.tokens)
+def _allowed_boost(boost: Boost, allowed: Subset) -> Boost:
+    """A boost of what cannot be recommended would loosen every bound above it."""
+    kept = allowed.contains(boost.places)
+    return boost if kept.all() else Boost(boost.places[kept], boost.values[kept])
 
 
-def catalog_steps(trie: TokenTrie, steps: FloatArray) -> FloatArray:
-    """From log-probabilities over the vocabulary [T] to those over the children of each node [T]; forced tokens 0."""
-    nodes = trie.nodes
-    inner = np.flatnonzero(np.diff(nodes.first_child) > 0)
-    if not inner.size:
-        return np.zeros_like(steps)
-    child, begins = ragged_ranges(nodes.first_child[inner], nodes.first_child[inner + 1])
-    place = trie.offsets[nodes.low[child]] + nodes.depth[nodes.parent[child]]
-    total = np.logaddexp.reduceat(steps[place], begins)
-    own = steps[place] - np.repeat(total, np.diff(np.append(begins, len(child))))
-    result = np.zeros_like(steps)
-    rows, firsts = ragged_ranges(nodes.low[child], nodes.high[child])
-    owner = np.repeat(np.arange(len(child)), np.diff(np.append(firsts, len(rows))))
-    result[trie.offsets[rows] + nodes.depth[nodes.parent[child]][owner]] = own[owner]
-    return result
-
-
-def prefix_sums(trie: TokenTrie, steps: FloatArray) -> FloatArray:
-    """Log-probability of each prefix [T] from that of each token [T]."""
-    sums = steps.copy()
-    for depth in range(1, int(trie.lengths.max())):
-        places = trie.offsets[:-1][trie.lengths > depth] + depth
-        sums[places] += sums[places - 1]
-    return sums
-
-
-def _rank(items: IntArray, scores: FloatArray, k: int, *, proven: bool) -> Ranking:
+def _rank(items: IntArray, scores: FloatArray, k: int, *, proven: bool, nodes: int = 0, passes: int = 0) -> Ranking:
+    items = items.astype(np.int64)
     best = np.lexsort((items, -scores))[:k]
-    return Ranking(items[best], scores[best], proven=proven, compared=len(items))
+    notices = () if len(items) else ("nothing is allowed",)
+    return Ranking(items[best], scores[best], proven, len(items), notices, nodes, passes)

@@ -82,6 +82,8 @@ class Ranking:
         proven: no other allowed item scores higher under the ranker's stated score.
         compared: how many allowed items had their score, or a bound on it, compared.
         notices: what the caller should know, such as a history cut to fit the context.
+        nodes: tokens that a model computed for this ranking beside its prompt.
+        passes: how many passes of the model these took; shared with others of its batch.
     """
 
     item_indices: IntArray
@@ -89,6 +91,8 @@ class Ranking:
     proven: bool
     compared: int
     notices: tuple[str, ...] = ()
+    nodes: int = 0
+    passes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

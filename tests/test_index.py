@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from hostile import damaged
 
 from genrec import artifact
 from genrec.catalog import Catalog
-from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
+from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, UnknownItemError
 from genrec.identifiers import TitleIdentifiers
 from genrec.index import CatalogIndex
+from genrec.subset import Boost, Mask, Subset
 from genrec.testing import ByteTokenizer
 from genrec.types import Item
 
@@ -46,7 +48,7 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
     assert list(again.catalog) == list(index.catalog)
     assert again.catalog.name == "shop"
     assert again.fingerprint == index.fingerprint
-    for name in ("tokens", "offsets", "items"):
+    for name in ("tokens", "shared", "tails", "items"):
         array, other = getattr(index.trie, name), getattr(again.trie, name)
         assert array.dtype == other.dtype
         np.testing.assert_array_equal(array, other)
@@ -74,14 +76,93 @@ def test_another_tokenizer_is_refused(saved: Path) -> None:
 def test_parts_of_two_indexes_are_refused(saved: Path, tmp_path: Path) -> None:
     """Files copied together from two shops verify one by one, and fit none."""
     build([*ITEMS, Item("new", "x")]).save(tmp_path / "other")
-    facts = artifact.verify(saved, kind="index", version=1)
+    facts = artifact.verify(saved, kind="index", version=2)
     for file in ("catalog.parquet", "trie.safetensors"):
         kept = {key: facts[key] for key in ("catalog", "items", "tokenizer", "identifiers")}
-        with artifact.writing(tmp_path / "mixed", kind="index", version=1, facts=kept) as folder:
+        with artifact.writing(tmp_path / "mixed", kind="index", version=2, facts=kept) as folder:
             for one in ("catalog.parquet", "trie.safetensors"):
                 shutil.copy((tmp_path / "other" if one == file else saved) / one, folder / one)
         with pytest.raises(MismatchError, match="not of one index; build it again"):
             CatalogIndex.load(tmp_path / "mixed")
+
+
+def tokens_of(index: CatalogIndex) -> dict[str, list[int]]:
+    rows = index.trie.rows_of_items
+    return {str(item.item_id): index.trie.row(int(row)).tolist() for item, row in zip(index.catalog, rows, strict=True)}
+
+
+def test_an_update_is_the_index_of_what_is_left() -> None:
+    """What an update loses is never recommended again; what it keeps too long is sold and not there."""
+    changes: list[dict[str, Any]] = [
+        {"withdraw": ["i3", "i0", "i39"]},
+        {"add": [Item("n1", "brand new", {"price": 3.0}), Item("n2", "a lamp", {"price": None})]},
+        {"retitle": {"i5": "changed", "i7": "a chair"}},
+        {"add": [Item("n1", "title 99", {"price": 3.0})], "withdraw": ["i1", "i2"], "retitle": {"i8": "first"}},
+        {},
+    ]
+    for change in changes:
+        withdraw, retitle, add = change.get("withdraw", []), change.get("retitle", {}), change.get("add", [])
+        # Titles that meet nobody's need no mark, so updating and building write the same.
+        items = [Item(f"i{place}", f"title {place}", {"price": place / 2}) for place in range(40)]
+        expected = [
+            Item(item.item_id, retitle.get(item.item_id, item.title), item.attributes)
+            for item in items
+            if item.item_id not in withdraw
+        ] + add
+        updated = build(items).update(
+            TitleIdentifiers(),
+            ByteTokenizer(),
+            add=Catalog.from_items(add) if add else None,
+            withdraw=withdraw,
+            retitle=retitle,
+        )
+        rebuilt = build(expected)
+        assert updated.fingerprint == rebuilt.fingerprint
+        assert tokens_of(updated) == tokens_of(rebuilt)
+
+
+def test_a_new_title_that_is_there_already_is_told_apart_and_the_old_one_stays() -> None:
+    """Priors and adapters know the old one's tokens; the new one has none yet."""
+    index = build(ITEMS)
+    before = tokens_of(index)
+    add = Catalog.from_items([Item("n1", "title 3", {"price": 1.5}), Item("n2", "title 3", {"price": 1.5})])
+    updated = index.update(TitleIdentifiers(), ByteTokenizer(), add=add, retitle={"i4": "title 3 (1.5)"})
+    after = tokens_of(updated)
+    assert {item: after[item] for item in before if item != "i4"} == {
+        item: tokens for item, tokens in before.items() if item != "i4"
+    }
+    assert len({tuple(tokens) for tokens in after.values()}) == len(ITEMS) + 2
+
+
+def test_an_update_that_makes_no_sense_is_refused_by_name() -> None:
+    """Half an update, or one of another index, is worse than none."""
+    index, parts = build(ITEMS), (TitleIdentifiers(), ByteTokenizer())
+    with pytest.raises(UnknownItemError, match="'none' is not in catalog 'shop'"):
+        index.update(*parts, withdraw=["none"])
+    with pytest.raises(InputError, match="'i3' is to be withdrawn and retitled"):
+        index.update(*parts, withdraw=["i3"], retitle={"i3": "x"})
+    with pytest.raises(InputError, match="'i3'"):
+        index.update(*parts, add=Catalog.from_items([Item("i3", "x")]))
+    with pytest.raises(InputError, match="price of the added items is text, in the catalog it is"):
+        index.update(*parts, add=Catalog.from_items([Item("n", "x", {"price": "cheap"})]))
+    with pytest.raises(InputError, match="holds no items"):
+        index.update(*parts, withdraw=[item.item_id for item in ITEMS])
+    with pytest.raises(TokenizerMismatchError, match="update it with the tokenizer it was built for"):
+        index.update(TitleIdentifiers(), OtherTokenizer(), withdraw=["i3"])
+    with pytest.raises(MismatchError, match="update it with those it was built with"):
+        index.update(TitleIdentifiers(max_tokens=5), ByteTokenizer(), withdraw=["i3"])
+
+
+def test_subsets_and_boosts_of_items_become_those_of_their_rows() -> None:
+    """A filter by the wrong numbers lets other items through."""
+    index = build(ITEMS)
+    mask = Mask.from_bool(np.arange(40) % 3 == 0)
+    for subset in (Subset.everything(40), Subset.of(40, [7, 3]), Subset.from_mask(mask).without([9, 0])):
+        rows = index.rows(subset)
+        assert sorted(index.trie.items[rows.places()]) == subset.places().tolist()
+    assert index.rows(Subset.from_mask(mask)).mask is index.rows(Subset.from_mask(mask).without([3])).mask
+    boost = index.boosted_rows(Boost(np.array([3, 30]), np.array([1.0, 2.0])))
+    assert boost.at(index.trie.rows_of_items[[3, 30, 4]]).tolist() == [1.0, 2.0, 0.0]
 
 
 def test_the_fingerprint_is_of_catalog_identifiers_and_tokenizer() -> None:

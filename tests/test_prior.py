@@ -1,7 +1,7 @@
 """Laws of the prior: it is the score behind other prompts, row by row, and is kept only for what it is of."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +10,9 @@ from hostile import damaged
 
 from genrec.errors import ArtifactError, MismatchError
 from genrec.prior import Prior
-from genrec.search import ScoreKind
 from genrec.testing import TableBackend
 from genrec.trie import TokenTrie
-from genrec.types import IntArray
+from genrec.types import FloatArray, IntArray
 
 PROMPT = np.array([5, 2])
 PATHS = [(1, 2, 0), (1, 3, 0), (4, 0), (4, 4, 4, 0), (2, 2, 0), (3, 0)]
@@ -43,21 +42,21 @@ def rows_of(trie: TokenTrie, *items: int) -> IntArray:
     return trie.rows_of_items[list(items)]
 
 
-@pytest.mark.parametrize("kind", get_args(ScoreKind))
-def test_a_row_has_the_score_of_reading_it(backend: Counting, trie: TokenTrie, kind: ScoreKind) -> None:
+def scores_of(prior: Prior, trie: TokenTrie, rows: IntArray) -> FloatArray:
+    """The prior's log-probability of whole rows."""
+    prior.fill(rows)
+    return np.array([prior.steps[trie.paths(np.array([row]))].sum(dtype=np.float64) for row in rows])
+
+
+def test_a_row_has_the_score_of_reading_it(backend: Counting, trie: TokenTrie) -> None:
     """Subtracting anything else brings a bias in instead of taking one out."""
     prior = Prior(backend, trie, [PROMPT], key="k")
-    expected = [path_score(backend, PROMPT, path, PATHS, kind) for path in PATHS]
-    found = prior.row_scores(rows_of(trie, 0, 1, 2, 3, 4, 5), kind)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    some = rows_of(trie, 5, 0, 5)
-    np.testing.assert_allclose(prior.row_scores(some, kind), [expected[5], expected[0], expected[5]], atol=1e-5)
-    sums = prior.prefix_scores(kind)
-    np.testing.assert_allclose(sums[trie.offsets[1:] - 1], [expected[item] for item in trie.items], atol=1e-5)
-    if kind == "model":
-        place = trie.offsets[rows_of(trie, 3)[0]]
-        third = log_probs(backend, [*PROMPT, 4, 4], [4])[0]
-        assert sums[place + 2] - sums[place + 1] == pytest.approx(third, abs=1e-5)
+    expected = np.array([path_score(backend, PROMPT, path, PATHS, "model") for path in PATHS])
+    some = [5, 0, 5]
+    np.testing.assert_allclose(scores_of(prior, trie, rows_of(trie, *some)), expected[some], atol=1e-5)
+    np.testing.assert_allclose(scores_of(prior, trie, trie.rows_of_items), expected, atol=1e-5)
+    place = trie.paths(rows_of(trie, 3))[2]
+    assert prior.steps[place] == pytest.approx(log_probs(backend, [*PROMPT, 4, 4], [4])[0], abs=1e-5)
 
 
 def test_behind_several_prompts_it_is_their_mean(backend: Counting, trie: TokenTrie) -> None:
@@ -65,24 +64,24 @@ def test_behind_several_prompts_it_is_their_mean(backend: Counting, trie: TokenT
     prompts = [PROMPT, np.array([1]), np.array([6, 6, 6])]
     prior = Prior(backend, trie, prompts, key="k")
     expected = [np.mean([path_score(backend, prompt, path, PATHS, "model") for prompt in prompts]) for path in PATHS]
-    np.testing.assert_allclose(prior.row_scores(trie.rows_of_items, "model"), expected, atol=1e-5)
+    np.testing.assert_allclose(scores_of(prior, trie, trie.rows_of_items), expected, atol=1e-5)
 
 
 def test_rows_are_scored_once_and_when_they_are_needed(backend: Counting, trie: TokenTrie) -> None:
     """A catalog of a million items must not be scored for a request about fifty."""
     prior = Prior(backend, trie, [PROMPT], key="k")
     assert not prior.unsaved
-    prior.row_scores(rows_of(trie, 2, 0), "model")
+    prior.fill(rows_of(trie, 2, 0))
     assert (backend.opened, prior.unsaved) == (1, True)
-    prior.row_scores(rows_of(trie, 0, 2), "model")
+    prior.fill(rows_of(trie, 0, 2, 0))
+    prior.fill(rows_of(trie))
     assert backend.opened == 1
-    assert prior.row_scores(rows_of(trie), "model").tolist() == []
     told: list[tuple[int, int]] = []
-    prior.fill(lambda done, total: told.append((done, total)))
+    prior.fill(on_progress=lambda done, total: told.append((done, total)))
     assert told == [(4, 4)]
+    assert not np.isnan(prior.steps).any()
     opened = backend.opened
-    prior.fill(lambda done, total: told.append((done, total)))
-    prior.prefix_scores("catalog")
+    prior.fill(on_progress=lambda done, total: told.append((done, total)))
     assert backend.opened == opened
     assert told == [(4, 4)]
 
@@ -90,17 +89,19 @@ def test_rows_are_scored_once_and_when_they_are_needed(backend: Counting, trie: 
 def test_what_was_saved_comes_back_without_the_model(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
     """It takes minutes to make; half of one that was saved is completed later."""
     prior = Prior(backend, trie, [PROMPT], key="k")
-    prior.row_scores(rows_of(trie, 1, 2), "model")
+    prior.fill(rows_of(trie, 1, 2))
     prior.save(tmp_path / "prior")
     assert not prior.unsaved
     other = Counting(7, seed=2)
     again = Prior(other, trie, [PROMPT], key="k")
     again.load(tmp_path / "prior")
-    rows = rows_of(trie, 1, 2)
-    assert again.row_scores(rows, "model").tolist() == prior.row_scores(rows, "model").tolist()
+    again.fill(rows_of(trie, 1, 2))
     assert other.opened == 0
-    assert again.prefix_scores("model").tolist() == prior.prefix_scores("model").tolist()
+    np.testing.assert_array_equal(again.steps, prior.steps)
+    again.fill()
+    prior.fill()
     assert other.opened == 1
+    np.testing.assert_array_equal(again.steps, prior.steps)
 
 
 def test_a_prior_of_something_else_is_refused(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_a_prior_of_something_else_is_refused(backend: Counting, trie: TokenTrie
     with pytest.raises(MismatchError, match="is of k, not of other; remove it"):
         Prior(backend, trie, [PROMPT], key="other").load(tmp_path / "prior")
     longer = TokenTrie.from_sequences([np.array(path) for path in [*PATHS, (6, 0)]])
-    with pytest.raises(MismatchError, match="has 17 tokens, not 19; remove it"):
+    with pytest.raises(MismatchError, match="has 15 tokens, not 17; remove it"):
         Prior(backend, longer, [PROMPT], key="k").load(tmp_path / "prior")
 
 

@@ -421,6 +421,21 @@ class _Counting(TableBackend):
         return super().open(prompts)
 
 
+def test_a_batch_that_would_not_fit_the_budget_is_refused_with_the_arithmetic() -> None:
+    """A machine that swaps answers nobody; whoever set a budget wants to know which number to turn."""
+    requests = [RankRequest(history(3, 8), "b", Subset.everything(N))] * 2
+    for options in ({"strategy": "beam", "width": 5}, {"strategy": "exhaustive"}):
+        backend = _Counting(260, seed=9)
+        ranker = generative(backend=backend, memory=100.0, **options)
+        opened = backend.opened
+        with pytest.raises(InputError, match=r"2 prompts of \d+ tokens, with .* more for each, take .* = 0\.00 GB; .*"):
+            ranker.rank(requests, 3, deadline=Deadline.never())
+        assert ranker.settings.prior
+        fits = ranker.with_settings(memory=1e9, exact=options["strategy"] == "beam")
+        assert backend.opened == opened
+        assert all(ranking.proven for ranking in fits.rank(requests, 3, deadline=Deadline.never()))
+
+
 def test_parts_that_do_not_fit_are_refused() -> None:
     """Each of these would answer, and answer nonsense."""
     for options, message in [
@@ -431,6 +446,8 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"prior": -1.0}, r"prior is -1\.0; it must be a number of at least 0"),
         ({"evidence": float("nan")}, "evidence is nan"),
+        ({"memory": 0.0}, r"memory is 0\.0; give bytes above 0"),
+        ({"memory": float("nan")}, "memory is nan"),
     ]:
         with pytest.raises(InputError, match=message):
             GenerativeSettings(**options)  # type: ignore[arg-type]

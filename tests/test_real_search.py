@@ -9,6 +9,7 @@ import torch
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.transformers import TransformersBackend
 from genrec.search import Terms, beam_search, exhaustive_search
+from genrec.subset import Subset
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray, Message, Span
 
@@ -47,7 +48,7 @@ def test_wide_and_exhaustive_search_equal_the_plain_model(
     smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
 ) -> None:
     """The tree, the mask, the packing and the beam may change the cost of an answer, never the answer."""
-    terms = Terms(np.ones(truth.shape, dtype=bool), 100)
+    terms = Terms([Subset.everything(100)] * len(prompts), 100)
     wide = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=100)
     packed = exhaustive_search(smollm2_float32.open(prompts), index.trie, terms)
     for row, rankings in enumerate(zip(wide, packed, strict=True)):
@@ -64,7 +65,7 @@ def test_narrow_search_is_right_where_it_says_it_is_proven(
     outcomes = []
     for k, width in ((1, 4), (3, 20)):
         for exact in (False, True):
-            terms = Terms(np.ones(truth.shape, dtype=bool), k)
+            terms = Terms([Subset.everything(100)] * len(prompts), k)
             found = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=width, exact=exact)
             for row, ranking in enumerate(found):
                 assert len(ranking.item_indices) == k

@@ -9,18 +9,13 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from brute import log_probs, path_score
+from brute import path_score
 
 from genrec.errors import InputError
-from genrec.search import (
-    ScoreKind,
-    Terms,
-    beam_search,
-    catalog_steps,
-    exhaustive_search,
-    path_log_probs,
-    prefix_sums,
-)
+from genrec.forest import score_tries
+from genrec.guide import Guide
+from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
+from genrec.subset import Boost, Mask, Subset
 from genrec.testing import TableBackend
 from genrec.trie import TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
@@ -28,6 +23,7 @@ from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 CASES = range(200)
 KINDS = get_args(ScoreKind)
 END = 0
+PRIOR = np.array([1])
 
 
 @dataclass
@@ -39,18 +35,38 @@ class Case:
     prompts: list[IntArray]
     allowed: BoolArray  # [U, N], by item
     k: int
-    prior: FloatArray | None  # [N], by item: what the guide must add
-    guide: FloatArray | None  # [T]
+    weight: float  # of the prior; 0 for none
     boost: FloatArray | None  # [U, N], by item
 
     @cached_property
     def trie(self) -> TokenTrie:
         return TokenTrie.from_sequences([np.array(sequence) for sequence in self.sequences])
 
+    @cached_property
+    def other(self) -> TableBackend:
+        """The model of the prior."""
+        return TableBackend(self.backend.vocab_size, seed=self.backend.seed + 1000, spread=self.backend.spread)
+
+    @cached_property
+    def guide(self) -> Guide | None:
+        if not self.weight:
+            return None
+        reading = score_tries(self.other.open([PRIOR]), [self.trie])[0]
+        assert reading is not None
+        return Guide(self.trie, reading.steps, self.weight)
+
     def terms(self, kind: ScoreKind) -> Terms:
         items = self.trie.items
-        boost = None if self.boost is None else self.boost[:, items]
-        return Terms(self.allowed[:, items], self.k, kind, self.guide, boost)
+        # The same rows said in three ways: as a mask, as a list, and as what is left of a mask.
+        mask = Mask.from_bool(self.allowed[:, items].any(axis=0))
+        allowed = []
+        for number, own in enumerate(self.allowed[:, items]):
+            left = Subset.from_mask(mask).without(np.flatnonzero(~own))
+            allowed.append(Subset.of(len(items), np.flatnonzero(own)) if number % 2 else left)
+        boosts = None
+        if self.boost is not None:
+            boosts = [Boost(np.flatnonzero(own), own[own != 0]) for own in self.boost[:, items]]
+        return Terms(allowed, self.k, kind, self.guide, boosts)
 
     @cached_property
     def _known(self) -> dict[tuple[int, str], dict[int, float]]:
@@ -64,7 +80,8 @@ class Case:
             scores = {}
             for item, path in zip(items, paths, strict=True):
                 scores[item] = path_score(self.backend, self.prompts[prompt], path, paths, kind)
-                scores[item] += 0.0 if self.prior is None else self.prior[item]
+                if self.weight:
+                    scores[item] -= self.weight * path_score(self.other, PRIOR, path, paths, kind)
                 scores[item] += 0.0 if self.boost is None else self.boost[prompt, item]
             self._known[prompt, kind] = scores
         return self._known[prompt, kind]
@@ -87,17 +104,11 @@ def make_case(seed: int, *, spread: float = 2.0) -> Case:
     users = int(random.integers(1, 4))
     prompts = [random.integers(0, vocab_size, random.integers(1, 9)) for _ in range(users)]
     allowed = random.random((users, len(sequences))) < random.choice([0.0, 0.1, 0.5, 0.9, 1.0])
-    case = Case(
-        TableBackend(vocab_size, seed=seed, spread=spread), sequences, prompts, allowed, int(random.integers(1, 12)),
-        prior=None, guide=None, boost=random.normal(size=allowed.shape) * 3 if seed % 2 else None,
-    )  # fmt: skip
-    if seed % 3 == 0:
-        other, prompt = TableBackend(vocab_size, seed=seed + 1000), np.array([1])
-        steps = path_log_probs(other.open([prompt]), case.trie, [np.arange(len(case.trie))])[0]
-        weight = float(random.choice([0.5, 1.0, 2.0]))
-        prior = [-weight * path_score(other, prompt, path, [], "model") for path in sequences]
-        case = replace(case, prior=np.array(prior), guide=-weight * prefix_sums(case.trie, steps))
-    return case
+    boost = random.normal(size=allowed.shape) * 3
+    boost *= random.random(allowed.shape) < random.choice([0.0, 0.2, 1.0])
+    weight = float(random.choice([0.5, 1.0, 2.0])) if seed % 3 == 0 else 0.0
+    backend = TableBackend(vocab_size, seed=seed, spread=spread)
+    return Case(backend, sequences, prompts, allowed, int(random.integers(1, 12)), weight, boost if seed % 2 else None)
 
 
 def check(ranking: Ranking, best: list[tuple[float, int]]) -> None:
@@ -150,7 +161,7 @@ def test_a_narrow_search_never_claims_what_it_does_not_know(kind: ScoreKind) -> 
 def test_equal_scores_stand_in_item_order(search: str, kind: ScoreKind) -> None:
     """The same request must give the same list on every machine, in every batch, under every width."""
     for seed in range(60):
-        case = replace(make_case(seed, spread=0.0), boost=None, prior=None, guide=None)
+        case = replace(make_case(seed, spread=0.0), boost=None, weight=0.0)
         tree, terms = case.backend.open(case.prompts), case.terms(kind)
         if search == "exhaustive":
             rankings = exhaustive_search(tree, case.trie, terms, max_nodes=seed)
@@ -204,18 +215,20 @@ def test_a_batch_answers_as_each_alone(kind: ScoreKind) -> None:
 def test_nothing_allowed_is_an_empty_and_proven_list() -> None:
     """A filter that nothing passes must give nothing, never something else."""
     case = make_case(4)
-    terms = replace(case.terms("model"), allowed=np.zeros_like(case.allowed))
+    nothing = [Subset.of(len(case.trie), [])] * len(case.prompts)
+    terms = replace(case.terms("model"), allowed=nothing)
     for rankings in (
         beam_search(case.backend.open(case.prompts), case.trie, terms, width=4),
         exhaustive_search(case.backend.open(case.prompts), case.trie, terms),
     ):
         assert all(len(ranking.item_indices) == 0 and ranking.proven for ranking in rankings)
+        assert all(ranking.notices == ("nothing is allowed",) for ranking in rankings)
 
 
 def test_nobody_asked_is_nobody_answered() -> None:
     """A batch that a filter emptied must not end in an error of indices."""
     case = make_case(4)
-    terms = Terms(np.ones((0, len(case.trie)), dtype=bool), case.k)
+    terms = Terms([], case.k)
     assert beam_search(case.backend.open([]), case.trie, terms, width=4) == []
     assert exhaustive_search(case.backend.open([]), case.trie, terms) == []
 
@@ -224,15 +237,15 @@ def test_bad_terms_are_refused_by_value() -> None:
     """A mask of the wrong catalog would silently filter other items."""
     case = make_case(1)
     good = case.terms("model")
-    wide = np.ones((len(case.prompts), len(case.trie) + 1), dtype=bool)
+    users, size = len(case.prompts), len(case.trie)
+    other = make_case(3).guide
     for change, message in [
         ({"k": 0}, "k is 0; ask for at least 1"),
         ({"kind": "best"}, "score 'best' is none of model, catalog"),
-        ({"allowed": wide}, r"allowed has shape \(\d, \d+\); the trie wants"),
-        ({"allowed": good.allowed[0]}, "allowed has shape"),
-        ({"guide": np.zeros(3)}, r"guide has shape \(3,\)"),
-        ({"boost": np.full(good.allowed.shape, np.nan)}, "boost must be finite"),
-        ({"boost": np.zeros(3)}, "boost must be finite and of shape"),
+        ({"allowed": [Subset.everything(size + 1)] * users}, rf"subset of {size + 1} rows; the trie has {size}"),
+        ({"guide": other}, "the guide is of another trie"),
+        ({"boosts": []}, "there are 0 boosts for"),
+        ({"boosts": [Boost(np.array([size]), np.array([1.0]))] * users}, f"row {size} is boosted"),
     ]:
         for search in (exhaustive_search, lambda *args: beam_search(*args, width=3)):
             with pytest.raises(InputError, match=message):
@@ -241,39 +254,12 @@ def test_bad_terms_are_refused_by_value() -> None:
         beam_search(case.backend.open(case.prompts), case.trie, good, width=0)
 
 
-@pytest.mark.parametrize("max_nodes", [1, 2, 7, 30, 512])
-def test_paths_have_the_log_probs_of_their_tokens_whatever_the_packing(max_nodes: int) -> None:
-    """Packing is for speed alone; a score that depends on it depends on the machine's memory."""
-    for seed in range(25):
-        case = make_case(seed)
-        rows = [np.flatnonzero(case.allowed[prompt][case.trie.items]) for prompt in range(len(case.prompts))]
-        tree = case.backend.open(case.prompts)
-        before = tree.grow(np.array([0]), np.array([1]))
-        found = path_log_probs(tree, case.trie, rows, max_nodes=max_nodes)
-        assert tree.size == int(before[0]) + 1
-        for prompt, own in enumerate(rows):
-            expected = [
-                log_probs(case.backend, [*case.prompts[prompt], *tokens[:depth]], [token])[0]
-                for tokens in (case.trie.row(row).tolist() for row in own)
-                for depth, token in enumerate(tokens)
-            ]
-            np.testing.assert_allclose(found[prompt], expected, atol=1e-12)
-
-
-def test_catalog_steps_are_the_shares_of_siblings() -> None:
-    """Under this score forced tokens cost nothing, and the choices at each node add up to one."""
+def test_an_exact_search_says_what_it_cost_and_saves_nodes() -> None:
+    """Whoever pays for a proof wants to know the price; small steps must not cost more than opening everything."""
     for seed in range(50):
         case = make_case(seed)
-        steps = -np.random.default_rng(seed).random(len(case.trie.tokens))
-        rows = [tuple(case.trie.row(row).tolist()) for row in range(len(case.trie))]
-        # A token's step belongs to its prefix, so rows that share a prefix must say the same.
-        first: dict[tuple[int, ...], float] = {}
-        prefixes = [row[: depth + 1] for row in rows for depth in range(len(row))]
-        steps = np.array([first.setdefault(prefix, step) for prefix, step in zip(prefixes, steps, strict=True)])
-        expected = []
-        for prefix in prefixes:
-            siblings = {other for other in first if len(other) == len(prefix) and other[:-1] == prefix[:-1]}
-            expected.append(first[prefix] - np.logaddexp.reduce([first[other] for other in siblings]))
-        np.testing.assert_allclose(catalog_steps(case.trie, steps), expected, atol=1e-12)
-        sums = [sum(first[prefix[: depth + 1]] for depth in range(len(prefix))) for prefix in prefixes]
-        np.testing.assert_allclose(prefix_sums(case.trie, steps), sums, atol=1e-12)
+        tree = case.backend.open(case.prompts)
+        rankings = beam_search(tree, case.trie, case.terms("model"), width=1, exact=True)
+        assert sum(ranking.nodes for ranking in rankings) == tree.size - len(case.prompts)
+        for ranking in rankings:
+            assert ranking.passes <= ranking.nodes <= len(case.trie.tokens)

@@ -6,6 +6,7 @@ What all prompts of a batch begin with is computed once, and its keys and values
 Source of the mask: Miao et al., "SpecInfer", ASPLOS 2024, section 4.2 (tree-based parallel decoding).
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,9 @@ class TransformersBackend:
         self.name = f"{name or Path(model).name}@{str(self.dtype).removeprefix('torch.')}"
         self.vocab_size = int(self.model.config.vocab_size)
         self.max_tokens = int(self.model.config.max_position_embeddings)
+        # Transformers 5.24 renames the argument and warns of the old name; earlier ones know only that.
+        known = inspect.signature(self.model.base_model.forward).parameters
+        self._cache_name = "cache" if "cache" in known else "past_key_values"
         self.token_bytes = self._measure_token()
         self._check_head()
 
@@ -80,8 +84,8 @@ class TransformersBackend:
                 input_ids=token_ids,
                 position_ids=positions,
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_name: cache},
             )
         hidden: torch.Tensor = answer.last_hidden_state
         return hidden
@@ -94,16 +98,20 @@ class TransformersBackend:
             for start in range(0, len(hidden), _LOGIT_ROWS):
                 block = hidden[start : start + _LOGIT_ROWS]
                 bounds = offsets[start : start + len(block) + 1]
-                chosen = torch.from_numpy(tokens[bounds[0] : bounds[-1]]).to(self.device)
+                asked = tokens[bounds[0] : bounds[-1]]
                 owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(bounds))).to(self.device)
                 every = head(block)
                 # What log_softmax takes away is the normaliser; it reads bfloat16 and sums in float32 in one pass.
                 normaliser = every[:, 0].float() - every.log_softmax(dim=-1, dtype=torch.float32)[:, 0]
-                # The chosen logits are computed again in float32: bfloat16 logits are 0.06 apart at 20.
-                weights = head.weight[chosen].float()
-                logits = torch.einsum("cd,cd->c", block.float()[owner], weights)
-                if head.bias is not None:
-                    logits = logits + head.bias[chosen].float()
+                if every.dtype == torch.float32:
+                    logits = every[owner, torch.from_numpy(asked).to(self.device)]
+                else:
+                    # The chosen logits are computed again in float32: bfloat16 logits are 0.06 apart at 20.
+                    kinds, kind = np.unique(asked, return_inverse=True)
+                    chosen = torch.from_numpy(kinds).to(self.device)
+                    bias = None if head.bias is None else head.bias[chosen].float()
+                    some = torch.nn.functional.linear(block.float(), head.weight[chosen].float(), bias)
+                    logits = some[owner, torch.from_numpy(kind).to(self.device)]
                 # The two come from different roundings; a log-probability above 0 would break the search's bounds.
                 steps = (logits - normaliser[owner]).clamp(max=0.0)
                 result[bounds[0] : bounds[-1]] = steps.double().cpu().numpy()

@@ -180,6 +180,12 @@ MaxHistory = Annotated[
     int | None,
     typer.Option("--max-history", help="The newest items of a history that the prompt shows.", rich_help_panel=_SEARCH),
 ]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory", metavar="BYTES", help="Refuse a batch that would need more, such as 4e9.", rich_help_panel=_SEARCH
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Prompts computed at once.", rich_help_panel=_SEARCH)
 ]

@@ -63,6 +63,7 @@ def recommend(
     max_history: option.MaxHistory = None,
     background: option.Background = None,
     batch_size: option.BatchSize = None,
+    memory: option.Memory = None,
     as_json: option.Json = False,
 ) -> None:
     """Recommend to known users, or to somebody who says words or shows a history.
@@ -97,6 +98,7 @@ def recommend(
             "max_history": max_history,
             "background": background,
             "batch_size": batch_size,
+            "memory": memory,
         }
     )
     named = source.Source.of(data, items, interactions, columns, index)

@@ -17,10 +17,11 @@ from genrec.prior import Prior
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.renderer import Rendered, Renderer
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
+from genrec.subset import Boost, Subset
 from genrec.template import Template
 from genrec.timed_tree import TimedTree
 from genrec.tokenizer import Tokenizer
-from genrec.types import BoolArray, FloatArray, IntArray, Ranking
+from genrec.types import FloatArray, IntArray, Ranking
 
 Strategy = Literal["beam", "exhaustive", "candidates"]
 
@@ -42,6 +43,8 @@ class GenerativeSettings:
         min_history: with fewer known items, and no words, the LLM has nothing to go on.
         max_history: the newest distinct items of a history that the prompt shows.
         batch_size: prompts computed at once.
+        memory: bytes that the prompts of a batch and the tokens behind them may take, by the backend's `token_bytes`;
+            a batch that would need more is refused before it starts. None for no budget.
     """
 
     strategy: Strategy = "candidates"
@@ -54,6 +57,7 @@ class GenerativeSettings:
     min_history: int = 1
     max_history: int = 10
     batch_size: int = 8
+    memory: float | None = None
 
     def __post_init__(self) -> None:
         for name, kinds in (("strategy", get_args(Strategy)), ("score", get_args(ScoreKind))):
@@ -62,6 +66,8 @@ class GenerativeSettings:
         for name in ("candidates", "width", "min_history", "max_history", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.memory is not None and not self.memory > 0:
+            raise InputError(f"memory is {self.memory}; give bytes above 0, or None for no budget")
         for name in ("prior", "evidence"):
             if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a number of at least 0")
@@ -158,11 +164,11 @@ class GenerativeRanker:
         for renderer, places in self._batches(requests):
             deadline.check()
             batch = [requests[place] for place in places]
-            allowed = self._considered(batch, k, deadline)
-            complete = allowed.sum(axis=1) == [len(request.allowed) for request in batch]
-            found = self._search(renderer, batch, allowed, k, self.settings.strategy, deadline)
-            for place, ranking, whole in zip(places, found, complete, strict=True):
-                answers[place] = replace(ranking, proven=bool(ranking.proven and whole))
+            considered = self._considered(batch, k, deadline)
+            found = self._search(renderer, batch, considered, k, self.settings.strategy, deadline)
+            for place, own, ranking in zip(places, considered, found, strict=True):
+                whole = len(own) == len(requests[place].allowed)
+                answers[place] = replace(ranking, proven=ranking.proven and whole)
         return [answers[place] for place in range(len(requests))]
 
     def score(
@@ -170,23 +176,25 @@ class GenerativeRanker:
     ) -> list[FloatArray]:
         """The scores of chosen items as `rank` gives them, with the prior and the proposer's evidence."""
         answers: dict[int, FloatArray] = {}
+        size = len(self._index.trie)
         for renderer, places in self._batches(requests):
             deadline.check()
             batch = [requests[place] for place in places]
-            allowed = np.stack([_mask(items[place], len(self._index.trie)) for place in places])
+            asked = [Subset.of(size, items[place]) for place in places]
             if self.settings.score == "catalog" or _shows_candidates(renderer):
                 # A score that depends on what else is considered needs all of that beside it.
-                allowed |= self._considered(batch, 1, deadline)
-            found = self._search(renderer, batch, allowed, allowed.shape[1], "exhaustive", deadline)
+                beside = self._considered(batch, 1, deadline)
+                asked = [_union(own, other) for own, other in zip(asked, beside, strict=True)]
+            found = self._search(renderer, batch, asked, size, "exhaustive", deadline)
             for place, ranking in zip(places, found, strict=True):
-                answers[place] = _scores_of(items[place], ranking, allowed.shape[1])
+                answers[place] = _scores_of(items[place], ranking, size)
         return [answers[place] for place in range(len(requests))]
 
     def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Score the whole catalog behind the prior's prompts now, and keep the result for the next run."""
         for renderer in self._renderers:
             if self.settings.prior and not _shows_candidates(renderer):
-                self._prior(renderer).fill(on_progress)
+                self._prior(renderer).fill(on_progress=on_progress)
         self.save_priors()
 
     def save_priors(self) -> None:
@@ -221,92 +229,136 @@ class GenerativeRanker:
         return self._renderers[1 if cold else 0]
 
     def _batches(self, requests: Sequence[RankRequest]) -> Iterator[tuple[Renderer, list[int]]]:
-        """Requests of one template, at most `batch_size` at a time, by their places."""
-        for renderer in self._renderers:
-            places = [place for place, request in enumerate(requests) if self._renderer_for(request) is renderer]
+        """Requests of one template and one mask, at most `batch_size` at a time, by their places."""
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for place, request in enumerate(requests):
+            warm = self._renderer_for(request) is self._renderers[0]
+            groups.setdefault((warm, id(request.allowed.mask)), []).append(place)
+        for (warm, _), places in groups.items():
             for start in range(0, len(places), self.settings.batch_size):
-                yield renderer, places[start : start + self.settings.batch_size]
+                yield self._renderers[0 if warm else 1], places[start : start + self.settings.batch_size]
 
     def _search(
         self,
         renderer: Renderer,
         requests: Sequence[RankRequest],
-        allowed: BoolArray,
+        allowed: Sequence[Subset],
         k: int,
         strategy: Strategy,
         deadline: Deadline,
     ) -> list[Ranking]:
-        """Render, open, search: U requests over bool [U, N] items; the model is not asked where nothing is allowed."""
-        asked = np.flatnonzero(allowed.any(axis=1))
+        """Render, open, search: U requests over subsets of items; the model is not asked where nothing is allowed."""
+        asked = [place for place, own in enumerate(allowed) if len(own)]
         if len(asked) < len(requests):
-            some = [requests[int(row)] for row in asked]
-            found = iter(self._search(renderer, some, allowed[asked], k, strategy, deadline))
-            return [next(found) if own.any() else _NOTHING for own in allowed]
+            some = [requests[place] for place in asked]
+            found = iter(self._search(renderer, some, [allowed[place] for place in asked], k, strategy, deadline))
+            return [next(found) if len(own) else _NOTHING for own in allowed]
         if not requests:
             return []
-        settings, trie = self.settings, self._index.trie
-        chosen = [np.flatnonzero(own) for own in allowed]
-        boost = np.zeros(allowed.shape)
-        for row, request in enumerate(requests):
-            if request.boost is not None:
-                boost[row, request.boost.places] = request.boost.values
-        if settings.evidence:
-            boost[allowed] += np.concatenate(self._evidence(requests, chosen, deadline))
+        boosts = [Boost.from_pairs([]) if request.boost is None else request.boost for request in requests]
+        if self.settings.evidence:
+            own = self._evidence(requests, [one.places() for one in allowed], deadline)
+            boosts = [boost.add(evidence) for boost, evidence in zip(boosts, own, strict=True)]
         rendered = [
-            renderer.render(request.history, request.words, own) for request, own in zip(requests, chosen, strict=True)
+            renderer.render(request.history, request.words, _shown(renderer, own))
+            for request, own in zip(requests, allowed, strict=True)
         ]
-        guide = None
-        if settings.prior and strategy == "beam":
-            guide = -settings.prior * self._prior(renderer).prefix_scores(settings.score, deadline)
-        elif settings.prior:
-            boost[allowed] -= settings.prior * np.concatenate(self._prior_scores(renderer, chosen, deadline))
-        terms = Terms(allowed[:, trie.items], k, settings.score, guide, boost[:, trie.items])
-        tree = TimedTree(self._backend.open([one.token_ids for one in rendered]), deadline)
+        prompts = [one.token_ids for one in rendered]
+        room = self._room(prompts, strategy)
+        terms = self._terms(renderer, allowed, boosts, k, strategy, deadline)
+        tree = TimedTree(self._backend.open(prompts), deadline)
         if strategy == "beam":
-            rankings = beam_search(tree, trie, terms, width=settings.width, exact=settings.exact)
+            width, exact = self.settings.width, self.settings.exact
+            rankings = beam_search(tree, self._index.trie, terms, width=width, exact=exact, max_nodes=room)
         else:
-            rankings = exhaustive_search(tree, trie, terms)
+            rankings = exhaustive_search(tree, self._index.trie, terms, max_nodes=_PASS)
         return [replace(ranking, notices=one.notices) for ranking, one in zip(rankings, rendered, strict=True)]
 
-    def _prior_scores(self, renderer: Renderer, chosen: Sequence[IntArray], deadline: Deadline) -> list[FloatArray]:
-        """The prior of chosen items; where prompts show candidates, behind an empty history beside the same ones."""
-        trie, kind = self._index.trie, self.settings.score
-        if not _shows_candidates(renderer):
+    def _terms(
+        self,
+        renderer: Renderer,
+        allowed: Sequence[Subset],
+        boosts: Sequence[Boost],
+        k: int,
+        strategy: Strategy,
+        deadline: Deadline,
+    ) -> Terms:
+        """What is asked of the search, in rows, with the prior of what it may meet."""
+        rows = [self._index.rows(own) for own in allowed]
+        guide = None
+        if self.settings.prior and _shows_candidates(renderer):
+            boosts = [
+                boost.add(prior)
+                for boost, prior in zip(boosts, self._priors_beside(renderer, allowed, deadline), strict=True)
+            ]
+        elif self.settings.prior:
             prior = self._prior(renderer)
-            return [prior.row_scores(trie.rows_of_items[own], kind, deadline) for own in chosen]
-        nobody = np.empty(0, dtype=np.int64)
-        prompts = [renderer.render(nobody, "", own).token_ids for own in chosen]
-        allowed = np.stack([_mask(own, len(trie)) for own in chosen])[:, trie.items]
-        tree = TimedTree(self._backend.open(prompts), deadline)
-        found = exhaustive_search(tree, trie, Terms(allowed, len(trie), kind))
-        return [_scores_of(own, ranking, len(trie)) for ranking, own in zip(found, chosen, strict=True)]
+            prior.fill(None if strategy == "beam" else _all_places(rows), deadline=deadline)
+            guide = prior.guide(self.settings.prior)
+        boosted = [self._index.boosted_rows(boost) for boost in boosts]
+        return Terms(rows, k, self.settings.score, guide, boosted)
 
-    def _considered(self, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> BoolArray:
-        """What is compared: everything allowed or, with the strategy `candidates`, what is proposed: bool [U, N]."""
+    def _room(self, prompts: Sequence[IntArray], strategy: Strategy) -> int:
+        """Nodes that an exact search may grow for each prompt; a batch that would not fit is refused before it starts.
+
+        Raises:
+            InputError: it would not; the message holds the arithmetic.
+        """
+        budget, longest = self.settings.memory, int(self._index.trie.lengths.max())
+        if budget is None:
+            return _MOST_NODES
+        beam = strategy == "beam"
+        each = self.settings.width * longest if beam else max(_PASS, longest)
+        whole = sum(map(len, prompts))
+        tokens, size = whole + len(prompts) * each, self._backend.token_bytes
+        if tokens * size > budget:
+            more = f"{self.settings.width} x {longest}" if beam else str(each)
+            raise InputError(
+                f"{len(prompts)} prompts of {whole:,} tokens, with {more} more for each, take {tokens:,} x "
+                f"{size:,} bytes = {tokens * size / 1e9:.2f} GB; the budget is {budget / 1e9:.2f} GB; "
+                "lower batch_size, width or max_history, or raise memory"
+            )
+        return int(budget / size - tokens) // len(prompts)
+
+    def _priors_beside(self, renderer: Renderer, allowed: Sequence[Subset], deadline: Deadline) -> list[Boost]:
+        """What to subtract where prompts show candidates: the score behind an empty history beside the same ones."""
+        trie, kind = self._index.trie, self.settings.score
+        nobody = np.empty(0, dtype=np.int64)
+        prompts = [renderer.render(nobody, "", own.places()).token_ids for own in allowed]
+        tree = TimedTree(self._backend.open(prompts), deadline)
+        found = exhaustive_search(tree, trie, Terms([self._index.rows(own) for own in allowed], len(trie), kind))
+        weight = -self.settings.prior
+        return [
+            Boost(own.places(), weight * _scores_of(own.places(), ranking, len(trie)))
+            for ranking, own in zip(found, allowed, strict=True)
+        ]
+
+    def _considered(self, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> list[Subset]:
+        """What is compared: everything allowed or, with the strategy `candidates`, what is proposed."""
         if self.settings.strategy == "candidates":
             return self._propose(requests, max(k, self.settings.candidates), deadline)
-        return np.stack([request.allowed.to_bool() for request in requests])
+        return [request.allowed for request in requests]
 
-    def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> BoolArray:
-        """What the proposer puts forward, and the `count` items of highest boost, if above 0: bool [U, N]."""
-        proposed = np.zeros((len(requests), len(self._index.trie)), dtype=np.bool_)
-        for row, ranking in enumerate(self._proposing().rank(_unboosted(requests), count, deadline=deadline)):
-            proposed[row, ranking.item_indices] = True
-        for own, request in zip(proposed, requests, strict=True):
+    def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> list[Subset]:
+        """What the proposer puts forward, and the `count` allowed items of highest boost, if above 0."""
+        proposed = []
+        ranked = self._proposing().rank(_unboosted(requests), count, deadline=deadline)
+        for request, ranking in zip(requests, ranked, strict=True):
+            items = ranking.item_indices
             if request.boost is not None:
                 places, values = request.boost.places, request.boost.values
                 lifted = np.flatnonzero(request.allowed.contains(places) & (values > 0))
-                own[places[lifted[np.argsort(-values[lifted], kind="stable")[:count]]]] = True
+                best = lifted[np.argsort(-values[lifted], kind="stable")[:count]]
+                items = np.concatenate([items, places[best]])
+            proposed.append(Subset.of(request.allowed.universe, items))
         return proposed
 
-    def _evidence(
-        self, requests: Sequence[RankRequest], items: Sequence[IntArray], deadline: Deadline
-    ) -> list[FloatArray]:
+    def _evidence(self, requests: Sequence[RankRequest], items: Sequence[IntArray], deadline: Deadline) -> list[Boost]:
         """The proposer's weighted scores of chosen items, standardised over the candidates it likes best.
 
         An item it knows nothing of counts as the least of these; where it cannot rank at all, all items count alike.
         """
-        evidence = [np.zeros(len(own)) for own in items]
+        evidence = [Boost.from_pairs([])] * len(items)
         plain = _unboosted(requests)
         able = [place for place, request in enumerate(plain) if self._proposing().can_rank(request)]
         asked, chosen = [plain[place] for place in able], [items[place] for place in able]
@@ -316,7 +368,8 @@ class GenerativeRanker:
             spread = float(best.scores.std()) if len(best.scores) else 0.0
             if spread > 0:
                 known = np.where(np.isfinite(own), own, best.scores[-1])
-                evidence[place] = self.settings.evidence * (known - best.scores.mean()) / spread
+                weighted = self.settings.evidence * (known - best.scores.mean()) / spread
+                evidence[place] = Boost(items[place], weighted)
         return evidence
 
     def _proposing(self) -> Ranker:
@@ -357,7 +410,9 @@ def _shows_candidates(renderer: Renderer) -> bool:
     return "candidates" in renderer.template.inputs
 
 
-_NOTHING = Ranking(np.empty(0, dtype=np.int64), np.empty(0), proven=True, compared=0)
+_MOST_NODES = 1 << 20  # nodes that an exact search grows for a prompt before it gives up its proof
+_PASS = 512  # nodes a prompt that one pass over candidates grows
+_NOTHING = Ranking(np.empty(0, dtype=np.int64), np.empty(0), True, 0, ("nothing is allowed",))
 
 
 def _unboosted(requests: Sequence[RankRequest]) -> list[RankRequest]:
@@ -371,7 +426,17 @@ def _scores_of(items: IntArray, ranking: Ranking, count: int) -> FloatArray:
     return scores[items]
 
 
-def _mask(items: IntArray, count: int) -> BoolArray:
-    mask = np.zeros(count, dtype=np.bool_)
-    mask[items] = True
-    return mask
+def _union(one: Subset, other: Subset) -> Subset:
+    return Subset.of(one.universe, np.concatenate([one.places(), other.places()]))
+
+
+def _shown(renderer: Renderer, allowed: Subset) -> IntArray:
+    """The candidates a prompt shows; none where its template shows none, whatever is allowed."""
+    return allowed.places() if _shows_candidates(renderer) else np.empty(0, dtype=np.int64)
+
+
+def _all_places(subsets: Sequence[Subset]) -> IntArray | None:
+    """All rows of some subsets; None where one of them holds every row."""
+    if any(len(subset) == subset.universe for subset in subsets):
+        return None
+    return np.concatenate([subset.places() for subset in subsets])

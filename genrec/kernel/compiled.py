@@ -1,0 +1,336 @@
+# mypy: ignore-errors
+"""The loops of the trie, compiled; each function is described at its twin in `genrec.kernel.plain`.
+
+numba infers the types, compiles at the first call, and keeps the result beside this file or in the user's cache.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+from genrec.kernel.plain import BLOCK
+
+_GATHERED = 4096
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _compile(function: F) -> F:
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # there is no folder to keep the result in
+        return numba.njit(nogil=True)(function)
+
+
+@_compile
+def pack_keys(tokens, offsets, rows, depth, count, bits):
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    for place in range(len(rows)):
+        row = rows[place]
+        begin, stop = offsets[row] + depth, offsets[row + 1]
+        key = np.uint64(0)
+        for step in range(count):
+            key = key << np.uint64(bits)
+            if begin + step < stop:
+                key |= np.uint64(tokens[begin + step]) + np.uint64(1)
+        keys[place] = key
+    return keys
+
+
+@_compile
+def front_code(tokens, offsets, order, shared, tails, own):
+    # Rows are gathered some at a time first: the processor fetches many at once, which it cannot while comparing.
+    longest = 0
+    for row in range(len(order)):
+        longest = max(longest, offsets[row + 1] - offsets[row])
+    buffer = np.empty(_GATHERED * longest, dtype=tokens.dtype)
+    before = np.empty(longest, dtype=tokens.dtype)
+    filled, end = 0, 0
+    for chunk in range(0, len(order), _GATHERED):
+        last = min(chunk + _GATHERED, len(order))
+        read = 0
+        for place in range(chunk, last):
+            for source in range(offsets[order[place]], offsets[order[place] + 1]):
+                buffer[read] = tokens[source]
+                read += 1
+        begin = 0
+        for place in range(chunk, last):
+            size = offsets[order[place] + 1] - offsets[order[place]]
+            same = 0
+            while same < end and same < size and before[same] == buffer[begin + same]:
+                same += 1
+            if place and (same == end or same == size):
+                return -place
+            shared[place] = same
+            tails[place] = size - same
+            for step in range(same, size):
+                before[step] = buffer[begin + step]
+                own[filled] = buffer[begin + step]
+                filled += 1
+            begin += size
+            end = size
+    return filled
+
+
+@_compile
+def _bisect(values, begin, stop, wanted):
+    while begin < stop:
+        middle = (begin + stop) // 2
+        if values[middle] < wanted:
+            begin = middle + 1
+        else:
+            stop = middle
+    return begin
+
+
+@_compile
+def _find_wide(wide_low, wide_high, low, high):
+    place = _bisect(wide_low, 0, len(wide_low), low)
+    while wide_high[place] != high:
+        place += 1
+    return place
+
+
+@_compile
+def _start(tails, starts, row):
+    start = starts[row // BLOCK]
+    for before in range(row // BLOCK * BLOCK, row):
+        start += np.int64(tails[before])
+    return start
+
+
+@_compile
+def start_rows(tails, starts, rows):
+    found = np.empty(len(rows), dtype=np.int64)
+    for place in range(len(rows)):
+        found[place] = _start(tails, starts, rows[place])
+    return found
+
+
+@_compile
+def decode_rows(
+    shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, rows,
+    stops,
+):  # fmt: skip
+    flat = np.empty(stops[-1], dtype=tokens.dtype)
+    above = np.empty(len(wide_low) + 1, dtype=np.int64)
+    for place in range(len(rows)):
+        row = rows[place]
+        # The wide nodes above the row: everything between a wide node's first row and the child that holds this row
+        # shares more than what is still missing there, so the way back leaps over it.
+        low, high, leaps = 0, len(shared), 0
+        while high - low > limit:
+            above[leaps] = low
+            leaps += 1
+            node = _find_wide(wide_low, wide_high, low, high)
+            begin, stop = wide_first[node], wide_first[node + 1]
+            child = _bisect(wide_child, begin, stop, row + 1) - 1
+            low, high = np.int64(wide_child[child]), np.int64(wide_child[child + 1]) if child + 1 < stop else high
+        into = stops[place] - np.int64(shared[row]) - np.int64(tails[row])
+        size, source = np.int64(shared[row]) + np.int64(tails[row]), row
+        while size > 0:
+            begin = np.int64(shared[source])
+            if begin < size:
+                start = _start(tails, starts, source)
+                for step in range(begin, size):
+                    flat[into + step] = tokens[start + step - begin]
+                size = begin
+            source -= 1
+            while leaps and source < low:
+                leaps -= 1
+                low = above[leaps]
+                source = min(source, low)
+    return flat
+
+
+@_compile
+def measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high):
+    depths = np.empty(len(low), dtype=np.int64)
+    for node in range(len(low)):
+        begin, stop = low[node], high[node]
+        if stop - begin == 1:
+            depths[node] = np.int64(shared[begin]) + np.int64(tails[begin])
+        elif stop - begin > limit:
+            depths[node] = wide_depth[_find_wide(wide_low, wide_high, begin, stop)]
+        else:
+            least = shared[begin + 1]
+            for row in range(begin + 2, stop):
+                least = min(least, shared[row])
+            depths[node] = least
+    return depths
+
+
+@_compile
+def open_nodes(
+    shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, low, high
+):
+    count = len(low)
+    depths = np.empty(count, dtype=np.int64)
+    known = np.empty(count, dtype=np.int64)
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    for node in range(count):
+        begin, stop = low[node], high[node]
+        if stop - begin > limit:
+            place = _find_wide(wide_low, wide_high, begin, stop)
+            known[node] = place
+            depths[node] = wide_depth[place]
+            offsets[node + 1] = offsets[node] + wide_first[place + 1] - wide_first[place]
+            continue
+        known[node] = -1
+        least = shared[begin + 1]
+        for row in range(begin + 2, stop):
+            least = min(least, shared[row])
+        children = 1
+        for row in range(begin + 1, stop):
+            children += shared[row] == least
+        depths[node] = least
+        offsets[node + 1] = offsets[node] + children
+    total = offsets[count]
+    child_low = np.empty(total + 1, dtype=np.int32)
+    child_high = np.empty(total, dtype=np.int32)
+    first = np.empty(total + 1, dtype=tokens.dtype)
+    for node in range(count):
+        begin, stop, depth, into = low[node], high[node], depths[node], offsets[node]
+        size = offsets[node + 1] - into
+        if known[node] >= 0:
+            source = wide_first[known[node]]
+            child_low[into : into + size] = wide_child[source : source + size]
+            first[into : into + size] = wide_token[source : source + size]
+        else:
+            start = _start(tails, starts, begin)
+            child_low[into] = begin
+            first[into] = tokens[start + depth - np.int64(shared[begin])]
+            place = into + 1
+            # Every row is written, and the next one over it where it begins no child: a branch here costs more.
+            for row in range(begin + 1, stop):
+                start += np.int64(tails[row - 1])
+                child_low[place] = row
+                first[place] = tokens[start]
+                place += shared[row] == depth
+        child_high[into : into + size - 1] = child_low[into + 1 : into + size]
+        child_high[into + size - 1] = stop
+    return depths, offsets, child_low[:total], child_high, first[:total]
+
+
+@_compile
+def keep_alive(offsets, low, high, first, owner, listed, bounds, only, counts):
+    kept, begin = 0, 0
+    for node in range(len(owner)):
+        stop = offsets[node + 1]
+        prompt = owner[node]
+        near, far = bounds[prompt], bounds[prompt + 1]
+        if begin < stop and near < far:
+            near = _bisect(listed, near, far, low[begin])
+            far = _bisect(listed, near, far, high[stop - 1])
+        for child in range(begin, stop):
+            bottom, top = low[child], high[child]
+            if only[prompt]:
+                near = _bisect(listed, near, far, bottom)
+                alive = near < far and listed[near] < top
+            else:
+                left = np.int64(top) - np.int64(bottom)
+                if len(counts):
+                    left = np.int64(counts[top]) - np.int64(counts[bottom])
+                if 0 < left <= far - near:
+                    near = _bisect(listed, near, far, bottom)
+                    left -= _bisect(listed, near, far, top) - near
+                alive = left > 0
+            if alive:
+                low[kept], high[kept], first[kept] = bottom, top, first[child]
+                kept += 1
+        begin = stop
+        offsets[node + 1] = kept
+    return kept
+
+
+@_compile
+def _copy(source, begin, stop, target, into):
+    for step in range(stop - begin):
+        target[into + step] = source[begin + step]
+
+
+@_compile
+def merge(
+    shared, tails, tokens, items, gone, new_shared, new_tails, new_tokens, new_items,
+    out_shared, out_tails, out_tokens, out_items, row, new_row,
+):  # fmt: skip
+    # Both heads lie above the row written last; `same` and `new_same` say how much they share with it, and the one
+    # that shares more comes first. Old rows that stay as they are wait in a run, from `run` on, and are copied at once.
+    # Where rows went, `row` holds what the old head shared with them only, from `same` on.
+    rows, new_rows, skipped = len(items), len(new_items), 0
+    at, read, same, run, run_read = 0, 0, 0, 0, 0
+    new_at, new_read, new_size, new_same, loaded = 0, 0, 0, 0, False
+    written, filled = 0, 0
+    while True:
+        leave = skipped < len(gone) and gone[skipped] == at
+        if not leave and not loaded and new_at < new_rows:
+            new_same = np.int64(new_shared[new_at])
+            new_size = new_same + np.int64(new_tails[new_at])
+            _copy(new_tokens, new_read, new_read + new_size - new_same, new_row, new_same)
+            new_read += new_size - new_same
+            loaded = True
+        limit = new_same if loaded else -1
+        front = np.int64(shared[at]) if at < rows else 0
+        if not leave and at < rows and same == front and same > limit:
+            stop = gone[skipped] if skipped < len(gone) else rows
+            while at < stop and np.int64(shared[at]) > limit:
+                read += np.int64(tails[at])
+                at += 1
+            same = np.int64(shared[at]) if at < rows else 0
+            continue
+        size = front + np.int64(tails[at]) if at < rows else 0
+        older, common = at < rows, 0
+        if older and loaded and not leave:
+            common = min(same, new_same)
+            older = same > new_same
+            if same == new_same:
+                while common < size and common < new_size:
+                    token = row[common] if common < front else tokens[read + common - front]
+                    if token != new_row[common]:
+                        older = token < new_row[common]
+                        break
+                    common += 1
+                if common == size or common == new_size:
+                    return -1 - at, new_at
+        if older and same == front and not leave:
+            read += size - front
+            at += 1
+            new_same = common
+            same = np.int64(shared[at]) if at < rows else 0
+            continue
+        _copy(shared, run, at, out_shared, written)
+        _copy(tails, run, at, out_tails, written)
+        _copy(items, run, at, out_items, written)
+        _copy(tokens, run_read, read, out_tokens, filled)
+        written += at - run
+        filled += read - run_read
+        if leave:
+            _copy(tokens, read, read + size - front, row, front)
+            skipped += 1
+        elif older:
+            out_shared[written], out_tails[written], out_items[written] = same, size - same, items[at]
+            for step in range(same, size):
+                out_tokens[filled] = row[step] if step < front else tokens[read + step - front]
+                filled += 1
+            written += 1
+            new_same = common
+        elif loaded:
+            out_shared[written], out_tails[written], out_items[written] = (
+                new_same,
+                new_size - new_same,
+                new_items[new_at],
+            )
+            _copy(new_row, new_same, new_size, out_tokens, filled)
+            filled += new_size - new_same
+            written += 1
+            new_at, loaded, same = new_at + 1, False, common
+        else:
+            return written, filled
+        if leave or older:
+            read += size - front
+            at += 1
+            after = np.int64(shared[at]) if at < rows else 0
+            same = min(same, after) if leave else after
+        run, run_read = at, read

@@ -1,0 +1,183 @@
+"""The loops of the trie in numpy alone; the arrays are those of `genrec.trie.TokenTrie`.
+
+Letters: N rows, R nodes, C children. A node is the range of rows `low <= row < high` that share its path.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.types import BoolArray, IntArray
+
+BLOCK = 64  # rows between two that `starts` knows
+
+Numbers = NDArray[Any]
+
+
+def pack_keys(tokens: Numbers, offsets: IntArray, rows: IntArray, depth: int, count: int, bits: int) -> Numbers:
+    """uint64 [rows]: `count` tokens of each row from `depth` on, `bits` each; they sort as the tokens do.
+
+    Row r is `tokens[offsets[r]:offsets[r + 1]]`. What is missing behind a row's end sorts before every token.
+    """
+    begin, stop = offsets[rows] + depth, offsets[rows + 1]
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    for step in range(count):
+        inside = begin + step < stop
+        digits = np.where(inside, tokens[np.where(inside, begin + step, 0)].astype(np.uint64) + np.uint64(1), 0)
+        keys = (keys << np.uint64(bits)) | digits.astype(np.uint64)
+    return keys
+
+
+def front_code(
+    tokens: Numbers, offsets: IntArray, order: IntArray, shared: Numbers, tails: Numbers, own: Numbers
+) -> int:
+    """Write what each row, taken in `order`, shares with the one before, has of its own, and these tokens.
+
+    Returns:
+        How many tokens were written; or minus the first place whose row is equal to, or the beginning of, the row
+        before it, or the other way round.
+    """
+    lengths = np.diff(offsets)[order]
+    width = int(lengths.max())
+    steps = np.arange(width)
+    same = np.zeros(len(order), dtype=np.int64)
+    alike = np.ones(len(order) - 1, dtype=np.bool_)
+    for depth in range(width):
+        inside = depth < np.minimum(lengths[1:], lengths[:-1])
+        before, after = offsets[order[:-1]] + depth, offsets[order[1:]] + depth
+        alike &= inside
+        alike[alike] = tokens[before[alike]] == tokens[after[alike]]
+        if not alike.any():
+            break
+        same[1:] += alike
+    clash = np.flatnonzero(same[1:] == np.minimum(lengths[1:], lengths[:-1]))
+    if clash.size:
+        return -int(clash[0]) - 1
+    shared[:], tails[:] = same, lengths - same
+    filled = 0
+    for start in range(0, len(order), 65_536):  # a padded matrix of all rows would not fit
+        chunk = slice(start, start + 65_536)
+        inside = (steps >= same[chunk, None]) & (steps < lengths[chunk, None])
+        places = offsets[order[chunk], None] + steps
+        found = tokens[places[inside]]
+        own[filled : filled + len(found)] = found
+        filled += len(found)
+    return filled
+
+
+def start_rows(tails: Numbers, starts: IntArray, rows: IntArray) -> IntArray:
+    """int64 [rows]: where the tokens of a row's own begin."""
+    block = rows // BLOCK
+    before, begins = ragged_ranges(block * BLOCK, rows)
+    return starts[block] + _sums(tails[before].astype(np.int64), begins, rows - block * BLOCK)
+
+
+def measure_nodes(
+    shared: Numbers, tails: Numbers, wide_low: IntArray, wide_high: IntArray, wide_depth: IntArray, limit: int,
+    low: IntArray, high: IntArray,
+) -> IntArray:  # fmt: skip
+    """int64 [R]: tokens on the path to where the rows of a node part; a lone row's length."""
+    depths = np.empty(len(low), dtype=np.int64)
+    leaf, wide = high - low == 1, high - low > limit
+    depths[leaf] = shared[low[leaf]].astype(np.int64) + tails[low[leaf]]
+    depths[wide] = wide_depth[_find_wide(wide_low, wide_high, low[wide], high[wide])]
+    narrow = ~leaf & ~wide
+    if narrow.any():
+        inner, begins = ragged_ranges(low[narrow] + 1, high[narrow])
+        depths[narrow] = np.minimum.reduceat(shared[inner], begins)
+    return depths
+
+
+def open_nodes(
+    shared: Numbers, tails: Numbers, starts: IntArray, tokens: Numbers, wide_low: IntArray, wide_high: IntArray,
+    wide_depth: IntArray, wide_first: IntArray, wide_child: Numbers, wide_token: Numbers, limit: int,
+    low: IntArray, high: IntArray,
+) -> tuple[IntArray, IntArray, Numbers, Numbers, Numbers]:  # fmt: skip
+    """The children of nodes of two rows or more; those of more than `limit` rows stand in the `wide_*` arrays.
+
+    Returns:
+        int64 [R], the depth at which a node's rows part; int64 [R + 1], children of node r are `offsets[r]` to
+        `offsets[r + 1]`; int32 [C] twice, a child's rows; [C], the token that leads to it.
+    """
+    depths = measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
+    wide = high - low > limit
+    sizes = np.empty(len(low), dtype=np.int64)
+    place = _find_wide(wide_low, wide_high, low[wide], high[wide])
+    sizes[wide] = wide_first[place + 1] - wide_first[place]
+    narrow = ~wide
+    inner, begins = ragged_ranges(low[narrow] + 1, high[narrow])
+    parts = shared[inner] == np.repeat(depths[narrow], high[narrow] - low[narrow] - 1)
+    sizes[narrow] = 1 + np.add.reduceat(parts, begins) if inner.size else 1
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    child_low = np.empty(int(offsets[-1]), dtype=np.int32)
+    first = np.empty(len(child_low), dtype=tokens.dtype)
+    into, _ = ragged_ranges(offsets[:-1][wide], offsets[1:][wide])
+    source, _ = ragged_ranges(wide_first[place], wide_first[place + 1])
+    child_low[into], first[into] = wide_child[source], wide_token[source]
+    child_low[offsets[:-1][narrow]] = low[narrow]
+    into, _ = ragged_ranges(offsets[:-1][narrow] + 1, offsets[1:][narrow])
+    child_low[into] = inner[parts]
+    into, _ = ragged_ranges(offsets[:-1][narrow], offsets[1:][narrow])
+    rows = child_low[into].astype(np.int64)
+    step = np.repeat(depths[narrow], sizes[narrow]) - shared[rows]
+    first[into] = tokens[start_rows(tails, starts, rows) + step]
+    child_high = np.append(child_low[1:], np.int32(0))[: len(child_low)]
+    child_high[offsets[1:] - 1] = high
+    return depths, offsets, child_low, child_high, first
+
+
+def keep_alive(
+    offsets: IntArray, low: Numbers, high: Numbers, first: Numbers, owner: IntArray, listed: IntArray,
+    bounds: IntArray, only: BoolArray, counts: Numbers,
+) -> int:  # fmt: skip
+    """Move the children that hold an allowed row to the front of their arrays, and shrink `offsets` to them.
+
+    Args:
+        offsets: int64 [R + 1], changed in place, as are the children's arrays.
+        low, high, first: [C], children as from `open_nodes`.
+        owner: int64 [R], the prompt of each node.
+        listed: rows named by the subset of each prompt p, rising, `listed[bounds[p]:bounds[p + 1]]`.
+        bounds: int64 [U + 1].
+        only: bool [U], whether a prompt allows nothing but the listed rows, or all but these.
+        counts: [N + 1] running count of rows that a mask lets through, or empty for all; the masks of all prompts are
+            the same.
+
+    Returns:
+        How many are left.
+    """
+    node = np.repeat(np.arange(len(owner)), np.diff(offsets))
+    bottom, top = low.astype(np.int64), high.astype(np.int64)
+    left = counts[top].astype(np.int64) - counts[bottom] if len(counts) else top - bottom
+    for prompt in np.unique(owner):
+        own = listed[bounds[prompt] : bounds[prompt + 1]]
+        here = owner[node] == prompt
+        named = np.searchsorted(own, top[here]) - np.searchsorted(own, bottom[here])
+        left[here] = named if only[prompt] else left[here] - named
+    alive = left > 0
+    kept = int(alive.sum())
+    low[:kept], high[:kept], first[:kept] = low[alive], high[alive], first[alive]
+    offsets[1:] = np.cumsum(np.bincount(node[alive], minlength=len(owner)))
+    return kept
+
+
+def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray]:
+    """All integers of many ranges, one range after the other, and where each range begins in the result."""
+    sizes = np.maximum(stops - starts, 0)
+    begins = np.cumsum(sizes) - sizes
+    return np.arange(int(sizes.sum())) + np.repeat(starts - begins, sizes), begins
+
+
+def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: IntArray) -> IntArray:
+    """Where wide nodes stand; they are sorted by `low`, then by `high`."""
+    place = np.searchsorted(wide_low, low)
+    while (other := wide_high[place] != high).any():
+        place[other] += 1
+    return place
+
+
+def _sums(values: IntArray, begins: IntArray, sizes: IntArray) -> IntArray:
+    """The sum of each of many runs, 0 for an empty one."""
+    running = np.concatenate([[0], np.cumsum(values)])
+    sums: IntArray = running[begins + sizes] - running[begins]
+    return sums
