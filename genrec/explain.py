@@ -13,7 +13,7 @@ import numpy as np
 from genrec.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.rankers.base import Ranker, RankRequest
-from genrec.renderer import newest_distinct
+from genrec.renderer import newest_distinct, window_start
 from genrec.template import Template
 from genrec.types import Driver, IntArray
 
@@ -24,7 +24,8 @@ def find_drivers(
     items: IntArray,
     catalog: Catalog,
     *,
-    newest: int = 10,
+    newest: int = 12,
+    history_step: int = 4,
     deadline: Deadline | None = None,
 ) -> list[tuple[Driver, ...]]:
     """For each recommended item, the history items that carried it, strongest first.
@@ -34,17 +35,20 @@ def find_drivers(
         request: as it was answered.
         items: int64 [k], item indices.
         catalog: names the items.
-        newest: only so many of the newest distinct history items are tried, one more scoring each.
+        newest, history_step: the window of the history that is tried, one more scoring for each of its items, see
+            `genrec.renderer.window_start`. What came before it is left out throughout: taking an item away must not
+            bring older ones back into the prompt.
         deadline: when to give up.
 
     Returns:
         k tuples; an item without which the score does not fall is not in them.
     """
-    tried = newest_distinct(request.history, newest)
+    recent = replace(request, history=request.history[window_start(request.history, newest, history_step) :])
+    tried = newest_distinct(recent.history, newest)
     if not len(tried) or not len(items):
         return [() for _ in items]
-    without = [replace(request, history=request.history[request.history != item]) for item in tried]
-    asked = [request, *without]
+    without = [replace(recent, history=recent.history[recent.history != item]) for item in tried]
+    asked = [recent, *without]
     scores = np.stack(ranker.score(asked, [items] * len(asked), deadline=deadline or Deadline.never()))
     drops = scores[0] - scores[1:]
     return [_drivers(tried, drops[:, place], catalog) for place in range(len(items))]

@@ -33,7 +33,8 @@ class Renderer:
         tokenizer: the model's.
         template: takes `history`, `words`, `candidates` or some of these; an item has `title` and its attributes.
         room: tokens a prompt may have.
-        max_history: the newest distinct items of a history that are shown.
+        max_history: the most items of a history that are shown.
+        history_step: how many of them leave together when one more would be too many; see `window_start`.
     """
 
     catalog: Catalog
@@ -41,6 +42,7 @@ class Renderer:
     template: Template
     room: int
     max_history: int
+    history_step: int = 4
 
     def __post_init__(self) -> None:
         if strange := sorted(set(self.template.inputs) - set(_INPUTS)):
@@ -49,18 +51,23 @@ class Renderer:
             )
 
     def render(self, history: IntArray, words: str, candidates: IntArray) -> Rendered:
-        """The prompt for a person; the oldest items go first where it would not fit.
+        """The prompt for a person; where it would not fit, the oldest items go first, `history_step` at a time.
+
+        While the window stays, what is shown of a history is the beginning of what is shown of it and one event more,
+        so an engine that keeps the prompt's state computes only what is new.
 
         Args:
-            history: int64 [H], item indices, oldest first; of an item met twice the newer place counts.
+            history: int64 [H], item indices, oldest first; an item met again within the window keeps its first place.
             words: what the person says; cut after 1,000 characters.
             candidates: int64 [C], item indices shown where the template asks for them.
 
         Raises:
             EngineError: it does not fit even without a history.
         """
-        shown = newest_distinct(history, self.max_history)[::-1]
-        for start in range(len(shown) + 1):
+        recent = history[window_start(history, self.max_history, self.history_step) :]
+        shown = np.array(list(dict.fromkeys(recent.tolist())), dtype=np.int64)
+        steps = range(0, max(len(shown), 1), self.history_step)
+        for start in (*steps, *range(steps[-1] + 1, len(shown) + 1)):
             prompt = self._fill_in(shown[start:], words, candidates)
             token_ids = self.tokenizer.encode_prompt(prompt)
             if len(token_ids) <= self.room:
@@ -82,6 +89,29 @@ class Renderer:
     def _view(self, index: int) -> dict[str, object]:
         item = self.catalog[index]
         return {**item.attributes, "title": one_line(item.title)[:_TITLE_CHARACTERS]}
+
+
+def window_start(history: IntArray, most: int, step: int) -> int:
+    """The place from which a history is shown: it moves in jumps, so that between them prompts grow at their end only.
+
+    `history[start:]` holds at most `most` distinct items. When one more comes, the `step` that were not met for longest
+    leave together, and the start moves to where the others begin. So what is shown are always the newest distinct
+    items: all while there are no more than `most`, later `most` or up to `step - 1` fewer. Between two moves lie at
+    least `step` new items. The answer depends on every event from the first on.
+
+    Args:
+        history: int64 [H], item indices, oldest first.
+        most, step: at least 1.
+    """
+    start = 0
+    last: dict[int, int] = {}
+    for place, item in enumerate(history.tolist()):
+        if item not in last and len(last) == most:
+            kept = sorted(last.values())[step:]
+            start = kept[0] if kept else place
+            last = {one: met for one, met in last.items() if met >= start}
+        last[item] = place
+    return start
 
 
 def newest_distinct(history: IntArray, count: int) -> IntArray:

@@ -186,6 +186,14 @@ Memory = Annotated[
         "--memory", metavar="BYTES", help="Refuse a batch that would need more, such as 4e9.", rich_help_panel=_SEARCH
     ),
 ]
+HistoryStep = Annotated[
+    int | None,
+    typer.Option(
+        "--history-step",
+        help="How many items leave the prompt together when there would be more; 1 lets it slide.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Prompts computed at once.", rich_help_panel=_SEARCH)
 ]

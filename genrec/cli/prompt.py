@@ -70,6 +70,7 @@ def render(
     columns: option.Columns = None,
     model: option.Model = None,
     max_history: option.MaxHistory = None,
+    history_step: option.HistoryStep = None,
     as_json: option.Json = False,
 ) -> None:
     """Show the messages a template makes of a person; what it took from the data stands in ⟦ ⟧."""
@@ -88,7 +89,7 @@ def render(
             history = [str(item) for item in events.history_of(user).item_ids]
         shown = catalog.indices_of(history or ())
         offered = catalog.indices_of(candidate or ())
-    chosen = source.settings({"model": model, "max_history": max_history})
+    chosen = source.settings({"model": model, "max_history": max_history, "history_step": history_step})
     if not set(template.inputs) <= {"history", "words", "candidates"}:
         if tokens:
             raise InputError(f"template {template.name!r} is no prompt of a ranking model; leave --tokens out")
@@ -112,7 +113,8 @@ def _render(
     from genrec.renderer import Renderer
 
     tokenizer, room = _measure(catalog, chosen) if measured else (_Unmeasured(), _EVERYTHING)
-    renderer = Renderer(catalog, tokenizer, template, room, chosen.generative.max_history)
+    shown = (chosen.generative.max_history, chosen.generative.history_step)
+    renderer = Renderer(catalog, tokenizer, template, room, *shown)
     return renderer.render(history, words, offered)
 
 

@@ -41,7 +41,8 @@ class GenerativeSettings:
         width: beam width, see `genrec.search.beam_search`.
         exact: let the beam go on until its top k is proven.
         min_history: with fewer known items, and no words, the LLM has nothing to go on.
-        max_history: the newest distinct items of a history that the prompt shows.
+        max_history: the most items of a history that the prompt shows, the newest.
+        history_step: how many of them leave the prompt together, see `genrec.renderer.window_start`.
         batch_size: prompts computed at once.
         memory: bytes that the prompts of a batch and the tokens behind them may take, by the backend's `token_bytes`;
             a batch that would need more is refused before it starts. None for no budget.
@@ -55,7 +56,8 @@ class GenerativeSettings:
     width: int = 50
     exact: bool = False
     min_history: int = 1
-    max_history: int = 10
+    max_history: int = 12
+    history_step: int = 4
     batch_size: int = 8
     memory: float | None = None
 
@@ -63,7 +65,7 @@ class GenerativeSettings:
         for name, kinds in (("strategy", get_args(Strategy)), ("score", get_args(ScoreKind))):
             if getattr(self, name) not in kinds:
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(kinds)}")
-        for name in ("candidates", "width", "min_history", "max_history", "batch_size"):
+        for name in ("candidates", "width", "min_history", "max_history", "history_step", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.memory is not None and not self.memory > 0:
@@ -214,9 +216,9 @@ class GenerativeRanker:
         if self.settings.strategy == "candidates" or self.settings.evidence:
             self._proposing()
         room = self._backend.max_tokens - int(self._index.trie.lengths.max())
+        shown = (self.settings.max_history, self.settings.history_step)
         warm, cold = (
-            Renderer(self._index.catalog, self._tokenizer, template, room, self.settings.max_history)
-            for template in self._templates
+            Renderer(self._index.catalog, self._tokenizer, template, room, *shown) for template in self._templates
         )
         self._renderers = (warm, cold)
         if self.settings.strategy == "beam" and any(map(_shows_candidates, self._renderers)):
