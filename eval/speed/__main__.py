@@ -1,0 +1,71 @@
+"""Measure genrec beside its peers, in turns and in one run.
+
+`index` looks up, builds, loads and changes catalogs; `search` runs beams on language models; `scoring` scores
+candidates; `embedding` ranks a million vectors. Every row has its floor and its aim; `--json` keeps all of it.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+BENCHMARKS = ("index", "search", "scoring", "embedding")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(prog="python -m eval.speed", description=__doc__)
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("--quick", action="store_true", help="under a minute: smaller, with fewer rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine there")
+    parser.add_argument("--rows", default="", metavar="C1,C5", help="only these rows")
+    parser.add_argument("--rounds", type=int, metavar="N", help="samples of each timing: 5, or 3 with --quick")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch, numpy and numba")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read when the libraries load, so before they do
+            os.environ[f"{name}_NUM_THREADS"] = str(options.threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    begin = time.perf_counter()
+
+    import torch
+
+    from eval.progress import show_progress
+    from eval.speed import report
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    wanted = frozenset(filter(None, options.rows.split(",")))
+    settings = report.Options(options.quick, options.rounds or (3 if options.quick else 5), wanted)
+    jobs: list[report.Job] = importlib.import_module(f"eval.speed.{options.benchmark}").jobs(settings)
+    known = {row for job in jobs for row in job.rows}
+    if unknown := sorted(wanted - known):
+        sys.exit(f"error: `{options.benchmark}` has no row {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+    chosen = [job for job in jobs if settings.wants(*job.rows)]
+    rows: list[report.Row] = []
+    for job in show_progress(chosen, options.benchmark, len(chosen)):
+        found = [row for row in job.run() if settings.wants(row.id)]
+        rows += found
+        if not sys.stderr.isatty():
+            for row in found:
+                print(f"{job.name}: {row.id} {row.variant}: {row.verdict}", file=sys.stderr, flush=True)
+    rows.sort(key=lambda row: int(row.id[1:]))
+    report.show(rows)
+    seconds = time.perf_counter() - begin
+    print(f"{len(rows)} rows in {seconds:.0f} s")
+    if options.json:
+        facts = {
+            "benchmark": options.benchmark,
+            "machine": report.machine(torch.get_num_threads(), "float32"),
+            "commit": report.commit(),
+            "seconds": round(seconds, 1),
+            "arguments": [str(one) for one in (arguments if arguments is not None else sys.argv[1:])],
+        }
+        report.write_json(options.json, rows, facts)
+
+
+if __name__ == "__main__":
+    main()

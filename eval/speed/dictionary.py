@@ -1,0 +1,73 @@
+"""A dictionary per node, and the mask that Hugging Face lays over the vocabulary: a peer, not a part of genrec.
+
+Source: De Cao et al., "Autoregressive Entity Retrieval", ICLR 2021, whose trie most users of
+`prefix_allowed_tokens_fn` write again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
+
+from eval.speed.catalog import Codes
+from genrec.types import IntArray
+
+NAME = "dictionary trie and Hugging Face's mask"
+
+Node = dict[int, Any]
+"""From token to the next node, and from a last token to its item."""
+
+
+def build(codes: Codes) -> Node:
+    """From N unsorted identifiers."""
+    root: Node = {}
+    tokens, begin = codes.tokens.tolist(), 0
+    for item, length in enumerate(codes.lengths.tolist()):
+        node = root
+        for token in tokens[begin : begin + length - 1]:
+            below = node.get(token)
+            if below is None:
+                below = node[token] = {}
+            node = below
+        node[tokens[begin + length - 1]] = item
+        begin += length
+    return root
+
+
+def below(codes: Codes, prefixes: IntArray) -> Node:
+    """The part of the whole dictionary that lookups behind prefixes [R, D] read: what 10M items would not fit for."""
+    depth = prefixes.shape[1]
+    long = np.flatnonzero(codes.lengths > depth)
+    place = codes.offsets[long][:, None] + np.arange(depth)
+    begins, asked = _keys(codes.tokens[place]), _keys(prefixes.astype(np.uint16))
+    return build(_part(codes, long[np.isin(begins, asked)]))
+
+
+def allowed_tokens(root: Node, skip: int, *, otherwise: int) -> Callable[[int, torch.Tensor], list[int]]:
+    """A `prefix_allowed_tokens_fn` for prompts of `skip` tokens; `otherwise` is all that may follow a path's end."""
+
+    def allowed(_: int, sent: torch.Tensor) -> list[int]:
+        node: Any = root
+        for token in sent[skip:].tolist():
+            node = node.get(token) if isinstance(node, dict) else None
+        return list(node) if isinstance(node, dict) else [otherwise]
+
+    return allowed
+
+
+def mask(root: Node, width: int) -> PrefixConstrainedLogitsProcessor:
+    """Called with prefixes int64 [R, D] and log-probabilities [R, V]; R is a multiple of `width`."""
+    return PrefixConstrainedLogitsProcessor(allowed_tokens(root, 0, otherwise=0), width)
+
+
+def _part(codes: Codes, items: IntArray) -> Codes:
+    offsets = codes.offsets
+    pieces = [codes.tokens[offsets[item] : offsets[item + 1]] for item in items.tolist()]
+    return Codes(codes.name, codes.vocab_size, np.concatenate(pieces), codes.lengths[items])
+
+
+def _keys(rows: np.ndarray[Any, np.dtype[np.uint16]]) -> np.ndarray[Any, Any]:
+    """Rows as one value each, to be compared whole."""
+    return np.ascontiguousarray(rows).view(f"V{2 * rows.shape[1]}").ravel()

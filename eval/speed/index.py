@@ -1,0 +1,208 @@
+"""The rows of the index: build, size, memory, load, filters and change here, lookups in `lookup` (C1 to C9, C15)."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from eval.speed import dictionary, lookup, selection, static, subject
+from eval.speed.catalog import Codes, titles, uniform, zipf
+from eval.speed.measurement import Peak, cycling, interleave, peak_memory
+from eval.speed.report import Job, Options, Row, Target, timed, version_of
+from genrec import TitleIdentifiers, open_dataset
+from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
+from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import IntArray
+
+BUILD = {1_000_000: Target(0.5, 0.15, judged="genrec"), 10_000_000: Target(5, 2, judged="genrec")}
+BYTES = {8: Target(25, 20, judged="genrec"), 4: Target(20, 14, judged="genrec")}
+# These hold at 10M items only; a smaller catalog gets none.
+PEAK = {10_000_000: Target(2, 1, judged="genrec")}
+LOAD = {10_000_000: Target(0.5, 0.05, judged="genrec")}
+UPDATE = {10_000_000: Target(1, 0.2, judged="genrec")}
+FILTER = Target(1.25, 1.1)
+INFORMS = Target()
+
+
+def jobs(options: Options) -> list[Job]:
+    """What `python -m eval.speed index` measures: 1M and 10M items, or 100k and 1M where it has to be quick."""
+    small, large = (100_000, 1_000_000) if options.quick else (1_000_000, 10_000_000)
+    listed: list[Job] = []
+    for count in (small, large):
+        for draw, length, vocab_size in ((uniform, 8, 2048), (zipf, 8, 2048), (uniform, 4, 8192), (zipf, 4, 8192)):
+            law = draw.__name__
+            if options.quick and (count, law, length) not in ((small, "uniform", 8), (large, "zipf", 4)):
+                continue
+            given = {"C5", "C6", "C1" if length == 8 else "C4"} - ({"C4"} if law == "uniform" else set())
+            run = partial(_codes, options, partial(draw, count, length, vocab_size))
+            listed.append(Job(f"{count} {law} L{length}", tuple(given), run))
+    for draw in (uniform,) if options.quick else (uniform, zipf):
+        listed.append(Job(f"scale {draw.__name__}", ("C2",), partial(_scale, options, draw, small, large)))
+    listed.append(Job("selection", ("C3",), partial(selection.rows, options, small)))
+    for length, vocab_size in ((8, 2048),) if options.quick else ((8, 2048), (4, 8192)):
+        listed.append(Job(f"peak memory L{length}", ("C7",), partial(_peak, large, length, vocab_size)))
+    listed.append(Job("load, filter, change", ("C8", "C9"), partial(_living, options, large)))
+    return [*listed, Job("titles", ("C15",), partial(_titles, options, small))]
+
+
+def _codes(options: Options, draw: Callable[[], Codes]) -> Iterator[Row]:
+    """Build, size and lookups of one catalog of codes."""
+    codes = draw()
+    length = codes.rows.shape[1]
+    if options.wants("C5"):
+        yield from _build(options, codes)
+    if not options.wants("C1", "C4", "C6"):
+        return
+    trie, peer = subject.build(codes), static.build(codes)
+    if options.wants("C6"):
+        kept, peer_kept = subject.nbytes(trie) / len(codes), peer.nbytes / len(codes)
+        version = version_of(static.NAME)
+        yield Row("C6", codes.name, kept, "B", BYTES[length], peer_kept, static.NAME, version)
+        if len(codes) <= 1_000_000 and not options.quick:
+            peer_kept = _peak_of("dictionary", codes).kept / len(codes)
+            yield Row("C6", codes.name, kept, "B", BYTES[length], peer_kept, dictionary.NAME)
+    if length == 8 and options.wants("C1"):
+        for depth in (2, 4):
+            yield from lookup.deep_rows(options, codes, trie, peer, depth)
+    if length == 4 and options.wants("C4") and "zipf" in codes.name:
+        yield from lookup.wide_rows(options, codes, trie, peer)
+
+
+def _build(options: Options, codes: Codes) -> Iterator[Row]:
+    """C5: from unsorted rows to the first lookup."""
+    works: dict[str, Callable[[], object]] = {
+        "genrec": partial(subject.build, codes),
+        static.NAME: partial(static.build, codes),
+    }
+    if len(codes) <= (100_000 if options.quick else 1_000_000):
+        works[dictionary.NAME] = partial(dictionary.build, codes)
+    subject.build(uniform(1000, 4, 64))  # functions that are compiled at their first call
+    found = interleave(works, rounds=options.rounds, warm=False)
+    for name in list(works)[1:]:
+        target = BUILD.get(len(codes), INFORMS)
+        yield timed("C5", codes.name, found["genrec"], found[name], target=target, peer_name=name)
+
+
+def _scale(options: Options, draw: Callable[[int, int, int], Codes], small: int, large: int) -> Iterator[Row]:
+    yield from lookup.scale_rows(options, draw(small, 8, 2048), draw(large, 8, 2048))
+
+
+def _peak(count: int, length: int, vocab_size: int) -> Iterator[Row]:
+    """C7: the most that a process holds while it builds, the rows themselves included."""
+    codes = uniform(count, length, vocab_size)
+    mine, peer = _peak_of("genrec", codes), _peak_of("STATIC", codes)
+    yield Row(
+        "C7",
+        codes.name,
+        (mine.highest - mine.imported) / 1e9,
+        "GB",
+        PEAK.get(count, INFORMS),
+        (peer.highest - peer.imported) / 1e9,
+        static.NAME,
+        version_of(static.NAME),
+        note=f"rows of {codes.tokens.nbytes / 1e9:.2f} GB included; with the imports too it is "
+        f"{mine.highest / 1e9:.2f} GB, the peer's {peer.highest / 1e9:.2f} GB",
+    )
+
+
+def _peak_of(builder: str, codes: Codes) -> Peak:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        np.save(path, codes.rows, allow_pickle=False)
+        return peak_memory(builder, path, codes.vocab_size)
+
+
+def _living(options: Options, count: int) -> Iterator[Row]:
+    """What happens to a catalog that is in use."""
+    codes = uniform(count, 8, 2048)
+    trie = subject.build(codes)
+    if options.wants("C8"):
+        yield _load(options, codes, trie)
+    if options.wants("C9"):
+        yield from _filters(options, codes, trie)
+        yield _update(options, codes, trie)
+
+
+def _load(options: Options, codes: Codes, trie: Any) -> Row:
+    """C8: from a folder to the first lookup."""
+    target = LOAD.get(len(codes), INFORMS)
+    with TemporaryDirectory() as folder:
+        try:
+            subject.save(trie, Path(folder) / "index")
+        except subject.UnwiredError as error:
+            return Row("C8", codes.name, None, "s", target, note=str(error))
+        found = interleave({"genrec": partial(subject.load, Path(folder) / "index")}, rounds=options.rounds)
+    note = "peers build anew; the files lie in the page cache"
+    return timed("C8", codes.name, found["genrec"], target=target, note=note)
+
+
+def _filters(options: Options, codes: Codes, trie: Any) -> Iterator[Row]:
+    """C9: a lookup under what one request allows, over the lookup without."""
+    random = np.random.default_rng(2)
+    half = random.random(len(codes)) < 0.5
+    denied = random.choice(len(codes), 1000, replace=False)
+    few = random.choice(len(codes), len(codes) // 100, replace=False)
+    filters: dict[str, tuple[Callable[[], Any], IntArray]] = {
+        "1,000 denied": (lambda: subject.deny(trie, denied), np.setdiff1d(np.arange(len(codes)), denied)),
+        "a predicate that half fulfil": (lambda: subject.where(trie, half), np.flatnonzero(half)),
+        "1 % allowed": (lambda: subject.allow(trie, few), few),
+    }
+    log_probs = lookup.some_log_probs(codes)
+    for name, (make, among) in filters.items():
+        begin = time.perf_counter()
+        allowed = make()
+        once = time.perf_counter() - begin
+        filtered = partial(_allowed_children, trie, allowed, log_probs)
+        for depth in (1, 2):
+            # Beams stand only where something is allowed.
+            prefixes = lookup.some_prefixes(codes, depth, among)
+            places = [(subject.locate(trie, own),) for own in prefixes]
+            found = interleave(
+                {"filter": cycling(filtered, places), "plain": lookup.plain(trie, prefixes, log_probs)},
+                rounds=2 * options.rounds + 1,
+            )
+            yield timed(
+                "C9",
+                f"{codes.name} depth {depth}, {name}",
+                found["filter"],
+                found["plain"],
+                target=FILTER,
+                peer_name=f"{subject.NAME} without",
+                note=f"and {once * 1e3:.3g} ms once a request",
+            )
+
+
+def _allowed_children(trie: Any, allowed: Any, log_probs: Any, places: Any) -> object:
+    return subject.allowed_children(trie, allowed, places, log_probs)
+
+
+def _update(options: Options, codes: Codes, trie: Any) -> Row:
+    """C9: one item in a hundred added and as many withdrawn, in one call."""
+    target, change = UPDATE.get(len(codes), INFORMS), len(codes) // 100
+    variant = f"{codes.name}, {change} added, {change} withdrawn"
+    longer = uniform(len(codes) + change, 8, 2048)  # the same draw, gone on with
+    added = Codes.of("added", longer.rows[-change:], codes.vocab_size)
+    withdrawn = np.random.default_rng(3).choice(len(codes), change, replace=False)
+    numbers = np.arange(len(codes), len(codes) + change)
+    update = partial(subject.update, trie, added, numbers, withdrawn)
+    try:
+        found = interleave({"genrec": update}, rounds=options.rounds)
+    except subject.UnwiredError as error:
+        return Row("C9", variant, None, "s", target, note=str(error))
+    return timed("C9", variant, found["genrec"], target=target)
+
+
+def _titles(options: Options, count: int) -> Iterator[Row]:
+    """C15: the shop's titles, and as many as there are codes, made of their words."""
+    cache = default_cache()
+    tokenizer = HuggingFaceTokenizer.from_directory(find_weights(LANGUAGE_MODEL, cache))
+    catalog, _ = open_dataset("online-retail", cache)
+    shop = TitleIdentifiers().encode(catalog, tokenizer)
+    codes = uniform(count, 8, 2048)
+    name = f"{len(shop)} titles of a shop V{tokenizer.vocab_size}"
+    yield from lookup.title_rows(options, Codes.of_sequences(name, shop, tokenizer.vocab_size), codes)
+    yield from lookup.title_rows(options, titles(count, catalog.titles, tokenizer), codes)

@@ -1,0 +1,174 @@
+"""One lookup of the constraint: from nodes and log-probabilities to all children, beside STATIC and a dictionary.
+
+Letters: R nodes looked up at once, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.speed import dictionary, static, subject
+from eval.speed.catalog import Codes
+from eval.speed.measurement import cycling, interleave
+from eval.speed.report import Options, Row, Target, timed
+from genrec.types import FloatArray, IntArray
+
+USERS, WIDTH = 2, 70
+ROWS = USERS * WIDTH
+BATCHES = 16  # sets of nodes that are looked up in turn, so that the index is read and not what the last call left
+
+STATIC = Target(1.0, 0.5)
+DICTIONARY = Target(25, 60, at="least")
+SCALE = Target(1.25, 1.1)
+WIDE = Target(1.0, 0.3)
+TITLES = Target(2, 1.3)
+
+
+def deep_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticIndex, depth: int) -> Iterator[Row]:
+    """C1: nodes of one depth, 2 or more."""
+    log_probs, prefixes = some_log_probs(codes), some_prefixes(codes, depth)
+    states = [peer.locate(own) for own in prefixes]
+    _compare(trie, prefixes[0], log_probs, static.flat(*peer.children(states[0], log_probs, depth)[:2]))
+    masked, children = _masked(codes, trie, prefixes, log_probs)
+    found = interleave(
+        {
+            "genrec": plain(trie, prefixes, log_probs),
+            "static": cycling(lambda own: peer.children(own, log_probs, depth), [(own,) for own in states]),
+            "dictionary": masked,
+        },
+        rounds=2 * options.rounds + 1,
+    )
+    variant = f"{codes.name} depth {depth}"
+    note = f"{children:.2f} children a node, the same from all; STATIC reads {peer.limits[depth]} a node"
+    yield timed("C1", variant, found["genrec"], found["static"], target=STATIC, peer_name=static.NAME, note=note)
+    yield _beside_dictionary("C1", variant, found)
+
+
+def wide_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticIndex) -> Iterator[Row]:
+    """C4: the root, and the first tokens with most items behind them."""
+    log_probs, hot = some_log_probs(codes), codes.hottest(ROWS)
+    root, places, states = subject.root(trie, ROWS), subject.locate(trie, hot), peer.locate(hot)
+    _compare(trie, hot[:, :0], log_probs, static.flat(peer.first(log_probs)))
+    _compare(trie, hot, log_probs, static.flat(peer.second(states, log_probs)))
+    found = interleave(
+        {
+            "genrec 0": lambda: subject.children(trie, root, log_probs),
+            "genrec 1": lambda: subject.children(trie, places, log_probs),
+            "static 0": lambda: peer.first(log_probs),
+            "static 1": lambda: peer.second(states, log_probs),
+            "static 1, next states too": lambda: (peer.second(states, log_probs), peer.second_states(states)),
+        },
+        rounds=2 * options.rounds + 1,
+    )
+    counts = [np.diff(subject.children(trie, own, log_probs).offsets) for own in (root, places)]
+    for name in [name for name in found if name.startswith("static")]:
+        depth = int(name.split()[1].strip(","))
+        note = f"{counts[depth].mean():.0f} children a node, {counts[depth].max()} at most, the same from both"
+        if "too" not in name:
+            note += "; the peer gives masked log-probabilities over the vocabulary, and no next states"
+        yield timed(
+            "C4",
+            f"{codes.name} depth {name.removeprefix('static ')}",
+            found[f"genrec {depth}"],
+            found[name],
+            target=WIDE,
+            peer_name=static.NAME,
+            note=note,
+        )
+
+
+def scale_rows(options: Options, small: Codes, large: Codes) -> Iterator[Row]:
+    """C2: the same lookup in a catalog ten times as large."""
+    works: dict[str, Callable[[], object]] = {}
+    for codes in (small, large):
+        trie = subject.build(codes)
+        for depth in (2, 4):
+            works[f"{codes.name} {depth}"] = plain(trie, some_prefixes(codes, depth), some_log_probs(codes))
+    found = interleave(works, rounds=2 * options.rounds + 1)
+    for depth in (2, 4):
+        times = [found[f"{codes.name} {depth}"] for codes in (large, small)]
+        peer_name = f"{subject.NAME} on {small.name}"
+        yield timed("C2", f"{large.name} depth {depth}", *times, target=SCALE, peer_name=peer_name)
+
+
+def title_rows(options: Options, titled: Codes, codes: Codes) -> Iterator[Row]:
+    """C15: size and lookups of titles, relative to those of codes."""
+    trie, base = subject.build(titled), subject.build(codes)
+    peer_name = f"{subject.NAME} on {codes.name}"
+    sizes = [subject.nbytes(built) / count for built, count in ((trie, len(titled)), (base, len(codes)))]
+    note = f"{titled.lengths.mean():.1f} tokens an item"
+    yield Row("C15", f"{titled.name}, bytes an item", sizes[0], "B", TITLES, sizes[1], peer_name, note=note)
+    for depth in (2, 4):
+        log_probs, prefixes = some_log_probs(titled), some_prefixes(titled, depth)
+        masked, children = _masked(titled, trie, prefixes, log_probs)
+        found = interleave(
+            {
+                "genrec": plain(trie, prefixes, log_probs),
+                "codes": plain(base, some_prefixes(codes, depth), some_log_probs(codes)),
+                "dictionary": masked,
+            },
+            rounds=2 * options.rounds + 1,
+        )
+        variant = f"{titled.name} depth {depth}"
+        note = f"{children:.2f} children a node, the same from both"
+        yield timed("C15", variant, found["genrec"], found["codes"], target=TITLES, peer_name=peer_name, note=note)
+        yield _beside_dictionary("C15", variant, found)
+
+
+def plain(trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor) -> Callable[[], object]:
+    """genrec's lookup behind each of the prefixes in turn."""
+    places = [(subject.locate(trie, own),) for own in prefixes]
+    return cycling(lambda own: subject.children(trie, own, log_probs), places)
+
+
+def some_prefixes(codes: Codes, depth: int, among: IntArray | None = None) -> list[IntArray]:
+    """Sets of R prefixes."""
+    return [codes.prefixes(depth, ROWS, seed=seed, among=among) for seed in range(BATCHES)]
+
+
+def some_log_probs(codes: Codes) -> torch.Tensor:
+    """float32 [R, V], as a model's would be."""
+    logits = torch.randn((ROWS, codes.vocab_size), generator=torch.Generator().manual_seed(1))
+    return logits.log_softmax(dim=1)
+
+
+def same_children(mine: tuple[IntArray, IntArray, FloatArray], other: tuple[IntArray, IntArray, FloatArray]) -> bool:
+    """Whether two lookups gave the same children of the same nodes with the same log-probabilities, in any order."""
+    orders = [np.lexsort((token, row)) for row, token, _ in (mine, other)]
+    return all(np.array_equal(a[orders[0]], b[orders[1]]) for a, b in zip(mine, other, strict=True))
+
+
+def _masked(
+    codes: Codes, trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor
+) -> tuple[Callable[[], object], float]:
+    """The dictionary's lookup, and the children a node has."""
+    mask = dictionary.mask(dictionary.below(codes, np.concatenate(prefixes)), WIDTH)
+    sent = [torch.from_numpy(own) for own in prefixes]
+    found = static.flat(mask(sent[0], log_probs))
+    _compare(trie, prefixes[0], log_probs, found)
+    return cycling(lambda own: mask(own, log_probs), [(own,) for own in sent]), len(found[0]) / ROWS
+
+
+def _compare(
+    trie: Any, prefixes: IntArray, log_probs: torch.Tensor, other: tuple[IntArray, IntArray, FloatArray]
+) -> None:
+    mine = subject.flat(subject.children(trie, subject.locate(trie, prefixes), log_probs))
+    if not same_children(mine, other):
+        raise ValueError(
+            f"two indexes differ: {len(mine[0])} and {len(other[0])} children behind {len(prefixes)} nodes"
+        )
+
+
+def _beside_dictionary(identifier: str, variant: str, found: Any) -> Row:
+    return timed(
+        identifier,
+        variant,
+        found["genrec"],
+        found["dictionary"],
+        target=DICTIONARY,
+        peer_name=dictionary.NAME,
+        ratio_of="peer/genrec",
+        note="the peer holds only what lies below the nodes asked for, which favours it",
+    )

@@ -1,0 +1,135 @@
+"""The peers that genrec's speed is measured beside, and the report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.speed import dictionary, lookup, static, subject
+from eval.speed.catalog import Codes, titles, uniform, zipf
+from eval.speed.measurement import interleave, peak_memory
+from eval.speed.report import Row, Target, write_json
+from genrec import open_dataset
+from genrec.tokenizer import HuggingFaceTokenizer
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    vocab_size=st.integers(2, 40),
+    length=st.integers(3, 6),
+    count=st.integers(1, 300),
+)
+def test_static_dictionary_and_genrec_name_the_same_children(
+    seed: int, vocab_size: int, length: int, count: int
+) -> None:
+    """A ratio of two lookups that answer differently says nothing."""
+    random = np.random.default_rng(seed)
+    rows = np.unique(random.integers(0, vocab_size, (count, length), dtype=np.uint16), axis=0)
+    codes = Codes.of("random", random.permutation(rows), vocab_size)
+    trie, table, root = subject.build(codes), static.build(codes), dictionary.build(codes)
+    for depth in range(length):
+        prefixes = codes.prefixes(depth, 12, seed=seed)
+        log_probs = torch.randn((12, vocab_size), generator=torch.Generator().manual_seed(depth)).log_softmax(1)
+        mine = subject.flat(subject.children(trie, subject.locate(trie, prefixes), log_probs))
+        masked = dictionary.mask(root, 12)(torch.from_numpy(prefixes), log_probs)
+        assert lookup.same_children(mine, static.flat(masked))
+        if depth == 0:
+            theirs = static.flat(table.first(log_probs))
+        elif depth == 1:
+            theirs = static.flat(table.second(table.locate(prefixes), log_probs))
+        else:
+            theirs = static.flat(*table.children(table.locate(prefixes), log_probs, depth)[:2])
+        assert lookup.same_children(mine, theirs)
+
+
+def test_a_part_of_the_dictionary_answers_as_the_whole() -> None:
+    """At 10M items only a part of it fits into memory."""
+    codes = uniform(2000, 4, 16)
+    prefixes = codes.prefixes(2, 20, seed=0)
+    log_probs = torch.zeros((20, 16))
+    both = dictionary.build(codes), dictionary.below(codes, prefixes)
+    masks = [dictionary.mask(root, 20)(torch.from_numpy(prefixes), log_probs) for root in both]
+    assert torch.equal(*masks)
+
+
+def test_static_leads_every_row_to_its_item() -> None:
+    """An index that cannot name the item is smaller than one that can."""
+    codes = uniform(500, 4, 32)
+    table = static.build(codes)
+    last = table.locate(codes.rows[:, :3].astype(np.int64))
+    log_probs = torch.zeros((500, 32))
+    found, tokens, states = table.children(last, log_probs, 3)
+    own = (tokens == torch.from_numpy(codes.rows[:, 3:].astype(np.int32))) & (found > -torch.inf)
+    assert torch.equal(table.items[states[own].long()], torch.arange(500, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("draw", [uniform, zipf])
+def test_catalogs_hold_distinct_items(draw: type) -> None:
+    """An identifier that stands twice would be refused by genrec, or counted once by a peer."""
+    codes: Codes = draw(5000, 4, 64)
+    assert len(np.unique(codes.rows, axis=0)) == len(codes) == 5000
+
+
+def test_titles_are_encoded_as_their_text(tokenizer: HuggingFaceTokenizer, tmp_path: Path) -> None:
+    """Titles are put together from encoded words; where that differs from encoding the title they are no titles."""
+    catalog, _ = open_dataset("online-retail", tmp_path)
+    codes = titles(2000, catalog.titles, tokenizer)
+    sequences = codes.sequences()
+    assert len({tuple(one.tolist()) for one in sequences}) == 2000
+    bodies = {tuple(one[:-1].tolist()) for one in sequences}
+    assert any(body[:end] in bodies for body in bodies for end in range(1, len(body)))
+    for one in sequences[:300]:
+        assert one[-1] == tokenizer.end_id
+        np.testing.assert_array_equal(one[:-1], tokenizer.encode_text(tokenizer.decode(one[:-1].tolist())))
+
+
+def test_what_is_compared_is_called_in_turns() -> None:
+    """A machine that slows down must slow both."""
+    called: list[str] = []
+    found = interleave({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=5, warm=False)
+    assert called == ["a", "b"] * 5
+    assert found["a"].rounds == 5
+    assert found["a"].low <= found["a"].seconds <= found["a"].high
+
+
+def test_the_highest_memory_is_that_of_the_build(tmp_path: Path) -> None:
+    """What this process holds must not be counted, and what the build holds must."""
+    held = np.ones(40_000_000)
+    np.save(tmp_path / "rows.npy", uniform(200_000, 4, 2048).rows)
+    peak = peak_memory("dictionary", tmp_path / "rows.npy", 2048)
+    assert peak.imported < peak.highest
+    assert 50 * 200_000 < peak.kept < 5000 * 200_000
+    assert held.nbytes > 0
+
+
+def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
+    """Whoever reads the file must find what held and what did not without knowing the floors."""
+    rows = [
+        Row("C1", "fast", 1.0, "s", Target(25, 60, at="least"), 30.0, ratio_of="peer/genrec"),
+        Row("C5", "slow", 6.0, "s", Target(5, 2, judged="genrec"), 1.0),
+        Row("C8", "none", None, "s", Target(0.5, 0.05, judged="genrec")),
+    ]
+    write_json(tmp_path / "report.json", rows, {"machine": {}, "commit": "0", "seconds": 1.0, "arguments": []})
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert [row["ratio"] for row in written["rows"]] == [30.0, 6.0, None]
+    assert [row["holds"] for row in written["rows"]] == [True, False, None]
+    assert [row["aim_holds"] for row in written["rows"]] == [False, False, None]
+    named = {
+        "id",
+        "variant",
+        "genrec",
+        "peer",
+        "peer_name",
+        "peer_version",
+        "ratio",
+        "ratio_of",
+        "unit",
+        "floor",
+        "aim",
+    }
+    assert named <= set(written["rows"][0])
+    assert {"machine", "commit", "seconds", "arguments"} <= set(written)
