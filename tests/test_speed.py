@@ -1,7 +1,9 @@
 """The peers that genrec's speed is measured beside, and the report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.speed import dictionary, lookup, static, subject
+from eval.speed import dictionary, exactness, huggingface, lookup, static, subject
 from eval.speed.catalog import Codes, titles, uniform, zipf
 from eval.speed.measurement import interleave, peak_memory
+from eval.speed.model import random_backend
 from eval.speed.report import Row, Target, write_json
+from eval.speed.search import grid
 from genrec import open_dataset
 from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import Ranking
 
 
 @given(
@@ -133,3 +138,59 @@ def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
     }
     assert named <= set(written["rows"][0])
     assert {"machine", "commit", "seconds", "arguments"} <= set(written)
+
+
+def test_generate_and_genrec_find_the_same_items() -> None:
+    """Beams of equal width over equal weights: a faster answer that is another one is not faster."""
+    backend = random_backend("tiny")
+    codes = grid(300, backend.vocab_size)
+    trie, root = subject.build(codes), dictionary.build(codes)
+    for seed, width in ((1, 4), (2, 20)):
+        prompt = np.random.default_rng(seed).integers(0, backend.vocab_size, 12)
+        mine = subject.search(backend, trie, [prompt], k=width, width=width)[0]
+        theirs = huggingface.generate(backend.model, prompt, root, width=width, steps=4)
+        assert mine.item_indices.tolist() == [huggingface.item_of(root, path) for path in theirs]
+
+
+def test_generate_finds_paths_of_any_length() -> None:
+    """Titles end where they end; a path that is cut, or goes on behind its end, is not an item."""
+    backend = random_backend("tiny")
+    sequences = [np.array(one) for one in ([5, 9], [5, 6, 9], [7, 8, 4, 9], [3, 9])]
+    codes = Codes.of_sequences("titles", sequences, backend.vocab_size)
+    prompt = np.array([11, 12, 13])
+    root = dictionary.build(codes)
+    theirs = huggingface.generate(backend.model, prompt, root, width=4, steps=4, end=9)
+    mine = subject.search(backend, subject.build(codes), [prompt], k=4, width=4)[0]
+    assert mine.item_indices.tolist() == [huggingface.item_of(root, path) for path in theirs]
+
+
+def test_all_ways_to_score_give_the_same_scores() -> None:
+    """Otherwise one of them skips some of the work."""
+    backend = random_backend("tiny")
+    random = np.random.default_rng(1)
+    prompt, chosen = random.integers(0, 500, 9), np.unique(random.integers(0, 500, (20, 4)), axis=0)
+    trie = subject.build(Codes.of("candidates", chosen.astype(np.uint16), 500))
+    ranking = subject.exhaust(backend, trie, [prompt], k=20)[0]
+    for score in (huggingface.score_alone, huggingface.score_repeated):
+        scores = score(backend.model, prompt, chosen)
+        np.testing.assert_allclose(scores[ranking.item_indices], ranking.scores, atol=1e-4)
+
+
+def test_random_cases_break_no_promise() -> None:
+    """The published count of broken promises is zero; so is this smaller one."""
+    assert {row.variant: row.genrec for row in exactness.rows(60, seed=7)} == dict.fromkeys(exactness.PROMISES, 0)
+
+
+def test_a_wrong_search_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that is always zero counts nothing."""
+
+    def backwards(*arguments: Any, **options: Any) -> list[Ranking]:
+        found = subject.exhaust(
+            *arguments, **{name: options[name] for name in options if name not in ("width", "exact")}
+        )
+        return [replace(one, item_indices=one.item_indices[::-1]) for one in found]
+
+    monkeypatch.setattr(subject, "search", backwards)
+    counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
+    assert counted["score of an item wrong"]
+    assert counted["full width differs from brute force"] or counted["said to be proven and is not the top k"]

@@ -1,0 +1,66 @@
+"""The row of the embedding ranker: the exact hundred best of a million vectors for one person (C16)."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eval.speed.measurement import interleave
+from eval.speed.report import Job, Options, Row, Target, timed
+from genrec import EmbeddingRanker, RankRequest
+from genrec.deadline import Deadline
+from genrec.types import IntArray, Ranking
+
+ITEMS, DIMENSIONS, K = 1_000_000, 256, 100
+TARGET = Target(0.060, 0.030, judged="genrec")
+
+Vectors = NDArray[np.float32]
+
+
+def jobs(options: Options) -> list[Job]:
+    """What `python -m eval.speed embedding` measures."""
+    return [Job("a million vectors", ("C16",), partial(rows, options))]
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Through `EmbeddingRanker.rank`, filter and all; peers multiply and select, and no more."""
+    random = np.random.default_rng(1)
+    vectors = random.standard_normal((ITEMS, DIMENSIONS), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ranker = EmbeddingRanker(vectors)
+    history = random.integers(0, ITEMS, 5)
+    request = RankRequest(history, "", np.ones(ITEMS, dtype=np.bool_))
+    weights = (0.9 ** np.arange(5)[::-1]).astype(np.float32)
+    person = weights @ vectors[history]
+    tensor = torch.from_numpy(vectors)
+    peers = {
+        "numpy, matmul and argpartition": partial(_numpy, vectors, person),
+        "torch, matmul and topk": partial(_torch, tensor, torch.from_numpy(person)),
+    }
+    ours = partial(_rank, ranker, request)
+    for name, peer in peers.items():
+        shared = len(np.intersect1d(ours().item_indices, peer()))
+        if shared < K - 1:  # two that tie to the last bit may change places
+            raise ValueError(f"{name} shares {shared} of {K} items with genrec")
+    found = interleave({"genrec": ours, **peers}, rounds=2 * options.rounds + 1, least=0.1)
+    for name in peers:
+        variant = f"top {K} of {ITEMS} x {DIMENSIONS}, float32"
+        yield timed("C16", variant, found["genrec"], found[name], target=TARGET, peer_name=name, note="the same items")
+
+
+def _rank(ranker: EmbeddingRanker, request: RankRequest) -> Ranking:
+    return ranker.rank([request], K, deadline=Deadline.never())[0]
+
+
+def _numpy(vectors: Vectors, person: Vectors) -> IntArray:
+    scores = vectors @ person
+    best = np.argpartition(-scores, K)[:K]
+    return best[np.argsort(-scores[best])]
+
+
+@torch.inference_mode()
+def _torch(vectors: torch.Tensor, person: torch.Tensor) -> IntArray:
+    found: IntArray = (vectors @ person).topk(K).indices.numpy()
+    return found

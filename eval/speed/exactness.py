@@ -1,0 +1,149 @@
+"""Count broken promises of the search on random small catalogs, each worked out the slow way beside it (C14).
+
+Letters: U prompts, N items.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eval.progress import show_progress
+from eval.speed import subject
+from eval.speed.catalog import Codes
+from eval.speed.report import Row, Target
+from genrec.search import ScoreKind
+from genrec.testing import TableBackend
+from genrec.types import BoolArray, FloatArray, IntArray, Ranking
+
+NONE = Target(0, 0, judged="genrec")
+PROMISES = (
+    "item not allowed",
+    "item repeated",
+    "list too short",
+    "score of an item wrong",
+    "full width differs from brute force",
+    "exhaustive differs from brute force",
+    "said to be proven and is not the top k",
+    "full width, exact or exhaustive, and not proven",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A catalog, a model, and what is asked."""
+
+    codes: Codes
+    backend: TableBackend
+    prompts: list[IntArray]
+    allowed: BoolArray  # [U, N]
+    boost: FloatArray | None  # [U, N]
+    kind: ScoreKind
+    k: int
+    width: int
+    exact: bool
+
+
+def rows(cases: int, seed: int = 1) -> Iterator[Row]:
+    """How many answers to random cases break each promise."""
+    broken: Counter[str] = Counter()
+    random = np.random.default_rng(seed)
+    for _ in show_progress(range(cases), "cases", cases):
+        broken.update(violations(draw(random)))
+    for promise in PROMISES:
+        yield Row("C14", promise, broken[promise], f"of {cases} cases", NONE)
+
+
+def draw(random: np.random.Generator) -> Case:
+    """A case of up to 40 identifiers of 1 to 6 tokens; sizes are often extreme."""
+    vocab_size = int(random.integers(3, 10))
+    bodies = {
+        tuple(random.integers(0, vocab_size - 1, int(random.integers(0, 6))).tolist())
+        for _ in range(int(random.choice([1, 2, 8, 40])))
+    }
+    sequences = [np.array([*body, vocab_size - 1], dtype=np.int64) for body in sorted(bodies)]
+    sequences = [sequences[place] for place in random.permutation(len(sequences))]
+    users, count = int(random.integers(1, 4)), len(sequences)
+    return Case(
+        codes=Codes.of_sequences("case", sequences, vocab_size),
+        backend=TableBackend(vocab_size, seed=int(random.integers(1 << 30)), spread=float(random.choice([0, 0.5, 3]))),
+        prompts=[random.integers(0, vocab_size, int(random.integers(1, 5))) for _ in range(users)],
+        allowed=random.random((users, count)) < random.choice([0.0, 0.1, 0.5, 1.0], p=[0.05, 0.25, 0.3, 0.4]),
+        boost=random.normal(0, 2, (users, count)) if random.random() < 0.3 else None,
+        kind="catalog" if random.random() < 0.5 else "model",
+        k=int(random.choice([1, 3, 10, 50])),
+        width=int(random.choice([1, 3, 10, count])),
+        exact=bool(random.random() < 0.5),
+    )
+
+
+def violations(case: Case) -> Iterator[str]:
+    """Which promises the answers break, each once a case."""
+    trie, count = subject.build(case.codes), len(case.codes)
+    truth = brute_scores(case)
+    asked: dict[str, Any] = {"k": case.k, "kind": case.kind, "allowed": case.allowed, "boost": case.boost}
+    beam = subject.search(case.backend, trie, case.prompts, width=case.width, exact=case.exact, **asked)
+    wide = subject.search(case.backend, trie, case.prompts, width=count, **asked)
+    every = subject.exhaust(case.backend, trie, case.prompts, **asked)
+    found = set()
+    for rankings, name in ((beam, None), (wide, PROMISES[4]), (every, PROMISES[5])):
+        for ranking, allowed, scores in zip(rankings, case.allowed, truth, strict=True):
+            found |= _broken(case, ranking, allowed, scores)
+            if name is not None and not _is_best(case, ranking, scores):
+                found.add(name)
+            if (name is not None or case.exact) and not ranking.proven:
+                found.add(PROMISES[7])
+    yield from found
+
+
+def _broken(case: Case, ranking: Ranking, allowed: BoolArray, scores: FloatArray) -> set[str]:
+    items = ranking.item_indices
+    broken = {
+        PROMISES[0]: not allowed[items].all(),
+        PROMISES[1]: len(np.unique(items)) != len(items),
+        PROMISES[2]: len(items) != min(case.k, int(allowed.sum())),
+        PROMISES[3]: not np.allclose(ranking.scores, scores[items], atol=1e-9),
+        PROMISES[6]: ranking.proven and not _is_best(case, ranking, scores),
+    }
+    return {name for name, is_broken in broken.items() if is_broken}
+
+
+def _is_best(case: Case, ranking: Ranking, scores: FloatArray) -> bool:
+    """Whether these are the k best; items whose scores differ by rounding alone may stand for each other."""
+    best = np.sort(scores[np.isfinite(scores)])[::-1][: case.k]
+    return len(ranking.scores) == len(best) and bool(np.allclose(scores[ranking.item_indices], best, atol=1e-9))
+
+
+def brute_scores(case: Case) -> FloatArray:
+    """float64 [U, N], token by token behind a tree of its own, no trie anywhere; minus infinity if not allowed."""
+    paths = [tuple(one.tolist()) for one in case.codes.sequences()]
+    scores = np.full(case.allowed.shape, -np.inf)
+    for user, prompt in enumerate(case.prompts):
+        own = [path for path, allowed in zip(paths, case.allowed[user], strict=True) if allowed]
+        known: dict[tuple[int, ...], FloatArray] = {}
+        for item in np.flatnonzero(case.allowed[user]):
+            scores[user, item] = _path_score(case, prompt, paths[item], own, known)
+    return scores if case.boost is None else scores + case.boost
+
+
+def _path_score(
+    case: Case,
+    prompt: IntArray,
+    path: tuple[int, ...],
+    paths: Sequence[tuple[int, ...]],
+    known: dict[tuple[int, ...], FloatArray],
+) -> float:
+    score = 0.0
+    for depth, token in enumerate(path):
+        before = path[:depth]
+        if before not in known:
+            everything = np.arange(case.backend.vocab_size)
+            tree = case.backend.open([np.concatenate([prompt, np.array(before, dtype=np.int64)])])
+            known[before] = tree.log_probs(np.array([0]), everything, np.array([0, len(everything)]))
+        score += known[before][token]
+        if case.kind == "catalog":
+            beside = sorted({other[depth] for other in paths if other[:depth] == before and len(other) > depth})
+            score -= np.logaddexp.reduce(known[before][beside])
+    return float(score)

@@ -1,0 +1,101 @@
+"""Models to measure with: random weights of a known shape, and one that costs nothing."""
+
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from genrec.backends.transformers import TransformersBackend
+from genrec.types import FloatArray, IntArray
+
+SHAPES: dict[str, dict[str, Any]] = {
+    # That of Qwen3-0.6B.
+    "0.6B": {
+        "vocab_size": 151_936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    # Where it has to be quick.
+    "21M": {
+        "vocab_size": 32_000,
+        "hidden_size": 384,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+    },
+    "tiny": {
+        "vocab_size": 500,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    },
+}
+
+
+def random_backend(shape: str, *, seed: int = 1) -> TransformersBackend:
+    """A model of one of `SHAPES` in float32; its `model` is what stock Transformers is measured on."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=4096)
+    with TemporaryDirectory() as folder:
+        Qwen3ForCausalLM(config).save_pretrained(folder)
+        backend = TransformersBackend(folder, device="cpu", dtype=torch.float32, name=f"random {shape}")
+    settings = backend.model.generation_config
+    if settings is not None:
+        settings.eos_token_id = settings.bos_token_id = None  # items end by their length
+        settings.pad_token_id = 0
+    return backend
+
+
+class FreeBackend:
+    """The same log-probabilities behind every node, from a table: what is timed with it is the search alone.
+
+    Attributes:
+        steps: passes that were asked for since the last `open`.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        self.name, self.vocab_size, self.max_tokens = "free", vocab_size, 1 << 20
+        logits = 2 * np.random.default_rng(1).standard_normal(vocab_size)
+        self.table: FloatArray = logits - np.logaddexp.reduce(logits)
+        self.steps = 0
+
+    def open(self, prompts: Sequence[IntArray]) -> "FreeTree":
+        """A tree behind U prompts."""
+        self.steps = 0
+        return FreeTree(self, len(prompts))
+
+
+class FreeTree:
+    """Nodes that are only counted. REWIRE with the protocol `TokenTree`."""
+
+    def __init__(self, backend: FreeBackend, prompts: int) -> None:
+        self._backend = backend
+        self.size = prompts
+
+    def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
+        """Count M nodes, and a step."""
+        begin = self.size
+        self.size += len(parents)
+        self._backend.steps += 1
+        return np.arange(begin, self.size)
+
+    def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
+        """Look them up."""
+        found: FloatArray = self._backend.table[tokens]
+        return found
+
+    def rewind(self, size: int) -> None:
+        """Forget nodes."""
+        self.size = size

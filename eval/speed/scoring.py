@@ -1,0 +1,71 @@
+"""The rows of scoring: candidates behind one prompt, beside two ways with stock Transformers (C12)."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from eval.speed import huggingface, subject
+from eval.speed.catalog import Codes
+from eval.speed.measurement import interleave
+from eval.speed.model import random_backend
+from eval.speed.report import Job, Options, Row, Target, timed
+from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
+from genrec.backends.transformers import TransformersBackend
+
+CANDIDATES, LENGTH, PROMPT = 64, 4, 256
+TARGETS = {
+    huggingface.ALONE: Target(20, 30, at="least"),
+    huggingface.REPEATED: Target(1.5, 2, at="least"),
+}
+
+
+def jobs(options: Options) -> list[Job]:
+    """What `python -m eval.speed scoring` measures."""
+    if options.quick:
+        return [Job("random weights", ("C12",), partial(_random, options, "21M"))]
+    return [
+        Job("SmolLM2", ("C12",), partial(_real, options)),
+        Job("random weights", ("C12",), partial(_random, options, "0.6B")),
+    ]
+
+
+def _real(options: Options) -> Iterator[Row]:
+    backend, _ = load_backend(LANGUAGE_MODEL, default_cache())
+    yield from rows(options, backend)
+
+
+def _random(options: Options, shape: str) -> Iterator[Row]:
+    yield from rows(options, random_backend(shape))
+
+
+def rows(options: Options, backend: TransformersBackend) -> Iterator[Row]:
+    """Candidates of random tokens, which share next to nothing: the worst case for a tree."""
+    random = np.random.default_rng(1)
+    prompt = random.integers(0, backend.vocab_size, PROMPT)
+    chosen = random.integers(0, min(backend.vocab_size, 1 << 16), (CANDIDATES, LENGTH))
+    codes = Codes.of("candidates", chosen.astype(np.uint16), backend.vocab_size)
+    trie = subject.build(codes)
+    ours = partial(subject.exhaust, backend, trie, [prompt], k=CANDIDATES)
+    peers = {
+        huggingface.ALONE: partial(huggingface.score_alone, backend.model, prompt, chosen),
+        huggingface.REPEATED: partial(huggingface.score_repeated, backend.model, prompt, chosen),
+    }
+    ranking = ours()[0]
+    mine = np.empty(CANDIDATES)
+    mine[ranking.item_indices] = ranking.scores
+    tolerance = 2e-3 if "float32" in backend.name else 0.2
+    for name, peer in peers.items():
+        np.testing.assert_allclose(peer(), mine, atol=tolerance, err_msg=name)
+    found = interleave({"genrec": ours, **peers}, rounds=options.rounds, warm=False)
+    for name in peers:
+        yield timed(
+            "C12",
+            f"{backend.name}, {CANDIDATES} candidates x {LENGTH} tokens behind {PROMPT}",
+            found["genrec"],
+            found[name],
+            target=Target() if options.quick else TARGETS[name],
+            peer_name=name,
+            ratio_of="peer/genrec",
+            note="the same scores" + ("; quick: small random weights, no floor" if options.quick else ""),
+        )
