@@ -13,8 +13,6 @@ Discrete Algorithms 2(1), 2004, section 3.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 
 from genrec import artifact
 from genrec.errors import ArtifactError, InputError
+from genrec.kernel.choice import choose_loops
 from genrec.kernel.plain import BLOCK, ragged_ranges
 from genrec.subset import Subset
 from genrec.types import BoolArray, IntArray
@@ -32,6 +31,8 @@ _VERSION = 1
 _WIDE = 8192  # rows from which on a node's children are looked up instead of found
 _MOST = 2**31 - 1
 _ENOUGH = 33  # bits of a first key that leave few ties among ten million rows
+
+_NOWHERE = np.empty(0, dtype=np.int64)
 
 Numbers = NDArray[Any]
 
@@ -137,17 +138,17 @@ class TokenTrie:
         items = np.arange(len(lengths), dtype=np.int32) if items is None else items
         if not len(lengths):
             raise InputError("an index needs at least one identifier")
-        if not lengths.all():
+        if int(lengths.min()) == 0:
             raise InputError(f"item {int(items[np.argmin(lengths)])} has an empty identifier; give it a title")
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        if len(lengths) > _MOST or len(offsets) != len(items) + 1 or offsets[-1] != len(tokens):
+        if lengths.min() < 0 or len(lengths) > _MOST or len(offsets) != len(items) + 1 or offsets[-1] != len(tokens):
             raise InputError(
                 f"{len(tokens):,} tokens, {len(lengths):,} lengths that add up to {int(offsets[-1]):,} and "
                 f"{len(items):,} items do not fit; give one length and one item for each of at most {_MOST:,} rows"
             )
         _check_tokens(tokens, offsets, items, vocab_size)
-        kernel = _kernel()
+        kernel = choose_loops()
         return _front_coded(kernel, tokens, lengths, _sort(kernel, tokens, offsets), items)
 
     def __len__(self) -> int:
@@ -251,16 +252,26 @@ class TokenTrie:
         return tokens
 
     def open(
-        self, low: IntArray, high: IntArray, owner: IntArray | None = None, allowed: Filter | None = None
+        self,
+        low: IntArray,
+        high: IntArray,
+        owner: IntArray | None = None,
+        allowed: Filter | None = None,
+        *,
+        depths: IntArray | None = None,
     ) -> Children:
-        """The children of R nodes, each of two rows or more, in the order of their tokens.
+        """The children of R nodes, in the order of their tokens.
 
         Args:
-            low, high: int64 [R], the rows of the nodes.
+            low, high: int64 [R], the rows of the nodes, two or more each.
             owner: int64 [R], the prompt of each node, where there is a filter.
             allowed: children without an allowed row are left out.
+            depths: int64 [R], to go token by token: a node is then all rows that share a path of so many tokens, one
+                row too, and its children are what follows there, even where nothing parts. A row that has ended has
+                none.
         """
-        depths, offsets, below, above, tokens = self._loops.open_nodes(*self._arrays, low, high)
+        at = _NOWHERE if depths is None else depths
+        depths, offsets, below, above, tokens = self._loops.open_nodes(*self._arrays, low, high, at)
         if allowed is not None and owner is not None:
             kept = self._loops.keep_alive(
                 offsets, below, above, tokens, owner, allowed.listed, allowed.bounds, allowed.only, allowed.counts
@@ -360,7 +371,7 @@ class TokenTrie:
 
     @cached_property
     def _loops(self) -> Any:
-        return _kernel()
+        return choose_loops()
 
     @cached_property
     def _starts(self) -> IntArray:
@@ -379,7 +390,7 @@ class TokenTrie:
             low, high = low[wide].astype(np.int64), high[wide].astype(np.int64)
             children = Children(*self._loops.open_nodes(
                 self.shared, self.tails, self._starts, self.tokens, *([empty] * 4),
-                np.empty(0, np.int32), self.tokens[:0], _MOST, low, high,
+                np.empty(0, np.int32), self.tokens[:0], _MOST, low, high, _NOWHERE,
             ))  # fmt: skip
             found.append((low, high, children))
             low, high = children.low, children.high
@@ -412,11 +423,6 @@ class TokenTrie:
             np.concatenate([trie.lengths[rows] for trie, rows in parts]),
             items=np.concatenate([trie.items[rows] for trie, rows in parts]),
         )
-
-
-def _kernel() -> Any:
-    """The compiled loops where numba is installed, else the plain ones."""
-    return import_module(f"genrec.kernel.{'compiled' if find_spec('numba') else 'plain'}")
 
 
 def _front_coded(kernel: Any, tokens: Numbers, lengths: IntArray, order: IntArray, items: IntArray) -> TokenTrie:

@@ -21,7 +21,7 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "artifact deadline ids kernel.plain subset template tokenizer",
+    "artifact deadline ids kernel.choice kernel.plain subset template tokenizer",
     "kernel.compiled trie",
     "guide tensor_trie",
     "package_index table",
@@ -113,7 +113,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("trie", "artifact errors types kernel.plain subset"),
+        ("trie", "artifact errors types kernel.choice kernel.plain subset"),
         ("subset", "errors types"),
         ("search", "errors types forest guide kernel.plain subset trie backends.base"),
         ("kernel.plain", "types"),

@@ -30,7 +30,7 @@ law = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.fixture(params=[compiled, plain], ids=["compiled", "plain"], autouse=True)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every law holds for the loops that numba compiles and for those of numpy."""
-    monkeypatch.setattr(trie_module, "_kernel", lambda: request.param)
+    monkeypatch.setattr(trie_module, "choose_loops", lambda: request.param)
 
 
 def identifiers(bodies: Rows) -> list[IntArray]:
@@ -115,6 +115,25 @@ def test_a_node_is_the_range_of_rows_that_share_its_path(bodies: Rows, wide: int
 
 
 @law
+@given(BODIES, WIDTHS)
+def test_token_by_token_every_prefix_has_the_tokens_that_follow_it(bodies: Rows, wide: int) -> None:
+    """A decoder that writes one token at a time is held by this; a row that has ended must say so."""
+    trie = trie_of(bodies, wide)
+    rows = rows_of(trie)
+    low, high, depth = np.array([0]), np.array([len(rows)]), 0
+    while low.size:
+        found = trie.open(low, high, depths=np.full(len(low), depth))
+        for node in range(len(low)):
+            below = rows[low[node] : high[node]]
+            own = slice(*found.offsets[node : node + 2])
+            tokens = sorted({row[depth] for row in below if len(row) > depth})
+            assert found.tokens[own].tolist() == tokens
+            kept = [rows[a:b] for a, b in zip(found.low[own], found.high[own], strict=True)]
+            assert kept == [[row for row in below if row[depth] == token] for token in tokens]
+        low, high, depth = found.low.astype(np.int64), found.high.astype(np.int64), depth + 1
+
+
+@law
 @given(BODIES, st.data())
 def test_a_filter_leaves_the_children_that_hold_an_allowed_row(bodies: Rows, data: st.DataObject) -> None:
     """One child too many ends in an item that is out of stock, one too few hides an item that is there."""
@@ -144,6 +163,14 @@ def test_a_filter_leaves_the_children_that_hold_an_allowed_row(bodies: Rows, dat
         pairs = zip(every.low[own].tolist(), every.high[own].tolist(), every.tokens[own].tolist(), strict=True)
         expected = [pair for pair in pairs if kinds[prompt].to_bool()[pair[0] : pair[1]].any()]
         assert list(zip(found.low[kept], found.high[kept], found.tokens[kept], strict=True)) == expected
+
+
+def test_gathering_takes_each_row_its_own() -> None:
+    """One row off, and every item has its neighbour's probability."""
+    matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for loops in (compiled, plain):
+        found = loops.gather(matrix, np.array([3, 0, 1]), np.array([0, 1, 1, 3]))
+        assert found.tolist() == [3.0, 8.0, 9.0]
 
 
 def test_prompts_of_different_masks_are_refused() -> None:

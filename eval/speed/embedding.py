@@ -11,6 +11,7 @@ from eval.speed.measurement import interleave
 from eval.speed.report import Job, Options, Row, Target, timed
 from genrec import EmbeddingRanker, RankRequest
 from genrec.deadline import Deadline
+from genrec.subset import Subset
 from genrec.types import IntArray, Ranking
 
 ITEMS, DIMENSIONS, K = 1_000_000, 256, 100
@@ -31,7 +32,7 @@ def rows(options: Options) -> Iterator[Row]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ranker = EmbeddingRanker(vectors)
     history = random.integers(0, ITEMS, 5)
-    request = RankRequest(history, "", np.ones(ITEMS, dtype=np.bool_))
+    request = RankRequest(history, "", Subset.everything(ITEMS))
     weights = (0.9 ** np.arange(5)[::-1]).astype(np.float32)
     person = weights @ vectors[history]
     tensor = torch.from_numpy(vectors)

@@ -66,7 +66,7 @@ class FreeBackend:
     """
 
     def __init__(self, vocab_size: int) -> None:
-        self.name, self.vocab_size, self.max_tokens = "free", vocab_size, 1 << 20
+        self.name, self.vocab_size, self.max_tokens, self.token_bytes = "free", vocab_size, 1 << 20, 8
         logits = 2 * np.random.default_rng(1).standard_normal(vocab_size)
         self.table: FloatArray = logits - np.logaddexp.reduce(logits)
         self.steps = 0
@@ -78,7 +78,7 @@ class FreeBackend:
 
 
 class FreeTree:
-    """Nodes that are only counted. REWIRE with the protocol `TokenTree`."""
+    """Nodes that are only counted."""
 
     def __init__(self, backend: FreeBackend, prompts: int) -> None:
         self._backend = backend

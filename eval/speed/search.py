@@ -26,6 +26,7 @@ from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
 from genrec.dataset import get_dataset
 from genrec.deadline import Deadline
 from genrec.errors import GenrecError
+from genrec.subset import Subset
 
 NARROW = Target(8, 13, at="least")
 BROAD = Target(15, 25, at="least")
@@ -174,7 +175,7 @@ def _people(catalog: Catalog, interactions: Interactions, count: int) -> list[Ra
     offsets, items = interactions.as_indices(catalog, on_unknown="skip")
     long = np.flatnonzero(np.diff(offsets) >= 10)
     chosen = np.random.default_rng(1).permutation(long)[:count]
-    everything = np.ones(len(catalog), dtype=np.bool_)
+    everything = Subset.everything(len(catalog))
     return [RankRequest(items[offsets[user] : offsets[user + 1]], "", everything) for user in chosen]
 
 

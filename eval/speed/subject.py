@@ -13,142 +13,125 @@ import torch
 
 from eval.speed.catalog import Codes
 from genrec.backends.base import Backend
+from genrec.kernel.choice import choose_loops
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
-from genrec.trie import TokenTrie, ragged_ranges
+from genrec.subset import Boost, Mask, Subset
+from genrec.trie import Filter, TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 NAME = f"genrec {version('genrec')}"
 
 
-class UnwiredError(Exception):
-    """genrec has no such function yet; the row says so instead of a figure."""
-
-
 @dataclass(frozen=True)
 class Places:
-    """R nodes. REWIRE: a node becomes a range of rows (low, high)."""
+    """R nodes: all rows that share a path of so many tokens."""
 
-    number: IntArray
+    low: IntArray
+    high: IntArray
     depth: IntArray
 
     def take(self, chosen: BoolArray) -> "Places":
         """Some of them."""
-        return Places(self.number[chosen], self.depth[chosen])
+        return Places(self.low[chosen].astype(np.int64), self.high[chosen].astype(np.int64), self.depth[chosen])
 
 
 @dataclass(frozen=True)
 class Children:
-    """The C children of R nodes; those of node r are `offsets[r]` to `offsets[r + 1]`."""
+    """The C children of R nodes; those of node r are `offsets[r]` to `offsets[r + 1]`.
+
+    `low` and `high` are the rows of a child: its node.
+    """
 
     offsets: IntArray
     tokens: IntArray
     log_probs: FloatArray
-    places: Places
+    low: IntArray
+    high: IntArray
+    depths: IntArray
 
-
-@dataclass(frozen=True)
-class Filter:
-    """What one request allows. REWIRE: whatever the trie takes."""
-
-    alive: IntArray
-
-
-# REWIRE each of these to the new index.
+    @property
+    def places(self) -> Places:
+        """The children as nodes to look up next."""
+        return Places(self.low, self.high, np.repeat(self.depths + 1, np.diff(self.offsets)))
 
 
 def build(codes: Codes) -> TokenTrie:
-    """From N unsorted identifiers, ready for the first lookup. REWIRE: TokenTrie.from_rows(codes.rows, vocab_size=V);
-    for lengths that differ, (codes.tokens, codes.lengths)."""
-    trie = TokenTrie.from_sequences(codes.sequences())
-    _ = trie.nodes
+    """From N unsorted identifiers, ready for the first lookup."""
+    trie = TokenTrie.from_rows(codes.tokens, codes.lengths, vocab_size=codes.vocab_size)
+    _ = trie.nbytes
     return trie
 
 
 def nbytes(trie: TokenTrie) -> int:
-    """Bytes of everything kept, item map included. REWIRE: trie.nbytes."""
-    nodes = trie.nodes
-    tables = (trie.tokens, trie.offsets, trie.items, trie.shared, trie.lengths)
-    nodes_tables = (nodes.low, nodes.high, nodes.depth, nodes.first_child, nodes.parent)
-    return sum(table.nbytes for table in (*tables, *nodes_tables))
+    """Bytes of everything kept, item map included."""
+    return trie.nbytes
 
 
 def root(trie: TokenTrie, count: int) -> Places:
-    """The root, `count` times. REWIRE: (0, N)."""
-    return Places(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64))
+    """The root, `count` times."""
+    nothing = np.zeros(count, dtype=np.int64)
+    return Places(nothing, nothing + len(trie), nothing)
 
 
-def children(trie: TokenTrie, places: Places, log_probs: torch.Tensor) -> Children:
-    """All children of R nodes with their log-probabilities [R, V], tokens and nodes. REWIRE: trie.open(low, high)."""
-    nodes, number, depth = trie.nodes, places.number, places.depth
-    branches = (nodes.depth[number] == depth) & (nodes.first_child[number + 1] > nodes.first_child[number])
-    start = np.where(branches, nodes.first_child[number], number)
-    # On an edge, the one child is the next token of the same radix node; behind a row's last token there is none.
-    stop = np.where(branches, nodes.first_child[number + 1], number + (depth < nodes.depth[number]))
-    child, begins = ragged_ranges(start, stop)
-    owner = np.repeat(np.arange(len(number)), stop - start)
-    tokens = trie.tokens[trie.offsets[nodes.low[child]] + depth[owner]].astype(np.int64)
-    return Children(
-        np.append(begins, len(child)), tokens, log_probs.numpy()[owner, tokens], Places(child, depth[owner] + 1)
-    )
-
-
-def allowed_children(trie: TokenTrie, allowed: Filter, places: Places, log_probs: torch.Tensor) -> Children:
-    """The same, without children below which nothing is allowed. REWIRE."""
-    nodes, found = trie.nodes, children(trie, places, log_probs)
-    number = found.places.number
-    keep = allowed.alive[nodes.high[number]] > allowed.alive[nodes.low[number]]
-    kept = np.append(0, np.cumsum(keep))
-    return Children(
-        kept[found.offsets],
-        found.tokens[keep],
-        found.log_probs[keep],
-        found.places.take(keep),
-    )
+def children(trie: TokenTrie, places: Places, log_probs: torch.Tensor, allowed: Filter | None = None) -> Children:
+    """All children of R nodes with their log-probabilities [R, V], tokens and nodes."""
+    owner = None if allowed is None else np.zeros(len(places.low), dtype=np.int64)
+    found = trie.open(places.low, places.high, owner, allowed, depths=places.depth)
+    values = choose_loops().gather(log_probs.numpy(), found.tokens, found.offsets)
+    return Children(found.offsets, found.tokens, values, found.low, found.high, found.depths)
 
 
 def allow(trie: TokenTrie, items: IntArray) -> Filter:
-    """A request that allows these items only. REWIRE."""
-    mask = np.zeros(len(trie), dtype=np.bool_)
-    mask[items] = True
-    return where(trie, mask)
+    """A request that allows these items only."""
+    return _filter(Subset.of(len(trie), trie.rows_of_items[items]))
 
 
 def deny(trie: TokenTrie, items: IntArray) -> Filter:
-    """A request that allows all but these items. REWIRE."""
-    mask = np.ones(len(trie), dtype=np.bool_)
-    mask[items] = False
-    return where(trie, mask)
+    """A request that allows all but these items."""
+    return _filter(Subset.everything(len(trie)).without(trie.rows_of_items[items]))
 
 
 def where(trie: TokenTrie, mask: BoolArray) -> Filter:
-    """A request that allows the items of a mask [N]. REWIRE."""
-    return Filter(np.concatenate([[0], np.cumsum(mask[trie.items])]).astype(np.int64))
+    """A request that allows the items of a mask [N]; a mask is turned into rows once for all requests that share it."""
+    return _filter(Subset.from_mask(Mask.from_bool(mask[trie.items])))
+
+
+def _filter(subset: Subset) -> Filter:
+    made = Filter.of([subset])
+    if made is None:
+        raise ValueError("nothing is filtered")
+    return made
 
 
 def save(trie: TokenTrie, directory: Path) -> None:
-    """REWIRE: trie.save(directory)."""
-    raise UnwiredError("a trie cannot be saved by itself yet")
+    """Into a folder."""
+    trie.save(directory)
 
 
 def load(directory: Path) -> TokenTrie:
-    """From a folder that `save` wrote, ready for the first lookup. REWIRE: TokenTrie.load(directory)."""
-    raise UnwiredError("a trie cannot be loaded by itself yet")
+    """From a folder that `save` wrote, ready for the first lookup."""
+    trie = TokenTrie.load(directory)
+    _ = trie.nbytes
+    return trie
 
 
 def update(trie: TokenTrie, added: Codes, items: IntArray, withdrawn: IntArray) -> TokenTrie:
-    """Add identifiers under the numbers `items` and withdraw items, in one call. REWIRE: trie.merge(...)."""
-    raise UnwiredError("a trie cannot be changed yet")
+    """Add identifiers under the numbers `items` and withdraw items, in one call, ready for the next lookup."""
+    other = TokenTrie.from_rows(added.tokens, added.lengths, items=items, vocab_size=added.vocab_size)
+    updated = trie.merge(other, gone=np.sort(trie.rows_of_items[withdrawn]))
+    _ = updated.nbytes
+    return updated
 
 
 def select(
-    trie: TokenTrie, places: Places, logits: torch.Tensor, scores: torch.Tensor, k: int
+    trie: TokenTrie, places: Places, logits: torch.Tensor, scores: torch.Tensor, k: int, allowed: Filter | None = None
 ) -> tuple[FloatArray, IntArray]:
     """One constrained selection: the k best children of R beams from their logits [R, V] and scores [R].
 
     Returns:
-        Scores and numbers of children [k]. REWIRE: the functions that the search itself calls.
+        Scores and numbers of children [k].
     """
-    found = children(trie, places, logits)
+    found = children(trie, places, logits, allowed)
     normaliser = (scores - logits.logsumexp(dim=1)).numpy()
     totals = found.log_probs + np.repeat(normaliser, np.diff(found.offsets))
     best = np.argpartition(-totals, min(k, len(totals)) - 1)[:k]
@@ -168,10 +151,9 @@ def search(
     boost: FloatArray | None = None,
     exact: bool = False,
 ) -> list[Ranking]:
-    """Beams of U prompts; `allowed` and `boost` are [U, N] by item. REWIRE: the new terms."""
-    return beam_search(
-        backend.open(prompts), trie, _terms(trie, prompts, k, kind, allowed, boost), width=width, exact=exact
-    )
+    """Beams of U prompts; `allowed` and `boost` are [U, N] by item."""
+    terms = _terms(trie, prompts, k, kind, allowed, boost)
+    return beam_search(backend.open(prompts), trie, terms, width=width, exact=exact)
 
 
 def exhaust(
@@ -184,7 +166,7 @@ def exhaust(
     allowed: BoolArray | None = None,
     boost: FloatArray | None = None,
 ) -> list[Ranking]:
-    """The same by scoring every allowed item. REWIRE: the new terms."""
+    """The same by scoring every allowed item."""
     return exhaustive_search(backend.open(prompts), trie, _terms(trie, prompts, k, kind, allowed, boost))
 
 
@@ -196,12 +178,13 @@ def _terms(
     allowed: BoolArray | None,
     boost: FloatArray | None,
 ) -> Terms:
-    everything = np.ones((len(prompts), len(trie)), dtype=np.bool_)
-    by_row = everything if allowed is None else allowed[:, trie.items]
-    return Terms(by_row, k, kind, boost=None if boost is None else boost[:, trie.items])
-
-
-# What follows is written with the functions above and stays.
+    subsets = [Subset.everything(len(trie))] * len(prompts)
+    if allowed is not None:
+        subsets = [Subset.of(len(trie), np.flatnonzero(own[trie.items])) for own in allowed]
+    boosts = None
+    if boost is not None:
+        boosts = [Boost(np.arange(len(trie)), own[trie.items]) for own in boost]
+    return Terms(subsets, k, kind, boosts=boosts)
 
 
 def locate(trie: TokenTrie, prefixes: IntArray) -> Places:
@@ -220,4 +203,4 @@ def locate(trie: TokenTrie, prefixes: IntArray) -> Places:
 def flat(found: Children) -> tuple[IntArray, IntArray, FloatArray]:
     """Children as parallel arrays: row, token, log-probability."""
     row = np.repeat(np.arange(len(found.offsets) - 1), np.diff(found.offsets))
-    return row, found.tokens, found.log_probs.astype(np.float64)
+    return row, found.tokens.astype(np.int64), found.log_probs.astype(np.float64)

@@ -99,10 +99,10 @@ class TransformersBackend:
                 block = hidden[start : start + _LOGIT_ROWS]
                 bounds = offsets[start : start + len(block) + 1]
                 asked = tokens[bounds[0] : bounds[-1]]
-                owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(bounds))).to(self.device)
                 every = head(block)
                 # What log_softmax takes away is the normaliser; it reads bfloat16 and sums in float32 in one pass.
                 normaliser = every[:, 0].float() - every.log_softmax(dim=-1, dtype=torch.float32)[:, 0]
+                owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(bounds))).to(self.device)
                 if every.dtype == torch.float32:
                     logits = every[owner, torch.from_numpy(asked).to(self.device)]
                 else:

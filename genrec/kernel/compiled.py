@@ -164,28 +164,35 @@ def measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, hi
 
 @_compile
 def open_nodes(
-    shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, low, high
-):
+    shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, low,
+    high, at,
+):  # fmt: skip
     count = len(low)
     depths = np.empty(count, dtype=np.int64)
     known = np.empty(count, dtype=np.int64)
     offsets = np.zeros(count + 1, dtype=np.int64)
     for node in range(count):
         begin, stop = low[node], high[node]
-        if stop - begin > limit:
-            place = _find_wide(wide_low, wide_high, begin, stop)
-            known[node] = place
-            depths[node] = wide_depth[place]
-            offsets[node + 1] = offsets[node] + wide_first[place + 1] - wide_first[place]
-            continue
         known[node] = -1
-        least = shared[begin + 1]
-        for row in range(begin + 2, stop):
-            least = min(least, shared[row])
         children = 1
-        for row in range(begin + 1, stop):
-            children += shared[row] == least
-        depths[node] = least
+        if stop - begin == 1:
+            depth = np.int64(shared[begin]) + np.int64(tails[begin])
+            children = 1 if len(at) and at[node] < depth else 0
+        elif stop - begin > limit:
+            place = _find_wide(wide_low, wide_high, begin, stop)
+            depth = wide_depth[place]
+            if not len(at) or at[node] >= depth:
+                known[node] = place
+                children = wide_first[place + 1] - wide_first[place]
+        else:
+            least = shared[begin + 1]
+            for row in range(begin + 2, stop):
+                least = min(least, shared[row])
+            depth = np.int64(least)
+            if not len(at) or at[node] >= depth:
+                for row in range(begin + 1, stop):
+                    children += shared[row] == least
+        depths[node] = min(depth, at[node]) if len(at) else depth
         offsets[node + 1] = offsets[node] + children
     total = offsets[count]
     child_low = np.empty(total + 1, dtype=np.int32)
@@ -194,6 +201,8 @@ def open_nodes(
     for node in range(count):
         begin, stop, depth, into = low[node], high[node], depths[node], offsets[node]
         size = offsets[node + 1] - into
+        if not size:
+            continue
         if known[node] >= 0:
             source = wide_first[known[node]]
             child_low[into : into + size] = wide_child[source : source + size]
@@ -204,7 +213,7 @@ def open_nodes(
             first[into] = tokens[start + depth - np.int64(shared[begin])]
             place = into + 1
             # Every row is written, and the next one over it where it begins no child: a branch here costs more.
-            for row in range(begin + 1, stop):
+            for row in range(begin + 1, stop if size > 1 else begin + 1):
                 start += np.int64(tails[row - 1])
                 child_low[place] = row
                 first[place] = tokens[start]
@@ -212,6 +221,15 @@ def open_nodes(
         child_high[into : into + size - 1] = child_low[into + 1 : into + size]
         child_high[into + size - 1] = stop
     return depths, offsets, child_low[:total], child_high, first[:total]
+
+
+@_compile
+def gather(matrix, tokens, offsets):
+    found = np.empty(len(tokens), dtype=matrix.dtype)
+    for row in range(len(offsets) - 1):
+        for place in range(offsets[row], offsets[row + 1]):
+            found[place] = matrix[row, tokens[place]]
+    return found
 
 
 @_compile

@@ -92,39 +92,48 @@ def measure_nodes(
 def open_nodes(
     shared: Numbers, tails: Numbers, starts: IntArray, tokens: Numbers, wide_low: IntArray, wide_high: IntArray,
     wide_depth: IntArray, wide_first: IntArray, wide_child: Numbers, wide_token: Numbers, limit: int,
-    low: IntArray, high: IntArray,
+    low: IntArray, high: IntArray, at: IntArray,
 ) -> tuple[IntArray, IntArray, Numbers, Numbers, Numbers]:  # fmt: skip
-    """The children of nodes of two rows or more; those of more than `limit` rows stand in the `wide_*` arrays.
+    """The children of nodes; those of nodes of more than `limit` rows stand in the `wide_*` arrays.
+
+    Args:
+        low, high: int64 [R], two rows or more each where `at` is empty.
+        at: int64 [R], the depth at which to look, no deeper than where the rows part; or empty for where they part.
 
     Returns:
-        int64 [R], the depth at which a node's rows part; int64 [R + 1], children of node r are `offsets[r]` to
-        `offsets[r + 1]`; int32 [C] twice, a child's rows; [C], the token that leads to it.
+        int64 [R], the depth looked at; int64 [R + 1], children of node r are `offsets[r]` to `offsets[r + 1]`; int32
+        [C] twice, a child's rows; [C], the token that leads to it.
     """
-    depths = measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
-    wide = high - low > limit
-    sizes = np.empty(len(low), dtype=np.int64)
+    parting = measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
+    depths = np.minimum(parting, at) if len(at) else parting
+    lone = (depths < parting) if len(at) else np.zeros(len(low), dtype=np.bool_)
+    wide = (high - low > limit) & ~lone
+    narrow = ~wide & ~lone & (high - low > 1)
     place = _find_wide(wide_low, wide_high, low[wide], high[wide])
-    sizes[wide] = wide_first[place + 1] - wide_first[place]
-    narrow = ~wide
     inner, begins = ragged_ranges(low[narrow] + 1, high[narrow])
     parts = shared[inner] == np.repeat(depths[narrow], high[narrow] - low[narrow] - 1)
+    sizes = lone.astype(np.int64)
+    sizes[wide] = wide_first[place + 1] - wide_first[place]
     sizes[narrow] = 1 + np.add.reduceat(parts, begins) if inner.size else 1
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    begin, stop = offsets[:-1], offsets[1:]
     child_low = np.empty(int(offsets[-1]), dtype=np.int32)
-    first = np.empty(len(child_low), dtype=tokens.dtype)
-    into, _ = ragged_ranges(offsets[:-1][wide], offsets[1:][wide])
-    source, _ = ragged_ranges(wide_first[place], wide_first[place + 1])
-    child_low[into], first[into] = wide_child[source], wide_token[source]
-    child_low[offsets[:-1][narrow]] = low[narrow]
-    into, _ = ragged_ranges(offsets[:-1][narrow] + 1, offsets[1:][narrow])
-    child_low[into] = inner[parts]
-    into, _ = ragged_ranges(offsets[:-1][narrow], offsets[1:][narrow])
-    rows = child_low[into].astype(np.int64)
-    step = np.repeat(depths[narrow], sizes[narrow]) - shared[rows]
-    first[into] = tokens[start_rows(tails, starts, rows) + step]
+    child_low[begin[lone]] = low[lone]
+    child_low[ragged_ranges(begin[wide], stop[wide])[0]] = wide_child[
+        ragged_ranges(wide_first[place], wide_first[place + 1])[0]
+    ]
+    child_low[begin[narrow]] = low[narrow]
+    child_low[ragged_ranges(begin[narrow] + 1, stop[narrow])[0]] = inner[parts]
+    rows = child_low.astype(np.int64)
+    first = tokens[start_rows(tails, starts, rows) + np.repeat(depths, sizes) - shared[rows]]
     child_high = np.append(child_low[1:], np.int32(0))[: len(child_low)]
-    child_high[offsets[1:] - 1] = high
+    child_high[stop[sizes > 0] - 1] = high[sizes > 0]
     return depths, offsets, child_low, child_high, first
+
+
+def gather(matrix: Numbers, tokens: Numbers, offsets: IntArray) -> Numbers:
+    """[C]: of row r of a matrix, the entries at `tokens[offsets[r]:offsets[r + 1]]`."""
+    return matrix[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), tokens]
 
 
 def keep_alive(
