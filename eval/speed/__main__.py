@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     begin = time.perf_counter()
 
+    # What one release of torch or transformers will drop, an older one has not got yet.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|transformers")
     import torch
 
     from eval.progress import show_progress

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from genrec.backends.quiet import quiet
 from genrec.backends.transformers import TransformersBackend
 from genrec.types import FloatArray, IntArray
 
@@ -23,13 +24,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 128,
     },
     # Where it has to be quick.
-    "21M": {
+    "12M": {
         "vocab_size": 32_000,
-        "hidden_size": 384,
-        "intermediate_size": 1152,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "head_dim": 64,
     },
     "tiny": {
@@ -49,7 +50,8 @@ def random_backend(shape: str, *, seed: int = 1) -> TransformersBackend:
     torch.manual_seed(seed)
     config = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=4096)
     with TemporaryDirectory() as folder:
-        Qwen3ForCausalLM(config).save_pretrained(folder)
+        with quiet():
+            Qwen3ForCausalLM(config).save_pretrained(folder)
         backend = TransformersBackend(folder, device="cpu", dtype=torch.float32, name=f"random {shape}")
     settings = backend.model.generation_config
     if settings is not None:

@@ -23,7 +23,7 @@ TARGETS = {
 def jobs(options: Options) -> list[Job]:
     """What `python -m eval.speed scoring` measures."""
     if options.quick:
-        return [Job("random weights", ("C12",), partial(_random, options, "21M"))]
+        return [Job("random weights", ("C12",), partial(_random, options, "12M"))]
     return [
         Job("SmolLM2", ("C12",), partial(_real, options)),
         Job("random weights", ("C12",), partial(_random, options, "0.6B")),

@@ -38,7 +38,7 @@ def rows(options: Options, count: int) -> Iterator[Row]:
                     "plain": partial(plain, logits, scores, width),
                     "masked": partial(masked, mask, sent, logits, scores, width),
                 },
-                rounds=2 * options.rounds + 1,
+                rounds=options.rounds,
             )
             share = found["masked"].seconds / found["plain"].seconds
             yield timed(
