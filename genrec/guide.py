@@ -61,31 +61,49 @@ class Guide:
 
 
 class Most:
-    """The most that any row of a range can still win behind a prefix: a maximum over rows, found in constant time.
-
-    Blocks of rows are joined by a sparse table (Bender and Farach-Colton, "The LCA Problem Revisited", LATIN 2000,
-    section 3); the ends of a range are looked through.
+    """The most that any row of a range can still win behind a prefix.
 
     Args:
         trie: whose rows.
         wins: float64 [T], what each token of a path wins.
+
+    Attributes:
+        before: float64 [T], what a path has won up to each token.
+        totals: float64 [N], what each row wins.
     """
 
     def __init__(self, trie: TokenTrie, wins: FloatArray) -> None:
-        self._before = prefix_sums(trie, wins)
-        self._rows = self._before[trie.last]
-        padded = np.full(-(-len(trie) // _BLOCK) * _BLOCK, -np.inf)
-        padded[: len(trie)] = self._rows
-        self._padded = padded
-        self._levels = [padded.reshape(-1, _BLOCK).max(axis=1)]
+        self.before = prefix_sums(trie, wins)
+        self.totals = self.before[trie.last]
+        self._highest = RangeMax(self.totals)
+
+    def best(self, low: IntArray, high: IntArray, places: IntArray) -> FloatArray:
+        """float64 [Q]: the most that a row of `low <= row < high` wins behind the token at a place of its path."""
+        return self._highest.best(low, high) - self.before[places]
+
+
+class RangeMax:
+    """The highest of any range of N values, found in constant time.
+
+    Blocks of values are joined by a sparse table (Bender and Farach-Colton, "The LCA Problem Revisited", LATIN 2000,
+    section 3); the ends of a range are looked through.
+
+    Args:
+        values: float64 [N].
+    """
+
+    def __init__(self, values: FloatArray) -> None:
+        self._values = np.full(-(-len(values) // _BLOCK) * _BLOCK, -np.inf)
+        self._values[: len(values)] = values
+        self._levels = [self._values.reshape(-1, _BLOCK).max(axis=1)]
         span = 1
         while 2 * span <= len(self._levels[0]):
             level = self._levels[-1]
             self._levels.append(np.maximum(level[:-span], level[span:]))
             span *= 2
 
-    def best(self, low: IntArray, high: IntArray, places: IntArray) -> FloatArray:
-        """float64 [Q]: the most that a row of `low <= row < high` wins behind the token at a place of its path."""
+    def best(self, low: IntArray, high: IntArray) -> FloatArray:
+        """float64 [Q], the highest of the values `low` to `high`, which are not empty ranges."""
         best = np.full(len(low), -np.inf)
         first, last = -(-low // _BLOCK), high // _BLOCK
         for level, table in enumerate(self._levels):
@@ -97,9 +115,9 @@ class Most:
         for begin, stop in ((low, np.minimum(first * _BLOCK, high)), (np.maximum(last * _BLOCK, low), high)):
             some = np.flatnonzero(stop > begin)
             # A range within one block is looked through twice, which changes nothing.
-            rows = np.minimum(begin[some, None] + steps, stop[some, None] - 1)
-            best[some] = np.maximum(best[some], self._padded[rows].max(axis=1))
-        return best - self._before[places]
+            places = np.minimum(begin[some, None] + steps, stop[some, None] - 1)
+            best[some] = np.maximum(best[some], self._values[places].max(axis=1))
+        return best
 
 
 def catalog_steps(trie: TokenTrie, steps: FloatArray) -> FloatArray:

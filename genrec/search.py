@@ -15,13 +15,15 @@ import numpy as np
 from genrec.backends.base import TokenTree
 from genrec.errors import InputError
 from genrec.forest import score_tries
-from genrec.guide import Guide, catalog_steps, prefix_sums, shares_of
+from genrec.guide import Guide, RangeMax, catalog_steps, prefix_sums, shares_of
 from genrec.kernel.plain import ragged_ranges
 from genrec.subset import Boost, Subset
 from genrec.trie import Children, Filter, TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 ScoreKind = Literal["model", "catalog"]
+
+_DENSE = 16  # a boost of one row in so many, or more, is worth a table of its highest in any range
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,9 @@ class _Beam:
         self._most = None if terms.guide is None else terms.guide.most(terms.kind)
         self._boosts = [_allowed_boost(_boost_of(terms, prompt), own) for prompt, own in enumerate(terms.allowed)]
         self._boosted = any(len(boost) for boost in self._boosts)
+        self._dense = {
+            prompt: self._ranges(boost) for prompt, boost in enumerate(self._boosts) if len(boost) * _DENSE > len(trie)
+        }
         prompts = len(terms.allowed)
         self._dropped = np.full(prompts, -np.inf)
         self._grown = np.zeros(prompts, dtype=np.int64)
@@ -287,9 +292,7 @@ class _Beam:
         promise = reached
         if self._boosted:
             promise = reached + self._best_boosts(prompt[owner], low, high)
-        bound = promise
-        if self._most is not None:
-            bound = promise + self._most.best(low.astype(np.int64), high.astype(np.int64), places)
+        bound = promise if self._most is None else self._bounds(prompt[owner], low, high, places, reached, promise)
         kept: IntArray | slice = slice(None)
         if not len(self._waiting.prompt) and (self._grown >= self._limit).all():
             # Nothing can wait any more: what will not be chosen in the next step need not be written down.
@@ -303,6 +306,32 @@ class _Beam:
             children.depths[owner], reached[kept], promise[kept], bound[kept],
         )  # fmt: skip
 
+    def _ranges(self, boost: Boost) -> tuple[RangeMax, RangeMax]:
+        """Of a boost of many rows: its highest in any range, and the highest of it and what the guide wins together."""
+        dense = np.zeros(len(self._trie))
+        dense[boost.places] = boost.values
+        return RangeMax(dense), RangeMax(dense if self._most is None else dense + self._most.totals)
+
+    def _bounds(
+        self,
+        prompt: IntArray,
+        low: IntArray,
+        high: IntArray,
+        places: IntArray,
+        reached: FloatArray,
+        promise: FloatArray,
+    ) -> FloatArray:
+        """What no row below each node can exceed, where a guide gives back what a path has not lost yet."""
+        if self._most is None:
+            return promise
+        low, high = low.astype(np.int64), high.astype(np.int64)
+        bounds = promise + self._most.best(low, high, places)
+        for number, (_, both) in self._dense.items():
+            here = np.flatnonzero(prompt == number)
+            # The row that is boosted most is seldom the one that wins most: together they bound closer.
+            bounds[here] = reached[here] + both.best(low[here], high[here]) - self._most.before[places[here]]
+        return bounds
+
     def _best_boosts(self, prompt: IntArray, low: IntArray, high: IntArray) -> FloatArray:
         """The highest boost of any row of each node, 0 where one of its rows has none."""
         best = np.zeros(len(prompt))
@@ -310,6 +339,9 @@ class _Beam:
             if not len(boost):
                 continue
             here = np.flatnonzero(prompt == number)
+            if number in self._dense:
+                best[here] = self._dense[number][0].best(low[here].astype(np.int64), high[here].astype(np.int64))
+                continue
             first, last = np.searchsorted(boost.places, low[here]), np.searchsorted(boost.places, high[here])
             some = last > first
             spread, begins = ragged_ranges(first[some], last[some])

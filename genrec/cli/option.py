@@ -180,6 +180,10 @@ MaxHistory = Annotated[
     int | None,
     typer.Option("--max-history", help="The newest items of a history that the prompt shows.", rich_help_panel=_SEARCH),
 ]
+MaxNodes = Annotated[
+    int | None,
+    typer.Option("--max-nodes", help="Tokens after which a proof is given up.", rich_help_panel=_SEARCH),
+]
 Memory = Annotated[
     float | None,
     typer.Option(

@@ -38,8 +38,9 @@ class GenerativeSettings:
         evidence: nats that are added for each standard deviation by which the proposer's own score of an item lies
             above the mean of the `candidates` it likes best.
         candidates: how many items are proposed and scored, at least k.
-        width: beam width, see `genrec.search.beam_search`.
-        exact: let the beam go on until its top k is proven.
+        width: beam width, see `genrec.search.beam_search`; with `exact` the nodes opened at once.
+        exact: let the beam go on until its top k is proven, or `max_nodes` were grown for a person.
+        max_nodes: the limit to `exact`; a list that reaches it is full, and says that it is not proven.
         min_history: with fewer known items, and no words, the LLM has nothing to go on.
         max_history: the most items of a history that the prompt shows, the newest.
         history_step: how many of them leave the prompt together, see `genrec.renderer.window_start`.
@@ -53,8 +54,9 @@ class GenerativeSettings:
     prior: float = 1.0
     evidence: float = 0.0
     candidates: int = 50
-    width: int = 50
-    exact: bool = False
+    width: int = 8
+    exact: bool = True
+    max_nodes: int = 2000
     min_history: int = 1
     max_history: int = 12
     history_step: int = 4
@@ -65,7 +67,7 @@ class GenerativeSettings:
         for name, kinds in (("strategy", get_args(Strategy)), ("score", get_args(ScoreKind))):
             if getattr(self, name) not in kinds:
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(kinds)}")
-        for name in ("candidates", "width", "min_history", "max_history", "history_step", "batch_size"):
+        for name in ("candidates", "width", "max_nodes", "min_history", "max_history", "history_step", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.memory is not None and not self.memory > 0:
@@ -308,7 +310,7 @@ class GenerativeRanker:
         """
         budget, longest = self.settings.memory, int(self._index.trie.lengths.max())
         if budget is None:
-            return _MOST_NODES
+            return self.settings.max_nodes
         beam = strategy == "beam"
         each = self.settings.width * longest if beam else max(_PASS, longest)
         whole = sum(map(len, prompts))
@@ -320,7 +322,7 @@ class GenerativeRanker:
                 f"{size:,} bytes = {tokens * size / 1e9:.2f} GB; the budget is {budget / 1e9:.2f} GB; "
                 "lower batch_size, width or max_history, or raise memory"
             )
-        return int(budget / size - tokens) // len(prompts)
+        return min(self.settings.max_nodes, int(budget / size - tokens) // len(prompts))
 
     def _priors_beside(self, renderer: Renderer, allowed: Sequence[Subset], deadline: Deadline) -> list[Boost]:
         """What to subtract where prompts show candidates: the score behind an empty history beside the same ones."""
@@ -412,7 +414,6 @@ def _shows_candidates(renderer: Renderer) -> bool:
     return "candidates" in renderer.template.inputs
 
 
-_MOST_NODES = 1 << 20  # nodes that an exact search grows for a prompt before it gives up its proof
 _PASS = 512  # nodes a prompt that one pass over candidates grows
 _NOTHING = Ranking(np.empty(0, dtype=np.int64), np.empty(0), True, 0, ("nothing is allowed",))
 
