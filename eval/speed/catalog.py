@@ -168,14 +168,15 @@ def _distinct(draw: Callable[[int], Rows], count: int) -> Rows:
     rows = draw(count)
     while True:
         # Two different rows may meet in one hash; then one is lost, which does no harm.
-        _, first = np.unique(_hash(rows), return_index=True)
+        _, first = np.unique(hashes(rows), return_index=True)
         rows = rows[np.sort(first)]
         if len(rows) >= count:
             return rows[:count]
         rows = np.concatenate([rows, draw(2 * (count - len(rows)) + 16)])
 
 
-def _hash(rows: Tokens | IntArray) -> NDArray[np.uint64]:
+def hashes(rows: Tokens | IntArray) -> NDArray[np.uint64]:
+    """uint64 [N], a number for each row that another row hardly ever has."""
     state = np.zeros(len(rows), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for column in rows.T:

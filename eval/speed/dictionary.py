@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
-from eval.speed.catalog import Codes
+from eval.speed.catalog import Codes, hashes
 from genrec.types import IntArray
 
 NAME = "dictionary trie and Hugging Face's mask"
@@ -41,8 +41,9 @@ def below(codes: Codes, prefixes: IntArray) -> Node:
     depth = prefixes.shape[1]
     long = np.flatnonzero(codes.lengths > depth)
     place = codes.offsets[long][:, None] + np.arange(depth)
-    begins, asked = _keys(codes.tokens[place]), _keys(prefixes.astype(np.uint16))
-    return build(_part(codes, long[np.isin(begins, asked)]))
+    begins, asked = hashes(codes.tokens[place]), np.unique(hashes(prefixes))
+    nearest = np.minimum(np.searchsorted(asked, begins), len(asked) - 1)
+    return build(_part(codes, long[asked[nearest] == begins]))
 
 
 def allowed_tokens(root: Node, skip: int, *, otherwise: int) -> Callable[[int, torch.Tensor], list[int]]:
@@ -66,8 +67,3 @@ def _part(codes: Codes, items: IntArray) -> Codes:
     offsets = codes.offsets
     pieces = [codes.tokens[offsets[item] : offsets[item + 1]] for item in items.tolist()]
     return Codes(codes.name, codes.vocab_size, np.concatenate(pieces), codes.lengths[items])
-
-
-def _keys(rows: np.ndarray[Any, np.dtype[np.uint16]]) -> np.ndarray[Any, Any]:
-    """Rows as one value each, to be compared whole."""
-    return np.ascontiguousarray(rows).view(f"V{2 * rows.shape[1]}").ravel()

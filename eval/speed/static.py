@@ -24,7 +24,7 @@ class StaticIndex:
 
     Attributes:
         table: int32 [E + K, 2], the token of each transition and the state it leads to, by state; then padding.
-        pointer: int64 [S + 1], where the transitions of each state begin.
+        pointer: int32 [S + 1], where the transitions of each state begin.
         limits: the most children of any state, level by level.
         start: bool [V], tokens that begin a row.
         mask: bool [V, V], which second token may follow which first one.
@@ -124,7 +124,7 @@ def build(codes: Codes) -> StaticIndex:
             dense = np.zeros((vocab_size, vocab_size), dtype=np.int32)
             mask[above - 1, rows[begins, 1]] = True
             dense[above - 1, rows[begins, 1]] = leads
-    pointer = np.zeros(states + 1, dtype=np.int64)
+    pointer = np.zeros(states + 1, dtype=np.int32)
     np.cumsum(np.bincount(np.concatenate(parents), minlength=states), out=pointer[1:])
     start = np.zeros(vocab_size, dtype=np.bool_)
     start[rows[:, 0]] = True
