@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -25,3 +25,17 @@ def show_progress(items: Iterable[T], name: str, total: int) -> Iterator[T]:
         if now - told >= _SECONDS or done == total:
             told = now
             print(f"{name}: {done} of {total}, {now - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def tell_progress(name: str) -> Callable[[int, int], None]:
+    """A function that is told how much of something is done, and passes it on to stderr every ten seconds."""
+    start = time.perf_counter()
+    told = [start]
+
+    def tell(done: int, total: int) -> None:
+        now = time.perf_counter()
+        if now - told[0] >= _SECONDS or done == total:
+            told[0] = now
+            print(f"{name}: {done} of {total}, {now - start:.0f} s", file=sys.stderr, flush=True)
+
+    return tell

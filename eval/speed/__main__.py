@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine there")
     parser.add_argument("--rows", default="", metavar="C1,C5", help="only these rows")
     parser.add_argument("--rounds", type=int, metavar="N", help="samples of each timing: 5, or 3 with --quick")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder of video games, for the row S2 of `search`")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch, numpy and numba")
     options = parser.parse_args(arguments)
     if options.threads:
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = frozenset(filter(None, options.rows.split(",")))
-    settings = report.Options(options.quick, options.rounds or (3 if options.quick else 5), wanted)
+    rounds = options.rounds or (3 if options.quick else 5)
+    settings = report.Options(options.quick, rounds, wanted, options.data)
     jobs: list[report.Job] = importlib.import_module(f"eval.speed.{options.benchmark}").jobs(settings)
     known = {row for job in jobs for row in job.rows}
     if unknown := sorted(wanted - known):
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not sys.stderr.isatty():
             for row in found:
                 print(f"{job.name}: {row.id} {row.variant}: {row.verdict}", file=sys.stderr, flush=True)
-    rows.sort(key=lambda row: int(row.id[1:]))
+    rows.sort(key=lambda row: (row.id[0], int(row.id[1:])))
     report.show(rows)
     seconds = time.perf_counter() - begin
     print(f"{len(rows)} rows in {seconds:.0f} s")

@@ -165,11 +165,13 @@ class Options:
         quick: small enough for a minute.
         rounds: samples of everything that is timed.
         rows: ids of the rows that are wanted; empty for all.
+        data: a folder of video games, see `eval.protocol`; without it, its rows are left out.
     """
 
     quick: bool = False
     rounds: int = 5
     rows: frozenset[str] = frozenset()
+    data: Path | None = None
 
     def wants(self, *rows: str) -> bool:
         """Whether any of these rows is wanted."""

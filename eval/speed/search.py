@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.speed import dictionary, exactness, huggingface, subject
+from eval.speed import dictionary, exactness, huggingface, size, subject
 from eval.speed.catalog import Codes, uniform, zipf
 from eval.speed.measurement import interleave
 from eval.speed.model import FreeBackend, random_backend
@@ -34,7 +34,7 @@ BOOKKEEPING = Target(5e-3, 1e-3, judged="genrec")
 WHOLE = Target(2.0, 1.3)
 
 K = 10  # of a whole ranking
-BATCH = 8  # prompts computed at once
+BATCH = 64  # prompts computed at once
 
 
 def jobs(options: Options) -> list[Job]:
@@ -46,6 +46,7 @@ def jobs(options: Options) -> list[Job]:
         Job("exactness", ("C14",), partial(exactness.rows, cases)),
         Job("films", ("C17",), partial(_films, options)),
         Job("beams", ("C10", "C11"), partial(_beams, options, beams)),
+        *size.jobs(options),
     ]
 
 
@@ -122,8 +123,8 @@ def _films(options: Options) -> Iterator[Row]:
     titles = Codes.of_sequences(name, TitleIdentifiers().encode(catalog, tokenizer), tokenizer.vocab_size)
     root, steps = dictionary.build(titles), int(titles.lengths.max())
     ask: dict[str, Callable[[], Any]] = {
-        score: partial(plain.with_settings(score=score).rank, requests, K, deadline=Deadline.never())
-        for score in ("model", "catalog")
+        score: partial(plain.with_settings(score=score, exact=exact).rank, requests, K, deadline=Deadline.never())
+        for score, exact in (("model", False), ("catalog", True))
     }
     ask["prompts"] = partial(huggingface.read_prompts, backend.model, prompts, BATCH)
     ask["generate"] = lambda: [
@@ -136,9 +137,13 @@ def _films(options: Options) -> Iterator[Row]:
     variant = f"{len(requests)} users, {len(catalog)} items of {name}, {backend.name}, width {K}"
     mean = f"prompts of {np.mean([len(prompt) for prompt in prompts]):.0f} tokens, in batches of {BATCH}"
     for score in ("model", "catalog"):
-        peer_name = huggingface.PROMPTS
-        one = f"{variant}, {score} score"
-        yield timed("C17", one, found[score], found["prompts"], target=WHOLE, peer_name=peer_name, note=mean)
+        own = last[score]
+        note = (
+            f"{mean}; {np.mean([ranking.nodes for ranking in own]):.0f} tokens behind each, "
+            f"{100 * np.mean([ranking.proven for ranking in own]):.0f} % proven"
+        )
+        one = f"{variant}, {score} score{', exact' if score == 'catalog' else ''}"
+        yield timed("C17", one, found[score], found["prompts"], target=WHOLE, peer_name=huggingface.PROMPTS, note=note)
     share, peer = len(requests) / few, found["generate"]
     theirs = [[huggingface.item_of(root, path) for path in paths] for paths in last["generate"]]
     pairs = zip(last["model"], theirs, strict=False)

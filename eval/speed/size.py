@@ -1,0 +1,155 @@
+"""What a request costs at three catalog sizes, by the way the LLM is used: tokens, seconds, and whether it is proven.
+
+Rows are called S: they inform, and have no floor. The prior of a whole catalog is measured once and kept; where that
+would take hours, only candidates are ranked, whose prior is measured when they first come up.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.progress import tell_progress
+from eval.protocol import Task, candidate_lists, next_basket
+from eval.speed.catalog import titles
+from eval.speed.report import Job, Options, Row
+from genrec import (
+    Catalog,
+    CatalogIndex,
+    EmbeddingRanker,
+    GenerativeRanker,
+    GenerativeSettings,
+    RankRequest,
+    Recommender,
+    TitleIdentifiers,
+    open_dataset,
+    open_recommender,
+    read_template,
+)
+from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
+from genrec.deadline import Deadline
+from genrec.subset import Subset
+from genrec.types import Item
+
+K, PEOPLE = 10, 16
+SEED = 20261122
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to use the model, by name, and the settings that make it."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+WAYS = (
+    Way("50 candidates, evidence 50", {"strategy": "candidates", "evidence": 50.0}),
+    Way("whole catalog, exact, evidence 50", {"strategy": "beam", "evidence": 50.0}),
+    Way("whole catalog, exact, evidence 20", {"strategy": "beam", "evidence": 20.0}),
+    Way("whole catalog, exact to 2,000 tokens, no evidence", {"strategy": "beam", "evidence": 0.0}),
+    Way("whole catalog, catalog score, exact, no evidence", {"strategy": "beam", "evidence": 0.0, "score": "catalog"}),
+)
+
+
+def jobs(options: Options) -> list[Job]:
+    """What belongs to `python -m eval.speed search` and is not quick."""
+    if options.quick:
+        return []
+    listed = [Job("a shop", ("S1",), _shop)]
+    if options.data is not None:
+        listed.append(Job("games", ("S2",), partial(_games, options.data)))
+    return [*listed, Job("a million titles", ("S3",), _million)]
+
+
+def _shop() -> Iterator[Row]:
+    """3,659 items of the embedded shop, next-basket people."""
+    catalog, interactions = open_dataset("online-retail", default_cache())
+    experiment = next_basket(catalog, interactions, PEOPLE, part="validation", seed=SEED)
+    recommender = open_recommender(catalog, experiment.train, cache=default_cache())
+    yield from _rows("S1", catalog, _ranker_of(recommender), _requests(catalog, experiment.tasks), WAYS)
+
+
+def _games(data: Path) -> Iterator[Row]:
+    """16,859 video games, whose whole-catalog prior takes minutes."""
+    experiment = candidate_lists(data, PEOPLE)
+    recommender = open_recommender(experiment.catalog, experiment.train, cache=default_cache())
+    requests = _requests(experiment.catalog, experiment.tasks)
+    yield from _rows("S2", experiment.catalog, _ranker_of(recommender), requests, WAYS)
+
+
+def _million() -> Iterator[Row]:
+    """A million titles made of the shop's words; candidates come from random vectors, so nothing is known of taste."""
+    backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
+    shop, _ = open_dataset("online-retail", default_cache())
+    made = titles(1_000_000, shop.titles, tokenizer)
+    words = (tokenizer.decode(tokens.tolist()[:-1]) for tokens in made.sequences())
+    begin = time.perf_counter()
+    catalog = Catalog.from_items(
+        (Item(f"i{place}", f"{word} {place}") for place, word in enumerate(words)), name="made"
+    )
+    read = time.perf_counter() - begin
+    begin = time.perf_counter()
+    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+    built = time.perf_counter() - begin
+    random = np.random.default_rng(1)
+    vectors = random.standard_normal((len(catalog), 64), dtype=np.float32)
+    ranker = GenerativeRanker(
+        index,
+        backend,
+        tokenizer,
+        template=read_template("next-item"),
+        cold_template=read_template("cold-start"),
+        background=[random.integers(0, len(catalog), 12) for _ in range(3)],
+        proposer=EmbeddingRanker(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)),
+        settings=GenerativeSettings(evidence=50.0),
+    )
+    everything = Subset.everything(len(catalog))
+    requests = [RankRequest(random.integers(0, len(catalog), 10), "", everything) for _ in range(PEOPLE)]
+    note = (
+        f"; items read in {read:.0f} s, written in tokens and sorted in {built:.0f} s, {index.trie.nbytes / 1e6:.0f} MB"
+    )
+    free: dict[str, Any] = {"strategy": "beam", "prior": 0.0, "score": "catalog", "evidence": 0.0}
+    plain = Way("whole catalog, catalog score, exact, no prior", free)
+    for row in _rows("S3", catalog, ranker, requests, (WAYS[0], plain)):
+        yield Row(row.id, row.variant, row.genrec, row.unit, note=row.note + note)
+
+
+def _rows(
+    identifier: str, catalog: Catalog, ranker: GenerativeRanker, requests: list[RankRequest], ways: Sequence[Way]
+) -> Iterator[Row]:
+    whole = any(way.settings["strategy"] == "beam" and way.settings.get("prior", 1.0) for way in ways)
+    begin = time.perf_counter()
+    if whole:
+        ranker.fill_priors(tell_progress(f"the prior of {catalog.name}"))
+    filled = time.perf_counter() - begin
+    for way in ways:
+        own = ranker.with_settings(**way.settings)
+        own.rank(requests[:1], K, deadline=Deadline.never())
+        begin = time.perf_counter()
+        rankings = own.rank(requests, K, deadline=Deadline.never())
+        seconds = (time.perf_counter() - begin) / len(requests)
+        nodes = np.array([ranking.nodes for ranking in rankings])
+        passes = max(ranking.passes for ranking in rankings)
+        proven = np.mean([ranking.proven for ranking in rankings])
+        note = (
+            f"{np.median(nodes):.0f} tokens behind the prompt (median; {nodes.max()} at most), {passes} passes, "
+            f"proven for {100 * proven:.0f} % of {len(requests)} people"
+        )
+        if whole:
+            note += f"; the prior took {filled:.0f} s (0: it was kept)"
+        yield Row(identifier, f"{catalog.name} ({len(catalog):,}): {way.name}", seconds, "s", note=note)
+
+
+def _ranker_of(recommender: Recommender) -> GenerativeRanker:
+    return next(ranker for ranker in recommender.ladder if isinstance(ranker, GenerativeRanker))
+
+
+def _requests(catalog: Catalog, tasks: Sequence[Task]) -> list[RankRequest]:
+    """People, and what they do not have."""
+    histories = [catalog.indices_of(task.history.item_ids, "skip") for task in tasks]
+    return [RankRequest(items, "", Subset.everything(len(catalog)).without(items)) for items in histories]
