@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from genrec import artifact
 from genrec.errors import ArtifactError, InputError
 from genrec.kernel.choice import choose_loops
-from genrec.kernel.plain import BLOCK, ragged_ranges
+from genrec.kernel.plain import BLOCK
 from genrec.subset import Subset
 from genrec.types import BoolArray, IntArray
 
@@ -383,32 +383,29 @@ class TokenTrie:
     @cached_property
     def _wide(self) -> tuple[Any, ...]:
         """The nodes of more than `_WIDE` rows, by `low` and `high`: these, depths, first children, children, tokens."""
-        empty = np.empty(0, dtype=np.int64)
-        found: list[tuple[IntArray, IntArray, Children]] = []
-        low, high = np.array([0]), np.array([len(self)])
-        while (wide := high - low > _WIDE).any():
-            low, high = low[wide].astype(np.int64), high[wide].astype(np.int64)
-            children = Children(*self._loops.open_nodes(
-                self.shared, self.tails, self._starts, self.tokens, *([empty] * 4),
-                np.empty(0, np.int32), self.tokens[:0], _MOST, low, high, _NOWHERE,
-            ))  # fmt: skip
-            found.append((low, high, children))
-            low, high = children.low, children.high
-        if not found:
-            return empty, empty, empty, np.zeros(1, dtype=np.int64), np.empty(0, np.int32), self.tokens[:0]
-        low, high = (np.concatenate([one[place] for one in found]) for place in (0, 1))
-        depths, sizes = (
-            np.concatenate(parts)
-            for parts in zip(*((one.depths, np.diff(one.offsets)) for _, _, one in found), strict=True)
+        found: list[tuple[int, int, int, IntArray]] = []
+        waiting = [(0, len(self))] if len(self) > _WIDE else []
+        while waiting:
+            low, high = waiting.pop()
+            inner = self.shared[low + 1 : high]
+            depth = int(inner.min())
+            below = np.append(low, low + 1 + np.flatnonzero(inner == depth))
+            found.append((low, high, depth, below))
+            sizes = np.diff(np.append(below, high))
+            waiting += [(int(below[at]), int(below[at] + sizes[at])) for at in np.flatnonzero(sizes > _WIDE)]
+        found.sort(key=lambda node: node[:2])
+        low_, high_, depths, first = (
+            np.array(column, dtype=np.int64)
+            for column in (
+                [node[0] for node in found],
+                [node[1] for node in found],
+                [node[2] for node in found],
+                np.cumsum([0, *(len(node[3]) for node in found)]),
+            )
         )
-        begins = np.cumsum(sizes) - sizes
-        order = np.lexsort((high, low))
-        source, _ = ragged_ranges(begins[order], begins[order] + sizes[order])
-        child, token = (
-            np.concatenate([getattr(one, name) for _, _, one in found])[source] for name in ("low", "tokens")
-        )
-        first = np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64)
-        return low[order], high[order], depths[order], first, child, token
+        rows = np.concatenate([node[3] for node in found]) if found else np.empty(0, dtype=np.int64)
+        tokens = self.tokens[self.start(rows) + np.repeat(depths, np.diff(first)) - self.shared[rows]]
+        return low_, high_, depths, first, rows.astype(np.int32), tokens
 
     @cached_property
     def _arrays(self) -> tuple[Any, ...]:

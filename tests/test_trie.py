@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from genrec import trie as trie_module
 from genrec.errors import ArtifactError, InputError
 from genrec.kernel import compiled, plain
+from genrec.kernel.plain import ragged_ranges
 from genrec.subset import Mask, Subset
-from genrec.trie import Filter, TokenTrie, ragged_ranges
+from genrec.trie import Filter, TokenTrie
 from genrec.types import IntArray
 
 END = 0

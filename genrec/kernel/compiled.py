@@ -25,6 +25,22 @@ def _compile(function: F) -> F:
 
 
 @_compile
+def _copy(source, begin, stop, target, into):
+    # Loops over slices count from 0 and so never below it; numba then copies many numbers at once.
+    left, right = target[into : into + stop - begin], source[begin:stop]
+    for step in range(len(left)):
+        left[step] = right[step]
+
+
+@_compile
+def _least(values):
+    least = values[0]
+    for value in values:
+        least = min(least, value)
+    return least
+
+
+@_compile
 def pack_keys(tokens, offsets, rows, depth, count, bits):
     keys = np.zeros(len(rows), dtype=np.uint64)
     for place in range(len(rows)):
@@ -52,9 +68,9 @@ def front_code(tokens, offsets, order, shared, tails, own):
         last = min(chunk + _GATHERED, len(order))
         read = 0
         for place in range(chunk, last):
-            for source in range(offsets[order[place]], offsets[order[place] + 1]):
-                buffer[read] = tokens[source]
-                read += 1
+            source, stop = offsets[order[place]], offsets[order[place] + 1]
+            _copy(tokens, source, stop, buffer, read)
+            read += stop - source
         begin = 0
         for place in range(chunk, last):
             size = offsets[order[place] + 1] - offsets[order[place]]
@@ -65,10 +81,9 @@ def front_code(tokens, offsets, order, shared, tails, own):
                 return -place
             shared[place] = same
             tails[place] = size - same
-            for step in range(same, size):
-                before[step] = buffer[begin + step]
-                own[filled] = buffer[begin + step]
-                filled += 1
+            _copy(buffer, begin + same, begin + size, before, same)
+            _copy(buffer, begin + same, begin + size, own, filled)
+            filled += size - same
             begin += size
             end = size
     return filled
@@ -155,10 +170,7 @@ def measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, hi
         elif stop - begin > limit:
             depths[node] = wide_depth[_find_wide(wide_low, wide_high, begin, stop)]
         else:
-            least = shared[begin + 1]
-            for row in range(begin + 2, stop):
-                least = min(least, shared[row])
-            depths[node] = least
+            depths[node] = _least(shared[begin + 1 : stop])
     return depths
 
 
@@ -185,13 +197,12 @@ def open_nodes(
                 known[node] = place
                 children = wide_first[place + 1] - wide_first[place]
         else:
-            least = shared[begin + 1]
-            for row in range(begin + 2, stop):
-                least = min(least, shared[row])
+            inner = shared[begin + 1 : stop]
+            least = _least(inner)
             depth = np.int64(least)
             if not len(at) or at[node] >= depth:
-                for row in range(begin + 1, stop):
-                    children += shared[row] == least
+                for common in inner:
+                    children += common == least
         depths[node] = min(depth, at[node]) if len(at) else depth
         offsets[node + 1] = offsets[node] + children
     total = offsets[count]
@@ -211,13 +222,15 @@ def open_nodes(
             start = _start(tails, starts, begin)
             child_low[into] = begin
             first[into] = tokens[start + depth - np.int64(shared[begin])]
+            last = stop if size > 1 else begin + 1
+            inner, before = shared[begin + 1 : last], tails[begin : last - 1]
             place = into + 1
             # Every row is written, and the next one over it where it begins no child: a branch here costs more.
-            for row in range(begin + 1, stop if size > 1 else begin + 1):
-                start += np.int64(tails[row - 1])
-                child_low[place] = row
+            for step in range(len(inner)):
+                start += np.int64(before[step])
+                child_low[place] = begin + 1 + step
                 first[place] = tokens[start]
-                place += shared[row] == depth
+                place += inner[step] == depth
         child_high[into : into + size - 1] = child_low[into + 1 : into + size]
         child_high[into + size - 1] = stop
     return depths, offsets, child_low[:total], child_high, first[:total]
@@ -264,12 +277,6 @@ def keep_alive(offsets, low, high, first, owner, listed, bounds, only, counts):
 
 
 @_compile
-def _copy(source, begin, stop, target, into):
-    for step in range(stop - begin):
-        target[into + step] = source[begin + step]
-
-
-@_compile
 def merge(
     shared, tails, tokens, items, gone, new_shared, new_tails, new_tokens, new_items,
     out_shared, out_tails, out_tokens, out_items, row, new_row,
@@ -291,13 +298,23 @@ def merge(
             loaded = True
         limit = new_same if loaded else -1
         front = np.int64(shared[at]) if at < rows else 0
-        if not leave and at < rows and same == front and same > limit:
-            stop = gone[skipped] if skipped < len(gone) else rows
-            while at < stop and np.int64(shared[at]) > limit:
-                read += np.int64(tails[at])
-                at += 1
-            same = np.int64(shared[at]) if at < rows else 0
-            continue
+        if not leave and at < rows and same == front and same >= limit:
+            stop, begin = gone[skipped] if skipped < len(gone) else rows, at
+            if not loaded:
+                for size in tails[at:stop]:
+                    read += np.int64(size)
+                at = stop
+            else:
+                wanted = new_row[new_same]
+                while at < stop:
+                    depth = np.int64(shared[at])
+                    if depth < limit or (depth == limit and tokens[read] >= wanted):
+                        break
+                    read += np.int64(tails[at])
+                    at += 1
+            if at > begin:
+                same = np.int64(shared[at]) if at < rows else 0
+                continue
         size = front + np.int64(tails[at]) if at < rows else 0
         older, common = at < rows, 0
         if older and loaded and not leave:
