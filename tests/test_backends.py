@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts import BackendContract, defines, has_base, subjects
+from contracts import BackendContract, defines, has_base, read, subjects
 
 import genrec
 from genrec.backends.base import Backend
@@ -58,6 +58,23 @@ class TestTransformersBackend(BackendContract):
             moves += where != held.data_ptr()
             where = held.data_ptr()
         assert moves < 10
+
+    def test_attention_that_copies_nothing_says_what_the_copying_one_says(
+        self, backend: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It stands in for the library's own, which every other check of the model has been made with."""
+        import torch
+
+        answers = []
+        for name in (backend.model.config._attn_implementation, "sdpa"):
+            monkeypatch.setattr(backend.model.config, "_attn_implementation", name)
+            tree = backend.open([np.arange(30), np.arange(5)])
+            tree.grow(np.array([0, 1, 2, 2]), np.array([5, 6, 7, 8]))
+            plain = backend.model(input_ids=torch.arange(9)[None]).logits.detach().numpy()
+            answers.append((read(backend, tree), plain))
+        assert backend.model.config._attn_implementation == "sdpa"
+        for found, expected in zip(*answers, strict=True):
+            self.same(found, expected)
 
     def test_a_shared_head_is_computed_once(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch of people under one template would pay for its words as often as there are people."""

@@ -35,7 +35,7 @@ LAYERS = [
     "search",
     "index prior",
     # implementations
-    "backends.cache backends.quiet",
+    "backends.attention backends.cache backends.quiet",
     "backends.encoder backends.transformers",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
@@ -119,7 +119,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("kernel.plain", "types"),
         ("tokenizer", "errors types"),
         ("backends.base", "types"),
-        ("backends.transformers", "errors types backends.cache backends.quiet"),
+        ("backends.transformers", "errors types backends.attention backends.cache backends.quiet"),
         ("backends.encoder", "errors types backends.quiet"),
         ("rankers.base", "types deadline subset"),
     ],

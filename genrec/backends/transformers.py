@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+from genrec.backends.attention import choose_attention
 from genrec.backends.cache import growing_cache
 from genrec.backends.quiet import quiet
 from genrec.errors import EngineError, InputError, ModelMissingError
@@ -52,7 +53,10 @@ class TransformersBackend:
         try:
             with quiet():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    str(model), dtype=self.dtype, attn_implementation="sdpa", use_safetensors=True
+                    str(model),
+                    dtype=self.dtype,
+                    attn_implementation=choose_attention(self.device),
+                    use_safetensors=True,
                 )
         except Exception as error:  # safetensors, torch and Transformers raise their own
             raise ModelMissingError(f"cannot load the model {Path(model).name!r}: {error}") from error

