@@ -96,8 +96,8 @@ def window_start(history: IntArray, most: int, step: int) -> int:
 
     `history[start:]` holds at most `most` distinct items. When one more comes, the `step` that were not met for longest
     leave together, and the start moves to where the others begin. So what is shown are always the newest distinct
-    items: all while there are no more than `most`, later `most` or up to `step - 1` fewer. Between two moves lie at
-    least `step` new items. The answer depends on every event from the first on.
+    items: all while there are no more than `most`, later `most` or up to `step - 1` fewer, never none. Between two
+    moves lie at least `step` new items, or `most` if that is less. The answer depends on every event from the first on.
 
     Args:
         history: int64 [H], item indices, oldest first.
