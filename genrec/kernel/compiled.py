@@ -56,33 +56,45 @@ def pack_keys(tokens, offsets, rows, depth, count, bits):
 
 
 @_compile
+def _bounds(offsets, length, row):
+    # Where rows are of one length their places need no look at `offsets`, which would miss the cache once a row.
+    if length:
+        return row * length, (row + 1) * length
+    return offsets[row], offsets[row + 1]
+
+
+@_compile
 def front_code(tokens, offsets, order, shared, tails, own):
-    # Rows are gathered some at a time first: the processor fetches many at once, which it cannot while comparing.
-    longest = 0
+    longest, shortest = 0, offsets[-1]
     for row in range(len(order)):
-        longest = max(longest, offsets[row + 1] - offsets[row])
+        size = offsets[row + 1] - offsets[row]
+        longest, shortest = max(longest, size), min(shortest, size)
+    length = longest if longest == shortest else 0
+    # Rows are gathered some at a time first: the processor fetches many at once, which it cannot while comparing.
     buffer = np.empty(_GATHERED * longest, dtype=tokens.dtype)
     before = np.empty(longest, dtype=tokens.dtype)
     filled, end = 0, 0
     for chunk in range(0, len(order), _GATHERED):
         last = min(chunk + _GATHERED, len(order))
         read = 0
-        for place in range(chunk, last):
-            source, stop = offsets[order[place]], offsets[order[place] + 1]
+        for row in order[chunk:last]:
+            source, stop = _bounds(offsets, length, row)
             _copy(tokens, source, stop, buffer, read)
             read += stop - source
         begin = 0
         for place in range(chunk, last):
-            size = offsets[order[place] + 1] - offsets[order[place]]
-            same = 0
-            while same < end and same < size and before[same] == buffer[begin + same]:
+            source, stop = _bounds(offsets, length, order[place])
+            size, same = stop - source, 0
+            here = buffer[begin : begin + size]
+            limit = min(end, size)
+            while same < limit and before[same] == here[same]:
                 same += 1
-            if place and (same == end or same == size):
+            if place and same == limit:
                 return -place
             shared[place] = same
             tails[place] = size - same
-            _copy(buffer, begin + same, begin + size, before, same)
-            _copy(buffer, begin + same, begin + size, own, filled)
+            _copy(here, same, size, before, same)
+            _copy(here, same, size, own, filled)
             filled += size - same
             begin += size
             end = size
