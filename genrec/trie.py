@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from genrec import artifact
 from genrec.errors import ArtifactError, InputError
 from genrec.kernel.choice import choose_loops
-from genrec.kernel.plain import BLOCK
+from genrec.kernel.plain import BLOCK, end_rows
 from genrec.subset import Subset
 from genrec.types import BoolArray, IntArray
 
@@ -44,15 +44,21 @@ class Children:
     Attributes:
         depths: int64 [R], tokens on the path to each node.
         offsets: int64 [R + 1].
-        low, high: int32 [C], the rows of a child; one that has a single row is a leaf.
+        low: int32 [C], the first row of a child; one that has a single row is a leaf.
         tokens: [C], the first token of the edge to a child.
     """
 
     depths: IntArray
     offsets: IntArray
     low: Numbers
-    high: Numbers
     tokens: Numbers
+    _node_high: IntArray
+    _kept_high: Numbers | None = None
+
+    @cached_property
+    def high(self) -> Numbers:
+        """int32 [C], behind which row each child ends; written down when it is asked for."""
+        return end_rows(self.offsets, self.low, self._node_high) if self._kept_high is None else self._kept_high
 
 
 @dataclass(frozen=True)
@@ -271,13 +277,13 @@ class TokenTrie:
                 none.
         """
         at = _NOWHERE if depths is None else depths
-        depths, offsets, below, above, tokens = self._loops.open_nodes(*self._arrays, low, high, at)
-        if allowed is not None and owner is not None:
-            kept = self._loops.keep_alive(
-                offsets, below, above, tokens, owner, allowed.listed, allowed.bounds, allowed.only, allowed.counts
-            )
-            below, above, tokens = below[:kept], above[:kept], tokens[:kept]
-        return Children(depths, offsets, below, above, tokens)
+        depths, offsets, below, tokens = self._loops.open_nodes(*self._arrays, low, high, at)
+        if allowed is None or owner is None:
+            return Children(depths, offsets, below, tokens, high)
+        kept_high = self._loops.keep_alive(
+            offsets, below, tokens, high, owner, allowed.listed, allowed.bounds, allowed.only, allowed.counts
+        )
+        return Children(depths, offsets, below[: len(kept_high)], tokens[: len(kept_high)], high, kept_high)
 
     def measure(self, low: IntArray, high: IntArray) -> IntArray:
         """int64 [R], tokens on the path to each node; a leaf's is its row's length."""

@@ -16,6 +16,7 @@ from genrec.backends.base import Backend
 from genrec.kernel.choice import choose_loops
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.subset import Boost, Mask, Subset
+from genrec.trie import Children as TrieChildren
 from genrec.trie import Filter, TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
@@ -39,20 +40,18 @@ class Places:
 class Children:
     """The C children of R nodes; those of node r are `offsets[r]` to `offsets[r + 1]`.
 
-    `low` and `high` are the rows of a child: its node.
+    `found` holds the rows of each child: its node.
     """
 
     offsets: IntArray
     tokens: IntArray
     log_probs: FloatArray
-    low: IntArray
-    high: IntArray
-    depths: IntArray
+    found: TrieChildren
 
     @property
     def places(self) -> Places:
         """The children as nodes to look up next."""
-        return Places(self.low, self.high, np.repeat(self.depths + 1, np.diff(self.offsets)))
+        return Places(self.found.low, self.found.high, np.repeat(self.found.depths + 1, np.diff(self.offsets)))
 
 
 def build(codes: Codes) -> TokenTrie:
@@ -78,7 +77,7 @@ def children(trie: TokenTrie, places: Places, log_probs: torch.Tensor, allowed: 
     owner = None if allowed is None else np.zeros(len(places.low), dtype=np.int64)
     found = trie.open(places.low, places.high, owner, allowed, depths=places.depth)
     values = choose_loops().gather(log_probs.numpy(), found.tokens, found.offsets)
-    return Children(found.offsets, found.tokens, values, found.low, found.high, found.depths)
+    return Children(found.offsets, found.tokens, values, found)
 
 
 def allow(trie: TokenTrie, items: IntArray) -> Filter:

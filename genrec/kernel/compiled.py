@@ -219,7 +219,6 @@ def open_nodes(
         offsets[node + 1] = offsets[node] + children
     total = offsets[count]
     child_low = np.empty(total + 1, dtype=np.int32)
-    child_high = np.empty(total, dtype=np.int32)
     first = np.empty(total + 1, dtype=tokens.dtype)
     for node in range(count):
         begin, stop, depth, into = low[node], high[node], depths[node], offsets[node]
@@ -228,8 +227,8 @@ def open_nodes(
             continue
         if known[node] >= 0:
             source = wide_first[known[node]]
-            child_low[into : into + size] = wide_child[source : source + size]
-            first[into : into + size] = wide_token[source : source + size]
+            _copy(wide_child, source, source + size, child_low, into)
+            _copy(wide_token, source, source + size, first, into)
         else:
             start = _start(tails, starts, begin)
             child_low[into] = begin
@@ -243,9 +242,7 @@ def open_nodes(
                 child_low[place] = begin + 1 + step
                 first[place] = tokens[start]
                 place += inner[step] == depth
-        child_high[into : into + size - 1] = child_low[into + 1 : into + size]
-        child_high[into + size - 1] = stop
-    return depths, offsets, child_low[:total], child_high, first[:total]
+    return depths, offsets, child_low[:total], first[:total]
 
 
 @_compile
@@ -258,7 +255,8 @@ def gather(matrix, tokens, offsets):
 
 
 @_compile
-def keep_alive(offsets, low, high, first, owner, listed, bounds, only, counts):
+def keep_alive(offsets, low, first, node_high, owner, listed, bounds, only, counts):
+    high = np.empty(len(low), dtype=np.int32)
     kept, begin = 0, 0
     for node in range(len(owner)):
         stop = offsets[node + 1]
@@ -266,26 +264,27 @@ def keep_alive(offsets, low, high, first, owner, listed, bounds, only, counts):
         near, far = bounds[prompt], bounds[prompt + 1]
         if begin < stop and near < far:
             near = _bisect(listed, near, far, low[begin])
-            far = _bisect(listed, near, far, high[stop - 1])
+            far = _bisect(listed, near, far, node_high[node])
+        counted = np.int64(counts[low[begin]]) if len(counts) and begin < stop else 0
         for child in range(begin, stop):
-            bottom, top = low[child], high[child]
-            if only[prompt]:
-                near = _bisect(listed, near, far, bottom)
-                alive = near < far and listed[near] < top
-            else:
-                left = np.int64(top) - np.int64(bottom)
-                if len(counts):
-                    left = np.int64(counts[top]) - np.int64(counts[bottom])
-                if 0 < left <= far - near:
-                    near = _bisect(listed, near, far, bottom)
-                    left -= _bisect(listed, near, far, top) - near
-                alive = left > 0
-            if alive:
-                low[kept], high[kept], first[kept] = bottom, top, first[child]
-                kept += 1
+            bottom = low[child]
+            top = low[child + 1] if child + 1 < stop else node_high[node]
+            left = np.int64(top) - np.int64(bottom)
+            if len(counts):
+                after = np.int64(counts[top])
+                left = after - counted
+                counted = after
+            named = 0
+            if near < far and listed[near] < top:
+                beyond = _bisect(listed, near + 1, far, top)
+                named = beyond - near
+                near = beyond
+            # Written whether it is kept or not: the next one then stands over it.
+            low[kept], high[kept], first[kept] = bottom, top, first[child]
+            kept += named > 0 if only[prompt] else left > named
         begin = stop
         offsets[node + 1] = kept
-    return kept
+    return high[:kept]
 
 
 @_compile

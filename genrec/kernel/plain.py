@@ -93,7 +93,7 @@ def open_nodes(
     shared: Numbers, tails: Numbers, starts: IntArray, tokens: Numbers, wide_low: IntArray, wide_high: IntArray,
     wide_depth: IntArray, wide_first: IntArray, wide_child: Numbers, wide_token: Numbers, limit: int,
     low: IntArray, high: IntArray, at: IntArray,
-) -> tuple[IntArray, IntArray, Numbers, Numbers, Numbers]:  # fmt: skip
+) -> tuple[IntArray, IntArray, Numbers, Numbers]:  # fmt: skip
     """The children of nodes; those of nodes of more than `limit` rows stand in the `wide_*` arrays.
 
     Args:
@@ -102,7 +102,7 @@ def open_nodes(
 
     Returns:
         int64 [R], the depth looked at; int64 [R + 1], children of node r are `offsets[r]` to `offsets[r + 1]`; int32
-        [C] twice, a child's rows; [C], the token that leads to it.
+        [C], a child's first row; [C], the token that leads to it.
     """
     parting = measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
     depths = np.minimum(parting, at) if len(at) else parting
@@ -126,9 +126,7 @@ def open_nodes(
     child_low[ragged_ranges(begin[narrow] + 1, stop[narrow])[0]] = inner[parts]
     rows = child_low.astype(np.int64)
     first = tokens[start_rows(tails, starts, rows) + np.repeat(depths, sizes) - shared[rows]]
-    child_high = np.append(child_low[1:], np.int32(0))[: len(child_low)]
-    child_high[stop[sizes > 0] - 1] = high[sizes > 0]
-    return depths, offsets, child_low, child_high, first
+    return depths, offsets, child_low, first
 
 
 def gather(matrix: Numbers, tokens: Numbers, offsets: IntArray) -> Numbers:
@@ -137,14 +135,15 @@ def gather(matrix: Numbers, tokens: Numbers, offsets: IntArray) -> Numbers:
 
 
 def keep_alive(
-    offsets: IntArray, low: Numbers, high: Numbers, first: Numbers, owner: IntArray, listed: IntArray,
+    offsets: IntArray, low: Numbers, first: Numbers, node_high: IntArray, owner: IntArray, listed: IntArray,
     bounds: IntArray, only: BoolArray, counts: Numbers,
-) -> int:  # fmt: skip
+) -> Numbers:  # fmt: skip
     """Move the children that hold an allowed row to the front of their arrays, and shrink `offsets` to them.
 
     Args:
         offsets: int64 [R + 1], changed in place, as are the children's arrays.
-        low, high, first: [C], children as from `open_nodes`.
+        low, first: [C], children as from `open_nodes`.
+        node_high: int64 [R], behind which row each node ends.
         owner: int64 [R], the prompt of each node.
         listed: rows named by the subset of each prompt p, rising, `listed[bounds[p]:bounds[p + 1]]`.
         bounds: int64 [U + 1].
@@ -153,10 +152,10 @@ def keep_alive(
             the same.
 
     Returns:
-        How many are left.
+        int32, behind which row each child that is left ends.
     """
     node = np.repeat(np.arange(len(owner)), np.diff(offsets))
-    bottom, top = low.astype(np.int64), high.astype(np.int64)
+    bottom, top = low.astype(np.int64), end_rows(offsets, low, node_high).astype(np.int64)
     left = counts[top].astype(np.int64) - counts[bottom] if len(counts) else top - bottom
     for prompt in np.unique(owner):
         own = listed[bounds[prompt] : bounds[prompt + 1]]
@@ -165,9 +164,18 @@ def keep_alive(
         left[here] = named if only[prompt] else left[here] - named
     alive = left > 0
     kept = int(alive.sum())
-    low[:kept], high[:kept], first[:kept] = low[alive], high[alive], first[alive]
+    low[:kept], first[:kept] = low[alive], first[alive]
     offsets[1:] = np.cumsum(np.bincount(node[alive], minlength=len(owner)))
-    return kept
+    return top[alive].astype(np.int32)
+
+
+def end_rows(offsets: IntArray, low: Numbers, node_high: IntArray) -> Numbers:
+    """int32 [C], behind which row each child ends: where the next begins or, the last of a node, where that ends."""
+    high = np.empty_like(low)
+    high[:-1] = low[1:]
+    filled = np.diff(offsets) > 0
+    high[offsets[1:][filled] - 1] = node_high[filled]
+    return high
 
 
 def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray]:
