@@ -67,6 +67,12 @@ def cycling(work: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> C
     return lambda: work(*next(source))
 
 
+def keep(last: dict[str, Any], name: str, work: Callable[[], Any]) -> Any:
+    """Do the work and leave its result in `last`, so that what was timed can be compared."""
+    last[name] = work()
+    return last[name]
+
+
 def peak_memory(builder: str, rows: Path, vocab_size: int) -> Peak:
     """Build the index of `rows` (a .npy file) in a fresh process; `builder` is a name of `eval.speed.memory`."""
     command = [sys.executable, "-m", "eval.speed.memory", builder, str(rows), str(vocab_size)]

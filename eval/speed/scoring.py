@@ -1,13 +1,14 @@
 """The rows of scoring: candidates behind one prompt, beside two ways with stock Transformers (C12)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from eval.speed import huggingface, subject
 from eval.speed.catalog import Codes
-from eval.speed.measurement import interleave
+from eval.speed.measurement import interleave, keep
 from eval.speed.model import random_backend
 from eval.speed.report import Job, Options, Row, Target, timed
 from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
@@ -46,18 +47,20 @@ def rows(options: Options, backend: TransformersBackend) -> Iterator[Row]:
     chosen = random.integers(0, min(backend.vocab_size, 1 << 16), (CANDIDATES, LENGTH))
     codes = Codes.of("candidates", chosen.astype(np.uint16), backend.vocab_size)
     trie = subject.build(codes)
-    ours = partial(subject.exhaust, backend, trie, [prompt], k=CANDIDATES)
-    peers = {
+    ours: Callable[[], Any] = partial(subject.exhaust, backend, trie, [prompt], k=CANDIDATES)
+    peers: dict[str, Callable[[], Any]] = {
         huggingface.ALONE: partial(huggingface.score_alone, backend.model, prompt, chosen),
         huggingface.REPEATED: partial(huggingface.score_repeated, backend.model, prompt, chosen),
     }
-    ranking = ours()[0]
+    last: dict[str, Any] = {}
+    works = {name: partial(keep, last, name, work) for name, work in {"genrec": ours, **peers}.items()}
+    found = interleave(works, rounds=options.rounds, warm=False)
+    [ranking] = last["genrec"]
     mine = np.empty(CANDIDATES)
     mine[ranking.item_indices] = ranking.scores
     tolerance = 2e-3 if "float32" in backend.name else 0.2
-    for name, peer in peers.items():
-        np.testing.assert_allclose(peer(), mine, atol=tolerance, err_msg=name)
-    found = interleave({"genrec": ours, **peers}, rounds=options.rounds, warm=False)
+    for name in peers:
+        np.testing.assert_allclose(last[name], mine, atol=tolerance, err_msg=name)
     for name in peers:
         yield timed(
             "C12",

@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.speed import dictionary, exactness, huggingface, size, subject
 from eval.speed.catalog import Codes, uniform, zipf
-from eval.speed.measurement import interleave
+from eval.speed.measurement import interleave, keep
 from eval.speed.model import FreeBackend, random_backend
 from eval.speed.report import Job, Options, Row, Target, timed
 from genrec import (
@@ -76,7 +76,7 @@ def _beams(options: Options, shapes: tuple[tuple[int, int, str, Target], ...]) -
         }
         last: dict[str, Any] = {}
         found = interleave(
-            {name: partial(_keep, last, name, work) for name, work in works.items()},
+            {name: partial(keep, last, name, work) for name, work in works.items()},
             rounds=1 if options.quick and width > 20 else options.rounds,
             warm=False,
         )
@@ -132,7 +132,7 @@ def _films(options: Options) -> Iterator[Row]:
         for prompt in prompts[:few]
     ]
     last: dict[str, Any] = {}
-    works = {name: partial(_keep, last, name, work) for name, work in ask.items()}
+    works = {name: partial(keep, last, name, work) for name, work in ask.items()}
     found = interleave(works, rounds=1 if options.quick else options.rounds, warm=False)
     variant = f"{len(requests)} users, {len(catalog)} items of {name}, {backend.name}, width {K}"
     mean = f"prompts of {np.mean([len(prompt) for prompt in prompts]):.0f} tokens, in batches of {BATCH}"
@@ -187,11 +187,6 @@ def _people(catalog: Catalog, interactions: Interactions, count: int) -> list[Ra
     chosen = np.random.default_rng(1).permutation(long)[:count]
     everything = Subset.everything(len(catalog))
     return [RankRequest(items[offsets[user] : offsets[user + 1]], "", everything) for user in chosen]
-
-
-def _keep(last: dict[str, Any], name: str, work: Callable[[], Any]) -> Any:
-    last[name] = work()
-    return last[name]
 
 
 def _agreement(mine: list[int], theirs: list[int | None]) -> str:
