@@ -280,10 +280,10 @@ class TokenTrie:
         depths, offsets, below, tokens = self._loops.open_nodes(*self._arrays, low, high, at)
         if allowed is None or owner is None:
             return Children(depths, offsets, below, tokens, high)
-        kept_high = self._loops.keep_alive(
+        below, above, tokens = self._loops.keep_alive(
             offsets, below, tokens, high, owner, allowed.listed, allowed.bounds, allowed.only, allowed.counts
         )
-        return Children(depths, offsets, below[: len(kept_high)], tokens[: len(kept_high)], high, kept_high)
+        return Children(depths, offsets, below, tokens, high, above)
 
     def measure(self, low: IntArray, high: IntArray) -> IntArray:
         """int64 [R], tokens on the path to each node; a leaf's is its row's length."""

@@ -255,36 +255,76 @@ def gather(matrix, tokens, offsets):
 
 
 @_compile
+def _keep(low, first, begin, stop, end, out_low, out_high, out_first, kept):
+    # Children `begin` to `stop`, behind which row `end` begins, are kept.
+    size = stop - begin
+    if size:
+        _copy(low, begin, stop, out_low, kept)
+        _copy(first, begin, stop, out_first, kept)
+        _copy(low, begin + 1, stop, out_high, kept)
+        out_high[kept + size - 1] = end
+    return kept + size
+
+
+@_compile
+def _without_listed(low, first, begin, stop, end, listed, out_low, out_high, out_first, kept):
+    # Only children that hold a listed row can go, and only where all their rows are listed.
+    at, child = 0, begin
+    while at < len(listed):
+        here = _bisect(low, child, stop, listed[at] + 1) - 1
+        top = np.int64(low[here + 1]) if here + 1 < stop else end
+        beyond = _bisect(listed, at, len(listed), top)
+        if beyond - at == top - np.int64(low[here]):
+            kept = _keep(low, first, child, here, np.int64(low[here]), out_low, out_high, out_first, kept)
+            child = here + 1
+        at = beyond
+    return _keep(low, first, child, stop, end, out_low, out_high, out_first, kept)
+
+
+@_compile
+def _with_counted(low, first, begin, stop, end, listed, counts, only, out_low, out_high, out_first, kept):
+    counted, at = np.int64(counts[low[begin]]) if len(counts) else 0, 0
+    for child in range(begin, stop):
+        bottom = low[child]
+        top = low[child + 1] if child + 1 < stop else end
+        left = np.int64(top) - np.int64(bottom)
+        if len(counts):
+            after = np.int64(counts[top])
+            left = after - counted
+            counted = after
+        named = 0
+        if at < len(listed) and listed[at] < top:
+            beyond = _bisect(listed, at + 1, len(listed), top)
+            named = beyond - at
+            at = beyond
+        # Written whether it is kept or not: the next one then stands over it.
+        out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
+        kept += named > 0 if only else left > named
+    return kept
+
+
+@_compile
 def keep_alive(offsets, low, first, node_high, owner, listed, bounds, only, counts):
-    high = np.empty(len(low), dtype=np.int32)
+    out_low, out_high = np.empty(len(low), dtype=np.int32), np.empty(len(low), dtype=np.int32)
+    out_first = np.empty(len(low), dtype=first.dtype)
     kept, begin = 0, 0
     for node in range(len(owner)):
-        stop = offsets[node + 1]
-        prompt = owner[node]
+        stop, end, prompt = offsets[node + 1], node_high[node], owner[node]
         near, far = bounds[prompt], bounds[prompt + 1]
-        if begin < stop and near < far:
-            near = _bisect(listed, near, far, low[begin])
-            far = _bisect(listed, near, far, node_high[node])
-        counted = np.int64(counts[low[begin]]) if len(counts) and begin < stop else 0
-        for child in range(begin, stop):
-            bottom = low[child]
-            top = low[child + 1] if child + 1 < stop else node_high[node]
-            left = np.int64(top) - np.int64(bottom)
-            if len(counts):
-                after = np.int64(counts[top])
-                left = after - counted
-                counted = after
-            named = 0
-            if near < far and listed[near] < top:
-                beyond = _bisect(listed, near + 1, far, top)
-                named = beyond - near
-                near = beyond
-            # Written whether it is kept or not: the next one then stands over it.
-            low[kept], high[kept], first[kept] = bottom, top, first[child]
-            kept += named > 0 if only[prompt] else left > named
+        if begin < stop:
+            if near < far:
+                near = _bisect(listed, near, far, low[begin])
+                far = _bisect(listed, near, far, end)
+            own = listed[near:far]
+            if only[prompt] or len(counts):
+                kept = _with_counted(
+                    low, first, begin, stop, end, own, counts, only[prompt], out_low, out_high, out_first, kept
+                )  # fmt: skip
+            else:
+                kept = _without_listed(low, first, begin, stop, end, own, out_low, out_high, out_first, kept)
         begin = stop
         offsets[node + 1] = kept
-    return high[:kept]
+    return out_low[:kept], out_high[:kept], out_first[:kept]
 
 
 @_compile

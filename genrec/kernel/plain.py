@@ -137,11 +137,11 @@ def gather(matrix: Numbers, tokens: Numbers, offsets: IntArray) -> Numbers:
 def keep_alive(
     offsets: IntArray, low: Numbers, first: Numbers, node_high: IntArray, owner: IntArray, listed: IntArray,
     bounds: IntArray, only: BoolArray, counts: Numbers,
-) -> Numbers:  # fmt: skip
-    """Move the children that hold an allowed row to the front of their arrays, and shrink `offsets` to them.
+) -> tuple[Numbers, Numbers, Numbers]:  # fmt: skip
+    """The children that hold an allowed row.
 
     Args:
-        offsets: int64 [R + 1], changed in place, as are the children's arrays.
+        offsets: int64 [R + 1], shrunk to them in place.
         low, first: [C], children as from `open_nodes`.
         node_high: int64 [R], behind which row each node ends.
         owner: int64 [R], the prompt of each node.
@@ -152,7 +152,7 @@ def keep_alive(
             the same.
 
     Returns:
-        int32, behind which row each child that is left ends.
+        Of each child that is left its first row, the row behind its last, and its token.
     """
     node = np.repeat(np.arange(len(owner)), np.diff(offsets))
     bottom, top = low.astype(np.int64), end_rows(offsets, low, node_high).astype(np.int64)
@@ -163,10 +163,8 @@ def keep_alive(
         named = np.searchsorted(own, top[here]) - np.searchsorted(own, bottom[here])
         left[here] = named if only[prompt] else left[here] - named
     alive = left > 0
-    kept = int(alive.sum())
-    low[:kept], first[:kept] = low[alive], first[alive]
     offsets[1:] = np.cumsum(np.bincount(node[alive], minlength=len(owner)))
-    return top[alive].astype(np.int32)
+    return low[alive], top[alive].astype(np.int32), first[alive]
 
 
 def end_rows(offsets: IntArray, low: Numbers, node_high: IntArray) -> Numbers:
