@@ -1,0 +1,215 @@
+"""The worked example of docs/search.md: six titles of the embedded shop, one customer, every pass of the search.
+
+    python -m eval.speed.example                             # says it
+    python -m eval.speed.example --svg docs/token-tree.svg   # draws it too
+
+Letters: T prefixes of the trie, N rows, Q nodes asked about, C children asked for.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from genrec import (
+    Catalog,
+    CatalogIndex,
+    GenerativeRanker,
+    GenerativeSettings,
+    RankRequest,
+    TitleIdentifiers,
+    open_dataset,
+    read_template,
+)
+from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
+from genrec.backends.base import Backend, TokenTree
+from genrec.search import Terms, beam_search
+from genrec.subset import Subset
+from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.trie import TokenTrie
+from genrec.types import BoolArray, FloatArray, IntArray, Ranking
+
+TITLES = (
+    "Hand Warmer Owl Design",
+    "Hand Warmer Red Love Heart",
+    "Set/6 Posies Paper Cups",
+    "Set/6 Posies Paper Plates",
+    "Set/6 Red Spotty Paper Cups",
+    "Set/6 Red Spotty Paper Plates",
+)
+BOUGHT = 2  # the one title of the history; it may not be recommended again
+K = WIDTH = 2
+END = "<end>"
+
+
+@dataclass
+class RecordingTree:
+    """Passes everything on to a tree, and keeps what was grown and what was read."""
+
+    tree: TokenTree
+    passes: list[tuple[IntArray, IntArray, IntArray]] = field(default_factory=list)
+    asked: list[tuple[int, int, int, float]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return self.tree.size
+
+    def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
+        nodes = self.tree.grow(parents, tokens)
+        self.passes.append((nodes, parents, tokens))
+        return nodes
+
+    def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
+        found = self.tree.log_probs(nodes, tokens, offsets)
+        owners = np.repeat(nodes, np.diff(offsets))
+        for node, token, step in zip(owners, tokens, found, strict=True):
+            self.asked.append((len(self.passes), int(node), int(token), float(step)))
+        return found
+
+    def rewind(self, size: int) -> None:
+        self.tree.rewind(size)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One search, prefix by prefix; `T` are the places in `trie.tokens`.
+
+    Attributes:
+        trie: the six titles.
+        words: the text of each token [T].
+        prompt: tokens of the prompt.
+        allowed: bool [N], whether a row may be recommended.
+        grown: int64 [T], the pass that grew a prefix, 0 for none.
+        read: int64 [T], the pass after which its log-probability was read, -1 for never.
+        steps: float64 [T], that log-probability; NaN where it was not read.
+        order: places in the order in which they were grown.
+        plain: what the beam answers without `exact`.
+        ranking: what it answers with it; the prefixes tell of this search.
+    """
+
+    trie: TokenTrie
+    words: list[str]
+    prompt: int
+    allowed: BoolArray
+    grown: IntArray
+    read: IntArray
+    steps: FloatArray
+    order: list[int]
+    plain: Ranking
+    ranking: Ranking
+
+    @property
+    def gains(self) -> FloatArray:
+        """float64 [T], the score of the path up to and with each prefix; NaN where it is not known."""
+        gains = self.steps.copy()
+        for place in np.argsort(self.trie.depths, kind="stable"):
+            above = self.trie.parents[place]
+            gains[place] += gains[above] if above >= 0 else 0.0
+        return gains
+
+    def finished(self, after: int) -> IntArray:
+        """Rows whose score is known after so many passes."""
+        read = self.read[self.trie.last]
+        return np.flatnonzero((read >= 0) & (read <= after))
+
+    def path(self, place: int) -> str:
+        """The text of a prefix."""
+        row = np.searchsorted(self.trie.last, [place])
+        return "".join(self.words[above] for above in self.trie.paths(row)[: self.trie.depths[place] + 1])
+
+    def open(self, after: int) -> IntArray:
+        """Places that were read but not followed after so many passes: what waits, or is left for good."""
+        waits = (self.read >= 0) & (self.read <= after) & ((self.grown == 0) | (self.grown > after))
+        waits[self.trie.last] = False
+        return np.flatnonzero(waits)
+
+
+def run(catalog: Catalog, backend: Backend, tokenizer: HuggingFaceTokenizer) -> Example:
+    """Search the six titles for somebody who bought one of them."""
+    index = CatalogIndex.build(
+        Catalog.from_items((item for item in catalog if item.title in TITLES), name="six titles"),
+        TitleIdentifiers(),
+        tokenizer,
+    )
+    titles, trie = list(index.catalog.titles), index.trie
+    bought = np.array([titles.index(TITLES[BOUGHT])])
+    allowed = Subset.everything(len(trie)).without(trie.rows_of_items[bought])
+    ranker = GenerativeRanker(
+        index, backend, tokenizer, template=read_template("next-item"), cold_template=read_template("cold-start"),
+        settings=GenerativeSettings(strategy="beam", prior=0.0),
+    )  # fmt: skip
+    prompt = ranker.render(RankRequest(bought, "", Subset.everything(len(titles)))).token_ids
+    terms = Terms([allowed], K)
+    plain = beam_search(backend.open([prompt]), trie, terms, width=WIDTH)[0]
+    tree = RecordingTree(backend.open([prompt]))
+    ranking = beam_search(tree, trie, terms, width=WIDTH, exact=True)[0]
+    words = [END if token == tokenizer.end_id else tokenizer.decode([int(token)]) for token in trie.tokens]
+    return Example(trie, words, len(prompt), allowed.to_bool(), *_by_prefix(trie, tree), plain, ranking)
+
+
+def _by_prefix(trie: TokenTrie, tree: RecordingTree) -> tuple[IntArray, IntArray, FloatArray, list[int]]:
+    """What a tree kept, told of prefixes: passes that grew them, passes that read them, log-probabilities, order."""
+    edges = zip(trie.parents.tolist(), trie.tokens.tolist(), strict=True)
+    behind = {edge: place for place, edge in enumerate(edges)}
+    grown, read = np.zeros(len(trie.tokens), dtype=np.int64), np.full(len(trie.tokens), -1)
+    steps, order, places = np.full(len(trie.tokens), np.nan), [], {0: -1}
+    for number, (nodes, parents, tokens) in enumerate(tree.passes, 1):
+        for node, parent, token in zip(nodes, parents, tokens, strict=True):
+            place = places[int(node)] = behind[places[int(parent)], int(token)]
+            grown[place] = number
+            order.append(place)
+    for number, node, token, step in tree.asked:
+        place = behind[places[node], token]
+        read[place], steps[place] = number, step
+    return grown, read, steps, order
+
+
+def describe(example: Example, titles: list[str]) -> Iterator[str]:
+    """The rows of the trie, then every prefix that was read, pass by pass, then the answers."""
+    trie, gains = example.trie, example.gains
+    starts = trie.last + 1 - trie.tails
+    yield "row item shared tails  tokens of its own"
+    for row, item in enumerate(trie.items):
+        own = " ".join(repr(example.words[place]) for place in range(starts[row], trie.last[row] + 1))
+        yield f"{row:3} {item:4} {trie.shared[row]:6} {trie.tails[row]:5}  {own}"
+    for name in ("tokens", "shared", "tails", "items"):
+        array = getattr(trie, name)
+        yield f"{name:6} {array.dtype} {array.tolist()}"
+    yield f"prompt {example.prompt} tokens; allowed rows {np.flatnonzero(example.allowed).tolist()}"
+    for number in range(len(set(example.grown.tolist()) - {0}) + 1):
+        grown = [example.words[place] for place in example.order if example.grown[place] == number]
+        yield f"pass {number} grows {len(grown)}: {' '.join(map(repr, grown))}" if number else "after the prompt"
+        for place in np.flatnonzero(example.read == number):
+            yield f"  {example.steps[place]:7.2f} {gains[place]:7.2f}  {example.path(int(place))}"
+    for name, ranking in (("width 2", example.plain), ("width 2, exact", example.ranking)):
+        pairs = zip(ranking.item_indices, ranking.scores, strict=True)
+        found = ", ".join(f"{titles[item]} {score:.2f}" for item, score in pairs)
+        yield f"{name}: {found}; proven {ranking.proven}, nodes {ranking.nodes}, passes {ranking.passes}"
+
+
+def main() -> None:
+    """Say the example and, where asked, draw it."""
+    parser = argparse.ArgumentParser(prog="python -m eval.speed.example", description=__doc__.splitlines()[0])
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the token tree there, and a PNG beside it")
+    options = parser.parse_args()
+    import torch
+
+    from genrec.backends.transformers import TransformersBackend
+
+    cache = default_cache()
+    weights = find_weights(LANGUAGE_MODEL, cache)
+    backend = TransformersBackend(weights, device="cpu", dtype=torch.float32, name=LANGUAGE_MODEL)
+    catalog, _ = open_dataset("online-retail", cache)
+    example = run(catalog, backend, HuggingFaceTokenizer.from_directory(weights))
+    titles = [title for title in catalog.titles if title in TITLES]
+    print("\n".join(describe(example, titles)))
+    if options.svg:
+        from eval.speed.picture import draw_tree
+
+        draw_tree(example, titles, options.svg)
+
+
+if __name__ == "__main__":
+    main()
