@@ -15,6 +15,7 @@ from eval.speed import dictionary, exactness, huggingface, lookup, static, subje
 from eval.speed.catalog import Codes, titles, uniform, zipf
 from eval.speed.measurement import interleave, peak_memory
 from eval.speed.model import random_backend
+from eval.speed.plot import draw_runs, read_runs
 from eval.speed.report import Row, Target, write_json
 from eval.speed.search import grid
 from genrec import open_dataset
@@ -138,6 +139,64 @@ def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
     }
     assert named <= set(written["rows"][0])
     assert {"machine", "commit", "seconds", "arguments"} <= set(written)
+
+
+def some_rows() -> list[Row]:
+    """One row of each kind that a figure has to show."""
+    least, own = Target(25, 60, at="least"), Target(5, 2, judged="genrec")
+    return [
+        Row("C1", "fast", 1.0, "s", least, 70.0, "dictionary", ratio_of="peer/genrec"),
+        Row("C1", "slow", 1.0, "s", least, 20.0, "dictionary", ratio_of="peer/genrec"),
+        Row("C2", "even", 1.0, "s", Target(1.25, 1.1), 0.9, "genrec on less"),
+        Row("C5", "late", 6.0, "s", own, 9.0, "STATIC"),
+        Row("C5", "late", 6.0, "s", own, 40.0, "dictionary"),
+        Row("C8", "none", None, "s", own),
+        Row("C13", "lone", 3.0, "s", own),
+        Row("C14", "item repeated", 0, "of 60 cases", Target(0, 0, judged="genrec")),
+        Row("C14", "list too short", 2, "of 60 cases", Target(0, 0, judged="genrec")),
+        Row("S1", "informs", 0.7, "s"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (slice(None), ["speed.svg", "speed-own.svg"]),
+        (slice(0, 1), ["speed.svg"]),
+        (slice(2, 3), ["speed.svg"]),
+        (slice(6, 7), ["speed-own.svg"]),
+        (slice(5, 6), []),
+        (slice(7, None), []),
+        (slice(0, 0), []),
+    ],
+)
+def test_any_rows_can_be_drawn(chosen: slice, expected: list[str], tmp_path: Path) -> None:
+    """A run of a few rows, or of none that can be compared, must not cost the figures of the others."""
+    facts: dict[str, Any] = {"machine": {}, "commit": "0", "seconds": 1.0, "arguments": []}
+    write_json(tmp_path / "run.json", some_rows()[chosen], facts)
+    written = draw_runs([tmp_path / "run.json"], tmp_path / "figures")
+    assert [path.name for path in written] == expected
+    for path in written:
+        assert "<svg" in path.read_text(encoding="utf-8")
+        assert path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_a_figure_is_drawn_twice_alike(tmp_path: Path) -> None:
+    """A figure that differs every time fills the history with changes that are none."""
+    write_json(tmp_path / "run.json", some_rows(), {})
+    first, second = (draw_runs([tmp_path / "run.json"], tmp_path / name) for name in "ab")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_row_measured_again_replaces_the_first(tmp_path: Path) -> None:
+    """Two dots for one row would show a machine's mood as a spread between variants."""
+    rows = some_rows()
+    write_json(tmp_path / "old.json", rows, {"commit": "1"})
+    write_json(tmp_path / "new.json", [replace(rows[0], genrec=2.0)], {"commit": "2"})
+    found, runs = read_runs([tmp_path / "old.json", tmp_path / "new.json"])
+    assert len(found) == len(rows)
+    assert [row["genrec"] for row in found if row["variant"] == "fast"] == [2.0]
+    assert [run["commit"] for run in runs] == ["1", "2"]
 
 
 def test_generate_and_genrec_find_the_same_items() -> None:

@@ -1,7 +1,8 @@
 """Measure genrec beside its peers, in turns and in one run.
 
 `index` looks up, builds, loads and changes catalogs; `search` runs beams on language models; `scoring` scores
-candidates; `embedding` ranks a million vectors. Every row has its floor and its aim; `--json` keeps all of it.
+candidates; `embedding` ranks a million vectors. Every row has its floor and its aim; `--json` keeps all of it, and
+`plot FILE... --out DIR` draws what was kept.
 """
 
 import argparse
@@ -17,16 +18,25 @@ BENCHMARKS = ("index", "search", "scoring", "embedding")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and report."""
+    """Measure and report, or draw."""
     parser = argparse.ArgumentParser(prog="python -m eval.speed", description=__doc__)
-    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("benchmark", choices=(*BENCHMARKS, "plot"))
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="what --json wrote, for `plot` only")
     parser.add_argument("--quick", action="store_true", help="under a minute: smaller, with fewer rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine there")
     parser.add_argument("--rows", default="", metavar="C1,C5", help="only these rows")
     parser.add_argument("--rounds", type=int, metavar="N", help="samples of each timing: 5, or 3 with --quick")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a folder of video games, for the row S2 of `search`")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch, numpy and numba")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where `plot` writes its figures")
     options = parser.parse_args(arguments)
+    if options.benchmark == "plot":
+        if not options.files or options.out is None:
+            parser.error("`plot` needs files that --json wrote, and --out DIR")
+        _plot(options.files, options.out)
+        return
+    if options.files or options.out:
+        parser.error("files and --out belong to `plot`")
     if options.threads:
         for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read when the libraries load, so before they do
             os.environ[f"{name}_NUM_THREADS"] = str(options.threads)
@@ -70,6 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "arguments": [str(one) for one in (arguments if arguments is not None else sys.argv[1:])],
         }
         report.write_json(options.json, rows, facts)
+
+
+def _plot(files: Sequence[Path], out: Path) -> None:
+    from eval.speed.plot import draw_runs
+
+    written = draw_runs(files, out)
+    if not written:
+        sys.exit("error: no row of these files has a ratio or a floor; measure some that have")
+    print("\n".join(map(str, written)))
 
 
 if __name__ == "__main__":

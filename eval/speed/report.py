@@ -219,7 +219,7 @@ def show(rows: Sequence[Row]) -> None:
     for row in rows:
         of = "" if row.ratio is None else f"{row.ratio:.3g} {row.ratio_of}"
         bounds = [_bound(row, bound) for bound in (row.target.floor, row.target.aim)]
-        values = [_value(value, row.unit) for value in (row.genrec, row.peer)]
+        values = [show_value(value, row.unit) for value in (row.genrec, row.peer)]
         table.add_row(row.id, row.variant, *values, row.peer_name, of, *bounds, row.verdict)
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
@@ -232,10 +232,11 @@ def _bound(row: Row, bound: float | None) -> str:
     if bound is None:
         return ""
     sign = "<=" if row.target.at == "most" else ">="
-    return f"{sign} {_value(bound, row.unit) if row.target.judged == 'genrec' else f'{bound:g}x'}"
+    return f"{sign} {show_value(bound, row.unit) if row.target.judged == 'genrec' else f'{bound:g}x'}"
 
 
-def _value(value: float | None, unit: str) -> str:
+def show_value(value: float | None, unit: str) -> str:
+    """A value with its unit, seconds in their handiest multiple; nothing for None."""
     if value is None:
         return ""
     if unit == "s":
