@@ -272,10 +272,10 @@ def _verdict(row: Measured) -> str:
 
 
 def _name(row: Measured, beside: str) -> tuple[str, str]:
-    return f"{row['id']}  {WHAT.get(row['id'], '')}".strip(), _short(beside, LEFT - 0.55)
+    return f"{row['id']}  {WHAT.get(row['id'], '')}".strip(), _short(beside, LEFT - 0.35)
 
 
-def _short(words: str, room: float = RIGHT - 0.45) -> str:
+def _short(words: str, room: float = RIGHT - 0.58) -> str:
     """Words cut to so many inches of small print."""
     whole = words
     while text_width(words, SMALL) > room:
