@@ -212,10 +212,25 @@ class _Beam:
         chosen = self._most_promising(waiting.prompt, waiting.promise, waiting.low)
         rest = np.ones(len(waiting.prompt), dtype=np.bool_)
         rest[chosen] = False
-        spent = rest & (self._grown >= self._limit)[waiting.prompt]
-        self._drop(waiting.prompt[spent], waiting.bound[spent])
-        self._waiting = waiting.take(rest & ~spent)
+        limited = (self._grown >= self._limit)[waiting.prompt]
+        self._drop(waiting.prompt[rest & limited], waiting.bound[rest & limited])
+        put_off = self._put_off(waiting, chosen) if self._terms.kind == "model" else np.empty(0, dtype=np.int64)
+        chosen = chosen[~np.isin(chosen, put_off)]
+        stays = rest & ~limited
+        stays[put_off] = True
+        self._waiting = waiting.take(stays)
         return waiting.take(chosen)
+
+    def _put_off(self, waiting: _Front, chosen: IntArray) -> IntArray:
+        """Leaves that keep their place in a beam that drops, ungrown while it still holds nodes to open.
+
+        Most would be overtaken; their tails are long, and growing one opens nothing.
+        """
+        prompt, leaf = waiting.prompt[chosen], waiting.high[chosen] - waiting.low[chosen] == 1
+        opening = np.zeros(len(self._grown), dtype=np.bool_)
+        opening[prompt[~leaf]] = True
+        put_off: IntArray = chosen[leaf & (opening & (self._grown >= self._limit))[prompt]]
+        return put_off
 
     def _most_promising(self, prompt: IntArray, promise: FloatArray, low: IntArray) -> IntArray:
         """Where the nodes that are kept stand: best first for each prompt, ties in row order; `prompt` rises."""
@@ -294,8 +309,8 @@ class _Beam:
             promise = reached + self._best_boosts(prompt[owner], low, high)
         bound = promise if self._most is None else self._bounds(prompt[owner], low, high, places, reached, promise)
         kept: IntArray | slice = slice(None)
-        if not len(self._waiting.prompt) and (self._grown >= self._limit).all():
-            # Nothing can wait any more: what will not be chosen in the next step need not be written down.
+        if (self._grown >= self._limit).all():
+            # Nothing waits any more: what cannot be chosen in the next step need not be written down.
             kept = self._most_promising(prompt[owner], promise, low)
             rest = np.ones(len(owner), dtype=np.bool_)
             rest[kept] = False
