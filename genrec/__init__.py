@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
     from genrec.rankers.popularity import PopularityRanker
     from genrec.recommender import Recommender
+    from genrec.subset import Boost, Mask, Subset
     from genrec.template import Template, read_template
     from genrec.types import History, Interaction, Item, Recommendation, RecommendationList
 
@@ -43,12 +44,14 @@ _HOMES = {
     "rankers.generative": ("GenerativeRanker", "GenerativeSettings"),
     "rankers.popularity": ("PopularityRanker",),
     "recommender": ("Recommender",),
+    "subset": ("Boost", "Mask", "Subset"),
     "template": ("Template", "read_template"),
     "types": ("History", "Interaction", "Item", "Recommendation", "RecommendationList"),
 }
 
 __all__ = [
     "BlendRanker",
+    "Boost",
     "Catalog",
     "CatalogIndex",
     "CooccurrenceRanker",
@@ -60,6 +63,7 @@ __all__ = [
     "Interaction",
     "Interactions",
     "Item",
+    "Mask",
     "PopularityRanker",
     "RankRequest",
     "Ranker",
@@ -67,6 +71,7 @@ __all__ = [
     "RecommendationList",
     "Recommender",
     "Settings",
+    "Subset",
     "Template",
     "TitleIdentifiers",
     "open_dataset",

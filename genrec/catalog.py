@@ -195,11 +195,14 @@ class Catalog:
         Raises:
             InputError: nothing would be left, an id would be there twice, or an attribute is of another kind.
         """
-        titles = self._titles.to_pylist()
-        for index, title in retitle.items():
-            titles[index] = title
+        titles = self._titles
+        if retitle:
+            texts = titles.to_pylist()
+            for index, title in retitle.items():
+                texts[index] = title
+            titles = pa.array(texts, pa.large_string())
         kept = pa.array(np.delete(np.arange(len(self)), withdraw))
-        columns = {**self._columns(), "title": pa.array(titles, pa.large_string())}
+        columns = {**self._columns(), "title": titles}
         columns = {name: column.take(kept) for name, column in columns.items()}
         if add is not None:
             columns = _appended(columns, add._columns(), len(kept), len(add))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genrec.backends.base import TokenTree
+from genrec.errors import EngineError
 from genrec.trie import TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray
 
@@ -87,7 +88,9 @@ def _passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> list[_Pass
     begin = 0
     while row < len(trie):
         # The furthest row up to which no more nodes are needed than a pass may have, and one row at least.
-        row = max(row + 1, int(np.searchsorted(counts[stops], counts[begin] + max_nodes, side="right")))
+        # The path to its first row is grown too.
+        room = max_nodes - (int(trie.shared[row]) if row < len(trie) else 0)
+        row = max(row + 1, int(np.searchsorted(counts[stops], counts[begin] + room, side="right")))
         stop = int(stops[row - 1])
         if asked[begin:stop].any():
             passes.append(_plan(trie, asked, needed, begin, stop))
@@ -144,6 +147,8 @@ def _read(tree: TokenTree, parts: Sequence[tuple[int, _Pass]], steps: Sequence[F
     nodes, counts = np.unique(readers, return_counts=True)
     found = np.empty(len(readers))
     found[order] = tree.log_probs(nodes, wanted[order], np.append(0, np.cumsum(counts)))
+    if np.isnan(found).any():
+        raise EngineError("the model returned NaN, by which nothing can be ranked; load it in float32")
     for (prompt, one), own in zip(
         parts, np.split(found, np.cumsum([len(one.asked) for _, one in parts])[:-1]), strict=True
     ):

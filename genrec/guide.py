@@ -43,20 +43,24 @@ class Guide:
         Raises:
             InputError: some tokens have no prior yet.
         """
-        self.check(self.steps)
         return self._most_catalog if kind == "catalog" else self._most_model
 
     def check(self, steps: Steps) -> None:
         """Refuse to score by a prior that is not known."""
-        if np.isnan(steps).any():
-            raise InputError(f"{int(np.isnan(steps).sum()):,} tokens have no prior; fill it for their rows first")
+        if not np.isfinite(steps).all():
+            missing = int((~np.isfinite(steps)).sum())
+            raise InputError(
+                f"{missing:,} tokens have no prior, or one that is not finite; fill it for their rows first"
+            )
 
     @cached_property
     def _most_model(self) -> "Most":
+        self.check(self.steps)
         return Most(self.trie, self.steps.astype(np.float64) * -self.weight)
 
     @cached_property
     def _most_catalog(self) -> "Most":
+        self.check(self.steps)
         return Most(self.trie, catalog_steps(self.trie, self.steps.astype(np.float64)) * -self.weight)
 
 

@@ -37,7 +37,8 @@ class TitleIdentifiers:
     """The title on one line and an end token: readable, zero-shot, and new items work at once.
 
     Where titles meet in the same tokens, the first attribute that tells them apart follows in brackets; where none
-    does, the item id; where ids are too long or meet too, the item's place in the catalog.
+    does, the item id; where ids are too long or meet too, the item's place in the catalog (among the items that are
+    encoded together, where they join others).
 
     Args:
         max_tokens: a longer title is cut here, then told apart like any other.

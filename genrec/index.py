@@ -31,7 +31,9 @@ class CatalogIndex:
     trie: TokenTrie
     tokenizer_fingerprint: str
     identifiers_fingerprint: str
-    _masks: "WeakKeyDictionary[Mask, Mask]" = field(default_factory=WeakKeyDictionary, compare=False, repr=False)
+    _masks: "WeakKeyDictionary[Mask, Mask]" = field(
+        default_factory=WeakKeyDictionary, init=False, compare=False, repr=False
+    )
 
     @classmethod
     def build(cls, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
@@ -42,20 +44,31 @@ class CatalogIndex:
     @property
     def fingerprint(self) -> str:
         """Which index this is; priors and results carry it."""
-        parts = (self.catalog.fingerprint[:16], self.identifiers_fingerprint[:8], self.tokenizer_fingerprint[:8])
+        # An updated index may write an item in other tokens than one that was built anew: the trie counts too.
+        parts = (
+            self.catalog.fingerprint[:16],
+            self.identifiers_fingerprint[:8],
+            self.tokenizer_fingerprint[:8],
+            self.trie.digest[:8],
+        )
         return "-".join((str(INDEX_VERSION), *parts))
 
     def rows(self, items: Subset) -> Subset:
         """The rows of a subset of items; a mask is turned into rows once, and kept for as long as it lives."""
+        self._check_universe(items.universe)
         mask = None
         if items.mask is not None:
-            if items.mask not in self._masks:
-                self._masks[items.mask] = Mask.from_bool(items.mask.to_bool()[self.trie.items])
-            mask = self._masks[items.mask]
+            mask = self._masks.get(items.mask)
+            if mask is None:
+                # Of two requests that make it at once, both go on with the first: a batch has to have one mask.
+                made = Mask.from_bool(items.mask.to_bool()[self.trie.items])
+                mask = self._masks.setdefault(items.mask, made)
         return Subset(len(self.trie), mask, np.sort(self.trie.rows_of_items[items.listed]), items.only)
 
     def boosted_rows(self, boost: Boost) -> Boost:
         """A boost of items as one of rows."""
+        if len(boost):
+            self._check_universe(max(len(self.trie), int(boost.places[-1]) + 1))
         rows = self.trie.rows_of_items[boost.places]
         order = np.argsort(rows)
         return Boost(rows[order], boost.values[order])
@@ -87,9 +100,13 @@ class CatalogIndex:
             InputError: an added id is there already, an item is both withdrawn and retitled, or nothing would be left.
         """
         self._check_parts(identifiers, tokenizer)
-        gone = self.catalog.indices_of(list(withdraw))
+        gone = np.unique(self.catalog.indices_of(withdraw))
         titles = dict(retitle or {})
         changed = self.catalog.indices_of(list(titles))
+        if len(again := changed[np.argsort(changed)][1:][np.diff(np.sort(changed)) == 0]):
+            raise InputError(
+                f"item {self.catalog.item_ids[int(again[0])]!r} is to be retitled twice; give it one title"
+            )
         if both := sorted(set(gone.tolist()) & set(changed.tolist())):
             raise InputError(
                 f"item {self.catalog.item_ids[both[0]]!r} is to be withdrawn and retitled; leave it out of one"
@@ -117,6 +134,12 @@ class CatalogIndex:
                 np.concatenate(sequences), lengths, items=fresh, vocab_size=tokenizer.vocab_size
             )
         return CatalogIndex(catalog, rest.merge(other), self.tokenizer_fingerprint, self.identifiers_fingerprint)
+
+    def _check_universe(self, universe: int) -> None:
+        if universe != len(self.trie):
+            raise InputError(
+                f"a subset or boost of {universe:,} items; the index has {len(self.trie):,}; make it for this catalog"
+            )
 
     def _check_parts(self, identifiers: Identifiers, tokenizer: Tokenizer) -> None:
         if tokenizer.fingerprint != self.tokenizer_fingerprint:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from genrec.backends.base import TokenTree
-from genrec.errors import InputError
+from genrec.errors import EngineError, InputError
 from genrec.forest import score_tries
 from genrec.guide import Guide, RangeMax, catalog_steps, prefix_sums, shares_of
 from genrec.kernel.plain import ragged_ranges
@@ -76,6 +76,10 @@ def exhaustive_search(tree: TokenTree, trie: TokenTrie, terms: Terms, *, max_nod
 
     Returns:
         U rankings of min(k, allowed) items, best first, ties in item order; always proven.
+
+    Raises:
+        InputError: the terms do not fit the trie.
+        EngineError: the model failed, or returned NaN.
     """
     terms.check(trie)
     parts = [_restrict(trie, own) for own in terms.allowed]
@@ -112,19 +116,25 @@ def beam_search(
         tree: U open prompts, of the tokenizer the trie was built for.
         trie: every identifier of the catalog.
         terms: what is allowed, how many, under which score.
-        width: children kept per prompt and step, at least k; with `width >= len(trie)` nothing is dropped. With
-            `exact` it is how much is opened at once, and may be less than k: little means many small steps, and few
-            nodes in all.
+        width: children kept per prompt and step, and never fewer than k; with `width >= len(trie)` nothing is dropped.
+            With `exact` it is how much is opened at once, and may be less than k: little means many small steps, and
+            few nodes in all.
         exact: go on until proven.
         max_nodes: the limit to `exact`; the list is full even so, but may be unproven.
 
     Returns:
         U rankings of min(k, allowed) items, best first, ties in item order. `proven` is True where nothing that was
         dropped could still have beaten the k-th item; `nodes` and `passes` say what it cost.
+
+    Raises:
+        InputError: the terms do not fit the trie, or `width` or `max_nodes` is too small.
+        EngineError: the model failed, or returned NaN.
     """
     terms.check(trie)
     if width < 1:
         raise InputError(f"width is {width}; keep at least 1 node a step")
+    if max_nodes < 0:
+        raise InputError(f"max_nodes is {max_nodes}; it must be at least 0")
     run = _Beam(tree, trie, terms, width, limit=max_nodes if exact else 0)
     while run.step():
         pass
@@ -283,7 +293,8 @@ class _Beam:
             asked = np.where(
                 offset == 0, chosen.behind[owner], self._tree.size - len(grown) + begins[owner] + offset - 1
             )
-            steps = self._tree.log_probs(asked, trie.tokens[scored].astype(np.int64), np.arange(len(scored) + 1))
+            places = np.arange(len(scored) + 1)
+            steps = _numbers(self._tree.log_probs(asked, trie.tokens[scored].astype(np.int64), places))
             if self._terms.guide is not None:
                 steps = steps - self._terms.guide.weight * self._terms.guide.at(scored)
             np.add.at(gain, owner, steps)
@@ -295,7 +306,7 @@ class _Beam:
         offsets, guide, catalog = children.offsets, self._terms.guide, self._terms.kind == "catalog"
         owner = np.repeat(np.arange(len(prompt)), np.diff(offsets))
         low, high = children.low, children.high
-        steps = self._tree.log_probs(behind, children.tokens.astype(np.int64), offsets)
+        steps = _numbers(self._tree.log_probs(behind, children.tokens.astype(np.int64), offsets))
         if catalog:
             steps = shares_of(steps, offsets[:-1])
         places = np.empty(0, dtype=np.int64)
@@ -375,6 +386,13 @@ class _Beam:
             self._found[touched] = (rows, scores)
             if len(rows) >= self._terms.k:
                 self._kth[touched] = np.partition(scores, len(rows) - self._terms.k)[len(rows) - self._terms.k]
+
+
+def _numbers(steps: FloatArray) -> FloatArray:
+    """Log-probabilities as they are; NaN compares false with every bound and would hide an item."""
+    if np.isnan(steps).any():
+        raise EngineError("the model returned NaN, by which nothing can be ranked; load it in float32")
+    return steps
 
 
 def _restrict(trie: TokenTrie, allowed: Subset) -> TokenTrie | None:

@@ -220,6 +220,9 @@ class Boost:
             InputError: a place comes twice or is below 0, or a value is not finite.
         """
         rows = list(pairs)
+        strange = [place for place, _ in rows if isinstance(place, bool) or not isinstance(place, int | np.integer)]
+        if strange:
+            raise InputError(f"place {strange[0]!r} is boosted; give whole numbers")
         places = np.array([place for place, _ in rows], dtype=np.int64)
         values = np.array([value for _, value in rows], dtype=np.float64)
         order = np.argsort(places, kind="stable")

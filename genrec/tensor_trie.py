@@ -2,8 +2,9 @@
 
 Letters: R rows of a batch (users x beams), M children looked at, T tokens of the trie, N identifiers, V vocabulary.
 
-A state is a prefix: 0 is the empty one, and 1 + p the one that ends at place p of `TokenTrie.tokens`. What the trie's
-loops find by walking lies here in tables (compressed sparse rows over the tokens), at 14 to 22 bytes a token.
+A state is a prefix: 0 is the empty one, 1 + p the one that ends at place p of `TokenTrie.tokens`, and T + 1 the dead
+end behind a token that leads nowhere, which has no children. What the trie's loops find by walking lies here in tables
+(compressed sparse rows over the tokens), at 24 bytes a token.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from genrec.errors import InputError
 from genrec.subset import Subset
 from genrec.trie import Filter, TokenTrie
 
@@ -35,8 +37,10 @@ class TensorFilter:
     """The subsets of U prompts on a device; see `genrec.trie.Filter`."""
 
     def __init__(self, subsets: Sequence[Subset], device: torch.device | str) -> None:
-        made = Filter.of(subsets)
-        universe = subsets[0].universe
+        sizes = {subset.universe for subset in subsets}
+        if len(sizes) != 1:
+            raise InputError(f"subsets of {sorted(sizes)} rows in one batch; give one or more, all of one trie")
+        made, universe = Filter.of(subsets), sizes.pop()
         every = Filter(
             np.empty(0, np.int64),
             np.zeros(len(subsets) + 1, np.int64),
@@ -74,9 +78,12 @@ class TensorTrie:
 
     def __init__(self, trie: TokenTrie, device: torch.device | str) -> None:
         size = len(trie.tokens)
+        if size >= 2**31 - 2:
+            raise InputError(f"a trie of {size:,} tokens does not fit the tables of a device; split the catalog")
         order = np.argsort(trie.parents, kind="stable")
         counts = np.bincount(trie.parents + 1, minlength=size + 1)
         first = np.concatenate([[0], np.cumsum(counts)])
+        first = np.append(first, first[-1])  # the dead end
         depth = np.concatenate([[0], trie.depths + 1])
         widest = np.zeros(int(depth.max()) + 1, dtype=np.int64)
         np.maximum.at(widest, depth, counts)
@@ -84,9 +91,9 @@ class TensorTrie:
         self.widest = self.widest_below[0]
         low = np.repeat(np.arange(len(trie)), trie.tails)
         high = _row_ends(trie)
-        item = np.full(size + 1, -1, dtype=np.int64)
+        item = np.full(size + 2, -1, dtype=np.int64)
         item[1 + trie.last] = trie.items
-        arrays = (first.astype(np.int32 if size < 2**31 else np.int64), 1 + order, trie.tokens[order], low, high, item)
+        arrays = (first.astype(np.int32), 1 + order, trie.tokens[order], low, high, item)
         kinds = (None, np.int32, np.int32, np.int32, np.int32, np.int32)
         self._first, self._states, self._tokens, self._low, self._high, self._item = (
             torch.from_numpy(array if kind is None else array.astype(kind)).to(device)
@@ -105,10 +112,15 @@ class TensorTrie:
 
         Args:
             states: int64 [R].
-            most: M; children beyond it are lost, so give at least `widest`, or `widest_below[depth]`.
+            most: M, at least `widest_below` of the least depth among the states: fewer would lose children. By
+                default `widest`, which is enough anywhere.
             owner: int64 [R], the prompt of each state, where there is a filter.
             allowed: the filter of each prompt.
         """
+        if most is not None and most < 1:
+            raise InputError(f"most is {most}; look at 1 child or more")
+        if (owner is None) != (allowed is None):
+            raise InputError("children are filtered by the prompt of each state; pass owner and allowed together")
         steps = torch.arange(self.widest if most is None else most, device=states.device)
         first = self._first[states].long()[:, None]
         valid = steps < self._first[states + 1].long()[:, None] - first
@@ -120,7 +132,7 @@ class TensorTrie:
         return TensorChildren(torch.where(valid, tokens, 0), torch.where(valid, children, 0), valid)
 
     def advance(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """int64 [R], the states behind one more token; 0, the beginning, where it leads nowhere or ends a row."""
+        """int64 [R], the states behind one more token; T + 1, the dead end, where nothing has it."""
         begin, stop = self._first[states].long(), self._first[states + 1].long()
         size = len(self._tokens)
         # A binary search of as many steps as the widest state can need, in every row alike.
@@ -131,7 +143,7 @@ class TensorTrie:
             begin, stop = torch.where(open_ & below, middle + 1, begin), torch.where(open_ & ~below, middle, stop)
         found = begin.clamp(max=size - 1)
         hit = (begin < self._first[states + 1]) & (self._tokens[found] == tokens)
-        return torch.where(hit, self._states[found].long(), 0)
+        return torch.where(hit, self._states[found].long(), size + 1)
 
     def items(self, states: torch.Tensor) -> torch.Tensor:
         """int64 [R], the item whose identifier ends at a state, or -1."""

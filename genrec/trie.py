@@ -10,6 +10,7 @@ implicit tree follow Abouelhoda, Kurtz and Ohlebusch, "Replacing suffix trees wi
 Discrete Algorithms 2(1), 2004, section 3.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ _KIND = "trie"
 _VERSION = 1
 _WIDE = 8192  # rows from which on a node's children are looked up instead of found
 _MOST = 2**31 - 1
+_CHUNK = 1 << 20  # numbers that are hashed at once
 _ENOUGH = 33  # bits of a first key that leave few ties among ten million rows
 
 _NOWHERE = np.empty(0, dtype=np.int64)
@@ -141,10 +143,14 @@ class TokenTrie:
         if lengths is None:
             lengths = np.full(len(tokens), tokens.shape[1], dtype=np.int64)
             tokens = tokens.reshape(-1)
-        items = np.arange(len(lengths), dtype=np.int32) if items is None else items
+        items = np.arange(len(lengths), dtype=np.int32) if items is None else np.asarray(items)
         if not len(lengths):
             raise InputError("an index needs at least one identifier")
-        if int(lengths.min()) == 0:
+        if tokens.dtype.kind not in "iu":
+            raise InputError(f"tokens are of type {tokens.dtype}; give whole numbers")
+        if len(items) == len(lengths):
+            _check_items(items)
+        if int(lengths.min()) == 0 and len(items) == len(lengths):
             raise InputError(f"item {int(items[np.argmin(lengths)])} has an empty identifier; give it a title")
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
@@ -163,9 +169,26 @@ class TokenTrie:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays that a search needs."""
+        """Bytes of all arrays that `open`, `measure`, `start` and `decode` need.
+
+        What is made of them on request counts apart: `rows_of_items` (8 an item), `parents` and `depths` (8 a token).
+        """
         total: int = self.items.nbytes + sum(array.nbytes for array in self._arrays[:-1])
         return total
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the rows and their items, in hexadecimal, whatever types hold them."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.shared, self.tails, self.items):
+            for start in range(0, len(array), _CHUNK):
+                digest.update(np.ascontiguousarray(array[start : start + _CHUNK], dtype="<u4").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens in the longest row."""
+        return int(np.add(self.shared, self.tails, dtype=np.int32).max())
 
     @cached_property
     def lengths(self) -> IntArray:
@@ -276,9 +299,11 @@ class TokenTrie:
                 row too, and its children are what follows there, even where nothing parts. A row that has ended has
                 none.
         """
+        if allowed is not None and owner is None:
+            raise InputError("children are filtered by the prompt of each node; pass owner beside allowed")
         at = _NOWHERE if depths is None else depths
         depths, offsets, below, tokens = self._loops.open_nodes(*self._arrays, low, high, at)
-        if allowed is None or owner is None:
+        if allowed is None:
             return Children(depths, offsets, below, tokens, high)
         below, above, tokens = self._loops.keep_alive(
             offsets, below, tokens, high, owner, allowed.listed, allowed.bounds, allowed.only, allowed.counts
@@ -305,20 +330,26 @@ class TokenTrie:
 
         Args:
             other: rows to add, with the items they are of.
-            gone: int64, rows to leave out, rising.
+            gone: int64, rows to leave out, rising and distinct.
 
         Raises:
-            InputError: nothing would be left, or an added identifier is equal to one that stays, or its beginning.
+            InputError: nothing would be left, an added identifier is equal to one that stays, or its beginning, an
+                added item is there already, or `gone` is not what it has to be.
         """
         gone = np.empty(0, dtype=np.int64) if gone is None else gone
+        if gone.size and (gone[0] < 0 or gone[-1] >= len(self) or (np.diff(gone) <= 0).any()):
+            raise InputError(
+                f"rows to leave out are {gone[:5].tolist()}...; give rows of this trie, rising and distinct"
+            )
         if other is None:
             other = TokenTrie(*(array[:0] for array in (self.tokens, self.shared, self.tails, self.items)))
         rows = len(self) + len(other) - len(gone)
         if rows <= 0:
             raise InputError("nothing would be left in the index; keep or add an item")
+        self._refuse_there(other, gone)
         if not hasattr(self._loops, "merge"):
             return self._rebuild(other, gone)
-        sizes = [int(trie.lengths.max()) if len(trie) else 1 for trie in (self, other)]
+        sizes = [trie.longest if len(trie) else 1 for trie in (self, other)]
         small, wide = np.min_scalar_type(max(sizes)), max(self.tokens.dtype, other.tokens.dtype)
         # A row behind one that goes may have to keep all it shared with it. What is not written to takes no memory.
         room = len(self.tokens) + len(other.tokens) + len(gone) * sizes[0]
@@ -381,7 +412,7 @@ class TokenTrie:
 
     @cached_property
     def _starts(self) -> IntArray:
-        """int64, where the tokens of every 32nd row begin: exact sums of short runs give the rest."""
+        """Where the tokens of every 64th row begin; sums of short runs give the rest."""
         sums = np.add.reduceat(self.tails, np.arange(0, len(self), BLOCK), dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(sums[:-1])])
         return starts.astype(np.uint32 if len(self.tokens) < 1 << 32 else np.int64)
@@ -417,6 +448,16 @@ class TokenTrie:
     def _arrays(self) -> tuple[Any, ...]:
         return (self.shared, self.tails, self._starts, self.tokens, *self._wide, _WIDE)
 
+    def _refuse_there(self, other: "TokenTrie", gone: IntArray) -> None:
+        """An item that stays must not be added: it would stand in a list twice."""
+        if not len(other) or int(other.items.min()) > int(self.items.max()):
+            return
+        added = np.zeros(int(max(other.items.max(), self.items.max())) + 1, dtype=np.bool_)
+        added[other.items] = True
+        twice = np.setdiff1d(np.flatnonzero(added[self.items]), gone)
+        if twice.size:
+            raise InputError(f"item {int(self.items[twice[0]])} is there already; leave its row out to add it anew")
+
     def _rebuild(self, other: "TokenTrie", gone: IntArray) -> "TokenTrie":
         """What `merge` does, by sorting everything again."""
         parts = [(self, np.delete(np.arange(len(self)), gone)), (other, np.arange(len(other)))]
@@ -438,6 +479,18 @@ def _front_coded(kernel: Any, tokens: Numbers, lengths: IntArray, order: IntArra
     if filled <= 0:
         raise _clash(*((lengths[row], items[row]) for row in order[-filled - 1 : 1 - filled or None]))
     return TokenTrie(own[:filled], shared, tails, items[order].astype(np.int32))
+
+
+def _check_items(items: IntArray) -> None:
+    """Refuse two rows of one item, and numbers that are none of an item."""
+    if int(items.min()) < 0 or int(items.max()) > _MOST:
+        raise InputError(f"items go from {int(items.min())} to {int(items.max())}; number them from 0 to {_MOST:,}")
+    if (np.diff(items) > 0).all():
+        return
+    ordered = np.sort(items)
+    again = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if again.size:
+        raise InputError(f"item {int(ordered[again[0]])} has more than one identifier; give each item one")
 
 
 def _check_tokens(tokens: Numbers, offsets: IntArray, items: IntArray, vocab_size: int | None) -> None:

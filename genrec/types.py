@@ -80,7 +80,7 @@ class Ranking:
         item_indices: int64 [k], distinct, ties in catalog order.
         scores: float64 [k], falling; comparable within this ranking only.
         proven: no other allowed item scores higher under the ranker's stated score.
-        compared: how many allowed items had their score, or a bound on it, compared.
+        compared: how many allowed items had their whole score compared; a proof rules out the others by bounds.
         notices: what the caller should know, such as a history cut to fit the context.
         nodes: tokens that a model computed for this ranking beside its prompt.
         passes: how many passes of the model these took; shared with others of its batch.

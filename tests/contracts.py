@@ -345,6 +345,12 @@ class RankerContract:
                 np.testing.assert_allclose(ranking.scores, alone.scores, atol=self.atol)
                 assert ranking.proven == alone.proven
 
+    def test_a_list_of_no_items_is_refused(self, ranker: Ranker, requests: list[RankRequest]) -> None:
+        """An empty answer to a mistyped k looks like an empty shop."""
+        for k in (0, -1):
+            with pytest.raises(InputError, match=f"k is {k}; ask for at least 1"):
+                self.rank(ranker, requests, k)
+
     def test_nobody_is_ranked_for_nobody(self, ranker: Ranker) -> None:
         """A batch whose people were all served further up is empty."""
         assert self.rank(ranker, [], 5) == []

@@ -1,10 +1,16 @@
 """Laws of packed scoring: whatever shares a pass, a token has the log-probability it has alone."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from brute import log_probs
 
+from genrec.errors import EngineError
 from genrec.forest import score_tries
+from genrec.search import Terms, beam_search
+from genrec.subset import Subset
 from genrec.testing import TableBackend
 from genrec.trie import TokenTrie
 from genrec.types import IntArray
@@ -45,8 +51,27 @@ def test_tokens_have_their_log_probs_whatever_the_packing(max_nodes: int, branch
                     assert reading.steps[place] == pytest.approx(expected, abs=1e-12)
                     asked += 1
             assert asked
-            assert 0 <= reading.passes <= len(trie)
-            assert reading.nodes <= len(trie.tokens) * trie.lengths.max()
+            # A pass holds no more than it may, or one row that is longer.
+            assert reading.nodes <= reading.passes * max(max_nodes, trie.longest)
+
+
+def test_a_model_that_returns_no_numbers_is_named() -> None:
+    """NaN compares false with everything: items would be lost, and the list called proven."""
+    trie = random_trie(np.random.default_rng(1), 9)
+    tree = Broken(9).open([np.array([1])])
+    with pytest.raises(EngineError, match="returned NaN"):
+        score_tries(tree, [trie])
+    with pytest.raises(EngineError, match="returned NaN"):
+        beam_search(tree, trie, Terms([Subset.everything(len(trie))], 3), width=3)
+
+
+class Broken(TableBackend):
+    """Weights that overflowed."""
+
+    def open(self, prompts: Sequence[IntArray]) -> Any:
+        tree = super().open(prompts)
+        tree.log_probs = lambda nodes, tokens, offsets: np.full(len(tokens), np.nan)  # type: ignore[method-assign]
+        return tree
 
 
 def test_what_needs_no_node_grows_none() -> None:

@@ -75,5 +75,5 @@ def test_a_prior_that_does_not_fit_or_is_not_known_is_refused() -> None:
             Guide(trie, np.zeros(len(trie.tokens)), weight)
     steps = np.zeros(len(trie.tokens))
     steps[3] = np.nan
-    with pytest.raises(InputError, match="1 tokens have no prior"):
+    with pytest.raises(InputError, match="1 tokens have no prior, or one that is not finite"):
         Guide(trie, steps, 1.0).most("model")

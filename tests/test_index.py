@@ -121,6 +121,24 @@ def test_an_update_is_the_index_of_what_is_left() -> None:
         assert tokens_of(updated) == tokens_of(rebuilt)
 
 
+def test_an_id_withdrawn_twice_goes_once() -> None:
+    """Lists of ids come from joins and logs; a row taken out twice took its neighbour along."""
+    index = build(ITEMS)
+    once, twice = (index.update(TitleIdentifiers(), ByteTokenizer(), withdraw=ids) for ids in (["i3"], ["i3", "i3"]))
+    assert tokens_of(twice) == tokens_of(once)
+
+
+def test_an_updated_index_is_not_taken_for_a_rebuilt_one() -> None:
+    """They may write an item in other tokens, and a prior kept under one name would correct the wrong ones."""
+    items = [Item(f"i{place}", f"title {place}") for place in range(5)]
+    add = [Item("n", "title 3")]
+    updated = build(items).update(TitleIdentifiers(), ByteTokenizer(), add=Catalog.from_items(add))
+    rebuilt = build([*items, *add])
+    assert tokens_of(updated) != tokens_of(rebuilt)
+    assert updated.catalog.fingerprint == rebuilt.catalog.fingerprint
+    assert updated.fingerprint != rebuilt.fingerprint
+
+
 def test_a_new_title_that_is_there_already_is_told_apart_and_the_old_one_stays() -> None:
     """Priors and adapters know the old one's tokens; the new one has none yet."""
     index = build(ITEMS)
@@ -139,6 +157,8 @@ def test_an_update_that_makes_no_sense_is_refused_by_name() -> None:
     index, parts = build(ITEMS), (TitleIdentifiers(), ByteTokenizer())
     with pytest.raises(UnknownItemError, match="'none' is not in catalog 'shop'"):
         index.update(*parts, withdraw=["none"])
+    with pytest.raises(InputError, match="expected several ids, got the text 'i3'"):
+        index.update(*parts, withdraw="i3")
     with pytest.raises(InputError, match="'i3' is to be withdrawn and retitled"):
         index.update(*parts, withdraw=["i3"], retitle={"i3": "x"})
     with pytest.raises(InputError, match="'i3'"):
@@ -161,6 +181,11 @@ def test_subsets_and_boosts_of_items_become_those_of_their_rows() -> None:
         rows = index.rows(subset)
         assert sorted(index.trie.items[rows.places()]) == subset.places().tolist()
     assert index.rows(Subset.from_mask(mask)).mask is index.rows(Subset.from_mask(mask).without([3])).mask
+    for wrong in (Subset.everything(41), Subset.from_mask(Mask.from_bool(np.ones(39, dtype=bool)))):
+        with pytest.raises(InputError, match="the index has 40; make it for this catalog"):
+            index.rows(wrong)
+    with pytest.raises(InputError, match="41 items; the index has 40"):
+        index.boosted_rows(Boost(np.array([40]), np.array([1.0])))
     boost = index.boosted_rows(Boost(np.array([3, 30]), np.array([1.0, 2.0])))
     assert boost.at(index.trie.rows_of_items[[3, 30, 4]]).tolist() == [1.0, 2.0, 0.0]
 

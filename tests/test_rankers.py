@@ -458,12 +458,49 @@ def test_a_batch_that_would_not_fit_the_budget_is_refused_with_the_arithmetic() 
         backend = _Counting(260, seed=9)
         ranker = generative(backend=backend, memory=100.0, **options)
         opened = backend.opened
-        with pytest.raises(InputError, match=r"2 prompts of \d+ tokens, with .* more for each, take .* = 0\.00 GB; .*"):
+        with pytest.raises(InputError, match=r"2 prompts of up to \d+ tokens, with .* more .* = 0\.00 GB; .*"):
             ranker.rank(requests, 3, deadline=Deadline.never())
         assert ranker.settings.prior
         fits = ranker.with_settings(memory=1e9, exact=options["strategy"] == "beam")
         assert backend.opened == opened
         assert all(ranking.proven for ranking in fits.rank(requests, 3, deadline=Deadline.never()))
+
+
+def test_a_budget_counts_what_a_ragged_batch_and_a_long_list_take() -> None:
+    """A batch is held as wide as its longest prompt, and a beam keeps k nodes where k is more than its width."""
+    people = [
+        RankRequest(history(3), "b", Subset.everything(N)),
+        RankRequest(history(*range(9)), "b", Subset.everything(N)),
+    ]
+    ranker = generative(strategy="beam", width=2, exact=False, memory=1.0)
+    lengths = [len(ranker.render(one).token_ids) for one in people]
+    longest = max(len(title.encode()) + 1 for title in TITLES)
+    needed = 2 * (max(lengths) + 7 * longest) * TableBackend(260).token_bytes
+    with pytest.raises(InputError, match=rf"up to {max(lengths)} tokens, with 7 x {longest} more"):
+        ranker.with_settings(memory=needed - 1.0).rank(people, 7, deadline=Deadline.never())
+    assert len(ranker.with_settings(memory=float(needed)).rank(people, 7, deadline=Deadline.never())) == 2
+
+
+def test_nothing_proposed_is_not_called_nothing_allowed() -> None:
+    """The next step of the ladder fills the list, and the notice would stand above it."""
+    request = RankRequest(history(3), "b", Subset.everything(N))
+    ranker = generative(strategy="candidates", prior=0.0).with_settings(proposer=Silent())
+    (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
+    assert (len(ranking.item_indices), ranking.notices) == (0, ())
+    nobody = replace(request, allowed=Subset.of(N, []))
+    assert ranker.rank([nobody], 3, deadline=Deadline.never())[0].notices == ("nothing is allowed",)
+
+
+class Silent(DenseRanker):
+    """Knows nothing of any item."""
+
+    source = "silent"
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return True
+
+    def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
+        return np.full((len(requests), N), -np.inf)
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
@@ -477,8 +514,10 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         ({"history_step": 0}, "history_step is 0"),
         ({"prior": -1.0}, r"prior is -1\.0; it must be a number of at least 0"),
         ({"evidence": float("nan")}, "evidence is nan"),
-        ({"memory": 0.0}, r"memory is 0\.0; give bytes above 0"),
+        ({"memory": 0.0}, r"memory is 0\.0; give a number of bytes above 0"),
         ({"memory": float("nan")}, "memory is nan"),
+        ({"memory": float("inf")}, "memory is inf"),
+        ({"max_nodes": 0}, "max_nodes is 0"),
     ]:
         with pytest.raises(InputError, match=message):
             GenerativeSettings(**options)  # type: ignore[arg-type]

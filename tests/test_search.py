@@ -250,6 +250,8 @@ def test_bad_terms_are_refused_by_value() -> None:
         for search in (exhaustive_search, lambda *args: beam_search(*args, width=3)):
             with pytest.raises(InputError, match=message):
                 search(case.backend.open(case.prompts), case.trie, replace(good, **change))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_nodes is -1"):
+        beam_search(case.backend.open(case.prompts), case.trie, good, width=3, exact=True, max_nodes=-1)
     with pytest.raises(InputError, match="width is 0"):
         beam_search(case.backend.open(case.prompts), case.trie, good, width=0)
 

@@ -1,9 +1,11 @@
 """Laws of the trie on a device: it says what the trie says, and never makes a GPU wait for the host."""
 
 import numpy as np
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from genrec.errors import InputError
 from genrec.subset import Mask, Subset
 from genrec.tensor_trie import TensorFilter, TensorTrie
 from genrec.trie import TokenTrie
@@ -34,10 +36,11 @@ def test_children_are_those_of_the_prefix_that_hold_an_allowed_row() -> None:
         named = {(): 0, **dict(zip(prefixes, (places + 1).tolist(), strict=True))}
         states = torch.tensor(list(named.values()))
         for prompt, subset in [(0, None), *enumerate(subsets)]:
-            owner = torch.full_like(states, prompt)
-            found = tensor.children(
-                states, owner=owner, allowed=None if subset is None else TensorFilter(subsets, "cpu")
-            )
+            if subset is None:
+                found = tensor.children(states)
+            else:
+                owner = torch.full_like(states, prompt)
+                found = tensor.children(states, owner=owner, allowed=TensorFilter(subsets, "cpu"))
             every = np.ones(len(rows), dtype=bool) if subset is None else subset.to_bool()
             kept = [row for row, allowed in zip(rows, every, strict=True) if allowed]
             for place, prefix in enumerate(named):
@@ -53,7 +56,7 @@ def test_a_walk_along_a_row_ends_at_its_item_and_a_wrong_token_at_the_beginning(
     """A state that lives on after a token nobody has would let an item through that does not exist."""
     for seed in range(40):
         trie, rows = random_case(seed)
-        tensor = TensorTrie(trie, "cpu")
+        tensor, dead = TensorTrie(trie, "cpu"), len(trie.tokens) + 1
         for number, row in enumerate(rows):
             state = torch.zeros(1, dtype=torch.int64)
             for depth, token in enumerate(row):
@@ -61,11 +64,29 @@ def test_a_walk_along_a_row_ends_at_its_item_and_a_wrong_token_at_the_beginning(
                 known = any(
                     other[:depth] == row[:depth] and other[depth] == token + 1 for other in rows if len(other) > depth
                 )
-                assert bool(tensor.advance(state, wrong)[0]) == known
+                assert (tensor.advance(state, wrong).tolist() != [dead]) == known
                 state = tensor.advance(state, torch.tensor([token]))
             assert tensor.items(state).tolist() == [trie.items[number]]
-            assert tensor.advance(state, torch.tensor([0])).tolist() == [0]
+            assert tensor.advance(state, torch.tensor([0])).tolist() == [dead]
+        end = torch.tensor([dead])
+        assert not tensor.children(end).valid.any()
+        assert tensor.advance(end, torch.tensor([rows[0][0]])).tolist() == [dead]
+        assert tensor.items(end).tolist() == [-1]
         assert tensor.items(torch.zeros(1, dtype=torch.int64)).tolist() == [-1]
+
+
+def test_half_a_filter_is_refused() -> None:
+    """Left out in silence, it would let everything through."""
+    trie, rows = random_case(3)
+    tensor, allowed = TensorTrie(trie, "cpu"), TensorFilter([Subset.of(len(rows), [0])], "cpu")
+    states = torch.zeros(1, dtype=torch.int64)
+    for given in ({"allowed": allowed}, {"owner": states}):
+        with pytest.raises(InputError, match="pass owner and allowed together"):
+            tensor.children(states, **given)
+    with pytest.raises(InputError, match="most is 0"):
+        tensor.children(states, 0)
+    with pytest.raises(InputError, match=r"subsets of \[\] rows"):
+        TensorFilter([], "cpu")
 
 
 def test_nothing_waits_for_the_device() -> None:

@@ -166,6 +166,11 @@ def test_a_filter_leaves_the_children_that_hold_an_allowed_row(bodies: Rows, dat
         assert list(zip(found.low[kept], found.high[kept], found.tokens[kept], strict=True)) == expected
 
 
+def test_both_kinds_of_loops_count_rows_alike() -> None:
+    """A start counted in other blocks than it was summed in is the start of another row."""
+    assert compiled.BLOCK == plain.BLOCK
+
+
 def test_gathering_takes_each_row_its_own() -> None:
     """One row off, and every item has its neighbour's probability."""
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -258,6 +263,42 @@ def test_identifiers_that_cannot_be_told_apart_are_refused(sequences: list[list[
     """Otherwise one of two items could never be recommended."""
     with pytest.raises(InputError, match=message):
         TokenTrie.from_sequences([np.array(sequence, dtype=np.int64) for sequence in sequences], vocab_size=8)
+
+
+def test_an_item_has_one_row() -> None:
+    """With two it would stand in a list twice."""
+    with pytest.raises(InputError, match="item 7 has more than one identifier"):
+        TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=np.array([7, 7]))
+    with pytest.raises(InputError, match="items go from -1 to 0"):
+        TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=np.array([0, -1]))
+    with pytest.raises(InputError, match="tokens are of type float64"):
+        TokenTrie.from_rows(np.array([[1.5, 0.0]]))
+    trie = trie_of([(1,), (2,)])
+    with pytest.raises(InputError, match="item 1 is there already"):
+        trie.merge(TokenTrie.from_rows(np.array([[9, END]]), items=np.array([1])))
+    assert len(trie.merge(TokenTrie.from_rows(np.array([[9, END]]), items=np.array([1])), gone=np.array([1]))) == 2
+    for gone in ([0, 0], [1, 0], [-1], [2]):
+        with pytest.raises(InputError, match="rows to leave out are"):
+            trie.merge(gone=np.array(gone))
+
+
+def test_a_filter_without_prompts_is_refused() -> None:
+    """Left out in silence, it would let everything through."""
+    trie = trie_of([(1,), (2,)])
+    with pytest.raises(InputError, match="pass owner beside allowed"):
+        trie.open(np.array([0]), np.array([2]), None, Filter.of([Subset.of(2, [0])]))
+
+
+@law
+@given(BODIES, BODIES)
+def test_an_identifier_is_there_if_one_cannot_stand_beside_it(bodies: Rows, others: Rows) -> None:
+    """A new title is told apart by this; one it overlooks cannot be merged, and one too many is marked for nothing."""
+    trie, rows = trie_of(bodies), [(*body, END) for body in bodies]
+    for other in [*((*body, END) for body in others), *others]:
+        if other:
+            size = len(other)
+            expected = any(row[:size] == other or other[: len(row)] == row for row in rows)
+            assert trie.has(np.array(other)) == expected
 
 
 def test_tokens_lengths_and_items_have_to_fit() -> None:

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The loops of the trie, compiled; each function is described at its twin in `genrec.kernel.plain`.
+"""The loops of the trie, compiled; functions are described at their twins in `genrec.kernel.plain`.
 
 numba infers the types, compiles at the first call, and keeps the result beside this file or in the user's cache.
 """
@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
-from genrec.kernel.plain import BLOCK
-
+BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
 _GATHERED = 4096
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -136,6 +135,7 @@ def start_rows(tails, starts, rows):
     return found
 
 
+# The tokens of `rows`, one row after the other; row r of them ends at `stops[r]`. See `TokenTrie.decode`.
 @_compile
 def decode_rows(
     shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, rows,
@@ -327,6 +327,9 @@ def keep_alive(offsets, low, first, node_high, owner, listed, bounds, only, coun
     return out_low[:kept], out_high[:kept], out_first[:kept]
 
 
+# Write the rows of two tries but those `gone` in their order; `row` and `new_row` are room for one row of each. Returns
+# how many rows and tokens were written or, where two rows cannot stand together, -1 - the old row and the new one. See
+# `TokenTrie.merge`.
 @_compile
 def merge(
     shared, tails, tokens, items, gone, new_shared, new_tails, new_tokens, new_items,

@@ -14,7 +14,7 @@ from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
-from genrec.rankers.base import Ranker, RankRequest
+from genrec.rankers.base import Ranker, RankRequest, check_k
 from genrec.renderer import Rendered, Renderer
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.subset import Boost, Subset
@@ -46,7 +46,8 @@ class GenerativeSettings:
         history_step: how many of them leave the prompt together, see `genrec.renderer.window_start`.
         batch_size: prompts computed at once.
         memory: bytes that the prompts of a batch and the tokens behind them may take, by the backend's `token_bytes`;
-            a batch that would need more is refused before it starts. None for no budget.
+            a batch that would need more, by the estimate of its error message, is refused before it starts. What a
+            missing prior takes, 512 tokens at a time, is not counted. None for no budget.
     """
 
     strategy: Strategy = "candidates"
@@ -70,8 +71,8 @@ class GenerativeSettings:
         for name in ("candidates", "width", "max_nodes", "min_history", "max_history", "history_step", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.memory is not None and not self.memory > 0:
-            raise InputError(f"memory is {self.memory}; give bytes above 0, or None for no budget")
+        if self.memory is not None and not 0 < self.memory < np.inf:
+            raise InputError(f"memory is {self.memory}; give a number of bytes above 0, or None for no budget")
         for name in ("prior", "evidence"):
             if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a number of at least 0")
@@ -164,6 +165,7 @@ class GenerativeRanker:
         With the strategy `candidates` only proposed items are compared, so the ranking is proven only where all
         allowed items were proposed.
         """
+        check_k(k)
         answers: dict[int, Ranking] = {}
         for renderer, places in self._batches(requests):
             deadline.check()
@@ -256,7 +258,10 @@ class GenerativeRanker:
         if len(asked) < len(requests):
             some = [requests[place] for place in asked]
             found = iter(self._search(renderer, some, [allowed[place] for place in asked], k, strategy, deadline))
-            return [next(found) if len(own) else _NOTHING for own in allowed]
+            return [
+                next(found) if len(own) else self._nothing(request)
+                for own, request in zip(allowed, requests, strict=True)
+            ]
         if not requests:
             return []
         boosts = [Boost.from_pairs([]) if request.boost is None else request.boost for request in requests]
@@ -268,7 +273,7 @@ class GenerativeRanker:
             for request, own in zip(requests, allowed, strict=True)
         ]
         prompts = [one.token_ids for one in rendered]
-        room = self._room(prompts, strategy)
+        room = self._room(prompts, strategy, k)
         terms = self._terms(renderer, allowed, boosts, k, strategy, deadline)
         tree = TimedTree(self._backend.open(prompts), deadline)
         if strategy == "beam":
@@ -277,6 +282,12 @@ class GenerativeRanker:
         else:
             rankings = exhaustive_search(tree, self._index.trie, terms, max_nodes=_PASS)
         return [replace(ranking, notices=one.notices) for ranking, one in zip(rankings, rendered, strict=True)]
+
+    @staticmethod
+    def _nothing(request: RankRequest) -> Ranking:
+        """The answer where nothing was considered; it says so only where nothing is allowed at all."""
+        notices = () if len(request.allowed) else ("nothing is allowed",)
+        return Ranking(np.empty(0, dtype=np.int64), np.empty(0), True, 0, notices)
 
     def _terms(
         self,
@@ -302,25 +313,31 @@ class GenerativeRanker:
         boosted = [self._index.boosted_rows(boost) for boost in boosts]
         return Terms(rows, k, self.settings.score, guide, boosted)
 
-    def _room(self, prompts: Sequence[IntArray], strategy: Strategy) -> int:
+    def _room(self, prompts: Sequence[IntArray], strategy: Strategy, k: int) -> int:
         """Nodes that an exact search may grow for each prompt; a batch that would not fit is refused before it starts.
 
+        Counted as a tree holds them: every prompt, and what is grown for it, as long as the longest of the batch. A
+        beam may grow its width, or k, of the longest titles; so may the prior's own prompts, in passes.
+
         Raises:
-            InputError: it would not; the message holds the arithmetic.
+            InputError: it would not fit; the message holds the arithmetic.
         """
-        budget, longest = self.settings.memory, int(self._index.trie.lengths.max())
+        budget = self.settings.memory
         if budget is None:
             return self.settings.max_nodes
+        longest, size = self._index.trie.longest, self._backend.token_bytes
+        width = max(self.settings.width, k)
         beam = strategy == "beam"
-        each = self.settings.width * longest if beam else max(_PASS, longest)
-        whole = sum(map(len, prompts))
-        tokens, size = whole + len(prompts) * each, self._backend.token_bytes
+        each, more = (
+            (width * longest, f"{width} x {longest}") if beam else (max(_PASS, longest), str(max(_PASS, longest)))
+        )
+        prompt = max(map(len, prompts))
+        tokens = len(prompts) * (prompt + each)
         if tokens * size > budget:
-            more = f"{self.settings.width} x {longest}" if beam else str(each)
             raise InputError(
-                f"{len(prompts)} prompts of {whole:,} tokens, with {more} more for each, take {tokens:,} x "
+                f"{len(prompts)} prompts of up to {prompt:,} tokens, with {more} more for each, take {tokens:,} x "
                 f"{size:,} bytes = {tokens * size / 1e9:.2f} GB; the budget is {budget / 1e9:.2f} GB; "
-                "lower batch_size, width or max_history, or raise memory"
+                f"lower batch_size{', width' if beam else ''} or max_history, or raise memory"
             )
         return min(self.settings.max_nodes, int(budget / size - tokens) // len(prompts))
 
@@ -415,7 +432,6 @@ def _shows_candidates(renderer: Renderer) -> bool:
 
 
 _PASS = 512  # nodes a prompt that one pass over candidates grows
-_NOTHING = Ranking(np.empty(0, dtype=np.int64), np.empty(0), True, 0, ("nothing is allowed",))
 
 
 def _unboosted(requests: Sequence[RankRequest]) -> list[RankRequest]:
