@@ -35,6 +35,9 @@ class Renderer:
         room: tokens a prompt may have.
         max_history: the most items of a history that are shown.
         history_step: how many of them leave together when one more would be too many; see `window_start`.
+
+    Raises:
+        InputError: the template asks for something else, or a number is below 1.
     """
 
     catalog: Catalog
@@ -49,6 +52,9 @@ class Renderer:
             raise InputError(
                 f"template {self.template.name!r} asks for {strange[0]!r}; a ranker can give {', '.join(_INPUTS)}"
             )
+        for name in ("max_history", "history_step"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def render(self, history: IntArray, words: str, candidates: IntArray) -> Rendered:
         """The prompt for a person; where it would not fit, the oldest items go first, `history_step` at a time.

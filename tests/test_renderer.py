@@ -85,6 +85,15 @@ def test_a_template_is_given_only_what_a_ranker_has() -> None:
         Renderer(CATALOG, ByteTokenizer(), Template.from_source(source), 1000, 10)
 
 
+def test_a_window_of_nothing_is_refused() -> None:
+    """It would show a person as somebody without a past, or never move on, and say nothing of it."""
+    for number in (0, -1):
+        with pytest.raises(InputError, match=f"max_history is {number}; it must be at least 1"):
+            renderer(max_history=number)
+        with pytest.raises(InputError, match=f"history_step is {number}; it must be at least 1"):
+            renderer(step=number)
+
+
 def test_candidates_are_shown_where_the_template_asks_for_them() -> None:
     """The layout that shows candidates must show all of them, and the other none."""
     with_list = renderer(template="rank-candidates").render(np.array([1]), "", np.array([7, 8]))
