@@ -121,6 +121,38 @@ class TestTransformersBackend(BackendContract):
             tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_growing_cache_holds_what_the_library_s_own_holds(seed: int) -> None:
+    """Whatever is done to a cache between two steps: tokens written into a room it has left are read as another's."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    from genrec.backends.cache import GrowingLayer
+
+    random, torch_random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    layers, batch = (GrowingLayer(), DynamicLayer()), 3
+    for _ in range(40):
+        new = torch.rand((batch, 2, int(random.integers(1, 4)), 4), generator=torch_random)
+        (keys, values), expected = (layer.update(new, -new) for layer in layers)
+        torch.testing.assert_close((keys, values), expected, rtol=0, atol=0)
+        for change in random.permutation(["reorder", "select", "first", "crop", "reset", "nothing"])[:2]:
+            order = torch.from_numpy(random.permutation(batch))
+            batch = {"select": 3, "first": 1}.get(change, batch)
+            for layer in layers:
+                if change == "reorder":
+                    layer.reorder_cache(order)
+                elif change == "select":
+                    layer.batch_select_indices(order[torch.arange(3) % len(order)])
+                elif change == "first":
+                    layer.batch_select_indices(slice(0, 1))
+                elif change == "crop" and layer.get_seq_length() > 1:
+                    layer.crop(-1)
+                elif change == "reset":
+                    layer.reset()
+                if layer.get_seq_length() == 0:
+                    layer.reset()
+
+
 @pytest.mark.model
 def test_in_bfloat16_no_log_probability_is_above_zero(smollm2: Path) -> None:
     """The search stops early because scores only fall along a path; one step upwards, and a proof is wrong."""

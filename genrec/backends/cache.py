@@ -49,11 +49,20 @@ class GrowingLayer(DynamicLayer):
 
 
 def _write(room: torch.Tensor | None, held: torch.Tensor | None, new: torch.Tensor, start: int) -> torch.Tensor:
-    """The room with `new` behind the first `start` tokens; another one, with `held` copied, where it is too small."""
+    """The room with `new` behind the first `start` tokens of `held`.
+
+    Another room, with `held` copied, where this one is too small, or where `held` is no view of it any more: the cache
+    was reordered, some of its prompts were chosen, or it was emptied.
+    """
     end = start + new.shape[-2]
-    if room is None or room.shape[0] != new.shape[0] or room.shape[-2] < end:
+    if room is None or held is None or not _begins(held, room) or len(room) != len(new) or room.shape[-2] < end:
         room = new.new_empty((*new.shape[:-2], end + end // _SPARE, new.shape[-1]))
         if held is not None and start:
             room[..., :start, :] = held
     room[..., start:end, :] = new
     return room
+
+
+def _begins(held: torch.Tensor, room: torch.Tensor) -> bool:
+    """Whether one is the beginning of the other, in the same memory."""
+    return held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
