@@ -50,7 +50,7 @@ class TokenTree(Protocol):
         ...
 
     def rewind(self, size: int) -> None:
-        """Forget every node from number `size` on, and free what they held; `size` is at least U."""
+        """Forget every node from number `size` on; `size` is at least U. What they held is freed, or used again."""
         ...
 
 

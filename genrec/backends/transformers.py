@@ -231,7 +231,7 @@ class TransformersTree:
         return self._backend.log_probs(self._hidden[0][torch.from_numpy(nodes)], tokens, offsets)
 
     def rewind(self, size: int) -> None:
-        """Forget every node from number `size` on, and free what they held."""
+        """Forget every node from number `size` on; their room in the cache is kept for what is grown next."""
         if size < self._roots or size > self.size:
             raise InputError(f"cannot rewind to {size}: the tree has {self._roots} prompts and {self.size} nodes")
         self._hidden = [torch.cat(self._hidden)[:size]]
