@@ -115,14 +115,18 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
         whole = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + size)
         arrays = {}
         for name, facts in header.items():
             if name != "__metadata__":
+                if facts["dtype"] not in _DTYPES:
+                    raise ValueError(f"{name} is of type {facts['dtype']!r}, none of {', '.join(_DTYPES)}")
                 begin, stop = facts["data_offsets"]
                 arrays[name] = np.asarray(whole[begin:stop]).view(_DTYPES[facts["dtype"]]).reshape(facts["shape"])
         return arrays
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}; save it again") from error
 
 

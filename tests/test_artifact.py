@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hostile import damaged
 
-from genrec.artifact import MANIFEST, sha256_of, verify, writing
+from genrec.artifact import MANIFEST, map_arrays, sha256_of, verify, write_arrays, writing
 from genrec.errors import ArtifactError
 
 
@@ -54,6 +55,47 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: str) -> Non
     (tmp_path / MANIFEST).write_text(content, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"manifest\.json .*save the thing again"):
         verify(tmp_path, kind="thing", version=1)
+
+
+def test_arrays_come_back_as_they_were_and_cannot_be_changed(tmp_path: Path) -> None:
+    """What is mapped is shared by everybody who opened it; whoever wants to write must copy."""
+    written = {"a": np.arange(6, dtype=np.uint16).reshape(2, 3), "b": np.array([0.5], dtype=np.float32)}
+    write_arrays(tmp_path / "x", written)
+    found = map_arrays(tmp_path / "x")
+    assert found.keys() == written.keys()
+    for name, array in found.items():
+        assert array.dtype == written[name].dtype
+        np.testing.assert_array_equal(array, written[name])
+        assert not array.flags.writeable
+
+
+FACTS = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("[]", "its header is no JSON object"),
+        ("null", "its header is no JSON object"),
+        ("[" * 100_000, "cannot be read"),
+        ("{", "cannot be read"),
+        ('{"a": 3}', "cannot be read"),
+        ('{"a": {}}', "cannot be read: 'dtype'"),
+        (json.dumps({"a": {**FACTS, "dtype": "BF16"}}), "a is of type 'BF16', none of U8, "),
+        (json.dumps({"a": {**FACTS, "dtype": []}}), "cannot be read"),
+        (json.dumps({"a": {**FACTS, "shape": [2]}}), "cannot be read"),
+        (json.dumps({"a": {**FACTS, "shape": "x"}}), "cannot be read"),
+        (json.dumps({"a": {**FACTS, "data_offsets": 3}}), "cannot be read"),
+    ],
+    ids=range(11),
+)
+def test_a_file_that_holds_no_arrays_is_refused(tmp_path: Path, header: str, message: str) -> None:
+    """Whoever meets a damaged file must read its name, and no traceback of what stumbled over it."""
+    content = header.encode()
+    (tmp_path / "x.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(4))
+    with pytest.raises(ArtifactError, match=r"x\.safetensors cannot be read.*; save it again") as refused:
+        map_arrays(tmp_path / "x.safetensors")
+    assert message in str(refused.value)
 
 
 def test_another_kind_or_version_is_refused(tmp_path: Path) -> None:
