@@ -7,13 +7,13 @@ as a decoding objective, Li et al., "A Diversity-Promoting Objective Function", 
 behind contentful rather than empty prompts follows Zhao et al., "Calibrate Before Use", ICML 2021, section 5.
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from genrec import artifact
 from genrec.backends.base import Backend
@@ -26,12 +26,16 @@ from genrec.trie import TokenTrie
 from genrec.types import IntArray
 
 _KIND = "prior"
+_FILE = "steps.safetensors"
 _VERSION = 2
 _ROWS = 256  # rows scored between two calls of on_progress
+_PATIENCE = 0.05  # seconds between two looks at the deadline while another thread scores
 
 
 class Prior:
     """Log-probabilities of every token of a trie, the mean over some prompts; rows are scored when first needed.
+
+    Threads may share it: while one scores a block of rows the others wait, and find it done.
 
     Args:
         backend: the model.
@@ -48,6 +52,7 @@ class Prior:
         self._backend, self._trie, self._prompts, self._key = backend, trie, list(prompts), key
         self.unsaved = False
         self._guides: dict[float, Guide] = {}
+        self._lock = threading.Lock()
         self.steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
 
     def fill(
@@ -69,10 +74,13 @@ class Prior:
         """
         deadline = deadline or Deadline.never()
         rows = np.arange(len(self._trie)) if rows is None else np.unique(rows)
-        # A row's last token is in no other row, so it tells whether the row was scored.
-        missing = rows[np.isnan(self.steps[self._trie.last[rows]])]
+        missing = self._missing(rows)
         for start in range(0, len(missing), _ROWS):
-            self._score(missing[start : start + _ROWS], deadline)
+            with self._alone(deadline):
+                # Another thread may have scored some of them by now.
+                block = self._missing(missing[start : start + _ROWS])
+                if len(block):
+                    self._score(block, deadline)
             if on_progress is not None:
                 on_progress(min(start + _ROWS, len(missing)), len(missing))
 
@@ -84,12 +92,13 @@ class Prior:
 
     def save(self, directory: Path) -> None:
         """Write a folder, whole or not at all."""
-        with artifact.writing(directory, kind=_KIND, version=_VERSION, facts={"key": self._key}) as folder:
-            save_file({"steps": self.steps}, folder / "steps.safetensors")
-        self.unsaved = False
+        with self._lock:
+            with artifact.writing(directory, kind=_KIND, version=_VERSION, facts={"key": self._key}) as folder:
+                artifact.write_arrays(folder / _FILE, {"steps": self.steps})
+            self.unsaved = False
 
     def load(self, directory: Path) -> None:
-        """Take the scores that `save` wrote.
+        """Take the scores that `save` wrote, in the place of those there are; guides made before are out of date.
 
         Raises:
             ArtifactError: a file is missing, cut short or altered.
@@ -98,13 +107,31 @@ class Prior:
         manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
         if manifest["key"] != self._key:
             raise MismatchError(f"the prior in {directory} is of {manifest['key']}, not of {self._key}; remove it")
-        try:
-            steps = load_file(directory / "steps.safetensors")["steps"]
-        except (SafetensorError, KeyError) as error:
-            raise ArtifactError(f"{directory / 'steps.safetensors'} cannot be read: {error}; remove it") from error
+        arrays = artifact.map_arrays(directory / _FILE)
+        if "steps" not in arrays:
+            raise ArtifactError(f"{directory / _FILE} holds no steps; remove it")
+        steps = arrays["steps"]
         if steps.shape != self.steps.shape:
             raise MismatchError(f"the prior in {directory} has {len(steps)} tokens, not {len(self.steps)}; remove it")
-        self.steps = steps
+        with self._lock:
+            self.steps[:] = steps
+            self._guides.clear()
+            self.unsaved = False
+
+    def _missing(self, rows: IntArray) -> IntArray:
+        """Those that were not scored yet: a row's last token is in no other row, so it tells."""
+        missing: IntArray = rows[np.isnan(self.steps[self._trie.last[rows]])]
+        return missing
+
+    @contextmanager
+    def _alone(self, deadline: Deadline) -> Iterator[None]:
+        """Keep other threads from scoring; who waits gives up when its deadline passes."""
+        while not self._lock.acquire(timeout=_PATIENCE):
+            deadline.check()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _score(self, rows: IntArray, deadline: Deadline) -> None:
         deadline.check()
@@ -112,5 +139,9 @@ class Prior:
         part = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
         readings = score_tries(tree, [part] * len(self._prompts))
         steps = np.mean([reading.steps for reading in readings if reading is not None], axis=0)
-        self.steps[self._trie.paths(rows)] = steps[part.paths(np.arange(len(part)))]
+        places, values = self._trie.paths(rows), steps[part.paths(np.arange(len(part)))]
+        last = np.isin(places, self._trie.last[rows])
+        # What tells that a row is there is written when it is: other threads look without waiting.
+        self.steps[places[~last]] = values[~last]
+        self.steps[places[last]] = values[last]
         self.unsaved = True

@@ -1,5 +1,8 @@
 """Laws of the prior: it is the score behind other prompts, row by row, and is kept only for what it is of."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,8 @@ import pytest
 from brute import log_probs, path_score
 from hostile import damaged
 
-from genrec.errors import ArtifactError, MismatchError
+from genrec.deadline import Deadline
+from genrec.errors import ArtifactError, DeadlineExceededError, MismatchError
 from genrec.prior import Prior
 from genrec.testing import TableBackend
 from genrec.trie import TokenTrie
@@ -84,6 +88,79 @@ def test_rows_are_scored_once_and_when_they_are_needed(backend: Counting, trie: 
     prior.fill(on_progress=lambda done, total: told.append((done, total)))
     assert backend.opened == opened
     assert told == [(4, 4)]
+
+
+class Slow(TableBackend):
+    """Counts who scores at the same time, and waits for a sign before it answers."""
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self.opened = 0
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+    def open(self, prompts: Any) -> Any:
+        self.opened += 1
+        self.begun.set()
+        assert self.goes_on.wait(30)
+        return super().open(prompts)
+
+
+def test_two_threads_score_each_row_once(trie: TokenTrie) -> None:
+    """A server's first two requests would pay for the whole catalog twice, on the same cores."""
+    backend = Slow(7, seed=2)
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(prior.fill, rows_of(trie, 0, 1, 2, 3))
+        assert backend.begun.wait(30)
+        second = pool.submit(prior.fill, rows_of(trie, 2, 3))
+        time.sleep(0.2)
+        assert not second.done()
+        backend.goes_on.set()
+        first.result(30)
+        second.result(30)
+    assert backend.opened == 1
+    alone = Prior(TableBackend(7, seed=2), trie, [PROMPT], key="k")
+    alone.fill(rows_of(trie, 0, 1, 2, 3))
+    np.testing.assert_array_equal(prior.steps, alone.steps)
+
+
+def test_whoever_waits_for_another_thread_keeps_to_their_own_deadline(trie: TokenTrie) -> None:
+    """Otherwise the slowest request decides when all others are answered."""
+    backend = Slow(7, seed=2)
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(prior.fill)
+        assert backend.begun.wait(30)
+        with pytest.raises(DeadlineExceededError):
+            prior.fill(deadline=Deadline(0.0, lambda: 1.0))
+        prior.fill(rows_of(trie)[:0], deadline=Deadline(0.0, lambda: 1.0))
+        backend.goes_on.set()
+        first.result(30)
+    prior.fill(deadline=Deadline(0.0, lambda: 1.0))
+    assert backend.opened == 1
+
+
+def test_a_guide_subtracts_what_was_loaded_last(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
+    """A search that subtracts one prior and bounds itself by another proves what is not so."""
+    other = Prior(Counting(7, seed=3), trie, [PROMPT], key="k")
+    other.fill()
+    other.save(tmp_path / "prior")
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    prior.fill()
+    before = prior.guide(1.0)
+    assert not np.array_equal(before.most("model").totals, other.guide(1.0).most("model").totals)
+    prior.load(tmp_path / "prior")
+    assert not prior.unsaved
+    after = prior.guide(1.0)
+    assert after is not before
+    places = np.arange(len(trie.tokens))
+    np.testing.assert_array_equal(after.at(places), other.guide(1.0).at(places))
+    for kind in ("model", "catalog"):
+        np.testing.assert_array_equal(after.most(kind).totals, other.guide(1.0).most(kind).totals)
+    kept = Prior(Counting(7, seed=2), trie, [PROMPT], key="k")
+    early = kept.guide(1.0)
+    kept.load(tmp_path / "prior")
+    np.testing.assert_array_equal(early.at(places), other.steps)
 
 
 def test_what_was_saved_comes_back_without_the_model(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
