@@ -7,15 +7,27 @@ Erasure", arXiv 1612.08220, section 3.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from genrec.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.rankers.base import Ranker, RankRequest
-from genrec.renderer import newest_distinct, window_start
+from genrec.renderer import newest_distinct
 from genrec.template import Template
 from genrec.types import Driver, IntArray
+
+_TRIED = 12  # items of a history that are tried where the ranker looks at all of them
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A ranker that looks at the end of a history only, such as one whose prompt shows so many items."""
+
+    def window(self, history: IntArray) -> IntArray:
+        """What it looks at: `history[start:]` for some start; of that, or of less of it, it must look at everything."""
+        ...
 
 
 def find_drivers(
@@ -24,31 +36,32 @@ def find_drivers(
     items: IntArray,
     catalog: Catalog,
     *,
-    newest: int = 12,
-    history_step: int = 4,
     deadline: Deadline | None = None,
 ) -> list[tuple[Driver, ...]]:
     """For each recommended item, the history items that carried it, strongest first.
+
+    Every item that a `Windowed` ranker looks at is tried, one more scoring for each. What came before its window is
+    left out throughout: taking an item away must not bring older ones back into the prompt. Of a history that is
+    looked at as a whole, the newest 12 distinct items are tried, and the rest stays.
 
     Args:
         ranker: the ranker that recommended them.
         request: as it was answered.
         items: int64 [k], item indices.
         catalog: names the items.
-        newest, history_step: the window of the history that is tried, one more scoring for each of its items, see
-            `genrec.renderer.window_start`. What came before it is left out throughout: taking an item away must not
-            bring older ones back into the prompt.
         deadline: when to give up.
 
     Returns:
         k tuples; an item without which the score does not fall is not in them.
     """
-    recent = replace(request, history=request.history[window_start(request.history, newest, history_step) :])
-    tried = newest_distinct(recent.history, newest)
+    seen, most = request.history, _TRIED
+    if isinstance(ranker, Windowed):
+        seen = ranker.window(request.history)
+        most = len(seen)
+    tried = newest_distinct(seen, most)
     if not len(tried) or not len(items):
         return [() for _ in items]
-    without = [replace(recent, history=recent.history[recent.history != item]) for item in tried]
-    asked = [recent, *without]
+    asked = [replace(request, history=own) for own in (seen, *(seen[seen != item] for item in tried))]
     scores = np.stack(ranker.score(asked, [items] * len(asked), deadline=deadline or Deadline.never()))
     drops = scores[0] - scores[1:]
     return [_drivers(tried, drops[:, place], catalog) for place in range(len(items))]

@@ -19,7 +19,6 @@ import genrec.rankers
 from genrec.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, TokenizerMismatchError
-from genrec.explain import find_drivers
 from genrec.identifiers import TitleIdentifiers
 from genrec.index import CatalogIndex
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest, top_k
@@ -31,7 +30,7 @@ from genrec.rankers.popularity import PopularityRanker
 from genrec.subset import Boost, Mask, Subset
 from genrec.template import Template
 from genrec.testing import ByteTokenizer, TableBackend
-from genrec.types import FloatArray, IntArray, Item
+from genrec.types import IntArray, Item
 
 N = 20
 EVERYTHING = Subset.everything(N)
@@ -382,34 +381,6 @@ def test_an_item_met_twice_is_shown_once() -> None:
     for step, shown in [(1, [2, 5, 3]), (2, [5, 3]), (4, [3, 5])]:
         ranker = generative(strategy="exhaustive", max_history=3, history_step=step)
         assert ranker.render(met).prompt[0].text == ",".join(TITLES[item] for item in shown) + ",?"
-
-
-def test_reasons_are_measured_with_the_rest_of_the_prompt_as_it_was() -> None:
-    """Where taking one item out brings older ones back, the fall of the score is theirs too."""
-    ranker = generative(strategy="exhaustive", prior=0.0)
-    for size in range(1, N):
-        watched = _Watched()
-        request = RankRequest(np.arange(size), "", EVERYTHING)
-        find_drivers(watched, request, np.array([0]), CATALOG)
-        prompts = [ranker.render(one).prompt[0].text for one in watched.asked]
-        assert prompts[0] == ranker.render(request).prompt[0].text
-        shown = prompts[0].removesuffix("?").split(",")[:-1]
-        found = sorted(prompt.removesuffix("?").split(",")[:-1] for prompt in prompts[1:])
-        assert found == sorted([title for title in shown if title != left_out] for left_out in shown)
-
-
-class _Watched(DenseRanker):
-    """Keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[RankRequest] = []
-
-    def can_rank(self, request: RankRequest) -> bool:
-        return True
-
-    def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
-        self.asked += requests
-        return np.zeros((len(requests), N))
 
 
 def test_a_proposer_that_knows_nobody_does_not_stop_the_model() -> None:
