@@ -240,6 +240,24 @@ def test_random_cases_break_no_promise() -> None:
     assert {row.variant: row.genrec for row in exactness.rows(60, seed=7)} == dict.fromkeys(exactness.PROMISES, 0)
 
 
+def test_a_third_of_the_random_cases_subtract_a_prior() -> None:
+    """With a prior a score can rise along a path; a count without it would leave out the bound that can fail."""
+    random = np.random.default_rng(7)
+    cases = [exactness.draw(random) for _ in range(300)]
+    guided = [case for case in cases if case.weight]
+    assert 0.25 < len(guided) / len(cases) < 0.42
+    assert {(case.weight, case.kind) for case in guided} == {
+        (weight, kind) for weight in (0.5, 1.0, 2.0) for kind in ("model", "catalog")
+    }
+
+
+def test_a_prior_that_is_not_subtracted_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The brute force must know of the prior by itself, not through what it checks."""
+    monkeypatch.setattr(exactness.Case, "guide", lambda *_: None)
+    counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
+    assert counted["score of an item wrong"]
+
+
 def test_a_wrong_search_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A count that is always zero counts nothing."""
 

@@ -1,5 +1,7 @@
 """Count broken promises of the search on random small catalogs, each worked out the slow way beside it (C14).
 
+A third of them subtract a prior, for which the bound of the search is hardest: it lets scores rise along a path.
+
 Letters: U prompts, N items.
 """
 
@@ -14,8 +16,11 @@ from eval.progress import show_progress
 from eval.speed import subject
 from eval.speed.catalog import Codes
 from eval.speed.report import Row, Target
+from genrec.forest import score_tries
+from genrec.guide import Guide
 from genrec.search import ScoreKind
 from genrec.testing import TableBackend
+from genrec.trie import TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 NONE = Target(0, 0, judged="genrec")
@@ -44,6 +49,18 @@ class Case:
     k: int
     width: int
     exact: bool
+    weight: float  # of the prior; 0 for none
+    other: TableBackend  # the model of the prior
+    background: IntArray  # the prompt of the prior
+
+    def guide(self, trie: TokenTrie) -> Guide | None:
+        """What the search subtracts."""
+        if not self.weight:
+            return None
+        reading = score_tries(self.other.open([self.background]), [trie])[0]
+        if reading is None:
+            raise ValueError("the prior was not read")
+        return Guide(trie, reading.steps, self.weight)
 
 
 def rows(cases: int, seed: int = 1) -> Iterator[Row]:
@@ -66,9 +83,13 @@ def draw(random: np.random.Generator) -> Case:
     sequences = [np.array([*body, vocab_size - 1], dtype=np.int64) for body in sorted(bodies)]
     sequences = [sequences[place] for place in random.permutation(len(sequences))]
     users, count = int(random.integers(1, 4)), len(sequences)
+    models = [
+        TableBackend(vocab_size, seed=int(random.integers(1 << 30)), spread=float(random.choice([0, 0.5, 3])))
+        for _ in range(2)
+    ]
     return Case(
         codes=Codes.of_sequences("case", sequences, vocab_size),
-        backend=TableBackend(vocab_size, seed=int(random.integers(1 << 30)), spread=float(random.choice([0, 0.5, 3]))),
+        backend=models[0],
         prompts=[random.integers(0, vocab_size, int(random.integers(1, 5))) for _ in range(users)],
         allowed=random.random((users, count)) < random.choice([0.0, 0.1, 0.5, 1.0], p=[0.05, 0.25, 0.3, 0.4]),
         boost=random.normal(0, 2, (users, count)) if random.random() < 0.3 else None,
@@ -76,6 +97,9 @@ def draw(random: np.random.Generator) -> Case:
         k=int(random.choice([1, 3, 10, 50])),
         width=int(random.choice([1, 3, 10, count])),
         exact=bool(random.random() < 0.5),
+        weight=float(random.choice([0.5, 1.0, 2.0])) if random.random() < 1 / 3 else 0.0,
+        other=models[1],
+        background=random.integers(0, vocab_size, int(random.integers(1, 5))),
     )
 
 
@@ -83,7 +107,9 @@ def violations(case: Case) -> Iterator[str]:
     """Which promises the answers break, each once a case."""
     trie, count = subject.build(case.codes), len(case.codes)
     truth = brute_scores(case)
-    asked: dict[str, Any] = {"k": case.k, "kind": case.kind, "allowed": case.allowed, "boost": case.boost}
+    asked: dict[str, Any] = {
+        "k": case.k, "kind": case.kind, "allowed": case.allowed, "boost": case.boost, "guide": case.guide(trie)
+    }  # fmt: skip
     beam = subject.search(case.backend, trie, case.prompts, width=case.width, exact=case.exact, **asked)
     wide = subject.search(case.backend, trie, case.prompts, width=count, **asked)
     every = subject.exhaust(case.backend, trie, case.prompts, **asked)
@@ -120,16 +146,21 @@ def brute_scores(case: Case) -> FloatArray:
     """float64 [U, N], token by token behind a tree of its own, no trie anywhere; minus infinity if not allowed."""
     paths = [tuple(one.tolist()) for one in case.codes.sequences()]
     scores = np.full(case.allowed.shape, -np.inf)
+    expected: dict[tuple[int, ...], FloatArray] = {}
     for user, prompt in enumerate(case.prompts):
         own = [path for path, allowed in zip(paths, case.allowed[user], strict=True) if allowed]
         known: dict[tuple[int, ...], FloatArray] = {}
         for item in np.flatnonzero(case.allowed[user]):
-            scores[user, item] = _path_score(case, prompt, paths[item], own, known)
+            score = _path_score(case.backend, case.kind, prompt, paths[item], own, known)
+            if case.weight:
+                score -= case.weight * _path_score(case.other, case.kind, case.background, paths[item], own, expected)
+            scores[user, item] = score
     return scores if case.boost is None else scores + case.boost
 
 
 def _path_score(
-    case: Case,
+    backend: TableBackend,
+    kind: ScoreKind,
     prompt: IntArray,
     path: tuple[int, ...],
     paths: Sequence[tuple[int, ...]],
@@ -139,11 +170,11 @@ def _path_score(
     for depth, token in enumerate(path):
         before = path[:depth]
         if before not in known:
-            everything = np.arange(case.backend.vocab_size)
-            tree = case.backend.open([np.concatenate([prompt, np.array(before, dtype=np.int64)])])
+            everything = np.arange(backend.vocab_size)
+            tree = backend.open([np.concatenate([prompt, np.array(before, dtype=np.int64)])])
             known[before] = tree.log_probs(np.array([0]), everything, np.array([0, len(everything)]))
         score += known[before][token]
-        if case.kind == "catalog":
+        if kind == "catalog":
             beside = sorted({other[depth] for other in paths if other[:depth] == before and len(other) > depth})
             score -= np.logaddexp.reduce(known[before][beside])
     return float(score)

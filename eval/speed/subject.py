@@ -13,6 +13,7 @@ import torch
 
 from eval.speed.catalog import Codes
 from genrec.backends.base import Backend
+from genrec.guide import Guide
 from genrec.kernel.choice import choose_loops
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.subset import Boost, Mask, Subset
@@ -148,10 +149,11 @@ def search(
     kind: ScoreKind = "model",
     allowed: BoolArray | None = None,
     boost: FloatArray | None = None,
+    guide: Guide | None = None,
     exact: bool = False,
 ) -> list[Ranking]:
-    """Beams of U prompts; `allowed` and `boost` are [U, N] by item."""
-    terms = _terms(trie, prompts, k, kind, allowed, boost)
+    """Beams of U prompts; `allowed` and `boost` are [U, N] by item; `guide` is subtracted."""
+    terms = _terms(trie, prompts, k, kind, allowed, boost, guide)
     return beam_search(backend.open(prompts), trie, terms, width=width, exact=exact)
 
 
@@ -164,9 +166,10 @@ def exhaust(
     kind: ScoreKind = "model",
     allowed: BoolArray | None = None,
     boost: FloatArray | None = None,
+    guide: Guide | None = None,
 ) -> list[Ranking]:
     """The same by scoring every allowed item."""
-    return exhaustive_search(backend.open(prompts), trie, _terms(trie, prompts, k, kind, allowed, boost))
+    return exhaustive_search(backend.open(prompts), trie, _terms(trie, prompts, k, kind, allowed, boost, guide))
 
 
 def _terms(
@@ -176,6 +179,7 @@ def _terms(
     kind: ScoreKind,
     allowed: BoolArray | None,
     boost: FloatArray | None,
+    guide: Guide | None,
 ) -> Terms:
     subsets = [Subset.everything(len(trie))] * len(prompts)
     if allowed is not None:
@@ -183,7 +187,7 @@ def _terms(
     boosts = None
     if boost is not None:
         boosts = [Boost(np.arange(len(trie)), own[trie.items]) for own in boost]
-    return Terms(subsets, k, kind, boosts=boosts)
+    return Terms(subsets, k, kind, guide, boosts)
 
 
 def locate(trie: TokenTrie, prefixes: IntArray) -> Places:
