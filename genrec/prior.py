@@ -53,6 +53,7 @@ class Prior:
         self.unsaved = False
         self._guides: dict[float, Guide] = {}
         self._lock = threading.Lock()
+        self._whole = False  # nothing is missing any more
         self.steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
 
     def fill(
@@ -72,6 +73,9 @@ class Prior:
         Raises:
             DeadlineExceededError: it passed.
         """
+        if self._whole:  # so that a request against a whole prior costs nothing that grows with the catalog
+            return
+        everything = rows is None
         deadline = deadline or Deadline.never()
         rows = np.arange(len(self._trie)) if rows is None else np.unique(rows)
         missing = self._missing(rows)
@@ -83,6 +87,7 @@ class Prior:
                     self._score(block, deadline)
             if on_progress is not None:
                 on_progress(min(start + _ROWS, len(missing)), len(missing))
+        self._whole = self._whole or everything
 
     def guide(self, weight: float) -> Guide:
         """What a search subtracts; the rows that it may recommend have to be scored before."""
@@ -116,6 +121,7 @@ class Prior:
         with self._lock:
             self.steps[:] = steps
             self._guides.clear()
+            self._whole = False
             self.unsaved = False
 
     def _missing(self, rows: IntArray) -> IntArray:

@@ -15,7 +15,7 @@ from genrec.index import CatalogIndex
 from genrec.ladder import Task
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
-from genrec.renderer import newest_distinct, window_start
+from genrec.renderer import newest_distinct
 from genrec.subset import Subset
 from genrec.template import Template
 from genrec.testing import ByteTokenizer, TableBackend
@@ -37,9 +37,6 @@ HISTORIES = [np.arange(size) for size in range(1, N)] + [np.arange(40) % 7, np.a
 
 class Reading(GenerativeRanker):
     """Keeps what it was asked to score."""
-
-    def window(self, history: IntArray) -> IntArray:
-        return history[window_start(history, self.settings.max_history, self.settings.history_step) :]
 
     def score(
         self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline

@@ -30,7 +30,7 @@ from genrec.rankers.popularity import PopularityRanker
 from genrec.subset import Boost, Mask, Subset
 from genrec.template import Template
 from genrec.testing import ByteTokenizer, TableBackend
-from genrec.types import IntArray, Item
+from genrec.types import FloatArray, IntArray, Item
 
 N = 20
 EVERYTHING = Subset.everything(N)

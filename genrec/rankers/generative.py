@@ -15,7 +15,7 @@ from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMis
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
 from genrec.rankers.base import Ranker, RankRequest, check_k
-from genrec.renderer import Rendered, Renderer
+from genrec.renderer import Rendered, Renderer, window_start
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.subset import Boost, Subset
 from genrec.template import Template
@@ -195,6 +195,10 @@ class GenerativeRanker:
             for place, ranking in zip(places, found, strict=True):
                 answers[place] = _scores_of(items[place], ranking, size)
         return [answers[place] for place in range(len(requests))]
+
+    def window(self, history: IntArray) -> IntArray:
+        """What the prompt shows of a history, repeats included; see `genrec.renderer.window_start`."""
+        return history[window_start(history, self.settings.max_history, self.settings.history_step) :]
 
     def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Score the whole catalog behind the prior's prompts now, and keep the result for the next run."""
