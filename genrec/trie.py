@@ -507,13 +507,16 @@ def _check_tokens(tokens: Numbers, offsets: IntArray, items: IntArray, vocab_siz
 
 def _sort(kernel: Any, tokens: Numbers, offsets: IntArray) -> IntArray:
     """int64 [N], the order of rows by their tokens: a few tokens at a time, as one number, and only where they tie."""
-    rows, longest = len(offsets) - 1, int(np.diff(offsets).max())
-    bits = (int(tokens.max()) + 1).bit_length()
+    rows, lengths = len(offsets) - 1, np.diff(offsets)
+    longest = int(lengths.max())
+    # Where rows differ in length, the end of one is a digit too, below every token.
+    end = int(lengths.min() < longest)
+    bits = max(1, (int(tokens.max()) + end).bit_length())
     # A number that holds its row beside some tokens is sorted as it is, which is faster than sorting rows by it.
     room = 64 - (rows - 1).bit_length()
     packed = room // bits * bits >= _ENOUGH
-    count = room // bits if packed else 64 // bits
-    keys = kernel.pack_keys(tokens, offsets, np.arange(rows), 0, count, bits)
+    depth = count = room // bits if packed else 64 // bits
+    keys = kernel.pack_keys(tokens, offsets, np.arange(rows), 0, count, bits, end)
     if packed:
         keys <<= np.uint64(64 - room)
         keys |= np.arange(rows, dtype=np.uint64)
@@ -523,18 +526,22 @@ def _sort(kernel: Any, tokens: Numbers, offsets: IntArray) -> IntArray:
     else:
         order = np.argsort(keys)
         keys = keys[order]
-    depth, places, groups = count, np.arange(rows), np.zeros(rows, dtype=np.int64)
+    places = np.arange(rows)
     while True:
-        tied = np.concatenate([[False], (keys[1:] == keys[:-1]) & (groups[1:] == groups[:-1])])
+        tied = np.concatenate([[False], keys[1:] == keys[:-1]])
         kept = tied | np.append(tied[1:], False)
-        places, groups = places[kept], np.cumsum(~tied)[kept]
+        places, groups = places[kept], (np.cumsum(~tied)[kept]).astype(np.uint64)
         if not places.size or depth >= longest:
             return order
+        groups = np.cumsum(np.append(False, groups[1:] != groups[:-1])).astype(np.uint64)
+        count = max(1, (64 - int(groups[-1]).bit_length()) // bits)
         own = order[places]
-        keys = kernel.pack_keys(tokens, offsets, own, depth, count, bits)
-        ranked = np.lexsort((keys, groups))
+        # What ties stays together: its group stands above its next tokens in one number.
+        keys = kernel.pack_keys(tokens, offsets, own, depth, count, bits, end)
+        keys |= groups << np.uint64(count * bits)
+        ranked = np.argsort(keys)
         order[places] = own[ranked]
-        keys, groups = keys[ranked], groups[ranked]
+        keys = keys[ranked]
         depth += count
 
 

@@ -40,7 +40,7 @@ def _least(values):
 
 
 @_compile
-def pack_keys(tokens, offsets, rows, depth, count, bits):
+def pack_keys(tokens, offsets, rows, depth, count, bits, end):
     keys = np.zeros(len(rows), dtype=np.uint64)
     for place in range(len(rows)):
         row = rows[place]
@@ -49,7 +49,7 @@ def pack_keys(tokens, offsets, rows, depth, count, bits):
         for step in range(count):
             key = key << np.uint64(bits)
             if begin + step < stop:
-                key |= np.uint64(tokens[begin + step]) + np.uint64(1)
+                key |= np.uint64(tokens[begin + step]) + np.uint64(end)
         keys[place] = key
     return keys
 

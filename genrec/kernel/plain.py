@@ -15,16 +15,19 @@ BLOCK = 64  # rows between two that `starts` knows
 Numbers = NDArray[Any]
 
 
-def pack_keys(tokens: Numbers, offsets: IntArray, rows: IntArray, depth: int, count: int, bits: int) -> Numbers:
+def pack_keys(
+    tokens: Numbers, offsets: IntArray, rows: IntArray, depth: int, count: int, bits: int, end: int
+) -> Numbers:
     """uint64 [rows]: `count` tokens of each row from `depth` on, `bits` each; they sort as the tokens do.
 
-    Row r is `tokens[offsets[r]:offsets[r + 1]]`. What is missing behind a row's end sorts before every token.
+    Row r is `tokens[offsets[r]:offsets[r + 1]]`. With `end` 1 tokens count from 1, so that the end of a row sorts
+    before every token; with 0 all rows have the same length.
     """
     begin, stop = offsets[rows] + depth, offsets[rows + 1]
     keys = np.zeros(len(rows), dtype=np.uint64)
     for step in range(count):
         inside = begin + step < stop
-        digits = np.where(inside, tokens[np.where(inside, begin + step, 0)].astype(np.uint64) + np.uint64(1), 0)
+        digits = np.where(inside, tokens[np.where(inside, begin + step, 0)].astype(np.uint64) + np.uint64(end), 0)
         keys = (keys << np.uint64(bits)) | digits.astype(np.uint64)
     return keys
 
