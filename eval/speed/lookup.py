@@ -82,15 +82,20 @@ def wide_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticInde
 def scale_rows(options: Options, small: Codes, large: Codes) -> Iterator[Row]:
     """C2: the same lookup in a catalog ten times as large."""
     works: dict[str, Callable[[], object]] = {}
+    widths: dict[str, float] = {}
     for codes in (small, large):
         trie = subject.build(codes)
         for depth in (2, 4):
-            works[f"{codes.name} {depth}"] = plain(trie, some_prefixes(codes, depth), some_log_probs(codes))
+            prefixes = some_prefixes(codes, depth)
+            works[f"{codes.name} {depth}"] = plain(trie, prefixes, some_log_probs(codes))
+            widths[f"{codes.name} {depth}"] = _width(trie, prefixes, codes)
     found = interleave(works, rounds=2 * options.rounds + 1)
     for depth in (2, 4):
-        times = [found[f"{codes.name} {depth}"] for codes in (large, small)]
+        names = [f"{codes.name} {depth}" for codes in (large, small)]
         peer_name = f"{subject.NAME} on {small.name}"
-        yield timed("C2", f"{large.name} depth {depth}", *times, target=SCALE, peer_name=peer_name)
+        note = "{:.2f} children a node, in the smaller catalog {:.2f}".format(*(widths[name] for name in names))
+        times = [found[name] for name in names]
+        yield timed("C2", f"{large.name} depth {depth}", *times, target=SCALE, peer_name=peer_name, note=note)
 
 
 def title_rows(options: Options, titled: Codes, codes: Codes) -> Iterator[Row]:
