@@ -132,13 +132,16 @@ def open_default(
     """The embedded shop with the bundled models.
 
     Args:
-        strategy: how the LLM searches, such as `"beam"` over the whole catalog; by default what measured best.
+        strategy: how the LLM searches, such as `"beam"` over the whole catalog; by default what measured best. What
+            searches the whole catalog measures its prior now, which takes minutes the first time.
         cache: by default `default_cache()`.
         on_progress: shown while something slow is made.
     """
     cache, settings = cache or default_cache(), Settings()
     if strategy is not None:
-        settings = replace(settings, generative=replace(settings.generative, strategy=strategy))
+        # What searches the whole catalog needs its whole prior: measured here, where progress is told, or while asking.
+        whole = strategy != "candidates"
+        settings = replace(settings, generative=replace(settings.generative, strategy=strategy), fill_priors=whole)
     catalog, interactions = open_dataset("online-retail", cache)
     return open_recommender(catalog, interactions, cache=cache, settings=settings, on_progress=on_progress)
 

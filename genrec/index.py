@@ -9,11 +9,12 @@ import numpy as np
 
 from genrec import artifact
 from genrec.catalog import Catalog
-from genrec.errors import InputError, MismatchError, TokenizerMismatchError
+from genrec.errors import InputError, MismatchError, TokenizerMismatchError, UnknownItemError
 from genrec.identifiers import Identifiers
 from genrec.subset import Boost, Mask, Subset
 from genrec.tokenizer import Tokenizer
 from genrec.trie import TokenTrie
+from genrec.types import IntArray
 
 _KIND = "index"
 INDEX_VERSION = 2
@@ -100,9 +101,14 @@ class CatalogIndex:
             InputError: an added id is there already, an item is both withdrawn and retitled, or nothing would be left.
         """
         self._check_parts(identifiers, tokenizer)
-        gone = np.unique(self.catalog.indices_of(withdraw))
+        if add is not None and not isinstance(add, Catalog):
+            raise InputError(f"add is a {type(add).__name__}; pass a Catalog, such as Catalog.from_items(...)")
         titles = dict(retitle or {})
-        changed = self.catalog.indices_of(list(titles))
+        for item_id, title in titles.items():
+            if not isinstance(title, str) or not title.strip():
+                raise InputError(f"the new title of item {item_id!r} is {title!r}; give a text")
+        gone = np.unique(self._known("withdraw", withdraw))
+        changed = self._known("retitle", list(titles))
         if len(again := changed[np.argsort(changed)][1:][np.diff(np.sort(changed)) == 0]):
             raise InputError(
                 f"item {self.catalog.item_ids[int(again[0])]!r} is to be retitled twice; give it one title"
@@ -134,6 +140,18 @@ class CatalogIndex:
                 np.concatenate(sequences), lengths, items=fresh, vocab_size=tokenizer.vocab_size
             )
         return CatalogIndex(catalog, rest.merge(other), self.tokenizer_fingerprint, self.identifiers_fingerprint)
+
+    def _known(self, name: str, ids: Iterable[object]) -> IntArray:
+        """The indices of ids that an update names."""
+        ids = ids if isinstance(ids, str | bytes) else list(ids)
+        found = self.catalog.item_ids.positions(ids)
+        if (found < 0).any():
+            unknown = list(ids)[int(np.argmin(found))]
+            raise UnknownItemError(
+                f"{name} names item {unknown!r}, which is not in catalog {self.catalog.name!r} "
+                f"({len(self.catalog):,} items); leave it out"
+            )
+        return found
 
     def _check_universe(self, universe: int) -> None:
         if universe != len(self.trie):

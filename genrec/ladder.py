@@ -125,7 +125,8 @@ class Task:
                 items.append(
                     Recommendation(self.user_id, item.item_id, rank, float(score), source, item.title, reason, drivers)
                 )
-        return RecommendationList(tuple(items), self.proven, self.compared, (*notices, *self.notices), seconds)
+        proven = self.proven or not self.wanted  # nothing is allowed, and nothing is all of it
+        return RecommendationList(tuple(items), proven, self.compared, (*notices, *self.notices), seconds)
 
 
 def _ask(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> None:

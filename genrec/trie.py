@@ -141,13 +141,18 @@ class TokenTrie:
                 to another or its beginning (items named).
         """
         if lengths is None:
+            if tokens.ndim != 2:
+                raise InputError(f"tokens have shape {tokens.shape}; give [N, L], or all in one row and their lengths")
             lengths = np.full(len(tokens), tokens.shape[1], dtype=np.int64)
             tokens = tokens.reshape(-1)
         items = np.arange(len(lengths), dtype=np.int32) if items is None else np.asarray(items)
+        for name, array in (("tokens", tokens), ("lengths", lengths), ("items", items)):
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                raise InputError(
+                    f"{name} are of type {array.dtype} and shape {array.shape}; give whole numbers in a row"
+                )
         if not len(lengths):
             raise InputError("an index needs at least one identifier")
-        if tokens.dtype.kind not in "iu":
-            raise InputError(f"tokens are of type {tokens.dtype}; give whole numbers")
         if len(items) == len(lengths):
             _check_items(items)
         if int(lengths.min()) == 0 and len(items) == len(lengths):
@@ -336,7 +341,9 @@ class TokenTrie:
             InputError: nothing would be left, an added identifier is equal to one that stays, or its beginning, an
                 added item is there already, or `gone` is not what it has to be.
         """
-        gone = np.empty(0, dtype=np.int64) if gone is None else gone
+        gone = np.empty(0, dtype=np.int64) if gone is None else np.asarray(gone)
+        if gone.ndim != 1 or (gone.size and gone.dtype.kind not in "iu"):
+            raise InputError(f"rows to leave out are of type {gone.dtype}; give whole numbers in a row")
         if gone.size and (gone[0] < 0 or gone[-1] >= len(self) or (np.diff(gone) <= 0).any()):
             raise InputError(
                 f"rows to leave out are {gone[:5].tolist()}...; give rows of this trie, rising and distinct"

@@ -155,8 +155,18 @@ def test_a_new_title_that_is_there_already_is_told_apart_and_the_old_one_stays()
 def test_an_update_that_makes_no_sense_is_refused_by_name() -> None:
     """Half an update, or one of another index, is worse than none."""
     index, parts = build(ITEMS), (TitleIdentifiers(), ByteTokenizer())
-    with pytest.raises(UnknownItemError, match="'none' is not in catalog 'shop'"):
-        index.update(*parts, withdraw=["none"])
+    for change, message in (
+        ({"withdraw": ["none"]}, "withdraw names item 'none', which is not in catalog 'shop'"),
+        ({"retitle": {"none": "x"}}, "retitle names item 'none', which is not in catalog 'shop'"),
+    ):
+        with pytest.raises(UnknownItemError, match=message):
+            index.update(*parts, **change)
+    for change, message in (
+        ({"add": ITEMS[:1]}, "add is a list; pass a Catalog"),
+        ({"retitle": {"i3": 5}}, "the new title of item 'i3' is 5; give a text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            index.update(*parts, **change)
     with pytest.raises(InputError, match="expected several ids, got the text 'i3'"):
         index.update(*parts, withdraw="i3")
     with pytest.raises(InputError, match="'i3' is to be withdrawn and retitled"):

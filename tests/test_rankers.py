@@ -429,7 +429,9 @@ def test_a_batch_that_would_not_fit_the_budget_is_refused_with_the_arithmetic() 
         backend = _Counting(260, seed=9)
         ranker = generative(backend=backend, memory=100.0, **options)
         opened = backend.opened
-        with pytest.raises(InputError, match=r"2 prompts of up to \d+ tokens, with .* more .* = 0\.00 GB; .*"):
+        with pytest.raises(
+            InputError, match=r"2 prompts of up to \d+ tokens, with .* more .* MB; the budget is 0\.0 MB; .*"
+        ):
             ranker.rank(requests, 3, deadline=Deadline.never())
         assert ranker.settings.prior
         fits = ranker.with_settings(memory=1e9, exact=options["strategy"] == "beam")

@@ -271,9 +271,16 @@ def test_an_item_has_one_row() -> None:
         TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=np.array([7, 7]))
     with pytest.raises(InputError, match="items go from -1 to 0"):
         TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=np.array([0, -1]))
-    with pytest.raises(InputError, match="tokens are of type float64"):
+    with pytest.raises(InputError, match="tokens are of type float64 and shape"):
         TokenTrie.from_rows(np.array([[1.5, 0.0]]))
+    for items in (np.array([0.2, 0.7]), np.array([True, False]), np.array([[0], [1]])):
+        with pytest.raises(InputError, match="items are of type"):
+            TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=items)
+    with pytest.raises(InputError, match=r"tokens have shape \(2,\); give \[N, L\]"):
+        TokenTrie.from_rows(np.array([1, 0]))
     trie = trie_of([(1,), (2,)])
+    with pytest.raises(InputError, match="rows to leave out are of type float64"):
+        trie.merge(gone=np.array([0.5]))
     with pytest.raises(InputError, match="item 1 is there already"):
         trie.merge(TokenTrie.from_rows(np.array([[9, END]]), items=np.array([1])))
     assert len(trie.merge(TokenTrie.from_rows(np.array([[9, END]]), items=np.array([1])), gone=np.array([1]))) == 2

@@ -72,7 +72,7 @@ class GenerativeSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.memory is not None and not 0 < self.memory < np.inf:
-            raise InputError(f"memory is {self.memory}; give a number of bytes above 0, or None for no budget")
+            raise InputError(f"memory is {self.memory}; give a number of bytes above 0, or leave it out for no budget")
         for name in ("prior", "evidence"):
             if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a number of at least 0")
@@ -340,7 +340,7 @@ class GenerativeRanker:
         if tokens * size > budget:
             raise InputError(
                 f"{len(prompts)} prompts of up to {prompt:,} tokens, with {more} more for each, take {tokens:,} x "
-                f"{size:,} bytes = {tokens * size / 1e9:.2f} GB; the budget is {budget / 1e9:.2f} GB; "
+                f"{size:,} bytes = {tokens * size / 1e6:,.1f} MB; the budget is {budget / 1e6:,.1f} MB; "
                 f"lower batch_size{', width' if beam else ''} or max_history, or raise memory"
             )
         return min(self.settings.max_nodes, int(budget / size - tokens) // len(prompts))
