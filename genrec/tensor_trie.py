@@ -93,11 +93,9 @@ class TensorTrie:
         high = _row_ends(trie)
         item = np.full(size + 2, -1, dtype=np.int64)
         item[1 + trie.last] = trie.items
-        arrays = (first.astype(np.int32), 1 + order, trie.tokens[order], low, high, item)
-        kinds = (None, np.int32, np.int32, np.int32, np.int32, np.int32)
+        tables = (first, 1 + order, trie.tokens[order], low, high, item)
         self._first, self._states, self._tokens, self._low, self._high, self._item = (
-            torch.from_numpy(array if kind is None else array.astype(kind)).to(device)
-            for array, kind in zip(arrays, kinds, strict=True)
+            torch.from_numpy(np.asarray(table, dtype=np.int32)).to(device) for table in tables
         )
 
     def children(
