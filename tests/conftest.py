@@ -43,6 +43,16 @@ def tokenizer(smollm2: Path) -> HuggingFaceTokenizer:
 
 
 @pytest.fixture(scope="session")
+def smollm2_float64(smollm2: Path) -> Backend:
+    """SmolLM2-135M-Instruct in float64, where what is not rounding shows."""
+    import torch
+
+    from genrec.backends.transformers import TransformersBackend
+
+    return TransformersBackend(smollm2, device="cpu", dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
 def smollm2_float32(smollm2: Path) -> Backend:
     """SmolLM2-135M-Instruct in float32: slower than bfloat16, and exact enough to compare with."""
     import torch

@@ -30,7 +30,7 @@ LAYERS = [
     "catalog",
     "interactions",
     # seams
-    "identifiers backends.base rankers.base",
+    "identifiers backends.base backends.packing rankers.base",
     # engine
     "forest renderer timed_tree",
     "search",
@@ -120,7 +120,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("kernel.plain", "types"),
         ("tokenizer", "errors types"),
         ("backends.base", "types"),
-        ("backends.transformers", "errors types backends.attention backends.cache backends.quiet"),
+        ("backends.transformers", "errors types backends.attention backends.cache backends.packing backends.quiet"),
         ("backends.encoder", "errors types backends.quiet"),
         ("rankers.base", "types deadline errors subset"),
     ],

@@ -1,4 +1,4 @@
-"""Attention on the CPU that reads each key and value once for all the query heads that share it.
+"""Attention over packed tokens, which on the CPU reads each key and value once for all the query heads that share it.
 
 Transformers copies keys and values once for every query head where there is a mask, because on GPUs a fast kernel wants
 them so. The CPU's kernel needs no copies, and its answers are equal to the last bit. Measured on one core with a 135M
@@ -13,14 +13,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-_NAME = "genrec_grouped"
+from genrec.backends.packing import Packing
+
+_NAME = "genrec_packed"
 _HARMLESS = {"dropout", "scaling", "sliding_window", "position_ids", "use_cache"}  # said by the mask, or not at all
 
 
-def choose_attention(device: torch.device) -> str:
-    """What to call the fastest attention of a device when loading a model; on the CPU it is made known first."""
-    if device.type != "cpu":
-        return "sdpa"
+def choose_attention() -> str:
+    """What to call this attention when loading a model; it is made known first."""
     AttentionInterface.register(_NAME, _attend)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     return _NAME
@@ -32,16 +32,21 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    packing: Packing | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query [U, H, Q, D], key and value [U, G, S, D] with H a multiple of G, mask [U, 1, Q, S]; returns [U, Q, H, D].
+    """Query [U, H, Q, D], or [1, H, N, D] if packed, key and value [U, G, S, D] with H a multiple of G, mask
+    [U, 1, Q, S]; returns [U, Q, H, D], or [1, N, H, D].
 
-    What it does not know (no mask, or options that change what attention means) goes to Transformers.
+    What it does not know (no mask, a GPU, or options that change what attention means) goes to Transformers.
     """
-    if attention_mask is None or module.training or not _HARMLESS.issuperset(options):
-        answer: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return answer
-    mixed = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, scale=options.get("scaling"), enable_gqa=True
-    )
-    return mixed.transpose(1, 2).contiguous(), None
+    if packing is not None:
+        query = packing.spread(query)
+    known = attention_mask is not None and not module.training and _HARMLESS.issuperset(options)
+    if known and query.device.type == "cpu":
+        mixed = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=options.get("scaling"), enable_gqa=True
+        ).transpose(1, 2)
+    else:
+        mixed = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
+    return mixed.contiguous() if packing is None else packing.gather(mixed), None

@@ -10,14 +10,32 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from genrec.backends.packing import Packing
+
 _SPARE = 4  # a room is made larger than what it is for by one part in so many
 
 
-def growing_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache for a model; layers with a memory of their own kind, such as a sliding window, keep it."""
-    cache = DynamicCache(config=config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+class GrowingCache(DynamicCache):
+    """An empty cache for a model; layers with a memory of their own kind, such as a sliding window, keep it.
+
+    Attributes:
+        packing: where the tokens of the next pass lie, if they come packed.
+        packs: whether all layers can hold tokens that came packed.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config=config)
+        self.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.packs = all(type(layer) is GrowingLayer for layer in self.layers)
+        self.packing: Packing | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new tokens of a layer, [U, heads, Q, head size] or packed; returns views of all it holds."""
+        if self.packing is not None:
+            key_states, value_states = self.packing.spread(key_states), self.packing.spread(value_states)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
 class GrowingLayer(DynamicLayer):

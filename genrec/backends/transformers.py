@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from genrec.backends.attention import choose_attention
-from genrec.backends.cache import growing_cache
+from genrec.backends.cache import GrowingCache
+from genrec.backends.packing import Packing
 from genrec.backends.quiet import quiet
 from genrec.errors import EngineError, InputError, ModelMissingError
-from genrec.types import FloatArray, IntArray
+from genrec.types import BoolArray, FloatArray, IntArray
 
 _LOGIT_ROWS = 256  # rows whose logits over the whole vocabulary exist at once
 _HEAD_TOKENS = 64  # a pass over a shared head is worth its own cost where it spares so many tokens
@@ -55,13 +56,14 @@ class TransformersBackend:
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     str(model),
                     dtype=self.dtype,
-                    attn_implementation=choose_attention(self.device),
+                    attn_implementation=choose_attention(),
                     use_safetensors=True,
                 )
         except Exception as error:  # safetensors, torch and Transformers raise their own
             raise ModelMissingError(f"cannot load the model {Path(model).name!r}: {error}") from error
         self.model: PreTrainedModel = loaded.to(self.device).eval()
         self.name = f"{name or Path(model).name}@{str(self.dtype).removeprefix('torch.')}"
+        self._packs = False
         self.vocab_size = int(self.model.config.vocab_size)
         self.max_tokens = int(self.model.config.max_position_embeddings)
         # Transformers 5.24 renames the argument and warns of the old name; earlier ones know only that.
@@ -69,6 +71,7 @@ class TransformersBackend:
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self.token_bytes = self._measure_token()
         self._check_head()
+        self._packs = self._can_pack()
 
     def open(self, prompts: Sequence[IntArray]) -> "TransformersTree":
         """Compute U prompts once, in one batch, and open a tree behind them."""
@@ -80,17 +83,39 @@ class TransformersBackend:
         return TransformersTree(self, prompts)
 
     def hidden(
-        self, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
+        self, token_ids: IntArray, positions: IntArray, cells: IntArray, visible: BoolArray, cache: GrowingCache
     ) -> torch.Tensor:
-        """The last hidden states [U, Q, D] of new tokens; the cache gains their keys and values."""
-        with self._running(f"{tuple(token_ids.shape)} tokens"):
-            answer = self.model.base_model(
-                input_ids=token_ids,
-                position_ids=positions,
-                attention_mask=mask,
-                use_cache=True,
-                **{self._cache_name: cache},
-            )
+        """The last hidden states [N, D] of N new tokens; the cache gains their keys and values.
+
+        Args:
+            token_ids, positions: int64 [N].
+            cells: int64 [N], the place of each in the table [U, Q], counted row by row.
+            visible: [U, Q, S], what each place sees of what the cache will hold of its prompt.
+            cache: keys and values of all tokens before.
+        """
+        packing = Packing(torch.from_numpy(cells).to(self.device), visible.shape[:2])
+        with self._running(f"{len(token_ids)} tokens"):
+            mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
+            mask.masked_fill_(torch.from_numpy(~visible).to(self.device), torch.finfo(self.dtype).min)
+            if self._packs:
+                return self._run(token_ids[None], positions[None], mask, cache, packing)[0]
+            table = np.zeros((2, *packing.shape), dtype=np.int64)
+            table.reshape(2, -1)[:, cells] = token_ids, positions
+            return packing.gather(self._run(table[0], table[1], mask, cache, None))[0]
+
+    def _run(
+        self, token_ids: IntArray, positions: IntArray, mask: torch.Tensor, cache: GrowingCache, packing: Packing | None
+    ) -> torch.Tensor:
+        """The layers under the head: tokens [U, Q], or packed [1, N], to states [U, Q, D] or [1, N, D]."""
+        cache.packing = packing
+        answer = self.model.base_model(
+            input_ids=torch.from_numpy(token_ids).to(self.device),
+            position_ids=torch.from_numpy(positions).to(self.device),
+            attention_mask=mask[:, None],
+            use_cache=True,
+            **{self._cache_name: cache},
+            **({} if packing is None else {"packing": packing}),
+        )
         hidden: torch.Tensor = answer.last_hidden_state
         return hidden
 
@@ -134,12 +159,24 @@ class TransformersBackend:
 
     def _measure_token(self) -> int:
         """Bytes of one token's keys and values, as the model really lays them out, and of its hidden state."""
-        cache = growing_cache(self.model.config)
-        token = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
-        mask = torch.zeros((1, 1, 1, 1), dtype=self.dtype, device=self.device)
-        hidden = self.hidden(token, torch.zeros_like(token), mask, cache)
+        cache, zero = GrowingCache(self.model.config), np.zeros(1, dtype=np.int64)
+        hidden = self.hidden(zero, zero, zero, np.ones((1, 1, 1), dtype=bool), cache)
         held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
         return sum(part.nbytes for part in (*held, hidden) if part is not None)
+
+    def _can_pack(self) -> bool:
+        """Whether the model takes its tokens packed: tried, because architectures do not say."""
+        if not GrowingCache(self.model.config).packs:
+            return False
+        token_ids, cells = np.arange(5) % self.vocab_size, np.array([0, 1, 2, 3, 4])
+        positions, visible = np.array([0, 1, 2, 0, 1]), np.tri(3, dtype=bool)[None].repeat(2, axis=0)
+        expected = self.hidden(token_ids, positions, cells, visible, GrowingCache(self.model.config))
+        self._packs = True
+        try:
+            found = self.hidden(token_ids, positions, cells, visible, GrowingCache(self.model.config))
+        except (EngineError, TypeError):  # it takes no more arguments than it knows, or tokens of one shape only
+            return False
+        return torch.allclose(found, expected, rtol=0.05, atol=0.1)
 
     def _check_head(self) -> None:
         """Refuse models that scale or cap their logits after the head, which `log_probs` would miss."""
@@ -158,7 +195,7 @@ class TransformersTree:
 
     def __init__(self, backend: TransformersBackend, prompts: Sequence[IntArray]) -> None:
         self._backend = backend
-        self._cache = growing_cache(backend.model.config)
+        self._cache = GrowingCache(backend.model.config)
         count = self._roots = len(prompts)
         lengths = self._prompt_lengths = np.array([len(prompt) for prompt in prompts])
         width = self._width = self._slots = int(lengths.max())
@@ -171,17 +208,20 @@ class TransformersTree:
         if head * (count - 1) < _HEAD_TOKENS:
             head = 0
         if head:
-            self._forward(tokens[:1, :head], positions[:1, :head], causal[:, :head, :head])
+            backend.hidden(tokens[0, :head], positions[0, :head], np.arange(head), causal[:, :head, :head], self._cache)
             self._cache.batch_repeat_interleave(count)
         visible = causal[:, head:] & inside[:, None, :]
         visible[:, :, 0] = True
-        hidden = self._forward(tokens[:, head:], positions[:, head:], visible)
+        own = inside[:, head:]
+        hidden = backend.hidden(
+            tokens[:, head:][own], positions[:, head:][own], np.flatnonzero(own), visible, self._cache
+        )
         # A node: its prompt, its parent, its slot in the cache, its position, its hidden state.
         self._prompt = np.arange(count)
         self._parent = np.full(count, -1)
         self._slot = np.full(count, -1)
         self._position = lengths - 1
-        self._hidden = [hidden[np.arange(count), lengths - 1 - head]]
+        self._hidden = [hidden[torch.from_numpy(np.cumsum(lengths - head) - 1)]]
 
     @property
     def size(self) -> int:
@@ -208,20 +248,15 @@ class TransformersTree:
         self._slot = np.concatenate([self._slot, start + place])
         self._slots += columns
 
-        where = (prompt[size:], place)
-        ids = np.zeros((self._roots, columns), dtype=np.int64)
-        ids[where] = tokens
-        positions = np.zeros_like(ids)
-        positions[where] = position[size:]
         mask = np.zeros((self._roots, columns, self._slots), dtype=bool)
         mask[:, :, : self._width] = np.arange(self._width) < self._prompt_lengths[:, None, None]
         ancestor, row = nodes, np.arange(count)
         while row.size:
-            mask[where[0][row], place[row], self._slot[ancestor]] = True
+            mask[prompt[size + row], place[row], self._slot[ancestor]] = True
             ancestor = self._parent[ancestor]
             row, ancestor = row[ancestor >= self._roots], ancestor[ancestor >= self._roots]
-        hidden = self._forward(ids, positions, mask)
-        self._hidden.append(hidden[where])
+        cells = prompt[size:] * columns + place
+        self._hidden.append(self._backend.hidden(tokens, position[size:], cells, mask, self._cache))
         return nodes
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
@@ -241,17 +276,6 @@ class TransformersTree:
         if slots < self._slots:
             self._cache.crop(slots - self._slots)  # a negative length removes; a positive one newer versions refuse
             self._slots = slots
-
-    def _forward(self, tokens: IntArray, positions: IntArray, visible: np.ndarray[Any, Any]) -> torch.Tensor:
-        device, dtype = self._backend.device, self._backend.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
-        mask.masked_fill_(torch.from_numpy(~visible).to(device), torch.finfo(dtype).min)
-        return self._backend.hidden(
-            torch.from_numpy(tokens).to(device),
-            torch.from_numpy(positions).to(device),
-            mask[:, None],
-            self._cache,
-        )
 
 
 def _shared_head(tokens: IntArray, shortest: int) -> int:

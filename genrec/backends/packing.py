@@ -1,0 +1,35 @@
+"""Where the tokens of one pass lie: in a row for the layers that see each alone, by prompts where they meet.
+
+Prompts of a batch differ in length, and in how much grows behind them. Padded to the longest, every layer would compute
+what nobody reads; padded for the attention only, as keys and values have to be, they cost little: the other layers are
+nine tenths of the work.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The places of N tokens in a table [U, Q] of prompts and columns.
+
+    Attributes:
+        cells: int64 [N], row * Q + column, distinct.
+        shape: U and Q.
+    """
+
+    cells: torch.Tensor
+    shape: tuple[int, int]
+
+    def spread(self, packed: torch.Tensor) -> torch.Tensor:
+        """[1, H, N, D] as [U, H, Q, D], zeros where there is no token."""
+        _, heads, _, size = packed.shape
+        prompts, columns = self.shape
+        table = packed.new_zeros((prompts * columns, heads, size))
+        table[self.cells] = packed[0].transpose(0, 1)
+        return table.view(prompts, columns, heads, size).transpose(1, 2)
+
+    def gather(self, table: torch.Tensor) -> torch.Tensor:
+        """[U, Q, ...] as [1, N, ...]."""
+        return table.flatten(0, 1)[self.cells][None]
