@@ -282,6 +282,20 @@ def _without_listed(low, first, begin, stop, end, listed, out_low, out_high, out
 
 
 @_compile
+def _with_mask(low, first, begin, stop, end, counts, out_low, out_high, out_first, kept):
+    bottom = low[begin]
+    before = counts[bottom]
+    for child in range(begin, stop):
+        top = low[child + 1] if child + 1 < stop else end
+        after = counts[top]
+        # Written whether it is kept or not: the next one then stands over it.
+        out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
+        kept += after > before
+        bottom, before = top, after
+    return kept
+
+
+@_compile
 def _with_counted(low, first, begin, stop, end, listed, counts, only, out_low, out_high, out_first, kept):
     counted, at = np.int64(counts[low[begin]]) if len(counts) else 0, 0
     for child in range(begin, stop):
@@ -297,7 +311,6 @@ def _with_counted(low, first, begin, stop, end, listed, counts, only, out_low, o
             beyond = _bisect(listed, at + 1, len(listed), top)
             named = beyond - at
             at = beyond
-        # Written whether it is kept or not: the next one then stands over it.
         out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
         kept += named > 0 if only else left > named
     return kept
@@ -316,7 +329,9 @@ def keep_alive(offsets, low, first, node_high, owner, listed, bounds, only, coun
                 near = _bisect(listed, near, far, low[begin])
                 far = _bisect(listed, near, far, end)
             own = listed[near:far]
-            if only[prompt] or len(counts):
+            if len(counts) and not len(own) and not only[prompt]:
+                kept = _with_mask(low, first, begin, stop, end, counts, out_low, out_high, out_first, kept)
+            elif only[prompt] or len(counts):
                 kept = _with_counted(
                     low, first, begin, stop, end, own, counts, only[prompt], out_low, out_high, out_first, kept
                 )  # fmt: skip
