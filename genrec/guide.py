@@ -38,11 +38,13 @@ class Guide:
         return self.steps[places].astype(np.float64)
 
     def most(self, kind: str) -> "Most":
-        """The bound for a kind of score; made once for each.
+        """The bound for a kind of score, "model" or "catalog"; made once for each.
 
         Raises:
-            InputError: some tokens have no prior yet.
+            InputError: some tokens have no prior yet, or there is no such kind.
         """
+        if kind not in ("model", "catalog"):
+            raise InputError(f"score {kind!r} is neither model nor catalog")
         return self._most_catalog if kind == "catalog" else self._most_model
 
     def check(self, steps: Steps) -> None:

@@ -21,7 +21,7 @@ INDEX_VERSION = 2
 """The format of saved indexes, and of what is numbered by their rows and tokens; caches are kept by it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CatalogIndex:
     """A catalog, its trie, and the tokenizer and identifiers they were written with (as fingerprints).
 
@@ -32,9 +32,11 @@ class CatalogIndex:
     trie: TokenTrie
     tokenizer_fingerprint: str
     identifiers_fingerprint: str
-    _masks: "WeakKeyDictionary[Mask, Mask]" = field(
-        default_factory=WeakKeyDictionary, init=False, compare=False, repr=False
-    )
+    _masks: "WeakKeyDictionary[Mask, Mask]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # To another process goes what an index is made of, not what it has kept of masks.
+        return CatalogIndex, (self.catalog, self.trie, self.tokenizer_fingerprint, self.identifiers_fingerprint)
 
     @classmethod
     def build(cls, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
@@ -55,7 +57,11 @@ class CatalogIndex:
         return "-".join((str(INDEX_VERSION), *parts))
 
     def rows(self, items: Subset) -> Subset:
-        """The rows of a subset of items; a mask is turned into rows once, and kept for as long as it lives."""
+        """The rows of a subset of items; a mask is turned into rows once, and kept for as long as it lives.
+
+        Raises:
+            InputError: the subset is of another number of items.
+        """
         self._check_universe(items.universe)
         mask = None
         if items.mask is not None:
@@ -67,9 +73,13 @@ class CatalogIndex:
         return Subset(len(self.trie), mask, np.sort(self.trie.rows_of_items[items.listed]), items.only)
 
     def boosted_rows(self, boost: Boost) -> Boost:
-        """A boost of items as one of rows."""
-        if len(boost):
-            self._check_universe(max(len(self.trie), int(boost.places[-1]) + 1))
+        """A boost of items as one of rows.
+
+        Raises:
+            InputError: a boosted item is not in the index.
+        """
+        if len(boost) and int(boost.places[-1]) >= len(self.trie):
+            raise InputError(f"item {boost.places[-1]} is boosted; the index has items 0 to {len(self.trie) - 1:,}")
         rows = self.trie.rows_of_items[boost.places]
         order = np.argsort(rows)
         return Boost(rows[order], boost.values[order])
@@ -156,7 +166,7 @@ class CatalogIndex:
     def _check_universe(self, universe: int) -> None:
         if universe != len(self.trie):
             raise InputError(
-                f"a subset or boost of {universe:,} items; the index has {len(self.trie):,}; make it for this catalog"
+                f"a subset of {universe:,} items; the index has {len(self.trie):,}; make it for this catalog"
             )
 
     def _check_parts(self, identifiers: Identifiers, tokenizer: Tokenizer) -> None:
@@ -197,6 +207,7 @@ class CatalogIndex:
 
         Raises:
             ArtifactError: a file is missing, cut short or altered (named).
+            MismatchError: catalog and trie are not of one index.
             TokenizerMismatchError: the index was built for another tokenizer.
         """
         directory = Path(directory)
@@ -211,5 +222,5 @@ class CatalogIndex:
         if catalog.fingerprint != manifest["catalog"] or not np.array_equal(
             np.sort(trie.items), np.arange(len(catalog))
         ):
-            raise MismatchError(f"the catalog and the trie in {directory} are not of one index; build it again")
+            raise MismatchError(f"the catalog and the trie in {directory.name!r} are not of one index; build it again")
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])

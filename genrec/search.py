@@ -15,7 +15,7 @@ import numpy as np
 from genrec.backends.base import TokenTree
 from genrec.errors import EngineError, InputError
 from genrec.forest import score_tries
-from genrec.guide import Guide, RangeMax, catalog_steps, prefix_sums, shares_of
+from genrec.guide import Guide, Most, RangeMax, catalog_steps, prefix_sums, shares_of
 from genrec.kernel.plain import ragged_ranges
 from genrec.subset import Boost, Subset
 from genrec.trie import Children, Filter, TokenTrie
@@ -49,12 +49,14 @@ class Terms:
     guide: Guide | None = field(default=None, repr=False)
     boosts: Sequence[Boost | None] | None = field(default=None, repr=False)
 
-    def check(self, trie: TokenTrie) -> None:
-        """Refuse terms that do not fit the trie.
+    def check(self, tree: TokenTree, trie: TokenTrie) -> None:
+        """Refuse terms that do not fit the trie, or the prompts of a tree that was just opened.
 
         Raises:
             InputError: the value is named.
         """
+        if tree.size != len(self.allowed):
+            raise InputError(f"{len(self.allowed)} prompts have a subset each, and the tree has {tree.size} nodes")
         if self.k < 1:
             raise InputError(f"k is {self.k}; ask for at least 1 item")
         if self.kind not in get_args(ScoreKind):
@@ -81,7 +83,7 @@ def exhaustive_search(tree: TokenTree, trie: TokenTrie, terms: Terms, *, max_nod
         InputError: the terms do not fit the trie.
         EngineError: the model failed, or returned NaN.
     """
-    terms.check(trie)
+    terms.check(tree, trie)
     parts = [_restrict(trie, own) for own in terms.allowed]
     catalog = terms.kind == "catalog"
     readings = score_tries(tree, parts, branching_only=catalog, max_nodes=max_nodes)
@@ -130,7 +132,7 @@ def beam_search(
         InputError: the terms do not fit the trie, or `width` or `max_nodes` is too small.
         EngineError: the model failed, or returned NaN.
     """
-    terms.check(trie)
+    terms.check(tree, trie)
     if width < 1:
         raise InputError(f"width is {width}; keep at least 1 node a step")
     if max_nodes < 0:
@@ -318,7 +320,9 @@ class _Beam:
         promise = reached
         if self._boosted:
             promise = reached + self._best_boosts(prompt[owner], low, high)
-        bound = promise if self._most is None else self._bounds(prompt[owner], low, high, places, reached, promise)
+        bound = promise
+        if self._most is not None:
+            bound = self._bounds(self._most, prompt[owner], low, high, places, reached, promise)
         kept: IntArray | slice = slice(None)
         if (self._grown >= self._limit).all():
             # Nothing waits any more: what cannot be chosen in the next step need not be written down.
@@ -340,6 +344,7 @@ class _Beam:
 
     def _bounds(
         self,
+        most: Most,
         prompt: IntArray,
         low: IntArray,
         high: IntArray,
@@ -348,14 +353,12 @@ class _Beam:
         promise: FloatArray,
     ) -> FloatArray:
         """What no row below each node can exceed, where a guide gives back what a path has not lost yet."""
-        if self._most is None:
-            return promise
         low, high = low.astype(np.int64), high.astype(np.int64)
-        bounds = promise + self._most.best(low, high, places)
+        bounds = promise + most.best(low, high, places)
         for number, (_, both) in self._dense.items():
             here = np.flatnonzero(prompt == number)
             # The row that is boosted most is seldom the one that wins most: together they bound closer.
-            bounds[here] = reached[here] + both.best(low[here], high[here]) - self._most.before[places[here]]
+            bounds[here] = reached[here] + both.best(low[here], high[here]) - most.before[places[here]]
         return bounds
 
     def _best_boosts(self, prompt: IntArray, low: IntArray, high: IntArray) -> FloatArray:

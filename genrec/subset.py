@@ -91,6 +91,14 @@ class Subset:
     listed: IntArray = field(default_factory=_NONE.copy, repr=False)
     only: bool = False
 
+    def __post_init__(self) -> None:
+        listed = _checked(self.listed, self.universe)
+        again = np.flatnonzero(listed[1:] <= listed[:-1])
+        if again.size:
+            first, second = listed[again[0]], listed[again[0] + 1]
+            raise InputError(f"place {second} is listed after place {first}; make subsets with Subset.of and the like")
+        object.__setattr__(self, "listed", listed)
+
     @classmethod
     def everything(cls, universe: int) -> "Subset":
         """All of N places."""
@@ -174,7 +182,7 @@ class Subset:
 
     def places(self) -> IntArray:
         """The places that are in, rising: int64; costs N unless `only` is True."""
-        return self.listed if self.only else np.flatnonzero(self.to_bool())
+        return self.listed.copy() if self.only else np.flatnonzero(self.to_bool())
 
     def to_bool(self) -> BoolArray:
         """Bool [N]."""

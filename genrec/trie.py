@@ -94,7 +94,7 @@ class Filter:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenTrie:
     """Identifiers in the order of their tokens. Made by `from_rows`, `from_sequences`, `merge` or `load`.
 
@@ -110,6 +110,10 @@ class TokenTrie:
     shared: Numbers
     tails: Numbers
     items: Numbers
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # To another process goes what cannot be derived; a mapped file is read whole for it.
+        return TokenTrie, (self.tokens, self.shared, self.tails, self.items)
 
     @classmethod
     def from_sequences(cls, sequences: Sequence[IntArray], *, vocab_size: int | None = None) -> "TokenTrie":

@@ -35,8 +35,7 @@ class TestTableBackend(BackendContract):
 @pytest.mark.model
 class TestTransformersBackend(BackendContract):
     subject = "TransformersBackend"
-    # In float64, because float32 hides small mistakes: two tokens alone can be 4e-4 off by rounding. What is left is
-    # that normalisers are summed in float32.
+    # In float64, where a mistake cannot pass for rounding; Llama's norms and rotations stay in float32.
     atol = 5e-5
 
     @pytest.fixture
@@ -81,16 +80,19 @@ class TestTransformersBackend(BackendContract):
 
     def test_layers_compute_what_is_read_and_no_padding(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch is as uneven as its people: padded to the longest, most of the work can be for nobody."""
+        assert backend._packs
         prompts, parents = [np.arange(50), np.arange(3), np.arange(9)], np.array([1, 1, 1, 1, 0, 5])
         widths, answers = [], []
         layer = backend.model.base_model.layers[0].mlp
         hook = layer.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[:2].numel()))
-        for packs in (True, False):
-            monkeypatch.setattr(backend, "_packs", packs)
-            tree = backend.open(prompts)
-            tree.grow(parents, np.arange(6))
-            answers.append(read(backend, tree))
-        hook.remove()
+        try:
+            for packs in (True, False):
+                monkeypatch.setattr(backend, "_packs", packs)
+                tree = backend.open(prompts)
+                tree.grow(parents, np.arange(6))
+                answers.append(read(backend, tree))
+        finally:
+            hook.remove()
         assert widths == [62, 6, 3 * 50, 3 * 5]
         self.same(*answers)
 
@@ -116,6 +118,26 @@ class TestTransformersBackend(BackendContract):
             backend.open(prompts)
             assert computed == expected
 
+    def test_a_pass_that_fails_half_way_leaves_the_tree_as_it_was(self, backend: Any) -> None:
+        """Half of the layers would hold tokens that the others do not know, and every later answer be wrong."""
+        prompts = [np.arange(9), np.arange(4)]
+        tree, whole = backend.open(prompts), backend.open(prompts)
+        layer = backend.model.base_model.layers[5]
+
+        def exhausted(*_: object) -> None:
+            raise RuntimeError("out of memory")
+
+        hook = layer.register_forward_pre_hook(exhausted)
+        try:
+            with pytest.raises(EngineError, match="failed on 3 tokens of 2 prompts: out of memory"):
+                tree.grow(np.array([0, 0, 1]), np.array([5, 6, 7]))
+        finally:
+            hook.remove()
+        assert tree.size == 2
+        for one in (tree, whole):
+            one.grow(np.array([1, 0]), np.array([8, 9]))
+        self.same(read(backend, tree), read(backend, whole))
+
     def test_damaged_weights_are_refused_by_name(self, smollm2: Path, tmp_path: Path) -> None:
         """Whoever copied half of a model must read that, and no traceback of the library that reads it."""
         from genrec.backends.transformers import TransformersBackend
@@ -139,34 +161,71 @@ class TestTransformersBackend(BackendContract):
             tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
 
 
-@pytest.mark.model
-def test_a_model_whose_layers_keep_their_own_memory_gets_its_tokens_padded(tmp_path: Path) -> None:
-    """A sliding window keeps keys and values in its own way, which knows nothing of tokens that come packed."""
+def tiny(config: Any, folder: Path) -> Any:
+    """A model with random weights, as a backend in float32."""
     import torch
-    from transformers import MistralConfig, MistralForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from genrec.backends.transformers import TransformersBackend
 
     torch.manual_seed(1)
-    config = MistralConfig(
-        vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, sliding_window=64,
-    )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(tmp_path)
-    backend = TransformersBackend(tmp_path, device="cpu", dtype=torch.float32)
-    assert not backend._packs
-    prompts = [np.arange(20), np.arange(30, 33), np.arange(7)]
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return TransformersBackend(folder, device="cpu", dtype=torch.float32)
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16,
+}  # fmt: skip
+
+
+@pytest.mark.model
+def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+    """Beyond its window such a model forgets, which a tree of tokens cannot show: its answers would be another's."""
+    import torch
+    from transformers import MistralConfig
+
+    backend = tiny(MistralConfig(**SMALL, sliding_window=12), tmp_path)
+    assert backend.max_tokens == 12
+    assert backend._packs
+    with pytest.raises(EngineError, match="prompt 0 has 12 tokens"):
+        backend.open([np.arange(12)])
+    prompts, grown = [np.arange(9), np.arange(30, 33), np.arange(7)], [(0, 5), (1, 6), (1, 7), (4, 8), (3, 9)]
     tree = backend.open(prompts)
-    tree.grow(np.array([0, 1, 1, 4]), np.array([5, 6, 7, 8]))
-    found = read(backend, tree, np.arange(99))
-    paths = [
-        *prompts,
-        *(np.append(prompts[root], token) for root, token in ((0, [5]), (1, [6]), (1, [7]), (1, [6, 8]))),
-    ]
-    for path, own in zip(paths, found, strict=True):
+    for parent, token in grown:
+        tree.grow(np.array([parent]), np.array([token]))
+    paths = list(prompts)
+    for parent, token in grown:
+        paths.append(np.append(paths[parent], token))
+    for path, own in zip(paths, read(backend, tree, np.arange(99)), strict=True):
         with torch.no_grad():
             expected = backend.model(torch.from_numpy(path)[None]).logits[0, -1].log_softmax(dim=-1).numpy()
         np.testing.assert_allclose(own, expected, atol=1e-4)
+
+
+@pytest.mark.model
+def test_attention_that_needs_more_than_a_mask_is_refused(tmp_path: Path) -> None:
+    """Left out, attention sinks change every score, and nothing says so."""
+    import torch
+    from transformers import GptOssConfig
+
+    from genrec.backends.attention import _attend
+
+    with pytest.raises(ModelMissingError, match="cannot load the model"):
+        tiny(GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1), tmp_path)
+    states = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="Linear asks its attention for s_aux"):
+        _attend(torch.nn.Linear(1, 1).eval(), states, states, states, None, s_aux=states)
+
+
+@pytest.mark.model
+def test_a_model_that_remembers_by_a_state_is_refused(tmp_path: Path) -> None:
+    """A state that every token changes cannot branch: each node would read its siblings."""
+    from transformers import Qwen3NextConfig
+
+    config = Qwen3NextConfig(**SMALL, layer_types=["linear_attention", "full_attention"], num_experts=2)
+    with pytest.raises(EngineError, match=r"layer 0 keeps a .*use a model of attention layers only"):
+        tiny(config, tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -30,13 +30,14 @@ LAYERS = [
     "catalog",
     "interactions",
     # seams
-    "identifiers backends.base backends.packing rankers.base",
+    "identifiers backends.base rankers.base",
     # engine
     "forest renderer timed_tree",
     "search",
     "index prior",
     # implementations
-    "backends.attention backends.cache backends.quiet",
+    "backends.packing backends.quiet",
+    "backends.attention backends.cache",
     "backends.encoder backends.transformers",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use

@@ -1,5 +1,6 @@
 """Laws of the index: what is saved comes back, and no index serves what it was not built for."""
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["catalog.parquet", "manifest.json", "trie.safetensors"]
     again.save(saved)
     assert CatalogIndex.load(saved).fingerprint == index.fingerprint
+
+
+def test_an_index_goes_to_another_process_whole(saved: Path) -> None:
+    """A batch over many processes sends it to each of them."""
+    for index in (build(ITEMS), CatalogIndex.load(saved)):
+        index.rows(Subset.from_mask(Mask.from_bool(np.arange(len(ITEMS)) % 2 == 0)))
+        again = pickle.loads(pickle.dumps(index))
+        assert again.fingerprint == index.fingerprint
+        assert list(again.catalog) == list(index.catalog)
+        assert len({index, again}) == 2
 
 
 @pytest.mark.parametrize("name", ["catalog.parquet", "trie.safetensors", "manifest.json"])
@@ -194,7 +205,7 @@ def test_subsets_and_boosts_of_items_become_those_of_their_rows() -> None:
     for wrong in (Subset.everything(41), Subset.from_mask(Mask.from_bool(np.ones(39, dtype=bool)))):
         with pytest.raises(InputError, match="the index has 40; make it for this catalog"):
             index.rows(wrong)
-    with pytest.raises(InputError, match="41 items; the index has 40"):
+    with pytest.raises(InputError, match="item 40 is boosted; the index has items 0 to 39"):
         index.boosted_rows(Boost(np.array([40]), np.array([1.0])))
     boost = index.boosted_rows(Boost(np.array([3, 30]), np.array([1.0, 2.0])))
     assert boost.at(index.trie.rows_of_items[[3, 30, 4]]).tolist() == [1.0, 2.0, 0.0]

@@ -256,6 +256,16 @@ def test_bad_terms_are_refused_by_value() -> None:
         beam_search(case.backend.open(case.prompts), case.trie, good, width=0)
 
 
+def test_a_tree_of_other_prompts_is_refused() -> None:
+    """Prompts are told by their number: one too few, and a person is ranked behind another one's words."""
+    case = make_case(1)
+    terms = replace(case.terms("model"), boosts=None)
+    for prompts in (case.prompts[:-1], [*case.prompts, case.prompts[0]]):
+        for search in (exhaustive_search, lambda *args: beam_search(*args, width=3)):
+            with pytest.raises(InputError, match=f"{len(case.prompts)} prompts have a subset each, and the tree has"):
+                search(case.backend.open(prompts), case.trie, terms)
+
+
 def test_an_exact_search_says_what_it_cost_and_saves_nodes() -> None:
     """Whoever pays for a proof wants to know the price; small steps must not cost more than opening everything."""
     for seed in range(50):

@@ -204,3 +204,19 @@ def test_a_boost_is_what_was_listed_and_nothing_elsewhere(one: dict[int, float],
     expected = [one.get(int(place), 0.0) + other.get(int(place), 0.0) for place in asked]
     assert both.at(asked).tolist() == expected
     assert both.places.tolist() == sorted({*one, *other})
+
+
+def test_a_subset_that_does_not_rise_is_refused() -> None:
+    """It would say of a withdrawn item that it is allowed, since places are looked up by halving."""
+    for listed in ([4, 1], [2, 2]):
+        with pytest.raises(InputError, match=f"place {listed[1]} is listed after place {listed[0]}"):
+            Subset(5, None, np.array(listed))
+    with pytest.raises(InputError, match="place 5 does not lie within"):
+        Subset(5, None, np.array([5]), only=True)
+
+
+def test_what_a_subset_hands_out_does_not_change_it() -> None:
+    """Whoever sorts or fills the answer would change what is allowed for the next request."""
+    subset = Subset.of(10, np.array([1, 9]))
+    subset.places()[:] = 0
+    assert subset.places().tolist() == [1, 9]

@@ -9,21 +9,24 @@ and 11 % at one of 512 with 50 nodes.
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from genrec.backends.packing import Packing
 
 _NAME = "genrec_packed"
-_HARMLESS = {"dropout", "scaling", "sliding_window", "position_ids", "use_cache"}  # said by the mask, or not at all
+# Said by the mask, meant for training, or for layers other than attention. Whatever else a layer asks for, such as
+# sinks, changes its answer.
+_HARMLESS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
 
 
-def choose_attention() -> str:
-    """What to call this attention when loading a model; it is made known first."""
-    AttentionInterface.register(_NAME, _attend)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
-    return _NAME
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Give a model that was loaded with `sdpa` this attention instead, if it looks its attention up by name."""
+    if model._supports_attention_backend:
+        AttentionInterface.register(_NAME, _attend)
+        AttentionMaskInterface.register(_NAME, sdpa_mask)
+        model.set_attn_implementation(_NAME)
 
 
 def _attend(
@@ -38,12 +41,17 @@ def _attend(
     """Query [U, H, Q, D], or [1, H, N, D] if packed, key and value [U, G, S, D] with H a multiple of G, mask
     [U, 1, Q, S]; returns [U, Q, H, D], or [1, N, H, D].
 
-    What it does not know (no mask, a GPU, or options that change what attention means) goes to Transformers.
+    Where there is no mask, and on a GPU, the work is done by Transformers.
+
+    Raises:
+        ValueError: the layer asks for something that none of them does.
     """
+    unknown = sorted(name for name, value in options.items() if name not in _HARMLESS and value is not None)
+    if unknown:
+        raise ValueError(f"{type(module).__name__} asks its attention for {', '.join(unknown)}; it needs another one")
     if packing is not None:
         query = packing.spread(query)
-    known = attention_mask is not None and not module.training and _HARMLESS.issuperset(options)
-    if known and query.device.type == "cpu":
+    if attention_mask is not None and not module.training and query.device.type == "cpu":
         mixed = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=options.get("scaling"), enable_gqa=True
         ).transpose(1, 2)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from genrec.backends.attention import choose_attention
+from genrec.backends.attention import use_packed_attention
 from genrec.backends.cache import GrowingCache
 from genrec.backends.packing import Packing
 from genrec.backends.quiet import quiet
@@ -38,7 +38,8 @@ class TransformersBackend:
 
     Raises:
         ModelMissingError: there is no such model, or its files are damaged.
-        EngineError: the architecture changes its logits in a way this backend does not reproduce.
+        EngineError: the architecture changes its logits in a way this backend does not reproduce, or remembers tokens
+            in another way than by keys and values.
     """
 
     def __init__(
@@ -56,19 +57,22 @@ class TransformersBackend:
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     str(model),
                     dtype=self.dtype,
-                    attn_implementation=choose_attention(),
+                    attn_implementation="sdpa",
                     use_safetensors=True,
                 )
         except Exception as error:  # safetensors, torch and Transformers raise their own
             raise ModelMissingError(f"cannot load the model {Path(model).name!r}: {error}") from error
         self.model: PreTrainedModel = loaded.to(self.device).eval()
         self.name = f"{name or Path(model).name}@{str(self.dtype).removeprefix('torch.')}"
-        self._packs = False
+        use_packed_attention(self.model)
         self.vocab_size = int(self.model.config.vocab_size)
-        self.max_tokens = int(self.model.config.max_position_embeddings)
+        # Within its window, attention that slides sees everything: paths that fit are computed as the model would.
+        window = GrowingCache(self.model.config).window
+        self.max_tokens = min(int(self.model.config.max_position_embeddings), window)
         # Transformers 5.24 renames the argument and warns of the old name; earlier ones know only that.
         known = inspect.signature(self.model.base_model.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
+        self._packs = False
         self.token_bytes = self._measure_token()
         self._check_head()
         self._packs = self._can_pack()
@@ -93,13 +97,14 @@ class TransformersBackend:
             visible: [U, Q, S], what each place sees of what the cache will hold of its prompt.
             cache: keys and values of all tokens before.
         """
-        packing = Packing(torch.from_numpy(cells).to(self.device), visible.shape[:2])
-        with self._running(f"{len(token_ids)} tokens"):
+        prompts, columns = visible.shape[:2]
+        with self._running(f"{len(token_ids)} tokens of {prompts} prompts"):
+            packing = Packing(torch.from_numpy(cells).to(self.device), (prompts, columns))
             mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
             mask.masked_fill_(torch.from_numpy(~visible).to(self.device), torch.finfo(self.dtype).min)
-            if self._packs:
+            if self._packs and len(cells) < prompts * columns:
                 return self._run(token_ids[None], positions[None], mask, cache, packing)[0]
-            table = np.zeros((2, *packing.shape), dtype=np.int64)
+            table = np.zeros((2, prompts, columns), dtype=np.int64)
             table.reshape(2, -1)[:, cells] = token_ids, positions
             return packing.gather(self._run(table[0], table[1], mask, cache, None))[0]
 
@@ -107,15 +112,15 @@ class TransformersBackend:
         self, token_ids: IntArray, positions: IntArray, mask: torch.Tensor, cache: GrowingCache, packing: Packing | None
     ) -> torch.Tensor:
         """The layers under the head: tokens [U, Q], or packed [1, N], to states [U, Q, D] or [1, N, D]."""
-        cache.packing = packing
-        answer = self.model.base_model(
-            input_ids=torch.from_numpy(token_ids).to(self.device),
-            position_ids=torch.from_numpy(positions).to(self.device),
-            attention_mask=mask[:, None],
-            use_cache=True,
-            **{self._cache_name: cache},
-            **({} if packing is None else {"packing": packing}),
-        )
+        options = {self._cache_name: cache, **({} if packing is None else {"packing": packing})}
+        with cache.taking(packing):
+            answer = self.model.base_model(
+                input_ids=torch.from_numpy(np.ascontiguousarray(token_ids)).to(self.device),
+                position_ids=torch.from_numpy(np.ascontiguousarray(positions)).to(self.device),
+                attention_mask=mask[:, None],
+                use_cache=True,
+                **options,
+            )
         hidden: torch.Tensor = answer.last_hidden_state
         return hidden
 
@@ -130,9 +135,10 @@ class TransformersBackend:
                 asked = tokens[bounds[0] : bounds[-1]]
                 every = head(block)
                 # What log_softmax takes away is the normaliser; it reads bfloat16 and sums in float32 in one pass.
-                normaliser = every[:, 0].float() - every.log_softmax(dim=-1, dtype=torch.float32)[:, 0]
+                wide = torch.promote_types(every.dtype, torch.float32)
+                normaliser = every[:, 0].to(wide) - every.log_softmax(dim=-1, dtype=wide)[:, 0]
                 owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(bounds))).to(self.device)
-                if every.dtype == torch.float32:
+                if every.dtype == wide:
                     logits = every[owner, torch.from_numpy(asked).to(self.device)]
                 else:
                     # The chosen logits are computed again in float32: bfloat16 logits are 0.06 apart at 20.
@@ -166,17 +172,18 @@ class TransformersBackend:
 
     def _can_pack(self) -> bool:
         """Whether the model takes its tokens packed: tried, because architectures do not say."""
-        if not GrowingCache(self.model.config).packs:
-            return False
-        token_ids, cells = np.arange(5) % self.vocab_size, np.array([0, 1, 2, 3, 4])
-        positions, visible = np.array([0, 1, 2, 0, 1]), np.tri(3, dtype=bool)[None].repeat(2, axis=0)
-        expected = self.hidden(token_ids, positions, cells, visible, GrowingCache(self.model.config))
-        self._packs = True
-        try:
-            found = self.hidden(token_ids, positions, cells, visible, GrowingCache(self.model.config))
-        except (EngineError, TypeError):  # it takes no more arguments than it knows, or tokens of one shape only
-            return False
-        return torch.allclose(found, expected, rtol=0.05, atol=0.1)
+        prompts = [np.arange(1, 2), np.arange(1, 4)]
+        asked = np.arange(min(self.vocab_size, 100))
+        found = []
+        for self._packs in (False, True):
+            try:
+                tree = self.open([prompt % self.vocab_size for prompt in prompts])
+                nodes = tree.grow(np.array([1, 0, 1, 2]), asked[:4])
+                found.append(tree.log_probs(nodes, np.tile(asked, 4), np.arange(5) * len(asked)))
+            except (EngineError, TypeError, LookupError, AttributeError, AssertionError):
+                return False  # it takes no arguments that it does not know, or tokens of one shape only
+        expected, packed = found
+        return float(np.abs(packed - expected).max()) < 0.1 * float(expected.std())
 
     def _check_head(self) -> None:
         """Refuse models that scale or cap their logits after the head, which `log_probs` would miss."""
@@ -211,7 +218,6 @@ class TransformersTree:
             backend.hidden(tokens[0, :head], positions[0, :head], np.arange(head), causal[:, :head, :head], self._cache)
             self._cache.batch_repeat_interleave(count)
         visible = causal[:, head:] & inside[:, None, :]
-        visible[:, :, 0] = True
         own = inside[:, head:]
         hidden = backend.hidden(
             tokens[:, head:][own], positions[:, head:][own], np.flatnonzero(own), visible, self._cache
@@ -236,27 +242,26 @@ class TransformersTree:
             return nodes
         if (parents >= nodes).any() or (parents < 0).any():
             raise InputError("a node's parent must stand before it")
-        self._parent = np.concatenate([self._parent, parents])
-        prompt, position = _inherit(self._parent, size, self._prompt, self._position)
+        parent = np.concatenate([self._parent, parents])
+        prompt, position = _inherit(parent, size, self._prompt, self._position)
         if int(position.max()) >= self._backend.max_tokens:
-            self._parent = self._parent[:size]
             raise EngineError(f"a path reaches {int(position.max()) + 1} tokens; the context is shorter")
         place = _rank_within(prompt[size:])
         columns = int(place.max()) + 1
-        start = self._slots
-        self._prompt, self._position = prompt, position
-        self._slot = np.concatenate([self._slot, start + place])
-        self._slots += columns
-
-        mask = np.zeros((self._roots, columns, self._slots), dtype=bool)
+        slot = np.concatenate([self._slot, self._slots + place])
+        mask = np.zeros((self._roots, columns, self._slots + columns), dtype=bool)
         mask[:, :, : self._width] = np.arange(self._width) < self._prompt_lengths[:, None, None]
         ancestor, row = nodes, np.arange(count)
         while row.size:
-            mask[prompt[size + row], place[row], self._slot[ancestor]] = True
-            ancestor = self._parent[ancestor]
+            mask[prompt[size + row], place[row], slot[ancestor]] = True
+            ancestor = parent[ancestor]
             row, ancestor = row[ancestor >= self._roots], ancestor[ancestor >= self._roots]
         cells = prompt[size:] * columns + place
-        self._hidden.append(self._backend.hidden(tokens, position[size:], cells, mask, self._cache))
+        hidden = self._backend.hidden(tokens, position[size:], cells, mask, self._cache)
+        # Only now: a pass that failed leaves the tree as it was.
+        self._hidden.append(hidden)
+        self._parent, self._prompt, self._position, self._slot = parent, prompt, position, slot
+        self._slots += columns
         return nodes
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:

@@ -311,6 +311,7 @@ def _with_counted(low, first, begin, stop, end, listed, counts, only, out_low, o
             beyond = _bisect(listed, at + 1, len(listed), top)
             named = beyond - at
             at = beyond
+        # Written whether it is kept or not, as above.
         out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
         kept += named > 0 if only else left > named
     return kept
