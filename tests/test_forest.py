@@ -62,7 +62,7 @@ def test_a_model_that_returns_no_numbers_is_named() -> None:
     with pytest.raises(EngineError, match="returned NaN"):
         score_tries(tree, [trie])
     with pytest.raises(EngineError, match="returned NaN"):
-        beam_search(tree, trie, Terms([Subset.everything(len(trie))], 3), width=3)
+        beam_search(Broken(9).open([np.array([1])]), trie, Terms([Subset.everything(len(trie))], 3), width=3)
 
 
 class Broken(TableBackend):
