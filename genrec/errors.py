@@ -16,6 +16,7 @@ Each message names the thing, the value, the place and the remedy. `exit_code` i
         └── DeadlineExceededError   the time a request was given has passed
 """
 
+from numbers import Integral
 from typing import ClassVar
 
 
@@ -71,3 +72,13 @@ class ModelMissingError(EngineError):
 
 class DeadlineExceededError(EngineError):
     """The time a request was given has passed."""
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no whole number of at least 1.
+
+    Raises:
+        InputError: the name and the value are said.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")

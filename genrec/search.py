@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from genrec.backends.base import TokenTree
-from genrec.errors import EngineError, InputError
+from genrec.errors import EngineError, InputError, check_count
 from genrec.forest import score_tries
 from genrec.guide import Guide, Most, RangeMax, catalog_steps, prefix_sums, shares_of
 from genrec.kernel.plain import ragged_ranges
@@ -57,8 +57,7 @@ class Terms:
         """
         if tree.size != len(self.allowed):
             raise InputError(f"{len(self.allowed)} prompts have a subset each, and the tree has {tree.size} nodes")
-        if self.k < 1:
-            raise InputError(f"k is {self.k}; ask for at least 1 item")
+        check_count("k", self.k)
         if self.kind not in get_args(ScoreKind):
             raise InputError(f"score {self.kind!r} is none of {', '.join(get_args(ScoreKind))}")
         for subset in self.allowed:
@@ -84,6 +83,7 @@ def exhaustive_search(tree: TokenTree, trie: TokenTrie, terms: Terms, *, max_nod
         EngineError: the model failed, or returned NaN.
     """
     terms.check(tree, trie)
+    _check_limit(max_nodes)
     parts = [_restrict(trie, own) for own in terms.allowed]
     catalog = terms.kind == "catalog"
     readings = score_tries(tree, parts, branching_only=catalog, max_nodes=max_nodes)
@@ -133,14 +133,17 @@ def beam_search(
         EngineError: the model failed, or returned NaN.
     """
     terms.check(tree, trie)
-    if width < 1:
-        raise InputError(f"width is {width}; keep at least 1 node a step")
-    if max_nodes < 0:
-        raise InputError(f"max_nodes is {max_nodes}; it must be at least 0")
+    check_count("width", width)
+    _check_limit(max_nodes)
     run = _Beam(tree, trie, terms, width, limit=max_nodes if exact else 0)
     while run.step():
         pass
     return run.rankings()
+
+
+def _check_limit(max_nodes: int) -> None:
+    if not max_nodes >= 0:
+        raise InputError(f"max_nodes is {max_nodes}; it must be at least 0")
 
 
 @dataclass

@@ -348,7 +348,7 @@ class RankerContract:
     def test_a_list_of_no_items_is_refused(self, ranker: Ranker, requests: list[RankRequest]) -> None:
         """An empty answer to a mistyped k looks like an empty shop."""
         for k in (0, -1):
-            with pytest.raises(InputError, match=f"k is {k}; ask for at least 1"):
+            with pytest.raises(InputError, match=f"k is {k}; give a whole number of at least 1"):
                 self.rank(ranker, requests, k)
 
     def test_nobody_is_ranked_for_nobody(self, ranker: Ranker) -> None:

@@ -481,7 +481,12 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     for options, message in [
         ({"strategy": "best"}, "strategy is 'best'; choose one of beam, exhaustive, candidates"),
         ({"score": "sum"}, "score is 'sum'; choose one of model, catalog"),
-        ({"width": 0}, "width is 0; it must be at least 1"),
+        ({"width": 1.5}, "width is 1.5; give a whole number of at least 1"),
+        ({"batch_size": "8"}, "batch_size is '8'; give a whole number of at least 1"),
+        ({"exact": "no"}, "exact is 'no'; give True or False"),
+        ({"memory": "1GB"}, "memory is '1GB'; give a number of bytes above 0"),
+        ({"prior": None}, "prior is None; it must be a number of at least 0"),
+        ({"width": 0}, "width is 0; give a whole number of at least 1"),
         ({"candidates": 0}, "candidates is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"history_step": 0}, "history_step is 0"),

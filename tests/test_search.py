@@ -240,7 +240,7 @@ def test_bad_terms_are_refused_by_value() -> None:
     users, size = len(case.prompts), len(case.trie)
     other = make_case(3).guide
     for change, message in [
-        ({"k": 0}, "k is 0; ask for at least 1"),
+        ({"k": 0}, "k is 0; give a whole number of at least 1"),
         ({"kind": "best"}, "score 'best' is none of model, catalog"),
         ({"allowed": [Subset.everything(size + 1)] * users}, rf"subset of {size + 1} rows; the trie has {size}"),
         ({"guide": other}, "the guide is of another trie"),

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 BENCHMARKS = ("index", "search", "scoring", "embedding")
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="what --json wrote, for `plot` only")
     parser.add_argument("--quick", action="store_true", help="under a minute: smaller, with fewer rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine there")
-    parser.add_argument("--rows", default="", metavar="C1,C5", help="only these rows")
+    parser.add_argument("--rows", metavar="C1,C5", help="only these rows")
     parser.add_argument("--rounds", type=int, metavar="N", help="samples of each timing: 5, or 3 with --quick")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a folder of video games, for the row S2 of `search`")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch, numpy and numba")
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.files or options.out:
         parser.error("files and --out belong to `plot`")
+    if options.json and not os.access(options.json.parent, os.W_OK):
+        parser.error(f"--json {options.json}: the folder cannot be written; name one that can, before hours are spent")
     if options.threads:
         for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read when the libraries load, so before they do
             os.environ[f"{name}_NUM_THREADS"] = str(options.threads)
@@ -52,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    wanted = frozenset(filter(None, options.rows.split(",")))
+    wanted = frozenset(options.rows.split(",")) if options.rows is not None else frozenset()
     rounds = options.rounds or (3 if options.quick else 5)
     settings = report.Options(options.quick, rounds, wanted, options.data)
     jobs: list[report.Job] = importlib.import_module(f"eval.speed.{options.benchmark}").jobs(settings)
     known = {row for job in jobs for row in job.rows}
     if unknown := sorted(wanted - known):
-        sys.exit(f"error: `{options.benchmark}` has no row {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+        parser.error(f"`{options.benchmark}` has no row {unknown[0]!r}; choose from {', '.join(sorted(known))}")
     chosen = [job for job in jobs if settings.wants(*job.rows)]
     rows: list[report.Row] = []
     for job in show_progress(chosen, options.benchmark, len(chosen)):
@@ -69,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{job.name}: {row.id} {row.variant}: {row.verdict}", file=sys.stderr, flush=True)
     rows.sort(key=lambda row: (row.id[0], int(row.id[1:])))
     report.show(rows)
+    if not find_spec("numba"):
+        print("numba is not installed: the plain loops were measured; pip install -e '.[fast]' for the compiled ones")
     seconds = time.perf_counter() - begin
     print(f"{len(rows)} rows in {seconds:.0f} s")
     if options.json:

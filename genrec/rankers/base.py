@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.deadline import Deadline
-from genrec.errors import InputError
+from genrec.errors import InputError, check_count
 from genrec.subset import Boost, Subset
 from genrec.types import FloatArray, IntArray, Ranking
 
@@ -82,7 +82,7 @@ class DenseRanker(ABC):
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request; exact, so proven."""
-        check_k(k)
+        check_count("k", k)
         if not requests:
             return []
         rows = zip(requests, self.scores(requests), strict=True)
@@ -96,16 +96,6 @@ class DenseRanker(ABC):
             return []
         rows = zip(requests, self.scores(requests), items, strict=True)
         return [_boosted(scores, own, request.boost) for request, scores, own in rows]
-
-
-def check_k(k: int) -> None:
-    """Refuse a list of no items.
-
-    Raises:
-        InputError: k is below 1.
-    """
-    if k < 1:
-        raise InputError(f"k is {k}; ask for at least 1 item")
 
 
 def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = None) -> Ranking:
@@ -122,7 +112,7 @@ def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = No
     Raises:
         InputError: k is below 1, or `allowed` is a subset of another number of items.
     """
-    check_k(k)
+    check_count("k", k)
     if allowed.universe != len(scores):
         raise InputError(f"allowed is a subset of {allowed.universe:,} items; there are scores of {len(scores):,}")
     if allowed.only or not (np.isfinite(scores.min()) and np.isfinite(scores.max())):

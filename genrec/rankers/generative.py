@@ -11,10 +11,10 @@ import numpy as np
 
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
-from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError
+from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, check_count
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
-from genrec.rankers.base import Ranker, RankRequest, check_k
+from genrec.rankers.base import Ranker, RankRequest
 from genrec.renderer import Rendered, Renderer, window_start
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.subset import Boost, Subset
@@ -69,13 +69,21 @@ class GenerativeSettings:
             if getattr(self, name) not in kinds:
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(kinds)}")
         for name in ("candidates", "width", "max_nodes", "min_history", "max_history", "history_step", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.memory is not None and not 0 < self.memory < np.inf:
-            raise InputError(f"memory is {self.memory}; give a number of bytes above 0, or leave it out for no budget")
+            check_count(name, getattr(self, name))
+        if not isinstance(self.exact, bool):
+            raise InputError(f"exact is {self.exact!r}; give True or False")
+        if self.memory is not None and not (_is_number(self.memory) and 0 < self.memory < np.inf):
+            raise InputError(
+                f"memory is {self.memory!r}; give a number of bytes above 0, or leave it out for no budget"
+            )
         for name in ("prior", "evidence"):
-            if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be a number of at least 0")
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < np.inf):
+                raise InputError(f"{name} is {value!r}; it must be a number of at least 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 class GenerativeRanker:
@@ -165,11 +173,12 @@ class GenerativeRanker:
         With the strategy `candidates` only proposed items are compared, so the ranking is proven only where all
         allowed items were proposed.
         """
-        check_k(k)
+        check_count("k", k)
         answers: dict[int, Ranking] = {}
         for renderer, places in self._batches(requests):
             deadline.check()
             batch = [requests[place] for place in places]
+            self._check_histories(batch)
             considered = self._considered(batch, k, deadline)
             found = self._search(renderer, batch, considered, k, self.settings.strategy, deadline)
             for place, own, ranking in zip(places, considered, found, strict=True):
@@ -237,6 +246,13 @@ class GenerativeRanker:
         """Somebody without a history who says something is shown by the cold template, everybody else by the other."""
         cold = not len(request.history) and bool(request.words.strip())
         return self._renderers[1 if cold else 0]
+
+    def _check_histories(self, requests: Sequence[RankRequest]) -> None:
+        size = len(self._index.trie)
+        for request in requests:
+            history = np.asarray(request.history)
+            if history.size and (history.dtype.kind not in "iu" or history.min() < 0 or history.max() >= size):
+                raise InputError(f"a history holds {history.tolist()[:5]}...; give item indices from 0 to {size - 1:,}")
 
     def _batches(self, requests: Sequence[RankRequest]) -> Iterator[tuple[Renderer, list[int]]]:
         """Requests of one template and one mask, at most `batch_size` at a time, by their places."""
