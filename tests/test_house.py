@@ -24,7 +24,7 @@ LAYERS = [
     "artifact deadline ids kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice",
     "trie",
-    "guide tensor_trie",
+    "constraint guide tensor_trie",
     "package_index table",
     "bundle dataset filter",
     "catalog",
@@ -116,6 +116,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
     [
         ("trie", "artifact errors types kernel.choice kernel.plain subset"),
         ("subset", "errors types"),
+        ("constraint", "errors subset tokenizer trie types"),
         ("search", "errors types forest guide kernel.plain subset trie backends.base"),
         ("kernel.plain", "types"),
         ("tokenizer", "errors types"),
