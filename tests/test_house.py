@@ -25,6 +25,7 @@ LAYERS = [
     "kernel.choice",
     "trie",
     "constraint guide tensor_trie",
+    "tensor_constraint",
     "package_index table",
     "bundle dataset filter",
     "catalog",
