@@ -37,8 +37,8 @@ LAYERS = [
     "search",
     "index prior",
     # implementations
-    "backends.attention backends.cache backends.quiet",
-    "backends.encoder backends.transformers",
+    "backends.attention backends.cache backends.quiet backends.shelf",
+    "backends.encoder backends.transformers backends.vllm_plugin",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
     "explain",
@@ -62,6 +62,7 @@ EDGE = {
     "recommender": "the clock is an argument; its default is the process's own",
     "assembly": "default_cache is what the edge calls",
     "package_index": "pip runs in the caller's environment",
+    "backends.vllm_plugin": "vLLM makes the processor and passes it nothing of ours",
 }
 
 
