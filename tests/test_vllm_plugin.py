@@ -54,7 +54,7 @@ def engine(smollm2: Path, catalogs: Path) -> Iterator[LLM]:
     """One engine for all: so little memory that requests are preempted, and the plugin found by its entry point."""
     patch = pytest.MonkeyPatch()
     patch.setenv("GENREC_CATALOGS", str(catalogs))
-    patch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     yield LLM(
         str(smollm2),
         dtype="float32",
@@ -145,10 +145,7 @@ def test_every_mention_in_free_text_is_an_item(
     """Where the model may talk, it may still not invent: what stands in brackets is sold here."""
     asked = f"{ASKED} Write each as [product]."
     prompts = [{"prompt_token_ids": tokenizer.encode_prompt([Message("user", (Span(asked, False),))]).tolist()}] * 12
-    settings = [
-        params(genrec_catalog="retail", genrec_form="text", temperature=2.0, seed=seed, max_tokens=120)
-        for seed in range(len(prompts))
-    ]
+    settings = [params(genrec_catalog="retail", genrec_form="text", temperature=2.0, max_tokens=120) for _ in prompts]
     state, end = grammar.start("text"), tokenizer.end_id
     for whole in written(engine, prompts, settings):
         answer = [token for token in whole if token != end]
@@ -185,7 +182,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"genrec_catalog": "retail", "max_tokens": 16}, r"16, and a list of 10 of these items can take \d+; set it"),
     ({"genrec_catalog": "retail", "genrec_k": 100, "max_tokens": None}, "the model's context has 512; ask for fewer"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop is '\\\\n' beside genrec_form 'item'"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "stop_token_ids": [5]}, "stop is 5"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "stop_token_ids": [0, 198]}, "stop is 198"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "logit_bias": {5: 1.0}}, "logit_bias is .* would fight it"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "allowed_token_ids": [5]}, "allowed_token_ids is"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "bad_words": ["Lamp"]}, "bad_words is"),

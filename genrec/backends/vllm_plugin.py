@@ -326,8 +326,10 @@ def _refuse_fights(params: SamplingParams, state: State, end: int) -> None:
         # What is infinite in the engine's float32 makes logits of nothing, and masks with them.
         if not abs(getattr(params, name)) <= np.finfo(np.float32).max:
             raise InputError(f"{name} is {getattr(params, name)} beside genrec_catalog; give a finite number")
-    stops = [*(params.stop or ()), *(token for token in params.stop_token_ids or () if token != end)]
-    if stops and state.form != "text":
+    marks, written = state.grammar.marks, state.grammar.trie.tokens
+    # Servers add tokens of their own that stop an answer; only those that an item is written with cut it short.
+    cuts = [one for one in params.stop_token_ids or () if one != end and (one == marks.separator or one in written)]
+    if state.form != "text" and (stops := [*(params.stop or ()), *cuts]):
         raise InputError(
             f"stop is {stops[0]!r} beside genrec_form {state.form!r}, and would cut it short; leave it out"
         )
