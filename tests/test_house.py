@@ -36,8 +36,9 @@ LAYERS = [
     "search",
     "index prior",
     # implementations
-    "backends.attention backends.cache backends.quiet",
-    "backends.encoder backends.transformers",
+    "backends.adapter backends.attention backends.cache backends.quiet backends.vllm_tree",
+    "backends.vllm_dialect",
+    "backends.encoder backends.transformers backends.vllm_engine backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
     "explain",
@@ -61,6 +62,8 @@ EDGE = {
     "recommender": "the clock is an argument; its default is the process's own",
     "assembly": "default_cache is what the edge calls",
     "package_index": "pip runs in the caller's environment",
+    "backends.vllm_dialect": "vLLM's processes take settings from the environment, which is put back",
+    "backends.vllm_server": "the clock is an argument; its default is the process's own",
 }
 
 
@@ -122,6 +125,9 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("backends.base", "types"),
         ("backends.transformers", "errors types backends.attention backends.cache backends.packing backends.quiet"),
         ("backends.encoder", "errors types backends.quiet"),
+        ("backends.vllm_tree", "errors types"),
+        ("backends.vllm_engine", "errors types backends.adapter backends.vllm_dialect backends.vllm_tree"),
+        ("backends.vllm_server", "errors types deadline backends.vllm_dialect backends.vllm_tree"),
         ("rankers.base", "types deadline errors subset"),
     ],
 )
