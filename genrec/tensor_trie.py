@@ -74,6 +74,7 @@ class TensorTrie:
     Attributes:
         widest: the most children that any state has; looking at so many finds all.
         widest_below: int list, the most children of a state of each depth or deeper, for callers that know the depth.
+        dead: the dead end, T + 1.
     """
 
     def __init__(self, trie: TokenTrie, device: torch.device | str) -> None:
@@ -89,6 +90,7 @@ class TensorTrie:
         np.maximum.at(widest, depth, counts)
         self.widest_below = np.maximum.accumulate(widest[::-1])[::-1].tolist()
         self.widest = self.widest_below[0]
+        self.dead = size + 1
         low = np.repeat(np.arange(len(trie)), trie.tails)
         high = _row_ends(trie)
         item = np.full(size + 2, -1, dtype=np.int64)
@@ -141,7 +143,11 @@ class TensorTrie:
             begin, stop = torch.where(open_ & below, middle + 1, begin), torch.where(open_ & ~below, middle, stop)
         found = begin.clamp(max=size - 1)
         hit = (begin < self._first[states + 1]) & (self._tokens[found] == tokens)
-        return torch.where(hit, self._states[found].long(), size + 1)
+        return torch.where(hit, self._states[found].long(), self.dead)
+
+    def rows(self, states: torch.Tensor) -> torch.Tensor:
+        """int64 [R], the first row that begins with a prefix; of no meaning for the empty prefix and the dead end."""
+        return self._low[(states - 1).clamp(0, len(self._low) - 1)].long()
 
     def items(self, states: torch.Tensor) -> torch.Tensor:
         """int64 [R], the item whose identifier ends at a state, or -1."""

@@ -17,6 +17,7 @@ class ByteTokenizer:
     fingerprint = "bytes"
     vocab_size = 260
     end_id = 256
+    control_ids = (256, 257, 258, 259)
 
     def encode_text(self, text: str) -> IntArray:
         """The bytes of a text."""

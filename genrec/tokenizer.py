@@ -26,11 +26,13 @@ class Tokenizer(Protocol):
         fingerprint: identifies the vocabulary; an index built with one tokenizer serves no other.
         vocab_size: ids are below it.
         end_id: the control token that closes an answer.
+        control_ids: every control token; no text is written with them.
     """
 
     fingerprint: str
     vocab_size: int
     end_id: int
+    control_ids: tuple[int, ...]
 
     def encode_text(self, text: str) -> IntArray:
         """Token ids of untrusted text: never a control token."""
@@ -63,7 +65,7 @@ class HuggingFaceTokenizer:
             raise
         except Exception as error:  # tokenizers raises bare Exception
             raise ArtifactError(f"the tokenizer cannot be read: {error}; fetch the model again") from error
-        self._control_ids = np.array(sorted(self._control.values()), dtype=np.int64)
+        self.control_ids = tuple(sorted(self._control.values()))
         self._chat_template = chat_template
         self._named = {"bos_token": begin_token, "eos_token": end_token}
         self._scaffolds: dict[tuple[Role, ...], tuple[str, ...]] = {}
@@ -96,7 +98,7 @@ class HuggingFaceTokenizer:
         """Token ids of untrusted text: never a control token."""
         token_ids = np.asarray(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
         # What is left to drop is the token for unknown characters, where that is a control token.
-        return token_ids[~np.isin(token_ids, self._control_ids)]
+        return token_ids[~np.isin(token_ids, self.control_ids)]
 
     def encode_spans(self, spans: Sequence[Span]) -> IntArray:
         """Token ids of spans side by side; control tokens only where a trusted span names them.

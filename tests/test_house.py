@@ -24,7 +24,8 @@ LAYERS = [
     "artifact deadline ids kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice",
     "trie",
-    "guide tensor_trie",
+    "constraint guide tensor_trie",
+    "tensor_constraint",
     "package_index table",
     "bundle dataset filter",
     "catalog",
@@ -36,9 +37,9 @@ LAYERS = [
     "search",
     "index prior",
     # implementations
-    "backends.packing backends.quiet",
-    "backends.attention backends.cache",
-    "backends.encoder backends.transformers",
+    "backends.adapter backends.packing backends.quiet backends.shelf backends.vllm_tree",
+    "backends.attention backends.cache backends.vllm_dialect",
+    "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
     "explain",
@@ -62,6 +63,9 @@ EDGE = {
     "recommender": "the clock is an argument; its default is the process's own",
     "assembly": "default_cache is what the edge calls",
     "package_index": "pip runs in the caller's environment",
+    "backends.vllm_plugin": "vLLM makes the processor and passes it nothing of ours",
+    "backends.vllm_dialect": "vLLM's processes take settings from the environment, which is put back",
+    "backends.vllm_server": "the clock is an argument; its default is the process's own",
 }
 
 
@@ -117,12 +121,16 @@ def test_nobody_imports_upward_or_sideways() -> None:
     [
         ("trie", "artifact errors types kernel.choice kernel.plain subset"),
         ("subset", "errors types"),
+        ("constraint", "errors subset tokenizer trie types"),
         ("search", "errors types forest guide kernel.plain subset trie backends.base"),
         ("kernel.plain", "types"),
         ("tokenizer", "errors types"),
         ("backends.base", "types"),
         ("backends.transformers", "errors types backends.attention backends.cache backends.packing backends.quiet"),
         ("backends.encoder", "errors types backends.quiet"),
+        ("backends.vllm_tree", "errors types"),
+        ("backends.vllm_engine", "errors types backends.adapter backends.vllm_dialect backends.vllm_tree"),
+        ("backends.vllm_server", "errors types deadline backends.vllm_dialect backends.vllm_tree"),
         ("rankers.base", "types deadline errors subset"),
     ],
 )

@@ -1,8 +1,8 @@
 """Measure genrec beside its peers, in turns and in one run.
 
 `index` looks up, builds, loads and changes catalogs; `search` runs beams on language models; `scoring` scores
-candidates; `embedding` ranks a million vectors. Every row has its floor and its aim; `--json` keeps all of it, and
-`plot FILE... --out DIR` draws what was kept.
+candidates; `embedding` ranks a million vectors; `vllm` ranks inside vLLM, and needs an environment that has it. Every
+row has its floor and its aim; `--json` keeps all of it, and `plot FILE... --out DIR` draws what was kept.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-BENCHMARKS = ("index", "search", "scoring", "embedding")
+BENCHMARKS = ("index", "search", "scoring", "embedding", "vllm")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.speed", description=__doc__)
     parser.add_argument("benchmark", choices=(*BENCHMARKS, "plot"))
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="what --json wrote, for `plot` only")
-    parser.add_argument("--quick", action="store_true", help="under a minute: smaller, with fewer rounds")
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller, with fewer rounds: under a minute, `vllm` under five"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine there")
     parser.add_argument("--rows", metavar="C1,C5", help="only these rows")
     parser.add_argument("--rounds", type=int, metavar="N", help="samples of each timing: 5, or 3 with --quick")

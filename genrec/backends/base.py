@@ -63,7 +63,8 @@ class Backend(Protocol):
         max_tokens: the context, prompt and answer together.
         token_bytes: what one token, of a prompt or of a node, takes at most while its tree is open: keys and values of
             all layers, and one hidden state. U prompts are held as U of the longest, and the nodes grown in one call
-            as U times those of the prompt that grew most; a backend may hold a quarter more to grow into.
+            as U times those of the prompt that grew most; a backend may hold a quarter more to grow into. An engine
+            that keeps keys and values in a pool of fixed size, and computes again what no longer fits, counts none.
     """
 
     name: str

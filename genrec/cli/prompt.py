@@ -142,6 +142,7 @@ class _Unmeasured:
 
     fingerprint = ""
     vocab_size = end_id = 0
+    control_ids: tuple[int, ...] = ()
 
     def encode_text(self, text: str) -> "IntArray":
         import numpy as np

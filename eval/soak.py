@@ -1,0 +1,146 @@
+"""Many lists from vLLM under random filters: none may be invalid, short or repeat itself.
+
+    python -m eval.soak MODEL --count 10000
+
+writes one JSON object: how many lists were written at temperatures 0 and 2, what was wrong with them, and tokens per
+second with the constraint and, for as many tokens of the same prompts, without it. vLLM has to be installed beside
+genrec.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec import CatalogIndex, Subset, TitleIdentifiers, open_dataset
+from genrec.constraint import Grammar, Marks
+from genrec.errors import InputError
+from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import Message, Span
+
+K = 10
+BATCH = 200
+WORDS = ("a red lamp", "something for a child's birthday", "a Christmas gift", "storage for the kitchen", "vintage tea")
+
+
+def random_wishes(index: CatalogIndex, random: np.random.Generator, *, catalog: str, k: int = K) -> dict[str, Any]:
+    """A list of up to k items under a filter: all items, some of them, all but some, or some but for others."""
+    wishes: dict[str, Any] = {"genrec_catalog": catalog, "genrec_k": int(random.integers(1, k + 1))}
+    order, kind = random.permutation(len(index.catalog)), int(random.integers(4))
+    some, others = order[: random.integers(2 * k, 8 * k)], order[: random.integers(1, k)]
+    if kind in (1, 3):
+        wishes["genrec_allow"] = [index.catalog.item_ids[int(item)] for item in some]
+    if kind in (2, 3):
+        wishes["genrec_deny"] = [index.catalog.item_ids[int(item)] for item in others]
+    return wishes
+
+
+def faults_of(token_ids: Sequence[int], grammar: Grammar, index: CatalogIndex, wishes: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a generated list; read without its filter, which is then looked at apart."""
+    try:
+        items = grammar.start("list", k=wishes["genrec_k"]).read(token_ids).tolist()
+    except InputError:
+        return ["invalid"]
+    allowed = Subset.everything(len(index.catalog))
+    if "genrec_allow" in wishes:
+        allowed = allowed.within(index.catalog.item_ids.positions(wishes["genrec_allow"]))
+    if "genrec_deny" in wishes:
+        allowed = allowed.without(index.catalog.item_ids.positions(wishes["genrec_deny"]))
+    checks = {
+        "invalid": not allowed.contains(items).all(),
+        "repeated": len(set(items)) < len(items),
+        "short": len(items) != wishes["genrec_k"],
+    }
+    return [name for name, wrong in checks.items() if wrong]
+
+
+def soak(
+    engine: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer, *, catalog: str, count: int
+) -> Counter[str]:
+    """Write `count` lists, half of them at temperature 0 and half at 2, and count them and their faults.
+
+    Args:
+        engine: a `vllm.LLM` that was started with the catalog.
+        index: the catalog.
+        tokenizer: the model's.
+        catalog: its name.
+        count: how many.
+    """
+    from vllm import SamplingParams
+
+    # No seeds of requests: on the CPU vLLM 0.32 stops where one of them is filled in by halves.
+    random, grammar = np.random.default_rng(0), Grammar(index.trie, Marks.of(tokenizer))
+    prompts, room, counts = _prompts(tokenizer, index, random), grammar.longest("list", k=K), Counter[str]()
+    for start in range(0, count, BATCH):
+        size = min(BATCH, count - start)
+        wishes = [random_wishes(index, random, catalog=catalog) for _ in range(size)]
+        params = [
+            SamplingParams(temperature=2.0 * (number % 2), max_tokens=room, extra_args=wish)
+            for number, wish in enumerate(wishes)
+        ]
+        batch = [next(prompts) for _ in range(size)]
+        begin = time.perf_counter()
+        answers = [answer.outputs[0].token_ids for answer in engine.generate(batch, params, use_tqdm=False)]
+        counts["milliseconds"] += int(1000 * (time.perf_counter() - begin))
+        if start == 0:
+            engine.reset_prefix_cache()
+            plain = [
+                SamplingParams(temperature=one.temperature, max_tokens=len(answer), ignore_eos=True)
+                for one, answer in zip(params, answers, strict=True)
+            ]
+            begin = time.perf_counter()
+            engine.generate(batch, plain, use_tqdm=False)
+            counts["plain_milliseconds"] = int(1000 * (time.perf_counter() - begin))
+            counts["plain_tokens"] = sum(map(len, answers))
+            counts["first_milliseconds"] = counts["milliseconds"]
+        for answer, wish in zip(answers, wishes, strict=True):
+            counts.update(["lists", *faults_of(answer, grammar, index, wish)])
+            counts["tokens"] += len(answer)
+    return counts
+
+
+def _prompts(
+    tokenizer: HuggingFaceTokenizer, index: CatalogIndex, random: np.random.Generator
+) -> Iterator[dict[str, list[int]]]:
+    while True:
+        bought = [index.catalog.titles[int(item)] for item in random.integers(0, len(index.catalog), 3)]
+        asked = f"I bought {', '.join(bought)} and look for {random.choice(WORDS)}. Name products, one a line."
+        yield {"prompt_token_ids": tokenizer.encode_prompt([Message("user", (Span(asked, False),))]).tolist()}
+
+
+def main() -> None:
+    """Build the embedded shop's index for a model, start vLLM, and soak it."""
+    parser = argparse.ArgumentParser(prog="python -m eval.soak", description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--requests", type=int, default=64, help="how many vLLM runs at once")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        catalog, _ = open_dataset("online-retail", Path(folder) / "data")
+        tokenizer = HuggingFaceTokenizer.from_directory(options.model)
+        index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+        index.save(Path(folder) / "catalogs" / "retail")
+        os.environ["GENREC_CATALOGS"] = str(Path(folder) / "catalogs")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it writes where the result goes
+        from vllm import LLM
+
+        engine = LLM(str(options.model), enforce_eager=True, max_model_len=1024, max_num_seqs=options.requests)
+        counts = soak(engine, index, tokenizer, catalog="retail", count=options.count)
+    rates = {
+        "tokens_per_second": counts["tokens"] / (counts["milliseconds"] / 1000),
+        "first_batch_per_second": counts["plain_tokens"] / (counts["first_milliseconds"] / 1000),
+        "unconstrained_per_second": counts["plain_tokens"] / (counts["plain_milliseconds"] / 1000),
+    }
+    zero = {fault: counts[fault] for fault in ("invalid", "repeated", "short")}
+    print(json.dumps({"lists": counts["lists"], **zero, **{name: round(rate, 1) for name, rate in rates.items()}}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Ranking inside vLLM beside vLLM's own beams, and what the plugin costs a token (C18, G3).
+
+Needs an environment with vLLM (`make vllm-cpu`, or the extra `vllm` on a GPU) into which genrec is installed, so that
+vLLM finds the plugin. A user is one customer of the embedded shop: ten items behind the prompt of a real history.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from eval.protocol import next_basket
+from eval.speed.measurement import Timing, interleave, keep
+from eval.speed.report import Job, Options, Row, Target
+from genrec import (
+    CatalogIndex,
+    GenerativeRanker,
+    GenerativeSettings,
+    PopularityRanker,
+    RankRequest,
+    Subset,
+    TitleIdentifiers,
+    open_dataset,
+    read_template,
+)
+from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
+from genrec.backends.vllm_engine import VllmEngineBackend
+from genrec.constraint import Grammar, Marks
+from genrec.deadline import Deadline
+from genrec.tokenizer import HuggingFaceTokenizer
+
+RANKING = Target(8.0, 20.0, at="least")
+PLUGIN = Target(0.95, 0.98, at="least")
+BEAMS = "vLLM LLM.beam_search, unconstrained"
+K, WIDTH, STEPS = 10, 10, 16
+SEED = 20261125
+
+
+def jobs(options: Options) -> list[Job]:
+    """What belongs to `python -m eval.speed vllm`."""
+    return [Job("vLLM", ("C18", "G3"), partial(_rows, options))]
+
+
+def _rows(options: Options) -> Iterator[Row]:
+    people, few = (8, 1) if options.quick else (64, 8)
+    catalog, interactions = open_dataset("online-retail", default_cache())
+    experiment = next_basket(catalog, interactions, people, part="validation", seed=SEED)
+    folder = find_weights(LANGUAGE_MODEL, default_cache())
+    tokenizer = HuggingFaceTokenizer.from_directory(folder)
+    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+    histories = [catalog.indices_of(task.history.item_ids, "skip") for task in experiment.tasks]
+    requests = [RankRequest(items, "", Subset.everything(len(catalog)).without(items)) for items in histories]
+    _, bought = experiment.train.as_indices(catalog, on_unknown="skip")
+    trees = VllmEngineBackend(folder)
+    try:
+        ranker = GenerativeRanker(
+            index,
+            trees,
+            tokenizer,
+            template=read_template("next-item"),
+            cold_template=read_template("cold-start"),
+            proposer=PopularityRanker(np.bincount(bought, minlength=len(catalog))),
+            settings=GenerativeSettings(prior=0.0, evidence=0.0, width=WIDTH, exact=False, batch_size=people),
+        )
+        prompts = [ranker.render(request).token_ids.tolist() for request in requests]
+        with TemporaryDirectory() as catalogs:
+            index.save(Path(catalogs) / "shop")
+            os.environ["GENREC_CATALOGS"] = catalogs
+            engine = _start(folder)
+            wishes = [
+                {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [catalog.item_ids[item] for item in items]}
+                for items in histories
+            ]
+            room = Grammar(index.trie, Marks.of(tokenizer)).longest("list", k=K)
+            write = partial(_write, engine, prompts, wishes, room)
+            works: dict[str, Callable[[], Any]] = {
+                f"list of {K}": write,
+                f"beam, width {WIDTH}, model score": partial(_rank, ranker, requests, "beam", "model"),
+                f"beam, width {WIDTH}, catalog score": partial(_rank, ranker, requests, "beam", "catalog"),
+                "50 candidates": partial(_rank, ranker, requests, "candidates", "model"),
+            }
+            yield from _beside_beams(options, engine, prompts, few, works)
+            yield _plugin(options, engine, prompts, write)
+    finally:
+        trees.close()
+
+
+def _start(folder: Path) -> Any:
+    """vLLM as a user starts it, in the dtype that the trees have."""
+    import torch
+    from vllm import LLM
+
+    has_bf16 = torch.cuda.is_available() or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return LLM(
+        str(folder),
+        dtype="bfloat16" if has_bf16 else "float32",
+        enforce_eager=not torch.cuda.is_available(),
+        max_model_len=2048,
+        max_logprobs=2 * WIDTH,
+        disable_log_stats=True,
+    )
+
+
+def _write(engine: Any, prompts: list[list[int]], wishes: list[dict[str, Any]], room: int) -> list[list[int]]:
+    """The tokens of a greedy list for each."""
+    from vllm import SamplingParams
+
+    params = [SamplingParams(temperature=0.0, max_tokens=room, extra_args=wish, detokenize=False) for wish in wishes]
+    return [answer.outputs[0].token_ids for answer in engine.generate(_tokens(prompts), params, use_tqdm=False)]
+
+
+def _write_freely(engine: Any, prompts: list[list[int]], lengths: Sequence[int]) -> None:
+    """As many tokens for each, of whatever kind."""
+    from vllm import SamplingParams
+
+    params = [
+        SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True, detokenize=False) for length in lengths
+    ]
+    engine.generate(_tokens(prompts), params, use_tqdm=False)
+
+
+def _rank(ranker: GenerativeRanker, requests: list[RankRequest], strategy: Any, score: Any) -> Any:
+    return ranker.with_settings(strategy=strategy, score=score).rank(requests, K, deadline=Deadline.never())
+
+
+def _beams(engine: Any, prompts: list[list[int]]) -> None:
+    from vllm.sampling_params import BeamSearchParams
+
+    engine.beam_search(_tokens(prompts), BeamSearchParams(beam_width=WIDTH, max_tokens=STEPS, ignore_eos=True))
+
+
+def _tokens(prompts: list[list[int]]) -> list[dict[str, list[int]]]:
+    return [{"prompt_token_ids": prompt} for prompt in prompts]
+
+
+def _beside_beams(
+    options: Options, engine: Any, prompts: list[list[int]], few: int, works: dict[str, Callable[[], Any]]
+) -> Iterator[Row]:
+    """C18: users a second of each way, over vLLM's beams of the same width for a few of them at once."""
+    peer = partial(_beams, engine, prompts[:few])
+    peer()
+    for name, work in works.items():
+        last: dict[str, Any] = {}
+        work()
+        timed = {"genrec": partial(keep, last, name, work), "peer": peer}
+        found = interleave(timed, rounds=options.rounds, warm=False)
+        ours, theirs = found["genrec"], found["peer"]
+        note = f"{len(prompts)} users at once in {ours.seconds:.3g} s; the peer's {few} in {theirs.seconds:.3g} s"
+        if not name.startswith("list"):
+            nodes = np.median([ranking.nodes for ranking in last[name]])
+            note += f"; {nodes:.0f} tokens behind each prompt in {max(one.passes for one in last[name])} passes"
+        yield Row(
+            "C18",
+            f"{name}, {STEPS} steps of the peer",
+            len(prompts) / ours.seconds,
+            "users/s",
+            Target() if options.quick else RANKING,
+            peer=few / theirs.seconds,
+            peer_name=BEAMS,
+            peer_version=_version(),
+            note=note,
+            genrec_range=_per_second(ours, len(prompts)),
+            peer_range=_per_second(theirs, few),
+        )
+
+
+def _plugin(options: Options, engine: Any, prompts: list[list[int]], write: Callable[[], list[list[int]]]) -> Row:
+    """G3: tokens a second with the plugin over as many without; prompts are in the prefix cache for both."""
+    lengths = [len(answer) for answer in write()]
+    works: dict[str, Callable[[], object]] = {"genrec": write, "peer": partial(_write_freely, engine, prompts, lengths)}
+    found = interleave(works, rounds=options.rounds, warm=False)
+    ours, theirs = found["genrec"], found["peer"]
+    return Row(
+        "G3",
+        f"lists of {K} for {len(prompts)} users at once, {sum(lengths)} tokens",
+        sum(lengths) / ours.seconds,
+        "tokens/s",
+        Target() if options.quick else PLUGIN,
+        peer=sum(lengths) / theirs.seconds,
+        peer_name="vLLM without the plugin",
+        peer_version=_version(),
+        genrec_range=_per_second(ours, sum(lengths)),
+        peer_range=_per_second(theirs, sum(lengths)),
+    )
+
+
+def _per_second(timing: Timing, count: int) -> tuple[float, float]:
+    return count / timing.high, count / timing.low
+
+
+def _version() -> str:
+    import vllm
+
+    return f"vllm {vllm.__version__}"

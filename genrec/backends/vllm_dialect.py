@@ -1,0 +1,84 @@
+"""What vLLM is asked and how it answers, and all that differs between its versions 0.25 and 0.32.
+
+A prompt's own log-probabilities come for what was computed only. The newer model runner leaves out the rows that the
+prefix cache held; the older one returns them as it found the memory. So rows are counted from the end, and no more are
+read than the number of cached tokens allows. Neither runner can compute them with adapters: the head's part of an
+adapter is laid out for one row a request, and the CPU's worker ends.
+Over HTTP 0.25 writes a token as `token_id:7`, 0.32 as a number.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from genrec.backends.vllm_tree import PathRequest
+from genrec.errors import EngineError
+from genrec.types import FloatArray
+
+MOST_TOKENS = 128  # that one request may ask for, in every version
+SERVE_OPTIONS = "--enable-scale-out --max-logprobs 128"  # 0.25 does not know the first, and needs none
+_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+_CLAMPED = -9999.0  # what a server writes where a log-probability is no number JSON can hold
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """The environment that vLLM's processes take their settings from; what the caller has set stays."""
+    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def sampling(request: PathRequest) -> dict[str, Any]:
+    """The arguments of `SamplingParams`. One token is drawn, as there is no request for none."""
+    common = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
+    if request.rows:
+        return {**common, "prompt_logprobs": 0, "skip_reading_prefix_cache": False}
+    return {**common, "logprob_token_ids": request.tokens}
+
+
+def sampling_over_http(request: PathRequest) -> dict[str, Any]:
+    """The same for a server, which shows as many tokens as `logprobs` says: the drawn one, and all but one other."""
+    tokens = [*request.tokens, request.tokens[0]]
+    return {**sampling(request), "logprob_token_ids": tokens, "logprobs": len(tokens)}
+
+
+def read_output(output: Any, request: PathRequest) -> FloatArray:
+    """What a `RequestOutput` with flat log-probabilities says of a request's tokens or rows."""
+    if request.rows:
+        count = _count(request, output.num_cached_tokens)
+        kept = output.prompt_logprobs
+        start, wanted = len(kept.logprobs) - count, request.path[len(request.path) - count :]
+    else:
+        kept, start, count, wanted = output.outputs[0].logprobs, 1, len(request.tokens), request.tokens
+    if kept.token_ids[start : start + count] != wanted:
+        raise EngineError("vLLM answered for other tokens than it was asked for; this version is not supported")
+    return np.array(kept.logprobs[start : start + count], dtype=np.float64)
+
+
+def read_answer(answer: Any, request: PathRequest) -> FloatArray:
+    """What the JSON of `/inference/v1/generate` says of a request's tokens.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: it is no such answer.
+    """
+    shown = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    table = {_token(entry): entry["logprob"] for entry in shown}
+    found = np.array([table[token] for token in request.tokens], dtype=np.float64)
+    return np.where(found <= _CLAMPED, np.nan, found)
+
+
+def _count(request: PathRequest, cached: int | None) -> int:
+    """How many of a request's rows were computed: the row of a token belongs to the one before it."""
+    return max(0, min(request.rows, len(request.path) - 1 - (cached or 0)))
+
+
+def _token(entry: dict[str, Any]) -> int:
+    return int(entry["token_id"] if "token_id" in entry else entry["token"].removeprefix("token_id:"))

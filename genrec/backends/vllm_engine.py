@@ -1,0 +1,266 @@
+"""vLLM in a process of its own, started, watched and started again from here, as a token tree over its prefix cache.
+
+Source of the engine: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
+SOSP 2023.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from genrec.backends import vllm_dialect
+from genrec.backends.adapter import Adapter, read_adapter
+from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
+from genrec.errors import EngineError, InputError, ModelMissingError
+from genrec.types import FloatArray, IntArray
+
+_CPU_MEMORY = 2 << 30
+# Tokens; the cache holds whole blocks, and what is left of one is computed again at each request. The CPU's attention
+# takes multiples of 32, and vLLM's own choice there is 128.
+_BLOCK = 32
+_WATCH = 0.1  # seconds between two looks at whether the engine is alive
+_PATIENCE = 5.0  # seconds an engine has to end by itself
+_CLOSED = "closed"
+_SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
+
+_Answer = TypeVar("_Answer")
+
+
+class VllmEngineBackend:
+    """A causal language model from a folder or the Hub, run by vLLM.
+
+    Args:
+        model: a folder as `save_pretrained` writes it, or a Hub id. Only safetensors are read.
+        dtype: by default the model's own on a GPU; on the CPU bfloat16 where it computes in it, else float32.
+        max_tokens: the context; by default what the model has.
+        memory: bytes of the pool of keys and values that all trees share, taken at the start; by default 2 GiB on the
+            CPU, and on a GPU what vLLM finds free.
+        adapters: how many LoRA adapters may be used at once; 0 for none. With them every node is a request of its own,
+            where forced tokens would else share one.
+        max_rank: the highest rank an adapter may have.
+        patience: seconds a batch of requests may take before the engine counts as down.
+        name: what results and caches call these weights, the dtype added; by default the last part of its path.
+
+    Raises:
+        ModelMissingError: vLLM is not installed, or there is no such model.
+        EngineError: the engine did not start.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str | None = None,
+        max_tokens: int | None = None,
+        memory: int | None = None,
+        adapters: int = 0,
+        max_rank: int = 16,
+        patience: float = 60.0,
+        name: str | None = None,
+    ) -> None:
+        lora = {"enable_lora": True, "max_loras": adapters, "max_lora_rank": max_rank} if adapters else {}
+        self._model, self._max_rank = model, max_rank if adapters else 0
+        self._adapter: Adapter | None = None
+        self._engine = _Engine(
+            Path(model).name,
+            patience,
+            lambda: {
+                "model": str(model),
+                "max_model_len": None if max_tokens is None else max_tokens + _SPARE,
+                "kv_cache_memory_bytes": memory,
+                **({} if dtype is None else {"dtype": dtype}),
+                **lora,
+            },
+        )
+        config = self._engine.config
+        self.name = self._base = f"{name or Path(model).name}@{str(config.dtype).removeprefix('torch.')}"
+        self.vocab_size = int(config.get_vocab_size())
+        self.max_tokens = int(config.max_model_len) - _SPARE
+        self.most_tokens = vllm_dialect.MOST_TOKENS
+        self.reads_rows = not adapters
+        self.token_bytes = TOKEN_BYTES
+
+    def open(self, prompts: Sequence[IntArray]) -> PathTree:
+        """Open a tree behind U prompts; they are computed when it is first read, all in one batch."""
+        return PathTree(self, prompts)
+
+    def read(self, requests: Sequence[PathRequest]) -> list[FloatArray]:
+        """Log-probabilities for each request, see `PathReader`."""
+        return self._engine.read(requests, self._adapter)
+
+    def with_adapter(self, folder: str | Path) -> "VllmEngineBackend":
+        """The same engine under a LoRA adapter, loaded now; trees of both may be open at once.
+
+        Raises:
+            ModelMissingError: the adapter's files are missing or damaged.
+            MismatchError: it was made for another model, or holds what vLLM does not serve.
+            EngineError: vLLM refused it.
+        """
+        if not self._max_rank:
+            raise InputError(f"{self.name} was started without adapters; start it with adapters=1 or more")
+        other = copy.copy(self)
+        other._adapter = read_adapter(folder, base=self._model, max_rank=self._max_rank)
+        other.name = f"{self._base}+{other._adapter.name}"
+        self._engine.load(other._adapter)
+        return other
+
+    def unload_adapter(self) -> None:
+        """Take this view's adapter out of the engine; its next tree loads it again."""
+        if self._adapter is not None:
+            self._engine.unload(self._adapter)
+
+    def restart(self) -> None:
+        """End the engine, if it still runs, and start another; open trees go on with it."""
+        self._engine.restart()
+
+    def close(self) -> None:
+        """End the engine and give its memory back."""
+        self._engine.close()
+
+
+class _Engine:
+    """One `vllm.LLM`, one caller at a time, and the answer to a process that died or hangs."""
+
+    def __init__(self, name: str, patience: float, options: Callable[[], dict[str, Any]]) -> None:
+        self._name, self._patience, self._options = name, patience, options
+        self._lock = threading.Lock()
+        self._numbers: dict[str, int] = {}  # of adapters; vLLM tells them apart by these
+        self._down = ""
+        self._llm: Any = None
+        self._returning: threading.Thread | None = None
+        self._start()
+
+    @property
+    def config(self) -> Any:
+        """What vLLM made of the model's configuration."""
+        return self._llm.llm_engine.model_config
+
+    def read(self, requests: Sequence[PathRequest], adapter: Adapter | None) -> list[FloatArray]:
+        from vllm import SamplingParams
+
+        prompts = [{"prompt_token_ids": request.path} for request in requests]
+        params = [SamplingParams(**vllm_dialect.sampling(request), flat_logprobs=True) for request in requests]
+        lora = None if adapter is None else self._request(adapter)
+        outputs = self._run(lambda: self._llm.generate(prompts, params, use_tqdm=False, lora_request=lora))
+        if len(outputs) != len(requests):
+            raise self._fail("it answered another number of requests than it was asked")
+        return [vllm_dialect.read_output(output, request) for output, request in zip(outputs, requests, strict=True)]
+
+    def load(self, adapter: Adapter) -> None:
+        self._run(lambda: self._llm.llm_engine.add_lora(self._request(adapter)))
+
+    def unload(self, adapter: Adapter) -> None:
+        self._run(lambda: self._llm.llm_engine.remove_lora(self._numbers[adapter.name]))
+
+    def restart(self) -> None:
+        if self._returning is not None:
+            self._returning.join()
+        self.close()
+        with self._lock:
+            self._start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._down = _CLOSED
+            self._end()
+
+    def _end(self) -> None:
+        with suppress(Exception):  # a process that died is not there to be ended
+            self._llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE)
+
+    def _come_back(self) -> None:
+        """Start another engine beside the callers, who get an error at once until it is there."""
+        self._end()
+        with suppress(EngineError):  # the next caller has it tried again
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            with vllm_dialect.starting():
+                from vllm import LLM
+                from vllm.platforms import current_platform
+
+                options = self._options()
+                if current_platform.is_cpu():
+                    options = {"dtype": _cpu_dtype(), "enforce_eager": True, "block_size": _BLOCK, **options}
+                    options["kv_cache_memory_bytes"] = options["kv_cache_memory_bytes"] or _CPU_MEMORY
+                self._llm = LLM(
+                    **options,
+                    load_format="safetensors",
+                    skip_tokenizer_init=True,
+                    generation_config="vllm",
+                    enable_prefix_caching=True,
+                    disable_log_stats=True,
+                    use_tqdm_on_load=False,
+                )
+        except ImportError as error:
+            raise ModelMissingError(f"vLLM cannot be loaded: {error}; run: pip install 'genrec[vllm]'") from error
+        except (OSError, ValueError) as error:
+            raise ModelMissingError(f"vLLM cannot load the model {self._name!r}: {error}") from error
+        except Exception as error:  # vLLM raises its own, and RuntimeError
+            raise EngineError(f"vLLM did not start with the model {self._name!r}: {error}") from error
+        if self._down == _CLOSED and self._returning is threading.current_thread():
+            self._end()
+            return
+        self._down = ""
+
+    def _request(self, adapter: Adapter) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        number = self._numbers.setdefault(adapter.name, len(self._numbers) + 1)
+        return LoRARequest(adapter.name, number, str(adapter.folder))
+
+    def _run(self, work: Callable[[], _Answer]) -> _Answer:
+        """Do something with the engine in a thread, so that what never returns can be left.
+
+        vLLM's client waits without end for a process that was killed.
+        """
+        answers: SimpleQueue[tuple[_Answer | None, Exception | None]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                answers.put((work(), None))
+            except Exception as error:  # noqa: BLE001  (raised again by the caller's thread)
+                answers.put((None, error))
+
+        with self._lock:
+            if self._down:
+                raise self._fail(self._down)
+            threading.Thread(target=run, daemon=True).start()
+            core = self._llm.llm_engine.engine_core
+            for _ in range(max(1, round(self._patience / _WATCH))):
+                with suppress(Empty):
+                    answer, error = answers.get(timeout=_WATCH)
+                    break
+                if core.resources.engine_dead:
+                    raise self._fail("its process ended")
+            else:
+                raise self._fail(f"it did not answer within {self._patience:g} s")
+            if error is not None:
+                if core.resources.engine_dead:
+                    raise self._fail("its process ended") from error
+                raise EngineError(f"vLLM failed with the model {self._name!r}: {error}") from error
+            return answer  # type: ignore[return-value]
+
+    def _fail(self, why: str) -> EngineError:
+        """What to raise of an engine that is down; one that was not closed is started again meanwhile."""
+        self._down = why
+        if why == _CLOSED:
+            return EngineError(f"the engine of {self._name!r} was closed; call restart()")
+        if self._returning is None or not self._returning.is_alive():
+            self._returning = threading.Thread(target=self._come_back, daemon=True)
+            self._returning.start()
+        return EngineError(f"the engine of {self._name!r} is down: {why}; another one is being started")
+
+
+def _cpu_dtype() -> str:
+    """bfloat16 where the CPU multiplies in it; elsewhere it would be slower than float32 and less exact."""
+    import torch
+
+    # The flag has no public name; without it a CPU emulates bfloat16.
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bfloat16" if has_bf16 else "float32"

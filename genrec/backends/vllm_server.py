@@ -1,0 +1,176 @@
+"""A vLLM server over HTTP, as a token tree over its prefix cache: token ids out, log-probabilities back.
+
+Requests only read, so one that was lost on the way is sent again; one that was refused is not.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+from genrec.backends import vllm_dialect
+from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
+from genrec.deadline import Deadline
+from genrec.errors import EngineError, ModelMissingError
+from genrec.types import FloatArray, IntArray
+
+_ATTEMPTS = 4
+_PAUSE = 0.1  # seconds before the second attempt, twice as many before each further one
+_SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
+_EXCERPT = 200  # characters of a refusal that an error repeats
+
+
+class VllmServerBackend:
+    """A model that a vLLM server serves, or one of its adapters.
+
+    The server is to be started as `vllm serve MODEL` with `genrec.backends.vllm_dialect.SERVE_OPTIONS`, where only
+    genrec can reach it.
+
+    Args:
+        url: such as `http://127.0.0.1:8000`.
+        model: what the server calls the model or the adapter.
+        vocab_size: token ids are below it; the server does not tell.
+        patience: seconds a batch of requests may take, with all its attempts.
+        concurrency: requests under way at once.
+        api_key: sent as a bearer token.
+        name: what results and caches call these weights; by default `model`.
+        clock: seconds that only rise.
+
+    Raises:
+        EngineError: the server cannot be reached, or serves no such model.
+        ModelMissingError: httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str,
+        vocab_size: int,
+        patience: float = 30.0,
+        concurrency: int = 16,
+        api_key: str | None = None,
+        name: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        try:
+            import httpx
+        except ImportError as error:
+            raise ModelMissingError("httpx is not installed; run: pip install 'genrec[vllm]'") from error
+        self._httpx: Any = httpx
+        self.name, self.vocab_size = name or model, vocab_size
+        self.most_tokens = vllm_dialect.MOST_TOKENS - 1  # the server shows one less than it is asked for
+        # A server may have adapters, with which rows would end it; and rows that its cache held may be no JSON.
+        self.reads_rows = False
+        self.token_bytes = TOKEN_BYTES
+        self._model, self._patience, self._clock = model, patience, clock
+        self._client = httpx.Client(
+            base_url=url,
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            trust_env=False,
+        )
+        self._where = f"the vLLM server at {self._client.base_url.netloc.decode()}"
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="vllm-server")
+        self.max_tokens = self._find_model() - _SPARE
+
+    def open(self, prompts: Sequence[IntArray]) -> PathTree:
+        """Open a tree behind U prompts; they are computed when it is first read."""
+        return PathTree(self, prompts)
+
+    def read(self, requests: Sequence[PathRequest]) -> list[FloatArray]:
+        """Log-probabilities for each request, see `PathReader`."""
+        deadline = Deadline(self._clock() + self._patience, self._clock)
+        futures = [self._pool.submit(self._ask, request, deadline) for request in requests]
+        done, open_ = wait(futures, timeout=self._patience, return_when=FIRST_EXCEPTION)
+        for future in open_:
+            future.cancel()
+        for future in done:
+            if (error := future.exception()) is not None:
+                raise error
+        if open_:
+            raise self._too_late()
+        return [future.result() for future in futures]
+
+    def ready(self) -> None:
+        """Let the server generate, with everything that a tree needs of it; its own `/health` does not tell.
+
+        Raises:
+            EngineError: it cannot (named).
+        """
+        tokens = (np.arange(self.most_tokens) % self.vocab_size).tolist()
+        self.read([PathRequest([0], tokens)])
+
+    def close(self) -> None:
+        """Give the connections back; what is under way is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _find_model(self) -> int:
+        """The context of the model, which the server must serve under this name."""
+        deadline = Deadline(self._clock() + self._patience, self._clock)
+        answer = self._send("GET", "/v1/models", None, deadline)
+        try:
+            contexts = {str(card["id"]): card for card in answer["data"]}
+            if self._model not in contexts:
+                raise EngineError(
+                    f"{self._where} serves {', '.join(sorted(contexts)) or 'nothing'}, not {self._model!r}; "
+                    "name one of these, or start it with this model"
+                )
+            # An adapter's card says nothing of the context, its model's does.
+            card = contexts[self._model]
+            return int(card.get("max_model_len") or contexts[card["parent"]]["max_model_len"])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise self._garbled("/v1/models") from error
+
+    def _ask(self, request: PathRequest, deadline: Deadline) -> FloatArray:
+        body = {
+            "model": self._model,
+            "token_ids": request.path,
+            "sampling_params": vllm_dialect.sampling_over_http(request),
+        }
+        answer = self._send("POST", "/inference/v1/generate", body, deadline)
+        try:
+            return vllm_dialect.read_answer(answer, request)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise self._garbled("/inference/v1/generate") from error
+
+    def _send(self, method: str, path: str, body: Any, deadline: Deadline) -> Any:
+        """The JSON of an answer; connections that failed and faults of the server are tried again."""
+        fault = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(max(0.0, min(_PAUSE * 2 ** (attempt - 1), deadline.left())))
+            if deadline.left() <= 0:
+                raise self._too_late(fault)
+            try:
+                answer = self._client.request(method, path, json=body, timeout=deadline.left())
+            except self._httpx.TimeoutException as error:
+                raise self._too_late() from error
+            except (self._httpx.TransportError, RuntimeError) as error:  # RuntimeError: the client was closed
+                fault = f"{type(error).__name__}: {error}"
+                continue
+            if answer.status_code >= 500:
+                fault = f"it answered {answer.status_code}"
+                continue
+            if answer.status_code != 200:
+                raise EngineError(
+                    f"{self._where} refused {path} with {answer.status_code}: {answer.text[:_EXCERPT]}; "
+                    f"start it with {vllm_dialect.SERVE_OPTIONS}"
+                )
+            try:
+                return answer.json()
+            except ValueError as error:
+                raise self._garbled(path) from error
+        raise EngineError(f"{self._where} failed {_ATTEMPTS} times: {fault}; see its log, or start it again")
+
+    def _garbled(self, path: str) -> EngineError:
+        return EngineError(f"{self._where} answered {path} with something else than vLLM 0.25 to 0.32 does; check url")
+
+    def _too_late(self, fault: str = "") -> EngineError:
+        return EngineError(
+            f"{self._where} did not answer within {self._patience:g} s{fault and f', {fault}'}; see its log, or allow "
+            "more with patience"
+        )

@@ -1,0 +1,376 @@
+"""vLLM itself, in a process and behind HTTP: the contract, the same rankings as elsewhere, and its ways to fail."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts import BackendContract, read
+from test_adapter import save_adapter
+from test_vllm_tree import path_tree_bytes
+
+from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
+from genrec.backends.base import Backend
+from genrec.errors import EngineError, InputError, MismatchError
+from genrec.search import Terms, beam_search, exhaustive_search
+from genrec.subset import Subset
+from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import IntArray, Message, Span
+
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see genrec's extra vllm")
+needs_httpx = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is not installed; see genrec's extra vllm")
+
+
+@pytest.fixture(scope="module")
+def engine(smollm2: Path) -> Iterator[Any]:
+    from genrec.backends.vllm_engine import VllmEngineBackend
+
+    backend = VllmEngineBackend(smollm2, dtype="float32", max_tokens=1024, memory=1 << 30)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def engine_with_adapters(smollm2: Path) -> Iterator[Any]:
+    from genrec.backends.vllm_engine import VllmEngineBackend
+
+    backend = VllmEngineBackend(smollm2, dtype="float32", max_tokens=1024, memory=1 << 28, adapters=2)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def server_url(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from genrec.backends.vllm_dialect import SERVE_OPTIONS
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What `vllm serve` runs; the command itself asks for a package called vllm, and the CPU's has another name.
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2),
+        "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", "float32", "--max-model-len", "1026",
+        "--enforce-eager", "--block-size", "32", "--kv-cache-memory-bytes", str(1 << 30), *SERVE_OPTIONS.split(),
+    ]  # fmt: skip
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            command,
+            stdout=written,
+            stderr=written,
+            start_new_session=True,
+            env={**os.environ, "VLLM_NO_USAGE_STATS": "1"},
+        )
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(server_url: str) -> Iterator[Any]:
+    from genrec.backends.vllm_server import VllmServerBackend
+
+    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=120.0)
+    backend.ready()
+    yield backend
+    backend.close()
+
+
+class VllmBackendContract(BackendContract):
+    # In float32, where Transformers alone is 2e-4 from float64.
+    atol = 2e-4
+
+    def held(self, tree: Any) -> int:
+        return path_tree_bytes(tree)
+
+
+@pytest.mark.vllm
+@needs_vllm
+class TestVllmEngineBackend(VllmBackendContract):
+    subject = "VllmEngineBackend"
+
+    @pytest.fixture
+    def backend(self, engine: Backend) -> Backend:
+        return engine
+
+
+@pytest.mark.vllm
+@needs_vllm
+@needs_httpx
+class TestVllmServerBackend(VllmBackendContract):
+    subject = "VllmServerBackend"
+
+    @pytest.fixture
+    def backend(self, server: Backend) -> Backend:
+        return server
+
+    def test_a_model_that_is_not_served_is_refused_by_name(self, backend: Any, server_url: str) -> None:
+        """Another model's scores rank too, only wrongly."""
+        from genrec.backends.vllm_server import VllmServerBackend
+
+        with pytest.raises(EngineError, match="serves smollm2, not 'llama'"):
+            VllmServerBackend(server_url, model="llama", vocab_size=49152)
+
+
+@pytest.fixture(scope="module")
+def index(tokenizer: HuggingFaceTokenizer, tmp_path_factory: pytest.TempPathFactory) -> CatalogIndex:
+    catalog, _ = open_dataset("online-retail", tmp_path_factory.mktemp("cache"))
+    some = Catalog.from_items(catalog[place] for place in range(0, 3600, 90))
+    return CatalogIndex.build(some, TitleIdentifiers(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: HuggingFaceTokenizer) -> list[IntArray]:
+    asked = ("I bought a red lamp. What next?", "Something for a child's birthday, please.", "Tea.")
+    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in asked]
+
+
+@pytest.mark.vllm
+@pytest.mark.model
+@needs_vllm
+def test_rankings_are_those_of_transformers(
+    engine: Backend, smollm2_float32: Backend, index: CatalogIndex, prompts: list[IntArray]
+) -> None:
+    """Who moves from one engine to the other must find the same lists."""
+    terms = Terms([Subset.everything(len(index.trie))] * len(prompts), 10)
+    for search in (
+        lambda tree: beam_search(tree, index.trie, terms, width=4, exact=True),
+        lambda tree: beam_search(tree, index.trie, replace(terms, kind="catalog"), width=12),
+        lambda tree: exhaustive_search(tree, index.trie, terms, max_nodes=64),
+    ):
+        found, expected = (search(backend.open(prompts)) for backend in (engine, smollm2_float32))
+        for own, other in zip(found, expected, strict=True):
+            assert own.item_indices.tolist() == other.item_indices.tolist()
+            np.testing.assert_allclose(own.scores, other.scores, atol=2e-3)
+            assert own.proven == other.proven
+
+
+@pytest.mark.vllm
+@needs_vllm
+def test_an_adapter_is_chosen_by_the_request(engine_with_adapters: Any, smollm2: Path, tmp_path: Path) -> None:
+    """One engine serves many shops; none may see what another was tuned to."""
+    engine = engine_with_adapters
+    from safetensors.numpy import save_file
+
+    folder = save_adapter(
+        tmp_path / "tuned", base_model_name_or_path=smollm2.name, lora_alpha=16, target_modules=["q_proj"]
+    )
+    random, part = np.random.default_rng(0), "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    weights = {f"{part}A.weight": random.normal(size=(2, 576)), f"{part}B.weight": random.normal(size=(576, 2))}
+    save_file({name: value.astype(np.float32) for name, value in weights.items()}, folder / "adapter_model.safetensors")
+    tuned = engine.with_adapter(folder)
+    assert tuned.name.startswith(f"{engine.name}+tuned-")
+    prompt = [np.arange(20, 60)]
+    plain, changed = read(engine, engine.open(prompt)), read(tuned, tuned.open(prompt))
+    assert np.abs(plain - changed).max() > 0.1
+    np.testing.assert_allclose(read(engine, engine.open(prompt)), plain, atol=2e-4)
+    tuned.unload_adapter()
+    np.testing.assert_allclose(read(tuned, tuned.open(prompt)), changed, atol=2e-4)
+    with pytest.raises(MismatchError, match="was made for 'Somebody/Tiny'"):
+        engine.with_adapter(save_adapter(tmp_path / "other"))
+
+
+@pytest.mark.vllm
+@needs_vllm
+def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> None:
+    """vLLM's own client waits for ever; the ladder needs an error while there is still time to answer."""
+    prompts = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(40)]
+    before = read(engine, engine.open([np.arange(30)]))
+    failed: list[tuple[float, str]] = []
+
+    def ask() -> None:
+        try:
+            read(engine, engine.open(prompts))
+        except EngineError as error:
+            failed.append((time.monotonic(), str(error)))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(2)
+    assert not failed
+    killed = time.monotonic()
+    for process in engine._engine._llm.llm_engine.engine_core.resources.engine_manager.processes:
+        os.kill(process.pid, signal.SIGKILL)
+    asking.join(20)
+    ((when, error),) = failed
+    assert when - killed < 5
+    assert error.endswith("is down: its process ended; another one is being started")
+    waits = []
+    for _ in range(600):
+        asked = time.monotonic()
+        try:
+            after = read(engine, engine.open([np.arange(30)]))
+            break
+        except EngineError:
+            waits.append(time.monotonic() - asked)
+            time.sleep(0.5)
+    np.testing.assert_allclose(after, before, atol=2e-4)
+    assert max(waits) < 1  # nobody waits for the new engine but who has the time
+    engine.restart()
+    np.testing.assert_allclose(read(engine, engine.open([np.arange(30)])), before, atol=2e-4)
+
+
+MODELS = {"data": [{"id": "m", "max_model_len": 100}]}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler, int], None]], str]]:
+    """Serve one model, and answer requests by a function of the handler and how many came before."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(answer: Callable[[BaseHTTPRequestHandler, int], None]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                send(self, 200, json.dumps(MODELS))
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                counts.append(1)
+                answer(self, len(counts) - 1)
+
+            def log_message(self, *_: object) -> None: ...
+
+        counts: list[int] = []
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: str) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(body.encode())))
+    handler.end_headers()
+    handler.wfile.write(body.encode())
+
+
+def drop(handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+RIGHT = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token_id": 3, "logprob": -2.5}]}]}}]})
+OLDER = RIGHT.replace('"token_id": 3', '"token": "token_id:3"')
+EMPTY = json.dumps({"choices": []})
+
+
+def ask(url: str, **options: Any) -> float:
+    from genrec.backends.vllm_server import VllmServerBackend
+
+    backend = VllmServerBackend(url, model="m", vocab_size=10, **options)
+    try:
+        return float(backend.open([np.array([1])]).log_probs(np.array([0]), np.array([3]), np.array([0, 1]))[0])
+    finally:
+        backend.close()
+
+
+@needs_httpx
+@pytest.mark.parametrize("body", [RIGHT, OLDER], ids=["0.32", "0.25"])
+def test_a_lost_request_is_sent_again(serve: Any, body: str) -> None:
+    """Servers are restarted and connections break; requests only read, so nothing is done twice."""
+
+    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
+        if before == 0:
+            drop(handler)
+        elif before == 1:
+            send(handler, 503, "busy")
+        else:
+            send(handler, 200, body)
+
+    assert ask(serve(answer)) == -2.5
+
+
+@needs_httpx
+@pytest.mark.parametrize(
+    ("answer", "says", "requests"),
+    [
+        (lambda handler, _: drop(handler), "failed 4 times: RemoteProtocolError", 4),
+        (lambda handler, _: send(handler, 500, "oh"), "failed 4 times: it answered 500", 4),
+        (lambda handler, _: send(handler, 404, "no such path"), "refused .*404: no such path; .*--enable-scale-out", 1),
+        (lambda handler, _: send(handler, 200, "<html>"), "something else than vLLM", 1),
+        (lambda handler, _: send(handler, 200, "[]"), "something else than vLLM", 1),
+        (lambda handler, _: send(handler, 200, EMPTY), "something else than vLLM", 1),
+        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", '"x"')), "something else than vLLM", 1),
+        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "-9999.0")), "returned NaN", 1),
+        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "7.5")), "--logprobs-mode raw_logprobs", 1),
+    ],
+    ids=["drops", "fails", "refuses", "a page", "a list", "no choice", "a word", "NaN", "logits"],
+)
+def test_a_server_that_fails_is_named(serve: Any, answer: Any, says: str, requests: int) -> None:
+    """Whoever is on call must read what failed, where, and what to do."""
+    seen: list[int] = []
+
+    def counted(handler: BaseHTTPRequestHandler, before: int) -> None:
+        seen.append(before)
+        answer(handler, before)
+
+    with pytest.raises(EngineError, match=says):
+        ask(serve(counted))
+    assert len(seen) == requests
+
+
+@needs_httpx
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
+    """A request without end holds its customer, and then all the others behind it."""
+    over = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while not over.wait(0.1):
+            if drips:
+                handler.wfile.write(b" ")
+
+    begun = time.monotonic()
+    with pytest.raises(EngineError, match=r"did not answer within 1 s"):
+        ask(serve(answer), patience=1.0)
+    assert time.monotonic() - begun < 5
+    over.set()
+
+
+@needs_httpx
+def test_a_server_that_is_not_there_is_named() -> None:
+    """The first thing that goes wrong in every installation."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(EngineError, match=f"the vLLM server at 127.0.0.1:{port} failed 4 times: ConnectError"):
+            ask(f"http://127.0.0.1:{port}")
+
+
+def test_an_engine_without_adapters_says_how_to_have_them() -> None:
+    """The option is given at the start; afterwards it is too late."""
+    pytest.importorskip("vllm")
+    from genrec.backends.vllm_engine import VllmEngineBackend
+
+    backend: Any = object.__new__(VllmEngineBackend)
+    backend.name, backend._max_rank = "m", 0
+    with pytest.raises(InputError, match="start it with adapters=1"):
+        backend.with_adapter("anywhere")
