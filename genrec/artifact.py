@@ -53,7 +53,7 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
         files = {str(path.relative_to(aside)): sha256_of(path) for path in sorted(aside.rglob("*")) if path.is_file()}
         manifest = {"kind": kind, "version": version, "files": files, **facts}
         manifest["checksum"] = _checksum(manifest)
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (aside / MANIFEST).write_text(_written(manifest), encoding="utf-8")
         for path in aside.rglob("*"):
             if path.is_file():
                 _sync(path)
@@ -76,7 +76,8 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
     """
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
     except FileNotFoundError:
         raise ArtifactError(
             f"{directory} holds no saved {kind} ({MANIFEST} is missing); save one there first"
@@ -85,7 +86,8 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         raise ArtifactError(f"{path} cannot be read: {error}; save the {kind} again") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} does not describe a saved {kind}; save the {kind} again")
-    if manifest.pop("checksum", None) != _checksum(manifest):
+    whole = text == _written(manifest)
+    if manifest.pop("checksum", None) != _checksum(manifest) or not whole:
         raise ArtifactError(f"{path} was altered or cut short (its checksum differs); save the {kind} again")
     if manifest.get("version") != version:
         raise ArtifactError(
@@ -171,6 +173,10 @@ def _is_whole(directory: Path) -> bool:
     except ArtifactError:
         return False
     return True
+
+
+def _written(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, sort_keys=True) + "\n"
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

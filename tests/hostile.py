@@ -75,8 +75,8 @@ def hostile_texts(count: int, *, seed: int) -> list[str]:
 
 
 def damaged(path: Path) -> list[bytes]:
-    """The file with a bit flipped, at many places, and cut short (by more than a line's end), and grown."""
+    """The file with a bit flipped, at many places, and cut short, by one byte too, and grown."""
     whole = path.read_bytes()
     places = sorted({*range(0, len(whole), max(1, len(whole) // 50)), len(whole) - 1} - {-1})
     flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
-    return [*flipped, whole[:-2], whole[: len(whole) // 2], b"", whole + b"\0"] if whole else [b"\0"]
+    return [*flipped, whole[:-1], whole[:-2], whole[: len(whole) // 2], b"", whole + b"\0"] if whole else [b"\0"]
