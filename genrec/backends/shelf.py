@@ -48,7 +48,7 @@ class Shelf:
         """The catalogs that are there now."""
         return sorted(path.parent.name for path in self._folder.glob(f"[!.]*/{MANIFEST}"))
 
-    def open(self, name: object) -> tuple[CatalogIndex, Grammar]:
+    def load(self, name: object) -> tuple[CatalogIndex, Grammar]:
         """A catalog's index, mapped once its checksums are verified, and the grammar over it.
 
         Raises:
@@ -72,13 +72,13 @@ class Shelf:
             wishes: values by `KEYS`; others that are not meant for genrec may be among them.
 
         Raises:
-            GenrecError: as for `open` and `Grammar.start`, an unknown key, or an item id that is not in the catalog.
+            GenrecError: as for `load` and `Grammar.start`, an unknown key, or an item id that is not in the catalog.
         """
         unknown = [key for key in wishes if is_ours(key) and key not in KEYS]
         if unknown or "genrec_catalog" not in wishes:
             wrong = f"{unknown[0]!r} is no key of genrec" if unknown else "genrec_catalog is missing"
             raise InputError(f"{wrong}; the keys are {', '.join(KEYS)}")
-        index, grammar = self.open(wishes["genrec_catalog"])
+        index, grammar = self.load(wishes["genrec_catalog"])
         allowed = Subset.everything(len(index.catalog))
         if "genrec_allow" in wishes:
             allowed = allowed.within(_positions(index, "genrec_allow", wishes))

@@ -82,7 +82,7 @@ class CatalogProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[misc]
         shelf = self._shelf_of(vllm_config) if os.environ.get(FOLDER) else None
         if shelf:
             for name in shelf.names:
-                shelf.open(name)
+                shelf.load(name)
         self._held: Any = _Batch(shelf) if isinstance(place, torch.device) else _Slots(shelf, place)
 
     @classmethod
@@ -256,7 +256,7 @@ class _Slots:
     def __init__(self, shelf: Shelf | None, states: Any) -> None:
         self._shelf, self._states = shelf, states
         size, device = states.max_num_reqs, states.device
-        grammars = [shelf.open(name)[1] for name in shelf.names] if shelf else []
+        grammars = [shelf.load(name)[1] for name in shelf.names] if shelf else []
         self._constraints = {id(grammar): TensorConstraint(grammar, size, device) for grammar in grammars}
         self._entered: dict[int, TensorConstraint | None] = {}
         self._stops: dict[int, int] = {}
