@@ -476,6 +476,13 @@ class Silent(DenseRanker):
         return np.full((len(requests), N), -np.inf)
 
 
+@pytest.mark.parametrize("history", [[N], [-1], [1.5]])
+def test_a_history_of_no_items_is_refused_where_it_enters(history: list[float]) -> None:
+    """Further in it is an IndexError in the middle of a batch, or another item counted from the end."""
+    with pytest.raises(InputError, match=r"a history holds .*; give item indices from 0 to"):
+        RankRequest(np.array(history), "", Subset.everything(N))
+
+
 def test_parts_that_do_not_fit_are_refused() -> None:
     """Each of these would answer, and answer nonsense."""
     for options, message in [

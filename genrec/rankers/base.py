@@ -35,6 +35,11 @@ class RankRequest:
     allowed: Subset = field(repr=False)
     boost: Boost | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        history, size = np.asarray(self.history), self.allowed.universe
+        if history.size and (history.dtype.kind not in "iu" or history.min() < 0 or history.max() >= size):
+            raise InputError(f"a history holds {history.tolist()[:5]}...; give item indices from 0 to {size - 1:,}")
+
 
 class Ranker(Protocol):
     """Orders the allowed items of a catalog for each request.

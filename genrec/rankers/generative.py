@@ -178,7 +178,6 @@ class GenerativeRanker:
         for renderer, places in self._batches(requests):
             deadline.check()
             batch = [requests[place] for place in places]
-            self._check_histories(batch)
             considered = self._considered(batch, k, deadline)
             found = self._search(renderer, batch, considered, k, self.settings.strategy, deadline)
             for place, own, ranking in zip(places, considered, found, strict=True):
@@ -246,13 +245,6 @@ class GenerativeRanker:
         """Somebody without a history who says something is shown by the cold template, everybody else by the other."""
         cold = not len(request.history) and bool(request.words.strip())
         return self._renderers[1 if cold else 0]
-
-    def _check_histories(self, requests: Sequence[RankRequest]) -> None:
-        size = len(self._index.trie)
-        for request in requests:
-            history = np.asarray(request.history)
-            if history.size and (history.dtype.kind not in "iu" or history.min() < 0 or history.max() >= size):
-                raise InputError(f"a history holds {history.tolist()[:5]}...; give item indices from 0 to {size - 1:,}")
 
     def _batches(self, requests: Sequence[RankRequest]) -> Iterator[tuple[Renderer, list[int]]]:
         """Requests of one template and one mask, at most `batch_size` at a time, by their places."""
