@@ -37,8 +37,9 @@ LAYERS = [
     "search",
     "index prior",
     # implementations
-    "backends.adapter backends.packing backends.quiet backends.shelf backends.vllm_tree",
-    "backends.attention backends.cache backends.vllm_dialect",
+    "backends.adapter backends.lineage backends.packing backends.precision backends.quiet backends.shelf",
+    "backends.attention backends.cache backends.vllm_tree",
+    "backends.vllm_dialect",
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
@@ -126,10 +127,17 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("kernel.plain", "types"),
         ("tokenizer", "errors types"),
         ("backends.base", "types"),
-        ("backends.transformers", "errors types backends.attention backends.cache backends.packing backends.quiet"),
+        (
+            "backends.transformers",
+            "errors types backends.attention backends.cache backends.lineage backends.packing backends.precision "
+            "backends.quiet",
+        ),
         ("backends.encoder", "errors types backends.quiet"),
-        ("backends.vllm_tree", "errors types"),
-        ("backends.vllm_engine", "errors types backends.adapter backends.vllm_dialect backends.vllm_tree"),
+        ("backends.vllm_tree", "errors types backends.lineage"),
+        (
+            "backends.vllm_engine",
+            "errors types backends.adapter backends.precision backends.vllm_dialect backends.vllm_tree",
+        ),
         ("backends.vllm_server", "errors types deadline backends.vllm_dialect backends.vllm_tree"),
         ("rankers.base", "types deadline errors subset"),
     ],

@@ -71,14 +71,14 @@ def _shop() -> Iterator[Row]:
     catalog, interactions = open_dataset("online-retail", default_cache())
     experiment = next_basket(catalog, interactions, PEOPLE, part="validation", seed=SEED)
     recommender = open_recommender(catalog, experiment.train, cache=default_cache())
-    yield from _rows("S1", catalog, _ranker_of(recommender), _requests(catalog, experiment.tasks), WAYS)
+    yield from _rows("S1", catalog, _ranker_of(recommender), requests_of(catalog, experiment.tasks), WAYS)
 
 
 def _games(data: Path) -> Iterator[Row]:
     """16,859 video games, whose whole-catalog prior takes minutes."""
     experiment = candidate_lists(data, PEOPLE)
     recommender = open_recommender(experiment.catalog, experiment.train, cache=default_cache())
-    requests = _requests(experiment.catalog, experiment.tasks)
+    requests = requests_of(experiment.catalog, experiment.tasks)
     yield from _rows("S2", experiment.catalog, _ranker_of(recommender), requests, WAYS)
 
 
@@ -154,7 +154,7 @@ def _ranker_of(recommender: Recommender) -> GenerativeRanker:
     return next(ranker for ranker in recommender.ladder if isinstance(ranker, GenerativeRanker))
 
 
-def _requests(catalog: Catalog, tasks: Sequence[Task]) -> list[RankRequest]:
+def requests_of(catalog: Catalog, tasks: Sequence[Task]) -> list[RankRequest]:
     """People, and what they do not have."""
     histories = [catalog.indices_of(task.history.item_ids, "skip") for task in tasks]
     return [RankRequest(items, "", Subset.everything(len(catalog)).without(items)) for items in histories]

@@ -6,6 +6,7 @@ vLLM finds the plugin. A user is one customer of the embedded shop: ten items be
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,18 +17,19 @@ import numpy as np
 from eval.protocol import next_basket
 from eval.speed.measurement import Timing, interleave, keep
 from eval.speed.report import Job, Options, Row, Target
+from eval.speed.size import requests_of
 from genrec import (
     CatalogIndex,
     GenerativeRanker,
     GenerativeSettings,
     PopularityRanker,
     RankRequest,
-    Subset,
     TitleIdentifiers,
     open_dataset,
     read_template,
 )
 from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
+from genrec.backends.precision import native_dtype
 from genrec.backends.vllm_engine import VllmEngineBackend
 from genrec.constraint import Grammar, Marks
 from genrec.deadline import Deadline
@@ -46,14 +48,13 @@ def jobs(options: Options) -> list[Job]:
 
 
 def _rows(options: Options) -> Iterator[Row]:
-    people, few = (8, 1) if options.quick else (64, 8)
+    people, few = (4, 1) if options.quick else (64, 8)
     catalog, interactions = open_dataset("online-retail", default_cache())
     experiment = next_basket(catalog, interactions, people, part="validation", seed=SEED)
     folder = find_weights(LANGUAGE_MODEL, default_cache())
     tokenizer = HuggingFaceTokenizer.from_directory(folder)
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
-    histories = [catalog.indices_of(task.history.item_ids, "skip") for task in experiment.tasks]
-    requests = [RankRequest(items, "", Subset.everything(len(catalog)).without(items)) for items in histories]
+    requests = requests_of(catalog, experiment.tasks)
     _, bought = experiment.train.as_indices(catalog, on_unknown="skip")
     trees = VllmEngineBackend(folder)
     try:
@@ -72,8 +73,8 @@ def _rows(options: Options) -> Iterator[Row]:
             os.environ["GENREC_CATALOGS"] = catalogs
             engine = _start(folder)
             wishes = [
-                {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [catalog.item_ids[item] for item in items]}
-                for items in histories
+                {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [catalog.item_ids[item] for item in had]}
+                for had in (request.history for request in requests)
             ]
             room = Grammar(index.trie, Marks.of(tokenizer)).longest("list", k=K)
             write = partial(_write, engine, prompts, wishes, room)
@@ -94,11 +95,11 @@ def _start(folder: Path) -> Any:
     import torch
     from vllm import LLM
 
-    has_bf16 = torch.cuda.is_available() or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    has_gpu = torch.cuda.is_available()
     return LLM(
         str(folder),
-        dtype="bfloat16" if has_bf16 else "float32",
-        enforce_eager=not torch.cuda.is_available(),
+        dtype=native_dtype(torch.device("cuda" if has_gpu else "cpu")),
+        enforce_eager=not has_gpu,
         max_model_len=2048,
         max_logprobs=2 * WIDTH,
         disable_log_stats=True,
@@ -140,59 +141,44 @@ def _tokens(prompts: list[list[int]]) -> list[dict[str, list[int]]]:
 def _beside_beams(
     options: Options, engine: Any, prompts: list[list[int]], few: int, works: dict[str, Callable[[], Any]]
 ) -> Iterator[Row]:
-    """C18: users a second of each way, over vLLM's beams of the same width for a few of them at once."""
-    peer = partial(_beams, engine, prompts[:few])
-    peer()
-    for name, work in works.items():
-        last: dict[str, Any] = {}
+    """C18: users a second of each way, over vLLM's beams of the same width; prompts are in the prefix cache for all."""
+    last: dict[str, Any] = {}
+    timed: dict[str, Callable[[], object]] = {name: partial(keep, last, name, work) for name, work in works.items()}
+    timed[BEAMS] = partial(_beams, engine, prompts[:few])
+    for work in timed.values():
         work()
-        timed = {"genrec": partial(keep, last, name, work), "peer": peer}
-        found = interleave(timed, rounds=options.rounds, warm=False)
-        ours, theirs = found["genrec"], found["peer"]
+    found = interleave(timed, rounds=options.rounds, warm=False)
+    theirs = found.pop(BEAMS)
+    for name, ours in found.items():
         note = f"{len(prompts)} users at once in {ours.seconds:.3g} s; the peer's {few} in {theirs.seconds:.3g} s"
         if not name.startswith("list"):
             nodes = np.median([ranking.nodes for ranking in last[name]])
             note += f"; {nodes:.0f} tokens behind each prompt in {max(one.passes for one in last[name])} passes"
-        yield Row(
-            "C18",
-            f"{name}, {STEPS} steps of the peer",
-            len(prompts) / ours.seconds,
-            "users/s",
-            Target() if options.quick else RANKING,
-            peer=few / theirs.seconds,
-            peer_name=BEAMS,
-            peer_version=_version(),
-            note=note,
-            genrec_range=_per_second(ours, len(prompts)),
-            peer_range=_per_second(theirs, few),
-        )
+        target = Target() if options.quick else RANKING
+        row = Row("C18", f"{name}, {STEPS} steps of the peer", None, "users/s", target, peer_name=BEAMS, note=note)
+        yield _rated(row, ours, len(prompts), theirs, few)
 
 
 def _plugin(options: Options, engine: Any, prompts: list[list[int]], write: Callable[[], list[list[int]]]) -> Row:
     """G3: tokens a second with the plugin over as many without; prompts are in the prefix cache for both."""
     lengths = [len(answer) for answer in write()]
     works: dict[str, Callable[[], object]] = {"genrec": write, "peer": partial(_write_freely, engine, prompts, lengths)}
-    found = interleave(works, rounds=options.rounds, warm=False)
-    ours, theirs = found["genrec"], found["peer"]
-    return Row(
-        "G3",
-        f"lists of {K} for {len(prompts)} users at once, {sum(lengths)} tokens",
-        sum(lengths) / ours.seconds,
-        "tokens/s",
-        Target() if options.quick else PLUGIN,
-        peer=sum(lengths) / theirs.seconds,
-        peer_name="vLLM without the plugin",
-        peer_version=_version(),
-        genrec_range=_per_second(ours, sum(lengths)),
-        peer_range=_per_second(theirs, sum(lengths)),
-    )
+    found, count = interleave(works, rounds=options.rounds, warm=False), sum(lengths)
+    name = f"lists of {K} for {len(prompts)} users at once, {count} tokens"
+    target = Target() if options.quick else PLUGIN
+    row = Row("G3", name, None, "tokens/s", target, peer_name="vLLM without the plugin")
+    return _rated(row, found["genrec"], count, found["peer"], count)
 
 
-def _per_second(timing: Timing, count: int) -> tuple[float, float]:
-    return count / timing.high, count / timing.low
-
-
-def _version() -> str:
+def _rated(row: Row, ours: Timing, count: int, theirs: Timing, peer_count: int) -> Row:
+    """A row with what was done a second; the two timings did so much each."""
     import vllm
 
-    return f"vllm {vllm.__version__}"
+    return replace(
+        row,
+        genrec=count / ours.seconds,
+        genrec_range=(count / ours.high, count / ours.low),
+        peer=peer_count / theirs.seconds,
+        peer_range=(peer_count / theirs.high, peer_count / theirs.low),
+        peer_version=f"vllm {vllm.__version__}",
+    )

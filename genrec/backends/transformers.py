@@ -18,7 +18,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.cache import GrowingCache
+from genrec.backends.lineage import inherit
 from genrec.backends.packing import Packing
+from genrec.backends.precision import native_dtype
 from genrec.backends.quiet import quiet
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.types import BoolArray, FloatArray, IntArray
@@ -51,7 +53,7 @@ class TransformersBackend:
         name: str | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = dtype or _native_dtype(self.device)
+        self.dtype = dtype or native_dtype(self.device)
         try:
             with quiet():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -243,7 +245,7 @@ class TransformersTree:
         if (parents >= nodes).any() or (parents < 0).any():
             raise InputError("a node's parent must stand before it")
         parent = np.concatenate([self._parent, parents])
-        prompt, position = _inherit(parent, size, self._prompt, self._position)
+        prompt, position = inherit(parent, size, self._prompt, self._position)
         if int(position.max()) >= self._backend.max_tokens:
             raise EngineError(f"a path reaches {int(position.max()) + 1} tokens; the context is shorter")
         place = _rank_within(prompt[size:])
@@ -289,15 +291,6 @@ def _shared_head(tokens: IntArray, shortest: int) -> int:
     return int(np.cumprod(same).sum())
 
 
-def _inherit(parent: IntArray, size: int, prompt: IntArray, position: IntArray) -> tuple[IntArray, IntArray]:
-    """Prompt and position of every node, the first `size` known, by walking up to a known ancestor."""
-    ancestor, steps = parent[size:].copy(), np.ones(len(parent) - size, dtype=np.int64)
-    while (unknown := ancestor >= size).any():
-        ancestor[unknown] = parent[ancestor[unknown]]
-        steps[unknown] += 1
-    return np.concatenate([prompt, prompt[ancestor]]), np.concatenate([position, position[ancestor] + steps])
-
-
 def _rank_within(groups: IntArray) -> IntArray:
     """For each entry, how many earlier entries belong to the same group."""
     order = np.argsort(groups, kind="stable")
@@ -306,12 +299,3 @@ def _rank_within(groups: IntArray) -> IntArray:
     result = np.empty(len(groups), dtype=np.int64)
     result[order] = ranks
     return result
-
-
-def _native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies in it; elsewhere it would be slower than float32 and less exact."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    # The flag has no public name; without it a CPU emulates bfloat16.
-    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if has_bf16 else torch.float32

@@ -175,18 +175,24 @@ class _Engine:
     def _come_back(self) -> None:
         """Start another engine beside the callers, who get an error at once until it is there."""
         self._end()
-        with suppress(EngineError):  # the next caller has it tried again
+        try:
             self._start()
+        except EngineError as error:  # the next caller reads it, and has it tried again
+            self._down = self._down if self._down == _CLOSED else str(error)
 
     def _start(self) -> None:
         try:
             with vllm_dialect.starting():
+                import torch
                 from vllm import LLM
                 from vllm.platforms import current_platform
 
+                from genrec.backends.precision import native_dtype
+
                 options = self._options()
                 if current_platform.is_cpu():
-                    options = {"dtype": _cpu_dtype(), "enforce_eager": True, "block_size": _BLOCK, **options}
+                    dtype = native_dtype(torch.device("cpu"))
+                    options = {"dtype": dtype, "enforce_eager": True, "block_size": _BLOCK, **options}
                     options["kv_cache_memory_bytes"] = options["kv_cache_memory_bytes"] or _CPU_MEMORY
                 self._llm = LLM(
                     **options,
@@ -255,12 +261,3 @@ class _Engine:
             self._returning = threading.Thread(target=self._come_back, daemon=True)
             self._returning.start()
         return EngineError(f"the engine of {self._name!r} is down: {why}; another one is being started")
-
-
-def _cpu_dtype() -> str:
-    """bfloat16 where the CPU multiplies in it; elsewhere it would be slower than float32 and less exact."""
-    import torch
-
-    # The flag has no public name; without it a CPU emulates bfloat16.
-    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bfloat16" if has_bf16 else "float32"

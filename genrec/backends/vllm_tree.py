@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from genrec.backends.lineage import inherit
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray
 
@@ -89,13 +90,12 @@ class PathTree:
         if (parents >= nodes).any() or (parents < 0).any():
             raise InputError("a node's parent must stand before it")
         _check_tokens(self._reader, tokens)
-        prompt, length = (np.append(known, np.zeros_like(nodes)) for known in (self._prompt, self._length))
-        for node, parent in zip(nodes.tolist(), parents.tolist(), strict=True):
-            prompt[node], length[node] = prompt[parent], length[parent] + 1
+        parent = np.append(self._parent, parents)
+        prompt, length = inherit(parent, size, self._prompt, self._length)
         if len(nodes) and int(length[size:].max()) > self._reader.max_tokens:
             raise EngineError(f"a path reaches {int(length[size:].max())} tokens; the context is shorter")
-        self._prompt, self._length = prompt, length
-        self._parent, self._token = np.append(self._parent, parents), np.append(self._token, tokens)
+        self._parent, self._prompt, self._length = parent, prompt, length
+        self._token = np.append(self._token, tokens)
         return nodes
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
