@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts import BackendContract, read
+from contracts import BackendContract, branches, read
 from test_adapter import save_adapter
 from test_vllm_tree import path_tree_bytes
 
@@ -125,6 +125,23 @@ class TestVllmServerBackend(VllmBackendContract):
     @pytest.fixture
     def backend(self, server: Backend) -> Backend:
         return server
+
+    def test_the_same_call_gives_the_same_numbers(
+        self, backend: Backend, prompts: list[IntArray], server_url: str
+    ) -> None:
+        """Requests under way together meet in batches of chance, which round otherwise; one by one they repeat."""
+        from genrec.backends.vllm_server import VllmServerBackend
+
+        parents, tokens, _ = branches(backend, prompts)
+        answers = []
+        for _ in range(2):
+            tree = backend.open(prompts)
+            tree.grow(np.array(parents), np.array(tokens))
+            answers.append(read(backend, tree))
+        self.same(*answers)
+        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=120.0, concurrency=1)
+        super().test_the_same_call_gives_the_same_numbers(alone, prompts)
+        alone.close()
 
     def test_a_model_that_is_not_served_is_refused_by_name(self, backend: Any, server_url: str) -> None:
         """Another model's scores rank too, only wrongly."""
