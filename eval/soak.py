@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from genrec import CatalogIndex, Subset, TitleIdentifiers, open_dataset
+from genrec.backends.precision import native_dtype
 from genrec.constraint import Grammar, Marks
 from genrec.errors import InputError
 from genrec.tokenizer import HuggingFaceTokenizer
@@ -129,9 +130,17 @@ def main() -> None:
         index.save(Path(folder) / "catalogs" / "retail")
         os.environ["GENREC_CATALOGS"] = str(Path(folder) / "catalogs")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it writes where the result goes
+        import torch
         from vllm import LLM
 
-        engine = LLM(str(options.model), enforce_eager=True, max_model_len=1024, max_num_seqs=options.requests)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        engine = LLM(
+            str(options.model),
+            dtype=native_dtype(device),
+            enforce_eager=True,
+            max_model_len=1024,
+            max_num_seqs=options.requests,
+        )
         counts = soak(engine, index, tokenizer, catalog="retail", count=options.count)
     rates = {
         "tokens_per_second": counts["tokens"] / (counts["milliseconds"] / 1000),

@@ -1,8 +1,9 @@
 """Measure genrec beside its peers, in turns and in one run.
 
 `index` looks up, builds, loads and changes catalogs; `search` runs beams on language models; `scoring` scores
-candidates; `embedding` ranks a million vectors; `vllm` ranks inside vLLM, and needs an environment that has it. Every
-row has its floor and its aim; `--json` keeps all of it, and `plot FILE... --out DIR` draws what was kept.
+candidates; `embedding` ranks a million vectors; `vllm` ranks inside vLLM, and needs an environment that has it; `gpu`
+has the rows of one GPU. Every row has its floor and its aim; `--json` keeps all of it, and `plot FILE... --out DIR`
+draws what was kept.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-BENCHMARKS = ("index", "search", "scoring", "embedding", "vllm")
+BENCHMARKS = ("index", "search", "scoring", "embedding", "vllm", "gpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,13 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from eval.progress import show_progress
     from eval.speed import report
+    from genrec.errors import InputError
 
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = frozenset(options.rows.split(",")) if options.rows is not None else frozenset()
     rounds = options.rounds or (3 if options.quick else 5)
     settings = report.Options(options.quick, rounds, wanted, options.data)
-    jobs: list[report.Job] = importlib.import_module(f"eval.speed.{options.benchmark}").jobs(settings)
+    try:
+        jobs: list[report.Job] = importlib.import_module(f"eval.speed.{options.benchmark}").jobs(settings)
+    except InputError as error:
+        parser.error(str(error))
     known = {row for job in jobs for row in job.rows}
     if unknown := sorted(wanted - known):
         parser.error(f"`{options.benchmark}` has no row {unknown[0]!r}; choose from {', '.join(sorted(known))}")

@@ -1,6 +1,8 @@
 """Models to measure with: random weights of a known shape, and one that costs nothing."""
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -8,8 +10,10 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from genrec.backends.precision import native_dtype
 from genrec.backends.quiet import quiet
 from genrec.backends.transformers import TransformersBackend
+from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -18,6 +22,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 151_936,
         "hidden_size": 1024,
         "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    # That of Qwen3-1.7B.
+    "1.7B": {
+        "vocab_size": 151_936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
         "num_hidden_layers": 28,
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
@@ -45,13 +59,38 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def write_model(
+    shape: str, folder: Path, *, seed: int = 1, device: torch.device | str = "cpu", tokenizer: Path | None = None
+) -> Path:
+    """Write a model of one of `SHAPES` with random weights, in the dtype that its device computes in; gives `folder`.
+
+    Args:
+        shape: one of `SHAPES`.
+        folder: where to.
+        seed: of the weights.
+        device: where they are drawn.
+        tokenizer: a folder whose tokenizer goes with it; the vocabulary is widened to hold it.
+    """
+    torch.manual_seed(seed)
+    settings = dict(SHAPES[shape])
+    if tokenizer is not None:
+        own = HuggingFaceTokenizer.from_directory(tokenizer)
+        settings["vocab_size"] = max(settings["vocab_size"], own.vocab_size)
+    config = Qwen3Config(**settings, tie_word_embeddings=True, max_position_embeddings=8192)
+    with quiet(), torch.device(device):
+        model: Any = Qwen3ForCausalLM(config)
+        model.to(native_dtype(torch.device(device))).save_pretrained(folder)
+    if tokenizer is not None:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            if (tokenizer / name).is_file():
+                shutil.copy(tokenizer / name, folder / name)
+    return folder
+
+
 def random_backend(shape: str, *, seed: int = 1) -> TransformersBackend:
     """A model of one of `SHAPES` in float32; its `model` is what stock Transformers is measured on."""
-    torch.manual_seed(seed)
-    config = Qwen3Config(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=4096)
     with TemporaryDirectory() as folder:
-        with quiet():
-            Qwen3ForCausalLM(config).save_pretrained(folder)
+        write_model(shape, Path(folder), seed=seed)
         backend = TransformersBackend(folder, device="cpu", dtype=torch.float32, name=f"random {shape}")
     settings = backend.model.generation_config
     if settings is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -136,6 +138,7 @@ PACKAGES = {
     "STATIC": "torch",
     "Hugging Face": "transformers",
     "Transformers": "transformers",
+    "vLLM": "vllm",
     "torch": "torch",
     "numpy": "numpy",
     "genrec": "genrec",
@@ -185,6 +188,7 @@ def machine(threads: int, dtype: str) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
         "dtype": dtype,
@@ -199,7 +203,9 @@ def machine(threads: int, dtype: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit this was measured at; "+" where files differ from it."""
+    """The commit this was measured at; "+" where files differ from it; nothing without git."""
+    if not shutil.which("git"):
+        return ""
     answers = [
         subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=ROOT).stdout.strip()
         for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])

@@ -6,7 +6,8 @@ the faster one was taken. A last token leads to its row's number, so that items 
 Letters: N rows, L tokens in each, V vocabulary, R states looked up at once, K most children of any state of a level.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,17 +47,25 @@ class StaticIndex:
         tables = (self.table, self.pointer, self.start, self.mask, self.states, self.items)
         return sum(table.numel() * table.element_size() for table in tables)
 
+    def to(self, device: torch.device) -> "StaticIndex":
+        """The same tables elsewhere."""
+        held = ((one.name, getattr(self, one.name)) for one in fields(self))
+        moved: dict[str, Any] = {name: one.to(device) for name, one in held if isinstance(one, torch.Tensor)}
+        return replace(self, **moved)
+
     def locate(self, prefixes: IntArray) -> torch.Tensor:
         """int64 [R], the states behind prefixes [R, D] of at least one token."""
-        state = torch.from_numpy(prefixes[:, 0] + 1)
+        device = self.pointer.device
+        state = torch.from_numpy(prefixes[:, 0] + 1).to(device)
         for depth in range(1, prefixes.shape[1]):
-            token = torch.from_numpy(prefixes[:, depth])
+            token = torch.from_numpy(prefixes[:, depth]).to(device)
             if depth == 1:
                 state = self.states[state - 1, token].long()
                 continue
             begin, count = self.pointer[state], self.pointer[state + 1] - self.pointer[state]
-            place = begin[:, None] + torch.arange(self.limits[depth])
-            found = (self.table[place, 0] == token[:, None]) & (torch.arange(self.limits[depth]) < count[:, None])
+            steps = torch.arange(self.limits[depth], device=device)
+            place = begin[:, None] + steps
+            found = (self.table[place, 0] == token[:, None]) & (steps < count[:, None])
             state = self.table[place[found], 1].long()
         return state
 
@@ -71,7 +80,7 @@ class StaticIndex:
         """
         begin = self.pointer[states]
         count = self.pointer[states + 1] - begin
-        place = torch.arange(self.limits[depth])
+        place = torch.arange(self.limits[depth], device=states.device)
         burst = self.table[begin[:, None] + place]
         tokens = burst[..., 0]
         gathered = log_probs.gather(1, tokens.long())

@@ -85,7 +85,7 @@ def _rows(options: Options) -> Iterator[Row]:
                 "50 candidates": partial(_rank, ranker, requests, "candidates", "model"),
             }
             yield from _beside_beams(options, engine, prompts, few, works)
-            yield _plugin(options, engine, prompts, write)
+            yield plugin_row(options, engine, prompts, write)
     finally:
         trees.close()
 
@@ -111,7 +111,7 @@ def _write(engine: Any, prompts: list[list[int]], wishes: list[dict[str, Any]], 
     from vllm import SamplingParams
 
     params = [SamplingParams(temperature=0.0, max_tokens=room, extra_args=wish, detokenize=False) for wish in wishes]
-    return [answer.outputs[0].token_ids for answer in engine.generate(_tokens(prompts), params, use_tqdm=False)]
+    return [answer.outputs[0].token_ids for answer in engine.generate(tokens_of(prompts), params, use_tqdm=False)]
 
 
 def _write_freely(engine: Any, prompts: list[list[int]], lengths: Sequence[int]) -> None:
@@ -121,7 +121,7 @@ def _write_freely(engine: Any, prompts: list[list[int]], lengths: Sequence[int])
     params = [
         SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True, detokenize=False) for length in lengths
     ]
-    engine.generate(_tokens(prompts), params, use_tqdm=False)
+    engine.generate(tokens_of(prompts), params, use_tqdm=False)
 
 
 def _rank(ranker: GenerativeRanker, requests: list[RankRequest], strategy: Any, score: Any) -> Any:
@@ -131,10 +131,10 @@ def _rank(ranker: GenerativeRanker, requests: list[RankRequest], strategy: Any, 
 def _beams(engine: Any, prompts: list[list[int]]) -> None:
     from vllm.sampling_params import BeamSearchParams
 
-    engine.beam_search(_tokens(prompts), BeamSearchParams(beam_width=WIDTH, max_tokens=STEPS, ignore_eos=True))
+    engine.beam_search(tokens_of(prompts), BeamSearchParams(beam_width=WIDTH, max_tokens=STEPS, ignore_eos=True))
 
 
-def _tokens(prompts: list[list[int]]) -> list[dict[str, list[int]]]:
+def tokens_of(prompts: list[list[int]]) -> list[dict[str, list[int]]]:
     return [{"prompt_token_ids": prompt} for prompt in prompts]
 
 
@@ -156,10 +156,10 @@ def _beside_beams(
             note += f"; {nodes:.0f} tokens behind each prompt in {max(one.passes for one in last[name])} passes"
         target = Target() if options.quick else RANKING
         row = Row("C18", f"{name}, {STEPS} steps of the peer", None, "users/s", target, peer_name=BEAMS, note=note)
-        yield _rated(row, ours, len(prompts), theirs, few)
+        yield rated(row, ours, len(prompts), theirs, few)
 
 
-def _plugin(options: Options, engine: Any, prompts: list[list[int]], write: Callable[[], list[list[int]]]) -> Row:
+def plugin_row(options: Options, engine: Any, prompts: list[list[int]], write: Callable[[], list[list[int]]]) -> Row:
     """G3: tokens a second with the plugin over as many without; prompts are in the prefix cache for both."""
     lengths = [len(answer) for answer in write()]
     works: dict[str, Callable[[], object]] = {"genrec": write, "peer": partial(_write_freely, engine, prompts, lengths)}
@@ -167,10 +167,10 @@ def _plugin(options: Options, engine: Any, prompts: list[list[int]], write: Call
     name = f"lists of {K} for {len(prompts)} users at once, {count} tokens"
     target = Target() if options.quick else PLUGIN
     row = Row("G3", name, None, "tokens/s", target, peer_name="vLLM without the plugin")
-    return _rated(row, found["genrec"], count, found["peer"], count)
+    return rated(row, found["genrec"], count, found["peer"], count)
 
 
-def _rated(row: Row, ours: Timing, count: int, theirs: Timing, peer_count: int) -> Row:
+def rated(row: Row, ours: Timing, count: int, theirs: Timing, peer_count: int) -> Row:
     """A row with what was done a second; the two timings did so much each."""
     import vllm
 

@@ -6,7 +6,7 @@ SOSP 2023.
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,6 +27,15 @@ _PATIENCE = 5.0  # seconds an engine has to end by itself
 _CLOSED = "closed"
 _SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
 
+_OPTIONS = {
+    "load_format": "safetensors",
+    "skip_tokenizer_init": True,
+    "generation_config": "vllm",
+    "enable_prefix_caching": True,
+    "disable_log_stats": True,
+    "use_tqdm_on_load": False,
+}
+
 _Answer = TypeVar("_Answer")
 
 
@@ -44,6 +53,10 @@ class VllmEngineBackend:
         max_rank: the highest rank an adapter may have.
         patience: seconds a batch of requests may take before the engine counts as down.
         name: what results and caches call these weights, the dtype added; by default the last part of its path.
+        engine: more arguments of `vllm.LLM`, such as `tensor_parallel_size`; they win over what is chosen here.
+
+    Attributes:
+        llm: the `vllm.LLM`, for what it does besides; another one after a restart.
 
     Raises:
         ModelMissingError: vLLM is not installed, or there is no such model.
@@ -61,6 +74,7 @@ class VllmEngineBackend:
         max_rank: int = 16,
         patience: float = 60.0,
         name: str | None = None,
+        engine: Mapping[str, Any] | None = None,
     ) -> None:
         lora = {"enable_lora": True, "max_loras": adapters, "max_lora_rank": max_rank} if adapters else {}
         self._model, self._max_rank = model, max_rank if adapters else 0
@@ -74,6 +88,7 @@ class VllmEngineBackend:
                 "kv_cache_memory_bytes": memory,
                 **({} if dtype is None else {"dtype": dtype}),
                 **lora,
+                **(engine or {}),
             },
         )
         config = self._engine.config
@@ -83,6 +98,11 @@ class VllmEngineBackend:
         self.most_tokens = vllm_dialect.MOST_TOKENS
         self.reads_rows = not adapters
         self.token_bytes = TOKEN_BYTES
+
+    @property
+    def llm(self) -> Any:
+        """The engine as vLLM gives it."""
+        return self._engine.llm
 
     def open(self, prompts: Sequence[IntArray]) -> PathTree:
         """Open a tree behind U prompts; they are computed when it is first read, all in one batch."""
@@ -130,14 +150,14 @@ class _Engine:
         self._lock = threading.Lock()
         self._numbers: dict[str, int] = {}  # of adapters; vLLM tells them apart by these
         self._down = ""
-        self._llm: Any = None
+        self.llm: Any = None
         self._returning: threading.Thread | None = None
         self._start()
 
     @property
     def config(self) -> Any:
         """What vLLM made of the model's configuration."""
-        return self._llm.llm_engine.model_config
+        return self.llm.llm_engine.model_config
 
     def read(self, requests: Sequence[PathRequest], adapter: Adapter | None) -> list[FloatArray]:
         from vllm import SamplingParams
@@ -145,16 +165,16 @@ class _Engine:
         prompts = [{"prompt_token_ids": request.path} for request in requests]
         params = [SamplingParams(**vllm_dialect.sampling(request), flat_logprobs=True) for request in requests]
         lora = None if adapter is None else self._request(adapter)
-        outputs = self._run(lambda: self._llm.generate(prompts, params, use_tqdm=False, lora_request=lora))
+        outputs = self._run(lambda: self.llm.generate(prompts, params, use_tqdm=False, lora_request=lora))
         if len(outputs) != len(requests):
             raise self._fail("it answered another number of requests than it was asked")
         return [vllm_dialect.read_output(output, request) for output, request in zip(outputs, requests, strict=True)]
 
     def load(self, adapter: Adapter) -> None:
-        self._run(lambda: self._llm.llm_engine.add_lora(self._request(adapter)))
+        self._run(lambda: self.llm.llm_engine.add_lora(self._request(adapter)))
 
     def unload(self, adapter: Adapter) -> None:
-        self._run(lambda: self._llm.llm_engine.remove_lora(self._numbers[adapter.name]))
+        self._run(lambda: self.llm.llm_engine.remove_lora(self._numbers[adapter.name]))
 
     def restart(self) -> None:
         if self._returning is not None:
@@ -170,7 +190,7 @@ class _Engine:
 
     def _end(self) -> None:
         with suppress(Exception):  # a process that died is not there to be ended
-            self._llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE)
+            self.llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE)
 
     def _come_back(self) -> None:
         """Start another engine beside the callers, who get an error at once until it is there."""
@@ -194,15 +214,7 @@ class _Engine:
                     dtype = native_dtype(torch.device("cpu"))
                     options = {"dtype": dtype, "enforce_eager": True, "block_size": _BLOCK, **options}
                     options["kv_cache_memory_bytes"] = options["kv_cache_memory_bytes"] or _CPU_MEMORY
-                self._llm = LLM(
-                    **options,
-                    load_format="safetensors",
-                    skip_tokenizer_init=True,
-                    generation_config="vllm",
-                    enable_prefix_caching=True,
-                    disable_log_stats=True,
-                    use_tqdm_on_load=False,
-                )
+                self.llm = LLM(**{**_OPTIONS, **options})
         except ImportError as error:
             raise ModelMissingError(f"vLLM cannot be loaded: {error}; run: pip install 'genrec[vllm]'") from error
         except (OSError, ValueError) as error:
@@ -237,7 +249,7 @@ class _Engine:
             if self._down:
                 raise self._fail(self._down)
             threading.Thread(target=run, daemon=True).start()
-            core = self._llm.llm_engine.engine_core
+            core = self.llm.llm_engine.engine_core
             for _ in range(max(1, round(self._patience / _WATCH))):
                 with suppress(Empty):
                     answer, error = answers.get(timeout=_WATCH)

@@ -1,0 +1,420 @@
+"""The rows of one GPU: the constraint on it, a growing tree in Transformers, and ranking inside vLLM (G1 to G12).
+
+The rows of vLLM need it, and genrec installed beside it so that vLLM finds the plugin. Weights are random, in the
+shape of a model of 1.7B parameters, and so are prompts: the time of a pass does not depend on them. With `--quick`
+all is small, and runs on whatever there is.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.speed import static, subject
+from eval.speed.catalog import uniform
+from eval.speed.measurement import Timing, interleave, keep
+from eval.speed.model import write_model
+from eval.speed.report import Job, Options, Row, Target, timed
+from eval.speed.vllm import BEAMS, plugin_row, rated, tokens_of
+from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
+from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
+from genrec.backends.base import Backend
+from genrec.backends.precision import native_dtype
+from genrec.constraint import Grammar, Marks
+from genrec.errors import InputError
+from genrec.subset import Subset
+from genrec.tensor_trie import TensorFilter, TensorTrie
+from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import IntArray
+
+ROWS = 140  # nodes of a step: 2 users and 70 beams, as where the peer was published
+REPLAYS = 200  # of a graph, between two looks at the clock
+STEP = Target(33e-6, 10e-6, judged="genrec")
+TREE = Target(95e-3, 42e-3, judged="genrec")
+MANY = {50: Target(3.0, 7.0, at="least"), 128: Target(6.0, 12.0, at="least")}
+SUFFIX = Target(10.0, 40.0, at="least")
+ADAPTER = Target(0.8, 0.9, at="least")
+SECOND_TURN = Target(0.8, 0.95, judged="genrec", at="least")
+
+_Step = Callable[[], tuple[torch.Tensor, ...]]
+
+
+def jobs(options: Options) -> list[Job]:
+    """What belongs to `python -m eval.speed gpu`."""
+    if not torch.cuda.is_available() and not options.quick:
+        raise InputError("torch sees no GPU here; run on a machine that has one, or with --quick to see that it runs")
+    return [
+        Job("constraint", ("G1",), partial(_constraint, options)),
+        Job("Transformers", ("G6",), partial(_tree, options)),
+        Job("vLLM", ("G3", "G4", "G5", "G8", "G12"), partial(_engine, options)),
+        Job("vLLM with an adapter", ("G10",), partial(_adapter, options)),
+    ]
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _constraint(options: Options) -> Iterator[Row]:
+    """G1: the children of 140 nodes with their log-probabilities, on the device from end to end."""
+    codes, device = uniform(20_000 if options.quick else 20_000_000, 8, 2048), _device()
+    host = subject.build(codes)
+    trie, peer = TensorTrie(host, device), static.build(codes).to(device)
+    log_probs = torch.randn((ROWS, codes.vocab_size), device=device).log_softmax(dim=1)
+    denied = np.random.default_rng(1).integers(0, len(host), (ROWS, 100))
+    allowed = TensorFilter([Subset.everything(len(host)).without(np.unique(own)) for own in denied], device)
+    owner = torch.arange(ROWS, device=device)
+    for depth in (2, 4):
+        prefixes = codes.prefixes(depth, ROWS, seed=1)
+        states, most = _walk(trie, prefixes), trie.widest_below[depth]
+        theirs = peer.locate(prefixes)
+
+        def step(states: torch.Tensor = states, most: int = most) -> tuple[torch.Tensor, ...]:
+            return _gathered(trie, states, log_probs, most)
+
+        def filtered(states: torch.Tensor = states, most: int = most) -> tuple[torch.Tensor, ...]:
+            return _gathered(trie, states, log_probs, most, owner=owner, allowed=allowed)
+
+        def other(states: torch.Tensor = theirs, depth: int = depth) -> tuple[torch.Tensor, ...]:
+            return peer.children(states, log_probs, depth)
+
+        steps: dict[str, _Step] = {"genrec": step, "with 100 items denied": filtered, "peer": other}
+        mine, reference = step(), other()
+        if int((mine[0] > -torch.inf).sum()) != int((reference[0] > -torch.inf).sum()):
+            raise ValueError(f"two indexes differ behind {ROWS} nodes of depth {depth}")
+        for way, works in _ways(steps):
+            found = interleave(works, rounds=options.rounds, least=0.0)
+            for name in ("genrec", "with 100 items denied"):
+                variant = f"{codes.name} depth {depth}, {way}{'' if name == 'genrec' else ', ' + name}"
+                note = f"{most} places a node, the peer reads {peer.limits[depth]}; no host sync in any of genrec's"
+                times = [_shared(found[one], REPLAYS) for one in (name, "peer")]
+                target = Target() if options.quick else STEP
+                yield timed("G1", variant, *times, target=target, peer_name=static.NAME, note=note)
+
+
+def _gathered(
+    trie: TensorTrie, states: torch.Tensor, log_probs: torch.Tensor, most: int, **allowed: Any
+) -> tuple[torch.Tensor, ...]:
+    """A step of genrec's: float32 and int64 [R, M] log-probabilities, tokens, states."""
+    found = trie.children(states, most, **allowed)
+    gathered = log_probs.gather(1, found.tokens).masked_fill(~found.valid, -torch.inf)
+    return gathered, found.tokens, found.states
+
+
+def _walk(trie: TensorTrie, prefixes: IntArray) -> torch.Tensor:
+    """int64 [R], the states behind prefixes [R, D]."""
+    states = torch.zeros(len(prefixes), dtype=torch.int64, device=_device())
+    for column in torch.from_numpy(prefixes.T).to(_device()):
+        states = trie.advance(states, column)
+    return states
+
+
+def _ways(steps: dict[str, _Step]) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+    """The same steps launched one by one, captured as graphs, and compiled before that."""
+    if not torch.cuda.is_available():
+        yield "on the CPU", {name: partial(_repeat, step) for name, step in steps.items()}
+        return
+    with _no_sync():
+        for step in list(steps.values())[:2]:
+            step()
+    yield "launched one by one", {name: partial(_repeat, step) for name, step in steps.items()}
+    yield "a graph", {name: partial(_repeat, _graph(step)) for name, step in steps.items()}
+    compiled = {name: torch.compile(step, dynamic=False) for name, step in steps.items()}
+    yield "compiled, a graph", {name: partial(_repeat, _graph(step)) for name, step in compiled.items()}
+
+
+@contextmanager
+def _no_sync() -> Iterator[None]:
+    """Whatever waits for the GPU is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _graph(step: _Step) -> Callable[[], object]:
+    """Capture a step; what is returned replays it."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _repeat(work: Callable[[], object]) -> None:
+    for _ in range(REPLAYS):
+        work()
+    _wait()
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _shared(timing: Timing, count: int) -> Timing:
+    """The time of one of so many."""
+    return replace(timing, seconds=timing.seconds / count, low=timing.low / count, high=timing.high / count)
+
+
+def _tree(options: Options) -> Iterator[Row]:
+    """G6: one request's beams from its prompt to its list, in stock Transformers."""
+    from genrec.backends.transformers import TransformersBackend
+
+    shape, length, width, count = ("tiny", 100, 16, 2000) if options.quick else ("1.7B", 5000, 256, 1_000_000)
+    device = _device()
+    with TemporaryDirectory() as folder:
+        write_model(shape, Path(folder), device=device)
+        backend = TransformersBackend(folder, device=str(device), dtype=native_dtype(device), name=f"random {shape}")
+    trie = subject.build(uniform(count, 3, 256))
+    prompt = np.random.default_rng(2).integers(0, backend.vocab_size, length)
+    last: dict[str, Any] = {}
+    works: dict[str, Callable[[], Any]] = {
+        "genrec": partial(keep, last, "genrec", partial(subject.search, backend, trie, [prompt], k=width, width=width)),
+        "prompt": partial(_read_prompt, backend, prompt),
+    }
+    found = interleave(works, rounds=2 * options.rounds, least=0.0)
+    ranking = last["genrec"][0]
+    yield timed(
+        "G6",
+        f"{shape}, prompt {length}, width {width}, 3 tokens, {count:,} items",
+        found["genrec"],
+        found["prompt"],
+        target=Target() if options.quick else TREE,
+        peer_name="Transformers, the prompt alone",
+        note=f"{len(ranking.item_indices)} items, {ranking.nodes} tokens in {ranking.passes} passes",
+    )
+    del backend
+    torch.cuda.empty_cache()
+
+
+def _read_prompt(backend: Any, prompt: IntArray) -> None:
+    backend.open([prompt])
+    _wait()
+
+
+def _engine(options: Options) -> Iterator[Row]:
+    """What one engine of vLLM does, in both ways."""
+    from genrec.backends.vllm_engine import VllmEngineBackend
+
+    quick = options.quick
+    shape, longest = ("12M", 512) if quick else ("1.7B", 4096)
+    beams = {4: 2, 8: 2} if quick else {50: 16, 128: 16}  # users of each width
+    with TemporaryDirectory() as place:
+        model, catalogs = Path(place) / "model", Path(place) / "catalogs"
+        write_model(shape, model, tokenizer=find_weights(LANGUAGE_MODEL, default_cache()), device=_device())
+        tokenizer = HuggingFaceTokenizer.from_directory(model)
+        index = CatalogIndex.build(word_catalog(tokenizer, 500 if quick else 20_000), TitleIdentifiers(), tokenizer)
+        index.save(catalogs / "words")
+        os.environ["GENREC_CATALOGS"] = str(catalogs)
+        backend = VllmEngineBackend(
+            model,
+            max_tokens=longest,
+            name=f"random {shape}",
+            engine={"max_logprobs": 2 * max(beams), "skip_tokenizer_init": False, **_half_of_memory()},
+        )
+        try:
+            written = _Writer(backend.llm, index, tokenizer)
+            if options.wants("G3"):
+                yield from _plugin(options, written)
+            if options.wants("G4"):
+                for width, users in beams.items():
+                    yield from _many(options, backend, written, width, users)
+            if options.wants("G5"):
+                yield _broad(options, backend)
+            if options.wants("G8"):
+                yield _suffixes(options, backend)
+            if options.wants("G12"):
+                yield _second_turn(options, written)
+        finally:
+            backend.close()
+
+
+def _half_of_memory() -> dict[str, Any]:
+    """Room beside the engine's pool for what the peer's default takes: logits of every token of a prompt."""
+    return {"gpu_memory_utilization": 0.5} if torch.cuda.is_available() else {}
+
+
+def word_catalog(tokenizer: HuggingFaceTokenizer, count: int) -> Catalog:
+    """Items of three words, each one token: as long as semantic codes are, and of the model's own vocabulary."""
+    random = np.random.default_rng(3)
+    texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
+    words = sorted({text.strip() for text in texts if text.startswith(" ") and text[1:].isalpha() and text.isascii()})
+    words = [word for word in words if len(tokenizer.encode_text(word)) == len(tokenizer.encode_text(f" {word}")) == 1]
+    chosen = random.permutation(words)[:256]
+    titles = {" ".join(random.choice(chosen, 3)) for _ in range(2 * count)}
+    return Catalog.from_items(Item(str(number), title) for number, title in enumerate(sorted(titles)[:count]))
+
+
+class _Writer:
+    """Greedy lists of an engine under the plugin, behind random prompts."""
+
+    def __init__(self, llm: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> None:
+        self.llm, self._grammar, self._count = llm, Grammar(index.trie, Marks.of(tokenizer)), len(index.trie)
+
+    def write(self, prompts: list[list[int]], k: int) -> list[list[int]]:
+        """The tokens of a list of k for each."""
+        return [list(answer.outputs[0].token_ids) for answer in self.answers(prompts, k)]
+
+    def answers(self, prompts: list[list[int]], k: int) -> list[Any]:
+        """What vLLM gives back for a list of k for each."""
+        from vllm import SamplingParams
+
+        room = self._grammar.longest("list", k=k)
+        wish = {"genrec_catalog": "words", "genrec_k": k}
+        params = SamplingParams(temperature=0.0, max_tokens=room, extra_args=wish, detokenize=False)
+        found: list[Any] = self.llm.generate(tokens_of(prompts), params, use_tqdm=False)
+        return found
+
+    def check(self, written: Sequence[list[int]], k: int) -> str:
+        """What is wrong with lists, in words."""
+        items = [self._grammar.start("list", k=k).read(tokens).tolist() for tokens in written]
+        short, repeated = sum(len(own) < k for own in items), sum(len(set(own)) < len(own) for own in items)
+        return f"{len(items)} lists, none invalid, {short} short, {repeated} with repeats"
+
+
+def _prompts(count: int, length: int, seed: int) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(1000, 40_000, length).tolist() for _ in range(count)]
+
+
+def _plugin(options: Options, writer: _Writer) -> Iterator[Row]:
+    """G3: decode throughput with the plugin over without."""
+    for users in (2,) if options.quick else (1, 64, 256):
+        prompts, k = _prompts(users, 100 if options.quick else 512, seed=users), 10
+        last: dict[str, Any] = {}
+        row = plugin_row(options, writer.llm, prompts, partial(keep, last, "lists", partial(writer.write, prompts, k)))
+        yield replace(row, note=writer.check(last["lists"], k))
+
+
+def _many(options: Options, backend: Any, writer: _Writer, width: int, users: int) -> Iterator[Row]:
+    """G4: requests a second of beams and of lists over vLLM's beams of the same width; prompts are computed anew."""
+    from vllm.sampling_params import BeamSearchParams
+
+    prompts = _prompts(users, 100 if options.quick else 2500, seed=width)
+    trie = subject.build(uniform(2000 if options.quick else 1_000_000, 4, 256))
+    arrays, llm = [np.array(prompt) for prompt in prompts], backend.llm
+    search = partial(subject.search, backend, trie, arrays, k=width, width=width)
+    last: dict[str, Any] = {}
+    params = BeamSearchParams(beam_width=width, max_tokens=4, ignore_eos=True)
+    works: dict[str, Callable[[], Any]] = {
+        f"beams, width {width}": partial(search, kind="model"),
+        f"list of {width}": partial(writer.write, prompts, width),
+        "peer": partial(llm.beam_search, tokens_of(prompts), params, use_tqdm=False),
+    }
+    fresh = {name: partial(_afresh, llm, partial(keep, last, name, work)) for name, work in works.items()}
+    found = interleave(fresh, rounds=options.rounds, warm=False)
+    theirs = found.pop("peer")
+    for name, ours in found.items():
+        target = Target() if options.quick else MANY[width]
+        note = f"{users} users at once in {ours.seconds:.3g} s, the peer in {theirs.seconds:.3g} s"
+        if name.startswith("list"):
+            note += f"; {writer.check(last[name], width)}"
+        row = Row("G4", f"{name}, 4 tokens, prompts of {len(prompts[0])}", None, "requests/s", target, peer_name=BEAMS)
+        yield rated(replace(row, note=note), ours, users, theirs, users)
+
+
+def _afresh(llm: Any, work: Callable[[], Any]) -> Any:
+    llm.reset_prefix_cache()
+    return work()
+
+
+def _broad(options: Options, backend: Any) -> Row:
+    """G5: 512 beams for 8 users at once."""
+    width, users = (16, 2) if options.quick else (512, 8)
+    prompts = [np.array(prompt) for prompt in _prompts(users, 100 if options.quick else 2500, seed=5)]
+    trie = subject.build(uniform(2000 if options.quick else 1_000_000, 4, 256))
+    search = partial(subject.search, backend, trie, prompts, k=width, width=width)
+    found = interleave({"genrec": partial(_afresh, backend.llm, search)}, rounds=min(options.rounds, 3), warm=False)
+    ours = found["genrec"]
+    rate, range_ = users / ours.seconds, (users / ours.high, users / ours.low)
+    target = Target() if options.quick else Target(1e-9, 8.0, judged="genrec", at="least")
+    return Row("G5", f"beams, width {width}, {users} users at once", rate, "requests/s", target, genrec_range=range_)
+
+
+def _suffixes(options: Options, backend: Any) -> Row:
+    """G8: 500 candidates of 4 tokens behind one prompt, which is computed once, over vLLM's own way."""
+    from vllm import SamplingParams
+
+    length, count = (100, 20) if options.quick else (2048, 500)
+    codes, prompt = uniform(count, 4, 2048), _prompts(1, length, seed=8)[0]
+    trie = subject.build(codes)
+    whole = [[*prompt, *own.tolist()] for own in codes.sequences()]
+    params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+    last: dict[str, Any] = {}
+    score = partial(subject.exhaust, backend, trie, [np.array(prompt)], k=count)
+    works: dict[str, Callable[[], Any]] = {
+        "genrec": partial(_afresh, backend.llm, score),
+        "peer": partial(_afresh, backend.llm, partial(backend.llm.generate, tokens_of(whole), params, use_tqdm=False)),
+    }
+    found = interleave({n: partial(keep, last, n, w) for n, w in works.items()}, rounds=options.rounds, warm=False)
+    theirs = {
+        number: sum(next(iter(place.values())).logprob for place in answer.prompt_logprobs[length:])
+        for number, answer in enumerate(last["peer"])
+    }
+    ranking = last["genrec"][0]
+    apart = max(abs(theirs[int(n)] - s) for n, s in zip(ranking.item_indices, ranking.scores, strict=True))
+    return timed(
+        "G8",
+        f"{count} candidates of 4 tokens behind {length}",
+        found["genrec"],
+        found["peer"],
+        target=Target() if options.quick else SUFFIX,
+        peer_name="vLLM, prompt_logprobs",
+        ratio_of="peer/genrec",
+        note=f"scores at most {apart:.2g} nats apart",
+    )
+
+
+def _second_turn(options: Options, writer: _Writer) -> Row:
+    """G12: what share of a chat's second prompt had been computed in its first turn."""
+    first = _prompts(8, 100 if options.quick else 512, seed=12)
+    said = [[*prompt, *answer] for prompt, answer in zip(first, writer.write(first, 10), strict=True)]
+    second = [[*own, *more] for own, more in zip(said, _prompts(8, 20, seed=13), strict=True)]
+    shares = [one.num_cached_tokens / len(own) for one, own in zip(writer.answers(second, 10), said, strict=True)]
+    target = Target() if options.quick else SECOND_TURN
+    note = f"of the {len(said[0])} tokens before what was said last"
+    return Row("G12", "second turn of a chat, with lists", float(np.mean(shares)), "of tokens", target, note=note)
+
+
+def _adapter(options: Options) -> Iterator[Row]:
+    """G10: beams under a LoRA adapter that is not merged over the bare model's."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from genrec.backends.vllm_engine import VllmEngineBackend
+
+    shape, length, width, users = ("12M", 100, 4, 2) if options.quick else ("1.7B", 2500, 50, 16)
+    with TemporaryDirectory() as place:
+        model = write_model(shape, Path(place) / "model", device=_device())
+        tuned = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=16, target_modules="all-linear")
+        )
+        tuned.save_pretrained(Path(place) / "adapter")
+        trie = subject.build(uniform(2000 if options.quick else 1_000_000, 4, 256))
+        prompts = [np.array(prompt) for prompt in _prompts(users, length, seed=10)]
+        found: dict[str, Timing] = {}
+        for name, adapters in (("merged", 0), ("unmerged", 1)):
+            plain = VllmEngineBackend(model, max_tokens=4096, adapters=adapters, engine=_half_of_memory())
+            try:
+                backend: Backend = plain.with_adapter(Path(place) / "adapter") if adapters else plain
+                search = partial(subject.search, backend, trie, prompts, k=width, width=width)
+                works = {name: partial(_afresh, plain.llm, search)}
+                found.update(interleave(works, rounds=options.rounds, warm=False))
+            finally:
+                plain.close()
+    row = Row("G10", f"{shape}, width {width}, {users} users, rank 16", None, "requests/s", ADAPTER)
+    yield rated(replace(row, peer_name="genrec, merged"), found["unmerged"], users, found["merged"], users)
