@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.progress import show_progress
 from genrec import CatalogIndex, Subset, TitleIdentifiers, open_dataset
 from genrec.backends.precision import native_dtype
 from genrec.constraint import Grammar, Marks
@@ -79,7 +80,8 @@ def soak(
     # No seeds of requests: on the CPU vLLM 0.32 stops where one of them is filled in by halves.
     random, grammar = np.random.default_rng(0), Grammar(index.trie, Marks.of(tokenizer))
     prompts, room, counts = _prompts(tokenizer, index, random), grammar.longest("list", k=K), Counter[str]()
-    for start in range(0, count, BATCH):
+    starts = range(0, count, BATCH)
+    for start in show_progress(starts, f"batches of {BATCH} lists", len(starts)):
         size = min(BATCH, count - start)
         wishes = [random_wishes(index, random, catalog=catalog) for _ in range(size)]
         params = [
