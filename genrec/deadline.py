@@ -1,10 +1,14 @@
 """How long a request may still take."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 from genrec.errors import DeadlineExceededError
+
+_LOOK = 0.05  # seconds between two looks at the clock while a lock is waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +35,18 @@ class Deadline:
         """
         if self.left() < 0:
             raise DeadlineExceededError(f"the deadline passed {-self.left():.2f} s ago")
+
+    @contextmanager
+    def holding(self, lock: Lock) -> Iterator[None]:
+        """Hold a lock, once whoever has it lets go.
+
+        Raises:
+            DeadlineExceededError: the moment passed before.
+        """
+        self.check()
+        while not lock.acquire(timeout=min(_LOOK, max(0.0, self.left()))):
+            self.check()
+        try:
+            yield
+        finally:
+            lock.release()

@@ -8,8 +8,7 @@ behind contentful rather than empty prompts follows Zhao et al., "Calibrate Befo
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, MismatchError
 from genrec.forest import score_tries
 from genrec.guide import Guide
-from genrec.timed_tree import TimedTree
 from genrec.trie import TokenTrie
 from genrec.types import IntArray
 
@@ -29,7 +27,6 @@ _KIND = "prior"
 _FILE = "steps.safetensors"
 _VERSION = 2
 _ROWS = 256  # rows scored between two calls of on_progress
-_PATIENCE = 0.05  # seconds between two looks at the deadline while another thread scores
 
 
 class Prior:
@@ -80,7 +77,7 @@ class Prior:
         rows = np.arange(len(self._trie)) if rows is None else np.unique(rows)
         missing = self._missing(rows)
         for start in range(0, len(missing), _ROWS):
-            with self._alone(deadline):
+            with deadline.holding(self._lock):
                 # Another thread may have scored some of them by now.
                 block = self._missing(missing[start : start + _ROWS])
                 if len(block):
@@ -129,19 +126,8 @@ class Prior:
         missing: IntArray = rows[np.isnan(self.steps[self._trie.last[rows]])]
         return missing
 
-    @contextmanager
-    def _alone(self, deadline: Deadline) -> Iterator[None]:
-        """Keep other threads from scoring; who waits gives up when its deadline passes."""
-        while not self._lock.acquire(timeout=_PATIENCE):
-            deadline.check()
-        try:
-            yield
-        finally:
-            self._lock.release()
-
     def _score(self, rows: IntArray, deadline: Deadline) -> None:
-        deadline.check()
-        tree = TimedTree(self._backend.open(self._prompts), deadline)
+        tree = self._backend.open(self._prompts, deadline=deadline)
         part = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
         readings = score_tries(tree, [part] * len(self._prompts))
         steps = np.mean([reading.steps for reading in readings if reading is not None], axis=0)

@@ -119,8 +119,9 @@ class Recommender:
             where: a filter on attributes, such as `"price < 5"`; see `Catalog.where`.
             boost: added to the scores of items, on the scale of the ranker that serves them.
             explain: add to each item the history items that drove it and a sentence.
-            deadline: seconds the answer may take. A model is asked only within them, and looked after between two
-                of its passes, so one pass may overrun; rankers that need milliseconds answer in any case.
+            deadline: seconds the answer may take. A model is asked only within them: one in this process is looked
+                after between two of its passes, so one pass may overrun; one that runs elsewhere, as vLLM does, is
+                left at once. Rankers that need milliseconds answer in any case.
             on_unknown: a user or history item nobody knows: `raise`; `skip` leaves the item out and gives the user
                 an empty list; `fallback` leaves the item out and treats the user as somebody new.
 

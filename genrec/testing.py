@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray, Message
 
@@ -56,8 +57,10 @@ class TableBackend:
         self.spread = spread
         self.fails = fails
 
-    def open(self, prompts: Sequence[IntArray]) -> "TableTree":
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "TableTree":
         """Open a tree behind U prompts."""
+        deadline = deadline or Deadline.never()
+        deadline.check()
         if self.fails:
             raise EngineError(f"{self.name} was told to fail")
         for number, prompt in enumerate(prompts):
@@ -65,14 +68,14 @@ class TableBackend:
                 raise EngineError(
                     f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.max_tokens - 1}"
                 )
-        return TableTree(self, prompts)
+        return TableTree(self, prompts, deadline)
 
 
 class TableTree:
     """A node is the hash of its path."""
 
-    def __init__(self, backend: TableBackend, prompts: Sequence[IntArray]) -> None:
-        self._backend = backend
+    def __init__(self, backend: TableBackend, prompts: Sequence[IntArray], deadline: Deadline) -> None:
+        self._backend, self._deadline = backend, deadline
         self._roots = len(prompts)
         states = np.full(len(prompts), backend.seed, dtype=np.uint64)
         for number, prompt in enumerate(prompts):
@@ -88,6 +91,7 @@ class TableTree:
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
         """Add M nodes."""
+        self._deadline.check()
         nodes = np.arange(self.size, self.size + len(parents))
         if (parents >= nodes).any() or (parents < 0).any():
             raise InputError("a node's parent must stand before it")
@@ -102,6 +106,7 @@ class TableTree:
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
         """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
+        self._deadline.check()
         vocabulary = np.arange(self._backend.vocab_size)
         noise = _mix(self._states[nodes][:, None], vocabulary[None, :]) >> np.uint64(11)
         logits = self._backend.spread * np.sqrt(12.0) * (noise / 2.0**53 - 0.5)

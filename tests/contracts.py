@@ -189,6 +189,28 @@ class BackendContract:
         self.same(after[: len(prompts)], before)
         self.same(after[[0, -1]], read(backend, second))
 
+    def test_a_tree_answers_until_its_deadline_and_never_after_it(
+        self, backend: Backend, prompts: list[IntArray]
+    ) -> None:
+        """The ladder steps down on the error; who has more time must not notice that somebody else had less."""
+        now = [0.0]
+        deadline = Deadline(1.0, lambda: now[0])
+        hurried, other = backend.open(prompts, deadline=deadline), backend.open(prompts)
+        for tree in (hurried, other):
+            tree.grow(np.array([0]), np.array([3]))
+        expected = read(backend, other)
+        self.same(read(backend, hurried), expected)
+        now[0] = 2.0
+        with pytest.raises(DeadlineExceededError):
+            hurried.grow(np.array([0]), np.array([3]))
+        with pytest.raises(DeadlineExceededError):
+            read(backend, hurried)
+        with pytest.raises(DeadlineExceededError):
+            backend.open(prompts, deadline=deadline)
+        assert hurried.size == other.size
+        self.same(read(backend, other), expected)
+        hurried.rewind(len(prompts))
+
     def test_what_is_passed_in_stays_as_it_was(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Prompts are kept and opened again."""
         parents, tokens, _ = branches(backend, prompts)

@@ -68,8 +68,8 @@ def test_a_model_that_returns_no_numbers_is_named() -> None:
 class Broken(TableBackend):
     """Weights that overflowed."""
 
-    def open(self, prompts: Sequence[IntArray]) -> Any:
-        tree = super().open(prompts)
+    def open(self, prompts: Sequence[IntArray], **options: Any) -> Any:
+        tree = super().open(prompts, **options)
         tree.log_probs = lambda nodes, tokens, offsets: np.full(len(tokens), np.nan)  # type: ignore[method-assign]
         return tree
 

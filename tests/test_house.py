@@ -33,7 +33,7 @@ LAYERS = [
     # seams
     "identifiers backends.base rankers.base",
     # engine
-    "forest renderer timed_tree",
+    "forest renderer",
     "search",
     "index prior",
     # implementations
@@ -66,6 +66,7 @@ EDGE = {
     "package_index": "pip runs in the caller's environment",
     "backends.vllm_plugin": "vLLM makes the processor and passes it nothing of ours",
     "backends.vllm_dialect": "vLLM's processes take settings from the environment, which is put back",
+    "backends.vllm_engine": "the clock is an argument; its default is the process's own",
     "backends.vllm_server": "the clock is an argument; its default is the process's own",
 }
 
@@ -126,17 +127,17 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("search", "errors types forest guide kernel.plain subset trie backends.base"),
         ("kernel.plain", "types"),
         ("tokenizer", "errors types"),
-        ("backends.base", "types"),
+        ("backends.base", "types deadline"),
         (
             "backends.transformers",
-            "errors types backends.attention backends.cache backends.lineage backends.packing backends.precision "
-            "backends.quiet",
+            "errors types deadline backends.attention backends.cache backends.lineage backends.packing "
+            "backends.precision backends.quiet",
         ),
         ("backends.encoder", "errors types backends.quiet"),
-        ("backends.vllm_tree", "errors types backends.lineage"),
+        ("backends.vllm_tree", "errors types deadline backends.lineage"),
         (
             "backends.vllm_engine",
-            "errors types backends.adapter backends.precision backends.vllm_dialect backends.vllm_tree",
+            "errors types deadline backends.adapter backends.precision backends.vllm_dialect backends.vllm_tree",
         ),
         ("backends.vllm_server", "errors types deadline backends.vllm_dialect backends.vllm_tree"),
         ("rankers.base", "types deadline errors subset"),

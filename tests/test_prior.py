@@ -27,9 +27,9 @@ class Counting(TableBackend):
 
     opened = 0
 
-    def open(self, prompts: Any) -> Any:
+    def open(self, prompts: Any, **options: Any) -> Any:
         self.opened += 1
-        return super().open(prompts)
+        return super().open(prompts, **options)
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ class Slow(TableBackend):
         self.opened = 0
         self.begun, self.goes_on = threading.Event(), threading.Event()
 
-    def open(self, prompts: Any) -> Any:
+    def open(self, prompts: Any, **options: Any) -> Any:
         self.opened += 1
         self.begun.set()
         assert self.goes_on.wait(30)
-        return super().open(prompts)
+        return super().open(prompts, **options)
 
 
 def test_two_threads_score_each_row_once(trie: TokenTrie) -> None:

@@ -417,9 +417,9 @@ class _Counting(TableBackend):
 
     opened = 0
 
-    def open(self, prompts: Sequence[IntArray]) -> Any:
+    def open(self, prompts: Sequence[IntArray], **options: Any) -> Any:
         self.opened += 1
-        return super().open(prompts)
+        return super().open(prompts, **options)
 
 
 def test_a_batch_that_would_not_fit_the_budget_is_refused_with_the_arithmetic() -> None:

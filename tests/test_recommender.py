@@ -213,9 +213,9 @@ def test_a_list_that_no_step_can_fill_says_so(shop: Any) -> None:
 class _SlowBackend(TableBackend):
     """Every forward pass takes 50 ms."""
 
-    def open(self, prompts: Any) -> Any:
+    def open(self, prompts: Any, **options: Any) -> Any:
         time.sleep(0.05)
-        return super().open(prompts)
+        return super().open(prompts, **options)
 
 
 def test_a_passed_deadline_hands_the_request_down(shop: Any) -> None:

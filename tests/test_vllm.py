@@ -23,7 +23,8 @@ from test_vllm_tree import path_tree_bytes
 
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.base import Backend
-from genrec.errors import EngineError, InputError, MismatchError
+from genrec.deadline import Deadline
+from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
 from genrec.search import Terms, beam_search, exhaustive_search
 from genrec.subset import Subset
 from genrec.tokenizer import HuggingFaceTokenizer
@@ -209,6 +210,33 @@ def test_an_adapter_is_chosen_by_the_request(engine_with_adapters: Any, smollm2:
         engine.with_adapter(save_adapter(tmp_path / "other"))
 
 
+def strike(engine: Any, blow: signal.Signals) -> None:
+    """Send a signal to the processes behind a `VllmEngineBackend`."""
+    for process in engine._engine._llm.llm_engine.engine_core.resources.engine_manager.processes:
+        os.kill(process.pid, blow)
+
+
+def within(seconds: float) -> Deadline:
+    return Deadline(time.monotonic() + seconds, time.monotonic)
+
+
+@pytest.mark.vllm
+@needs_vllm
+def test_who_leaves_at_a_deadline_leaves_the_engine_at_its_work(engine: Any) -> None:
+    """A caller in a hurry must neither wait for a batch, their own or another's, nor have the engine started again."""
+    short = [np.arange(30)]
+    long = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(6)]
+    before, llm = read(engine, engine.open(short)), engine._engine._llm
+    for prompts in (long, short):  # the second waits behind the first
+        deadline = within(0.5)
+        tree = engine.open(prompts, deadline=deadline)
+        with pytest.raises(DeadlineExceededError):
+            read(engine, tree)
+        assert deadline.left() > -1.0
+    np.testing.assert_allclose(read(engine, engine.open(short)), before, atol=2e-4)
+    assert engine._engine._llm is llm
+
+
 @pytest.mark.vllm
 @needs_vllm
 def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> None:
@@ -228,8 +256,7 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
     time.sleep(2)
     assert not failed
     killed = time.monotonic()
-    for process in engine._engine._llm.llm_engine.engine_core.resources.engine_manager.processes:
-        os.kill(process.pid, signal.SIGKILL)
+    strike(engine, signal.SIGKILL)
     asking.join(20)
     ((when, error),) = failed
     assert when - killed < 5
@@ -297,12 +324,13 @@ OLDER = RIGHT.replace('"token_id": 3', '"token": "token_id:3"')
 EMPTY = json.dumps({"choices": []})
 
 
-def ask(url: str, **options: Any) -> float:
+def ask(url: str, *, deadline: Deadline | None = None, **options: Any) -> float:
     from genrec.backends.vllm_server import VllmServerBackend
 
     backend = VllmServerBackend(url, model="m", vocab_size=10, **options)
     try:
-        return float(backend.open([np.array([1])]).log_probs(np.array([0]), np.array([3]), np.array([0, 1]))[0])
+        tree = backend.open([np.array([1])], deadline=deadline)
+        return float(tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))[0])
     finally:
         backend.close()
 
@@ -369,7 +397,27 @@ def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
     with pytest.raises(EngineError, match=r"did not answer within 1 s"):
         ask(serve(answer), patience=1.0)
     assert time.monotonic() - begun < 5
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceededError, match="did not answer before the deadline"):
+        ask(serve(answer), deadline=within(1.0))
+    assert time.monotonic() - begun < 5
     over.set()
+
+
+@needs_httpx
+def test_no_request_is_sent_again_after_the_deadline(serve: Any) -> None:
+    """Attempts and their pauses would cost the caller the time that the next step of the ladder needs."""
+    seen: list[int] = []
+
+    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
+        seen.append(before)
+        time.sleep(0.3)
+        send(handler, 503, "busy")
+
+    with pytest.raises(DeadlineExceededError, match="before the deadline"):
+        ask(serve(answer), deadline=within(0.5))
+    time.sleep(1.0)
+    assert len(seen) <= 2
 
 
 @needs_httpx

@@ -9,6 +9,7 @@ from contracts import BackendContract
 
 from genrec.backends.base import Backend
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
+from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.testing import TableBackend
 from genrec.types import FloatArray, IntArray
@@ -26,10 +27,10 @@ class TableReader:
         self.hides = hides
         self.asked: list[PathRequest] = []
 
-    def open(self, prompts: Sequence[IntArray]) -> PathTree:
-        return PathTree(self, prompts)
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> PathTree:
+        return PathTree(self, prompts, deadline)
 
-    def read(self, requests: Sequence[PathRequest]) -> list[FloatArray]:
+    def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         self.asked += requests
         return [self._read(request) for request in requests]
 

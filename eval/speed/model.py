@@ -13,6 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from genrec.backends.precision import native_dtype
 from genrec.backends.quiet import quiet
 from genrec.backends.transformers import TransformersBackend
+from genrec.deadline import Deadline
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray
 
@@ -112,8 +113,8 @@ class FreeBackend:
         self.table: FloatArray = logits - np.logaddexp.reduce(logits)
         self.steps = 0
 
-    def open(self, prompts: Sequence[IntArray]) -> "FreeTree":
-        """A tree behind U prompts."""
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "FreeTree":
+        """A tree behind U prompts; what takes no time keeps every deadline."""
         self.steps = 0
         return FreeTree(self, len(prompts))
 

@@ -8,6 +8,7 @@ Letters: U prompts, M nodes grown in one call, Q nodes asked about, C children a
 from collections.abc import Sequence
 from typing import Protocol
 
+from genrec.deadline import Deadline
 from genrec.types import FloatArray, IntArray
 
 
@@ -33,6 +34,7 @@ class TokenTree(Protocol):
 
         Raises:
             EngineError: the model failed, or a path no longer fits its context.
+            DeadlineExceededError: the tree's deadline has passed; the tree is as it was.
         """
         ...
 
@@ -46,6 +48,10 @@ class TokenTree(Protocol):
 
         Returns:
             float64 [C], in nats.
+
+        Raises:
+            EngineError: the model failed.
+            DeadlineExceededError: the tree's deadline has passed.
         """
         ...
 
@@ -72,10 +78,18 @@ class Backend(Protocol):
     max_tokens: int
     token_bytes: int
 
-    def open(self, prompts: Sequence[IntArray]) -> TokenTree:
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TokenTree:
         """Compute U prompts once, in one batch, and open a tree behind them.
+
+        Args:
+            prompts: U arrays of token ids, int64.
+            deadline: until when the caller waits, for this and for what the tree is asked; by default without end. It
+                is looked at before each pass of the model. A model in this process is waited for until its pass is
+                over; one that runs elsewhere is left at the deadline, and so is the queue before it. It goes on with
+                what it was asked, and does not count as down for having been left.
 
         Raises:
             EngineError: the model failed, or a prompt is empty or longer than the context.
+            DeadlineExceededError: the deadline has passed; `grow` and `log_probs` of the tree raise it too.
         """
         ...

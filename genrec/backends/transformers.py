@@ -22,6 +22,7 @@ from genrec.backends.lineage import inherit
 from genrec.backends.packing import Packing
 from genrec.backends.precision import native_dtype
 from genrec.backends.quiet import quiet
+from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.types import BoolArray, FloatArray, IntArray
 
@@ -79,14 +80,16 @@ class TransformersBackend:
         self._check_head()
         self._packs = self._can_pack()
 
-    def open(self, prompts: Sequence[IntArray]) -> "TransformersTree":
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "TransformersTree":
         """Compute U prompts once, in one batch, and open a tree behind them."""
+        deadline = deadline or Deadline.never()
+        deadline.check()
         for number, prompt in enumerate(prompts):
             if not 0 < len(prompt) < self.max_tokens:
                 raise EngineError(
                     f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.max_tokens - 1}"
                 )
-        return TransformersTree(self, prompts)
+        return TransformersTree(self, prompts, deadline)
 
     def hidden(
         self, token_ids: IntArray, positions: IntArray, cells: IntArray, visible: BoolArray, cache: GrowingCache
@@ -202,8 +205,8 @@ class TransformersBackend:
 class TransformersTree:
     """Nodes behind U prompts, over one key-value cache [U, S] that is padded per prompt."""
 
-    def __init__(self, backend: TransformersBackend, prompts: Sequence[IntArray]) -> None:
-        self._backend = backend
+    def __init__(self, backend: TransformersBackend, prompts: Sequence[IntArray], deadline: Deadline) -> None:
+        self._backend, self._deadline = backend, deadline
         self._cache = GrowingCache(backend.model.config)
         count = self._roots = len(prompts)
         lengths = self._prompt_lengths = np.array([len(prompt) for prompt in prompts])
@@ -238,6 +241,7 @@ class TransformersTree:
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
         """Add M nodes over all prompts in one forward pass."""
+        self._deadline.check()
         count, size = len(parents), self.size
         nodes = np.arange(size, size + count)
         if not count:
@@ -268,6 +272,7 @@ class TransformersTree:
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
         """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
+        self._deadline.check()
         if len(self._hidden) > 1:
             self._hidden = [torch.cat(self._hidden)]
         return self._backend.log_probs(self._hidden[0][torch.from_numpy(nodes)], tokens, offsets)

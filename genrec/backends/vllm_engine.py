@@ -6,16 +6,18 @@ SOSP 2023.
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from genrec.backends import vllm_dialect
 from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
-from genrec.errors import EngineError, InputError, ModelMissingError
+from genrec.deadline import Deadline
+from genrec.errors import DeadlineExceededError, EngineError, InputError, ModelMissingError
 from genrec.types import FloatArray, IntArray
 
 _CPU_MEMORY = 2 << 30
@@ -51,9 +53,10 @@ class VllmEngineBackend:
         adapters: how many LoRA adapters may be used at once; 0 for none. With them every node is a request of its own,
             where forced tokens would else share one.
         max_rank: the highest rank an adapter may have.
-        patience: seconds a batch of requests may take before the engine counts as down.
+        patience: seconds a batch of requests may take before the engine counts as down, whoever still waits for it.
         name: what results and caches call these weights, the dtype added; by default the last part of its path.
         engine: more arguments of `vllm.LLM`, such as `tensor_parallel_size`; they win over what is chosen here.
+        clock: seconds that only rise.
 
     Attributes:
         llm: the `vllm.LLM`, for what it does besides; another one after a restart.
@@ -75,6 +78,7 @@ class VllmEngineBackend:
         patience: float = 60.0,
         name: str | None = None,
         engine: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         lora = {"enable_lora": True, "max_loras": adapters, "max_lora_rank": max_rank} if adapters else {}
         self._model, self._max_rank = model, max_rank if adapters else 0
@@ -82,6 +86,7 @@ class VllmEngineBackend:
         self._engine = _Engine(
             Path(model).name,
             patience,
+            clock,
             lambda: {
                 "model": str(model),
                 "max_model_len": None if max_tokens is None else max_tokens + _SPARE,
@@ -104,13 +109,13 @@ class VllmEngineBackend:
         """The engine as vLLM gives it."""
         return self._engine.llm
 
-    def open(self, prompts: Sequence[IntArray]) -> PathTree:
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> PathTree:
         """Open a tree behind U prompts; they are computed when it is first read, all in one batch."""
-        return PathTree(self, prompts)
+        return PathTree(self, prompts, deadline)
 
-    def read(self, requests: Sequence[PathRequest]) -> list[FloatArray]:
+    def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, see `PathReader`."""
-        return self._engine.read(requests, self._adapter)
+        return self._engine.read(requests, self._adapter, deadline)
 
     def with_adapter(self, folder: str | Path) -> "VllmEngineBackend":
         """The same engine under a LoRA adapter, loaded now; trees of both may be open at once.
@@ -142,65 +147,91 @@ class VllmEngineBackend:
         self._engine.close()
 
 
+class _Job(Generic[_Answer]):
+    """Work in a thread of its own, and until when it may take."""
+
+    def __init__(self, work: Callable[[], _Answer], patience: Deadline) -> None:
+        self.patience = patience
+        self._future: Future[_Answer] = Future()
+        threading.Thread(target=self._do, args=(work,), daemon=True).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done, now or within some seconds."""
+        return bool(wait([self._future], seconds).done)
+
+    def answer(self) -> _Answer:
+        """What came of it, or what it raised."""
+        return self._future.result()
+
+    def _do(self, work: Callable[[], _Answer]) -> None:
+        try:
+            self._future.set_result(work())
+        except Exception as error:  # noqa: BLE001  (raised again in the thread that asks for the answer)
+            self._future.set_exception(error)
+
+
 class _Engine:
     """One `vllm.LLM`, one caller at a time, and the answer to a process that died or hangs."""
 
-    def __init__(self, name: str, patience: float, options: Callable[[], dict[str, Any]]) -> None:
-        self._name, self._patience, self._options = name, patience, options
+    def __init__(
+        self, name: str, patience: float, clock: Callable[[], float], options: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._name, self._patience, self._clock, self._options = name, patience, clock, options
         self._lock = threading.Lock()
         self._numbers: dict[str, int] = {}  # of adapters; vLLM tells them apart by these
         self._down = ""
-        self.llm: Any = None
         self._returning: threading.Thread | None = None
-        self._start()
+        self.llm = self._start()
 
     @property
     def config(self) -> Any:
         """What vLLM made of the model's configuration."""
         return self.llm.llm_engine.model_config
 
-    def read(self, requests: Sequence[PathRequest], adapter: Adapter | None) -> list[FloatArray]:
+    def read(self, requests: Sequence[PathRequest], adapter: Adapter | None, deadline: Deadline) -> list[FloatArray]:
         from vllm import SamplingParams
 
         prompts = [{"prompt_token_ids": request.path} for request in requests]
         params = [SamplingParams(**vllm_dialect.sampling(request), flat_logprobs=True) for request in requests]
         lora = None if adapter is None else self._request(adapter)
-        outputs = self._run(lambda: self.llm.generate(prompts, params, use_tqdm=False, lora_request=lora))
+        outputs = self._run(lambda: self.llm.generate(prompts, params, use_tqdm=False, lora_request=lora), deadline)
         if len(outputs) != len(requests):
             raise self._fail("it answered another number of requests than it was asked")
         return [vllm_dialect.read_output(output, request) for output, request in zip(outputs, requests, strict=True)]
 
     def load(self, adapter: Adapter) -> None:
-        self._run(lambda: self.llm.llm_engine.add_lora(self._request(adapter)))
+        self._run(lambda: self.llm.llm_engine.add_lora(self._request(adapter)), Deadline.never())
 
     def unload(self, adapter: Adapter) -> None:
-        self._run(lambda: self.llm.llm_engine.remove_lora(self._numbers[adapter.name]))
+        self._run(lambda: self.llm.llm_engine.remove_lora(self._numbers[adapter.name]), Deadline.never())
 
     def restart(self) -> None:
         if self._returning is not None:
             self._returning.join()
         self.close()
         with self._lock:
-            self._start()
+            self.llm, self._down = self._start(), ""
 
     def close(self) -> None:
         with self._lock:
             self._down = _CLOSED
-            self._end()
-
-    def _end(self) -> None:
-        with suppress(Exception):  # a process that died is not there to be ended
-            self.llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE)
+            _end(self.llm)
 
     def _come_back(self) -> None:
         """Start another engine beside the callers, who get an error at once until it is there."""
-        self._end()
+        _end(self.llm)
+        llm, down = self.llm, ""
         try:
-            self._start()
+            llm = self._start()
         except EngineError as error:  # the next caller reads it, and has it tried again
-            self._down = self._down if self._down == _CLOSED else str(error)
+            down = str(error)
+        with self._lock:
+            if self._down == _CLOSED:
+                _end(llm)
+            else:
+                self.llm, self._down = llm, down
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
         try:
             with vllm_dialect.starting():
                 import torch
@@ -214,17 +245,13 @@ class _Engine:
                     dtype = native_dtype(torch.device("cpu"))
                     options = {"dtype": dtype, "enforce_eager": True, "block_size": _BLOCK, **options}
                     options["kv_cache_memory_bytes"] = options["kv_cache_memory_bytes"] or _CPU_MEMORY
-                self.llm = LLM(**{**_OPTIONS, **options})
+                return LLM(**{**_OPTIONS, **options})
         except ImportError as error:
             raise ModelMissingError(f"vLLM cannot be loaded: {error}; run: pip install 'genrec[vllm]'") from error
         except (OSError, ValueError) as error:
             raise ModelMissingError(f"vLLM cannot load the model {self._name!r}: {error}") from error
         except Exception as error:  # vLLM raises its own, and RuntimeError
             raise EngineError(f"vLLM did not start with the model {self._name!r}: {error}") from error
-        if self._down == _CLOSED and self._returning is threading.current_thread():
-            self._end()
-            return
-        self._down = ""
 
     def _request(self, adapter: Adapter) -> Any:
         from vllm.lora.request import LoRARequest
@@ -232,37 +259,42 @@ class _Engine:
         number = self._numbers.setdefault(adapter.name, len(self._numbers) + 1)
         return LoRARequest(adapter.name, number, str(adapter.folder))
 
-    def _run(self, work: Callable[[], _Answer]) -> _Answer:
+    def _run(self, work: Callable[[], _Answer], deadline: Deadline) -> _Answer:
         """Do something with the engine in a thread, so that what never returns can be left.
 
-        vLLM's client waits without end for a process that was killed.
+        vLLM's client waits without end for a process that was killed. Who leaves early leaves the lock to a thread that
+        sees the work through: until then nobody else may ask the engine, and it may yet turn out to be down.
         """
-        answers: SimpleQueue[tuple[_Answer | None, Exception | None]] = SimpleQueue()
-
-        def run() -> None:
-            try:
-                answers.put((work(), None))
-            except Exception as error:  # noqa: BLE001  (raised again by the caller's thread)
-                answers.put((None, error))
-
-        with self._lock:
+        with ExitStack() as held:
+            held.enter_context(deadline.holding(self._lock))
             if self._down:
                 raise self._fail(self._down)
-            threading.Thread(target=run, daemon=True).start()
-            core = self.llm.llm_engine.engine_core
-            for _ in range(max(1, round(self._patience / _WATCH))):
-                with suppress(Empty):
-                    answer, error = answers.get(timeout=_WATCH)
-                    break
-                if core.resources.engine_dead:
-                    raise self._fail("its process ended")
-            else:
+            job = _Job(work, Deadline(self._clock() + self._patience, self._clock))
+            try:
+                return self._watch(job, deadline)
+            except (DeadlineExceededError, KeyboardInterrupt):
+                threading.Thread(target=self._see_through, args=(job, held.pop_all()), daemon=True).start()
+                raise
+
+    def _watch(self, job: "_Job[_Answer]", deadline: Deadline) -> _Answer:
+        """Wait for an answer, unless the caller's time or the engine's is up, or its process ended."""
+        core = self.llm.llm_engine.engine_core
+        while not job.wait(min(_WATCH, max(0.0, deadline.left()))):
+            if core.resources.engine_dead:
+                raise self._fail("its process ended")
+            if job.patience.left() < 0:
                 raise self._fail(f"it did not answer within {self._patience:g} s")
-            if error is not None:
-                if core.resources.engine_dead:
-                    raise self._fail("its process ended") from error
-                raise EngineError(f"vLLM failed with the model {self._name!r}: {error}") from error
-            return answer  # type: ignore[return-value]
+            deadline.check()
+        try:
+            return job.answer()
+        except Exception as error:
+            if core.resources.engine_dead:
+                raise self._fail("its process ended") from error
+            raise EngineError(f"vLLM failed with the model {self._name!r}: {error}") from error
+
+    def _see_through(self, job: "_Job[Any]", held: ExitStack) -> None:
+        with held, suppress(EngineError):
+            self._watch(job, Deadline.never())
 
     def _fail(self, why: str) -> EngineError:
         """What to raise of an engine that is down; one that was not closed is started again meanwhile."""
@@ -273,3 +305,8 @@ class _Engine:
             self._returning = threading.Thread(target=self._come_back, daemon=True)
             self._returning.start()
         return EngineError(f"the engine of {self._name!r} is down: {why}; another one is being started")
+
+
+def _end(llm: Any) -> None:
+    with suppress(Exception):  # a process that died is not there to be ended
+        llm.llm_engine.engine_core.shutdown(timeout=_PATIENCE)

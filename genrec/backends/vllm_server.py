@@ -6,6 +6,7 @@ Requests only read, so one that was lost on the way is sent again; one that was 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from genrec.backends import vllm_dialect
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, ModelMissingError
+from genrec.errors import DeadlineExceededError, EngineError, ModelMissingError
 from genrec.types import FloatArray, IntArray
 
 _ATTEMPTS = 4
@@ -76,22 +77,22 @@ class VllmServerBackend:
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="vllm-server")
         self.max_tokens = self._find_model() - _SPARE
 
-    def open(self, prompts: Sequence[IntArray]) -> PathTree:
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> PathTree:
         """Open a tree behind U prompts; they are computed when it is first read."""
-        return PathTree(self, prompts)
+        return PathTree(self, prompts, deadline)
 
-    def read(self, requests: Sequence[PathRequest]) -> list[FloatArray]:
+    def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, see `PathReader`."""
-        deadline = Deadline(self._clock() + self._patience, self._clock)
-        futures = [self._pool.submit(self._ask, request, deadline) for request in requests]
-        done, open_ = wait(futures, timeout=self._patience, return_when=FIRST_EXCEPTION)
+        limit = self._limit(deadline)
+        futures = [self._pool.submit(self._ask, request, limit) for request in requests]
+        done, open_ = wait(futures, timeout=limit.left(), return_when=FIRST_EXCEPTION)
         for future in open_:
             future.cancel()
         for future in done:
             if (error := future.exception()) is not None:
                 raise error
         if open_:
-            raise self._too_late()
+            raise self._too_late(limit)
         return [future.result() for future in futures]
 
     def ready(self) -> None:
@@ -101,7 +102,7 @@ class VllmServerBackend:
             EngineError: it cannot (named).
         """
         tokens = (np.arange(self.most_tokens) % self.vocab_size).tolist()
-        self.read([PathRequest([0], tokens)])
+        self.read([PathRequest([0], tokens)], Deadline.never())
 
     def close(self) -> None:
         """Give the connections back; what is under way is not waited for."""
@@ -110,8 +111,7 @@ class VllmServerBackend:
 
     def _find_model(self) -> int:
         """The context of the model, which the server must serve under this name."""
-        deadline = Deadline(self._clock() + self._patience, self._clock)
-        answer = self._send("GET", "/v1/models", None, deadline)
+        answer = self._send("GET", "/v1/models", None, self._limit(Deadline.never()))
         try:
             contexts = {str(card["id"]): card for card in answer["data"]}
             if self._model not in contexts:
@@ -125,30 +125,30 @@ class VllmServerBackend:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise self._garbled("/v1/models") from error
 
-    def _ask(self, request: PathRequest, deadline: Deadline) -> FloatArray:
+    def _ask(self, request: PathRequest, limit: "_Limit") -> FloatArray:
         body = {
             "model": self._model,
             "token_ids": request.path,
             "sampling_params": vllm_dialect.sampling_over_http(request),
         }
-        answer = self._send("POST", "/inference/v1/generate", body, deadline)
+        answer = self._send("POST", "/inference/v1/generate", body, limit)
         try:
             return vllm_dialect.read_answer(answer, request)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise self._garbled("/inference/v1/generate") from error
 
-    def _send(self, method: str, path: str, body: Any, deadline: Deadline) -> Any:
+    def _send(self, method: str, path: str, body: Any, limit: "_Limit") -> Any:
         """The JSON of an answer; connections that failed and faults of the server are tried again."""
         fault = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
-                time.sleep(max(0.0, min(_PAUSE * 2 ** (attempt - 1), deadline.left())))
-            if deadline.left() <= 0:
-                raise self._too_late(fault)
+                time.sleep(min(_PAUSE * 2 ** (attempt - 1), limit.left()))
+            if not limit.left():
+                raise self._too_late(limit, fault)
             try:
-                answer = self._client.request(method, path, json=body, timeout=deadline.left())
+                answer = self._client.request(method, path, json=body, timeout=limit.left())
             except self._httpx.TimeoutException as error:
-                raise self._too_late() from error
+                raise self._too_late(limit) from error
             except (self._httpx.TransportError, RuntimeError) as error:  # RuntimeError: the client was closed
                 fault = f"{type(error).__name__}: {error}"
                 continue
@@ -169,8 +169,25 @@ class VllmServerBackend:
     def _garbled(self, path: str) -> EngineError:
         return EngineError(f"{self._where} answered {path} with something else than vLLM 0.25 to 0.32 does; check url")
 
-    def _too_late(self, fault: str = "") -> EngineError:
+    def _limit(self, deadline: Deadline) -> "_Limit":
+        return _Limit(deadline, Deadline(self._clock() + self._patience, self._clock))
+
+    def _too_late(self, limit: "_Limit", fault: str = "") -> EngineError:
+        fault = fault and f", {fault}"
+        if limit.deadline.left() < limit.patience.left():
+            return DeadlineExceededError(f"{self._where} did not answer before the deadline{fault}")
         return EngineError(
-            f"{self._where} did not answer within {self._patience:g} s{fault and f', {fault}'}; see its log, or allow "
-            "more with patience"
+            f"{self._where} did not answer within {self._patience:g} s{fault}; see its log, or allow more with patience"
         )
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """Until when requests may take: what the caller has time for, and what the server is given at most."""
+
+    deadline: Deadline
+    patience: Deadline
+
+    def left(self) -> float:
+        """Seconds that remain; 0 when none do."""
+        return max(0.0, min(self.deadline.left(), self.patience.left()))

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from genrec.backends.lineage import inherit
+from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray
 
@@ -49,13 +50,14 @@ class PathReader(Protocol):
     most_tokens: int
     reads_rows: bool
 
-    def read(self, requests: Sequence[PathRequest]) -> list[FloatArray]:
+    def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, over the full vocabulary: of its tokens, or of its rows.
 
         Of rows only the last may come: those before were in the engine's cache, which keeps no log-probabilities.
 
         Raises:
             EngineError: the engine could not answer.
+            DeadlineExceededError: the deadline passed before it did.
         """
         ...
 
@@ -63,7 +65,9 @@ class PathReader(Protocol):
 class PathTree:
     """Nodes behind U prompts as parents, tokens, prompts and lengths; the engine holds no more than its cache."""
 
-    def __init__(self, reader: PathReader, prompts: Sequence[IntArray]) -> None:
+    def __init__(self, reader: PathReader, prompts: Sequence[IntArray], deadline: Deadline | None = None) -> None:
+        self._deadline = deadline or Deadline.never()
+        self._deadline.check()
         for number, prompt in enumerate(prompts):
             if not 0 < len(prompt) < reader.max_tokens:
                 raise EngineError(
@@ -85,6 +89,7 @@ class PathTree:
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
         """Add M nodes; the engine hears of them when they are read."""
+        self._deadline.check()
         size = self.size
         nodes = np.arange(size, size + len(parents))
         if (parents >= nodes).any() or (parents < 0).any():
@@ -100,6 +105,7 @@ class PathTree:
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
         """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
+        self._deadline.check()
         counts = np.diff(offsets)
         owner = np.repeat(nodes, counts)
         lone = offsets[:-1][counts == 1]
@@ -160,7 +166,7 @@ class PathTree:
                 requests.append(PathRequest(path, tokens[chunk].tolist()))
                 places.append(chunk)
         rest = []
-        for group, answer in zip(places, self._reader.read(requests) if requests else [], strict=True):
+        for group, answer in zip(places, self._reader.read(requests, self._deadline) if requests else [], strict=True):
             hidden = len(group) - len(answer)
             found[group[hidden:]] = answer
             if hidden:

@@ -19,7 +19,6 @@ from genrec.renderer import Rendered, Renderer, window_start
 from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.subset import Boost, Subset
 from genrec.template import Template
-from genrec.timed_tree import TimedTree
 from genrec.tokenizer import Tokenizer
 from genrec.types import FloatArray, IntArray, Ranking
 
@@ -287,7 +286,7 @@ class GenerativeRanker:
         prompts = [one.token_ids for one in rendered]
         room = self._room(prompts, strategy, k)
         terms = self._terms(renderer, allowed, boosts, k, strategy, deadline)
-        tree = TimedTree(self._backend.open(prompts), deadline)
+        tree = self._backend.open(prompts, deadline=deadline)
         if strategy == "beam":
             width, exact = self.settings.width, self.settings.exact
             rankings = beam_search(tree, self._index.trie, terms, width=width, exact=exact, max_nodes=room)
@@ -358,7 +357,7 @@ class GenerativeRanker:
         trie, kind = self._index.trie, self.settings.score
         nobody = np.empty(0, dtype=np.int64)
         prompts = [renderer.render(nobody, "", own.places()).token_ids for own in allowed]
-        tree = TimedTree(self._backend.open(prompts), deadline)
+        tree = self._backend.open(prompts, deadline=deadline)
         found = exhaustive_search(tree, trie, Terms([self._index.rows(own) for own in allowed], len(trie), kind))
         weight = -self.settings.prior
         return [
