@@ -234,8 +234,10 @@ class BackendContract:
         for size in (0, 6, 7):
             with pytest.raises(EngineError, match=f"prompt 1 has {size} tokens.* takes 1 to 5"):
                 short.open([np.array([1]), np.ones(size, dtype=np.int64)])
-        tree = short.open([np.array([1]), np.array([1, 2, 3, 4])])
-        nodes = tree.grow(np.array([1, 2]), np.array([5, 6]))
+        # No run of a model's first tokens, which are control tokens: behind six of SmolLM2's float32 is 1e-3 off.
+        one, four, two = np.split(np.random.default_rng(7).integers(0, backend.vocab_size, 7), [1, 5])
+        tree = short.open([one, four])
+        nodes = tree.grow(np.array([1, 2]), two)
         before = read(backend, tree)
         with pytest.raises(EngineError, match="a path reaches 7 tokens"):
             tree.grow(np.array([0, int(nodes[-1])]), np.array([7, 7]))

@@ -23,6 +23,7 @@ from test_vllm_tree import path_tree_bytes
 
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.base import Backend
+from genrec.constraint import Grammar, Marks
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
 from genrec.search import Terms, beam_search, exhaustive_search
@@ -53,9 +54,13 @@ def engine_with_adapters(smollm2: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server_url(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from genrec.backends.vllm_dialect import SERVE_OPTIONS
+def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import vllm
 
+    from genrec.backends.vllm_dialect import serve_options
+
+    catalogs = tmp_path_factory.mktemp("catalogs")
+    index.save(catalogs / "shop")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +69,8 @@ def server_url(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2),
         "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "float32", "--max-model-len", "1026",
-        "--enforce-eager", "--block-size", "32", "--kv-cache-memory-bytes", str(1 << 30), *SERVE_OPTIONS.split(),
+        "--enforce-eager", "--block-size", "32", "--kv-cache-memory-bytes", str(1 << 30),
+        *serve_options(vllm.__version__),
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("vllm") / "log"
     with log.open("wb") as written:
@@ -73,15 +79,17 @@ def server_url(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             stdout=written,
             stderr=written,
             start_new_session=True,
-            env={**os.environ, "VLLM_NO_USAGE_STATS": "1"},
+            env={**os.environ, "VLLM_NO_USAGE_STATS": "1", "GENREC_CATALOGS": str(catalogs)},
         )
     try:
-        for _ in range(600):
+        for _ in range(1200):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             time.sleep(0.5)
+        else:
+            pytest.fail(f"no server after ten minutes: {log.read_text(errors='replace')[-3000:]}")
         yield f"http://127.0.0.1:{port}"
     finally:
         if process.poll() is None:
@@ -150,6 +158,36 @@ class TestVllmServerBackend(VllmBackendContract):
 
         with pytest.raises(EngineError, match="serves smollm2, not 'llama'"):
             VllmServerBackend(server_url, model="llama", vocab_size=49152)
+
+
+@pytest.mark.vllm
+@needs_vllm
+@needs_httpx
+def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
+    server_url: str, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
+) -> None:
+    """What the README shows; versions pass a request's keys and a plugin's refusal on in ways of their own."""
+    import httpx
+
+    def ask(**keys: Any) -> httpx.Response:
+        body = {
+            "model": "smollm2", "messages": [{"role": "user", "content": "Name products, one a line."}],
+            "vllm_xargs": {"genrec_catalog": "shop", "genrec_k": 3, **keys}, "return_token_ids": True,
+        }  # fmt: skip
+        return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=120)
+
+    some = [index.catalog.item_ids[item] for item in range(6)]
+    answer = ask(genrec_allow=some, genrec_deny=some[:2])
+    assert answer.status_code == 200, answer.text
+    (choice,) = answer.json()["choices"]
+    items = Grammar(index.trie, Marks.of(tokenizer)).start("list", k=3).read(choice["token_ids"]).tolist()
+    assert len(set(items)) == 3
+    assert set(items) <= {2, 3, 4, 5}
+    assert choice["finish_reason"] == "stop"
+    for wrong, says in (({"genrec_k": 41}, "k is 41, but 40 of 40"), ({"genrec_catalog": "no"}, "'no'; choose one")):
+        answer = ask(**wrong)
+        assert answer.status_code == 400
+        assert says in answer.json()["error"]["message"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """Laws of the constraint inside vLLM's own engine, on the CPU."""
 
+import inspect
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,6 @@ pytest.importorskip("vllm", reason="vLLM is not installed here; its CPU build ru
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
-from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from eval.soak import faults_of, random_wishes, soak
@@ -29,7 +30,13 @@ from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
 from tests.shop import ITEMS
 
+HAS_SECOND = find_spec("vllm.v1.worker.gpu.sample.logits_processor") is not None
+needs_second = pytest.mark.skipif(not HAS_SECOND, reason="before 0.31 vLLM runs processors on the first runner only")
+
 pytestmark = [pytest.mark.model, pytest.mark.vllm]
+
+# Before 0.27 vLLM passes a processor's own ValueError on; a server answers 400 for either.
+REFUSAL = InputError if issubclass(VLLMValidationError, ValueError) else VLLMValidationError
 
 ASKED = "I bought a red lamp and a tea towel. Name products I may like, one a line."
 
@@ -196,7 +203,7 @@ def test_a_wish_that_cannot_be_kept_is_an_error_of_its_request(
     engine: LLM, prompt: dict[str, list[int]], settings: dict[str, Any], message: str
 ) -> None:
     """A constraint that is dropped in silence recommends what is not sold; one that ends the engine, nothing."""
-    with pytest.raises(VLLMValidationError, match=message):
+    with pytest.raises(REFUSAL, match=message):
         engine.generate([prompt], [params(**settings)], use_tqdm=False)
     (answer,) = written(engine, [prompt], [params(genrec_catalog="shop", genrec_form="item")])
     assert answer
@@ -279,9 +286,10 @@ def test_vllm_fills_in_what_was_written_where_it_schedules_ahead(
     checked = params(genrec_catalog="retail", genrec_form="item")
     for settings, repaired in ((checked, [7]), (params(), [-1])):
         engine.llm_engine.input_processor._validate_params(settings, ("generate",))
+        older = "kernel_block_sizes" in inspect.signature(InputBatch).parameters
         batch = InputBatch(
             max_num_reqs=4, max_model_len=64, max_num_batched_tokens=64, device=torch.device("cpu"), vocab_size=49152,
-            block_sizes=[16], max_num_blocks_per_req=[4],
+            block_sizes=[16], max_num_blocks_per_req=[4], **({"kernel_block_sizes": [16]} if older else {}),
         )  # fmt: skip
         request = CachedRequestState("a", [1, 2], [], settings, None, [[0]], 0, [])
         batch.add_request(request)
@@ -321,14 +329,14 @@ def test_without_catalogs_nothing_happens(engine: LLM, monkeypatch: pytest.Monke
     processor = CatalogProcessor(engine.llm_engine.vllm_config, torch.device("cpu"), False)
     processor.update_state(update(added=[(0, params(), [1], [])]))
     assert allowed_by(processor, 1) == [list(range(49152))]
-    with pytest.raises(VLLMValidationError, match="GENREC_CATALOGS is not set"):
+    with pytest.raises(REFUSAL, match="GENREC_CATALOGS is not set"):
         engine.generate(["a"], [params(genrec_catalog="retail")], use_tqdm=False)
 
 
 def test_an_engine_that_leaves_processors_out_is_refused(engine: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM drops processors in silence where it decodes speculatively: the constraint would be off."""
     monkeypatch.setattr(engine.llm_engine.input_processor.vllm_config, "speculative_config", SimpleNamespace())
-    with pytest.raises(VLLMValidationError, match="decodes speculatively"):
+    with pytest.raises(REFUSAL, match="decodes speculatively"):
         engine.generate(["a"], [params(genrec_catalog="retail")], use_tqdm=False)
 
 
@@ -339,13 +347,28 @@ def test_a_check_outside_an_engine_is_refused() -> None:
     CatalogProcessor.validate_params(params())
 
 
-def test_both_of_vllms_loaders_take_the_plugin() -> None:
-    """A plugin that one runner refuses stops every engine that runs it, constrained requests or not."""
+def test_vllms_first_loader_takes_the_plugin() -> None:
+    """A plugin that a runner refuses stops every engine that runs it, constrained requests or not."""
     from vllm.v1.sample.logits_processor import _load_logitsprocs_plugins
-    from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_plugins
 
     assert CatalogProcessor in _load_logitsprocs_plugins()
+
+
+@needs_second
+def test_vllms_second_loader_takes_the_plugin() -> None:
+    """The same on GPUs, where vLLM runs the second runner."""
+    from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_plugins
+
     assert CatalogProcessor in _load_v2_logitsprocs_plugins()
+
+
+@pytest.mark.skipif(HAS_SECOND, reason="from vLLM 0.31 on the second runner takes processors")
+def test_a_second_runner_that_takes_no_plugin_is_not_run(engine: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On GPUs vLLM would run it; with the plugin left out, every list would be free."""
+    config = engine.llm_engine.vllm_config
+    assert "custom logits processors" in config._get_v2_model_runner_unsupported_features()
+    monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
+    assert not config.use_v2_model_runner
 
 
 class SecondRunner:
@@ -361,6 +384,8 @@ class SecondRunner:
                 ("total_len", "written"),
             )
         }  # fmt: skip
+        from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
+
         device = torch.device("cpu")
         states = LogitsProcRequestState(device=device, max_num_reqs=slots, vocab_size=49152, **tables)
         self.processor = CatalogProcessor(config, states)
@@ -373,6 +398,8 @@ class SecondRunner:
 
     def step(self, slots: list[int], *, short: int = 0) -> list[list[int]]:
         """What may follow in each of these slots; with `short`, so many tokens before their newest."""
+        from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
+
         self.processor.apply_staged_writes()
         rows, pos = np.array(slots), self.written[slots] - 1 - short
         mapping = torch.from_numpy(rows.astype(np.int32))
@@ -390,6 +417,7 @@ class SecondRunner:
         self.written[slot] += 1
 
 
+@needs_second
 def test_the_second_runner_is_held_to_the_same_catalog(
     engine: LLM, grammar: Grammar, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:

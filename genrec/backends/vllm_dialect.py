@@ -4,7 +4,8 @@ A prompt's own log-probabilities come for what was computed only. The newer mode
 prefix cache held; the older one returns them as it found the memory. So rows are counted from the end, and no more are
 read than the number of cached tokens allows. Neither runner can compute them with adapters: the head's part of an
 adapter is laid out for one row a request, and the CPU's worker ends.
-Over HTTP 0.25 writes a token as `token_id:7`, 0.32 as a number.
+Over HTTP versions before 0.32 write a token as `token_id:7`, 0.32 as a number. From 0.30 on a server answers for tokens
+only where it was started with `--enable-scale-out`, which older ones do not know.
 """
 
 import os
@@ -19,7 +20,7 @@ from genrec.errors import EngineError
 from genrec.types import FloatArray
 
 MOST_TOKENS = 128  # that one request may ask for, in every version
-SERVE_OPTIONS = "--enable-scale-out --max-logprobs 128"  # 0.25 does not know the first, and needs none
+SERVE_ADVICE = "start it with --max-logprobs 128, from vLLM 0.30 on with --enable-scale-out too"
 _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
 _CLAMPED = -9999.0  # what a server writes where a log-probability is no number JSON can hold
 
@@ -34,6 +35,13 @@ def starting() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def serve_options(version: str) -> list[str]:
+    """What a server of vLLM has to be started with, such as version `0.25.1`, beside its model."""
+    major, minor = version.split(".")[:2]
+    door = ["--enable-scale-out"] if (int(major), int(minor)) >= (0, 30) else []
+    return ["--max-logprobs", str(MOST_TOKENS), *door]
 
 
 def sampling(request: PathRequest) -> dict[str, Any]:

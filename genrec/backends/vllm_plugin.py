@@ -1,7 +1,7 @@
 """The catalog constraint inside vLLM: a logits processor that masks what would leave the catalog.
 
 vLLM finds it by its entry point and makes it once per engine, for either of its model runners: the first one (V1) hands
-it batches on the host, the second (V2, the default on GPUs from 0.32 on) slots on the device. A request asks for it
+it batches on the host, the second (V2, on GPUs from vLLM 0.31 on) slots on the device. A request asks for it
 with flat keys in `SamplingParams.extra_args` (over HTTP: `vllm_xargs`), and is untouched without them:
 
     genrec_catalog  a sub-folder of the folder that the environment variable GENREC_CATALOGS names, written by
@@ -41,7 +41,7 @@ from genrec.types import IntArray
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotProcessor
-except ImportError:  # vLLM before 0.32 runs processors on the first runner only
+except ImportError:  # vLLM before 0.31 runs processors on the first runner only
 
     class SlotProcessor:  # type: ignore[no-redef]
         """Stands for what there is not."""

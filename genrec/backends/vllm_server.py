@@ -26,8 +26,8 @@ _EXCERPT = 200  # characters of a refusal that an error repeats
 class VllmServerBackend:
     """A model that a vLLM server serves, or one of its adapters.
 
-    The server is to be started as `vllm serve MODEL` with `genrec.backends.vllm_dialect.SERVE_OPTIONS`, where only
-    genrec can reach it.
+    The server is to be started as `vllm serve MODEL` with `genrec.backends.vllm_dialect.serve_options` of its version
+    (`--max-logprobs 128`, from 0.30 on `--enable-scale-out` too), where only genrec can reach it.
 
     Args:
         url: such as `http://127.0.0.1:8000`.
@@ -158,7 +158,7 @@ class VllmServerBackend:
             if answer.status_code != 200:
                 raise EngineError(
                     f"{self._where} refused {path} with {answer.status_code}: {answer.text[:_EXCERPT]}; "
-                    f"start it with {vllm_dialect.SERVE_OPTIONS}"
+                    f"{vllm_dialect.SERVE_ADVICE}"
                 )
             try:
                 return answer.json()
