@@ -31,6 +31,8 @@ from genrec.subset import Subset
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import IntArray, Message, Span
 
+PATIENCE = 600.0  # seconds; a machine that is busy with other things must not decide a test
+
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see genrec's extra vllm")
 needs_httpx = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is not installed; see genrec's extra vllm")
 
@@ -39,7 +41,7 @@ needs_httpx = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is no
 def engine(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
-    backend = VllmEngineBackend(smollm2, dtype="float32", max_tokens=1024, memory=1 << 30)
+    backend = VllmEngineBackend(smollm2, dtype="float32", max_tokens=1024, memory=1 << 30, patience=PATIENCE)
     yield backend
     backend.close()
 
@@ -48,7 +50,9 @@ def engine(smollm2: Path) -> Iterator[Any]:
 def engine_with_adapters(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
-    backend = VllmEngineBackend(smollm2, dtype="float32", max_tokens=1024, memory=1 << 28, adapters=2)
+    backend = VllmEngineBackend(
+        smollm2, dtype="float32", max_tokens=1024, memory=1 << 28, adapters=2, patience=PATIENCE
+    )
     yield backend
     backend.close()
 
@@ -101,7 +105,7 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
 def server(server_url: str) -> Iterator[Any]:
     from genrec.backends.vllm_server import VllmServerBackend
 
-    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=120.0)
+    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=PATIENCE)
     backend.ready()
     yield backend
     backend.close()
@@ -148,7 +152,7 @@ class TestVllmServerBackend(VllmBackendContract):
             tree.grow(np.array(parents), np.array(tokens))
             answers.append(read(backend, tree))
         self.same(*answers)
-        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=120.0, concurrency=1)
+        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=PATIENCE, concurrency=1)
         super().test_the_same_call_gives_the_same_numbers(alone, prompts)
         alone.close()
 
@@ -174,7 +178,7 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
             "model": "smollm2", "messages": [{"role": "user", "content": "Name products, one a line."}],
             "vllm_xargs": {"genrec_catalog": "shop", "genrec_k": 3, **keys}, "return_token_ids": True,
         }  # fmt: skip
-        return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=120)
+        return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=PATIENCE)
 
     some = [index.catalog.item_ids[item] for item in range(6)]
     answer = ask(genrec_allow=some, genrec_deny=some[:2])
