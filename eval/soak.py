@@ -14,16 +14,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eval.progress import show_progress
-from genrec import CatalogIndex, Subset, TitleIdentifiers, open_dataset
+from genrec import CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.precision import native_dtype
+from genrec.backends.shelf import FOLDER
 from genrec.constraint import Grammar, Marks
-from genrec.errors import InputError
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
 
@@ -44,23 +45,58 @@ def random_wishes(index: CatalogIndex, random: np.random.Generator, *, catalog: 
     return wishes
 
 
-def faults_of(token_ids: Sequence[int], grammar: Grammar, index: CatalogIndex, wishes: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a generated list; read without its filter, which is then looked at apart."""
+class Reader:
+    """What a list says, read without the constraint that wrote it: pieces between line breaks, looked up whole.
+
+    Args:
+        index: the catalog.
+        tokenizer: the model's.
+    """
+
+    def __init__(self, index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> None:
+        marks = Marks.of(tokenizer)
+        self._end, self._separator, self._ids = marks.end, marks.separator, index.catalog.item_ids
+        rows = range(len(index.trie))
+        self._item = {tuple(index.trie.row(row).tolist()): int(index.trie.items[row]) for row in rows}
+
+    def items(self, token_ids: Sequence[int]) -> list[int]:
+        """The item of each piece, -1 for a piece that is none, and for what stands behind the last one."""
+        pieces: list[list[int]] = [[]]
+        for token in token_ids:
+            if token == self._separator:
+                pieces.append([])
+            else:
+                pieces[-1].append(token)
+        found = [self._item.get((*piece, self._end), -1) for piece in pieces[:-1]]
+        return [*found, self._item.get(tuple(pieces[-1]), -1)]  # the last one brings the end token itself
+
+    def faults(self, token_ids: Sequence[int], wishes: Mapping[str, Any]) -> list[str]:
+        """What is wrong with a generated list."""
+        items, count = self.items(token_ids), len(self._ids)
+        allowed = set(range(count))
+        if "genrec_allow" in wishes:
+            allowed &= set(self._ids.positions(wishes["genrec_allow"]).tolist())
+        if "genrec_deny" in wishes:
+            allowed -= set(self._ids.positions(wishes["genrec_deny"]).tolist())
+        checks = {
+            "invalid": not set(items) <= allowed,
+            "repeated": len(set(items)) < len(items),
+            "short": len(items) < wishes["genrec_k"],
+        }
+        return [name for name, wrong in checks.items() if wrong]
+
+
+@contextmanager
+def serving(catalogs: Path) -> Iterator[None]:
+    """The folder that engines started meanwhile serve catalogs from."""
+    before = os.environ.get(FOLDER)
+    os.environ[FOLDER] = str(catalogs)
     try:
-        items = grammar.start("list", k=wishes["genrec_k"]).read(token_ids).tolist()
-    except InputError:
-        return ["invalid"]
-    allowed = Subset.everything(len(index.catalog))
-    if "genrec_allow" in wishes:
-        allowed = allowed.within(index.catalog.item_ids.positions(wishes["genrec_allow"]))
-    if "genrec_deny" in wishes:
-        allowed = allowed.without(index.catalog.item_ids.positions(wishes["genrec_deny"]))
-    checks = {
-        "invalid": not allowed.contains(items).all(),
-        "repeated": len(set(items)) < len(items),
-        "short": len(items) != wishes["genrec_k"],
-    }
-    return [name for name, wrong in checks.items() if wrong]
+        yield
+    finally:
+        os.environ.pop(FOLDER)
+        if before is not None:
+            os.environ[FOLDER] = before
 
 
 def soak(
@@ -79,6 +115,7 @@ def soak(
 
     # No seeds of requests: on the CPU vLLM 0.32 stops where one of them is filled in by halves.
     random, grammar = np.random.default_rng(0), Grammar(index.trie, Marks.of(tokenizer))
+    reader = Reader(index, tokenizer)
     prompts, room, counts = _prompts(tokenizer, index, random), grammar.longest("list", k=K), Counter[str]()
     starts = range(0, count, BATCH)
     for start in show_progress(starts, f"batches of {BATCH} lists", len(starts)):
@@ -104,7 +141,7 @@ def soak(
             counts["plain_tokens"] = sum(map(len, answers))
             counts["first_milliseconds"] = counts["milliseconds"]
         for answer, wish in zip(answers, wishes, strict=True):
-            counts.update(["lists", *faults_of(answer, grammar, index, wish)])
+            counts.update(["lists", *reader.faults(answer, wish)])
             counts["tokens"] += len(answer)
     return counts
 
@@ -130,20 +167,20 @@ def main() -> None:
         tokenizer = HuggingFaceTokenizer.from_directory(options.model)
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(Path(folder) / "catalogs" / "retail")
-        os.environ["GENREC_CATALOGS"] = str(Path(folder) / "catalogs")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it writes where the result goes
         import torch
         from vllm import LLM
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        engine = LLM(
-            str(options.model),
-            dtype=native_dtype(device),
-            enforce_eager=True,
-            max_model_len=1024,
-            max_num_seqs=options.requests,
-        )
-        counts = soak(engine, index, tokenizer, catalog="retail", count=options.count)
+        with serving(Path(folder) / "catalogs"):
+            engine = LLM(
+                str(options.model),
+                dtype=native_dtype(device),
+                enforce_eager=True,
+                max_model_len=1024,
+                max_num_seqs=options.requests,
+            )
+            counts = soak(engine, index, tokenizer, catalog="retail", count=options.count)
     rates = {
         "tokens_per_second": counts["tokens"] / (counts["milliseconds"] / 1000),
         "first_batch_per_second": counts["plain_tokens"] / (counts["first_milliseconds"] / 1000),

@@ -96,7 +96,9 @@ class TensorConstraint:
         closed = self._trie.advance(prefix, torch.full_like(tokens, self._end))
         deeper = self._trie.advance(prefix, torch.where(tokens == self._end, -1, tokens))
         named, free = phase == _NAME, phase == _FREE
-        closes = named & (tokens == self._mark(form, left)) & (closed != self._trie.dead)
+        row = self._trie.rows(closed)
+        allowed = self._filter.count(slots, row[:, None], row[:, None] + 1)[:, 0] > 0
+        closes = named & (tokens == self._mark(form, left)) & (closed != self._trie.dead) & allowed
         inside = named & ~closes & (deeper != self._trie.dead)
         known = (tokens >= 0) & (tokens < len(self._free)) & (tokens != self._end)
         place = tokens.clamp(0, len(self._free) - 1)
@@ -105,7 +107,7 @@ class TensorConstraint:
         after = torch.full_like(phase, _OVER)
         after = torch.where(inside | opens | (lists & (left > 1)), _NAME, after)
         after = torch.where(plain | (closes & (form == _TEXT)), _FREE, after)
-        written, row = self._filter.written[slots], self._trie.rows(closed)
+        written = self._filter.written[slots]
         here = lists[:, None] & (torch.arange(written.shape[1], device=slots.device) == done[:, None])
         moved = moved & (phase != _OFF)
         self._phase[slots] = torch.where(moved, after, phase)

@@ -107,6 +107,7 @@ def test_an_engine_that_hangs_or_dies_under_load_costs_no_request_and_comes_back
                     down = first(served, time.monotonic(), partial(says, why))
                     back = first(served, down.asked, is_the_models)
                     meanwhile = [one for one in served if down.asked <= one.asked and one.answered < back.asked]
+                    assert meanwhile
                     assert not {source for one in meanwhile for source in one.sources} & LLM
             finally:
                 over.set()

@@ -254,7 +254,7 @@ def test_an_adapter_is_chosen_by_the_request(engine_with_adapters: Any, smollm2:
 
 def strike(engine: Any, blow: signal.Signals) -> None:
     """Send a signal to the processes behind a `VllmEngineBackend`."""
-    for process in engine._engine._llm.llm_engine.engine_core.resources.engine_manager.processes:
+    for process in engine.llm.llm_engine.engine_core.resources.engine_manager.processes:
         os.kill(process.pid, blow)
 
 
@@ -268,7 +268,7 @@ def test_who_leaves_at_a_deadline_leaves_the_engine_at_its_work(engine: Any) -> 
     """A caller in a hurry must neither wait for a batch, their own or another's, nor have the engine started again."""
     short = [np.arange(30)]
     long = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(6)]
-    before, llm = read(engine, engine.open(short)), engine._engine._llm
+    before, llm = read(engine, engine.open(short)), engine.llm
     for prompts in (long, short):  # the second waits behind the first
         deadline = within(0.5)
         tree = engine.open(prompts, deadline=deadline)
@@ -276,7 +276,7 @@ def test_who_leaves_at_a_deadline_leaves_the_engine_at_its_work(engine: Any) -> 
             read(engine, tree)
         assert deadline.left() > -1.0
     np.testing.assert_allclose(read(engine, engine.open(short)), before, atol=2e-4)
-    assert engine._engine._llm is llm
+    assert engine.llm is llm
 
 
 @pytest.mark.vllm
@@ -295,13 +295,13 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
 
     asking = threading.Thread(target=ask)
     asking.start()
-    time.sleep(2)
-    assert not failed
+    while not engine.llm.llm_engine.has_unfinished_requests():
+        time.sleep(0.01)
     killed = time.monotonic()
     strike(engine, signal.SIGKILL)
-    asking.join(20)
+    asking.join(PATIENCE / 10)
     ((when, error),) = failed
-    assert when - killed < 5
+    assert when - killed < PATIENCE / 10
     assert error.endswith("is down: its process ended; another one is being started")
     waits = []
     for _ in range(600):
@@ -313,7 +313,7 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
             waits.append(time.monotonic() - asked)
             time.sleep(0.5)
     np.testing.assert_allclose(after, before, atol=2e-4)
-    assert max(waits) < 1  # nobody waits for the new engine but who has the time
+    assert max(waits, default=0) < PATIENCE / 10  # nobody waits for the new engine
     engine.restart()
     np.testing.assert_allclose(read(engine, engine.open([np.arange(30)])), before, atol=2e-4)
 
@@ -444,6 +444,32 @@ def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
         ask(serve(answer), deadline=within(1.0))
     assert time.monotonic() - begun < 5
     over.set()
+
+
+@needs_httpx
+def test_a_server_that_drips_holds_no_connection(serve: Any) -> None:
+    """A time-out is of each piece that is read: a connection that never ends would be lost for good."""
+    from genrec.backends.vllm_server import VllmServerBackend
+
+    over = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
+        if before:
+            return send(handler, 200, RIGHT)
+        handler.send_response(200)
+        handler.end_headers()
+        while not over.wait(0.1):
+            handler.wfile.write(b" ")
+
+    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, concurrency=1)
+    asked = (np.array([0]), np.array([3]), np.array([0, 1]))
+    with pytest.raises(DeadlineExceededError):
+        backend.open([np.array([1])], deadline=within(0.5)).log_probs(*asked)
+    assert np.isfinite(backend.open([np.array([1])], deadline=within(30)).log_probs(*asked)).all()
+    over.set()
+    backend.close()
+    with pytest.raises(EngineError, match="was closed; open another backend"):
+        backend.open([np.array([1])]).log_probs(*asked)
 
 
 @needs_httpx

@@ -18,7 +18,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from eval.soak import faults_of, random_wishes, soak
+from eval.soak import Reader, random_wishes, soak
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.transformers import TransformersBackend
 from genrec.backends.vllm_plugin import CatalogProcessor
@@ -117,7 +117,7 @@ def preemptions(engine: LLM) -> int:
 
 
 def test_requests_without_a_catalog_are_left_alone(
-    engine: LLM, index: CatalogIndex, grammar: Grammar, prompt: dict[str, list[int]]
+    engine: LLM, index: CatalogIndex, tokenizer: HuggingFaceTokenizer, prompt: dict[str, list[int]]
 ) -> None:
     """Whoever shares an engine with recommendations must not notice them."""
     plain = params(max_tokens=24)
@@ -127,8 +127,28 @@ def test_requests_without_a_catalog_are_left_alone(
     settings = [one for wish in wishes for one in (params(**wish, temperature=2.0), plain)]
     answers = written(engine, [prompt] * len(settings), settings)
     assert all(answer == alone for answer in answers[1::2])
+    reader = Reader(index, tokenizer)
     for wish, answer in zip(wishes, answers[::2], strict=True):
-        assert not faults_of(answer, grammar, index, wish)
+        assert not reader.faults(answer, wish)
+
+
+def test_a_list_that_is_wrong_is_found_out(
+    index: CatalogIndex, tokenizer: HuggingFaceTokenizer, grammar: Grammar
+) -> None:
+    """What counts faults must be able to find some, and may not ask the constraint that it judges."""
+    reader, (one, two, three) = Reader(index, tokenizer), (index.trie.row(row).tolist() for row in (0, 1, 2))
+    end, line = grammar.marks.end, grammar.marks.separator
+    wish = {"genrec_catalog": "retail", "genrec_k": 2}
+    right = [*one[:-1], line, *two]
+    item = index.catalog.item_ids[int(index.trie.items[0])]
+    assert reader.faults(right, wish) == []
+    assert reader.faults(right, {**wish, "genrec_deny": [item]}) == ["invalid"]
+    assert reader.faults(right, {**wish, "genrec_allow": [item]}) == ["invalid"]
+    assert reader.faults([*one[:-1], line, *one], wish) == ["repeated"]
+    assert reader.faults(one, wish) == ["short"]
+    assert reader.faults([*one[:-1], line, *two[:-1]], wish) == ["invalid"]
+    assert reader.faults([*right, end], wish) == ["invalid"]
+    assert reader.faults([*three[:-1], *one], {**wish, "genrec_k": 1}) == ["invalid"]
 
 
 def test_one_greedy_item_is_the_likeliest_walk(
@@ -153,7 +173,7 @@ def test_every_mention_in_free_text_is_an_item(
     asked = f"{ASKED} Write each as [product]."
     prompts = [{"prompt_token_ids": tokenizer.encode_prompt([Message("user", (Span(asked, False),))]).tolist()}] * 12
     settings = [params(genrec_catalog="retail", genrec_form="text", temperature=2.0, max_tokens=120) for _ in prompts]
-    state, end = grammar.start("text"), tokenizer.end_id
+    state, end, mentions = grammar.start("text"), tokenizer.end_id, 0
     for whole in written(engine, prompts, settings):
         answer = [token for token in whole if token != end]
         for size in range(len(answer), -1, -1):  # one that ran out of tokens is read up to its last whole mention
@@ -163,9 +183,11 @@ def test_every_mention_in_free_text_is_an_item(
                 continue
             break
         assert len(answer) - size < 60
+        mentions += len(items)
         text = tokenizer.decode(answer[:size])
         for row in index.trie.rows_of_items[items]:
             assert f"[{tokenizer.decode(index.trie.row(int(row))[:-1])}]" in text
+    assert mentions
 
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
@@ -186,6 +208,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("nan")}, "temperature is nan"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("inf")}, "temperature is inf"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": 1e300}, "temperature is 1e\\+300"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e-300}, "repetition_penalty is 1e-300"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e38}, "give 0.01 to 100"),
     ({"genrec_catalog": "retail", "max_tokens": 16}, r"16, and a list of 10 of these items can take \d+; set it"),
     ({"genrec_catalog": "retail", "genrec_k": 100, "max_tokens": None}, "the model's context has 512; ask for fewer"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop is '\\\\n' beside genrec_form 'item'"),

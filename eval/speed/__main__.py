@@ -86,12 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         facts = {
             "benchmark": options.benchmark,
-            "machine": report.machine(torch.get_num_threads(), "float32"),
+            "machine": report.machine(torch.get_num_threads(), _dtype(options.benchmark)),
             "commit": report.commit(),
             "seconds": round(seconds, 1),
             "arguments": [str(one) for one in (arguments if arguments is not None else sys.argv[1:])],
         }
         report.write_json(options.json, rows, facts)
+
+
+def _dtype(benchmark: str) -> str:
+    """What models are computed in: where a GPU or vLLM is measured, what the hardware is best at."""
+    import torch
+
+    from genrec.backends.precision import native_dtype
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = native_dtype(device) if benchmark in ("vllm", "gpu") else torch.float32
+    return str(found).removeprefix("torch.")
 
 
 def _plot(files: Sequence[Path], out: Path) -> None:

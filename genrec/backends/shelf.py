@@ -56,13 +56,14 @@ class Shelf:
             ArtifactError: it was altered or cut short.
             TokenizerMismatchError: it was built for another tokenizer than the model's.
         """
+        if isinstance(name, str) and name in self._opened:
+            return self._opened[name]
         if name not in (names := self.names):
             there = ", ".join(names) or "none yet; save one there with CatalogIndex.save"
             raise InputError(f"genrec_catalog is {name!r:.60}; choose one of the catalogs in {FOLDER}: {there}")
         name = str(name)
-        if name not in self._opened:
-            index = CatalogIndex.load(self._folder / name, tokenizer=self._tokenizer)
-            self._opened[name] = index, Grammar(index.trie, self.marks)
+        index = CatalogIndex.load(self._folder / name, tokenizer=self._tokenizer)
+        self._opened[name] = index, Grammar(index.trie, self.marks)
         return self._opened[name]
 
     def start(self, wishes: Mapping[str, Any]) -> State:
@@ -76,7 +77,7 @@ class Shelf:
         """
         unknown = [key for key in wishes if is_ours(key) and key not in KEYS]
         if unknown or "genrec_catalog" not in wishes:
-            wrong = f"{unknown[0]!r} is no key of genrec" if unknown else "genrec_catalog is missing"
+            wrong = f"{unknown[0]!r:.60} is no key of genrec" if unknown else "genrec_catalog is missing"
             raise InputError(f"{wrong}; the keys are {', '.join(KEYS)}")
         index, grammar = self.load(wishes["genrec_catalog"])
         allowed = Subset.everything(len(index.catalog))

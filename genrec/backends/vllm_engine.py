@@ -17,7 +17,7 @@ from genrec.backends import vllm_dialect
 from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
 from genrec.deadline import Deadline
-from genrec.errors import DeadlineExceededError, EngineError, InputError, ModelMissingError
+from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.types import FloatArray, IntArray
 
 _CPU_MEMORY = 2 << 30
@@ -143,7 +143,7 @@ class VllmEngineBackend:
         self._engine.restart()
 
     def close(self) -> None:
-        """End the engine and give its memory back."""
+        """End the engine and give its memory back; waits for what it is asked, and for one that is being started."""
         self._engine.close()
 
 
@@ -195,9 +195,13 @@ class _Engine:
         params = [SamplingParams(**vllm_dialect.sampling(request), flat_logprobs=True) for request in requests]
         lora = None if adapter is None else self._request(adapter)
         outputs = self._run(lambda: self.llm.generate(prompts, params, use_tqdm=False, lora_request=lora), deadline)
-        if len(outputs) != len(requests):
-            raise self._fail("it answered another number of requests than it was asked")
-        return [vllm_dialect.read_output(output, request) for output, request in zip(outputs, requests, strict=True)]
+        try:
+            pairs = zip(outputs, requests, strict=True)
+            return [vllm_dialect.read_output(output, request) for output, request in pairs]
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise EngineError(
+                f"vLLM answered otherwise than versions 0.25 to 0.32 do: {error}; install one of these"
+            ) from error
 
     def load(self, adapter: Adapter) -> None:
         self._run(lambda: self.llm.llm_engine.add_lora(self._request(adapter)), Deadline.never())
@@ -206,8 +210,6 @@ class _Engine:
         self._run(lambda: self.llm.llm_engine.remove_lora(self._numbers[adapter.name]), Deadline.never())
 
     def restart(self) -> None:
-        if self._returning is not None:
-            self._returning.join()
         self.close()
         with self._lock:
             self.llm, self._down = self._start(), ""
@@ -216,6 +218,8 @@ class _Engine:
         with self._lock:
             self._down = _CLOSED
             _end(self.llm)
+        if self._returning is not None:  # nobody starts another one any more; who has begun ends what they started
+            self._returning.join()
 
     def _come_back(self) -> None:
         """Start another engine beside the callers, who get an error at once until it is there."""
@@ -272,8 +276,9 @@ class _Engine:
             job = _Job(work, Deadline(self._clock() + self._patience, self._clock))
             try:
                 return self._watch(job, deadline)
-            except (DeadlineExceededError, KeyboardInterrupt):
-                threading.Thread(target=self._see_through, args=(job, held.pop_all()), daemon=True).start()
+            except BaseException:  # the caller's time is up, or a signal's handler raised
+                if not (job.wait(0) or self._down):
+                    threading.Thread(target=self._see_through, args=(job, held.pop_all()), daemon=True).start()
                 raise
 
     def _watch(self, job: "_Job[_Answer]", deadline: Deadline) -> _Answer:

@@ -60,6 +60,9 @@ _FIGHTING = (
     "trace_decode_token_ids",
 )
 
+_MOST = float(np.finfo(np.float32).max)  # what is more is infinite in the engine
+_PENALTIES = 0.01, 100.0
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -151,12 +154,15 @@ class CatalogProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[misc]
 
 
 def _start(shelf: Shelf | None, params: SamplingParams) -> State | None:
-    """A request's constraint; None where it cannot be made, which `validate_params` should have found."""
+    """A request's constraint; None where it cannot be made, which `validate_params` should have found.
+
+    Whatever goes wrong: an error here would end the requests of everybody.
+    """
     try:
         if shelf is None:
             raise InputError(f"{FOLDER} is not set where vLLM runs; start it with the folder of saved catalogs")
         return shelf.start(params.extra_args)
-    except GenrecError:
+    except Exception:
         _LOGGER.exception("A request's constraint cannot be applied; its answer stays empty.")
         return None
 
@@ -322,10 +328,14 @@ def _refuse_fights(params: SamplingParams, state: State, end: int) -> None:
         value = getattr(params, name, None)
         if value != getattr(usual, name, None):
             raise InputError(f"{name} is {value!r:.60} beside genrec_catalog, and would fight it; leave it out")
-    for name in ("temperature", "repetition_penalty"):
-        # What is infinite in the engine's float32 makes logits of nothing, and masks with them.
-        if not abs(getattr(params, name)) <= float(np.finfo(np.float32).max):
-            raise InputError(f"{name} is {getattr(params, name)} beside genrec_catalog; give a finite number")
+    if not abs(params.temperature) <= _MOST:
+        raise InputError(f"temperature is {params.temperature} beside genrec_catalog; give a finite number")
+    # vLLM multiplies masked logits by it: one that is nothing or infinite in float32 leaves no numbers.
+    least, most = _PENALTIES
+    if not least <= params.repetition_penalty <= most:
+        raise InputError(
+            f"repetition_penalty is {params.repetition_penalty} beside genrec_catalog; give {least} to {most:g}"
+        )
     marks, written = state.grammar.marks, state.grammar.trie.tokens
     # Servers add tokens of their own that stop an answer; only those that an item is written with cut it short.
     cuts = [one for one in params.stop_token_ids or () if one != end and (one == marks.separator or one in written)]
@@ -336,7 +346,7 @@ def _refuse_fights(params: SamplingParams, state: State, end: int) -> None:
 
 
 def _refuse_narrow(params: SamplingParams, state: State, context: int) -> None:
-    """Refuse a request that could be cut short for want of tokens."""
+    """Refuse what could be cut short for want of tokens behind an empty prompt; the length of its own is not known."""
     need = state.grammar.longest(state.form, k=state.left if state.form == "list" else None, allowed=state.allowed)
     what = f"a list of {state.left} of these items" if state.form == "list" else "one of these items"
     if params.max_tokens is not None and params.max_tokens < need:

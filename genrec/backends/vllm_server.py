@@ -84,13 +84,16 @@ class VllmServerBackend:
     def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, see `PathReader`."""
         limit = self._limit(deadline)
-        futures = [self._pool.submit(self._ask, request, limit) for request in requests]
+        try:
+            futures = [self._pool.submit(self._ask, request, limit) for request in requests]
+        except RuntimeError as error:
+            raise self._closed() from error
         done, open_ = wait(futures, timeout=limit.left(), return_when=FIRST_EXCEPTION)
         for future in open_:
             future.cancel()
         for future in done:
-            if (error := future.exception()) is not None:
-                raise error
+            if (fault := future.exception()) is not None:
+                raise fault
         if open_:
             raise self._too_late(limit)
         return [future.result() for future in futures]
@@ -146,12 +149,14 @@ class VllmServerBackend:
             if not limit.left():
                 raise self._too_late(limit, fault)
             try:
-                answer = self._client.request(method, path, json=body, timeout=limit.left())
+                answer = self._request(method, path, body, limit)
             except self._httpx.TimeoutException as error:
                 raise self._too_late(limit) from error
-            except (self._httpx.TransportError, RuntimeError) as error:  # RuntimeError: the client was closed
+            except self._httpx.TransportError as error:
                 fault = f"{type(error).__name__}: {error}"
                 continue
+            except RuntimeError as error:
+                raise self._closed() from error
             if answer.status_code >= 500:
                 fault = f"it answered {answer.status_code}"
                 continue
@@ -165,6 +170,19 @@ class VllmServerBackend:
             except ValueError as error:
                 raise self._garbled(path) from error
         raise EngineError(f"{self._where} failed {_ATTEMPTS} times: {fault}; see its log, or start it again")
+
+    def _request(self, method: str, path: str, body: Any, limit: "_Limit") -> Any:
+        """An answer, read piece by piece: time-outs are of each piece, and a server that drips would hold a thread."""
+        with self._client.stream(method, path, json=body, timeout=limit.left()) as answer:
+            pieces = []
+            for piece in answer.iter_raw():
+                if not limit.left():
+                    raise self._too_late(limit)
+                pieces.append(piece)
+        return self._httpx.Response(answer.status_code, content=b"".join(pieces), headers=answer.headers)
+
+    def _closed(self) -> EngineError:
+        return EngineError(f"the connection to {self._where} was closed; open another backend")
 
     def _garbled(self, path: str) -> EngineError:
         return EngineError(f"{self._where} answered {path} with something else than vLLM 0.25 to 0.32 does; check url")
