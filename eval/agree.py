@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from eval.progress import show_progress
-from eval.protocol import next_basket
 from eval.speed.size import requests_of
 from genrec import (
     CatalogIndex,
@@ -29,6 +28,7 @@ from genrec import (
 from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights, load_backend
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
+from genrec.evaluation import next_basket
 from genrec.types import Ranking
 
 K, WIDTH, BATCH = 10, 10, 20
@@ -73,7 +73,7 @@ def main() -> None:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     catalog, interactions = open_dataset("online-retail", default_cache())
-    experiment = next_basket(catalog, interactions, options.users, part="validation", seed=SEED)
+    experiment = next_basket(catalog, interactions, users=options.users, part="validation", seed=SEED)
     requests = requests_of(catalog, experiment.tasks)
     backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)

@@ -1,197 +1,280 @@
-"""Measure rankers: python -m eval.rank {games,retail} [--data DIR] [--users N] [--rankers A,B] [--json FILE].
+"""Measure the rankers of a config, person by person: python -m eval.rank CONFIG [--data DIR] [--users N] [--json FILE].
 
-`games` ranks 20 candidates for each person of Amazon Video Games 2018 (`--data DIR` names its folder); `retail` ranks
-the whole embedded catalog for the next basket of Online Retail. Every row is measured through `Recommender.recommend`.
+CONFIG is a name in eval/configs (games, games_full, beauty, retail) or a .toml file. Every list is what
+`Recommender.recommend` answers. What was answered is kept in the run's folder as one row a person in Parquet, so that
+a run that was stopped goes on where it was; a folder of another configuration is refused. --json writes a summary:
+for each ranker, slice and metric the mean over people with its 95 % bootstrap interval.
 """
 
 import argparse
-import hashlib
 import json
+import os
 import platform
-import subprocess
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import ir_measures
 import numpy as np
-from ir_measures import R, nDCG
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from eval.config import Config, read_config
+from eval.data import open_experiment
 from eval.progress import show_progress
-from eval.protocol import Experiment, Task, candidate_lists, next_basket
-from genrec import (
-    GenerativeRanker,
-    GenerativeSettings,
-    Ranker,
-    RecommendationList,
-    Recommender,
-    Settings,
-    open_dataset,
-    open_recommender,
-)
+from eval.rankers import Rankers
+from eval.speed.report import commit
+from genrec import Recommender
 from genrec.assembly import default_cache
+from genrec.errors import GenrecError, InputError, MismatchError
+from genrec.evaluation import SLICES, Asked, Experiment
+from genrec.metrics import accuracy, mean_interval
+from genrec.types import FloatArray
 
-SEED = 20261122
-RESAMPLES = 2000
-BATCH = 16
+CHUNK = 100  # people in one part of what is kept
+PACKAGES = ("genrec", "numpy", "torch", "transformers")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One ranker, one metric: the mean over users with its 95 % bootstrap interval."""
+    """One ranker, one slice of people or of what they took, one metric; values times 100."""
 
     ranker: str
+    slice: str
     metric: str
     value: float
     low: float
     high: float
     users: int
-    milliseconds: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one protocol and print its table."""
+    """Run a config and print its table."""
     options = _parse(arguments)
-    cache = default_cache()
-    if options.protocol == "games":
-        experiment = candidate_lists(options.data, options.users or 200)
-        measures, k, template = [nDCG @ 1, nDCG @ 5, nDCG @ 10], 20, options.template
-    else:
-        catalog, interactions = open_dataset("online-retail", cache)
-        experiment = next_basket(catalog, interactions, options.users, part=options.part, seed=SEED)
-        measures, k, template = [nDCG @ 10, R @ 20], 20, options.template
-    settings = Settings(
-        template=template, background=options.background, generative=GenerativeSettings(strategy="candidates")
-    )
-    recommender = open_recommender(experiment.catalog, experiment.train, cache=cache, settings=settings)
-    rankers = {**_plain(recommender), **_generative(recommender, options.protocol)}
-    chosen = options.rankers.split(",") if options.rankers else list(rankers)
-    if unknown := sorted(set(chosen) - set(rankers)):
-        sys.exit(f"error: no ranker {unknown[0]!r}; choose from {', '.join(rankers)}")
-    rows: list[Row] = []
-    for name in chosen:
-        alone = Recommender(experiment.catalog, [rankers[name], recommender.ladder[-1]])
-        rows += _measure(name, alone, experiment, measures, k)
-    _print(rows)
+    try:
+        summary = measure(
+            read_config(options.config),
+            options.out or Path("runs") / Path(options.config).stem,
+            data=options.data,
+            users=options.users,
+            chosen=options.rankers,
+        )
+    except GenrecError as error:
+        sys.exit(f"error: {error}")
+    _print(summary)
     if options.json:
-        facts = {"protocol": options.protocol, "arguments": sys.argv[1:], "seed": SEED, **_machine()}
-        facts["catalog"] = experiment.catalog.fingerprint
-        facts["data"] = _digest(experiment)
-        text = json.dumps({**facts, "rows": [vars(row) for row in rows]}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(
+    config: Config,
+    folder: Path,
+    *,
+    data: Path | None,
+    users: int | None,
+    chosen: Sequence[str] | None = None,
+    digest: str = "",
+) -> dict[str, Any]:
+    """Ask whatever has not been asked yet, then sum up all of it.
+
+    Args:
+        config: what to measure.
+        folder: where answers are kept.
+        data: where data sets lie that are not embedded.
+        users: ask about so many people only, instead of what the config says.
+        chosen: these rankers only.
+        digest: what the data's digest must begin with.
+
+    Raises:
+        InputError: the config, the data or a name is wrong.
+        MismatchError: the folder holds another run (the difference is named).
+    """
+    experiment = open_experiment(config, data, users)
+    if not experiment.digest.startswith(digest):
+        raise MismatchError(f"the data are {experiment.digest[:16]}, not {digest}; get those that were measured")
+    rankers = Rankers(config, experiment, default_cache())
+    names = list(config.rankers) if chosen is None else list(chosen)
+    if missing := [name for name in names if name not in config.rankers]:
+        raise InputError(f"there is no ranker {missing[0]!r}; choose from {', '.join(config.rankers)}")
+    facts = _facts(config, experiment)
+    _open_folder(folder, facts)
+    rows: list[Row] = []
+    for name in names:
+        table = _answers(name, rankers, experiment, config, folder)
+        rows += _rows(name, table, experiment, config)
+    return {**facts, "commit": commit(), "machine": _machine(), "rows": [asdict(row) for row in rows]}
+
+
+def folder_of(ranker: str) -> str:
+    """What a ranker's folder is called in a run's."""
+    return re.sub(r"[^a-z0-9]+", "-", ranker.casefold()).strip("-")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.rank", description=__doc__)
-    parser.add_argument("protocol", choices=["games", "retail"])
-    parser.add_argument("--data", type=Path, help="folder of items.parquet, interactions.parquet and candidates")
-    parser.add_argument("--users", type=int, help="ask about so many people only")
-    parser.add_argument("--rankers", help="names, joined by commas; all by default")
-    parser.add_argument("--part", choices=["validation", "test"], default="validation", help="of retail")
-    parser.add_argument("--template", default="next-item", help="a shipped template or a .j2 file")
-    parser.add_argument("--background", type=int, default=Settings.background, help="histories behind the prior")
-    parser.add_argument("--json", type=Path, help="write the rows and what they came from")
+    parser.add_argument("config", help="a name in eval/configs, or a .toml file")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder that holds games and beauty")
+    parser.add_argument("--users", type=int, metavar="N", help="ask about so many people only")
+    parser.add_argument("--rankers", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where answers are kept; runs/CONFIG by default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary there")
     options = parser.parse_args(arguments)
-    if options.protocol == "games" and (options.data is None or not options.data.is_dir()):
-        parser.error(f"games needs --data, a folder; got {options.data}")
+    if options.users is not None and options.users < 1:
+        parser.error(f"--users is {options.users}; ask about 1 person or more")
+    if options.json and not os.access(options.json.parent, os.W_OK):
+        parser.error(f"--json {options.json}: the folder cannot be written; name one that can, before hours are spent")
     return options
 
 
-def _plain(recommender: Recommender) -> dict[str, Ranker]:
-    return {ranker.source: ranker for ranker in recommender.ladder if not isinstance(ranker, GenerativeRanker)}
-
-
-def _generative(recommender: Recommender, protocol: str) -> dict[str, Ranker]:
-    ranker = next(one for one in recommender.ladder if isinstance(one, GenerativeRanker))
-    change, popularity = ranker.with_settings, recommender.ladder[-1]
-    if protocol == "games":
-        whole = change(strategy="exhaustive", evidence=0.0)
-        rows: dict[str, Ranker] = {
-            "likelihood": whole.with_settings(prior=0.0),
-            "catalog score": whole.with_settings(prior=0.0, score="catalog"),
-            "prior of an empty history": whole.with_settings(background=[]),
-            "prior of other histories": whole,
-        }
-        for weight in (2.0, 4.0, 6.0):
-            rows[f"prior of other histories + popularity {weight:g}"] = whole.with_settings(
-                proposer=popularity, evidence=weight
-            )
-        return rows
-    rows = {
-        "whole catalog by beam": change(strategy="beam", evidence=0.0),
-        "whole catalog by beam without prior": change(strategy="beam", evidence=0.0, prior=0.0),
+def _facts(config: Config, experiment: Experiment) -> dict[str, Any]:
+    """What makes a run this run; rankers can be added to it, and are compared one by one."""
+    settings = config.model_dump(mode="json")
+    rankers = settings.pop("rankers")
+    return {
+        "config": settings,
+        "rankers": rankers,
+        "users": len(experiment.tasks),
+        "seen": experiment.seen,
+        "data": experiment.digest,
     }
-    for count in (20, 50):
-        rows[f"{count} candidates then LLM"] = change(candidates=count, evidence=0.0)
-    for evidence in (20.0, 50.0):
-        rows[f"50 candidates then LLM + evidence {evidence:g}"] = change(candidates=50, evidence=evidence)
-    return rows
 
 
-def _measure(name: str, recommender: Recommender, experiment: Experiment, measures: list[Any], k: int) -> list[Row]:
-    """Ask for every task, then score all lists at once."""
-    run: dict[str, dict[str, float]] = {}
-    truth: dict[str, dict[str, int]] = {}
-    start = time.perf_counter()
-    answers = show_progress(_answers(recommender, experiment, k), name, len(experiment.tasks))
-    for number, (task, answer) in enumerate(answers):
-        run[str(number)] = {str(item.item_id): 1.0 / item.rank for item in answer.items}
-        truth[str(number)] = {str(item): 1 for item in task.targets}
-    milliseconds = 1000 * (time.perf_counter() - start) / len(experiment.tasks)
-    rows = []
-    for measure in measures:
-        found = {value.query_id: value.value for value in ir_measures.iter_calc([measure], truth, run)}
-        values = 100 * np.array([found.get(query, 0.0) for query in truth])
-        low, high = _interval(values)
-        rows.append(Row(name, str(measure).lower(), float(values.mean()), low, high, len(values), milliseconds))
-    return rows
+def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
+    """Begin a run, or go on with one of the same configuration.
+
+    Raises:
+        MismatchError: it is another one's.
+    """
+    manifest = folder / "run.json"
+    if not manifest.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(manifest, json.dumps(facts, indent=1).encode())
+        return
+    kept = json.loads(manifest.read_text(encoding="utf-8"))
+    for name, mine, theirs in _differences(facts, kept):
+        raise MismatchError(
+            f"{folder} holds a run whose {name} is {theirs!r:.80}, not {mine!r:.80}; name another folder with --out, "
+            "or remove it"
+        )
+    kept["rankers"].update(facts["rankers"])
+    _write(manifest, json.dumps(kept, indent=1).encode())
 
 
-def _answers(recommender: Recommender, experiment: Experiment, k: int) -> Iterator[tuple[Task, RecommendationList]]:
-    """Each task and its list; tasks that rank the whole catalog are asked in batches."""
-    for start in range(0, len(experiment.tasks), BATCH):
-        tasks = experiment.tasks[start : start + BATCH]
-        if all(task.candidates is None for task in tasks):
-            yield from zip(tasks, recommender.recommend([task.history for task in tasks], k), strict=True)
-        else:
-            for task in tasks:
-                yield task, recommender.recommend(task.history, k, only=task.candidates, filter_seen=False)
+def _differences(mine: dict[str, Any], kept: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in ("data", "users", "seen"):
+        if mine[name] != kept.get(name):
+            yield name, mine[name], kept.get(name)
+    for name, value in mine["config"].items():
+        if value != kept["config"].get(name):
+            yield name, value, kept["config"].get(name)
+    for name, value in mine["rankers"].items():
+        if value != kept["rankers"].get(name, value):
+            yield f"ranker {name!r}", value, kept["rankers"][name]
 
 
-def _interval(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of a mean over users (Efron and Tibshirani 1993, section 13.3)."""
-    picks = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+def _answers(name: str, rankers: Rankers, experiment: Experiment, config: Config, folder: Path) -> pa.Table:
+    """All rows of a ranker, those that are missing asked now."""
+    own = folder / folder_of(name)
+    own.mkdir(exist_ok=True)
+    count = len(experiment.tasks)
+    parts = {start: own / f"{start:08}.parquet" for start in range(0, count, CHUNK)}
+    todo = [start for start, path in parts.items() if not path.is_file()]
+    if todo:
+        alone = Recommender(experiment.catalog, [rankers[name], rankers.popularity])
+        for start in show_progress(todo, name, len(todo)):
+            begin = time.perf_counter()
+            asked = list(experiment.ask(alone, config.k, start=start, stop=start + CHUNK))
+            seconds = (time.perf_counter() - begin) / len(asked)
+            _write_table(parts[start], _table(asked, start, seconds, alone.ladder[0].source, experiment, config))
+    return pa.concat_tables([pq.read_table(path) for path in parts.values()])
 
 
-def _print(rows: Sequence[Row]) -> None:
+def _table(
+    asked: Sequence[Asked], start: int, seconds: float, source: str, experiment: Experiment, config: Config
+) -> pa.Table:
+    """One row a person: what was answered, what is wrong with it, and every metric."""
+    lists = [[item.item_id for item in one.answer.items] for one in asked]
+    known = set(experiment.catalog.item_ids)
+    allowed = [known if one.task.candidates is None else set(one.task.candidates) for one in asked]
+    had = [set(one.task.history.item_ids) for one in asked]
+    metrics = accuracy(lists, [one.task.targets for one in asked], config.metrics)
+    return pa.table(
+        {
+            "task": pa.array(range(start, start + len(asked)), pa.int64()),
+            "user_id": [str(one.task.history.user_id) for one in asked],
+            "item_ids": pa.array([[str(item) for item in own] for own in lists], pa.list_(pa.string())),
+            "scores": pa.array([[item.score for item in one.answer.items] for one in asked], pa.list_(pa.float64())),
+            "sources": pa.array([[item.source for item in one.answer.items] for one in asked], pa.list_(pa.string())),
+            "targets": pa.array([sorted(map(str, one.task.targets)) for one in asked], pa.list_(pa.string())),
+            "invalid": [sum(item not in own for item in items) for items, own in zip(lists, allowed, strict=True)],
+            "repeated": [len(items) - len(set(items)) for items in lists],
+            "seen": [sum(item in own for item in items) for items, own in zip(lists, had, strict=True)],
+            "fallback": [sum(item.source != source for item in one.answer.items) for one in asked],
+            "seconds": [seconds] * len(asked),
+            **{metric: pa.array(values, pa.float64()) for metric, values in metrics.items()},
+        }
+    )
+
+
+def _rows(name: str, table: pa.Table, experiment: Experiment, config: Config) -> Iterator[Row]:
+    """Means and intervals over everybody, over slices of people, and over slices of what they took."""
+    people, items = np.array(experiment.slices_of_users()), experiment.slices_of_items()
+    named = {str(item): own for item, own in items.items()}
+    taken = np.array([named[targets[0]] if len(targets) == 1 else "" for targets in table["targets"].to_pylist()])
+    groups = {"all": np.ones(len(people), dtype=np.bool_)}
+    groups |= {f"{own} people": people == own for own in SLICES} | {f"{own} items": taken == own for own in SLICES}
+    for group, chosen in groups.items():
+        if chosen.any():
+            for metric in config.metrics:
+                values: FloatArray = 100 * table[metric].to_numpy()[chosen]
+                found = mean_interval(values, seed=config.seed)
+                yield Row(name, group, metric, found.value, found.low, found.high, len(values))
+    listed = sum(len(items) for items in table["item_ids"].to_pylist())
+    for fault in ("invalid", "repeated", "seen", "fallback"):
+        share = 100 * float(table[fault].to_numpy().sum()) / max(listed, 1)
+        yield Row(name, "all", f"{fault} share", share, share, share, len(people))
+    milliseconds = 1000 * float(table["seconds"].to_numpy().mean())
+    yield Row(name, "all", "ms", milliseconds, milliseconds, milliseconds, len(people))
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    _write(path, sink.getvalue().to_pybytes())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def _print(summary: dict[str, Any]) -> None:
+    rows = [Row(**row) for row in summary["rows"] if row["slice"] == "all"]
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    table = Table("ranker", *metrics, "users", "ms a user")
+    table = Table("ranker", *metrics)
     for name in dict.fromkeys(row.ranker for row in rows):
-        own = [row for row in rows if row.ranker == name]
-        cells = [f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in own]
-        table.add_row(name, *cells, str(own[0].users), f"{own[0].milliseconds:.1f}")
-    Console().print(table)
+        table.add_row(name, *(_cell(row) for row in rows if row.ranker == name))
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table)
+    console.print(f"{summary['users']} people, items they have {summary['seen']}, data {summary['data'][:16]}")
 
 
-def _digest(experiment: Experiment) -> str:
-    """SHA-256 over what was asked: people, candidates and targets."""
-    digest = hashlib.sha256()
-    for task in experiment.tasks:
-        asked = [task.history.user_id, task.history.item_ids, task.candidates, sorted(map(str, task.targets))]
-        digest.update(json.dumps(asked).encode())
-    return digest.hexdigest()
+def _cell(row: Row) -> str:
+    interval = "" if row.low == row.high else f" [{row.low:.2f}, {row.high:.2f}]"
+    return f"{row.value:.2f}{interval}"
 
 
-def _machine() -> dict[str, str]:
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {"machine": f"{platform.machine()}, Python {platform.python_version()}", "commit": git.stdout.strip()}
+def _machine() -> dict[str, Any]:
+    versions = {name: version(name) for name in PACKAGES}
+    return {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
 if __name__ == "__main__":

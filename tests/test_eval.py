@@ -3,46 +3,171 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from eval import rank
-from eval.protocol import candidate_lists, next_basket
-from genrec import open_dataset
+from eval import compare, rank, reproduce
+from eval.config import read_config
+from eval.data import open_experiment
+from genrec.errors import InputError
+
+CONFIG = """
+protocol = "next-basket"
+data = "online-retail"
+users = 150
+k = 20
+metrics = ["ndcg@10", "recall@20"]
+[rankers.popularity]
+kind = "popularity"
+[rankers.counting]
+kind = "cooccurrence"
+"""
 
 
-def test_the_next_basket_is_never_in_what_rankers_count(tmp_path: Path) -> None:
-    """A leak here would make every figure a lie."""
-    catalog, interactions = open_dataset("online-retail", tmp_path)
-    for part in ("validation", "test"):
-        experiment = next_basket(catalog, interactions, None, part=part, seed=1)
-        counted = {history.user_id: set(history.item_ids) for history in experiment.train.histories()}
-        for task in experiment.tasks:
-            assert not task.targets & counted[task.history.user_id]
-            assert counted[task.history.user_id] == set(task.history.item_ids)
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def run(config: Path, out: Path, *more: str) -> dict[tuple[str, str], float]:
+    """What a run says of all people."""
+    report = out.with_suffix(".json")
+    rank.main([str(config), "--out", str(out), "--json", str(report), *more])
+    rows = json.loads(report.read_text())["rows"]
+    return {(row["ranker"], row["metric"]): row["value"] for row in rows if row["slice"] == "all"}
 
 
 def test_popularity_on_the_shop_stays_what_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published row of popularity is 3.1 Recall@20 on test; another value means another protocol."""
-    report = tmp_path / "report.json"
-    rank.main(["retail", "--part", "test", "--rankers", "popularity", "--json", str(report)])
-    rows = {row["metric"]: row["value"] for row in json.loads(report.read_text())["rows"]}
-    assert rows["r@20"] == pytest.approx(3.14, abs=0.5)
+    """The published row of popularity is 3.1 Recall@20; another value means another protocol."""
+    out, report = tmp_path / "run", tmp_path / "report.json"
+    rank.main(["retail", "--rankers", "popularity", "--out", str(out), "--json", str(report)])
+    rows = {row["metric"]: row["value"] for row in json.loads(report.read_text())["rows"] if row["slice"] == "all"}
+    assert rows["recall@20"] == pytest.approx(3.14, abs=0.5)
+    assert rows["invalid share"] == rows["repeated share"] == rows["seen share"] == rows["fallback share"] == 0
     assert "popularity" in capsys.readouterr().out
 
 
 def test_candidate_lists_hold_the_true_item_last_and_once(tmp_path: Path) -> None:
     """Twenty candidates, one of them right, as the published protocol has it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     items = [str(number) for number in range(40)]
     pq.write_table(pa.table({"item_id": items, "title": [f"Game {one}" for one in items]}), tmp_path / "items.parquet")
     events = {"user_id": ["u"] * 5, "item_id": items[:5], "timestamp": list(range(5))}
     pq.write_table(pa.table(events), tmp_path / "interactions.parquet")
     lists = pa.table({"user_id": ["u"], "candidates": [items[2:38]]})
     pq.write_table(lists, tmp_path / "candidates_random_200.parquet")
-    [task] = candidate_lists(tmp_path, 1).tasks
+    [task] = open_experiment(read_config("games"), tmp_path, 1).tasks
     assert task.candidates is not None
     assert task.candidates[-1] == "4"
     assert len(task.candidates) == len(set(task.candidates)) == 20
     assert task.history.item_ids == ("0", "1", "2", "3")
+
+
+def test_a_run_that_was_stopped_goes_on(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was answered is not asked again, and the figures are those of a run that was never stopped."""
+    whole = run(config, tmp_path / "whole")
+    asked: list[int] = []
+    ask = rank.Experiment.ask
+
+    def counted(self: rank.Experiment, *words: object, start: int, stop: int) -> object:
+        asked.append(start)
+        return ask(self, *words, start=start, stop=stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rank.Experiment, "ask", counted)
+    assert run(config, tmp_path / "run", "--rankers", "popularity")
+    (tmp_path / "run" / "popularity" / "00000100.parquet").unlink()
+    again = run(config, tmp_path / "run")
+    assert asked == [0, 100, 100, 0, 100]
+    assert {key: value for key, value in again.items() if key[1] != "ms"} == {
+        key: value for key, value in whole.items() if key[1] != "ms"
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("users = 150", "users = 151", "whose data is"),
+        ("k = 20", "k = 21", "whose k is 20, not 21"),
+        ('kind = "cooccurrence"', 'kind = "cooccurrence"\nsettings = { decay = 0.5 }', "ranker 'counting'"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: str, new: str, says: str) -> None:
+    """Rows of two configurations must never meet in one mean."""
+    run(config, tmp_path / "run")
+    config.write_text(CONFIG.replace(old, new), encoding="utf-8")
+    with pytest.raises(SystemExit, match=says):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("k = 20", "k = 20\nkk = 3", "kk: Extra inputs"),
+        ('kind = "popularity"', 'kind = "popular"', "rankers.popularity.kind"),
+        ('kind = "popularity"', 'kind = "generative"\nproposer = "nobody"', "names 'nobody'"),
+        ("k = 20", "k = 0", "k: "),
+        ("k = 20", "k = ", "no TOML"),
+        ('"recall@20"', '"recal@20"', "recal@20"),
+    ],
+)
+def test_a_config_that_is_wrong_is_named(config: Path, tmp_path: Path, old: str, new: str, says: str) -> None:
+    """A key that is passed over in silence is a figure of something else."""
+    config.write_text(CONFIG.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(SystemExit, match=says):
+        run(config, tmp_path / "run")
+
+
+def test_two_rankers_are_compared_on_the_same_people(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A difference needs an interval and a test; a page needs to show titles as text."""
+    run(config, tmp_path / "run")
+    lines = compare.compare([compare.read_run(tmp_path / "run")], "ndcg@10", None)
+    assert [line.ranker for line in lines] == ["popularity", "counting"]
+    assert lines[0].difference is None
+    difference, p = lines[1].difference, lines[1].p
+    assert difference is not None
+    assert p is not None
+    assert difference.low > 0
+    assert p < 0.05
+    assert difference.value == pytest.approx(lines[1].value.value - lines[0].value.value)
+    page, picture = tmp_path / "page.html", tmp_path / "picture.png"
+    compare.main([str(tmp_path / "run"), "--html", str(page), "--png", str(picture)])
+    assert "counting" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<section>") == compare.PEOPLE
+    assert "http" not in text
+
+
+def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And it does so of the very data it was written for."""
+    found = run(config, tmp_path / "run")
+    digest = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    table = tmp_path / "table.toml"
+    figure = '[[figures]]\nranker = "popularity"\nmetric = "ndcg@10"\nvalue = {}\nwithin = 0.1\n'
+
+    def written(value: float, data: str) -> list[str]:
+        table.write_text(f'config = "{config}"\ndata = "{data}"\n{figure.format(value)}', encoding="utf-8")
+        return [str(table), "--out", str(tmp_path / "run")]
+
+    value = found["popularity", "ndcg@10"]
+    for shift, code in ((0.05, 0), (0.15, 1)):
+        with pytest.raises(SystemExit) as ended:
+            reproduce.main(written(value + shift, digest[:16]))
+        assert ended.value.code == code
+    assert "OFF" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="the data are"):
+        reproduce.main(written(value, "0123456789abcdef"))
+
+
+def test_what_is_not_there_is_named() -> None:
+    """With what there is."""
+    with pytest.raises(InputError, match="beauty, games, games_full, games_scores, retail, retail_ways"):
+        read_config("nothing")
+    with pytest.raises(InputError, match="beauty, games"):
+        reproduce.read_table("nothing")
+    with pytest.raises(InputError, match="needs --data"):
+        open_experiment(read_config("games"), None, 5)

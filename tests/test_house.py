@@ -43,9 +43,10 @@ LAYERS = [
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
-    "explain",
+    "explain metrics",
     "ladder",
     "recommender",
+    "evaluation",
     "assembly",
     # edge
     "testing",

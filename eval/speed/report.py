@@ -168,7 +168,7 @@ class Options:
         quick: small enough for a minute.
         rounds: samples of everything that is timed.
         rows: ids of the rows that are wanted; empty for all.
-        data: a folder of video games, see `eval.protocol`; without it, its rows are left out.
+        data: a folder of video games, see `eval.data`; without it, its rows are left out.
     """
 
     quick: bool = False

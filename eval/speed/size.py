@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from eval.config import read_config
+from eval.data import open_experiment
 from eval.progress import tell_progress
-from eval.protocol import Task, candidate_lists, next_basket
 from eval.speed.catalog import titles
 from eval.speed.report import Job, Options, Row
 from genrec import (
@@ -32,6 +33,7 @@ from genrec import (
 )
 from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
 from genrec.deadline import Deadline
+from genrec.evaluation import Task, next_basket
 from genrec.subset import Subset
 from genrec.types import Item
 
@@ -69,14 +71,14 @@ def jobs(options: Options) -> list[Job]:
 def _shop() -> Iterator[Row]:
     """3,659 items of the embedded shop, next-basket people."""
     catalog, interactions = open_dataset("online-retail", default_cache())
-    experiment = next_basket(catalog, interactions, PEOPLE, part="validation", seed=SEED)
+    experiment = next_basket(catalog, interactions, users=PEOPLE, part="validation", seed=SEED)
     recommender = open_recommender(catalog, experiment.train, cache=default_cache())
     yield from _rows("S1", catalog, _ranker_of(recommender), requests_of(catalog, experiment.tasks), WAYS)
 
 
 def _games(data: Path) -> Iterator[Row]:
     """16,859 video games, whose whole-catalog prior takes minutes."""
-    experiment = candidate_lists(data, PEOPLE)
+    experiment = open_experiment(read_config("games"), data, PEOPLE)
     recommender = open_recommender(experiment.catalog, experiment.train, cache=default_cache())
     requests = requests_of(experiment.catalog, experiment.tasks)
     yield from _rows("S2", experiment.catalog, _ranker_of(recommender), requests, WAYS)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from eval.protocol import next_basket
 from eval.soak import serving
 from eval.speed.measurement import Timing, interleave, keep
 from eval.speed.report import Job, Options, Row, Target
@@ -33,6 +32,7 @@ from genrec.backends.precision import native_dtype
 from genrec.backends.vllm_engine import VllmEngineBackend
 from genrec.constraint import Grammar, Marks
 from genrec.deadline import Deadline
+from genrec.evaluation import next_basket
 from genrec.tokenizer import HuggingFaceTokenizer
 
 RANKING = Target(8.0, 20.0, at="least")
@@ -50,7 +50,7 @@ def jobs(options: Options) -> list[Job]:
 def _rows(options: Options) -> Iterator[Row]:
     people, few = (4, 1) if options.quick else (64, 8)
     catalog, interactions = open_dataset("online-retail", default_cache())
-    experiment = next_basket(catalog, interactions, people, part="validation", seed=SEED)
+    experiment = next_basket(catalog, interactions, users=people, part="validation", seed=SEED)
     folder = find_weights(LANGUAGE_MODEL, default_cache())
     tokenizer = HuggingFaceTokenizer.from_directory(folder)
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)

@@ -1,0 +1,253 @@
+"""Runs side by side: python -m eval.compare RUN... [--baseline RANKER] [--metric M] [--png FILE] [--html FILE].
+
+RUN is a folder that `python -m eval.rank` wrote. Prints one table of every ranker of every run: a metric with its 95 %
+interval, the paired difference to the baseline with its interval and the p-value of a paired randomisation test,
+milliseconds a person, and the shares of invalid and of fallback items. --png draws the metric against the time; --html
+writes one page, with nothing to load, that shows people's histories and the lists of all rankers side by side.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jinja2 import Environment
+from rich.console import Console
+from rich.table import Table
+
+from eval.config import Config
+from eval.data import open_experiment
+from eval.rank import folder_of
+from genrec.errors import GenrecError, InputError
+from genrec.evaluation import Experiment
+from genrec.metrics import Interval, difference_interval, mean_interval, randomisation_test
+from genrec.types import FloatArray
+
+PEOPLE = 30  # on the page
+SEED = 20261122
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of answers.
+
+    Attributes:
+        name: of the folder.
+        facts: what `run.json` says.
+        tables: one row a person, by ranker.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    tables: dict[str, pa.Table]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ranker of one run; `difference` and `p` are None for the baseline, and where people differ from its own."""
+
+    run: str
+    ranker: str
+    value: Interval
+    difference: Interval | None
+    p: float | None
+    milliseconds: float
+    invalid: float
+    fallback: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare, print, draw."""
+    options = _parse(arguments)
+    try:
+        runs = [read_run(folder) for folder in options.runs]
+        lines = compare(runs, options.metric or runs[0].facts["config"]["metrics"][-1], options.baseline)
+        metric = options.metric or runs[0].facts["config"]["metrics"][-1]
+        _print(lines, metric)
+        if options.png:
+            _draw(lines, metric, options.png)
+        if options.html:
+            options.html.write_text(page(runs[0], options.data), encoding="utf-8")
+    except GenrecError as error:
+        sys.exit(f"error: {error}")
+
+
+def read_run(folder: Path) -> Run:
+    """What a run's folder holds; rankers that were not asked about everybody are left out.
+
+    Raises:
+        InputError: it is no such folder, or no ranker is complete.
+    """
+    manifest = folder / "run.json"
+    if not manifest.is_file():
+        raise InputError(f"{folder} holds no run.json; name a folder that python -m eval.rank wrote")
+    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    tables = {}
+    for name in facts["rankers"]:
+        parts = sorted((folder / folder_of(name)).glob("[0-9]*.parquet"))
+        if parts and (table := pa.concat_tables([pq.read_table(part) for part in parts])).num_rows == facts["users"]:
+            tables[name] = table
+    if not tables:
+        raise InputError(f"{folder} has no ranker that was asked about all {facts['users']:,} people; finish the run")
+    return Run(folder.name, facts, tables)
+
+
+def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line]:
+    """Every ranker of every run; the baseline is the first one's, by default its first ranker.
+
+    Raises:
+        InputError: a run lacks the metric, or none has the baseline.
+    """
+    name = baseline or next(iter(runs[0].tables))
+    if name not in runs[0].tables:
+        raise InputError(f"{runs[0].name} has no ranker {name!r}; choose from {', '.join(runs[0].tables)}")
+    lines = []
+    for run in runs:
+        for ranker, table in run.tables.items():
+            if metric not in table.column_names:
+                raise InputError(
+                    f"{run.name} did not measure {metric!r}; it has {', '.join(run.facts['config']['metrics'])}"
+                )
+            base, values = _values(runs[0].tables[name], metric), _values(table, metric)
+            other = run.facts["data"] == runs[0].facts["data"] and not (run is runs[0] and ranker == name)
+            listed = sum(map(len, table["item_ids"].to_pylist()))
+            shares = [100 * sum(table[fault].to_pylist()) / max(listed, 1) for fault in ("invalid", "fallback")]
+            lines.append(
+                Line(
+                    run.name,
+                    ranker,
+                    mean_interval(values, seed=SEED),
+                    difference_interval(values, base, seed=SEED) if other else None,
+                    randomisation_test(values, base, seed=SEED) if other else None,
+                    1000 * float(np.mean(table["seconds"].to_numpy())),
+                    *shares,
+                )
+            )
+    return lines
+
+
+def page(run: Run, data: Path | None) -> str:
+    """One HTML page of a run; titles are untrusted, and escaped."""
+    facts = run.facts
+    config = Config.model_validate({**facts["config"], "rankers": facts["rankers"]})
+    experiment = open_experiment(config, data, facts["users"])
+    if experiment.digest != facts["data"]:
+        raise InputError(f"the data is not what {run.name} was measured on; point --data to the same")
+    chosen = np.sort(np.random.default_rng(SEED).permutation(facts["users"])[:PEOPLE])
+    people = [_person(run, experiment, int(place)) for place in chosen]
+    template = Environment(autoescape=True).from_string(_PAGE)
+    return template.render(run=run.name, facts=facts, people=people, rankers=list(run.tables))
+
+
+def _person(run: Run, experiment: Experiment, place: int) -> dict[str, Any]:
+    task, titles = experiment.tasks[place], experiment.catalog
+    targets = {str(item) for item in task.targets}
+    lists = []
+    for table in run.tables.values():
+        row = table.slice(place, 1).to_pylist()[0]
+        items = zip(row["item_ids"][:10], row["sources"], strict=False)
+        lists.append([(_title(titles, item), source, item in targets) for item, source in items])
+    history = [_title(titles, item) for item in task.history.item_ids[-12:]]
+    return {
+        "user": task.history.user_id,
+        "history": history,
+        "more": max(0, len(task.history.item_ids) - len(history)),
+        "taken": [_title(titles, item) for item in sorted(targets)[:8]],
+        "lists": lists,
+    }
+
+
+def _title(catalog: Any, item: Any) -> str:
+    place = int(catalog.item_ids.positions([item])[0])
+    return str(catalog.titles[place]) if place >= 0 else f"{item} (not in the catalog)"
+
+
+def _values(table: pa.Table, metric: str) -> FloatArray:
+    values: FloatArray = 100 * table[metric].to_numpy()
+    return values
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--metric", help="by default the last that the first run measured")
+    parser.add_argument("--baseline", metavar="RANKER", help="of the first run; by default its first")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the data lie, for --html")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the metric against the time")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="show people of the first run")
+    return parser.parse_args(arguments)
+
+
+def _print(lines: Sequence[Line], metric: str) -> None:
+    table = Table("run", "ranker", metric, "difference", "p", "ms", "invalid %", "fallback %")
+    for line in lines:
+        table.add_row(
+            line.run,
+            line.ranker,
+            _shown(line.value),
+            "" if line.difference is None else _shown(line.difference),
+            "" if line.p is None else f"{line.p:.4f}",
+            f"{line.milliseconds:.1f}",
+            f"{line.invalid:.2f}",
+            f"{line.fallback:.2f}",
+        )
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _draw(lines: Sequence[Line], metric: str, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for line in lines:
+        low, high = line.value.value - line.value.low, line.value.high - line.value.value
+        axes.errorbar([line.milliseconds], [line.value.value], yerr=[[low], [high]], fmt="o", capsize=3)
+        axes.annotate(line.ranker, (line.milliseconds, line.value.value), textcoords="offset points", xytext=(7, 4))
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds a person")
+    axes.set_ylabel(f"{metric} x 100, with 95 % intervals")
+    axes.grid(visible=True, alpha=0.3)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ run }}: what was recommended</title>
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1a1a1a }
+section { border-top: 1px solid #ccc; padding: 1rem 0 }
+.lists { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
+.lists h3 { font-size: 1rem; margin: .2rem 0 } ol { margin: 0; padding-left: 1.6rem } .right { background: #d7f2d8 }
+small { color: #666 }
+@media (prefers-color-scheme: dark) { body { background: #161616; color: #e6e6e6 } .right { background: #22502a }
+section { border-color: #444 } small { color: #aaa } }
+</style>
+<h1>{{ run }}</h1>
+<p>{{ people|length }} of {{ facts.users }} people, drawn at random. Marked is what they took next. Items they have are
+{{ facts.seen }}. Data {{ facts.data[:16] }}.</p>
+{% for person in people %}<section>
+<h2>{{ person.user }}</h2>
+<p><b>Had</b>{% if person.more %} <small>({{ person.more }} earlier ones left out)</small>{% endif %}:
+{{ person.history|join(" · ") }}<br><b>Took next</b>: {{ person.taken|join(" · ") }}</p>
+<div class="lists">{% for ranker in rankers %}{% set items = person.lists[loop.index0] %}<div><h3>{{ ranker }}</h3><ol>
+{% for title, source, right in items %}<li{% if right %} class="right"{% endif %}>{{ title }}
+<small>{{ source }}</small></li>{% endfor %}</ol></div>{% endfor %}</div></section>
+{% endfor %}</html>
+"""
+
+
+if __name__ == "__main__":
+    main()

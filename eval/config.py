@@ -1,0 +1,87 @@
+"""What a run measures: a protocol over some data, and the rankers that are asked; read from TOML, strictly."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genrec.errors import InputError
+
+FOLDER = Path(__file__).parent / "configs"
+Kind = Literal["blend", "cooccurrence", "embedding", "generative", "popularity", "sasrec", "unconstrained"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RankerConfig(_Strict):
+    """One ranker.
+
+    Attributes:
+        kind: what it is.
+        settings: arguments of its class; of `generative` those of `GenerativeSettings`.
+        parts: of a blend, other rankers by name and their weights.
+        proposer: of `generative`, another ranker by name.
+        background: of `generative`, whether other people's histories stand behind the prior.
+    """
+
+    kind: Kind
+    settings: dict[str, Any] = {}
+    parts: dict[str, float] = {}
+    proposer: str | None = None
+    background: bool = True
+
+
+class Config(_Strict):
+    """One run.
+
+    Attributes:
+        protocol: `candidates` ranks 20, `leave-one-out` and `next-basket` the whole catalog; see `genrec.evaluation`.
+        data: a folder under `--data`, or the embedded `online-retail`.
+        part: which item is held back.
+        users: ask about so many; None for all.
+        k: list length.
+        metrics: see `genrec.metrics.accuracy`.
+        template: what shows a history to the model.
+        background: how many people's histories stand behind the prior.
+        seed: of draws and of intervals.
+        rankers: by name.
+    """
+
+    protocol: Literal["candidates", "leave-one-out", "next-basket"]
+    data: Literal["games", "beauty", "online-retail"]
+    part: Literal["validation", "test"] = "test"
+    users: int | None = Field(default=None, ge=1)
+    k: int = Field(ge=1)
+    metrics: list[str]
+    template: str = "next-item"
+    background: int = Field(default=3, ge=0)
+    seed: int = 20261122
+    rankers: dict[str, RankerConfig]
+
+
+def read_config(name: str) -> Config:
+    """A config of this folder by its name, or from a file.
+
+    Raises:
+        InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        there = ", ".join(sorted(one.stem for one in FOLDER.glob("*.toml")))
+        raise InputError(f"there is no config {name!r}; name a .toml file, or one of {there}")
+    try:
+        config = Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path.name} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/config.py for what there is") from error
+    for ranker, own in config.rankers.items():
+        for other in [*own.parts, *filter(None, [own.proposer])]:
+            if other not in config.rankers:
+                raise InputError(f"{path.name}: ranker {ranker!r} names {other!r}, which is none of its rankers")
+    return config

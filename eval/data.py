@@ -1,0 +1,68 @@
+"""Data sets as experiments: the folders that `--data` holds, and the embedded shop."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from eval.config import Config
+from genrec import Catalog, History, Interactions, open_dataset, read_catalog, read_interactions
+from genrec.assembly import default_cache
+from genrec.errors import InputError
+from genrec.evaluation import Experiment, Task, check_order, leave_one_out, next_basket
+
+
+def open_experiment(config: Config, data: Path | None, users: int | None) -> Experiment:
+    """What a config asks, of at most `users` people.
+
+    Raises:
+        InputError: the data are missing, or their histories are not in the order of time.
+    """
+    users = config.users if users is None else users
+    if config.data == "online-retail":
+        catalog, interactions = open_dataset("online-retail", default_cache())
+    else:
+        folder = _folder(config.data, data)
+        catalog = read_catalog(_titled(pq.read_table(folder / "items.parquet")), name=config.data)
+        interactions = read_interactions(folder / "interactions.parquet")
+    check_order(catalog, interactions)
+    if config.protocol == "candidates":
+        return candidate_lists(_folder(config.data, data), catalog, interactions, users)
+    split = {"leave-one-out": leave_one_out, "next-basket": next_basket}[config.protocol]
+    return split(catalog, interactions, part=config.part, users=users, seed=config.seed)
+
+
+def candidate_lists(folder: Path, catalog: Catalog, interactions: Interactions, users: int | None) -> Experiment:
+    """Rank 20 items: 19 random ones and the true last item of the history; what a person has may be among them.
+
+    `candidates_random.parquet` and `candidates_random_200.parquet` hold `user_id` and lists of item ids. Rankers count
+    all but each user's last two items. 200 users at most come from the paper's own sample.
+
+    Source: Hou et al., "Large Language Models are Zero-Shot Rankers for Recommender Systems", ECIR 2024, section 3.
+    """
+    small = users is not None and users <= 200
+    lists = pq.read_table(folder / f"candidates_random{'_200' if small else ''}.parquet").slice(0, users).to_pylist()
+    tasks = []
+    for row, history in zip(lists, interactions.histories([row["user_id"] for row in lists]), strict=True):
+        *known, true = history.item_ids
+        candidates = [item for item in row["candidates"] if item != true][:19]
+        past = History(tuple(known), user_id=row["user_id"])
+        tasks.append(Task(past, (*candidates, true), frozenset([true])))
+    train, _ = interactions.leave_last_out(2)
+    return Experiment(catalog, train, tasks, seen="in")
+
+
+def _titled(items: pa.Table) -> pa.Table:
+    """An item without a title (beauty has seven) is called by its id, so that nobody's history loses it."""
+    ids = items["item_id"].cast(pa.string())
+    titles = pc.if_else(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(items["title"], "")), ""), ids, items["title"])
+    return items.set_column(items.column_names.index("title"), "title", titles)
+
+
+def _folder(name: str, data: Path | None) -> Path:
+    """`DIR/games` where it is, else DIR itself."""
+    if data is None or not data.is_dir():
+        raise InputError(f"{name} needs --data, a folder that holds it; got {data}")
+    inside = data / name
+    return inside if inside.is_dir() else data

@@ -1,0 +1,101 @@
+"""The rankers that a config names, made when they are first asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from eval.config import Config, RankerConfig
+from genrec import (
+    BlendRanker,
+    CooccurrenceRanker,
+    GenerativeRanker,
+    PopularityRanker,
+    Ranker,
+    Recommender,
+    Settings,
+    open_recommender,
+)
+from genrec.errors import InputError, ModelMissingError
+from genrec.evaluation import Experiment
+from genrec.rankers.base import DenseRanker
+
+
+class Rankers:
+    """Those of one config over one experiment; models are loaded once.
+
+    Args:
+        config: names and settings.
+        experiment: what they may count.
+        cache: the folder of models, indexes, vectors and priors.
+    """
+
+    def __init__(self, config: Config, experiment: Experiment, cache: Path) -> None:
+        self._config, self._experiment, self._cache = config, experiment, cache
+        self._made: dict[str, Ranker] = {}
+        self._recommender: Recommender | None = None
+
+    def __getitem__(self, name: str) -> Ranker:
+        """The ranker of a name.
+
+        Raises:
+            InputError: the config has none of this name, or its settings do not fit its kind.
+            ModelMissingError: its model is not on this machine.
+        """
+        if name not in self._config.rankers:
+            raise InputError(f"there is no ranker {name!r}; choose from {', '.join(self._config.rankers)}")
+        if name not in self._made:
+            own = self._config.rankers[name]
+            try:
+                self._made[name] = self._kinds[own.kind](own)
+            except TypeError as error:
+                raise InputError(f"the settings of ranker {name!r} do not fit {own.kind}: {error}") from error
+        return self._made[name]
+
+    @property
+    def popularity(self) -> PopularityRanker:
+        """The last step of every ladder."""
+        counts = self._experiment.train.item_counts(self._experiment.catalog, on_unknown="skip")
+        return PopularityRanker(counts)
+
+    @property
+    def _kinds(self) -> dict[str, Callable[[RankerConfig], Ranker]]:
+        return {
+            "blend": self._blend,
+            "cooccurrence": self._cooccurrence,
+            "embedding": lambda _: self._of_ladder("embedding"),
+            "generative": self._generative,
+            "popularity": lambda _: self.popularity,
+        }
+
+    def _blend(self, own: RankerConfig) -> Ranker:
+        parts: dict[DenseRanker, float] = {}
+        for name, weight in own.parts.items():
+            part = self[name]
+            if not isinstance(part, DenseRanker):
+                raise InputError(f"a blend cannot hold {name!r}, which does not score whole catalogs")
+            parts[part] = weight
+        return BlendRanker(parts)
+
+    def _cooccurrence(self, own: RankerConfig) -> Ranker:
+        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
+        return CooccurrenceRanker(offsets, items, len(self._experiment.catalog), **own.settings)
+
+    def _generative(self, own: RankerConfig) -> Ranker:
+        base = self._of_ladder("generative")
+        if not isinstance(base, GenerativeRanker):
+            raise InputError("the first step of the ladder is no LLM")
+        return base.with_settings(
+            proposer=None if own.proposer is None else self[own.proposer],
+            background=None if own.background else [],
+            **{"evidence": 0.0, **own.settings},
+        )
+
+    def _of_ladder(self, source: str) -> Ranker:
+        """A step of what a user gets who opens this catalog, which has to be there."""
+        if self._recommender is None:
+            settings = Settings(template=self._config.template, background=self._config.background)
+            catalog, train = self._experiment.catalog, self._experiment.train
+            self._recommender = open_recommender(catalog, train, cache=self._cache, settings=settings)
+        for step in self._recommender.ladder:
+            if step.source == source:
+                return step
+        raise ModelMissingError(f"no {source} ranker here: run genrec model get, then try again")

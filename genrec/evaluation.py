@@ -1,0 +1,231 @@
+"""What is asked and what would be right: protocols that hold back some of what people did, and slices of them.
+
+A protocol gives an `Experiment`: what rankers may count, and one task a person. What a task holds back is never in
+what rankers count of that person. Whether items that a person already has may be recommended is always said.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from genrec.catalog import Catalog
+from genrec.errors import InputError
+from genrec.interactions import Interactions, read_interactions
+from genrec.recommender import Recommender
+from genrec.types import History, IntArray, ItemId, RecommendationList
+
+Part = Literal["validation", "test"]
+Slice = Literal["hot", "warm", "cold"]
+SLICES: tuple[Slice, ...] = get_args(Slice)
+
+_BATCH = 64  # people asked at once
+_LONG, _SHORT = 20, 5  # items of a hot user's history at least, of a cold user's at most
+_RARE = 5  # interactions of a cold item at most
+_PAIRS = 50  # steps of histories that are too few to tell their order by
+_ORDERED = 0.95  # share of steps up the alphabet from which on histories count as sorted
+
+
+@dataclass(frozen=True)
+class Task:
+    """One person.
+
+    Attributes:
+        history: what they had, oldest first.
+        candidates: what is ranked; None for the whole catalog.
+        targets: what they took next.
+    """
+
+    history: History
+    candidates: tuple[ItemId, ...] | None
+    targets: frozenset[ItemId]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a protocol asks.
+
+    Attributes:
+        catalog: what can be recommended.
+        train: the interactions that rankers may count.
+        tasks: one a person.
+        seen: whether items of the person's own history may be recommended: "in" or "out".
+    """
+
+    catalog: Catalog
+    train: Interactions
+    tasks: Sequence[Task]
+    seen: Literal["in", "out"] = "out"
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise InputError("nobody has anything that could be held back; give longer histories, or an earlier time")
+        for task in self.tasks:
+            if not task.targets:
+                raise InputError(f"user {task.history.user_id!r} has no item to be found; leave them out")
+            if task.candidates is not None and not task.targets <= set(task.candidates):
+                missing = min(task.targets - set(task.candidates), key=str)
+                raise InputError(
+                    f"the candidates of user {task.history.user_id!r} lack the true item {missing!r}; add it"
+                )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything asked: catalog, what may be counted, people, candidates, targets."""
+        digest = hashlib.sha256(self.catalog.fingerprint.encode())
+        offsets, items = self.train.as_indices(self.catalog, on_unknown="skip")
+        digest.update(offsets.tobytes() + items.tobytes() + self.seen.encode())
+        for task in self.tasks:
+            asked = [task.history.user_id, task.history.item_ids, task.candidates, sorted(map(str, task.targets))]
+            digest.update(json.dumps(asked).encode())
+        return digest.hexdigest()
+
+    def slices_of_users(self) -> list[Slice]:
+        """For each task: cold with a history of at most 5 items, hot with 20 or more, else warm."""
+        lengths = [len(task.history.item_ids) for task in self.tasks]
+        return ["cold" if length <= _SHORT else "hot" if length >= _LONG else "warm" for length in lengths]
+
+    def slices_of_items(self) -> dict[ItemId, Slice]:
+        """Cold with at most 5 interactions in `train`; hot those most popular ones that have half of all; else warm."""
+        counts = self.train.item_counts(self.catalog, on_unknown="skip")
+        order = np.argsort(-counts, kind="stable")
+        before = np.cumsum(counts[order]) - counts[order]
+        hot = np.zeros(len(counts), dtype=np.bool_)
+        hot[order[2 * before < counts.sum()]] = True
+        pairs = zip(counts, hot, strict=True)
+        names: list[Slice] = ["cold" if count <= _RARE else "hot" if top else "warm" for count, top in pairs]
+        return dict(zip(self.catalog.item_ids, names, strict=True))
+
+    def ask(self, recommender: Recommender, k: int, *, start: int = 0, stop: int | None = None) -> "Iterator[Asked]":
+        """Each task from `start` to `stop` with the k items that it is answered with, in their order."""
+        chosen = self.tasks[start:stop]
+        for first in range(0, len(chosen), _BATCH):
+            tasks = chosen[first : first + _BATCH]
+            if all(task.candidates is None for task in tasks):
+                people = [task.history for task in tasks]
+                answers = recommender.recommend(people, k, filter_seen=self.seen == "out")
+                yield from map(Asked, tasks, answers)
+                continue
+            for task in tasks:
+                only = task.candidates
+                yield Asked(task, recommender.recommend(task.history, k, only=only, filter_seen=self.seen == "out"))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task and what it was answered with."""
+
+    task: Task
+    answer: RecommendationList
+
+
+def leave_one_out(
+    catalog: Catalog, interactions: Interactions, *, part: Part = "test", users: int | None = None, seed: int = 0
+) -> Experiment:
+    """Rank the whole catalog, without what a person has: which item do they take next?
+
+    The last item of a history is the test item, the one before it the validation item; rankers count all but these two
+    of everybody. Who has fewer than three items, or takes what they already had, is not asked about.
+
+    Source of the protocol: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section IV.A.
+    """
+    back = {"validation": 2, "test": 1}[part]
+    known = set(catalog.item_ids)
+    tasks = []
+    for history in interactions.histories():
+        items = history.item_ids
+        if len(items) >= 3 and (target := items[-back]) in known and target not in items[:-back]:
+            tasks.append(Task(History(items[:-back], user_id=history.user_id), None, frozenset([target])))
+    train, _ = interactions.leave_last_out(2)
+    return Experiment(catalog, train, _some(tasks, users, seed))
+
+
+def by_time(
+    catalog: Catalog, interactions: Interactions, *, at: float | str, users: int | None = None, seed: int = 0
+) -> Experiment:
+    """Rank the whole catalog as if today were `at`: which new items do people take from then on?
+
+    Rankers count what was before; who has nothing before, or takes nothing new after, is not asked about.
+
+    Args:
+        catalog: what can be recommended.
+        interactions: all of them.
+        at: seconds since 1970 or a date, see `Interactions.by_time`.
+        users: ask about so many people only, drawn by `seed`.
+        seed: of that draw.
+    """
+    before, after = interactions.by_time(at)
+    known, past = set(catalog.item_ids), {history.user_id: history for history in before.histories()}
+    tasks = []
+    for later in after.histories():
+        had = past.get(later.user_id)
+        if had is not None and (new := (frozenset(later.item_ids) & known) - frozenset(had.item_ids)):
+            tasks.append(Task(had, None, new))
+    return Experiment(catalog, before, _some(tasks, users, seed))
+
+
+def next_basket(
+    catalog: Catalog, interactions: Interactions, *, part: Part = "test", users: int | None = None, seed: int = 0
+) -> Experiment:
+    """Rank the whole catalog, without what a customer has: which new items are in their next basket?
+
+    A basket is what one customer took at one time. Customers with three baskets or more are asked about: with `part`
+    `validation` for the last but one, knowing those before it; with `test` for the last. Rankers count, of every
+    customer, only what came before the basket asked about; of customers who are not asked about, all but their last.
+    """
+    order = {"validation": 2, "test": 1}[part]
+    kept = np.ones(len(interactions), dtype=np.bool_)
+    asked: list[tuple[int, int]] = []
+    for user, (start, stop) in enumerate(zip(interactions.offsets[:-1], interactions.offsets[1:], strict=True)):
+        times = interactions.timestamps[start:stop]
+        baskets = np.unique(times)
+        if len(baskets) < 2:
+            continue
+        from_end = order if len(baskets) >= 3 else 1
+        before = int(np.searchsorted(times, baskets[-from_end]))
+        kept[start + before : stop] = False
+        if len(baskets) >= 3:
+            asked.append((user, int(np.searchsorted(times, baskets[-from_end], side="right"))))
+    train = read_interactions(interactions.to_table().filter(pa.array(kept)))
+    histories = interactions.histories()
+    tasks = []
+    for user, stop in asked:
+        before = int(kept[interactions.offsets[user] : interactions.offsets[user + 1]].sum())
+        items = histories[user].item_ids
+        targets = frozenset(items[before:stop]) - frozenset(items[:before])
+        if targets:
+            tasks.append(Task(History(items[:before], user_id=histories[user].user_id), None, targets))
+    return Experiment(catalog, train, _some(tasks, users, seed))
+
+
+def check_order(catalog: Catalog, interactions: Interactions) -> None:
+    """Refuse histories that are sorted by what items are called instead of by time: two public data sets are.
+
+    Raises:
+        InputError: nearly every step of the histories goes up the alphabet of titles, or of item ids.
+    """
+    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    inside = np.ones(max(len(items) - 1, 0), dtype=np.bool_)
+    ends = offsets[1:-1]
+    inside[ends[(ends > 0) & (ends < len(items))] - 1] = False
+    for name, texts in (("titles", catalog.titles), ("item ids", [str(one) for one in catalog.item_ids])):
+        _, place = np.unique(np.array(list(texts), dtype=object).astype(str), return_inverse=True)
+        steps = np.diff(place[items])[inside]
+        steps = steps[steps != 0]
+        if len(steps) >= _PAIRS and (share := float((steps > 0).mean())) >= _ORDERED:
+            raise InputError(
+                f"{share:.1%} of {len(steps):,} steps of the histories in {interactions.source} go up the alphabet of "
+                f"{name}: they are sorted by name, not by time; get the original order, or no figure means anything"
+            )
+
+
+def _some(tasks: list[Task], users: int | None, seed: int) -> list[Task]:
+    """All tasks, or so many of them in a random order that has nothing to do with how many there are."""
+    if users is None or users >= len(tasks):
+        return tasks
+    chosen: IntArray = np.random.default_rng(seed).permutation(len(tasks))[:users]
+    return [tasks[place] for place in chosen]
