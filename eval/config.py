@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from genrec.errors import InputError
 
 FOLDER = Path(__file__).parent / "configs"
-Kind = Literal["blend", "cooccurrence", "embedding", "generative", "popularity", "sasrec", "unconstrained"]
+Kind = Literal["blend", "cooccurrence", "embedding", "generative", "popularity", "sasrec"]
 
 
 class _Strict(BaseModel):

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from eval.config import Config, RankerConfig
+from eval.progress import tell_progress
 from genrec import (
     BlendRanker,
     CooccurrenceRanker,
@@ -17,6 +20,8 @@ from genrec import (
 from genrec.errors import InputError, ModelMissingError
 from genrec.evaluation import Experiment
 from genrec.rankers.base import DenseRanker
+
+_KEPT = 2000  # people whose last item tells a baseline that is trained when to stop
 
 
 class Rankers:
@@ -64,6 +69,7 @@ class Rankers:
             "embedding": lambda _: self._of_ladder("embedding"),
             "generative": self._generative,
             "popularity": lambda _: self.popularity,
+            "sasrec": self._sasrec,
         }
 
     def _blend(self, own: RankerConfig) -> Ranker:
@@ -78,6 +84,21 @@ class Rankers:
     def _cooccurrence(self, own: RankerConfig) -> Ranker:
         offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
         return CooccurrenceRanker(offsets, items, len(self._experiment.catalog), **own.settings)
+
+    def _sasrec(self, own: RankerConfig) -> Ranker:
+        """Trained on what rankers may count; of some people the last item of that is kept to stop by."""
+        from eval.baselines.sasrec import train_sasrec
+
+        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
+        histories = np.split(items, offsets[1:-1])
+        long = np.flatnonzero(np.diff(offsets) >= 3)
+        kept = np.random.default_rng(self._config.seed).permutation(long)[:_KEPT]
+        validation = [(histories[user][:-1], int(histories[user][-1])) for user in kept]
+        for user in kept:
+            histories[user] = histories[user][:-1]
+        tell = tell_progress("sasrec, passes")
+        count, seed = len(self._experiment.catalog), self._config.seed
+        return train_sasrec(histories, count, validation=validation, seed=seed, on_progress=tell, **own.settings)
 
     def _generative(self, own: RankerConfig) -> Ranker:
         base = self._of_ladder("generative")

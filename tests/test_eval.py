@@ -85,6 +85,14 @@ def test_a_run_that_was_stopped_goes_on(config: Path, tmp_path: Path, monkeypatc
     }
 
 
+def test_a_trained_baseline_is_measured_like_any_other(config: Path, tmp_path: Path) -> None:
+    """A row of SASRec from another harness would be another figure."""
+    added = '[rankers.sasrec]\nkind = "sasrec"\nsettings = { epochs = 1, dimension = 8, blocks = 1 }\n'
+    config.write_text(CONFIG + added, encoding="utf-8")
+    found = run(config, tmp_path / "run", "--rankers", "sasrec")
+    assert found["sasrec", "invalid share"] == found["sasrec", "repeated share"] == found["sasrec", "seen share"] == 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

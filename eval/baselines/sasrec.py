@@ -1,0 +1,231 @@
+"""What comes next, by self-attention over what came before: the trained baseline of the field.
+
+Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section III. As there: learned
+positions, two blocks of causal single-head attention and a pointwise network with ReLU, each behind a layer norm and
+beside a residual, item vectors shared between input and output, Adam. As in the authors' code: a last layer norm.
+Not as there: the loss. The paper sets each next item against one random item (binary cross-entropy); here a softmax
+sets all next items of a batch against the same `negatives` random ones, which learns more from as many passes.
+
+Letters: U histories, B in a batch, L items of one, D dimensions, N items of the catalog.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec.artifact import map_arrays, verify, write_arrays, writing
+from genrec.deadline import Deadline
+from genrec.errors import InputError
+from genrec.rankers.base import DenseRanker, DenseScores, RankRequest
+from genrec.subset import Subset
+from genrec.types import IntArray
+
+_KIND, _VERSION, _FILE = "sasrec", 1, "weights.safetensors"
+_FACTS = ("item_count", "dimension", "blocks", "length")
+_ROWS = 512  # histories computed at once
+_POOL = 32  # batches whose histories are sorted by length before they are cut
+
+
+class _Block(nn.Module):
+    def __init__(self, dimension: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm, self.network_norm = nn.LayerNorm(dimension), nn.LayerNorm(dimension)
+        self.projection = nn.Linear(dimension, 3 * dimension, bias=False)
+        self.wide, self.narrow = nn.Linear(dimension, dimension), nn.Linear(dimension, dimension)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """float32 [B, L, D]; `mask` [B, L, L] is added to the attention."""
+        query, key, value = self.projection(self.attention_norm(states)).chunk(3, dim=-1)
+        weights = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5).softmax(dim=-1)
+        states = states + self.dropout(self.dropout(weights) @ value)
+        hidden = self.dropout(functional.relu(self.wide(self.network_norm(states))))
+        found: Tensor = states + self.dropout(self.narrow(hidden))
+        return found
+
+
+class _Network(nn.Module):
+    def __init__(self, item_count: int, dimension: int, blocks: int, length: int, dropout: float) -> None:
+        super().__init__()
+        self.items, self.positions = nn.Embedding(item_count + 1, dimension), nn.Embedding(length, dimension)
+        self.blocks = nn.ModuleList(_Block(dimension, dropout) for _ in range(blocks))
+        self.norm, self.dropout = nn.LayerNorm(dimension), nn.Dropout(dropout)
+        for weight in self.parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=0.02)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """What is expected behind each item: float32 [B, L, D] of int64 [B, L], padded in front with N."""
+        size = items.shape[1]
+        real = items < self.items.num_embeddings - 1
+        before = torch.ones(size, size, dtype=torch.bool).tril()
+        # Padding sees itself, so that no row is without anything to see.
+        seen = before & real[:, None, :] | torch.eye(size, dtype=torch.bool)
+        mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+        states = self.dropout(self.items(items) + self.positions.weight[-size:])
+        for block in self.blocks:
+            states = block(states, mask)
+        found: Tensor = self.norm(states)
+        return found
+
+
+class SasRec(DenseRanker):
+    """Scores an item by the inner product of its vector and what the network expects behind the history.
+
+    Made by `train_sasrec` or `load`. Only the newest `length` items of a history are looked at.
+    """
+
+    source = "sasrec"
+
+    def __init__(
+        self, item_count: int, *, dimension: int = 64, blocks: int = 2, length: int = 50, dropout: float = 0.0
+    ) -> None:
+        self.item_count, self.dimension, self.blocks, self.length = item_count, dimension, blocks, length
+        self.network = _Network(item_count, dimension, blocks, length, dropout).eval()
+
+    def can_rank(self, request: RankRequest) -> bool:
+        """Whether there is any history."""
+        return len(request.history) > 0
+
+    @torch.inference_mode()
+    def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
+        """float32 [U, N]."""
+        histories = [request.history[-self.length :] for request in requests]
+        expected = torch.empty(len(histories), self.dimension)
+        order = np.argsort([len(history) for history in histories], kind="stable")
+        for rows in np.split(order, range(_ROWS, len(order), _ROWS)):
+            expected[rows] = self.network(_padded([histories[row] for row in rows], self.item_count))[:, -1]
+        scores: DenseScores = (expected @ self.network.items.weight[:-1].T).numpy()
+        return scores
+
+    def save(self, directory: Path) -> None:
+        """Write a folder, whole or not at all: weights.safetensors, manifest.json."""
+        facts = {name: getattr(self, name) for name in _FACTS}
+        with writing(directory, kind=_KIND, version=_VERSION, facts=facts) as folder:
+            write_arrays(folder / _FILE, {name: one.numpy() for name, one in self.network.state_dict().items()})
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: there is nothing, or it was altered.
+        """
+        facts = verify(directory, kind=_KIND, version=_VERSION)
+        ranker = cls(**{name: facts[name] for name in _FACTS})
+        arrays = map_arrays(directory / _FILE)
+        ranker.network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+        return ranker
+
+
+def train_sasrec(
+    histories: Sequence[IntArray],
+    item_count: int,
+    *,
+    validation: Sequence[tuple[IntArray, int]],
+    seed: int,
+    epochs: int = 100,
+    patience: int = 5,
+    dimension: int = 64,
+    blocks: int = 2,
+    length: int = 50,
+    dropout: float = 0.3,
+    negatives: int = 512,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SasRec:
+    """Train until the validation items are found no better, and return the ranker of the best pass.
+
+    The same arguments give the same weights on the same machine with the same number of threads.
+
+    Args:
+        histories: item indices of each of U people, oldest first; those with one item teach nothing.
+        item_count: N.
+        validation: histories and the item that came next, to be ranked among all items that the history lacks.
+        seed: of weights, order, dropout and random items.
+        epochs: passes over the histories at most.
+        patience: passes without a better NDCG@10 before it stops.
+        on_progress: called after each pass with how many of how many are done.
+
+    Raises:
+        InputError: there is nothing to learn from, or nothing to validate with.
+    """
+    sequences = [history[-length - 1 :] for history in histories if len(history) > 1]
+    if not sequences or not validation:
+        raise InputError(
+            f"{len(sequences)} histories of two items or more and {len(validation)} to validate with; give some of both"
+        )
+    random = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ranker = SasRec(item_count, dimension=dimension, blocks=blocks, length=length, dropout=dropout)
+        network = ranker.network
+        optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+        best, best_weights, waited = -1.0, deepcopy(network.state_dict()), 0
+        for epoch in range(1, epochs + 1):
+            network.train()
+            for batch in _batches([len(one) for one in sequences], batch_size, random):
+                rows = _padded([sequences[place] for place in batch], item_count)
+                loss = _loss(network, rows, torch.from_numpy(random.integers(0, item_count, negatives)))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            network.eval()
+            found = _ndcg(ranker, validation)
+            waited += 1
+            if found > best:
+                best, best_weights, waited = found, deepcopy(network.state_dict()), 0
+            if on_progress is not None:
+                on_progress(epoch, epochs)
+            if waited == patience:
+                break
+    network.load_state_dict(best_weights)
+    return ranker
+
+
+def _batches(sizes: Sequence[int], batch_size: int, random: np.random.Generator) -> Iterator[IntArray]:
+    """All places in random order, cut into batches of about one length, so that little of them is padding."""
+    order = random.permutation(len(sizes))
+    pools = np.split(order, range(_POOL * batch_size, len(order), _POOL * batch_size))
+    alike = [pool[np.argsort(np.asarray(sizes)[pool], kind="stable")] for pool in pools]
+    batches = [batch for pool in alike for batch in np.split(pool, range(batch_size, len(pool), batch_size))]
+    for place in random.permutation(len(batches)):
+        yield batches[place]
+
+
+def _padded(histories: Sequence[IntArray], padding: int) -> Tensor:
+    """int64 [B, L]; each history ends at the right edge."""
+    rows = np.full((len(histories), max(map(len, histories))), padding)
+    for row, history in zip(rows, histories, strict=True):
+        row[len(row) - len(history) :] = history
+    return torch.from_numpy(rows)
+
+
+def _loss(network: _Network, rows: Tensor, negatives: Tensor) -> Tensor:
+    """Softmax cross-entropy of each next item among itself and the negatives, which stand for the whole catalog."""
+    before, after = rows[:, :-1], rows[:, 1:]
+    real = before < network.items.num_embeddings - 1
+    expected, true = network(before)[real], after[real]
+    right = (expected * network.items(true)).sum(dim=-1)
+    # A random item that happens to be the next one is not held against it.
+    wrong = (expected @ network.items(negatives).T).masked_fill(negatives == true[:, None], -torch.inf)
+    everything = wrong.logsumexp(dim=1) + np.log((network.items.num_embeddings - 2) / len(negatives))
+    return functional.softplus(everything - right).mean()
+
+
+def _ndcg(ranker: SasRec, validation: Sequence[tuple[IntArray, int]]) -> float:
+    """NDCG@10 of one item each among all that its history lacks."""
+    everything, total = Subset.everything(ranker.item_count), 0.0
+    for start in range(0, len(validation), _ROWS):
+        pairs = validation[start : start + _ROWS]
+        requests = [RankRequest(history, "", everything.without(history)) for history, _ in pairs]
+        for (_, item), ranking in zip(pairs, ranker.rank(requests, 10, deadline=Deadline.never()), strict=True):
+            total += float((1.0 / np.log2(2.0 + np.flatnonzero(ranking.item_indices == item))).sum())
+    return total / len(validation)
