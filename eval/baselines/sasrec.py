@@ -4,7 +4,8 @@ Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018,
 positions, two blocks of causal single-head attention and a pointwise network with ReLU, each behind a layer norm and
 beside a residual, item vectors shared between input and output, Adam. As in the authors' code: a last layer norm.
 Not as there: the loss. The paper sets each next item against one random item (binary cross-entropy); here a softmax
-sets all next items of a batch against the same `negatives` random ones, which learns more from as many passes.
+sets all next items of a batch against the same `negatives` random ones. Nor are item vectors scaled by the root of D;
+attention weights are dropped out too, and batches hold histories of like length. The defaults are not tuned yet.
 
 Letters: U histories, B in a batch, L items of one, D dimensions, N items of the catalog.
 """
