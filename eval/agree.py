@@ -12,23 +12,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from eval.progress import show_progress
-from eval.speed.size import requests_of
-from genrec import (
-    CatalogIndex,
-    GenerativeRanker,
-    GenerativeSettings,
-    PopularityRanker,
-    TitleIdentifiers,
-    open_dataset,
-    read_template,
-)
+from eval.shop import open_shop
 from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights, load_backend
-from genrec.backends.base import Backend
 from genrec.deadline import Deadline
-from genrec.evaluation import next_basket
 from genrec.types import Ranking
 
 K, WIDTH, BATCH = 10, 10, 20
@@ -72,24 +59,11 @@ def main() -> None:
     options = parser.parse_args()
     from genrec.backends.vllm_engine import VllmEngineBackend
 
-    catalog, interactions = open_dataset("online-retail", default_cache())
-    experiment = next_basket(catalog, interactions, users=options.users, part="validation", seed=SEED)
-    requests = requests_of(catalog, experiment.tasks)
-    backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
-    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
-    _, bought = experiment.train.as_indices(catalog, on_unknown="skip")
-    popular = PopularityRanker(np.bincount(bought, minlength=len(catalog)))
+    shop = open_shop(options.users, seed=SEED)
+    requests, (backend, _) = shop.requests, load_backend(LANGUAGE_MODEL, default_cache())
     engine = VllmEngineBackend(find_weights(LANGUAGE_MODEL, default_cache()))
-
-    def ranker_on(own: Backend) -> GenerativeRanker:
-        settings = GenerativeSettings(prior=0.0, width=WIDTH, exact=False, batch_size=BATCH)
-        warm, cold = read_template("next-item"), read_template("cold-start")
-        return GenerativeRanker(
-            index, own, tokenizer, template=warm, cold_template=cold, proposer=popular, settings=settings
-        )
-
     try:
-        rankers = [ranker_on(own) for own in (engine, backend)]
+        rankers = [shop.ranker(own, width=WIDTH, batch_size=BATCH) for own in (engine, backend)]
         for name, settings in WAYS.items():
             pairs = [ranker.with_settings(**settings) for ranker in rankers]
             lists: list[list[Ranking]] = [[], []]

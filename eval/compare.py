@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     try:
         runs = [read_run(folder) for folder in options.runs]
-        lines = compare(runs, options.metric or runs[0].facts["config"]["metrics"][-1], options.baseline)
         metric = options.metric or runs[0].facts["config"]["metrics"][-1]
+        lines = compare(runs, metric, options.baseline)
         _print(lines, metric)
         if options.png:
             _draw(lines, metric, options.png)

@@ -13,7 +13,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,11 +31,12 @@ from eval.progress import show_progress
 from eval.rankers import Rankers
 from eval.speed.report import commit
 from genrec import Recommender
+from genrec.artifact import writing_file
 from genrec.assembly import default_cache
 from genrec.errors import GenrecError, InputError, MismatchError
 from genrec.evaluation import SLICES, Asked, Experiment
 from genrec.metrics import accuracy, mean_interval
-from genrec.types import FloatArray
+from genrec.types import BoolArray, FloatArray
 
 CHUNK = 100  # people in one part of what is kept
 PACKAGES = ("genrec", "numpy", "torch", "transformers")
@@ -105,9 +106,9 @@ def measure(
     facts = _facts(config, experiment)
     _open_folder(folder, facts)
     rows: list[Row] = []
+    groups = _groups(experiment)
     for name in names:
-        table = _answers(name, rankers, experiment, config, folder)
-        rows += _rows(name, table, experiment, config)
+        rows += _rows(name, _answers(name, rankers, experiment, config, folder), groups, config)
     return {**facts, "commit": commit(), "machine": _machine(), "rows": [asdict(row) for row in rows]}
 
 
@@ -154,7 +155,8 @@ def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
     manifest = folder / "run.json"
     if not manifest.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(manifest, json.dumps(facts, indent=1).encode())
+        with writing_file(manifest) as file:
+            file.write(json.dumps(facts, indent=1).encode())
         return
     kept = json.loads(manifest.read_text(encoding="utf-8"))
     for name, mine, theirs in _differences(facts, kept):
@@ -163,7 +165,8 @@ def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
             "or remove it"
         )
     kept["rankers"].update(facts["rankers"])
-    _write(manifest, json.dumps(kept, indent=1).encode())
+    with writing_file(manifest) as file:
+        file.write(json.dumps(kept, indent=1).encode())
 
 
 def _differences(mine: dict[str, Any], kept: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -191,7 +194,9 @@ def _answers(name: str, rankers: Rankers, experiment: Experiment, config: Config
             begin = time.perf_counter()
             asked = list(experiment.ask(alone, config.k, start=start, stop=start + CHUNK))
             seconds = (time.perf_counter() - begin) / len(asked)
-            _write_table(parts[start], _table(asked, start, seconds, alone.ladder[0].source, experiment, config))
+            table = _table(asked, start, seconds, alone.ladder[0].source, experiment, config)
+            with writing_file(parts[start]) as file:
+                pq.write_table(table, file)
     return pa.concat_tables([pq.read_table(path) for path in parts.values()])
 
 
@@ -222,13 +227,20 @@ def _table(
     )
 
 
-def _rows(name: str, table: pa.Table, experiment: Experiment, config: Config) -> Iterator[Row]:
-    """Means and intervals over everybody, over slices of people, and over slices of what they took."""
+def _groups(experiment: Experiment) -> dict[str, BoolArray]:
+    """bool [U] by name: everybody, slices of people, and slices of what they took, where that is one item."""
     people, items = np.array(experiment.slices_of_users()), experiment.slices_of_items()
     named = {str(item): own for item, own in items.items()}
-    taken = np.array([named[targets[0]] if len(targets) == 1 else "" for targets in table["targets"].to_pylist()])
+    targets = [sorted(map(str, task.targets)) for task in experiment.tasks]
+    taken = np.array([named[own[0]] if len(own) == 1 else "" for own in targets])
     groups = {"all": np.ones(len(people), dtype=np.bool_)}
-    groups |= {f"{own} people": people == own for own in SLICES} | {f"{own} items": taken == own for own in SLICES}
+    return (
+        groups | {f"{own} people": people == own for own in SLICES} | {f"{own} items": taken == own for own in SLICES}
+    )
+
+
+def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: Config) -> Iterator[Row]:
+    """Means and intervals over each group, and what is wrong with the lists of all."""
     for group, chosen in groups.items():
         if chosen.any():
             for metric in config.metrics:
@@ -238,22 +250,9 @@ def _rows(name: str, table: pa.Table, experiment: Experiment, config: Config) ->
     listed = sum(len(items) for items in table["item_ids"].to_pylist())
     for fault in ("invalid", "repeated", "seen", "fallback"):
         share = 100 * float(table[fault].to_numpy().sum()) / max(listed, 1)
-        yield Row(name, "all", f"{fault} share", share, share, share, len(people))
+        yield Row(name, "all", f"{fault} share", share, share, share, table.num_rows)
     milliseconds = 1000 * float(table["seconds"].to_numpy().mean())
-    yield Row(name, "all", "ms", milliseconds, milliseconds, milliseconds, len(people))
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    _write(path, sink.getvalue().to_pybytes())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    yield Row(name, "all", "ms", milliseconds, milliseconds, milliseconds, table.num_rows)
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from eval.progress import show_progress
 from genrec import CatalogIndex, TitleIdentifiers, open_dataset
-from genrec.backends.precision import native_dtype
+from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.shelf import FOLDER
 from genrec.constraint import Grammar, Marks
 from genrec.tokenizer import HuggingFaceTokenizer
@@ -50,11 +50,10 @@ class Reader:
 
     Args:
         index: the catalog.
-        tokenizer: the model's.
+        marks: those of the model's tokenizer.
     """
 
-    def __init__(self, index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> None:
-        marks = Marks.of(tokenizer)
+    def __init__(self, index: CatalogIndex, marks: Marks) -> None:
         self._end, self._separator, self._ids = marks.end, marks.separator, index.catalog.item_ids
         rows = range(len(index.trie))
         self._item = {tuple(index.trie.row(row).tolist()): int(index.trie.items[row]) for row in rows}
@@ -115,7 +114,7 @@ def soak(
 
     # No seeds of requests: on the CPU vLLM 0.32 stops where one of them is filled in by halves.
     random, grammar = np.random.default_rng(0), Grammar(index.trie, Marks.of(tokenizer))
-    reader = Reader(index, tokenizer)
+    reader = Reader(index, grammar.marks)
     prompts, room, counts = _prompts(tokenizer, index, random), grammar.longest("list", k=K), Counter[str]()
     starts = range(0, count, BATCH)
     for start in show_progress(starts, f"batches of {BATCH} lists", len(starts)):
@@ -168,14 +167,12 @@ def main() -> None:
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(Path(folder) / "catalogs" / "retail")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it writes where the result goes
-        import torch
         from vllm import LLM
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with serving(Path(folder) / "catalogs"):
             engine = LLM(
                 str(options.model),
-                dtype=native_dtype(device),
+                dtype=native_dtype(default_device()),
                 enforce_eager=True,
                 max_model_len=1024,
                 max_num_seqs=options.requests,

@@ -6,8 +6,6 @@ Letters: N items. An item's index is its place in the table it was read from, fr
 import hashlib
 import json
 import numbers
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import cached_property
@@ -18,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.artifact import writing_file
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.filter import filter_mask
 from genrec.ids import Ids
@@ -219,19 +218,13 @@ class Catalog:
         path = Path(path)
         facts = {"version": _VERSION, "name": self.name, "fingerprint": self.fingerprint}
         table = pa.table(self._columns()).replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
-        aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         try:
-            with aside.open("wb") as file:
+            with writing_file(path) as file:
                 parquet.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(
                 f"cannot write catalog {self.name!r} to {path}: {error}; nothing was changed"
             ) from error
-        finally:
-            aside.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: str | Path) -> "Catalog":

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,6 +24,7 @@ Part = Literal["validation", "test"]
 Slice = Literal["hot", "warm", "cold"]
 SLICES: tuple[Slice, ...] = get_args(Slice)
 
+_BACK: dict[Part, int] = {"validation": 2, "test": 1}  # which item or basket from the end is held back
 _BATCH = 64  # people asked at once
 _LONG, _SHORT = 20, 5  # items of a hot user's history at least, of a cold user's at most
 _RARE = 5  # interactions of a cold item at most
@@ -73,7 +75,7 @@ class Experiment:
                     f"the candidates of user {task.history.user_id!r} lack the true item {missing!r}; add it"
                 )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of everything asked: catalog, what may be counted, people, candidates, targets."""
         digest = hashlib.sha256(self.catalog.fingerprint.encode())
@@ -133,13 +135,12 @@ def leave_one_out(
 
     Source of the protocol: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section IV.A.
     """
-    back = {"validation": 2, "test": 1}[part]
     known = set(catalog.item_ids)
     tasks = []
     for history in interactions.histories():
         items = history.item_ids
-        if len(items) >= 3 and (target := items[-back]) in known and target not in items[:-back]:
-            tasks.append(Task(History(items[:-back], user_id=history.user_id), None, frozenset([target])))
+        if len(items) >= 3 and (target := items[-_BACK[part]]) in known and target not in items[: -_BACK[part]]:
+            tasks.append(Task(History(items[: -_BACK[part]], user_id=history.user_id), None, frozenset([target])))
     train, _ = interactions.leave_last_out(2)
     return Experiment(catalog, train, _some(tasks, users, seed))
 
@@ -177,7 +178,6 @@ def next_basket(
     `validation` for the last but one, knowing those before it; with `test` for the last. Rankers count, of every
     customer, only what came before the basket asked about; of customers who are not asked about, all but their last.
     """
-    order = {"validation": 2, "test": 1}[part]
     kept = np.ones(len(interactions), dtype=np.bool_)
     asked: list[tuple[int, int]] = []
     for user, (start, stop) in enumerate(zip(interactions.offsets[:-1], interactions.offsets[1:], strict=True)):
@@ -185,7 +185,7 @@ def next_basket(
         baskets = np.unique(times)
         if len(baskets) < 2:
             continue
-        from_end = order if len(baskets) >= 3 else 1
+        from_end = _BACK[part] if len(baskets) >= 3 else 1
         before = int(np.searchsorted(times, baskets[-from_end]))
         kept[start + before : stop] = False
         if len(baskets) >= 3:

@@ -134,7 +134,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
             "errors types deadline backends.attention backends.cache backends.lineage backends.packing "
             "backends.precision backends.quiet",
         ),
-        ("backends.encoder", "errors types backends.quiet"),
+        ("backends.encoder", "errors types backends.precision backends.quiet"),
         ("backends.vllm_tree", "errors types deadline backends.lineage"),
         (
             "backends.vllm_engine",

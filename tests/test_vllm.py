@@ -297,11 +297,12 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
     asking.start()
     while not engine.llm.llm_engine.has_unfinished_requests():
         time.sleep(0.01)
+    assert not failed
     killed = time.monotonic()
     strike(engine, signal.SIGKILL)
-    asking.join(PATIENCE / 10)
+    asking.join(20)
     ((when, error),) = failed
-    assert when - killed < PATIENCE / 10
+    assert when - killed < 5
     assert error.endswith("is down: its process ended; another one is being started")
     waits = []
     for _ in range(600):
@@ -313,7 +314,7 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
             waits.append(time.monotonic() - asked)
             time.sleep(0.5)
     np.testing.assert_allclose(after, before, atol=2e-4)
-    assert max(waits, default=0) < PATIENCE / 10  # nobody waits for the new engine
+    assert max(waits) < 1  # nobody waits for the new engine but who has the time
     engine.restart()
     np.testing.assert_allclose(read(engine, engine.open([np.arange(30)])), before, atol=2e-4)
 

@@ -117,7 +117,7 @@ def preemptions(engine: LLM) -> int:
 
 
 def test_requests_without_a_catalog_are_left_alone(
-    engine: LLM, index: CatalogIndex, tokenizer: HuggingFaceTokenizer, prompt: dict[str, list[int]]
+    engine: LLM, index: CatalogIndex, grammar: Grammar, prompt: dict[str, list[int]]
 ) -> None:
     """Whoever shares an engine with recommendations must not notice them."""
     plain = params(max_tokens=24)
@@ -127,16 +127,14 @@ def test_requests_without_a_catalog_are_left_alone(
     settings = [one for wish in wishes for one in (params(**wish, temperature=2.0), plain)]
     answers = written(engine, [prompt] * len(settings), settings)
     assert all(answer == alone for answer in answers[1::2])
-    reader = Reader(index, tokenizer)
+    reader = Reader(index, grammar.marks)
     for wish, answer in zip(wishes, answers[::2], strict=True):
         assert not reader.faults(answer, wish)
 
 
-def test_a_list_that_is_wrong_is_found_out(
-    index: CatalogIndex, tokenizer: HuggingFaceTokenizer, grammar: Grammar
-) -> None:
+def test_a_list_that_is_wrong_is_found_out(index: CatalogIndex, grammar: Grammar) -> None:
     """What counts faults must be able to find some, and may not ask the constraint that it judges."""
-    reader, (one, two, three) = Reader(index, tokenizer), (index.trie.row(row).tolist() for row in (0, 1, 2))
+    reader, (one, two, three) = Reader(index, grammar.marks), (index.trie.row(row).tolist() for row in (0, 1, 2))
     end, line = grammar.marks.end, grammar.marks.separator
     wish = {"genrec_catalog": "retail", "genrec_k": 2}
     right = [*one[:-1], line, *two]

@@ -98,10 +98,9 @@ def _dtype(benchmark: str) -> str:
     """What models are computed in: where a GPU or vLLM is measured, what the hardware is best at."""
     import torch
 
-    from genrec.backends.precision import native_dtype
+    from genrec.backends.precision import default_device, native_dtype
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = native_dtype(device) if benchmark in ("vllm", "gpu") else torch.float32
+    found = native_dtype(default_device()) if benchmark in ("vllm", "gpu") else torch.float32
     return str(found).removeprefix("torch.")
 
 

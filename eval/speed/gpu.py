@@ -27,7 +27,7 @@ from eval.speed.vllm import BEAMS, plugin_row, rated, tokens_of
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
 from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
 from genrec.backends.base import Backend
-from genrec.backends.precision import native_dtype
+from genrec.backends.precision import default_device, native_dtype
 from genrec.constraint import Grammar, Marks
 from genrec.errors import InputError
 from genrec.subset import Subset
@@ -59,13 +59,9 @@ def jobs(options: Options) -> list[Job]:
     ]
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _constraint(options: Options) -> Iterator[Row]:
     """G1: the children of 140 nodes with their log-probabilities, on the device from end to end."""
-    codes, device = uniform(20_000 if options.quick else 20_000_000, 8, 2048), _device()
+    codes, device = uniform(20_000 if options.quick else 20_000_000, 8, 2048), default_device()
     host = subject.build(codes)
     trie, peer = TensorTrie(host, device), static.build(codes).to(device)
     log_probs = torch.randn((ROWS, codes.vocab_size), device=device).log_softmax(dim=1)
@@ -111,8 +107,8 @@ def _gathered(
 
 def _walk(trie: TensorTrie, prefixes: IntArray) -> torch.Tensor:
     """int64 [R], the states behind prefixes [R, D]."""
-    states = torch.zeros(len(prefixes), dtype=torch.int64, device=_device())
-    for column in torch.from_numpy(prefixes.T).to(_device()):
+    states = torch.zeros(len(prefixes), dtype=torch.int64, device=default_device())
+    for column in torch.from_numpy(prefixes.T).to(default_device()):
         states = trie.advance(states, column)
     return states
 
@@ -176,7 +172,7 @@ def _tree(options: Options) -> Iterator[Row]:
     from genrec.backends.transformers import TransformersBackend
 
     shape, length, width, count = ("tiny", 100, 16, 2000) if options.quick else ("1.7B", 5000, 256, 1_000_000)
-    device = _device()
+    device = default_device()
     with TemporaryDirectory() as folder:
         write_model(shape, Path(folder), device=device)
         backend = TransformersBackend(folder, device=str(device), dtype=native_dtype(device), name=f"random {shape}")
@@ -216,7 +212,7 @@ def _engine(options: Options) -> Iterator[Row]:
     beams = {4: 2, 8: 2} if quick else {50: 16, 128: 16}  # users of each width
     with TemporaryDirectory() as place:
         model, catalogs = Path(place) / "model", Path(place) / "catalogs"
-        write_model(shape, model, tokenizer=find_weights(LANGUAGE_MODEL, default_cache()), device=_device())
+        write_model(shape, model, tokenizer=find_weights(LANGUAGE_MODEL, default_cache()), device=default_device())
         tokenizer = HuggingFaceTokenizer.from_directory(model)
         index = CatalogIndex.build(word_catalog(tokenizer, 500 if quick else 20_000), TitleIdentifiers(), tokenizer)
         index.save(catalogs / "words")
@@ -267,8 +263,9 @@ class _Writer:
     """Greedy lists of an engine under the plugin, behind random prompts."""
 
     def __init__(self, llm: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> None:
-        self.llm, self._grammar, self._count = llm, Grammar(index.trie, Marks.of(tokenizer)), len(index.trie)
-        self._reader = Reader(index, tokenizer)
+        marks = Marks.of(tokenizer)
+        self.llm, self._grammar, self._count = llm, Grammar(index.trie, marks), len(index.trie)
+        self._reader = Reader(index, marks)
 
     def write(self, prompts: list[list[int]], k: int) -> list[list[int]]:
         """The tokens of a list of k for each."""
@@ -404,7 +401,7 @@ def _adapter(options: Options) -> Iterator[Row]:
 
     shape, length, width, users = ("12M", 100, 4, 2) if options.quick else ("1.7B", 2500, 50, 16)
     with TemporaryDirectory() as place:
-        model = write_model(shape, Path(place) / "model", device=_device())
+        model = write_model(shape, Path(place) / "model", device=default_device())
         tuned = get_peft_model(
             AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=16, target_modules="all-linear")
         )

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -183,6 +182,8 @@ class Options:
 
 def machine(threads: int, dtype: str) -> dict[str, Any]:
     """Where this was measured."""
+    import torch
+
     packages = ("torch", "numpy", "numba", "transformers", "genrec")
     found: dict[str, Any] = {
         "cpu": _cpu(),

@@ -13,27 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from eval.shop import open_shop
 from eval.soak import serving
 from eval.speed.measurement import Timing, interleave, keep
 from eval.speed.report import Job, Options, Row, Target
-from eval.speed.size import requests_of
 from genrec import (
-    CatalogIndex,
     GenerativeRanker,
-    GenerativeSettings,
-    PopularityRanker,
     RankRequest,
-    TitleIdentifiers,
-    open_dataset,
-    read_template,
 )
 from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
-from genrec.backends.precision import native_dtype
+from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.vllm_engine import VllmEngineBackend
 from genrec.constraint import Grammar, Marks
 from genrec.deadline import Deadline
-from genrec.evaluation import next_basket
-from genrec.tokenizer import HuggingFaceTokenizer
 
 RANKING = Target(8.0, 20.0, at="least")
 PLUGIN = Target(0.95, 0.98, at="least")
@@ -49,34 +41,21 @@ def jobs(options: Options) -> list[Job]:
 
 def _rows(options: Options) -> Iterator[Row]:
     people, few = (4, 1) if options.quick else (64, 8)
-    catalog, interactions = open_dataset("online-retail", default_cache())
-    experiment = next_basket(catalog, interactions, users=people, part="validation", seed=SEED)
-    folder = find_weights(LANGUAGE_MODEL, default_cache())
-    tokenizer = HuggingFaceTokenizer.from_directory(folder)
-    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
-    requests = requests_of(catalog, experiment.tasks)
-    _, bought = experiment.train.as_indices(catalog, on_unknown="skip")
+    shop, folder = open_shop(people, seed=SEED), find_weights(LANGUAGE_MODEL, default_cache())
+    index, requests, ids = shop.index, shop.requests, shop.index.catalog.item_ids
     trees = VllmEngineBackend(folder)
     try:
-        ranker = GenerativeRanker(
-            index,
-            trees,
-            tokenizer,
-            template=read_template("next-item"),
-            cold_template=read_template("cold-start"),
-            proposer=PopularityRanker(np.bincount(bought, minlength=len(catalog))),
-            settings=GenerativeSettings(prior=0.0, evidence=0.0, width=WIDTH, exact=False, batch_size=people),
-        )
+        ranker = shop.ranker(trees, width=WIDTH, batch_size=people)
         prompts = [ranker.render(request).token_ids.tolist() for request in requests]
         with TemporaryDirectory() as catalogs:
             index.save(Path(catalogs) / "shop")
             with serving(Path(catalogs)):
                 engine = _start(folder)
                 wishes = [
-                    {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [catalog.item_ids[item] for item in had]}
+                    {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [ids[item] for item in had]}
                     for had in (request.history for request in requests)
                 ]
-                room = Grammar(index.trie, Marks.of(tokenizer)).longest("list", k=K)
+                room = Grammar(index.trie, Marks.of(shop.tokenizer)).longest("list", k=K)
                 write = partial(_write, engine, prompts, wishes, room)
                 works: dict[str, Callable[[], Any]] = {
                     f"list of {K}": write,
@@ -95,11 +74,10 @@ def _start(folder: Path) -> Any:
     import torch
     from vllm import LLM
 
-    has_gpu = torch.cuda.is_available()
     return LLM(
         str(folder),
-        dtype=native_dtype(torch.device("cuda" if has_gpu else "cpu")),
-        enforce_eager=not has_gpu,
+        dtype=native_dtype(default_device()),
+        enforce_eager=not torch.cuda.is_available(),
         max_model_len=2048,
         max_logprobs=2 * WIDTH,
         disable_log_stats=True,

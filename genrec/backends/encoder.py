@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
 
+from genrec.backends.precision import default_device
 from genrec.backends.quiet import quiet
 from genrec.errors import EngineError, ModelMissingError
 
@@ -38,7 +39,7 @@ class SentenceEncoder:
         name: str | None = None,
     ) -> None:
         self.name = name or Path(model).name
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device) if device else default_device()
         try:
             with quiet():
                 loaded: Any = AutoModel.from_pretrained(str(model), use_safetensors=True)

@@ -1,6 +1,11 @@
-"""The number type that a model is computed in."""
+"""Where a model is computed by default, and in what number type."""
 
 import torch
+
+
+def default_device() -> torch.device:
+    """The GPU that torch sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def native_dtype(device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ from genrec.backends.attention import use_packed_attention
 from genrec.backends.cache import GrowingCache
 from genrec.backends.lineage import inherit
 from genrec.backends.packing import Packing
-from genrec.backends.precision import native_dtype
+from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.quiet import quiet
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
@@ -53,7 +53,7 @@ class TransformersBackend:
         dtype: torch.dtype | None = None,
         name: str | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device) if device else default_device()
         self.dtype = dtype or native_dtype(self.device)
         try:
             with quiet():
