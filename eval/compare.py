@@ -2,8 +2,9 @@
 
 RUN is a folder that `python -m eval.rank` wrote. Prints one table of every ranker of every run: a metric with its 95 %
 interval, the paired difference to the baseline with its interval and the p-value of a paired randomisation test,
-milliseconds a person, and the shares of invalid and of fallback items. --png draws the metric against the time; --html
-writes one page, with nothing to load, that shows people's histories and the lists of all rankers side by side.
+milliseconds and tokens a person, and the shares of invalid and of fallback items. --png draws the metric against the
+time; --html writes one page, with nothing to load, that shows people's histories and the lists of all rankers side by
+side.
 """
 
 import argparse
@@ -18,12 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import Environment
-from rich.console import Console
 from rich.table import Table
 
-from eval.config import Config
+from eval.config import Config, folder_of
 from eval.data import open_experiment
-from eval.rank import folder_of
+from eval.progress import wide_console
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation import Experiment
 from genrec.metrics import Interval, difference_interval, mean_interval, randomisation_test
@@ -41,11 +41,13 @@ class Run:
         name: of the folder.
         facts: what `run.json` says.
         tables: one row a person, by ranker.
+        unfinished: the rankers that were not asked about everybody, and have no table.
     """
 
     name: str
     facts: dict[str, Any]
     tables: dict[str, pa.Table]
+    unfinished: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Line:
     difference: Interval | None
     p: float | None
     milliseconds: float
+    tokens: float
     invalid: float
     fallback: float
 
@@ -70,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metric = options.metric or runs[0].facts["config"]["metrics"][-1]
         lines = compare(runs, metric, options.baseline)
         _print(lines, metric)
+        for run in runs:
+            if run.unfinished:
+                print(f"{run.name} lacks, not being asked about everybody yet: {', '.join(run.unfinished)}")
         if options.png:
             _draw(lines, metric, options.png)
         if options.html:
@@ -95,7 +101,7 @@ def read_run(folder: Path) -> Run:
             tables[name] = table
     if not tables:
         raise InputError(f"{folder} has no ranker that was asked about all {facts['users']:,} people; finish the run")
-    return Run(folder.name, facts, tables)
+    return Run(folder.name, facts, tables, tuple(name for name in facts["rankers"] if name not in tables))
 
 
 def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line]:
@@ -126,6 +132,7 @@ def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line
                     difference_interval(values, base, seed=SEED) if other else None,
                     randomisation_test(values, base, seed=SEED) if other else None,
                     1000 * float(np.mean(table["seconds"].to_numpy())),
+                    float(np.mean(table["tokens"].to_numpy())),
                     *shares,
                 )
             )
@@ -185,7 +192,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _print(lines: Sequence[Line], metric: str) -> None:
-    table = Table("run", "ranker", metric, "difference", "p", "ms", "invalid %", "fallback %")
+    table = Table("run", "ranker", metric, "difference", "p", "ms", "tokens", "invalid %", "fallback %")
     for line in lines:
         table.add_row(
             line.run,
@@ -194,10 +201,11 @@ def _print(lines: Sequence[Line], metric: str) -> None:
             "" if line.difference is None else _shown(line.difference),
             "" if line.p is None else f"{line.p:.4f}",
             f"{line.milliseconds:.1f}",
+            f"{line.tokens:.0f}",
             f"{line.invalid:.2f}",
             f"{line.fallback:.2f}",
         )
-    Console(width=None if Console().is_terminal else 200).print(table)
+    wide_console().print(table)
 
 
 def _shown(interval: Interval) -> str:

@@ -1,5 +1,6 @@
 """What a run measures: a protocol over some data, and the rankers that are asked; read from TOML, strictly."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -80,8 +81,16 @@ def read_config(name: str) -> Config:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/config.py for what there is") from error
+    folders: dict[str, str] = {}
     for ranker, own in config.rankers.items():
+        if (same := folders.setdefault(folder_of(ranker), ranker)) != ranker:
+            raise InputError(f"{path.name}: rankers {same!r} and {ranker!r} would share a folder; rename one")
         for other in [*own.parts, *filter(None, [own.proposer])]:
             if other not in config.rankers:
                 raise InputError(f"{path.name}: ranker {ranker!r} names {other!r}, which is none of its rankers")
     return config
+
+
+def folder_of(ranker: str) -> str:
+    """What a ranker's folder is called in a run's."""
+    return re.sub(r"[^a-z0-9]+", "-", ranker.casefold()).strip("-")

@@ -1,4 +1,4 @@
-"""Progress that suits where it is read: a bar on a terminal, a line every ten seconds elsewhere."""
+"""What suits where it is read: a bar on a terminal, a line every ten seconds elsewhere; tables as wide as they may."""
 
 import sys
 import time
@@ -10,6 +10,7 @@ from rich.progress import track
 
 T = TypeVar("T")
 _SECONDS = 10.0
+_WIDE = 200  # columns
 
 
 def show_progress(items: Iterable[T], name: str, total: int) -> Iterator[T]:
@@ -39,3 +40,8 @@ def tell_progress(name: str) -> Callable[[int, int], None]:
             print(f"{name}: {done} of {total}, {now - start:.0f} s", file=sys.stderr, flush=True)
 
     return tell
+
+
+def wide_console() -> Console:
+    """Standard output for tables: a terminal's own width, and elsewhere so much that no cell is broken."""
+    return Console(width=None if Console().is_terminal else _WIDE)

@@ -9,50 +9,33 @@ for each ranker, slice and metric the mean over people with its 95 % bootstrap i
 import argparse
 import json
 import os
-import platform
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
-from eval.config import Config, read_config
+from eval.config import Config, folder_of, read_config
 from eval.data import open_experiment
-from eval.progress import show_progress
+from eval.progress import show_progress, wide_console
 from eval.rankers import Rankers
-from eval.speed.report import commit
+from eval.speed.report import commit, machine
 from genrec import Recommender
 from genrec.artifact import writing_file
 from genrec.assembly import default_cache
 from genrec.errors import GenrecError, InputError, MismatchError
-from genrec.evaluation import SLICES, Asked, Experiment
-from genrec.metrics import accuracy, mean_interval
-from genrec.types import BoolArray, FloatArray
+from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share, summarise
+from genrec.metrics import accuracy, coverage, gini, length_bias, mean_interval, novelty, parity, popularity_lift
+from genrec.types import BoolArray
 
 CHUNK = 100  # people in one part of what is kept
-PACKAGES = ("genrec", "numpy", "torch", "transformers")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One ranker, one slice of people or of what they took, one metric; values times 100."""
-
-    ranker: str
-    slice: str
-    metric: str
-    value: float
-    low: float
-    high: float
-    users: int
+BEYOND = 10  # places of a list that are looked at for more than whether they are right
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,15 +89,12 @@ def measure(
     facts = _facts(config, experiment)
     _open_folder(folder, facts)
     rows: list[Row] = []
-    groups = _groups(experiment)
+    groups = groups_of(experiment)
     for name in names:
-        rows += _rows(name, _answers(name, rankers, experiment, config, folder), groups, config)
-    return {**facts, "commit": commit(), "machine": _machine(), "rows": [asdict(row) for row in rows]}
-
-
-def folder_of(ranker: str) -> str:
-    """What a ranker's folder is called in a run's."""
-    return re.sub(r"[^a-z0-9]+", "-", ranker.casefold()).strip("-")
+        table = _answers(name, rankers, experiment, config, folder)
+        rows += _rows(name, table, groups, config)
+        rows += _beyond(name, table, groups, experiment, config)
+    return {**facts, "commit": commit(), "machine": machine(), "rows": [asdict(row) for row in rows]}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -222,58 +202,68 @@ def _table(
             "seen": [sum(item in own for item in items) for items, own in zip(lists, had, strict=True)],
             "fallback": [sum(item.source != source for item in one.answer.items) for one in asked],
             "seconds": [seconds] * len(asked),
+            "tokens": [one.answer.tokens for one in asked],
             **{metric: pa.array(values, pa.float64()) for metric, values in metrics.items()},
         }
     )
 
 
-def _groups(experiment: Experiment) -> dict[str, BoolArray]:
-    """bool [U] by name: everybody, slices of people, and slices of what they took, where that is one item."""
-    people, items = np.array(experiment.slices_of_users()), experiment.slices_of_items()
-    named = {str(item): own for item, own in items.items()}
-    targets = [sorted(map(str, task.targets)) for task in experiment.tasks]
-    taken = np.array([named[own[0]] if len(own) == 1 else "" for own in targets])
-    groups = {"all": np.ones(len(people), dtype=np.bool_)}
-    return (
-        groups | {f"{own} people": people == own for own in SLICES} | {f"{own} items": taken == own for own in SLICES}
-    )
-
-
 def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: Config) -> Iterator[Row]:
     """Means and intervals over each group, and what is wrong with the lists of all."""
-    for group, chosen in groups.items():
-        if chosen.any():
-            for metric in config.metrics:
-                values: FloatArray = 100 * table[metric].to_numpy()[chosen]
-                found = mean_interval(values, seed=config.seed)
-                yield Row(name, group, metric, found.value, found.low, found.high, len(values))
-    listed = sum(len(items) for items in table["item_ids"].to_pylist())
+    values = {metric: table[metric].to_numpy() for metric in config.metrics}
+    yield from summarise(name, values, groups, seed=config.seed)
+    places = sum(len(items) for items in table["item_ids"].to_pylist())
     for fault in ("invalid", "repeated", "seen", "fallback"):
-        share = 100 * float(table[fault].to_numpy().sum()) / max(listed, 1)
-        yield Row(name, "all", f"{fault} share", share, share, share, table.num_rows)
-    milliseconds = 1000 * float(table["seconds"].to_numpy().mean())
-    yield Row(name, "all", "ms", milliseconds, milliseconds, milliseconds, table.num_rows)
+        yield share(name, fault, int(table[fault].to_numpy().sum()), places, table.num_rows)
+    for metric, column, scale in (("ms", "seconds", 1000), ("tokens", "tokens", 1)):
+        mean = scale * float(table[column].to_numpy().mean())
+        yield Row(name, "all", metric, mean, mean, mean, table.num_rows)
+
+
+def _beyond(
+    name: str, table: pa.Table, groups: Mapping[str, BoolArray], experiment: Experiment, config: Config
+) -> Iterator[Row]:
+    """What the first 10 places of the lists do besides being right, and how far apart groups of people are."""
+    catalog, people = experiment.catalog, table.num_rows
+    first = [own[:BEYOND] for own in table["item_ids"].to_pylist()]
+    lists = [catalog.item_ids.positions(own) for own in first]
+    had = [catalog.item_ids.positions(task.history.item_ids) for task in experiment.tasks]
+    counts = experiment.train.item_counts(catalog, on_unknown="skip")
+    for metric, value in (
+        ("coverage", 100 * coverage(lists, len(catalog))),
+        ("gini", 100 * gini(lists, len(catalog))),
+        ("popularity lift", popularity_lift(lists, had, counts)),
+    ):
+        yield Row(name, "all", f"{metric}@{BEYOND}", value, value, value, people)
+    lengths = [len(title) for title in catalog.titles]
+    for metric, values in (("novelty", novelty(lists, counts)), ("length", length_bias(lists, lengths))):
+        found = mean_interval(values[np.isfinite(values)], seed=config.seed)
+        yield Row(name, "all", f"{metric}@{BEYOND}", found.value, found.low, found.high, people)
+    label = np.full(people, "", dtype=object)
+    for group in (f"{own} people" for own in SLICES):
+        label[groups[group]] = group
+    if len(set(label)) > 1:
+        metric = config.metrics[-1]
+        gap = parity(100 * table[metric].to_numpy(), label.tolist(), seed=config.seed).gap
+        yield Row(name, "all", f"gap of {metric} between people", gap.value, gap.low, gap.high, people)
 
 
 def _print(summary: dict[str, Any]) -> None:
     rows = [Row(**row) for row in summary["rows"] if row["slice"] == "all"]
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    table = Table("ranker", *metrics)
-    for name in dict.fromkeys(row.ranker for row in rows):
-        table.add_row(name, *(_cell(row) for row in rows if row.ranker == name))
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(table)
+    first = metrics.index("invalid share")
+    console = wide_console()
+    for shown in (metrics[:first], metrics[first:]):
+        table = Table("ranker", *shown)
+        for name in dict.fromkeys(row.ranker for row in rows):
+            table.add_row(name, *(_cell(row) for row in rows if row.ranker == name and row.metric in shown))
+        console.print(table)
     console.print(f"{summary['users']} people, items they have {summary['seen']}, data {summary['data'][:16]}")
 
 
 def _cell(row: Row) -> str:
     interval = "" if row.low == row.high else f" [{row.low:.2f}, {row.high:.2f}]"
     return f"{row.value:.2f}{interval}"
-
-
-def _machine() -> dict[str, Any]:
-    versions = {name: version(name) for name in PACKAGES}
-    return {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
 if __name__ == "__main__":

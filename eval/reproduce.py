@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.console import Console
 from rich.table import Table as Grid
 
 from eval.config import read_config
+from eval.progress import wide_console
 from eval.rank import measure
 from genrec.errors import GenrecError, InputError
 
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         grid.add_row(
             one.ranker, one.metric, f"{one.value:.2f}", f"{one.within:g}", f"{cell.found:.2f}", verdict, one.source
         )
-    Console(width=None if Console().is_terminal else 160).print(grid)
+    wide_console().print(grid)
     sys.exit(0 if all(cell.holds for cell in cells) else 1)
 
 

@@ -6,7 +6,7 @@ what rankers count of that person. Whether items that a person already has may b
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -17,8 +17,9 @@ import pyarrow as pa
 from genrec.catalog import Catalog
 from genrec.errors import InputError
 from genrec.interactions import Interactions, read_interactions
+from genrec.metrics import mean_interval
 from genrec.recommender import Recommender
-from genrec.types import History, IntArray, ItemId, RecommendationList
+from genrec.types import BoolArray, FloatArray, History, IntArray, ItemId, RecommendationList
 
 Part = Literal["validation", "test"]
 Slice = Literal["hot", "warm", "cold"]
@@ -123,6 +124,57 @@ class Asked:
 
     task: Task
     answer: RecommendationList
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of a summary: a ranker's mean over some people with its 95 % interval, where it has one.
+
+    Metrics of accuracy, shares, coverage and Gini are times 100; novelty is in bits, popularity and length are ratios.
+    """
+
+    ranker: str
+    slice: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    users: int
+
+
+def groups_of(experiment: Experiment) -> dict[str, BoolArray]:
+    """bool [U] by name: everybody, slices of people, and slices of what they took, where that is one item."""
+    people, items = np.array(experiment.slices_of_users()), experiment.slices_of_items()
+    named = {str(item): own for item, own in items.items()}
+    targets = [[str(item) for item in task.targets] for task in experiment.tasks]
+    taken = np.array([named[own[0]] if len(own) == 1 else "" for own in targets])
+    groups = {"all": np.ones(len(people), dtype=np.bool_)}
+    groups |= {f"{own} people": people == own for own in SLICES}
+    return groups | {f"{own} items": taken == own for own in SLICES}
+
+
+def summarise(
+    ranker: str, values: Mapping[str, FloatArray], groups: Mapping[str, BoolArray], *, seed: int
+) -> Iterator[Row]:
+    """A row for each metric and each group that has anybody.
+
+    Args:
+        ranker: what it is called.
+        values: by metric, float64 [U] from 0 to 1; see `genrec.metrics.accuracy`.
+        groups: by name, bool [U].
+        seed: of the intervals.
+    """
+    for group, chosen in groups.items():
+        if chosen.any():
+            for metric, own in values.items():
+                found = mean_interval(100 * own[chosen], seed=seed)
+                yield Row(ranker, group, metric, found.value, found.low, found.high, int(chosen.sum()))
+
+
+def share(ranker: str, fault: str, count: int, places: int, users: int) -> Row:
+    """The row of how many of all places of all lists have a fault."""
+    value = 100 * count / max(places, 1)
+    return Row(ranker, "all", f"{fault} share", value, value, value, users)
 
 
 def leave_one_out(

@@ -65,6 +65,7 @@ class Task:
         notices: what the caller should know.
         parts: what has been found.
         proven, compared: of the first part, see `RecommendationList`.
+        tokens: computed on the way so far.
     """
 
     user_id: UserId | None
@@ -74,6 +75,7 @@ class Task:
     parts: list[Part] = field(default_factory=list)
     proven: bool = False
     compared: int = 0
+    tokens: int = 0
 
     @property
     def missing(self) -> int:
@@ -90,6 +92,7 @@ class Task:
 
     def take(self, ranker: Ranker, ranking: Ranking) -> None:
         """Fill up with what a ranker found."""
+        self.tokens += ranking.prompt + ranking.nodes
         for notice in ranking.notices:
             self.note(notice)
         if not len(ranking.item_indices):
@@ -126,7 +129,8 @@ class Task:
                     Recommendation(self.user_id, item.item_id, rank, float(score), source, item.title, reason, drivers)
                 )
         proven = self.proven or not self.wanted  # nothing is allowed, and nothing is all of it
-        return RecommendationList(tuple(items), proven, self.compared, (*notices, *self.notices), seconds)
+        said = (*notices, *self.notices)
+        return RecommendationList(tuple(items), proven, self.compared, said, seconds, self.tokens)
 
 
 def _ask(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> None:

@@ -84,6 +84,7 @@ class Ranking:
         notices: what the caller should know, such as a history cut to fit the context.
         nodes: tokens that a model computed for this ranking beside its prompt.
         passes: how many passes of the model these took; shared with others of its batch.
+        prompt: tokens of its prompt.
     """
 
     item_indices: IntArray
@@ -93,6 +94,7 @@ class Ranking:
     notices: tuple[str, ...] = ()
     nodes: int = 0
     passes: int = 0
+    prompt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class RecommendationList:
         compared: how many allowed items that source compared.
         notices: what the caller should know: fewer than k allowed, history cut, a step of the ladder skipped.
         seconds: time from request to answer; shared evenly by the requests of one batch.
+        tokens: what models computed for it, prompts included; a prior that was measured on the way is not.
     """
 
     items: tuple[Recommendation, ...]
@@ -149,3 +152,4 @@ class RecommendationList:
     compared: int
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
+    tokens: int = 0

@@ -99,6 +99,17 @@ class TestJson:
         assert (answer["user_id"], answer["history"], answer["words"]) == (None, ["a"], "tea")
         assert {item["item_id"] for item in answer["items"]} == {"b", "c"}
 
+    def test_evaluate(self) -> None:
+        """The published row of popularity is 3.1 Recall@20, and counting beats it; a shop sees the same on its own."""
+        report = run("evaluate", "--protocol", "next-basket", "--k", "20", "--users", "2000", *NO_MODELS, "--json").json
+        found = {(row["ranker"], row["metric"]): row for row in report["rows"] if row["slice"] == "all"}
+        assert found["popularity", "recall@20"]["value"] == pytest.approx(3.14, abs=0.5)
+        assert found["popularity", "fallback share"]["value"] == 0
+        [difference] = [one for one in report["differences"] if one["metric"] == "recall@20"]
+        assert difference["ranker"] == "cooccurrence"
+        assert difference["low"] > 0
+        assert difference["p"] < 0.001
+
     def test_data_describe(self, files: Path) -> None:
         facts = run("data", "describe", *OURS, "--json").json
         assert facts["items"]["count"] == 3
@@ -210,6 +221,14 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("unknown score", ("recommend", "--score", "guess"), ("'guess'", "catalog")),
     ("negative prior", ("recommend", "--prior", "-1"), ("prior is -1",)),
     ("width of 0", ("recommend", "--width", "0"), ("width is 0",)),
+    ("unknown protocol", ("evaluate", "--protocol", "guess"), ("'guess'", "leave-one-out, next-basket, by-time")),
+    ("no date", ("evaluate", "--protocol", "by-time"), ("--at DATE",)),
+    ("a date for nothing", ("evaluate", "--at", "2011-01-01"), ("--protocol by-time",)),
+    ("nobody to ask", ("evaluate", "--users", "0"), ("--users is 0",)),
+    ("unknown step", ("evaluate", "--ranker", "guess", "--users", "1"), ("'guess'", "cooccurrence, popularity")),
+    ("unknown metric", ("evaluate", "--metric", "auc@3", "--users", "1"), ("'auc@3'", "recall@k")),
+    ("nothing held back", ("evaluate", "--items", "items.csv"), ("items.csv has no events", "--interactions FILE")),
+    ("too little", ("evaluate", *OURS), ("nobody has anything",)),
     ("unknown data set to get", ("data", "get", "netflix"), ("'netflix'", "ml-1m")),
     ("unknown model to get", ("model", "get", "gpt"), ("'gpt'", "SmolLM2-135M-Instruct")),
     ("no template", ("prompt", "render", "haiku"), ("'haiku'", "next-item")),
@@ -232,7 +251,7 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
 @pytest.mark.parametrize(("arguments", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
 def test_wrong_input_is_refused_in_one_message(arguments: Sequence[str], said: Sequence[str], files: Path) -> None:
     """Whoever passes something wrong reads what, where, and what to do; never a traceback, never half an answer."""
-    own_models = arguments[0] == "recommend" and not {"--model", "--strategy", "--score"} & set(arguments)
+    own_models = arguments[0] in ("recommend", "evaluate") and not {"--model", "--strategy", "--score"} & set(arguments)
     before = sorted(path.name for path in files.iterdir())
     result = run(*arguments, *(NO_MODELS if own_models else ()))
     assert result.exit_code == 2
@@ -434,6 +453,15 @@ def _commands(text: str) -> list[str]:
     return [one for one in text if one not in "\n\u200c\u200d" and unicodedata.category(one) in kinds]
 
 
+def test_an_evaluation_is_read_as_one_table() -> None:
+    """Every figure of a ranker stands in its row, beside what it is worth over popularity."""
+    result = run("evaluate", "--protocol", "by-time", "--at", "2011-11-01", "--users", "50", *NO_MODELS)
+    assert result.exit_code == 0
+    assert re.search(r"cooccurrence │ ndcg@10 +│ \d+\.\d\d \[.*\] +│ -?\d+\.\d\d \[.*\] +│ \d\.\d{4}", result.out)
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert "50 people, by-time" in result.out
+
+
 def test_options_are_the_parameters_of_the_library() -> None:
     """One name everywhere: whatever Python takes, the command line takes under the same name."""
     options = set(inspect.signature(recommend).parameters)
@@ -460,14 +488,20 @@ def test_help_loads_nothing_heavy_and_answers_at_once() -> None:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "genrec", "--help"], capture_output=True, text=True, check=True)
     assert time.perf_counter() - start < 3
-    for verb in ("demo", "recommend", "index", "prompt", "data", "model", "doctor"):
+    for verb in ("demo", "recommend", "evaluate", "index", "prompt", "data", "model", "doctor"):
         assert f" {verb} " in done.stdout
 
 
 def test_every_command_explains_itself() -> None:
     """`--help` is the manual."""
     groups = {"index": ["build"], "prompt": ["list", "render"], "data": ["get", "describe"], "model": ["get"]}
-    verbs = [["demo"], ["recommend"], ["doctor"], *([name, verb] for name in groups for verb in groups[name])]
+    verbs = [
+        ["demo"],
+        ["recommend"],
+        ["evaluate"],
+        ["doctor"],
+        *([name, verb] for name in groups for verb in groups[name]),
+    ]
     for verb in verbs:
         result = run(*verb, "--help")
         assert result.exit_code == 0

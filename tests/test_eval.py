@@ -85,6 +85,19 @@ def test_a_run_that_was_stopped_goes_on(config: Path, tmp_path: Path, monkeypatc
     }
 
 
+def test_lists_are_more_than_right_or_wrong(config: Path, tmp_path: Path) -> None:
+    """Popularity shows everybody the same few items; whoever looks at accuracy alone does not see it."""
+    found = run(config, tmp_path / "run")
+    popular, counting = ({key[1]: found[key] for key in found if key[0] == name} for name in ("popularity", "counting"))
+    assert popular["coverage@10"] < counting["coverage@10"] < 100
+    assert popular["gini@10"] > counting["gini@10"] > 0
+    assert popular["novelty@10"] < counting["novelty@10"]
+    assert popular["popularity lift@10"] > counting["popularity lift@10"] > 1
+    assert 0.5 < counting["length@10"] < 2
+    assert counting["gap of recall@20 between people"] > 0
+    assert counting["tokens"] == 0
+
+
 def test_a_trained_baseline_is_measured_like_any_other(config: Path, tmp_path: Path) -> None:
     """A row of SASRec from another harness would be another figure."""
     added = '[rankers.sasrec]\nkind = "sasrec"\nsettings = { epochs = 1, dimension = 8, blocks = 1 }\n'
@@ -115,6 +128,7 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
         ("k = 20", "k = 20\nkk = 3", "kk: Extra inputs"),
         ('kind = "popularity"', 'kind = "popular"', "rankers.popularity.kind"),
         ('kind = "popularity"', 'kind = "generative"\nproposer = "nobody"', "names 'nobody'"),
+        ("[rankers.counting]", "[rankers.'Popularity!']", "'popularity' and 'Popularity!' would share a folder"),
         ("k = 20", "k = 0", "k: "),
         ("k = 20", "k = ", "no TOML"),
         ('"recall@20"', '"recal@20"', "recal@20"),
@@ -148,6 +162,9 @@ def test_two_rankers_are_compared_on_the_same_people(
     text = page.read_text(encoding="utf-8")
     assert text.count("<section>") == compare.PEOPLE
     assert "http" not in text
+    (tmp_path / "run" / "counting" / "00000100.parquet").unlink()
+    compare.main([str(tmp_path / "run")])
+    assert "not being asked about everybody yet: counting" in capsys.readouterr().out
 
 
 def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         facts = {
             "benchmark": options.benchmark,
-            "machine": report.machine(torch.get_num_threads(), _dtype(options.benchmark)),
+            "machine": {**report.machine(), "dtype": _dtype(options.benchmark)},
             "commit": report.commit(),
             "seconds": round(seconds, 1),
             "arguments": [str(one) for one in (arguments if arguments is not None else sys.argv[1:])],

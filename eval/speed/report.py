@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
+from eval.progress import wide_console
 from eval.speed.measurement import ROOT, Timing
 
 RatioOf = Literal["genrec/peer", "peer/genrec"]
@@ -180,7 +180,7 @@ class Options:
         return not self.rows or bool(self.rows & set(rows))
 
 
-def machine(threads: int, dtype: str) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Where this was measured."""
     import torch
 
@@ -192,8 +192,7 @@ def machine(threads: int, dtype: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
-        "dtype": dtype,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
     }
     for package in packages:
         try:
@@ -228,7 +227,7 @@ def show(rows: Sequence[Row]) -> None:
         bounds = [_bound(row, bound) for bound in (row.target.floor, row.target.aim)]
         values = [show_value(value, row.unit) for value in (row.genrec, row.peer)]
         table.add_row(row.id, row.variant, *values, row.peer_name, of, *bounds, row.verdict)
-    console = Console(width=None if Console().is_terminal else 200)
+    console = wide_console()
     console.print(table)
     for row in rows:
         if row.note:

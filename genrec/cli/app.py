@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from genrec.cli import data, demo, doctor, index, model, prompt, recommend, terminal
+from genrec.cli import data, demo, doctor, evaluate, index, model, prompt, recommend, terminal
 from genrec.errors import GenrecError
 
 _INTERRUPTED = 130
@@ -68,6 +68,7 @@ def _options(
 
 app.command("demo")(demo.demo)
 app.command("recommend")(recommend.recommend)
+app.command("evaluate")(evaluate.evaluate)
 for _name, _group in (("index", index.group), ("prompt", prompt.group), ("data", data.group), ("model", model.group)):
     app.add_typer(_group, name=_name, no_args_is_help=True)
 app.command("doctor")(doctor.doctor)

@@ -292,7 +292,10 @@ class GenerativeRanker:
             rankings = beam_search(tree, self._index.trie, terms, width=width, exact=exact, max_nodes=room)
         else:
             rankings = exhaustive_search(tree, self._index.trie, terms, max_nodes=_PASS)
-        return [replace(ranking, notices=one.notices) for ranking, one in zip(rankings, rendered, strict=True)]
+        return [
+            replace(ranking, notices=one.notices, prompt=len(one.token_ids))
+            for ranking, one in zip(rankings, rendered, strict=True)
+        ]
 
     @staticmethod
     def _nothing(request: RankRequest) -> Ranking:
