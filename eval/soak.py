@@ -23,8 +23,8 @@ import numpy as np
 from eval.progress import show_progress
 from genrec import CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.precision import default_device, native_dtype
-from genrec.backends.shelf import FOLDER
 from genrec.constraint import Grammar, Marks
+from genrec.shelf import FOLDER
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
 

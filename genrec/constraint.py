@@ -26,6 +26,9 @@ from genrec.types import BoolArray, IntArray
 Form = Literal["item", "list", "text"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
+DEFAULT_K = 10
+"""How many items a list has where nobody says it."""
+
 _OPENING, _CLOSING = "[", "]"
 _NOTHING = np.empty(0, dtype=np.int64)
 
@@ -89,13 +92,13 @@ class Grammar:
                 "build the index with this model's tokenizer"
             )
 
-    def start(self, form: str = "list", *, k: int | None = None, allowed: Subset | None = None) -> "State":
+    def start(self, form: Form = "list", *, k: int | None = None, allowed: Subset | None = None) -> "State":
         """The state before the first token.
 
         Args:
             form: "item", one identifier; "list", k distinct ones, each on a line; "text", free text in which what
                 stands in brackets is an identifier, as often as the model likes.
-            k: how many items a list has, 10 by default; other forms take none.
+            k: how many items a list has, by default `DEFAULT_K`; other forms take none.
             allowed: rows that may be written, by default all.
 
         Raises:
@@ -107,7 +110,7 @@ class Grammar:
             raise InputError(f"form is {form!r}; choose one of {', '.join(FORMS)}")
         if form != "list" and k is not None:
             raise InputError(f"k is {k!r}, but form {form!r} takes none; leave it out, or choose form 'list'")
-        k = 10 if k is None else k
+        k = DEFAULT_K if k is None else k
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise InputError(f"k is {k!r}; give a whole number of at least 1")
         if allowed.universe != len(self.trie):
@@ -127,13 +130,14 @@ class Grammar:
         state = State(self, form, allowed, left, phase="free" if form == "text" else "name")
         return _open([state if form == "text" else state._begin()])[0]
 
-    def longest(self, form: str, *, k: int | None = None, allowed: Subset | None = None) -> int:
+    def longest(self, form: Form, *, k: int | None = None, allowed: Subset | None = None) -> int:
         """How many tokens an answer needs at most; of form "text", one that is a single mention."""
         lengths = self._falling_lengths
         if allowed is not None and allowed.only:
             lengths = np.sort(self.trie.lengths[allowed.listed])[::-1]
-        # An opening bracket and the end of the answer stand around a mention.
-        return int(lengths[0]) + 2 if form == "text" else int(lengths[: (k or 10) if form == "list" else 1].sum())
+        if form == "text":  # an opening bracket and the end of the answer stand around a mention
+            return int(lengths[0]) + 2
+        return int(lengths[: (k or DEFAULT_K) if form == "list" else 1].sum())
 
     @cached_property
     def _falling_lengths(self) -> IntArray:
@@ -162,7 +166,7 @@ class State:
     """
 
     grammar: Grammar = field(repr=False)
-    form: str
+    form: Form
     allowed: Subset = field(repr=False)
     left: int
     phase: Literal["name", "free", "done", "dead"]

@@ -16,6 +16,7 @@ from genrec.types import IntArray
 
 FOLDER = "GENREC_CATALOGS"
 KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
+_SHOWN = 30  # names in an error
 
 
 def is_ours(key: object) -> bool:
@@ -59,7 +60,8 @@ class Shelf:
         if isinstance(name, str) and name in self._opened:
             return self._opened[name]
         if name not in (names := self.names):
-            there = ", ".join(names) or "none yet; save one there with CatalogIndex.save"
+            more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+            there = ", ".join(names[:_SHOWN]) + more or "none yet; save one there with CatalogIndex.save"
             raise InputError(f"genrec_catalog is {name!r:.60}; choose one of the catalogs in {FOLDER}: {there}")
         name = str(name)
         index = CatalogIndex.load(self._folder / name, tokenizer=self._tokenizer)

@@ -1,28 +1,36 @@
 """The constraint on a device: all requests of an engine are walked at once, and a GPU is never waited for.
 
 It says what `genrec.constraint` says, in operations of fixed shape over what each slot of an engine has written.
-Letters: S slots, R rows of a step, M children, L listed rows, K items written, N rows of the trie, V vocabulary.
+Letters: S slots, R rows of a step, M children, L listed rows, N rows of the trie, V vocabulary.
 """
 
+import numpy as np
 import torch
 
-from genrec.constraint import Grammar, State
+from genrec.constraint import Form, Grammar, State
+from genrec.errors import InputError
 from genrec.subset import Subset
 from genrec.tensor_trie import TensorFilter, TensorTrie
 
 _OFF, _NAME, _FREE, _OVER = range(4)
 _ITEM, _LIST, _TEXT = range(3)
-_FORMS = {"item": _ITEM, "list": _LIST, "text": _TEXT}
+_FORMS: dict[Form, int] = {"item": _ITEM, "list": _LIST, "text": _TEXT}
 LEAST = -1e30
 """The least logit of an allowed token: one that something else took away stays possible where it is the only one."""
+MOST_LISTED = 1 << 14
+"""Rows that a request's filter may list: every slot has room for as many as the longest list has."""
 
 
 class _SlotFilter(TensorFilter):
-    """What the slots of an engine allow: their subsets, less what they have written."""
+    """What the slots of an engine allow: their subsets, less what they have written.
+
+    Both tables are as wide as one of the slots needs, and every row is rising, padded with the universe.
+    """
 
     def __init__(self, universe: int, slots: int, device: torch.device | str) -> None:
         self.universe, self.device = universe, device
-        self.written = torch.full((slots, 1), universe, device=device)
+        self._sizes = np.zeros((slots, 2), dtype=np.int64)
+        self._written = torch.full((slots, 1), universe, device=device)
         self._listed = torch.full((slots, 1), universe, device=device)
         self._only = torch.zeros(slots, dtype=torch.bool, device=device)
         self._counts = torch.arange(universe + 1, device=device)
@@ -30,23 +38,33 @@ class _SlotFilter(TensorFilter):
     def put(self, slot: int, subset: Subset, k: int) -> None:
         """Take a subset without a mask, and make room for k items."""
         size = len(subset.listed)
-        self._listed, self.written = (self._widened(old, new) for old, new in ((self._listed, size), (self.written, k)))
-        self._listed[slot], self.written[slot], self._only[slot] = self.universe, self.universe, subset.only
+        self._sizes[slot] = size, k
+        tables = zip((self._listed, self._written), self._sizes.max(axis=0).tolist(), strict=True)
+        self._listed, self._written = (self._resized(table, width) for table, width in tables)
+        self._listed[slot], self._written[slot], self._only[slot] = self.universe, self.universe, subset.only
         self._listed[slot, :size] = torch.from_numpy(subset.listed).to(self.device, non_blocking=True)
+
+    def write(self, slots: torch.Tensor, rows: torch.Tensor, where: torch.Tensor) -> None:
+        """Allow rows int64 [R] no more, one in each of R slots, where bool [R] says so."""
+        written = self._written[slots]
+        place, column = torch.searchsorted(written, rows[:, None]), torch.arange(written.shape[1], device=self.device)
+        behind = torch.where(column == place, rows[:, None], written.roll(1, dims=1))
+        self._written[slots] = torch.where(where[:, None] & (column >= place), behind, written)
 
     def count(self, owner: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """See `TensorFilter.count`; the prompts are slots."""
-        written = self.written[owner][:, None]
-        gone = (written >= low[..., None]) & (written < high[..., None])
-        return super().count(owner, low, high) - gone.sum(-1)
+        written = self._written[owner]
+        gone = torch.searchsorted(written, high) - torch.searchsorted(written, low)
+        return super().count(owner, low, high) - gone
 
-    def _widened(self, table: torch.Tensor, width: int) -> torch.Tensor:
-        """A table [S, ...] that has room for so many rows in every slot."""
-        if width <= table.shape[1]:
+    def _resized(self, table: torch.Tensor, width: int) -> torch.Tensor:
+        """A table [S, ...] that has room for so many rows in every slot, and not for many more."""
+        width = 1 << max(width - 1, 0).bit_length()
+        if width == table.shape[1]:
             return table
-        wider = torch.full((len(table), 1 << (width - 1).bit_length()), self.universe, device=self.device)
-        wider[:, : table.shape[1]] = table
-        return wider
+        other, kept = torch.full((len(table), width), self.universe, device=self.device), min(width, table.shape[1])
+        other[:, :kept] = table[:, :kept]
+        return other
 
 
 class TensorConstraint:
@@ -64,18 +82,23 @@ class TensorConstraint:
         self._trie = TensorTrie(grammar.trie, device)
         self._filter = _SlotFilter(len(grammar.trie), slots, device)
         self._opens, self._free = (torch.from_numpy(table).to(device) for table in (marks.opens, marks.free))
-        self._phase, self._prefix, self._form, self._left, self._done = (
-            torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(5)
+        self._phase, self._prefix, self._form, self._left = (
+            torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(4)
         )
 
     def enter(self, slot: int, start: State) -> None:
-        """A request takes a slot; its state is as before its first token."""
+        """A request takes a slot; its state is as before its first token.
+
+        Raises:
+            InputError: its filter lists too many rows.
+        """
+        check_listed(start)
         allowed = start.allowed
         if allowed.mask is not None:
             allowed = Subset.of(allowed.universe, allowed.places())
         self._filter.put(slot, allowed, start.left)
         self._form[slot], self._left[slot] = _FORMS[start.form], start.left
-        self._prefix[slot] = self._done[slot] = 0
+        self._prefix[slot] = 0
         self._phase[slot] = _FREE if start.free else _NAME
 
     def leave(self, slot: int) -> None:
@@ -90,9 +113,7 @@ class TensorConstraint:
             tokens: int64 [R].
             moved: bool [R], which of them have written a token.
         """
-        phase, prefix, form, left, done = (
-            table[slots] for table in (self._phase, self._prefix, self._form, self._left, self._done)
-        )
+        phase, prefix, form, left = (table[slots] for table in (self._phase, self._prefix, self._form, self._left))
         closed = self._trie.advance(prefix, torch.full_like(tokens, self._end))
         deeper = self._trie.advance(prefix, torch.where(tokens == self._end, -1, tokens))
         named, free = phase == _NAME, phase == _FREE
@@ -107,13 +128,11 @@ class TensorConstraint:
         after = torch.full_like(phase, _OVER)
         after = torch.where(inside | opens | (lists & (left > 1)), _NAME, after)
         after = torch.where(plain | (closes & (form == _TEXT)), _FREE, after)
-        written = self._filter.written[slots]
-        here = lists[:, None] & (torch.arange(written.shape[1], device=slots.device) == done[:, None])
         moved = moved & (phase != _OFF)
         self._phase[slots] = torch.where(moved, after, phase)
         self._prefix[slots] = torch.where(moved, torch.where(inside, deeper, 0), prefix)
-        self._left[slots], self._done[slots] = left - (moved & lists).long(), done + (moved & lists).long()
-        self._filter.written[slots] = torch.where(moved[:, None] & here, row[:, None], written)
+        self._left[slots] = left - (moved & lists).long()
+        self._filter.write(slots, row, moved & lists)
 
     def mask(self, logits: torch.Tensor, slots: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
         """Logits in which only what may follow is possible: float32 [R, V].
@@ -144,3 +163,18 @@ class TensorConstraint:
         """int64 [R], the token that stands in the place of an identifier's end token."""
         mark = torch.where((form == _LIST) & (left > 1), self._separator, self._end)
         return torch.where(form == _TEXT, self._closing, mark)
+
+
+def check_listed(start: State) -> None:
+    """Refuse a request whose filter would make the tables of every slot too wide.
+
+    Raises:
+        InputError: it lists more than `MOST_LISTED` rows.
+    """
+    allowed = start.allowed
+    if (listed := len(allowed.listed) if allowed.mask is None else len(allowed)) > MOST_LISTED:
+        what = "allows" if allowed.only or allowed.mask is not None else "denies"
+        raise InputError(
+            f"a filter {what} {listed:,} items one by one, and an engine on this model runner takes {MOST_LISTED:,}; "
+            "name fewer, or save a catalog of the allowed items beside the others"
+        )

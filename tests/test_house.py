@@ -36,8 +36,9 @@ LAYERS = [
     "forest renderer",
     "search",
     "index prior",
+    "shelf",
     # implementations
-    "backends.adapter backends.lineage backends.packing backends.precision backends.quiet backends.shelf",
+    "backends.adapter backends.lineage backends.packing backends.precision backends.quiet",
     "backends.attention backends.cache backends.vllm_tree",
     "backends.vllm_dialect",
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",

@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from genrec.constraint import Grammar, State, advance
+from genrec import tensor_constraint
+from genrec.constraint import Form, Grammar, State, advance
+from genrec.errors import InputError
 from genrec.subset import Mask, Subset
 from genrec.tensor_constraint import TensorConstraint
 from tests.test_constraint import CLOSING, END, FIRST, MARKS, OPENING, trie_of
@@ -27,11 +30,12 @@ def grammar_of(random: np.random.Generator, size: int = 60) -> Grammar:
 
 def starts_of(grammar: Grammar, random: np.random.Generator, count: int) -> list[State]:
     whole, starts = Subset.everything(len(grammar.trie)), []
+    forms: tuple[Form, ...] = ("list", "item", "text")
     for number in range(count):
         few = random.permutation(len(grammar.trie))[: random.integers(1, 20)]
         masked = Subset.from_mask(Mask.from_bool(random.random(len(grammar.trie)) < 0.5))
         allowed = [whole, whole.within(few), whole.without(few), masked][number % 4]
-        form = ("list", "item", "text")[number % 3]
+        form = forms[number % 3]
         k = int(random.integers(1, min(len(allowed), 12) + 1)) if form == "list" else None
         starts.append(grammar.start(form, k=k, allowed=allowed))
     return starts
@@ -94,6 +98,22 @@ def test_what_is_possible_keeps_its_logit_and_nothing_else_took_all_of_it() -> N
     assert torch.equal(constraint.mask(logits, slots, known)[0, tokens], logits[0, tokens])
     nothing = constraint.mask(torch.full_like(logits, -torch.inf), slots, known)
     assert torch.isfinite(nothing[0, tokens]).all()
+
+
+def test_one_request_may_not_widen_the_tables_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is full of other requests has no memory left for a filter of a million items in every slot."""
+    grammar = grammar_of(np.random.default_rng(2))
+    constraint, everything = TensorConstraint(grammar, 2, "cpu"), Subset.everything(len(grammar.trie))
+    monkeypatch.setattr(tensor_constraint, "MOST_LISTED", 3)
+    constraint.enter(0, grammar.start("item", allowed=everything.without([1, 2, 3])))
+    for allowed, says in (
+        (everything.without([1, 2, 3, 4]), "denies 4 items"),
+        (everything.within([1, 2, 3, 4]), "allows 4 items"),
+        (Subset.from_mask(Mask.from_bool(everything.to_bool())), f"allows {len(grammar.trie)} items"),
+    ):
+        with pytest.raises(InputError, match=says):
+            constraint.enter(1, grammar.start("item", allowed=allowed))
+    assert masked(constraint, [1]) == [list(range(VOCABULARY))]
 
 
 def test_nothing_waits_for_the_device() -> None:

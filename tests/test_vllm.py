@@ -424,6 +424,26 @@ def test_a_server_that_fails_is_named(serve: Any, answer: Any, says: str, reques
 
 
 @needs_httpx
+def test_a_server_that_is_slow_but_answers_is_waited_for(serve: Any) -> None:
+    """A large batch takes long; that is no reason to throw away what has come of it."""
+    from genrec.backends.vllm_server import VllmServerBackend
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        time.sleep(0.4)
+        send(handler, 200, RIGHT)
+
+    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, patience=1.5, concurrency=1)
+    try:
+        begun = time.monotonic()
+        tree = backend.open([np.array([1])] * 6)
+        found = tree.log_probs(np.arange(6), np.full(6, 3), np.arange(7))
+        assert found.tolist() == [-2.5] * 6
+        assert time.monotonic() - begun > 1.5
+    finally:
+        backend.close()
+
+
+@needs_httpx
 @pytest.mark.parametrize("drips", [False, True])
 def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
     """A request without end holds its customer, and then all the others behind it."""

@@ -27,7 +27,7 @@ from genrec.errors import ArtifactError, InputError, TokenizerMismatchError
 from genrec.subset import Subset
 from genrec.testing import ByteTokenizer
 from genrec.tokenizer import HuggingFaceTokenizer
-from genrec.types import Message, Span
+from genrec.types import Message, Role, Span
 from tests.shop import ITEMS
 
 HAS_SECOND = find_spec("vllm.v1.worker.gpu.sample.logits_processor") is not None
@@ -168,9 +168,16 @@ def test_every_mention_in_free_text_is_an_item(
     engine: LLM, index: CatalogIndex, grammar: Grammar, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """Where the model may talk, it may still not invent: what stands in brackets is sold here."""
-    asked = f"{ASKED} Write each as [product]."
-    prompts = [{"prompt_token_ids": tokenizer.encode_prompt([Message("user", (Span(asked, False),))]).tolist()}] * 12
-    settings = [params(genrec_catalog="retail", genrec_form="text", temperature=2.0, max_tokens=120) for _ in prompts]
+    shown = "[RED LAMP]\n[TEA TOWEL]\n"  # so that the greedy answer has mentions too, whatever the hot ones draw
+    turns: list[tuple[Role, str]] = [
+        ("user", f"{ASKED} Write each as [product]."),
+        ("assistant", shown),
+        ("user", "Name more."),
+    ]
+    asked = tokenizer.encode_prompt([Message(role, (Span(text, False),)) for role, text in turns])
+    prompts = [{"prompt_token_ids": asked.tolist()}] * 12
+    heats = [0.0, *[2.0] * 11]
+    settings = [params(genrec_catalog="retail", genrec_form="text", temperature=heat, max_tokens=120) for heat in heats]
     state, end, mentions = grammar.start("text"), tokenizer.end_id, 0
     for whole in written(engine, prompts, settings):
         answer = [token for token in whole if token != end]

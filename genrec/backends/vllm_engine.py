@@ -53,7 +53,7 @@ class VllmEngineBackend:
         adapters: how many LoRA adapters may be used at once; 0 for none. With them every node is a request of its own,
             where forced tokens would else share one.
         max_rank: the highest rank an adapter may have.
-        patience: seconds a batch of requests may take before the engine counts as down, whoever still waits for it.
+        patience: seconds in which none of its requests ends before the engine counts as down, whoever still waits.
         name: what results and caches call these weights, the dtype added; by default the last part of its path.
         engine: more arguments of `vllm.LLM`, such as `tensor_parallel_size`; they win over what is chosen here.
         clock: seconds that only rise.
@@ -148,10 +148,15 @@ class VllmEngineBackend:
 
 
 class _Job(Generic[_Answer]):
-    """Work in a thread of its own, and until when it may take."""
+    """Work in a thread of its own.
+
+    Attributes:
+        patience: until when something must have come of it.
+        unfinished: how many requests the engine had to answer when it was last looked at.
+    """
 
     def __init__(self, work: Callable[[], _Answer], patience: Deadline) -> None:
-        self.patience = patience
+        self.patience, self.unfinished = patience, 0
         self._future: Future[_Answer] = Future()
         threading.Thread(target=self._do, args=(work,), daemon=True).start()
 
@@ -273,7 +278,7 @@ class _Engine:
             held.enter_context(deadline.holding(self._lock))
             if self._down:
                 raise self._fail(self._down)
-            job = _Job(work, Deadline(self._clock() + self._patience, self._clock))
+            job = _Job(work, self._new_patience())
             try:
                 return self._watch(job, deadline)
             except BaseException:  # the caller's time is up, or a signal's handler raised
@@ -287,6 +292,8 @@ class _Engine:
         while not job.wait(min(_WATCH, max(0.0, deadline.left()))):
             if core.resources.engine_dead:
                 raise self._fail("its process ended")
+            if (unfinished := self.llm.llm_engine.get_num_unfinished_requests()) != job.unfinished:
+                job.unfinished, job.patience = unfinished, self._new_patience()
             if job.patience.left() < 0:
                 raise self._fail(f"it did not answer within {self._patience:g} s")
             deadline.check()
@@ -296,6 +303,9 @@ class _Engine:
             if core.resources.engine_dead:
                 raise self._fail("its process ended") from error
             raise EngineError(f"vLLM failed with the model {self._name!r}: {error}") from error
+
+    def _new_patience(self) -> Deadline:
+        return Deadline(self._clock() + self._patience, self._clock)
 
     def _see_through(self, job: "_Job[Any]", held: ExitStack) -> None:
         with held, suppress(EngineError):

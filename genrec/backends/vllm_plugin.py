@@ -21,11 +21,11 @@ Letters: R rows of a step, V vocabulary.
 import logging
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -33,10 +33,10 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
-from genrec.backends.shelf import FOLDER, Shelf, is_ours
 from genrec.constraint import Marks, State, advance
 from genrec.errors import GenrecError, InputError
-from genrec.tensor_constraint import LEAST, TensorConstraint
+from genrec.shelf import FOLDER, Shelf, is_ours
+from genrec.tensor_constraint import LEAST, TensorConstraint, check_listed
 from genrec.types import IntArray
 
 try:
@@ -64,6 +64,8 @@ _MOST = float(np.finfo(np.float32).max)  # what is more is infinite in the engin
 _PENALTIES = 0.01, 100.0
 
 _LOGGER = logging.getLogger(__name__)
+
+_Made = TypeVar("_Made")
 
 
 class CatalogProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[misc]
@@ -110,6 +112,8 @@ class CatalogProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[misc]
             )
         try:
             state = cls._shelf_of(config).start(wishes)
+            if getattr(config, "use_v2_model_runner", False):
+                check_listed(state)
         except InputError:
             raise
         except GenrecError as error:
@@ -153,15 +157,20 @@ class CatalogProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[misc]
         return masked
 
 
-def _start(shelf: Shelf | None, params: SamplingParams) -> State | None:
-    """A request's constraint; None where it cannot be made, which `validate_params` should have found.
+def _start(shelf: Shelf | None, params: SamplingParams) -> State:
+    """A request's constraint, before its first token."""
+    if shelf is None:
+        raise InputError(f"{FOLDER} is not set where vLLM runs; start it with the folder of saved catalogs")
+    return shelf.start(params.extra_args or {})
+
+
+def _or_none(make: Callable[[], _Made]) -> _Made | None:
+    """What holds a request; None where it cannot be made, which `validate_params` should have found.
 
     Whatever goes wrong: an error here would end the requests of everybody.
     """
     try:
-        if shelf is None:
-            raise InputError(f"{FOLDER} is not set where vLLM runs; start it with the folder of saved catalogs")
-        return shelf.start(params.extra_args)
+        return make()
     except Exception:
         _LOGGER.exception("A request's constraint cannot be applied; its answer stays empty.")
         return None
@@ -231,7 +240,7 @@ class _Batch:
     def _row_of(self, params: SamplingParams, _: list[int] | None, token_ids: list[int]) -> _Row | None:
         if not any(map(is_ours, params.extra_args or ())):
             return None
-        state = _start(self._shelf, params)
+        state = _or_none(lambda: _start(self._shelf, params))
         return _Row(state, state, token_ids, _stop(params))
 
     def _banned_of(self, marks: Marks, logits: torch.Tensor) -> torch.Tensor:
@@ -277,17 +286,22 @@ class _Slots:
             table.pop(slot, None)
         if not any(map(is_ours, params.extra_args or ())):
             return False
-        state = _start(self._shelf, params)
-        if state is None:
-            self._entered[slot], self._stops[slot] = None, _stop(params)
+        self._entered[slot] = constraint = _or_none(lambda: self._taken(slot, params))
+        if constraint is None:
+            self._stops[slot] = _stop(params)
             return True
+        self._resumed[slot] = constraint, int(self._states.prefill_len.np[slot]) - int(self._states.prompt_len.np[slot])
+        return True
+
+    def _taken(self, slot: int, params: SamplingParams) -> TensorConstraint:
+        """The constraint of a request's catalog, which the request has entered."""
+        state = _start(self._shelf, params)
         if id(state.grammar) not in self._constraints:  # a catalog that was saved since the engine started
             made = TensorConstraint(state.grammar, self._states.max_num_reqs, self._states.device)
             self._constraints[id(state.grammar)] = made
-        self._entered[slot] = constraint = self._constraints[id(state.grammar)]
+        constraint = self._constraints[id(state.grammar)]
         constraint.enter(slot, state)
-        self._resumed[slot] = constraint, int(self._states.prefill_len.np[slot]) - int(self._states.prompt_len.np[slot])
-        return True
+        return constraint
 
     def replay(self) -> None:
         """Read what the requests that entered had written before they were paused."""

@@ -33,7 +33,7 @@ class VllmServerBackend:
         url: such as `http://127.0.0.1:8000`.
         model: what the server calls the model or the adapter.
         vocab_size: token ids are below it; the server does not tell.
-        patience: seconds a batch of requests may take, with all its attempts.
+        patience: seconds in which none of a batch's requests is answered, with all attempts, before it is given up.
         concurrency: requests under way at once.
         api_key: sent as a bearer token.
         name: what results and caches call these weights; by default `model`.
@@ -88,14 +88,16 @@ class VllmServerBackend:
             futures = [self._pool.submit(self._ask, request, limit) for request in requests]
         except RuntimeError as error:
             raise self._closed() from error
-        done, open_ = wait(futures, timeout=limit.left(), return_when=FIRST_EXCEPTION)
-        for future in open_:
-            future.cancel()
-        for future in done:
-            if (fault := future.exception()) is not None:
-                raise fault
-        if open_:
-            raise self._too_late(limit)
+        open_ = set(futures)
+        while open_:
+            done, open_ = wait(open_, timeout=limit.left(), return_when=FIRST_EXCEPTION)
+            faults = [fault for future in done if (fault := future.exception()) is not None]
+            if open_ and not (faults or limit.left()):
+                faults = [self._too_late(limit)]
+            if faults:
+                for future in open_:
+                    future.cancel()
+                raise faults[0]
         return [future.result() for future in futures]
 
     def ready(self) -> None:
@@ -135,6 +137,7 @@ class VllmServerBackend:
             "sampling_params": vllm_dialect.sampling_over_http(request),
         }
         answer = self._send("POST", "/inference/v1/generate", body, limit)
+        limit.patience = self._new_patience()
         try:
             return vllm_dialect.read_answer(answer, request)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -188,7 +191,10 @@ class VllmServerBackend:
         return EngineError(f"{self._where} answered {path} with something else than vLLM 0.25 to 0.32 does; check url")
 
     def _limit(self, deadline: Deadline) -> "_Limit":
-        return _Limit(deadline, Deadline(self._clock() + self._patience, self._clock))
+        return _Limit(deadline, self._new_patience())
+
+    def _new_patience(self) -> Deadline:
+        return Deadline(self._clock() + self._patience, self._clock)
 
     def _too_late(self, limit: "_Limit", fault: str = "") -> EngineError:
         fault = fault and f", {fault}"
@@ -199,9 +205,9 @@ class VllmServerBackend:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Limit:
-    """Until when requests may take: what the caller has time for, and what the server is given at most."""
+    """Until when requests may take: what the caller has time for, and until when the server must answer one of them."""
 
     deadline: Deadline
     patience: Deadline
