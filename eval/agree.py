@@ -20,6 +20,7 @@ from genrec.types import Ranking
 
 K, WIDTH, BATCH = 10, 10, 20
 NEAR = 0.02  # nats
+PATIENCE = 900.0  # seconds; the machine may have other work
 SEED = 20261126
 WAYS: dict[str, dict[str, Any]] = {
     "beam, model score": {"strategy": "beam", "score": "model"},
@@ -61,7 +62,7 @@ def main() -> None:
 
     shop = open_shop(options.users, seed=SEED)
     requests, (backend, _) = shop.requests, load_backend(LANGUAGE_MODEL, default_cache())
-    engine = VllmEngineBackend(find_weights(LANGUAGE_MODEL, default_cache()))
+    engine = VllmEngineBackend(find_weights(LANGUAGE_MODEL, default_cache()), patience=PATIENCE)
     try:
         rankers = [shop.ranker(own, width=WIDTH, batch_size=BATCH) for own in (engine, backend)]
         for name, settings in WAYS.items():

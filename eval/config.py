@@ -8,9 +8,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genrec.errors import InputError
+from genrec.metrics import cutoff
 
 FOLDER = Path(__file__).parent / "configs"
-Kind = Literal["blend", "cooccurrence", "embedding", "generative", "popularity", "sasrec"]
+Kind = Literal[
+    "als", "blend", "cooccurrence", "embedding", "generative", "item-vectors", "itemknn", "popularity", "sasrec"
+]
 
 
 class _Strict(BaseModel):
@@ -23,8 +26,8 @@ class RankerConfig(_Strict):
     Attributes:
         kind: what it is.
         settings: arguments of its class; of `generative` those of `GenerativeSettings`.
-        parts: of a blend, other rankers by name and their weights.
-        proposer: of `generative`, another ranker by name.
+        parts: of a blend, other rankers by name and their weights; without any, the ladder's own, with learned weights.
+        proposer: of `generative`, another ranker by name; by default the ladder's blend.
         background: of `generative`, whether other people's histories stand behind the prior.
     """
 
@@ -81,6 +84,9 @@ def read_config(name: str) -> Config:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/config.py for what there is") from error
+    for metric in config.metrics:
+        if cutoff(metric) > config.k:
+            raise InputError(f"{path.name}: {metric} looks at more places than lists of k = {config.k} have")
     folders: dict[str, str] = {}
     for ranker, own in config.rankers.items():
         if (same := folders.setdefault(folder_of(ranker), ranker)) != ranker:

@@ -30,10 +30,11 @@ from genrec import Recommender
 from genrec.artifact import writing_file
 from genrec.assembly import default_cache
 from genrec.errors import GenrecError, InputError, MismatchError
-from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share, summarise
+from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share_row, summarise
 from genrec.metrics import accuracy, coverage, gini, length_bias, mean_interval, novelty, parity, popularity_lift
 from genrec.types import BoolArray
 
+FORMAT = 2  # of the rows that are kept
 CHUNK = 100  # people in one part of what is kept
 BEYOND = 10  # places of a list that are looked at for more than whether they are right
 
@@ -118,6 +119,7 @@ def _facts(config: Config, experiment: Experiment) -> dict[str, Any]:
     settings = config.model_dump(mode="json")
     rankers = settings.pop("rankers")
     return {
+        "format": FORMAT,
         "config": settings,
         "rankers": rankers,
         "users": len(experiment.tasks),
@@ -150,7 +152,7 @@ def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _differences(mine: dict[str, Any], kept: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for name in ("data", "users", "seen"):
+    for name in ("format", "data", "users", "seen"):
         if mine[name] != kept.get(name):
             yield name, mine[name], kept.get(name)
     for name, value in mine["config"].items():
@@ -214,7 +216,7 @@ def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: C
     yield from summarise(name, values, groups, seed=config.seed)
     places = sum(len(items) for items in table["item_ids"].to_pylist())
     for fault in ("invalid", "repeated", "seen", "fallback"):
-        yield share(name, fault, int(table[fault].to_numpy().sum()), places, table.num_rows)
+        yield share_row(name, fault, int(table[fault].to_numpy().sum()), places, table.num_rows)
     for metric, column, scale in (("ms", "seconds", 1000), ("tokens", "tokens", 1)):
         mean = scale * float(table[column].to_numpy().mean())
         yield Row(name, "all", metric, mean, mean, mean, table.num_rows)
@@ -223,9 +225,13 @@ def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: C
 def _beyond(
     name: str, table: pa.Table, groups: Mapping[str, BoolArray], experiment: Experiment, config: Config
 ) -> Iterator[Row]:
-    """What the first 10 places of the lists do besides being right, and how far apart groups of people are."""
+    """What the first places of the lists do besides being right, and how far apart groups of people are.
+
+    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios.
+    """
+    places = min(BEYOND, config.k)
     catalog, people = experiment.catalog, table.num_rows
-    first = [own[:BEYOND] for own in table["item_ids"].to_pylist()]
+    first = [own[:places] for own in table["item_ids"].to_pylist()]
     lists = [catalog.item_ids.positions(own) for own in first]
     had = [catalog.item_ids.positions(task.history.item_ids) for task in experiment.tasks]
     counts = experiment.train.item_counts(catalog, on_unknown="skip")
@@ -234,11 +240,11 @@ def _beyond(
         ("gini", 100 * gini(lists, len(catalog))),
         ("popularity lift", popularity_lift(lists, had, counts)),
     ):
-        yield Row(name, "all", f"{metric}@{BEYOND}", value, value, value, people)
+        yield Row(name, "all", f"{metric}@{places}", value, value, value, people)
     lengths = [len(title) for title in catalog.titles]
     for metric, values in (("novelty", novelty(lists, counts)), ("length", length_bias(lists, lengths))):
         found = mean_interval(values[np.isfinite(values)], seed=config.seed)
-        yield Row(name, "all", f"{metric}@{BEYOND}", found.value, found.low, found.high, people)
+        yield Row(name, "all", f"{metric}@{places}", found.value, found.low, found.high, people)
     label = np.full(people, "", dtype=object)
     for group in (f"{own} people" for own in SLICES):
         label[groups[group]] = group

@@ -10,6 +10,7 @@ from eval.progress import tell_progress
 from genrec import (
     BlendRanker,
     CooccurrenceRanker,
+    EmbeddingRanker,
     GenerativeRanker,
     PopularityRanker,
     Ranker,
@@ -20,6 +21,8 @@ from genrec import (
 from genrec.errors import InputError, ModelMissingError
 from genrec.evaluation import Experiment
 from genrec.rankers.base import DenseRanker
+from genrec.rankers.cooccurrence import count_vectors
+from genrec.types import IntArray
 
 _KEPT = 2000  # people whose last item tells a baseline that is trained when to stop
 
@@ -49,6 +52,8 @@ class Rankers:
             raise InputError(f"there is no ranker {name!r}; choose from {', '.join(self._config.rankers)}")
         if name not in self._made:
             own = self._config.rankers[name]
+            if own.settings and own.kind in ("blend", "embedding", "popularity"):
+                raise InputError(f"ranker {name!r} has settings, and {own.kind} takes none; remove them")
             try:
                 self._made[name] = self._kinds[own.kind](own)
             except TypeError as error:
@@ -64,15 +69,20 @@ class Rankers:
     @property
     def _kinds(self) -> dict[str, Callable[[RankerConfig], Ranker]]:
         return {
+            "als": self._implicit,
             "blend": self._blend,
             "cooccurrence": self._cooccurrence,
             "embedding": lambda _: self._of_ladder("embedding"),
             "generative": self._generative,
+            "item-vectors": self._item_vectors,
+            "itemknn": self._implicit,
             "popularity": lambda _: self.popularity,
             "sasrec": self._sasrec,
         }
 
     def _blend(self, own: RankerConfig) -> Ranker:
+        if not own.parts:
+            return self._of_ladder("blend")
         parts: dict[DenseRanker, float] = {}
         for name, weight in own.parts.items():
             part = self[name]
@@ -84,6 +94,17 @@ class Rankers:
     def _cooccurrence(self, own: RankerConfig) -> Ranker:
         offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
         return CooccurrenceRanker(offsets, items, len(self._experiment.catalog), **own.settings)
+
+    def _implicit(self, own: RankerConfig) -> Ranker:
+        from eval.baselines.neighbours import Als, ItemKnn
+
+        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
+        made: type[Als] | type[ItemKnn] = Als if own.kind == "als" else ItemKnn
+        return made(offsets, items, len(self._experiment.catalog), **own.settings)
+
+    def _item_vectors(self, own: RankerConfig) -> Ranker:
+        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
+        return _ItemVectors(offsets, items, len(self._experiment.catalog), **own.settings)
 
     def _sasrec(self, own: RankerConfig) -> Ranker:
         """Trained on what rankers may count; of some people the last item of that is kept to stop by."""
@@ -116,7 +137,22 @@ class Rankers:
             settings = Settings(template=self._config.template, background=self._config.background)
             catalog, train = self._experiment.catalog, self._experiment.train
             self._recommender = open_recommender(catalog, train, cache=self._cache, settings=settings)
+            if not any(step.source == "embedding" for step in self._recommender.ladder):
+                raise ModelMissingError(
+                    "no text encoder here, without which other weights are learned: run genrec model get"
+                )
         for step in self._recommender.ladder:
             if step.source == source:
                 return step
         raise ModelMissingError(f"no {source} ranker here: run genrec model get, then try again")
+
+
+class _ItemVectors(EmbeddingRanker):
+    """Items near a history by `count_vectors`; arguments as there, and `decay` as in `EmbeddingRanker`."""
+
+    source = "item-vectors"
+
+    def __init__(
+        self, offsets: IntArray, item_indices: IntArray, items: int, *, decay: float = 0.7, **how: int
+    ) -> None:
+        super().__init__(count_vectors(offsets, item_indices, items, **how), decay=decay)

@@ -30,6 +30,7 @@ from genrec.types import Message, Span
 
 K = 10
 BATCH = 200
+SHARED = 10  # lists written behind each prompt, which the engine's prefix cache then computes once
 WORDS = ("a red lamp", "something for a child's birthday", "a Christmas gift", "storage for the kitchen", "vintage tea")
 
 
@@ -151,7 +152,8 @@ def _prompts(
     while True:
         bought = [index.catalog.titles[int(item)] for item in random.integers(0, len(index.catalog), 3)]
         asked = f"I bought {', '.join(bought)} and look for {random.choice(WORDS)}. Name products, one a line."
-        yield {"prompt_token_ids": tokenizer.encode_prompt([Message("user", (Span(asked, False),))]).tolist()}
+        token_ids = tokenizer.encode_prompt([Message("user", (Span(asked, False),))]).tolist()
+        yield from [{"prompt_token_ids": token_ids}] * SHARED
 
 
 def main() -> None:
@@ -159,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.soak", description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--requests", type=int, default=64, help="how many vLLM runs at once")
+    parser.add_argument("--requests", type=int, default=100, help="how many vLLM runs at once")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         catalog, _ = open_dataset("online-retail", Path(folder) / "data")
@@ -176,6 +178,7 @@ def main() -> None:
                 enforce_eager=True,
                 max_model_len=1024,
                 max_num_seqs=options.requests,
+                block_size=32,
             )
             counts = soak(engine, index, tokenizer, catalog="retail", count=options.count)
     rates = {

@@ -5,6 +5,7 @@ made from, so the next start only reads it.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,14 +24,14 @@ from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
+from genrec.counting import blend, item_vectors, learn_weights
 from genrec.dataset import dataset_paths
 from genrec.errors import ArtifactError, MismatchError, ModelMissingError
 from genrec.identifiers import TitleIdentifiers
 from genrec.index import INDEX_VERSION, CatalogIndex
 from genrec.interactions import Interactions, read_interactions
-from genrec.rankers.base import DenseRanker, Ranker
+from genrec.rankers.base import Ranker
 from genrec.rankers.blend import BlendRanker
-from genrec.rankers.cooccurrence import CooccurrenceRanker
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings, Strategy
 from genrec.rankers.popularity import PopularityRanker
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 ENCODER_MODEL = "all-MiniLM-L6-v2"
 
+_KEPT = 8  # states of interactions whose counts stay in the cache
 _SEED = 0  # of the people whose histories the prior is measured behind
 
 Progress = Callable[[str, int, int], None]
@@ -62,7 +64,6 @@ class Settings:
         template, cold_template: names or paths of templates.
         generative: how the LLM ranks.
         fewer_candidates: candidates of the second, smaller search on the ladder.
-        embedding_weight: weight of the embedding ranker beside co-occurrence, where candidates are proposed.
         background: how many people's histories the prior is measured behind.
         fill_priors: measure the prior of the whole catalog now; otherwise of each item when it first comes up. A
             search of the whole catalog does it in any case.
@@ -74,7 +75,6 @@ class Settings:
     cold_template: str | Path = "cold-start"
     generative: GenerativeSettings = field(default_factory=lambda: GenerativeSettings(evidence=50.0))
     fewer_candidates: int = 10
-    embedding_weight: float = 0.02
     background: int = 3
     fill_priors: bool = False
 
@@ -88,13 +88,13 @@ def open_recommender(
     backend: Backend | None = None,
     on_progress: Progress | None = None,
 ) -> Recommender:
-    """Put the ladder together: LLM, smaller search, counting, embedding, popularity.
+    """Put the ladder together: LLM, smaller search, what people did, embedding, popularity.
 
     Models that are not on this machine are left out, and every answer says so.
 
     Args:
         catalog: what can be recommended.
-        interactions: histories of known users, and the counts behind popularity and co-occurrence; events of items
+        interactions: histories of known users, and what is counted of them (see `genrec.counting`); events of items
             that the catalog lacks are skipped.
         cache: the folder of models, indexes, vectors and priors, see `genrec.bundle.cache_directory`.
         settings: what to use; by default the bundled models.
@@ -107,21 +107,18 @@ def open_recommender(
     """
     settings, progress = settings or Settings(), on_progress or _say_nothing
     notices: list[str] = []
-    counting, popularity = _count(catalog, interactions)
     embedding = None
     try:
         embedding = _embed(catalog, settings, cache, progress)
     except ModelMissingError as error:
         notices.append(f"no embedding ranker: {error}")
-    parts: dict[DenseRanker, float] = {}
-    if counting is not None:
-        parts[counting] = 1.0
-    if embedding is not None:
-        parts[embedding] = settings.embedding_weight
+    popularity = PopularityRanker(_counts(catalog, interactions))
+    counting = None if interactions is None else _blend(catalog, interactions, embedding, settings, cache, progress)
     ladder: list[Ranker] = []
     try:
         # A trace of popularity, so that a list of candidates is full where nothing else is known.
-        proposer = BlendRanker({**parts, popularity: 1e-6})
+        known = counting or embedding
+        proposer = BlendRanker({popularity: 1e-6, **({} if known is None else {known: 1.0})})
         background = _background(catalog, interactions, settings)
         ladder += _generate(catalog, settings, backend, proposer, background, cache, progress)
     except ModelMissingError as error:
@@ -218,12 +215,48 @@ def _background(catalog: Catalog, interactions: Interactions | None, settings: S
     return [items[offsets[user] : offsets[user + 1]] for user in chosen]
 
 
-def _count(catalog: Catalog, interactions: Interactions | None) -> tuple[CooccurrenceRanker | None, PopularityRanker]:
+def _counts(catalog: Catalog, interactions: Interactions | None) -> IntArray:
     if interactions is None:
-        return None, PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
+        return np.zeros(len(catalog), dtype=np.int64)
+    return interactions.item_counts(catalog, on_unknown="skip")
+
+
+def _blend(
+    catalog: Catalog,
+    interactions: Interactions,
+    embedding: EmbeddingRanker | None,
+    settings: Settings,
+    cache: Path,
+    progress: Progress,
+) -> BlendRanker:
+    """What people did, with item vectors and weights from the cache where they are kept."""
     offsets, items = interactions.as_indices(catalog, on_unknown="skip")
-    counting = CooccurrenceRanker(offsets, items, len(catalog))
-    return counting, PopularityRanker(np.bincount(items, minlength=len(catalog)))
+    events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
+    named = "none"
+    if embedding is not None and settings.encoder is not None:
+        named = _called(settings.encoder, find_weights(settings.encoder, cache))
+    folder = cache / "counts" / _key("counts 3", catalog.fingerprint, events, named)
+    if folder.is_dir():
+        with _from_cache(folder):
+            weights = artifact.verify(folder, kind="counts", version=1)["weights"]
+            vectors = load_file(folder / "vectors.safetensors")["vectors"]
+    else:
+        progress("what people did", 0, 1)
+        vectors = item_vectors(catalog, interactions)
+        weights = learn_weights(catalog, interactions, embedding)
+        if why_unwritable(cache) is None:  # else it is made again next time
+            _forget(cache / "counts")
+            with artifact.writing(folder, kind="counts", version=1, facts={"weights": weights}) as aside:
+                save_file({"vectors": vectors}, aside / "vectors.safetensors")
+        progress("what people did", 1, 1)
+    return blend(catalog, interactions, vectors, embedding, weights)
+
+
+def _forget(folder: Path) -> None:
+    """Make room for one more: what people did changes daily, and each state of it is used for a day."""
+    kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime)
+    for path in kept[: max(0, len(kept) - _KEPT)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _embed(catalog: Catalog, settings: Settings, cache: Path, progress: Progress) -> EmbeddingRanker | None:

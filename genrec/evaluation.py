@@ -12,11 +12,10 @@ from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
-import pyarrow as pa
 
 from genrec.catalog import Catalog
 from genrec.errors import InputError
-from genrec.interactions import Interactions, read_interactions
+from genrec.interactions import Interactions
 from genrec.metrics import mean_interval
 from genrec.recommender import Recommender
 from genrec.types import BoolArray, FloatArray, History, IntArray, ItemId, RecommendationList
@@ -130,7 +129,7 @@ class Asked:
 class Row:
     """One figure of a summary: a ranker's mean over some people with its 95 % interval, where it has one.
 
-    Metrics of accuracy, shares, coverage and Gini are times 100; novelty is in bits, popularity and length are ratios.
+    Accuracy and shares are times 100.
     """
 
     ranker: str
@@ -171,7 +170,7 @@ def summarise(
                 yield Row(ranker, group, metric, found.value, found.low, found.high, int(chosen.sum()))
 
 
-def share(ranker: str, fault: str, count: int, places: int, users: int) -> Row:
+def share_row(ranker: str, fault: str, count: int, places: int, users: int) -> Row:
     """The row of how many of all places of all lists have a fault."""
     value = 100 * count / max(places, 1)
     return Row(ranker, "all", f"{fault} share", value, value, value, users)
@@ -230,27 +229,11 @@ def next_basket(
     `validation` for the last but one, knowing those before it; with `test` for the last. Rankers count, of every
     customer, only what came before the basket asked about; of customers who are not asked about, all but their last.
     """
-    kept = np.ones(len(interactions), dtype=np.bool_)
-    asked: list[tuple[int, int]] = []
-    for user, (start, stop) in enumerate(zip(interactions.offsets[:-1], interactions.offsets[1:], strict=True)):
-        times = interactions.timestamps[start:stop]
-        baskets = np.unique(times)
-        if len(baskets) < 2:
-            continue
-        from_end = _BACK[part] if len(baskets) >= 3 else 1
-        before = int(np.searchsorted(times, baskets[-from_end]))
-        kept[start + before : stop] = False
-        if len(baskets) >= 3:
-            asked.append((user, int(np.searchsorted(times, baskets[-from_end], side="right"))))
-    train = read_interactions(interactions.to_table().filter(pa.array(kept)))
-    histories = interactions.histories()
+    train, baskets = interactions.leave_last_basket_out(_BACK[part])
     tasks = []
-    for user, stop in asked:
-        before = int(kept[interactions.offsets[user] : interactions.offsets[user + 1]].sum())
-        items = histories[user].item_ids
-        targets = frozenset(items[before:stop]) - frozenset(items[:before])
-        if targets:
-            tasks.append(Task(History(items[:before], user_id=histories[user].user_id), None, targets))
+    for history, item_ids in baskets:
+        if targets := frozenset(item_ids) - frozenset(history.item_ids):
+            tasks.append(Task(history, None, targets))
     return Experiment(catalog, train, _some(tasks, users, seed))
 
 

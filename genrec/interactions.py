@@ -38,6 +38,13 @@ class IndexedHistories(NamedTuple):
     item_indices: IntArray
 
 
+class Basket(NamedTuple):
+    """What somebody took at one time, and what they had before it, oldest first."""
+
+    history: History
+    item_ids: tuple[ItemId, ...]
+
+
 class Interactions:
     """Events sorted by user, timestamp and the row they came from; immutable.
 
@@ -202,6 +209,34 @@ class Interactions:
         first_held = np.where(counts > n, self.offsets[1:] - n, self.offsets[1:])
         held = np.arange(len(self)) >= np.repeat(first_held, counts)
         return self._only(~held), self._only(held)
+
+    def leave_last_basket_out(self, n: int = 1) -> "tuple[Interactions, list[Basket]]":
+        """Hold out what each user took from their n-th last basket on: (train, baskets), one basket a user.
+
+        A basket is what one user took at one time. Users with three baskets or more have theirs in `baskets`, with what
+        they had before it; of users with two the last is held out as well, and those with one stay in train whole.
+
+        Raises:
+            InputError: n is neither 1 nor 2.
+        """
+        if n not in (1, 2):
+            raise InputError(f"n is {n}; hold out the last basket (1), or the last but one and what followed (2)")
+        kept, asked = np.ones(len(self), dtype=np.bool_), []
+        for user, (start, stop) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)):
+            times = self.timestamps[start:stop]
+            baskets = np.unique(times)
+            if len(baskets) < 2:
+                continue
+            held = baskets[-n] if len(baskets) >= 3 else baskets[-1]
+            before, after = (int(np.searchsorted(times, held, side=side)) for side in ("left", "right"))
+            kept[start + before : stop] = False
+            if len(baskets) >= 3:
+                asked.append((user, before, after))
+        histories, found = self.histories(), []
+        for user, before, after in asked:
+            items = histories[user].item_ids
+            found.append(Basket(History(items[:before], user_id=histories[user].user_id), items[before:after]))
+        return self._only(kept), found
 
     def by_time(self, at: float | str | datetime) -> "tuple[Interactions, Interactions]":
         """Split at an instant: (before, after); an event at exactly that instant is in after.

@@ -95,6 +95,15 @@ def accuracy(
     return values
 
 
+def cutoff(metric: str) -> int:
+    """The k of a metric's name: how many places it looks at.
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    return _parse(metric)[1]
+
+
 def coverage(lists: ItemLists, catalog_size: int) -> float:
     """The share of the catalog that is recommended to anybody (Ge, Delgado-Battenfeld and Jannach, RecSys 2010).
 

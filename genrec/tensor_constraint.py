@@ -24,7 +24,8 @@ MOST_LISTED = 1 << 14
 class _SlotFilter(TensorFilter):
     """What the slots of an engine allow: their subsets, less what they have written.
 
-    Both tables are as wide as one of the slots needs, and every row is rising, padded with the universe.
+    Both tables are as wide as the slots that are taken need, to a power of two; every row is rising, padded with the
+    universe.
     """
 
     def __init__(self, universe: int, slots: int, device: torch.device | str) -> None:
@@ -43,6 +44,10 @@ class _SlotFilter(TensorFilter):
         self._listed, self._written = (self._resized(table, width) for table, width in tables)
         self._listed[slot], self._written[slot], self._only[slot] = self.universe, self.universe, subset.only
         self._listed[slot, :size] = torch.from_numpy(subset.listed).to(self.device, non_blocking=True)
+
+    def forget(self, slot: int) -> None:
+        """Need no room for a slot; the next one that is taken makes the tables as narrow as they may be."""
+        self._sizes[slot] = 0
 
     def write(self, slots: torch.Tensor, rows: torch.Tensor, where: torch.Tensor) -> None:
         """Allow rows int64 [R] no more, one in each of R slots, where bool [R] says so."""
@@ -104,6 +109,7 @@ class TensorConstraint:
     def leave(self, slot: int) -> None:
         """A slot is left alone from here on."""
         self._phase[slot] = _OFF
+        self._filter.forget(slot)
 
     def advance(self, slots: torch.Tensor, tokens: torch.Tensor, moved: torch.Tensor) -> None:
         """Write one more token.

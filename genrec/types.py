@@ -144,7 +144,8 @@ class RecommendationList:
         compared: how many allowed items that source compared.
         notices: what the caller should know: fewer than k allowed, history cut, a step of the ladder skipped.
         seconds: time from request to answer; shared evenly by the requests of one batch.
-        tokens: what models computed for it, prompts included; a prior that was measured on the way is not.
+        tokens: those of prompts, and behind them, that language models computed for the rankings it is made of; a prior
+            that was measured on the way is not counted.
     """
 
     items: tuple[Recommendation, ...]

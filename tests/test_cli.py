@@ -87,7 +87,7 @@ class TestJson:
             "c",
             1,
             "Green Tea",
-            "cooccurrence",
+            "blend",
         )
         assert first["drivers"][0]["title"] == "Blue Lamp"
         assert "Blue Lamp" in first["reason"]
@@ -106,7 +106,7 @@ class TestJson:
         assert found["popularity", "recall@20"]["value"] == pytest.approx(3.14, abs=0.5)
         assert found["popularity", "fallback share"]["value"] == 0
         [difference] = [one for one in report["differences"] if one["metric"] == "recall@20"]
-        assert difference["ranker"] == "cooccurrence"
+        assert difference["ranker"] == "blend"
         assert difference["low"] > 0
         assert difference["p"] < 0.001
 
@@ -225,8 +225,9 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("no date", ("evaluate", "--protocol", "by-time"), ("--at DATE",)),
     ("a date for nothing", ("evaluate", "--at", "2011-01-01"), ("--protocol by-time",)),
     ("nobody to ask", ("evaluate", "--users", "0"), ("--users is 0",)),
-    ("unknown step", ("evaluate", "--ranker", "guess", "--users", "1"), ("'guess'", "cooccurrence, popularity")),
-    ("unknown metric", ("evaluate", "--metric", "auc@3", "--users", "1"), ("'auc@3'", "recall@k")),
+    ("unknown step", ("evaluate", "--ranker", "guess", "--users", "1"), ("'guess'", "blend, popularity")),
+    ("unknown metric", ("evaluate", "--metric", "auc@3"), ("'auc@3'", "recall@k")),
+    ("a metric deeper than the list", ("evaluate", "--metric", "recall@20"), ("recall@20", "--k 20")),
     ("nothing held back", ("evaluate", "--items", "items.csv"), ("items.csv has no events", "--interactions FILE")),
     ("too little", ("evaluate", *OURS), ("nobody has anything",)),
     ("unknown data set to get", ("data", "get", "netflix"), ("'netflix'", "ml-1m")),
@@ -342,7 +343,7 @@ class TestExitCodes:
         """It always answers: the ladder goes on without the model, and the answer says so."""
         monkeypatch.setenv("GENREC_CACHE", str(tmp_path / "cache"))
         (answer,) = run("recommend", "u1", *OURS, "--json").json
-        assert answer["items"][0]["source"] == "cooccurrence"
+        assert answer["items"][0]["source"] == "blend"
         assert any("genrec model get" in notice for notice in answer["notices"])
 
     def test_an_altered_model_is_2_and_names_the_file(
@@ -457,7 +458,7 @@ def test_an_evaluation_is_read_as_one_table() -> None:
     """Every figure of a ranker stands in its row, beside what it is worth over popularity."""
     result = run("evaluate", "--protocol", "by-time", "--at", "2011-11-01", "--users", "50", *NO_MODELS)
     assert result.exit_code == 0
-    assert re.search(r"cooccurrence │ ndcg@10 +│ \d+\.\d\d \[.*\] +│ -?\d+\.\d\d \[.*\] +│ \d\.\d{4}", result.out)
+    assert re.search(r"blend +│ ndcg@10 +│ \d+\.\d\d \[.*\] +│ -?\d+\.\d\d \[.*\] +│ \d\.\d{4}", result.out)
     assert max(map(len, result.out.splitlines())) <= 80
     assert "50 people, by-time" in result.out
 

@@ -126,9 +126,11 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
     ("old", "new", "says"),
     [
         ("k = 20", "k = 20\nkk = 3", "kk: Extra inputs"),
+        ('kind = "popularity"', 'kind = "popularity"\nsettings = { k = 1 }', "popularity takes none"),
         ('kind = "popularity"', 'kind = "popular"', "rankers.popularity.kind"),
         ('kind = "popularity"', 'kind = "generative"\nproposer = "nobody"', "names 'nobody'"),
         ("[rankers.counting]", "[rankers.'Popularity!']", "'popularity' and 'Popularity!' would share a folder"),
+        ("k = 20", "k = 19", "recall@20 looks at more places than lists of k = 19"),
         ("k = 20", "k = 0", "k: "),
         ("k = 20", "k = ", "no TOML"),
         ('"recall@20"', '"recal@20"', "recal@20"),

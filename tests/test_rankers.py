@@ -15,6 +15,7 @@ from brute import path_score
 from contracts import Planted, RankerContract, subjects
 from numpy.typing import NDArray
 
+import eval.baselines
 import genrec.rankers
 from genrec.catalog import Catalog
 from genrec.deadline import Deadline
@@ -22,8 +23,8 @@ from genrec.errors import DeadlineExceededError, EngineError, InputError, Tokeni
 from genrec.identifiers import TitleIdentifiers
 from genrec.index import CatalogIndex
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest, top_k
-from genrec.rankers.blend import BlendRanker
-from genrec.rankers.cooccurrence import CooccurrenceRanker
+from genrec.rankers.blend import BlendRanker, fit_weights
+from genrec.rankers.cooccurrence import CooccurrenceRanker, count_vectors
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
 from genrec.rankers.popularity import PopularityRanker
@@ -196,11 +197,83 @@ class TestBlendRanker(_Dense):
         assert np.flatnonzero(np.isfinite(alone.scores(people[:1])[0])).tolist() == [4]
         assert not alone.can_rank(people[1])
 
+    def test_what_supports_ranks_nobody_alone(self) -> None:
+        """What everybody gets must not look as if it were meant for somebody."""
+        near = EmbeddingRanker(np.eye(N, dtype=np.float32)[[*range(N - 1), 0]] * (np.arange(N) < 9)[:, None])
+        ranker = BlendRanker({near: 1.0}, support={popularity(): 0.5})
+        assert not ranker.can_rank(RankRequest(history(), "tea", EVERYTHING))
+        assert not ranker.can_rank(RankRequest(history(9), "", EVERYTHING))
+        request = RankRequest(history(3), "", EVERYTHING)
+        (scores,) = ranker.scores([request])
+        assert np.flatnonzero(np.isfinite(scores)).tolist() == list(range(9))
+        np.testing.assert_allclose(scores[:9], (np.arange(9) == 3) + 0.5 * popularity().scores([request])[0, :9])
+
     def test_weights_are_above_zero(self) -> None:
         """A blend of nothing has no scores to give."""
         for parts in ({}, {popularity(): 0.0}):
             with pytest.raises(InputError, match="at least one part, each with a weight above 0"):
                 BlendRanker(parts)
+
+
+class _Fixed(DenseRanker):
+    """Says the same of every person."""
+
+    source = "fixed"
+
+    def __init__(self, scores: NDArray[Any]) -> None:
+        self._scores = scores
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return len(request.history) > 0
+
+    def scores(self, requests: Sequence[RankRequest]) -> NDArray[Any]:
+        return np.broadcast_to(self._scores, (len(requests), len(self._scores)))
+
+
+def test_weights_are_found_again_from_what_people_took() -> None:
+    """Choices drawn from known weights lead back to them; from a handful nothing is concluded."""
+    random, size, true = np.random.default_rng(0), 60, np.array([1.5, 0.0, 0.7])
+    tables = random.normal(size=(3, size))
+    parts = [_Fixed(table) for table in tables]
+    odds = np.exp(true @ tables)
+    taken = random.choice(size, 4000, p=odds / odds.sum())
+    requests = [RankRequest(np.array([0]), "", Subset.everything(size))] * len(taken)
+    start = np.array([1.0, 1.0, 1.0])
+    np.testing.assert_allclose(fit_weights(parts, requests, taken, start=start, seed=0), true, atol=0.1)
+    np.testing.assert_allclose(fit_weights(parts, requests[:1], taken[:1], start=start, seed=0), start, atol=0.1)
+    assert fit_weights(parts, [], taken[:0], start=start, seed=0).tolist() == start.tolist()
+    with pytest.raises(InputError, match="2 requests and 1 items taken"):
+        fit_weights(parts, requests[:2], taken[:1], start=start, seed=0)
+
+
+@pytest.mark.parametrize("same", [-np.inf, 0.0, np.log1p(1.0), 1e9])
+def test_a_part_that_says_nothing_keeps_its_weight(same: float) -> None:
+    """Of what was never seen to help or to harm nothing is learned."""
+    parts = [_Fixed(np.arange(300.0)), _Fixed(np.full(300, same))]
+    requests = [RankRequest(np.array([0]), "", Subset.everything(300))] * 50
+    found = fit_weights(parts, requests, np.full(50, 299), start=np.array([0.01, 3.0]), seed=0)
+    assert found[0] > 0.01
+    assert found[1] == 3.0
+
+
+def test_vectors_of_items_that_stand_near_the_same_others_are_near() -> None:
+    """Red and blue lamps are never bought together, but both stand beside the same shades."""
+    histories = [[0, 2, 3], [0, 3, 2], [1, 2, 3], [1, 3, 2], [4, 5, 6], [4, 6, 5], [7]] * 20
+    offsets = np.cumsum([0, *map(len, histories)])
+    vectors = count_vectors(offsets, np.concatenate([np.array(one) for one in histories]), 9)
+    assert vectors.shape == (9, 8)
+    near = vectors @ vectors.T
+    assert near[0, 1] > 0.9
+    assert abs(near[0, 4]) < 0.1
+    assert near[7].tolist() == near[8].tolist() == [0.0] * 9
+    lengths = np.linalg.norm(vectors[:7], axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-5)
+    again = count_vectors(offsets, np.concatenate([np.array(one) for one in histories]), 9)
+    np.testing.assert_allclose(again @ again.T, near, atol=1e-5)
+    for size, own in ((1, [0]), (2, [0, 1]), (3, [])):
+        few = count_vectors(np.array([0, len(own)]), np.array(own, dtype=np.int64), size)
+        assert np.isfinite(few).all()
+        assert len(few) == size
 
 
 def dense_case(seed: int) -> tuple[NDArray[Any], Subset, int, Boost | None]:
@@ -318,8 +391,9 @@ class TestGenerativeRanker(RankerContract):
 def test_every_ranker_has_its_contract() -> None:
     """A ranker that nobody held to the law will break it in production."""
     modules = [
-        importlib.import_module(f"genrec.rankers.{module.name}")
-        for module in pkgutil.iter_modules(genrec.rankers.__path__)
+        importlib.import_module(f"{package.__name__}.{module.name}")
+        for package in (genrec.rankers, eval.baselines)
+        for module in pkgutil.iter_modules(package.__path__)
     ]
     rankers = {
         name

@@ -116,6 +116,18 @@ def test_one_request_may_not_widen_the_tables_of_all(monkeypatch: pytest.MonkeyP
     assert masked(constraint, [1]) == [list(range(VOCABULARY))]
 
 
+def test_tables_are_narrow_again_when_a_wide_request_has_left() -> None:
+    """Every step looks at all of a table: one request of yesterday must not slow all of today's."""
+    grammar = grammar_of(np.random.default_rng(2))
+    constraint, everything = TensorConstraint(grammar, 2, "cpu"), Subset.everything(len(grammar.trie))
+    widths = []
+    for k, denied in ((30, 20), (1, 0)):
+        constraint.enter(0, grammar.start("list", k=k, allowed=everything.without(range(denied))))
+        widths.append((constraint._filter._listed.shape[1], constraint._filter._written.shape[1]))
+        constraint.leave(0)
+    assert widths == [(32, 32), (1, 1)]
+
+
 def test_nothing_waits_for_the_device() -> None:
     """A value that Python reads stops the GPU's queue; tensors without values refuse such a read."""
     random = np.random.default_rng(5)

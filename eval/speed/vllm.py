@@ -32,6 +32,7 @@ PLUGIN = Target(0.95, 0.98, at="least")
 BEAMS = "vLLM LLM.beam_search, unconstrained"
 K, WIDTH, STEPS = 10, 10, 16
 SEED = 20261125
+PATIENCE = 900.0  # seconds; thousands of requests at once on two cores
 
 
 def jobs(options: Options) -> list[Job]:
@@ -43,7 +44,7 @@ def _rows(options: Options) -> Iterator[Row]:
     people, few = (4, 1) if options.quick else (64, 8)
     shop, folder = open_shop(people, seed=SEED), find_weights(LANGUAGE_MODEL, default_cache())
     index, requests, ids = shop.index, shop.requests, shop.index.catalog.item_ids
-    trees = VllmEngineBackend(folder)
+    trees = VllmEngineBackend(folder, patience=PATIENCE)
     try:
         ranker = shop.ranker(trees, width=WIDTH, batch_size=people)
         prompts = [ranker.render(request).token_ids.tolist() for request in requests]

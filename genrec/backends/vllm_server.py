@@ -19,6 +19,7 @@ from genrec.types import FloatArray, IntArray
 
 _ATTEMPTS = 4
 _PAUSE = 0.1  # seconds before the second attempt, twice as many before each further one
+_MARGIN = 0.05  # seconds by which a time-out may come early
 _SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
 _EXCERPT = 200  # characters of a refusal that an error repeats
 
@@ -33,7 +34,7 @@ class VllmServerBackend:
         url: such as `http://127.0.0.1:8000`.
         model: what the server calls the model or the adapter.
         vocab_size: token ids are below it; the server does not tell.
-        patience: seconds in which none of a batch's requests is answered, with all attempts, before it is given up.
+        patience: seconds that a request may take with all its attempts, and in which one of a batch must be answered.
         concurrency: requests under way at once.
         api_key: sent as a bearer token.
         name: what results and caches call these weights; by default `model`.
@@ -198,7 +199,7 @@ class VllmServerBackend:
 
     def _too_late(self, limit: "_Limit", fault: str = "") -> EngineError:
         fault = fault and f", {fault}"
-        if limit.deadline.left() < limit.patience.left():
+        if limit.deadline.left() <= _MARGIN:
             return DeadlineExceededError(f"{self._where} did not answer before the deadline{fault}")
         return EngineError(
             f"{self._where} did not answer within {self._patience:g} s{fault}; see its log, or allow more with patience"

@@ -29,7 +29,9 @@ Protocol = Annotated[
         "the last basket (next-basket), or all that is new from --at on (by-time).",
     ),
 ]
-At = Annotated[str | None, typer.Option("--at", metavar="DATE", help="Where by-time cuts, such as 2011-10-01.")]
+At = Annotated[
+    str | None, typer.Option("--at", metavar="DATE", help="Where by-time cuts: a date such as 2011-10-01, or a number.")
+]
 Users = Annotated[int, typer.Option("--users", metavar="N", help="Ask about so many people, drawn at random.")]
 K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
 Metrics = Annotated[
@@ -76,10 +78,14 @@ def evaluate(
     Items that a person has are not recommended. The difference to popularity is of the same people, with its p-value.
     """
     from genrec.assembly import default_cache, open_recommender
+    from genrec.metrics import accuracy, cutoff
 
     if users < 1:
         raise InputError(f"--users is {users}; ask about 1 person or more")
     metrics = metric or [f"ndcg@{k}", f"recall@{k}"]
+    accuracy([], [], metrics)  # refuses them before hours are spent, and says what is not installed
+    if deep := [one for one in metrics if cutoff(one) > k]:
+        raise InputError(f"--metric {deep[0]} looks at more places than a list has; set --k {cutoff(deep[0])}")
     chosen = source.settings(
         {
             "model": model,
@@ -128,8 +134,16 @@ def _experiment(named: source.Source, protocol: str, at: str | None, users: int)
     if events is None:
         raise InputError(f"{named.name} has no events to be held back; add --interactions FILE")
     check_order(catalog, events)
-    options = {} if at is None else {"at": at}
+    options = {} if at is None else {"at": _instant(at)}
     return protocols[protocol](catalog, events, users=users, seed=_SEED, **options)
+
+
+def _instant(at: str) -> float | str:
+    """Seconds, or the order number that the log has, where it is a number."""
+    try:
+        return float(at)
+    except ValueError:
+        return at
 
 
 def _chosen(opened: "Recommender", names: Sequence[str] | None) -> list[str]:
@@ -156,12 +170,13 @@ def _ask(
             for start in range(0, count, _TOGETHER):
                 progress(step.source, start, count)
                 own += experiment.ask(alone, k, start=start, stop=start + _TOGETHER)
+            progress(step.source, count, count)
     return asked
 
 
 def _report(experiment: "Experiment", asked: "dict[str, list[Asked]]", metrics: Sequence[str]) -> dict[str, Any]:
     """Rows of figures, and each ranker's difference to popularity."""
-    from genrec.evaluation import groups_of, share, summarise
+    from genrec.evaluation import groups_of, share_row, summarise
     from genrec.metrics import accuracy, difference_interval, randomisation_test
 
     targets, groups = [task.targets for task in experiment.tasks], groups_of(experiment)
@@ -172,7 +187,7 @@ def _report(experiment: "Experiment", asked: "dict[str, list[Asked]]", metrics: 
         values[name] = accuracy(lists, targets, metrics)
         rows += summarise(name, values[name], groups, seed=_SEED)
         others = sum(item.source != name for one in own for item in one.answer.items)
-        rows.append(share(name, "fallback", others, sum(map(len, lists)), len(own)))
+        rows.append(share_row(name, "fallback", others, sum(map(len, lists)), len(own)))
     differences = []
     for name, metric in ((name, metric) for name in asked if name != _FLOOR for metric in metrics):
         ours, theirs = (100 * values[one][metric] for one in (name, _FLOOR))

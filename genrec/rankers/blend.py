@@ -1,30 +1,45 @@
-"""Several rankers as one: the weighted sum of what each knows."""
+"""Several rankers as one: the weighted sum of what each knows, with weights that are learned.
+
+Source of the learning: McFadden, "Conditional Logit Analysis of Qualitative Choice Behavior", 1974: what somebody took
+is a choice among what they could have taken, here what the parts like best and some of the rest.
+Letters: U requests, N items, P parts, C items compared in one request.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.optimize import minimize
 
 from genrec.errors import InputError
 from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.types import FloatArray
+from genrec.types import FloatArray, IntArray
+
+_BATCH, _VALUES = 64, 1 << 22  # requests scored at once at most, and scores of one part
+_LIKED, _OTHERS = 100, 200  # items that each choice is set against: of each part, and at random
+_SILENT = 1e-9  # spread of a part's scores, beside their size, that is rounding
+_DOUBT = 20.0  # choices that the weights to start from are worth
 
 
 class BlendRanker(DenseRanker):
     """Scores an item by the weighted sum of its parts' scores.
 
     A part that cannot rank a request, or knows nothing of an item, adds nothing; an item of which no part knows
-    anything is not ranked. Give each part a weight that makes its scores commensurable, found on validation data.
+    anything is not ranked.
 
     Args:
-        parts: rankers and their weights; a weight is above 0.
+        parts: rankers and their weights, above 0, which make scores commensurable; see `fit_weights`.
+        support: the same of rankers that know nothing of persons, such as popularity: they count beside the parts where
+            there is a history, and rank nobody and nothing alone.
     """
 
     source = "blend"
 
-    def __init__(self, parts: Mapping[DenseRanker, float]) -> None:
-        if not parts or min(parts.values()) <= 0:
+    def __init__(
+        self, parts: Mapping[DenseRanker, float], *, support: Mapping[DenseRanker, float] | None = None
+    ) -> None:
+        self._parts, self._support = dict(parts), dict(support or {})
+        if not parts or min([*self._parts.values(), *self._support.values()]) <= 0:
             raise InputError("a blend needs at least one part, each with a weight above 0")
-        self._parts = dict(parts)
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether any part can."""
@@ -32,19 +47,105 @@ class BlendRanker(DenseRanker):
 
     def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
         """float64 [U, N]."""
-        total: FloatArray | None = None
-        known = np.zeros(0, dtype=bool)
+        if not requests:
+            return np.empty((0, 0))
+        total = np.zeros((len(requests), requests[0].allowed.universe))
+        known = np.zeros(total.shape, dtype=np.bool_)
         for part, weight in self._parts.items():
-            able = [row for row, request in enumerate(requests) if part.can_rank(request)]
-            if not able:
-                continue
-            own = part.scores([requests[row] for row in able])
-            if total is None:
-                total = np.zeros((len(requests), own.shape[1]))
-                known = np.zeros(total.shape, dtype=bool)
+            own = _scores(part, requests)
             finite = np.isfinite(own)
-            total[able] += np.multiply(np.where(finite, own, 0.0), weight, dtype=np.float64)
-            known[able] |= finite
-        if total is None:
-            return np.full((len(requests), requests[0].allowed.universe if requests else 0), -np.inf)
+            total += weight * np.where(finite, own, 0.0)
+            known |= finite
+        met = [row for row, request in enumerate(requests) if len(request.history)]
+        for part, weight in self._support.items():
+            own = np.asarray(part.scores([requests[row] for row in met]), dtype=np.float64)
+            total[met] += weight * np.where(np.isfinite(own), own, 0.0)
         return np.where(known, total, -np.inf)
+
+
+def fit_weights(
+    parts: Sequence[DenseRanker], requests: Sequence[RankRequest], taken: IntArray, *, start: FloatArray, seed: int
+) -> FloatArray:
+    """Weights under which what people took stands out most from other allowed items: float64 [P], 0 or more.
+
+    Each choice is set against the 100 allowed items that each part likes best, and 200 at random: with random ones
+    alone the weights would not serve the top of a list, and with the best alone they would forget all else (measured
+    in eval/RESULTS.md). With few requests they stay near those to start from.
+
+    Args:
+        parts: rankers that have not counted what was taken.
+        requests: U people before they took it.
+        taken: int64 [U], the item each took; an allowed one.
+        start: float64 [P], weights to start from.
+        seed: of the items it is set against.
+
+    Raises:
+        InputError: `requests`, `taken`, `parts` and `start` do not go together.
+    """
+    if len(requests) != len(taken) or len(parts) != len(start):
+        raise InputError(
+            f"{len(requests)} requests and {len(taken)} items taken, {len(parts)} parts and {len(start)} weights; "
+            "give one for each"
+        )
+    compared, sizes = _compared(parts, requests, taken, np.random.default_rng(seed))
+    if not len(sizes):
+        return np.asarray(start, dtype=np.float64)
+    spread = compared.std(axis=0)
+    spread[spread <= _SILENT * np.abs(compared).max(axis=0)] = 0.0  # always the same, but for rounding
+    scaled = np.where(spread > 0, compared, 0.0) / np.where(spread > 0, spread, 1.0)
+    begin, own = np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes)
+    first, doubt = np.asarray(start, dtype=np.float64) * spread, _DOUBT / len(sizes)
+
+    def loss(weights: FloatArray) -> tuple[float, FloatArray]:
+        scores = scaled @ weights
+        odds = np.exp(scores - np.maximum.reduceat(scores, begin)[own])
+        chances = odds / np.add.reduceat(odds, begin)[own]
+        expected = np.add.reduceat(chances[:, None] * scaled, begin, axis=0)
+        moved = weights - first
+        value = float(doubt * moved @ moved - np.log(chances[begin]).mean())
+        return value, (expected - scaled[begin]).mean(axis=0) + 2 * doubt * moved
+
+    found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(parts)).x
+    return np.where(spread > 0, found / np.where(spread > 0, spread, 1.0), start)
+
+
+def _compared(
+    parts: Sequence[DenseRanker], requests: Sequence[RankRequest], taken: IntArray, random: np.random.Generator
+) -> tuple[FloatArray, IntArray]:
+    """Scores of what each took and, behind it, of what it is set against, unknown ones 0: [C, P]; and how many each."""
+    rows: list[FloatArray] = []
+    together = max(1, min(_BATCH, _VALUES // max(requests[0].allowed.universe, 1))) if requests else 1
+    for start in range(0, len(requests), together):
+        batch = requests[start : start + together]
+        tables = [_scores(part, batch) for part in parts]
+        for row, request in enumerate(batch):
+            item, size = int(taken[start + row]), request.allowed.universe
+            liked = [_best(table[row], request) for table in tables]
+            others = np.unique(np.concatenate([random.integers(0, size, _OTHERS), *liked]))
+            others = others[(others != item) & request.allowed.contains(others)]
+            if len(others):
+                chosen = np.append(item, others)
+                rows.append(np.stack([table[row, chosen] for table in tables], axis=-1))
+    if not rows:
+        return np.empty((0, len(parts))), np.empty(0, dtype=np.int64)
+    compared = np.concatenate(rows)
+    return np.where(np.isfinite(compared), compared, 0.0), np.array([len(own) for own in rows])
+
+
+def _best(scores: FloatArray, request: RankRequest) -> IntArray:
+    """The allowed items that a part likes best; none where it likes all alike."""
+    places = np.flatnonzero(np.isfinite(scores))
+    places = places[request.allowed.contains(places)]
+    own = scores[places]
+    if not len(own) or own.min() == own.max():
+        return places[:0]
+    return places[np.argsort(-own, kind="stable")[:_LIKED]]
+
+
+def _scores(part: DenseRanker, requests: Sequence[RankRequest]) -> FloatArray:
+    """[U, N]; minus infinity throughout where the part cannot rank a request."""
+    able = [row for row, request in enumerate(requests) if part.can_rank(request)]
+    scores = np.full((len(requests), requests[0].allowed.universe), -np.inf)
+    if able:
+        scores[able] = part.scores([requests[row] for row in able])
+    return scores

@@ -1,17 +1,25 @@
-"""Items that people who chose the same things chose with them, or next.
+"""Items that people who chose the same things chose with them, or next; counted, or as vectors.
 
-Source: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms", ACM TOIS 22(1), 2004, section 4.1 (cosine
-co-occurrence); the directed next-item counts are the first-order Markov chain of Rendle et al., WWW 2010.
+Sources: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms", ACM TOIS 22(1), 2004, section 4.1 (cosine
+co-occurrence); the directed next-item counts are the first-order Markov chain of Rendle et al., WWW 2010. Vectors:
+Levy and Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014, section 4.2, with items for
+words as in Barkan and Koenigstein, "Item2Vec", MLSP 2016.
 """
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse.linalg import svds
 
 from genrec.errors import InputError
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.types import FloatArray, IntArray
+
+_LEAST = 1e-6  # of the largest singular value
+_SMOOTHING = 0.75  # power of an item's count as a neighbour; Levy, Goldberg and Dagan, TACL 2015, section 3.2
 
 
 class CooccurrenceRanker(DenseRanker):
@@ -26,15 +34,21 @@ class CooccurrenceRanker(DenseRanker):
         items: N.
         decay: above 0 and at most 1.
         next_weight: weight of the next-item counts beside co-occurrence.
+        beside_weight: weight of co-occurrence.
     """
 
     source = "cooccurrence"
 
     def __init__(
-        self, offsets: IntArray, item_indices: IntArray, items: int, *, decay: float = 0.9, next_weight: float = 1.0
+        self,
+        offsets: IntArray,
+        item_indices: IntArray,
+        items: int,
+        *,
+        decay: float = 0.9,
+        next_weight: float = 1.0,
+        beside_weight: float = 1.0,
     ) -> None:
-        if not 0 < decay <= 1:
-            raise InputError(f"decay is {decay}; it lies above 0 and at most at 1")
         users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         ones = np.ones(len(users), dtype=np.float32)
         met = sparse.csr_array((ones, (users, item_indices)), shape=(len(offsets) - 1, items))
@@ -45,7 +59,26 @@ class CooccurrenceRanker(DenseRanker):
         before, after = item_indices[:-1][same_user], item_indices[1:][same_user]
         steps = sparse.csr_array((ones[: len(before)], (before, after)), shape=(items, items))
         steps.setdiag(0)
-        self._links = (_cosine(beside, met.sum(axis=0)) + next_weight * _cosine(steps, met.sum(axis=0))).tocsr()
+        totals = met.sum(axis=0)
+        self._beside, self._next = _cosine(beside, totals).tocsr(), _cosine(steps, totals).tocsr()
+        self._weigh(decay, next_weight, beside_weight)
+
+    def with_weights(
+        self, *, decay: float, next_weight: float = 1.0, beside_weight: float = 1.0
+    ) -> "CooccurrenceRanker":
+        """The same counts, weighed otherwise; nothing is counted again."""
+        other = copy.copy(self)
+        other._weigh(decay, next_weight, beside_weight)
+        return other
+
+    def _weigh(self, decay: float, next_weight: float, beside_weight: float) -> None:
+        if not 0 < decay <= 1:
+            raise InputError(f"decay is {decay}; it lies above 0 and at most at 1")
+        pairs = [(self._beside, beside_weight), (self._next, next_weight)]
+        weighed = [links if weight == 1 else weight * links for links, weight in pairs if weight]
+        if not weighed:
+            raise InputError("next_weight and beside_weight are both 0; give one of them some weight")
+        self._links = weighed[0] if len(weighed) == 1 else (weighed[0] + weighed[1]).tocsr()
         self._known = np.diff(self._links.indptr) > 0
         self._decay = decay
 
@@ -71,3 +104,47 @@ class CooccurrenceRanker(DenseRanker):
 def _cosine(counts: sparse.csr_array, totals: FloatArray) -> sparse.csr_array:
     scale = sparse.diags_array(1.0 / np.sqrt(np.maximum(totals, 1.0)))
     return scale @ counts @ scale
+
+
+def count_vectors(
+    offsets: IntArray, item_indices: IntArray, items: int, *, dimension: int = 128, window: int = 7
+) -> NDArray[np.float32]:
+    """A vector for each item, near those of items that stood near the same others: float32 [N, D], each of length 1.
+
+    The left singular vectors, times their singular values, of the positive pointwise mutual information of items that
+    stand at most `window` steps apart in a history, pairs d steps apart counted as 1 / sqrt(d). The same counts give
+    the same cosines, but for rounding.
+
+    Args:
+        offsets: int64 [U + 1]; histories as in `Interactions.as_indices`.
+        item_indices: int64 [E], oldest first within a user.
+        items: N.
+        dimension: D; fewer where there are not so many items. A vector of an item that stood near no other is 0.
+        window: steps.
+    """
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    met = sparse.csr_array((items, items), dtype=np.float64)
+    for step in range(1, window + 1):
+        same = users[step:] == users[:-step]
+        pair = item_indices[:-step][same], item_indices[step:][same]
+        met = met + sparse.csr_array((np.full(len(pair[0]), step**-0.5), pair), shape=(items, items))
+    met = (met + met.T).tocsr()
+    met.setdiag(0)
+    met.eliminate_zeros()
+    vectors = np.zeros((items, min(dimension, max(items - 1, 1))), dtype=np.float32)
+    if not met.nnz:
+        return vectors
+    found = met.tocoo()
+    totals = met.sum(axis=0)
+    around = totals**_SMOOTHING
+    information = np.log(found.data * around.sum() / (totals[found.row] * around[found.col]))
+    found.data = np.maximum(information, 0.0)
+    if items > 1:
+        start = np.random.default_rng(0).standard_normal(items)
+        left, values, _ = svds(found.tocsr(), k=vectors.shape[1], v0=start)
+        # Of values that are rounding alone the directions mean nothing, and items that met none have no direction.
+        vectors[:] = left * np.where(values > _LEAST * values.max(), values, 0.0)
+        vectors[totals == 0] = 0.0
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.where(lengths > 0, lengths, np.float32(1.0))
+    return vectors

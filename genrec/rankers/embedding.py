@@ -1,4 +1,4 @@
-"""Items near what a person liked, or near their words, in a space of text embeddings."""
+"""Items near what a person liked, or near their words, in a space of vectors, such as text embeddings."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from genrec.errors import InputError
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.template import one_line
+from genrec.types import BoolArray
 
 
 class Encoder(Protocol):
@@ -28,7 +29,7 @@ class EmbeddingRanker(DenseRanker):
     from the newest, plus `words_weight` times the vector of their words.
 
     Args:
-        vectors: float32 [N, D], one a item, each of length 1.
+        vectors: float32 [N, D], one a item, each of length 1, or 0 for an item of which nothing is known.
         encoder: encodes words into the same space; None if requests never carry words.
         decay: weight of an item over that of the next newer one, above 0 and at most 1.
         words_weight: weight of the words beside the whole history.
@@ -50,13 +51,14 @@ class EmbeddingRanker(DenseRanker):
             raise InputError(f"vectors must be finite and of shape (items, dimensions), not {vectors.shape}")
         self._vectors, self._encoder = vectors, encoder
         self._decay, self._words_weight = decay, words_weight
+        self._known: BoolArray = (vectors != 0).any(axis=1)
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether there is an item or a word to start from."""
-        return len(request.history) > 0 or (self._encoder is not None and bool(request.words.strip()))
+        """Whether there is a known item or a word to start from."""
+        return bool(self._known[request.history].any()) or (self._encoder is not None and bool(request.words.strip()))
 
     def scores(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
-        """float32 [U, N], cosines; 0 for everything where a person has neither items nor words."""
+        """float32 [U, N], cosines; minus infinity for an item of which nothing is known."""
         people = np.stack([self._history_vector(request) for request in requests])
         spoken = [row for row, request in enumerate(requests) if request.words.strip()]
         if spoken and self._encoder is not None:
@@ -66,6 +68,7 @@ class EmbeddingRanker(DenseRanker):
         lengths = np.linalg.norm(people, axis=1, keepdims=True).astype(np.float32)
         people /= np.where(lengths > 0, lengths, np.float32(1.0))
         cosines: NDArray[np.float32] = people @ self._vectors.T
+        cosines[:, ~self._known] = -np.inf
         return cosines
 
     def _history_vector(self, request: RankRequest) -> NDArray[np.float32]:

@@ -1,0 +1,105 @@
+"""Item neighbourhoods and matrix factors as the library implicit makes them, with its own defaults: not tuned.
+
+Sources: Sarwar et al., "Item-Based Collaborative Filtering Recommendation Algorithms", WWW 2001 (neighbours, cosine);
+Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008 (alternating least squares).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+from implicit.als import AlternatingLeastSquares
+from implicit.nearest_neighbours import CosineRecommender
+from implicit.utils import ParameterWarning
+from scipy import sparse
+
+from genrec.rankers.base import DenseRanker, DenseScores, RankRequest
+from genrec.types import IntArray
+
+
+class ItemKnn(DenseRanker):
+    """Scores an item by the sum of its similarities to the items of a history.
+
+    Args:
+        offsets: int64 [U + 1]; histories as in `Interactions.as_indices`.
+        item_indices: int64 [E].
+        items: N.
+        neighbours: how many of each item are kept.
+    """
+
+    source = "itemknn"
+
+    def __init__(self, offsets: IntArray, item_indices: IntArray, items: int, *, neighbours: int = 20) -> None:
+        model = CosineRecommender(K=neighbours + 1)  # each is its own nearest
+        with catch_warnings():
+            simplefilter("ignore", ParameterWarning)  # of a conversion that the library makes itself
+            model.fit(_met(np.split(item_indices, offsets[1:-1]), items), show_progress=False)
+        links = sparse.csr_array(model.similarity)
+        links.setdiag(0)
+        self._links = links
+
+    def can_rank(self, request: RankRequest) -> bool:
+        """Whether there is any history."""
+        return len(request.history) > 0
+
+    def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
+        """float64 [U, N]; minus infinity for what is no neighbour of anything in the history."""
+        histories = [request.history for request in requests]
+        scores = (sparse.csr_array(_met(histories, self._links.shape[0])) @ self._links).toarray().astype(np.float64)
+        scores[scores == 0] = -np.inf
+        found: DenseScores = scores
+        return found
+
+
+class Als(DenseRanker):
+    """Scores an item by the inner product of its factors and those that the history gives a person.
+
+    Args:
+        offsets, item_indices, items: as for `ItemKnn`.
+        factors: D.
+        iterations: passes over the histories.
+        regularization, alpha: of the loss, see the source.
+        seed: of the factors at the start.
+    """
+
+    source = "als"
+
+    def __init__(
+        self,
+        offsets: IntArray,
+        item_indices: IntArray,
+        items: int,
+        *,
+        factors: int = 100,
+        iterations: int = 15,
+        regularization: float = 0.01,
+        alpha: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self._model: Any = AlternatingLeastSquares(
+            factors=factors, iterations=iterations, regularization=regularization, alpha=alpha, random_state=seed
+        )
+        self._model.fit(_met(np.split(item_indices, offsets[1:-1]), items), show_progress=False)
+        self._items = items
+
+    def can_rank(self, request: RankRequest) -> bool:
+        """Whether there is any history."""
+        return len(request.history) > 0
+
+    def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
+        """float32 [U, N]."""
+        people = _met([request.history for request in requests], self._items)
+        factors = self._model.recalculate_user(np.arange(len(requests)), people)
+        scores: DenseScores = np.atleast_2d(factors) @ self._model.item_factors.T
+        return scores
+
+
+def _met(histories: Sequence[IntArray], items: int) -> sparse.csr_matrix:
+    """float32 [U, N], 1 where a history holds an item; the library takes the older kind of sparse matrix."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    columns = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+    met = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(histories), items))
+    met.sum_duplicates()
+    met.data[:] = 1.0
+    return met

@@ -1,0 +1,107 @@
+"""What people did, as one ranker: what stood beside what, item vectors, texts and popularity, each as it deserves.
+
+How much each is worth differs from shop to shop, so it is learned: what everybody took last is held back, the rest is
+counted, and the weights are those under which what was held back stands out most.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.catalog import Catalog
+from genrec.interactions import Interactions
+from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.rankers.blend import BlendRanker, fit_weights
+from genrec.rankers.cooccurrence import CooccurrenceRanker, count_vectors
+from genrec.rankers.embedding import EmbeddingRanker
+from genrec.rankers.popularity import PopularityRanker
+from genrec.subset import Subset
+from genrec.types import IntArray, ItemId
+
+_TEXTS, _POPULARITY = "like their texts", "popularity"
+# About what was learned on three data sets; few interactions leave it so. See eval/RESULTS.md.
+_START = {
+    "beside recent items": 3.0,
+    "beside all items": 3.0,
+    "after recent items": 10.0,
+    "after all items": 10.0,
+    "near recent items": 2.0,
+    "near all items": 0.5,
+    _TEXTS: 1.0,
+    _POPULARITY: 0.1,
+}
+_RECENT = 0.7  # weight of an item over that of the next newer one
+_TRACE = 1e-6  # of texts at the least
+_PEOPLE = 2000  # who weights are learned from
+_SEED = 0
+_MOST_ITEMS = 500_000  # item vectors of more take more memory than they are worth
+
+
+def learn_weights(catalog: Catalog, interactions: Interactions, embedding: EmbeddingRanker | None) -> dict[str, float]:
+    """Weights of the parts by their names, learned from the last baskets of up to 2,000 people.
+
+    Args:
+        catalog: what can be recommended.
+        interactions: all that is known.
+        embedding: the ranker by texts, where there is one.
+    """
+    train, baskets = interactions.leave_last_basket_out()
+    parts = _parts(catalog, train, item_vectors(catalog, train), embedding)
+    random, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
+    requests, taken = [], []
+    for place in random.permutation(len(baskets))[:_PEOPLE]:
+        had, new = (_known(catalog, own) for own in (baskets[place].history.item_ids, baskets[place].item_ids))
+        new = np.setdiff1d(new, had)
+        if len(new) and len(had):
+            requests.append(RankRequest(had, "", everything.without(had)))
+            taken.append(int(random.choice(new)))
+    start = np.array([_START[name] for name in parts])
+    found = fit_weights(list(parts.values()), requests, np.array(taken, dtype=np.int64), start=start, seed=_SEED)
+    return dict(zip(parts, found.tolist(), strict=True))
+
+
+def item_vectors(catalog: Catalog, interactions: Interactions) -> NDArray[np.float32]:
+    """See `count_vectors`; all 0 for a catalog that is too large for them."""
+    if len(catalog) > _MOST_ITEMS:
+        return np.zeros((len(catalog), 1), dtype=np.float32)
+    return count_vectors(*interactions.as_indices(catalog, on_unknown="skip"), len(catalog))
+
+
+def blend(
+    catalog: Catalog,
+    interactions: Interactions,
+    vectors: NDArray[np.float32],
+    embedding: EmbeddingRanker | None,
+    weights: Mapping[str, float],
+) -> BlendRanker:
+    """The parts with their weights; one that is worth nothing is left out, but for texts, by which words are read."""
+    parts = _parts(catalog, interactions, vectors, embedding)
+    worth = {name: max(weights[name], _TRACE if name == _TEXTS else 0.0) for name in parts}
+    popularity = parts.pop(_POPULARITY)
+    support = {popularity: worth[_POPULARITY]} if worth[_POPULARITY] else {}
+    return BlendRanker({part: worth[name] for name, part in parts.items() if worth[name]}, support=support)
+
+
+def _known(catalog: Catalog, item_ids: Sequence[ItemId]) -> IntArray:
+    places = catalog.item_ids.positions(list(item_ids))
+    return places[places >= 0]
+
+
+def _parts(
+    catalog: Catalog, interactions: Interactions, vectors: NDArray[np.float32], embedding: EmbeddingRanker | None
+) -> dict[str, DenseRanker]:
+    """What a person's items say: each as the newest have it, and as all of them do."""
+    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    counted = CooccurrenceRanker(offsets, items, len(catalog))
+    texts = {} if embedding is None else {_TEXTS: embedding}
+    return {
+        "beside recent items": counted.with_weights(decay=_RECENT, next_weight=0),
+        "beside all items": counted.with_weights(decay=1, next_weight=0),
+        "after recent items": counted.with_weights(decay=_RECENT, beside_weight=0),
+        "after all items": counted.with_weights(decay=1, beside_weight=0),
+        "near recent items": EmbeddingRanker(vectors, decay=_RECENT),
+        "near all items": EmbeddingRanker(vectors, decay=1),
+        **texts,
+        _POPULARITY: PopularityRanker(np.bincount(items, minlength=len(catalog))),
+    }

@@ -1,0 +1,53 @@
+"""The baselines out of a library keep the ranker contract, and find what stood together."""
+
+import numpy as np
+import pytest
+from contracts import Planted, RankerContract
+
+from eval.baselines.neighbours import Als, ItemKnn
+from genrec import Ranker, RankRequest, Subset
+from genrec.types import IntArray
+
+N = 20
+EVERYTHING = Subset.everything(N)
+
+
+def histories() -> tuple[IntArray, IntArray]:
+    """Items stand beside those of their own half, and 3, 4 and 5 in one history of every two."""
+    random = np.random.default_rng(0)
+    halves = [random.permutation(10)[:4] + 10 * random.integers(2) for _ in range(200)]
+    people = [np.array([3, 4, 5]) if number % 2 else half for number, half in enumerate(halves)]
+    return np.cumsum([0, *map(len, people)]), np.concatenate(people)
+
+
+def request(*items: int) -> RankRequest:
+    history = np.array(items, dtype=np.int64)
+    return RankRequest(history, "", EVERYTHING.without(history))
+
+
+class _Baseline:
+    atol = 1e-4
+
+    @pytest.fixture
+    def items(self) -> int:
+        return N
+
+    @pytest.fixture
+    def planted(self) -> Planted:
+        return Planted(request(3, 4), 5)
+
+
+class TestItemKnn(_Baseline, RankerContract):
+    subject = "ItemKnn"
+
+    @pytest.fixture
+    def ranker(self) -> Ranker:
+        return ItemKnn(*histories(), N)
+
+
+class TestAls(_Baseline, RankerContract):
+    subject = "Als"
+
+    @pytest.fixture
+    def ranker(self) -> Ranker:
+        return Als(*histories(), N, factors=8)
