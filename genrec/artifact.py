@@ -57,6 +57,7 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
         (aside / MANIFEST).write_text(_written(manifest), encoding="utf-8")
         for path in aside.rglob("*"):
             if path.is_file():
+                path.chmod(0o644)  # whoever serves it need not be who saved it
                 _sync(path)
         aside.chmod(0o755)
         _put_in_place(aside, directory)

@@ -107,7 +107,7 @@ class Grammar:
         """
         allowed = Subset.everything(len(self.trie)) if allowed is None else allowed
         if form not in FORMS:
-            raise InputError(f"form is {form!r}; choose one of {', '.join(FORMS)}")
+            raise InputError(f"form is {form!r:.60}; choose one of {', '.join(FORMS)}")
         if form != "list" and k is not None:
             raise InputError(f"k is {k!r}, but form {form!r} takes none; leave it out, or choose form 'list'")
         k = DEFAULT_K if k is None else k
@@ -116,6 +116,8 @@ class Grammar:
         if allowed.universe != len(self.trie):
             raise InputError(f"a subset of {allowed.universe:,} rows; the trie has {len(self.trie):,}; use its own")
         left = k if form == "list" else 1
+        if not len(allowed):
+            raise InputError(f"none of {len(self.trie):,} items is allowed; allow one at least")
         if left > len(allowed):
             raise InputError(
                 f"k is {left:,}, but {len(allowed):,} of {len(self.trie):,} items are allowed; "

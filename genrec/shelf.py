@@ -1,5 +1,6 @@
 """The catalogs that an engine serves: each is a sub-folder, read once, and opened by what a request says."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from genrec.types import IntArray
 FOLDER = "GENREC_CATALOGS"
 KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
 _SHOWN = 30  # names in an error
+_ARGUMENT = re.compile(r"^(form|k)(?= is )")
 
 
 def is_ours(key: object) -> bool:
     """Whether a key is meant for genrec, also one that is misspelled: a typo must not turn a constraint off."""
-    return isinstance(key, str) and key.casefold().startswith("genrec")
+    return isinstance(key, str) and key.strip().casefold().startswith("genrec")
 
 
 class Shelf:
@@ -87,7 +89,11 @@ class Shelf:
             allowed = allowed.within(_positions(index, "genrec_allow", wishes))
         if "genrec_deny" in wishes:
             allowed = allowed.without(_positions(index, "genrec_deny", wishes))
-        return grammar.start(wishes.get("genrec_form", "list"), k=wishes.get("genrec_k"), allowed=index.rows(allowed))
+        form, k = wishes.get("genrec_form", "list"), wishes.get("genrec_k")
+        try:
+            return grammar.start(form, k=k, allowed=index.rows(allowed))
+        except InputError as error:  # which knows of no keys
+            raise type(error)(_ARGUMENT.sub(r"genrec_\1", str(error))) from error
 
 
 def _positions(index: CatalogIndex, key: str, wishes: Mapping[str, Any]) -> IntArray:
@@ -95,10 +101,10 @@ def _positions(index: CatalogIndex, key: str, wishes: Mapping[str, Any]) -> IntA
     ids = wishes[key]
     if not isinstance(ids, list | tuple):
         raise InputError(f"{key} is {ids!r:.60}; give a list of item ids")
-    found = index.catalog.item_ids.positions(ids)
+    found, catalog = index.catalog.item_ids.positions(ids), wishes["genrec_catalog"]
     if (found < 0).any():
         raise UnknownItemError(
-            f"{key} names item {ids[int(np.argmin(found))]!r:.60}, which is not in catalog {index.catalog.name!r} "
+            f"{key} names item {ids[int(np.argmin(found))]!r:.60}, which is not in catalog {catalog!r} "
             f"({len(index.catalog):,} items; {int((found < 0).sum()):,} of the {len(ids):,} named are unknown); "
             "leave it out"
         )

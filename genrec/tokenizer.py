@@ -74,12 +74,13 @@ class HuggingFaceTokenizer:
         self.fingerprint = hashlib.sha256(f"{self.end_id}\n{tokenizer_json}".encode()).hexdigest()
 
     @classmethod
-    def from_directory(cls, directory: Path) -> "HuggingFaceTokenizer":
+    def from_directory(cls, directory: str | Path) -> "HuggingFaceTokenizer":
         """Read tokenizer.json, tokenizer_config.json and chat_template.jinja as Hugging Face saves them.
 
         Raises:
             ArtifactError: a file is missing or unreadable, or the tokenizer cannot keep text and control apart.
         """
+        directory = Path(directory)
         try:
             tokenizer_json = (directory / "tokenizer.json").read_text(encoding="utf-8")
             config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))

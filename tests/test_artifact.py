@@ -33,6 +33,8 @@ def test_what_was_saved_is_verified_with_its_facts(tmp_path: Path) -> None:
     assert manifest["of"] == "tëst"
     assert manifest["files"] == {name: sha256_of(place / name) for name in ("a.txt", "deep/b.bin", "empty")}
     assert [path.name for path in place.parent.iterdir()] == ["thing"]
+    files = [path for path in place.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}, "whoever serves it need not be who saved it"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "deep/b.bin", "empty", MANIFEST])

@@ -214,7 +214,7 @@ def test_what_cannot_be_kept_is_refused() -> None:
         ({"form": "text", "k": 3}, "form 'text' takes none"),
         ({"k": 4}, "k is 4, but 3 of 3 items are allowed; ask for fewer"),
         ({"k": 2, "allowed": Subset.of(3, [1])}, "k is 2, but 1 of 3 items"),
-        ({"form": "text", "allowed": Subset.of(3, [])}, "but 0 of 3 items"),
+        ({"form": "text", "allowed": Subset.of(3, [])}, "none of 3 items is allowed; allow one at least"),
         ({"k": 1, "allowed": Subset.everything(4)}, "a subset of 4 rows; the trie has 3"),
     ):
         with pytest.raises(InputError, match=message):

@@ -69,7 +69,7 @@ def engine(smollm2: Path, catalogs: Path) -> Iterator[LLM]:
         max_model_len=512,
         max_num_seqs=32,
         block_size=32,
-        num_gpu_blocks_override=80,
+        num_gpu_blocks_override=48,
         disable_log_stats=False,
     )
     patch.undo()
@@ -89,7 +89,7 @@ def params(**settings: Any) -> SamplingParams:
     """Settings of a request; those of genrec by their keys."""
     # Some versions of vLLM let any temperature in, others refuse it before genrec can.
     temperature = settings.pop("temperature", 0.0)
-    ours = {name: settings.pop(name) for name in list(settings) if name.casefold().startswith("genrec")}
+    ours = {name: settings.pop(name) for name in list(settings) if name.strip().casefold().startswith("genrec")}
     made = SamplingParams(
         **{"temperature": 2.0 if temperature else 0.0, "max_tokens": 400, "extra_args": ours or None, **settings}
     )
@@ -199,8 +199,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"genrec_catalog": "nowhere"}, "'nowhere'; choose one of the catalogs in GENREC_CATALOGS: retail, shop"),
     ({"genrec_catalog": "../retail"}, "choose one of the catalogs"),
     ({"genrec_catalog": ["retail"]}, "choose one of the catalogs"),
-    ({"genrec_catalog": "shop", "genrec_form": "poem"}, "form is 'poem'; choose one of item, list, text"),
-    ({"genrec_catalog": "shop", "genrec_k": 0}, "k is 0; give a whole number"),
+    ({"genrec_catalog": "shop", "genrec_form": "poem"}, "genrec_form is 'poem'; choose one of item, list, text"),
+    ({"genrec_catalog": "shop", "genrec_k": 0}, "^genrec_k is 0; give a whole number"),
     ({"genrec_catalog": "shop", "genrec_k": 1.5}, "k is 1.5"),
     ({"genrec_catalog": "shop"}, "k is 10, but 4 of 4 items are allowed"),
     ({"genrec_catalog": "shop", "genrec_k": 3, "genrec_deny": ["i0", "i1"]}, "k is 3, but 2 of 4 items are allowed"),
@@ -209,16 +209,19 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"genrec_catalog": "shop", "genrec_filter": "x"}, "'genrec_filter' is no key of genrec"),
     ({"genrec_catalogue": "shop"}, "'genrec_catalogue' is no key of genrec; the keys are genrec_catalog"),
     ({"Genrec_Catalog": "shop"}, "'Genrec_Catalog' is no key of genrec"),
+    ({" genrec_catalog": "shop"}, "' genrec_catalog' is no key of genrec"),
     ({"genrec_k": 3}, "genrec_catalog is missing"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "genrec_allow": []}, "none of 4 items is allowed; allow one"),
+    ({"genrec_catalog": "shop", "genrec_k": 1, "genrec_deny": ["i9"]}, "not in catalog 'shop'"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("nan")}, "temperature is nan"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("inf")}, "temperature is inf"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": 1e300}, "temperature is 1e\\+300"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e-300}, "repetition_penalty is 1e-300"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e38}, "give 0.01 to 100"),
-    ({"genrec_catalog": "retail", "max_tokens": 16}, r"16, and a list of 10 of these items can take \d+; set it"),
+    ({"genrec_catalog": "retail", "max_tokens": 16}, r"room for 16 tokens, and a list of 10 of these .* set max_"),
     ({"genrec_catalog": "retail", "genrec_k": 100, "max_tokens": None}, "the model's context has 512; ask for fewer"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop is '\\\\n' beside genrec_form 'item'"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "stop_token_ids": [0, 198]}, "stop is 198"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop has '\\\\n' beside genrec_form 'item'"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "stop_token_ids": [0, 198]}, "stop_token_ids has 198"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "logit_bias": {5: 1.0}}, "logit_bias is .* would fight it"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "allowed_token_ids": [5]}, "allowed_token_ids is"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "bad_words": ["Lamp"]}, "bad_words is"),

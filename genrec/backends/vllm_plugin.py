@@ -48,17 +48,18 @@ except ImportError:  # vLLM before 0.31 runs processors on the first runner only
 
 
 # Each of these takes tokens away, forces some, or ends the answer: no token could be left, or one too many let in.
-_FIGHTING = (
-    "allowed_token_ids",
-    "bad_words",
-    "ignore_eos",
-    "logit_bias",
-    "min_tokens",
-    "repetition_detection",
-    "structured_outputs",
-    "thinking_token_budget",
-    "trace_decode_token_ids",
-)
+# By its name in vLLM what it is called in an error; a server makes structured outputs of a request's response_format.
+_FIGHTING = {
+    "allowed_token_ids": "allowed_token_ids",
+    "bad_words": "bad_words",
+    "ignore_eos": "ignore_eos",
+    "logit_bias": "logit_bias",
+    "min_tokens": "min_tokens",
+    "repetition_detection": "repetition_detection",
+    "structured_outputs": "structured_outputs (or response_format)",
+    "thinking_token_budget": "thinking_token_budget",
+    "trace_decode_token_ids": "trace_decode_token_ids",
+}
 
 _MOST = float(np.finfo(np.float32).max)  # what is more is infinite in the engine
 _PENALTIES = 0.01, 100.0
@@ -338,10 +339,9 @@ class _Slots:
 def _refuse_fights(params: SamplingParams, state: State, end: int) -> None:
     """Refuse what would leave a request without tokens, let others in, or end it too early."""
     usual = SamplingParams()
-    for name in _FIGHTING:
-        value = getattr(params, name, None)
-        if value != getattr(usual, name, None):
-            raise InputError(f"{name} is {value!r:.60} beside genrec_catalog, and would fight it; leave it out")
+    for name, said in _FIGHTING.items():
+        if (value := getattr(params, name, None)) and value != getattr(usual, name, None):
+            raise InputError(f"{said} is {value!r:.60} beside genrec_catalog, and would fight it; leave it out")
     if not abs(params.temperature) <= _MOST:
         raise InputError(f"temperature is {params.temperature} beside genrec_catalog; give a finite number")
     # vLLM multiplies masked logits by it: one that is nothing or infinite in float32 leaves no numbers.
@@ -353,20 +353,26 @@ def _refuse_fights(params: SamplingParams, state: State, end: int) -> None:
     marks, written = state.grammar.marks, state.grammar.trie.tokens
     # Servers add tokens of their own that stop an answer; only those that an item is written with cut it short.
     cuts = [one for one in params.stop_token_ids or () if one != end and (one == marks.separator or one in written)]
-    if state.form != "text" and (stops := [*(params.stop or ()), *cuts]):
-        raise InputError(
-            f"stop is {stops[0]!r} beside genrec_form {state.form!r}, and would cut it short; leave it out"
-        )
+    for name, stops in (("stop", params.stop), ("stop_token_ids", cuts)):
+        if state.form != "text" and stops:
+            first = stops if isinstance(stops, str) else stops[0]
+            raise InputError(
+                f"{name} has {first!r:.60} beside genrec_form {state.form!r}, and would cut it short; leave it out"
+            )
 
 
 def _refuse_narrow(params: SamplingParams, state: State, context: int) -> None:
     """Refuse what could be cut short for want of tokens behind an empty prompt; the length of its own is not known."""
     need = state.grammar.longest(state.form, k=state.left if state.form == "list" else None, allowed=state.allowed)
     what = f"a list of {state.left} of these items" if state.form == "list" else "one of these items"
-    if params.max_tokens is not None and params.max_tokens < need:
-        raise InputError(f"max_tokens is {params.max_tokens}, and {what} can take {need}; set it to {need} or more")
     if need >= context:
         raise InputError(f"{what} can take {need} tokens, and the model's context has {context}; ask for fewer")
+    # A server that was told no max_tokens puts in what the prompt has left of the context.
+    if params.max_tokens is not None and params.max_tokens < need:
+        raise InputError(
+            f"there is room for {params.max_tokens} tokens, and {what} can take {need}; set max_tokens to {need} or "
+            "more, or show a shorter prompt"
+        )
 
 
 def _config_of_caller() -> VllmConfig:
