@@ -98,11 +98,12 @@ def fit_weights(
 
     def loss(weights: FloatArray) -> tuple[float, FloatArray]:
         scores = scaled @ weights
-        odds = np.exp(scores - np.maximum.reduceat(scores, begin)[own])
-        chances = odds / np.add.reduceat(odds, begin)[own]
-        expected = np.add.reduceat(chances[:, None] * scaled, begin, axis=0)
+        highest = np.maximum.reduceat(scores, begin)
+        odds = np.exp(scores - highest[own])
+        total = np.add.reduceat(odds, begin)
+        expected = np.add.reduceat((odds / total[own])[:, None] * scaled, begin, axis=0)
         moved = weights - first
-        value = float(doubt * moved @ moved - np.log(chances[begin]).mean())
+        value = float(doubt * moved @ moved + (highest + np.log(total) - scores[begin]).mean())
         return value, (expected - scaled[begin]).mean(axis=0) + 2 * doubt * moved
 
     found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(parts)).x
@@ -139,7 +140,7 @@ def _best(scores: FloatArray, request: RankRequest) -> IntArray:
     own = scores[places]
     if not len(own) or own.min() == own.max():
         return places[:0]
-    return places[np.argsort(-own, kind="stable")[:_LIKED]]
+    return places if len(own) <= _LIKED else places[np.argpartition(-own, _LIKED)[:_LIKED]]
 
 
 def _scores(part: DenseRanker, requests: Sequence[RankRequest]) -> FloatArray:
