@@ -71,10 +71,10 @@ class Rankers:
         return {
             "als": self._implicit,
             "blend": self._blend,
-            "cooccurrence": self._cooccurrence,
+            "cooccurrence": lambda own: self._counted(CooccurrenceRanker, own),
             "embedding": lambda _: self._of_ladder("embedding"),
             "generative": self._generative,
-            "item-vectors": self._item_vectors,
+            "item-vectors": lambda own: self._counted(_ItemVectors, own),
             "itemknn": self._implicit,
             "popularity": lambda _: self.popularity,
             "sasrec": self._sasrec,
@@ -91,20 +91,15 @@ class Rankers:
             parts[part] = weight
         return BlendRanker(parts)
 
-    def _cooccurrence(self, own: RankerConfig) -> Ranker:
+    def _counted(self, make: Callable[..., Ranker], own: RankerConfig) -> Ranker:
+        """A ranker that is made of histories alone."""
         offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
-        return CooccurrenceRanker(offsets, items, len(self._experiment.catalog), **own.settings)
+        return make(offsets, items, len(self._experiment.catalog), **own.settings)
 
     def _implicit(self, own: RankerConfig) -> Ranker:
         from eval.baselines.neighbours import Als, ItemKnn
 
-        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
-        made: type[Als] | type[ItemKnn] = Als if own.kind == "als" else ItemKnn
-        return made(offsets, items, len(self._experiment.catalog), **own.settings)
-
-    def _item_vectors(self, own: RankerConfig) -> Ranker:
-        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
-        return _ItemVectors(offsets, items, len(self._experiment.catalog), **own.settings)
+        return self._counted(Als if own.kind == "als" else ItemKnn, own)
 
     def _sasrec(self, own: RankerConfig) -> Ranker:
         """Trained on what rankers may count; of some people the last item of that is kept to stop by."""

@@ -93,13 +93,13 @@ def _parts(
 ) -> dict[str, DenseRanker]:
     """What a person's items say: each as the newest have it, and as all of them do."""
     offsets, items = interactions.as_indices(catalog, on_unknown="skip")
-    counted = CooccurrenceRanker(offsets, items, len(catalog))
+    beside = CooccurrenceRanker(offsets, items, len(catalog), decay=_RECENT, next_weight=0)
     texts = {} if embedding is None else {_TEXTS: embedding}
     return {
-        "beside recent items": counted.with_weights(decay=_RECENT, next_weight=0),
-        "beside all items": counted.with_weights(decay=1, next_weight=0),
-        "after recent items": counted.with_weights(decay=_RECENT, beside_weight=0),
-        "after all items": counted.with_weights(decay=1, beside_weight=0),
+        "beside recent items": beside,
+        "beside all items": beside.with_weights(decay=1, next_weight=0),
+        "after recent items": beside.with_weights(decay=_RECENT, beside_weight=0),
+        "after all items": beside.with_weights(decay=1, beside_weight=0),
         "near recent items": EmbeddingRanker(vectors, decay=_RECENT),
         "near all items": EmbeddingRanker(vectors, decay=1),
         **texts,
