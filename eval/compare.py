@@ -197,8 +197,8 @@ def _print(lines: Sequence[Line], metric: str) -> None:
         table.add_row(
             line.run,
             line.ranker,
-            _shown(line.value),
-            "" if line.difference is None else _shown(line.difference),
+            str(line.value),
+            "" if line.difference is None else str(line.difference),
             "" if line.p is None else f"{line.p:.4f}",
             f"{line.milliseconds:.1f}",
             f"{line.tokens:.0f}",
@@ -206,10 +206,6 @@ def _print(lines: Sequence[Line], metric: str) -> None:
             f"{line.fallback:.2f}",
         )
     wide_console().print(table)
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _draw(lines: Sequence[Line], metric: str, path: Path) -> None:

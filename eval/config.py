@@ -12,7 +12,16 @@ from genrec.metrics import cutoff
 
 FOLDER = Path(__file__).parent / "configs"
 Kind = Literal[
-    "als", "blend", "cooccurrence", "embedding", "generative", "item-vectors", "itemknn", "popularity", "sasrec"
+    "als",
+    "blend",
+    "cooccurrence",
+    "embedding",
+    "generative",
+    "item-vectors",
+    "itemknn",
+    "popularity",
+    "sasrec",
+    "unconstrained",
 ]
 
 

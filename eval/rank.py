@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rich.table import Table
 
 from eval.config import Config, folder_of, read_config
@@ -26,12 +27,21 @@ from eval.data import open_experiment
 from eval.progress import show_progress, wide_console
 from eval.rankers import Rankers
 from eval.speed.report import commit, machine
-from genrec import Recommender
 from genrec.artifact import writing_file
-from genrec.assembly import default_cache
-from genrec.errors import GenrecError, InputError, MismatchError
+from genrec.assembly import Settings, default_cache, embed_titles
+from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
 from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share_row, summarise
-from genrec.metrics import accuracy, coverage, gini, length_bias, mean_interval, novelty, parity, popularity_lift
+from genrec.metrics import (
+    accuracy,
+    coverage,
+    diversity,
+    gini,
+    length_bias,
+    mean_interval,
+    novelty,
+    parity,
+    popularity_lift,
+)
 from genrec.types import BoolArray
 
 FORMAT = 2  # of the rows that are kept
@@ -90,11 +100,11 @@ def measure(
     facts = _facts(config, experiment)
     _open_folder(folder, facts)
     rows: list[Row] = []
-    groups = groups_of(experiment)
+    groups, vectors = groups_of(experiment), _title_vectors(experiment)
     for name in names:
         table = _answers(name, rankers, experiment, config, folder)
         rows += _rows(name, table, groups, config)
-        rows += _beyond(name, table, groups, experiment, config)
+        rows += _beyond(name, table, groups, experiment, config, vectors)
     return {**facts, "commit": commit(), "machine": machine(), "rows": [asdict(row) for row in rows]}
 
 
@@ -171,14 +181,15 @@ def _answers(name: str, rankers: Rankers, experiment: Experiment, config: Config
     parts = {start: own / f"{start:08}.parquet" for start in range(0, count, CHUNK)}
     todo = [start for start, path in parts.items() if not path.is_file()]
     if todo:
-        alone = Recommender(experiment.catalog, [rankers[name], rankers.popularity])
+        alone, source = rankers.asked(name)
         for start in show_progress(todo, name, len(todo)):
             begin = time.perf_counter()
             asked = list(experiment.ask(alone, config.k, start=start, stop=start + CHUNK))
             seconds = (time.perf_counter() - begin) / len(asked)
-            table = _table(asked, start, seconds, alone.ladder[0].source, experiment, config)
+            table = _table(asked, start, seconds, source, experiment, config)
             with writing_file(parts[start]) as file:
                 pq.write_table(table, file)
+            rankers.save_priors()
     return pa.concat_tables([pq.read_table(path) for path in parts.values()])
 
 
@@ -202,7 +213,7 @@ def _table(
             "invalid": [sum(item not in own for item in items) for items, own in zip(lists, allowed, strict=True)],
             "repeated": [len(items) - len(set(items)) for items in lists],
             "seen": [sum(item in own for item in items) for items, own in zip(lists, had, strict=True)],
-            "fallback": [sum(item.source != source for item in one.answer.items) for one in asked],
+            "fallback": [sum(item.step != source for item in one.answer.items) for one in asked],
             "seconds": [seconds] * len(asked),
             "tokens": [one.answer.tokens for one in asked],
             **{metric: pa.array(values, pa.float64()) for metric, values in metrics.items()},
@@ -222,12 +233,27 @@ def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: C
         yield Row(name, "all", metric, mean, mean, mean, table.num_rows)
 
 
+def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
+    """The vectors by which items of a list are told to be alike; None where the text encoder is not at hand."""
+    try:
+        embedding = embed_titles(experiment.catalog, Settings(), default_cache())
+    except ModelMissingError:
+        return None
+    return None if embedding is None else embedding.vectors
+
+
 def _beyond(
-    name: str, table: pa.Table, groups: Mapping[str, BoolArray], experiment: Experiment, config: Config
+    name: str,
+    table: pa.Table,
+    groups: Mapping[str, BoolArray],
+    experiment: Experiment,
+    config: Config,
+    vectors: NDArray[np.float32] | None,
 ) -> Iterator[Row]:
     """What the first places of the lists do besides being right, and how far apart groups of people are.
 
-    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios.
+    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios, diversity is in cosines of
+    title vectors.
     """
     places = min(BEYOND, config.k)
     catalog, people = experiment.catalog, table.num_rows
@@ -242,8 +268,14 @@ def _beyond(
     ):
         yield Row(name, "all", f"{metric}@{places}", value, value, value, people)
     lengths = [len(title) for title in catalog.titles]
-    for metric, values in (("novelty", novelty(lists, counts)), ("length", length_bias(lists, lengths))):
-        found = mean_interval(values[np.isfinite(values)], seed=config.seed)
+    measured = {"novelty": novelty(lists, counts), "length": length_bias(lists, lengths)}
+    if vectors is not None:
+        measured["diversity"] = diversity(lists, vectors)
+    for metric, values in measured.items():
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue  # no list holds enough items of the catalog
+        found = mean_interval(values, seed=config.seed)
         yield Row(name, "all", f"{metric}@{places}", found.value, found.low, found.high, people)
     label = np.full(people, "", dtype=object)
     for group in (f"{own} people" for own in SLICES):
@@ -262,14 +294,9 @@ def _print(summary: dict[str, Any]) -> None:
     for shown in (metrics[:first], metrics[first:]):
         table = Table("ranker", *shown)
         for name in dict.fromkeys(row.ranker for row in rows):
-            table.add_row(name, *(_cell(row) for row in rows if row.ranker == name and row.metric in shown))
+            table.add_row(name, *(str(row.interval) for row in rows if row.ranker == name and row.metric in shown))
         console.print(table)
     console.print(f"{summary['users']} people, items they have {summary['seen']}, data {summary['data'][:16]}")
-
-
-def _cell(row: Row) -> str:
-    interval = "" if row.low == row.high else f" [{row.low:.2f}, {row.high:.2f}]"
-    return f"{row.value:.2f}{interval}"
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ from genrec import (
     Recommender,
     Settings,
     open_recommender,
+    read_template,
 )
+from genrec.assembly import LANGUAGE_MODEL, find_weights
 from genrec.errors import InputError, ModelMissingError
-from genrec.evaluation import Experiment
+from genrec.evaluation import Experiment, Recommends
 from genrec.rankers.base import DenseRanker
 from genrec.rankers.cooccurrence import count_vectors
 from genrec.types import IntArray
@@ -52,6 +54,8 @@ class Rankers:
             raise InputError(f"there is no ranker {name!r}; choose from {', '.join(self._config.rankers)}")
         if name not in self._made:
             own = self._config.rankers[name]
+            if own.kind == "unconstrained":
+                raise InputError(f"ranker {name!r} only writes what it likes, so it can be no part of another")
             if own.settings and own.kind in ("blend", "embedding", "popularity"):
                 raise InputError(f"ranker {name!r} has settings, and {own.kind} takes none; remove them")
             try:
@@ -59,6 +63,27 @@ class Rankers:
             except TypeError as error:
                 raise InputError(f"the settings of ranker {name!r} do not fit {own.kind}: {error}") from error
         return self._made[name]
+
+    def asked(self, name: str) -> tuple[Recommends, str]:
+        """What answers under a name, and the source of what it serves itself; all else in its lists is fallback.
+
+        Raises: as `rankers[name]`.
+        """
+        own = self._config.rankers.get(name)
+        if own is not None and own.kind == "unconstrained":
+            from eval.baselines.unconstrained import UnconstrainedLlm
+
+            template = read_template(Path(__file__).parent / "unconstrained.j2")
+            weights = find_weights(LANGUAGE_MODEL, self._cache)
+            return UnconstrainedLlm(self._experiment.catalog, weights, template), UnconstrainedLlm.source
+        ranker = self[name]
+        return Recommender(self._experiment.catalog, [ranker, self.popularity]), ranker.source
+
+    def save_priors(self) -> None:
+        """Keep what was measured of priors, so that a run that goes on does not measure it again."""
+        for ranker in self._made.values():
+            if isinstance(ranker, GenerativeRanker):
+                ranker.save_priors()
 
     @property
     def popularity(self) -> PopularityRanker:
@@ -83,13 +108,13 @@ class Rankers:
     def _blend(self, own: RankerConfig) -> Ranker:
         if not own.parts:
             return self._of_ladder("blend")
-        parts: dict[DenseRanker, float] = {}
-        for name, weight in own.parts.items():
+        parts: dict[str, DenseRanker] = {}
+        for name in own.parts:
             part = self[name]
             if not isinstance(part, DenseRanker):
                 raise InputError(f"a blend cannot hold {name!r}, which does not score whole catalogs")
-            parts[part] = weight
-        return BlendRanker(parts)
+            parts[name] = part
+        return BlendRanker(parts, own.parts)
 
     def _counted(self, make: Callable[..., Ranker], own: RankerConfig) -> Ranker:
         """A ranker that is made of histories alone."""

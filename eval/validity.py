@@ -66,7 +66,7 @@ def violations(request: RandomRequest, answer: RecommendationList) -> list[str]:
         "item not allowed": not set(items) <= request.allowed,
         "ranks not 1 to k": [item.rank for item in answer.items] != list(range(1, len(items) + 1)),
         "score not a number": not all(np.isfinite(item.score) for item in answer.items),
-        "scores out of order": any(a.source == b.source and a.score < b.score for a, b in pairs),
+        "scores out of order": any(a.step == b.step and a.score < b.score for a, b in pairs),
         "short and not said so": len(request.allowed) < request.k and not told,
     }
     return [name for name, is_broken in broken.items() if is_broken]

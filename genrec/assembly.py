@@ -109,7 +109,7 @@ def open_recommender(
     notices: list[str] = []
     embedding = None
     try:
-        embedding = _embed(catalog, settings, cache, progress)
+        embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
         notices.append(f"no embedding ranker: {error}")
     popularity = PopularityRanker(_counts(catalog, interactions))
@@ -118,7 +118,8 @@ def open_recommender(
     try:
         # A trace of popularity, so that a list of candidates is full where nothing else is known.
         known = counting or embedding
-        proposer = BlendRanker({popularity: 1e-6, **({} if known is None else {known: 1.0})})
+        parts = {one.source: one for one in (known, popularity) if one is not None}
+        proposer = BlendRanker(parts, {name: 1e-6 if name == popularity.source else 1.0 for name in parts})
         background = _background(catalog, interactions, settings)
         ladder += _generate(catalog, settings, backend, proposer, background, cache, progress)
     except ModelMissingError as error:
@@ -259,7 +260,15 @@ def _forget(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _embed(catalog: Catalog, settings: Settings, cache: Path, progress: Progress) -> EmbeddingRanker | None:
+def embed_titles(
+    catalog: Catalog, settings: Settings, cache: Path, *, on_progress: Progress | None = None
+) -> EmbeddingRanker | None:
+    """The ranker by texts, its vectors from the cache where they are kept; None where the settings name no encoder.
+
+    Raises:
+        ModelMissingError: the encoder is not on this machine.
+        ArtifactError: the cached vectors were altered, or cannot be kept.
+    """
     if settings.encoder is None:
         return None
     folder = find_weights(settings.encoder, cache)
@@ -267,7 +276,7 @@ def _embed(catalog: Catalog, settings: Settings, cache: Path, progress: Progress
     from genrec.backends.encoder import SentenceEncoder
 
     encoder = SentenceEncoder(folder, name=_called(settings.encoder, folder))
-    return EmbeddingRanker(_vectors(catalog, encoder, cache, progress), encoder=encoder)
+    return EmbeddingRanker(_vectors(catalog, encoder, cache, on_progress or _say_nothing), encoder=encoder)
 
 
 def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress) -> NDArray[np.float32]:

@@ -78,9 +78,8 @@ def blend(
     """The parts with their weights; one that is worth nothing is left out, but for texts, by which words are read."""
     parts = _parts(catalog, interactions, vectors, embedding)
     worth = {name: max(weights[name], _TRACE if name == _TEXTS else 0.0) for name in parts}
-    popularity = parts.pop(_POPULARITY)
-    support = {popularity: worth[_POPULARITY]} if worth[_POPULARITY] else {}
-    return BlendRanker({part: worth[name] for name, part in parts.items() if worth[name]}, support=support)
+    kept = {name: part for name, part in parts.items() if worth[name]}
+    return BlendRanker(kept, {name: worth[name] for name in kept}, support=[_POPULARITY])
 
 
 def _known(catalog: Catalog, item_ids: Sequence[ItemId]) -> IntArray:

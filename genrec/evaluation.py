@@ -6,18 +6,17 @@ what rankers count of that person. Whether items that a person already has may b
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from genrec.catalog import Catalog
 from genrec.errors import InputError
 from genrec.interactions import Interactions
-from genrec.metrics import mean_interval
-from genrec.recommender import Recommender
+from genrec.metrics import Interval, mean_interval
 from genrec.types import BoolArray, FloatArray, History, IntArray, ItemId, RecommendationList
 
 Part = Literal["validation", "test"]
@@ -102,7 +101,7 @@ class Experiment:
         names: list[Slice] = ["cold" if count <= _RARE else "hot" if top else "warm" for count, top in pairs]
         return dict(zip(self.catalog.item_ids, names, strict=True))
 
-    def ask(self, recommender: Recommender, k: int, *, start: int = 0, stop: int | None = None) -> "Iterator[Asked]":
+    def ask(self, recommender: "Recommends", k: int, *, start: int = 0, stop: int | None = None) -> "Iterator[Asked]":
         """Each task from `start` to `stop` with the k items that it is answered with, in their order."""
         chosen = self.tasks[start:stop]
         for first in range(0, len(chosen), _BATCH):
@@ -115,6 +114,16 @@ class Experiment:
             for task in tasks:
                 only = task.candidates
                 yield Asked(task, recommender.recommend(task.history, k, only=only, filter_seen=self.seen == "out"))
+
+
+class Recommends(Protocol):
+    """What can be asked: a `Recommender`, or what is measured beside it."""
+
+    def recommend(
+        self, people: Any, k: int = 10, *, filter_seen: bool = True, only: Iterable[ItemId] | None = None
+    ) -> Any:
+        """A list of at most k for one `History`, or a sequence of these for a sequence; see `Recommender.recommend`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,11 @@ class Row:
     low: float
     high: float
     users: int
+
+    @property
+    def interval(self) -> Interval:
+        """The figure with its interval alone."""
+        return Interval(self.value, self.low, self.high)
 
 
 def groups_of(experiment: Experiment) -> dict[str, BoolArray]:

@@ -46,11 +46,12 @@ class Ladder:
 
 @dataclass
 class Part:
-    """What one ranker gave to a task: item indices and scores, best first."""
+    """What one ranker gave to a task: item indices, scores and what spoke for each, best first."""
 
     ranker: Ranker
     items: IntArray
     scores: FloatArray
+    evidence: tuple[str, ...]
     reasons: list[tuple[tuple[Driver, ...], str]] | None = None
 
 
@@ -100,7 +101,7 @@ class Task:
         if not self.parts:
             self.proven, self.compared = ranking.proven, ranking.compared
         count = self.missing
-        self.parts.append(Part(ranker, ranking.item_indices[:count], ranking.scores[:count]))
+        self.parts.append(Part(ranker, ranking.item_indices[:count], ranking.scores[:count], ranking.evidence[:count]))
 
     def note(self, notice: str) -> None:
         """Tell the caller, once."""
@@ -125,6 +126,8 @@ class Task:
                 item = catalog[int(index)]
                 drivers, reason = part.reasons[place] if part.reasons else ((), None)
                 source, rank = part.ranker.source, len(items) + 1
+                if part.evidence:
+                    source = f"{source}: {part.evidence[place]}"
                 items.append(
                     Recommendation(self.user_id, item.item_id, rank, float(score), source, item.title, reason, drivers)
                 )

@@ -34,6 +34,10 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """For a table: the interval in brackets, where there is one."""
+        return f"{self.value:.2f}" + (f" [{self.low:.2f}, {self.high:.2f}]" if self.low < self.high else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Parity:

@@ -85,6 +85,7 @@ class Ranking:
         nodes: tokens that a model computed for this ranking beside its prompt.
         passes: how many passes of the model these took; shared with others of its batch.
         prompt: tokens of its prompt.
+        evidence: of a ranker that weighs several kinds, which spoke for each item most; () of all others.
     """
 
     item_indices: IntArray
@@ -95,6 +96,7 @@ class Ranking:
     nodes: int = 0
     passes: int = 0
     prompt: int = 0
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ class Recommendation:
         item_id: the caller's id for the item.
         rank: from 1.
         score: for ordering within one list and one source; higher is better.
-        source: the step of the ladder that served this item.
+        source: the step of the ladder that served this item; where it weighs several kinds of evidence, which spoke for
+            the item most stands behind it: "blend: after recent items".
         title: the catalog's title, untrusted text.
         reason: one sentence, where an explanation was asked for.
         drivers: the history items behind it, strongest first, where an explanation was asked for.
@@ -132,6 +135,11 @@ class Recommendation:
     title: str
     reason: str | None = None
     drivers: tuple[Driver, ...] = ()
+
+    @property
+    def step(self) -> str:
+        """The step of the ladder alone."""
+        return self.source.partition(": ")[0]
 
 
 @dataclass(frozen=True, slots=True)

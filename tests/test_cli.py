@@ -87,7 +87,7 @@ class TestJson:
             "c",
             1,
             "Green Tea",
-            "blend",
+            "blend: after recent items",
         )
         assert first["drivers"][0]["title"] == "Blue Lamp"
         assert "Blue Lamp" in first["reason"]
@@ -343,7 +343,7 @@ class TestExitCodes:
         """It always answers: the ladder goes on without the model, and the answer says so."""
         monkeypatch.setenv("GENREC_CACHE", str(tmp_path / "cache"))
         (answer,) = run("recommend", "u1", *OURS, "--json").json
-        assert answer["items"][0]["source"] == "blend"
+        assert answer["items"][0]["source"].startswith("blend: ")
         assert any("genrec model get" in notice for notice in answer["notices"])
 
     def test_an_altered_model_is_2_and_names_the_file(

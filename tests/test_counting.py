@@ -122,7 +122,7 @@ def test_what_was_learned_is_kept_and_read_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("genrec.assembly.learn_weights", lambda *_: pytest.fail("learned twice"))
     again = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS).recommend("u3", 10)
     assert [(item.item_id, item.score) for item in again.items] == [(item.item_id, item.score) for item in first.items]
-    assert again.items[0].source == "blend"
+    assert again.items[0].step == "blend"
     monkeypatch.undo()
     for day in range(12):
         open_recommender(catalog, events(walks(60, 20, seed=day + 1)), cache=tmp_path, settings=NO_MODELS)

@@ -192,7 +192,7 @@ def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsy
 
 def test_what_is_not_there_is_named() -> None:
     """With what there is."""
-    with pytest.raises(InputError, match="beauty, games, games_full, games_scores, retail, retail_ways"):
+    with pytest.raises(InputError, match="beauty, beauty_model, games, games_full, games_scores, retail, retail_ways"):
         read_config("nothing")
     with pytest.raises(InputError, match="beauty, games"):
         reproduce.read_table("nothing")

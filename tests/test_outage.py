@@ -39,7 +39,7 @@ class Served:
 
     @property
     def sources(self) -> set[str]:
-        return {item.source for item in self.answer.items}
+        return {item.step for item in self.answer.items}
 
 
 def go_on_asking(recommender: Recommender, person: str, over: threading.Event, served: list[Served]) -> None:

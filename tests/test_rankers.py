@@ -28,10 +28,11 @@ from genrec.rankers.cooccurrence import CooccurrenceRanker, count_vectors
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
 from genrec.rankers.popularity import PopularityRanker
+from genrec.recommender import Recommender
 from genrec.subset import Boost, Mask, Subset
 from genrec.template import Template
 from genrec.testing import ByteTokenizer, TableBackend
-from genrec.types import FloatArray, IntArray, Item
+from genrec.types import FloatArray, History, IntArray, Item
 
 N = 20
 EVERYTHING = Subset.everything(N)
@@ -182,25 +183,26 @@ class TestBlendRanker(_Dense):
 
     @pytest.fixture
     def ranker(self) -> Ranker:
-        return BlendRanker({cooccurrence(): 1.0, embedding(): 0.3})
+        return BlendRanker({"beside": cooccurrence(), "near": embedding()}, {"beside": 1.0, "near": 0.3})
 
     def test_its_score_is_the_weighted_sum_of_what_its_parts_know(self) -> None:
         """A part that knows nothing of an item must not veto it, nor must one that cannot rank the person."""
         counting, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
-        ranker = BlendRanker({counting: 2.0, near: 0.5})
+        ranker = BlendRanker({"beside": counting, "near": near}, {"beside": 2.0, "near": 0.5})
         people = [RankRequest(history(3), "", EVERYTHING), RankRequest(history(9), "", EVERYTHING)]
         one, other = ranker.scores(people)
         expected = 0.5 * near.scores(people).astype(np.float64)
         expected[0, 4] += 2.0 * counting.scores(people[:1])[0, 4]
         np.testing.assert_allclose([one, other], expected)
-        alone = BlendRanker({counting: 1.0})
+        alone = BlendRanker({"beside": counting}, {"beside": 1.0})
         assert np.flatnonzero(np.isfinite(alone.scores(people[:1])[0])).tolist() == [4]
         assert not alone.can_rank(people[1])
 
     def test_what_supports_ranks_nobody_alone(self) -> None:
         """What everybody gets must not look as if it were meant for somebody."""
         near = EmbeddingRanker(np.eye(N, dtype=np.float32)[[*range(N - 1), 0]] * (np.arange(N) < 9)[:, None])
-        ranker = BlendRanker({near: 1.0}, support={popularity(): 0.5})
+        parts = {"near": near, "popular": popularity()}
+        ranker = BlendRanker(parts, {"near": 1.0, "popular": 0.5}, support=["popular"])
         assert not ranker.can_rank(RankRequest(history(), "tea", EVERYTHING))
         assert not ranker.can_rank(RankRequest(history(9), "", EVERYTHING))
         request = RankRequest(history(3), "", EVERYTHING)
@@ -208,11 +210,29 @@ class TestBlendRanker(_Dense):
         assert np.flatnonzero(np.isfinite(scores)).tolist() == list(range(9))
         np.testing.assert_allclose(scores[:9], (np.arange(9) == 3) + 0.5 * popularity().scores([request])[0, :9])
 
+    def test_each_item_says_which_part_spoke_for_it(self) -> None:
+        """A list that says only "blend" could not be explained, nor could what it is made of be judged."""
+        counting, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
+        ranker = BlendRanker({"beside": counting, "near": near}, {"beside": 100.0, "near": 0.5})
+        request = RankRequest(history(3), "", EVERYTHING.without([3]))
+        (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
+        assert ranking.item_indices[0] == 4
+        assert ranking.evidence == ("beside", "near", "near")
+        answer = Recommender(CATALOG, [ranker, popularity()]).recommend(History(("i3",)), 1)
+        assert (answer.items[0].source, answer.items[0].step) == ("blend: beside", "blend")
+
     def test_weights_are_above_zero(self) -> None:
         """A blend of nothing has no scores to give."""
-        for parts in ({}, {popularity(): 0.0}):
-            with pytest.raises(InputError, match="at least one part, each with a weight above 0"):
-                BlendRanker(parts)
+        part = popularity()
+        wrong: list[tuple[dict[str, DenseRanker], dict[str, float], list[str]]] = [
+            ({}, {}, []),
+            ({"popular": part}, {"popular": 0.0}, []),
+            ({"popular": part}, {"popular": 1.0}, ["popular"]),
+            ({"popular": part}, {"rare": 1.0}, []),
+        ]
+        for parts, weights, support in wrong:
+            with pytest.raises(InputError, match="at least one part that knows persons, and a weight above 0 for each"):
+                BlendRanker(parts, weights, support=support)
 
 
 class _Fixed(DenseRanker):
@@ -465,6 +485,17 @@ def test_a_proposer_that_knows_nobody_does_not_stop_the_model() -> None:
         (with_evidence,) = ranker.rank([request], 5, deadline=Deadline.never())
         (without,) = plain.rank([request], 5, deadline=Deadline.never())
         assert with_evidence.item_indices.tolist() == without.item_indices.tolist()
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "beam", "candidates"])
+@pytest.mark.parametrize(("evidence", "expected"), [(0.0, set()), (1e-9, {"language model"}), (1e9, {"popularity"})])
+def test_each_item_says_whether_the_model_spoke_for_it(strategy: str, evidence: float, expected: set[str]) -> None:
+    """Who tunes the weight of evidence sees by it which side decides; told wrong, it would be tuned the wrong way."""
+    ranker = generative(strategy=strategy, evidence=evidence)
+    (ranking,) = ranker.rank([RankRequest(history(3), "", EVERYTHING)], 12, deadline=Deadline.never())
+    assert len(ranking.item_indices) == len(ranking.scores) == 12
+    assert len(ranking.evidence) in (0, 12)
+    assert set(ranking.evidence[:1]) == expected
 
 
 def test_priors_are_kept_between_runs_and_only_for_what_they_are_of(tmp_path: Path) -> None:

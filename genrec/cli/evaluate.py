@@ -186,19 +186,15 @@ def _report(experiment: "Experiment", asked: "dict[str, list[Asked]]", metrics: 
         lists = [[item.item_id for item in one.answer.items] for one in own]
         values[name] = accuracy(lists, targets, metrics)
         rows += summarise(name, values[name], groups, seed=_SEED)
-        others = sum(item.source != name for one in own for item in one.answer.items)
+        others = sum(item.step != name for one in own for item in one.answer.items)
         rows.append(share_row(name, "fallback", others, sum(map(len, lists)), len(own)))
     differences = []
     for name, metric in ((name, metric) for name in asked if name != _FLOOR for metric in metrics):
         ours, theirs = (100 * values[one][metric] for one in (name, _FLOOR))
         found = difference_interval(ours, theirs, seed=_SEED)
         p = randomisation_test(ours, theirs, seed=_SEED)
-        differences.append({"ranker": name, "baseline": _FLOOR, "metric": metric, **_interval(found), "p": p})
+        differences.append({"ranker": name, "baseline": _FLOOR, "metric": metric, **asdict(found), "p": p})
     return {"rows": [asdict(row) for row in rows], "differences": differences}
-
-
-def _interval(found: "Interval") -> dict[str, float]:
-    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
@@ -210,8 +206,8 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     names = list(dict.fromkeys(name for name, _ in own))
     for name, metric in ((name, metric) for name in names for metric in metrics):
         other = compared.get((name, metric))
-        cells = ["", ""] if other is None else [_shown(other), f"{other['p']:.4f}"]
-        table.add_row(name if metric == metrics[0] else "", metric, _shown(own[name, metric]), *cells)
+        cells = ["", ""] if other is None else [str(_interval(other)), f"{other['p']:.4f}"]
+        table.add_row(name if metric == metrics[0] else "", metric, str(_interval(own[name, metric])), *cells)
     console.print(table)
     for name in names:
         if filled := own[name, "fallback share"]["value"]:
@@ -221,5 +217,7 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     )
 
 
-def _shown(found: dict[str, Any]) -> str:
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+def _interval(found: dict[str, Any]) -> "Interval":
+    from genrec.metrics import Interval
+
+    return Interval(found["value"], found["low"], found["high"])

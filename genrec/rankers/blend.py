@@ -5,45 +5,56 @@ is a choice among what they could have taken, here what the parts like best and 
 Letters: U requests, N items, P parts, C items compared in one request.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize
 
-from genrec.errors import InputError
-from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.types import FloatArray, IntArray
+from genrec.deadline import Deadline
+from genrec.errors import InputError, check_count
+from genrec.rankers.base import DenseRanker, RankRequest, top_k
+from genrec.types import FloatArray, IntArray, Ranking
 
 _BATCH, _VALUES = 64, 1 << 22  # requests scored at once at most, and scores of one part
+_KEPT = 1 << 21  # scores of one part that are kept beside those of the others
 _LIKED, _OTHERS = 100, 200  # items that each choice is set against: of each part, and at random
 _SILENT = 1e-9  # spread of a part's scores, beside their size, that is rounding
 _DOUBT = 20.0  # choices that the weights to start from are worth
 
 
 class BlendRanker(DenseRanker):
-    """Scores an item by the weighted sum of its parts' scores.
+    """Scores an item by the weighted sum of its parts' scores, and says which part spoke for it.
 
     A part that cannot rank a request, or knows nothing of an item, adds nothing; an item of which no part knows
     anything is not ranked.
 
     Args:
-        parts: rankers and their weights, above 0, which make scores commensurable; see `fit_weights`.
-        support: the same of rankers that know nothing of persons, such as popularity: they count beside the parts where
+        parts: rankers by name.
+        weights: by the same names, above 0, which make scores commensurable; see `fit_weights`.
+        support: the names of parts that know nothing of persons, such as popularity: they count beside the others where
             there is a history, and rank nobody and nothing alone.
+
+    Raises:
+        InputError: there is no part but support, or a weight is missing, left over, or not above 0.
     """
 
     source = "blend"
 
     def __init__(
-        self, parts: Mapping[DenseRanker, float], *, support: Mapping[DenseRanker, float] | None = None
+        self, parts: Mapping[str, DenseRanker], weights: Mapping[str, float], *, support: Collection[str] = ()
     ) -> None:
-        self._parts, self._support = dict(parts), dict(support or {})
-        if not parts or min([*self._parts.values(), *self._support.values()]) <= 0:
-            raise InputError("a blend needs at least one part, each with a weight above 0")
+        if parts.keys() != weights.keys() or not set(parts) - set(support) or not min(weights.values()) > 0:
+            raise InputError(
+                f"a blend of {', '.join(parts) or 'nothing'} has the weights {dict(weights)}; it needs at least one "
+                "part that knows persons, and a weight above 0 for each"
+            )
+        self._parts = {name: (part, weights[name]) for name, part in parts.items() if name not in support}
+        self._support = {name: (part, weights[name]) for name, part in parts.items() if name in support}
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether any part can."""
-        return any(part.can_rank(request) for part in self._parts)
+        return any(part.can_rank(request) for part, _ in self._parts.values())
 
     def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
         """float64 [U, N]."""
@@ -51,16 +62,42 @@ class BlendRanker(DenseRanker):
             return np.empty((0, 0))
         total = np.zeros((len(requests), requests[0].allowed.universe))
         known = np.zeros(total.shape, dtype=np.bool_)
-        for part, weight in self._parts.items():
-            own = _scores(part, requests)
-            finite = np.isfinite(own)
-            total += weight * np.where(finite, own, 0.0)
-            known |= finite
-        met = [row for row, request in enumerate(requests) if len(request.history)]
-        for part, weight in self._support.items():
-            own = np.asarray(part.scores([requests[row] for row in met]), dtype=np.float64)
-            total[met] += weight * np.where(np.isfinite(own), own, 0.0)
+        for name, own in self._tables(requests):
+            total += np.where(np.isfinite(own), own, 0.0)
+            known |= np.isfinite(own) & (name not in self._support)
         return np.where(known, total, -np.inf)
+
+    def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
+        """The k best allowed items of each request, exact, each with the part that spoke for it most.
+
+        That is the part whose weighted score of the item lies furthest above its own mean over all items.
+        """
+        check_count("k", k)
+        answers: list[Ranking] = []
+        together = max(1, _KEPT // requests[0].allowed.universe) if requests else 1
+        for start in range(0, len(requests), together):
+            batch = requests[start : start + together]
+            names, tables = zip(*self._tables(batch), strict=True)
+            stacked = np.stack(tables)  # [P, U, N]
+            finite = np.isfinite(stacked)
+            known = finite[[name not in self._support for name in names]].any(axis=0)
+            stacked[~finite] = 0.0
+            total = np.where(known, stacked.sum(axis=0), -np.inf)
+            means = stacked.mean(axis=2)
+            for row, request in enumerate(batch):
+                found = top_k(total[row], request.allowed, k, request.boost)
+                above = stacked[:, row, found.item_indices] - means[:, row, None]
+                answers.append(replace(found, evidence=tuple(names[part] for part in above.argmax(axis=0))))
+        return answers
+
+    def _tables(self, requests: Sequence[RankRequest]) -> Iterator[tuple[str, FloatArray]]:
+        """Each part's weighted scores [U, N], of support only for those who have a history; the rest is not finite."""
+        for name, (part, weight) in self._parts.items():
+            yield name, weight * _scores(part, requests)
+        for name, (part, weight) in self._support.items():
+            own = weight * _scores(part, requests)
+            own[[not len(request.history) for request in requests]] = -np.inf
+            yield name, own
 
 
 def fit_weights(

@@ -29,7 +29,8 @@ class EmbeddingRanker(DenseRanker):
     from the newest, plus `words_weight` times the vector of their words.
 
     Args:
-        vectors: float32 [N, D], one a item, each of length 1, or 0 for an item of which nothing is known.
+        vectors: float32 [N, D], one a item, each of length 1, or 0 for an item of which nothing is known; kept as
+            `vectors`.
         encoder: encodes words into the same space; None if requests never carry words.
         decay: weight of an item over that of the next newer one, above 0 and at most 1.
         words_weight: weight of the words beside the whole history.
@@ -49,7 +50,7 @@ class EmbeddingRanker(DenseRanker):
             raise InputError(f"decay is {decay}; it lies above 0 and at most at 1")
         if vectors.ndim != 2 or not np.isfinite(vectors).all():
             raise InputError(f"vectors must be finite and of shape (items, dimensions), not {vectors.shape}")
-        self._vectors, self._encoder = vectors, encoder
+        self.vectors, self._encoder = vectors, encoder
         self._decay, self._words_weight = decay, words_weight
         self._known: BoolArray = (vectors != 0).any(axis=1)
 
@@ -67,15 +68,15 @@ class EmbeddingRanker(DenseRanker):
             )
         lengths = np.linalg.norm(people, axis=1, keepdims=True).astype(np.float32)
         people /= np.where(lengths > 0, lengths, np.float32(1.0))
-        cosines: NDArray[np.float32] = people @ self._vectors.T
+        cosines: NDArray[np.float32] = people @ self.vectors.T
         cosines[:, ~self._known] = -np.inf
         return cosines
 
     def _history_vector(self, request: RankRequest) -> NDArray[np.float32]:
         if not len(request.history):
-            return np.zeros(self._vectors.shape[1], dtype=np.float32)
+            return np.zeros(self.vectors.shape[1], dtype=np.float32)
         weights = self._decay ** np.arange(len(request.history))[::-1]
-        total = weights.astype(np.float32) @ self._vectors[request.history]
+        total = weights.astype(np.float32) @ self.vectors[request.history]
         length = float(np.linalg.norm(total))
         mean: NDArray[np.float32] = total / length if length > 0 else total
         return mean

@@ -275,23 +275,31 @@ class GenerativeRanker:
             ]
         if not requests:
             return []
-        boosts = [Boost.from_pairs([]) if request.boost is None else request.boost for request in requests]
+        asked_for = [Boost.from_pairs([]) if request.boost is None else request.boost for request in requests]
+        evidence, boosts, most = [Boost.from_pairs([])] * len(requests), asked_for, k
         if self.settings.evidence:
-            own = self._evidence(requests, [one.places() for one in allowed], deadline)
-            boosts = [boost.add(evidence) for boost, evidence in zip(boosts, own, strict=True)]
+            evidence = self._evidence(requests, [one.places() for one in allowed], deadline)
+            boosts = [boost.add(own) for boost, own in zip(asked_for, evidence, strict=True)]
+            if strategy != "beam":
+                most = max(k, self.settings.candidates)  # what spoke for an item is told beside those that it beat
         rendered = [
             renderer.render(request.history, request.words, _shown(renderer, own))
             for request, own in zip(requests, allowed, strict=True)
         ]
         prompts = [one.token_ids for one in rendered]
         room = self._room(prompts, strategy, k)
-        terms = self._terms(renderer, allowed, boosts, k, strategy, deadline)
+        terms = self._terms(renderer, allowed, boosts, most, strategy, deadline)
         tree = self._backend.open(prompts, deadline=deadline)
         if strategy == "beam":
             width, exact = self.settings.width, self.settings.exact
             rankings = beam_search(tree, self._index.trie, terms, width=width, exact=exact, max_nodes=room)
         else:
             rankings = exhaustive_search(tree, self._index.trie, terms, max_nodes=_PASS)
+        if self.settings.evidence:
+            rankings = [
+                _judged(ranking, k, boost, own, self._proposing().source)
+                for ranking, boost, own in zip(rankings, asked_for, evidence, strict=True)
+            ]
         return [
             replace(ranking, notices=one.notices, prompt=len(one.token_ids))
             for ranking, one in zip(rankings, rendered, strict=True)
@@ -445,6 +453,7 @@ def _shows_candidates(renderer: Renderer) -> bool:
     return "candidates" in renderer.template.inputs
 
 
+_MODEL = "language model"  # what speaks for an item where the proposer does not
 _PASS = 512  # nodes a prompt that one pass over candidates grows
 
 
@@ -457,6 +466,16 @@ def _scores_of(items: IntArray, ranking: Ranking, count: int) -> FloatArray:
     scores = np.empty(count)
     scores[ranking.item_indices] = ranking.scores
     return scores[items]
+
+
+def _judged(ranking: Ranking, k: int, boost: Boost, evidence: Boost, proposer: str) -> Ranking:
+    """The k best with what spoke for each: the side that lifts it further above its own mean over the whole ranking."""
+    items = ranking.item_indices
+    told = evidence.at(items)
+    read = ranking.scores - told - boost.at(items)
+    more = told - told.mean() > read - read.mean() if len(items) else told > read
+    names = tuple(proposer if own else _MODEL for own in more[:k])
+    return replace(ranking, item_indices=items[:k], scores=ranking.scores[:k], evidence=names)
 
 
 def _union(one: Subset, other: Subset) -> Subset:
