@@ -51,9 +51,10 @@ class Config(_Strict):
     """One run.
 
     Attributes:
-        protocol: `candidates` ranks 20, `leave-one-out` and `next-basket` the whole catalog; see `genrec.evaluation`.
+        protocol: `candidates` ranks 20, all others the whole catalog; see `genrec.evaluation`.
         data: a folder under `--data`, or the embedded `online-retail`.
-        part: which item is held back.
+        part: which item or basket is held back.
+        at: where `by-time` cuts, a date.
         users: ask about so many; None for all.
         k: list length.
         metrics: see `genrec.metrics.accuracy`.
@@ -63,9 +64,10 @@ class Config(_Strict):
         rankers: by name.
     """
 
-    protocol: Literal["candidates", "leave-one-out", "next-basket"]
+    protocol: Literal["by-time", "candidates", "leave-one-out", "next-basket"]
     data: Literal["games", "beauty", "online-retail"]
     part: Literal["validation", "test"] = "test"
+    at: str | None = None
     users: int | None = Field(default=None, ge=1)
     k: int = Field(ge=1)
     metrics: list[str]
@@ -93,6 +95,10 @@ def read_config(name: str) -> Config:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/config.py for what there is") from error
+    if (config.at is None) == (config.protocol == "by-time"):
+        raise InputError(
+            f"{path.name}: at is {config.at!r}; the protocol by-time needs a date there, no other takes one"
+        )
     for metric in config.metrics:
         if cutoff(metric) > config.k:
             raise InputError(f"{path.name}: {metric} looks at more places than lists of k = {config.k} have")

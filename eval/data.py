@@ -10,7 +10,7 @@ from eval.config import Config
 from genrec import Catalog, History, Interactions, open_dataset, read_catalog, read_interactions
 from genrec.assembly import default_cache
 from genrec.errors import InputError
-from genrec.evaluation import Experiment, Task, check_order, leave_one_out, next_basket
+from genrec.evaluation import Experiment, Task, by_time, check_order, leave_one_out, next_basket
 
 
 def open_experiment(config: Config, data: Path | None, users: int | None) -> Experiment:
@@ -29,6 +29,8 @@ def open_experiment(config: Config, data: Path | None, users: int | None) -> Exp
     check_order(catalog, interactions)
     if config.protocol == "candidates":
         return candidate_lists(_folder(config.data, data), catalog, interactions, users)
+    if config.at is not None:
+        return by_time(catalog, interactions, at=config.at, users=users, seed=config.seed)
     split = {"leave-one-out": leave_one_out, "next-basket": next_basket}[config.protocol]
     return split(catalog, interactions, part=config.part, users=users, seed=config.seed)
 

@@ -1,6 +1,7 @@
 """The measuring itself."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,6 +107,17 @@ def test_a_trained_baseline_is_measured_like_any_other(config: Path, tmp_path: P
     assert found["sasrec", "invalid share"] == found["sasrec", "repeated share"] == found["sasrec", "seen share"] == 0
 
 
+def test_a_split_by_time_asks_for_what_came_later(config: Path) -> None:
+    """What rankers count must end where the future begins, for all people at once."""
+    later = '"by-time"\nat = "2011-11-01"'
+    config.write_text(CONFIG.replace('"next-basket"', later), encoding="utf-8")
+    experiment = open_experiment(read_config(str(config)), None, None)
+    assert len(experiment.tasks) == 150
+    cut = datetime(2011, 11, 1, tzinfo=UTC).timestamp()
+    assert experiment.train.timestamps.max() < cut
+    assert all(task.targets.isdisjoint(task.history.item_ids) for task in experiment.tasks)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -126,6 +138,8 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
     ("old", "new", "says"),
     [
         ("k = 20", "k = 20\nkk = 3", "kk: Extra inputs"),
+        ("k = 20", 'k = 20\nat = "2011-11-01"', "at is '2011-11-01'; the protocol by-time needs a date"),
+        ('"next-basket"', '"by-time"', "at is None; the protocol by-time needs a date"),
         ('kind = "popularity"', 'kind = "popularity"\nsettings = { k = 1 }', "popularity takes none"),
         ('kind = "popularity"', 'kind = "popular"', "rankers.popularity.kind"),
         ('kind = "popularity"', 'kind = "generative"\nproposer = "nobody"', "names 'nobody'"),
@@ -192,7 +206,9 @@ def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsy
 
 def test_what_is_not_there_is_named() -> None:
     """With what there is."""
-    with pytest.raises(InputError, match="beauty, beauty_model, games, games_full, games_scores, retail, retail_ways"):
+    with pytest.raises(
+        InputError, match=r"beauty, beauty_model, games, games_full, .*, retail, retail_time, retail_ways"
+    ):
         read_config("nothing")
     with pytest.raises(InputError, match="beauty, games"):
         reproduce.read_table("nothing")

@@ -405,7 +405,7 @@ def _adapter(options: Options) -> Iterator[Row]:
         tuned = get_peft_model(
             AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=16, target_modules="all-linear")
         )
-        tuned.save_pretrained(Path(place) / "adapter")
+        tuned.save_pretrained(str(Path(place) / "adapter"))
         trie = subject.build(uniform(2000 if options.quick else 1_000_000, 4, 256))
         prompts = [np.array(prompt) for prompt in _prompts(users, length, seed=10)]
         found: dict[str, Timing] = {}
