@@ -3,9 +3,9 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from genrec.errors import InputError
 from genrec.metrics import cutoff
@@ -46,6 +46,12 @@ class RankerConfig(_Strict):
     proposer: str | None = None
     background: bool = True
 
+    @model_validator(mode="after")
+    def _takes_its_settings(self) -> Self:
+        if self.settings and self.kind in ("blend", "embedding", "popularity", "unconstrained"):
+            raise ValueError(f"{self.kind} takes none of the settings {', '.join(self.settings)}; remove them")
+        return self
+
 
 class Config(_Strict):
     """One run.
@@ -76,6 +82,14 @@ class Config(_Strict):
     seed: int = 20261122
     rankers: dict[str, RankerConfig]
 
+    @model_validator(mode="after")
+    def _splits_once(self) -> Self:
+        if (self.at is None) == (self.protocol == "by-time"):
+            raise ValueError(f"at is {self.at!r}; the protocol by-time needs a date there, and no other takes one")
+        if self.protocol in ("by-time", "candidates") and self.part != "test":
+            raise ValueError(f"part is {self.part!r}; the protocol {self.protocol} has only a test")
+        return self
+
 
 def read_config(name: str) -> Config:
     """A config of this folder by its name, or from a file.
@@ -93,12 +107,8 @@ def read_config(name: str) -> Config:
         raise InputError(f"{path.name} is no TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"])) or "the whole"
         raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/config.py for what there is") from error
-    if (config.at is None) == (config.protocol == "by-time"):
-        raise InputError(
-            f"{path.name}: at is {config.at!r}; the protocol by-time needs a date there, no other takes one"
-        )
     for metric in config.metrics:
         if cutoff(metric) > config.k:
             raise InputError(f"{path.name}: {metric} looks at more places than lists of k = {config.k} have")

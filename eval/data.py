@@ -29,7 +29,7 @@ def open_experiment(config: Config, data: Path | None, users: int | None) -> Exp
     check_order(catalog, interactions)
     if config.protocol == "candidates":
         return candidate_lists(_folder(config.data, data), catalog, interactions, users)
-    if config.at is not None:
+    if config.protocol == "by-time" and config.at is not None:
         return by_time(catalog, interactions, at=config.at, users=users, seed=config.seed)
     split = {"leave-one-out": leave_one_out, "next-basket": next_basket}[config.protocol]
     return split(catalog, interactions, part=config.part, users=users, seed=config.seed)

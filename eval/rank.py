@@ -1,16 +1,16 @@
 """Measure the rankers of a config, person by person: python -m eval.rank CONFIG [--data DIR] [--users N] [--json FILE].
 
-CONFIG is a name in eval/configs (games, games_full, beauty, retail) or a .toml file. Every list is what
-`Recommender.recommend` answers. What was answered is kept in the run's folder as one row a person in Parquet, so that
-a run that was stopped goes on where it was; a folder of another configuration is refused. --json writes a summary:
-for each ranker, slice and metric the mean over people with its 95 % bootstrap interval.
+CONFIG is a name in eval/configs (games, games_full, beauty, retail and others) or a .toml file. Every list is what
+`Recommender.recommend` answers, but for those of `unconstrained`. What was answered is kept in the run's folder as one
+row a person in Parquet, so that a run that was stopped goes on where it was; a folder of another configuration is
+refused. --json writes a summary: for each ranker, slice and metric the mean over people with its 95 % bootstrap
+interval.
 """
 
 import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -182,20 +182,18 @@ def _answers(name: str, rankers: Rankers, experiment: Experiment, config: Config
     todo = [start for start, path in parts.items() if not path.is_file()]
     if todo:
         alone, source = rankers.asked(name)
-        for start in show_progress(todo, name, len(todo)):
-            begin = time.perf_counter()
-            asked = list(experiment.ask(alone, config.k, start=start, stop=start + CHUNK))
-            seconds = (time.perf_counter() - begin) / len(asked)
-            table = _table(asked, start, seconds, source, experiment, config)
-            with writing_file(parts[start]) as file:
-                pq.write_table(table, file)
+        try:
+            for start in show_progress(todo, name, len(todo)):
+                asked = list(experiment.ask(alone, config.k, start=start, stop=start + CHUNK))
+                table = _table(asked, start, source, experiment, config)
+                with writing_file(parts[start]) as file:
+                    pq.write_table(table, file)
+        finally:
             rankers.save_priors()
     return pa.concat_tables([pq.read_table(path) for path in parts.values()])
 
 
-def _table(
-    asked: Sequence[Asked], start: int, seconds: float, source: str, experiment: Experiment, config: Config
-) -> pa.Table:
+def _table(asked: Sequence[Asked], start: int, source: str, experiment: Experiment, config: Config) -> pa.Table:
     """One row a person: what was answered, what is wrong with it, and every metric."""
     lists = [[item.item_id for item in one.answer.items] for one in asked]
     known = set(experiment.catalog.item_ids)
@@ -214,7 +212,7 @@ def _table(
             "repeated": [len(items) - len(set(items)) for items in lists],
             "seen": [sum(item in own for item in items) for items, own in zip(lists, had, strict=True)],
             "fallback": [sum(item.step != source for item in one.answer.items) for one in asked],
-            "seconds": [seconds] * len(asked),
+            "seconds": [one.answer.seconds for one in asked],
             "tokens": [one.answer.tokens for one in asked],
             **{metric: pa.array(values, pa.float64()) for metric, values in metrics.items()},
         }
@@ -237,7 +235,8 @@ def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
     """The vectors by which items of a list are told to be alike; None where the text encoder is not at hand."""
     try:
         embedding = embed_titles(experiment.catalog, Settings(), default_cache())
-    except ModelMissingError:
+    except ModelMissingError as error:
+        print(f"note: no diversity of lists: {error}", file=sys.stderr)
         return None
     return None if embedding is None else embedding.vectors
 
@@ -252,8 +251,8 @@ def _beyond(
 ) -> Iterator[Row]:
     """What the first places of the lists do besides being right, and how far apart groups of people are.
 
-    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios, diversity is in cosines of
-    title vectors.
+    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios, diversity is 1 less the
+    cosine of title vectors. There is no row of what no list gives anything to measure.
     """
     places = min(BEYOND, config.k)
     catalog, people = experiment.catalog, table.num_rows
@@ -261,6 +260,8 @@ def _beyond(
     lists = [catalog.item_ids.positions(own) for own in first]
     had = [catalog.item_ids.positions(task.history.item_ids) for task in experiment.tasks]
     counts = experiment.train.item_counts(catalog, on_unknown="skip")
+    if not any((own >= 0).any() for own in lists):
+        return
     for metric, value in (
         ("coverage", 100 * coverage(lists, len(catalog))),
         ("gini", 100 * gini(lists, len(catalog))),
@@ -276,7 +277,7 @@ def _beyond(
         if not len(values):
             continue  # no list holds enough items of the catalog
         found = mean_interval(values, seed=config.seed)
-        yield Row(name, "all", f"{metric}@{places}", found.value, found.low, found.high, people)
+        yield Row(name, "all", f"{metric}@{places}", found.value, found.low, found.high, len(values))
     label = np.full(people, "", dtype=object)
     for group in (f"{own} people" for own in SLICES):
         label[groups[group]] = group

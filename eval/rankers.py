@@ -1,5 +1,6 @@
 """The rankers that a config names, made when they are first asked for."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from genrec import (
     read_template,
 )
 from genrec.assembly import LANGUAGE_MODEL, find_weights
-from genrec.errors import InputError, ModelMissingError
+from genrec.errors import ArtifactError, InputError, ModelMissingError
 from genrec.evaluation import Experiment, Recommends
 from genrec.rankers.base import DenseRanker
 from genrec.rankers.cooccurrence import count_vectors
@@ -56,8 +57,6 @@ class Rankers:
             own = self._config.rankers[name]
             if own.kind == "unconstrained":
                 raise InputError(f"ranker {name!r} only writes what it likes, so it can be no part of another")
-            if own.settings and own.kind in ("blend", "embedding", "popularity"):
-                raise InputError(f"ranker {name!r} has settings, and {own.kind} takes none; remove them")
             try:
                 self._made[name] = self._kinds[own.kind](own)
             except TypeError as error:
@@ -80,10 +79,13 @@ class Rankers:
         return Recommender(self._experiment.catalog, [ranker, self.popularity]), ranker.source
 
     def save_priors(self) -> None:
-        """Keep what was measured of priors, so that a run that goes on does not measure it again."""
-        for ranker in self._made.values():
-            if isinstance(ranker, GenerativeRanker):
-                ranker.save_priors()
+        """Keep what was measured of priors, so that a run that goes on does not measure it again; or say why not."""
+        try:
+            for ranker in self._made.values():
+                if isinstance(ranker, GenerativeRanker):
+                    ranker.save_priors()
+        except ArtifactError as error:
+            print(f"note: {error}", file=sys.stderr)
 
     @property
     def popularity(self) -> PopularityRanker:

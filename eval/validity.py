@@ -92,7 +92,7 @@ def main() -> None:
     for request in show_progress(requests, "requests", options.requests):
         answer = recommender.recommend(request.history, request.k, **request.options)
         broken.update(violations(request, answer))
-        sources.update(item.source for item in answer.items)
+        sources.update(item.step for item in answer.items)
         seconds += answer.seconds
     share = ", ".join(f"{source} {count / sources.total():.1%}" for source, count in sources.most_common())
     print(

@@ -119,7 +119,8 @@ def open_recommender(
         # A trace of popularity, so that a list of candidates is full where nothing else is known.
         known = counting or embedding
         parts = {one.source: one for one in (known, popularity) if one is not None}
-        proposer = BlendRanker(parts, {name: 1e-6 if name == popularity.source else 1.0 for name in parts})
+        traces = {name: 1e-6 if name == popularity.source else 1.0 for name in parts}
+        proposer = BlendRanker(parts, traces, source=next(iter(parts)))
         background = _background(catalog, interactions, settings)
         ladder += _generate(catalog, settings, backend, proposer, background, cache, progress)
     except ModelMissingError as error:

@@ -79,7 +79,7 @@ def blend(
     parts = _parts(catalog, interactions, vectors, embedding)
     worth = {name: max(weights[name], _TRACE if name == _TEXTS else 0.0) for name in parts}
     kept = {name: part for name, part in parts.items() if worth[name]}
-    return BlendRanker(kept, {name: worth[name] for name in kept}, support=[_POPULARITY])
+    return BlendRanker(kept, {name: worth[name] for name in kept}, support=[_POPULARITY] if _POPULARITY in kept else [])
 
 
 def _known(catalog: Catalog, item_ids: Sequence[ItemId]) -> IntArray:

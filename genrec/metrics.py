@@ -243,7 +243,7 @@ def faults(lists: ItemLists, histories: ItemLists, catalog_size: int) -> dict[st
 def source_shares(sources: Sequence[Sequence[str]]) -> dict[str, float]:
     """The share of all recommended items that each source served, largest first; {} where nothing is recommended.
 
-    What the first step of a ladder did not serve is the fallback share.
+    Of `Recommendation.step`, what the first step of a ladder did not serve is the fallback share.
     """
     served = Counter(chain.from_iterable(sources))
     return {source: count / served.total() for source, count in served.most_common()}

@@ -85,7 +85,7 @@ class Ranking:
         nodes: tokens that a model computed for this ranking beside its prompt.
         passes: how many passes of the model these took; shared with others of its batch.
         prompt: tokens of its prompt.
-        evidence: of a ranker that weighs several kinds, which spoke for each item most; () of all others.
+        evidence: of a ranker that weighs several kinds, which spoke for each of the k items most; () of all others.
     """
 
     item_indices: IntArray
@@ -119,7 +119,7 @@ class Recommendation:
         user_id: the caller's id for the person, None for somebody unknown.
         item_id: the caller's id for the item.
         rank: from 1.
-        score: for ordering within one list and one source; higher is better.
+        score: for ordering within one list and one step; higher is better.
         source: the step of the ladder that served this item; where it weighs several kinds of evidence, which spoke for
             the item most stands behind it: "blend: after recent items".
         title: the catalog's title, untrusted text.

@@ -118,6 +118,20 @@ def test_a_split_by_time_asks_for_what_came_later(config: Path) -> None:
     assert all(task.targets.isdisjoint(task.history.item_ids) for task in experiment.tasks)
 
 
+@pytest.mark.model
+def test_a_model_without_a_constraint_is_measured_as_it_is(config: Path, tmp_path: Path) -> None:
+    """What it makes up is counted, and is no item that could be right."""
+    added = '[rankers.free]\nkind = "unconstrained"\n[rankers.both]\nkind = "blend"\nparts = { free = 1.0 }\n'
+    config.write_text(CONFIG + added, encoding="utf-8")
+    found = run(config, tmp_path / "run", "--rankers", "free", "popularity", "--users", "2")
+    assert found["free", "invalid share"] > 0
+    assert found["free", "fallback share"] == 0
+    assert found["free", "tokens"] > 100
+    assert 0 < found["popularity", "diversity@10"] < 2
+    with pytest.raises(SystemExit, match="'free' only writes what it likes"):
+        run(config, tmp_path / "other", "--rankers", "both", "--users", "2")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -138,8 +152,14 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
     ("old", "new", "says"),
     [
         ("k = 20", "k = 20\nkk = 3", "kk: Extra inputs"),
-        ("k = 20", 'k = 20\nat = "2011-11-01"', "at is '2011-11-01'; the protocol by-time needs a date"),
+        (
+            "k = 20",
+            'k = 20\nat = "2011-11-01"',
+            "the whole: .*at is '2011-11-01'; the protocol by-time",
+        ),
         ('"next-basket"', '"by-time"', "at is None; the protocol by-time needs a date"),
+        ('"next-basket"', '"by-time"\nat = "2011-11-01"\npart = "validation"', "part is 'validation'"),
+        ('kind = "popularity"', 'kind = "unconstrained"\nsettings = { k = 1 }', "unconstrained takes none"),
         ('kind = "popularity"', 'kind = "popularity"\nsettings = { k = 1 }', "popularity takes none"),
         ('kind = "popularity"', 'kind = "popular"', "rankers.popularity.kind"),
         ('kind = "popularity"', 'kind = "generative"\nproposer = "nobody"', "names 'nobody'"),

@@ -215,23 +215,43 @@ class TestBlendRanker(_Dense):
         counting, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
         ranker = BlendRanker({"beside": counting, "near": near}, {"beside": 100.0, "near": 0.5})
         request = RankRequest(history(3), "", EVERYTHING.without([3]))
-        (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
+        (ranking,) = ranker.rank([request], N, deadline=Deadline.never())
         assert ranking.item_indices[0] == 4
-        assert ranking.evidence == ("beside", "near", "near")
-        answer = Recommender(CATALOG, [ranker, popularity()]).recommend(History(("i3",)), 1)
+        assert ranking.evidence[1:] == ("near",) * (N - 2), "the other part knows nothing of these"
+        other = BlendRanker({"beside": cooccurrence(), "near": near}, {"beside": 100.0, "near": 1e-6})
+        (ranking,) = other.rank([request], 1, deadline=Deadline.never())
+        assert (ranking.item_indices[0], ranking.evidence) == (7, ("beside",))
+        answer = Recommender(CATALOG, [other, popularity()]).recommend(History(("i3",)), 1)
         assert (answer.items[0].source, answer.items[0].step) == ("blend: beside", "blend")
 
-    def test_weights_are_above_zero(self) -> None:
-        """A blend of nothing has no scores to give."""
+    def test_a_part_speaks_by_what_it_says_beyond_its_mean(self) -> None:
+        """A part that likes everything would speak for everything."""
+        flat, steep = _Fixed(np.full(N, 9.0)), _Fixed(np.linspace(0, 1, N))
+        ranker = BlendRanker({"flat": flat, "steep": steep}, {"flat": 1.0, "steep": 1.0})
+        (ranking,) = ranker.rank([RankRequest(history(3), "", EVERYTHING)], N, deadline=Deadline.never())
+        assert ranking.evidence == ("steep",) * (N // 2) + ("flat",) * (N // 2)
+
+    def test_a_part_that_knows_nothing_speaks_for_nothing(self) -> None:
+        """Somebody who only says a word has nothing beside which anything could have stood."""
+        parts = {"near": embedding(), "beside": cooccurrence(), "popular": popularity()}
+        ranker = BlendRanker(parts, dict.fromkeys(parts, 1.0), support=["popular"])
+        (ranking,) = ranker.rank([RankRequest(history(), "b", EVERYTHING)], N, deadline=Deadline.never())
+        assert ranking.evidence == ("near",) * N
+
+    def test_what_cannot_be_blended_is_named(self) -> None:
+        """A weight that is no number would silence the whole blend, and a name that is wrong one part of it."""
         part = popularity()
-        wrong: list[tuple[dict[str, DenseRanker], dict[str, float], list[str]]] = [
-            ({}, {}, []),
-            ({"popular": part}, {"popular": 0.0}, []),
-            ({"popular": part}, {"popular": 1.0}, ["popular"]),
-            ({"popular": part}, {"rare": 1.0}, []),
+        wrong: list[tuple[dict[str, DenseRanker], dict[str, float], list[str], str]] = [
+            ({}, {}, [], "a blend of nothing"),
+            ({"popular": part}, {"popular": 1.0}, ["popular"], "and one that is no support"),
+            ({"popular": part}, {"popular": 1.0}, ["poplar"], "the support poplar"),
+            ({"popular": part}, {"rare": 1.0}, [], "has weights of rare"),
+            ({"popular": part}, {"popular": 0.0}, [], r"the weight of 'popular' is 0\.0"),
+            ({"near": embedding(), "popular": part}, {"near": 1.0, "popular": float("nan")}, [], "'popular' is nan"),
+            ({"popular": part}, {"popular": float("inf")}, [], "'popular' is inf"),
         ]
-        for parts, weights, support in wrong:
-            with pytest.raises(InputError, match="at least one part that knows persons, and a weight above 0 for each"):
+        for parts, weights, support, message in wrong:
+            with pytest.raises(InputError, match=message):
                 BlendRanker(parts, weights, support=support)
 
 
@@ -485,17 +505,34 @@ def test_a_proposer_that_knows_nobody_does_not_stop_the_model() -> None:
         (with_evidence,) = ranker.rank([request], 5, deadline=Deadline.never())
         (without,) = plain.rank([request], 5, deadline=Deadline.never())
         assert with_evidence.item_indices.tolist() == without.item_indices.tolist()
+        assert with_evidence.evidence == ()
 
 
-@pytest.mark.parametrize("strategy", ["exhaustive", "beam", "candidates"])
-@pytest.mark.parametrize(("evidence", "expected"), [(0.0, set()), (1e-9, {"language model"}), (1e9, {"popularity"})])
+@pytest.mark.parametrize(
+    ("strategy", "evidence", "expected"),
+    [
+        ("candidates", 0.0, set()),
+        ("candidates", 1e-9, {"language model", "popularity"}),
+        ("candidates", 1e9, {"language model", "popularity"}),
+        ("exhaustive", 1e9, set()),
+        ("beam", 1e9, set()),
+    ],
+)
 def test_each_item_says_whether_the_model_spoke_for_it(strategy: str, evidence: float, expected: set[str]) -> None:
     """Who tunes the weight of evidence sees by it which side decides; told wrong, it would be tuned the wrong way."""
     ranker = generative(strategy=strategy, evidence=evidence)
-    (ranking,) = ranker.rank([RankRequest(history(3), "", EVERYTHING)], 12, deadline=Deadline.never())
-    assert len(ranking.item_indices) == len(ranking.scores) == 12
-    assert len(ranking.evidence) in (0, 12)
-    assert set(ranking.evidence[:1]) == expected
+    request = RankRequest(history(3), "", EVERYTHING)
+    (whole,) = ranker.rank([request], N, deadline=Deadline.never())
+    assert set(whole.evidence) <= expected
+    for k in (1, 4):
+        (ranking,) = ranker.rank([request], k, deadline=Deadline.never())
+        assert len(ranking.item_indices) == len(ranking.scores) == k
+        assert ranking.evidence == whole.evidence[:k], "what spoke for an item is the same however long the list"
+    if expected:
+        liked = popularity().scores([request])[0]
+        above = liked[whole.item_indices] > liked.mean()
+        spoke = np.array(whole.evidence) == "popularity"
+        assert spoke.tolist() == above.tolist() if evidence > 1 else not spoke.all()
 
 
 def test_priors_are_kept_between_runs_and_only_for_what_they_are_of(tmp_path: Path) -> None:

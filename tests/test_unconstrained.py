@@ -6,9 +6,11 @@ import pytest
 
 from eval.baselines.unconstrained import NOT_A_TITLE, UnconstrainedLlm, lines_of
 from genrec import Catalog, History, Item, read_template
+from genrec.errors import InputError
+from genrec.tokenizer import HuggingFaceTokenizer
 
 pytestmark = pytest.mark.model
-TITLES = ("The Babadook", "Alien (1979)", "Alien 3", "Heat - Director's Cut", "!?")
+TITLES = ("The Babadook", "Alien (1979)", "Alien 3", "Heat - Director's Cut", "!?", "Heat")
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,8 @@ def baseline(smollm2: Path) -> UnconstrainedLlm:
     ("text", "lines"),
     [
         ('Sure:\n1. Alien\n2) "Heat"\n\nEnjoy!', ["Alien", "Heat"]),
+        ("1. Alien\n   - with a cat\n2. Heat\n3. ***", ["Alien", "Heat"]),
+        ("Alien\n007: Nightfire\n- Heat", ["Alien", "007: Nightfire", "- Heat"]),
         ("- **Alien**\n* Heat", ["Alien", "Heat"]),
         ("Alien\n\nHeat", ["Alien", "Heat"]),
         ("", []),
@@ -53,13 +57,44 @@ def test_of_several_it_is_one_that_was_to_be_ranked(baseline: UnconstrainedLlm) 
     """A title outside of the candidates counts as what was named: a real item, which is not allowed."""
     assert baseline.item_of("Alien 3", among=[0, 1]) == TITLES.index("Alien 3")
     assert baseline.item_of("Alien 1978", among=[0, 1]) == TITLES.index("Alien (1979)")
+    assert baseline.item_of("Heat - Director's Cut", among=[5]) == TITLES.index("Heat - Director's Cut")
+    assert baseline.item_of("Heat: with Al Pacino", among=[0, 5]) == TITLES.index("Heat")
 
 
-def test_nothing_is_filled_up_and_nothing_made_up_by_the_reader(baseline: UnconstrainedLlm) -> None:
-    """The rows beside genrec's are worth what this reader leaves as it was."""
-    people = [History(("i0", "i1"), user_id="u"), History(("i2",))]
-    answers = baseline.recommend(people, 3)
-    assert [len(answer.items) <= 3 and answer.tokens > 0 for answer in answers] == [True, True]
-    for item in (item for answer in answers for item in answer.items):
-        assert item.item_id in {"i0", "i1", "i2", "i3", "i4"} or str(item.item_id).startswith(NOT_A_TITLE)
-    assert baseline.recommend(people[0], 3, only=["i2", "i3"]).items[0].user_id == "u"
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("1. Alien 3\n2. Gattaca\n3. Alien 3\n", ["i2", f"{NOT_A_TITLE}Gattaca", "i2"]),
+        ("1. Heat\n2. Alien 3\n3. The Babadook\n4. Heat", ["i5", "i2", "i0"]),
+        ("", []),
+    ],
+)
+def test_nothing_is_filled_up_nor_left_out(
+    baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer, text: str, ids: list[str]
+) -> None:
+    """What was named twice or does not exist is what is measured beside genrec's rows."""
+    answer = [*tokenizer.encode_text(text).tolist(), tokenizer.end_id]
+    items = baseline.read(answer, 3)
+    assert [item.item_id for item in items] == ids
+    assert [item.rank for item in items] == list(range(1, len(ids) + 1))
+
+
+def test_a_line_that_was_cut_off_does_not_count(baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer) -> None:
+    """Half a title is the fault of the budget, not of the model."""
+    items = baseline.read(tokenizer.encode_text("1. Alien 3\n2. The Bab").tolist(), 3)
+    assert [item.item_id for item in items] == ["i2"]
+
+
+def test_people_are_asked_one_or_many(baseline: UnconstrainedLlm) -> None:
+    """It is asked as a `Recommender` is, and refuses what that refuses."""
+    people = [History(("i0", "i1", "i2"), user_id="u"), History(("i2",))]
+    answers = baseline.recommend(people, 2)
+    assert all(answer.tokens > 0 and len(answer.items) <= 2 for answer in answers)
+    assert {item.user_id for item in answers[0].items} <= {"u"}
+    assert baseline.recommend([], 2) == []
+    assert baseline.recommend(people[1], 2, only=["i2", "i3"]).tokens > 0
+    for only, message in (([], "only holds nothing"), (["i9"], r"only holds \['i9'\]")):
+        with pytest.raises(InputError, match=message):
+            baseline.recommend(people, 2, only=only)
+    with pytest.raises(InputError, match="k is 0"):
+        baseline.recommend(people, 0)

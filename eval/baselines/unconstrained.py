@@ -7,7 +7,8 @@ nearly one.
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.quiet import quiet
 from genrec.catalog import Catalog
+from genrec.errors import InputError, check_count
 from genrec.renderer import Renderer
 from genrec.template import Template
 from genrec.tokenizer import HuggingFaceTokenizer
@@ -26,8 +28,8 @@ from genrec.types import History, IntArray, ItemId, Recommendation, Recommendati
 
 NOT_A_TITLE = "text: "  # what stands before a line that is no title, in the place of its item id
 _CLOSE = 0.8  # of `difflib`: a title and a line that differ in a letter or a word
-_TOKENS = 20  # an item may take, its number and line break included
-_MARK = re.compile(r"\s*(?:\d+\s*[.):]|[-*•])\s*(.+)")
+_BESIDE = 6  # tokens of a line beside its title: number, marks, line break
+_MARKS = (re.compile(r"\d+\s*[.)]\s*(.+)"), re.compile(r"[-*•]\s*(.+)"))
 _ASIDE = re.compile(r"\s[-\u2013\u2014]\s|:\s")  # behind a name, what the model says about it
 
 
@@ -35,7 +37,8 @@ class UnconstrainedLlm:
     """Answers as `Recommender.recommend` does, but with whatever the model wrote: fewer items, strange ones, twice.
 
     Decoding is greedy. Nothing is filled up and nothing filtered; a line that is no title stands in the list as an item
-    of the id `text: ...`, which no catalog has.
+    of the id `text: ...`, which no catalog has. An answer may take as many tokens as k of the catalog's longer titles
+    would (its 95th percentile); a line that is cut off there does not count.
 
     Args:
         catalog: whose titles are meant.
@@ -53,23 +56,38 @@ class UnconstrainedLlm:
         self._catalog, self._tokenizer = catalog, HuggingFaceTokenizer.from_directory(model)
         room = int(self._model.config.max_position_embeddings) // 2  # the other half is for the answer
         self._renderer = Renderer(catalog, self._tokenizer, template, room, max_history)
+        lengths = [len(self._tokenizer.encode_text(title)) for title in catalog.titles]
+        self._line = int(np.percentile(lengths, 95)) + _BESIDE
         self._everything = self._by_key(range(len(catalog)))
 
     def recommend(
         self, people: Any, k: int = 10, *, filter_seen: bool = True, only: Iterable[ItemId] | None = None
     ) -> Any:
-        """A list of at most k for one history, or one for each of many; `filter_seen` is beyond what can be asked."""
+        """A list of at most k for one history, or one for each of many; `filter_seen` is beyond what can be asked.
+
+        Raises:
+            InputError: k is below 1, or `only` holds nothing or what the catalog lacks.
+        """
+        check_count("k", k)
         if isinstance(people, History):
             return self.recommend([people], k, only=only)[0]
+        if not people:
+            return []
         start = time.perf_counter()
-        candidates = np.empty(0, dtype=np.int64) if only is None else self._catalog.item_ids.positions(list(only))
+        candidates, near = np.empty(0, dtype=np.int64), self._everything
+        if only is not None:
+            ids = list(only)
+            candidates = self._catalog.item_ids.positions(ids)
+            if not ids or (candidates < 0).any():
+                unknown = [one for one, place in zip(ids, candidates, strict=True) if place < 0]
+                raise InputError(f"only holds {unknown[:1] or 'nothing'}; give items of the catalog, or leave it out")
+            near = self._by_key(candidates.tolist())
         prompts = [self._render(person, candidates) for person in people]
         written = self._write(prompts, k)
-        near = self._by_key(candidates.tolist()) if len(candidates) else self._everything
         seconds = (time.perf_counter() - start) / len(prompts)
         return [
             RecommendationList(
-                tuple(self._items(person, self._tokenizer.decode(answer), near, k)),
+                tuple(replace(item, user_id=person.user_id) for item in self._items(answer, near, k)),
                 proven=False,
                 compared=0,
                 seconds=seconds,
@@ -84,7 +102,7 @@ class UnconstrainedLlm:
 
     @torch.inference_mode()
     def _write(self, prompts: Sequence[IntArray], k: int) -> list[list[int]]:
-        """The tokens of each answer, its end left out."""
+        """The tokens of each answer, with its end where it came to one."""
         longest, end = max(map(len, prompts)), self._tokenizer.end_id
         tokens = torch.full((len(prompts), longest), end)
         inside = torch.zeros(tokens.shape, dtype=torch.long)
@@ -96,32 +114,37 @@ class UnconstrainedLlm:
             tokens.to(device),
             attention_mask=inside.to(device),
             do_sample=False,
-            max_new_tokens=_TOKENS * k,
+            max_new_tokens=self._line * k,
             eos_token_id=end,
             pad_token_id=end,
         )
         answers = found[:, longest:].tolist()
-        return [answer[: answer.index(end)] if end in answer else answer for answer in answers]
+        return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
 
-    def _items(self, person: History, text: str, near: dict[str, int], k: int) -> list[Recommendation]:
-        items = []
-        for rank, line in enumerate(lines_of(text)[:k], 1):
+    def _items(self, answer: list[int], near: dict[str, int], k: int) -> Iterator[Recommendation]:
+        whole = answer[-1:] == [self._tokenizer.end_id]
+        lines = lines_of(self._tokenizer.decode(answer[:-1] if whole else answer))
+        for rank, line in enumerate((lines if whole else lines[:-1])[:k], 1):
             place = self._match(line, near)
             item_id: ItemId = f"{NOT_A_TITLE}{line}"
             title = line
             if place is not None:
                 item_id, title = self._catalog[place].item_id, self._catalog[place].title
-            items.append(Recommendation(person.user_id, item_id, rank, -float(rank), self.source, title))
-        return items
+            yield Recommendation(None, item_id, rank, -float(rank), self.source, title)
+
+    def read(self, answer: list[int], k: int) -> list[Recommendation]:
+        """At most k items out of the tokens of an answer, in which any title may stand."""
+        return list(self._items(answer, self._everything, k))
 
     def item_of(self, line: str, among: Iterable[int] | None = None) -> int | None:
         """The index of the item that a line names: one of those that it was to choose from, else any, else None."""
         return self._match(line, self._everything if among is None else self._by_key(among))
 
     def _match(self, line: str, near: dict[str, int]) -> int | None:
-        keys = [_key(piece) for piece in (line, _ASIDE.split(line)[0])]
-        for titles in (near, self._everything):
-            for key in keys:
+        # What the line says in whole goes before what it says without an aside, and both before what is only close.
+        keys = list(dict.fromkeys(_key(piece) for piece in (line, _ASIDE.split(line)[0])))
+        for key in keys:
+            for titles in (near, self._everything):
                 if key in titles:
                     return titles[key]
         close = [match for key in keys for match in get_close_matches(key, near, 1, _CLOSE)]
@@ -137,10 +160,15 @@ class UnconstrainedLlm:
 
 
 def lines_of(text: str) -> list[str]:
-    """What a text lists: its numbered or dotted lines, or all of its lines where none is."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    listed = [match[1] for line in lines if (match := _MARK.match(line))]
-    return [line.strip(" \t\"'*_“”") for line in listed or lines]
+    """What a text lists: its numbered lines where half of all are, else its dotted ones likewise, else all."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for mark in _MARKS:
+        listed = [match[1] for line in lines if (match := mark.fullmatch(line))]
+        if 2 * len(listed) >= len(lines):
+            lines = listed
+            break
+    bare = [line.strip(" \t\"'*_“”") for line in lines]
+    return [line for line in bare if line]
 
 
 def _key(title: str) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SHOWN_DRIVERS = 2
 _WIDEST = 130  # characters of a table, however wide the terminal
+_SOURCE = 20  # characters in a line of where an item is from
 _SEVERAL_COLUMNS = 110  # from this width on the drivers have a column of their own
 
 
@@ -43,7 +44,7 @@ def as_table(
     for name in extra or {}:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("source", no_wrap=True)
+    table.add_column("source", max_width=_SOURCE, overflow="fold")
     if wide:
         table.add_column("driven by", ratio=1, overflow="fold")
     for item in answer.items:

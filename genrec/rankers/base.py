@@ -45,7 +45,7 @@ class Ranker(Protocol):
     """Orders the allowed items of a catalog for each request.
 
     Attributes:
-        source: the name that recommendations served by it carry.
+        source: the name of the step; recommendations served by it carry it, with the evidence of `Ranking` behind it.
     """
 
     source: str

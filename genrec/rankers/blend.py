@@ -5,7 +5,7 @@ is a choice among what they could have taken, here what the parts like best and 
 Letters: U requests, N items, P parts, C items compared in one request.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from genrec.rankers.base import DenseRanker, RankRequest, top_k
 from genrec.types import FloatArray, IntArray, Ranking
 
 _BATCH, _VALUES = 64, 1 << 22  # requests scored at once at most, and scores of one part
-_KEPT = 1 << 21  # scores of one part that are kept beside those of the others
+_KEPT = 1 << 24  # scores of all parts that are kept side by side, 8 bytes each
 _LIKED, _OTHERS = 100, 200  # items that each choice is set against: of each part, and at random
 _SILENT = 1e-9  # spread of a part's scores, beside their size, that is rounding
 _DOUBT = 20.0  # choices that the weights to start from are worth
@@ -30,25 +30,35 @@ class BlendRanker(DenseRanker):
     anything is not ranked.
 
     Args:
-        parts: rankers by name.
+        parts: P rankers by name.
         weights: by the same names, above 0, which make scores commensurable; see `fit_weights`.
         support: the names of parts that know nothing of persons, such as popularity: they count beside the others where
             there is a history, and rank nobody and nothing alone.
+        source: the name that recommendations served by it carry.
 
     Raises:
-        InputError: there is no part but support, or a weight is missing, left over, or not above 0.
+        InputError: there is no part but support, a name is unknown, or a weight is missing or not above 0.
     """
 
     source = "blend"
 
     def __init__(
-        self, parts: Mapping[str, DenseRanker], weights: Mapping[str, float], *, support: Collection[str] = ()
+        self,
+        parts: Mapping[str, DenseRanker],
+        weights: Mapping[str, float],
+        *,
+        support: Collection[str] = (),
+        source: str = "blend",
     ) -> None:
-        if parts.keys() != weights.keys() or not set(parts) - set(support) or not min(weights.values()) > 0:
+        if parts.keys() != weights.keys() or not set(support) < set(parts):
             raise InputError(
-                f"a blend of {', '.join(parts) or 'nothing'} has the weights {dict(weights)}; it needs at least one "
-                "part that knows persons, and a weight above 0 for each"
+                f"a blend of {', '.join(parts) or 'nothing'} has weights of {', '.join(weights) or 'nothing'} and the "
+                f"support {', '.join(support) or 'of nothing'}; give each part a weight, and one that is no support"
             )
+        for name, weight in weights.items():
+            if not 0 < weight < np.inf:
+                raise InputError(f"the weight of {name!r} is {weight}; give a number above 0, or leave the part out")
+        self.source = source
         self._parts = {name: (part, weights[name]) for name, part in parts.items() if name not in support}
         self._support = {name: (part, weights[name]) for name, part in parts.items() if name in support}
 
@@ -58,46 +68,55 @@ class BlendRanker(DenseRanker):
 
     def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
         """float64 [U, N]."""
-        if not requests:
-            return np.empty((0, 0))
-        total = np.zeros((len(requests), requests[0].allowed.universe))
-        known = np.zeros(total.shape, dtype=np.bool_)
-        for name, own in self._tables(requests):
-            total += np.where(np.isfinite(own), own, 0.0)
-            known |= np.isfinite(own) & (name not in self._support)
-        return np.where(known, total, -np.inf)
+        return self._sum(requests) if requests else np.empty((0, 0))
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request, exact, each with the part that spoke for it most.
 
-        That is the part whose weighted score of the item lies furthest above its own mean over all items.
+        Of the parts that know the item, that is the one whose weighted score of it lies furthest above its own mean
+        over all items that it knows. What is kept for this of some requests together takes 128 MB at most, or, of more
+        than two million items, 8 bytes for each item and part.
         """
         check_count("k", k)
         answers: list[Ranking] = []
-        together = max(1, _KEPT // requests[0].allowed.universe) if requests else 1
+        names = [*self._parts, *self._support]
+        size = max(1, requests[0].allowed.universe) if requests else 1
+        together = max(1, _KEPT // (size * len(names)))
         for start in range(0, len(requests), together):
             batch = requests[start : start + together]
-            names, tables = zip(*self._tables(batch), strict=True)
-            stacked = np.stack(tables)  # [P, U, N]
-            finite = np.isfinite(stacked)
-            known = finite[[name not in self._support for name in names]].any(axis=0)
-            stacked[~finite] = 0.0
-            total = np.where(known, stacked.sum(axis=0), -np.inf)
-            means = stacked.mean(axis=2)
+            tables = np.empty((len(names), len(batch), size))
+            total = self._sum(batch, tables)
             for row, request in enumerate(batch):
                 found = top_k(total[row], request.allowed, k, request.boost)
-                above = stacked[:, row, found.item_indices] - means[:, row, None]
-                answers.append(replace(found, evidence=tuple(names[part] for part in above.argmax(axis=0))))
+                spoke = _furthest_above(tables[:, row], found.item_indices)
+                answers.append(replace(found, evidence=tuple(names[part] for part in spoke)))
         return answers
 
-    def _tables(self, requests: Sequence[RankRequest]) -> Iterator[tuple[str, FloatArray]]:
-        """Each part's weighted scores [U, N], of support only for those who have a history; the rest is not finite."""
-        for name, (part, weight) in self._parts.items():
-            yield name, weight * _scores(part, requests)
-        for name, (part, weight) in self._support.items():
+    def _sum(self, requests: Sequence[RankRequest], tables: FloatArray | None = None) -> FloatArray:
+        """[U, N]; `tables` [P, U, N] is filled with the weighted scores of each part, not finite where it is silent."""
+        total = np.zeros((len(requests), requests[0].allowed.universe))
+        known = np.zeros(total.shape, dtype=np.bool_)
+        strangers = [not len(request.history) for request in requests]
+        for place, (name, (part, weight)) in enumerate([*self._parts.items(), *self._support.items()]):
             own = weight * _scores(part, requests)
-            own[[not len(request.history) for request in requests]] = -np.inf
-            yield name, own
+            if name in self._support:
+                own[strangers] = -np.inf
+            finite = np.isfinite(own)
+            total += np.where(finite, own, 0.0)
+            if name in self._parts:
+                known |= finite
+            if tables is not None:
+                tables[place] = own
+        return np.where(known, total, -np.inf)
+
+
+def _furthest_above(tables: FloatArray, items: IntArray) -> IntArray:
+    """Of each item, the part of [P, N] whose score of it is furthest above that part's mean: int64 [k]."""
+    finite = np.isfinite(tables)
+    means = np.where(finite, tables, 0.0).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
+    above = np.where(finite[:, items], tables[:, items] - means[:, None], -np.inf)
+    spoke: IntArray = above.argmax(axis=0)
+    return spoke
 
 
 def fit_weights(

@@ -276,12 +276,13 @@ class GenerativeRanker:
         if not requests:
             return []
         asked_for = [Boost.from_pairs([]) if request.boost is None else request.boost for request in requests]
-        evidence, boosts, most = [Boost.from_pairs([])] * len(requests), asked_for, k
+        boosts, most = asked_for, k
         if self.settings.evidence:
             evidence = self._evidence(requests, [one.places() for one in allowed], deadline)
             boosts = [boost.add(own) for boost, own in zip(asked_for, evidence, strict=True)]
-            if strategy != "beam":
-                most = max(k, self.settings.candidates)  # what spoke for an item is told beside those that it beat
+        judges = strategy == "candidates" and self.settings.evidence > 0
+        if judges:
+            most = max(map(len, allowed))  # what spoke for an item is told beside all that it was compared with
         rendered = [
             renderer.render(request.history, request.words, _shown(renderer, own))
             for request, own in zip(requests, allowed, strict=True)
@@ -295,7 +296,7 @@ class GenerativeRanker:
             rankings = beam_search(tree, self._index.trie, terms, width=width, exact=exact, max_nodes=room)
         else:
             rankings = exhaustive_search(tree, self._index.trie, terms, max_nodes=_PASS)
-        if self.settings.evidence:
+        if judges:
             rankings = [
                 _judged(ranking, k, boost, own, self._proposing().source)
                 for ranking, boost, own in zip(rankings, asked_for, evidence, strict=True)
@@ -469,12 +470,12 @@ def _scores_of(items: IntArray, ranking: Ranking, count: int) -> FloatArray:
 
 
 def _judged(ranking: Ranking, k: int, boost: Boost, evidence: Boost, proposer: str) -> Ranking:
-    """The k best with what spoke for each: the side that lifts it further above its own mean over the whole ranking."""
+    """The k best with what spoke for each: the side that lifts it further above its own mean over what was compared."""
     items = ranking.item_indices
     told = evidence.at(items)
     read = ranking.scores - told - boost.at(items)
-    more = told - told.mean() > read - read.mean() if len(items) else told > read
-    names = tuple(proposer if own else _MODEL for own in more[:k])
+    by_proposer = told - told.mean() > read - read.mean() if len(evidence) else np.zeros(len(items), dtype=np.bool_)
+    names = tuple(proposer if own else _MODEL for own in by_proposer[:k])
     return replace(ranking, item_indices=items[:k], scores=ranking.scores[:k], evidence=names)
 
 
