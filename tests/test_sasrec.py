@@ -22,19 +22,19 @@ def walk(random: np.random.Generator, size: int) -> IntArray:
     return (random.integers(N) + random.choice([-1, 1]) * np.arange(size)) % N
 
 
-def trained(seed: int = 1, epochs: int = 30) -> SasRec:
+def trained(seed: int = 1, epochs: int = 30, **options: int | None) -> SasRec:
     random = np.random.default_rng(0)
     histories = [walk(random, random.integers(3, 9)) for _ in range(600)]
     held = [walk(random, 6) for _ in range(60)]
     pairs = [(one[:-1], int(one[-1])) for one in held]
     return train_sasrec(
-        histories, N, validation=pairs, seed=seed, epochs=epochs, dimension=16, negatives=16, dropout=0.1, batch_size=32
+        histories, N, validation=pairs, seed=seed, epochs=epochs, dimension=16, dropout=0.1, batch_size=32, **options
     )
 
 
-@pytest.fixture(scope="module")
-def learned() -> SasRec:
-    return trained()
+@pytest.fixture(scope="module", params=[{}, {"negatives": 16, "among": 10, "patience": 30}], ids=["whole", "sampled"])
+def learned(request: pytest.FixtureRequest) -> SasRec:
+    return trained(**request.param)
 
 
 def request(*items: int) -> RankRequest:

@@ -4,8 +4,9 @@ Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018,
 positions, two blocks of causal single-head attention and a pointwise network with ReLU, each behind a layer norm and
 beside a residual, item vectors shared between input and output, Adam. As in the authors' code: a last layer norm.
 Not as there: the loss. The paper sets each next item against one random item (binary cross-entropy); here a softmax
-sets all next items of a batch against the same `negatives` random ones. Nor are item vectors scaled by the root of D;
-attention weights are dropped out too, and batches hold histories of like length. The defaults are not tuned yet.
+sets it against the whole catalog, as libraries do that reach the published figures, or against `negatives` random
+items. Nor are item vectors scaled by the root of D; attention weights are dropped out too, and batches hold histories
+of like length.
 
 Letters: U histories, B in a batch, L items of one, D dimensions, N items of the catalog.
 """
@@ -136,23 +137,26 @@ def train_sasrec(
     dimension: int = 64,
     blocks: int = 2,
     length: int = 50,
-    dropout: float = 0.3,
-    negatives: int = 512,
+    dropout: float = 0.5,
+    negatives: int | None = None,
+    among: int | None = None,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SasRec:
-    """Train until the validation items are found no better, and return the ranker of the best pass.
+    """Train until the validation items rank no better, and return the ranker of the best pass.
 
     The same arguments give the same weights on the same machine with the same number of threads.
 
     Args:
         histories: item indices of each of U people, oldest first; those with one item teach nothing.
         item_count: N.
-        validation: histories and the item that came next, to be ranked among all items that the history lacks.
+        validation: histories and the item that came next.
         seed: of weights, order, dropout and random items.
         epochs: passes over the histories at most.
         patience: passes without a better NDCG@10 before it stops.
+        negatives: random items that the items of a batch are set against; by default the whole catalog.
+        among: random items that a validation item is ranked among; by default all that its history lacks.
         on_progress: called after each pass with how many of how many are done.
 
     Raises:
@@ -174,12 +178,13 @@ def train_sasrec(
             network.train()
             for batch in _batches([len(one) for one in sequences], batch_size, random):
                 rows = _padded([sequences[place] for place in batch], item_count)
-                loss = _loss(network, rows, torch.from_numpy(random.integers(0, item_count, negatives)))
+                others = None if negatives is None else torch.from_numpy(random.integers(0, item_count, negatives))
+                loss = _loss(network, rows, others)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             network.eval()
-            found = _ndcg(ranker, validation)
+            found = _ndcg(ranker, validation, among, seed)
             waited += 1
             if found > best:
                 best, best_weights, waited = found, deepcopy(network.state_dict()), 0
@@ -209,11 +214,13 @@ def _padded(histories: Sequence[IntArray], padding: int) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def _loss(network: _Network, rows: Tensor, negatives: Tensor) -> Tensor:
-    """Softmax cross-entropy of each next item among itself and the negatives, which stand for the whole catalog."""
+def _loss(network: _Network, rows: Tensor, negatives: Tensor | None) -> Tensor:
+    """Softmax cross-entropy of each next item in the catalog, or among itself and negatives that stand for it."""
     before, after = rows[:, :-1], rows[:, 1:]
     real = before < network.items.num_embeddings - 1
     expected, true = network(before)[real], after[real]
+    if negatives is None:
+        return functional.cross_entropy(expected @ network.items.weight[:-1].T, true)
     right = (expected * network.items(true)).sum(dim=-1)
     # A random item that happens to be the next one is not held against it.
     wrong = (expected @ network.items(negatives).T).masked_fill(negatives == true[:, None], -torch.inf)
@@ -221,12 +228,18 @@ def _loss(network: _Network, rows: Tensor, negatives: Tensor) -> Tensor:
     return functional.softplus(everything - right).mean()
 
 
-def _ndcg(ranker: SasRec, validation: Sequence[tuple[IntArray, int]]) -> float:
-    """NDCG@10 of one item each among all that its history lacks."""
-    everything, total = Subset.everything(ranker.item_count), 0.0
+def _ndcg(ranker: SasRec, validation: Sequence[tuple[IntArray, int]], among: int | None, seed: int) -> float:
+    """NDCG@10 of one item each, among the same random ones at each call or all that its history lacks."""
+    random, size, total = np.random.default_rng(seed), ranker.item_count, 0.0
+    everything = Subset.everything(size)
     for start in range(0, len(validation), _ROWS):
-        pairs = validation[start : start + _ROWS]
-        requests = [RankRequest(history, "", everything.without(history)) for history, _ in pairs]
+        pairs, requests = validation[start : start + _ROWS], []
+        for history, item in pairs:
+            allowed = everything.without(history)
+            if among is not None:
+                others = np.setdiff1d(random.integers(0, size, among), history)
+                allowed = Subset.of(size, np.append(others, item))
+            requests.append(RankRequest(history, "", allowed))
         for (_, item), ranking in zip(pairs, ranker.rank(requests, 10, deadline=Deadline.never()), strict=True):
             total += float((1.0 / np.log2(2.0 + np.flatnonzero(ranking.item_indices == item))).sum())
     return total / len(validation)
