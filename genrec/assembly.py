@@ -60,6 +60,7 @@ class Settings:
 
     Attributes:
         model: a bundled model's name, or a folder with its tokenizer; None for no LLM.
+        adapter: a LoRA adapter's folder for it.
         encoder: the same for the sentence encoder.
         template, cold_template: names or paths of templates.
         generative: how the LLM ranks.
@@ -70,6 +71,7 @@ class Settings:
     """
 
     model: str | Path | None = LANGUAGE_MODEL
+    adapter: str | Path | None = None
     encoder: str | Path | None = ENCODER_MODEL
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
@@ -175,8 +177,10 @@ def find_weights(model: str | Path, cache: Path) -> Path:
     return find_model(str(model), cache) if str(model) in MODELS else Path(model)
 
 
-def load_backend(model: str | Path, cache: Path) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
-    """A language model and its tokenizer.
+def load_backend(
+    model: str | Path, cache: Path, *, adapter: str | Path | None = None
+) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
+    """A language model, perhaps under an adapter, and its tokenizer.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine.
@@ -185,7 +189,8 @@ def load_backend(model: str | Path, cache: Path) -> "tuple[TransformersBackend, 
     _need_torch()
     from genrec.backends.transformers import TransformersBackend
 
-    return TransformersBackend(folder, name=_called(model, folder)), HuggingFaceTokenizer.from_directory(folder)
+    backend = TransformersBackend(folder, adapter=adapter, name=_called(model, folder))
+    return backend, HuggingFaceTokenizer.from_directory(folder)
 
 
 def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, progress: Progress) -> CatalogIndex:
@@ -308,7 +313,7 @@ def _generate(
     if settings.model is None:
         return []
     if backend is None:
-        backend, tokenizer = load_backend(settings.model, cache)
+        backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
     else:
         tokenizer = HuggingFaceTokenizer.from_directory(find_weights(settings.model, cache))
     ranker = GenerativeRanker(

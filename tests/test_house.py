@@ -44,7 +44,7 @@ LAYERS = [
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
-    "counting explain metrics",
+    "counting examples explain metrics",
     "ladder",
     "recommender",
     "evaluation",
@@ -132,8 +132,8 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("backends.base", "types deadline"),
         (
             "backends.transformers",
-            "errors types deadline backends.attention backends.cache backends.lineage backends.packing "
-            "backends.precision backends.quiet",
+            "errors types deadline backends.adapter backends.attention backends.cache backends.lineage "
+            "backends.packing backends.precision backends.quiet",
         ),
         ("backends.encoder", "errors types backends.precision backends.quiet"),
         ("backends.vllm_tree", "errors types deadline backends.lineage"),

@@ -31,13 +31,13 @@ class Adapter:
     folder: Path
 
 
-def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int) -> Adapter:
+def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None = None) -> Adapter:
     """Check an adapter by its configuration and by the names and shapes of its weights.
 
     Args:
         folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT saves them.
         base: the model's folder or Hub id; of a folder the shapes are compared too.
-        max_rank: the highest rank the engine was started for.
+        max_rank: the highest rank the engine was started for; None where any is served.
 
     Raises:
         ModelMissingError: a file is missing or damaged.
@@ -57,7 +57,7 @@ def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int) -> Adap
             f"the adapter {folder.name!r} was made for {own!r}, not for {Path(base).name!r}; load that model, or "
             f"correct base_model_name_or_path in {_CONFIG} if it is the same"
         )
-    if rank > max_rank:
+    if max_rank is not None and rank > max_rank:
         raise MismatchError(
             f"the adapter {folder.name!r} has rank {rank}, the engine takes up to {max_rank}; "
             f"start it with max_rank={rank} or more"

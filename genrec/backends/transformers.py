@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.cache import GrowingCache
 from genrec.backends.lineage import inherit
@@ -35,12 +36,14 @@ class TransformersBackend:
 
     Args:
         model: a folder as `save_pretrained` writes it, or a Hub id. Only safetensors are read.
+        adapter: a LoRA adapter's folder, merged into the weights when they are loaded; see `read_adapter`. Needs PEFT.
         device: where it runs; by default the first GPU, else the CPU.
         dtype: by default bfloat16 where the device computes in it, else float32.
         name: what results and caches call these weights, the dtype added; by default the last part of its path.
 
     Raises:
-        ModelMissingError: there is no such model, or its files are damaged.
+        ModelMissingError: there is no such model or adapter, its files are damaged, or PEFT is not installed.
+        MismatchError: the adapter was made for another model, or is more than LoRA.
         EngineError: the architecture changes its logits in a way this backend does not reproduce, or remembers tokens
             in another way than by keys and values.
     """
@@ -49,24 +52,29 @@ class TransformersBackend:
         self,
         model: str | Path,
         *,
+        adapter: str | Path | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
         name: str | None = None,
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.dtype = dtype or native_dtype(self.device)
+        tuned = None if adapter is None else read_adapter(adapter, base=model)
         try:
             with quiet():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     str(model),
-                    dtype=self.dtype,
+                    dtype=self.dtype if tuned is None else torch.float32,
                     attn_implementation="sdpa",
                     use_safetensors=True,
                 )
         except Exception as error:  # safetensors, torch and Transformers raise their own
             raise ModelMissingError(f"cannot load the model {Path(model).name!r}: {error}") from error
-        self.model: PreTrainedModel = loaded.to(self.device).eval()
-        self.name = f"{name or Path(model).name}@{str(self.dtype).removeprefix('torch.')}"
+        if tuned is not None:
+            loaded = _merge(loaded, tuned)
+        self.model: PreTrainedModel = loaded.to(device=self.device, dtype=self.dtype).eval()
+        called = f"{name or Path(model).name}{'' if tuned is None else f'+{tuned.name}'}"
+        self.name = f"{called}@{str(self.dtype).removeprefix('torch.')}"
         use_packed_attention(self.model)
         self.vocab_size = int(self.model.config.vocab_size)
         # Within its window, attention that slides sees everything: paths that fit are computed as the model would.
@@ -288,6 +296,16 @@ class TransformersTree:
         if slots < self._slots:
             self._cache.crop(slots - self._slots)  # a negative length removes; a positive one newer versions refuse
             self._slots = slots
+
+
+def _merge(model: Any, adapter: Adapter) -> Any:
+    """The model with an adapter added to its weights, in the precision of these."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ModelMissingError("adapters need PEFT; run: pip install 'genrec[local,finetune]'") from error
+    with quiet():
+        return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
 
 
 def _shared_head(tokens: IntArray, shortest: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, check_count
+from genrec.guide import prefix_sums
 from genrec.index import CatalogIndex
 from genrec.prior import Prior
 from genrec.rankers.base import Ranker, RankRequest
@@ -213,6 +214,13 @@ class GenerativeRanker:
             if self.settings.prior and not _shows_candidates(renderer):
                 self._prior(renderer).fill(on_progress=on_progress)
         self.save_priors()
+
+    def prior_scores(self) -> FloatArray:
+        """float64 [N], the prior of every item, in nats, for people with a history; measured where it is missing."""
+        prior, trie = self._prior(self._renderers[0]), self._index.trie
+        prior.fill()
+        totals = prefix_sums(trie, prior.steps.astype(np.float64))[trie.last]
+        return totals[trie.rows_of_items]
 
     def save_priors(self) -> None:
         """Keep what has been computed of the priors for the next run; without a folder for them, nothing."""

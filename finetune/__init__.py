@@ -1,0 +1,1 @@
+"""The recipe of a LoRA adapter: python -m finetune.train CONFIG."""

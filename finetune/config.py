@@ -1,0 +1,87 @@
+"""What a training run is made of, read from TOML, strictly."""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genrec.errors import InputError
+
+FOLDER = Path(__file__).parent / "configs"
+
+
+class TrainConfig(BaseModel):
+    """One run.
+
+    Attributes:
+        data: a folder under `--data`, or the embedded `online-retail`.
+        protocol: how `eval.rank` splits it; nothing that is measured there is trained on.
+        model: a bundled model's name or a folder.
+        template: what shows a history to the model.
+        max_history, history_step: as in `GenerativeSettings`; training shows what serving shows.
+        objective: `listwise` is a softmax over what was taken and what it is set against; `likelihood` is that of what
+            was taken alone.
+        others: items each target is set against.
+        popularity_power: they are drawn by their popularity to this power.
+        prior: how much of the untrained model's prior is taken from a score, as in `GenerativeSettings`.
+        temperature: nats that one step of the listwise softmax is worth.
+        targets: moments of one history that share a tree.
+        rank, alpha, dropout: of LoRA, on all linear layers.
+        learning_rate: its highest; it rises for `warmup` steps and falls to 0 along a line.
+        steps: of the optimizer.
+        trees: histories in a step of each process.
+        evaluate_every: steps between two looks at the validation ranking.
+        evaluate_users: how many people that ranking is of.
+        popularity_weight: evidence of popularity in the validation ranking, see `GenerativeSettings.evidence`.
+        patience: looks without a better ranking after which it stops.
+        seed: of weights, people, targets and others.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Literal["games", "beauty", "online-retail"]
+    protocol: Literal["candidates", "leave-one-out", "next-basket"]
+    model: str = "SmolLM2-135M-Instruct"
+    template: str = "next-item"
+    background: int = Field(default=3, ge=0)
+    max_history: int = Field(default=12, ge=1)
+    history_step: int = Field(default=4, ge=1)
+    objective: Literal["listwise", "likelihood"] = "listwise"
+    others: int = Field(default=9, ge=0)
+    popularity_power: float = Field(default=0.5, ge=0)
+    prior: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=2.0, gt=0)
+    targets: int = Field(default=4, ge=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    warmup: int = Field(default=20, ge=0)
+    steps: int = Field(ge=1)
+    trees: int = Field(default=2, ge=1)
+    evaluate_every: int = Field(default=200, ge=1)
+    evaluate_users: int = Field(default=200, ge=1)
+    popularity_weight: float = Field(default=0.0, ge=0)
+    patience: int = Field(default=5, ge=1)
+    seed: int = 20261122
+
+
+def read_config(name: str) -> TrainConfig:
+    """A config of this folder by its name, or from a file.
+
+    Raises:
+        InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        there = ", ".join(sorted(one.stem for one in FOLDER.glob("*.toml")))
+        raise InputError(f"there is no config {name!r}; name a .toml file, or one of {there}")
+    try:
+        return TrainConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path.name} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path.name}: {place}: {first['msg']}; see finetune/config.py for what there is") from error

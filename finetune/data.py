@@ -1,0 +1,91 @@
+"""Which moments of which histories are learned from, and what each is set against."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.config import Config
+from eval.data import open_experiment
+from finetune.config import TrainConfig
+from genrec import Catalog
+from genrec.errors import InputError
+from genrec.types import FloatArray, IntArray
+
+_LEAST = 2  # items before a target at least
+
+
+class Moments:
+    """Histories with the moments that are learned from, and people whose last known item tells how well it goes.
+
+    Rankers may count the same interactions, see `eval.data.open_experiment`; of the people who tell, the last item is
+    not learned.
+
+    Args:
+        config: whose data, seeds and counts.
+        data: the folder of data sets that are not embedded.
+
+    Raises:
+        InputError: no history is long enough.
+    """
+
+    def __init__(self, config: TrainConfig, data: Path | None) -> None:
+        asked = Config(protocol=config.protocol, data=config.data, k=20, metrics=["ndcg@10"], rankers={})
+        experiment = open_experiment(asked, data, None)
+        self.catalog: Catalog = experiment.catalog
+        self.interactions = experiment.train
+        self.digest = experiment.digest
+        offsets, items = experiment.train.as_indices(self.catalog, on_unknown="skip")
+        histories = [one for one in np.split(items, offsets[1:-1]) if len(one) > _LEAST + 1]
+        if not histories:
+            raise InputError(
+                f"no history of {config.data} has {_LEAST + 2} items or more; there is nothing to learn from"
+            )
+        random = np.random.default_rng(config.seed)
+        order = random.permutation(len(histories))
+        self.counts: FloatArray = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
+        self._config, self._random = config, random
+        self.validation = [histories[place] for place in order[: config.evaluate_users]]
+        self.train = [histories[place][:-1] for place in order[: config.evaluate_users]]
+        self.train += [histories[place] for place in order[config.evaluate_users :]]
+        weights = np.where(self.counts > 0, self.counts, 0.5) ** config.popularity_power
+        self._chance = weights / weights.sum()
+
+    def rows(self, count: int) -> list[dict[str, Any]]:
+        """So many trees, drawn: `history`, `places`, `others`."""
+        return list(self._rows(count))
+
+    def tests(self, count: int) -> list[dict[str, Any]]:
+        """One row for each validation person: the last item against so many random ones."""
+        random, rows = np.random.default_rng(self._config.seed), []
+        for history in self.validation:
+            others = np.setdiff1d(random.choice(len(self.catalog), count, replace=False), history)
+            rows.append({"history": history.tolist(), "places": [len(history) - 1], "others": [others.tolist()]})
+        return rows
+
+    def _rows(self, count: int) -> Iterator[dict[str, Any]]:
+        made = 0
+        while made < count:
+            for place in self._random.permutation(len(self.train)):
+                row = self._row(self.train[place])
+                if row is not None:
+                    yield row
+                    made += 1
+                if made == count:
+                    return
+
+    def _row(self, history: IntArray) -> dict[str, Any] | None:
+        """Moments that lie side by side, so that they share what they show."""
+        end = int(self._random.integers(_LEAST, len(history))) + 1
+        begin = max(_LEAST, end - self._config.targets)
+        places = [place for place in range(begin, end) if history[place] not in history[:place]]
+        others = [
+            np.setdiff1d(
+                self._random.choice(len(self._chance), self._config.others, p=self._chance), history[: place + 1]
+            )
+            for place in places
+        ]
+        if not places:
+            return None
+        return {"history": history[:end].tolist(), "places": places, "others": [own.tolist() for own in others]}

@@ -1,0 +1,104 @@
+"""What is learned is what is served, token by token."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genrec import CatalogIndex, TitleIdentifiers, open_dataset, read_template
+from genrec.errors import InputError
+from genrec.examples import Example, Target, make_example
+from genrec.renderer import Renderer
+from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import IntArray
+
+pytestmark = pytest.mark.model
+NOTHING = np.empty(0, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def served(tokenizer: HuggingFaceTokenizer, cache: Path) -> tuple[Renderer, CatalogIndex, list[IntArray]]:
+    catalog, interactions = open_dataset("online-retail", cache)
+    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    renderer = Renderer(catalog, tokenizer, read_template("next-item"), 2000, 12)
+    return renderer, index, np.split(items, offsets[1:-1])
+
+
+def paths(example: Example) -> list[list[int]]:
+    """The tokens from the root to the end of each choice."""
+    found = []
+    for choice in range(len(example.items)):
+        place, path = int(example.steps[example.choices == choice][-1]), []
+        while place >= 0:
+            path.append(int(example.token_ids[place]))
+            place = int(example.parents[place])
+        found.append(path[::-1])
+    return found
+
+
+def test_a_path_is_what_serving_sends(served: tuple[Renderer, CatalogIndex, list[IntArray]]) -> None:
+    """A prompt in training that differs by one token from the one in production teaches something else."""
+    renderer, index, histories = served
+    random, tried = np.random.default_rng(0), 0
+    for history in (own for own in histories if len(own) > 3):
+        history = history[:40]
+        places = np.sort(random.choice(np.arange(1, len(history)), min(3, len(history) - 1), replace=False))
+        others = [np.setdiff1d(random.integers(0, len(index.catalog), 3), history[place]) for place in places]
+        targets = [Target(int(place), own) for place, own in zip(places, others, strict=True)]
+        example = make_example(renderer, index, history, targets)
+        expected = []
+        for target in targets:
+            prompt = renderer.render(history[: target.place], "", NOTHING).token_ids
+            for item in (history[target.place], *target.others):
+                row = index.trie.row(int(index.trie.rows_of_items[item]))
+                expected.append([*prompt.tolist(), *row.tolist()])
+        assert paths(example) == expected
+        assert example.items[example.taken].tolist() == history[places].tolist()
+        assert len(
+            {(int(parent), int(token)) for parent, token in zip(example.parents, example.token_ids, strict=True)}
+        ) == len(example.token_ids)
+        tried += 1
+        if tried == 1000:
+            break
+    assert tried == 1000
+
+
+def test_what_begins_alike_is_there_once(served: tuple[Renderer, CatalogIndex, list[IntArray]]) -> None:
+    """Every position of a history is a target for little more than the question and its item."""
+    renderer, index, histories = served
+    whole = alone = 0
+    for history in [own[:12] for own in histories if len(own) >= 12][:50]:
+        targets = [Target(place, NOTHING) for place in range(2, 12)]
+        whole += len(make_example(renderer, index, history, targets).token_ids)
+        alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
+    assert alone > 2 * whole
+
+
+def test_a_token_sees_its_own_path_only(served: tuple[Renderer, CatalogIndex, list[IntArray]]) -> None:
+    """One more would tell the model what it is to find."""
+    renderer, index, histories = served
+    history = next(own for own in histories if len(own) >= 6)[:6]
+    example = make_example(renderer, index, history, [Target(3, NOTHING), Target(5, NOTHING)])
+    seen = example.visible()
+    for place in range(len(example.parents)):
+        path, at = set(), place
+        while at >= 0:
+            path.add(at)
+            at = int(example.parents[at])
+        assert set(np.flatnonzero(seen[place]).tolist()) == path
+        assert example.positions[place] == len(path) - 1
+
+
+def test_what_teaches_nothing_is_refused(served: tuple[Renderer, CatalogIndex, list[IntArray]]) -> None:
+    """An item set against itself would be pushed down for being right."""
+    renderer, index, histories = served
+    history = next(own for own in histories if len(own) >= 6)[:6]
+    for targets, message in (
+        ([], "at least one target"),
+        ([Target(6, NOTHING)], "place 6 of a history of 6 items"),
+        ([Target(-1, NOTHING)], "place -1 of a history"),
+        ([Target(2, history[2:3])], "is set against itself"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_example(renderer, index, history, targets)

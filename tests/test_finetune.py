@@ -1,0 +1,141 @@
+"""What is learned from is what is served, and a run that was killed ends where it would have ended."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from finetune.config import read_config
+from finetune.forward import pack, read, sums
+from finetune.objectives import likelihood, listwise
+from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers, read_template
+from genrec.backends.base import Backend
+from genrec.backends.transformers import TransformersBackend
+from genrec.errors import InputError
+from genrec.examples import Target, make_example
+from genrec.renderer import Renderer
+from genrec.search import Terms, exhaustive_search
+from genrec.subset import Subset
+from genrec.tokenizer import HuggingFaceTokenizer
+
+pytestmark = pytest.mark.model
+TITLES = ["The Babadook", "Alien", "Aliens", "The Thing", "Heat", "Blade Runner", "The Terminator", "The Matrix"]
+
+
+def test_a_score_in_training_is_the_score_in_serving(
+    smollm2: Path, smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer
+) -> None:
+    """A packed tree that leaked one token into another would teach a game that is not played."""
+    catalog = Catalog.from_items(Item(title, title) for title in TITLES)
+    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+    renderer = Renderer(catalog, tokenizer, read_template("next-item"), 2000, 12)
+    people = [np.array([1, 4, 2, 6]), np.array([7, 0, 3])]
+    targets = [[Target(2, np.array([0, 5])), Target(3, np.array([7]))], [Target(1, np.array([1, 2, 3]))]]
+    pairs = zip(people, targets, strict=True)
+    packed = pack([make_example(renderer, index, history, own) for history, own in pairs])
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    with torch.inference_mode():
+        found = sums(read(model, packed), packed).numpy()
+    expected = []
+    for history, own in zip(people, targets, strict=True):
+        for target in own:
+            items = [int(history[target.place]), *target.others.tolist()]
+            prompt = renderer.render(history[: target.place], "", np.empty(0, dtype=np.int64)).token_ids
+            tree = smollm2_float32.open([prompt])
+            terms = Terms([index.rows(Subset.of(len(catalog), items))], len(catalog))
+            (ranking,) = exhaustive_search(tree, index.trie, terms)
+            scores = dict(zip(ranking.item_indices.tolist(), ranking.scores.tolist(), strict=True))
+            expected += [scores[item] for item in items]
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert packed["items"][packed["taken"]].tolist() == [2, 6, 0]
+
+
+def test_objectives_are_what_they_say() -> None:
+    """A softmax over the wrong group would still fall, and teach nothing."""
+    scores, targets = torch.tensor([2.0, 1.0, 0.0, 3.0, -1.0]), torch.tensor([0, 0, 0, 1, 1])
+    found = listwise(scores, targets, torch.tensor([0, 3]), 2.0)
+    one, other = torch.log_softmax(scores[:3] / 2, 0)[0], torch.log_softmax(scores[3:] / 2, 0)[0]
+    assert float(found) == pytest.approx(float(-(one + other) / 2))
+    steps, choices = torch.tensor([-1.0, -2.0, -4.0, -8.0]), torch.tensor([0, 0, 1, 2])
+    assert float(likelihood(steps, choices, torch.tensor([0, 2]))) == pytest.approx(11 / 3)
+
+
+def test_a_config_that_is_wrong_is_named(tmp_path: Path) -> None:
+    """A key that is passed over in silence is a run of something else."""
+    path = tmp_path / "one.toml"
+    good = 'data = "online-retail"\nprotocol = "next-basket"\nsteps = 2\n'
+    for text, message in (
+        (good + "step = 3\n", "step: Extra inputs"),
+        (good.replace("2", "0"), "steps: "),
+        (good + 'objective = "luck"\n', "objective: "),
+        ("steps", "no TOML"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            read_config(str(path))
+    with pytest.raises(InputError, match="games_cpu"):
+        read_config("nothing")
+    assert json.loads(read_config("games_cpu").model_dump_json())["data"] == "games"
+
+
+SMALL = """
+data = "online-retail"
+protocol = "next-basket"
+prior = 0.0
+rank = 2
+others = 2
+targets = 1
+trees = 1
+steps = 20
+evaluate_every = 4
+evaluate_users = 2
+warmup = 2
+"""
+
+
+def start(config: Path, out: Path, *more: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "finetune.train", str(config), "--out", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def weights(out: Path) -> bytes:
+    return (out / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(
+    smollm2: Path, smollm2_float32: Backend, tmp_path: Path
+) -> None:
+    """Whoever cannot go on from a kill trains for hours and has nothing; and what differs is no repetition."""
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL, encoding="utf-8")
+    whole, killed = start(config, tmp_path / "whole"), start(config, tmp_path / "killed")
+    while killed.poll() is None and not (tmp_path / "killed/checkpoints/checkpoint-8/trainer_state.json").is_file():
+        time.sleep(0.05)
+    assert killed.poll() is None, "it was over before it could be killed"
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / "killed" / "adapter").exists()
+    again = start(config, tmp_path / "killed", "--resume")
+    for run in (whole, again):
+        _, told = run.communicate(timeout=600)
+        assert run.returncode == 0, told.decode()
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    # What comes out is served, and is another model than before.
+    tuned = TransformersBackend(smollm2, adapter=tmp_path / "whole" / "adapter", device="cpu", dtype=torch.float32)
+    prompt, nodes, offsets = np.arange(5), np.array([0]), np.array([0, 50])
+    one, other = (own.open([prompt]).log_probs(nodes, np.arange(50), offsets) for own in (tuned, smollm2_float32))
+    assert tuned.name.startswith("SmolLM2-135M-Instruct+adapter-")
+    assert 0 < np.abs(one - other).max() < 2
+    # Of a folder that holds a run nothing is written over.
+    config.write_text(SMALL.replace("rank = 2", "rank = 3"), encoding="utf-8")
+    for more, message in (("--resume", b"whose rank is 2, not 3"), ("--report-to=none", b"whose rank is 2, not 3")):
+        run = start(config, tmp_path / "whole", more)
+        _, told = run.communicate(timeout=120)
+        assert run.returncode == 1
+        assert message in told
