@@ -554,6 +554,17 @@ def test_priors_are_kept_between_runs_and_only_for_what_they_are_of(tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_the_prior_of_an_item_is_what_its_score_lacks() -> None:
+    """An adapter is trained on scores less this prior; another one would teach it to correct what is not there."""
+    request = RankRequest(history(3), "", EVERYTHING)
+    items = np.arange(N)
+    with_prior, without = (
+        generative(strategy="exhaustive", prior=weight).score([request], [items], deadline=Deadline.never())[0]
+        for weight in (1.0, 0.0)
+    )
+    np.testing.assert_allclose(generative(strategy="exhaustive").prior_scores(), without - with_prior, atol=1e-5)
+
+
 class _Counting(TableBackend):
     """Counts how often it was asked."""
 
