@@ -8,7 +8,6 @@ side.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment
+from rich.markup import escape
 from rich.table import Table
 
 from eval.config import Config, folder_of
 from eval.data import open_experiment
 from eval.progress import wide_console
+from eval.rank import read_manifest, read_part
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation import Experiment
 from genrec.metrics import Interval, difference_interval, mean_interval, randomisation_test
@@ -72,15 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = [read_run(folder) for folder in options.runs]
         metric = options.metric or runs[0].facts["config"]["metrics"][-1]
         lines = compare(runs, metric, options.baseline)
-        _print(lines, metric)
-        for run in runs:
-            if run.unfinished:
-                print(f"{run.name} lacks, not being asked about everybody yet: {', '.join(run.unfinished)}")
         if options.png:
             _draw(lines, metric, options.png)
         if options.html:
             options.html.write_text(page(runs[0], options.data), encoding="utf-8")
-    except GenrecError as error:
+        _print(lines, metric)
+        for run in runs:
+            if run.unfinished:
+                print(f"{run.name} lacks, not being asked about everybody yet: {', '.join(run.unfinished)}")
+    except (GenrecError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -93,15 +93,15 @@ def read_run(folder: Path) -> Run:
     manifest = folder / "run.json"
     if not manifest.is_file():
         raise InputError(f"{folder} holds no run.json; name a folder that python -m eval.rank wrote")
-    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    facts = read_manifest(folder)
     tables = {}
     for name in facts["rankers"]:
         parts = sorted((folder / folder_of(name)).glob("[0-9]*.parquet"))
-        if parts and (table := pa.concat_tables([pq.read_table(part) for part in parts])).num_rows == facts["users"]:
+        if parts and (table := pa.concat_tables([read_part(part) for part in parts])).num_rows == facts["users"]:
             tables[name] = table
     if not tables:
         raise InputError(f"{folder} has no ranker that was asked about all {facts['users']:,} people; finish the run")
-    return Run(folder.name, facts, tables, tuple(name for name in facts["rankers"] if name not in tables))
+    return Run(folder.resolve().name, facts, tables, tuple(name for name in facts["rankers"] if name not in tables))
 
 
 def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line]:
@@ -116,7 +116,7 @@ def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line
     lines = []
     for run in runs:
         for ranker, table in run.tables.items():
-            if metric not in table.column_names:
+            if metric not in run.facts["config"]["metrics"]:
                 raise InputError(
                     f"{run.name} did not measure {metric!r}; it has {', '.join(run.facts['config']['metrics'])}"
                 )
@@ -188,15 +188,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the data lie, for --html")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the metric against the time")
     parser.add_argument("--html", type=Path, metavar="FILE", help="show people of the first run")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name, path in (("--png", options.png), ("--html", options.html)):
+        if path and (path.is_dir() or not path.parent.is_dir()):
+            parser.error(f"{name} {path} cannot be written; name a file in a folder that is there")
+    if options.png and options.png.suffix != ".png":
+        parser.error(f"--png {options.png}: its name ends in .png")
+    return options
 
 
 def _print(lines: Sequence[Line], metric: str) -> None:
     table = Table("run", "ranker", metric, "difference", "p", "ms", "tokens", "invalid %", "fallback %")
     for line in lines:
         table.add_row(
-            line.run,
-            line.ranker,
+            escape(line.run),
+            escape(line.ranker),
             str(line.value),
             "" if line.difference is None else str(line.difference),
             "" if line.p is None else f"{line.p:.4f}",

@@ -48,6 +48,10 @@ class RankerConfig(_Strict):
 
     @model_validator(mode="after")
     def _takes_its_settings(self) -> Self:
+        takes = {"blend": {"parts"}, "generative": {"proposer", "background"}}.get(self.kind, set())
+        given = {"parts": bool(self.parts), "proposer": self.proposer is not None, "background": not self.background}
+        if strange := [name for name, there in given.items() if there and name not in takes]:
+            raise ValueError(f"{self.kind} takes no {strange[0]}; remove it")
         if self.settings and self.kind in ("blend", "embedding", "popularity", "unconstrained"):
             raise ValueError(f"{self.kind} takes none of the settings {', '.join(self.settings)}; remove them")
         return self
@@ -76,11 +80,11 @@ class Config(_Strict):
     at: str | None = None
     users: int | None = Field(default=None, ge=1)
     k: int = Field(ge=1)
-    metrics: list[str]
+    metrics: list[str] = Field(min_length=1)
     template: str = "next-item"
     background: int = Field(default=3, ge=0)
-    seed: int = 20261122
-    rankers: dict[str, RankerConfig]
+    seed: int = Field(default=20261122, ge=0)
+    rankers: dict[str, RankerConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _splits_once(self) -> Self:
@@ -103,7 +107,7 @@ def read_config(name: str) -> Config:
         raise InputError(f"there is no config {name!r}; name a .toml file, or one of {there}")
     try:
         config = Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is no TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -116,10 +120,21 @@ def read_config(name: str) -> Config:
     for ranker, own in config.rankers.items():
         if (same := folders.setdefault(folder_of(ranker), ranker)) != ranker:
             raise InputError(f"{path.name}: rankers {same!r} and {ranker!r} would share a folder; rename one")
-        for other in [*own.parts, *filter(None, [own.proposer])]:
+        for other in _named_by(own):
             if other not in config.rankers:
                 raise InputError(f"{path.name}: ranker {ranker!r} names {other!r}, which is none of its rankers")
+    for ranker in config.rankers:
+        reached = set(_named_by(config.rankers[ranker]))
+        while more := {other for one in reached for other in _named_by(config.rankers[one])} - reached:
+            reached |= more
+        if ranker in reached:
+            raise InputError(f"{path.name}: ranker {ranker!r} is made of itself; name others")
     return config
+
+
+def _named_by(ranker: RankerConfig) -> list[str]:
+    """The other rankers that one is made of."""
+    return [*ranker.parts, *filter(None, [ranker.proposer])]
 
 
 def folder_of(ranker: str) -> str:

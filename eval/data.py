@@ -44,7 +44,10 @@ def candidate_lists(folder: Path, catalog: Catalog, interactions: Interactions, 
     Source: Hou et al., "Large Language Models are Zero-Shot Rankers for Recommender Systems", ECIR 2024, section 3.
     """
     small = users is not None and users <= 200
-    lists = pq.read_table(folder / f"candidates_random{'_200' if small else ''}.parquet").slice(0, users).to_pylist()
+    file = folder / f"candidates_random{'_200' if small else ''}.parquet"
+    if not file.is_file():
+        raise InputError(f"{file} is missing; the protocol candidates needs it")
+    lists = pq.read_table(file).slice(0, users).to_pylist()
     tasks = []
     for row, history in zip(lists, interactions.histories([row["user_id"] for row in lists]), strict=True):
         *known, true = history.item_ids
@@ -63,8 +66,10 @@ def _titled(items: pa.Table) -> pa.Table:
 
 
 def _folder(name: str, data: Path | None) -> Path:
-    """`DIR/games` where it is, else DIR itself."""
+    """`DIR/games`, or DIR itself where it is called so."""
     if data is None or not data.is_dir():
         raise InputError(f"{name} needs --data, a folder that holds it; got {data}")
-    inside = data / name
-    return inside if inside.is_dir() else data
+    for folder in (data / name, data):
+        if folder.resolve().name == name and (folder / "items.parquet").is_file():
+            return folder
+    raise InputError(f"{data} holds no {name}/items.parquet; point --data to a folder that holds {name}")

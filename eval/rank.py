@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from eval.config import Config, folder_of, read_config
 from eval.data import open_experiment
-from eval.progress import show_progress, wide_console
+from eval.progress import show_progress, tell_progress, wide_console
 from eval.rankers import Rankers
 from eval.speed.report import commit, machine
+from genrec import read_template
 from genrec.artifact import writing_file
 from genrec.assembly import Settings, default_cache, embed_titles
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
@@ -44,8 +47,9 @@ from genrec.metrics import (
 )
 from genrec.types import BoolArray
 
-FORMAT = 2  # of the rows that are kept
-CHUNK = 100  # people in one part of what is kept
+FORMAT = 3  # of the rows that are kept
+CHUNK, SLOW_CHUNK = 100, 10  # people in one part of what is kept, and where a language model is asked
+SLOW = ("generative", "unconstrained")
 BEYOND = 10  # places of a list that are looked at for more than whether they are right
 
 
@@ -60,11 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             users=options.users,
             chosen=options.rankers,
         )
-    except GenrecError as error:
+        if options.json:
+            options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        _print(summary)
+    except (GenrecError, OSError) as error:
         sys.exit(f"error: {error}")
-    _print(summary)
-    if options.json:
-        options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
 
 
 def measure(
@@ -100,12 +106,20 @@ def measure(
     facts = _facts(config, experiment)
     _open_folder(folder, facts)
     rows: list[Row] = []
+    # Answers first: what is summed up of them can be summed up again.
+    tables = {name: _answers(name, rankers, experiment, facts, config, folder) for name in names}
     groups, vectors = groups_of(experiment), _title_vectors(experiment)
-    for name in names:
-        table = _answers(name, rankers, experiment, config, folder)
+    for name, table in tables.items():
         rows += _rows(name, table, groups, config)
         rows += _beyond(name, table, groups, experiment, config, vectors)
-    return {**facts, "commit": commit(), "machine": machine(), "rows": [asdict(row) for row in rows]}
+    commits = {name: sorted(set(table["commit"].to_pylist())) for name, table in tables.items()}
+    return {
+        **facts,
+        "commit": commit(),
+        "commits": commits,
+        "machine": machine(),
+        "rows": [asdict(row) for row in rows],
+    }
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -119,8 +133,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.users is not None and options.users < 1:
         parser.error(f"--users is {options.users}; ask about 1 person or more")
-    if options.json and not os.access(options.json.parent, os.W_OK):
-        parser.error(f"--json {options.json}: the folder cannot be written; name one that can, before hours are spent")
+    if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
+        parser.error(f"--json {options.json} cannot be written; name a file that can, before hours are spent")
     return options
 
 
@@ -132,6 +146,7 @@ def _facts(config: Config, experiment: Experiment) -> dict[str, Any]:
         "format": FORMAT,
         "config": settings,
         "rankers": rankers,
+        "template": read_template(config.template).fingerprint,
         "users": len(experiment.tasks),
         "seen": experiment.seen,
         "data": experiment.digest,
@@ -146,11 +161,13 @@ def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
     """
     manifest = folder / "run.json"
     if not manifest.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise MismatchError(f"{folder} holds something, but no run.json; name another folder with --out")
         folder.mkdir(parents=True, exist_ok=True)
         with writing_file(manifest) as file:
             file.write(json.dumps(facts, indent=1).encode())
         return
-    kept = json.loads(manifest.read_text(encoding="utf-8"))
+    kept = read_manifest(folder)
     for name, mine, theirs in _differences(facts, kept):
         raise MismatchError(
             f"{folder} holds a run whose {name} is {theirs!r:.80}, not {mine!r:.80}; name another folder with --out, "
@@ -161,36 +178,80 @@ def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
         file.write(json.dumps(kept, indent=1).encode())
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `run.json` says.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        kept = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return {**kept, "config": dict(kept["config"]), "rankers": dict(kept["rankers"]), "users": int(kept["users"])}
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder / 'run.json'} is damaged: {error}; remove {folder}, and measure again") from error
+
+
+def read_part(path: Path, rows: int | None = None) -> pa.Table:
+    """Some people's answers.
+
+    Raises:
+        InputError: the file is damaged, or has another number of rows.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}; remove it, and its people are asked again") from error
+    if rows is not None and table.num_rows != rows:
+        raise InputError(f"{path} has {table.num_rows} rows, not {rows}; remove it, and its people are asked again")
+    return table
+
+
 def _differences(mine: dict[str, Any], kept: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for name in ("format", "data", "users", "seen"):
-        if mine[name] != kept.get(name):
-            yield name, mine[name], kept.get(name)
     for name, value in mine["config"].items():
         if value != kept["config"].get(name):
             yield name, value, kept["config"].get(name)
+    for name in ("format", "template", "users", "seen", "data"):
+        if mine[name] != kept.get(name):
+            yield name, mine[name], kept.get(name)
     for name, value in mine["rankers"].items():
         if value != kept["rankers"].get(name, value):
             yield f"ranker {name!r}", value, kept["rankers"][name]
 
 
-def _answers(name: str, rankers: Rankers, experiment: Experiment, config: Config, folder: Path) -> pa.Table:
-    """All rows of a ranker, those that are missing asked now."""
+def _answers(
+    name: str, rankers: Rankers, experiment: Experiment, facts: Mapping[str, Any], config: Config, folder: Path
+) -> pa.Table:
+    """All rows of a ranker, those that are missing asked now.
+
+    Raises:
+        InputError: a part is damaged.
+        MismatchError: a part is of another run, or of another ranker.
+    """
     own = folder / folder_of(name)
     own.mkdir(exist_ok=True)
     count = len(experiment.tasks)
-    parts = {start: own / f"{start:08}.parquet" for start in range(0, count, CHUNK)}
+    size = SLOW_CHUNK if config.rankers[name].kind in SLOW else CHUNK
+    parts = {start: own / f"{start:08}.parquet" for start in range(0, count, size)}
+    asked_for = {key: facts[key] for key in ("format", "config", "template", "seen", "data")}
+    run = sha256(json.dumps([asked_for, name, facts["rankers"][name]], sort_keys=True).encode()).hexdigest()
     todo = [start for start, path in parts.items() if not path.is_file()]
     if todo:
         alone, source = rankers.asked(name)
         try:
             for start in show_progress(todo, name, len(todo)):
-                asked = list(experiment.ask(alone, config.k, start=start, stop=start + CHUNK))
+                asked = list(experiment.ask(alone, config.k, start=start, stop=start + size))
                 table = _table(asked, start, source, experiment, config)
+                table = table.append_column("run", [[run] * len(asked)])
+                table = table.append_column("commit", [[commit()] * len(asked)])
                 with writing_file(parts[start]) as file:
                     pq.write_table(table, file)
         finally:
             rankers.save_priors()
-    return pa.concat_tables([pq.read_table(path) for path in parts.values()])
+    tables = {path: read_part(path, min(size, count - start)) for start, path in parts.items()}
+    for path, table in tables.items():
+        if set(table["run"].to_pylist()) != {run}:
+            raise MismatchError(f"{path} is of another run; remove it, and its people are asked again")
+    return pa.concat_tables(list(tables.values()))
 
 
 def _table(asked: Sequence[Asked], start: int, source: str, experiment: Experiment, config: Config) -> pa.Table:
@@ -234,7 +295,10 @@ def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: C
 def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
     """The vectors by which items of a list are told to be alike; None where the text encoder is not at hand."""
     try:
-        embedding = embed_titles(experiment.catalog, Settings(), default_cache())
+        tell = tell_progress("titles, for diversity")
+        embedding = embed_titles(
+            experiment.catalog, Settings(), default_cache(), on_progress=lambda _, done, total: tell(done, total)
+        )
     except ModelMissingError as error:
         print(f"note: no diversity of lists: {error}", file=sys.stderr)
         return None
@@ -295,7 +359,9 @@ def _print(summary: dict[str, Any]) -> None:
     for shown in (metrics[:first], metrics[first:]):
         table = Table("ranker", *shown)
         for name in dict.fromkeys(row.ranker for row in rows):
-            table.add_row(name, *(str(row.interval) for row in rows if row.ranker == name and row.metric in shown))
+            table.add_row(
+                escape(name), *(str(row.interval) for row in rows if row.ranker == name and row.metric in shown)
+            )
         console.print(table)
     console.print(f"{summary['users']} people, items they have {summary['seen']}, data {summary['data'][:16]}")
 

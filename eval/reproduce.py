@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.table import Table as Grid
 
 from eval.config import read_config
@@ -49,7 +49,7 @@ class Table(BaseModel):
 
     config: str
     data: str
-    users: int | None = None
+    users: int | None = Field(default=None, ge=1)
     figures: list[Expected]
 
 
@@ -78,8 +78,12 @@ def read_table(name: str) -> Table:
         raise InputError(f"there is no table {name!r}; name a .toml file, or one of {there}")
     try:
         return Table.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise InputError(f"{path.name}: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/reproduce.py for what there is") from error
 
 
 def reproduce(table: Table, folder: Path, data: Path | None) -> list[Cell]:

@@ -1,7 +1,8 @@
 """What is asked and what would be right: protocols that hold back some of what people did, and slices of them.
 
 A protocol gives an `Experiment`: what rankers may count, and one task a person. What a task holds back is never in
-what rankers count of that person. Whether items that a person already has may be recommended is always said.
+what rankers count of that person. Events of items that the catalog lacks are left out throughout. Whether items that a
+person already has may be recommended is always said.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genrec.catalog import Catalog
 from genrec.errors import InputError
@@ -64,7 +66,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise InputError("nobody has anything that could be held back; give longer histories, or an earlier time")
+            raise InputError(
+                "nobody has anything new that could be held back; give longer histories, without repeats, or another "
+                "time"
+            )
         for task in self.tasks:
             if not task.targets:
                 raise InputError(f"user {task.history.user_id!r} has no item to be found; leave them out")
@@ -200,11 +205,11 @@ def leave_one_out(
 
     Source of the protocol: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section IV.A.
     """
-    known = set(catalog.item_ids)
+    interactions = interactions.known_to(catalog)
     tasks = []
     for history in interactions.histories():
         items = history.item_ids
-        if len(items) >= 3 and (target := items[-_BACK[part]]) in known and target not in items[: -_BACK[part]]:
+        if len(items) >= 3 and (target := items[-_BACK[part]]) not in items[: -_BACK[part]]:
             tasks.append(Task(History(items[: -_BACK[part]], user_id=history.user_id), None, frozenset([target])))
     train, _ = interactions.leave_last_out(2)
     return Experiment(catalog, train, _some(tasks, users, seed))
@@ -224,12 +229,12 @@ def by_time(
         users: ask about so many people only, drawn by `seed`.
         seed: of that draw.
     """
-    before, after = interactions.by_time(at)
-    known, past = set(catalog.item_ids), {history.user_id: history for history in before.histories()}
+    before, after = interactions.known_to(catalog).by_time(at)
+    past = {history.user_id: history for history in before.histories()}
     tasks = []
     for later in after.histories():
         had = past.get(later.user_id)
-        if had is not None and (new := (frozenset(later.item_ids) & known) - frozenset(had.item_ids)):
+        if had is not None and (new := frozenset(later.item_ids) - frozenset(had.item_ids)):
             tasks.append(Task(had, None, new))
     return Experiment(catalog, before, _some(tasks, users, seed))
 
@@ -243,7 +248,7 @@ def next_basket(
     `validation` for the last but one, knowing those before it; with `test` for the last. Rankers count, of every
     customer, only what came before the basket asked about; of customers who are not asked about, all but their last.
     """
-    train, baskets = interactions.leave_last_basket_out(_BACK[part])
+    train, baskets = interactions.known_to(catalog).leave_last_basket_out(_BACK[part])
     tasks = []
     for history, item_ids in baskets:
         if targets := frozenset(item_ids) - frozenset(history.item_ids):
@@ -255,21 +260,34 @@ def check_order(catalog: Catalog, interactions: Interactions) -> None:
     """Refuse histories that are sorted by what items are called instead of by time: two public data sets are.
 
     Raises:
-        InputError: nearly every step of the histories goes up the alphabet of titles, or of item ids.
+        InputError: nearly every step of the histories goes up, or down, the order of titles or of item ids.
     """
     offsets, items = interactions.as_indices(catalog, on_unknown="skip")
     inside = np.ones(max(len(items) - 1, 0), dtype=np.bool_)
     ends = offsets[1:-1]
     inside[ends[(ends > 0) & (ends < len(items))] - 1] = False
-    for name, texts in (("titles", catalog.titles), ("item ids", [str(one) for one in catalog.item_ids])):
-        _, place = np.unique(np.array(list(texts), dtype=object).astype(str), return_inverse=True)
+    for name, keys in _orders(catalog).items():
+        _, place = np.unique(keys, return_inverse=True)
         steps = np.diff(place[items])[inside]
         steps = steps[steps != 0]
-        if len(steps) >= _PAIRS and (share := float((steps > 0).mean())) >= _ORDERED:
-            raise InputError(
-                f"{share:.1%} of {len(steps):,} steps of the histories in {interactions.source} go up the alphabet of "
-                f"{name}: they are sorted by name, not by time; get the original order, or no figure means anything"
-            )
+        if len(steps) < _PAIRS:
+            continue
+        for way, share in (("up", float((steps > 0).mean())), ("down", float((steps < 0).mean()))):
+            if share >= _ORDERED:
+                raise InputError(
+                    f"{share:.1%} of {len(steps):,} steps of the histories in {interactions.source} go {way} the order "
+                    f"of {name}: they are sorted by that, not by time; get the original order, or no figure means "
+                    "anything"
+                )
+
+
+def _orders(catalog: Catalog) -> dict[str, NDArray[Any]]:
+    """What histories may have been sorted by: [N] each."""
+    ids = [str(one) for one in catalog.item_ids]
+    orders = {"titles": np.array(list(catalog.titles), dtype=object).astype(str), "item ids": np.array(ids)}
+    if all(one.isdecimal() and len(one) < 19 for one in ids):
+        orders["item ids as numbers"] = np.array(ids, dtype=np.int64)
+    return orders
 
 
 def _some(tasks: list[Task], users: int | None, seed: int) -> list[Task]:

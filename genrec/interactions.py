@@ -194,6 +194,15 @@ class Interactions:
         indices = self._indices(catalog, on_unknown)
         return np.bincount(indices[indices >= 0], minlength=len(catalog)).astype(np.int64)
 
+    def known_to(self, catalog: Catalog) -> "Interactions":
+        """These without the events of items that the catalog lacks.
+
+        Raises:
+            InputError: users and items look swapped.
+        """
+        known = self._indices(catalog, "skip") >= 0
+        return self if known.all() else self._only(known)
+
     def leave_last_out(self, n: int = 1) -> "tuple[Interactions, Interactions]":
         """Hold out each user's last n events: (train, held_out).
 

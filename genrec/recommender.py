@@ -78,6 +78,11 @@ class Recommender:
         self._lock = threading.Lock()
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What every answer mentions."""
+        return self._notices
+
+    @property
     def ladder(self) -> tuple[Ranker, ...]:
         """The rankers, best first."""
         return self._ladder.steps

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,11 +55,17 @@ def test_popularity_on_the_shop_stays_what_it_was(tmp_path: Path, capsys: pytest
 def test_candidate_lists_hold_the_true_item_last_and_once(tmp_path: Path) -> None:
     """Twenty candidates, one of them right, as the published protocol has it."""
     items = [str(number) for number in range(40)]
-    pq.write_table(pa.table({"item_id": items, "title": [f"Game {one}" for one in items]}), tmp_path / "items.parquet")
+    folder = tmp_path / "games"
+    folder.mkdir()
+    pq.write_table(pa.table({"item_id": items, "title": [f"Game {one}" for one in items]}), folder / "items.parquet")
     events = {"user_id": ["u"] * 5, "item_id": items[:5], "timestamp": list(range(5))}
-    pq.write_table(pa.table(events), tmp_path / "interactions.parquet")
+    pq.write_table(pa.table(events), folder / "interactions.parquet")
+    with pytest.raises(InputError, match=r"candidates_random_200\.parquet is missing"):
+        open_experiment(read_config("games"), tmp_path, 1)
     lists = pa.table({"user_id": ["u"], "candidates": [items[2:38]]})
-    pq.write_table(lists, tmp_path / "candidates_random_200.parquet")
+    pq.write_table(lists, folder / "candidates_random_200.parquet")
+    with pytest.raises(InputError, match=r"holds no beauty/items\.parquet"):
+        open_experiment(read_config("beauty"), folder, 1)
     [task] = open_experiment(read_config("games"), tmp_path, 1).tasks
     assert task.candidates is not None
     assert task.candidates[-1] == "4"
@@ -135,7 +142,7 @@ def test_a_model_without_a_constraint_is_measured_as_it_is(config: Path, tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("users = 150", "users = 151", "whose data is"),
+        ("users = 150", "users = 151", "whose users is 150, not 151"),
         ("k = 20", "k = 21", "whose k is 20, not 21"),
         ('kind = "cooccurrence"', 'kind = "cooccurrence"\nsettings = { decay = 0.5 }', "ranker 'counting'"),
     ],
@@ -166,6 +173,11 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
         ("[rankers.counting]", "[rankers.'Popularity!']", "'popularity' and 'Popularity!' would share a folder"),
         ("k = 20", "k = 19", "recall@20 looks at more places than lists of k = 19"),
         ("k = 20", "k = 0", "k: "),
+        ("k = 20", "k = 20\nseed = -1", "seed: "),
+        ('metrics = ["ndcg@10", "recall@20"]', "metrics = []", "metrics: "),
+        ('kind = "popularity"', 'kind = "popularity"\nproposer = "counting"', "popularity takes no proposer"),
+        ('kind = "popularity"', 'kind = "blend"\nparts = { popularity = 1 }', "'popularity' is made of itself"),
+        ('kind = "cooccurrence"', 'kind = "itemknn"\nsettings = { neighbours = -1 }', "neighbours is -1"),
         ("k = 20", "k = ", "no TOML"),
         ('"recall@20"', '"recal@20"', "recal@20"),
     ],
@@ -175,6 +187,46 @@ def test_a_config_that_is_wrong_is_named(config: Path, tmp_path: Path, old: str,
     config.write_text(CONFIG.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(SystemExit, match=says):
         run(config, tmp_path / "run")
+
+
+def test_answers_of_another_run_are_never_summed_up(config: Path, tmp_path: Path) -> None:
+    """Rows that were left behind, copied or cut short would be figures of something else."""
+    out = tmp_path / "run"
+    run(config, out)
+    part = out / "popularity" / "00000000.parquet"
+    whole = part.read_bytes()
+    for damaged, says in (
+        ((out / "counting" / part.name).read_bytes(), "is of another run; remove it"),
+        ((out / "popularity" / "00000100.parquet").read_bytes(), "has 50 rows, not 100; remove it"),
+        (whole[:500], "is damaged"),
+    ):
+        part.write_bytes(damaged)
+        with pytest.raises(SystemExit, match=says):
+            run(config, out)
+    part.write_bytes(whole)
+    manifest = (out / "run.json").read_text()
+    for text, says in (("", "is damaged"), ("{}", "is damaged")):
+        (out / "run.json").write_text(text)
+        for again in (lambda: run(config, out), lambda: compare.main([str(out)])):
+            with pytest.raises(SystemExit, match=says):
+                again()
+    (out / "run.json").unlink()
+    with pytest.raises(SystemExit, match=r"holds something, but no run\.json"):
+        run(config, out)
+    (out / "run.json").write_text(manifest)
+    assert run(config, out)
+
+
+def test_a_template_that_was_changed_is_another_run(config: Path, tmp_path: Path) -> None:
+    """What a model was shown decides its answers; a file of the same name may say something else today."""
+    template = tmp_path / "own.j2"
+    source = files("genrec.prompts").joinpath("next-item.j2").read_text(encoding="utf-8")
+    template.write_text(source, encoding="utf-8")
+    config.write_text(f'template = "{template}"\n{CONFIG}', encoding="utf-8")
+    run(config, tmp_path / "run", "--rankers", "popularity")
+    template.write_text(source.replace("next?", "now?"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="whose template is"):
+        run(config, tmp_path / "run", "--rankers", "popularity")
 
 
 def test_two_rankers_are_compared_on_the_same_people(

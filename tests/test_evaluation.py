@@ -1,7 +1,9 @@
 """Protocols: what is asked, and that nothing of it is known beforehand."""
 
 import string
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -73,7 +75,7 @@ def test_histories_in_alphabetical_order_are_refused(shop: tuple[Catalog, Intera
         sorted_ += [(str(user), str(item), place) for place, item in enumerate(np.sort(items))]
     schema = ["user_id", "item_id", "timestamp"]
     check_order(catalog, read_interactions(pl.DataFrame(shuffled, schema=schema, orient="row")))
-    with pytest.raises(InputError, match="sorted by name, not by time"):
+    with pytest.raises(InputError, match="sorted by that, not by time"):
         check_order(catalog, read_interactions(pl.DataFrame(sorted_, schema=schema, orient="row")))
 
 
@@ -128,3 +130,29 @@ def test_every_task_is_asked_once_and_in_order(small: tuple[Catalog, Interaction
         known = {item.item_id for item in one.answer.items} & set(one.task.history.item_ids)
         assert bool(known) == (seen == "in")
     assert [one.task for one in experiment.ask(popular, 10, start=1)] == list(experiment.tasks[1:])
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_histories_that_are_sorted_by_number_are_refused(ascending: bool) -> None:
+    """Ids that count are sorted by number, not by letter, and may be sorted from the last."""
+    catalog = Catalog.from_items(Item(str(number), f"thing {(number * 7919) % 1000}") for number in range(200))
+    random, rows = np.random.default_rng(1), []
+    for user in range(20):
+        items = np.sort(random.choice(200, 8, replace=False))
+        rows += [(str(user), str(item), place) for place, item in enumerate(items if ascending else items[::-1])]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    with pytest.raises(InputError, match=f"go {'up' if ascending else 'down'} the order of item ids as numbers"):
+        check_order(catalog, read_interactions(frame))
+
+
+@pytest.mark.parametrize("protocol", [leave_one_out, next_basket, partial(by_time, at=3)])
+def test_what_the_catalog_lacks_is_not_asked_for(protocol: Callable[..., Experiment]) -> None:
+    """Nobody can find it, and every ranker would look worse by the same unknown amount."""
+    catalog = Catalog.from_items(Item(letter, letter) for letter in "abcdef")
+    rows = [("u", "a", 1), ("u", "b", 2), ("u", "gone", 2.5), ("u", "c", 3), ("u", "d", 4), ("u", "gone", 5)]
+    rows += [("v", "e", 1), ("v", "f", 2), ("v", "gone", 3), ("v", "lost", 4)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    for task in protocol(catalog, read_interactions(frame)).tasks:
+        assert task.targets <= set("abcdef")
+        assert set(task.history.item_ids) <= set("abcdef")
+        assert task.history.user_id == "u"

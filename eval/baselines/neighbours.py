@@ -14,6 +14,7 @@ from implicit.nearest_neighbours import CosineRecommender
 from implicit.utils import ParameterWarning
 from scipy import sparse
 
+from genrec.errors import check_count
 from genrec.rankers.base import DenseRanker, DenseScores, RankRequest
 from genrec.types import IntArray
 
@@ -31,6 +32,7 @@ class ItemKnn(DenseRanker):
     source = "itemknn"
 
     def __init__(self, offsets: IntArray, item_indices: IntArray, items: int, *, neighbours: int = 20) -> None:
+        check_count("neighbours", neighbours)
         model = CosineRecommender(K=neighbours + 1)  # each is its own nearest
         with catch_warnings():
             simplefilter("ignore", ParameterWarning)  # of a conversion that the library makes itself
@@ -77,6 +79,8 @@ class Als(DenseRanker):
         alpha: float = 1.0,
         seed: int = 0,
     ) -> None:
+        check_count("factors", factors)
+        check_count("iterations", iterations)
         self._model: Any = AlternatingLeastSquares(
             factors=factors, iterations=iterations, regularization=regularization, alpha=alpha, random_state=seed
         )

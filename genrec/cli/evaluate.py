@@ -107,6 +107,8 @@ def evaluate(
         opened = open_recommender(
             experiment.catalog, experiment.train, cache=default_cache(), settings=chosen, on_progress=progress
         )
+        for notice in opened.notices:
+            terminal.say(f"note: {notice}")
         asked = _ask(opened, experiment, _chosen(opened, ranker), k, progress)
         source.keep(opened)
     report = _report(experiment, asked, metrics)
@@ -134,6 +136,8 @@ def _experiment(named: source.Source, protocol: str, at: str | None, users: int)
     if events is None:
         raise InputError(f"{named.name} has no events to be held back; add --interactions FILE")
     check_order(catalog, events)
+    if missing := len(events) - len(events.known_to(catalog)):
+        terminal.say(f"note: {missing:,} of {len(events):,} events are of items that {named.name} lacks, and left out")
     options = {} if at is None else {"at": _instant(at)}
     return protocols[protocol](catalog, events, users=users, seed=_SEED, **options)
 
