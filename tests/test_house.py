@@ -44,7 +44,7 @@ LAYERS = [
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
-    "counting examples explain metrics",
+    "codes counting examples explain metrics",
     "ladder",
     "recommender",
     "evaluation",
