@@ -84,7 +84,7 @@ class Config(_Strict):
     template: str = "next-item"
     background: int = Field(default=3, ge=0)
     seed: int = Field(default=20261122, ge=0)
-    rankers: dict[str, RankerConfig] = Field(min_length=1)
+    rankers: dict[str, RankerConfig] = {}
 
     @model_validator(mode="after")
     def _splits_once(self) -> Self:
@@ -113,6 +113,8 @@ def read_config(name: str) -> Config:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/config.py for what there is") from error
+    if not config.rankers:
+        raise InputError(f"{path.name} names no rankers; add some, see eval/configs")
     for metric in config.metrics:
         if cutoff(metric) > config.k:
             raise InputError(f"{path.name}: {metric} looks at more places than lists of k = {config.k} have")

@@ -31,7 +31,7 @@ class Moments:
     """
 
     def __init__(self, config: TrainConfig, data: Path | None) -> None:
-        asked = Config(protocol=config.protocol, data=config.data, k=20, metrics=["ndcg@10"], rankers={})
+        asked = Config(protocol=config.protocol, data=config.data, k=20, metrics=["ndcg@10"])
         experiment = open_experiment(asked, data, None)
         self.catalog: Catalog = experiment.catalog
         self.interactions = experiment.train

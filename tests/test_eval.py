@@ -174,6 +174,7 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
         ("k = 20", "k = 19", "recall@20 looks at more places than lists of k = 19"),
         ("k = 20", "k = 0", "k: "),
         ("k = 20", "k = 20\nseed = -1", "seed: "),
+        (CONFIG[CONFIG.index("[rankers") :], "", "names no rankers"),
         ('metrics = ["ndcg@10", "recall@20"]', "metrics = []", "metrics: "),
         ('kind = "popularity"', 'kind = "popularity"\nproposer = "counting"', "popularity takes no proposer"),
         ('kind = "popularity"', 'kind = "blend"\nparts = { popularity = 1 }', "'popularity' is made of itself"),
