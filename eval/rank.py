@@ -115,7 +115,6 @@ def measure(
     commits = {name: sorted(set(table["commit"].to_pylist())) for name, table in tables.items()}
     return {
         **facts,
-        "commit": commit(),
         "commits": commits,
         "machine": machine(),
         "rows": [asdict(row) for row in rows],
@@ -150,6 +149,7 @@ def _facts(config: Config, experiment: Experiment) -> dict[str, Any]:
         "users": len(experiment.tasks),
         "seen": experiment.seen,
         "data": experiment.digest,
+        "commit": commit(),  # of the code that runs, whatever is checked out while it does
     }
 
 
@@ -242,7 +242,7 @@ def _answers(
                 asked = list(experiment.ask(alone, config.k, start=start, stop=start + size))
                 table = _table(asked, start, source, experiment, config)
                 table = table.append_column("run", [[run] * len(asked)])
-                table = table.append_column("commit", [[commit()] * len(asked)])
+                table = table.append_column("commit", [[facts["commit"]] * len(asked)])
                 with writing_file(parts[start]) as file:
                     pq.write_table(table, file)
         finally:
