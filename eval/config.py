@@ -3,7 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,6 +11,7 @@ from genrec.errors import InputError
 from genrec.metrics import cutoff
 
 FOLDER = Path(__file__).parent / "configs"
+Read = TypeVar("Read", bound=BaseModel)
 Kind = Literal[
     "als",
     "blend",
@@ -101,18 +102,7 @@ def read_config(name: str) -> Config:
     Raises:
         InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
-        there = ", ".join(sorted(one.stem for one in FOLDER.glob("*.toml")))
-        raise InputError(f"there is no config {name!r}; name a .toml file, or one of {there}")
-    try:
-        config = Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is no TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/config.py for what there is") from error
+    path, config = read_toml(Config, name, FOLDER, what="config", see="eval/config.py")
     if not config.rankers:
         raise InputError(f"{path.name} names no rankers; add some, see eval/configs")
     for metric in config.metrics:
@@ -137,6 +127,33 @@ def read_config(name: str) -> Config:
 def _named_by(ranker: RankerConfig) -> list[str]:
     """The other rankers that one is made of."""
     return [*ranker.parts, *filter(None, [ranker.proposer])]
+
+
+def read_toml(kind: type[Read], name: str, folder: Path, *, what: str, see: str) -> tuple[Path, Read]:
+    """A file of a folder by its name, or any .toml file, and what it says.
+
+    Args:
+        kind: what it has to be.
+        name: without its ending, or a path that ends in .toml.
+        folder: where names are looked for.
+        what: what such a file is called.
+        see: where its keys are described.
+
+    Raises:
+        InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
+    """
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file():
+        there = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
+        raise InputError(f"there is no {what} {name!r}; name a .toml file, or one of {there}")
+    try:
+        return path, kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise InputError(f"{path.name}: {place}: {first['msg']}; see {see} for what there is") from error
 
 
 def folder_of(ranker: str) -> str:

@@ -7,16 +7,15 @@ asked again. Ends with 1 if a figure is off.
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table as Grid
 
-from eval.config import read_config
+from eval.config import read_config, read_toml
 from eval.progress import wide_console
 from eval.rank import measure
 from genrec.errors import GenrecError, InputError
@@ -72,18 +71,7 @@ def read_table(name: str) -> Table:
     Raises:
         InputError: there is none, or a key is unknown or wrong (named).
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
-        there = ", ".join(sorted(one.stem for one in FOLDER.glob("*.toml")))
-        raise InputError(f"there is no table {name!r}; name a .toml file, or one of {there}")
-    try:
-        return Table.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is no TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path.name}: {place}: {first['msg']}; see eval/reproduce.py for what there is") from error
+    return read_toml(Table, name, FOLDER, what="table", see="eval/reproduce.py")[1]
 
 
 def reproduce(table: Table, folder: Path, data: Path | None) -> list[Cell]:

@@ -1,12 +1,11 @@
 """What a training run is made of, read from TOML, strictly."""
 
-import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from genrec.errors import InputError
+from eval.config import read_toml
 
 FOLDER = Path(__file__).parent / "configs"
 
@@ -73,15 +72,4 @@ def read_config(name: str) -> TrainConfig:
     Raises:
         InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
-        there = ", ".join(sorted(one.stem for one in FOLDER.glob("*.toml")))
-        raise InputError(f"there is no config {name!r}; name a .toml file, or one of {there}")
-    try:
-        return TrainConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path.name} is no TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path.name}: {place}: {first['msg']}; see finetune/config.py for what there is") from error
+    return read_toml(TrainConfig, name, FOLDER, what="config", see="finetune/config.py")[1]
