@@ -1,6 +1,5 @@
 """Which moments of which histories are learned from, and what each is set against."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,23 @@ class Moments:
         self._chance = weights / weights.sum()
 
     def rows(self, count: int) -> list[dict[str, Any]]:
-        """So many trees, drawn: `history`, `places`, `others`."""
-        return list(self._rows(count))
+        """So many trees, drawn: `history`, `places`, `others`.
+
+        Raises:
+            InputError: no history has a moment at which anything new was taken.
+        """
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            before = len(found)
+            for place in self._random.permutation(len(self.train)):
+                row = self._row(self.train[place])
+                if row is not None:
+                    found.append(row)
+                if len(found) == count:
+                    break
+            if len(found) == before:
+                raise InputError("no history holds anything new behind its beginning; there is nothing to learn from")
+        return found
 
     def tests(self, count: int) -> list[dict[str, Any]]:
         """One row for each validation person: the last item against so many random ones."""
@@ -63,17 +77,6 @@ class Moments:
             others = np.setdiff1d(random.choice(len(self.catalog), count, replace=False), history)
             rows.append({"history": history.tolist(), "places": [len(history) - 1], "others": [others.tolist()]})
         return rows
-
-    def _rows(self, count: int) -> Iterator[dict[str, Any]]:
-        made = 0
-        while made < count:
-            for place in self._random.permutation(len(self.train)):
-                row = self._row(self.train[place])
-                if row is not None:
-                    yield row
-                    made += 1
-                if made == count:
-                    return
 
     def _row(self, history: IntArray) -> dict[str, Any] | None:
         """Moments that lie side by side, so that they share what they show."""
