@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -39,6 +40,7 @@ class RankerConfig(_Strict):
         parts: of a blend, other rankers by name and their weights; without any, the ladder's own, with learned weights.
         proposer: of `generative`, another ranker by name; by default the ladder's blend.
         background: of `generative`, whether other people's histories stand behind the prior.
+        adapter: of `generative`, the folder of a LoRA adapter for the model, from where the command is run.
     """
 
     kind: Kind
@@ -46,11 +48,17 @@ class RankerConfig(_Strict):
     parts: dict[str, float] = {}
     proposer: str | None = None
     background: bool = True
+    adapter: str | None = None
 
     @model_validator(mode="after")
     def _takes_its_settings(self) -> Self:
-        takes = {"blend": {"parts"}, "generative": {"proposer", "background"}}.get(self.kind, set())
-        given = {"parts": bool(self.parts), "proposer": self.proposer is not None, "background": not self.background}
+        takes = {"blend": {"parts"}, "generative": {"proposer", "background", "adapter"}}.get(self.kind, set())
+        given = {
+            "parts": bool(self.parts),
+            "proposer": self.proposer is not None,
+            "background": not self.background,
+            "adapter": self.adapter is not None,
+        }
         if strange := [name for name, there in given.items() if there and name not in takes]:
             raise ValueError(f"{self.kind} takes no {strange[0]}; remove it")
         if self.settings and self.kind in ("blend", "embedding", "popularity", "unconstrained"):
@@ -129,7 +137,9 @@ def _named_by(ranker: RankerConfig) -> list[str]:
     return [*ranker.parts, *filter(None, [ranker.proposer])]
 
 
-def read_toml(kind: type[Read], name: str, folder: Path, *, what: str, see: str) -> tuple[Path, Read]:
+def read_toml(
+    kind: type[Read], name: str, folder: Path, *, what: str, see: str, changes: Sequence[str] = ()
+) -> tuple[Path, Read]:
     """A file of a folder by its name, or any .toml file, and what it says.
 
     Args:
@@ -138,6 +148,7 @@ def read_toml(kind: type[Read], name: str, folder: Path, *, what: str, see: str)
         folder: where names are looked for.
         what: what such a file is called.
         see: where its keys are described.
+        changes: `key = value` each, in TOML; they come in the place of what the file says.
 
     Raises:
         InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
@@ -147,7 +158,10 @@ def read_toml(kind: type[Read], name: str, folder: Path, *, what: str, see: str)
         there = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
         raise InputError(f"there is no {what} {name!r}; name a .toml file, or one of {there}")
     try:
-        return path, kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        for change in changes:
+            said |= tomllib.loads(change)
+        return path, kind.model_validate(said)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is no TOML: {error}") from error
     except ValidationError as error:

@@ -31,7 +31,8 @@ from eval.rankers import Rankers
 from eval.speed.report import commit, machine
 from genrec import read_template
 from genrec.artifact import writing_file
-from genrec.assembly import Settings, default_cache, embed_titles
+from genrec.assembly import LANGUAGE_MODEL, Settings, default_cache, embed_titles
+from genrec.backends.adapter import read_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
 from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share_row, summarise
 from genrec.metrics import (
@@ -141,6 +142,11 @@ def _facts(config: Config, experiment: Experiment) -> dict[str, Any]:
     """What makes a run this run; rankers can be added to it, and are compared one by one."""
     settings = config.model_dump(mode="json")
     rankers = settings.pop("rankers")
+    for own in rankers.values():
+        if own["adapter"] is not None:  # by its weights: a folder's name stays when what it holds is trained anew
+            own["adapter"] = read_adapter(own["adapter"], base=LANGUAGE_MODEL).name
+        else:
+            del own["adapter"]
     return {
         "format": FORMAT,
         "config": settings,

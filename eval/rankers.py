@@ -42,7 +42,7 @@ class Rankers:
     def __init__(self, config: Config, experiment: Experiment, cache: Path) -> None:
         self._config, self._experiment, self._cache = config, experiment, cache
         self._made: dict[str, Ranker] = {}
-        self._recommender: Recommender | None = None
+        self._recommenders: dict[str | None, Recommender] = {}  # by their adapter
 
     def __getitem__(self, name: str) -> Ranker:
         """The ranker of a name.
@@ -144,7 +144,7 @@ class Rankers:
         return train_sasrec(histories, count, validation=validation, seed=seed, on_progress=tell, **own.settings)
 
     def _generative(self, own: RankerConfig) -> Ranker:
-        base = self._of_ladder("generative")
+        base = self._of_ladder("generative", own.adapter)
         if not isinstance(base, GenerativeRanker):
             raise InputError("the first step of the ladder is no LLM")
         return base.with_settings(
@@ -153,20 +153,22 @@ class Rankers:
             **{"evidence": 0.0, **own.settings},
         )
 
-    def _of_ladder(self, source: str) -> Ranker:
+    def _of_ladder(self, source: str, adapter: str | None = None) -> Ranker:
         """A step of what a user gets who opens this catalog, which has to be there."""
-        if self._recommender is None:
-            settings = Settings(template=self._config.template, background=self._config.background)
+        if adapter not in self._recommenders:
+            settings = Settings(template=self._config.template, background=self._config.background, adapter=adapter)
             catalog, train = self._experiment.catalog, self._experiment.train
-            self._recommender = open_recommender(catalog, train, cache=self._cache, settings=settings)
-            if not any(step.source == "embedding" for step in self._recommender.ladder):
+            opened = open_recommender(catalog, train, cache=self._cache, settings=settings)
+            self._recommenders[adapter] = opened
+            if not any(step.source == "embedding" for step in opened.ladder):
                 raise ModelMissingError(
                     "no text encoder here, without which other weights are learned: run genrec model get"
                 )
-        for step in self._recommender.ladder:
+        for step in self._recommenders[adapter].ladder:
             if step.source == source:
                 return step
-        raise ModelMissingError(f"no {source} ranker here: run genrec model get, then try again")
+        said = "; ".join(self._recommenders[adapter].notices)
+        raise ModelMissingError(f"no {source} ranker here ({said}); run genrec model get, then try again")
 
 
 class _ItemVectors(EmbeddingRanker):

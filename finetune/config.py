@@ -1,9 +1,10 @@
 """What a training run is made of, read from TOML, strictly."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eval.config import read_toml
 
@@ -19,9 +20,11 @@ class TrainConfig(BaseModel):
         model: a bundled model's name or a folder.
         template: what shows a history to the model.
         max_history, history_step: as in `GenerativeSettings`; training shows what serving shows.
-        objective: `listwise` is a softmax over what was taken and what it is set against; `likelihood` is that of what
-            was taken alone.
-        others: items each target is set against.
+        objective: `listwise` is a softmax over what was taken and what it is set against; `dpo` the same over what the
+            adapter adds to the untrained model's score; `likelihood` is that of what was taken alone, and `constrained`
+            the same among the tokens that the catalog allows.
+        likelihood_weight: of the likelihood that is added to `listwise` and `dpo`.
+        others: items each target is set against; none for the last two objectives.
         popularity_power: they are drawn by their popularity to this power.
         prior: how much of the untrained model's prior is taken from a score, as in `GenerativeSettings`.
         temperature: nats that one step of the listwise softmax is worth.
@@ -34,6 +37,7 @@ class TrainConfig(BaseModel):
         evaluate_users: how many people that ranking is of.
         popularity_weight: evidence of popularity in the validation ranking, see `GenerativeSettings.evidence`.
         patience: looks without a better ranking after which it stops.
+        workers: processes that write trees beside the one that learns from them.
         seed: of weights, people, targets and others.
     """
 
@@ -46,12 +50,13 @@ class TrainConfig(BaseModel):
     background: int = Field(default=3, ge=0)
     max_history: int = Field(default=12, ge=1)
     history_step: int = Field(default=4, ge=1)
-    objective: Literal["listwise", "likelihood"] = "listwise"
+    objective: Literal["listwise", "dpo", "likelihood", "constrained"] = "listwise"
+    likelihood_weight: float = Field(default=0.0, ge=0)
     others: int = Field(default=9, ge=0)
     popularity_power: float = Field(default=0.5, ge=0)
     prior: float = Field(default=1.0, ge=0)
     temperature: float = Field(default=2.0, gt=0)
-    targets: int = Field(default=4, ge=1)
+    targets: int = Field(default=8, ge=1)
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -63,13 +68,25 @@ class TrainConfig(BaseModel):
     evaluate_users: int = Field(default=200, ge=1)
     popularity_weight: float = Field(default=0.0, ge=0)
     patience: int = Field(default=5, ge=1)
+    workers: int = Field(default=0, ge=0)
     seed: int = 20261122
 
+    @model_validator(mode="after")
+    def _compares_something(self) -> Self:
+        compares = self.objective in ("listwise", "dpo")
+        if compares and not self.others:
+            raise ValueError(f"others is 0; the objective {self.objective} sets each target against 1 other or more")
+        return self
 
-def read_config(name: str) -> TrainConfig:
+
+def read_config(name: str, changes: Sequence[str] = ()) -> TrainConfig:
     """A config of this folder by its name, or from a file.
+
+    Args:
+        name: of the config, or a path that ends in .toml.
+        changes: `key = value` each, in TOML; they come in the place of what the file says.
 
     Raises:
         InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
     """
-    return read_toml(TrainConfig, name, FOLDER, what="config", see="finetune/config.py")[1]
+    return read_toml(TrainConfig, name, FOLDER, what="config", see="finetune/config.py", changes=changes)[1]

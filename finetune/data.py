@@ -12,7 +12,7 @@ from genrec import Catalog
 from genrec.errors import InputError
 from genrec.types import FloatArray, IntArray
 
-_LEAST = 2  # items before a target at least
+_LEAST = 1  # items before a target at least
 
 
 class Moments:
@@ -35,6 +35,8 @@ class Moments:
         self.catalog: Catalog = experiment.catalog
         self.interactions = experiment.train
         self.digest = experiment.digest
+        times = experiment.train.timestamps
+        self.span = (str(times.min()), str(times.max())) if len(times) else (None, None)
         offsets, items = experiment.train.as_indices(self.catalog, on_unknown="skip")
         histories = [one for one in np.split(items, offsets[1:-1]) if len(one) > _LEAST + 1]
         if not histories:
@@ -49,7 +51,7 @@ class Moments:
         self.train = [histories[place][:-1] for place in order[: config.evaluate_users]]
         self.train += [histories[place] for place in order[config.evaluate_users :]]
         weights = np.where(self.counts > 0, self.counts, 0.5) ** config.popularity_power
-        self._chance = weights / weights.sum()
+        self._until = np.cumsum(weights / weights.sum())  # the chance of an item or one before it
 
     def rows(self, count: int) -> list[dict[str, Any]]:
         """So many trees, drawn: `history`, `places`, `others`.
@@ -80,15 +82,12 @@ class Moments:
 
     def _row(self, history: IntArray) -> dict[str, Any] | None:
         """Moments that lie side by side, so that they share what they show."""
-        end = int(self._random.integers(_LEAST, len(history))) + 1
+        end = int(self._random.integers(min(_LEAST + self._config.targets, len(history)), len(history) + 1))
         begin = max(_LEAST, end - self._config.targets)
         places = [place for place in range(begin, end) if history[place] not in history[:place]]
-        others = [
-            np.setdiff1d(
-                self._random.choice(len(self._chance), self._config.others, p=self._chance), history[: place + 1]
-            )
-            for place in places
-        ]
         if not places:
             return None
+        drawn = np.searchsorted(self._until, self._random.random((len(places), self._config.others)), side="right")
+        drawn = np.minimum(drawn, len(self._until) - 1)  # the sum of chances may end just below 1
+        others = [np.setdiff1d(own, history[: place + 1]) for own, place in zip(drawn, places, strict=True)]
         return {"history": history[:end].tolist(), "places": places, "others": [own.tolist() for own in others]}

@@ -1,8 +1,9 @@
 """Train a LoRA adapter on what people took: python -m finetune.train CONFIG --out DIR [--data DIR] [--resume].
 
 CONFIG is a name in finetune/configs or a .toml file. What comes out is DIR/adapter, a PEFT folder that Transformers and
-vLLM load as it is. A run that was killed goes on from its last checkpoint with --resume, and ends with the weights that
-it would have had. On several processes: accelerate launch -m finetune.train ...
+vLLM load as it is, with genrec.json that says what it was made of. A run that was killed goes on from its last
+checkpoint with --resume, and ends with the weights that it would have had. On several processes: accelerate launch -m
+finetune.train ...
 """
 
 import argparse
@@ -10,26 +11,36 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback, Trainer, TrainingArguments
 
 from finetune.config import TrainConfig, read_config
 from finetune.data import Moments
 from finetune.forward import pack, read, sums
-from finetune.objectives import likelihood, listwise
-from genrec import GenerativeRanker, read_template
-from genrec.artifact import writing_file
-from genrec.assembly import Settings, default_cache, find_weights, open_index, open_recommender
+from finetune.objectives import constrained, likelihood, listwise
+from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, read_template
+from genrec.artifact import sha256_of, writing_file
+from genrec.assembly import (
+    Settings,
+    background_histories,
+    default_cache,
+    find_weights,
+    load_backend,
+    open_index,
+)
+from genrec.backends.attention import use_packed_attention
 from genrec.backends.precision import default_device, native_dtype
-from genrec.errors import GenrecError, MismatchError, ModelMissingError
+from genrec.errors import GenrecError, MismatchError
 from genrec.examples import Target, make_example
+from genrec.provenance import Provenance
 from genrec.renderer import Renderer
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray
@@ -54,11 +65,12 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
     weights = find_weights(config.model, cache)
     tokenizer = HuggingFaceTokenizer.from_directory(weights)
     index = open_index(moments.catalog, tokenizer, cache, lambda *_: None)
-    prior = _prior(config, moments, cache)
+    prior = _prior(config, moments, tokenizer, index, cache)
 
     # The model, and beside its weights what is learned.
     kind = native_dtype(default_device())
     base = AutoModelForCausalLM.from_pretrained(weights, dtype=kind, attn_implementation="sdpa")
+    use_packed_attention(base)
     model = get_peft_model(
         base,
         LoraConfig(
@@ -94,10 +106,33 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         args=_arguments(config, out, report_to),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=config.patience)],
     )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out) if resume else None)
+    checkpoint = _last_checkpoint(out) if resume else None
+    trainer.count_on(checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    # What is served, with what it was made of.
     if trainer.is_world_process_zero():
-        model.peft_config["default"].base_model_name_or_path = Path(weights).name
-        model.save_pretrained(str(out / "adapter"))
+        model.peft_config["default"].base_model_name_or_path = weights.name
+        half = {name: one.to(torch.bfloat16) for name, one in get_peft_model_state_dict(model).items()}
+        model.save_pretrained(str(out / "adapter"), state_dict=half)
+        first, last = moments.span
+        Provenance(
+            base=weights.name,
+            base_sha256={file.name: sha256_of(file) for file in sorted(weights.glob("*.safetensors"))},
+            tokenizer=tokenizer.fingerprint,
+            template=template.fingerprint,
+            catalog=moments.catalog.fingerprint,
+            index=index.fingerprint,
+            data=moments.digest,
+            first=first,
+            last=last,
+            seed=config.seed,
+            config=config.model_dump(mode="json"),
+            versions={name: version(name) for name in ("torch", "transformers", "peft")},
+            metrics=trainer.best(),
+        ).write(out / "adapter")
+        with writing_file(out / "curve.json") as file:
+            file.write((json.dumps(trainer.curve(), indent=1) + "\n").encode())
     return out / "adapter"
 
 
@@ -124,15 +159,26 @@ class _RankingTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a batch."""
-        steps = read(model, inputs)
+        reading, config = read(model, inputs), self._config
         self._tokens += inputs["input_ids"].shape[1]
         self._targets += len(inputs["taken"])
-        if self._config.objective == "listwise":
-            scores = sums(steps, inputs) - self._prior.to(steps.device)[inputs["items"]]
-            loss = listwise(scores, inputs["targets"], inputs["taken"], self._config.temperature)
+        if config.objective == "constrained":
+            loss = constrained(reading.steps, inputs["forks"], reading.allowed, len(inputs["taken"]))
+        elif config.objective == "likelihood":
+            loss = likelihood(reading.steps, inputs["choices"], inputs["taken"])
         else:
-            loss = likelihood(steps, inputs["choices"], inputs["taken"])
+            scores = sums(reading.steps, inputs) - self._reference(model, inputs)
+            loss = listwise(scores, inputs["targets"], inputs["taken"], config.temperature)
+            if config.likelihood_weight:
+                loss = loss + config.likelihood_weight * likelihood(reading.steps, inputs["choices"], inputs["taken"])
         return (loss, {}) if return_outputs else loss
+
+    def _reference(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """What is taken from the score of each choice, float32 [C]: the prior, or the score without the adapter."""
+        if self._config.objective == "listwise":
+            return self._prior.to(inputs["items"].device)[inputs["items"]]
+        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+            return sums(read(model, inputs).steps, inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """NDCG of each validation person's last item among random ones; the first choice is the item that was taken."""
@@ -140,12 +186,13 @@ class _RankingTrainer(Trainer):
         tests: Any = self.eval_dataset
         model.eval()
         places = []
-        with torch.inference_mode():
-            for row in tests:
-                packed: Any = self._prepare_inputs(self._collate([row]))
-                items = packed["items"].cpu()
-                scores = sums(read(model, packed), packed).cpu() - self._prior[items] + self._popular[items]
-                places.append(int((scores > scores[0]).sum()))
+        with torch.inference_mode(), self.compute_loss_context_manager():
+            for start in range(0, len(tests), self._config.trees):
+                rows = [tests[place] for place in range(start, min(start + self._config.trees, len(tests)))]
+                packed: Any = self._prepare_inputs(self._collate(rows))
+                items, targets, taken = (packed[name].cpu() for name in ("items", "targets", "taken"))
+                scores = sums(read(model, packed).steps, packed).cpu() - self._prior[items] + self._popular[items]
+                places += torch.bincount(targets, weights=(scores > scores[taken][targets]).double()).tolist()
         model.train()
         ranks = np.array(places)
         found = {f"eval_ndcg@{k}": 100 * float(np.where(ranks < k, 1 / np.log2(2 + ranks), 0).mean()) for k in CUTOFFS}
@@ -153,6 +200,22 @@ class _RankingTrainer(Trainer):
         self.log(found)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
+
+    def count_on(self, checkpoint: str | None) -> None:
+        """Go on with the tokens and targets that were counted until a checkpoint."""
+        if checkpoint is not None:
+            told = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+            last = next(one for one in reversed(told) if "eval_tokens" in one)
+            self._tokens, self._targets = int(last["eval_tokens"]), int(last["eval_targets"])
+
+    def curve(self) -> list[dict[str, float]]:
+        """The validation ranking at every look."""
+        looks = [one for one in self.state.log_history if "eval_tokens" in one]
+        return [{name.removeprefix("eval_"): value for name, value in one.items()} for one in looks]
+
+    def best(self) -> dict[str, float]:
+        """The look whose weights are kept."""
+        return max(self.curve(), key=lambda one: one["ndcg@10"])
 
 
 def _arguments(config: TrainConfig, out: Path, report_to: str) -> TrainingArguments:
@@ -177,22 +240,34 @@ def _arguments(config: TrainConfig, out: Path, report_to: str) -> TrainingArgume
         label_names=[],
         seed=config.seed,
         dataloader_pin_memory=False,
+        dataloader_num_workers=config.workers,
+        bf16=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
     )
 
 
-def _prior(config: TrainConfig, moments: Moments, cache: Path) -> FloatArray:
+def _prior(
+    config: TrainConfig, moments: Moments, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, cache: Path
+) -> FloatArray:
     """How likely the untrained model finds each item whoever asks, in nats: float64 [N]; measured once, then kept."""
     if not config.prior:
         return np.zeros(len(moments.catalog))
-    settings = Settings(model=config.model, template=config.template, background=config.background)
-    recommender = open_recommender(moments.catalog, moments.interactions, cache=cache, settings=settings)
-    for ranker in recommender.ladder:
-        if isinstance(ranker, GenerativeRanker):
-            found = ranker.prior_scores()
-            ranker.save_priors()
-            return found
-    raise ModelMissingError("no language model here: run genrec model get, then try again")
+    shown = GenerativeSettings(strategy="exhaustive", max_history=config.max_history, history_step=config.history_step)
+    ranker = GenerativeRanker(
+        index,
+        load_backend(config.model, cache)[0],
+        tokenizer,
+        template=read_template(config.template),
+        cold_template=read_template("cold-start"),
+        background=background_histories(
+            moments.catalog, moments.interactions, Settings(background=config.background, generative=shown)
+        ),
+        settings=shown,
+        prior_cache=cache / "priors",
+    )
+    found = ranker.prior_scores()
+    ranker.save_priors()
+    return found
 
 
 def _processes() -> int:
@@ -230,10 +305,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where checkpoints and the adapter go")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a folder that holds games and beauty")
     parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the config, in TOML")
     parser.add_argument("--report-to", default="none", metavar="NAME", help="as Hugging Face's trainer has it")
     own = parser.parse_args(arguments)
     try:
-        found = train(read_config(own.config), own.out, data=own.data, resume=own.resume, report_to=own.report_to)
+        config = read_config(own.config, own.set)
+        found = train(config, own.out, data=own.data, resume=own.resume, report_to=own.report_to)
     except GenrecError as error:
         sys.exit(f"error: {error}")
     print(found)

@@ -88,6 +88,7 @@ def open_recommender(
     cache: Path,
     settings: Settings | None = None,
     backend: Backend | None = None,
+    prior_backend: Backend | None = None,
     on_progress: Progress | None = None,
 ) -> Recommender:
     """Put the ladder together: LLM, smaller search, what people did, embedding, popularity.
@@ -102,6 +103,7 @@ def open_recommender(
         settings: what to use; by default the bundled models.
         backend: the LLM where it does not run on Transformers in this process, such as a `VllmEngineBackend`;
             `settings.model` then says whose tokenizer it has.
+        prior_backend: the same model without its adapter, where `backend` has one; see `GenerativeRanker`.
         on_progress: shown while something slow is made.
 
     Raises:
@@ -123,8 +125,8 @@ def open_recommender(
         parts = {one.source: one for one in (known, popularity) if one is not None}
         traces = {name: 1e-6 if name == popularity.source else 1.0 for name in parts}
         proposer = BlendRanker(parts, traces, source=next(iter(parts)))
-        background = _background(catalog, interactions, settings)
-        ladder += _generate(catalog, settings, backend, proposer, background, cache, progress)
+        background = background_histories(catalog, interactions, settings)
+        ladder += _generate(catalog, settings, backend, prior_backend, proposer, background, cache, progress)
     except ModelMissingError as error:
         notices.append(f"no LLM: {error}")
     ladder += [ranker for ranker in (counting, embedding, popularity) if ranker is not None]
@@ -212,8 +214,11 @@ def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, p
     return index
 
 
-def _background(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
-    """Histories of a few people who have as much of one as a prompt shows; the same ones every time."""
+def background_histories(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
+    """What the prior is measured behind: histories of people who have as much of one as a prompt shows.
+
+    They are the same ones every time: int64 [H], item indices, oldest first.
+    """
     if interactions is None:
         return []
     offsets, items = interactions.as_indices(catalog, on_unknown="skip")
@@ -305,6 +310,7 @@ def _generate(
     catalog: Catalog,
     settings: Settings,
     backend: Backend | None,
+    prior_backend: Backend | None,
     proposer: Ranker,
     background: list[IntArray],
     cache: Path,
@@ -314,6 +320,8 @@ def _generate(
         return []
     if backend is None:
         backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
+        if settings.adapter is not None and settings.generative.prior:
+            prior_backend = load_backend(settings.model, cache)[0]
     else:
         tokenizer = HuggingFaceTokenizer.from_directory(find_weights(settings.model, cache))
     ranker = GenerativeRanker(
@@ -326,6 +334,7 @@ def _generate(
         proposer=proposer,
         settings=settings.generative,
         prior_cache=cache / "priors",
+        prior_backend=prior_backend,
     )
     if settings.fill_priors or settings.generative.strategy == "beam":
         ranker.fill_priors(lambda done, total: progress("prior", done, total))

@@ -6,7 +6,7 @@ person begin alike, and so do titles; what begins alike stands in the tree once.
 target for little more than the tokens of its item.
 
 Letters: T tokens of a tree, J targets, C choices (the items compared for all targets), S steps (tokens of items, one
-for each choice that passes them).
+for each choice that passes them), F forks (steps of what was taken at which the catalog allows more than one token).
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,9 @@ class Example:
         targets: int64 [C], the target that each choice belongs to.
         steps: int64 [S], places in the tree.
         choices: int64 [S], the choice whose item each step writes.
+        forks: int64 [F], steps.
+        fork_offsets: int64 [F + 1].
+        fork_tokens: int64, the tokens that the catalog allows at each fork, from one offset to the next.
     """
 
     token_ids: IntArray
@@ -54,6 +57,9 @@ class Example:
     targets: IntArray
     steps: IntArray
     choices: IntArray
+    forks: IntArray
+    fork_offsets: IntArray
+    fork_tokens: IntArray
 
     @property
     def taken(self) -> IntArray:
@@ -88,6 +94,8 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
     owners: list[int] = []
     steps: list[int] = []
     choices: list[int] = []
+    forks: list[int] = []
+    allowed: list[IntArray] = []
     for number, target in enumerate(targets):
         if not 0 <= target.place < len(history):
             raise InputError(f"a target stands at place {target.place} of a history of {len(history)} items")
@@ -95,6 +103,9 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
         if taken in target.others:
             raise InputError(f"item {taken} at place {target.place} is set against itself; leave it out of the others")
         end = tree.add(-1, renderer.render(history[: target.place], "", nothing).token_ids)[-1]
+        for depth, tokens in index.trie.forks(int(index.trie.rows_of_items[taken])):
+            forks.append(len(steps) + depth)
+            allowed.append(tokens.astype(np.int64))
         for item in (taken, *target.others.tolist()):
             path = tree.add(end, index.trie.row(int(index.trie.rows_of_items[item])))
             steps += path
@@ -105,8 +116,9 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
     positions = np.zeros(len(parents), dtype=np.int64)
     for place, parent in enumerate(parents):
         positions[place] = 0 if parent < 0 else positions[parent] + 1
-    found = (np.array(one, dtype=np.int64) for one in (items, owners, steps, choices))
-    return Example(token_ids, parents, positions, *found)
+    offsets = np.cumsum([0, *map(len, allowed)])
+    lists = (items, owners, steps, choices, forks, offsets, np.concatenate([nothing, *allowed]))
+    return Example(token_ids, parents, positions, *(np.array(one, dtype=np.int64) for one in lists))
 
 
 class _Tree:

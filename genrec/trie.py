@@ -319,6 +319,16 @@ class TokenTrie:
         )
         return Children(depths, offsets, below, tokens, high, above)
 
+    def forks(self, row: int) -> list[tuple[int, Numbers]]:
+        """Where a row parts from others: the depth, and the tokens that may follow there, its own among them."""
+        found, low, high = [], 0, len(self)
+        while high - low > 1:
+            children = self.open(np.array([low]), np.array([high]))
+            found.append((int(children.depths[0]), children.tokens))
+            own = int(np.searchsorted(children.low, row, side="right")) - 1
+            low, high = int(children.low[own]), int(children.high[own])
+        return found
+
     def measure(self, low: IntArray, high: IntArray) -> IntArray:
         """int64 [R], tokens on the path to each node; a leaf's is its row's length."""
         shared, tails, _, _, wide_low, wide_high, wide_depth, *_, limit = self._arrays

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from finetune.config import read_config
 from finetune.forward import pack, read, sums
-from finetune.objectives import likelihood, listwise
+from finetune.objectives import constrained, likelihood, listwise
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers, read_template
+from genrec.backends.attention import use_packed_attention
 from genrec.backends.base import Backend
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import InputError
@@ -41,8 +42,10 @@ def test_a_score_in_training_is_the_score_in_serving(
     pairs = zip(people, targets, strict=True)
     packed = pack([make_example(renderer, index, history, own) for history, own in pairs])
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    use_packed_attention(model)
     with torch.inference_mode():
-        found = sums(read(model, packed), packed).numpy()
+        reading = read(model, packed)
+        found = sums(reading.steps, packed).numpy()
     expected = []
     for history, own in zip(people, targets, strict=True):
         for target in own:
@@ -55,6 +58,18 @@ def test_a_score_in_training_is_the_score_in_serving(
             expected += [scores[item] for item in items]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert packed["items"][packed["taken"]].tolist() == [2, 6, 0]
+    # What of a step lies among the catalog's tokens is what the search calls the score of the catalog.
+    sure = [float(reading.allowed[packed["forks"] == step]) for step in packed["forks"]]
+    assert float(reading.steps[packed["forks"]].sum()) <= sum(sure) < 0
+    catalog_score = -constrained(reading.steps, packed["forks"], reading.allowed, 1)
+    expected = []
+    for history, own in zip(people, targets, strict=True):
+        for target in own:
+            prompt = renderer.render(history[: target.place], "", np.empty(0, dtype=np.int64)).token_ids
+            terms = Terms([index.rows(Subset.everything(len(catalog)))], len(catalog), "catalog")
+            (ranking,) = exhaustive_search(smollm2_float32.open([prompt]), index.trie, terms)
+            expected += ranking.scores[ranking.item_indices == history[target.place]].tolist()
+    assert float(catalog_score) == pytest.approx(sum(expected), abs=2e-3)
 
 
 def test_objectives_are_what_they_say() -> None:
@@ -75,6 +90,7 @@ def test_a_config_that_is_wrong_is_named(tmp_path: Path) -> None:
         (good + "step = 3\n", "step: Extra inputs"),
         (good.replace("2", "0"), "steps: "),
         (good + 'objective = "luck"\n', "objective: "),
+        (good + "others = 0\n", "others is 0; the objective listwise sets each target against 1 other or more"),
         ("steps", "no TOML"),
     ):
         path.write_text(text, encoding="utf-8")

@@ -26,7 +26,7 @@ LAYERS = [
     "trie",
     "constraint guide tensor_trie",
     "tensor_constraint",
-    "package_index table",
+    "package_index provenance table",
     "bundle dataset filter",
     "catalog",
     "interactions",

@@ -38,8 +38,8 @@ def _attend(
     packing: Packing | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query [U, H, Q, D], or [1, H, N, D] if packed, key and value [U, G, S, D] with H a multiple of G, mask
-    [U, 1, Q, S]; returns [U, Q, H, D], or [1, N, H, D].
+    """Query [U, H, Q, D], or [1, H, N, D] if packed, key and value [U, G, S, D] with H a multiple of G, or packed
+    too, mask [U, 1, Q, S]; returns [U, Q, H, D], or [1, N, H, D].
 
     Where there is no mask, and on a GPU, the work is done by Transformers.
 
@@ -51,6 +51,8 @@ def _attend(
         raise ValueError(f"{type(module).__name__} asks its attention for {', '.join(unknown)}; it needs another one")
     if packing is not None:
         query = packing.spread(query)
+        if packing.keys:
+            key, value = packing.spread(key), packing.spread(value)
     if attention_mask is not None and not module.training and query.device.type == "cpu":
         mixed = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=options.get("scaling"), enable_gqa=True

@@ -17,10 +17,12 @@ class Packing:
     Attributes:
         cells: int64 [N], row * Q + column, distinct.
         shape: U and Q.
+        keys: whether keys and values come packed too, as they do where there is no cache.
     """
 
     cells: torch.Tensor
     shape: tuple[int, int]
+    keys: bool = False
 
     def spread(self, packed: torch.Tensor) -> torch.Tensor:
         """[1, H, N, D] as [U, H, Q, D], zeros where there is no token."""

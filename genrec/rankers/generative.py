@@ -100,6 +100,8 @@ class GenerativeRanker:
         proposer: proposes candidates and gives evidence; needed by the strategy `candidates` and for `evidence`.
         settings: how to search and score.
         prior_cache: a folder that `save_priors` writes to, and from which priors are read.
+        prior_backend: the model whose prior it is, by default `backend`. An adapter is trained on top of the untrained
+            model's prior, so beside an adapter this is the model without it.
         source: the name that recommendations served by it carry.
 
     Raises:
@@ -120,6 +122,7 @@ class GenerativeRanker:
         proposer: Ranker | None = None,
         settings: GenerativeSettings | None = None,
         prior_cache: Path | None = None,
+        prior_backend: Backend | None = None,
         source: str = "generative",
     ) -> None:
         settings = settings or GenerativeSettings()
@@ -137,6 +140,7 @@ class GenerativeRanker:
                 raise InputError(f"template {one.name!r} answers with {one.output}; this ranker needs output = item")
         self.settings, self.source = settings, source
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
+        self._prior_backend = prior_backend or backend
         self._templates = (template, cold_template)
         self._background = tuple(background)
         self._proposer = proposer
@@ -377,7 +381,7 @@ class GenerativeRanker:
         trie, kind = self._index.trie, self.settings.score
         nobody = np.empty(0, dtype=np.int64)
         prompts = [renderer.render(nobody, "", own.places()).token_ids for own in allowed]
-        tree = self._backend.open(prompts, deadline=deadline)
+        tree = self._prior_backend.open(prompts, deadline=deadline)
         found = exhaustive_search(tree, trie, Terms([self._index.rows(own) for own in allowed], len(trie), kind))
         weight = -self.settings.prior
         return [
@@ -443,10 +447,11 @@ class GenerativeRanker:
         prompts = [renderer.render(nothing, "", nothing).token_ids]
         if renderer is self._renderers[0] and self._background:
             prompts = [renderer.render(history, "", nothing).token_ids for history in self._background]
-        digest = hashlib.sha256(b"\0".join([self._backend.name.encode(), *(one.tobytes() for one in prompts)]))
+        name = self._prior_backend.name.encode()
+        digest = hashlib.sha256(b"\0".join([name, *(one.tobytes() for one in prompts)]))
         key = f"{self._index.fingerprint}-{digest.hexdigest()[:16]}"
         if key not in self._priors:
-            prior = Prior(self._backend, self._index.trie, prompts, key=key)
+            prior = Prior(self._prior_backend, self._index.trie, prompts, key=key)
             if self._prior_cache is not None and (self._prior_cache / key).is_dir():
                 try:
                     prior.load(self._prior_cache / key)

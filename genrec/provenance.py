@@ -1,0 +1,61 @@
+"""What an adapter was made of: `genrec.json` beside its weights."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from genrec.artifact import writing_file
+from genrec.errors import ArtifactError
+
+FILE = "genrec.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Hashes are SHA-256, in hexadecimal.
+
+    Attributes:
+        base: the model's name.
+        base_sha256: of its weights, file by file.
+        tokenizer, template, catalog, index: fingerprints of what showed people to it, and of what it was shown.
+        data: digest of the interactions, and `first` and `last` the times of their events, in ISO 8601.
+        seed: of everything that was drawn.
+        config: how it was trained.
+        versions: of the packages that trained it.
+        metrics: its validation ranking.
+    """
+
+    base: str
+    base_sha256: dict[str, str]
+    tokenizer: str
+    template: str
+    catalog: str
+    index: str
+    data: str
+    first: str | None
+    last: str | None
+    seed: int
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write the file, whole or not at all."""
+        with writing_file(folder / FILE) as file:
+            file.write((json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read it.
+
+        Raises:
+            ArtifactError: it is damaged.
+        """
+        try:
+            found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            return cls(**{one.name: found[one.name] for one in fields(cls)})
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ArtifactError(
+                f"cannot read {folder / FILE}: {error}; train the adapter again, or copy it again"
+            ) from error
