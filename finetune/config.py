@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eval.config import read_toml
+from finetune.tasks import Task
 
 FOLDER = Path(__file__).parent / "configs"
 
@@ -24,12 +25,16 @@ class TrainConfig(BaseModel):
             adapter adds to the untrained model's score; `likelihood` is that of what was taken alone, and `constrained`
             the same among the tokens that the catalog allows.
         likelihood_weight: of the likelihood that is added to `listwise` and `dpo`.
-        others: items each target is set against; none for the last two objectives.
+        others: items each target is set against, or in whose company it is shown.
+        tasks: how often each is asked, as weights, see `finetune.tasks`; of all but `next-item` only the likelihood is
+            learned.
         popularity_power: they are drawn by their popularity to this power.
         prior: how much of the untrained model's prior is taken from a score, as in `GenerativeSettings`.
         temperature: nats that one step of the listwise softmax is worth.
         targets: moments of one history that share a tree.
         rank, alpha, dropout: of LoRA, on all linear layers.
+        max_rank: the highest rank that what serves it takes, see `VllmEngineBackend`.
+        gradient_checkpointing: whether states are computed again in place of being kept, for models of billions.
         learning_rate: its highest; it rises for `warmup` steps and falls to 0 along a line.
         steps: of the optimizer.
         trees: histories in a step of each process.
@@ -53,6 +58,7 @@ class TrainConfig(BaseModel):
     objective: Literal["listwise", "dpo", "likelihood", "constrained"] = "listwise"
     likelihood_weight: float = Field(default=0.0, ge=0)
     others: int = Field(default=9, ge=0)
+    tasks: dict[Task, float] = {"next-item": 1.0}
     popularity_power: float = Field(default=0.5, ge=0)
     prior: float = Field(default=1.0, ge=0)
     temperature: float = Field(default=2.0, gt=0)
@@ -60,6 +66,8 @@ class TrainConfig(BaseModel):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    max_rank: int = Field(default=64, ge=1)
+    gradient_checkpointing: bool = False
     learning_rate: float = Field(default=3e-4, gt=0)
     warmup: int = Field(default=20, ge=0)
     steps: int = Field(ge=1)
@@ -76,6 +84,8 @@ class TrainConfig(BaseModel):
         compares = self.objective in ("listwise", "dpo")
         if compares and not self.others:
             raise ValueError(f"others is 0; the objective {self.objective} sets each target against 1 other or more")
+        if not self.tasks or min(self.tasks.values()) <= 0:
+            raise ValueError(f"tasks is {self.tasks}; give each task a weight above 0")
         return self
 
 

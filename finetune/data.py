@@ -8,6 +8,7 @@ import numpy as np
 from eval.config import Config
 from eval.data import open_experiment
 from finetune.config import TrainConfig
+from finetune.tasks import Task, say
 from genrec import Catalog
 from genrec.errors import InputError
 from genrec.types import FloatArray, IntArray
@@ -47,6 +48,8 @@ class Moments:
         order = random.permutation(len(histories))
         self.counts: FloatArray = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
         self._config, self._random = config, random
+        shares = np.array(list(config.tasks.values()))
+        self._tasks, self._tasks_until = list(config.tasks), np.cumsum(shares / shares.sum())[:-1]
         self.validation = [histories[place] for place in order[: config.evaluate_users]]
         self.train = [histories[place][:-1] for place in order[: config.evaluate_users]]
         self.train += [histories[place] for place in order[config.evaluate_users :]]
@@ -54,7 +57,7 @@ class Moments:
         self._until = np.cumsum(weights / weights.sum())  # the chance of an item or one before it
 
     def rows(self, count: int) -> list[dict[str, Any]]:
-        """So many trees, drawn: `history`, `places`, `others`.
+        """So many trees, drawn: `task`, `history`, and of each target `places`, `others`, `words`, `candidates`.
 
         Raises:
             InputError: no history has a moment at which anything new was taken.
@@ -63,7 +66,7 @@ class Moments:
         while len(found) < count:
             before = len(found)
             for place in self._random.permutation(len(self.train)):
-                row = self._row(self.train[place])
+                row = self._draw(self.train[place])
                 if row is not None:
                     found.append(row)
                 if len(found) == count:
@@ -77,10 +80,10 @@ class Moments:
         random, rows = np.random.default_rng(self._config.seed), []
         for history in self.validation:
             others = np.setdiff1d(random.choice(len(self.catalog), count, replace=False), history)
-            rows.append({"history": history.tolist(), "places": [len(history) - 1], "others": [others.tolist()]})
+            rows.append(_row("next-item", history, [len(history) - 1], [others.tolist()]))
         return rows
 
-    def _row(self, history: IntArray) -> dict[str, Any] | None:
+    def _draw(self, history: IntArray) -> dict[str, Any] | None:
         """Moments that lie side by side, so that they share what they show."""
         end = int(self._random.integers(min(_LEAST + self._config.targets, len(history)), len(history) + 1))
         begin = max(_LEAST, end - self._config.targets)
@@ -89,5 +92,33 @@ class Moments:
             return None
         drawn = np.searchsorted(self._until, self._random.random((len(places), self._config.others)), side="right")
         drawn = np.minimum(drawn, len(self._until) - 1)  # the sum of chances may end just below 1
-        others = [np.setdiff1d(own, history[: place + 1]) for own, place in zip(drawn, places, strict=True)]
-        return {"history": history[:end].tolist(), "places": places, "others": [own.tolist() for own in others]}
+        others = [np.setdiff1d(own, history[: place + 1]).tolist() for own, place in zip(drawn, places, strict=True)]
+        task = self._tasks[int(np.searchsorted(self._tasks_until, self._random.random(), side="right"))]
+        if task == "next-item":
+            needed = others if self._config.objective in ("listwise", "dpo") else [[]] * len(places)
+            return _row(task, history[:end], places, needed)
+        pairs = [(int(history[place - 1]), int(history[place])) for place in places]
+        words = [say(task, self.catalog, before, taken, self._random) for before, taken in pairs]
+        lists: list[list[int]] = [[]] * len(places)
+        if task == "candidates":
+            shown = zip(pairs, others, strict=True)
+            lists = [self._random.permutation([taken, *own]).tolist() for (_, taken), own in shown]
+        return _row(task, history[:end], places, [[]] * len(places), words, lists)
+
+
+def _row(
+    task: Task,
+    history: IntArray,
+    places: list[int],
+    others: list[list[int]],
+    words: list[str] | None = None,
+    candidates: list[list[int]] | None = None,
+) -> dict[str, Any]:
+    return {
+        "task": task,
+        "history": history.tolist(),
+        "places": places,
+        "others": others,
+        "words": words or [""] * len(places),
+        "candidates": candidates or [[]] * len(places),
+    }

@@ -13,14 +13,18 @@ from genrec.backends.packing import Packing
 from genrec.examples import Example
 
 
-def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
+def pack(examples: Sequence[Example], ranked: Sequence[bool]) -> dict[str, Tensor]:
     """Tensors of B trees of at most W tokens, T tokens in all; other letters as in `genrec.examples`, over all trees.
+
+    Args:
+        examples: the trees.
+        ranked: of each tree, whether its choices are to be ranked; else only what was taken is to be likely.
 
     Returns:
         input_ids, position_ids: int64 [1, T]; cells: int64 [T], the place of each token in the table [B, W]; visible:
         bool [B, W, W]; rows: int64 [R], the tokens behind which something is read; row_of_step: int64 [S]; next_ids:
-        int64 [S]; choices: int64 [S]; targets, items: int64 [C]; taken: int64 [J]; forks: int64 [F]; fork_of_token,
-        fork_tokens: int64, each token that is allowed at a fork and which fork.
+        int64 [S]; choices: int64 [S]; targets, items: int64 [C]; taken: int64 [J]; ranked: bool [J]; forks: int64 [F];
+        fork_of_token, fork_tokens: int64, each token that is allowed at a fork and which fork.
     """
     width = max(len(one.token_ids) for one in examples)
     visible = np.zeros((len(examples), width, width), dtype=np.bool_)
@@ -49,6 +53,7 @@ def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
         "targets": joined([e.targets for e in examples], targets),
         "items": joined([e.items for e in examples], nothing),
         "taken": joined([e.taken for e in examples], choices),
+        "ranked": np.repeat(np.array(ranked, dtype=np.bool_), [len(e.taken) for e in examples]),
         "forks": joined([e.forks for e in examples], steps),
         "fork_of_token": joined([np.repeat(np.arange(len(e.forks)), np.diff(e.fork_offsets)) for e in examples], forks),
         "fork_tokens": joined([e.fork_tokens for e in examples], nothing),

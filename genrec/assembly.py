@@ -126,7 +126,9 @@ def open_recommender(
         traces = {name: 1e-6 if name == popularity.source else 1.0 for name in parts}
         proposer = BlendRanker(parts, traces, source=next(iter(parts)))
         background = background_histories(catalog, interactions, settings)
-        ladder += _generate(catalog, settings, backend, prior_backend, proposer, background, cache, progress)
+        generating = _generate(catalog, settings, backend, prior_backend, proposer, background, cache, progress)
+        notices += [notice for ranker in generating[:1] for notice in ranker.notices]
+        ladder += generating
     except ModelMissingError as error:
         notices.append(f"no LLM: {error}")
     ladder += [ranker for ranker in (counting, embedding, popularity) if ranker is not None]

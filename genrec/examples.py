@@ -10,7 +10,7 @@ for each choice that passes them), F forks (steps of what was taken at which the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from genrec.errors import InputError
 from genrec.index import CatalogIndex
 from genrec.renderer import Renderer
 from genrec.types import BoolArray, IntArray
+
+_NOTHING: IntArray = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,14 @@ class Target:
     Attributes:
         place: of the item that was taken, in the history; what stands before it is shown.
         others: int64, items that it is set against; empty where only its own likelihood counts.
+        words: what the person says then.
+        candidates: int64, what the prompt shows to choose from.
     """
 
     place: int
     others: IntArray
+    words: str = ""
+    candidates: IntArray = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
     """
     if not targets:
         raise InputError("an example needs at least one target")
-    tree, nothing = _Tree(), np.empty(0, dtype=np.int64)
+    tree = _Tree()
     items: list[int] = []
     owners: list[int] = []
     steps: list[int] = []
@@ -102,7 +108,8 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
         taken = int(history[target.place])
         if taken in target.others:
             raise InputError(f"item {taken} at place {target.place} is set against itself; leave it out of the others")
-        end = tree.add(-1, renderer.render(history[: target.place], "", nothing).token_ids)[-1]
+        prompt = renderer.render(history[: target.place], target.words, target.candidates)
+        end = tree.add(-1, prompt.token_ids)[-1]
         for depth, tokens in index.trie.forks(int(index.trie.rows_of_items[taken])):
             forks.append(len(steps) + depth)
             allowed.append(tokens.astype(np.int64))
@@ -117,7 +124,7 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
     for place, parent in enumerate(parents):
         positions[place] = 0 if parent < 0 else positions[parent] + 1
     offsets = np.cumsum([0, *map(len, allowed)])
-    lists = (items, owners, steps, choices, forks, offsets, np.concatenate([nothing, *allowed]))
+    lists = (items, owners, steps, choices, forks, offsets, np.concatenate([_NOTHING, *allowed]))
     return Example(token_ids, parents, positions, *(np.array(one, dtype=np.int64) for one in lists))
 
 

@@ -40,6 +40,14 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def differences(self, **here: str) -> list[str]:
+        """What differs where the adapter is to serve: a sentence for each of some attributes that are no longer so."""
+        return [
+            f"the adapter was trained with {name} {getattr(self, name)[:12]}, and serves with {value[:12]}"
+            for name, value in here.items()
+            if getattr(self, name) != value
+        ]
+
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
         with writing_file(folder / FILE) as file:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
+from genrec.provenance import Provenance
 from genrec.types import FloatArray, IntArray, Message
 
 _Words = NDArray[np.uint64]
@@ -53,6 +54,7 @@ class TableBackend:
         self.vocab_size = vocab_size
         self.max_tokens = max_tokens
         self.token_bytes = 16  # a node is its hash and its length
+        self.provenance: Provenance | None = None
         self.seed = seed
         self.spread = spread
         self.fails = fails

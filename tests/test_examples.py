@@ -1,5 +1,6 @@
 """What is learned is what is served, token by token."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,42 @@ def test_a_path_is_what_serving_sends(served: tuple[Renderer, CatalogIndex, list
         if tried == 1000:
             break
     assert tried == 1000
+
+
+def test_a_fork_is_where_the_catalog_leaves_a_choice(
+    served: tuple[Renderer, CatalogIndex, list[IntArray]],
+) -> None:
+    """A fork too few and nothing is learned there; a token that no item has teaches to avoid what cannot be written."""
+    renderer, index, histories = served
+    rows = [tuple(index.trie.row(row).tolist()) for row in range(len(index.trie))]
+    for history in [own[:6] for own in histories if len(own) >= 6][:20]:
+        example = make_example(renderer, index, history, [Target(3, NOTHING), Target(5, history[:1])])
+        found = {}
+        for fork, start, end in zip(example.forks, example.fork_offsets, example.fork_offsets[1:], strict=False):
+            found[int(fork)] = sorted(example.fork_tokens[start:end].tolist())
+        expected = {}
+        for choice in example.taken:
+            own = np.flatnonzero(example.choices == choice)
+            path = tuple(example.token_ids[example.steps[own]].tolist())
+            for depth, step in enumerate(own):
+                allowed = sorted({row[depth] for row in rows if row[:depth] == path[:depth] and len(row) > depth})
+                if len(allowed) > 1:
+                    expected[int(step)] = allowed
+        assert found == expected
+
+
+def test_what_a_person_says_and_may_choose_from_is_shown(
+    served: tuple[Renderer, CatalogIndex, list[IntArray]], tokenizer: HuggingFaceTokenizer
+) -> None:
+    """An adapter that was not asked in the words of serving does not know them."""
+    renderer, index, histories = served
+    showing = replace(renderer, template=read_template("rank-candidates"))
+    history = next(own for own in histories if len(own) >= 6)[:6]
+    target = Target(4, NOTHING, "something red", history[3:6])
+    example = make_example(showing, index, history, [target])
+    expected = showing.render(history[:4], "something red", history[3:6]).token_ids.tolist()
+    assert paths(example)[0][: len(expected)] == expected
+    assert "something red" in tokenizer.decode(expected)
 
 
 def test_what_begins_alike_is_there_once(served: tuple[Renderer, CatalogIndex, list[IntArray]]) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from finetune.config import read_config
+from finetune.config import TrainConfig, read_config
+from finetune.data import Moments
+from finetune.folder import last_checkpoint
 from finetune.forward import pack, read, sums
+from finetune.merge import merge
 from finetune.objectives import constrained, likelihood, listwise
+from finetune.tasks import say
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers, read_template
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.base import Backend
 from genrec.backends.transformers import TransformersBackend
-from genrec.errors import InputError
+from genrec.errors import InputError, MismatchError
 from genrec.examples import Target, make_example
+from genrec.provenance import Provenance
 from genrec.renderer import Renderer
 from genrec.search import Terms, exhaustive_search
 from genrec.subset import Subset
@@ -40,7 +46,7 @@ def test_a_score_in_training_is_the_score_in_serving(
     people = [np.array([1, 4, 2, 6]), np.array([7, 0, 3])]
     targets = [[Target(2, np.array([0, 5])), Target(3, np.array([7]))], [Target(1, np.array([1, 2, 3]))]]
     pairs = zip(people, targets, strict=True)
-    packed = pack([make_example(renderer, index, history, own) for history, own in pairs])
+    packed = pack([make_example(renderer, index, history, own) for history, own in pairs], [True, True])
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     use_packed_attention(model)
     with torch.inference_mode():
@@ -101,6 +107,57 @@ def test_a_config_that_is_wrong_is_named(tmp_path: Path) -> None:
     assert json.loads(read_config("games_cpu").model_dump_json())["data"] == "games"
 
 
+def test_each_task_says_what_it_promises() -> None:
+    """A search for words that the answer lacks, or a description that is its title, teaches the wrong thing."""
+    catalog = Catalog.from_items(
+        [Item("a", "Alien"), Item("b", "The Big Red Wooden Box", {"price": 2.5, "colour": None})]
+    )
+    random = np.random.default_rng(0)
+    assert say("next-item", catalog, 0, 1, random) == say("candidates", catalog, 0, 1, random) == ""
+    assert say("cold-start", catalog, 0, 1, random) == "Something like Alien"
+    assert say("search", catalog, 1, 0, random) == "Alien"
+    searched = {say("search", catalog, 0, 1, random) for _ in range(50)}
+    assert searched == {"The Big", "Big Red", "Red Wooden", "Wooden Box"}
+    described = {say("description", catalog, 0, 1, random) for _ in range(50)}
+    assert len(described) > 5
+    for text in described:
+        words, fact = text.split(", ")
+        assert fact == "price 2.5"
+        assert len(words.split()) == 3
+        assert set(words.split()) < {"The", "Big", "Red", "Wooden", "Box"}
+
+
+def test_tasks_are_drawn_as_often_as_asked(cache: Path) -> None:
+    """A mixture that is not the one in the config compares nothing."""
+    mixture = {"next-item": 2.0, "candidates": 1.0, "cold-start": 1.0}
+    config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, others=3, targets=2, tasks=mixture)
+    rows = Moments(config, None).rows(2000)
+    counts = Counter(row["task"] for row in rows)
+    assert {task: round(counts[task] / 500, 1) for task in mixture} == pytest.approx(mixture, abs=0.2)
+    for row in rows:
+        asked = zip(row["places"], row["others"], row["words"], row["candidates"], strict=True)
+        for place, others, words, candidates in asked:
+            taken = row["history"][place]
+            assert taken not in row["history"][:place]
+            assert bool(others) <= (row["task"] == "next-item")
+            assert (taken in candidates) == bool(candidates) == (row["task"] == "candidates")
+            assert words.startswith("Something like ") == (row["task"] == "cold-start")
+
+
+def test_checkpoints_that_are_not_whole_are_passed_over(tmp_path: Path) -> None:
+    """A disk that filled up while the newest one was written must not cost those before; and none is unpickled."""
+    for step in (4, 8, 12):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
+            (folder / name).write_bytes(b"" if (step, name) == (12, "scheduler.pt") else b"{}")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoints" / "checkpoint-8")
+    (tmp_path / "checkpoints" / "checkpoint-8" / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(MismatchError, match=r"adapter_model\.bin is pickled"):
+        last_checkpoint(tmp_path)
+    assert last_checkpoint(tmp_path / "nothing") is None
+
+
 SMALL = """
 data = "online-retail"
 protocol = "next-basket"
@@ -149,6 +206,16 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(
     one, other = (own.open([prompt]).log_probs(nodes, np.arange(50), offsets) for own in (tuned, smollm2_float32))
     assert tuned.name.startswith("SmolLM2-135M-Instruct+adapter-")
     assert 0 < np.abs(one - other).max() < 2
+    # It says what it was made of, and merged it is the same model.
+    folder = tmp_path / "whole" / "adapter"
+    facts = Provenance.read(folder)
+    assert (facts.base, facts.config["rank"], facts.metrics["tokens"] > 0) == ("SmolLM2-135M-Instruct", 2, True)
+    assert facts == Provenance.read(tmp_path / "killed" / "adapter")
+    assert "NDCG@10" in (folder / "README.md").read_text(encoding="utf-8")
+    merge(folder, tmp_path / "merged")
+    merged = TransformersBackend(tmp_path / "merged", device="cpu", dtype=torch.float32)
+    again = merged.open([prompt]).log_probs(nodes, np.arange(50), offsets)
+    assert np.abs(again - one).max() < np.abs(again - other).max() / 2  # bfloat16 rounds what was added
     # Of a folder that holds a run nothing is written over.
     config.write_text(SMALL.replace("rank = 2", "rank = 3"), encoding="utf-8")
     for more, message in (("--resume", b"whose rank is 2, not 3"), ("--report-to=none", b"whose rank is 2, not 3")):

@@ -129,7 +129,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("search", "errors types forest guide kernel.plain subset trie backends.base"),
         ("kernel.plain", "types"),
         ("tokenizer", "errors types"),
-        ("backends.base", "types deadline"),
+        ("backends.base", "types deadline provenance"),
         (
             "backends.transformers",
             "errors types deadline backends.adapter backends.attention backends.cache backends.lineage "
@@ -139,9 +139,10 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("backends.vllm_tree", "errors types deadline backends.lineage"),
         (
             "backends.vllm_engine",
-            "errors types deadline backends.adapter backends.precision backends.vllm_dialect backends.vllm_tree",
+            "errors types deadline provenance backends.adapter backends.precision backends.vllm_dialect "
+            "backends.vllm_tree",
         ),
-        ("backends.vllm_server", "errors types deadline backends.vllm_dialect backends.vllm_tree"),
+        ("backends.vllm_server", "errors types deadline provenance backends.vllm_dialect backends.vllm_tree"),
         ("rankers.base", "types deadline errors subset"),
     ],
 )

@@ -366,7 +366,7 @@ COLD = HEADER.format("cold", '["words"]', "item") + "{% block user %}{{ words }}
 
 def generative(*, backend: TableBackend | None = None, **options: Any) -> GenerativeRanker:
     tokenizer = ByteTokenizer()
-    parts = {name: options.pop(name) for name in ("background", "prior_cache") if name in options}
+    parts = {name: options.pop(name) for name in ("background", "prior_cache", "prior_backend") if name in options}
     return GenerativeRanker(
         CatalogIndex.build(CATALOG, TitleIdentifiers(), tokenizer),
         backend or TableBackend(tokenizer.vocab_size, seed=9),
@@ -552,6 +552,20 @@ def test_priors_are_kept_between_runs_and_only_for_what_they_are_of(tmp_path: Pa
     generative(backend=TableBackend(260, seed=1), strategy="exhaustive", prior_cache=tmp_path).fill_priors()
     generative(strategy="exhaustive", prior_cache=tmp_path, background=[history(1)]).fill_priors()
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_beside_an_adapter_the_prior_stays_the_models_own() -> None:
+    """An adapter learns what to add to the score less this prior; its own would take away what it has learned."""
+    request, items = RankRequest(history(3), "", EVERYTHING), np.arange(N)
+    tuned, plain = TableBackend(260, seed=1), TableBackend(260)
+    found, raw = (
+        generative(backend=tuned, prior_backend=plain, strategy="exhaustive", prior=weight).score(
+            [request], [items], deadline=Deadline.never()
+        )[0]
+        for weight in (1.0, 0.0)
+    )
+    expected = generative(backend=plain, strategy="exhaustive").prior_scores()
+    np.testing.assert_allclose(raw - found, expected, atol=1e-5)
 
 
 def test_the_prior_of_an_item_is_what_its_score_lacks() -> None:

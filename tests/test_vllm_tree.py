@@ -19,6 +19,7 @@ class TableReader:
     """Reads paths from a `TableBackend`, and leaves out first rows as if a cache had held them."""
 
     token_bytes = TOKEN_BYTES
+    provenance = None
 
     def __init__(self, *, most_tokens: int = 7, hides: bool = True, reads_rows: bool = True) -> None:
         self.table = TableBackend(97, seed=5)

@@ -14,6 +14,7 @@ from genrec.backends.precision import native_dtype
 from genrec.backends.quiet import quiet
 from genrec.backends.transformers import TransformersBackend
 from genrec.deadline import Deadline
+from genrec.provenance import Provenance
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray
 
@@ -109,6 +110,7 @@ class FreeBackend:
 
     def __init__(self, vocab_size: int) -> None:
         self.name, self.vocab_size, self.max_tokens, self.token_bytes = "free", vocab_size, 1 << 20, 8
+        self.provenance: Provenance | None = None
         logits = 2 * np.random.default_rng(1).standard_normal(vocab_size)
         self.table: FloatArray = logits - np.logaddexp.reduce(logits)
         self.steps = 0

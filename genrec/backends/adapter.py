@@ -8,11 +8,15 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 20
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from genrec.artifact import sha256_of
 from genrec.errors import MismatchError, ModelMissingError
+from genrec.provenance import FILE as PROVENANCE
+from genrec.provenance import Provenance
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PARTS = (".lora_A.weight", ".lora_B.weight")
@@ -25,10 +29,12 @@ class Adapter:
     Attributes:
         name: the folder's name and the beginning of its weights' hash, so that caches never confuse two.
         folder: where it lies.
+        provenance: what it was made of, where `genrec.json` says so.
     """
 
     name: str
     folder: Path
+    provenance: Provenance | None = None
 
 
 def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None = None) -> Adapter:
@@ -42,6 +48,7 @@ def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None =
     Raises:
         ModelMissingError: a file is missing or damaged.
         MismatchError: it was made for another model, or holds what vLLM does not serve (named).
+        ArtifactError: `genrec.json` is damaged.
     """
     folder = Path(folder)
     try:
@@ -66,7 +73,26 @@ def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None =
         if config.get(feature):
             raise MismatchError(f"the adapter {folder.name!r} uses {feature}, which vLLM cannot add; merge it instead")
     _check_shapes(folder, shapes, Path(base))
-    return Adapter(f"{folder.name}-{digest[:12]}", folder.resolve())
+    provenance = Provenance.read(folder) if (folder / PROVENANCE).is_file() else None
+    if provenance is not None:
+        _check_base(folder, provenance, Path(base))
+    return Adapter(f"{folder.name}-{digest[:12]}", folder.resolve(), provenance)
+
+
+def _check_base(folder: Path, provenance: Provenance, base: Path) -> None:
+    for name, trained in provenance.base_sha256.items():
+        file = base / name
+        if file.is_file() and (found := _digest(file, file.stat().st_size, file.stat().st_mtime_ns)) != trained:
+            raise MismatchError(
+                f"the adapter {folder.name!r} was trained on other weights: {name} of {base.name!r} has SHA-256 "
+                f"{found[:12]}, not {trained[:12]}; load the model that it was trained on, or train it again"
+            )
+
+
+@lru_cache(maxsize=16)
+def _digest(file: Path, size: int, changed: int) -> str:
+    """Read once while a file stays as it is: weights may be of tens of gigabytes."""
+    return sha256_of(file)
 
 
 def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from genrec.deadline import Deadline
+from genrec.provenance import Provenance
 from genrec.types import FloatArray, IntArray
 
 
@@ -71,12 +72,14 @@ class Backend(Protocol):
             all layers, and one hidden state. U prompts are held as U of the longest, and the nodes grown in one call
             as U times those of the prompt that grew most; a backend may hold a quarter more to grow into. An engine
             that keeps keys and values in a pool of fixed size, and computes again what no longer fits, counts none.
+        provenance: what the adapter that it serves under was made of, where there is one that says so.
     """
 
     name: str
     vocab_size: int
     max_tokens: int
     token_bytes: int
+    provenance: Provenance | None
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TokenTree:
         """Compute U prompts once, in one batch, and open a tree behind them.

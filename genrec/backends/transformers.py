@@ -76,6 +76,7 @@ class TransformersBackend:
         called = f"{name or Path(model).name}{'' if tuned is None else f'+{tuned.name}'}"
         self.name = f"{called}@{str(self.dtype).removeprefix('torch.')}"
         use_packed_attention(self.model)
+        self.provenance = None if tuned is None else tuned.provenance
         self.vocab_size = int(self.model.config.vocab_size)
         # Within its window, attention that slides sees everything: paths that fit are computed as the model would.
         window = GrowingCache(self.model.config).window

@@ -18,6 +18,7 @@ from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
+from genrec.provenance import Provenance
 from genrec.types import FloatArray, IntArray
 
 _CPU_MEMORY = 2 << 30
@@ -103,6 +104,7 @@ class VllmEngineBackend:
         self.most_tokens = vllm_dialect.MOST_TOKENS
         self.reads_rows = not adapters
         self.token_bytes = TOKEN_BYTES
+        self.provenance: Provenance | None = None
 
     @property
     def llm(self) -> Any:
@@ -130,6 +132,7 @@ class VllmEngineBackend:
         other = copy.copy(self)
         other._adapter = read_adapter(folder, base=self._model, max_rank=self._max_rank)
         other.name = f"{self._base}+{other._adapter.name}"
+        other.provenance = other._adapter.provenance
         self._engine.load(other._adapter)
         return other
 

@@ -15,6 +15,7 @@ from genrec.backends import vllm_dialect
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, ModelMissingError
+from genrec.provenance import Provenance
 from genrec.types import FloatArray, IntArray
 
 _ATTEMPTS = 4
@@ -67,6 +68,7 @@ class VllmServerBackend:
         # A server may have adapters, with which rows would end it; and rows that its cache held may be no JSON.
         self.reads_rows = False
         self.token_bytes = TOKEN_BYTES
+        self.provenance: Provenance | None = None  # the server knows its adapters, and does not tell
         self._model, self._patience, self._clock = model, patience, clock
         self._client = httpx.Client(
             base_url=url,

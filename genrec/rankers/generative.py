@@ -104,6 +104,9 @@ class GenerativeRanker:
             model's prior, so beside an adapter this is the model without it.
         source: the name that recommendations served by it carry.
 
+    Attributes:
+        notices: how an adapter's training differs from what it serves here, template, catalog or index.
+
     Raises:
         ArtifactError: a cached prior was altered.
         TokenizerMismatchError: the index was built with another tokenizer.
@@ -138,6 +141,18 @@ class GenerativeRanker:
         for one in (template, cold_template):
             if one.output != "item":
                 raise InputError(f"template {one.name!r} answers with {one.output}; this ranker needs output = item")
+        trained = backend.provenance
+        if trained is not None and trained.tokenizer != tokenizer.fingerprint:
+            raise TokenizerMismatchError(
+                f"the adapter of {backend.name} was trained with tokenizer {trained.tokenizer[:12]}, not with "
+                f"{tokenizer.fingerprint[:12]}; load the tokenizer that it was trained with"
+            )
+        here = {
+            "template": template.fingerprint,
+            "catalog": index.catalog.fingerprint,
+            "index": index.fingerprint,
+        }
+        self.notices = () if trained is None else tuple(trained.differences(**here))
         self.settings, self.source = settings, source
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
         self._prior_backend = prior_backend or backend

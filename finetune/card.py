@@ -1,0 +1,105 @@
+"""What a run ends with: an adapter's folder that says what it is."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+
+from finetune.config import TrainConfig
+from finetune.data import Moments
+from finetune.trainer import CUTOFFS
+from genrec import CatalogIndex, Template
+from genrec.artifact import sha256_of, writing_file
+from genrec.provenance import Provenance
+
+_CARD = """---
+base_model: {base}
+library_name: peft
+license: {license}
+tags: [recommendation, lora, genrec]
+---
+
+# A recommender's adapter for {base}
+
+Trained by genrec on `{data}` (digest {digest}), events from {first} to {last}, by the objective `{objective}`:
+{targets:,} targets in {tokens:,} tokens, step {step} of {steps}. It ranks the items of one catalog behind one template,
+whose hashes are in `genrec.json`; loading compares them.
+
+Validation, {users} people's last known item among {others} random ones: {ndcg}.
+
+It has seen what the people of these data took, and ranks what they would take; it knows nothing of anybody else, and
+what it writes without genrec's search need not exist.
+"""
+
+
+def save_adapter(folder: Path, model: Any, facts: Provenance, *, others: int) -> None:
+    """Write the weights in bfloat16, `genrec.json` and a model card."""
+    model.peft_config["default"].base_model_name_or_path = facts.base
+    half = {name: one.to(torch.bfloat16) for name, one in get_peft_model_state_dict(model).items()}
+    model.save_pretrained(str(folder), state_dict=half)
+    facts.write(folder)
+    config, metrics = facts.config, facts.metrics
+    card = _CARD.format(
+        base=facts.base,
+        license="apache-2.0" if facts.base.startswith("SmolLM2") else "other",
+        data=config["data"],
+        digest=facts.data[:12],
+        first=facts.first,
+        last=facts.last,
+        objective=config["objective"],
+        targets=int(metrics["targets"]),
+        tokens=int(metrics["tokens"]),
+        step=int(metrics["step"]),
+        steps=config["steps"],
+        users=config["evaluate_users"],
+        others=others,
+        ndcg=", ".join(f"NDCG@{k} {metrics[f'ndcg@{k}']:.1f}" for k in CUTOFFS),
+    )
+    with writing_file(folder / "README.md") as file:
+        file.write(card.encode())
+
+
+def provenance(
+    config: TrainConfig,
+    moments: Moments,
+    weights: Path,
+    index: CatalogIndex,
+    template: Template,
+    best: dict[str, float],
+) -> Provenance:
+    """What a run is made of."""
+    first, last = moments.span
+    return Provenance(
+        base=weights.name,
+        base_sha256={file.name: sha256_of(file) for file in sorted(weights.glob("*.safetensors"))},
+        tokenizer=index.tokenizer_fingerprint,
+        template=template.fingerprint,
+        catalog=moments.catalog.fingerprint,
+        index=index.fingerprint,
+        data=moments.digest,
+        first=first,
+        last=last,
+        seed=config.seed,
+        config=config.model_dump(mode="json"),
+        versions={name: version(name) for name in ("genrec", "torch", "transformers", "peft")},
+        metrics=best,
+    )
+
+
+def save_curve(path: Path, curve: list[dict[str, float]]) -> None:
+    """Write the validation ranking against what was learned, as JSON, and beside it as a picture."""
+    from matplotlib.figure import Figure
+
+    with writing_file(path) as file:
+        file.write((json.dumps(curve, indent=1) + "\n").encode())
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for k in CUTOFFS:
+        axes.plot([one["tokens"] / 1e6 for one in curve], [one[f"ndcg@{k}"] for one in curve], label=f"NDCG@{k}")
+    axes.set_xlabel("million tokens learned")
+    axes.set_ylabel("validation, times 100")
+    axes.legend()
+    figure.savefig(path.with_suffix(".png"), dpi=150)

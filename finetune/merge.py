@@ -1,0 +1,58 @@
+"""Merge an adapter into its model's weights: python -m finetune.merge ADAPTER --out DIR [--model NAME].
+
+For engines that serve no adapters, and for one adapter that is asked all the time. DIR is a model's folder as any
+other, with its tokenizer: `genrec recommend --model DIR`, `Settings(model=DIR)`, `vllm serve DIR`.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from genrec.artifact import writing
+from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
+from genrec.backends.transformers import TransformersBackend
+from genrec.errors import GenrecError
+from genrec.provenance import FILE
+
+_KIND, _VERSION = "merged model", 1
+
+
+def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
+    """Write the merged model in bfloat16, whole or not at all.
+
+    Raises:
+        ModelMissingError: the model or the adapter is missing.
+        MismatchError: they do not belong together.
+        ArtifactError: the folder cannot be written, or holds something else.
+    """
+    import torch
+
+    weights = find_weights(model, default_cache())
+    tuned = TransformersBackend(weights, adapter=adapter, dtype=torch.bfloat16, device="cpu")
+    with writing(out, kind=_KIND, version=_VERSION, facts={"model": weights.name, "adapter": tuned.name}) as folder:
+        tuned.model.save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            if (weights / name).is_file():
+                shutil.copyfile(weights / name, folder / name)
+        if (adapter / FILE).is_file():
+            shutil.copyfile(adapter / FILE, folder / FILE)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and merge."""
+    parser = argparse.ArgumentParser(prog="python -m finetune.merge", description=__doc__)
+    parser.add_argument("adapter", type=Path, help="an adapter's folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the merged model goes")
+    parser.add_argument("--model", default=LANGUAGE_MODEL, metavar="NAME", help="a bundled model's name, or a folder")
+    own = parser.parse_args(arguments)
+    try:
+        merge(own.adapter, own.out, model=own.model)
+    except GenrecError as error:
+        sys.exit(f"error: {error}")
+    print(own.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Hugging Face's trainer with genrec's objectives, and a ranking in the place of the validation loss."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+from finetune.config import TrainConfig
+from finetune.forward import Reading, read, sums
+from finetune.objectives import constrained, likelihood, listwise
+from genrec.backends.precision import default_device, native_dtype
+from genrec.types import FloatArray
+
+CUTOFFS = (1, 5, 10)  # of NDCG
+
+Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
+
+
+class RankingTrainer(Trainer):
+    """Trains by `config.objective`, and looks every `evaluate_every` steps at how people's last items are ranked.
+
+    Args:
+        config: of the run.
+        collate: makes tensors of rows, see `finetune.forward.pack`.
+        out: the run's folder.
+        prior: float64 [N], what is taken from the score of each item, at weight 1.
+        counts: float64 [N], how often each item was taken.
+        options: what Hugging Face's trainer takes.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        collate: Collate,
+        out: Path,
+        *,
+        prior: FloatArray,
+        counts: FloatArray,
+        report_to: str,
+        **options: Any,
+    ) -> None:
+        stop = EarlyStoppingCallback(early_stopping_patience=config.patience)
+        super().__init__(data_collator=collate, args=_arguments(config, out, report_to), callbacks=[stop], **options)
+        self._config, self._collate = config, collate
+        self._prior = torch.from_numpy(config.prior * prior).float()
+        popular = np.log1p(counts)
+        self._popular = torch.from_numpy(config.popularity_weight * popular / (popular.std() or 1.0)).float()
+        self._tokens = self._targets = 0
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch: that of the objective, and the likelihood of what tasks beside it ask for."""
+        reading = read(model, inputs)
+        self._tokens += inputs["input_ids"].shape[1] * self.args.world_size
+        self._targets += len(inputs["taken"]) * self.args.world_size
+        ranked = inputs["ranked"]
+        loss = torch.zeros((), device=ranked.device)
+        if ranked.any():
+            loss = loss + ranked.float().mean() * self._objective(model, inputs, reading)
+        beside = inputs["taken"][~ranked]
+        if len(beside):
+            loss = loss + (~ranked).float().mean() * likelihood(reading.steps, inputs["choices"], beside)
+        return (loss, {}) if return_outputs else loss
+
+    def _objective(self, model: Any, inputs: dict[str, Any], reading: Reading) -> Tensor:
+        """The loss over the targets whose choices are ranked."""
+        config, ranked = self._config, inputs["ranked"]
+        taken = inputs["taken"][ranked]
+        if config.objective == "likelihood":
+            return likelihood(reading.steps, inputs["choices"], taken)
+        if config.objective == "constrained":
+            chosen = torch.isin(inputs["choices"][inputs["forks"]], taken)
+            return constrained(reading.steps, inputs["forks"][chosen], reading.allowed[chosen], len(taken))
+        scores = sums(reading.steps, inputs) - self._reference(model, inputs)
+        own = ranked[inputs["targets"]]  # choices of ranked targets, and these counted anew
+        number, place = torch.cumsum(ranked, 0) - 1, torch.cumsum(own, 0) - 1
+        loss = listwise(scores[own], number[inputs["targets"][own]], place[taken], config.temperature)
+        if config.likelihood_weight:
+            loss = loss + config.likelihood_weight * likelihood(reading.steps, inputs["choices"], taken)
+        return loss
+
+    def _reference(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """What is taken from the score of each choice, float32 [C]: the prior, or the score without the adapter."""
+        if self._config.objective == "listwise":
+            return self._prior.to(inputs["items"].device)[inputs["items"]]
+        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+            return sums(read(model, inputs).steps, inputs)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """NDCG of each validation person's last item among random ones."""
+        found = self.rank()
+        found |= {"eval_tokens": float(self._tokens), "eval_targets": float(self._targets)}
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    def rank(self) -> dict[str, float]:
+        """The mean NDCG at `CUTOFFS`, times 100."""
+        model: Any = self.model
+        tests: Any = self.eval_dataset
+        model.eval()
+        places: list[float] = []
+        with torch.inference_mode(), self.compute_loss_context_manager():
+            for start in range(0, len(tests), self._config.trees):
+                rows = [tests[place] for place in range(start, min(start + self._config.trees, len(tests)))]
+                packed: Any = self._prepare_inputs(self._collate(rows))
+                items, targets, taken = (packed[name].cpu() for name in ("items", "targets", "taken"))
+                scores = sums(read(model, packed).steps, packed).cpu() - self._prior[items] + self._popular[items]
+                places += torch.bincount(targets, weights=(scores > scores[taken][targets]).double()).tolist()
+        model.train()
+        ranks = np.array(places)
+        return {f"eval_ndcg@{k}": 100 * float(np.where(ranks < k, 1 / np.log2(2 + ranks), 0).mean()) for k in CUTOFFS}
+
+    def count_on(self, checkpoint: str | None) -> None:
+        """Go on with the tokens and targets that were counted until a checkpoint."""
+        if checkpoint is not None:
+            told = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+            last = next(one for one in reversed(told) if "eval_tokens" in one)
+            self._tokens, self._targets = int(last["eval_tokens"]), int(last["eval_targets"])
+
+    def curve(self) -> list[dict[str, float]]:
+        """The validation ranking at every look."""
+        looks = [one for one in self.state.log_history if "eval_tokens" in one]
+        return [{name.removeprefix("eval_"): value for name, value in one.items()} for one in looks]
+
+    def best(self) -> dict[str, float]:
+        """The look whose weights are kept."""
+        return max(self.curve(), key=lambda one: one["ndcg@10"])
+
+
+def _arguments(config: TrainConfig, out: Path, report_to: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.trees,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup,
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        eval_strategy="steps",
+        eval_steps=config.evaluate_every,
+        save_steps=config.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="ndcg@10",
+        greater_is_better=True,
+        logging_steps=10,
+        report_to=report_to,
+        remove_unused_columns=False,
+        label_names=[],
+        seed=config.seed,
+        gradient_checkpointing=config.gradient_checkpointing,
+        dataloader_pin_memory=False,
+        dataloader_num_workers=config.workers,
+        bf16=native_dtype(default_device()) == torch.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+    )
