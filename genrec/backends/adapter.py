@@ -8,7 +8,6 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 20
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -82,17 +81,11 @@ def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None =
 def _check_base(folder: Path, provenance: Provenance, base: Path) -> None:
     for name, trained in provenance.base_sha256.items():
         file = base / name
-        if file.is_file() and (found := _digest(file, file.stat().st_size, file.stat().st_mtime_ns)) != trained:
+        if file.is_file() and (found := sha256_of(file)) != trained:
             raise MismatchError(
                 f"the adapter {folder.name!r} was trained on other weights: {name} of {base.name!r} has SHA-256 "
                 f"{found[:12]}, not {trained[:12]}; load the model that it was trained on, or train it again"
             )
-
-
-@lru_cache(maxsize=16)
-def _digest(file: Path, size: int, changed: int) -> str:
-    """Read once while a file stays as it is: weights may be of tens of gigabytes."""
-    return sha256_of(file)
 
 
 def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> None:
