@@ -44,6 +44,9 @@ class TrainConfig(BaseModel):
         patience: looks without a better ranking after which it stops.
         workers: processes that write trees beside the one that learns from them.
         seed: of weights, people, targets and others.
+        start: the folder of an adapter to go on from; by default one that changes nothing.
+        since: learn what was taken from this date on.
+        replay: with `since`, the share of trees of what was taken before, so that it is not forgotten.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +81,9 @@ class TrainConfig(BaseModel):
     patience: int = Field(default=5, ge=1)
     workers: int = Field(default=0, ge=0)
     seed: int = 20261122
+    start: str | None = None
+    since: str | None = None
+    replay: float = Field(default=0.5, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _compares_something(self) -> Self:

@@ -1,5 +1,7 @@
 """Which moments of which histories are learned from, and what each is set against."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ from eval.config import Config
 from eval.data import open_experiment
 from finetune.config import TrainConfig
 from finetune.tasks import Task, say
-from genrec import Catalog
+from genrec import Catalog, Interactions
 from genrec.errors import InputError
 from genrec.types import FloatArray, IntArray
 
 _LEAST = 1  # items before a target at least
+_YEAR = 365 * 86_400.0
 
 
 class Moments:
@@ -36,23 +39,35 @@ class Moments:
         self.catalog: Catalog = experiment.catalog
         self.interactions = experiment.train
         self.digest = experiment.digest
-        times = experiment.train.timestamps
-        self.span = (str(times.min()), str(times.max())) if len(times) else (None, None)
-        offsets, items = experiment.train.as_indices(self.catalog, on_unknown="skip")
-        histories = [one for one in np.split(items, offsets[1:-1]) if len(one) > _LEAST + 1]
-        if not histories:
+        known = experiment.train.known_to(self.catalog)
+        self.span = tuple(map(_when, (known.timestamps.min(), known.timestamps.max()))) if len(known) else (None, None)
+        offsets, items = known.as_indices(self.catalog)
+        self.counts: FloatArray = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
+        old = _counts_before(known, config.since)
+        whole = [
+            (history, count)
+            for history, count in zip(np.split(items, offsets[1:-1]), old, strict=True)
+            if len(history) > _LEAST + 1
+        ]
+        if not whole:
             raise InputError(
                 f"no history of {config.data} has {_LEAST + 2} items or more; there is nothing to learn from"
             )
         random = np.random.default_rng(config.seed)
-        order = random.permutation(len(histories))
-        self.counts: FloatArray = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
+        order = random.permutation(len(whole))
+        told, learned = order[: config.evaluate_users], order[config.evaluate_users :]
         self._config, self._random = config, random
         shares = np.array(list(config.tasks.values()))
         self._tasks, self._tasks_until = list(config.tasks), np.cumsum(shares / shares.sum())[:-1]
-        self.validation = [histories[place] for place in order[: config.evaluate_users]]
-        self.train = [histories[place][:-1] for place in order[: config.evaluate_users]]
-        self.train += [histories[place] for place in order[config.evaluate_users :]]
+        self.validation = [whole[place][0] for place in told]
+        self.train = [whole[place][0][:-1] for place in told] + [whole[place][0] for place in learned]
+        counts = [whole[place][1] for place in order]
+        # A part of a history: from which place on targets may lie, and before which.
+        parts = [(history, max(_LEAST, count), len(history)) for history, count in zip(self.train, counts, strict=True)]
+        self._parts = [_some(parts, config.since or "the beginning")]
+        if config.since is not None and config.replay:
+            before = [(history, _LEAST, count) for history, count in zip(self.train, counts, strict=True)]
+            self._parts.append(_some(before, f"before {config.since}"))
         weights = np.where(self.counts > 0, self.counts, 0.5) ** config.popularity_power
         self._until = np.cumsum(weights / weights.sum())  # the chance of an item or one before it
 
@@ -62,18 +77,9 @@ class Moments:
         Raises:
             InputError: no history has a moment at which anything new was taken.
         """
-        found: list[dict[str, Any]] = []
-        while len(found) < count:
-            before = len(found)
-            for place in self._random.permutation(len(self.train)):
-                row = self._draw(self.train[place])
-                if row is not None:
-                    found.append(row)
-                if len(found) == count:
-                    break
-            if len(found) == before:
-                raise InputError("no history holds anything new behind its beginning; there is nothing to learn from")
-        return found
+        sources = [self._endless(parts) for parts in self._parts]
+        again = self._random.random(count) < self._config.replay
+        return [next(sources[-1 if old else 0]) for old in again]
 
     def tests(self, count: int) -> list[dict[str, Any]]:
         """One row for each validation person: the last item against so many random ones."""
@@ -83,10 +89,22 @@ class Moments:
             rows.append(_row("next-item", history, [len(history) - 1], [others.tolist()]))
         return rows
 
-    def _draw(self, history: IntArray) -> dict[str, Any] | None:
+    def _endless(self, parts: "list[_Part]") -> Iterator[dict[str, Any]]:
+        """Rows of histories in random order, and when all were met, in another."""
+        while True:
+            met = False
+            for place in self._random.permutation(len(parts)):
+                row = self._draw(*parts[place])
+                if row is not None:
+                    met = True
+                    yield row
+            if not met:
+                raise InputError("no history holds anything new behind its beginning; there is nothing to learn from")
+
+    def _draw(self, history: IntArray, low: int, high: int) -> dict[str, Any] | None:
         """Moments that lie side by side, so that they share what they show."""
-        end = int(self._random.integers(min(_LEAST + self._config.targets, len(history)), len(history) + 1))
-        begin = max(_LEAST, end - self._config.targets)
+        end = int(self._random.integers(min(low + self._config.targets, high), high + 1))
+        begin = max(low, end - self._config.targets)
         places = [place for place in range(begin, end) if history[place] not in history[:place]]
         if not places:
             return None
@@ -104,6 +122,29 @@ class Moments:
             shown = zip(pairs, others, strict=True)
             lists = [self._random.permutation([taken, *own]).tolist() for (_, taken), own in shown]
         return _row(task, history[:end], places, [[]] * len(places), words, lists)
+
+
+_Part = tuple[IntArray, int, int]
+
+
+def _some(parts: list[_Part], when: str) -> list[_Part]:
+    found = [(history, low, high) for history, low, high in parts if low < high]
+    if not found:
+        raise InputError(f"nobody took anything since {when} behind something else; there is nothing to learn from")
+    return found
+
+
+def _counts_before(interactions: Interactions, since: str | None) -> list[int]:
+    """How many events of each person came before a date."""
+    if since is None:
+        return [0] * len(interactions.histories())
+    past = {history.user_id: len(history.item_ids) for history in interactions.by_time(since)[0].histories()}
+    return [past.get(history.user_id, 0) for history in interactions.histories()]
+
+
+def _when(seconds: float) -> str:
+    """ISO 8601, or a number where the data know places in place of times."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds >= _YEAR else f"{seconds:g}"
 
 
 def _row(

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -33,7 +34,7 @@ from genrec.assembly import Settings, background_histories, default_cache, find_
 from genrec.backends.adapter import read_adapter
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.precision import default_device, native_dtype
-from genrec.errors import EngineError, GenrecError
+from genrec.errors import EngineError, GenrecError, MismatchError
 from genrec.examples import Target, make_example
 from genrec.renderer import Renderer
 from genrec.tokenizer import HuggingFaceTokenizer
@@ -129,10 +130,32 @@ def _adapted(config: TrainConfig, weights: Path) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base, lora)
+    if config.start is not None:
+        _load(model, Path(config.start), config, weights)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         read_adapter(folder, base=weights, max_rank=config.max_rank)
     return model
+
+
+def _load(model: PeftModel, start: Path, config: TrainConfig, weights: Path) -> None:
+    """Begin with the weights of another adapter.
+
+    Raises:
+        MismatchError: it was made for another model, is of another shape, or was trained behind another template.
+    """
+    told = read_adapter(start, base=weights).provenance
+    if told is not None and (differs := told.differences(template=read_template(config.template).fingerprint)):
+        raise MismatchError(f"{differs[0]}; go on with the template that {start} was trained with")
+    held = load_file(start / "adapter_model.safetensors")
+    own = get_peft_model_state_dict(model)
+    for name in sorted(own.keys() | held.keys()):
+        if name not in held or name not in own or held[name].shape != own[name].shape:
+            shapes = [tuple(one[name].shape) if name in one else None for one in (held, own)]
+            raise MismatchError(
+                f"{name} of {start} is {shapes[0]}, and {shapes[1]} here; go on with the rank and the layers it has"
+            )
+    set_peft_model_state_dict(model, held)
 
 
 def _prior(

@@ -110,6 +110,14 @@ def test_what_begins_alike_is_there_once(served: tuple[Renderer, CatalogIndex, l
         whole += len(make_example(renderer, index, history, targets).token_ids)
         alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
     assert alone > 2 * whole
+    # In the layout of a list that goes on, an item that was taken is a line of all prompts behind it.
+    renderer = replace(renderer, template=read_template("next-line"))
+    whole = alone = 0
+    for history in [own[:13] for own in histories if len(own) >= 13][:50]:
+        targets = [Target(place, NOTHING) for place in range(1, 13)]
+        whole += len(make_example(renderer, index, history, targets).token_ids)
+        alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
+    assert alone > 5 * whole
 
 
 def test_a_token_sees_its_own_path_only(served: tuple[Renderer, CatalogIndex, list[IntArray]]) -> None:

@@ -19,6 +19,7 @@ from finetune.folder import last_checkpoint
 from finetune.forward import pack, read, sums
 from finetune.merge import merge
 from finetune.objectives import constrained, likelihood, listwise
+from finetune.promote import Verdict, promote
 from finetune.tasks import say
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers, read_template
 from genrec.backends.attention import use_packed_attention
@@ -26,6 +27,7 @@ from genrec.backends.base import Backend
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import InputError, MismatchError
 from genrec.examples import Target, make_example
+from genrec.metrics import Interval
 from genrec.provenance import Provenance
 from genrec.renderer import Renderer
 from genrec.search import Terms, exhaustive_search
@@ -144,6 +146,41 @@ def test_tasks_are_drawn_as_often_as_asked(cache: Path) -> None:
             assert words.startswith("Something like ") == (row["task"] == "cold-start")
 
 
+def test_new_events_are_learned_and_old_ones_replayed() -> None:
+    """Without the new ones nothing is learned by continuing; without the old ones they are forgotten."""
+    since = "2011-10-01"
+    config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, since=since, replay=0.25, others=1)
+    moments = Moments(config, None)
+    old, _ = moments.interactions.by_time(since)
+    past = {tuple(moments.catalog.indices_of(one.item_ids).tolist()) for one in old.histories()}
+    beginnings = {history[:size] for history in past for size in range(1, len(history) + 1)}
+    # Whose first items are those of somebody else cannot be told apart: rows with more are looked at.
+    rows = [row for row in moments.rows(800) if row["places"][0] > 4]
+    replayed = 0
+    for row in rows:
+        sides = {tuple(row["history"][: place + 1]) in beginnings for place in row["places"]}
+        assert len(sides) == 1, "a tree holds new targets, or old ones"
+        replayed += sides.pop()
+    assert replayed / len(rows) == pytest.approx(0.25, abs=0.1)
+    with pytest.raises(InputError, match="nobody took anything since 2031-01-01"):
+        Moments(config.model_copy(update={"since": "2031-01-01"}), None)
+
+
+def test_only_what_ranks_no_worse_is_promoted(tmp_path: Path) -> None:
+    """A night's training that went wrong must not serve in the morning."""
+    for value, passed in ((0.0, True), (-0.01, False), (1.0, True)):
+        assert Verdict("ndcg@10", 1.0, 1.0 + value, Interval(value, value - 1, value + 1)).passed == passed
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(name)
+    place = tmp_path / "serving" / "adapter"
+    for name in ("one", "two"):
+        promote(tmp_path / name, place)
+        assert (place / "adapter_config.json").read_text() == name
+    assert (tmp_path / "serving" / "adapter.before" / "adapter_config.json").read_text() == "one"
+    assert sorted(path.name for path in place.parent.iterdir()) == ["adapter", "adapter.before"]
+
+
 def test_checkpoints_that_are_not_whole_are_passed_over(tmp_path: Path) -> None:
     """A disk that filled up while the newest one was written must not cost those before; and none is unpickled."""
     for step in (4, 8, 12):
@@ -216,6 +253,19 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(
     merged = TransformersBackend(tmp_path / "merged", device="cpu", dtype=torch.float32)
     again = merged.open([prompt]).log_probs(nodes, np.arange(50), offsets)
     assert np.abs(again - one).max() < np.abs(again - other).max() / 2  # bfloat16 rounds what was added
+    # Another run goes on from it; not with another rank, nor behind another template.
+    config.write_text(SMALL.replace("steps = 20", "steps = 1"), encoding="utf-8")
+    for more, message in (
+        (["rank=3"], "go on with the rank and the layers it has"),
+        (['template="cold-start"'], "was trained with template"),
+        ([], ""),
+    ):
+        changes = [f'start="{folder}"', "learning_rate=1e-12", *more]
+        run = start(config, tmp_path / f"further{len(message)}", "--set", *changes)
+        _, told = run.communicate(timeout=300)
+        assert (run.returncode == 0) == (not message), told.decode()
+        assert message in told.decode()
+    assert weights(tmp_path / "further0") == weights(tmp_path / "whole")
     # Of a folder that holds a run nothing is written over.
     config.write_text(SMALL.replace("rank = 2", "rank = 3"), encoding="utf-8")
     for more, message in (("--resume", b"whose rank is 2, not 3"), ("--report-to=none", b"whose rank is 2, not 3")):

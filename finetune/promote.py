@@ -1,0 +1,103 @@
+"""Let an adapter take the place of another only if it ranks no worse: python -m finetune.promote NEW PLACE CONFIG.
+
+Both are measured by `eval.rank` on the people of CONFIG, whose last items neither may have been trained on. If the mean
+of the first metric did not fall, NEW is copied to PLACE, whole or not at all, and what stood there to PLACE.before; the
+exit status is 0. If it fell, nothing is changed; the exit status is 3. Where nothing stands at PLACE yet, NEW has to be
+no worse than the model without an adapter.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from eval.compare import read_run
+from eval.config import Config, read_config
+from eval.rank import measure
+from genrec.assembly import LANGUAGE_MODEL
+from genrec.backends.adapter import read_adapter
+from genrec.errors import GenrecError
+from genrec.metrics import Interval, difference_interval
+
+_FELL = 3  # the exit status
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How much better the new adapter ranks: `difference` is the mean over people of a metric, times 100."""
+
+    metric: str
+    old: float
+    new: float
+    difference: Interval
+
+    @property
+    def passed(self) -> bool:
+        """Whether the ranking did not fall."""
+        return self.difference.value >= 0
+
+
+def judge(new: Path, old: Path | None, config: Config, folder: Path, *, data: Path | None = None) -> Verdict:
+    """Measure two adapters on the same people.
+
+    Args:
+        new: an adapter's folder.
+        old: another one's; None for the model without one.
+        config: who is asked, and for what; its rankers are not.
+        folder: where answers are kept.
+        data: a folder that holds games and beauty.
+    """
+    settings = {"strategy": "exhaustive"} if config.protocol == "candidates" else {}
+    rankers = {
+        "new": {"kind": "generative", "adapter": str(new), "settings": settings},
+        "old": {"kind": "generative", "adapter": None if old is None else str(old), "settings": settings},
+    }
+    whole = Config.model_validate({**config.model_dump(), "rankers": rankers})
+    measure(whole, folder, data=data, users=None)
+    tables, metric = read_run(folder).tables, whole.metrics[0]
+    values = {name: 100 * tables[name][metric].to_numpy() for name in rankers}
+    difference = difference_interval(values["new"], values["old"], seed=config.seed)
+    return Verdict(metric, float(values["old"].mean()), float(values["new"].mean()), difference)
+
+
+def promote(new: Path, place: Path) -> None:
+    """Put a copy of an adapter in its place, whole or not at all; what stood there goes to `place`.before."""
+    before = place.with_name(f"{place.name}.before")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as aside:
+        shutil.copytree(new, Path(aside) / place.name)
+        if place.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            os.replace(place, before)
+        os.replace(Path(aside) / place.name, place)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, measure, and promote or not."""
+    parser = argparse.ArgumentParser(prog="python -m finetune.promote", description=__doc__)
+    parser.add_argument("new", type=Path, metavar="NEW", help="the folder of an adapter that was trained")
+    parser.add_argument("place", type=Path, metavar="PLACE", help="the folder of the adapter that serves")
+    parser.add_argument("config", metavar="CONFIG", help="who is asked: a name in eval/configs, or a .toml file")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder that holds games and beauty")
+    own = parser.parse_args(arguments)
+    try:
+        read_adapter(own.new, base=LANGUAGE_MODEL)
+        with TemporaryDirectory() as folder:
+            old = own.place if own.place.exists() else None
+            verdict = judge(own.new, old, read_config(own.config), Path(folder) / "run", data=own.data)
+        print(f"{verdict.metric}: {verdict.old:.2f} before, {verdict.new:.2f} now, difference {verdict.difference}")
+        if not verdict.passed:
+            print(f"{own.new} ranks worse; {own.place} stays as it is")
+            sys.exit(_FELL)
+        promote(own.new, own.place)
+        print(f"{own.place} is {own.new} from now on")
+    except (GenrecError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
