@@ -10,7 +10,7 @@ side.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from eval.rank import read_manifest, read_part
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation import Experiment
 from genrec.metrics import Interval, difference_interval, mean_interval, randomisation_test
+from genrec.template import one_line
 from genrec.types import FloatArray
 
 PEOPLE = 30  # on the page
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, print, draw."""
     options = _parse(arguments)
     try:
-        runs = [read_run(folder) for folder in options.runs]
+        runs = _told_apart([read_run(folder) for folder in options.runs], options.runs)
         metric = options.metric or runs[0].facts["config"]["metrics"][-1]
         lines = compare(runs, metric, options.baseline)
         if options.png:
@@ -102,6 +103,15 @@ def read_run(folder: Path) -> Run:
     if not tables:
         raise InputError(f"{folder} has no ranker that was asked about all {facts['users']:,} people; finish the run")
     return Run(folder.resolve().name, facts, tables, tuple(name for name in facts["rankers"] if name not in tables))
+
+
+def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
+    """Runs that are called alike by their folders' whole paths."""
+    names = [run.name for run in runs]
+    return [
+        replace(run, name=str(folder)) if names.count(run.name) > 1 else run
+        for run, folder in zip(runs, folders, strict=True)
+    ]
 
 
 def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line]:
@@ -172,7 +182,7 @@ def _person(run: Run, experiment: Experiment, place: int) -> dict[str, Any]:
 
 def _title(catalog: Any, item: Any) -> str:
     place = int(catalog.item_ids.positions([item])[0])
-    return str(catalog.titles[place]) if place >= 0 else f"{item} (not in the catalog)"
+    return one_line(catalog.titles[place] if place >= 0 else f"{item} (not in the catalog)")
 
 
 def _values(table: pa.Table, metric: str) -> FloatArray:

@@ -2,8 +2,8 @@
 
 CONFIG is a name in finetune/configs or a .toml file. What comes out is DIR/adapter, a PEFT folder that Transformers and
 vLLM load as it is, with genrec.json that says what it was made of. A run that was killed goes on from its last
-checkpoint with --resume, and ends with the weights that it would have had. On several processes: accelerate launch -m
-finetune.train ...
+checkpoint with --resume, and ends with the weights that it would have had. On several GPUs or machines: accelerate
+launch -m finetune.train ...; on several processors: torchrun --nproc-per-node 2 -m finetune.train ...
 """
 
 import argparse
@@ -53,7 +53,8 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         ModelMissingError: the model is not on this machine.
         EngineError: the disk is full.
     """
-    open_folder(out, config, resume)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one
+        open_folder(out, config, resume)
     torch.manual_seed(config.seed)
     moments, cache = Moments(config, data), default_cache()
 

@@ -236,6 +236,12 @@ def by_time(
         had = past.get(later.user_id)
         if had is not None and (new := frozenset(later.item_ids) - frozenset(had.item_ids)):
             tasks.append(Task(had, None, new))
+    if not tasks:
+        times = interactions.timestamps
+        raise InputError(
+            f"nobody has anything before {at!r} and something new from then on; the events are from {times.min():g} to "
+            f"{times.max():g} seconds since 1970 (or in places of a log): name an instant between, such as 2011-10-01"
+        )
     return Experiment(catalog, before, _some(tasks, users, seed))
 
 

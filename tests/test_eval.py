@@ -1,6 +1,7 @@
 """The measuring itself."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -254,6 +255,10 @@ def test_two_rankers_are_compared_on_the_same_people(
     (tmp_path / "run" / "counting" / "00000100.parquet").unlink()
     compare.main([str(tmp_path / "run")])
     assert "not being asked about everybody yet: counting" in capsys.readouterr().out
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "run", tmp_path / "other" / "run")
+    compare.main([str(tmp_path / "run"), str(tmp_path / "other" / "run")])
+    assert str(tmp_path / "other" / "run")[:20] in capsys.readouterr().out
 
 
 def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from finetune.config import TrainConfig, read_config
@@ -273,3 +274,23 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(
         _, told = run.communicate(timeout=120)
         assert run.returncode == 1
         assert message in told
+
+
+def test_two_processes_learn_what_one_would(smollm2: Path, tmp_path: Path) -> None:
+    """Several that each learn by themselves, or all the same, are several times the cost of one."""
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL.replace("steps = 20", "steps = 4"), encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "finetune.train", str(config), "--out", str(tmp_path / "two")]
+    told = subprocess.run(command, capture_output=True, timeout=600, check=False)
+    assert told.returncode == 0, told.stderr.decode()
+    one = start(config, tmp_path / "one", "--set", "trees=2")
+    _, said = one.communicate(timeout=600)
+    assert one.returncode == 0, said.decode()
+    curves = [json.loads((tmp_path / name / "curve.json").read_text(encoding="utf-8")) for name in ("two", "one")]
+    assert curves[0][-1]["targets"] == curves[1][-1]["targets"] == 8
+    found, expected = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("two", "one"))
+    changed = [name for name in expected if "lora_B" in name]
+    assert any(expected[name].abs().max() > 1e-4 for name in changed)
+    for name in changed:
+        torch.testing.assert_close(found[name], expected[name], atol=2e-4, rtol=0.1)

@@ -249,6 +249,7 @@ class TestBlendRanker(_Dense):
             ({"popular": part}, {"popular": 0.0}, [], r"the weight of 'popular' is 0\.0"),
             ({"near": embedding(), "popular": part}, {"near": 1.0, "popular": float("nan")}, [], "'popular' is nan"),
             ({"popular": part}, {"popular": float("inf")}, [], "'popular' is inf"),
+            ({"near": None}, {"near": 1.0}, [], "part 'near' is None"),  # type: ignore[dict-item]
         ]
         for parts, weights, support, message in wrong:
             with pytest.raises(InputError, match=message):

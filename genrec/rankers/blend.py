@@ -37,7 +37,8 @@ class BlendRanker(DenseRanker):
         source: the name that recommendations served by it carry.
 
     Raises:
-        InputError: there is no part but support, a name is unknown, or a weight is missing or not above 0.
+        InputError: there is no part but support, one is no such ranker, a name is unknown, or a weight is missing or
+            not above 0.
     """
 
     source = "blend"
@@ -55,6 +56,9 @@ class BlendRanker(DenseRanker):
                 f"a blend of {', '.join(parts) or 'nothing'} has weights of {', '.join(weights) or 'nothing'} and the "
                 f"support {', '.join(support) or 'of nothing'}; give each part a weight, and one that is no support"
             )
+        for name, part in parts.items():
+            if not isinstance(part, DenseRanker):
+                raise InputError(f"part {name!r} is {part!r:.80}; a blend takes rankers that score whole catalogs")
         for name, weight in weights.items():
             if not 0 < weight < np.inf:
                 raise InputError(f"the weight of {name!r} is {weight}; give a number above 0, or leave the part out")
