@@ -160,7 +160,7 @@ def read_toml(
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
         for change in changes:
-            said |= tomllib.loads(change)
+            said |= _change(change)
         return path, kind.model_validate(said)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is no TOML: {error}") from error
@@ -168,6 +168,13 @@ def read_toml(
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise InputError(f"{path.name}: {place}: {first['msg']}; see {see} for what there is") from error
+
+
+def _change(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{text!r} is no KEY=VALUE of TOML: {error}; quote text, as in 'name=\"value\"'") from error
 
 
 def folder_of(ranker: str) -> str:

@@ -104,7 +104,7 @@ def measure(
     names = list(config.rankers) if chosen is None else list(chosen)
     if missing := [name for name in names if name not in config.rankers]:
         raise InputError(f"there is no ranker {missing[0]!r}; choose from {', '.join(config.rankers)}")
-    facts = _facts(config, experiment)
+    facts = _facts(config, experiment, names)
     _open_folder(folder, facts)
     rows: list[Row] = []
     # Answers first: what is summed up of them can be summed up again.
@@ -138,15 +138,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _facts(config: Config, experiment: Experiment) -> dict[str, Any]:
+def _facts(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dict[str, Any]:
     """What makes a run this run; rankers can be added to it, and are compared one by one."""
     settings = config.model_dump(mode="json")
     rankers = settings.pop("rankers")
-    for own in rankers.values():
-        if own["adapter"] is not None:  # by its weights: a folder's name stays when what it holds is trained anew
-            own["adapter"] = read_adapter(own["adapter"], base=LANGUAGE_MODEL).name
-        else:
-            del own["adapter"]
+    for name, own in list(rankers.items()):
+        folder = own.pop("adapter")
+        if folder is None:
+            continue
+        try:  # by its weights: a folder's name stays when what it holds is trained anew
+            own["adapter"] = read_adapter(folder, base=LANGUAGE_MODEL).name
+        except ModelMissingError:
+            if name in chosen:
+                raise
+            del rankers[name]  # nobody was asked yet
     return {
         "format": FORMAT,
         "config": settings,

@@ -76,7 +76,10 @@ class Rankers:
             weights = find_weights(LANGUAGE_MODEL, self._cache)
             return UnconstrainedLlm(self._experiment.catalog, weights, template), UnconstrainedLlm.source
         ranker = self[name]
-        return Recommender(self._experiment.catalog, [ranker, self.popularity]), ranker.source
+        notices = ranker.notices if isinstance(ranker, GenerativeRanker) else ()
+        for notice in notices:
+            print(f"note: {name}: {notice}", file=sys.stderr)
+        return Recommender(self._experiment.catalog, [ranker, self.popularity], notices=notices), ranker.source
 
     def save_priors(self) -> None:
         """Keep what was measured of priors, so that a run that goes on does not measure it again; or say why not."""

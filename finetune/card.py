@@ -1,6 +1,8 @@
 """What a run ends with: an adapter's folder that says what it is."""
 
 import json
+import os
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from finetune.data import Moments
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
 from genrec.artifact import sha256_of, writing_file
+from genrec.assembly import CODES
+from genrec.codes import SemanticIdentifiers
 from genrec.provenance import Provenance
 
 _CARD = """---
@@ -35,14 +39,29 @@ what it writes without genrec's search need not exist.
 """
 
 
-def save_adapter(folder: Path, model: Any, facts: Provenance, *, others: int) -> None:
-    """Write the weights in bfloat16, `genrec.json` and a model card."""
+def save_adapter(
+    folder: Path, model: Any, facts: Provenance, codes: SemanticIdentifiers | None, *, others: int
+) -> None:
+    """Write weights in bfloat16, `genrec.json`, a model card, and codes where there are any, whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+        whole = Path(aside) / folder.name
+        _save_weights(whole, model, facts)
+        facts.write(whole)
+        (whole / "README.md").write_text(_card(facts, others), encoding="utf-8")
+        if codes is not None:
+            codes.save(whole / CODES)
+        os.replace(whole, folder)
+
+
+def _save_weights(folder: Path, model: Any, facts: Provenance) -> None:
     model.peft_config["default"].base_model_name_or_path = facts.base
     half = {name: one.to(torch.bfloat16) for name, one in get_peft_model_state_dict(model).items()}
     model.save_pretrained(str(folder), state_dict=half)
-    facts.write(folder)
+
+
+def _card(facts: Provenance, others: int) -> str:
     config, metrics = facts.config, facts.metrics
-    card = _CARD.format(
+    return _CARD.format(
         base=facts.base,
         license="apache-2.0" if facts.base.startswith("SmolLM2") else "other",
         data=config["data"],
@@ -58,8 +77,6 @@ def save_adapter(folder: Path, model: Any, facts: Provenance, *, others: int) ->
         others=others,
         ndcg=", ".join(f"NDCG@{k} {metrics[f'ndcg@{k}']:.1f}" for k in CUTOFFS),
     )
-    with writing_file(folder / "README.md") as file:
-        file.write(card.encode())
 
 
 def provenance(

@@ -20,15 +20,18 @@ class TrainConfig(BaseModel):
         protocol: how `eval.rank` splits it; nothing that is measured there is trained on.
         model: a bundled model's name or a folder.
         template: what shows a history to the model.
+        background: people whose histories the prior is measured behind.
+        identifiers: what the model writes for an item: its title, or a code of `levels` words out of `width` each, see
+            `genrec.codes`.
         max_history, history_step: as in `GenerativeSettings`; training shows what serving shows.
         objective: `listwise` is a softmax over what was taken and what it is set against; `dpo` the same over what the
             adapter adds to the untrained model's score; `likelihood` is that of what was taken alone, and `constrained`
             the same among the tokens that the catalog allows.
         likelihood_weight: of the likelihood that is added to `listwise` and `dpo`.
         others: items each target is set against, or in whose company it is shown.
+        popularity_power: these are drawn by their popularity to this power.
         tasks: how often each is asked, as weights, see `finetune.tasks`; of all but `next-item` only the likelihood is
             learned.
-        popularity_power: they are drawn by their popularity to this power.
         prior: how much of the untrained model's prior is taken from a score, as in `GenerativeSettings`.
         temperature: nats that one step of the listwise softmax is worth.
         targets: moments of one history that share a tree.
@@ -55,6 +58,9 @@ class TrainConfig(BaseModel):
     protocol: Literal["candidates", "leave-one-out", "next-basket"]
     model: str = "SmolLM2-135M-Instruct"
     template: str = "next-item"
+    identifiers: Literal["titles", "codes"] = "titles"
+    levels: int = Field(default=3, ge=1)
+    width: int = Field(default=256, ge=1)
     background: int = Field(default=3, ge=0)
     max_history: int = Field(default=12, ge=1)
     history_step: int = Field(default=4, ge=1)
@@ -90,6 +96,8 @@ class TrainConfig(BaseModel):
         compares = self.objective in ("listwise", "dpo")
         if compares and not self.others:
             raise ValueError(f"others is 0; the objective {self.objective} sets each target against 1 other or more")
+        if "candidates" in self.tasks and not self.others:
+            raise ValueError("others is 0; the task candidates needs something beside the answer")
         if not self.tasks or min(self.tasks.values()) <= 0:
             raise ValueError(f"tasks is {self.tasks}; give each task a weight above 0")
         return self

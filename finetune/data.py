@@ -55,19 +55,24 @@ class Moments:
             )
         random = np.random.default_rng(config.seed)
         order = random.permutation(len(whole))
-        told, learned = order[: config.evaluate_users], order[config.evaluate_users :]
+        new = np.array([history[-1] not in history[:-1] for history, _ in whole])[order]
+        told = order[new][: config.evaluate_users]
+        if not len(told):
+            raise InputError(f"nobody's last item in {config.data} is new to them; nothing could tell how well it goes")
+        learned = np.setdiff1d(order, told)
         self._config, self._random = config, random
         shares = np.array(list(config.tasks.values()))
         self._tasks, self._tasks_until = list(config.tasks), np.cumsum(shares / shares.sum())[:-1]
         self.validation = [whole[place][0] for place in told]
         self.train = [whole[place][0][:-1] for place in told] + [whole[place][0] for place in learned]
-        counts = [whole[place][1] for place in order]
+        before = [whole[place][1] for place in (*told, *learned)]
+        counts = [min(count, len(history)) for count, history in zip(before, self.train, strict=True)]
         # A part of a history: from which place on targets may lie, and before which.
         parts = [(history, max(_LEAST, count), len(history)) for history, count in zip(self.train, counts, strict=True)]
         self._parts = [_some(parts, config.since or "the beginning")]
         if config.since is not None and config.replay:
-            before = [(history, _LEAST, count) for history, count in zip(self.train, counts, strict=True)]
-            self._parts.append(_some(before, f"before {config.since}"))
+            past = [(history, _LEAST, count) for history, count in zip(self.train, counts, strict=True)]
+            self._parts.append(_some(past, f"before {config.since}"))
         weights = np.where(self.counts > 0, self.counts, 0.5) ** config.popularity_power
         self._until = np.cumsum(weights / weights.sum())  # the chance of an item or one before it
 
@@ -85,7 +90,8 @@ class Moments:
         """One row for each validation person: the last item against so many random ones."""
         random, rows = np.random.default_rng(self._config.seed), []
         for history in self.validation:
-            others = np.setdiff1d(random.choice(len(self.catalog), count, replace=False), history)
+            rest = np.setdiff1d(np.arange(len(self.catalog)), history)
+            others = random.choice(rest, min(count, len(rest)), replace=False)
             rows.append(_row("next-item", history, [len(history) - 1], [others.tolist()]))
         return rows
 
@@ -110,7 +116,7 @@ class Moments:
             return None
         drawn = np.searchsorted(self._until, self._random.random((len(places), self._config.others)), side="right")
         drawn = np.minimum(drawn, len(self._until) - 1)  # the sum of chances may end just below 1
-        others = [np.setdiff1d(own, history[: place + 1]).tolist() for own, place in zip(drawn, places, strict=True)]
+        others = [np.setdiff1d(own, history).tolist() for own in drawn]  # nor what comes later: it was taken too
         task = self._tasks[int(np.searchsorted(self._tasks_until, self._random.random(), side="right"))]
         if task == "next-item":
             needed = others if self._config.objective in ("listwise", "dpo") else [[]] * len(places)

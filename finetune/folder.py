@@ -1,24 +1,39 @@
-"""The folder of a run: its config, its checkpoints, and what it ends with."""
+"""The folder of a run: what it is, its checkpoints, and what it ends with."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
 
-from finetune.config import TrainConfig
+from safetensors import SafetensorError
+
 from genrec.artifact import writing_file
-from genrec.errors import MismatchError
+from genrec.errors import EngineError, InputError, MismatchError
 
-_WHOLE = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+_WHOLE = ("adapter_model.safetensors", "scheduler.pt")
+_CUT = "PytorchStreamWriter"  # what torch's error says when it could not write to the end
 
 
-def open_folder(out: Path, config: TrainConfig, resume: bool) -> None:
+def open_folder(out: Path, facts: Mapping[str, Any], resume: bool) -> None:
     """Begin a run, or go on with the same one.
 
+    Args:
+        out: the folder.
+        facts: what makes the run this one; JSON.
+        resume: whether it may be there already.
+
     Raises:
+        InputError: what the folder says of its run is damaged.
         MismatchError: the folder holds another run (the difference is named), or one that is not to be gone on with.
     """
-    kept, mine = out / "config.json", config.model_dump(mode="json")
+    kept, mine = out / "config.json", dict(facts)
     if kept.is_file():
-        theirs = json.loads(kept.read_text(encoding="utf-8"))
+        try:
+            theirs = dict(json.loads(kept.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{kept} is damaged: {error}; name another folder with --out") from error
         for name in sorted(mine.keys() | theirs.keys()):
             if mine.get(name) != theirs.get(name):
                 raise MismatchError(
@@ -28,9 +43,10 @@ def open_folder(out: Path, config: TrainConfig, resume: bool) -> None:
         if not resume:
             raise MismatchError(f"{out} holds this run already; go on with it by --resume, or name another folder")
         return
-    out.mkdir(parents=True, exist_ok=True)
-    with writing_file(kept) as file:
-        file.write((json.dumps(mine, indent=1) + "\n").encode())
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with writing_file(kept) as file:
+            file.write((json.dumps(mine, indent=1) + "\n").encode())
 
 
 def last_checkpoint(out: Path) -> str | None:
@@ -43,8 +59,36 @@ def last_checkpoint(out: Path) -> str | None:
     for path in sorted(there, key=lambda path: -int(path.name.rpartition("-")[2])):
         if pickled := sorted(path.glob("*_model*.bin")):
             raise MismatchError(
-                f"{pickled[0]} is pickled, which can run anything; remove {path}, an earlier one is used"
+                f"{pickled[0]} is pickled, which can run anything; remove {path}, an earlier one serves"
             )
-        if all((path / name).is_file() and (path / name).stat().st_size for name in _WHOLE):
+        if _is_whole(path):
             return str(path)
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    files = all((path / name).is_file() and (path / name).stat().st_size for name in _WHOLE)
+    return files and is_zipfile(path / "optimizer.pt")
+
+
+@contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Tell of a disk that is full, or that may not be written, by what is left.
+
+    Raises:
+        EngineError: it is.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _CUT not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise EngineError(
+            f"cannot write to {out}: {reason}; its last whole checkpoint is {last_checkpoint(out) or 'none'}; free "
+            "some space, and go on with --resume"
+        ) from error

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.objectives import log_sum_exp
 from genrec.backends.packing import Packing
 from genrec.examples import Example
 
@@ -97,3 +96,11 @@ def read(model: Any, packed: dict[str, Tensor]) -> Reading:
 def sums(steps: Tensor, packed: dict[str, Tensor]) -> Tensor:
     """The log-probability of each choice, float32 [C]."""
     return torch.zeros(len(packed["items"]), device=steps.device).index_add(0, packed["choices"], steps)
+
+
+def log_sum_exp(values: Tensor, owners: Tensor, count: int) -> Tensor:
+    """float32 [count], of the values of each owner, which has one at least: int64, below `count`."""
+    lowest = torch.full((count,), -torch.inf, device=values.device)
+    highest = lowest.scatter_reduce(0, owners, values.detach(), "amax")
+    total = torch.zeros(count, device=values.device).index_add(0, owners, (values - highest[owners]).exp())
+    return total.log() + highest

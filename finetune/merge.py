@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genrec.artifact import writing
-from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
+from genrec.assembly import CODES, LANGUAGE_MODEL, default_cache, find_weights
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import GenrecError
 from genrec.provenance import FILE
@@ -38,6 +38,8 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
                 shutil.copyfile(weights / name, folder / name)
         if (adapter / FILE).is_file():
             shutil.copyfile(adapter / FILE, folder / FILE)
+        if (adapter / CODES).is_dir():
+            shutil.copytree(adapter / CODES, folder / CODES)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,6 +11,44 @@ constrained decoding, De Cao et al., "Autoregressive Entity Retrieval", ICLR 202
 import torch
 from torch import Tensor
 
+from finetune.config import TrainConfig
+from finetune.forward import Reading, log_sum_exp, sums
+
+
+def loss_of(config: TrainConfig, reading: Reading, packed: dict[str, Tensor], reference: Tensor) -> Tensor:
+    """What a step makes smaller: the objective of ranked targets, and the likelihood of the others, by their shares.
+
+    Args:
+        config: names the objective.
+        reading: what the model says of packed examples.
+        packed: these, see `finetune.forward.pack`.
+        reference: float32 [C], what is taken from the score of each choice.
+    """
+    ranked, loss = packed["ranked"], torch.zeros((), device=reading.steps.device)
+    if ranked.any():
+        loss = loss + ranked.float().mean() * _ranking(config, reading, packed, reference)
+    beside = packed["taken"][~ranked]
+    if len(beside):
+        loss = loss + (~ranked).float().mean() * likelihood(reading.steps, packed["choices"], beside)
+    return loss
+
+
+def _ranking(config: TrainConfig, reading: Reading, packed: dict[str, Tensor], reference: Tensor) -> Tensor:
+    ranked = packed["ranked"]
+    taken = packed["taken"][ranked]
+    if config.objective == "likelihood":
+        return likelihood(reading.steps, packed["choices"], taken)
+    if config.objective == "constrained":
+        chosen = torch.isin(packed["choices"][packed["forks"]], taken)
+        return constrained(reading.steps, packed["forks"][chosen], reading.allowed[chosen], len(taken))
+    scores = sums(reading.steps, packed) - reference
+    own = ranked[packed["targets"]]  # choices of ranked targets; these and those are counted anew
+    target, choice = torch.cumsum(ranked, 0) - 1, torch.cumsum(own, 0) - 1
+    loss = listwise(scores[own], target[packed["targets"][own]], choice[taken], config.temperature)
+    if config.likelihood_weight:
+        loss = loss + config.likelihood_weight * likelihood(reading.steps, packed["choices"], taken)
+    return loss
+
 
 def listwise(scores: Tensor, targets: Tensor, taken: Tensor, temperature: float) -> Tensor:
     """Mean cross-entropy of what was taken among all choices of its target.
@@ -40,11 +78,3 @@ def constrained(log_probs: Tensor, forks: Tensor, allowed: Tensor, count: int) -
         count: of targets.
     """
     return (allowed - log_probs[forks]).sum() / count
-
-
-def log_sum_exp(values: Tensor, owners: Tensor, count: int) -> Tensor:
-    """float32 [count], of the values of each owner, which has one at least: int64, below `count`."""
-    lowest = torch.full((count,), -torch.inf, device=values.device)
-    highest = lowest.scatter_reduce(0, owners, values.detach(), "amax")
-    total = torch.zeros(count, device=values.device).index_add(0, owners, (values - highest[owners]).exp())
-    return total.log() + highest

@@ -1,9 +1,9 @@
 """Let an adapter take the place of another only if it ranks no worse: python -m finetune.promote NEW PLACE CONFIG.
 
 Both are measured by `eval.rank` on the people of CONFIG, whose last items neither may have been trained on. If the mean
-of the first metric did not fall, NEW is copied to PLACE, whole or not at all, and what stood there to PLACE.before; the
-exit status is 0. If it fell, nothing is changed; the exit status is 3. Where nothing stands at PLACE yet, NEW has to be
-no worse than the model without an adapter.
+of the first metric did not fall, NEW is copied beside PLACE, into PLACE.versions, and PLACE becomes a link to it, at
+once; what served before stays there. The exit status is 0. If it fell, nothing is changed; the exit status is 3. Where
+nothing stands at PLACE yet, NEW has to be no worse than the model without an adapter.
 """
 
 import argparse
@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from eval.compare import read_run
 from eval.config import Config, read_config
 from eval.rank import measure
+from genrec import read_template
 from genrec.assembly import LANGUAGE_MODEL
 from genrec.backends.adapter import read_adapter
-from genrec.errors import GenrecError
+from genrec.errors import GenrecError, MismatchError
 from genrec.metrics import Interval, difference_interval
 
 _FELL = 3  # the exit status
@@ -51,11 +53,13 @@ def judge(new: Path, old: Path | None, config: Config, folder: Path, *, data: Pa
         folder: where answers are kept.
         data: a folder that holds games and beauty.
     """
-    settings = {"strategy": "exhaustive"} if config.protocol == "candidates" else {}
-    rankers = {
-        "new": {"kind": "generative", "adapter": str(new), "settings": settings},
-        "old": {"kind": "generative", "adapter": None if old is None else str(old), "settings": settings},
-    }
+    template = read_template(config.template).fingerprint
+    facts = read_adapter(new, base=LANGUAGE_MODEL).provenance
+    if facts is not None and facts.template != template:
+        raise MismatchError(
+            f"{new} was trained behind another template than {config.template!r}; name a config with its"
+        )
+    rankers = {"new": _ranker(new, config), "old": _ranker(old, config)}
     whole = Config.model_validate({**config.model_dump(), "rankers": rankers})
     measure(whole, folder, data=data, users=None)
     tables, metric = read_run(folder).tables, whole.metrics[0]
@@ -64,16 +68,29 @@ def judge(new: Path, old: Path | None, config: Config, folder: Path, *, data: Pa
     return Verdict(metric, float(values["old"].mean()), float(values["new"].mean()), difference)
 
 
+def _ranker(adapter: Path | None, config: Config) -> dict[str, Any]:
+    """An adapter as it was trained to serve."""
+    settings: dict[str, Any] = {"strategy": "exhaustive"} if config.protocol == "candidates" else {}
+    facts = None if adapter is None else read_adapter(adapter, base=LANGUAGE_MODEL).provenance
+    if facts is not None:
+        settings |= {name: facts.config[name] for name in ("prior", "max_history", "history_step")}
+    return {"kind": "generative", "adapter": None if adapter is None else str(adapter), "settings": settings}
+
+
 def promote(new: Path, place: Path) -> None:
-    """Put a copy of an adapter in its place, whole or not at all; what stood there goes to `place`.before."""
-    before = place.with_name(f"{place.name}.before")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as aside:
-        shutil.copytree(new, Path(aside) / place.name)
-        if place.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            os.replace(place, before)
-        os.replace(Path(aside) / place.name, place)
+    """Make `place` a link to a copy of an adapter, at once; what it was before stays in `place`.versions."""
+    store = place.with_name(f"{place.name}.versions")
+    store.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", dir=store) as aside:
+        copy, link = Path(aside) / "copy", Path(aside) / "link"
+        shutil.copytree(new, copy)
+        version = store / read_adapter(copy, base=LANGUAGE_MODEL).name.replace("copy", "adapter")
+        if not version.exists():
+            os.replace(copy, version)
+        if place.is_dir() and not place.is_symlink():
+            os.replace(place, store / "before")
+        link.symlink_to(version.relative_to(place.parent))
+        os.replace(link, place)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,34 +7,40 @@ launch -m finetune.train ...; on several processors: torchrun --nproc-per-node 2
 """
 
 import argparse
-import os
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from finetune.card import provenance, save_adapter, save_curve
 from finetune.config import TrainConfig, read_config
 from finetune.data import Moments
-from finetune.folder import last_checkpoint, open_folder
+from finetune.folder import last_checkpoint, open_folder, writing_to
 from finetune.forward import pack
-from finetune.tasks import TEMPLATES
+from finetune.model import open_model
+from finetune.tasks import TEMPLATES, Task
 from finetune.trainer import RankingTrainer
-from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, read_template
-from genrec.assembly import Settings, background_histories, default_cache, find_weights, load_backend, open_index
-from genrec.backends.adapter import read_adapter
-from genrec.backends.attention import use_packed_attention
-from genrec.backends.precision import default_device, native_dtype
-from genrec.errors import EngineError, GenrecError, MismatchError
+from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, Template, read_template
+from genrec.artifact import sha256_of
+from genrec.assembly import (
+    ENCODER_MODEL,
+    Settings,
+    background_histories,
+    default_cache,
+    find_weights,
+    load_backend,
+    open_encoder,
+    open_index,
+)
+from genrec.codes import SemanticIdentifiers
+from genrec.errors import GenrecError
 from genrec.examples import Target, make_example
 from genrec.renderer import Renderer
 from genrec.tokenizer import HuggingFaceTokenizer
@@ -51,112 +57,94 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         MismatchError: the folder holds another run (the difference is named), or one that is not to be gone on with;
             or what would come out is nothing that an engine serves.
         ModelMissingError: the model is not on this machine.
-        EngineError: the disk is full.
+        EngineError: the disk is full, or the run diverged.
     """
-    if os.environ.get("RANK", "0") == "0":  # of several processes one
-        open_folder(out, config, resume)
+    process = PartialState(cpu=not torch.cuda.is_available())  # of several one writes, and each has a GPU of its own
     torch.manual_seed(config.seed)
     moments, cache = Moments(config, data), default_cache()
+    template = read_template(config.template)
+    if process.is_main_process:
+        open_folder(out, _facts(config, moments, template), resume)
+    if (out / "adapter").is_dir():
+        return out / "adapter"
 
-    # Prompts and items in the tokens that serving uses.
+    # Prompts and items in the tokens that serving uses; what is measured once, one process measures.
     weights = find_weights(config.model, cache)
     tokenizer = HuggingFaceTokenizer.from_directory(weights)
-    index = open_index(moments.catalog, tokenizer, cache, lambda *_: None)
-    template = read_template(config.template)
+    with process.main_process_first():
+        codes = _codes(config, moments, tokenizer, cache)
+        index = open_index(moments.catalog, tokenizer, cache, lambda *_: None, codes)
+        prior = _prior(config, moments, tokenizer, index, cache)
 
-    # The model, and beside its weights what is learned.
-    model = _adapted(config, weights)
+    # The model, moments as trees when they are needed, and the trainer.
+    model = open_model(config, weights)
     room = int(model.config.max_position_embeddings) - index.trie.longest
     shown = (room, config.max_history, config.history_step)
     renderers = {
         task: Renderer(moments.catalog, tokenizer, read_template(TEMPLATES.get(task, config.template)), *shown)
         for task in ("next-item", *config.tasks)
     }
-
-    # Moments as trees, when they are needed.
-    def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        examples = []
-        for row in rows:
-            asked = zip(row["places"], row["others"], row["words"], row["candidates"], strict=True)
-            targets = [
-                Target(place, np.array(others, dtype=np.int64), words, np.array(candidates, dtype=np.int64))
-                for place, others, words, candidates in asked
-            ]
-            examples.append(make_example(renderers[row["task"]], index, np.array(row["history"]), targets))
-        return pack(examples, [row["task"] == "next-item" for row in rows])
-
     trainer = RankingTrainer(
         config,
-        collate,
+        partial(collate, renderers, index),
         out,
-        prior=_prior(config, moments, tokenizer, index, cache),
+        prior=prior,
         counts=moments.counts,
         report_to=report_to,
         model=model,
-        train_dataset=Dataset.from_list(moments.rows(config.steps * config.trees * _processes())),
+        train_dataset=Dataset.from_list(moments.rows(config.steps * config.trees * process.num_processes)),
         eval_dataset=Dataset.from_list(moments.tests(TESTED)),
     )
+
+    # From the beginning, or from the last checkpoint; then what is served, with what it was made of.
     checkpoint = last_checkpoint(out) if resume else None
     trainer.count_on(checkpoint)
-    try:
+    with writing_to(out):
         trainer.train(resume_from_checkpoint=checkpoint)
-    except OSError as error:
-        raise EngineError(
-            f"cannot write to {out}: {error.strerror or error}; the last whole checkpoint is {last_checkpoint(out)}; "
-            "free some space, and go on with --resume"
-        ) from error
-
-    # What is served, with what it was made of.
-    if trainer.is_world_process_zero():
-        facts = provenance(config, moments, weights, index, template, trainer.best())
-        save_adapter(out / "adapter", model, facts, others=TESTED)
-        save_curve(out / "curve.json", trainer.curve())
+        if process.is_main_process:
+            save_curve(out / "curve.json", trainer.curve())
+            facts = provenance(config, moments, weights, index, template, trainer.best())
+            save_adapter(out / "adapter", model, facts, codes, others=TESTED)
     return out / "adapter"
 
 
-def _adapted(config: TrainConfig, weights: Path) -> PeftModel:
-    """The model with an adapter that changes nothing yet, and that the engines would serve.
+def collate(
+    renderers: Mapping[Task, Renderer], index: CatalogIndex, rows: Sequence[dict[str, Any]]
+) -> dict[str, Tensor]:
+    """Rows of `Moments` as tensors, see `finetune.forward.pack`."""
+    examples = []
+    for row in rows:
+        asked = zip(row["places"], row["others"], row["words"], row["candidates"], strict=True)
+        targets = [
+            Target(place, np.array(others, dtype=np.int64), words, np.array(candidates, dtype=np.int64))
+            for place, others, words, candidates in asked
+        ]
+        examples.append(make_example(renderers[row["task"]], index, np.array(row["history"]), targets))
+    return pack(examples, [row["task"] == "next-item" for row in rows])
 
-    Raises:
-        MismatchError: they would not.
-    """
-    kind = native_dtype(default_device())
-    base = AutoModelForCausalLM.from_pretrained(weights, dtype=kind, attn_implementation="sdpa")
-    use_packed_attention(base)
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+
+def _facts(config: TrainConfig, moments: Moments, template: Template) -> dict[str, Any]:
+    """What makes a run this run: its config, and what the names in it stand for."""
+    start = None if config.start is None else sha256_of(Path(config.start) / "adapter_model.safetensors")
+    return {
+        **config.model_dump(mode="json"),
+        "data digest": moments.digest,
+        "template fingerprint": template.fingerprint,
+        "start weights": start,
+        "processes": PartialState().num_processes,
+    }
+
+
+def _codes(
+    config: TrainConfig, moments: Moments, tokenizer: HuggingFaceTokenizer, cache: Path
+) -> SemanticIdentifiers | None:
+    """The codes of items, learned of their titles, the same ones every time; None where titles are written."""
+    if config.identifiers == "titles":
+        return None
+    encoder = open_encoder(ENCODER_MODEL, cache)
+    return SemanticIdentifiers.learn(
+        moments.catalog.titles, encoder, tokenizer, levels=config.levels, width=config.width, seed=config.seed
     )
-    model = get_peft_model(base, lora)
-    if config.start is not None:
-        _load(model, Path(config.start), config, weights)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        read_adapter(folder, base=weights, max_rank=config.max_rank)
-    return model
-
-
-def _load(model: PeftModel, start: Path, config: TrainConfig, weights: Path) -> None:
-    """Begin with the weights of another adapter.
-
-    Raises:
-        MismatchError: it was made for another model, is of another shape, or was trained behind another template.
-    """
-    told = read_adapter(start, base=weights).provenance
-    if told is not None and (differs := told.differences(template=read_template(config.template).fingerprint)):
-        raise MismatchError(f"{differs[0]}; go on with the template that {start} was trained with")
-    held = load_file(start / "adapter_model.safetensors")
-    own = get_peft_model_state_dict(model)
-    for name in sorted(own.keys() | held.keys()):
-        if name not in held or name not in own or held[name].shape != own[name].shape:
-            shapes = [tuple(one[name].shape) if name in one else None for one in (held, own)]
-            raise MismatchError(
-                f"{name} of {start} is {shapes[0]}, and {shapes[1]} here; go on with the rank and the layers it has"
-            )
-    set_peft_model_state_dict(model, held)
 
 
 def _prior(
@@ -181,10 +169,6 @@ def _prior(
     found = ranker.prior_scores()
     ranker.save_priors()
     return found
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from finetune.config import TrainConfig
-from finetune.forward import Reading, read, sums
-from finetune.objectives import constrained, likelihood, listwise
+from finetune.forward import read, sums
+from finetune.objectives import loss_of
 from genrec.backends.precision import default_device, native_dtype
+from genrec.errors import EngineError
 from genrec.types import FloatArray
 
 CUTOFFS = (1, 5, 10)  # of NDCG
@@ -44,7 +46,7 @@ class RankingTrainer(Trainer):
         report_to: str,
         **options: Any,
     ) -> None:
-        stop = EarlyStoppingCallback(early_stopping_patience=config.patience)
+        stop = _Patience(early_stopping_patience=config.patience)
         super().__init__(data_collator=collate, args=_arguments(config, out, report_to), callbacks=[stop], **options)
         self._config, self._collate = config, collate
         self._prior = torch.from_numpy(config.prior * prior).float()
@@ -56,52 +58,34 @@ class RankingTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a batch: that of the objective, and the likelihood of what tasks beside it ask for."""
-        reading = read(model, inputs)
         self._tokens += inputs["input_ids"].shape[1] * self.args.world_size
         self._targets += len(inputs["taken"]) * self.args.world_size
-        ranked = inputs["ranked"]
-        loss = torch.zeros((), device=ranked.device)
-        if ranked.any():
-            loss = loss + ranked.float().mean() * self._objective(model, inputs, reading)
-        beside = inputs["taken"][~ranked]
-        if len(beside):
-            loss = loss + (~ranked).float().mean() * likelihood(reading.steps, inputs["choices"], beside)
+        loss = loss_of(self._config, read(model, inputs), inputs, self._reference(model, inputs))
         return (loss, {}) if return_outputs else loss
-
-    def _objective(self, model: Any, inputs: dict[str, Any], reading: Reading) -> Tensor:
-        """The loss over the targets whose choices are ranked."""
-        config, ranked = self._config, inputs["ranked"]
-        taken = inputs["taken"][ranked]
-        if config.objective == "likelihood":
-            return likelihood(reading.steps, inputs["choices"], taken)
-        if config.objective == "constrained":
-            chosen = torch.isin(inputs["choices"][inputs["forks"]], taken)
-            return constrained(reading.steps, inputs["forks"][chosen], reading.allowed[chosen], len(taken))
-        scores = sums(reading.steps, inputs) - self._reference(model, inputs)
-        own = ranked[inputs["targets"]]  # choices of ranked targets, and these counted anew
-        number, place = torch.cumsum(ranked, 0) - 1, torch.cumsum(own, 0) - 1
-        loss = listwise(scores[own], number[inputs["targets"][own]], place[taken], config.temperature)
-        if config.likelihood_weight:
-            loss = loss + config.likelihood_weight * likelihood(reading.steps, inputs["choices"], taken)
-        return loss
 
     def _reference(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """What is taken from the score of each choice, float32 [C]: the prior, or the score without the adapter."""
-        if self._config.objective == "listwise":
+        if self._config.objective != "dpo":
             return self._prior.to(inputs["items"].device)[inputs["items"]]
         with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
             return sums(read(model, inputs).steps, inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """NDCG of each validation person's last item among random ones."""
-        found = self.rank()
-        found |= {"eval_tokens": float(self._tokens), "eval_targets": float(self._targets)}
+        found = {**self.rank(), "eval_tokens": float(self._tokens), "eval_targets": float(self._targets)}
+        # Of several processes one decides, or a tie that falls out otherwise would stop some and not others.
+        broadcast_object_list(told := [found])
+        found = told[0]
         self.log(found)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
 
     def rank(self) -> dict[str, float]:
-        """The mean NDCG at `CUTOFFS`, times 100."""
+        """The mean NDCG at `CUTOFFS`, times 100; of equal scores what was taken stands in the middle.
+
+        Raises:
+            EngineError: a score is no number.
+        """
         model: Any = self.model
         tests: Any = self.eval_dataset
         model.eval()
@@ -112,7 +96,14 @@ class RankingTrainer(Trainer):
                 packed: Any = self._prepare_inputs(self._collate(rows))
                 items, targets, taken = (packed[name].cpu() for name in ("items", "targets", "taken"))
                 scores = sums(read(model, packed).steps, packed).cpu() - self._prior[items] + self._popular[items]
-                places += torch.bincount(targets, weights=(scores > scores[taken][targets]).double()).tolist()
+                if not scores.isfinite().all():
+                    raise EngineError(
+                        f"the run diverged by step {self.state.global_step}: scores are no numbers any more; lower "
+                        f"learning_rate, which is {self._config.learning_rate}, and begin again in another folder"
+                    )
+                own = scores[taken][targets]
+                before = (scores > own).double() + (scores == own).double() / 2
+                places += (torch.bincount(targets, weights=before) - 0.5).tolist()
         model.train()
         ranks = np.array(places)
         return {f"eval_ndcg@{k}": 100 * float(np.where(ranks < k, 1 / np.log2(2 + ranks), 0).mean()) for k in CUTOFFS}
@@ -132,6 +123,15 @@ class RankingTrainer(Trainer):
     def best(self) -> dict[str, float]:
         """The look whose weights are kept."""
         return max(self.curve(), key=lambda one: one["ndcg@10"])
+
+
+class _Patience(EarlyStoppingCallback):
+    """Remembers, when a run goes on, that it had stopped already."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop at once."""
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 def _arguments(config: TrainConfig, out: Path, report_to: str) -> TrainingArguments:
@@ -155,6 +155,7 @@ def _arguments(config: TrainConfig, out: Path, report_to: str) -> TrainingArgume
         remove_unused_columns=False,
         label_names=[],
         seed=config.seed,
+        restore_callback_states_from_checkpoint=True,
         gradient_checkpointing=config.gradient_checkpointing,
         dataloader_pin_memory=False,
         dataloader_num_workers=config.workers,

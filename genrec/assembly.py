@@ -24,10 +24,11 @@ from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
+from genrec.codes import SemanticIdentifiers
 from genrec.counting import blend, item_vectors, learn_weights
 from genrec.dataset import dataset_paths
 from genrec.errors import ArtifactError, MismatchError, ModelMissingError
-from genrec.identifiers import TitleIdentifiers
+from genrec.identifiers import Identifiers, TitleIdentifiers
 from genrec.index import INDEX_VERSION, CatalogIndex
 from genrec.interactions import Interactions, read_interactions
 from genrec.rankers.base import Ranker
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 ENCODER_MODEL = "all-MiniLM-L6-v2"
+
+CODES = "codes"
+"""The folder within an adapter's that holds the codes of items it writes, where these are not titles."""
 
 _KEPT = 8  # states of interactions whose counts stay in the cache
 _SEED = 0  # of the people whose histories the prior is measured behind
@@ -197,9 +201,15 @@ def load_backend(
     return backend, HuggingFaceTokenizer.from_directory(folder)
 
 
-def open_index(catalog: Catalog, tokenizer: HuggingFaceTokenizer, cache: Path, progress: Progress) -> CatalogIndex:
-    """The index of a catalog, built or read from the cache."""
-    identifiers = TitleIdentifiers()
+def open_index(
+    catalog: Catalog,
+    tokenizer: HuggingFaceTokenizer,
+    cache: Path,
+    progress: Progress,
+    identifiers: Identifiers | None = None,
+) -> CatalogIndex:
+    """The index of a catalog, built or read from the cache; without identifiers of titles."""
+    identifiers = identifiers or TitleIdentifiers()
     key = _key(str(INDEX_VERSION), catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
     folder = cache / "indexes" / key
     if folder.is_dir():
@@ -284,12 +294,21 @@ def embed_titles(
     """
     if settings.encoder is None:
         return None
-    folder = find_weights(settings.encoder, cache)
+    encoder = open_encoder(settings.encoder, cache)
+    return EmbeddingRanker(_vectors(catalog, encoder, cache, on_progress or _say_nothing), encoder=encoder)
+
+
+def open_encoder(model: str | Path, cache: Path) -> "SentenceEncoder":
+    """A sentence encoder by its bundled name, or from a folder.
+
+    Raises:
+        ModelMissingError: the weights, or the packages that run them, are not on this machine.
+    """
+    folder = find_weights(model, cache)
     _need_torch()
     from genrec.backends.encoder import SentenceEncoder
 
-    encoder = SentenceEncoder(folder, name=_called(settings.encoder, folder))
-    return EmbeddingRanker(_vectors(catalog, encoder, cache, on_progress or _say_nothing), encoder=encoder)
+    return SentenceEncoder(folder, name=_called(model, folder))
 
 
 def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress) -> NDArray[np.float32]:
@@ -322,12 +341,12 @@ def _generate(
         return []
     if backend is None:
         backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
-        if settings.adapter is not None and settings.generative.prior:
-            prior_backend = load_backend(settings.model, cache)[0]
+        if settings.generative.prior:
+            prior_backend = _untrained(backend, settings, cache)
     else:
         tokenizer = HuggingFaceTokenizer.from_directory(find_weights(settings.model, cache))
     ranker = GenerativeRanker(
-        open_index(catalog, tokenizer, cache, progress),
+        open_index(catalog, tokenizer, cache, progress, _identifiers(settings, cache)),
         backend,
         tokenizer,
         template=read_template(settings.template),
@@ -344,6 +363,25 @@ def _generate(
         source="generative-small", strategy="candidates", candidates=settings.fewer_candidates, exact=False
     )
     return [ranker, smaller]
+
+
+def _untrained(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
+    """What an adapter, merged or not, was trained on top of; None where there is none, or it is not at hand."""
+    if settings.adapter is not None and settings.model is not None:
+        return load_backend(settings.model, cache)[0]
+    if backend.provenance is not None and backend.provenance.base in MODELS:
+        return load_backend(backend.provenance.base, cache)[0]
+    return None
+
+
+def _identifiers(settings: Settings, cache: Path) -> Identifiers | None:
+    """What an adapter, merged or not, learned to write: the codes in its folder, else titles."""
+    folder = Path(settings.adapter or settings.model or "") / CODES
+    if not folder.is_dir():
+        return None
+    if settings.encoder is None:
+        raise ModelMissingError(f"{folder.parent} writes codes, which need the sentence encoder; name one")
+    return SemanticIdentifiers.load(folder, open_encoder(settings.encoder, cache))
 
 
 def default_cache() -> Path:

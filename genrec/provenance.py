@@ -48,6 +48,14 @@ class Provenance:
             if getattr(self, name) != value
         ]
 
+    def settings_that_differ(self, **here: float) -> list[str]:
+        """A sentence for each setting that is another than in training."""
+        return [
+            f"the adapter was trained with {name} = {self.config[name]:g}, and serves with {value:g}"
+            for name, value in here.items()
+            if self.config.get(name, value) != value
+        ]
+
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
         with writing_file(folder / FILE) as file:

@@ -1,6 +1,7 @@
 """What is learned from is what is served, and a run that was killed ends where it would have ended."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,23 +18,33 @@ from transformers import AutoModelForCausalLM
 from finetune.config import TrainConfig, read_config
 from finetune.data import Moments
 from finetune.folder import last_checkpoint
-from finetune.forward import pack, read, sums
+from finetune.forward import Reading, pack, read, sums
 from finetune.merge import merge
-from finetune.objectives import constrained, likelihood, listwise
+from finetune.objectives import constrained, likelihood, listwise, loss_of
 from finetune.promote import Verdict, promote
 from finetune.tasks import say
-from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers, read_template
+from genrec import (
+    Catalog,
+    CatalogIndex,
+    Item,
+    Settings,
+    TitleIdentifiers,
+    open_dataset,
+    open_recommender,
+    read_template,
+)
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.base import Backend
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import InputError, MismatchError
-from genrec.examples import Target, make_example
+from genrec.examples import Example, Target, make_example
 from genrec.metrics import Interval
 from genrec.provenance import Provenance
 from genrec.renderer import Renderer
 from genrec.search import Terms, exhaustive_search
 from genrec.subset import Subset
 from genrec.tokenizer import HuggingFaceTokenizer
+from tests.test_adapter import save_adapter
 
 pytestmark = pytest.mark.model
 TITLES = ["The Babadook", "Alien", "Aliens", "The Thing", "Heat", "Blade Runner", "The Terminator", "The Matrix"]
@@ -79,6 +90,50 @@ def test_a_score_in_training_is_the_score_in_serving(
             (ranking,) = exhaustive_search(smollm2_float32.open([prompt]), index.trie, terms)
             expected += ranking.scores[ranking.item_indices == history[target.place]].tolist()
     assert float(catalog_score) == pytest.approx(sum(expected), abs=2e-3)
+
+
+@pytest.mark.parametrize("objective", ["listwise", "dpo", "likelihood", "constrained"])
+def test_a_mixture_is_its_parts(objective: str) -> None:
+    """Choices counted wrongly in a mixed batch would set one person's item against another's."""
+    config = TrainConfig.model_validate(
+        {"data": "games", "protocol": "candidates", "steps": 1, "objective": objective, "likelihood_weight": 0.5}
+    )
+    random = np.random.default_rng(0)
+
+    def example(counts: list[int]) -> Example:
+        """Targets with so many choices each, three steps a choice; what was taken has a fork at its second one."""
+        targets = np.repeat(np.arange(len(counts)), counts)
+        size, starts = 3 * len(targets), 3 * np.cumsum([0, *counts[:-1]])
+        steps = np.arange(1, size + 1)
+        return Example(
+            token_ids=random.integers(0, 50, size + 1),
+            parents=np.arange(-1, size),
+            positions=np.arange(size + 1),
+            items=random.integers(0, 9, len(targets)),
+            targets=targets,
+            steps=steps,
+            choices=np.repeat(np.arange(len(targets)), 3),
+            forks=starts + 1,
+            fork_offsets=np.arange(0, 2 * len(counts) + 1, 2),
+            fork_tokens=random.integers(0, 50, 2 * len(counts)),
+        )
+
+    parts, ranked = [example([3, 2]), example([1, 1]), example([4]), example([2, 2, 2])], [True, False, True, False]
+
+    def loss(chosen: list[int]) -> float:
+        packed = pack([parts[place] for place in chosen], [ranked[place] for place in chosen])
+        steps = torch.cat([logs[place] for place in chosen])
+        allowed = torch.cat([sure[place] for place in chosen])
+        return float(loss_of(config, Reading(steps, allowed), packed, torch.zeros(len(packed["items"]))))
+
+    logs = [-torch.rand(len(part.steps), generator=torch.Generator().manual_seed(1)) for part in parts]
+    sure = [torch.full((len(part.forks),), -0.01) for part in parts]
+    # Means over targets, or over steps, of as many for each.
+    expected = 3 / 8 * loss([0, 2]) + 5 / 8 * loss([1, 3])
+    assert loss([0, 1, 2, 3]) == pytest.approx(expected, abs=1e-5)
+    if objective in ("listwise", "dpo"):
+        logs = [torch.full((len(part.steps),), -1.0) for part in parts]
+        assert loss([2]) == pytest.approx(np.log(4) + 0.5, abs=1e-5)  # nothing learned: any of four
 
 
 def test_objectives_are_what_they_say() -> None:
@@ -156,7 +211,7 @@ def test_new_events_are_learned_and_old_ones_replayed() -> None:
     past = {tuple(moments.catalog.indices_of(one.item_ids).tolist()) for one in old.histories()}
     beginnings = {history[:size] for history in past for size in range(1, len(history) + 1)}
     # Whose first items are those of somebody else cannot be told apart: rows with more are looked at.
-    rows = [row for row in moments.rows(800) if row["places"][0] > 4]
+    rows = [row for row in moments.rows(2000) if row["places"][0] > 4]
     replayed = 0
     for row in rows:
         sides = {tuple(row["history"][: place + 1]) in beginnings for place in row["places"]}
@@ -171,15 +226,15 @@ def test_only_what_ranks_no_worse_is_promoted(tmp_path: Path) -> None:
     """A night's training that went wrong must not serve in the morning."""
     for value, passed in ((0.0, True), (-0.01, False), (1.0, True)):
         assert Verdict("ndcg@10", 1.0, 1.0 + value, Interval(value, value - 1, value + 1)).passed == passed
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text(name)
     place = tmp_path / "serving" / "adapter"
-    for name in ("one", "two"):
-        promote(tmp_path / name, place)
-        assert (place / "adapter_config.json").read_text() == name
-    assert (tmp_path / "serving" / "adapter.before" / "adapter_config.json").read_text() == "one"
-    assert sorted(path.name for path in place.parent.iterdir()) == ["adapter", "adapter.before"]
+    for rank in (2, 3, 2):
+        folder = tmp_path / f"rank{rank}"
+        if not folder.exists():
+            save_adapter(folder, rank=rank, base_model_name_or_path="SmolLM2-135M-Instruct")
+        promote(folder, place)
+        assert json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))["r"] == rank
+        assert place.is_symlink()
+    assert len(list((tmp_path / "serving" / "adapter.versions").iterdir())) == 2
 
 
 def test_checkpoints_that_are_not_whole_are_passed_over(tmp_path: Path) -> None:
@@ -187,8 +242,13 @@ def test_checkpoints_that_are_not_whole_are_passed_over(tmp_path: Path) -> None:
     for step in (4, 8, 12):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
+        for name in ("adapter_model.safetensors", "scheduler.pt", "trainer_state.json"):
             (folder / name).write_bytes(b"" if (step, name) == (12, "scheduler.pt") else b"{}")
+        torch.save({}, folder / "optimizer.pt")
+    for name in ("trainer_state.json", "optimizer.pt"):  # cut short
+        folder = tmp_path / "checkpoints" / f"checkpoint-2{len(name)}"
+        shutil.copytree(tmp_path / "checkpoints" / "checkpoint-8", folder)
+        (folder / name).write_bytes((folder / name).read_bytes()[:-1])
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoints" / "checkpoint-8")
     (tmp_path / "checkpoints" / "checkpoint-8" / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(MismatchError, match=r"adapter_model\.bin is pickled"):
@@ -257,7 +317,9 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(
     # Another run goes on from it; not with another rank, nor behind another template.
     config.write_text(SMALL.replace("steps = 20", "steps = 1"), encoding="utf-8")
     for more, message in (
-        (["rank=3"], "go on with the rank and the layers it has"),
+        (["rank=3"], "go on with its own"),
+        (["alpha=3"], "go on with its own"),
+        (["objective=dpo"], "quote text"),
         (['template="cold-start"'], "was trained with template"),
         ([], ""),
     ):
@@ -294,3 +356,20 @@ def test_two_processes_learn_what_one_would(smollm2: Path, tmp_path: Path) -> No
     assert any(expected[name].abs().max() > 1e-4 for name in changed)
     for name in changed:
         torch.testing.assert_close(found[name], expected[name], atol=2e-4, rtol=0.1)
+
+
+def test_an_adapter_that_writes_codes_is_served_with_its_codes(smollm2: Path, cache: Path, tmp_path: Path) -> None:
+    """Titles put before a model that learned codes rank by what it has forgotten."""
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL.replace("20", "1").replace("evaluate_every = 4", "evaluate_every = 1"), encoding="utf-8")
+    run = start(config, tmp_path / "run", "--set", 'identifiers="codes"', "width=64")
+    _, told = run.communicate(timeout=600)
+    assert run.returncode == 0, told.decode()
+    folder = tmp_path / "run" / "adapter"
+    catalog, interactions = open_dataset("online-retail", cache)
+    recommender = open_recommender(catalog, interactions, cache=cache, settings=Settings(adapter=folder))
+    assert not recommender.notices
+    answer = recommender.recommend("12748", k=3)
+    assert [item.step for item in answer.items] == ["generative"] * 3
+    titles = open_recommender(catalog, interactions, cache=cache).recommend("12748", k=3)
+    assert answer.tokens < titles.tokens  # codes are shorter

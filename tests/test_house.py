@@ -132,7 +132,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("backends.base", "types deadline provenance"),
         (
             "backends.transformers",
-            "errors types deadline backends.adapter backends.attention backends.cache backends.lineage "
+            "errors types deadline provenance backends.adapter backends.attention backends.cache backends.lineage "
             "backends.packing backends.precision backends.quiet",
         ),
         ("backends.encoder", "errors types backends.precision backends.quiet"),

@@ -53,7 +53,7 @@ def test_what_differs_from_training_is_named() -> None:
     catalog, tokenizer = Catalog.from_items([Item("a", "Alien"), Item("b", "Heat")]), ByteTokenizer()
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
     warm, cold = read_template("next-item"), read_template("cold-start")
-    backend = TableBackend(260)
+    backend, plain = TableBackend(260), TableBackend(260, seed=1)
     same = replace(
         FACTS,
         tokenizer=tokenizer.fingerprint,
@@ -62,14 +62,21 @@ def test_what_differs_from_training_is_named() -> None:
         index=index.fingerprint,
     )
 
-    def notices(facts: Provenance | None) -> tuple[str, ...]:
+    def notices(facts: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[str, ...]:
         backend.provenance = facts
         settings = GenerativeSettings(strategy="beam")
-        return GenerativeRanker(index, backend, tokenizer, template=warm, cold_template=cold, settings=settings).notices
+        parts = {"template": warm, "cold_template": cold, "settings": settings, "prior_backend": prior_backend}
+        return GenerativeRanker(index, backend, tokenizer, **parts).notices
 
     assert notices(None) == notices(same) == ()
     for name in ("template", "catalog", "index"):
         (notice,) = notices(replace(same, **{name: "f" * 64}))
         assert notice.startswith(f"the adapter was trained with {name} ffffffffffff, and serves with ")
+    for config, message in (
+        ({"prior": 0.0}, "the adapter was trained with prior = 0, and serves with 1"),
+        ({"max_history": 24}, "the adapter was trained with max_history = 24, and serves with 12"),
+    ):
+        assert notices(replace(same, config=config)) == (message,)
+    assert notices(same, None) == ("the prior is measured with the adapter, which was trained on that of Tiny without",)
     with pytest.raises(TokenizerMismatchError, match="was trained with tokenizer ffffffffffff"):
         notices(replace(same, tokenizer="f" * 64))

@@ -79,6 +79,12 @@ def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None =
 
 
 def _check_base(folder: Path, provenance: Provenance, base: Path) -> None:
+    there = [name for name in provenance.base_sha256 if (base / name).is_file()]
+    if base.is_dir() and not there:
+        raise MismatchError(
+            f"the adapter {folder.name!r} was trained on {', '.join(provenance.base_sha256) or 'weights'} of "
+            f"{provenance.base!r}, and {base} has no such file; load the model that it was trained on"
+        )
     for name, trained in provenance.base_sha256.items():
         file = base / name
         if file.is_file() and (found := sha256_of(file)) != trained:

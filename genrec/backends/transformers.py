@@ -25,6 +25,8 @@ from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.quiet import quiet
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
+from genrec.provenance import FILE as PROVENANCE
+from genrec.provenance import Provenance
 from genrec.types import BoolArray, FloatArray, IntArray
 
 _LOGIT_ROWS = 256  # rows whose logits over the whole vocabulary exist at once
@@ -76,7 +78,7 @@ class TransformersBackend:
         called = f"{name or Path(model).name}{'' if tuned is None else f'+{tuned.name}'}"
         self.name = f"{called}@{str(self.dtype).removeprefix('torch.')}"
         use_packed_attention(self.model)
-        self.provenance = None if tuned is None else tuned.provenance
+        self.provenance = _merged(model) if tuned is None else tuned.provenance
         self.vocab_size = int(self.model.config.vocab_size)
         # Within its window, attention that slides sees everything: paths that fit are computed as the model would.
         window = GrowingCache(self.model.config).window
@@ -297,6 +299,11 @@ class TransformersTree:
         if slots < self._slots:
             self._cache.crop(slots - self._slots)  # a negative length removes; a positive one newer versions refuse
             self._slots = slots
+
+
+def _merged(model: str | Path) -> Provenance | None:
+    """Of an adapter that was merged into a folder's weights."""
+    return Provenance.read(Path(model)) if (Path(model) / PROVENANCE).is_file() else None
 
 
 def _merge(model: Any, adapter: Adapter) -> Any:

@@ -105,7 +105,7 @@ class GenerativeRanker:
         source: the name that recommendations served by it carry.
 
     Attributes:
-        notices: how an adapter's training differs from what it serves here, template, catalog or index.
+        notices: how an adapter's training differs from what it serves here: template, catalog, index or settings.
 
     Raises:
         ArtifactError: a cached prior was altered.
@@ -152,7 +152,7 @@ class GenerativeRanker:
             "catalog": index.catalog.fingerprint,
             "index": index.fingerprint,
         }
-        self.notices = () if trained is None else tuple(trained.differences(**here))
+        self._differences = () if trained is None else tuple(trained.differences(**here))
         self.settings, self.source = settings, source
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
         self._prior_backend = prior_backend or backend
@@ -179,6 +179,18 @@ class GenerativeRanker:
         other._proposer = proposer or self._proposer
         other._prepare()
         return other
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """See above."""
+        trained = self._backend.provenance
+        if trained is None:
+            return ()
+        shown = {name: getattr(self.settings, name) for name in ("prior", "max_history", "history_step")}
+        found = [*self._differences, *trained.settings_that_differ(**shown)]
+        if self.settings.prior and self._prior_backend is self._backend:
+            found.append(f"the prior is measured with the adapter, which was trained on that of {trained.base} without")
+        return tuple(found)
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there are items enough, or words, to show the model, and somebody to propose candidates."""
