@@ -164,7 +164,7 @@ def test_a_config_that_is_wrong_is_named(tmp_path: Path) -> None:
             read_config(str(path))
     with pytest.raises(InputError, match="games_cpu"):
         read_config("nothing")
-    with pytest.raises(InputError, match="'objective=dpo' is no KEY=VALUE of TOML.*quote text"):
+    with pytest.raises(InputError, match=r"'objective=dpo' is no KEY=VALUE of TOML.*quote text"):
         read_config("games_cpu", ["objective=dpo"])
     assert json.loads(read_config("games_cpu").model_dump_json())["data"] == "games"
 
