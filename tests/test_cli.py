@@ -243,6 +243,7 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ),
     ("tokens of no model", ("prompt", "render", "next-item", "--tokens", "--model", "none"), ("--tokens",)),
     ("index of no model", ("index", "build", "saved", "--model", "none"), ("--model none",)),
+    ("no adapter", ("recommend", "--adapter", "nowhere"), ("'nowhere'", "training wrote")),
     ("no index", ("recommend", "--index", "."), ("manifest.json is missing",)),
     ("unknown verb", ("suggest",), ("suggest",)),
     ("unknown option", ("recommend", "--top", "3"), ("--top",)),
@@ -467,7 +468,7 @@ def test_options_are_the_parameters_of_the_library() -> None:
     """One name everywhere: whatever Python takes, the command line takes under the same name."""
     options = set(inspect.signature(recommend).parameters)
     call = set(inspect.signature(Recommender.recommend).parameters) - {"self", "people"}
-    settings = {field.name for field in fields(GenerativeSettings)} | {"model", "encoder", "template", "cold_template"}
+    settings = {field.name for field in fields(GenerativeSettings)} | {"model", "adapter", "encoder", "template", "cold_template"}
     assert call | settings <= options
     assert {field.name for field in fields(Settings)} >= {"model", "encoder", "template", "cold_template"}
 

@@ -61,6 +61,7 @@ def evaluate(
     interactions: option.Interactions = None,
     columns: option.Columns = None,
     model: option.Model = None,
+    adapter: option.Adapter = None,
     encoder: option.Encoder = None,
     template: option.Template = None,
     strategy: option.Strategy = None,
@@ -89,6 +90,7 @@ def evaluate(
     chosen = source.settings(
         {
             "model": model,
+            "adapter": adapter,
             "encoder": encoder,
             "template": template,
             "strategy": strategy,

@@ -80,6 +80,15 @@ Boost = Annotated[
     ),
 ]
 
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="A LoRA adapter for the model, as finetune.train makes it.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -49,6 +49,7 @@ def recommend(
     columns: option.Columns = None,
     index: option.Index = None,
     model: option.Model = None,
+    adapter: option.Adapter = None,
     encoder: option.Encoder = None,
     template: option.Template = None,
     cold_template: option.ColdTemplate = None,
@@ -86,6 +87,7 @@ def recommend(
     chosen = source.settings(
         {
             "model": model,
+            "adapter": adapter,
             "encoder": encoder,
             "template": template,
             "cold_template": cold_template,
@@ -106,7 +108,7 @@ def recommend(
         }
     )
     named = source.Source.of(data, items, interactions, columns, index)
-    opened = source.load(named, chosen, default_cache(), need_model=model is not None)
+    opened = source.load(named, chosen, default_cache(), need_model=bool(model or adapter))
     with source.in_options(), terminal.progress() as progress:
         answers = _ask(opened, people, progress, k=k, explain=explain, **limits)
         source.keep(opened)

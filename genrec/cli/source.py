@@ -122,6 +122,8 @@ def settings(options: Mapping[str, Any]) -> "Settings":
     for name in ("model", "encoder"):
         if name in given:
             given[name] = None if given[name] == _NONE else _weights(given[name])
+    if "adapter" in given and not Path(given["adapter"]).is_dir():
+        raise InputError(f"adapter {given['adapter']!r} is no folder here; name the one that training wrote")
     ours = {name: given[name] for name in given if name in Settings.__dataclass_fields__}
     default = Settings()
     generative = replace(default.generative, **{name: given[name] for name in given if name not in ours})
@@ -150,7 +152,7 @@ def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = 
 
         opened = open_recommender(catalog, interactions, cache=cache, settings=chosen, on_progress=shown)
         if need_model and chosen.model is not None and not _generative(opened):
-            load_backend(chosen.model, cache)  # says what is missing
+            load_backend(chosen.model, cache, adapter=chosen.adapter)  # says what is missing
     return opened
 
 
