@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from finetune.tasks import say
 from genrec import (
     Catalog,
     CatalogIndex,
+    GenerativeSettings,
     Item,
     Settings,
     TitleIdentifiers,
@@ -374,9 +376,10 @@ def test_an_adapter_that_writes_codes_is_served_with_its_codes(smollm2: Path, ca
     assert run.returncode == 0, told.decode()
     folder = tmp_path / "run" / "adapter"
     catalog, interactions = open_dataset("online-retail", cache)
-    recommender = open_recommender(catalog, interactions, cache=cache, settings=Settings(adapter=folder))
+    as_trained = GenerativeSettings(prior=0.0)
+    settings = Settings(adapter=folder, generative=as_trained)
+    recommender = open_recommender(catalog, interactions, cache=cache, settings=settings)
     assert not recommender.notices
-    answer = recommender.recommend("12748", k=3)
-    assert [item.step for item in answer.items] == ["generative"] * 3
-    titles = open_recommender(catalog, interactions, cache=cache).recommend("12748", k=3)
-    assert answer.tokens < titles.tokens  # codes are shorter
+    assert [item.step for item in recommender.recommend("12748", k=3).items] == ["generative"] * 3
+    without = open_recommender(catalog, interactions, cache=cache, settings=replace(settings, encoder=None))
+    assert any("writes codes, which need the sentence encoder" in notice for notice in without.notices)
