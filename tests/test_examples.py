@@ -111,7 +111,7 @@ def test_what_begins_alike_is_there_once(served: tuple[Renderer, CatalogIndex, l
         alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
     assert alone > 2 * whole
     # In the layout of a list that goes on, an item that was taken is a line of all prompts behind it.
-    renderer = replace(renderer, template=read_template("next-line"))
+    renderer = replace(renderer, template=read_template(Path("finetune/next-line.j2")))
     whole = alone = 0
     for history in [own[:13] for own in histories if len(own) >= 13][:50]:
         targets = [Target(place, NOTHING) for place in range(1, 13)]
