@@ -102,7 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a folder that holds games and beauty")
     own = parser.parse_args(arguments)
     try:
-        read_adapter(own.new, base=LANGUAGE_MODEL)
         with TemporaryDirectory() as folder:
             old = own.place if own.place.exists() else None
             verdict = judge(own.new, old, read_config(own.config), Path(folder) / "run", data=own.data)

@@ -28,7 +28,6 @@ from finetune.model import open_model
 from finetune.tasks import TEMPLATES, Task
 from finetune.trainer import RankingTrainer
 from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, Template, read_template
-from genrec.artifact import sha256_of
 from genrec.assembly import (
     ENCODER_MODEL,
     Settings,
@@ -39,6 +38,7 @@ from genrec.assembly import (
     open_encoder,
     open_index,
 )
+from genrec.backends.adapter import read_adapter
 from genrec.codes import SemanticIdentifiers
 from genrec.errors import GenrecError
 from genrec.examples import Target, make_example
@@ -125,7 +125,7 @@ def collate(
 
 def _facts(config: TrainConfig, moments: Moments, template: Template) -> dict[str, Any]:
     """What makes a run this run: its config, and what the names in it stand for."""
-    start = None if config.start is None else sha256_of(Path(config.start) / "adapter_model.safetensors")
+    start = None if config.start is None else read_adapter(config.start, base=config.model).name
     return {
         **config.model_dump(mode="json"),
         "data digest": moments.digest,

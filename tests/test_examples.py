@@ -104,19 +104,21 @@ def test_what_a_person_says_and_may_choose_from_is_shown(
 def test_what_begins_alike_is_there_once(served: tuple[Renderer, CatalogIndex, list[IntArray]]) -> None:
     """Every position of a history is a target for little more than the question and its item."""
     renderer, index, histories = served
-    whole = alone = 0
-    for history in [own[:12] for own in histories if len(own) >= 12][:50]:
-        targets = [Target(place, NOTHING) for place in range(2, 12)]
-        whole += len(make_example(renderer, index, history, targets).token_ids)
-        alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
+
+    def tokens(renderer: Renderer, first: int, size: int) -> tuple[int, int]:
+        """Of 50 people's first items: of all targets from one on in one tree, and of a tree for each."""
+        whole = alone = 0
+        for history in [own[:size] for own in histories if len(own) >= size][:50]:
+            targets = [Target(place, NOTHING) for place in range(first, size)]
+            whole += len(make_example(renderer, index, history, targets).token_ids)
+            alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
+        return whole, alone
+
+    whole, alone = tokens(renderer, 2, 12)
     assert alone > 2 * whole
     # In the layout of a list that goes on, an item that was taken is a line of all prompts behind it.
-    renderer = replace(renderer, template=read_template(Path("finetune/next-line.j2")))
-    whole = alone = 0
-    for history in [own[:13] for own in histories if len(own) >= 13][:50]:
-        targets = [Target(place, NOTHING) for place in range(1, 13)]
-        whole += len(make_example(renderer, index, history, targets).token_ids)
-        alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
+    going_on = replace(renderer, template=read_template(Path("finetune/next-line.j2")))
+    whole, alone = tokens(going_on, 1, 13)
     assert alone > 5 * whole
 
 
