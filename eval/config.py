@@ -80,6 +80,7 @@ class Config(_Strict):
         template: what shows a history to the model.
         background: how many people's histories stand behind the prior.
         seed: of draws and of intervals.
+        baseline: a ranker that all others are set against, person by person.
         rankers: by name.
     """
 
@@ -93,6 +94,7 @@ class Config(_Strict):
     template: str = "next-item"
     background: int = Field(default=3, ge=0)
     seed: int = Field(default=20261122, ge=0)
+    baseline: str | None = None
     rankers: dict[str, RankerConfig] = {}
 
     @model_validator(mode="after")
@@ -113,6 +115,10 @@ def read_config(name: str) -> Config:
     path, config = read_toml(Config, name, FOLDER, what="config", see="eval/config.py")
     if not config.rankers:
         raise InputError(f"{path.name} names no rankers; add some, see eval/configs")
+    if config.baseline is not None and config.baseline not in config.rankers:
+        raise InputError(
+            f"{path.name}: the baseline {config.baseline!r} is none of its rankers: {', '.join(config.rankers)}"
+        )
     for metric in config.metrics:
         if cutoff(metric) > config.k:
             raise InputError(f"{path.name}: {metric} looks at more places than lists of k = {config.k} have")

@@ -4,7 +4,7 @@ CONFIG is a name in eval/configs (games, games_full, beauty, retail and others) 
 `Recommender.recommend` answers, but for those of `unconstrained`. What was answered is kept in the run's folder as one
 row a person in Parquet, so that a run that was stopped goes on where it was; a folder of another configuration is
 refused. --json writes a summary: for each ranker, slice and metric the mean over people with its 95 % bootstrap
-interval.
+interval; and by how much each is better than the config's `baseline`, if it names one, person by person.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from eval.progress import show_progress, tell_progress, wide_console
 from eval.rankers import Rankers
 from eval.speed.report import commit, machine
 from genrec import read_template
-from genrec.artifact import writing_file
+from genrec.artifact import write_json, writing_file
 from genrec.assembly import LANGUAGE_MODEL, Settings, default_cache, embed_titles
 from genrec.backends.adapter import read_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
@@ -38,6 +38,7 @@ from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share_r
 from genrec.metrics import (
     accuracy,
     coverage,
+    difference_interval,
     diversity,
     gini,
     length_bias,
@@ -112,10 +113,13 @@ def measure(
     groups, vectors = groups_of(experiment), _title_vectors(experiment)
     for name, table in tables.items():
         rows += _rows(name, table, groups, config)
+        if config.baseline in tables and config.baseline != name:
+            rows += _gains(name, table, tables[config.baseline], config)
         rows += _beyond(name, table, groups, experiment, config, vectors)
     commits = {name: sorted(set(table["commit"].to_pylist())) for name, table in tables.items()}
     return {
         **facts,
+        "baseline": config.baseline,
         "commits": commits,
         "machine": machine(),
         "rows": [asdict(row) for row in rows],
@@ -142,6 +146,7 @@ def _facts(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dic
     """What makes a run this run; rankers can be added to it, and are compared one by one."""
     settings = config.model_dump(mode="json")
     rankers = settings.pop("rankers")
+    del settings["baseline"]  # answers are the same without
     for name, own in list(rankers.items()):
         folder = own.pop("adapter")
         if folder is None:
@@ -175,8 +180,7 @@ def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise MismatchError(f"{folder} holds something, but no run.json; name another folder with --out")
         folder.mkdir(parents=True, exist_ok=True)
-        with writing_file(manifest) as file:
-            file.write(json.dumps(facts, indent=1).encode())
+        write_json(manifest, facts)
         return
     kept = read_manifest(folder)
     for name, mine, theirs in _differences(facts, kept):
@@ -185,8 +189,7 @@ def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
             "or remove it"
         )
     kept["rankers"].update(facts["rankers"])
-    with writing_file(manifest) as file:
-        file.write(json.dumps(kept, indent=1).encode())
+    write_json(manifest, kept)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -303,6 +306,14 @@ def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: C
         yield Row(name, "all", metric, mean, mean, mean, table.num_rows)
 
 
+def _gains(name: str, table: pa.Table, base: pa.Table, config: Config) -> Iterator[Row]:
+    """By how much a ranker is better than the baseline, person by person."""
+    for metric in config.metrics:
+        ours, theirs = (100 * own[metric].to_numpy() for own in (table, base))
+        found = difference_interval(ours, theirs, seed=config.seed)
+        yield Row(name, "all", f"{metric} over {config.baseline}", found.value, found.low, found.high, table.num_rows)
+
+
 def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
     """The vectors by which items of a list are told to be alike; None where the text encoder is not at hand."""
     try:
@@ -364,16 +375,18 @@ def _beyond(
 
 def _print(summary: dict[str, Any]) -> None:
     rows = [Row(**row) for row in summary["rows"] if row["slice"] == "all"]
-    metrics = list(dict.fromkeys(row.metric for row in rows))
+    over = f" over {summary['baseline']}"
+    gains = list(dict.fromkeys(row.metric for row in rows if row.metric.endswith(over)))
+    metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric not in gains]
     first = metrics.index("invalid share")
     console = wide_console()
-    for shown in (metrics[:first], metrics[first:]):
+    for shown in (metrics[:first], gains, metrics[first:]):
+        told = [row for row in rows if row.metric in shown]
         table = Table("ranker", *shown)
-        for name in dict.fromkeys(row.ranker for row in rows):
-            table.add_row(
-                escape(name), *(str(row.interval) for row in rows if row.ranker == name and row.metric in shown)
-            )
-        console.print(table)
+        for name in dict.fromkeys(row.ranker for row in told):
+            table.add_row(escape(name), *(str(row.interval) for row in told if row.ranker == name))
+        if told:
+            console.print(table)
     console.print(f"{summary['users']} people, items they have {summary['seen']}, data {summary['data'][:16]}")
 
 

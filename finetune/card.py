@@ -1,6 +1,5 @@
 """What a run ends with: an adapter's folder that says what it is."""
 
-import json
 import os
 import tempfile
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from finetune.config import TrainConfig
 from finetune.data import Moments
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
-from genrec.artifact import sha256_of, writing_file
+from genrec.artifact import sha256_of, write_json
 from genrec.assembly import CODES
 from genrec.codes import SemanticIdentifiers
 from genrec.provenance import Provenance
@@ -110,8 +109,7 @@ def save_curve(path: Path, curve: list[dict[str, float]]) -> None:
     """Write the validation ranking against what was learned, as JSON, and beside it as a picture."""
     from matplotlib.figure import Figure
 
-    with writing_file(path) as file:
-        file.write((json.dumps(curve, indent=1) + "\n").encode())
+    write_json(path, curve)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for k in CUTOFFS:

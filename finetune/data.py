@@ -1,9 +1,10 @@
 """Which moments of which histories are learned from, and what each is set against."""
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,20 @@ from genrec.types import FloatArray, IntArray
 
 _LEAST = 1  # items before a target at least
 _YEAR = 365 * 86_400.0
+
+
+class _History(NamedTuple):
+    """What somebody took, int64 [H], and of each how many items were known before it, int64 [H]."""
+
+    items: IntArray
+    known: IntArray
+
+    def until(self, place: int) -> "_History":
+        return _History(self.items[:place], self.known[:place])
+
+    def is_new(self, place: int) -> bool:
+        """Whether an item was not there when it was taken."""
+        return self.items[place] not in self.items[: self.known[place]]
 
 
 class Moments:
@@ -44,10 +59,13 @@ class Moments:
         offsets, items = known.as_indices(self.catalog)
         self.counts: FloatArray = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
         old = _counts_before(known, config.since)
+        times = known.timestamps if config.protocol == "next-basket" else np.arange(len(items))
+        histories = [
+            _History(items[start:end], np.searchsorted(times[start:end], times[start:end]))
+            for start, end in itertools.pairwise(offsets.tolist())
+        ]
         whole = [
-            (history, count)
-            for history, count in zip(np.split(items, offsets[1:-1]), old, strict=True)
-            if len(history) > _LEAST + 1
+            (history, count) for history, count in zip(histories, old, strict=True) if len(history.items) > _LEAST + 1
         ]
         if not whole:
             raise InputError(
@@ -55,7 +73,7 @@ class Moments:
             )
         random = np.random.default_rng(config.seed)
         order = random.permutation(len(whole))
-        new = np.array([history[-1] not in history[:-1] for history, _ in whole])[order]
+        new = np.array([history.known[-1] >= _LEAST and history.is_new(-1) for history, _ in whole])[order]
         told = order[new][: config.evaluate_users]
         if not len(told):
             raise InputError(f"nobody's last item in {config.data} is new to them; nothing could tell how well it goes")
@@ -64,20 +82,25 @@ class Moments:
         shares = np.array(list(config.tasks.values()))
         self._tasks, self._tasks_until = list(config.tasks), np.cumsum(shares / shares.sum())[:-1]
         self.validation = [whole[place][0] for place in told]
-        self.train = [whole[place][0][:-1] for place in told] + [whole[place][0] for place in learned]
+        kept = [whole[place][0].until(whole[place][0].known[-1]) for place in told]
+        self.train = kept + [whole[place][0] for place in learned]
         before = [whole[place][1] for place in (*told, *learned)]
-        counts = [min(count, len(history)) for count, history in zip(before, self.train, strict=True)]
+        counts = [min(count, len(history.items)) for count, history in zip(before, self.train, strict=True)]
         # A part of a history: from which place on targets may lie, and before which.
-        parts = [(history, max(_LEAST, count), len(history)) for history, count in zip(self.train, counts, strict=True)]
+        first = [int(np.searchsorted(history.known, _LEAST)) for history in self.train]
+        parts = [
+            (history, max(least, count), len(history.items))
+            for history, least, count in zip(self.train, first, counts, strict=True)
+        ]
         self._parts = [_some(parts, config.since or "the beginning")]
         if config.since is not None and config.replay:
-            past = [(history, _LEAST, count) for history, count in zip(self.train, counts, strict=True)]
+            past = list(zip(self.train, first, counts, strict=True))
             self._parts.append(_some(past, f"before {config.since}"))
         weights = np.where(self.counts > 0, self.counts, 0.5) ** config.popularity_power
         self._until = np.cumsum(weights / weights.sum())  # the chance of an item or one before it
 
     def rows(self, count: int) -> list[dict[str, Any]]:
-        """So many trees, drawn: `task`, `history`, and of each target `places`, `others`, `words`, `candidates`.
+        """So many trees, drawn: `task`, `history`, and `places`, `known`, `others`, `words`, `candidates` of targets.
 
         Raises:
             InputError: no history has a moment at which anything new was taken.
@@ -90,9 +113,9 @@ class Moments:
         """One row for each validation person: the last item against so many random ones."""
         random, rows = np.random.default_rng(self._config.seed), []
         for history in self.validation:
-            rest = np.setdiff1d(np.arange(len(self.catalog)), history)
+            rest = np.setdiff1d(np.arange(len(self.catalog)), history.items)
             others = random.choice(rest, min(count, len(rest)), replace=False)
-            rows.append(_row("next-item", history, [len(history) - 1], [others.tolist()]))
+            rows.append(_row("next-item", history, [len(history.items) - 1], [others.tolist()]))
         return rows
 
     def _endless(self, parts: "list[_Part]") -> Iterator[dict[str, Any]]:
@@ -107,30 +130,33 @@ class Moments:
             if not met:
                 raise InputError("no history holds anything new behind its beginning; there is nothing to learn from")
 
-    def _draw(self, history: IntArray, low: int, high: int) -> dict[str, Any] | None:
+    def _draw(self, history: _History, low: int, high: int) -> dict[str, Any] | None:
         """Moments that lie side by side, so that they share what they show."""
         end = int(self._random.integers(min(low + self._config.targets, high), high + 1))
         begin = max(low, end - self._config.targets)
-        places = [place for place in range(begin, end) if history[place] not in history[:place]]
+        places = [place for place in range(begin, end) if history.is_new(place)]
         if not places:
             return None
-        drawn = np.searchsorted(self._until, self._random.random((len(places), self._config.others)), side="right")
-        drawn = np.minimum(drawn, len(self._until) - 1)  # the sum of chances may end just below 1
-        others = [np.setdiff1d(own, history).tolist() for own in drawn]  # nor what comes later: it was taken too
+        # What is asked for with one prompt is set against the same others, which stand in the tree once.
+        asked, prompts = np.unique(history.known[places], return_inverse=True)
+        drawn = np.searchsorted(self._until, self._random.random((len(asked), self._config.others)), side="right")
+        drawn = np.minimum(drawn, len(self._until) - 1)[prompts]  # the sum of chances may end just below 1
+        others = [np.setdiff1d(own, history.items).tolist() for own in drawn]  # nor what comes later: it was taken too
         task = self._tasks[int(np.searchsorted(self._tasks_until, self._random.random(), side="right"))]
         if task == "next-item":
             needed = others if self._config.objective in ("listwise", "dpo") else [[]] * len(places)
-            return _row(task, history[:end], places, needed)
-        pairs = [(int(history[place - 1]), int(history[place])) for place in places]
-        words = [say(task, self.catalog, before, taken, self._random) for before, taken in pairs]
+            return _row(task, history.until(end), places, needed)
+        taken = history.items
+        pairs = [(int(taken[history.known[place] - 1]), int(taken[place])) for place in places]
+        words = [say(task, self.catalog, before, one, self._random) for before, one in pairs]
         lists: list[list[int]] = [[]] * len(places)
         if task == "candidates":
             shown = zip(pairs, others, strict=True)
-            lists = [self._random.permutation([taken, *own]).tolist() for (_, taken), own in shown]
-        return _row(task, history[:end], places, [[]] * len(places), words, lists)
+            lists = [self._random.permutation([one, *own]).tolist() for (_, one), own in shown]
+        return _row(task, history.until(end), places, [[]] * len(places), words, lists)
 
 
-_Part = tuple[IntArray, int, int]
+_Part = tuple[_History, int, int]
 
 
 def _some(parts: list[_Part], when: str) -> list[_Part]:
@@ -155,7 +181,7 @@ def _when(seconds: float) -> str:
 
 def _row(
     task: Task,
-    history: IntArray,
+    history: _History,
     places: list[int],
     others: list[list[int]],
     words: list[str] | None = None,
@@ -163,8 +189,9 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "task": task,
-        "history": history.tolist(),
+        "history": history.items.tolist(),
         "places": places,
+        "known": history.known[places].tolist(),
         "others": others,
         "words": words or [""] * len(places),
         "candidates": candidates or [[]] * len(places),

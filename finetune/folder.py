@@ -9,7 +9,7 @@ from zipfile import is_zipfile
 
 from safetensors import SafetensorError
 
-from genrec.artifact import writing_file
+from genrec.artifact import write_json
 from genrec.errors import EngineError, InputError, MismatchError
 
 _WHOLE = ("adapter_model.safetensors", "scheduler.pt")
@@ -45,8 +45,7 @@ def open_folder(out: Path, facts: Mapping[str, Any], resume: bool) -> None:
         return
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-        with writing_file(kept) as file:
-            file.write((json.dumps(mine, indent=1) + "\n").encode())
+        write_json(kept, mine)
 
 
 def last_checkpoint(out: Path) -> str | None:

@@ -114,10 +114,10 @@ def collate(
     """Rows of `Moments` as tensors, see `finetune.forward.pack`."""
     examples = []
     for row in rows:
-        asked = zip(row["places"], row["others"], row["words"], row["candidates"], strict=True)
+        asked = zip(*(row[name] for name in ("places", "others", "words", "candidates", "known")), strict=True)
         targets = [
-            Target(place, np.array(others, dtype=np.int64), words, np.array(candidates, dtype=np.int64))
-            for place, others, words, candidates in asked
+            Target(place, np.array(others, dtype=np.int64), words, np.array(candidates, dtype=np.int64), known)
+            for place, others, words, candidates, known in asked
         ]
         examples.append(make_example(renderers[row["task"]], index, np.array(row["history"]), targets))
     return pack(examples, [row["task"] == "next-item" for row in rows])

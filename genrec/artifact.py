@@ -84,6 +84,12 @@ def writing_file(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """One file of JSON, as `writing_file` has it."""
+    with writing_file(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
 def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
     """Check every file of a saved folder against its manifest, and return the manifest.
 

@@ -27,16 +27,19 @@ class Target:
     """One moment of a history.
 
     Attributes:
-        place: of the item that was taken, in the history; what stands before it is shown.
+        place: of the item that was taken, in the history.
         others: int64, items that it is set against; empty where only its own likelihood counts.
         words: what the person says then.
         candidates: int64, what the prompt shows to choose from.
+        known: how many items were known when it was taken, at most `place`: of a basket, those before the basket. By
+            default all that stand before it.
     """
 
     place: int
     others: IntArray
     words: str = ""
     candidates: IntArray = field(default_factory=lambda: _NOTHING)
+    known: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,10 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
         taken = int(history[target.place])
         if taken in target.others:
             raise InputError(f"item {taken} at place {target.place} is set against itself; leave it out of the others")
-        prompt = renderer.render(history[: target.place], target.words, target.candidates)
+        known = target.place if target.known is None else target.known
+        if not 0 <= known <= target.place:
+            raise InputError(f"{known} items are known before the target at place {target.place}; it must be 0 to that")
+        prompt = renderer.render(history[:known], target.words, target.candidates)
         end = tree.add(-1, prompt.token_ids)[-1]
         for depth, tokens in index.trie.forks(int(index.trie.rows_of_items[taken])):
             forks.append(len(steps) + depth)

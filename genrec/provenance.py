@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from genrec.artifact import writing_file
+from genrec.artifact import write_json
 from genrec.errors import ArtifactError
 
 FILE = "genrec.json"
@@ -58,8 +58,7 @@ class Provenance:
 
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
-        with writing_file(folder / FILE) as file:
-            file.write((json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode())
+        write_json(folder / FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -175,6 +175,7 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
         ("k = 20", "k = 19", "recall@20 looks at more places than lists of k = 19"),
         ("k = 20", "k = 0", "k: "),
         ("k = 20", "k = 20\nseed = -1", "seed: "),
+        ("k = 20", 'k = 20\nbaseline = "nobody"', "the baseline 'nobody' is none of its rankers: popularity, counting"),
         (CONFIG[CONFIG.index("[rankers") :], "", "names no rankers"),
         ('metrics = ["ndcg@10", "recall@20"]', "metrics = []", "metrics: "),
         ('kind = "popularity"', 'kind = "popularity"\nproposer = "counting"', "popularity takes no proposer"),
@@ -245,6 +246,11 @@ def test_two_rankers_are_compared_on_the_same_people(
     assert difference.low > 0
     assert p < 0.05
     assert difference.value == pytest.approx(lines[1].value.value - lines[0].value.value)
+    config.write_text(f'baseline = "popularity"\n{CONFIG}', encoding="utf-8")
+    again = run(config, tmp_path / "run")  # the same run: what others are set against changes no answer
+    assert again["counting", "ndcg@10 over popularity"] == difference.value
+    assert ("popularity", "ndcg@10 over popularity") not in again
+    assert "ndcg@10 over popularity" in capsys.readouterr().out
     page, picture = tmp_path / "page.html", tmp_path / "picture.png"
     compare.main([str(tmp_path / "run"), "--html", str(page), "--png", str(picture)])
     assert "counting" in capsys.readouterr().out

@@ -145,6 +145,7 @@ def test_what_teaches_nothing_is_refused(served: tuple[Renderer, CatalogIndex, l
         ([], "at least one target"),
         ([Target(6, NOTHING)], "place 6 of a history of 6 items"),
         ([Target(-1, NOTHING)], "place -1 of a history"),
+        ([Target(3, NOTHING, known=4)], "4 items are known before the target at place 3"),
         ([Target(2, history[2:3])], "is set against itself"),
     ):
         with pytest.raises(InputError, match=message):

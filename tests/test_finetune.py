@@ -24,7 +24,7 @@ from finetune.forward import Reading, pack, read, sums
 from finetune.merge import merge
 from finetune.model import open_model
 from finetune.objectives import constrained, likelihood, listwise, loss_of
-from finetune.promote import Verdict, promote
+from finetune.promote import Verdict, main, promote
 from finetune.tasks import say
 from genrec import (
     Catalog,
@@ -199,13 +199,36 @@ def test_tasks_are_drawn_as_often_as_asked(cache: Path) -> None:
     counts = Counter(row["task"] for row in rows)
     assert {task: round(counts[task] / 500, 1) for task in mixture} == pytest.approx(mixture, abs=0.2)
     for row in rows:
-        asked = zip(row["places"], row["others"], row["words"], row["candidates"], strict=True)
-        for place, others, words, candidates in asked:
+        asked = zip(*(row[name] for name in ("places", "known", "others", "words", "candidates")), strict=True)
+        for place, known, others, words, candidates in asked:
             taken = row["history"][place]
-            assert taken not in row["history"][:place]
+            assert 1 <= known <= place
+            assert taken not in row["history"][:known]
             assert bool(others) <= (row["task"] == "next-item")
             assert (taken in candidates) == bool(candidates) == (row["task"] == "candidates")
             assert words.startswith("Something like ") == (row["task"] == "cold-start")
+
+
+def test_of_a_basket_nothing_is_known_before_all_of_it_is_taken() -> None:
+    """Who asks for the next basket has shown none of it; learning from half of it learns another question."""
+    config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, others=1, targets=4, evaluate_users=50)
+    moments = Moments(config, None)
+    log = moments.interactions
+    expected, cut = {}, set()
+    for user, history in enumerate(log.histories()):
+        items = tuple(moments.catalog.indices_of(history.item_ids).tolist())
+        times = log.timestamps[log.offsets[user] : log.offsets[user + 1]].tolist()
+        expected[items] = [times.index(time) for time in times]
+        cut.add(items[: times.index(times[-1])])
+    lists = [tuple(history.items.tolist()) for history in moments.train]
+    assert set(lists[:50]) <= cut, "of those who tell, the last basket is kept whole"
+    assert [history.known.tolist() for history in moments.train[50:]] == [expected[items] for items in lists[50:]]
+    shared = 0
+    for row in moments.rows(200):
+        whole = next(items for items in expected if items[: len(row["history"])] == tuple(row["history"]))
+        assert row["known"] == [expected[whole][place] for place in row["places"]]
+        shared += len(set(row["known"])) < len(row["known"])
+    assert shared > 100, "what one basket holds is asked for with one prompt"
 
 
 def test_new_events_are_learned_and_old_ones_replayed() -> None:
@@ -241,6 +264,43 @@ def test_only_what_ranks_no_worse_is_promoted(tmp_path: Path) -> None:
         assert json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))["r"] == rank
         assert place.is_symlink()
     assert len(list((tmp_path / "serving" / "adapter.versions").iterdir())) == 2
+
+
+ASKED = """
+protocol = "next-basket"
+data = "online-retail"
+users = 8
+background = 0
+k = 10
+metrics = ["ndcg@10"]
+
+[rankers.popularity]
+kind = "popularity"
+"""
+
+
+def test_an_adapter_is_measured_before_it_serves(
+    smollm2: Path, minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever runs this at night reads the exit status, and finds in the morning what served the day before."""
+    (tmp_path / "asked.toml").write_text(ASKED, encoding="utf-8")
+    config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, rank=2)
+    for name, size in (("idle", 0.0), ("broken", 1.0)):
+        model = open_model(config, smollm2)
+        for parameter in (own for name, own in model.named_parameters() if "lora_B" in name):
+            torch.nn.init.normal_(parameter, std=size)
+        model.peft_config["default"].base_model_name_or_path = smollm2.name
+        model.save_pretrained(str(tmp_path / name))
+    place = tmp_path / "serving"
+    main([str(tmp_path / "idle"), str(place), str(tmp_path / "asked.toml")])
+    assert "difference 0.00\n" in capsys.readouterr().out
+    serving = place.resolve()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "broken"), str(place), str(tmp_path / "asked.toml")])
+    assert stopped.value.code == 3
+    assert place.resolve() == serving
+    with pytest.raises(SystemExit, match="cannot read the adapter 'nothing'"):
+        main([str(tmp_path / "nothing"), str(place), str(tmp_path / "asked.toml")])
 
 
 def test_checkpoints_that_are_not_whole_are_passed_over(tmp_path: Path) -> None:
