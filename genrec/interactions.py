@@ -8,6 +8,8 @@ rows they were read from.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -135,8 +137,22 @@ class Interactions:
             columns["weight"] = pa.array(self.weights)
         return pa.table(columns)
 
-    def history_of(self, user_id: object) -> History:
-        """What one user met, oldest first.
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over users, items and times, in hexadecimal; ids as text."""
+        digest = sha256(self.offsets.tobytes() + self._item_codes.tobytes() + self.timestamps.tobytes())
+        for ids in (self.users, self._items):
+            for piece in ids.keys.to_pylist():
+                digest.update(f"{piece}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def items(self) -> Ids:
+        """The D distinct items that anybody met."""
+        return self._items
+
+    def codes_of(self, user_id: object) -> IntArray:
+        """What one user met, oldest first, as places in `items`: int64 [H].
 
         Raises:
             UnknownUserError: the user has no event.
@@ -144,7 +160,16 @@ class Interactions:
         user = self.users.position(user_id)
         if user < 0:
             raise self._unknown_user(user_id)
-        codes = self._item_codes[self.offsets[user] : self.offsets[user + 1]]
+        return self._item_codes[self.offsets[user] : self.offsets[user + 1]]
+
+    def history_of(self, user_id: object) -> History:
+        """What one user met, oldest first.
+
+        Raises:
+            UnknownUserError: the user has no event.
+        """
+        codes = self.codes_of(user_id)
+        user = self.users.position(user_id)
         return History(tuple(self._items.array.take(pa.array(codes)).to_pylist()), user_id=self.users[user])
 
     def histories(self, users: Iterable[object] | None = None) -> list[History]:

@@ -67,6 +67,7 @@ class Task:
         parts: what has been found.
         proven, compared: of the first part, see `RecommendationList`.
         tokens: computed on the way so far.
+        left_out: the steps that failed or had no time.
     """
 
     user_id: UserId | None
@@ -77,6 +78,7 @@ class Task:
     proven: bool = False
     compared: int = 0
     tokens: int = 0
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> int:
@@ -102,6 +104,11 @@ class Task:
             self.proven, self.compared = ranking.proven, ranking.compared
         count = self.missing
         self.parts.append(Part(ranker, ranking.item_indices[:count], ranking.scores[:count], ranking.evidence[:count]))
+
+    def leave_out(self, ranker: Ranker, why: object) -> None:
+        """Go on without a step."""
+        self.left_out.append(ranker.source)
+        self.note(f"{ranker.source} was left out: {why}")
 
     def note(self, notice: str) -> None:
         """Tell the caller, once."""
@@ -133,7 +140,7 @@ class Task:
                 )
         proven = self.proven or not self.wanted  # nothing is allowed, and nothing is all of it
         said = (*notices, *self.notices)
-        return RecommendationList(tuple(items), proven, self.compared, said, seconds, self.tokens)
+        return RecommendationList(tuple(items), proven, self.compared, said, seconds, self.tokens, tuple(self.left_out))
 
 
 def _ask(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline) -> None:
@@ -149,13 +156,13 @@ def _ask_batch(ranker: Ranker, tasks: Sequence[Task], k: int, deadline: Deadline
         rankings = ranker.rank([task.rest for task in tasks], k, deadline=deadline)
     except DeadlineExceededError:
         for task in tasks:
-            task.note(f"{ranker.source} was left out: no time")
+            task.leave_out(ranker, "no time")
     except EngineError as error:
         if len(tasks) > 1:
             for task in tasks:
                 _ask_batch(ranker, [task], k, deadline)
         else:
-            tasks[0].note(f"{ranker.source} was left out: {error}")
+            tasks[0].leave_out(ranker, error)
     else:
         for task, ranking in zip(tasks, rankings, strict=True):
             task.take(ranker, ranking)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import narwhals as nw
@@ -76,6 +76,7 @@ class Recommender:
         self._clock = clock
         self._filters: dict[str, Subset] = {}  # oldest first
         self._lock = threading.Lock()
+        self._places_in: tuple[Interactions, IntArray] | None = None
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -153,6 +154,18 @@ class Recommender:
                 f"people is a {type(people).__name__}; pass a user id, a History, a list of these, or a data frame"
             )
         return self._to_frame(self._answer(_people_in(frame), limits, explain), frame, explain)
+
+    def problems(self, people: Sequence[Person], *, on_unknown: OnUnknown = "raise") -> list[InputError | None]:
+        """Why `recommend` would refuse each person; None where it would not."""
+        limits = self._limits(1, False, None, None, None, None, None, on_unknown, self._clock())
+        found: list[InputError | None] = []
+        for person in people:
+            try:
+                self._task(person, limits)
+                found.append(None)
+            except InputError as error:
+                found.append(error)
+        return found
 
     def _limits(
         self,
@@ -248,48 +261,59 @@ class Recommender:
     def _task(self, person: Person, limits: "_Limits") -> Task:
         """What one person asks, in item indices."""
         notices: list[str] = []
-        history, known = self._history(person, limits.on_unknown)
-        ids = list(history.item_ids)
-        items = self.catalog.item_ids.positions(ids)
-        if limits.on_unknown == "raise" and (items < 0).any():
+        met = self._met(person, limits.on_unknown)
+        if limits.on_unknown == "raise" and (met.items < 0).any():
+            unknown = met.ids[int(met.places[np.argmin(met.items)])]
             raise UnknownItemError(
-                f"item {ids[int(np.argmin(items))]!r} in the history of user {history.user_id!r} is not in catalog "
-                f'{self.catalog.name!r} ({len(self.catalog):,} items); pass on_unknown="skip" to drop such items'
+                f"item {unknown!r} in the history of user {met.user_id!r} is not in catalog {self.catalog.name!r} "
+                f'({len(self.catalog):,} items); pass on_unknown="skip" to drop such items'
             )
-        items = items[items >= 0]
-        if len(items) < len(ids):
+        items = met.items[met.items >= 0]
+        if len(items) < len(met.items):
             notices.append(
-                f"{len(ids) - len(items)} of {len(ids)} history items are not in the catalog and were left out"
+                f"{len(met.items) - len(items)} of {len(met.items)} history items are not in the catalog and were left "
+                "out"
             )
         allowed = limits.allowed.without(items) if limits.filter_seen else limits.allowed
-        if not known:
+        if not met.known:
             notices.append(
-                f"user {history.user_id!r} is unknown" + ("" if limits.on_unknown == "fallback" else "; skipped")
+                f"user {met.user_id!r} is unknown" + ("" if limits.on_unknown == "fallback" else "; skipped")
             )
             if limits.on_unknown == "skip":
                 allowed = allowed.within([])
         count = len(allowed)
-        if known and count < limits.k:
+        if met.known and count < limits.k:
             are = "item is" if count == 1 else "items are"
             notices.append(f"only {count} {are} allowed, {limits.k} were asked for")
-        request = RankRequest(items, history.words, allowed, limits.boost)
-        return Task(history.user_id, request, min(limits.k, count), notices)
+        request = RankRequest(items, met.words, allowed, limits.boost)
+        return Task(met.user_id, request, min(limits.k, count), notices)
 
-    def _history(self, person: Person, on_unknown: str) -> tuple[History, bool]:
+    def _met(self, person: Person, on_unknown: str) -> "_Met":
+        """What is known of a person."""
         if isinstance(person, History):
-            if not isinstance(person.item_ids, tuple | list) or not isinstance(person.words, str):
+            ids = person.item_ids
+            if not isinstance(ids, tuple | list) or not isinstance(person.words, str):
                 raise InputError(f"{person!r} is no History; item_ids is a tuple of item ids, words a text")
-            return person, True
+            items = self.catalog.item_ids.positions(list(ids))
+            return _Met(person.user_id, person.words, items, ids, np.arange(len(ids)))
         if not isinstance(person, str | int | np.integer) or isinstance(person, bool):
             raise InputError(f"{person!r} is no person; pass user ids or History values")
         try:
             if self.interactions is None:
                 raise UnknownUserError(f"user {person!r} is unknown: no interactions were loaded; pass a History")
-            return replace(self.interactions.history_of(person), user_id=person), True
+            places = self.interactions.codes_of(person)
+            return _Met(person, "", self._places_of(self.interactions)[places], self.interactions.items, places)
         except UnknownUserError:
             if on_unknown == "raise":
                 raise
-            return History(user_id=person), False
+            nothing = np.empty(0, dtype=np.int64)
+            return _Met(person, "", nothing, (), nothing, known=False)
+
+    def _places_of(self, interactions: Interactions) -> IntArray:
+        """Where the items of a log stand in the catalog: looked up once, not for every history."""
+        if self._places_in is None or self._places_in[0] is not interactions:
+            self._places_in = (interactions, self.catalog.item_ids.positions(interactions.items))
+        return self._places_in[1]
 
     def _to_frame(self, answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
         rows = [item for answer in answers for item in answer.items]
@@ -298,6 +322,18 @@ class Recommender:
             for name in ("user_id", "item_id", "rank", "score", "source", *(["reason"] if explain else []))
         }
         return nw.from_dict(columns, backend=frame.implementation).to_native()
+
+
+@dataclass(frozen=True)
+class _Met:
+    """What is known of a person: item indices, -1 for what the catalog lacks, and where among `ids` each item's is."""
+
+    user_id: UserId | None
+    words: str
+    items: IntArray
+    ids: Sequence[ItemId]
+    places: IntArray
+    known: bool = True
 
 
 @dataclass(frozen=True)

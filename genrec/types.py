@@ -154,6 +154,7 @@ class RecommendationList:
         seconds: time from request to answer; shared evenly by the requests of one batch.
         tokens: those of prompts, and behind them, that language models computed for the rankings it is made of; a prior
             that was measured on the way is not counted.
+        left_out: the steps that should have answered, and failed or had no time.
     """
 
     items: tuple[Recommendation, ...]
@@ -162,3 +163,4 @@ class RecommendationList:
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
+    left_out: tuple[str, ...] = ()

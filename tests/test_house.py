@@ -21,7 +21,7 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "artifact deadline ids kernel.compiled kernel.plain subset template tokenizer",
+    "artifact deadline ids leases rows kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice",
     "trie",
     "constraint guide tensor_trie",
@@ -48,7 +48,8 @@ LAYERS = [
     "ladder",
     "recommender",
     "evaluation",
-    "assembly",
+    "assembly batch",
+    "batch_lists",
     # edge
     "testing",
     "cli",
@@ -63,6 +64,7 @@ PUBLIC = (
 # Where the clock and the environment are read, and why there.
 EDGE = {
     "cli": "the edge",
+    "batch": "the clock is an argument; its default is the process's own",
     "recommender": "the clock is an argument; its default is the process's own",
     "assembly": "default_cache is what the edge calls",
     "package_index": "pip runs in the caller's environment",

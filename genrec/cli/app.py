@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from genrec.cli import data, demo, doctor, evaluate, index, model, prompt, recommend, terminal
+from genrec.cli import batch, data, demo, doctor, evaluate, index, model, prompt, recommend, terminal
 from genrec.errors import GenrecError
 
 _INTERRUPTED = 130
@@ -39,7 +39,8 @@ app = typer.Typer(
     cls=_Commands,
     name="genrec",
     help="Recommend with a language model that can only name things you really have.",
-    epilog="Exit codes: 0 done, 2 wrong input, 4 parts that do not fit each other, 5 the model cannot run.",
+    epilog="Exit codes: 0 done, 2 wrong input, 3 a batch with failed rows, 4 parts that do not fit each other, 5 the "
+    "model cannot run.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
@@ -69,6 +70,12 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("recommend")(recommend.recommend)
 app.command("evaluate")(evaluate.evaluate)
-for _name, _group in (("index", index.group), ("prompt", prompt.group), ("data", data.group), ("model", model.group)):
+for _name, _group in (
+    ("batch", batch.group),
+    ("index", index.group),
+    ("prompt", prompt.group),
+    ("data", data.group),
+    ("model", model.group),
+):
     app.add_typer(_group, name=_name, no_args_is_help=True)
 app.command("doctor")(doctor.doctor)

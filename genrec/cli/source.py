@@ -151,7 +151,7 @@ def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = 
         from genrec.assembly import load_backend, open_recommender
 
         opened = open_recommender(catalog, interactions, cache=cache, settings=chosen, on_progress=shown)
-        if need_model and chosen.model is not None and not _generative(opened):
+        if need_model and chosen.model is not None and not generative(opened):
             load_backend(chosen.model, cache, adapter=chosen.adapter)  # says what is missing
     return opened
 
@@ -159,7 +159,7 @@ def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = 
 def keep(recommender: "Recommender") -> None:
     """Save the priors that were computed while it answered, so that the next run has them; the answer does not wait."""
     try:
-        for ranker in _generative(recommender):
+        for ranker in generative(recommender):
             ranker.save_priors()
     except ArtifactError as error:
         say(f"note: {error}")
@@ -196,7 +196,8 @@ def _weights(name: str) -> str:
     return name
 
 
-def _generative(recommender: "Recommender") -> "list[GenerativeRanker]":
+def generative(recommender: "Recommender") -> "list[GenerativeRanker]":
+    """The language model of a ladder, where it has one."""
     from genrec.rankers.generative import GenerativeRanker
 
     return [ranker for ranker in recommender.ladder if isinstance(ranker, GenerativeRanker)][:1]
