@@ -63,7 +63,7 @@ $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/.venv-stamp
 
 $(VENV)/.test-stamp: pyproject.toml | $(VENV)/.venv-stamp
 	@echo "installing genrec, its tests and what they need into $(VENV), once" >&2
-	$(PIP) --editable '.[local,fast,eval,finetune,dev]' '$(TORCH)'
+	$(PIP) --editable '.[local,fast,eval,finetune,ray,dev]' '$(TORCH)'
 	@touch $@ $(VENV)/.demo-stamp
 
 $(VLLM_VENV)/.vllm-$(VLLM)-stamp: pyproject.toml .ci/vllm_requirements.py

@@ -19,6 +19,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -171,33 +172,47 @@ class BatchRun:
             MismatchError: the rows are not those that the run began with.
         """
         began, told = clock(), on_progress or (lambda _: None)
-        for name in ("parts", "failed", "done", "leases"):
-            (self.folder / name).mkdir(exist_ok=True)
-        self.quarantine()
+        self.prepare()
         leases = Leases(self.folder / "leases")
-        status = self.status()
         try:
-            told(status)
-            while missing := self._missing():
-                worked = False
+            told(self.status())
+            while missing := self.missing():
+                made = 0
                 for number in missing:
-                    if self._record(number).is_file() or not leases.take(_name(number)):
-                        continue
-                    try:
-                        if not self._record(number).is_file():
-                            self._make(number, answer, clock)
-                            worked = True
-                    finally:
-                        leases.give_back(_name(number))
-                    told(status := self.status())
-                if not worked:
-                    told(status := self.status())
+                    if self.make(number, answer, leases, clock=clock):
+                        made += 1
+                        told(self.status())
+                if not made:  # all that is missing is in the making elsewhere
+                    told(self.status())
                     time.sleep(_WAIT)
         finally:
             leases.close()
-        status = self.status()
-        self._sum_up(status, clock() - began)
-        return status
+        return self.sum_up(clock() - began)
+
+    def prepare(self) -> None:
+        """Make the folders, and set aside what is damaged; before anybody works."""
+        for name in ("parts", "failed", "done", "leases"):
+            (self.folder / name).mkdir(exist_ok=True)
+        self.quarantine()
+
+    def missing(self) -> list[int]:
+        """The parts that are not done."""
+        done = set(self._done())
+        return [number for number in range(len(self._survey.blocks)) if number not in done]
+
+    def make(self, number: int, answer: Answer, leases: Leases, *, clock: Callable[[], float] = time.monotonic) -> bool:
+        """Make one part; False where it is done already, or somebody else is making it."""
+        if self._record(number).is_file() or not leases.take(_name(number)):
+            return False
+        try:
+            if self._record(number).is_file():  # it was done while the lease was taken
+                return False
+            began, block = clock(), self._survey.blocks[number]
+            answers = answer(read_block(self.source, self._survey, block), self.schema)
+            self._write(number, answers, clock() - began)
+            return True
+        finally:
+            leases.give_back(_name(number))
 
     def retry_failed(self, answer: Answer, *, clock: Callable[[], float] = time.monotonic) -> Status:
         """Ask again about the rows that failed, and about no others.
@@ -212,8 +227,17 @@ class BatchRun:
             done = self._read_record(number)
             if done.failed:
                 self._mend(number, block, done, answer, clock)
-        status = self.status()
-        self._sum_up(status, clock() - began)
+        return self.sum_up(clock() - began)
+
+    def sum_up(self, seconds: float) -> Status:
+        """Write `run.json` after so many seconds of work, and return how far the run is."""
+        kept, status = self.folder / "run.json", self.status()
+        try:
+            spent = float(json.loads(kept.read_text(encoding="utf-8"))["elapsed"])
+        except (OSError, ValueError, LookupError):
+            spent = 0.0
+        versions = {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()}
+        write_json(kept, {"elapsed": spent + seconds, "versions": versions, **asdict(status)})
         return status
 
     def status(self) -> Status:
@@ -288,11 +312,6 @@ class BatchRun:
             found += [Failure(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         return found
 
-    def _make(self, number: int, answer: Answer, clock: Callable[[], float]) -> None:
-        began, block = clock(), self._survey.blocks[number]
-        answers = answer(read_block(self.source, self._survey, block), self.schema)
-        self._write(number, answers, clock() - began)
-
     def _mend(self, number: int, block: Block, done: _Done, answer: Answer, clock: Callable[[], float]) -> None:
         """Put what is answered now between what was answered before."""
         began = clock()
@@ -355,15 +374,6 @@ class BatchRun:
         except (ValueError, TypeError) as error:
             raise ArtifactError(f"{self._record(number)} is damaged: {error}; resume the run") from error
 
-    def _sum_up(self, status: Status, seconds: float) -> None:
-        kept = self.folder / "run.json"
-        try:
-            spent = float(json.loads(kept.read_text(encoding="utf-8"))["elapsed"])
-        except (OSError, ValueError, LookupError):
-            spent = 0.0
-        versions = {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()}
-        write_json(kept, {"elapsed": spent + seconds, "versions": versions, **asdict(status)})
-
     def _done(self) -> list[int]:
         """The parts that have a record."""
         names = {path.stem for path in (self.folder / "done").glob("[0-9]*.json")}
@@ -374,12 +384,9 @@ class BatchRun:
         done = self._done()
         for number in done:
             if number not in self._known:
-                self._known[number] = self._read_record(number)
-        return done
-
-    def _missing(self) -> list[int]:
-        done = set(self._done())
-        return [number for number in range(len(self._survey.blocks)) if number not in done]
+                with suppress(FileNotFoundError):  # set aside this moment
+                    self._known[number] = self._read_record(number)
+        return [number for number in done if number in self._known]
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "parts").glob("*.parquet"))

@@ -309,3 +309,30 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(
         assert (folder / "parts" / name).read_bytes() == (tmp_path / "whole" / "parts" / name).read_bytes()
     verified = batch("verify", str(folder))
     assert b"each of 4,000 rows is there once" in verified.communicate()[0]
+
+
+def test_a_cluster_that_loses_a_worker_loses_no_row(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
+    """Ray with two workers, of which one is killed while it works; the parts are those that one process writes."""
+    _, interactions = shop
+    source, options = tmp_path / "users.jsonl", ("--ranker", "popularity", "--part-rows", "50", "--k", "3")
+    users = random.Random(0).choices(list(interactions.users), k=3000)
+    source.write_text("".join(json.dumps({"user_id": user}) + "\n" for user in users), encoding="utf-8")
+    alone = batch("run", str(source), str(tmp_path / "alone"), *options)
+    assert alone.wait(timeout=300) == 0
+    folder = tmp_path / "run"
+    cluster = batch("run", str(source), str(folder), *options, "--ray", "local", "--workers", "2")
+    killed = 0
+    while cluster.poll() is None and not killed:
+        time.sleep(0.05)
+        if len(list((folder / "done").glob("*.json"))) > 3:
+            owners = {path.read_text(encoding="utf-8").rpartition(" ")[2] for path in (folder / "leases").glob("0*")}
+            for owner in filter(None, owners):
+                os.kill(int(owner), signal.SIGKILL)
+                killed += 1
+                break
+    _, told = cluster.communicate(timeout=300)
+    assert cluster.returncode == 0, told.decode()
+    assert killed, "nobody was killed: the run was over before"
+    for path in (tmp_path / "alone" / "parts").iterdir():
+        assert (folder / "parts" / path.name).read_bytes() == path.read_bytes()
+    assert BatchRun.open(folder).verify() == []

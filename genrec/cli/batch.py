@@ -50,6 +50,14 @@ RankerName = Annotated[
     str, typer.Option("--ranker", metavar="CHOICE", help="Who answers: generative, blend, embedding or popularity.")
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the run.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster, whose machines share OUTPUT: auto, local, or ray://... (needs the extra ray).",
+    ),
+]
 PartRows = Annotated[
     int | None,
     typer.Option("--part-rows", min=1, help="Rows of a part: what a kill may cost.", show_default="128 or 4096"),
@@ -73,6 +81,7 @@ def run(
     k: K = 10,
     ranker: RankerName = "generative",
     workers: Workers = 1,
+    ray: Ray = None,
     part_rows: PartRows = None,
     on_unknown: OnUnknown = "raise",
     explain: Explain = False,
@@ -132,13 +141,14 @@ def run(
         "background": background,
         "batch_size": batch_size,
     }
-    _work(*_begin(rows, output, asked, part_rows, offline), workers, as_json)
+    _work(*_begin(rows, output, asked, part_rows, offline), workers, ray, as_json)
 
 
 @group.command()
 def resume(
     output: Output,
     workers: Workers = 1,
+    ray: Ray = None,
     as_json: option.Json = False,
 ) -> None:
     """Go on with a run, as it was begun; what is damaged is made again."""
@@ -150,7 +160,7 @@ def resume(
     if found.status().finished:
         _tell(found, as_json)
         return
-    _work(*_begin(found.source, output, _asked_of(found), found.facts["part_rows"], True), workers, as_json)
+    _work(*_begin(found.source, output, _asked_of(found), found.facts["part_rows"], True), workers, ray, as_json)
 
 
 @group.command()
@@ -327,7 +337,20 @@ def _asked_of(found: "BatchRun") -> dict[str, Any]:
     return {name: found.facts[name] for name in ("k", "ranker", *_LIMITS, *_DATA, *_MODELS)}
 
 
-def _work(found: "BatchRun", answer: "Answer", workers: int, as_json: bool) -> None:
+def answerer_of(found: "BatchRun") -> "ListAnswerer":
+    """What answers the rows of a run, as it was begun.
+
+    Raises:
+        MismatchError: a model, a template or the data are not what they were (named).
+    """
+    answer, facts = _open(_asked_of(found), offline=True)
+    for name, value in facts.items():
+        if found.facts.get(name) != value:
+            raise MismatchError(f"{found.folder} was begun with another {name}; put it back, or begin another run")
+    return answer
+
+
+def _work(found: "BatchRun", answer: "Answer", workers: int, ray: str | None, as_json: bool) -> None:
     """Make what is missing, alone or with others, and say how it ended."""
     began, at = time.monotonic(), found.status()
     with terminal.progress() as progress, _ending_on_sigterm():
@@ -335,7 +358,11 @@ def _work(found: "BatchRun", answer: "Answer", workers: int, as_json: bool) -> N
         def show(now: "Status") -> None:
             _show(progress, now, now.rows_done - at.rows_done, time.monotonic() - began)
 
-        if workers == 1:
+        if ray is not None:
+            from genrec.cli.cluster import work_on_ray
+
+            work_on_ray(found, ray, workers, show)
+        elif workers == 1:
             found.work(answer, on_progress=show)
         else:
             _together(found, workers, show)

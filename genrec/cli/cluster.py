@@ -1,0 +1,78 @@
+"""A batch run on a Ray cluster: an actor pool holds the engines, Ray schedules parts, retries and scales.
+
+What a part is, and that it is there once, is `genrec.batch`'s: an actor that dies, or a part that Ray hands out twice,
+changes nothing. Source of the pattern: Ray Data's documentation of stateful transforms (`map_batches` with a class).
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec.errors import EngineError, MismatchError, ModelMissingError
+
+if TYPE_CHECKING:
+    from genrec.batch import BatchRun, Status
+
+_RETRIES = 3  # of a part whose actor died
+
+
+class Maker:
+    """One actor: an engine, and the parts that it is handed."""
+
+    def __init__(self, folder: str) -> None:
+        from genrec.batch import BatchRun
+        from genrec.cli.batch import answerer_of
+        from genrec.leases import Leases
+
+        self._run = BatchRun.open(Path(folder))
+        self._answer = answerer_of(self._run)
+        self._leases = Leases(Path(folder) / "leases")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Make parts; of each whether it was made here."""
+        return {**batch, "made": [self._run.make(int(number), self._answer, self._leases) for number in batch["part"]]}
+
+
+def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[Status], None]") -> None:
+    """Make every part that is missing.
+
+    Args:
+        found: the run; its folder is shared by all machines, and so are its rows.
+        address: of the cluster; `local` starts one here.
+        workers: actors at most; Ray starts fewer where there is no room.
+        show: told how far it is.
+
+    Raises:
+        ModelMissingError: Ray is not installed.
+        EngineError: the cluster cannot be reached, or gave up; what is done stays done.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ModelMissingError("Ray is not installed; run: pip install 'genrec[ray]'") from error
+    began = time.monotonic()
+    found.prepare()
+    try:
+        ray.init(address=None if address == "local" else address, include_dashboard=False, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise EngineError(f"no Ray cluster answers at {address!r}: {error}; start one, or take --ray local") from error
+    try:
+        while missing := found.missing():
+            parts = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing))
+            made = parts.map_batches(
+                Maker,
+                fn_constructor_args=(str(found.folder.resolve()),),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+                max_task_retries=_RETRIES,
+                max_restarts=_RETRIES,
+            )
+            for _ in made.iter_rows():
+                show(found.status())
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"the Ray cluster gave up: {error}; resume the run, what is done stays done") from error
+    finally:
+        ray.shutdown()
+    if not found.sum_up(time.monotonic() - began).finished:
+        raise MismatchError(f"{found.folder} is not finished; resume it")
