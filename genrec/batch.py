@@ -2,7 +2,8 @@
 
 A run is a folder. Rows are answered part by part; a part is written aside and put in place when it is whole, and only
 then recorded as done, with its SHA-256. So whoever goes on, after a kill or beside others, sees what is missing, and
-what is done twice is the same file. What a part holds depends on its rows alone, never on who makes it or when.
+what is done twice is the same file. What a part holds depends on its rows and on what the manifest names alone, not on
+who makes it or when.
 
     run/manifest.json       what the run is: configuration and hashes; another one is refused
     run/run.json            versions, times and totals, written when a worker ends
@@ -13,29 +14,36 @@ what is done twice is the same file. What a part holds depends on its rows alone
     run/quarantine/         parts that were damaged; they are made again
 """
 
-import itertools
+import hashlib
+import io
 import json
+import os
 import platform
+import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec.artifact import sha256_of, write_json, writing_file
 from genrec.errors import ArtifactError, InputError, MismatchError
-from genrec.leases import Leases
+from genrec.leases import EXPIRED, Leases
 from genrec.rows import Block, Row, Survey, read_block, survey
 
 FORMAT = 1
+_FOLDERS = ("parts", "failed", "done", "leases")
 _WAIT = 0.5  # seconds between two looks at what others are making
+_TOLD = 1.0  # seconds between two words of progress
 _VERSIONS = ("genrec", "numpy", "pyarrow")
+_SEAL = "sha256"
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,9 @@ class Answers:
     """What became of some rows.
 
     Attributes:
-        table: what is written of those that did not fail, in their order; of each a list with ranks from 1 on, or, in a
-            table without ranks, a line.
-        failures: the others, in their order.
+        table: one or more lines for each row that did not fail, in their order; its column `row` says whose, as in
+            `Failure`.
+        failures: the other rows, in their order.
         sources: how many lines each source served.
         tokens: computed by language models.
     """
@@ -110,8 +118,8 @@ class Status:
 
 
 @dataclass(frozen=True)
-class _Done:
-    """The record of a part."""
+class _Record:
+    """That a part is done; `part` and `failures` are the SHA-256 of its two files, the second one "" without any."""
 
     rows: int
     lines: int
@@ -136,7 +144,7 @@ class BatchRun:
     def __init__(self, folder: Path, facts: dict[str, Any], source: Path, found: Survey, schema: pa.Schema) -> None:
         self.folder, self.facts, self.source, self.schema = folder, facts, source, schema
         self._survey = found
-        self._known: dict[int, _Done] = {}  # records that were read; a record never changes
+        self._records: dict[int, _Record] = {}  # those that were read so far
 
     @classmethod
     def open(cls, folder: Path) -> "BatchRun":
@@ -150,12 +158,12 @@ class BatchRun:
         if not path.is_file():
             raise InputError(f"{folder} holds no manifest.json; name a folder that a batch run was begun in")
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = _unsealed(path)
             blocks = tuple(Block(*one) for one in kept["blocks"])
             found = Survey(tuple(kept["files"]), tuple(kept["digests"]), blocks)
-            schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in kept["columns"]])
+            schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in kept["facts"]["writes"]])
             return cls(folder, kept["facts"], Path(kept["source"]), found, schema)
-        except (ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(f"{path} is damaged: {error}; begin the run again in another folder") from error
 
     def work(
@@ -171,29 +179,30 @@ class BatchRun:
             ArtifactError: a part cannot be written; what was written is whole.
             MismatchError: the rows are not those that the run began with.
         """
-        began, told = clock(), on_progress or (lambda _: None)
+        began, told = clock(), -_TOLD
         self.prepare()
-        leases = Leases(self.folder / "leases")
-        try:
-            told(self.status())
+        with self._writing(), self._leases() as leases:
             while missing := self.missing():
                 made = 0
                 for number in missing:
-                    if self.make(number, answer, leases, clock=clock):
-                        made += 1
-                        told(self.status())
+                    made += self.make(number, answer, leases, clock=clock)
+                    if on_progress is not None and clock() - told >= _TOLD:
+                        told = clock()
+                        on_progress(self.status())
                 if not made:  # all that is missing is in the making elsewhere
-                    told(self.status())
                     time.sleep(_WAIT)
-        finally:
-            leases.close()
-        return self.sum_up(clock() - began)
+        status = self.sum_up(clock() - began)
+        if on_progress is not None:
+            on_progress(status)
+        return status
 
     def prepare(self) -> None:
         """Make the folders, and set aside what is damaged; before anybody works."""
-        for name in ("parts", "failed", "done", "leases"):
-            (self.folder / name).mkdir(exist_ok=True)
-        self.quarantine()
+        with self._writing():
+            for name in _FOLDERS:
+                (self.folder / name).mkdir(exist_ok=True)
+                _sweep(self.folder / name)
+            self.quarantine()
 
     def missing(self) -> list[int]:
         """The parts that are not done."""
@@ -202,13 +211,15 @@ class BatchRun:
 
     def make(self, number: int, answer: Answer, leases: Leases, *, clock: Callable[[], float] = time.monotonic) -> bool:
         """Make one part; False where it is done already, or somebody else is making it."""
-        if self._record(number).is_file() or not leases.take(_name(number)):
+        if self._record_path(number).is_file() or not leases.take(_name(number)):
             return False
         try:
-            if self._record(number).is_file():  # it was done while the lease was taken
+            if self._record_path(number).is_file():  # it was done while the lease was taken
                 return False
             began, block = clock(), self._survey.blocks[number]
             answers = answer(read_block(self.source, self._survey, block), self.schema)
+            if not leases.has(_name(number)):  # this process slept, and somebody else makes it now
+                return False
             self._write(number, answers, clock() - began)
             return True
         finally:
@@ -218,15 +229,19 @@ class BatchRun:
         """Ask again about the rows that failed, and about no others.
 
         Raises:
-            InputError: the run is not finished.
+            InputError: the run is not finished, or a part turned out to be damaged.
         """
-        if not self.status().finished:
+        self.prepare()
+        if self.missing():
             raise InputError(f"{self.folder} is not finished; resume it first, then ask again about what failed")
         began = clock()
-        for number, block in enumerate(self._survey.blocks):
-            done = self._read_record(number)
-            if done.failed:
-                self._mend(number, block, done, answer, clock)
+        with self._writing(), self._leases() as leases:
+            for number in [number for number, record in self._read().items() if record.failed]:
+                if leases.take(_name(number)):
+                    try:
+                        self._mend(number, answer, clock)
+                    finally:
+                        leases.give_back(_name(number))
         return self.sum_up(clock() - began)
 
     def sum_up(self, seconds: float) -> Status:
@@ -237,12 +252,13 @@ class BatchRun:
         except (OSError, ValueError, LookupError):
             spent = 0.0
         versions = {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()}
-        write_json(kept, {"elapsed": spent + seconds, "versions": versions, **asdict(status)})
+        with self._writing():
+            write_json(kept, {"elapsed": spent + seconds, "versions": versions, **asdict(status)})
         return status
 
     def status(self) -> Status:
         """How far it is."""
-        records = [self._known[number] for number in self._recorded()]
+        records = self._read().values()
         sources: Counter[str] = Counter()
         for one in records:
             sources.update(one.sources)
@@ -264,16 +280,18 @@ class BatchRun:
     def quarantine(self) -> list[str]:
         """Set aside every part that is not what its record says, and return their names; they count as missing."""
         damaged = []
-        for number in self._done():
-            if not self._is_whole(number):
-                aside = self.folder / "quarantine"
-                aside.mkdir(exist_ok=True)
-                self._record(number).unlink()
-                self._known.pop(number, None)
-                for path in (self._part(number), self._failures(number)):
-                    if path.is_file():
-                        path.replace(aside / f"{time.time_ns()}-{path.name}")
-                damaged.append(_name(number))
+        for path in sorted((self.folder / "done").glob("[0-9]*.json")):
+            number = int(path.stem)
+            if self._is_whole(number):
+                continue
+            aside = self.folder / "quarantine"
+            aside.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)
+            self._records.pop(number, None)
+            for file in (self._part_path(number), self._failures_path(number)):
+                with suppress(FileNotFoundError):
+                    file.replace(aside / f"{secrets.token_hex(4)}-{file.name}")
+            damaged.append(_name(number))
         return damaged
 
     def check_source(self) -> None:
@@ -284,125 +302,154 @@ class BatchRun:
         """
         for name, digest in zip(self._survey.files, self._survey.digests, strict=True):
             path = self.source if self.source.is_file() else self.source / name
-            if not path.is_file() or sha256_of(path) != digest:
+            try:
+                same = sha256_of(path) == digest
+            except OSError:
+                same = False
+            if not same:
                 raise MismatchError(f"{path} is not what the run began with; put it back, or begin another run")
 
     def verify(self) -> list[str]:
         """What is wrong with the run: [] where every row is there once, as it was recorded.
 
-        Reads the rows and the parts again; a part has to hold, in the order of its rows, one list for each row that did
-        not fail, with ranks from 1 on.
+        Reads the rows and the parts again: of each row either a failure or, for the right user, ranks from 1 on.
         """
         wrong = []
         for number, block in enumerate(self._survey.blocks):
-            if not self._record(number).is_file():
+            if not self._record_path(number).is_file():
                 wrong.append(f"part {_name(number)} is missing: {block.rows} rows from row {block.first:,} on")
             elif not self._is_whole(number):
                 wrong.append(f"part {_name(number)} is not what its record says; resume the run, and it is made again")
-            elif len(_lists(pq.read_table(self._part(number)))) + self._read_record(number).failed != block.rows:
-                wrong.append(f"part {_name(number)} does not hold one list for each of its {block.rows} rows")
+            elif fault := self._fault(number, block):
+                wrong.append(f"part {_name(number)} {fault}; remove its file from done, and resume the run")
         known = {_name(number) for number in range(len(self._survey.blocks))}
-        wrong += [f"{path.name} is no part of this run" for path in self._parts() if path.stem not in known]
-        return wrong
+        parts = sorted((self.folder / "parts").glob("*.parquet"))
+        return wrong + [f"{path.name} is no part of this run; remove it" for path in parts if path.stem not in known]
 
-    def failures(self) -> list[Failure]:
+    def failures(self) -> Iterator[Failure]:
         """The rows that could not be answered."""
-        found: list[Failure] = []
         for path in sorted((self.folder / "failed").glob("[0-9]*.jsonl")):
-            found += [Failure(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        return found
+            yield from _read_failures(path)
 
-    def _mend(self, number: int, block: Block, done: _Done, answer: Answer, clock: Callable[[], float]) -> None:
+    def _mend(self, number: int, answer: Answer, clock: Callable[[], float]) -> None:
         """Put what is answered now between what was answered before."""
-        began = clock()
+        began, block, record = clock(), self._survey.blocks[number], self._read()[number]
         rows = read_block(self.source, self._survey, block)
-        lines = self._failures(number).read_text(encoding="utf-8").splitlines()
-        places = [json.loads(line)["row"] - block.first for line in lines]
-        again = answer([rows[place] for place in places], self.schema)
-        failures = [replace(one, row=places[one.row]) for one in again.failures]
-        left = {one.row for one in failures}
-        before, now = iter(_lists(pq.read_table(self._part(number)))), iter(_lists(again.table))
-        lists = [next(now if place in set(places) else before) for place in range(block.rows) if place not in left]
-        sources = Counter(done.sources) + Counter(again.sources)
-        table = pa.concat_tables([self.schema.empty_table(), *lists])
-        answers = Answers(table, failures, sources, done.tokens + again.tokens)
-        del self._known[number]
-        self._record(number).unlink()  # a kill from here on costs the part, which is made again
-        self._write(number, answers, done.seconds + clock() - began)
+        asked = pa.array([one.row - block.first for one in _read_failures(self._failures_path(number))])
+        again = answer([rows[place] for place in asked.to_pylist()], self.schema)
+        before = pq.read_table(self._part_path(number))
+        place = before.schema.get_field_index("row")
+        before = before.set_column(place, "row", pc.subtract(before["row"], block.first))
+        now = again.table.set_column(place, "row", asked.take(again.table["row"].combine_chunks()))
+        table = pa.concat_tables([before.cast(self.schema), now.cast(self.schema)])
+        failures = [replace(one, row=asked[one.row].as_py()) for one in again.failures]
+        sources = Counter(record.sources) + Counter(again.sources)
+        # A stable sort: of each row the lines stay in their order.
+        answers = Answers(table.take(_order(table["row"])), failures, sources, record.tokens + again.tokens)
+        self._record_path(number).unlink(missing_ok=True)  # a kill from here on costs the part, which is made again
+        self._write(number, answers, record.seconds + clock() - began)
 
     def _write(self, number: int, answers: Answers, seconds: float) -> None:
-        block = self._survey.blocks[number]
-        failures = [asdict(replace(one, row=block.first + one.row)) for one in answers.failures]
-        told = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in failures).encode()
-        try:
-            with writing_file(self._part(number)) as file:
-                pq.write_table(answers.table.cast(self.schema).combine_chunks(), file)
-            if failures:
-                with writing_file(self._failures(number)) as file:
-                    file.write(told)
-            else:
-                self._failures(number).unlink(missing_ok=True)
-            done = _Done(
-                rows=block.rows,
-                lines=answers.table.num_rows,
-                failed=len(failures),
-                sources=dict(answers.sources),
-                tokens=answers.tokens,
-                seconds=seconds,
-                part=sha256_of(self._part(number)),
-                failures=sha256_of(self._failures(number)) if failures else "",
-            )
-            write_json(self._record(number), asdict(done))
-        except OSError as error:
-            raise ArtifactError(
-                f"cannot write part {_name(number)} to {self.folder}: {error.strerror or error}; what was written "
-                "before is whole: free some space or mend the disk, then resume the run"
-            ) from error
+        first, table = self._survey.blocks[number].first, answers.table.cast(self.schema).combine_chunks()
+        table = table.set_column(table.schema.get_field_index("row"), "row", pc.add(table["row"], first))
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        failures = [asdict(replace(one, row=first + one.row)) for one in answers.failures]
+        part, told = sink.getvalue(), "".join(f"{json.dumps(one)}\n" for one in failures).encode()
+        with writing_file(self._part_path(number)) as file:
+            file.write(part)
+        if failures:
+            with writing_file(self._failures_path(number)) as file:
+                file.write(told)
+        else:
+            self._failures_path(number).unlink(missing_ok=True)
+        record = _Record(
+            rows=self._survey.blocks[number].rows,
+            lines=table.num_rows,
+            failed=len(failures),
+            sources=dict(answers.sources),
+            tokens=answers.tokens,
+            seconds=seconds,
+            part=hashlib.sha256(part).hexdigest(),
+            failures=hashlib.sha256(told).hexdigest() if failures else "",
+        )
+        write_json(self._record_path(number), _sealed(asdict(record)))
+        self._records[number] = record
 
     def _is_whole(self, number: int) -> bool:
         try:
-            done = self._read_record(number)
-            if sha256_of(self._part(number)) != done.part:
+            record = _Record(**_unsealed(self._record_path(number)))
+            if sha256_of(self._part_path(number)) != record.part:
                 return False
-            return not done.failed or sha256_of(self._failures(number)) == done.failures
-        except (OSError, ArtifactError):
-            return False
+            return not record.failed or sha256_of(self._failures_path(number)) == record.failures
+        except (OSError, ValueError, TypeError):
+            return not self._record_path(number).exists()  # gone this moment: somebody is making it again
 
-    def _read_record(self, number: int) -> _Done:
-        try:
-            return _Done(**json.loads(self._record(number).read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ArtifactError(f"{self._record(number)} is damaged: {error}; resume the run") from error
+    def _fault(self, number: int, block: Block) -> str:
+        """What a whole part holds that it should not; "" for nothing."""
+        table = pq.read_table(self._part_path(number), columns=["row", "user_id", "rank"])
+        rows, users, ranks = (table[name].to_pylist() for name in ("row", "user_id", "rank"))
+        failed = [one.row for one in _read_failures(self._failures_path(number))]
+        if sorted([*dict.fromkeys(rows), *failed]) != list(range(block.first, block.first + block.rows)):
+            return "does not hold each of its rows once"
+        if rows != sorted(rows) or ranks != _ranks(rows):
+            return "does not hold ranks from 1 on for each row"
+        asked = [row.value.get("user_id") for row in read_block(self.source, self._survey, block)]
+        for row, user in zip(rows, users, strict=True):
+            own = asked[row - block.first] or None
+            if own is not None and str(own) != str(user):
+                return f"holds user {user!r} for row {row:,}, which is of {own!r}"
+        return ""
 
     def _done(self) -> list[int]:
         """The parts that have a record."""
         names = {path.stem for path in (self.folder / "done").glob("[0-9]*.json")}
         return [number for number in range(len(self._survey.blocks)) if _name(number) in names]
 
-    def _recorded(self) -> list[int]:
-        """The same, their records read."""
+    def _read(self) -> dict[int, _Record]:
+        """All records; one that cannot be read counts as none."""
         done = self._done()
         for number in done:
-            if number not in self._known:
-                with suppress(FileNotFoundError):  # set aside this moment
-                    self._known[number] = self._read_record(number)
-        return [number for number in done if number in self._known]
+            if number not in self._records:
+                with suppress(OSError, ValueError, TypeError):
+                    self._records[number] = _Record(**_unsealed(self._record_path(number)))
+        return {number: self._records[number] for number in done if number in self._records}
 
-    def _parts(self) -> list[Path]:
-        return sorted((self.folder / "parts").glob("*.parquet"))
+    @contextmanager
+    def _leases(self) -> Iterator[Leases]:
+        leases = Leases(self.folder / "leases")
+        try:
+            yield leases
+        finally:
+            leases.close()
 
-    def _record(self, number: int) -> Path:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot write to {self.folder}: {error.strerror or error}; what was written before is whole: free "
+                "some space or mend the disk, then resume the run"
+            ) from error
+
+    def _record_path(self, number: int) -> Path:
         return self.folder / "done" / f"{_name(number)}.json"
 
-    def _part(self, number: int) -> Path:
+    def _part_path(self, number: int) -> Path:
         return self.folder / "parts" / f"{_name(number)}.parquet"
 
-    def _failures(self, number: int) -> Path:
+    def _failures_path(self, number: int) -> Path:
         return self.folder / "failed" / f"{_name(number)}.jsonl"
 
 
 def begin(
-    source: Path, folder: Path, facts: Mapping[str, Any], schema: Callable[[Row], pa.Schema], *, part_rows: int
+    source: Path,
+    folder: Path,
+    facts: Mapping[str, Any],
+    schema: Callable[[Iterator[Row]], pa.Schema],
+    *,
+    part_rows: int,
 ) -> BatchRun:
     """Begin a run, or go on with the same one.
 
@@ -410,55 +457,110 @@ def begin(
         source: a file of rows, or a folder of such files.
         folder: where it goes; what it holds is refused unless it is this run.
         facts: the configuration and hashes of all that decides the answers, in plain values.
-        schema: of what is written, seen from the first row that can be read.
+        schema: of what is written, as the rows tell; with the whole numbers `row` and `rank`, and `user_id`.
         part_rows: rows of a part.
 
     Raises:
-        InputError: there are no rows.
+        InputError: there are no rows, or they cannot be answered at all.
         MismatchError: the folder holds something else; of another run, the key that differs is named.
         ArtifactError: the folder cannot be written.
     """
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{folder} lies within {source}, whose files are the rows; name a folder elsewhere")
     found = survey(source, part_rows)
-    first = next((row for row in read_block(source, found, found.blocks[0]) if not row.fault), Row({}))
-    columns = [[one.name, str(one.type)] for one in schema(first)]
+    rows = (row for block in found.blocks for row in read_block(source, found, block))
+    columns = [[one.name, str(one.type)] for one in schema(rows)]
     mine = {"format": FORMAT, **facts, "part_rows": part_rows, "writes": columns}
     mine |= {f"input {name}": digest for name, digest in zip(found.files, found.digests, strict=True)}
-    if (folder / "manifest.json").is_file():
-        run = BatchRun.open(folder)
-        for key in sorted(mine.keys() | run.facts.keys()):
-            if json.loads(json.dumps(mine.get(key))) != run.facts.get(key):
-                raise MismatchError(
-                    f"{folder} holds a run whose {key} is {run.facts.get(key)!r}, not {mine.get(key)!r}; name another "
-                    "folder, or ask for what it was begun with"
-                )
-        return run
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    held = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+    if folder.exists() and not (folder.is_dir() and ((folder / "manifest.json").is_file() or not held)):
         raise MismatchError(f"{folder} holds something that is no batch run; name another folder")
+    manifest = {
+        "facts": mine,
+        "source": os.path.abspath(source),
+        "files": found.files,
+        "digests": found.digests,
+        "blocks": [list(asdict(block).values()) for block in found.blocks],
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / "manifest.json",
-            {
-                "facts": mine,
-                "source": str(source.resolve()),
-                "files": found.files,
-                "digests": found.digests,
-                "columns": columns,
-                "blocks": [list(asdict(block).values()) for block in found.blocks],
-            },
-        )
+        _write_once(folder / "manifest.json", _sealed(manifest))
     except OSError as error:
         raise ArtifactError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error
-    return BatchRun.open(folder)
+    run = BatchRun.open(folder)
+    mine = json.loads(json.dumps(mine))
+    for key in sorted(mine.keys() | run.facts.keys()):
+        if mine.get(key) != run.facts.get(key):
+            raise MismatchError(
+                f"{folder} holds a run whose {key} is {run.facts.get(key)!r}, not {mine.get(key)!r}; name another "
+                "folder, or ask for what it was begun with"
+            )
+    return run
+
+
+def _write_once(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file of JSON unless it is there: of several who begin at once, the first one's stays."""
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    write_json(aside, value)
+    try:
+        with suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        aside.unlink()
+
+
+def _sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """With the SHA-256 of all else in it."""
+    plain: dict[str, Any] = json.loads(json.dumps(value))
+    return {**plain, _SEAL: hashlib.sha256(json.dumps(plain).encode()).hexdigest()}
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    """What a sealed file says.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    seal = value.pop(_SEAL, None) if isinstance(value, dict) else None
+    if seal != hashlib.sha256(json.dumps(value).encode()).hexdigest():
+        raise ValueError("it is not what was written")
+    return dict(value)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed workers had begun to write; nobody alive leaves such a file alone for so long."""
+    mark = folder / f".now-{secrets.token_hex(4)}"
+    mark.touch()
+    now = mark.stat().st_mtime
+    mark.unlink()
+    for path in folder.glob(".*"):
+        with suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > 3 * EXPIRED:
+                path.unlink()
+
+
+def _read_failures(path: Path) -> list[Failure]:
+    if not path.is_file():
+        return []
+    return [Failure(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _ranks(rows: Sequence[int]) -> list[int]:
+    """How many lines of the same row stand before each line, and itself."""
+    seen: Counter[int] = Counter()
+    ranks = []
+    for row in rows:
+        seen[row] += 1
+        ranks.append(seen[row])
+    return ranks
+
+
+def _order(rows: pa.ChunkedArray) -> pa.Array:
+    """Places in the order of rows, and where these are equal, in their own."""
+    table = pa.table({"row": rows, "place": pa.array(range(len(rows)), pa.int64())})
+    return pc.sort_indices(table, sort_keys=[("row", "ascending"), ("place", "ascending")])
 
 
 def _name(number: int) -> str:
     return f"{number:08}"
-
-
-def _lists(table: pa.Table) -> list[pa.Table]:
-    """What a part holds of each row: lists begin with rank 1; where there are no ranks, a line for each."""
-    if "rank" not in table.column_names:
-        return [table.slice(place, 1) for place in range(table.num_rows)]
-    starts = [place for place, rank in enumerate(table["rank"].to_pylist()) if rank == 1]
-    return [table.slice(start, stop - start) for start, stop in itertools.pairwise([*starts, table.num_rows])]

@@ -30,7 +30,7 @@ class Leases:
     def __init__(self, folder: Path, *, expired: float = EXPIRED, renewed: float = RENEWED) -> None:
         self._folder, self._expired, self._renewed = folder, expired, renewed
         self._mine: set[str] = set()
-        self._host = socket.gethostname()
+        self._me = f"{_host()} {os.getpid()} {secrets.token_hex(4)}"
         self._clock = folder / f".clock-{secrets.token_hex(4)}"
         self._lock, self._over = threading.Lock(), threading.Event()
         self._beat = threading.Thread(target=self._renew, daemon=True)
@@ -54,11 +54,16 @@ class Leases:
             self._mine.add(name)
         return True
 
+    def has(self, name: str) -> bool:
+        """Whether a lease is still this worker's, and was not taken over."""
+        return _owner(self._folder / name) == self._me
+
     def give_back(self, name: str) -> None:
         """What was to be done is done, or is left to others."""
         with self._lock:
             self._mine.discard(name)
-        (self._folder / name).unlink(missing_ok=True)
+        if self.has(name):
+            (self._folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give back all."""
@@ -71,7 +76,7 @@ class Leases:
     def _make(self, path: Path) -> bool:
         try:
             with path.open("x", encoding="utf-8") as file:
-                file.write(f"{self._host} {os.getpid()}")
+                file.write(self._me)
         except FileExistsError:
             return False
         return True
@@ -79,11 +84,12 @@ class Leases:
     def _is_expired(self, path: Path) -> bool:
         self._clock.touch()
         try:
-            host, _, process = path.read_text(encoding="utf-8").rpartition(" ")
             age = self._clock.stat().st_mtime - path.stat().st_mtime
         except FileNotFoundError:
             return False  # given back this moment; it is free the next time it is asked for
-        return age > self._expired or (host == self._host and not _is_alive(int(process)))
+        host, _, rest = _owner(path).partition(" ")
+        process = rest.partition(" ")[0]
+        return age > self._expired or (host == _host() and process.isdecimal() and not _is_alive(int(process)))
 
     def _renew(self) -> None:
         while not self._over.wait(self._renewed):
@@ -93,6 +99,22 @@ class Leases:
                         os.utime(self._folder / name)
                     except OSError:
                         continue  # somebody took it over: what both write is the same
+
+
+def _owner(path: Path) -> str:
+    """Who made a lease; "" where nobody has it, or it is being made."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _host() -> str:
+    """What has numbers of processes of its own: this machine, or a container on it."""
+    try:
+        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _is_alive(process: int) -> bool:

@@ -1,11 +1,10 @@
 """Rows of files that are larger than memory, found again from any place: CSV, TSV, JSON Lines and Parquet.
 
-One pass says where blocks of rows begin and what the files' SHA-256 are; after that a block is read alone. A row that
+A survey says where blocks of rows begin and what the files' SHA-256 are; after that a block is read alone. A row that
 cannot be read is told so and stands in nobody's way.
 """
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.artifact import sha256_of
 from genrec.errors import InputError, MismatchError, check_count
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_PIECE = 1 << 20  # bytes hashed at once
 _MARK = b"\xef\xbb\xbf"  # that some programs begin UTF-8 with
 
 
@@ -87,10 +86,14 @@ def survey(source: Path, size: int) -> Survey:
     """
     check_count("size", size)
     paths = _files(source)
+    try:
+        digests = tuple(map(sha256_of, paths))
+        surveyed = [_starts(path, size) for path in paths]
+    except OSError as error:
+        raise InputError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
     blocks: list[Block] = []
     first = 0
-    for number, path in enumerate(paths):
-        starts, total = _starts(path, size)
+    for number, (starts, total) in enumerate(surveyed):
         for place, (start, line) in enumerate(starts):
             rows = min(size, total - place * size)
             blocks.append(Block(number, start, line, first, rows))
@@ -98,7 +101,7 @@ def survey(source: Path, size: int) -> Survey:
     if not blocks:
         raise InputError(f"{source} has no rows; check that it is what you meant")
     names = tuple(path.name if source.is_file() else str(path.relative_to(source)) for path in paths)
-    return Survey(names, tuple(map(_digest, paths)), tuple(blocks))
+    return Survey(names, digests, tuple(blocks))
 
 
 def read_block(source: Path, found: Survey, block: Block) -> list[Row]:
@@ -115,7 +118,7 @@ def read_block(source: Path, found: Survey, block: Block) -> list[Row]:
         else:
             with path.open("rb") as file:
                 rows = list(_of_text(file, path, block))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, InputError, pa.ArrowException) as error:
         raise MismatchError(
             f"{path} cannot be read any more: {error}; put back the file that the run began with"
         ) from error
@@ -129,7 +132,11 @@ def read_block(source: Path, found: Survey, block: Block) -> list[Row]:
 
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = sorted(
+            path
+            for path in source.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != "."
+        )
         if not paths:
             raise InputError(f"{source} holds no file that ends in {', '.join(SUFFIXES)}; name another folder")
         return paths
@@ -138,14 +145,6 @@ def _files(source: Path) -> list[Path]:
     if source.suffix.lower() not in SUFFIXES:
         raise InputError(f"{source} ends in {source.suffix or 'nothing'!r}; name a file of {', '.join(SUFFIXES)}")
     return [source]
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _starts(path: Path, size: int) -> tuple[list[tuple[int, int]], int]:
@@ -160,7 +159,7 @@ def _starts(path: Path, size: int) -> tuple[list[tuple[int, int]], int]:
     count = 0
     with path.open("rb") as file:
         lines = _Lines(file)
-        for start, line, _ in _records(lines, path):
+        for start, line, _ in _records(lines, path, _read_header(lines, path)):
             if count % size == 0:
                 starts.append((start, line))
             count += 1
@@ -184,34 +183,64 @@ class _Lines:
         self.at, self.line = self.at + len(raw), self.line + 1
         return text.decode("utf-8", "surrogateescape")
 
+    def go_behind(self, start: int, line: int) -> None:
+        """Go back to the line after one that began here."""
+        self._file.seek(start)
+        self.at, self.line = start, line
+        next(self)
 
-def _records(lines: _Lines, path: Path, header: Sequence[str] | None = None) -> Iterator[tuple[int, int, Row]]:
+
+def _records(lines: _Lines, path: Path, header: Sequence[str]) -> Iterator[tuple[int, int, Row]]:
     """Every record from here on: where it starts, its line, and what it says. Blank lines are none."""
     delimiter = _DELIMITERS.get(path.suffix.lower())
-    if delimiter is None:
-        while True:
-            start, line = lines.at, lines.line
-            text = next(lines, None)
-            if text is None:
-                return
-            if text.strip():
-                yield start, line, _from_json(text, f"line {line:,} of {path.name}")
-    reader = csv.reader(lines, delimiter=delimiter)
+    if delimiter is not None:
+        yield from _csv_records(lines, path, header, delimiter)
+        return
     while True:
         start, line = lines.at, lines.line
+        text = next(lines, None)
+        if text is None:
+            return
+        if text.strip():
+            yield start, line, _from_json(text, f"line {line:,} of {path.name}")
+
+
+def _csv_records(lines: _Lines, path: Path, header: Sequence[str], delimiter: str) -> Iterator[tuple[int, int, Row]]:
+    """Records of a table of text. A quote that is closed wrongly or never costs its own line, and no others."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        start, line = lines.at, lines.line
+        place = f"line {line:,} of {path.name}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield start, line, Row({}, f"line {line:,} of {path.name} cannot be read: {error}")
+            yield start, line, Row({}, f"{place} cannot be read: {error}")
+            lines.go_behind(start, line)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             continue
         if cells is None:
             return
-        if not cells:
-            continue
-        if header is None:
-            header = [cell.strip() for cell in cells]
-            continue
-        yield start, line, _from_cells(cells, header, f"line {line:,} of {path.name}")
+        if cells:
+            yield start, line, _from_cells(cells, header, place)
+
+
+def _read_header(lines: _Lines, path: Path) -> list[str]:
+    """The columns of a table of text; [] of any other file.
+
+    Raises:
+        InputError: there are none that can be read.
+    """
+    delimiter = _DELIMITERS.get(path.suffix.lower())
+    if delimiter is None:
+        return []
+    try:
+        cells = next((cells for cells in csv.reader(lines, delimiter=delimiter, strict=True) if cells), [])
+        "".join(cells).encode()
+    except (csv.Error, UnicodeEncodeError) as error:
+        raise InputError(
+            f"the header of {path} cannot be read: {error}; write it in UTF-8, a line of its own"
+        ) from error
+    return [cell.strip() for cell in cells]
 
 
 def _from_json(text: str, place: str) -> Row:
@@ -236,9 +265,7 @@ def _from_cells(cells: Sequence[str], header: Sequence[str], place: str) -> Row:
 
 
 def _of_text(file: BinaryIO, path: Path, block: Block) -> Iterator[Row]:
-    delimiter, header = _DELIMITERS.get(path.suffix.lower()), None
-    if delimiter is not None:
-        header = [cell.strip() for cell in next(row for row in csv.reader(_Lines(file), delimiter=delimiter) if row)]
+    header = _read_header(_Lines(file), path)
     file.seek(block.start)
     records = _records(_Lines(file, block.line), path, header)
     for _, (_, _, row) in zip(range(block.rows), records, strict=False):
@@ -264,4 +291,15 @@ def _of_group(file: pq.ParquetFile, group: int, start: int, stop: int, size: int
         chosen = batch.slice(max(0, start - at), max(0, stop - max(start, at)))
         at += batch.num_rows
         if at > start:
-            yield from map(Row, chosen.to_pylist())
+            yield from _of_batch(chosen)
+
+
+def _of_batch(batch: pa.RecordBatch) -> Iterator[Row]:
+    try:
+        yield from [Row(value) for value in batch.to_pylist()]
+    except (ValueError, OverflowError) as error:  # a time that Python cannot hold, text that is no UTF-8
+        if batch.num_rows == 1:
+            yield Row({}, f"a row cannot be read: {error}")
+            return
+        for place in range(batch.num_rows):
+            yield from _of_batch(batch.slice(place, 1))

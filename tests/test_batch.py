@@ -8,24 +8,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from genrec import Catalog, Interactions, PopularityRanker, RankRequest, Recommender, open_dataset
+from genrec import batch as batch_module
+from genrec.artifact import writing_file
 from genrec.batch import Answers, BatchRun, Failure, begin
 from genrec.batch_lists import ListAnswerer
+from genrec.cli.app import app
 from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, EngineError, InputError, MismatchError
 from genrec.leases import Leases
 from genrec.rows import Row
 from genrec.types import Ranking
 
-SCHEMA = pa.schema({"user_id": pa.int64(), "item_id": pa.string(), "rank": pa.int64()})
+SCHEMA = pa.schema({"user_id": pa.int64(), "item_id": pa.string(), "rank": pa.int64(), "row": pa.int64()})
 
 
 class Counting:
@@ -39,11 +44,10 @@ class Counting:
         time.sleep(self.slow)
         users = [row.value["user_id"] for row in rows]
         self.asked += users
-        kept = [user for user in users if user not in self.failing]
-        failures = [Failure(place, user, "bad", "no") for place, user in enumerate(users) if user in self.failing]
-        lines = [(user, f"{user}/{rank}", rank) for user in kept for rank in (1, 2)]
-        columns = list(zip(*lines, strict=True)) or [(), (), ()]
-        table = pa.table({name: list(own) for name, own in zip(SCHEMA.names, columns, strict=True)}, schema=SCHEMA)
+        kept = [(place, user) for place, user in enumerate(users) if user not in self.failing]
+        failures = [Failure(place, user, "bad", "no\u2028") for place, user in enumerate(users) if user in self.failing]
+        lines = [(user, f"{user}/{rank}", rank, place) for place, user in kept for rank in (1, 2)]
+        table = pa.Table.from_pylist([dict(zip(SCHEMA.names, line, strict=True)) for line in lines], schema=SCHEMA)
         return Answers(table, failures, {"counting": table.num_rows}, tokens=len(kept))
 
 
@@ -58,12 +62,12 @@ def start(rows: Path, folder: Path, **facts: Any) -> BatchRun:
     return begin(rows, folder, facts, lambda _: SCHEMA, part_rows=10)
 
 
-def lines_of(folder: Path) -> list[tuple[int, str, int]]:
+def lines_of(folder: Path) -> list[tuple[int, str, int, int]]:
     parts = sorted((folder / "parts").glob("*.parquet"))
     return [tuple(line.values()) for part in parts for line in pq.read_table(part).to_pylist()]
 
 
-EXPECTED = [(user, f"{user}/{rank}", rank) for user in range(97) for rank in (1, 2)]
+EXPECTED = [(user, f"{user}/{rank}", rank, user) for user in range(97) for rank in (1, 2)]
 
 
 def test_every_row_is_there_once_and_in_order(rows: Path, tmp_path: Path) -> None:
@@ -74,8 +78,8 @@ def test_every_row_is_there_once_and_in_order(rows: Path, tmp_path: Path) -> Non
     assert status.finished
     assert (status.rows, status.parts, status.lines, status.failed, status.tokens) == (97, 10, 194, 0, 97)
     assert status.sources == {"counting": 194}
-    assert seen[0] == 0
     assert seen == sorted(seen)
+    assert seen[-1] == 97
     assert lines_of(tmp_path / "run") == EXPECTED
     assert run.verify() == []
     told = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
@@ -154,17 +158,17 @@ def test_a_disk_that_is_full_costs_one_part(rows: Path, tmp_path: Path, monkeypa
     """Nothing half-written, a sentence that says what to do, and the rest when there is room again."""
     folder = tmp_path / "run"
     run = start(rows, folder)
-    written: list[Any] = []
-    write = pq.write_table
+    written: list[Path] = []
 
-    def fill_up(table: pa.Table, file: Any) -> None:
-        if len(written) == 3:
-            file.write(b"PAR1 and then")
-            raise OSError(28, "No space left on device")
-        written.append(table)
-        write(table, file)
+    @contextmanager
+    def fill_up(path: Path) -> Iterator[Any]:
+        with writing_file(path) as file:
+            yield file
+            if len(written) == 3:
+                raise OSError(28, "No space left on device")
+            written.append(path)
 
-    monkeypatch.setattr(pq, "write_table", fill_up)
+    monkeypatch.setattr(batch_module, "writing_file", fill_up)
     with pytest.raises(ArtifactError, match=r"No space left on device; .* resume the run"):
         run.work(Counting())
     assert sorted(path.name for path in (folder / "parts").iterdir()) == [f"{n:08}.parquet" for n in range(3)]
@@ -199,14 +203,19 @@ def test_a_lease_of_one_who_vanished_is_taken_over(tmp_path: Path) -> None:
     time.sleep(1.0)
     assert not second.take("a"), "its owner is alive"
     elsewhere = tmp_path / "b"
-    elsewhere.write_text("another-machine 1", encoding="utf-8")
+    elsewhere.write_text("another-machine 1 x", encoding="utf-8")
     assert not second.take("b")
     time.sleep(0.7)
     assert second.take("b"), "nobody renewed it"
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    (tmp_path / "c").write_text(f"{second._host} {gone.pid}", encoding="utf-8")
+    host = (tmp_path / "a").read_text(encoding="utf-8").partition(" ")[0]
+    (tmp_path / "c").write_text(f"{host} {gone.pid} x", encoding="utf-8")
     assert first.take("c"), "its process is gone"
+    (tmp_path / "c").write_text("somebody else's now", encoding="utf-8")
+    first.give_back("c")
+    assert (tmp_path / "c").is_file(), "what was taken over is not given back"
+    (tmp_path / "c").unlink()
     first.close()
     second.close()
     assert not list(tmp_path.iterdir())
@@ -234,8 +243,12 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
         Row({"user_id": True}),
         Row({"history": 5}),
         Row({"history": "[1,"}),
+        Row({"history": "[" * 99_000}),
+        Row({"user_id": "\ud800"}),
+        Row({"user_id": 2**64, "history": [item]}),
     ]
     lines = {"item_id": pa.string(), "rank": pa.int64(), "score": pa.float64(), "source": pa.string()}
+    lines |= {"row": pa.int64()}
     texts, numbers = (pa.schema({"user_id": kind, **lines}) for kind in (pa.string(), pa.int64()))
     recommender = Recommender(catalog, [popularity], interactions=interactions)
     answers = ListAnswerer(recommender, 3, {})(rows, texts)
@@ -243,7 +256,7 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
     assert codes == {
         1: ("nobody", "unknown_user"),
         4: (None, "unknown_item"),
-        **dict.fromkeys((5, 7, 8, 9, 10), (None, "unreadable")),
+        **dict.fromkeys((5, 7, 8, 9, 10, 11, 12, 13), (None, "unreadable")),
     }
     lists = answers.table.to_pylist()
     assert [line["rank"] for line in lists] == [1, 2, 3] * 4
@@ -252,7 +265,10 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
     assert alone.table["user_id"].to_pylist() == [int(known)] * 3
     assert "is 'x' where the first row's is a number" in alone.failures[0].message
     with pytest.raises(InputError, match="a row with item_id is an event"):
-        ListAnswerer(recommender, 3, {}).schema(Row({"user_id": 1, "item_id": 2}))
+        ListAnswerer(recommender, 3, {}).schema(iter([Row({"user_id": 1, "item_id": 2})]))
+    assert ListAnswerer(recommender, 3, {}).schema(iter([rows[5], rows[7], rows[2]])) == numbers
+    with pytest.raises(InputError, match="k is 0"):
+        ListAnswerer(recommender, 0, {})
 
     class Broken:
         source = "broken"
@@ -274,7 +290,7 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
     assert answers.sources == {"popularity": 3}
 
 
-def batch(*arguments: str) -> "subprocess.Popen[bytes]":
+def genrec_batch(*arguments: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "genrec", "batch", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -287,28 +303,74 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(
     source, options = tmp_path / "users.csv", ("--ranker", "popularity", "--part-rows", "100", "--k", "3")
     users = random.Random(0).choices(list(interactions.users), k=4000)
     source.write_text("user_id\n" + "".join(f"{user}\n" for user in users), encoding="utf-8")
-    undisturbed = batch("run", str(source), str(tmp_path / "whole"), *options)
+    undisturbed = genrec_batch("run", str(source), str(tmp_path / "whole"), *options)
     out, told = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, told.decode()
     folder, moments = tmp_path / "run", random.Random(1)
     for way in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
         before = len(list((folder / "done").glob("*.json")))
-        run = batch("run", str(source), str(folder), *options, "--workers", str(moments.choice([1, 2])))
+        run = genrec_batch("run", str(source), str(folder), *options, "--workers", str(moments.choice([1, 2])))
         while run.poll() is None and len(list((folder / "done").glob("*.json"))) == before:
             time.sleep(0.01)
         time.sleep(moments.random() / 10)
-        os.kill(run.pid, way)
+        run.send_signal(way)  # nothing, where it is over
         run.communicate(timeout=60)
-    resumed = batch("resume", str(folder), "--workers", "2")
+    resumed = genrec_batch("resume", str(folder), "--workers", "2")
     out, told = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, told.decode()
     assert b"4,000 of 4,000 rows in 40 of 40 parts, 0 failed" in out
     names = sorted(path.name for path in (tmp_path / "whole" / "parts").iterdir())
-    assert sorted(path.name for path in (folder / "parts").iterdir()) == names
+    assert sorted(path.name for path in (folder / "parts").glob("*.parquet")) == names
     for name in names:
         assert (folder / "parts" / name).read_bytes() == (tmp_path / "whole" / "parts" / name).read_bytes()
-    verified = batch("verify", str(folder))
+    verified = genrec_batch("verify", str(folder))
     assert b"each of 4,000 rows is there once" in verified.communicate()[0]
+
+
+def test_the_commands_tell_what_they_did(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
+    """Plan, run, status, verify and retry, by their exit codes and their JSON; options that differ are refused."""
+    _, interactions = shop
+    source, folder = tmp_path / "users.jsonl", str(tmp_path / "run")
+    rows = [{"user_id": str(user)} for user in interactions.users[:200]] + [{"user_id": "nobody"}, {"words": "a mug"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "latest").symlink_to(source)
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(source)
+
+    def ask(*arguments: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, ["batch", *arguments])
+        assert result.exit_code == code, (arguments, result.stdout, result.stderr)
+        return json.loads(result.stdout) if "--json" in arguments else result.stdout + result.stderr
+
+    options = ("--ranker", "popularity", "--k", "3")
+    planned = ask("plan", str(link), *options, "--json")
+    assert planned["rows"] == 202
+    assert planned["sampled"] == 50
+    done = ask("run", str(link), folder, *options, "--part-rows", "20", "--json", code=3)
+    assert (done["rows_done"], done["failed"], done["lines"], done["finished"]) == (202, 1, 3 * 201, True)
+    assert ask("status", folder, "--json") == done
+    assert ask("verify", folder, "--json")["wrong"] == []
+    assert "note: 1 rows failed" in ask("resume", folder, code=3)
+    assert "1 failed" in ask("retry-failed", folder, code=3)
+    parts = sorted((tmp_path / "run" / "parts").glob("*.parquet"))
+    lines = pa.concat_tables([pq.read_table(part) for part in parts]).to_pylist()
+    assert list(lines[0]) == ["user_id", "item_id", "rank", "score", "source", "row"]
+    assert [line["row"] for line in lines] == sorted([*range(200), 201] * 3)
+    assert "whose k is 3, not 4" in ask("run", str(link), folder, *options[:-1], "4", "--part-rows", "20", code=4)
+    assert "whose exclude is None" in ask(
+        "run", str(link), folder, *options, "--exclude", "22423", "--part-rows", "20", code=4
+    )
+    # What cannot be used is refused before there is a folder.
+    for wrong in (("--k", "0"), ("--where", "price <"), ("--on-unknown", "ask"), ("--ranker", "best")):
+        ask("run", str(source), str(tmp_path / "wrong"), *options, *wrong, code=2)
+    assert not (tmp_path / "wrong").exists()
+    ask("run", str(tmp_path), str(tmp_path / "out"), *options, code=2)
+    # A list that was altered with its hash: the rows tell.
+    table = pq.read_table(parts[0])
+    pq.write_table(table.set_column(0, "user_id", pa.array(["1"] * table.num_rows)), parts[0])
+    record = tmp_path / "run" / "done" / f"{parts[0].stem}.json"
+    record.write_text(record.read_text(encoding="utf-8").replace("popularity", "embedding"), encoding="utf-8")
+    assert "is not what its record says" in ask("verify", folder, code=4)
 
 
 def test_a_cluster_that_loses_a_worker_loses_no_row(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
@@ -317,15 +379,15 @@ def test_a_cluster_that_loses_a_worker_loses_no_row(shop: tuple[Catalog, Interac
     source, options = tmp_path / "users.jsonl", ("--ranker", "popularity", "--part-rows", "50", "--k", "3")
     users = random.Random(0).choices(list(interactions.users), k=3000)
     source.write_text("".join(json.dumps({"user_id": user}) + "\n" for user in users), encoding="utf-8")
-    alone = batch("run", str(source), str(tmp_path / "alone"), *options)
+    alone = genrec_batch("run", str(source), str(tmp_path / "alone"), *options)
     assert alone.wait(timeout=300) == 0
     folder = tmp_path / "run"
-    cluster = batch("run", str(source), str(folder), *options, "--ray", "local", "--workers", "2")
+    cluster = genrec_batch("run", str(source), str(folder), *options, "--ray", "local", "--workers", "2")
     killed = 0
     while cluster.poll() is None and not killed:
         time.sleep(0.05)
         if len(list((folder / "done").glob("*.json"))) > 3:
-            owners = {path.read_text(encoding="utf-8").rpartition(" ")[2] for path in (folder / "leases").glob("0*")}
+            owners = {path.read_text(encoding="utf-8").split(" ")[1] for path in (folder / "leases").glob("0*")}
             for owner in filter(None, owners):
                 os.kill(int(owner), signal.SIGKILL)
                 killed += 1

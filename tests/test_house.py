@@ -21,12 +21,12 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "artifact deadline ids leases rows kernel.compiled kernel.plain subset template tokenizer",
+    "artifact deadline ids leases kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice",
     "trie",
     "constraint guide tensor_trie",
     "tensor_constraint",
-    "package_index provenance table",
+    "package_index provenance rows table",
     "bundle dataset filter",
     "catalog",
     "interactions",

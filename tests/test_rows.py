@@ -97,3 +97,23 @@ def test_what_holds_no_rows_is_refused(tmp_path: Path, name: str, content: bytes
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=says):
         survey(tmp_path / (name or "nothing"), 10)
+
+
+def test_a_stray_quote_costs_its_own_line(tmp_path: Path) -> None:
+    """Without this it swallows everybody up to the next quote, or to the end, and nobody is told."""
+    (tmp_path / "a.csv").write_text('user_id\n"5\n' + "".join(f"{user}\n" for user in range(1000)), encoding="utf-8")
+    (tmp_path / "b.tsv").write_text('user_id\twords\n7\t"12 inch\n8\ta\n9\tb\n10\t"c\n11\td\n', encoding="utf-8")
+    for size in (1, 3, 5000):
+        rows = read(tmp_path / "a.csv", size)
+        assert [row.value.get("user_id") for row in rows] == [None, *map(str, range(1000))]
+        assert rows[0].fault.startswith("line 2 of a.csv cannot be read")
+        rows = read(tmp_path / "b.tsv", size)
+        assert [row.value.get("user_id") for row in rows] == [None, "8", "9", None, "11"]
+
+
+@pytest.mark.parametrize("content", [b"user_id,n\xe4me\n1,2\n", b'user_id,"words\n1,2\n', b"user_id\r1\r2\r"])
+def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Every row would fail, each with a name nobody wrote."""
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"the header of .*a\.csv cannot be read"):
+        survey(tmp_path / "a.csv", 10)

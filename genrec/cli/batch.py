@@ -6,18 +6,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genrec.cli import option, source, terminal
-from genrec.errors import InputError, MismatchError
+from genrec.errors import InputError, MismatchError, ModelMissingError
 
 if TYPE_CHECKING:
-    from genrec.batch import Answer, BatchRun, Status
+    from genrec.assembly import Settings
+    from genrec.batch import BatchRun, Status
     from genrec.batch_lists import ListAnswerer
     from genrec.cli.terminal import Progress
     from genrec.recommender import Recommender
@@ -32,7 +34,9 @@ _MODELS = (
     *("model", "adapter", "encoder", "template", "cold_template", "strategy", "score", "prior", "evidence"),
     *("candidates", "width", "background", "batch_size"),
 )
-_LOOK = 0.5  # seconds between two looks at what workers did
+_ASKED = ("k", "ranker", *_LIMITS, *_DATA, *_MODELS)
+_PATHS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template")
+_PATIENCE = 10  # seconds until a worker that was asked to end is killed
 _SAMPLE = 50  # rows that a plan is made from
 
 group = typer.Typer(help="Lists for every row of a file, in a run that survives whatever happens.")
@@ -67,7 +71,8 @@ OnUnknown = Annotated[
     typer.Option(
         "--on-unknown",
         metavar="CHOICE",
-        help="Users and history items nobody knows: a failed row (raise), left out (skip), or somebody new (fallback).",
+        help="Users nobody knows: failed rows (raise, skip), or somebody new (fallback). Items of a history nobody knows: "
+        "a failed row (raise), or left out.",
     ),
 ]
 Explain = Annotated[bool, typer.Option("--explain/--no-explain", help="Say why each item is there.")]
@@ -76,6 +81,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; stop wh
 
 @group.command()
 def run(
+    context: typer.Context,
     rows: Input,
     output: Output,
     k: K = 10,
@@ -114,33 +120,7 @@ def run(
     OUTPUT/parts holds user_id, item_id, rank, score and source in the order of the rows, OUTPUT/failed what could not
     be answered and why. The exit code is 3 where rows failed.
     """
-    asked: dict[str, Any] = {
-        "k": k,
-        "ranker": ranker,
-        "on_unknown": on_unknown,
-        "explain": explain,
-        "filter_seen": filter_seen,
-        "only": only,
-        "exclude": exclude,
-        "where": where,
-        "data": data,
-        "items": _absolute(items),
-        "interactions": _absolute(interactions),
-        "columns": columns,
-        "model": model,
-        "adapter": _absolute(adapter),
-        "encoder": encoder,
-        "template": template,
-        "cold_template": cold_template,
-        "strategy": strategy,
-        "score": score,
-        "prior": prior,
-        "evidence": evidence,
-        "candidates": candidates,
-        "width": width,
-        "background": background,
-        "batch_size": batch_size,
-    }
+    asked = _asked(context)
     _work(*_begin(rows, output, asked, part_rows, offline), workers, ray, as_json)
 
 
@@ -156,11 +136,11 @@ def resume(
 
     found = BatchRun.open(output)
     found.check_source()
-    found.quarantine()
+    found.prepare()
     if found.status().finished:
         _tell(found, as_json)
         return
-    _work(*_begin(found.source, output, _asked_of(found), found.facts["part_rows"], True), workers, ray, as_json)
+    _work(found, answerer_of(found), workers, ray, as_json)
 
 
 @group.command()
@@ -182,8 +162,7 @@ def verify(output: Output, as_json: option.Json = False) -> None:
     if as_json:
         terminal.write_json({"wrong": wrong, **asdict(found.status())})
     if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise MismatchError(f"{wrong[0]}{more}; genrec batch resume {output} makes what is missing")
+        raise MismatchError(wrong[0] + (f" (and {len(wrong) - 1} more faults)" if len(wrong) > 1 else ""))
     if not as_json:
         done = found.status()
         answered = done.rows - done.failed
@@ -198,56 +177,55 @@ def retry_failed(output: Output, as_json: option.Json = False) -> None:
     found = BatchRun.open(output)
     found.check_source()
     if found.status().failed:
-        again, answer = _begin(found.source, output, _asked_of(found), found.facts["part_rows"], True)
-        again.retry_failed(answer)
+        with _ending_on_sigterm():
+            found.retry_failed(answerer_of(found))
     _tell(found, as_json)
 
 
 @group.command()
 def plan(
+    context: typer.Context,
     rows: Input,
     k: K = 10,
     ranker: RankerName = "generative",
+    on_unknown: OnUnknown = "raise",
+    explain: Explain = False,
+    where: option.Where = None,
     data: option.Data = None,
     items: option.Items = None,
     interactions: option.Interactions = None,
     columns: option.Columns = None,
     model: option.Model = None,
     adapter: option.Adapter = None,
+    encoder: option.Encoder = None,
+    template: option.Template = None,
+    strategy: option.Strategy = None,
+    evidence: option.Evidence = None,
+    candidates: option.Candidates = None,
+    width: option.Width = None,
+    batch_size: option.BatchSize = None,
     offline: Offline = False,
     as_json: option.Json = False,
 ) -> None:
-    """Ask about 50 of the rows, and say what all of them would take."""
-    import numpy as np
-
+    """Ask about 50 of the rows, and say what all of them would take, beside a prior that is measured once."""
     from genrec.rows import read_block, survey
 
-    asked: dict[str, Any] = {
-        "k": k,
-        "ranker": ranker,
-        "data": data,
-        "items": items,
-        "interactions": interactions,
-        "columns": columns,
-        "model": model,
-        "adapter": adapter,
-    }
-    found = survey(rows, _SAMPLE)
-    answer, _ = _open(asked, offline)
-    places = np.random.default_rng(0).permutation(len(found.blocks))[:_SAMPLE]
-    sample = [read_block(rows, found, found.blocks[place])[0] for place in sorted(places.tolist())]
-    schema = answer.schema(sample[0])
+    total = survey(rows, _SAMPLE).rows
+    found = survey(rows, max(1, total // _SAMPLE))
+    sample = [read_block(rows, found, block)[0] for block in found.blocks[:_SAMPLE]]
+    answer, _ = _open(_asked(context), offline)
+    schema = answer.schema(iter(sample))
     answer(sample[:1], schema)  # what is only slow the first time
     began = time.perf_counter()
     answers = answer(sample, schema)
     seconds = (time.perf_counter() - began) / len(sample)
     told = {
-        "rows": found.rows,
+        "rows": total,
         "sampled": len(sample),
         "failed": len(answers.failures),
-        "tokens": round(answers.tokens / len(sample) * found.rows),
-        "hours": seconds * found.rows / 3600,
-        "output_bytes": round(answers.table.nbytes / len(sample) * found.rows),
+        "tokens": round(answers.tokens / len(sample) * total),
+        "hours": seconds * total / 3600,
+        "output_bytes": round(answers.table.nbytes / len(sample) * total),
         "memory_bytes": _memory(),
     }
     if as_json:
@@ -260,9 +238,26 @@ def plan(
     )
 
 
+def answerer_of(found: "BatchRun") -> "ListAnswerer":
+    """What answers the rows of a run, as it was begun.
+
+    Raises:
+        InputError: it was begun from Python, not by a command.
+        MismatchError: a model, a template or the data are not what they were (named).
+    """
+    missing = [name for name in _ASKED if name not in found.facts]
+    if missing:
+        raise InputError(f"{found.folder} was not begun by genrec batch run: its manifest has no {missing[0]}")
+    answer, facts = _open(found.facts, offline=True)
+    for name, value in facts.items():
+        if found.facts.get(name) != value:
+            raise MismatchError(f"{found.folder} was begun with another {name}; put it back, or begin another run")
+    return answer
+
+
 def _begin(
     rows: Path, output: Path, asked: dict[str, Any], part_rows: int | None, offline: bool
-) -> "tuple[BatchRun, Answer]":
+) -> "tuple[BatchRun, ListAnswerer]":
     """The run in a folder, begun or gone on with, and what answers its rows."""
     from genrec.batch import begin
 
@@ -285,8 +280,10 @@ def _open(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[
         models["encoder"] = "none"
     chosen, cache, named = source.settings(models), default_cache(), _named(asked)
     if not offline:
-        _fetch([name for name in (chosen.model, chosen.encoder) if name is not None], cache)
+        _fetch([str(name) for name in (chosen.model, chosen.encoder) if name is not None], cache)
     opened = source.load(named, chosen, cache, need_model=asked["ranker"] == "generative")
+    if opened.notices:  # what is missing today may be there tomorrow, and answer otherwise
+        raise ModelMissingError(f"a batch run needs all of its parts: {opened.notices[0]}")
     steps = [step for step in opened.ladder if step.source == asked["ranker"]]
     if not steps:
         there = ", ".join(step.source for step in opened.ladder)
@@ -295,21 +292,48 @@ def _open(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[
     ladder = steps if steps[0] is opened.ladder[-1] else [steps[0], opened.ladder[-1]]
     alone = Recommender(opened.catalog, ladder, interactions=opened.interactions)
     options: Options = {name: asked[name] for name in _LIMITS if name in asked}  # type: ignore[assignment]
-    return ListAnswerer(alone, asked["k"], options), _facts(opened, chosen)
+    with source.in_options():
+        return ListAnswerer(alone, asked["k"], options), _facts(opened, chosen, cache)
 
 
-def _facts(opened: "Recommender", chosen: Any) -> dict[str, Any]:
+def _facts(opened: "Recommender", chosen: "Settings", cache: Path) -> dict[str, Any]:
+    """What decides the answers, beside what was asked for."""
+    from importlib.metadata import version
+
     from genrec.template import read_template
 
-    facts: dict[str, Any] = {"catalog hash": opened.catalog.fingerprint}
+    facts: dict[str, Any] = {"genrec": version("genrec"), "catalog hash": opened.catalog.fingerprint}
     if opened.interactions is not None:
         facts["interactions hash"] = opened.interactions.fingerprint
+    if chosen.encoder is not None:
+        facts["encoder hash"] = _hash_of(chosen.encoder, cache)
     for ranker in source.generative(opened):
-        facts["weights"] = ranker.backend_name
+        facts["model hash"] = _hash_of(chosen.model or "", cache)
+        if chosen.adapter is not None:
+            facts["adapter hash"] = _hash_of(chosen.adapter, cache)
+        facts["precision"] = _precision()
         facts["settings"] = asdict(ranker.settings)
         for name in ("template", "cold_template"):
-            facts[f"{name} text"] = read_template(getattr(chosen, name)).fingerprint
+            facts[f"{name} hash"] = read_template(getattr(chosen, name)).fingerprint
     return facts
+
+
+def _hash_of(model: str | Path, cache: Path) -> str:
+    """Of all weights of a model, or of an adapter."""
+    from hashlib import sha256
+
+    from genrec.artifact import sha256_of
+    from genrec.assembly import find_weights
+
+    files = sorted(find_weights(model, cache).glob("*.safetensors"))
+    return sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _precision() -> str:
+    """What models compute in here; another machine's numbers may differ in the last places, or the first."""
+    from genrec.backends.precision import default_device, native_dtype
+
+    return f"{native_dtype(default_device())} on {default_device().type}"
 
 
 def _fill(opened: "Recommender") -> None:
@@ -319,10 +343,10 @@ def _fill(opened: "Recommender") -> None:
             ranker.fill_priors(lambda done, total: progress("prior", done, total))
 
 
-def _fetch(models: list[Any], cache: Path) -> None:
+def _fetch(models: list[str], cache: Path) -> None:
     from genrec.bundle import MODELS, get_model
 
-    for name in (str(model) for model in models if str(model) in MODELS):
+    for name in (model for model in models if model in MODELS):
         with terminal.progress() as progress:
             get_model(name, cache, progress=progress.say)
 
@@ -332,25 +356,15 @@ def _named(asked: Mapping[str, Any]) -> source.Source:
     return source.Source.of(asked["data"], items, interactions, asked["columns"])
 
 
-def _asked_of(found: "BatchRun") -> dict[str, Any]:
-    """What a run was begun with."""
-    return {name: found.facts[name] for name in ("k", "ranker", *_LIMITS, *_DATA, *_MODELS)}
+def _asked(context: typer.Context) -> dict[str, Any]:
+    """The options that decide the answers, as they were given; with paths that mean the same from everywhere."""
+    given: dict[str, Any] = {name: context.params.get(name) for name in _ASKED}
+    given = {name: None if value in ([], ()) else value for name, value in given.items()}  # options that may repeat
+    there = [name for name in _PATHS if given[name] is not None and os.path.exists(given[name])]
+    return given | {name: os.path.abspath(given[name]) for name in there}
 
 
-def answerer_of(found: "BatchRun") -> "ListAnswerer":
-    """What answers the rows of a run, as it was begun.
-
-    Raises:
-        MismatchError: a model, a template or the data are not what they were (named).
-    """
-    answer, facts = _open(_asked_of(found), offline=True)
-    for name, value in facts.items():
-        if found.facts.get(name) != value:
-            raise MismatchError(f"{found.folder} was begun with another {name}; put it back, or begin another run")
-    return answer
-
-
-def _work(found: "BatchRun", answer: "Answer", workers: int, ray: str | None, as_json: bool) -> None:
+def _work(found: "BatchRun", answer: "ListAnswerer", workers: int, ray: str | None, as_json: bool) -> None:
     """Make what is missing, alone or with others, and say how it ended."""
     began, at = time.monotonic(), found.status()
     with terminal.progress() as progress, _ending_on_sigterm():
@@ -362,29 +376,38 @@ def _work(found: "BatchRun", answer: "Answer", workers: int, ray: str | None, as
             from genrec.cli.cluster import work_on_ray
 
             work_on_ray(found, ray, workers, show)
-        elif workers == 1:
-            found.work(answer, on_progress=show)
         else:
-            _together(found, workers, show)
+            with _helpers(found.folder, workers - 1):
+                found.work(answer, on_progress=show)
     _tell(found, as_json)
 
 
-def _together(found: "BatchRun", workers: int, show: Any) -> None:
-    """So many processes on one run; they end with this one."""
-    command = [sys.executable, "-m", "genrec", "batch", "resume", str(found.folder)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    children = [subprocess.Popen(command, **quiet) for _ in range(workers)]  # type: ignore[call-overload]
-    try:
-        while any(child.poll() is None for child in children):
-            show(found.status())
-            time.sleep(_LOOK)
-        if not found.status().finished:
-            said = next((child.stderr.read().decode() for child in children if child.returncode), "")
-            raise MismatchError(f"no worker is left and parts are missing; the first that ended said: {said.strip()}")
-    finally:
-        for child in children:
-            child.terminate()
-            child.wait()
+@contextmanager
+def _helpers(folder: Path, count: int) -> Iterator[None]:
+    """So many processes beside this one on a run; they end with this one, and what they had to say is said then."""
+    command = [sys.executable, "-m", "genrec", "batch", "resume", str(folder)]
+    with ExitStack() as stack:
+        told = [stack.enter_context(TemporaryFile()) for _ in range(count)]
+        helpers = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) for file in told]
+        try:
+            yield
+            for helper in helpers:
+                helper.wait(_PATIENCE)  # nothing is left to do
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            for helper in helpers:
+                helper.terminate()
+            for helper, file in zip(helpers, told, strict=True):
+                try:
+                    helper.wait(_PATIENCE)
+                except subprocess.TimeoutExpired:
+                    helper.kill()
+                    helper.wait()
+                if helper.returncode not in (0, _FAILED, _TERMINATED):
+                    file.seek(0)
+                    said = file.read().decode(errors="replace").strip().rpartition("\n")[2]
+                    terminal.say(f"note: a worker ended with exit code {helper.returncode}: {said}")
 
 
 @contextmanager
@@ -392,7 +415,7 @@ def _ending_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the run as an exception does, so that leases and workers go with it."""
 
     def stop(*_: object) -> None:
-        raise typer.Exit(_TERMINATED)
+        raise SystemExit(_TERMINATED)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -443,12 +466,8 @@ def _print(now: "Status", as_json: bool) -> None:
     )
 
 
-def _absolute(path: Path | str | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
-
-
 def _memory() -> int:
     """The most bytes this process held so far."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

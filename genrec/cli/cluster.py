@@ -4,17 +4,19 @@ What a part is, and that it is there once, is `genrec.batch`'s: an actor that di
 changes nothing. Source of the pattern: Ray Data's documentation of stateful transforms (`map_batches` with a class).
 """
 
+import atexit
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.errors import EngineError, MismatchError, ModelMissingError
+from genrec.errors import EngineError, GenrecError, MismatchError, ModelMissingError
 
 if TYPE_CHECKING:
     from genrec.batch import BatchRun, Status
 
 _RETRIES = 3  # of a part whose actor died
+_WAIT = 5.0  # seconds until parts that others are making are looked at again
 
 
 class Maker:
@@ -28,6 +30,7 @@ class Maker:
         self._run = BatchRun.open(Path(folder))
         self._answer = answerer_of(self._run)
         self._leases = Leases(Path(folder) / "leases")
+        atexit.register(self._leases.close)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Make parts; of each whether it was made here."""
@@ -54,7 +57,8 @@ def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[
     began = time.monotonic()
     found.prepare()
     try:
-        ray.init(address=None if address == "local" else address, include_dashboard=False, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False)
+        gpus: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise EngineError(f"no Ray cluster answers at {address!r}: {error}; start one, or take --ray local") from error
     try:
@@ -65,13 +69,22 @@ def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[
                 fn_constructor_args=(str(found.folder.resolve()),),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+                num_gpus=1 if gpus.get("GPU") else None,
                 max_task_retries=_RETRIES,
                 max_restarts=_RETRIES,
             )
-            for _ in made.iter_rows():
+            own = False
+            for row in made.iter_rows():
+                own = own or row["made"]
                 show(found.status())
+            if not own:  # all that is missing is in the making elsewhere
+                time.sleep(_WAIT)
     except ray.exceptions.RayError as error:
-        raise EngineError(f"the Ray cluster gave up: {error}; resume the run, what is done stays done") from error
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, GenrecError):
+            raise cause from error
+        said = str(error).strip().rpartition("\n")[2]
+        raise EngineError(f"the Ray cluster gave up: {said}; resume the run, what is done stays done") from error
     finally:
         ray.shutdown()
     if not found.sum_up(time.monotonic() - began).finished:
