@@ -71,8 +71,8 @@ OnUnknown = Annotated[
     typer.Option(
         "--on-unknown",
         metavar="CHOICE",
-        help="Users nobody knows: failed rows (raise, skip), or somebody new (fallback). Items of a history nobody knows: "
-        "a failed row (raise), or left out.",
+        help="Users nobody knows: failed rows (raise, skip), or somebody new (fallback). Items nobody knows in a "
+        "history: a failed row (raise), or left out.",
     ),
 ]
 Explain = Annotated[bool, typer.Option("--explain/--no-explain", help="Say why each item is there.")]
