@@ -40,7 +40,8 @@ class RankerConfig(_Strict):
         parts: of a blend, other rankers by name and their weights; without any, the ladder's own, with learned weights.
         proposer: of `generative`, another ranker by name; by default the ladder's blend.
         background: of `generative`, whether other people's histories stand behind the prior.
-        adapter: of `generative`, the folder of a LoRA adapter for the model, from where the command is run.
+        adapter: of `generative`, the folder of a LoRA adapter for the model, from where the command is run; or
+            `online-retail` for the one that ships.
     """
 
     kind: Kind

@@ -33,6 +33,7 @@ from genrec import read_template
 from genrec.artifact import write_json, writing_file
 from genrec.assembly import LANGUAGE_MODEL, Settings, default_cache, embed_titles
 from genrec.backends.adapter import read_adapter
+from genrec.dataset import find_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
 from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share_row, summarise
 from genrec.metrics import (
@@ -152,7 +153,7 @@ def _facts(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dic
         if folder is None:
             continue
         try:  # by its weights: a folder's name stays when what it holds is trained anew
-            own["adapter"] = read_adapter(folder, base=LANGUAGE_MODEL).name
+            own["adapter"] = read_adapter(find_adapter(folder), base=LANGUAGE_MODEL).name
         except ModelMissingError:
             if name in chosen:
                 raise

@@ -49,6 +49,8 @@ def save_adapter(
         (whole / "README.md").write_text(_card(facts, others), encoding="utf-8")
         if codes is not None:
             codes.save(whole / CODES)
+        for path in whole.iterdir():
+            path.chmod(0o755 if path.is_dir() else 0o644)  # whoever serves it need not be who trained it
         os.replace(whole, folder)
 
 

@@ -26,7 +26,7 @@ from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
 from genrec.codes import SemanticIdentifiers
 from genrec.counting import blend, item_vectors, learn_weights
-from genrec.dataset import dataset_paths
+from genrec.dataset import dataset_paths, find_adapter
 from genrec.errors import ArtifactError, MismatchError, ModelMissingError
 from genrec.identifiers import Identifiers, TitleIdentifiers
 from genrec.index import INDEX_VERSION, CatalogIndex
@@ -64,7 +64,7 @@ class Settings:
 
     Attributes:
         model: a bundled model's name, or a folder with its tokenizer; None for no LLM.
-        adapter: a LoRA adapter's folder for it.
+        adapter: a LoRA adapter's folder for it, or the name of an embedded data set for the one that ships with it.
         encoder: the same for the sentence encoder.
         template, cold_template: names or paths of templates.
         generative: how the LLM ranks.
@@ -197,7 +197,8 @@ def load_backend(
     _need_torch()
     from genrec.backends.transformers import TransformersBackend
 
-    backend = TransformersBackend(folder, adapter=adapter, name=_called(model, folder))
+    found = None if adapter is None else find_adapter(adapter)
+    backend = TransformersBackend(folder, adapter=found, name=_called(model, folder))
     return backend, HuggingFaceTokenizer.from_directory(folder)
 
 
@@ -376,7 +377,7 @@ def _untrained(backend: Backend, settings: Settings, cache: Path) -> Backend | N
 
 def _identifiers(settings: Settings, cache: Path) -> Identifiers | None:
     """What an adapter, merged or not, learned to write: the codes in its folder, else titles."""
-    folder = Path(settings.adapter or settings.model or "") / CODES
+    folder = (find_adapter(settings.adapter) if settings.adapter else Path(settings.model or "")) / CODES
     if not folder.is_dir():
         return None
     if settings.encoder is None:

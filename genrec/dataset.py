@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _KIND = "dataset"
 _VERSION = 1
 _ITEMS, _INTERACTIONS = "items.parquet", "interactions.parquet"
+_ADAPTER = "adapter"
 
 _YEAR = re.compile(r"\s*\((\d{4})(?:-\d{0,4})?\)\s*$")
 # "Cité des enfants perdus, La": a name, or a name in brackets, whose article was moved behind it for sorting.
@@ -134,6 +135,21 @@ def dataset_paths(name: str, cache: Path) -> tuple[Path, Path]:
     """
     directory = find_dataset(name, cache)
     return directory / _ITEMS, directory / _INTERACTIONS
+
+
+def find_adapter(adapter: str | Path) -> Path:
+    """The folder of a LoRA adapter: that which ships with an embedded data set, by its name, or the path as given.
+
+    Raises:
+        ArtifactError: the data set has none.
+    """
+    if adapter not in DATASETS:
+        return Path(adapter)
+    dataset = DATASETS[str(adapter)]
+    folder = None if dataset.source else find_dataset(dataset.name, Path()) / _ADAPTER
+    if folder is None or not folder.is_dir():
+        raise ArtifactError(f"no adapter ships with data set {adapter!r}; train one, see finetune/README.md")
+    return folder
 
 
 def film_title(title: str) -> tuple[str, int | None]:

@@ -20,7 +20,7 @@ settings.load_profile("genrec")
 
 
 # The environment that has vLLM has no trainer, and asks for none of its tests.
-collect_ignore = [] if find_spec("peft") else ["test_finetune.py"]
+collect_ignore = [] if find_spec("peft") and find_spec("datasets") else ["test_finetune.py"]
 
 
 @pytest.fixture(scope="session")

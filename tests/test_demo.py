@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from genrec import Catalog, Interactions, Recommender, open_dataset
+from genrec import Catalog, Interactions, Recommender, Settings, open_dataset, open_recommender
+from genrec.backends.adapter import read_adapter
 from genrec.cli import demo, source
 from genrec.cli.app import app
+from genrec.dataset import find_adapter
 
 pytestmark = pytest.mark.model
 
@@ -101,6 +103,29 @@ def test_what_drove_an_item_is_in_the_history(answers: list[dict[str, Any]]) -> 
             assert all(driver["drop"] > 0 for driver in item["drivers"])
     assert any(item["drivers"] for item in answers[0]["items"])
     assert any(item["drivers"] for item in answers[1]["items"])
+
+
+def test_what_tuning_adds_is_shown_and_measured(
+    answers: list[dict[str, Any]], shop: tuple[Catalog, Interactions], smollm2: Path, cache: Path
+) -> None:
+    """Two customers' lists by the adapter that ships, and a gain that somebody measured on that very adapter."""
+    catalog, interactions = shop
+    for answer in answers[:2]:
+        ids = [item["item_id"] for item in answer["tuned"]]
+        assert len(set(ids)) == 5
+        assert {item["source"].partition(":")[0] for item in answer["tuned"]} == {"generative"}
+        assert not set(ids) & {item["item_id"] for item in answer["history"]}
+        assert all(catalog.index_of(item_id) >= 0 for item_id in ids)
+    assert [item["item_id"] for item in answers[0]["tuned"]] != [item["item_id"] for item in answers[0]["items"]]
+    assert not any("tuned" in answer for answer in answers[2:])
+    folder = find_adapter("online-retail")
+    assert (folder / "adapter_model.safetensors").stat().st_size < 5e6
+    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    assert measured["rankers"]["tuned"]["adapter"] == read_adapter(folder, base=smollm2).name
+    gain = next(row for row in measured["rows"] if row["metric"] == "ndcg@10 over untrained")
+    assert gain["low"] > 0
+    recommender = open_recommender(catalog, interactions, cache=cache, settings=Settings(adapter="online-retail"))
+    assert recommender.notices == ()
 
 
 def test_people_can_read_it(answers: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,19 +17,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from contracts import BackendContract, branches, read
 from test_adapter import save_adapter
 from test_vllm_tree import path_tree_bytes
 
-from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
+from genrec import (
+    Catalog,
+    CatalogIndex,
+    GenerativeRanker,
+    GenerativeSettings,
+    RankRequest,
+    TitleIdentifiers,
+    open_dataset,
+    read_template,
+)
 from genrec.backends.base import Backend
+from genrec.backends.transformers import TransformersBackend
 from genrec.constraint import Grammar, Marks
+from genrec.dataset import find_adapter
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
 from genrec.search import Terms, beam_search, exhaustive_search
 from genrec.subset import Subset
 from genrec.tokenizer import HuggingFaceTokenizer
-from genrec.types import IntArray, Message, Span
+from genrec.types import FloatArray, IntArray, Message, Span
 
 PATIENCE = 600.0  # seconds; a machine that is busy with other things must not decide a test
 
@@ -228,8 +240,11 @@ def test_rankings_are_those_of_transformers(
 
 
 @pytest.mark.vllm
+@pytest.mark.model
 @needs_vllm
-def test_an_adapter_is_chosen_by_the_request(engine_with_adapters: Any, smollm2: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_chosen_by_the_request(
+    engine_with_adapters: Any, smollm2: Path, smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, tmp_path: Path
+) -> None:
     """One engine serves many shops; none may see what another was tuned to."""
     engine = engine_with_adapters
     from safetensors.numpy import save_file
@@ -250,6 +265,33 @@ def test_an_adapter_is_chosen_by_the_request(engine_with_adapters: Any, smollm2:
     np.testing.assert_allclose(read(tuned, tuned.open(prompt)), changed, atol=2e-4)
     with pytest.raises(MismatchError, match="was made for 'Somebody/Tiny'"):
         engine.with_adapter(save_adapter(tmp_path / "other"))
+    # The one that ships scores items as it does merged into the weights, less the prior of the model without it.
+    catalog, interactions = open_dataset("online-retail", tmp_path)
+    folder, index = find_adapter("online-retail"), CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+    history = catalog.item_ids.positions(interactions.histories()[0].item_ids)
+    request = RankRequest(history, "", Subset.everything(len(catalog)))
+
+    def ranker(backend: Backend, without: Backend | None) -> GenerativeRanker:
+        return GenerativeRanker(
+            index,
+            backend,
+            tokenizer,
+            template=read_template("next-item"),
+            cold_template=read_template("cold-start"),
+            settings=GenerativeSettings(strategy="exhaustive"),
+            prior_backend=without,
+        )
+
+    def scores(own: GenerativeRanker) -> FloatArray:
+        return own.score([request], [np.arange(0, 600, 40)], deadline=Deadline.never())[0]
+
+    merged = TransformersBackend(smollm2, adapter=folder, device="cpu", dtype=torch.float32)
+    there = ranker(engine.with_adapter(folder), engine)
+    assert there.notices == ()
+    assert "the prior is measured with the adapter" in ranker(engine.with_adapter(folder), None).notices[0]
+    expected = scores(ranker(merged, smollm2_float32))
+    np.testing.assert_allclose(scores(there), expected, atol=2e-2)
+    assert np.abs(scores(ranker(smollm2_float32, None)) - expected).max() > 0.5
 
 
 def strike(engine: Any, blow: signal.Signals) -> None:

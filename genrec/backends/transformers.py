@@ -311,7 +311,7 @@ def _merge(model: Any, adapter: Adapter) -> Any:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise ModelMissingError("adapters need PEFT; run: pip install 'genrec[local,finetune]'") from error
+        raise ModelMissingError("adapters need PEFT; run: pip install 'genrec[local]'") from error
     with quiet():
         return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
 

@@ -300,6 +300,7 @@ def _facts(opened: "Recommender", chosen: "Settings", cache: Path) -> dict[str, 
     """What decides the answers, beside what was asked for."""
     from importlib.metadata import version
 
+    from genrec.dataset import find_adapter
     from genrec.template import read_template
 
     facts: dict[str, Any] = {"genrec": version("genrec"), "catalog hash": opened.catalog.fingerprint}
@@ -310,7 +311,7 @@ def _facts(opened: "Recommender", chosen: "Settings", cache: Path) -> dict[str, 
     for ranker in source.generative(opened):
         facts["model hash"] = _hash_of(chosen.model or "", cache)
         if chosen.adapter is not None:
-            facts["adapter hash"] = _hash_of(chosen.adapter, cache)
+            facts["adapter hash"] = _hash_of(find_adapter(chosen.adapter), cache)
         facts["precision"] = _precision()
         facts["settings"] = asdict(ranker.settings)
         for name in ("template", "cold_template"):

@@ -85,7 +85,7 @@ Adapter = Annotated[
     typer.Option(
         "--adapter",
         metavar="FOLDER",
-        help="A LoRA adapter for the model, as finetune.train makes it.",
+        help="A LoRA adapter for the model, as finetune.train makes it, or online-retail for the one that ships.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -117,12 +117,13 @@ def settings(options: Mapping[str, Any]) -> "Settings":
         ModelMissingError: no model has that name.
     """
     from genrec.assembly import Settings
+    from genrec.dataset import find_adapter
 
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("model", "encoder"):
         if name in given:
             given[name] = None if given[name] == _NONE else _weights(given[name])
-    if "adapter" in given and not Path(given["adapter"]).is_dir():
+    if "adapter" in given and not find_adapter(given["adapter"]).is_dir():
         raise InputError(f"adapter {given['adapter']!r} is no folder here; name the one that training wrote")
     ours = {name: given[name] for name in given if name in Settings.__dataclass_fields__}
     default = Settings()
