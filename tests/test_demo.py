@@ -111,13 +111,14 @@ def test_what_tuning_adds_is_shown_and_measured(
     """Two customers' lists by the adapter that ships, and a gain that somebody measured on that very adapter."""
     catalog, interactions = shop
     for answer in answers[:2]:
-        ids = [item["item_id"] for item in answer["tuned"]]
-        assert len(set(ids)) == 5
-        assert {item["source"].partition(":")[0] for item in answer["tuned"]} == {"generative"}
-        assert not set(ids) & {item["item_id"] for item in answer["history"]}
-        assert all(catalog.index_of(item_id) >= 0 for item_id in ids)
-    assert [item["item_id"] for item in answers[0]["tuned"]] != [item["item_id"] for item in answers[0]["items"]]
-    assert not any("tuned" in answer for answer in answers[2:])
+        lists = [[item["item_id"] for item in answer[f"alone, {name}"]] for name in ("untrained", "tuned")]
+        assert lists[0] != lists[1]
+        for ids in lists:
+            assert len(set(ids)) == 5
+            assert not set(ids) & {item["item_id"] for item in answer["history"]}
+            assert all(catalog.index_of(item_id) >= 0 for item_id in ids)
+        assert {item["source"] for item in answer["alone, tuned"]} == {"generative"}
+    assert not any("alone, tuned" in answer for answer in answers[2:])
     folder = find_adapter("online-retail")
     assert (folder / "adapter_model.safetensors").stat().st_size < 5e6
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ Source of the mask: Miao et al., "SpecInfer", ASPLOS 2024, section 4.2 (tree-bas
 """
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -312,7 +313,8 @@ def _merge(model: Any, adapter: Adapter) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise ModelMissingError("adapters need PEFT; run: pip install 'genrec[local]'") from error
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by names of before
         return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
 
 

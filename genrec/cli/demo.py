@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LATEST = 6  # history items that are shown
-TUNED = {"adapter": source.DEFAULT, "evidence": 20.0}
-"""Settings of the recommender that was tuned; the evidence was chosen on validation baskets."""
 MEASURED, METRIC = "measured.json", "ndcg@10"
 
 
@@ -39,7 +37,7 @@ class Guest:
         words: what they say they look for.
         limits: arguments of `Recommender.recommend`.
         attribute: a column of the catalog to show.
-        tuned: whether to show what the tuned model makes of it, too.
+        tuned: whether to show what the model alone makes of it, untrained and tuned.
     """
 
     title: str
@@ -81,7 +79,8 @@ def demo(k: K = 5, offline: Offline = False, as_json: option.Json = False) -> No
     cache, chosen = default_cache(), source.settings({})
     _fetch([str(chosen.model), str(chosen.encoder)], cache, offline)
     opened = source.load(source.Source(), chosen, cache, need_model=True)
-    tuned = source.load(source.Source(), source.settings(TUNED), cache, need_model=True)
+    tuned = source.load(source.Source(), source.settings({"adapter": source.DEFAULT}), cache, need_model=True)
+    alone = {"untrained": _alone(opened), "tuned": _alone(tuned)}
     console = terminal.out()
     if not as_json:
         _introduce(console, opened, str(chosen.model))
@@ -91,7 +90,7 @@ def demo(k: K = 5, offline: Offline = False, as_json: option.Json = False) -> No
             progress("recommending", place - 1, len(GUESTS))
             history = _history(opened, guest)
             answer = opened.recommend(history, k, explain=True, **guest.limits)
-            after = tuned.recommend(history, k, **guest.limits) if guest.tuned else None
+            after = {name: own.recommend(history, k, **guest.limits) for name, own in alone.items() if guest.tuned}
             source.keep(opened)
         if as_json:
             shown.append(_facts(opened, guest, history, answer, after))
@@ -130,7 +129,7 @@ def _facts(
     guest: Guest,
     history: "History",
     answer: "RecommendationList",
-    after: "RecommendationList | None",
+    after: Mapping[str, "RecommendationList"],
 ) -> dict[str, Any]:
     person = {
         "person": guest.title,
@@ -142,8 +141,8 @@ def _facts(
             for item_id in history.item_ids
         ],
     }
-    tuned = {} if after is None else {"tuned": [asdict(item) for item in after.items]}
-    return {**listing.as_json(person, answer), **tuned}
+    lists = {f"alone, {name}": [asdict(item) for item in own.items] for name, own in after.items()}
+    return {**listing.as_json(person, answer), **lists}
 
 
 def _introduce(console: "Console", opened: "Recommender", model: str) -> None:
@@ -161,7 +160,7 @@ def _print(
     guest: Guest,
     history: "History",
     answer: "RecommendationList",
-    after: "RecommendationList | None",
+    after: Mapping[str, "RecommendationList"],
 ) -> None:
     from rich.box import ROUNDED
     from rich.console import Group
@@ -177,7 +176,7 @@ def _print(
         listing.as_table(answer, width=inside, reasons=False, extra=extra),
         "",
         listing.as_footer(answer),
-        *([] if after is None else ["", _compared(answer, after)]),
+        *(["", _compared(after)] if after else []),
     )
     if console.is_terminal:
         console.print(Panel(body, title=Text(title, style="bold"), title_align="left", box=ROUNDED, padding=(0, 1)))
@@ -187,13 +186,25 @@ def _print(
         console.print()
 
 
-def _compared(answer: "RecommendationList", after: "RecommendationList") -> Any:
-    """The tuned model's list in a line, each item with its place in the list above."""
+def _alone(opened: "Recommender") -> "Recommender":
+    """The same by the model's own order of its candidates, without the evidence of what people did."""
+    from genrec.recommender import Recommender
+
+    (model,) = source.generative(opened)
+    ladder = [model.with_settings(evidence=0.0), opened.ladder[-1]]
+    return Recommender(opened.catalog, ladder, interactions=opened.interactions)
+
+
+def _compared(after: Mapping[str, "RecommendationList"]) -> Any:
+    """The model's own lists in a line each."""
     from rich.text import Text
 
-    places = {item.item_id: item.rank for item in answer.items}
-    parts = [f"{clean(item.title)} ({places.get(item.item_id, 'new')})" for item in after.items]
-    return Text("tuned on this shop's orders: ", style="cyan").append("; ".join(parts))
+    text = Text()
+    for name, answer in after.items():
+        text.append(f"the model alone, {name}: ", style="cyan")
+        text.append("; ".join(clean(item.title) for item in answer.items) + "\n")
+    text.right_crop(1)
+    return text
 
 
 def _tell_gain(console: "Console") -> None:
@@ -205,10 +216,9 @@ def _tell_gain(console: "Console") -> None:
     before, now = rows["untrained", METRIC], rows["tuned", METRIC]
     gain = rows["tuned", f"{METRIC} over untrained"]
     console.print(
-        "In the tuned lists, in brackets: the place in the list above them. On the next baskets of "
-        f"{now['users']:,} customers, the model's own order of 50 candidates has NDCG@10 {before['value']:.2f} "
-        f"untrained and {now['value']:.2f} tuned: {gain['value']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}] "
-        "(python -m eval.rank retail_tuned in a checkout).\n"
+        f"Alone, the model ranks 50 candidates for the next baskets of {now['users']:,} customers with NDCG@10 "
+        f"{before['value']:.2f} untrained and {now['value']:.2f} tuned on this shop's orders: {gain['value']:+.2f} "
+        f"[{gain['low']:+.2f}, {gain['high']:+.2f}] (python -m eval.rank retail_tuned in a checkout).\n"
     )
 
 
