@@ -2,14 +2,15 @@
 
 CONFIG is a name in eval/configs (games, games_full, beauty, retail and others) or a .toml file. Every list is what
 `Recommender.recommend` answers, but for those of `unconstrained`. What was answered is kept in the run's folder as one
-row a person in Parquet, so that a run that was stopped goes on where it was; a folder of another configuration is
-refused. --json writes a summary: for each ranker, slice and metric the mean over people with its 95 % bootstrap
+row a person in Parquet, so that a run that was stopped goes on where it was, and the same command started twice shares
+the work; a folder of another configuration is refused. --json writes a summary: for each ranker, slice and metric the mean over people with its 95 % bootstrap
 interval; and by how much each is better than the config's `baseline`, if it names one, person by person.
 """
 
 import argparse
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -251,9 +252,12 @@ def _answers(
     run = sha256(json.dumps([asked_for, name, facts["rankers"][name]], sort_keys=True).encode()).hexdigest()
     todo = [start for start, path in parts.items() if not path.is_file()]
     if todo:
+        first = secrets.randbelow(len(todo))  # so that several processes of one run begin at different places
         alone, source = rankers.asked(name)
         try:
-            for start in show_progress(todo, name, len(todo)):
+            for start in show_progress([*todo[first:], *todo[:first]], name, len(todo)):
+                if parts[start].is_file():  # another process asked these meanwhile
+                    continue
                 asked = list(experiment.ask(alone, config.k, start=start, stop=start + size))
                 table = _table(asked, start, source, experiment, config)
                 table = table.append_column("run", [[run] * len(asked)])
