@@ -3,8 +3,9 @@
 CONFIG is a name in eval/configs (games, games_full, beauty, retail and others) or a .toml file. Every list is what
 `Recommender.recommend` answers, but for those of `unconstrained`. What was answered is kept in the run's folder as one
 row a person in Parquet, so that a run that was stopped goes on where it was, and the same command started twice shares
-the work; a folder of another configuration is refused. --json writes a summary: for each ranker, slice and metric the mean over people with its 95 % bootstrap
-interval; and by how much each is better than the config's `baseline`, if it names one, person by person.
+the work; a folder of another configuration is refused. --json writes a summary: for each ranker, slice and metric the
+mean over people with its 95 % bootstrap interval; and by how much each is better than the config's `baseline`, if it
+names one, person by person.
 """
 
 import argparse
