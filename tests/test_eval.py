@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on(config: Path, tmp_path: Path, monkeypatc
     assert run(config, tmp_path / "run", "--rankers", "popularity")
     (tmp_path / "run" / "popularity" / "00000100.parquet").unlink()
     again = run(config, tmp_path / "run")
-    assert asked == [0, 100, 100, 0, 100]
+    assert Counter(asked) == {0: 2, 100: 3}, "of what was answered, one part was asked again"
     assert {key: value for key, value in again.items() if key[1] != "ms"} == {
         key: value for key, value in whole.items() if key[1] != "ms"
     }
@@ -290,9 +291,7 @@ def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsy
 
 def test_what_is_not_there_is_named() -> None:
     """With what there is."""
-    with pytest.raises(
-        InputError, match=r"beauty, beauty_model, games, games_full, .*, retail, retail_time, retail_ways"
-    ):
+    with pytest.raises(InputError, match=r"beauty, beauty_model, games, games_full, .*, retail, .*retail_ways"):
         read_config("nothing")
     with pytest.raises(InputError, match="beauty, games"):
         reproduce.read_table("nothing")
