@@ -174,7 +174,8 @@ def read_toml(
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
-        raise InputError(f"{path.name}: {place}: {first['msg']}; see {see} for what there is") from error
+        value = f", not {first['input']!r:.80}" if first["type"] not in ("extra_forbidden", "value_error") else ""
+        raise InputError(f"{path.name}: {place}: {first['msg']}{value}; see {see} for what there is") from error
 
 
 def _change(text: str) -> dict[str, Any]:

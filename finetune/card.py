@@ -57,7 +57,8 @@ def save_adapter(
 def _save_weights(folder: Path, model: Any, facts: Provenance) -> None:
     model.peft_config["default"].base_model_name_or_path = facts.base
     half = {name: one.to(torch.bfloat16) for name, one in get_peft_model_state_dict(model).items()}
-    model.save_pretrained(str(folder), state_dict=half)
+    # No embeddings were trained; left to itself, PEFT asks a model hub about that.
+    model.save_pretrained(str(folder), state_dict=half, save_embedding_layers=False)
 
 
 def _card(facts: Provenance, others: int) -> str:

@@ -170,7 +170,11 @@ def _counts_before(interactions: Interactions, since: str | None) -> list[int]:
     """How many events of each person came before a date."""
     if since is None:
         return [0] * len(interactions.histories())
-    past = {history.user_id: len(history.item_ids) for history in interactions.by_time(since)[0].histories()}
+    try:
+        before, _ = interactions.by_time(since)
+    except InputError as error:
+        raise InputError(f"since is {since!r}: {error}") from error
+    past = {history.user_id: len(history.item_ids) for history in before.histories()}
     return [past.get(history.user_id, 0) for history in interactions.histories()]
 
 

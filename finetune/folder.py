@@ -1,5 +1,6 @@
 """The folder of a run: what it is, its checkpoints, and what it ends with."""
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ def open_folder(out: Path, facts: Mapping[str, Any], resume: bool) -> None:
             if mine.get(name) != theirs.get(name):
                 raise MismatchError(
                     f"{out} holds a run whose {name} is {theirs.get(name)!r}, not {mine.get(name)!r}; name another "
-                    "folder with --out"
+                    "folder with --out, or go on with the same config and --set"
                 )
         if not resume:
             raise MismatchError(f"{out} holds this run already; go on with it by --resume, or name another folder")
@@ -87,6 +88,8 @@ def writing_to(out: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and _CUT not in str(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
+            raise EngineError(f"cannot write to {out}: {reason}; name another folder with --out") from error
         raise EngineError(
             f"cannot write to {out}: {reason}; its last whole checkpoint is {last_checkpoint(out) or 'none'}; free "
             "some space, and go on with --resume"

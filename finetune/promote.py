@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from eval.compare import read_run
-from eval.config import Config, read_config
+from eval.config import FOLDER as CONFIGS
+from eval.config import Config, read_toml
 from eval.rank import measure
 from genrec import read_template
 from genrec.assembly import LANGUAGE_MODEL
@@ -68,6 +69,11 @@ def judge(new: Path, old: Path | None, config: Config, folder: Path, *, data: Pa
     return Verdict(metric, float(values["old"].mean()), float(values["new"].mean()), difference)
 
 
+def _read(config: str) -> Config:
+    """Who is asked; rankers may be missing."""
+    return read_toml(Config, config, CONFIGS, what="config", see="eval/config.py")[1]
+
+
 def _ranker(adapter: Path | None, config: Config) -> dict[str, Any]:
     """An adapter as it was trained to serve."""
     settings: dict[str, Any] = {"strategy": "exhaustive"} if config.protocol == "candidates" else {}
@@ -104,13 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with TemporaryDirectory() as folder:
             old = own.place if own.place.exists() else None
-            verdict = judge(own.new, old, read_config(own.config), Path(folder) / "run", data=own.data)
+            verdict = judge(own.new, old, _read(own.config), Path(folder) / "run", data=own.data)
         print(f"{verdict.metric}: {verdict.old:.2f} before, {verdict.new:.2f} now, difference {verdict.difference}")
         if not verdict.passed:
             print(f"{own.new} ranks worse; {own.place} stays as it is")
             sys.exit(_FELL)
         promote(own.new, own.place)
-        print(f"{own.place} is {own.new} from now on")
+        print(f"{own.place} is a copy of {own.new} from now on")
     except (GenrecError, OSError) as error:
         sys.exit(f"error: {error}")
 

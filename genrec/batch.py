@@ -301,12 +301,15 @@ class BatchRun:
             MismatchError: a file was changed, or is gone (named).
         """
         for name, digest in zip(self._survey.files, self._survey.digests, strict=True):
-            path = self.source if self.source.is_file() else self.source / name
+            path = self.source / name if self.source.is_dir() else self.source
             try:
-                same = sha256_of(path) == digest
-            except OSError:
-                same = False
-            if not same:
+                found = sha256_of(path)
+            except OSError as error:
+                raise MismatchError(
+                    f"{path}, which the run began with, cannot be read: {error.strerror}; put it back, or begin "
+                    "another run"
+                ) from error
+            if found != digest:
                 raise MismatchError(f"{path} is not what the run began with; put it back, or begin another run")
 
     def verify(self) -> list[str]:
@@ -317,7 +320,9 @@ class BatchRun:
         wrong = []
         for number, block in enumerate(self._survey.blocks):
             if not self._record_path(number).is_file():
-                wrong.append(f"part {_name(number)} is missing: {block.rows} rows from row {block.first:,} on")
+                wrong.append(
+                    f"part {_name(number)} is missing: {block.rows} rows from row {block.first:,} on; resume it"
+                )
             elif not self._is_whole(number):
                 wrong.append(f"part {_name(number)} is not what its record says; resume the run, and it is made again")
             elif fault := self._fault(number, block):
@@ -469,8 +474,11 @@ def begin(
         raise InputError(f"{folder} lies within {source}, whose files are the rows; name a folder elsewhere")
     found = survey(source, part_rows)
     rows = (row for block in found.blocks for row in read_block(source, found, block))
-    columns = [[one.name, str(one.type)] for one in schema(rows)]
-    mine = {"format": FORMAT, **facts, "part_rows": part_rows, "writes": columns}
+    try:
+        columns = [[one.name, str(one.type)] for one in schema(rows)]
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    mine = {"format": FORMAT, **facts, "part_rows": part_rows, "writes": columns, "input": found.files}
     mine |= {f"input {name}": digest for name, digest in zip(found.files, found.digests, strict=True)}
     held = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
     if folder.exists() and not (folder.is_dir() and ((folder / "manifest.json").is_file() or not held)):
@@ -489,7 +497,7 @@ def begin(
         raise ArtifactError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error
     run = BatchRun.open(folder)
     mine = json.loads(json.dumps(mine))
-    for key in sorted(mine.keys() | run.facts.keys()):
+    for key in [*mine, *(key for key in run.facts if key not in mine)]:  # what was asked for comes first
         if mine.get(key) != run.facts.get(key):
             raise MismatchError(
                 f"{folder} holds a run whose {key} is {run.facts.get(key)!r}, not {mine.get(key)!r}; name another "

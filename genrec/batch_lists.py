@@ -136,7 +136,7 @@ def _person_of(row: Row) -> Person:
     user: Any = value.get("user_id")
     user = None if user == "" else user
     if user is not None and not _is_id(user):
-        raise InputError(f"user_id is {user!r:.80}; ids are text or whole numbers of 64 bits")
+        raise InputError(f"user_id is {user!r:.80}; ids are text or whole numbers of 64 bits, cast the column")
     words = value.get("words") or ""
     if not isinstance(words, str) or not _is_text(words):
         raise InputError(f"words is {words!r:.80}; give text")
@@ -145,7 +145,10 @@ def _person_of(row: Row) -> Person:
         if isinstance(user, str | int) and not words:
             return user
         if not words:
-            raise InputError(f"the row has none of {', '.join(_SHOWS)}; its columns are {', '.join(value) or 'none'}")
+            raise InputError(
+                f"there is nothing in {', '.join(_SHOWS)}; the columns are {', '.join(value) or 'none'}: rename or "
+                "fill them"
+            )
         return History((), words, user)
     if isinstance(history, str):
         history = _listed(history)

@@ -111,7 +111,7 @@ def read_block(source: Path, found: Survey, block: Block) -> list[Row]:
         MismatchError: the file is not what it was any more.
     """
     name = found.files[block.file]
-    path = source if source.is_file() else source / name
+    path = source / name if source.is_dir() else source
     try:
         if path.suffix.lower() == ".parquet":
             rows = list(_of_parquet(path, block))
@@ -250,7 +250,7 @@ def _from_json(text: str, place: str) -> Row:
     except UnicodeEncodeError:
         return Row({}, f"{place} is not UTF-8")
     except (ValueError, RecursionError) as error:
-        return Row({}, f"{place} is no JSON object: {error}")
+        return Row({}, f"{place} is no JSON object: {getattr(error, 'msg', error)}")
     return Row(value) if isinstance(value, dict) else Row({}, f"{place} is no JSON object")
 
 

@@ -50,6 +50,12 @@ def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None =
         ArtifactError: `genrec.json` is damaged.
     """
     folder = Path(folder)
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelMissingError(
+                f"cannot read the adapter {folder.name!r}: {folder} holds no {name}; name the folder that training "
+                "wrote, DIR/adapter"
+            )
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         shapes = _shapes(folder / _WEIGHTS)

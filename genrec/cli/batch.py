@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FAILED = 3  # the exit code of a run that is finished and has failed rows
 _TERMINATED = 143
+_RANKERS = ("generative", "blend", "embedding", "popularity")
 _PART_ROWS = {"generative": 128}  # what a kill may cost: two minutes of a small model
 _MANY_ROWS = 4096  # and of rankers that answer a thousand rows a second
 _LIMITS = ("on_unknown", "explain", "filter_seen", "only", "exclude", "where")
@@ -233,8 +234,8 @@ def plan(
         return
     terminal.out().print(
         f"{told['rows']:,} rows, of which {told['sampled']} were asked ({told['failed']} failed): {told['tokens']:,} "
-        f"tokens and {told['hours']:.2f} hours with one worker here, {told['memory_bytes'] / 1e9:.1f} GB of memory, at "
-        f"most {told['output_bytes'] / 1e9:.2f} GB of output"
+        f"tokens and {told['hours']:.1f} hours ({3600 * told['hours']:,.0f} s) with one worker here, "
+        f"{told['memory_bytes'] / 1e9:.1f} GB of memory, at most {told['output_bytes'] / 1e6:,.0f} MB of output"
     )
 
 
@@ -273,6 +274,8 @@ def _open(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[
     from genrec.batch_lists import ListAnswerer
     from genrec.recommender import Options, Recommender
 
+    if asked["ranker"] not in _RANKERS:
+        raise InputError(f"--ranker is {asked['ranker']!r}; choose one of {', '.join(_RANKERS)}")
     models = {name: asked[name] for name in _MODELS if asked.get(name) is not None}
     if asked["ranker"] != "generative":
         models["model"] = "none"
@@ -287,7 +290,7 @@ def _open(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[
     steps = [step for step in opened.ladder if step.source == asked["ranker"]]
     if not steps:
         there = ", ".join(step.source for step in opened.ladder)
-        raise InputError(f"--ranker {asked['ranker']!r} is no step of the ladder; choose from {there}")
+        raise InputError(f"--ranker {asked['ranker']} has nothing to go on in {named.name}; choose from {there}")
     _fill(opened)
     ladder = steps if steps[0] is opened.ladder[-1] else [steps[0], opened.ladder[-1]]
     alone = Recommender(opened.catalog, ladder, interactions=opened.interactions)
@@ -451,7 +454,9 @@ def _tell(found: "BatchRun", as_json: bool) -> None:
     now = found.status()
     _print(now, as_json)
     if now.failed:
-        terminal.say(f"note: {now.failed:,} rows failed; see {found.folder}/failed, or genrec batch retry-failed")
+        terminal.say(
+            f"note: {now.failed:,} rows failed; see {found.folder}/failed, or genrec batch retry-failed {found.folder}"
+        )
         raise typer.Exit(_FAILED)
 
 
