@@ -72,7 +72,7 @@ EXPECTED = [(user, f"{user}/{rank}", rank, user) for user in range(97) for rank 
 
 def test_every_row_is_there_once_and_in_order(rows: Path, tmp_path: Path) -> None:
     run = start(rows, tmp_path / "run", k=2)
-    assert run.verify()[0] == "part 00000000 is missing: 10 rows from row 0 on"
+    assert run.verify()[0] == "part 00000000 is missing: 10 rows from row 0 on; resume it"
     seen: list[int] = []
     status = run.work(Counting(), on_progress=lambda now: seen.append(now.rows_done))
     assert status.finished
