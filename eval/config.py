@@ -99,11 +99,14 @@ class Config(_Strict):
     rankers: dict[str, RankerConfig] = {}
 
     @model_validator(mode="after")
-    def _splits_once(self) -> Self:
+    def _fits_together(self) -> Self:
         if (self.at is None) == (self.protocol == "by-time"):
             raise ValueError(f"at is {self.at!r}; the protocol by-time needs a date there, and no other takes one")
         if self.protocol in ("by-time", "candidates") and self.part != "test":
             raise ValueError(f"part is {self.part!r}; the protocol {self.protocol} has only a test")
+        for metric in self.metrics:
+            if cutoff(metric) > self.k:
+                raise ValueError(f"{metric} looks at more places than lists of k = {self.k} have")
         return self
 
 
@@ -120,9 +123,6 @@ def read_config(name: str) -> Config:
         raise InputError(
             f"{path.name}: the baseline {config.baseline!r} is none of its rankers: {', '.join(config.rankers)}"
         )
-    for metric in config.metrics:
-        if cutoff(metric) > config.k:
-            raise InputError(f"{path.name}: {metric} looks at more places than lists of k = {config.k} have")
     folders: dict[str, str] = {}
     for ranker, own in config.rankers.items():
         if (same := folders.setdefault(folder_of(ranker), ranker)) != ranker:

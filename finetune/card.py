@@ -13,10 +13,10 @@ from finetune.config import TrainConfig
 from finetune.data import Moments
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
-from genrec.artifact import sha256_of, write_json
+from genrec.artifact import write_json
 from genrec.assembly import CODES
 from genrec.codes import SemanticIdentifiers
-from genrec.provenance import Provenance
+from genrec.provenance import Provenance, hashes_of
 
 _CARD = """---
 base_model: {base}
@@ -93,7 +93,7 @@ def provenance(
     first, last = moments.span
     return Provenance(
         base=weights.name,
-        base_sha256={file.name: sha256_of(file) for file in sorted(weights.glob("*.safetensors"))},
+        base_sha256=hashes_of(weights),
         tokenizer=index.tokenizer_fingerprint,
         template=template.fingerprint,
         catalog=moments.catalog.fingerprint,

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from genrec.artifact import sha256_of, write_json, writing_file
 from genrec.errors import ArtifactError, InputError, MismatchError
 from genrec.leases import EXPIRED, Leases
-from genrec.rows import Block, Row, Survey, read_block, survey
+from genrec.rows import Block, Row, Survey, path_of, read_block, survey
 
 FORMAT = 1
 _FOLDERS = ("parts", "failed", "done", "leases")
@@ -301,7 +301,7 @@ class BatchRun:
             MismatchError: a file was changed, or is gone (named).
         """
         for name, digest in zip(self._survey.files, self._survey.digests, strict=True):
-            path = self.source / name if self.source.is_dir() else self.source
+            path = path_of(self.source, name)
             try:
                 found = sha256_of(path)
             except OSError as error:
@@ -383,7 +383,7 @@ class BatchRun:
 
     def _is_whole(self, number: int) -> bool:
         try:
-            record = _Record(**_unsealed(self._record_path(number)))
+            record = self._load(number)
             if sha256_of(self._part_path(number)) != record.part:
                 return False
             return not record.failed or sha256_of(self._failures_path(number)) == record.failures
@@ -417,8 +417,11 @@ class BatchRun:
         for number in done:
             if number not in self._records:
                 with suppress(OSError, ValueError, TypeError):
-                    self._records[number] = _Record(**_unsealed(self._record_path(number)))
+                    self._records[number] = self._load(number)
         return {number: self._records[number] for number in done if number in self._records}
+
+    def _load(self, number: int) -> _Record:
+        return _Record(**_unsealed(self._record_path(number)))
 
     @contextmanager
     def _leases(self) -> Iterator[Leases]:

@@ -15,7 +15,6 @@ from genrec.types import History, RecommendationList
 
 _COLUMNS = ("user_id", "item_id", "rank", "score", "source")
 _SHOWS = ("history", "words", "user_id")
-_SHOWS = ("history", "words", "user_id")
 _LARGEST = 2**63
 
 

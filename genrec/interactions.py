@@ -157,10 +157,7 @@ class Interactions:
         Raises:
             UnknownUserError: the user has no event.
         """
-        user = self.users.position(user_id)
-        if user < 0:
-            raise self._unknown_user(user_id)
-        return self._item_codes[self.offsets[user] : self.offsets[user + 1]]
+        return self._codes(self._place_of(user_id))
 
     def history_of(self, user_id: object) -> History:
         """What one user met, oldest first.
@@ -168,9 +165,18 @@ class Interactions:
         Raises:
             UnknownUserError: the user has no event.
         """
-        codes = self.codes_of(user_id)
+        user = self._place_of(user_id)
+        met = self._items.array.take(pa.array(self._codes(user)))
+        return History(tuple(met.to_pylist()), user_id=self.users[user])
+
+    def _place_of(self, user_id: object) -> int:
         user = self.users.position(user_id)
-        return History(tuple(self._items.array.take(pa.array(codes)).to_pylist()), user_id=self.users[user])
+        if user < 0:
+            raise self._unknown_user(user_id)
+        return user
+
+    def _codes(self, user: int) -> IntArray:
+        return self._item_codes[self.offsets[user] : self.offsets[user + 1]]
 
     def histories(self, users: Iterable[object] | None = None) -> list[History]:
         """What users met, oldest first: of all U in order, or of those named, in the order they are named.

@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from genrec.artifact import write_json
+from genrec.artifact import sha256_of, write_json
 from genrec.errors import ArtifactError
 
 FILE = "genrec.json"
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of weights in a folder."""
+    return {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from genrec.artifact import sha256_of
 from genrec.errors import InputError, MismatchError, check_count
+from genrec.table import DELIMITERS
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet")
 _MARK = b"\xef\xbb\xbf"  # that some programs begin UTF-8 with
 
 
@@ -104,14 +104,18 @@ def survey(source: Path, size: int) -> Survey:
     return Survey(names, digests, tuple(blocks))
 
 
+def path_of(source: Path, name: str) -> Path:
+    """A file of a survey: within the folder that was looked through, or the file itself."""
+    return source / name if source.is_dir() else source
+
+
 def read_block(source: Path, found: Survey, block: Block) -> list[Row]:
     """The rows of a block.
 
     Raises:
         MismatchError: the file is not what it was any more.
     """
-    name = found.files[block.file]
-    path = source / name if source.is_dir() else source
+    path = path_of(source, found.files[block.file])
     try:
         if path.suffix.lower() == ".parquet":
             rows = list(_of_parquet(path, block))
@@ -192,7 +196,7 @@ class _Lines:
 
 def _records(lines: _Lines, path: Path, header: Sequence[str]) -> Iterator[tuple[int, int, Row]]:
     """Every record from here on: where it starts, its line, and what it says. Blank lines are none."""
-    delimiter = _DELIMITERS.get(path.suffix.lower())
+    delimiter = DELIMITERS.get(path.suffix.lower())
     if delimiter is not None:
         yield from _csv_records(lines, path, header, delimiter)
         return
@@ -230,7 +234,7 @@ def _read_header(lines: _Lines, path: Path) -> list[str]:
     Raises:
         InputError: there are none that can be read.
     """
-    delimiter = _DELIMITERS.get(path.suffix.lower())
+    delimiter = DELIMITERS.get(path.suffix.lower())
     if delimiter is None:
         return []
     try:

@@ -24,7 +24,7 @@ from genrec.errors import InputError
 from genrec.ids import Ids
 from genrec.types import BoolArray
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet"
 _PICKLES = (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth")
 _BLOCK = 1 << 24
@@ -168,7 +168,7 @@ def read_table(
     if isinstance(source, str | Path):
         path = Path(source)
         label, names, load = path.name, *_open(path)
-        texts_only = path.suffix.lower() in _DELIMITERS
+        texts_only = path.suffix.lower() in DELIMITERS
     else:
         label, names, load = "the data frame", *_open_frame(source)
         texts_only = False
@@ -211,7 +211,7 @@ def _open(path: Path) -> tuple[list[str], _Loader]:
             f"{path} is a {suffix} file; genrec never unpickles, because that can run code. "
             f"Save the table as one of {_SUFFIXES}, or pass the data frame"
         )
-    if suffix not in _DELIMITERS and suffix not in (".jsonl", ".ndjson", ".parquet"):
+    if suffix not in DELIMITERS and suffix not in (".jsonl", ".ndjson", ".parquet"):
         hint = "; if it holds one JSON object a line, rename it to .jsonl" if suffix == ".json" else ""
         hint = "; decompress it first" if suffix in (".gz", ".zip", ".bz2", ".zst", ".xz") else hint
         raise InputError(
@@ -235,7 +235,7 @@ def _open(path: Path) -> tuple[list[str], _Loader]:
             f"{path.name} is encoded as UTF-16; re-encode it to UTF-8, for example: "
             f"iconv -f utf-16 -t utf-8 {path.name} > utf8-{path.name}"
         )
-    return _open_json(path) if suffix in (".jsonl", ".ndjson") else _open_csv(path, _DELIMITERS[suffix])
+    return _open_json(path) if suffix in (".jsonl", ".ndjson") else _open_csv(path, DELIMITERS[suffix])
 
 
 def _open_csv(path: Path, delimiter: str) -> tuple[list[str], _Loader]:

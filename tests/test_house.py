@@ -26,8 +26,8 @@ LAYERS = [
     "trie",
     "constraint guide tensor_trie",
     "tensor_constraint",
-    "package_index provenance rows table",
-    "bundle dataset filter",
+    "package_index provenance table",
+    "bundle dataset filter rows",
     "catalog",
     "interactions",
     # seams

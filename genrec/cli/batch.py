@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,8 +138,9 @@ def resume(
 
     found = BatchRun.open(output)
     found.check_source()
-    found.prepare()
-    if found.status().finished:
+    if not found.missing():  # else what makes the missing parts looks at the others first
+        found.prepare()
+    if not found.missing():
         _tell(found, as_json)
         return
     _work(found, answerer_of(found), workers, ray, as_json)
@@ -211,9 +213,12 @@ def plan(
     """Ask about 50 of the rows, and say what all of them would take, beside a prior that is measured once."""
     from genrec.rows import read_block, survey
 
-    total = survey(rows, _SAMPLE).rows
-    found = survey(rows, max(1, total // _SAMPLE))
-    sample = [read_block(rows, found, block)[0] for block in found.blocks[:_SAMPLE]]
+    found = survey(rows, _MANY_ROWS)
+    total, count = found.rows, min(_SAMPLE, found.rows)
+    sample = []
+    for place in (number * total // count for number in range(count)):
+        block = found.blocks[bisect_right(found.blocks, place, key=lambda own: own.first) - 1]
+        sample.append(read_block(rows, found, block)[place - block.first])
     answer, _ = _open(_asked(context), offline)
     schema = answer.schema(iter(sample))
     answer(sample[:1], schema)  # what is only slow the first time
@@ -281,9 +286,10 @@ def _open(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[
         models["model"] = "none"
     if asked["ranker"] == "popularity":
         models["encoder"] = "none"
-    chosen, cache, named = source.settings(models), default_cache(), _named(asked)
+    # Priors are measured whole, so that what an item scores does not depend on who was asked about before.
+    chosen, cache, named = replace(source.settings(models), fill_priors=True), default_cache(), _named(asked)
     if not offline:
-        _fetch([str(name) for name in (chosen.model, chosen.encoder) if name is not None], cache)
+        source.fetch([chosen.model, chosen.encoder], cache)
     opened = source.load(named, chosen, cache, need_model=asked["ranker"] == "generative")
     if opened.notices:  # what is missing today may be there tomorrow, and answer otherwise
         raise ModelMissingError(f"a batch run needs all of its parts: {opened.notices[0]}")
@@ -291,7 +297,6 @@ def _open(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[
     if not steps:
         there = ", ".join(step.source for step in opened.ladder)
         raise InputError(f"--ranker {asked['ranker']} has nothing to go on in {named.name}; choose from {there}")
-    _fill(opened)
     ladder = steps if steps[0] is opened.ladder[-1] else [steps[0], opened.ladder[-1]]
     alone = Recommender(opened.catalog, ladder, interactions=opened.interactions)
     options: Options = {name: asked[name] for name in _LIMITS if name in asked}  # type: ignore[assignment]
@@ -303,18 +308,20 @@ def _facts(opened: "Recommender", chosen: "Settings", cache: Path) -> dict[str, 
     """What decides the answers, beside what was asked for."""
     from importlib.metadata import version
 
+    from genrec.assembly import find_weights
     from genrec.dataset import find_adapter
+    from genrec.provenance import hashes_of
     from genrec.template import read_template
 
     facts: dict[str, Any] = {"genrec": version("genrec"), "catalog hash": opened.catalog.fingerprint}
     if opened.interactions is not None:
         facts["interactions hash"] = opened.interactions.fingerprint
     if chosen.encoder is not None:
-        facts["encoder hash"] = _hash_of(chosen.encoder, cache)
+        facts["encoder hash"] = hashes_of(find_weights(chosen.encoder, cache))
     for ranker in source.generative(opened):
-        facts["model hash"] = _hash_of(chosen.model or "", cache)
+        facts["model hash"] = hashes_of(find_weights(chosen.model or "", cache))
         if chosen.adapter is not None:
-            facts["adapter hash"] = _hash_of(find_adapter(chosen.adapter), cache)
+            facts["adapter hash"] = hashes_of(find_adapter(chosen.adapter))
         facts["precision"] = _precision()
         facts["settings"] = asdict(ranker.settings)
         for name in ("template", "cold_template"):
@@ -322,37 +329,11 @@ def _facts(opened: "Recommender", chosen: "Settings", cache: Path) -> dict[str, 
     return facts
 
 
-def _hash_of(model: str | Path, cache: Path) -> str:
-    """Of all weights of a model, or of an adapter."""
-    from hashlib import sha256
-
-    from genrec.artifact import sha256_of
-    from genrec.assembly import find_weights
-
-    files = sorted(find_weights(model, cache).glob("*.safetensors"))
-    return sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
-
-
 def _precision() -> str:
     """What models compute in here; another machine's numbers may differ in the last places, or the first."""
     from genrec.backends.precision import default_device, native_dtype
 
     return f"{native_dtype(default_device())} on {default_device().type}"
-
-
-def _fill(opened: "Recommender") -> None:
-    """Measure priors whole, so that what an item scores does not depend on who was asked about before."""
-    for ranker in source.generative(opened):
-        with terminal.progress() as progress:
-            ranker.fill_priors(lambda done, total: progress("prior", done, total))
-
-
-def _fetch(models: list[str], cache: Path) -> None:
-    from genrec.bundle import MODELS, get_model
-
-    for name in (model for model in models if model in MODELS):
-        with terminal.progress() as progress:
-            get_model(name, cache, progress=progress.say)
 
 
 def _named(asked: Mapping[str, Any]) -> source.Source:

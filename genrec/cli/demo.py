@@ -106,14 +106,13 @@ def demo(k: K = 5, offline: Offline = False, as_json: option.Json = False) -> No
 
 def _fetch(models: list[str], cache: Path, offline: bool) -> None:
     """See that the models are on this machine."""
-    from genrec.bundle import find_model, get_model
+    from genrec.bundle import find_model
 
+    if not offline:
+        source.fetch(models, cache)
+        return
     for name in models:
-        if offline:
-            find_model(name, cache)
-            continue
-        with terminal.progress() as progress:
-            get_model(name, cache, progress=progress.say)
+        find_model(name, cache)
 
 
 def _history(opened: "Recommender", guest: Guest) -> "History":

@@ -157,6 +157,15 @@ def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = 
     return opened
 
 
+def fetch(models: "Sequence[str | Path | None]", cache: Path) -> None:
+    """See that the bundled ones of some models are on this machine."""
+    from genrec.bundle import MODELS, get_model
+
+    for name in (str(model) for model in models if str(model) in MODELS):
+        with progress() as shown:
+            get_model(name, cache, progress=shown.say)
+
+
 def keep(recommender: "Recommender") -> None:
     """Save the priors that were computed while it answered, so that the next run has them; the answer does not wait."""
     try:

@@ -91,7 +91,7 @@ class Progress:
     def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
         """`done` of `total` parts are made; `detail` changes as it goes on."""
         beside = f"; {detail}" if detail else ""
-        self._show(what, done, total, f"{what}: {done:,} of {total:,}{beside}", detail)
+        self._show(what, done, total, f"{what}: {done:,} of {total:,}{beside}", beside)
 
     def say(self, what: str) -> None:
         """Something of unknown length has begun."""
@@ -101,7 +101,7 @@ class Progress:
         """Say nothing any more."""
         self._first.cancel()
 
-    def _show(self, what: str, done: int, total: int | None, line: str, detail: str = "") -> None:
+    def _show(self, what: str, done: int, total: int | None, line: str, beside: str = "") -> None:
         if self._bar is None or self._task is None:
             self._line = line
             self._write()
@@ -109,7 +109,6 @@ class Progress:
         if what != self._what:
             self._what = what
             self._bar.reset(self._task, description=what)
-        beside = f"; {detail}" if detail else ""
         self._bar.update(self._task, total=total, completed=done, description=f"{what}{beside}")
 
     def _write(self) -> None:

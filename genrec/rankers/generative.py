@@ -192,11 +192,6 @@ class GenerativeRanker:
             found.append(f"the prior is measured with the adapter, which was trained on that of {trained.base} without")
         return tuple(found)
 
-    @property
-    def backend_name(self) -> str:
-        """Of the model, with its adapter, by its weights where they are no bundled one's."""
-        return self._backend.name
-
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there are items enough, or words, to show the model, and somebody to propose candidates."""
         if len(request.history) < self.settings.min_history and not request.words.strip():
