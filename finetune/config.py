@@ -40,7 +40,8 @@ class TrainConfig(BaseModel):
         gradient_checkpointing: whether states are computed again in place of being kept, for models of billions.
         learning_rate: its highest; it rises for `warmup` steps and falls to 0 along a line.
         steps: of the optimizer.
-        trees: histories in a step of each process.
+        trees: histories that each process computes together.
+        accumulate: how often it does so in a step; more of these take time in place of memory.
         evaluate_every: steps between two looks at the validation ranking.
         evaluate_users: how many people that ranking is of.
         popularity_weight: evidence of popularity in the validation ranking, see `GenerativeSettings.evidence`.
@@ -81,6 +82,7 @@ class TrainConfig(BaseModel):
     warmup: int = Field(default=20, ge=0)
     steps: int = Field(ge=1)
     trees: int = Field(default=2, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     evaluate_every: int = Field(default=200, ge=1)
     evaluate_users: int = Field(default=200, ge=1)
     popularity_weight: float = Field(default=0.0, ge=0)

@@ -84,6 +84,7 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         task: Renderer(moments.catalog, tokenizer, read_template(TEMPLATES.get(task, config.template)), *shown)
         for task in ("next-item", *config.tasks)
     }
+    trees = config.steps * config.accumulate * config.trees * process.num_processes
     trainer = RankingTrainer(
         config,
         partial(collate, renderers, index),
@@ -92,7 +93,7 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         counts=moments.counts,
         report_to=report_to,
         model=model,
-        train_dataset=Dataset.from_list(moments.rows(config.steps * config.trees * process.num_processes)),
+        train_dataset=Dataset.from_list(moments.rows(trees)),
         eval_dataset=Dataset.from_list(moments.tests(TESTED)),
     )
 

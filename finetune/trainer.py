@@ -139,6 +139,7 @@ def _arguments(config: TrainConfig, out: Path, report_to: str) -> TrainingArgume
         output_dir=str(out / "checkpoints"),
         max_steps=config.steps,
         per_device_train_batch_size=config.trees,
+        gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup,
         lr_scheduler_type="linear",

@@ -38,7 +38,7 @@ from genrec.errors import ArtifactError, InputError, MismatchError
 from genrec.leases import EXPIRED, Leases
 from genrec.rows import Block, Row, Survey, path_of, read_block, survey
 
-FORMAT = 1
+FORMAT = 2
 _FOLDERS = ("parts", "failed", "done", "leases")
 _WAIT = 0.5  # seconds between two looks at what others are making
 _TOLD = 1.0  # seconds between two words of progress
@@ -392,19 +392,27 @@ class BatchRun:
 
     def _fault(self, number: int, block: Block) -> str:
         """What a whole part holds that it should not; "" for nothing."""
-        table = pq.read_table(self._part_path(number), columns=["row", "user_id", "rank"])
-        rows, users, ranks = (table[name].to_pylist() for name in ("row", "user_id", "rank"))
+        keys = self.facts["keys"]
+        table = pq.read_table(self._part_path(number), columns=["row", *self._ranked, *keys])
+        rows = table["row"].to_pylist()
         failed = [one.row for one in _read_failures(self._failures_path(number))]
         if sorted([*dict.fromkeys(rows), *failed]) != list(range(block.first, block.first + block.rows)):
             return "does not hold each of its rows once"
+        ranks = table["rank"].to_pylist() if self._ranked else [1] * len(rows)
         if rows != sorted(rows) or ranks != _ranks(rows):
-            return "does not hold ranks from 1 on for each row"
-        asked = [row.value.get("user_id") for row in read_block(self.source, self._survey, block)]
-        for row, user in zip(rows, users, strict=True):
-            own = asked[row - block.first] or None
-            if own is not None and str(own) != str(user):
-                return f"holds user {user!r} for row {row:,}, which is of {own!r}"
+            return f"does not hold {'ranks from 1 on' if self._ranked else 'one line'} for each row"
+        asked = read_block(self.source, self._survey, block)
+        for key in keys:
+            for row, found in zip(rows, table[key].to_pylist(), strict=True):
+                own = asked[row - block.first].value.get(key)
+                if own not in (None, "") and str(own) != str(found):
+                    return f"holds {key} {found!r} for row {row:,}, which is of {own!r}"
         return ""
+
+    @property
+    def _ranked(self) -> list[str]:
+        """The column of ranks, where rows have lists."""
+        return [name for name in self.schema.names if name == "rank"]
 
     def _done(self) -> list[int]:
         """The parts that have a record."""
@@ -458,6 +466,7 @@ def begin(
     schema: Callable[[Iterator[Row]], pa.Schema],
     *,
     part_rows: int,
+    keys: Sequence[str] = ("user_id",),
 ) -> BatchRun:
     """Begin a run, or go on with the same one.
 
@@ -465,8 +474,10 @@ def begin(
         source: a file of rows, or a folder of such files.
         folder: where it goes; what it holds is refused unless it is this run.
         facts: the configuration and hashes of all that decides the answers, in plain values.
-        schema: of what is written, as the rows tell; with the whole numbers `row` and `rank`, and `user_id`.
+        schema: of what is written, as the rows tell; with the whole number `row`, and `rank` where a row has several
+            lines.
         part_rows: rows of a part.
+        keys: columns that a row's lines take over from it, where what is written has them.
 
     Raises:
         InputError: there are no rows, or they cannot be answered at all.
@@ -481,7 +492,8 @@ def begin(
         columns = [[one.name, str(one.type)] for one in schema(rows)]
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    mine = {"format": FORMAT, **facts, "part_rows": part_rows, "writes": columns, "input": found.files}
+    own = [name for name, _ in columns if name in keys]
+    mine = {"format": FORMAT, **facts, "part_rows": part_rows, "writes": columns, "keys": own, "input": found.files}
     mine |= {f"input {name}": digest for name, digest in zip(found.files, found.digests, strict=True)}
     held = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
     if folder.exists() and not (folder.is_dir() and ((folder / "manifest.json").is_file() or not held)):

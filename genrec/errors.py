@@ -74,11 +74,11 @@ class DeadlineExceededError(EngineError):
     """The time a request was given has passed."""
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse what is no whole number of at least 1.
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number of at least 1, or another.
 
     Raises:
         InputError: the name and the value are said.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")

@@ -167,6 +167,15 @@ class Recommender:
                 found.append(error)
         return found
 
+    def history_of(self, person: Person, *, on_unknown: OnUnknown = "raise") -> IntArray:
+        """What a person met: int64 [H], item indices, oldest first.
+
+        Raises:
+            UnknownUserError, UnknownItemError: as for `recommend`.
+        """
+        limits = self._limits(1, False, None, None, None, None, None, on_unknown, self._clock())
+        return self._task(person, limits).request.history
+
     def _limits(
         self,
         k: int,

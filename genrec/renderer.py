@@ -89,12 +89,14 @@ class Renderer:
         items = {"history": history, "candidates": candidates}
         values: dict[str, object] = {"words": one_line(words)[:_WORDS_CHARACTERS]}
         for name in items.keys() & set(self.template.inputs):
-            values[name] = [self._view(int(item)) for item in items[name]]
+            values[name] = [view_of(self.catalog, int(item)) for item in items[name]]
         return self.template.render(**{name: values[name] for name in self.template.inputs})
 
-    def _view(self, index: int) -> dict[str, object]:
-        item = self.catalog[index]
-        return {**item.attributes, "title": one_line(item.title)[:_TITLE_CHARACTERS]}
+
+def view_of(catalog: Catalog, index: int) -> dict[str, object]:
+    """What a template sees of an item."""
+    item = catalog[index]
+    return {**item.attributes, "title": one_line(item.title)[:_TITLE_CHARACTERS]}
 
 
 def window_start(history: IntArray, most: int, step: int) -> int:

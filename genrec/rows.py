@@ -19,6 +19,7 @@ from genrec.errors import InputError, MismatchError, check_count
 from genrec.table import DELIMITERS
 
 SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet")
+_BATCH = 1024  # rows of Parquet that are decoded at once
 _MARK = b"\xef\xbb\xbf"  # that some programs begin UTF-8 with
 
 
@@ -102,6 +103,36 @@ def survey(source: Path, size: int) -> Survey:
         raise InputError(f"{source} has no rows; check that it is what you meant")
     names = tuple(path.name if source.is_file() else str(path.relative_to(source)) for path in paths)
     return Survey(names, digests, tuple(blocks))
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written: a lone surrogate, which JSON can spell, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def rows_of(source: Path) -> Iterator[Row]:
+    """Every row of a file or a folder, one after the other.
+
+    Raises:
+        InputError: there is nothing to read, or a file is none of those that can be read.
+    """
+    for path in _files(source):
+        try:
+            if path.suffix.lower() == ".parquet":
+                with pq.ParquetFile(path) as table:
+                    for batch in table.iter_batches(_BATCH):
+                        yield from _of_batch(batch)
+                continue
+            with path.open("rb") as file:
+                lines = _Lines(file)
+                for _, _, row in _records(lines, path, _read_header(lines, path)):
+                    yield row
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} cannot be read: {error}; name another file") from error
 
 
 def path_of(source: Path, name: str) -> Path:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.backends.base import Text, TextRequest
+from genrec.backends.writing import check_room, write_along
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.provenance import Provenance
@@ -72,6 +74,11 @@ class TableBackend:
                 )
         return TableTree(self, prompts, deadline)
 
+    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+        """Write a text behind each prompt."""
+        check_room(requests, self.max_tokens)
+        return write_along(self.open([request.prompt for request in requests], deadline=deadline), requests)
+
 
 class TableTree:
     """A node is the hash of its path."""
@@ -108,14 +115,18 @@ class TableTree:
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
         """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
-        self._deadline.check()
-        vocabulary = np.arange(self._backend.vocab_size)
-        noise = _mix(self._states[nodes][:, None], vocabulary[None, :]) >> np.uint64(11)
-        logits = self._backend.spread * np.sqrt(12.0) * (noise / 2.0**53 - 0.5)
+        logits = self.logits(nodes)
         normaliser = np.log(np.exp(logits).sum(axis=1))
         owner = np.repeat(np.arange(len(nodes)), np.diff(offsets))
         result: FloatArray = logits[owner, tokens] - normaliser[owner]
         return result
+
+    def logits(self, nodes: IntArray) -> FloatArray:
+        """Of the tokens behind some nodes: float64 [Q, V]."""
+        self._deadline.check()
+        vocabulary = np.arange(self._backend.vocab_size)
+        noise = _mix(self._states[nodes][:, None], vocabulary[None, :]) >> np.uint64(11)
+        return np.asarray(self._backend.spread * np.sqrt(12.0) * (noise / 2.0**53 - 0.5))
 
     def rewind(self, size: int) -> None:
         """Forget every node from number `size` on."""

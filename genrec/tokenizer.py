@@ -52,6 +52,9 @@ class HuggingFaceTokenizer:
 
     Two encoders are made of the one file: a plain one without the added tokens, so that no text whatever can reach a
     control token, and the ids of the control tokens themselves, which only trusted spans may name.
+
+    Attributes:
+        document: the text of `tokenizer.json`, for libraries that read it themselves.
     """
 
     def __init__(self, tokenizer_json: str, *, chat_template: str | None, begin_token: str, end_token: str) -> None:
@@ -69,6 +72,7 @@ class HuggingFaceTokenizer:
         self._chat_template = chat_template
         self._named = {"bos_token": begin_token, "eos_token": end_token}
         self._scaffolds: dict[tuple[Role, ...], tuple[str, ...]] = {}
+        self.document = tokenizer_json
         self.vocab_size = 1 + max([*self._control.values(), *self._plain.get_vocab().values()])
         self.end_id = self._find_end(end_token)
         self.fingerprint = hashlib.sha256(f"{self.end_id}\n{tokenizer_json}".encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from genrec.backends.base import Backend, TokenTree
+from genrec.backends.base import Backend, Text, TextRequest, TokenTree
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
@@ -210,6 +210,60 @@ class BackendContract:
         assert hurried.size == other.size
         self.same(read(backend, other), expected)
         hurried.rewind(len(prompts))
+
+    def test_what_is_written_is_what_the_tree_finds_likeliest(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Otherwise what is written and what is ranked come from two models."""
+        text = self.written(backend, prompts[:1])[0]
+        assert text.token_ids.dtype == np.int64
+        tree = backend.open(prompts[:1])
+        tree.grow(np.arange(len(text.token_ids)), text.token_ids)
+        steps = read(backend, tree, np.arange(backend.vocab_size))
+        chosen = steps[np.arange(len(text.token_ids)), text.token_ids]
+        assert (chosen >= steps[:-1].max(axis=1) - max(self.atol, 1e-6) * 10).all()
+
+    def test_a_text_is_the_same_alone_and_in_any_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """What one customer reads must not depend on another; nor what is drawn, which hangs on its seed alone."""
+        for temperature in (0.0, 1.5):
+            together = self.written(backend, prompts, temperature=temperature)
+            assert {len(text.token_ids) for text in together if not text.ended} == {5}
+            for number in (2, 0):
+                alone = self.written(backend, [prompts[number]], temperature=temperature)[0]
+                assert alone.token_ids.tolist() == together[number].token_ids.tolist()
+        other = self.written(backend, prompts, temperature=1.5, seed=1)
+        assert [text.token_ids.tolist() for text in other] != [text.token_ids.tolist() for text in together]
+
+    def test_a_text_ends_before_what_stops_it_and_is_cut_where_it_may_go_no_further(
+        self, backend: Backend, prompts: list[IntArray]
+    ) -> None:
+        """A reader must know whether a sentence is whole; and no text holds the token that ended it."""
+        whole = [text.token_ids.tolist() for text in self.written(backend, prompts)]
+        for stops in ((0, whole[1][3]), (0, whole[1][3], whole[0][0])):
+            for text, before in zip(self.written(backend, prompts, stops=stops), whole, strict=True):
+                place = min((before.index(stop) for stop in stops if stop in before), default=None)
+                assert text.token_ids.tolist() == before[:place]
+                assert text.ended == (place is not None or len(before) < 5)
+
+    def test_a_text_without_room_or_time_is_refused(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Half of an answer, or one that runs beyond the context, looks like an answer."""
+        most = backend.max_tokens - len(prompts[0])
+        for wrong in (0, most + 1):
+            with pytest.raises(EngineError, match=f"prompt 0 has 5 tokens and may be followed by {wrong};"):
+                backend.write([TextRequest(prompts[0], (0,), wrong)])
+        late = Deadline(1.0, lambda: 2.0)
+        with pytest.raises(DeadlineExceededError):
+            backend.write([TextRequest(prompts[0], (0,), 5)], deadline=late)
+
+    def written(
+        self,
+        backend: Backend,
+        prompts: list[IntArray],
+        *,
+        stops: tuple[int, ...] = (0,),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Text]:
+        """Five tokens behind each prompt, unless something stops them."""
+        return backend.write([TextRequest(own, stops, 5, temperature, seed) for own in prompts])
 
     def test_what_is_passed_in_stays_as_it_was(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Prompts are kept and opened again."""

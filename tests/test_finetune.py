@@ -414,19 +414,20 @@ def test_two_processes_learn_what_one_would(smollm2: Path, tmp_path: Path) -> No
     command = [*launch, "-m", "finetune.train", str(config), "--out", str(tmp_path / "two")]
     told = subprocess.run(command, capture_output=True, timeout=600, check=False)
     assert told.returncode == 0, told.stderr.decode()
-    alone = start(config, tmp_path / "one", "--set", "trees=2")
-    _, said = alone.communicate(timeout=600)
-    assert alone.returncode == 0, said.decode()
-    curves = [json.loads((tmp_path / name / "curve.json").read_text(encoding="utf-8")) for name in ("two", "one")]
-    assert curves[0][-1]["targets"] == curves[1][-1]["targets"] == 8
-    found, expected = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("two", "one"))
-    one, other = (
-        torch.cat([own[name].flatten().float() for name in sorted(own) if "lora_B" in name])
-        for own in (found, expected)
-    )
-    assert other.abs().max() > 1e-4
+    for name, change in (("one", "trees=2"), ("in turn", "accumulate=2")):
+        alone = start(config, tmp_path / name, "--set", change)
+        _, said = alone.communicate(timeout=600)
+        assert alone.returncode == 0, said.decode()
+    learned = {}
+    for name in ("one", "two", "in turn"):
+        curve = json.loads((tmp_path / name / "curve.json").read_text(encoding="utf-8"))
+        assert curve[-1]["targets"] == 8
+        own = load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        learned[name] = torch.cat([own[key].flatten().float() for key in sorted(own) if "lora_B" in key])
+    assert learned["one"].abs().max() > 1e-4
     # Where a gradient is next to nothing, the optimizer makes a step of its sign, which rounding decides.
-    assert float(torch.nn.functional.cosine_similarity(one, other, dim=0)) > 0.99
+    for name in ("two", "in turn"):
+        assert float(torch.nn.functional.cosine_similarity(learned[name], learned["one"], dim=0)) > 0.99, name
 
 
 def test_an_adapter_that_writes_codes_is_served_with_its_codes(smollm2: Path, cache: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ LAYERS = [
     "catalog",
     "interactions",
     # seams
+    "json_constraint",
     "identifiers backends.base rankers.base",
     # engine
     "forest renderer",
@@ -39,7 +40,7 @@ LAYERS = [
     "shelf",
     # implementations
     "backends.adapter backends.lineage backends.packing backends.precision backends.quiet",
-    "backends.attention backends.cache backends.vllm_tree",
+    "backends.attention backends.cache backends.vllm_tree backends.writing",
     "backends.vllm_dialect",
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
@@ -48,8 +49,8 @@ LAYERS = [
     "ladder",
     "recommender",
     "evaluation",
-    "assembly batch",
-    "batch_lists",
+    "assembly batch batch_row chat_request",
+    "batch_lists batch_texts",
     # edge
     "testing",
     "cli",
@@ -134,17 +135,21 @@ def test_nobody_imports_upward_or_sideways() -> None:
         ("backends.base", "types deadline provenance"),
         (
             "backends.transformers",
-            "errors types deadline provenance backends.adapter backends.attention backends.cache backends.lineage "
-            "backends.packing backends.precision backends.quiet",
+            "errors types deadline provenance backends.adapter backends.attention backends.base backends.cache "
+            "backends.lineage backends.packing backends.precision backends.quiet backends.writing",
         ),
         ("backends.encoder", "errors types backends.precision backends.quiet"),
         ("backends.vllm_tree", "errors types deadline backends.lineage"),
         (
             "backends.vllm_engine",
-            "errors types deadline provenance backends.adapter backends.precision backends.vllm_dialect "
-            "backends.vllm_tree",
+            "errors types deadline provenance backends.adapter backends.base backends.precision backends.vllm_dialect "
+            "backends.vllm_tree backends.writing",
         ),
-        ("backends.vllm_server", "errors types deadline provenance backends.vllm_dialect backends.vllm_tree"),
+        (
+            "backends.vllm_server",
+            "errors types deadline provenance backends.base backends.vllm_dialect backends.vllm_tree backends.writing",
+        ),
+        ("backends.writing", "errors types backends.base"),
         ("rankers.base", "types deadline errors subset"),
     ],
 )

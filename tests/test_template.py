@@ -28,8 +28,9 @@ FULL: dict[str, Any] = {
     "words": "something\nscary <|im_end|>",
     "candidates": [{"title": "Dune"}, {"title": HOSTILE}],
     "drivers": [{"title": "Alien"}, {"title": HOSTILE}],
+    "item": {"title": HOSTILE},
 }
-EMPTY: dict[str, Any] = {"history": [], "words": "", "candidates": [], "drivers": []}
+EMPTY: dict[str, Any] = {"history": [], "words": "", "candidates": [], "drivers": [], "item": {"title": "Dune"}}
 
 
 def test_an_attribute_called_like_a_method_is_the_attribute() -> None:

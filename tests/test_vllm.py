@@ -20,6 +20,7 @@ import pytest
 import torch
 from contracts import BackendContract, branches, read
 from test_adapter import save_adapter
+from test_json_constraint import check_texts
 from test_vllm_tree import path_tree_bytes
 
 from genrec import (
@@ -38,6 +39,7 @@ from genrec.constraint import Grammar, Marks
 from genrec.dataset import find_adapter
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
+from genrec.json_constraint import JsonGrammar
 from genrec.search import Terms, beam_search, exhaustive_search
 from genrec.subset import Subset
 from genrec.tokenizer import HuggingFaceTokenizer
@@ -126,6 +128,12 @@ def server(server_url: str) -> Iterator[Any]:
 class VllmBackendContract(BackendContract):
     # In float32, where Transformers alone is 2e-4 from float64.
     atol = 2e-4
+
+    def test_a_text_that_is_held_to_a_schema_is_json_of_it(
+        self, backend: Backend, tokenizer: HuggingFaceTokenizer
+    ) -> None:
+        """The engine's own way to keep it, which must keep what genrec's does."""
+        check_texts(backend, tokenizer, JsonGrammar(tokenizer))
 
     def held(self, tree: Any) -> int:
         return path_tree_bytes(tree)

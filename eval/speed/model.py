@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from genrec.backends.base import Text, TextRequest
 from genrec.backends.precision import native_dtype
 from genrec.backends.quiet import quiet
 from genrec.backends.transformers import TransformersBackend
@@ -119,6 +120,10 @@ class FreeBackend:
         """A tree behind U prompts; what takes no time keeps every deadline."""
         self.steps = 0
         return FreeTree(self, len(prompts))
+
+    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+        """It has nothing to say."""
+        return [Text(np.empty(0, dtype=np.int64), ended=True) for _ in requests]
 
 
 class FreeTree:

@@ -1,16 +1,18 @@
-"""The seam to whatever runs the model: a tree of tokens that grows behind a batch of prompts.
+"""The seam to whatever runs the model: a tree of tokens that grows behind a batch of prompts, and texts written behind.
 
 Beam search, scoring a whole catalog and scoring candidates are one act: grow nodes, read log-probabilities there.
+Writing a text is another: one token after the other, which an engine does by itself.
 
 Letters: U prompts, M nodes grown in one call, Q nodes asked about, C children asked for, all nodes together.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from genrec.deadline import Deadline
 from genrec.provenance import Provenance
-from genrec.types import FloatArray, IntArray
+from genrec.types import BoolArray, FloatArray, IntArray
 
 
 class TokenTree(Protocol):
@@ -61,6 +63,61 @@ class TokenTree(Protocol):
         ...
 
 
+class TextState(Protocol):
+    """Where a text stands that is held to something; it moves."""
+
+    def allowed(self) -> BoolArray:
+        """What may follow: bool [V], at least one token."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Go on behind one more token."""
+        ...
+
+
+class TextConstraint(Protocol):
+    """What a text is held to, such as `genrec.json_constraint.JsonConstraint`.
+
+    Attributes:
+        schema: the same as a JSON Schema, for engines that constrain by themselves.
+    """
+
+    schema: str
+
+    def start(self) -> TextState:
+        """The state before the first token."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TextRequest:
+    """A text that is to be written.
+
+    Attributes:
+        prompt: int64 [P], at least one token.
+        stops: each of these ends the text and is no part of it; at least one.
+        most: tokens it may have, at least 1; prompt and text fit the context together.
+        temperature: 0 takes the likeliest token each time, more of it draws.
+        seed: of what is drawn: the same request draws the same on the same backend, whoever is asked beside it.
+        constraint: what it is held to, of the same tokenizer; None for nothing.
+    """
+
+    prompt: IntArray
+    stops: tuple[int, ...]
+    most: int
+    temperature: float = 0.0
+    seed: int = 0
+    constraint: TextConstraint | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """What was written: int64 [T], and whether it ended by itself, or was cut short at `most`."""
+
+    token_ids: IntArray
+    ended: bool
+
+
 class Backend(Protocol):
     """A language model that reads token ids. It knows no catalog and no text.
 
@@ -94,5 +151,18 @@ class Backend(Protocol):
         Raises:
             EngineError: the model failed, or a prompt is empty or longer than the context.
             DeadlineExceededError: the deadline has passed; `grow` and `log_probs` of the tree raise it too.
+        """
+        ...
+
+    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+        """Write a text behind each prompt, all in one batch.
+
+        Args:
+            requests: what to write.
+            deadline: as for `open`; until then all of it has to be written.
+
+        Raises:
+            EngineError: the model failed, or a request does not fit the context.
+            DeadlineExceededError: the deadline has passed.
         """
         ...

@@ -19,11 +19,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.attention import use_packed_attention
+from genrec.backends.base import Text, TextRequest
 from genrec.backends.cache import GrowingCache
 from genrec.backends.lineage import inherit
 from genrec.backends.packing import Packing
 from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.quiet import quiet
+from genrec.backends.writing import check_room, write_along
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.provenance import FILE as PROVENANCE
@@ -103,6 +105,11 @@ class TransformersBackend:
                 )
         return TransformersTree(self, prompts, deadline)
 
+    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+        """Write a text behind each prompt, all in one batch."""
+        check_room(requests, self.max_tokens)
+        return write_along(self.open([request.prompt for request in requests], deadline=deadline), requests)
+
     def hidden(
         self, token_ids: IntArray, positions: IntArray, cells: IntArray, visible: BoolArray, cache: GrowingCache
     ) -> torch.Tensor:
@@ -168,8 +175,20 @@ class TransformersBackend:
                 steps = (logits - normaliser[owner]).clamp(max=0.0)
                 result[bounds[0] : bounds[-1]] = steps.double().cpu().numpy()
         if np.isnan(result).any():
-            raise EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
+            raise self._no_numbers()
         return result
+
+    def logits(self, hidden: torch.Tensor) -> FloatArray:
+        """Of all tokens at hidden states [Q, D]: float64 [Q, V]."""
+        head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        with self._running(f"the logits behind {len(hidden)} nodes"):
+            found: FloatArray = head(hidden).double().cpu().numpy()
+        if np.isnan(found).any():
+            raise self._no_numbers()
+        return found
+
+    def _no_numbers(self) -> EngineError:
+        return EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
 
     @contextmanager
     def _running(self, what: str) -> Iterator[None]:
@@ -285,9 +304,17 @@ class TransformersTree:
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
         """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
         self._deadline.check()
+        return self._backend.log_probs(self._states(nodes), tokens, offsets)
+
+    def logits(self, nodes: IntArray) -> FloatArray:
+        """Of the tokens behind some nodes: float64 [Q, V]."""
+        self._deadline.check()
+        return self._backend.logits(self._states(nodes))
+
+    def _states(self, nodes: IntArray) -> torch.Tensor:
         if len(self._hidden) > 1:
             self._hidden = [torch.cat(self._hidden)]
-        return self._backend.log_probs(self._hidden[0][torch.from_numpy(nodes)], tokens, offsets)
+        return self._hidden[0][torch.from_numpy(nodes)]
 
     def rewind(self, size: int) -> None:
         """Forget every node from number `size` on; their room in the cache is kept for what is grown next."""

@@ -8,13 +8,15 @@ Over HTTP versions before 0.32 write a token as `token_id:7`, 0.32 as a number. 
 only where it was started with `--enable-scale-out`, which older ones do not know.
 """
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from genrec.backends.base import Text, TextRequest
 from genrec.backends.vllm_tree import PathRequest
 from genrec.errors import EngineError
 from genrec.types import FloatArray
@@ -22,6 +24,9 @@ from genrec.types import FloatArray
 MOST_TOKENS = 128  # that one request may ask for, in every version
 SERVE_ADVICE = "start it with --max-logprobs 128, from vLLM 0.30 on with --enable-scale-out too"
 _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
+"""How an engine holds texts to a schema: by the same library as `genrec.json_constraint`, and as that does."""
+
 _CLAMPED = -9999.0  # what a server writes where a log-probability is no number JSON can hold
 
 
@@ -41,7 +46,8 @@ def serve_options(version: str) -> list[str]:
     """What a server of vLLM has to be started with, such as version `0.25.1`, beside its model."""
     major, minor = version.split(".")[:2]
     door = ["--enable-scale-out"] if (int(major), int(minor)) >= (0, 30) else []
-    return ["--max-logprobs", str(MOST_TOKENS), *door]
+    structured = ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
+    return ["--max-logprobs", str(MOST_TOKENS), *structured, *door]
 
 
 def sampling(request: PathRequest) -> dict[str, Any]:
@@ -56,6 +62,31 @@ def sampling_over_http(request: PathRequest) -> dict[str, Any]:
     """The same for a server, which shows as many tokens as `logprobs` says: the drawn one, and all but one other."""
     tokens = [*request.tokens, request.tokens[0]]
     return {**sampling(request), "logprob_token_ids": tokens, "logprobs": len(tokens)}
+
+
+def writing(request: TextRequest) -> dict[str, Any]:
+    """The arguments of `SamplingParams` for a text, but for what it is held to."""
+    return {
+        "max_tokens": request.most,
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "stop_token_ids": list(request.stops),
+        "detokenize": False,
+    }
+
+
+def writing_over_http(request: TextRequest) -> dict[str, Any]:
+    """The same for a server, with what it is held to."""
+    held = {} if request.constraint is None else {"structured_outputs": {"json": request.constraint.schema}}
+    return {**writing(request), **held}
+
+
+def read_text(token_ids: Sequence[int], reason: str | None, request: TextRequest) -> Text:
+    """A text of an answer's tokens, of which the last one may be what ended it."""
+    ended = reason == "stop"
+    if ended and token_ids and token_ids[-1] in request.stops:
+        token_ids = token_ids[:-1]
+    return Text(np.array(token_ids, dtype=np.int64), ended)
 
 
 def read_output(output: Any, request: PathRequest) -> FloatArray:

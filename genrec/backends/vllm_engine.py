@@ -7,15 +7,17 @@ SOSP 2023.
 import copy
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from genrec.backends import vllm_dialect
 from genrec.backends.adapter import Adapter, read_adapter
+from genrec.backends.base import Text, TextRequest
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
+from genrec.backends.writing import check_room
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.provenance import Provenance
@@ -32,7 +34,7 @@ _SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
 
 _OPTIONS = {
     "load_format": "safetensors",
-    "skip_tokenizer_init": True,
+    "structured_outputs_config": vllm_dialect.STRUCTURED_OUTPUTS,
     "generation_config": "vllm",
     "enable_prefix_caching": True,
     "disable_log_stats": True,
@@ -90,6 +92,7 @@ class VllmEngineBackend:
             clock,
             lambda: {
                 "model": str(model),
+                "skip_tokenizer_init": _has_no_tokenizer(model),
                 "max_model_len": None if max_tokens is None else max_tokens + _SPARE,
                 "kv_cache_memory_bytes": memory,
                 **({} if dtype is None else {"dtype": dtype}),
@@ -118,6 +121,11 @@ class VllmEngineBackend:
     def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, see `PathReader`."""
         return self._engine.read(requests, self._adapter, deadline)
+
+    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+        """Write a text behind each prompt; the engine takes up the next as soon as one has ended."""
+        check_room(requests, self.max_tokens)
+        return self._engine.write(requests, self._adapter, deadline or Deadline.never())
 
     def with_adapter(self, folder: str | Path) -> "VllmEngineBackend":
         """The same engine under a LoRA adapter, loaded now; trees of both may be open at once.
@@ -199,17 +207,37 @@ class _Engine:
     def read(self, requests: Sequence[PathRequest], adapter: Adapter | None, deadline: Deadline) -> list[FloatArray]:
         from vllm import SamplingParams
 
-        prompts = [{"prompt_token_ids": request.path} for request in requests]
         params = [SamplingParams(**vllm_dialect.sampling(request), flat_logprobs=True) for request in requests]
-        lora = None if adapter is None else self._request(adapter)
-        outputs = self._run(lambda: self.llm.generate(prompts, params, use_tqdm=False, lora_request=lora), deadline)
-        try:
+        outputs = self._generate([request.path for request in requests], params, adapter, deadline)
+        with _of_known_versions():
             pairs = zip(outputs, requests, strict=True)
             return [vllm_dialect.read_output(output, request) for output, request in pairs]
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise EngineError(
-                f"vLLM answered otherwise than versions 0.25 to 0.32 do: {error}; install one of these"
-            ) from error
+
+    def write(self, requests: Sequence[TextRequest], adapter: Adapter | None, deadline: Deadline) -> list[Text]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        params = [
+            SamplingParams(
+                **vllm_dialect.writing(request),
+                structured_outputs=request.constraint and StructuredOutputsParams(json=request.constraint.schema),
+            )
+            for request in requests
+        ]
+        outputs = self._generate([request.prompt.tolist() for request in requests], params, adapter, deadline)
+        with _of_known_versions():
+            written = [output.outputs[0] for output in outputs]
+            return [
+                vllm_dialect.read_text(own.token_ids, own.finish_reason, request)
+                for own, request in zip(written, requests, strict=True)
+            ]
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[Any], adapter: Adapter | None, deadline: Deadline
+    ) -> Any:
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+        lora = None if adapter is None else self._request(adapter)
+        return self._run(lambda: self.llm.generate(asked, params, use_tqdm=False, lora_request=lora), deadline)
 
     def load(self, adapter: Adapter) -> None:
         self._run(lambda: self.llm.llm_engine.add_lora(self._request(adapter)), Deadline.never())
@@ -323,6 +351,22 @@ class _Engine:
             self._returning = threading.Thread(target=self._come_back, daemon=True)
             self._returning.start()
         return EngineError(f"the engine of {self._name!r} is down: {why}; another one is being started")
+
+
+@contextmanager
+def _of_known_versions() -> Iterator[None]:
+    """Read what vLLM answered."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EngineError(
+            f"vLLM answered otherwise than versions 0.25 to 0.32 do: {error}; install one of these"
+        ) from error
+
+
+def _has_no_tokenizer(model: str | Path) -> bool:
+    """Whether a folder holds no tokenizer: without one, texts can be held to no schema, and all else goes on."""
+    return Path(model).is_dir() and not (Path(model) / "tokenizer.json").is_file()
 
 
 def _end(llm: Any) -> None:

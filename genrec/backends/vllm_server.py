@@ -4,15 +4,18 @@ Requests only read, so one that was lost on the way is sent again; one that was 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from genrec.backends import vllm_dialect
+from genrec.backends.base import Text, TextRequest
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
+from genrec.backends.writing import check_room
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, ModelMissingError
 from genrec.provenance import Provenance
@@ -22,7 +25,11 @@ _ATTEMPTS = 4
 _PAUSE = 0.1  # seconds before the second attempt, twice as many before each further one
 _MARGIN = 0.05  # seconds by which a time-out may come early
 _SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
+_GENERATE = "/inference/v1/generate"
 _EXCERPT = 200  # characters of a refusal that an error repeats
+
+_Request = TypeVar("_Request")
+_Answer = TypeVar("_Answer")
 
 
 class VllmServerBackend:
@@ -86,9 +93,20 @@ class VllmServerBackend:
 
     def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, see `PathReader`."""
+        return self._together(self._ask, requests, deadline)
+
+    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+        """Write a text behind each prompt; `concurrency` of them at once."""
+        check_room(requests, self.max_tokens)
+        return self._together(self._write, requests, deadline or Deadline.never())
+
+    def _together(
+        self, ask: "Callable[[_Request, _Limit], _Answer]", requests: "Sequence[_Request]", deadline: Deadline
+    ) -> "list[_Answer]":
+        """What the server answers to all; the first fault ends it."""
         limit = self._limit(deadline)
         try:
-            futures = [self._pool.submit(self._ask, request, limit) for request in requests]
+            futures = [self._pool.submit(ask, request, limit) for request in requests]
         except RuntimeError as error:
             raise self._closed() from error
         open_ = set(futures)
@@ -120,7 +138,7 @@ class VllmServerBackend:
     def _find_model(self) -> int:
         """The context of the model, which the server must serve under this name."""
         answer = self._send("GET", "/v1/models", None, self._limit(Deadline.never()))
-        try:
+        with self._reading("/v1/models"):
             contexts = {str(card["id"]): card for card in answer["data"]}
             if self._model not in contexts:
                 raise EngineError(
@@ -130,21 +148,30 @@ class VllmServerBackend:
             # An adapter's card says nothing of the context, its model's does.
             card = contexts[self._model]
             return int(card.get("max_model_len") or contexts[card["parent"]]["max_model_len"])
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise self._garbled("/v1/models") from error
 
     def _ask(self, request: PathRequest, limit: "_Limit") -> FloatArray:
-        body = {
-            "model": self._model,
-            "token_ids": request.path,
-            "sampling_params": vllm_dialect.sampling_over_http(request),
-        }
-        answer = self._send("POST", "/inference/v1/generate", body, limit)
-        limit.patience = self._new_patience()
-        try:
+        answer = self._generate(request.path, vllm_dialect.sampling_over_http(request), limit)
+        with self._reading(_GENERATE):
             return vllm_dialect.read_answer(answer, request)
+
+    def _write(self, request: TextRequest, limit: "_Limit") -> Text:
+        answer = self._generate(request.prompt.tolist(), vllm_dialect.writing_over_http(request), limit)
+        with self._reading(_GENERATE):
+            own = answer["choices"][0]
+            return vllm_dialect.read_text(own["token_ids"], own["finish_reason"], request)
+
+    def _generate(self, prompt: Sequence[int], params: dict[str, Any], limit: "_Limit") -> Any:
+        body = {"model": self._model, "token_ids": prompt, "sampling_params": params}
+        answer = self._send("POST", _GENERATE, body, limit)
+        limit.patience = self._new_patience()
+        return answer
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        try:
+            yield
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise self._garbled("/inference/v1/generate") from error
+            raise self._garbled(path) from error
 
     def _send(self, method: str, path: str, body: Any, limit: "_Limit") -> Any:
         """The JSON of an answer; connections that failed and faults of the server are tried again."""

@@ -1,14 +1,13 @@
-"""`genrec batch`: lists for as many people as a file holds, and every one of them there in the morning."""
+"""`genrec batch`: lists or texts for as many rows as a file holds, and every one of them there in the morning."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,45 +15,66 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import option, source, terminal
-from genrec.errors import InputError, MismatchError, ModelMissingError
+from genrec.cli.answerer import LISTS, answerer_of, asked_of, open_answerer
+from genrec.errors import MismatchError
 
 if TYPE_CHECKING:
-    from genrec.assembly import Settings
     from genrec.batch import BatchRun, Status
-    from genrec.batch_lists import ListAnswerer
+    from genrec.cli.answerer import Answerer
     from genrec.cli.terminal import Progress
-    from genrec.recommender import Recommender
 
 _FAILED = 3  # the exit code of a run that is finished and has failed rows
 _TERMINATED = 143
-_RANKERS = ("generative", "blend", "embedding", "popularity")
-_PART_ROWS = {"generative": 128}  # what a kill may cost: two minutes of a small model
-_MANY_ROWS = 4096  # and of rankers that answer a thousand rows a second
-_LIMITS = ("on_unknown", "explain", "filter_seen", "only", "exclude", "where")
-_DATA = ("data", "items", "interactions", "columns")
-_MODELS = (
-    *("model", "adapter", "encoder", "template", "cold_template", "strategy", "score", "prior", "evidence"),
-    *("candidates", "width", "background", "batch_size"),
-)
-_ASKED = ("k", "ranker", *_LIMITS, *_DATA, *_MODELS)
-_PATHS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template")
+_FEW_ROWS = 128  # of a part, where a language model answers: a kill may cost two minutes of a small one
+_MANY_ROWS = 4096  # where a ranker answers a thousand rows a second
 _PATIENCE = 10  # seconds until a worker that was asked to end is killed
 _SAMPLE = 50  # rows that a plan is made from
 
-group = typer.Typer(help="Lists for every row of a file, in a run that survives whatever happens.")
+group = typer.Typer(help="Lists or texts for every row of a file, in a run that survives whatever happens.")
 
 Input = Annotated[
     Path,
     typer.Argument(
         metavar="INPUT",
-        help="CSV, TSV, JSON Lines or Parquet, a file or a folder: user_id, or history (ids, oldest first) and words.",
+        help="CSV, TSV, JSON Lines or Parquet, a file or a folder: user_id, or history (ids, oldest first) and words; "
+        "with --prompt any columns; or lines of OpenAI's batch format.",
     ),
 ]
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The run's folder.")]
 K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
 RankerName = Annotated[
-    str, typer.Option("--ranker", metavar="CHOICE", help="Who answers: generative, blend, embedding or popularity.")
+    str, typer.Option("--ranker", metavar="CHOICE", help="Who ranks: generative, blend, embedding or popularity.")
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="CHOICE",
+        help="What runs the language model: transformers or vllm.",
+        rich_help_panel="Model",
+    ),
+]
+_TEXTS = "Texts"
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="FILE",
+        help="Write a text for each row, asked by this .j2 template; its inputs are columns, and history and item are "
+        "looked up.",
+        rich_help_panel=_TEXTS,
+    ),
+]
+Schema = Annotated[
+    Path | None,
+    typer.Option("--schema", metavar="FILE", help="A JSON Schema that every text is held to.", rich_help_panel=_TEXTS),
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Tokens of a text.", rich_help_panel=_TEXTS)]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", help="0 writes what is likeliest, up to 2 draws.", rich_help_panel=_TEXTS),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.", rich_help_panel=_TEXTS)]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the run.")]
 Ray = Annotated[
     str | None,
@@ -81,16 +101,14 @@ Explain = Annotated[bool, typer.Option("--explain/--no-explain", help="Say why e
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; stop where a model is missing.")]
 
 
-@group.command()
-def run(
-    context: typer.Context,
-    rows: Input,
-    output: Output,
+def _what_is_asked(
     k: K = 10,
     ranker: RankerName = "generative",
-    workers: Workers = 1,
-    ray: Ray = None,
-    part_rows: PartRows = None,
+    prompt: Prompt = None,
+    schema: Schema = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
     on_unknown: OnUnknown = "raise",
     explain: Explain = False,
     filter_seen: option.FilterSeen = True,
@@ -101,6 +119,7 @@ def run(
     items: option.Items = None,
     interactions: option.Interactions = None,
     columns: option.Columns = None,
+    engine: Engine = "transformers",
     model: option.Model = None,
     adapter: option.Adapter = None,
     encoder: option.Encoder = None,
@@ -114,16 +133,37 @@ def run(
     width: option.Width = None,
     background: option.Background = None,
     batch_size: option.BatchSize = None,
+) -> None:
+    """The options that decide the answers, see `genrec.cli.answerer.asked_of`."""
+
+
+@group.command()
+@option.with_those_of(_what_is_asked)
+def run(
+    context: typer.Context,
+    rows: Input,
+    output: Output,
+    workers: Workers = 1,
+    ray: Ray = None,
+    part_rows: PartRows = None,
     offline: Offline = False,
     as_json: option.Json = False,
+    **_: Any,
 ) -> None:
     """Begin a run, or go on with the same one; several may work on one folder at once.
 
-    OUTPUT/parts holds user_id, item_id, rank, score and source in the order of the rows, OUTPUT/failed what could not
-    be answered and why. The exit code is 3 where rows failed.
+    OUTPUT/parts holds user_id, item_id, rank, score and source, or what a language model wrote for each row, in the
+    order of the rows; OUTPUT/failed what could not be answered and why. The exit code is 3 where rows failed.
     """
-    asked = _asked(context)
-    _work(*_begin(rows, output, asked, part_rows, offline), workers, ray, as_json)
+    from genrec.batch import begin
+
+    asked = asked_of(context, rows)
+    answer, facts = open_answerer(asked, offline)
+    quick = asked["answers"] == LISTS and asked["ranker"] != "generative"
+    size = part_rows or (_MANY_ROWS if quick else _FEW_ROWS)
+    with source.in_options():
+        found = begin(rows, output, {**asked, **facts}, answer.schema, part_rows=size, keys=answer.keys)
+    _work(found, answer, workers, ray, as_json)
 
 
 @group.command()
@@ -186,30 +226,8 @@ def retry_failed(output: Output, as_json: option.Json = False) -> None:
 
 
 @group.command()
-def plan(
-    context: typer.Context,
-    rows: Input,
-    k: K = 10,
-    ranker: RankerName = "generative",
-    on_unknown: OnUnknown = "raise",
-    explain: Explain = False,
-    where: option.Where = None,
-    data: option.Data = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
-    model: option.Model = None,
-    adapter: option.Adapter = None,
-    encoder: option.Encoder = None,
-    template: option.Template = None,
-    strategy: option.Strategy = None,
-    evidence: option.Evidence = None,
-    candidates: option.Candidates = None,
-    width: option.Width = None,
-    batch_size: option.BatchSize = None,
-    offline: Offline = False,
-    as_json: option.Json = False,
-) -> None:
+@option.with_those_of(_what_is_asked)
+def plan(context: typer.Context, rows: Input, offline: Offline = False, as_json: option.Json = False, **_: Any) -> None:
     """Ask about 50 of the rows, and say what all of them would take, beside a prior that is measured once."""
     from genrec.rows import read_block, survey
 
@@ -219,7 +237,7 @@ def plan(
     for place in (number * total // count for number in range(count)):
         block = found.blocks[bisect_right(found.blocks, place, key=lambda own: own.first) - 1]
         sample.append(read_block(rows, found, block)[place - block.first])
-    answer, _ = _open(_asked(context), offline)
+    answer, _facts = open_answerer(asked_of(context, rows), offline)
     schema = answer.schema(iter(sample))
     answer(sample[:1], schema)  # what is only slow the first time
     began = time.perf_counter()
@@ -244,112 +262,7 @@ def plan(
     )
 
 
-def answerer_of(found: "BatchRun") -> "ListAnswerer":
-    """What answers the rows of a run, as it was begun.
-
-    Raises:
-        InputError: it was begun from Python, not by a command.
-        MismatchError: a model, a template or the data are not what they were (named).
-    """
-    missing = [name for name in _ASKED if name not in found.facts]
-    if missing:
-        raise InputError(f"{found.folder} was not begun by genrec batch run: its manifest has no {missing[0]}")
-    answer, facts = _open(found.facts, offline=True)
-    for name, value in facts.items():
-        if found.facts.get(name) != value:
-            raise MismatchError(f"{found.folder} was begun with another {name}; put it back, or begin another run")
-    return answer
-
-
-def _begin(
-    rows: Path, output: Path, asked: dict[str, Any], part_rows: int | None, offline: bool
-) -> "tuple[BatchRun, ListAnswerer]":
-    """The run in a folder, begun or gone on with, and what answers its rows."""
-    from genrec.batch import begin
-
-    answer, facts = _open(asked, offline)
-    size = part_rows or _PART_ROWS.get(asked["ranker"], _MANY_ROWS)
-    with source.in_options():
-        return begin(rows, output, {**asked, **facts}, answer.schema, part_rows=size), answer
-
-
-def _open(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[str, Any]]":
-    """What answers rows, and hashes of all that decides its answers."""
-    from genrec.assembly import default_cache
-    from genrec.batch_lists import ListAnswerer
-    from genrec.recommender import Options, Recommender
-
-    if asked["ranker"] not in _RANKERS:
-        raise InputError(f"--ranker is {asked['ranker']!r}; choose one of {', '.join(_RANKERS)}")
-    models = {name: asked[name] for name in _MODELS if asked.get(name) is not None}
-    if asked["ranker"] != "generative":
-        models["model"] = "none"
-    if asked["ranker"] == "popularity":
-        models["encoder"] = "none"
-    # Priors are measured whole, so that what an item scores does not depend on who was asked about before.
-    chosen, cache, named = replace(source.settings(models), fill_priors=True), default_cache(), _named(asked)
-    if not offline:
-        source.fetch([chosen.model, chosen.encoder], cache)
-    opened = source.load(named, chosen, cache, need_model=asked["ranker"] == "generative")
-    if opened.notices:  # what is missing today may be there tomorrow, and answer otherwise
-        raise ModelMissingError(f"a batch run needs all of its parts: {opened.notices[0]}")
-    steps = [step for step in opened.ladder if step.source == asked["ranker"]]
-    if not steps:
-        there = ", ".join(step.source for step in opened.ladder)
-        raise InputError(f"--ranker {asked['ranker']} has nothing to go on in {named.name}; choose from {there}")
-    ladder = steps if steps[0] is opened.ladder[-1] else [steps[0], opened.ladder[-1]]
-    alone = Recommender(opened.catalog, ladder, interactions=opened.interactions)
-    options: Options = {name: asked[name] for name in _LIMITS if name in asked}  # type: ignore[assignment]
-    with source.in_options():
-        return ListAnswerer(alone, asked["k"], options), _facts(opened, chosen, cache)
-
-
-def _facts(opened: "Recommender", chosen: "Settings", cache: Path) -> dict[str, Any]:
-    """What decides the answers, beside what was asked for."""
-    from importlib.metadata import version
-
-    from genrec.assembly import find_weights
-    from genrec.dataset import find_adapter
-    from genrec.provenance import hashes_of
-    from genrec.template import read_template
-
-    facts: dict[str, Any] = {"genrec": version("genrec"), "catalog hash": opened.catalog.fingerprint}
-    if opened.interactions is not None:
-        facts["interactions hash"] = opened.interactions.fingerprint
-    if chosen.encoder is not None:
-        facts["encoder hash"] = hashes_of(find_weights(chosen.encoder, cache))
-    for ranker in source.generative(opened):
-        facts["model hash"] = hashes_of(find_weights(chosen.model or "", cache))
-        if chosen.adapter is not None:
-            facts["adapter hash"] = hashes_of(find_adapter(chosen.adapter))
-        facts["precision"] = _precision()
-        facts["settings"] = asdict(ranker.settings)
-        for name in ("template", "cold_template"):
-            facts[f"{name} hash"] = read_template(getattr(chosen, name)).fingerprint
-    return facts
-
-
-def _precision() -> str:
-    """What models compute in here; another machine's numbers may differ in the last places, or the first."""
-    from genrec.backends.precision import default_device, native_dtype
-
-    return f"{native_dtype(default_device())} on {default_device().type}"
-
-
-def _named(asked: Mapping[str, Any]) -> source.Source:
-    items, interactions = (None if asked[name] is None else Path(asked[name]) for name in ("items", "interactions"))
-    return source.Source.of(asked["data"], items, interactions, asked["columns"])
-
-
-def _asked(context: typer.Context) -> dict[str, Any]:
-    """The options that decide the answers, as they were given; with paths that mean the same from everywhere."""
-    given: dict[str, Any] = {name: context.params.get(name) for name in _ASKED}
-    given = {name: None if value in ([], ()) else value for name, value in given.items()}  # options that may repeat
-    there = [name for name in _PATHS if given[name] is not None and os.path.exists(given[name])]
-    return given | {name: os.path.abspath(given[name]) for name in there}
-
-
-def _work(found: "BatchRun", answer: "ListAnswerer", workers: int, ray: str | None, as_json: bool) -> None:
+def _work(found: "BatchRun", answer: "Answerer", workers: int, ray: str | None, as_json: bool) -> None:
     """Make what is missing, alone or with others, and say how it ended."""
     began, at = time.monotonic(), found.status()
     with terminal.progress() as progress, _ending_on_sigterm():

@@ -24,7 +24,7 @@ class Maker:
 
     def __init__(self, folder: str) -> None:
         from genrec.batch import BatchRun
-        from genrec.cli.batch import answerer_of
+        from genrec.cli.answerer import answerer_of
         from genrec.leases import Leases
 
         self._run = BatchRun.open(Path(folder))

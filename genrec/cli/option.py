@@ -3,8 +3,10 @@
 An option left out is None and means the library's own default, so that a default stands in one place.
 """
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -210,3 +212,18 @@ HistoryStep = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Prompts computed at once.", rich_help_panel=_SEARCH)
 ]
+
+
+def with_those_of(other: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of another function behind its own; they arrive by name, and in its context."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command)
+        kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        more = inspect.signature(other).parameters.values()
+        changed: Any = command
+        changed.__signature__ = own.replace(parameters=[*kept, *more])
+        changed.__annotations__ = {**inspect.get_annotations(other), **inspect.get_annotations(command)}
+        return command
+
+    return decorate

@@ -93,7 +93,7 @@ def render(
     if not set(template.inputs) <= {"history", "words", "candidates"}:
         if tokens:
             raise InputError(f"template {template.name!r} is no prompt of a ranking model; leave --tokens out")
-        _print(template, _explain(template, catalog, shown, words or ""), None, (), as_json)
+        _print(template, _fill_in(template, catalog, shown, words or "", offered), None, (), as_json)
         return
     rendered = _render(template, catalog, shown, words or "", offered, chosen, tokens)
     token_ids = rendered.token_ids.tolist() if tokens else None
@@ -156,10 +156,19 @@ class _Unmeasured:
         return ""
 
 
-def _explain(template: "Template", catalog: "Catalog", history: "IntArray", words: str) -> "Prompt":
-    """A template for people, such as the explanation, with the newest of the history as what drove an item."""
+def _fill_in(
+    template: "Template", catalog: "Catalog", history: "IntArray", words: str, offered: "IntArray"
+) -> "Prompt":
+    """A template for texts. The newest of the history is what drove an item, which is the first candidate."""
+    from genrec.renderer import view_of
+
     newest = [catalog[int(item)].title for item in history[::-1][:2]]
-    values = {"drivers": [{"title": title} for title in newest], "words": words}
+    values = {
+        "drivers": [{"title": title} for title in newest],
+        "words": words,
+        "history": [view_of(catalog, int(item)) for item in history],
+        "item": view_of(catalog, int(offered[0]) if len(offered) else 0),
+    }
     return template.render(**{name: value for name, value in values.items() if name in template.inputs})
 
 

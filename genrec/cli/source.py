@@ -13,6 +13,7 @@ from genrec.errors import ArtifactError, InputError, ModelMissingError
 
 if TYPE_CHECKING:
     from genrec.assembly import Settings
+    from genrec.backends.base import Backend
     from genrec.catalog import Catalog
     from genrec.index import CatalogIndex
     from genrec.interactions import Interactions
@@ -133,7 +134,15 @@ def settings(options: Mapping[str, Any]) -> "Settings":
     return replace(default, generative=generative, fill_priors=whole, **ours)
 
 
-def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = False) -> "Recommender":
+def load(
+    source: Source,
+    chosen: "Settings",
+    cache: Path,
+    *,
+    need_model: bool = False,
+    backend: "Backend | None" = None,
+    prior_backend: "Backend | None" = None,
+) -> "Recommender":
     """The ladder over a source, with progress on standard error.
 
     Args:
@@ -141,6 +150,7 @@ def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = 
         chosen: the models and how they rank.
         cache: where models and what is slow to make are kept.
         need_model: refuse to go on without the language model.
+        backend, prior_backend: as for `open_recommender`.
 
     Raises:
         ModelMissingError: the model is needed and not there.
@@ -151,7 +161,15 @@ def load(source: Source, chosen: "Settings", cache: Path, *, need_model: bool = 
         shown.say("loading the models")
         from genrec.assembly import load_backend, open_recommender
 
-        opened = open_recommender(catalog, interactions, cache=cache, settings=chosen, on_progress=shown)
+        opened = open_recommender(
+            catalog,
+            interactions,
+            cache=cache,
+            settings=chosen,
+            backend=backend,
+            prior_backend=prior_backend,
+            on_progress=shown,
+        )
         if need_model and chosen.model is not None and not generative(opened):
             load_backend(chosen.model, cache, adapter=chosen.adapter)  # says what is missing
     return opened

@@ -1,0 +1,265 @@
+"""What answers the rows of a batch run, from the options that it was begun with, and hashes of all that decides it."""
+
+import atexit
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from genrec.cli import source
+from genrec.errors import InputError, MismatchError, ModelMissingError
+
+if TYPE_CHECKING:
+    from genrec.assembly import Settings
+    from genrec.backends.base import Backend
+    from genrec.batch import BatchRun
+    from genrec.batch_lists import ListAnswerer
+    from genrec.batch_texts import Reading, TextAnswerer
+    from genrec.recommender import Recommender
+    from genrec.rows import Row
+    from genrec.template import Template
+
+    Answerer = ListAnswerer | TextAnswerer
+
+LISTS, TEXTS = "lists", "texts"
+_RANKERS = ("generative", "blend", "embedding", "popularity")
+_DATA = ("data", "items", "interactions", "columns")
+_MODEL = ("model", "adapter", "batch_size")
+_ENGINES = ("transformers", "vllm")
+_SEARCH = (
+    *("encoder", "template", "cold_template", "strategy", "score", "prior", "evidence", "candidates", "width"),
+    "background",
+)
+_LIMITS = ("explain", "filter_seen", "only", "exclude", "where")
+_OF_LISTS = ("k", "ranker", *_LIMITS, *_SEARCH)
+_OF_TEXTS = ("prompt", "schema", "max_tokens", "temperature", "seed")
+_ASKED = ("answers", "engine", "on_unknown", *_DATA, *_MODEL, *_OF_LISTS, *_OF_TEXTS)
+_PATHS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template", "prompt")
+_LOOKED_UP = ("history", "item")  # inputs of a prompt that need the catalog
+_TOGETHER = {"transformers": 32, "vllm": 4096}  # prompts that an engine is handed at once
+
+
+def asked_of(context: typer.Context, rows: Path) -> dict[str, Any]:
+    """The options that decide the answers, as they were given; with paths that mean the same from everywhere.
+
+    Raises:
+        InputError: an option was given that the answers to these rows do not take, or the schema is no JSON.
+    """
+    given: dict[str, Any] = {name: context.params.get(name) for name in _ASKED}
+    given = {name: None if value in ([], ()) else value for name, value in given.items()}  # options that may repeat
+    texts = given["prompt"] is not None or _are_requests(rows)
+    for name in _OF_LISTS if texts else _OF_TEXTS:
+        given_by = context.get_parameter_source(name)
+        if given_by is not None and given_by.name == "COMMANDLINE":
+            what, other = ("texts", "lists") if texts else ("lists", "texts")
+            raise InputError(
+                f"--{name.replace('_', '-')} is for {other}, and these rows ask for {what}; leave it out"
+                + ("" if texts else ", or name a template with --prompt")
+            )
+    given["answers"] = TEXTS if texts else LISTS
+    given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
+    there = [name for name in _PATHS if given[name] is not None and os.path.exists(given[name])]
+    return given | {name: os.path.abspath(given[name]) for name in there}
+
+
+def answerer_of(found: "BatchRun") -> "Answerer":
+    """What answers the rows of a run, as it was begun.
+
+    Raises:
+        InputError: it was begun from Python, not by a command.
+        MismatchError: a model, a template or the data are not what they were (named).
+    """
+    missing = [name for name in _ASKED if name not in found.facts]
+    if missing:
+        raise InputError(f"{found.folder} was not begun by genrec batch run: its manifest has no {missing[0]}")
+    answer, facts = open_answerer(found.facts, offline=True)
+    for name, value in facts.items():
+        if found.facts.get(name) != value:
+            raise MismatchError(f"{found.folder} was begun with another {name}; put it back, or begin another run")
+    return answer
+
+
+def open_answerer(asked: Mapping[str, Any], offline: bool) -> "tuple[Answerer, dict[str, Any]]":
+    """What answers rows, and hashes of all that decides its answers, see `asked_of`.
+
+    Raises:
+        InputError: an option cannot be used.
+        ModelMissingError: a model is not on this machine.
+    """
+    return (_open_texts if asked["answers"] == TEXTS else _open_lists)(asked, offline)
+
+
+def _open_lists(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer, dict[str, Any]]":
+    from genrec.assembly import default_cache
+    from genrec.batch_lists import ListAnswerer
+    from genrec.recommender import Options, Recommender
+
+    if asked["ranker"] not in _RANKERS:
+        raise InputError(f"--ranker is {asked['ranker']!r}; choose one of {', '.join(_RANKERS)}")
+    models = {name: asked[name] for name in (*_MODEL, *_SEARCH) if asked.get(name) is not None}
+    if asked["ranker"] != "generative":
+        models["model"] = "none"
+    if asked["ranker"] == "popularity":
+        models["encoder"] = "none"
+    # Priors are measured whole, so that what an item scores does not depend on who was asked about before.
+    chosen, cache, named = replace(source.settings(models), fill_priors=True), default_cache(), _named(asked)
+    if not offline:
+        source.fetch([chosen.model, chosen.encoder], cache)
+    generative = asked["ranker"] == "generative"
+    backend, prior_backend = _open_engine(asked["engine"], chosen, cache) if generative else (None, None)
+    opened = source.load(named, chosen, cache, need_model=generative, backend=backend, prior_backend=prior_backend)
+    if opened.notices:  # what is missing today may be there tomorrow, and answer otherwise
+        raise ModelMissingError(f"a batch run needs all of its parts: {opened.notices[0]}")
+    steps = [step for step in opened.ladder if step.source == asked["ranker"]]
+    if not steps:
+        there = ", ".join(step.source for step in opened.ladder)
+        raise InputError(f"--ranker {asked['ranker']} has nothing to go on in {named.name}; choose from {there}")
+    ladder = steps if steps[0] is opened.ladder[-1] else [steps[0], opened.ladder[-1]]
+    alone = Recommender(opened.catalog, ladder, interactions=opened.interactions)
+    given = {name: asked[name] for name in (*_LIMITS, "on_unknown") if asked[name] is not None}
+    options: Options = given  # type: ignore[assignment]
+    with source.in_options():
+        return ListAnswerer(alone, asked["k"], options), _facts_of_lists(opened, asked["engine"], chosen, cache)
+
+
+def _facts_of_lists(opened: "Recommender", engine: str, chosen: "Settings", cache: Path) -> dict[str, Any]:
+    """What decides lists, beside what was asked for."""
+    from genrec.assembly import find_weights
+    from genrec.provenance import hashes_of
+    from genrec.template import read_template
+
+    facts = _facts_of_data(opened)
+    if chosen.encoder is not None:
+        facts["encoder hash"] = hashes_of(find_weights(chosen.encoder, cache))
+    for ranker in source.generative(opened):
+        facts |= _facts_of_model(engine, chosen, cache)
+        facts["settings"] = asdict(ranker.settings)
+        for name in ("template", "cold_template"):
+            facts[f"{name} hash"] = read_template(getattr(chosen, name)).fingerprint
+    return facts
+
+
+def _open_texts(asked: Mapping[str, Any], offline: bool) -> "tuple[TextAnswerer, dict[str, Any]]":
+    from genrec.assembly import default_cache, find_weights, load_backend
+    from genrec.batch_texts import MessageReading, Style, TextAnswerer
+    from genrec.template import read_template
+    from genrec.tokenizer import HuggingFaceTokenizer
+
+    models = {name: asked[name] for name in ("model", "adapter") if asked.get(name) is not None}
+    chosen, cache = source.settings(models), default_cache()
+    if chosen.model is None:
+        raise InputError("--model none writes no texts; name a model, or leave --model out")
+    style = Style(asked["max_tokens"], asked["temperature"], asked["seed"], asked["schema"])
+    template = None if asked["prompt"] is None else read_template(asked["prompt"])
+    if not offline:
+        source.fetch([chosen.model], cache)
+    facts = _facts_of_model(asked["engine"], chosen, cache)
+    if template is None:
+        read: Reading = MessageReading(Path(chosen.model).name)
+    else:
+        read, more = _open_template(template, asked, cache)
+        facts |= more
+    backend, _ = _open_engine(asked["engine"], chosen, cache)
+    if backend is None:
+        backend, tokenizer = load_backend(chosen.model, cache, adapter=chosen.adapter)
+    else:
+        tokenizer = HuggingFaceTokenizer.from_directory(find_weights(chosen.model, cache))
+    size = asked["batch_size"] or _TOGETHER[asked["engine"]]
+    return TextAnswerer(backend, tokenizer, read, style=style, batch_size=size), facts
+
+
+def _open_template(template: "Template", asked: Mapping[str, Any], cache: Path) -> "tuple[Reading, dict[str, Any]]":
+    """What fills in a template; the catalog is read only where it shows items."""
+    import numpy as np
+
+    from genrec.batch_texts import Lookup, TemplateReading
+    from genrec.rankers.popularity import PopularityRanker
+    from genrec.recommender import Recommender
+
+    facts: dict[str, Any] = {"prompt hash": template.fingerprint}
+    if set(_LOOKED_UP).isdisjoint(template.inputs):
+        return TemplateReading(template), facts
+    catalog, interactions = _named(asked).read(cache)
+    ranker = PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
+    known = Recommender(catalog, [ranker], interactions=interactions)
+    lookup = Lookup(known, on_unknown=asked["on_unknown"])
+    return TemplateReading(template, lookup), facts | _facts_of_data(known)
+
+
+def _open_engine(name: str, chosen: "Settings", cache: Path) -> "tuple[Backend | None, Backend | None]":
+    """The engine that was asked for, and the same without its adapter; (None, None) for the one that comes by itself.
+
+    Raises:
+        InputError: there is no such engine.
+    """
+    if name not in _ENGINES:
+        raise InputError(f"--engine is {name!r}; choose one of {', '.join(_ENGINES)}")
+    if name != "vllm" or chosen.model is None:
+        return None, None
+    from genrec.assembly import find_weights
+    from genrec.backends.vllm_engine import VllmEngineBackend
+    from genrec.dataset import find_adapter
+
+    plain = VllmEngineBackend(find_weights(chosen.model, cache), adapters=0 if chosen.adapter is None else 1)
+    atexit.register(plain.close)
+    if chosen.adapter is None:
+        return plain, None
+    return plain.with_adapter(find_adapter(chosen.adapter)), plain
+
+
+def _facts_of_model(engine: str, chosen: "Settings", cache: Path) -> dict[str, Any]:
+    from genrec.assembly import find_weights
+    from genrec.dataset import find_adapter
+    from genrec.provenance import hashes_of
+
+    facts: dict[str, Any] = {"model hash": hashes_of(find_weights(chosen.model or "", cache))}
+    if chosen.adapter is not None:
+        facts["adapter hash"] = hashes_of(find_adapter(chosen.adapter))
+    return {**facts, "precision": _precision(engine), **_version()}
+
+
+def _facts_of_data(opened: "Recommender") -> dict[str, Any]:
+    facts: dict[str, Any] = {**_version(), "catalog hash": opened.catalog.fingerprint}
+    if opened.interactions is not None:
+        facts["interactions hash"] = opened.interactions.fingerprint
+    return facts
+
+
+def _version() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {"genrec": version("genrec")}
+
+
+def _precision(engine: str) -> str:
+    """What models compute in here; another machine's numbers may differ in the last places, or the first."""
+    from genrec.backends.precision import default_device, native_dtype
+
+    return f"{native_dtype(default_device())} on {default_device().type} by {engine}"
+
+
+def _named(asked: Mapping[str, Any]) -> source.Source:
+    items, interactions = (None if asked[name] is None else Path(asked[name]) for name in ("items", "interactions"))
+    return source.Source.of(asked["data"], items, interactions, asked["columns"])
+
+
+def _are_requests(rows: Path) -> bool:
+    """Whether the first row that can be read is one of OpenAI's batch format."""
+    from genrec.rows import rows_of
+
+    first: Row | None = next((row for row in rows_of(rows) if not row.fault), None)
+    return first is not None and "body" in first.value
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--schema {path} cannot be read as JSON: {error}; name a file with a JSON Schema") from error
+    if not isinstance(found, dict):
+        raise InputError(f"--schema {path} is no JSON object; name a file with a JSON Schema")
+    return found
