@@ -1,9 +1,9 @@
 """Measure genrec beside its peers, in turns and in one run.
 
 `index` looks up, builds, loads and changes catalogs; `search` runs beams on language models; `scoring` scores
-candidates; `embedding` ranks a million vectors; `vllm` ranks inside vLLM, and needs an environment that has it; `gpu`
-has the rows of one GPU. Every row has its floor and its aim; `--json` keeps all of it, and `plot FILE... --out DIR`
-draws what was kept.
+candidates; `embedding` ranks a million vectors; `batch` runs over a million rows; `vllm` ranks inside vLLM, and needs
+an environment that has it; `gpu` has the rows of one GPU. Every row has its floor and its aim; `--json` keeps all of
+it, and `plot FILE... --out DIR` draws what was kept.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-BENCHMARKS = ("index", "search", "scoring", "embedding", "vllm", "gpu")
+BENCHMARKS = ("index", "search", "scoring", "embedding", "batch", "vllm", "gpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,263 @@
+"""What a batch run goes through and ends whole: kills, vanished workers, bad rows, damage, a full and a read-only disk.
+
+    python -m eval.survive --kills 50 [--small DIR] [--json FILE]
+
+runs `genrec batch run` over known users of Online Retail, does to it what can happen to it, resumes, and compares every
+part with that of an undisturbed run, byte by byte. DIR is an empty folder on a file system of a few megabytes, such as
+`mount -t tmpfs -o size=4m tmpfs DIR` makes; it is filled up, and, where this process may do so, mounted read-only.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from eval.progress import show_progress
+from genrec import open_dataset
+from genrec.assembly import default_cache
+
+ROWS, PART_ROWS, K = 20_000, 250, 3
+OPTIONS = ("--ranker", "popularity", "--k", str(K))
+WAYS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_FAILED = 3  # the exit code of a run that is finished and has failed rows
+_LEFT = 65_536  # bytes that are left on a disk that is filled
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one trial.
+
+    Attributes:
+        what: was done to the run.
+        lost, doubled: rows, when it was over.
+        equal: every part is that of the undisturbed run, byte for byte.
+        told: what else there is to say.
+    """
+
+    what: str
+    lost: int
+    doubled: int
+    equal: bool
+    told: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Nothing was lost, doubled or otherwise."""
+        return self.equal and not self.lost and not self.doubled
+
+
+class Trial:
+    """Rows, the run over them that nothing happened to, and a folder for others.
+
+    Args:
+        folder: for all of it.
+        rows: how many.
+    """
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self.folder, self.rows = folder, rows
+        _, interactions = open_dataset("online-retail", default_cache())
+        self.users = random.Random(0).choices([str(user) for user in interactions.users], k=rows)
+        self.source = self._write("users.jsonl", self.users)
+        began = time.monotonic()
+        self.finish("whole", 1)
+        self.seconds = time.monotonic() - began
+
+    def start(self, name: str, workers: int = 1, source: Path | None = None) -> "subprocess.Popen[bytes]":
+        """Begin a run, or go on with it."""
+        command = ["run", str(source or self.source), str(self.folder / name), *OPTIONS]
+        return genrec_batch(*command, "--part-rows", str(PART_ROWS), "--workers", str(workers))
+
+    def finish(self, name: str, workers: int = 1) -> None:
+        """Go on with a run to its end."""
+        run = self.start(name, workers)
+        _, told = run.communicate()
+        if run.returncode:
+            raise RuntimeError(f"a run ended with exit code {run.returncode}: {told.decode()}")
+
+    def judge(self, name: str, what: str, told: str = "") -> Outcome:
+        """Compare a finished run with the undisturbed one."""
+        parts, whole = self.folder / name / "parts", self.folder / "whole" / "parts"
+        names = sorted(path.name for path in whole.glob("*.parquet"))
+        equal = names == sorted(path.name for path in parts.glob("*.parquet"))
+        found: Counter[int] = Counter()
+        for path in sorted(parts.glob("*.parquet")):
+            found.update(pq.read_table(path, columns=["row"])["row"].to_pylist())
+            equal = equal and path.read_bytes() == (whole / path.name).read_bytes()
+        lost = sum(found[row] == 0 for row in range(self.rows))
+        return Outcome(what, lost, sum(count > K for count in found.values()), equal, told)
+
+    def _write(self, name: str, users: Sequence[str]) -> Path:
+        path = self.folder / name
+        path.write_text("".join(f'{{"user_id": "{user}"}}\n' for user in users), encoding="utf-8")
+        return path
+
+    def kills(self, count: int) -> Iterator[Outcome]:
+        """Of each signal a share: a run is killed at random moments until `count` kills are through, then resumed."""
+        moments = random.Random(1)
+        for way in WAYS:
+            share = max(1, count if way == signal.SIGKILL else count // 5)
+            name, hit = f"run-{way.name}", 0
+            for number in show_progress(range(share), way.name, share):
+                folder = f"{name}-{number // 5}"  # five kills a run: later ones would find it finished
+                run = self.start(folder, moments.choice((1, 2)))
+                time.sleep(moments.random() * self.seconds)
+                hit += run.poll() is None
+                run.send_signal(way)
+                run.communicate()
+            outcomes = []
+            for number in range((share + 4) // 5):
+                self.finish(f"{name}-{number}", moments.choice((1, 2)))
+                outcomes.append(self.judge(f"{name}-{number}", way.name))
+            worst = next((one for one in outcomes if not one.whole), outcomes[0])
+            told = f"{share} times at random moments, {hit} while it ran; {len(outcomes)} runs resumed"
+            yield Outcome(f"{way.name}", worst.lost, worst.doubled, worst.equal, told)
+
+    def vanished(self, workers: int) -> Outcome:
+        """One of several workers is killed while it makes a part; how long until another one has made it."""
+        name = f"workers-{workers}"
+        runs = [self.start(name) for _ in range(workers)]
+        leases, done = self.folder / name / "leases", self.folder / name / "done"
+        part = ""
+        while not part:
+            for path in leases.glob("[0-9]*") if len(list(done.glob("*.json"))) > 2 else ():
+                try:
+                    owner = int(path.read_text(encoding="utf-8").split(" ")[1])
+                    os.kill(owner, signal.SIGSTOP)  # what it had in hand stays in its hand
+                except (OSError, IndexError):
+                    continue
+                if path.exists() and not (done / f"{path.name}.json").exists():
+                    part = path.name
+                    os.kill(owner, signal.SIGKILL)
+                    break
+                os.kill(owner, signal.SIGCONT)
+            if all(run.poll() is not None for run in runs):
+                raise RuntimeError("the run was over before a worker could be killed")
+        killed = time.monotonic()
+        while not (done / f"{part}.json").exists():
+            time.sleep(0.01)
+        taken = time.monotonic() - killed
+        for run in runs:
+            run.communicate()
+        return self.judge(name, f"{workers} workers, one killed", f"its part was made {taken:.1f} s later")
+
+    def damage(self) -> Outcome:
+        """Of a finished run one part is cut short, one has another byte, one is gone; it is resumed."""
+        name = "damaged"
+        self.finish(name)
+        parts = sorted((self.folder / name / "parts").glob("*.parquet"))
+        cut, other, gone = parts[1], parts[5], parts[-1]
+        cut.write_bytes(cut.read_bytes()[:-1])
+        other.write_bytes(_with_another_byte(other.read_bytes()))
+        gone.unlink()
+        self.finish(name)
+        aside = sorted(path.name[-16:] for path in (self.folder / name / "quarantine").iterdir())
+        return self.judge(name, "parts cut short, altered, removed", f"set aside: {', '.join(aside)}")
+
+    def bad_rows(self) -> Outcome:
+        """One row in a hundred names nobody: the rest is done, and only these are asked again."""
+        users = [f"nobody-{place}" if place % 100 == 7 else user for place, user in enumerate(self.users)]
+        source, name = self._write("some-bad.jsonl", users), "bad"
+        run = self.start(name, source=source)
+        run.communicate()
+        first = run.returncode
+        again = genrec_batch("retry-failed", str(self.folder / name), "--json")
+        told = json.loads(again.communicate()[0])
+        rows = pq.read_table(self.folder / name / "parts", columns=["row"])["row"].to_pylist()
+        right = sorted({row for row in range(self.rows) if row % 100 != 7})
+        equal = (first, again.returncode, told["failed"]) == (_FAILED, _FAILED, self.rows // 100)
+        counted = Counter(rows)
+        lost = sum(counted[row] == 0 for row in right)
+        doubled = sum(count > K for count in counted.values())
+        return Outcome("1 % bad rows", lost, doubled, equal, f"exit codes {first} and {again.returncode}")
+
+    def disk(self, small: Path) -> Iterator[Outcome]:
+        """The run's folder lies on a disk that is full, then on one that is not; and on one that is read-only."""
+        ballast, folder = small / "ballast", small / "run"
+        folder.mkdir()
+        (self.folder / "full").symlink_to(folder)
+        room = os.statvfs(small)
+        ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - _LEFT))
+        run = self.start("full")
+        _, said = run.communicate()
+        full = f"exit code {run.returncode}, {_last(said)!r}"
+        ballast.unlink()
+        self.finish("full")
+        yield self.judge("full", "a full disk", full)
+        for path in (folder / "done").glob("0000000*.json"):
+            path.unlink()
+        if subprocess.run(["mount", "-o", "remount,ro", str(small)], capture_output=True, check=False).returncode:
+            print("a read-only disk: not tried, this process may not mount", file=sys.stderr)
+            return
+        run = self.start("full")
+        _, said = run.communicate()
+        subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
+        self.finish("full")
+        yield self.judge("full", "a read-only disk", f"exit code {run.returncode}, {_last(said)!r}")
+
+
+def genrec_batch(*arguments: str) -> "subprocess.Popen[bytes]":
+    """The command itself."""
+    command = [sys.executable, "-m", "genrec", "batch", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def _with_another_byte(held: bytes) -> bytes:
+    middle = len(held) // 2
+    return held[:middle] + bytes([held[middle] ^ 1]) + held[middle + 1 :]
+
+
+def _last(said: bytes) -> str:
+    return said.decode(errors="replace").strip().rpartition("\n")[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do all of it, print what came of each, and end with exit code 1 where anything was not whole."""
+    parser = argparse.ArgumentParser(prog="python -m eval.survive", description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, metavar="N", help="of SIGKILL; a fifth of each other signal")
+    parser.add_argument("--rows", type=int, default=ROWS, metavar="N", help="of a run")
+    parser.add_argument("--small", type=Path, metavar="DIR", help="an empty folder on a file system of a few megabytes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all outcomes there")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(Path(folder), options.rows)
+        alone: list[Callable[[], Outcome]] = [
+            trial.damage,
+            trial.bad_rows,
+            lambda: trial.vanished(2),
+            lambda: trial.vanished(8),
+        ]
+        outcomes = []
+        for outcome in _all(trial, options.kills, options.small, alone):
+            print(
+                f"{outcome.what}: {outcome.lost} lost, {outcome.doubled} doubled, "
+                f"{'equal' if outcome.equal else 'DIFFERENT'}; {outcome.told}",
+                flush=True,
+            )
+            outcomes.append(outcome)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(one) for one in outcomes], indent=2), encoding="utf-8")
+    sys.exit(not all(one.whole for one in outcomes))
+
+
+def _all(trial: Trial, kills: int, small: Path | None, alone: Sequence[Callable[[], Outcome]]) -> Iterator[Outcome]:
+    for one in alone:
+        yield one()
+    if small is not None:
+        yield from trial.disk(small)
+    yield from trial.kills(kills)
+
+
+if __name__ == "__main__":
+    main()
