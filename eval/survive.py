@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,6 +31,7 @@ ROWS, PART_ROWS, K = 20_000, 250, 3
 OPTIONS = ("--ranker", "popularity", "--k", str(K))
 WAYS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _FAILED = 3  # the exit code of a run that is finished and has failed rows
+_PATIENCE = 120  # seconds in which a part must have been taken over
 _LEFT = 65_536  # bytes that are left on a disk that is filled
 
 
@@ -41,7 +42,7 @@ class Outcome:
     Attributes:
         what: was done to the run.
         lost, doubled: rows, when it was over.
-        equal: every part is that of the undisturbed run, byte for byte.
+        equal: every part is that of the undisturbed run, byte for byte; of bad rows, the exit codes say so.
         told: what else there is to say.
     """
 
@@ -104,25 +105,36 @@ class Trial:
         return path
 
     def kills(self, count: int) -> Iterator[Outcome]:
-        """Of each signal a share: a run is killed at random moments until `count` kills are through, then resumed."""
+        """By each signal runs are killed at random moments, `count` times while they ran, and resumed to their end.
+
+        A run is killed until it is over; then another one begins.
+        """
         moments = random.Random(1)
         for way in WAYS:
             share = max(1, count if way == signal.SIGKILL else count // 5)
-            name, hit = f"run-{way.name}", 0
-            for number in show_progress(range(share), way.name, share):
-                folder = f"{name}-{number // 5}"  # five kills a run: later ones would find it finished
-                run = self.start(folder, moments.choice((1, 2)))
-                time.sleep(moments.random() * self.seconds)
-                hit += run.poll() is None
-                run.send_signal(way)
-                run.communicate()
-            outcomes = []
-            for number in range((share + 4) // 5):
-                self.finish(f"{name}-{number}", moments.choice((1, 2)))
-                outcomes.append(self.judge(f"{name}-{number}", way.name))
+            outcomes: list[Outcome] = []
+            hits = show_progress(range(share), way.name, share)
+            for _ in hits:
+                while not self._kill(f"{way.name}-{len(outcomes)}", way, moments):
+                    outcomes.append(self.judge(f"{way.name}-{len(outcomes)}", way.name))
+            self.finish(f"{way.name}-{len(outcomes)}", moments.choice((1, 2)))
+            outcomes.append(self.judge(f"{way.name}-{len(outcomes)}", way.name))
             worst = next((one for one in outcomes if not one.whole), outcomes[0])
-            told = f"{share} times at random moments, {hit} while it ran; {len(outcomes)} runs resumed"
-            yield Outcome(f"{way.name}", worst.lost, worst.doubled, worst.equal, told)
+            yield replace(worst, told=f"{share} times at random moments while it ran; {len(outcomes)} runs")
+
+    def _kill(self, name: str, way: signal.Signals, moments: random.Random) -> bool:
+        """Go on with a run and end it at a random moment; False where it ended before, whole."""
+        run = self.start(name, moments.choice((1, 2)))
+        try:
+            run.wait(moments.random() * self.seconds)
+        except subprocess.TimeoutExpired:
+            run.send_signal(way)
+            run.communicate()
+            return run.returncode != 0
+        _, told = run.communicate()
+        if run.returncode:
+            raise RuntimeError(f"a run ended with exit code {run.returncode}: {told.decode()}")
+        return False
 
     def vanished(self, workers: int) -> Outcome:
         """One of several workers is killed while it makes a part; how long until another one has made it."""
@@ -145,7 +157,7 @@ class Trial:
             if all(run.poll() is not None for run in runs):
                 raise RuntimeError("the run was over before a worker could be killed")
         killed = time.monotonic()
-        while not (done / f"{part}.json").exists():
+        while not (done / f"{part}.json").exists() and time.monotonic() - killed < _PATIENCE:
             time.sleep(0.01)
         taken = time.monotonic() - killed
         for run in runs:
@@ -191,7 +203,7 @@ class Trial:
         ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - _LEFT))
         run = self.start("full")
         _, said = run.communicate()
-        full = f"exit code {run.returncode}, {_last(said)!r}"
+        full = _refused(run, said)
         ballast.unlink()
         self.finish("full")
         yield self.judge("full", "a full disk", full)
@@ -204,7 +216,7 @@ class Trial:
         _, said = run.communicate()
         subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
         self.finish("full")
-        yield self.judge("full", "a read-only disk", f"exit code {run.returncode}, {_last(said)!r}")
+        yield self.judge("full", "a read-only disk", _refused(run, said))
 
 
 def genrec_batch(*arguments: str) -> "subprocess.Popen[bytes]":
@@ -218,8 +230,12 @@ def _with_another_byte(held: bytes) -> bytes:
     return held[:middle] + bytes([held[middle] ^ 1]) + held[middle + 1 :]
 
 
-def _last(said: bytes) -> str:
-    return said.decode(errors="replace").strip().rpartition("\n")[2]
+def _refused(run: "subprocess.Popen[bytes]", said: bytes) -> str:
+    """How a run ended that could not be written."""
+    if not run.returncode:
+        raise RuntimeError("the run ended well where nothing could be written")
+    last = said.decode(errors="replace").strip().rpartition("\n")[2]
+    return f"exit code {run.returncode}, {last!r}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

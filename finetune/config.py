@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
         learning_rate: its highest; it rises for `warmup` steps and falls to 0 along a line.
         steps: of the optimizer.
         trees: histories that each process computes together.
-        accumulate: how often it does so in a step; more of these take time in place of memory.
+        accumulate: how often it does so in a step, whose gradient is the mean of theirs; takes time in place of memory.
         evaluate_every: steps between two looks at the validation ranking.
         evaluate_users: how many people that ranking is of.
         popularity_weight: evidence of popularity in the validation ranking, see `GenerativeSettings.evidence`.

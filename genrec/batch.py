@@ -34,14 +34,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec.artifact import sha256_of, write_json, writing_file
-from genrec.errors import ArtifactError, InputError, MismatchError
+from genrec.errors import ArtifactError, EngineError, InputError, MismatchError
 from genrec.leases import EXPIRED, Leases
 from genrec.rows import Block, Row, Survey, path_of, read_block, survey
 
 FORMAT = 2
+ENGINE = "engine"
+"""The code of a row that failed because of the engine, and not because of what it asks."""
+
 _FOLDERS = ("parts", "failed", "done", "leases")
 _WAIT = 0.5  # seconds between two looks at what others are making
 _TOLD = 1.0  # seconds between two words of progress
+_PAUSES = (1.0, 5.0, 15.0, 40.0)  # seconds that an engine which answers nobody is given to come back
 _VERSIONS = ("genrec", "numpy", "pyarrow")
 _SEAL = "sha256"
 
@@ -145,6 +149,7 @@ class BatchRun:
         self.folder, self.facts, self.source, self.schema = folder, facts, source, schema
         self._survey = found
         self._records: dict[int, _Record] = {}  # those that were read so far
+        self._checked = False  # whether the rows were just seen to be the same
 
     @classmethod
     def open(cls, folder: Path) -> "BatchRun":
@@ -178,10 +183,11 @@ class BatchRun:
         Raises:
             ArtifactError: a part cannot be written; what was written is whole.
             MismatchError: the rows are not those that the run began with.
+            EngineError: of some part not a single row could be answered because of the engine, again and again.
         """
-        began, told = clock(), -_TOLD
+        told = -_TOLD
         self.prepare()
-        with self._writing(), self._leases() as leases:
+        with self._leases() as leases:
             while missing := self.missing():
                 made = 0
                 for number in missing:
@@ -191,18 +197,25 @@ class BatchRun:
                         on_progress(self.status())
                 if not made:  # all that is missing is in the making elsewhere
                     time.sleep(_WAIT)
-        status = self.sum_up(clock() - began)
+        status = self.sum_up()
         if on_progress is not None:
             on_progress(status)
         return status
 
     def prepare(self) -> None:
-        """Make the folders, and set aside what is damaged; before anybody works."""
+        """See that the rows are the same, make the folders, and set aside what is damaged; before anybody works.
+
+        Raises:
+            MismatchError: the rows are not those that the run began with.
+            ArtifactError: the folder cannot be written.
+        """
+        if not self._checked:
+            self.check_source()
         with self._writing():
             for name in _FOLDERS:
                 (self.folder / name).mkdir(exist_ok=True)
                 _sweep(self.folder / name)
-            self.quarantine()
+        self.quarantine()
 
     def missing(self) -> list[int]:
         """The parts that are not done."""
@@ -211,13 +224,13 @@ class BatchRun:
 
     def make(self, number: int, answer: Answer, leases: Leases, *, clock: Callable[[], float] = time.monotonic) -> bool:
         """Make one part; False where it is done already, or somebody else is making it."""
-        if self._record_path(number).is_file() or not leases.take(_name(number)):
+        if self._record_path(number).is_file() or not self._take(leases, number):
             return False
         try:
             if self._record_path(number).is_file():  # it was done while the lease was taken
                 return False
             began, block = clock(), self._survey.blocks[number]
-            answers = answer(read_block(self.source, self._survey, block), self.schema)
+            answers = self._ask(answer, read_block(self.source, self._survey, block))
             if not leases.has(_name(number)):  # this process slept, and somebody else makes it now
                 return False
             self._write(number, answers, clock() - began)
@@ -234,26 +247,21 @@ class BatchRun:
         self.prepare()
         if self.missing():
             raise InputError(f"{self.folder} is not finished; resume it first, then ask again about what failed")
-        began = clock()
-        with self._writing(), self._leases() as leases:
+        with self._leases() as leases:
             for number in [number for number, record in self._read().items() if record.failed]:
-                if leases.take(_name(number)):
+                if self._take(leases, number):
                     try:
                         self._mend(number, answer, clock)
                     finally:
                         leases.give_back(_name(number))
-        return self.sum_up(clock() - began)
+        return self.sum_up()
 
-    def sum_up(self, seconds: float) -> Status:
-        """Write `run.json` after so many seconds of work, and return how far the run is."""
-        kept, status = self.folder / "run.json", self.status()
-        try:
-            spent = float(json.loads(kept.read_text(encoding="utf-8"))["elapsed"])
-        except (OSError, ValueError, LookupError):
-            spent = 0.0
+    def sum_up(self) -> Status:
+        """Write `run.json`, and return how far the run is."""
+        status = self.status()
         versions = {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()}
         with self._writing():
-            write_json(kept, {"elapsed": spent + seconds, "versions": versions, **asdict(status)})
+            write_json(self.folder / "run.json", {"versions": versions, **asdict(status)})
         return status
 
     def status(self) -> Status:
@@ -278,21 +286,32 @@ class BatchRun:
         )
 
     def quarantine(self) -> list[str]:
-        """Set aside every part that is not what its record says, and return their names; they count as missing."""
+        """Set aside every part that is not what its record says, and return their names; they count as missing.
+
+        A part that somebody is making, or mending, is left to them.
+        """
         damaged = []
-        for path in sorted((self.folder / "done").glob("[0-9]*.json")):
-            number = int(path.stem)
-            if self._is_whole(number):
-                continue
-            aside = self.folder / "quarantine"
+        with self._leases() as leases:
+            for number in (int(path.stem) for path in sorted((self.folder / "done").glob("[0-9]*.json"))):
+                if self._is_whole(number) or not self._take(leases, number):
+                    continue
+                try:
+                    if not self._is_whole(number):  # what it was before the lease was taken counts no more
+                        self._set_aside(number)
+                        damaged.append(_name(number))
+                finally:
+                    leases.give_back(_name(number))
+        return damaged
+
+    def _set_aside(self, number: int) -> None:
+        aside = self.folder / "quarantine"
+        with self._writing():
             aside.mkdir(exist_ok=True)
-            path.unlink(missing_ok=True)
-            self._records.pop(number, None)
             for file in (self._part_path(number), self._failures_path(number)):
                 with suppress(FileNotFoundError):
                     file.replace(aside / f"{secrets.token_hex(4)}-{file.name}")
-            damaged.append(_name(number))
-        return damaged
+            self._record_path(number).unlink(missing_ok=True)
+        self._records.pop(number, None)
 
     def check_source(self) -> None:
         """See that the rows are those that the run began with.
@@ -311,6 +330,7 @@ class BatchRun:
                 ) from error
             if found != digest:
                 raise MismatchError(f"{path} is not what the run began with; put it back, or begin another run")
+        self._checked = True
 
     def verify(self) -> list[str]:
         """What is wrong with the run: [] where every row is there once, as it was recorded.
@@ -333,15 +353,18 @@ class BatchRun:
 
     def failures(self) -> Iterator[Failure]:
         """The rows that could not be answered."""
-        for path in sorted((self.folder / "failed").glob("[0-9]*.jsonl")):
-            yield from _read_failures(path)
+        for number, record in self._read().items():
+            if record.failed:
+                yield from _read_failures(self._failures_path(number))
 
     def _mend(self, number: int, answer: Answer, clock: Callable[[], float]) -> None:
         """Put what is answered now between what was answered before."""
-        began, block, record = clock(), self._survey.blocks[number], self._read()[number]
+        began, block, record = clock(), self._survey.blocks[number], self._load(number)
+        if not record.failed:  # somebody else mended it meanwhile
+            return
         rows = read_block(self.source, self._survey, block)
         asked = pa.array([one.row - block.first for one in _read_failures(self._failures_path(number))])
-        again = answer([rows[place] for place in asked.to_pylist()], self.schema)
+        again = self._ask(answer, [rows[place] for place in asked.to_pylist()])
         before = pq.read_table(self._part_path(number))
         place = before.schema.get_field_index("row")
         before = before.set_column(place, "row", pc.subtract(before["row"], block.first))
@@ -354,20 +377,31 @@ class BatchRun:
         self._record_path(number).unlink(missing_ok=True)  # a kill from here on costs the part, which is made again
         self._write(number, answers, record.seconds + clock() - began)
 
+    def _take(self, leases: Leases, number: int) -> bool:
+        with self._writing():
+            return leases.take(_name(number))
+
+    def _ask(self, answer: Answer, rows: Sequence[Row]) -> Answers:
+        """What becomes of rows; where all are the engine's failures, it is waited for."""
+        for pause in (*_PAUSES, 0.0):
+            answers = answer(rows, self.schema)
+            down = len(rows) > 1 and len(answers.failures) == len(rows)
+            if not down or any(one.code != ENGINE for one in answers.failures):
+                return answers
+            time.sleep(pause)
+        raise EngineError(
+            f"not one of {len(rows)} rows could be answered, {len(_PAUSES) + 1} times: {answers.failures[0].message}; "
+            "see to the engine, then resume the run: what is done stays done"
+        )
+
     def _write(self, number: int, answers: Answers, seconds: float) -> None:
+        self._check_whole(number, answers)
         first, table = self._survey.blocks[number].first, answers.table.cast(self.schema).combine_chunks()
         table = table.set_column(table.schema.get_field_index("row"), "row", pc.add(table["row"], first))
         sink = io.BytesIO()
         pq.write_table(table, sink)
         failures = [asdict(replace(one, row=first + one.row)) for one in answers.failures]
         part, told = sink.getvalue(), "".join(f"{json.dumps(one)}\n" for one in failures).encode()
-        with writing_file(self._part_path(number)) as file:
-            file.write(part)
-        if failures:
-            with writing_file(self._failures_path(number)) as file:
-                file.write(told)
-        else:
-            self._failures_path(number).unlink(missing_ok=True)
         record = _Record(
             rows=self._survey.blocks[number].rows,
             lines=table.num_rows,
@@ -378,8 +412,26 @@ class BatchRun:
             part=hashlib.sha256(part).hexdigest(),
             failures=hashlib.sha256(told).hexdigest() if failures else "",
         )
-        write_json(self._record_path(number), _sealed(asdict(record)))
+        with self._writing():
+            with writing_file(self._part_path(number)) as file:
+                file.write(part)
+            if failures:
+                with writing_file(self._failures_path(number)) as file:
+                    file.write(told)
+            else:
+                self._failures_path(number).unlink(missing_ok=True)
+            write_json(self._record_path(number), _sealed(asdict(record)))
         self._records[number] = record
+
+    def _check_whole(self, number: int, answers: Answers) -> None:
+        """Refuse to record a part in which a row is missing, or answered and failed."""
+        told = [*dict.fromkeys(answers.table["row"].to_pylist()), *(one.row for one in answers.failures)]
+        rows = self._survey.blocks[number].rows
+        if sorted(told) != list(range(rows)):
+            raise InputError(
+                f"of the {rows} rows of part {_name(number)} the answers name {len(set(told))}; an answer has lines or "
+                "a failure for each row, and not both"
+            )
 
     def _is_whole(self, number: int) -> bool:
         try:
@@ -433,7 +485,8 @@ class BatchRun:
 
     @contextmanager
     def _leases(self) -> Iterator[Leases]:
-        leases = Leases(self.folder / "leases")
+        with self._writing():
+            leases = Leases(self.folder / "leases")
         try:
             yield leases
         finally:
@@ -490,8 +543,12 @@ def begin(
     rows = (row for block in found.blocks for row in read_block(source, found, block))
     try:
         columns = [[one.name, str(one.type)] for one in schema(rows)]
+        for _, kind in columns:
+            pa.type_for_alias(kind)  # as it is read again
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"what is written holds a column that no run can keep: {error}; write plain values") from error
     own = [name for name, _ in columns if name in keys]
     mine = {"format": FORMAT, **facts, "part_rows": part_rows, "writes": columns, "keys": own, "input": found.files}
     mine |= {f"input {name}": digest for name, digest in zip(found.files, found.digests, strict=True)}
@@ -511,6 +568,7 @@ def begin(
     except OSError as error:
         raise ArtifactError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error
     run = BatchRun.open(folder)
+    run._checked = True
     mine = json.loads(json.dumps(mine))
     for key in [*mine, *(key for key in run.facts if key not in mine)]:  # what was asked for comes first
         if mine.get(key) != run.facts.get(key):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from genrec.batch import Answers, Failure
+from genrec.batch import ENGINE, Answers, Failure
 from genrec.batch_row import code_of, first_readable, id_kind, id_of, name_of, person_of
 from genrec.errors import InputError
 from genrec.recommender import Options, Person, Recommender
@@ -76,7 +76,8 @@ class ListAnswerer:
             if isinstance(answer, InputError):
                 fail(place, code_of(answer), answer)
             elif (first := self._recommender.ladder[0].source) in answer.left_out:
-                fail(place, "engine", next(one for one in answer.notices if one.startswith(f"{first} was left out")))
+                said = (one for one in answer.notices if one.startswith(f"{first} was left out"))
+                fail(place, ENGINE, next(said, f"{first} did not answer"))
             elif not answer.items:
                 fail(place, "nothing_allowed", "; ".join(answer.notices))
             else:

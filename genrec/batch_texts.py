@@ -3,6 +3,7 @@
 A prompt is made of a row by a template, or is the row's own: a line of OpenAI's batch format.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +11,18 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from genrec.backends.base import Backend, TextRequest
-from genrec.batch import Answers, Failure
+from genrec.backends.base import Backend, Text, TextRequest
+from genrec.batch import ENGINE, Answers, Failure
 from genrec.batch_row import code_of, first_readable, id_kind, id_of, name_of, person_of
 from genrec.chat_request import read_line
-from genrec.errors import EngineError, InputError, TemplateError, UnknownItemError, check_count
+from genrec.errors import ArtifactError, EngineError, InputError, TemplateError, UnknownItemError, check_count
 from genrec.json_constraint import JsonConstraint, JsonGrammar
 from genrec.recommender import OnUnknown, Recommender
 from genrec.renderer import newest_distinct, view_of
 from genrec.rows import Row
 from genrec.template import Prompt, Template
 from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.types import History
 
 _HOTTEST = 2  # beyond it there is only noise
 _SCHEMAS = 64  # that are kept ready
@@ -93,6 +95,7 @@ class TextAnswerer:
         style: Style | None = None,
         batch_size: int = 32,
     ) -> None:
+        check_count("batch_size", batch_size)
         self._backend, self._tokenizer, self._read = backend, tokenizer, read
         self._style, self._batch_size = style or Style(), batch_size
         self._grammar: JsonGrammar | None = None
@@ -129,18 +132,15 @@ class TextAnswerer:
         lines: list[dict[str, object]] = []
         tokens = 0
         for some in _chunks(list(requests), self._batch_size):
-            try:
-                texts = self._backend.write([requests[place] for place in some])
-            except EngineError as error:
-                for place in some:
-                    fail(place, "engine", error)
-                continue
-            for place, text in zip(some, texts, strict=True):
+            for place, text in zip(some, self._write([requests[place] for place in some]), strict=True):
+                if isinstance(text, EngineError):
+                    fail(place, ENGINE, text)
+                    continue
                 tokens += len(requests[place].prompt) + len(text.token_ids)
-                if requests[place].constraint is not None and not text.ended:
+                written = self._tokenizer.decode(text.token_ids.tolist())
+                if requests[place].constraint is not None and not (text.ended and _is_json(written)):
                     fail(place, "cut_short", f"its JSON was not whole after {len(text.token_ids)} tokens; allow more")
                     continue
-                written = self._tokenizer.decode(text.token_ids.tolist())
                 reason = "stop" if text.ended else "length"
                 told = {"text": written, "finish_reason": reason, "tokens": len(text.token_ids), "row": place}
                 lines.append({**keys[place], **told})
@@ -148,11 +148,24 @@ class TextAnswerer:
         sources = Counter({self._backend.name: len(lines)} if lines else {})
         return Answers(table, [failures[place] for place in sorted(failures)], sources, tokens)
 
+    def _write(self, requests: Sequence[TextRequest]) -> list[Text | EngineError]:
+        """A text for each request; one that the engine fails on is found by halving, and fails alone."""
+        try:
+            return [*self._backend.write(requests)]
+        except EngineError as error:
+            if len(requests) == 1:
+                return [error]
+            half = len(requests) // 2
+            return [*self._write(requests[:half]), *self._write(requests[half:])]
+
     def _asked(self, row: Row) -> TextRequest:
         if row.fault:
             raise InputError(row.fault)
         prompt, style = self._read(row, self._style)
-        token_ids = self._tokenizer.encode_prompt(prompt)
+        try:
+            token_ids = self._tokenizer.encode_prompt(prompt)
+        except ArtifactError as error:  # roles that the model's chat format does not take
+            raise InputError(str(error)) from error
         room = self._backend.max_tokens - len(token_ids)
         if room < 1:
             raise InputError(
@@ -187,15 +200,23 @@ class Lookup:
     Args:
         recommender: knows the items and the users.
         max_history: the newest distinct items of a history that are shown.
-        on_unknown: as for `Recommender.recommend`.
+        on_unknown: as for `Recommender.recommend`; a user whom nobody knows is a problem for `skip` too.
+
+    Attributes:
+        inputs: what they are called.
     """
+
+    inputs = ("history", "item")
 
     def __init__(self, recommender: Recommender, *, max_history: int = 12, on_unknown: OnUnknown = "raise") -> None:
         self._recommender, self._max_history, self._on_unknown = recommender, max_history, on_unknown
 
     def history(self, row: Row) -> list[dict[str, object]]:
         """The items of a row's `history`, or of its known user's, oldest first; with `title` and attributes."""
-        items = self._recommender.history_of(person_of(row), on_unknown=self._on_unknown)
+        person = person_of(row)
+        if self._on_unknown == "skip" and not isinstance(person, History):
+            self._recommender.history_of(person)  # nobody is written to whom nobody knows
+        items = self._recommender.history_of(person, on_unknown=self._on_unknown)
         shown = newest_distinct(items, self._max_history)[::-1]
         return [view_of(self._recommender.catalog, int(item)) for item in shown]
 
@@ -231,7 +252,7 @@ class TemplateReading:
             )
         self._template = template
         self._made: dict[str, Callable[[Row], object]] = (
-            {} if lookup is None else {"history": lookup.history, "item": lookup.item}
+            {} if lookup is None else {name: getattr(lookup, name) for name in lookup.inputs}
         )
 
     def __call__(self, row: Row, style: Style) -> tuple[Prompt, Style]:
@@ -279,6 +300,14 @@ class MessageReading:
             style.seed if asked.seed is None else asked.seed,
             style.schema if asked.response_format is None else asked.answer_schema,
         )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

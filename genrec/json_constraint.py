@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec.errors import InputError, ModelMissingError
+from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import BoolArray
 
@@ -31,9 +31,7 @@ class JsonGrammar:
             raise ModelMissingError("schemas need llguidance; run: pip install 'genrec[local]'") from error
         self._matcher: Any = llguidance.LLMatcher
         self._tokenizer: Any = llguidance.LLTokenizer(tokenizer.document, eos_token=tokenizer.end_id)
-        # llguidance takes some control tokens for text.
-        self._writable = np.ones(tokenizer.vocab_size, dtype=np.bool_)
-        self._writable[[token for token in tokenizer.control_ids if token != tokenizer.end_id]] = False
+        self._vocab_size = tokenizer.vocab_size
 
     def constrain(self, schema: Mapping[str, Any]) -> "JsonConstraint":
         """The constraint of a JSON Schema.
@@ -45,7 +43,7 @@ class JsonGrammar:
         grammar = self._matcher.grammar_from_json_schema(text, overrides=_COMPACT)
         if fault := self._matcher.validate_grammar(grammar, self._tokenizer):
             raise InputError(f"the schema {text:.80} cannot be kept: {' '.join(fault.split())}; write it otherwise")
-        return JsonConstraint(text, lambda: JsonState(self._matcher(self._tokenizer, grammar), self._writable))
+        return JsonConstraint(text, lambda: JsonState(self._matcher(self._tokenizer, grammar), self._vocab_size))
 
 
 class JsonConstraint:
@@ -66,14 +64,21 @@ class JsonConstraint:
 class JsonState:
     """Where one text stands; it moves."""
 
-    def __init__(self, matcher: Any, writable: BoolArray) -> None:
-        self._matcher, self._writable = matcher, writable
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
+        self._matcher, self._vocab_size = matcher, vocab_size
 
     def allowed(self) -> BoolArray:
-        """What may follow: bool [V], at least one; the end token where the text may end."""
+        """What may follow: bool [V], at least one; the end token where the text may end.
+
+        Raises:
+            EngineError: the schema leads into more than can be kept track of.
+        """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        found: BoolArray = np.unpackbits(bits, count=len(self._writable), bitorder="little").astype(np.bool_)
-        return found & self._writable
+        found: BoolArray = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
+        if self._matcher.is_error() or not found.any():
+            told = str(self._matcher.get_error()).splitlines()
+            raise EngineError(f"a schema cannot be kept any further: {told[0] if told else 'nothing may follow'}")
+        return found
 
     def advance(self, token: int) -> None:
         """Go on behind one more token.

@@ -170,7 +170,7 @@ def _files(source: Path) -> list[Path]:
         paths = sorted(
             path
             for path in source.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != "."
+            if path.suffix.lower() in SUFFIXES and path.is_file() and not _is_hidden(path.relative_to(source))
         )
         if not paths:
             raise InputError(f"{source} holds no file that ends in {', '.join(SUFFIXES)}; name another folder")
@@ -180,6 +180,10 @@ def _files(source: Path) -> list[Path]:
     if source.suffix.lower() not in SUFFIXES:
         raise InputError(f"{source} ends in {source.suffix or 'nothing'!r}; name a file of {', '.join(SUFFIXES)}")
     return [source]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _starts(path: Path, size: int) -> tuple[list[tuple[int, int]], int]:

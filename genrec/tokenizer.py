@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from genrec.errors import ArtifactError
 from genrec.types import IntArray, Message, Role, Span
 
+_SCAFFOLDS = 256  # that are kept
 _SLOT = re.compile("\ue000([0-9]+)\ue001")
 
 
@@ -180,6 +181,8 @@ class HuggingFaceTokenizer:
     def _scaffold(self, roles: tuple[Role, ...]) -> tuple[str, ...]:
         """What the chat template writes before, between and after the contents of these roles."""
         if roles not in self._scaffolds:
+            if len(self._scaffolds) >= _SCAFFOLDS:
+                self._scaffolds.clear()  # whoever may say which roles speak in turn may say many
             self._scaffolds[roles] = self._render_scaffold(roles)
         return self._scaffolds[roles]
 

@@ -252,6 +252,7 @@ class BackendContract:
         late = Deadline(1.0, lambda: 2.0)
         with pytest.raises(DeadlineExceededError):
             backend.write([TextRequest(prompts[0], (0,), 5)], deadline=late)
+        assert backend.write([]) == []
 
     def written(
         self,

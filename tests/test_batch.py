@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from genrec import Catalog, Interactions, PopularityRanker, RankRequest, Recommender, open_dataset
 from genrec import batch as batch_module
-from genrec.artifact import writing_file
+from genrec.artifact import sha256_of, writing_file
 from genrec.batch import Answers, BatchRun, Failure, begin
 from genrec.batch_lists import ListAnswerer
 from genrec.cli.app import app
@@ -109,6 +109,47 @@ def test_a_part_that_was_damaged_is_set_aside_and_made_again(rows: Path, tmp_pat
     assert {path.name: path.read_bytes() for path in (folder / "parts").iterdir()} == whole
     assert run.verify() == []
     assert len(list((folder / "quarantine").glob("*.parquet"))) == 4
+
+
+def test_an_answer_that_forgets_a_row_is_refused(rows: Path, tmp_path: Path) -> None:
+    """Recorded as done, it would be a row that is lost without a word."""
+    run = start(rows, tmp_path / "run")
+    for table, failures in (
+        (SCHEMA.empty_table(), []),
+        (Counting()([Row({"user_id": 0})], SCHEMA).table, [Failure(0, 0, "bad", "no")]),
+    ):
+        with pytest.raises(InputError, match="of the 10 rows of part 00000000 the answers name"):
+            run.work(lambda rows, schema, table=table, failures=failures: Answers(table, failures))
+    assert run.status().parts_done == 0
+
+
+def test_an_engine_that_is_down_is_waited_for_and_no_row_is_given_up(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an engine starts again a run would else rush through, and call every row a failure."""
+    waited: list[float] = []
+    monkeypatch.setattr(batch_module.time, "sleep", waited.append)
+    answering = Counting()
+
+    def answer(rows: Sequence[Row], schema: pa.Schema) -> Answers:
+        if len(waited) < 2:
+            failures = [Failure(place, None, batch_module.ENGINE, "it starts") for place in range(len(rows))]
+            return Answers(schema.empty_table(), failures)
+        return answering(rows, schema)
+
+    run = start(rows, tmp_path / "run")
+    done = run.work(answer)
+    assert (done.failed, done.rows_done, list(filter(None, waited))) == (0, 97, [1.0, 5.0])
+    other = start(rows, tmp_path / "other")
+
+    def down(rows: Sequence[Row], schema: pa.Schema) -> Answers:
+        return Answers(
+            schema.empty_table(), [Failure(place, None, batch_module.ENGINE, "gone") for place in range(len(rows))]
+        )
+
+    with pytest.raises(EngineError, match="not one of 10 rows could be answered, 5 times: gone"):
+        other.work(down)
+    assert other.status().parts_done == 0
 
 
 def test_only_what_failed_is_asked_again(rows: Path, tmp_path: Path) -> None:
@@ -306,15 +347,17 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(
     undisturbed = genrec_batch("run", str(source), str(tmp_path / "whole"), *options)
     out, told = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, told.decode()
-    folder, moments = tmp_path / "run", random.Random(1)
+    folder, moments, hit = tmp_path / "run", random.Random(1), 0
     for way in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
         before = len(list((folder / "done").glob("*.json")))
         run = genrec_batch("run", str(source), str(folder), *options, "--workers", str(moments.choice([1, 2])))
         while run.poll() is None and len(list((folder / "done").glob("*.json"))) == before:
             time.sleep(0.01)
         time.sleep(moments.random() / 10)
+        hit += run.poll() is None
         run.send_signal(way)  # nothing, where it is over
         run.communicate(timeout=60)
+    assert hit, "nothing was killed: the runs were over before"
     resumed = genrec_batch("resume", str(folder), "--workers", "2")
     out, told = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, told.decode()
@@ -365,12 +408,24 @@ def test_the_commands_tell_what_they_did(shop: tuple[Catalog, Interactions], tmp
         ask("run", str(source), str(tmp_path / "wrong"), *options, *wrong, code=2)
     assert not (tmp_path / "wrong").exists()
     ask("run", str(tmp_path), str(tmp_path / "out"), *options, code=2)
-    # A list that was altered with its hash: the rows tell.
-    table = pq.read_table(parts[0])
-    pq.write_table(table.set_column(0, "user_id", pa.array(["1"] * table.num_rows)), parts[0])
-    record = tmp_path / "run" / "done" / f"{parts[0].stem}.json"
-    record.write_text(record.read_text(encoding="utf-8").replace("popularity", "embedding"), encoding="utf-8")
+    # A part that was altered together with its record: the rows tell.
+    table, record = pq.read_table(parts[0]), tmp_path / "run" / "done" / f"{parts[0].stem}.json"
+    told = json.loads(record.read_text(encoding="utf-8"))
+    for altered, fault in (
+        (table.set_column(0, "user_id", pa.array(["1"] * table.num_rows)), "holds user_id '1' for row 0"),
+        (table.slice(3), "does not hold each of its rows once"),
+        (table.set_column(2, "rank", pa.array([2, 1, 3] * 20)), "does not hold ranks from 1 on for each row"),
+    ):
+        pq.write_table(altered, parts[0])
+        facts = {name: value for name, value in told.items() if name != "sha256"}
+        facts["part"] = sha256_of(parts[0])
+        record.write_text(json.dumps(batch_module._sealed(facts)), encoding="utf-8")
+        assert fault in ask("verify", folder, code=4)
+    record.write_text(json.dumps(told).replace("popularity", "embedding"), encoding="utf-8")
     assert "is not what its record says" in ask("verify", folder, code=4)
+    # Options that would change nothing are refused, not passed over.
+    for wrong in (("--model", "none"), ("--strategy", "beam"), ("--engine", "vllm"), ("--engine", "other")):
+        assert "--engine is" in (said := ask("plan", str(link), *options, *wrong, code=2)) or "does without" in said
 
 
 def test_a_cluster_that_loses_a_worker_loses_no_row(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:

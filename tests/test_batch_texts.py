@@ -1,5 +1,6 @@
 """Texts for rows: by a template, or asked as OpenAI's batch format asks; each row by itself."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -162,11 +163,36 @@ def test_an_engine_that_is_gone_fails_its_rows_and_no_others(tokenizer: HuggingF
                 raise EngineError("the engine is gone")
             return super().write(requests, deadline=deadline)
 
-    answer = TextAnswerer(Failing(tokenizer.vocab_size), tokenizer, MessageReading("tiny"), batch_size=1)
+    answer = TextAnswerer(Failing(tokenizer.vocab_size), tokenizer, MessageReading("tiny"), batch_size=3)
     rows = [request("a"), request("b", "long " * 40), request("c")]
     answers = answer(rows, answer.schema(iter(rows)))
     assert [(one.row, one.code, one.message) for one in answers.failures] == [(1, "engine", "the engine is gone")]
     assert answers.table["custom_id"].to_pylist() == ["a", "c"]
+    with pytest.raises(InputError, match="batch_size is -1"):
+        TextAnswerer(TableBackend(9), tokenizer, MessageReading("tiny"), batch_size=-1)
+
+
+def test_a_chat_format_that_refuses_the_roles_fails_the_row(tokenizer: HuggingFaceTokenizer) -> None:
+    """One line of two users in turn would else end the run, and every resumption of it."""
+    strict = HuggingFaceTokenizer(
+        tokenizer.document,
+        chat_template="{% for one in messages %}{% if loop.index0 and one.role == loop.previtem.role %}"
+        "{{ raise_exception('speak in turn') }}{% endif %}{{ one.content }}<|im_end|>{% endfor %}",
+        begin_token="",
+        end_token="<|im_end|>",
+    )
+    answer = TextAnswerer(TableBackend(strict.vocab_size), strict, MessageReading("tiny"))
+    twice = request("b", messages=[{"role": "user", "content": "x"}] * 2)
+    answers = answer([request("a"), twice], answer.schema(iter([twice, request("a")])))
+    assert [(one.row, one.code) for one in answers.failures] == [(1, "unreadable")]
+    assert "speak in turn" in answers.failures[0].message
+
+
+def test_every_option_that_decides_the_answers_is_among_the_facts() -> None:
+    """One that is forgotten would be without effect, and could change between two starts of a run."""
+    from genrec.cli import answerer, batch
+
+    assert {"answers", *inspect.signature(batch._what_is_asked).parameters} == set(answerer._ASKED)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +206,9 @@ def test_a_style_out_of_range_is_named(change: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.model
-def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(smollm2: Path, tmp_path: Path) -> None:
+def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same guarantees as for lists; a prompt that changed in between makes another run."""
     prompt, schema = tmp_path / "asks.j2", tmp_path / "schema.json"
     prompt.write_text(ASKS, encoding="utf-8")
@@ -211,6 +239,10 @@ def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(smollm2: Path
     table = pq.read_table(part)
     pq.write_table(table.set_column(0, "user_id", pa.array(["u0", "u0"])), part)
     assert "is not what its record says" in ask("verify", str(folder), code=4)
+    # What lies here under the name of something that ships changes nothing.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "SmolLM2-135M-Instruct").mkdir()
+    ask("run", str(source), str(tmp_path / "named"), *asked[3:], "--model", "SmolLM2-135M-Instruct")
     prompt.write_text(ASKS.replace("for?", "good for?"), encoding="utf-8")
     assert "whose prompt hash is" in ask(*asked, code=4)
     assert "with another prompt hash" in ask("resume", str(folder), code=4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genrec.backends.base import Backend, TextRequest
-from genrec.errors import InputError
+from genrec.errors import EngineError, InputError
 from genrec.json_constraint import JsonGrammar
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
@@ -75,6 +75,26 @@ def test_what_may_follow_holds_no_control_token_but_the_end(
     assert np.flatnonzero(state.allowed()).tolist() == [tokenizer.end_id]
     with pytest.raises(InputError, match="token 5 may not follow here"):
         state.advance(5)
+
+
+@pytest.mark.model
+def test_a_schema_that_grows_beyond_what_can_be_kept_track_of_is_an_error(
+    tokenizer: HuggingFaceTokenizer, grammar: JsonGrammar
+) -> None:
+    """Else the text ends in the middle, and counts as whole."""
+    pattern = "^((.{0,90}x.{0,90}y){1,60}|(.{3,77}z)+)$"
+    state = grammar.constrain({"type": "string", "pattern": pattern}).start()
+    random = np.random.default_rng(0)
+    letters = [int(tokenizer.encode_text(letter)[0]) for letter in "xyz"]
+    state.advance(int(tokenizer.encode_text('"')[0]))
+
+    def write(count: int) -> None:
+        for _ in range(count):
+            allowed = state.allowed()
+            state.advance(next(int(one) for one in random.permutation(letters) if allowed[one]))
+
+    with pytest.raises(EngineError, match="cannot be kept any further"):
+        write(400)
 
 
 @pytest.mark.model

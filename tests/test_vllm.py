@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from contracts import BackendContract, branches, read
@@ -578,3 +579,35 @@ def test_an_engine_without_adapters_says_how_to_have_them() -> None:
     backend.name, backend._max_rank = "m", 0
     with pytest.raises(InputError, match="start it with adapters=1"):
         backend.with_adapter("anywhere")
+
+
+@pytest.mark.vllm
+@needs_vllm
+def test_a_batch_run_takes_vllm_for_its_engine(tmp_path: Path) -> None:
+    """Lists under the shipped adapter, and texts: what the README promises of --engine, by the command itself."""
+    items = [{"item_id": f"i{number}", "title": title} for number, title in enumerate(["Red Mug", "Tea Pot", "Lamp"])]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    rows = [{"history": ["i0"]}, {"history": ["i1", "i2"]}]
+    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    body = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 3}
+    asked = json.dumps({"custom_id": "a", "body": body})
+    (tmp_path / "asked.jsonl").write_text(asked, encoding="utf-8")
+    own = ("--items", str(tmp_path / "items.jsonl"), "--strategy", "exhaustive", "--evidence", "0")
+    own += ("--adapter", "online-retail", "--k", "1")
+    for source, options, columns in (("people", own, "item_id"), ("asked", (), "text")):
+        told = {}
+        for engine in ("vllm", "transformers"):
+            command = [sys.executable, "-m", "genrec", "batch", "run", str(tmp_path / f"{source}.jsonl")]
+            out = tmp_path / f"{source}-{engine}"
+            done = subprocess.run(
+                [*command, str(out), "--engine", engine, *options], capture_output=True, check=False, timeout=PATIENCE
+            )
+            assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
+            told[engine] = pq.read_table(out / "parts").to_pylist()
+        assert len(told["vllm"]) == len(told["transformers"])
+        for one, other in zip(told["vllm"], told["transformers"], strict=True):
+            assert one["row"] == other["row"]
+            assert one[columns]
+            if columns == "item_id":
+                assert one["item_id"] == other["item_id"]
+                assert one["score"] == pytest.approx(other["score"], abs=0.5)  # bfloat16 in either

@@ -69,6 +69,8 @@ def many_lists(options: Options) -> Iterator[Row]:
         told = json.loads(run.communicate()[0])
         if run.returncode or told["rows_done"] != count or told["lines"] != K * count:
             raise ValueError(f"the run ended with exit code {run.returncode}, {told}")
+        if len(grown) != WORKERS:
+            raise ValueError(f"{len(grown)} of {WORKERS} workers were seen at work; measure more rows")
         variant = f"{count} known users of Online Retail, {K} items each, {WORKERS} workers"
         yield Row("B1", variant, count / seconds, "rows/s", RATE, note=f"{seconds:.0f} s from start to end")
         note = "each worker's most above what it held at its first part, added up"

@@ -108,6 +108,8 @@ class TransformersBackend:
     def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
         """Write a text behind each prompt, all in one batch."""
         check_room(requests, self.max_tokens)
+        if not requests:
+            return []
         return write_along(self.open([request.prompt for request in requests], deadline=deadline), requests)
 
     def hidden(

@@ -22,7 +22,7 @@ from genrec.errors import EngineError
 from genrec.types import FloatArray
 
 MOST_TOKENS = 128  # that one request may ask for, in every version
-SERVE_ADVICE = "start it with --max-logprobs 128, from vLLM 0.30 on with --enable-scale-out too"
+SERVE_ADVICE = "start it with what genrec.backends.vllm_dialect.serve_options names"
 _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 """How an engine holds texts to a schema: by the same library as `genrec.json_constraint`, and as that does."""
@@ -75,6 +75,11 @@ def writing(request: TextRequest) -> dict[str, Any]:
     }
 
 
+def times_as_long(requests: Sequence[TextRequest]) -> float:
+    """How many times as long as an answer of one token the longest text may take; 100 tokens are one more."""
+    return 1 + max((request.most for request in requests), default=0) / 100
+
+
 def writing_over_http(request: TextRequest) -> dict[str, Any]:
     """The same for a server, with what it is held to."""
     held = {} if request.constraint is None else {"structured_outputs": {"json": request.constraint.schema}}
@@ -82,7 +87,13 @@ def writing_over_http(request: TextRequest) -> dict[str, Any]:
 
 
 def read_text(token_ids: Sequence[int], reason: str | None, request: TextRequest) -> Text:
-    """A text of an answer's tokens, of which the last one may be what ended it."""
+    """A text of an answer's tokens, of which the last one may be what ended it.
+
+    Raises:
+        EngineError: it was given up.
+    """
+    if reason not in ("stop", "length"):
+        raise EngineError(f"vLLM gave a text up: {reason}; see its log")
     ended = reason == "stop"
     if ended and token_ids and token_ids[-1] in request.stops:
         token_ids = token_ids[:-1]

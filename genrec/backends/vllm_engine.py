@@ -56,7 +56,8 @@ class VllmEngineBackend:
         adapters: how many LoRA adapters may be used at once; 0 for none. With them every node is a request of its own,
             where forced tokens would else share one.
         max_rank: the highest rank an adapter may have.
-        patience: seconds in which none of its requests ends before the engine counts as down, whoever still waits.
+        patience: seconds in which none of its requests ends before the engine counts as down, whoever still waits; a
+            text is given as much again for each 100 tokens that it may have.
         name: what results and caches call these weights, the dtype added; by default the last part of its path.
         engine: more arguments of `vllm.LLM`, such as `tensor_parallel_size`; they win over what is chosen here.
         clock: seconds that only rise.
@@ -163,11 +164,12 @@ class _Job(Generic[_Answer]):
 
     Attributes:
         patience: until when something must have come of it.
+        times: as long as the patience that there is it may take.
         unfinished: how many requests the engine had to answer when it was last looked at.
     """
 
-    def __init__(self, work: Callable[[], _Answer], patience: Deadline) -> None:
-        self.patience, self.unfinished = patience, 0
+    def __init__(self, work: Callable[[], _Answer], patience: Deadline, times: float) -> None:
+        self.patience, self.times, self.unfinished = patience, times, 0
         self._future: Future[_Answer] = Future()
         threading.Thread(target=self._do, args=(work,), daemon=True).start()
 
@@ -208,7 +210,7 @@ class _Engine:
         from vllm import SamplingParams
 
         params = [SamplingParams(**vllm_dialect.sampling(request), flat_logprobs=True) for request in requests]
-        outputs = self._generate([request.path for request in requests], params, adapter, deadline)
+        outputs = self._generate([request.path for request in requests], params, adapter, deadline, 1)
         with _of_known_versions():
             pairs = zip(outputs, requests, strict=True)
             return [vllm_dialect.read_output(output, request) for output, request in pairs]
@@ -224,7 +226,8 @@ class _Engine:
             )
             for request in requests
         ]
-        outputs = self._generate([request.prompt.tolist() for request in requests], params, adapter, deadline)
+        times = vllm_dialect.times_as_long(requests)
+        outputs = self._generate([request.prompt.tolist() for request in requests], params, adapter, deadline, times)
         with _of_known_versions():
             written = [output.outputs[0] for output in outputs]
             return [
@@ -233,11 +236,17 @@ class _Engine:
             ]
 
     def _generate(
-        self, prompts: Sequence[Sequence[int]], params: Sequence[Any], adapter: Adapter | None, deadline: Deadline
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[Any],
+        adapter: Adapter | None,
+        deadline: Deadline,
+        times: float,
     ) -> Any:
+        """What vLLM answers, which is given `times` as long as the patience that there is."""
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         lora = None if adapter is None else self._request(adapter)
-        return self._run(lambda: self.llm.generate(asked, params, use_tqdm=False, lora_request=lora), deadline)
+        return self._run(lambda: self.llm.generate(asked, params, use_tqdm=False, lora_request=lora), deadline, times)
 
     def load(self, adapter: Adapter) -> None:
         self._run(lambda: self.llm.llm_engine.add_lora(self._request(adapter)), Deadline.never())
@@ -299,7 +308,7 @@ class _Engine:
         number = self._numbers.setdefault(adapter.name, len(self._numbers) + 1)
         return LoRARequest(adapter.name, number, str(adapter.folder))
 
-    def _run(self, work: Callable[[], _Answer], deadline: Deadline) -> _Answer:
+    def _run(self, work: Callable[[], _Answer], deadline: Deadline, times: float = 1) -> _Answer:
         """Do something with the engine in a thread, so that what never returns can be left.
 
         vLLM's client waits without end for a process that was killed. Who leaves early leaves the lock to a thread that
@@ -309,7 +318,7 @@ class _Engine:
             held.enter_context(deadline.holding(self._lock))
             if self._down:
                 raise self._fail(self._down)
-            job = _Job(work, self._new_patience())
+            job = _Job(work, self._new_patience(times), times)
             try:
                 return self._watch(job, deadline)
             except BaseException:  # the caller's time is up, or a signal's handler raised
@@ -324,9 +333,9 @@ class _Engine:
             if core.resources.engine_dead:
                 raise self._fail("its process ended")
             if (unfinished := self.llm.llm_engine.get_num_unfinished_requests()) != job.unfinished:
-                job.unfinished, job.patience = unfinished, self._new_patience()
+                job.unfinished, job.patience = unfinished, self._new_patience(job.times)
             if job.patience.left() < 0:
-                raise self._fail(f"it did not answer within {self._patience:g} s")
+                raise self._fail(f"it did not answer within {self._patience * job.times:g} s")
             deadline.check()
         try:
             return job.answer()
@@ -335,8 +344,8 @@ class _Engine:
                 raise self._fail("its process ended") from error
             raise EngineError(f"vLLM failed with the model {self._name!r}: {error}") from error
 
-    def _new_patience(self) -> Deadline:
-        return Deadline(self._clock() + self._patience, self._clock)
+    def _new_patience(self, times: float) -> Deadline:
+        return Deadline(self._clock() + self._patience * times, self._clock)
 
     def _see_through(self, job: "_Job[Any]", held: ExitStack) -> None:
         with held, suppress(EngineError):

@@ -36,13 +36,15 @@ class VllmServerBackend:
     """A model that a vLLM server serves, or one of its adapters.
 
     The server is to be started as `vllm serve MODEL` with `genrec.backends.vllm_dialect.serve_options` of its version
-    (`--max-logprobs 128`, from 0.30 on `--enable-scale-out` too), where only genrec can reach it.
+    (`--max-logprobs 128`, from 0.30 on `--enable-scale-out` too, and for texts that are held to a schema
+    `--structured-outputs-config`), where only genrec can reach it.
 
     Args:
         url: such as `http://127.0.0.1:8000`.
         model: what the server calls the model or the adapter.
         vocab_size: token ids are below it; the server does not tell.
-        patience: seconds that a request may take with all its attempts, and in which one of a batch must be answered.
+        patience: seconds that a request may take with all its attempts, and in which one of a batch must be answered; a
+            text is given as much again for each 100 tokens that it may have.
         concurrency: requests under way at once.
         api_key: sent as a bearer token.
         name: what results and caches call these weights; by default `model`.
@@ -93,18 +95,18 @@ class VllmServerBackend:
 
     def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, see `PathReader`."""
-        return self._together(self._ask, requests, deadline)
+        return self._together(self._ask, requests, self._limit(deadline, 1))
 
     def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
         """Write a text behind each prompt; `concurrency` of them at once."""
         check_room(requests, self.max_tokens)
-        return self._together(self._write, requests, deadline or Deadline.never())
+        limit = self._limit(deadline or Deadline.never(), vllm_dialect.times_as_long(requests))
+        return self._together(self._write, requests, limit)
 
     def _together(
-        self, ask: "Callable[[_Request, _Limit], _Answer]", requests: "Sequence[_Request]", deadline: Deadline
+        self, ask: "Callable[[_Request, _Limit], _Answer]", requests: "Sequence[_Request]", limit: "_Limit"
     ) -> "list[_Answer]":
         """What the server answers to all; the first fault ends it."""
-        limit = self._limit(deadline)
         try:
             futures = [self._pool.submit(ask, request, limit) for request in requests]
         except RuntimeError as error:
@@ -137,7 +139,7 @@ class VllmServerBackend:
 
     def _find_model(self) -> int:
         """The context of the model, which the server must serve under this name."""
-        answer = self._send("GET", "/v1/models", None, self._limit(Deadline.never()))
+        answer = self._send("GET", "/v1/models", None, self._limit(Deadline.never(), 1))
         with self._reading("/v1/models"):
             contexts = {str(card["id"]): card for card in answer["data"]}
             if self._model not in contexts:
@@ -163,7 +165,7 @@ class VllmServerBackend:
     def _generate(self, prompt: Sequence[int], params: dict[str, Any], limit: "_Limit") -> Any:
         body = {"model": self._model, "token_ids": prompt, "sampling_params": params}
         answer = self._send("POST", _GENERATE, body, limit)
-        limit.patience = self._new_patience()
+        limit.patience = self._new_patience(limit.times)
         return answer
 
     @contextmanager
@@ -220,27 +222,32 @@ class VllmServerBackend:
     def _garbled(self, path: str) -> EngineError:
         return EngineError(f"{self._where} answered {path} with something else than vLLM 0.25 to 0.32 does; check url")
 
-    def _limit(self, deadline: Deadline) -> "_Limit":
-        return _Limit(deadline, self._new_patience())
+    def _limit(self, deadline: Deadline, times: float) -> "_Limit":
+        return _Limit(deadline, self._new_patience(times), times)
 
-    def _new_patience(self) -> Deadline:
-        return Deadline(self._clock() + self._patience, self._clock)
+    def _new_patience(self, times: float) -> Deadline:
+        return Deadline(self._clock() + self._patience * times, self._clock)
 
     def _too_late(self, limit: "_Limit", fault: str = "") -> EngineError:
         fault = fault and f", {fault}"
         if limit.deadline.left() <= _MARGIN:
             return DeadlineExceededError(f"{self._where} did not answer before the deadline{fault}")
         return EngineError(
-            f"{self._where} did not answer within {self._patience:g} s{fault}; see its log, or allow more with patience"
+            f"{self._where} did not answer within {self._patience * limit.times:g} s{fault}; see its log, or allow "
+            "more with patience"
         )
 
 
 @dataclass
 class _Limit:
-    """Until when requests may take: what the caller has time for, and until when the server must answer one of them."""
+    """Until when requests may take: what the caller has time for, and until when the server must answer one of them.
+
+    The latter is `times` as long as the patience that there is.
+    """
 
     deadline: Deadline
     patience: Deadline
+    times: float
 
     def left(self) -> float:
         """Seconds that remain; 0 when none do."""

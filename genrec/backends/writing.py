@@ -47,6 +47,8 @@ def write_along(tree: LogitTree, requests: Sequence[TextRequest]) -> list[Text]:
         for pen, logits in zip(open_, tree.logits(np.array([pen.node for pen in open_])), strict=True):
             pen.choose(logits)
         open_ = [pen for pen in open_ if pen.goes_on]
+        if not open_:
+            break
         parents = np.array([pen.node for pen in open_], dtype=np.int64)
         tokens = np.array([pen.token_ids[-1] for pen in open_], dtype=np.int64)
         for pen, node in zip(open_, tree.grow(parents, tokens).tolist(), strict=True):

@@ -3,8 +3,9 @@
 import atexit
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from genrec.batch_lists import ListAnswerer
     from genrec.batch_texts import Reading, TextAnswerer
     from genrec.recommender import Recommender
-    from genrec.rows import Row
     from genrec.template import Template
 
     Answerer = ListAnswerer | TextAnswerer
@@ -29,6 +29,7 @@ LISTS, TEXTS = "lists", "texts"
 _RANKERS = ("generative", "blend", "embedding", "popularity")
 _DATA = ("data", "items", "interactions", "columns")
 _MODEL = ("model", "adapter", "batch_size")
+_OF_MODEL = ("engine", "model", "adapter", "template", "cold_template", "strategy", "score", "prior", "background")
 _ENGINES = ("transformers", "vllm")
 _SEARCH = (
     *("encoder", "template", "cold_template", "strategy", "score", "prior", "evidence", "candidates", "width"),
@@ -39,7 +40,7 @@ _OF_LISTS = ("k", "ranker", *_LIMITS, *_SEARCH)
 _OF_TEXTS = ("prompt", "schema", "max_tokens", "temperature", "seed")
 _ASKED = ("answers", "engine", "on_unknown", *_DATA, *_MODEL, *_OF_LISTS, *_OF_TEXTS)
 _PATHS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template", "prompt")
-_LOOKED_UP = ("history", "item")  # inputs of a prompt that need the catalog
+_LOOKED_AT = 100  # rows that tell what all of them ask for
 _TOGETHER = {"transformers": 32, "vllm": 4096}  # prompts that an engine is handed at once
 
 
@@ -51,19 +52,40 @@ def asked_of(context: typer.Context, rows: Path) -> dict[str, Any]:
     """
     given: dict[str, Any] = {name: context.params.get(name) for name in _ASKED}
     given = {name: None if value in ([], ()) else value for name, value in given.items()}  # options that may repeat
+    if given["engine"] not in _ENGINES:
+        raise InputError(f"--engine is {given['engine']!r}; choose one of {', '.join(_ENGINES)}")
     texts = given["prompt"] is not None or _are_requests(rows)
-    for name in _OF_LISTS if texts else _OF_TEXTS:
+    given["answers"] = TEXTS if texts else LISTS
+    if texts:
+        _refuse(context, _OF_LISTS, "is for lists, and these rows ask for texts")
+    else:
+        _refuse(context, _OF_TEXTS, "is for texts, which --prompt asks for, and these rows ask for lists")
+    if not needs_language_model(given):
+        _refuse(context, _OF_MODEL, f"is for the language model, which --ranker {given['ranker']} does without")
+    given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
+    return given | {name: _from_anywhere(given[name]) for name in _PATHS if given[name] is not None}
+
+
+def _from_anywhere(name: Any) -> str:
+    """A path that means the same wherever it is read; what is shipped under a name keeps it."""
+    from genrec.bundle import MODELS
+    from genrec.dataset import DATASETS
+    from genrec.template import template_names
+
+    shipped = {"none", *MODELS, *DATASETS, *template_names()}
+    return str(name) if str(name) in shipped or not os.path.exists(name) else os.path.abspath(name)
+
+
+def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
+    for name in names:
         given_by = context.get_parameter_source(name)
         if given_by is not None and given_by.name == "COMMANDLINE":
-            what, other = ("texts", "lists") if texts else ("lists", "texts")
-            raise InputError(
-                f"--{name.replace('_', '-')} is for {other}, and these rows ask for {what}; leave it out"
-                + ("" if texts else ", or name a template with --prompt")
-            )
-    given["answers"] = TEXTS if texts else LISTS
-    given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
-    there = [name for name in _PATHS if given[name] is not None and os.path.exists(given[name])]
-    return given | {name: os.path.abspath(given[name]) for name in there}
+            raise InputError(f"--{name.replace('_', '-')} {why}; leave it out")
+
+
+def needs_language_model(asked: Mapping[str, Any]) -> bool:
+    """Whether what was asked for takes the language model."""
+    return bool(asked["answers"] == TEXTS or asked["ranker"] == "generative")
 
 
 def answerer_of(found: "BatchRun") -> "Answerer":
@@ -109,7 +131,7 @@ def _open_lists(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer,
     chosen, cache, named = replace(source.settings(models), fill_priors=True), default_cache(), _named(asked)
     if not offline:
         source.fetch([chosen.model, chosen.encoder], cache)
-    generative = asked["ranker"] == "generative"
+    generative = needs_language_model(asked)
     backend, prior_backend = _open_engine(asked["engine"], chosen, cache) if generative else (None, None)
     opened = source.load(named, chosen, cache, need_model=generative, backend=backend, prior_backend=prior_backend)
     if opened.notices:  # what is missing today may be there tomorrow, and answer otherwise
@@ -129,12 +151,11 @@ def _open_lists(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer,
 def _facts_of_lists(opened: "Recommender", engine: str, chosen: "Settings", cache: Path) -> dict[str, Any]:
     """What decides lists, beside what was asked for."""
     from genrec.assembly import find_weights
-    from genrec.provenance import hashes_of
     from genrec.template import read_template
 
     facts = _facts_of_data(opened)
     if chosen.encoder is not None:
-        facts["encoder hash"] = hashes_of(find_weights(chosen.encoder, cache))
+        facts["encoder hash"] = _hashes(find_weights(chosen.encoder, cache))
     for ranker in source.generative(opened):
         facts |= _facts_of_model(engine, chosen, cache)
         facts["settings"] = asdict(ranker.settings)
@@ -168,7 +189,7 @@ def _open_texts(asked: Mapping[str, Any], offline: bool) -> "tuple[TextAnswerer,
         backend, tokenizer = load_backend(chosen.model, cache, adapter=chosen.adapter)
     else:
         tokenizer = HuggingFaceTokenizer.from_directory(find_weights(chosen.model, cache))
-    size = asked["batch_size"] or _TOGETHER[asked["engine"]]
+    size = _TOGETHER[asked["engine"]] if asked["batch_size"] is None else asked["batch_size"]
     return TextAnswerer(backend, tokenizer, read, style=style, batch_size=size), facts
 
 
@@ -181,7 +202,7 @@ def _open_template(template: "Template", asked: Mapping[str, Any], cache: Path) 
     from genrec.recommender import Recommender
 
     facts: dict[str, Any] = {"prompt hash": template.fingerprint}
-    if set(_LOOKED_UP).isdisjoint(template.inputs):
+    if set(Lookup.inputs).isdisjoint(template.inputs):
         return TemplateReading(template), facts
     catalog, interactions = _named(asked).read(cache)
     ranker = PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
@@ -194,17 +215,19 @@ def _open_engine(name: str, chosen: "Settings", cache: Path) -> "tuple[Backend |
     """The engine that was asked for, and the same without its adapter; (None, None) for the one that comes by itself.
 
     Raises:
-        InputError: there is no such engine.
+        InputError: its model holds a merged adapter, and what it was before is not at hand in this engine.
     """
-    if name not in _ENGINES:
-        raise InputError(f"--engine is {name!r}; choose one of {', '.join(_ENGINES)}")
     if name != "vllm" or chosen.model is None:
         return None, None
     from genrec.assembly import find_weights
     from genrec.backends.vllm_engine import VllmEngineBackend
     from genrec.dataset import find_adapter
+    from genrec.provenance import FILE
 
-    plain = VllmEngineBackend(find_weights(chosen.model, cache), adapters=0 if chosen.adapter is None else 1)
+    weights = find_weights(chosen.model, cache)
+    if (weights / FILE).is_file():
+        raise InputError(f"{weights} holds a merged adapter; give vLLM the model itself, and --adapter beside it")
+    plain = VllmEngineBackend(weights, adapters=0 if chosen.adapter is None else 1)
     atexit.register(plain.close)
     if chosen.adapter is None:
         return plain, None
@@ -214,11 +237,10 @@ def _open_engine(name: str, chosen: "Settings", cache: Path) -> "tuple[Backend |
 def _facts_of_model(engine: str, chosen: "Settings", cache: Path) -> dict[str, Any]:
     from genrec.assembly import find_weights
     from genrec.dataset import find_adapter
-    from genrec.provenance import hashes_of
 
-    facts: dict[str, Any] = {"model hash": hashes_of(find_weights(chosen.model or "", cache))}
+    facts: dict[str, Any] = {"model hash": _hashes(find_weights(chosen.model or "", cache))}
     if chosen.adapter is not None:
-        facts["adapter hash"] = hashes_of(find_adapter(chosen.adapter))
+        facts["adapter hash"] = _hashes(find_adapter(chosen.adapter))
     return {**facts, "precision": _precision(engine), **_version()}
 
 
@@ -229,6 +251,14 @@ def _facts_of_data(opened: "Recommender") -> dict[str, Any]:
     return facts
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a model's folder, tokenizer and configuration too."""
+    from genrec.artifact import sha256_of
+
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+    return {str(path.relative_to(folder)): sha256_of(path) for path in paths}
+
+
 def _version() -> dict[str, Any]:
     from importlib.metadata import version
 
@@ -236,10 +266,14 @@ def _version() -> dict[str, Any]:
 
 
 def _precision(engine: str) -> str:
-    """What models compute in here; another machine's numbers may differ in the last places, or the first."""
+    """What models compute in and with here; others' numbers may differ in the last places, or the first."""
+    from importlib.metadata import packages_distributions, version
+
     from genrec.backends.precision import default_device, native_dtype
 
-    return f"{native_dtype(default_device())} on {default_device().type} by {engine}"
+    packages = sorted(name for one in {engine, "torch"} for name in set(packages_distributions().get(one, ())))
+    made_by = ", ".join(f"{name} {version(name)}" for name in packages)
+    return f"{native_dtype(default_device())} on {default_device().type}, {made_by}"
 
 
 def _named(asked: Mapping[str, Any]) -> source.Source:
@@ -248,11 +282,10 @@ def _named(asked: Mapping[str, Any]) -> source.Source:
 
 
 def _are_requests(rows: Path) -> bool:
-    """Whether the first row that can be read is one of OpenAI's batch format."""
+    """Whether among the first rows one is of OpenAI's batch format."""
     from genrec.rows import rows_of
 
-    first: Row | None = next((row for row in rows_of(rows) if not row.fault), None)
-    return first is not None and "body" in first.value
+    return any("body" in row.value or "custom_id" in row.value for row in islice(rows_of(rows), _LOOKED_AT))
 
 
 def _read_schema(path: Path) -> dict[str, Any]:

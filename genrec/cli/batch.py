@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import option, source, terminal
-from genrec.cli.answerer import LISTS, answerer_of, asked_of, open_answerer
+from genrec.cli.answerer import answerer_of, asked_of, needs_language_model, open_answerer
 from genrec.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -159,8 +159,7 @@ def run(
 
     asked = asked_of(context, rows)
     answer, facts = open_answerer(asked, offline)
-    quick = asked["answers"] == LISTS and asked["ranker"] != "generative"
-    size = part_rows or (_MANY_ROWS if quick else _FEW_ROWS)
+    size = part_rows or (_FEW_ROWS if needs_language_model(asked) else _MANY_ROWS)
     with source.in_options():
         found = begin(rows, output, {**asked, **facts}, answer.schema, part_rows=size, keys=answer.keys)
     _work(found, answer, workers, ray, as_json)
@@ -183,7 +182,7 @@ def resume(
     if not found.missing():
         _tell(found, as_json)
         return
-    _work(found, answerer_of(found), workers, ray, as_json)
+    _work(found, None if ray else answerer_of(found), workers, ray, as_json)
 
 
 @group.command()
@@ -262,8 +261,8 @@ def plan(context: typer.Context, rows: Input, offline: Offline = False, as_json:
     )
 
 
-def _work(found: "BatchRun", answer: "Answerer", workers: int, ray: str | None, as_json: bool) -> None:
-    """Make what is missing, alone or with others, and say how it ended."""
+def _work(found: "BatchRun", answer: "Answerer | None", workers: int, ray: str | None, as_json: bool) -> None:
+    """Make what is missing, alone or with others, and say how it ended; actors of Ray open what answers themselves."""
     began, at = time.monotonic(), found.status()
     with terminal.progress() as progress, _ending_on_sigterm():
 
@@ -273,8 +272,8 @@ def _work(found: "BatchRun", answer: "Answerer", workers: int, ray: str | None, 
         if ray is not None:
             from genrec.cli.cluster import work_on_ray
 
-            work_on_ray(found, ray, workers, show)
-        else:
+            work_on_ray(found, ray, workers, show, needs_gpu=needs_language_model(found.facts))
+        elif answer is not None:
             with _helpers(found.folder, workers - 1):
                 found.work(answer, on_progress=show)
     _tell(found, as_json)
@@ -282,7 +281,7 @@ def _work(found: "BatchRun", answer: "Answerer", workers: int, ray: str | None, 
 
 @contextmanager
 def _helpers(folder: Path, count: int) -> Iterator[None]:
-    """So many processes beside this one on a run; they end with this one, and what they had to say is said then."""
+    """So many processes beside this one on a run; they end with it unless it is killed, and what they said is said."""
     command = [sys.executable, "-m", "genrec", "batch", "resume", str(folder)]
     with ExitStack() as stack:
         told = [stack.enter_context(TemporaryFile()) for _ in range(count)]

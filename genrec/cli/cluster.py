@@ -37,7 +37,9 @@ class Maker:
         return {**batch, "made": [self._run.make(int(number), self._answer, self._leases) for number in batch["part"]]}
 
 
-def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[Status], None]") -> None:
+def work_on_ray(
+    found: "BatchRun", address: str, workers: int, show: "Callable[[Status], None]", *, needs_gpu: bool
+) -> None:
     """Make every part that is missing.
 
     Args:
@@ -45,6 +47,7 @@ def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[
         address: of the cluster; `local` starts one here.
         workers: actors at most; Ray starts fewer where there is no room.
         show: told how far it is.
+        needs_gpu: give each actor a GPU, where the cluster has any.
 
     Raises:
         ModelMissingError: Ray is not installed.
@@ -54,11 +57,10 @@ def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[
         import ray
     except ImportError as error:
         raise ModelMissingError("Ray is not installed; run: pip install 'genrec[ray]'") from error
-    began = time.monotonic()
     found.prepare()
     try:
         ray.init(address=address, log_to_driver=False)
-        gpus: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise EngineError(f"no Ray cluster answers at {address!r}: {error}; start one, or take --ray local") from error
     try:
@@ -69,7 +71,7 @@ def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[
                 fn_constructor_args=(str(found.folder.resolve()),),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
-                num_gpus=1 if gpus.get("GPU") else None,
+                num_gpus=1 if needs_gpu and there.get("GPU") else None,
                 max_task_retries=_RETRIES,
                 max_restarts=_RETRIES,
             )
@@ -87,4 +89,4 @@ def work_on_ray(found: "BatchRun", address: str, workers: int, show: "Callable[[
         raise EngineError(f"the Ray cluster gave up: {said}; resume the run, what is done stays done") from error
     finally:
         ray.shutdown()
-    found.sum_up(time.monotonic() - began)
+    found.sum_up()

@@ -1,0 +1,94 @@
+"""How long a run over very many rows would take, computed from rates that were measured.
+
+    python -m eval.scale --rows 1e8 --hours 12 --core-price 0.05 --gpu-price 4
+
+prints the table of docs/scale.md. Prices are what you say; the rates are those of `RATES`, each with the row of
+`eval/RESULTS.md` that it stands in. Workers share nothing but the folder, so hours fall as they grow in number.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Machine = Literal["CPU core", "H200"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one worker does.
+
+    Attributes:
+        what: is made for each row.
+        machine: of one worker.
+        rows: a second.
+        row: of eval/RESULTS.md.
+    """
+
+    what: str
+    machine: Machine
+    rows: float
+    row: str
+
+
+RATES = (
+    Rate("list by embedding, 3,659 items", "CPU core", 2700.0, "B1"),
+    Rate("list by embedding, 1,000,000 items", "CPU core", 12.6, "C16"),
+    Rate("50 candidates by a 135M model", "CPU core", 1.9, "B4"),
+    Rate("text of 40 tokens by a 135M model", "CPU core", 4.0, "B5"),
+    Rate("beams of width 50, 1.7B model in vLLM, 1,000,000 items", "H200", 3.13, "G4"),
+    Rate("list of 50 written by a 1.7B model in vLLM", "H200", 11.6, "G4"),
+)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run over some rows needs of one way.
+
+    Attributes:
+        machine_hours: of all workers together.
+        workers: so that it is over in the hours that there are.
+        cost: of the machine hours.
+    """
+
+    rate: Rate
+    machine_hours: float
+    workers: int
+    cost: float
+
+
+def need(rate: Rate, rows: float, hours: float, price: float) -> Need:
+    """What a run over so many rows needs to be over in so many hours, at a price of one machine's hour."""
+    machine_hours = rows / rate.rows / 3600
+    return Need(rate, machine_hours, math.ceil(machine_hours / hours), machine_hours * price)
+
+
+def table(rows: float, hours: float, prices: dict[Machine, float]) -> Iterator[str]:
+    """The lines of a table in Markdown."""
+    yield f"| what | of one worker | rows/s | machine hours | workers for {hours:g} h | cost |"
+    yield "|---|---|---|---|---|---|"
+    for rate in RATES:
+        own = need(rate, rows, hours, prices[rate.machine])
+        yield (
+            f"| {rate.what} | {rate.machine} | {rate.rows:g} ({rate.row}) | {own.machine_hours:,.0f} | {own.workers:,} "
+            f"| {own.cost:,.0f} |"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m eval.scale", description=__doc__)
+    parser.add_argument("--rows", type=float, default=1e8, metavar="N")
+    parser.add_argument("--hours", type=float, default=12.0, metavar="H", help="in which it has to be over")
+    parser.add_argument("--core-price", type=float, default=0.05, metavar="P", help="of a CPU core for an hour")
+    parser.add_argument("--gpu-price", type=float, default=4.0, metavar="P", help="of a GPU for an hour")
+    own = parser.parse_args(arguments)
+    for name in ("rows", "hours", "core_price", "gpu_price"):
+        if not 0 < getattr(own, name) < math.inf:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(own, name)}; give a number above 0")
+    print("\n".join(table(own.rows, own.hours, {"CPU core": own.core_price, "H200": own.gpu_price})))
+
+
+if __name__ == "__main__":
+    main()
