@@ -22,7 +22,7 @@ import platform
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from genrec.artifact import sha256_of, write_json, writing_file
 from genrec.errors import ArtifactError, EngineError, InputError, MismatchError
 from genrec.leases import EXPIRED, Leases
-from genrec.rows import Block, Row, Survey, path_of, read_block, survey
+from genrec.rows import Block, BlockReader, Row, Survey, path_of, survey
 
 FORMAT = 2
 ENGINE = "engine"
@@ -44,7 +44,8 @@ ENGINE = "engine"
 
 _FOLDERS = ("parts", "failed", "done", "leases")
 _WAIT = 0.5  # seconds between two looks at what others are making
-_TOLD = 1.0  # seconds between two words of progress
+_TOLD = 1.0  # seconds between two words of progress, or, where there is so much to look at that it takes its time,
+_SPARED = 20  # times as long as one takes
 _PAUSES = (1.0, 5.0, 15.0, 40.0)  # seconds that an engine which answers nobody is given to come back
 _VERSIONS = ("genrec", "numpy", "pyarrow")
 _SEAL = "sha256"
@@ -135,6 +136,23 @@ class _Record:
     failures: str
 
 
+@dataclass
+class _Totals:
+    """Of some records."""
+
+    rows: int = 0
+    lines: int = 0
+    failed: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: _Record) -> None:
+        for name in ("rows", "lines", "failed", "tokens", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(record, name))
+        self.sources.update(record.sources)
+
+
 class BatchRun:
     """A run's folder. Made by `begin` or `BatchRun.open`.
 
@@ -147,8 +165,9 @@ class BatchRun:
 
     def __init__(self, folder: Path, facts: dict[str, Any], source: Path, found: Survey, schema: pa.Schema) -> None:
         self.folder, self.facts, self.source, self.schema = folder, facts, source, schema
-        self._survey = found
-        self._records: dict[int, _Record] = {}  # those that were read so far
+        self._survey, self._reader = found, BlockReader(source, found)
+        self._counted: set[int] = set()  # parts whose records are in the totals
+        self._totals = _Totals()
         self._checked = False  # whether the rows were just seen to be the same
 
     @classmethod
@@ -185,16 +204,17 @@ class BatchRun:
             MismatchError: the rows are not those that the run began with.
             EngineError: of some part not a single row could be answered because of the engine, again and again.
         """
-        told = -_TOLD
+        due = clock()
         self.prepare()
         with self._leases() as leases:
             while missing := self.missing():
                 made = 0
                 for number in missing:
                     made += self.make(number, answer, leases, clock=clock)
-                    if on_progress is not None and clock() - told >= _TOLD:
-                        told = clock()
+                    if on_progress is not None and clock() >= due:
+                        began = clock()
                         on_progress(self.status())
+                        due = clock() + max(_TOLD, _SPARED * (clock() - began))
                 if not made:  # all that is missing is in the making elsewhere
                     time.sleep(_WAIT)
         status = self.sum_up()
@@ -230,7 +250,7 @@ class BatchRun:
             if self._record_path(number).is_file():  # it was done while the lease was taken
                 return False
             began, block = clock(), self._survey.blocks[number]
-            answers = self._ask(answer, read_block(self.source, self._survey, block))
+            answers = self._ask(answer, self._reader.read(block))
             if not leases.has(_name(number)):  # this process slept, and somebody else makes it now
                 return False
             self._write(number, answers, clock() - began)
@@ -248,7 +268,7 @@ class BatchRun:
         if self.missing():
             raise InputError(f"{self.folder} is not finished; resume it first, then ask again about what failed")
         with self._leases() as leases:
-            for number in [number for number, record in self._read().items() if record.failed]:
+            for number in [number for number, record in self._records() if record.failed]:
                 if self._take(leases, number):
                     try:
                         self._mend(number, answer, clock)
@@ -265,23 +285,26 @@ class BatchRun:
         return status
 
     def status(self) -> Status:
-        """How far it is."""
-        records = self._read().values()
-        sources: Counter[str] = Counter()
-        for one in records:
-            sources.update(one.sources)
+        """How far it is; records are read once."""
+        done = self._done()
+        if not self._counted <= set(done):  # some were set aside, or mended
+            self._forget()
+        for number, record in self._records([one for one in done if one not in self._counted]):
+            self._counted.add(number)
+            self._totals.add(record)
+        totals = self._totals
         leases = self.folder / "leases"
         active = sum(not path.name.startswith(".") for path in leases.iterdir()) if leases.is_dir() else 0
         return Status(
             rows=self._survey.rows,
             parts=len(self._survey.blocks),
-            rows_done=sum(one.rows for one in records),
-            parts_done=len(records),
-            failed=sum(one.failed for one in records),
-            lines=sum(one.lines for one in records),
-            sources=dict(sources.most_common()),
-            tokens=sum(one.tokens for one in records),
-            seconds=sum(one.seconds for one in records),
+            rows_done=totals.rows,
+            parts_done=len(self._counted),
+            failed=totals.failed,
+            lines=totals.lines,
+            sources=dict(totals.sources.most_common()),
+            tokens=totals.tokens,
+            seconds=totals.seconds,
             active=active,
         )
 
@@ -311,7 +334,7 @@ class BatchRun:
                 with suppress(FileNotFoundError):
                     file.replace(aside / f"{secrets.token_hex(4)}-{file.name}")
             self._record_path(number).unlink(missing_ok=True)
-        self._records.pop(number, None)
+        self._forget()
 
     def check_source(self) -> None:
         """See that the rows are those that the run began with.
@@ -353,7 +376,7 @@ class BatchRun:
 
     def failures(self) -> Iterator[Failure]:
         """The rows that could not be answered."""
-        for number, record in self._read().items():
+        for number, record in self._records():
             if record.failed:
                 yield from _read_failures(self._failures_path(number))
 
@@ -362,7 +385,7 @@ class BatchRun:
         began, block, record = clock(), self._survey.blocks[number], self._load(number)
         if not record.failed:  # somebody else mended it meanwhile
             return
-        rows = read_block(self.source, self._survey, block)
+        rows = self._reader.read(block)
         asked = pa.array([one.row - block.first for one in _read_failures(self._failures_path(number))])
         again = self._ask(answer, [rows[place] for place in asked.to_pylist()])
         before = pq.read_table(self._part_path(number))
@@ -375,6 +398,7 @@ class BatchRun:
         # A stable sort: of each row the lines stay in their order.
         answers = Answers(table.take(_order(table["row"])), failures, sources, record.tokens + again.tokens)
         self._record_path(number).unlink(missing_ok=True)  # a kill from here on costs the part, which is made again
+        self._forget()
         self._write(number, answers, record.seconds + clock() - began)
 
     def _take(self, leases: Leases, number: int) -> bool:
@@ -421,7 +445,6 @@ class BatchRun:
             else:
                 self._failures_path(number).unlink(missing_ok=True)
             write_json(self._record_path(number), _sealed(asdict(record)))
-        self._records[number] = record
 
     def _check_whole(self, number: int, answers: Answers) -> None:
         """Refuse to record a part in which a row is missing, or answered and failed."""
@@ -453,7 +476,7 @@ class BatchRun:
         ranks = table["rank"].to_pylist() if self._ranked else [1] * len(rows)
         if rows != sorted(rows) or ranks != _ranks(rows):
             return f"does not hold {'ranks from 1 on' if self._ranked else 'one line'} for each row"
-        asked = read_block(self.source, self._survey, block)
+        asked = self._reader.read(block)
         for key in keys:
             for row, found in zip(rows, table[key].to_pylist(), strict=True):
                 own = asked[row - block.first].value.get(key)
@@ -471,14 +494,15 @@ class BatchRun:
         names = {path.stem for path in (self.folder / "done").glob("[0-9]*.json")}
         return [number for number in range(len(self._survey.blocks)) if _name(number) in names]
 
-    def _read(self) -> dict[int, _Record]:
-        """All records; one that cannot be read counts as none."""
-        done = self._done()
-        for number in done:
-            if number not in self._records:
-                with suppress(OSError, ValueError, TypeError):
-                    self._records[number] = self._load(number)
-        return {number: self._records[number] for number in done if number in self._records}
+    def _records(self, numbers: Iterable[int] | None = None) -> Iterator[tuple[int, _Record]]:
+        """Records of parts, by default of all that are done; one that cannot be read counts as none."""
+        for number in self._done() if numbers is None else numbers:
+            with suppress(OSError, ValueError, TypeError):
+                yield number, self._load(number)
+
+    def _forget(self) -> None:
+        """Count again from the beginning."""
+        self._counted, self._totals = set(), _Totals()
 
     def _load(self, number: int) -> _Record:
         return _Record(**_unsealed(self._record_path(number)))
@@ -540,7 +564,8 @@ def begin(
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{folder} lies within {source}, whose files are the rows; name a folder elsewhere")
     found = survey(source, part_rows)
-    rows = (row for block in found.blocks for row in read_block(source, found, block))
+    reader = BlockReader(source, found)
+    rows = (row for block in found.blocks for row in reader.read(block))
     try:
         columns = [[one.name, str(one.type)] for one in schema(rows)]
         for _, kind in columns:

@@ -5,7 +5,9 @@ cannot be read is told so and stands in nobody's way.
 """
 
 import csv
+import itertools
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,29 +142,46 @@ def path_of(source: Path, name: str) -> Path:
     return source / name if source.is_dir() else source
 
 
-def read_block(source: Path, found: Survey, block: Block) -> list[Row]:
-    """The rows of a block.
+class BlockReader:
+    """Reads blocks of a survey, fastest in their order.
 
-    Raises:
-        MismatchError: the file is not what it was any more.
+    Args:
+        source: the file or the folder that was looked through.
+        found: where its rows are.
     """
-    path = path_of(source, found.files[block.file])
-    try:
-        if path.suffix.lower() == ".parquet":
-            rows = list(_of_parquet(path, block))
-        else:
-            with path.open("rb") as file:
-                rows = list(_of_text(file, path, block))
-    except (OSError, InputError, pa.ArrowException) as error:
-        raise MismatchError(
-            f"{path} cannot be read any more: {error}; put back the file that the run began with"
-        ) from error
-    if len(rows) != block.rows:
-        raise MismatchError(
-            f"{path} has {len(rows)} rows from line {block.line:,} on, not {block.rows}; put back the file that the "
-            "run began with"
-        )
-    return rows
+
+    def __init__(self, source: Path, found: Survey) -> None:
+        self._source, self._found = source, found
+        self._cursor: _Cursor | None = None
+
+    def read(self, block: Block) -> list[Row]:
+        """The rows of a block.
+
+        Raises:
+            MismatchError: the file is not what it was any more.
+        """
+        path = path_of(self._source, self._found.files[block.file])
+        try:
+            if path.suffix.lower() == ".parquet":
+                rows = list(self._of_parquet(path, block))
+            else:
+                with path.open("rb") as file:
+                    rows = list(_of_text(file, path, block))
+        except (OSError, InputError, pa.ArrowException) as error:
+            raise MismatchError(
+                f"{path} cannot be read any more: {error}; put back the file that the run began with"
+            ) from error
+        if len(rows) != block.rows:
+            raise MismatchError(
+                f"{path} has {len(rows)} rows from line {block.line:,} on, not {block.rows}; put back the file that "
+                "the run began with"
+            )
+        return rows
+
+    def _of_parquet(self, path: Path, block: Block) -> Iterator[Row]:
+        if self._cursor is None or not self._cursor.leads_to(path, block.start):
+            self._cursor = _Cursor(path, block.start)
+        return self._cursor.read(block.start, block.start + block.rows)
 
 
 def _files(source: Path) -> list[Path]:
@@ -311,26 +330,35 @@ def _of_text(file: BinaryIO, path: Path, block: Block) -> Iterator[Row]:
         yield row
 
 
-def _of_parquet(path: Path, block: Block) -> Iterator[Row]:
-    with pq.ParquetFile(path) as file:
-        at = 0
-        for group in range(file.num_row_groups):
-            own = file.metadata.row_group(group).num_rows
-            if at + own > block.start and at < block.start + block.rows:
-                yield from _of_group(file, group, block.start - at, block.start + block.rows - at, block.rows)
-            at += own
+class _Cursor:
+    """Rows of a Parquet file, decoded from the beginning of a row group on and no more than once."""
 
+    def __init__(self, path: Path, start: int) -> None:
+        self._path, self._file = path, pq.ParquetFile(path)
+        sizes = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
+        self._begins = [0, *itertools.accumulate(sizes)]
+        group = self._group_of(start)
+        self._at = self._begins[group]
+        self._batches = self._file.iter_batches(_BATCH, row_groups=list(range(group, len(sizes))))
+        self._held = next(self._batches, None)
 
-def _of_group(file: pq.ParquetFile, group: int, start: int, stop: int, size: int) -> Iterator[Row]:
-    """Rows of a row group from `start` to `stop`, either of which may lie outside of it."""
-    at = 0
-    for batch in file.iter_batches(batch_size=size, row_groups=[group]):
-        if at >= stop:
-            return
-        chosen = batch.slice(max(0, start - at), max(0, stop - max(start, at)))
-        at += batch.num_rows
-        if at > start:
-            yield from _of_batch(chosen)
+    def leads_to(self, path: Path, start: int) -> bool:
+        """Whether a row is reached by going on, with nothing decoded for nothing."""
+        return path == self._path and self._begins[self._group_of(start)] <= self._at <= start
+
+    def read(self, start: int, stop: int) -> Iterator[Row]:
+        """Rows from `start` to `stop`."""
+        while self._held is not None and self._at < stop:
+            low, high = max(start - self._at, 0), min(stop - self._at, self._held.num_rows)
+            if low < high:
+                yield from _of_batch(self._held.slice(low, high - low))
+            if self._at + self._held.num_rows > stop:
+                return
+            self._at += self._held.num_rows
+            self._held = next(self._batches, None)
+
+    def _group_of(self, row: int) -> int:
+        return max(0, bisect_right(self._begins, row) - 1)
 
 
 def _of_batch(batch: pa.RecordBatch) -> Iterator[Row]:

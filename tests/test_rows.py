@@ -1,6 +1,7 @@
 """Rows are found again from any place, whatever the file looks like, and what cannot be read stands in nobody's way."""
 
 import json
+import random
 from pathlib import Path
 
 import pandas as pd
@@ -9,19 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.errors import InputError, MismatchError
-from genrec.rows import Row, read_block, survey
+from genrec.rows import BlockReader, Row, survey
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=8)
 
 
 def read(source: Path, size: int) -> list[Row]:
-    """Every block by itself, the last one first."""
+    """Every block: in order, the last one first, each alone, and in any order."""
     found = survey(source, size)
     assert all(block.rows <= size for block in found.blocks)
-    blocks = {block.first: read_block(source, found, block) for block in reversed(found.blocks)}
-    rows = [row for first in sorted(blocks) for row in blocks[first]]
-    assert len(rows) == found.rows
-    return rows
+    mixed = random.Random(size).sample(found.blocks, len(found.blocks))
+    answers = []
+    for order in (found.blocks, found.blocks[::-1], mixed):
+        reader = BlockReader(source, found)
+        blocks = {block.first: reader.read(block) for block in order}
+        answers.append([row for first in sorted(blocks) for row in blocks[first]])
+    answers.append([row for block in found.blocks for row in BlockReader(source, found).read(block)])
+    assert len(answers[0]) == found.rows
+    assert all(own == answers[0] for own in answers)
+    return answers[0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -74,10 +81,10 @@ def test_a_file_that_changed_is_another_one(tmp_path: Path) -> None:
     found = survey(path, 4)
     path.write_text('{"user_id": 1}\n', encoding="utf-8")
     with pytest.raises(MismatchError, match="put back the file that the run began with"):
-        read_block(path, found, found.blocks[1])
+        BlockReader(path, found).read(found.blocks[1])
     path.unlink()
     with pytest.raises(MismatchError, match="cannot be read any more"):
-        read_block(path, found, found.blocks[1])
+        BlockReader(path, found).read(found.blocks[1])
 
 
 @pytest.mark.parametrize(

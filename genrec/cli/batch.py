@@ -228,14 +228,14 @@ def retry_failed(output: Output, as_json: option.Json = False) -> None:
 @option.with_those_of(_what_is_asked)
 def plan(context: typer.Context, rows: Input, offline: Offline = False, as_json: option.Json = False, **_: Any) -> None:
     """Ask about 50 of the rows, and say what all of them would take, beside a prior that is measured once."""
-    from genrec.rows import read_block, survey
+    from genrec.rows import BlockReader, survey
 
     found = survey(rows, _MANY_ROWS)
     total, count = found.rows, min(_SAMPLE, found.rows)
-    sample = []
+    sample, reader = [], BlockReader(rows, found)
     for place in (number * total // count for number in range(count)):
         block = found.blocks[bisect_right(found.blocks, place, key=lambda own: own.first) - 1]
-        sample.append(read_block(rows, found, block)[place - block.first])
+        sample.append(reader.read(block)[place - block.first])
     answer, _facts = open_answerer(asked_of(context, rows), offline)
     schema = answer.schema(iter(sample))
     answer(sample[:1], schema)  # what is only slow the first time
