@@ -41,7 +41,6 @@ Input = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The run's folder.")]
-K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
 RankerName = Annotated[
     str, typer.Option("--ranker", metavar="CHOICE", help="Who ranks: generative, blend, embedding or popularity.")
 ]
@@ -97,12 +96,10 @@ OnUnknown = Annotated[
         "history: a failed row (raise), or left out.",
     ),
 ]
-Explain = Annotated[bool, typer.Option("--explain/--no-explain", help="Say why each item is there.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; stop where a model is missing.")]
 
 
 def _what_is_asked(
-    k: K = 10,
+    k: option.K = 10,
     ranker: RankerName = "generative",
     prompt: Prompt = None,
     schema: Schema = None,
@@ -110,7 +107,7 @@ def _what_is_asked(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     on_unknown: OnUnknown = "raise",
-    explain: Explain = False,
+    explain: option.Explain = False,
     filter_seen: option.FilterSeen = True,
     only: option.Only = None,
     exclude: option.Exclude = None,
@@ -146,7 +143,7 @@ def run(
     workers: Workers = 1,
     ray: Ray = None,
     part_rows: PartRows = None,
-    offline: Offline = False,
+    offline: option.Offline = False,
     as_json: option.Json = False,
     **_: Any,
 ) -> None:
@@ -226,7 +223,9 @@ def retry_failed(output: Output, as_json: option.Json = False) -> None:
 
 @group.command()
 @option.with_those_of(_what_is_asked)
-def plan(context: typer.Context, rows: Input, offline: Offline = False, as_json: option.Json = False, **_: Any) -> None:
+def plan(
+    context: typer.Context, rows: Input, offline: option.Offline = False, as_json: option.Json = False, **_: Any
+) -> None:
     """Ask about 50 of the rows, and say what all of them would take, beside a prior that is measured once."""
     from genrec.rows import BlockReader, survey
 

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from genrec.cli import listing, option, source, terminal
 from genrec.cli.terminal import clean
@@ -67,11 +65,8 @@ NEXT = (
     ("prompt", "render", "next-item", "--user", "15049", "--tokens"),
 )
 
-Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; stop where a model is missing.")]
-K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
 
-
-def demo(k: K = 5, offline: Offline = False, as_json: option.Json = False) -> None:
+def demo(k: option.K = 5, offline: option.Offline = False, as_json: option.Json = False) -> None:
     """Show what a language model recommends to five people out of a shop's 3,659 products."""
     from genrec.assembly import default_cache
 

@@ -33,7 +33,6 @@ At = Annotated[
     str | None, typer.Option("--at", metavar="DATE", help="Where by-time cuts: a date such as 2011-10-01, or a number.")
 ]
 Users = Annotated[int, typer.Option("--users", metavar="N", help="Ask about so many people, drawn at random.")]
-K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,7 +52,7 @@ def evaluate(
     protocol: Protocol = "leave-one-out",
     at: At = None,
     users: Users = 1000,
-    k: K = 10,
+    k: option.K = 10,
     metric: Metrics = None,
     ranker: Rankers = None,
     data: option.Data = None,

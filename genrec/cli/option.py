@@ -14,6 +14,10 @@ _DATA, _MODEL, _SEARCH, _LIMITS = "Data", "Model", "Search", "What may be recomm
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 
+K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
+Explain = Annotated[bool, typer.Option("--explain/--no-explain", help="Say which history items drove each item.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing; stop where a model is missing.")]
+
 Data = Annotated[
     str | None,
     typer.Option(

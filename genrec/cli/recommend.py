@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 _TOGETHER = 8  # people asked for between two steps of the progress bar
 
 Users = Annotated[list[str] | None, typer.Argument(metavar="USER", help="Ids of known people.", show_default=False)]
-K = Annotated[int, typer.Option("--k", "-k", help="List length.")]
-Explain = Annotated[bool, typer.Option("--explain/--no-explain", help="Say which history items drove each item.")]
 Deadline = Annotated[float | None, typer.Option("--deadline", help="Seconds until every answer must be there.")]
 OnUnknown = Annotated[
     str,
@@ -34,8 +32,8 @@ def recommend(
     users: Users = None,
     words: option.Words = None,
     history: option.History = None,
-    k: K = 10,
-    explain: Explain = False,
+    k: option.K = 10,
+    explain: option.Explain = False,
     deadline: Deadline = None,
     on_unknown: OnUnknown = "raise",
     filter_seen: option.FilterSeen = True,
