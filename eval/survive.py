@@ -27,8 +27,7 @@ from eval.progress import show_progress
 from genrec import open_dataset
 from genrec.assembly import default_cache
 
-ROWS, PART_ROWS, K = 20_000, 250, 3
-OPTIONS = ("--ranker", "popularity", "--k", str(K))
+ROWS, PARTS, K = 20_000, 80, 3
 WAYS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _FAILED = 3  # the exit code of a run that is finished and has failed rows
 _PATIENCE = 120  # seconds in which a part must have been taken over
@@ -64,10 +63,12 @@ class Trial:
     Args:
         folder: for all of it.
         rows: how many.
+        ranker: who answers them.
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
+    def __init__(self, folder: Path, rows: int, ranker: str) -> None:
         self.folder, self.rows = folder, rows
+        self._options = ("--ranker", ranker, "--k", str(K), "--part-rows", str(max(1, rows // PARTS)))
         _, interactions = open_dataset("online-retail", default_cache())
         self.users = random.Random(0).choices([str(user) for user in interactions.users], k=rows)
         self.source = self._write("users.jsonl", self.users)
@@ -77,8 +78,8 @@ class Trial:
 
     def start(self, name: str, workers: int = 1, source: Path | None = None) -> "subprocess.Popen[bytes]":
         """Begin a run, or go on with it."""
-        command = ["run", str(source or self.source), str(self.folder / name), *OPTIONS]
-        return genrec_batch(*command, "--part-rows", str(PART_ROWS), "--workers", str(workers))
+        command = ["run", str(source or self.source), str(self.folder / name), *self._options]
+        return genrec_batch(*command, "--workers", str(workers))
 
     def finish(self, name: str, workers: int = 1) -> None:
         """Go on with a run to its end."""
@@ -243,11 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.survive", description=__doc__)
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="of SIGKILL; a fifth of each other signal")
     parser.add_argument("--rows", type=int, default=ROWS, metavar="N", help="of a run")
+    parser.add_argument("--ranker", default="popularity", metavar="NAME", help="as for genrec batch run")
     parser.add_argument("--small", type=Path, metavar="DIR", help="an empty folder on a file system of a few megabytes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all outcomes there")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), options.rows)
+        trial = Trial(Path(folder), options.rows, options.ranker)
         alone: list[Callable[[], Outcome]] = [
             trial.damage,
             trial.bad_rows,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.backends.base import Text, TextRequest
+from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.writing import check_room, write_along
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
@@ -74,10 +74,17 @@ class TableBackend:
                 )
         return TableTree(self, prompts, deadline)
 
-    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        *,
+        deadline: Deadline | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> list[Text]:
         """Write a text behind each prompt."""
         check_room(requests, self.max_tokens)
-        return write_along(self.open([request.prompt for request in requests], deadline=deadline), requests)
+        tree = self.open([request.prompt for request in requests], deadline=deadline)
+        return write_along(tree, requests, on_tokens)
 
 
 class TableTree:

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -253,6 +254,25 @@ class BackendContract:
         with pytest.raises(DeadlineExceededError):
             backend.write([TextRequest(prompts[0], (0,), 5)], deadline=late)
         assert backend.write([]) == []
+
+    def test_what_is_told_while_it_is_written_is_the_text(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """A reader who follows must have read what stands there in the end, and no token that ended it."""
+        stop = int(self.written(backend, prompts)[1].token_ids[3])
+        requests = [TextRequest(own, (0, stop), 5) for own in prompts]
+        told: dict[int, list[list[int]]] = {}
+        texts = backend.write(requests, on_tokens=lambda number, new: told.setdefault(number, []).append(list(new)))
+        for number, text in enumerate(texts):
+            pieces = told.get(number, [])
+            assert [token for piece in pieces for token in piece] == text.token_ids.tolist()
+            assert len(pieces) > len(text.token_ids) / 2  # as they come, not in the end
+
+        def refuse(number: int, new: Sequence[int]) -> None:
+            raise KeyError(number)
+
+        with pytest.raises((KeyError, EngineError)):
+            backend.write(requests[:1], on_tokens=refuse)
+        again = self.written(backend, prompts[:1], stops=(0, stop))[0]
+        assert again.token_ids.tolist() == texts[0].token_ids.tolist()
 
     def written(
         self,

@@ -49,7 +49,7 @@ LAYERS = [
     "ladder",
     "recommender",
     "evaluation",
-    "assembly batch batch_row chat_request",
+    "assembly batch batch_row chat_request conversation",
     "batch_lists batch_texts",
     # edge
     "testing",

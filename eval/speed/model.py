@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from genrec.backends.base import Text, TextRequest
+from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.precision import native_dtype
 from genrec.backends.quiet import quiet
 from genrec.backends.transformers import TransformersBackend
@@ -121,7 +121,13 @@ class FreeBackend:
         self.steps = 0
         return FreeTree(self, len(prompts))
 
-    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        *,
+        deadline: Deadline | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> list[Text]:
         """It has nothing to say."""
         return [Text(np.empty(0, dtype=np.int64), ended=True) for _ in requests]
 

@@ -6,7 +6,7 @@ Writing a text is another: one token after the other, which an engine does by it
 Letters: U prompts, M nodes grown in one call, Q nodes asked about, C children asked for, all nodes together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,6 +118,10 @@ class Text:
     ended: bool
 
 
+OnTokens = Callable[[int, Sequence[int]], None]
+"""Told the number of a request, from 0, and the tokens that were written behind those that it was told of before."""
+
+
 class Backend(Protocol):
     """A language model that reads token ids. It knows no catalog and no text.
 
@@ -154,12 +158,20 @@ class Backend(Protocol):
         """
         ...
 
-    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        *,
+        deadline: Deadline | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> list[Text]:
         """Write a text behind each prompt, all in one batch.
 
         Args:
             requests: what to write.
             deadline: as for `open`; until then all of it has to be written.
+            on_tokens: told of tokens as they come, perhaps from another thread; all that it was told of a request is
+                its text. What it raises ends the writing.
 
         Raises:
             EngineError: the model failed, or a request does not fit the context.

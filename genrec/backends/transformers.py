@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.attention import use_packed_attention
-from genrec.backends.base import Text, TextRequest
+from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.cache import GrowingCache
 from genrec.backends.lineage import inherit
 from genrec.backends.packing import Packing
@@ -105,12 +105,19 @@ class TransformersBackend:
                 )
         return TransformersTree(self, prompts, deadline)
 
-    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        *,
+        deadline: Deadline | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> list[Text]:
         """Write a text behind each prompt, all in one batch."""
         check_room(requests, self.max_tokens)
         if not requests:
             return []
-        return write_along(self.open([request.prompt for request in requests], deadline=deadline), requests)
+        tree = self.open([request.prompt for request in requests], deadline=deadline)
+        return write_along(tree, requests, on_tokens)
 
     def hidden(
         self, token_ids: IntArray, positions: IntArray, cells: IntArray, visible: BoolArray, cache: GrowingCache

@@ -86,6 +86,12 @@ def writing_over_http(request: TextRequest) -> dict[str, Any]:
     return {**writing(request), **held}
 
 
+def streaming_over_http(request: TextRequest) -> dict[str, Any]:
+    """The body of `/v1/completions`, whose answer comes token by token."""
+    own = {name: value for name, value in writing_over_http(request).items() if name != "detokenize"}
+    return {**own, "prompt": request.prompt.tolist(), "stream": True, "return_token_ids": True}
+
+
 def read_text(token_ids: Sequence[int], reason: str | None, request: TextRequest) -> Text:
     """A text of an answer's tokens, of which the last one may be what ended it.
 

@@ -5,6 +5,7 @@ SOSP 2023.
 """
 
 import copy
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from genrec.backends import vllm_dialect
 from genrec.backends.adapter import Adapter, read_adapter
-from genrec.backends.base import Text, TextRequest
+from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
 from genrec.backends.writing import check_room
 from genrec.deadline import Deadline
@@ -123,10 +124,16 @@ class VllmEngineBackend:
         """Log-probabilities for each request, see `PathReader`."""
         return self._engine.read(requests, self._adapter, deadline)
 
-    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        *,
+        deadline: Deadline | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> list[Text]:
         """Write a text behind each prompt; the engine takes up the next as soon as one has ended."""
         check_room(requests, self.max_tokens)
-        return self._engine.write(requests, self._adapter, deadline or Deadline.never())
+        return self._engine.write(requests, self._adapter, deadline or Deadline.never(), on_tokens)
 
     def with_adapter(self, folder: str | Path) -> "VllmEngineBackend":
         """The same engine under a LoRA adapter, loaded now; trees of both may be open at once.
@@ -196,6 +203,7 @@ class _Engine:
     ) -> None:
         self._name, self._patience, self._clock, self._options = name, patience, clock, options
         self._lock = threading.Lock()
+        self._asked = itertools.count()  # texts that were streamed, for their names
         self._numbers: dict[str, int] = {}  # of adapters; vLLM tells them apart by these
         self._down = ""
         self._returning: threading.Thread | None = None
@@ -215,7 +223,13 @@ class _Engine:
             pairs = zip(outputs, requests, strict=True)
             return [vllm_dialect.read_output(output, request) for output, request in pairs]
 
-    def write(self, requests: Sequence[TextRequest], adapter: Adapter | None, deadline: Deadline) -> list[Text]:
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        adapter: Adapter | None,
+        deadline: Deadline,
+        on_tokens: OnTokens | None,
+    ) -> list[Text]:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -227,7 +241,8 @@ class _Engine:
             for request in requests
         ]
         times = vllm_dialect.times_as_long(requests)
-        outputs = self._generate([request.prompt.tolist() for request in requests], params, adapter, deadline, times)
+        prompts = [request.prompt.tolist() for request in requests]
+        outputs = self._generate(prompts, params, adapter, deadline, times, on_tokens)
         with _of_known_versions():
             written = [output.outputs[0] for output in outputs]
             return [
@@ -242,11 +257,40 @@ class _Engine:
         adapter: Adapter | None,
         deadline: Deadline,
         times: float,
+        on_tokens: OnTokens | None = None,
     ) -> Any:
         """What vLLM answers, which is given `times` as long as the patience that there is."""
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         lora = None if adapter is None else self._request(adapter)
+        if on_tokens is not None:
+            return self._run(lambda: self._stream(asked, params, lora, on_tokens), deadline, times)
         return self._run(lambda: self.llm.generate(asked, params, use_tqdm=False, lora_request=lora), deadline, times)
+
+    def _stream(self, prompts: Sequence[Any], params: Sequence[Any], lora: Any, on_tokens: OnTokens) -> list[Any]:
+        """What `LLM.generate` does, step by step. A token that ends a text is held back, as it is no part of it."""
+        engine = self.llm.llm_engine
+        outputs: dict[int, Any] = {}
+        asked = list(zip(prompts, params, strict=True))
+        numbers = {
+            engine.add_request(f"text-{next(self._asked)}", prompt, param, lora_request=lora): number
+            for number, (prompt, param) in enumerate(asked)
+        }
+        told = [0] * len(asked)
+        try:
+            while len(outputs) < len(asked):
+                for output in engine.step():
+                    number, own = numbers[output.request_id], output.outputs[0]
+                    stops = asked[number][1].stop_token_ids
+                    new = [token for token in own.token_ids[told[number] :] if token not in stops]
+                    if new:
+                        on_tokens(number, new)
+                    told[number] = len(own.token_ids)
+                    if output.finished:
+                        outputs[number] = output
+        finally:
+            if left := [name for name, number in numbers.items() if number not in outputs]:
+                engine.abort_request(left)
+        return [outputs[number] for number in range(len(asked))]
 
     def load(self, adapter: Adapter) -> None:
         self._run(lambda: self.llm.llm_engine.add_lora(self._request(adapter)), Deadline.never())

@@ -3,6 +3,7 @@
 Requests only read, so one that was lost on the way is sent again; one that was refused is not.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genrec.backends import vllm_dialect
-from genrec.backends.base import Text, TextRequest
+from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
 from genrec.backends.writing import check_room
 from genrec.deadline import Deadline
@@ -25,7 +26,8 @@ _ATTEMPTS = 4
 _PAUSE = 0.1  # seconds before the second attempt, twice as many before each further one
 _MARGIN = 0.05  # seconds by which a time-out may come early
 _SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
-_GENERATE = "/inference/v1/generate"
+_GENERATE, _STREAM = "/inference/v1/generate", "/v1/completions"
+_LAST = "[DONE]"
 _EXCERPT = 200  # characters of a refusal that an error repeats
 
 _Request = TypeVar("_Request")
@@ -97,11 +99,20 @@ class VllmServerBackend:
         """Log-probabilities for each request, see `PathReader`."""
         return self._together(self._ask, requests, self._limit(deadline, 1))
 
-    def write(self, requests: Sequence[TextRequest], *, deadline: Deadline | None = None) -> list[Text]:
-        """Write a text behind each prompt; `concurrency` of them at once."""
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        *,
+        deadline: Deadline | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> list[Text]:
+        """Write a text behind each prompt; `concurrency` of them at once. What is told of is not sent again."""
         check_room(requests, self.max_tokens)
         limit = self._limit(deadline or Deadline.never(), vllm_dialect.times_as_long(requests))
-        return self._together(self._write, requests, limit)
+        if on_tokens is None:
+            return self._together(self._write, requests, limit)
+        numbered = list(enumerate(requests))
+        return self._together(lambda one, limit: self._stream(*one, on_tokens, limit), numbered, limit)
 
     def _together(
         self, ask: "Callable[[_Request, _Limit], _Answer]", requests: "Sequence[_Request]", limit: "_Limit"
@@ -162,6 +173,34 @@ class VllmServerBackend:
             own = answer["choices"][0]
             return vllm_dialect.read_text(own["token_ids"], own["finish_reason"], request)
 
+    def _stream(self, number: int, request: TextRequest, on_tokens: OnTokens, limit: "_Limit") -> Text:
+        """A text that is told of as it comes: events of one line each, of which the last one says [DONE]."""
+        body = {"model": self._model, **vllm_dialect.streaming_over_http(request)}
+        token_ids: list[int] = []
+        reason = None
+        try:
+            with self._client.stream("POST", _STREAM, json=body, timeout=limit.left()) as answer:
+                if answer.status_code != 200:
+                    raise self._refused(_STREAM, answer.status_code, answer.read().decode(errors="replace"))
+                for line in answer.iter_lines():
+                    if not limit.left():
+                        raise self._too_late(limit)
+                    event = line.removeprefix("data: ")
+                    if not event or event == _LAST:
+                        continue
+                    with self._reading(_STREAM):
+                        own = json.loads(event)["choices"][0]
+                        new = [int(token) for token in own["token_ids"] or () if token not in request.stops]
+                        token_ids, reason = token_ids + new, own["finish_reason"]
+                    if new:
+                        on_tokens(number, new)
+        except self._httpx.TimeoutException as error:
+            raise self._too_late(limit) from error
+        except self._httpx.TransportError as error:
+            raise EngineError(f"{self._where} broke off: {error}; ask again") from error
+        limit.patience = self._new_patience(limit.times)
+        return vllm_dialect.read_text(token_ids, reason, request)
+
     def _generate(self, prompt: Sequence[int], params: dict[str, Any], limit: "_Limit") -> Any:
         body = {"model": self._model, "token_ids": prompt, "sampling_params": params}
         answer = self._send("POST", _GENERATE, body, limit)
@@ -196,10 +235,7 @@ class VllmServerBackend:
                 fault = f"it answered {answer.status_code}"
                 continue
             if answer.status_code != 200:
-                raise EngineError(
-                    f"{self._where} refused {path} with {answer.status_code}: {answer.text[:_EXCERPT]}; "
-                    f"{vllm_dialect.SERVE_ADVICE}"
-                )
+                raise self._refused(path, answer.status_code, answer.text)
             try:
                 return answer.json()
             except ValueError as error:
@@ -215,6 +251,11 @@ class VllmServerBackend:
                     raise self._too_late(limit)
                 pieces.append(piece)
         return self._httpx.Response(answer.status_code, content=b"".join(pieces), headers=answer.headers)
+
+    def _refused(self, path: str, status: int, said: str) -> EngineError:
+        return EngineError(
+            f"{self._where} refused {path} with {status}: {said[:_EXCERPT]}; {vllm_dialect.SERVE_ADVICE}"
+        )
 
     def _closed(self) -> EngineError:
         return EngineError(f"the connection to {self._where} was closed; open another backend")

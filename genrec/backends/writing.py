@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from genrec.backends.base import Text, TextRequest
+from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
 
@@ -39,13 +39,15 @@ def check_room(requests: Sequence[TextRequest], max_tokens: int) -> None:
             )
 
 
-def write_along(tree: LogitTree, requests: Sequence[TextRequest]) -> list[Text]:
-    """Write U texts behind the U prompts of a tree."""
-    pens = [_Pen(request, node) for node, request in enumerate(requests)]
+def write_along(tree: LogitTree, requests: Sequence[TextRequest], on_tokens: OnTokens | None) -> list[Text]:
+    """Write U texts behind the U prompts of a tree, and tell of each token."""
+    pens = [_Pen(request, number) for number, request in enumerate(requests)]
     open_ = pens
     while open_:
         for pen, logits in zip(open_, tree.logits(np.array([pen.node for pen in open_])), strict=True):
             pen.choose(logits)
+            if on_tokens is not None and not pen.ended:
+                on_tokens(pen.number, pen.token_ids[-1:])
         open_ = [pen for pen in open_ if pen.goes_on]
         if not open_:
             break
@@ -59,8 +61,9 @@ def write_along(tree: LogitTree, requests: Sequence[TextRequest]) -> list[Text]:
 class _Pen:
     """One text under way: where it stands in the tree, and what is written so far."""
 
-    def __init__(self, request: TextRequest, node: int) -> None:
-        self.node, self.ended = node, False
+    def __init__(self, request: TextRequest, number: int) -> None:
+        self.number = self.node = number  # the end of the prompt is the node of its number
+        self.ended = False
         self.token_ids: list[int] = []
         self._request = request
         self._state = None if request.constraint is None else request.constraint.start()

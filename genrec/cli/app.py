@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from genrec.cli import batch, data, demo, doctor, evaluate, index, model, prompt, recommend, terminal
+from genrec.cli import batch, chat, data, demo, doctor, evaluate, index, model, prompt, recommend, terminal
 from genrec.errors import GenrecError
 
 _INTERRUPTED = 130
@@ -69,6 +69,7 @@ def _options(
 
 app.command("demo")(demo.demo)
 app.command("recommend")(recommend.recommend)
+app.command("chat")(chat.chat)
 app.command("evaluate")(evaluate.evaluate)
 for _name, _group in (
     ("batch", batch.group),

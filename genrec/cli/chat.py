@@ -1,0 +1,202 @@
+"""`genrec chat`: a conversation in the terminal."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genrec.cli import listing, option, source, terminal
+from genrec.errors import ArtifactError, GenrecError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from genrec.conversation import Advisor, Conversation
+    from genrec.recommender import Recommender
+
+_PROMPT = "you: "
+_HELP = """say what you look for in your words ("more like the second", "no candles", "under 5", "not that series"), or:
+/like N, /dislike N   an item of the last list     /why N      what spoke for it
+/filter CONDITION     such as price < 5            /wishes     what was read so far
+/forget N             take back a wish of these    /undo       as it was before
+/save FILE            the conversation as JSON     /quit"""
+
+User = Annotated[str | None, typer.Option("--user", metavar="USER", help="The id of a known person who talks.")]
+
+
+def chat(
+    user: User = None,
+    history: option.History = None,
+    k: option.K = 5,
+    data: option.Data = None,
+    items: option.Items = None,
+    interactions: option.Interactions = None,
+    columns: option.Columns = None,
+    model: option.Model = None,
+    adapter: option.Adapter = None,
+    encoder: option.Encoder = None,
+    strategy: option.Strategy = None,
+    evidence: option.Evidence = None,
+    candidates: option.Candidates = None,
+) -> None:
+    """Talk about what to recommend; every item that is named is there.
+
+    Reads lines from standard input, so a conversation can be piped in. /help says what can be said.
+    """
+    from genrec.assembly import default_cache
+    from genrec.conversation import Advisor, Conversation
+
+    if user is not None and history:
+        raise InputError(f"--user {user} and --history exclude each other; the user has a history")
+    chosen = source.settings(
+        {
+            "model": model,
+            "adapter": adapter,
+            "encoder": encoder,
+            "strategy": strategy,
+            "evidence": evidence,
+            "candidates": candidates,
+        }
+    )
+    named = source.Source.of(data, items, interactions, columns)
+    opened = source.load(named, chosen, default_cache(), need_model=bool(model or adapter))
+    with source.in_options():
+        met = tuple(history or ()) if user is None else _history_of(opened, user)
+        opened.catalog.indices_of(met)
+    session = _Session(Advisor(opened, k=k), Conversation(user, met), terminal.out())
+    for line in _lines():
+        try:
+            if session.take(line):
+                break
+        except GenrecError as error:
+            terminal.complain(str(error))
+    source.keep(opened)
+
+
+class _Session:
+    """One conversation, and what each line of it does."""
+
+    def __init__(self, advisor: "Advisor", conversation: "Conversation", console: "Console") -> None:
+        self._advisor, self.conversation, self._console = advisor, conversation, console
+        self._commands: dict[str, Callable[[str], None]] = {
+            "like": lambda said: self._judge(said, liked=True),
+            "dislike": lambda said: self._judge(said, liked=False),
+            "why": self._why,
+            "filter": self._filter,
+            "wishes": lambda _: self._show_wishes(),
+            "forget": self._forget,
+            "undo": lambda _: self._undo(),
+            "save": self._save,
+            "help": lambda _: self._console.print(_HELP, markup=False, highlight=False),
+        }
+
+    def take(self, line: str) -> bool:
+        """Answer a line; True where it ends the conversation.
+
+        Raises:
+            GenrecError: it cannot be answered.
+        """
+        line = line.strip()
+        if not line:
+            return False
+        if not line.startswith("/"):
+            self._go_on(self._advisor.answer(self.conversation, line))
+            return False
+        name, _, rest = line[1:].partition(" ")
+        if name in ("quit", "exit"):
+            return True
+        if name not in self._commands:
+            raise InputError(f"there is no /{name:.40}; /help says what there is")
+        self._commands[name](rest.strip())
+        return False
+
+    def _go_on(self, conversation: "Conversation") -> None:
+        self.conversation = conversation
+        self._show_wishes()
+        listing.show(self._console, conversation.turns[-1].answer, reasons=False)
+
+    def _judge(self, said: str, *, liked: bool) -> None:
+        item, wishes = self._item(said), self.conversation.wishes
+        changed = wishes.like(item) if liked else wishes.dislike(item)
+        self._go_on(self._advisor.change(self.conversation, changed))
+
+    def _why(self, said: str) -> None:
+        from rich.text import Text
+
+        found = self._advisor.why(self.conversation, self._item(said))
+        drivers = ", ".join(f"{terminal.clean(driver.title)} (-{driver.drop:.2f})" for driver in found.drivers)
+        self._console.print(Text(f"{terminal.clean(found.reason or '')} {drivers}".strip()))
+
+    def _filter(self, said: str) -> None:
+        from genrec.conversation import Limit
+
+        wishes = self.conversation.wishes.limit(Limit(said, said))
+        self._go_on(self._advisor.change(self.conversation, wishes))
+
+    def _forget(self, said: str) -> None:
+        chips = self.conversation.wishes.chips
+        wishes = self.conversation.wishes.without(chips[_place(said, len(chips), "/wishes shows them")])
+        self._go_on(self._advisor.change(self.conversation, wishes))
+
+    def _undo(self) -> None:
+        self.conversation = self.conversation.undo()
+        self._show_wishes()
+        if self.conversation.turns:
+            listing.show(self._console, self.conversation.turns[-1].answer, reasons=False)
+
+    def _save(self, said: str) -> None:
+        if not said:
+            raise InputError("/save needs a file; write /save talk.json")
+        try:
+            text = json.dumps(asdict(self.conversation), indent=2, ensure_ascii=False)
+            Path(said).write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            raise ArtifactError(f"cannot write {said}: {error.strerror}; name another file") from error
+        terminal.say(f"saved to {said}")
+
+    def _show_wishes(self) -> None:
+        from rich.text import Text
+
+        chips = [
+            f"{place}. {kind} {terminal.clean(self._advisor.name_of(kind, value))}"
+            for place, (kind, value) in enumerate(self.conversation.wishes.chips, start=1)
+        ]
+        self._console.print(Text("wishes: " + ("; ".join(chips) or "none yet"), style="dim"))
+
+    def _item(self, said: str) -> Any:
+        shown = self.conversation.shown
+        return shown[_place(said, len(shown), "that is how many were recommended last")].item_id
+
+
+def _place(said: str, count: int, what: str) -> int:
+    """A number from 1 as a place from 0."""
+    if not said.isdecimal() or not 1 <= int(said) <= count:
+        raise InputError(f"{said!r:.40} is no number from 1 to {count}; {what}")
+    return int(said) - 1
+
+
+def _history_of(opened: "Recommender", user: str) -> tuple[Any, ...]:
+    if opened.interactions is None:
+        raise InputError(f"--user {user} needs a history; add --interactions FILE")
+    return opened.interactions.history_of(user).item_ids
+
+
+def _lines() -> Iterator[str]:
+    """What is said, line by line; with the terminal's own history and editing where there is one."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (importing it is what gives `input` its history)
+    terminal.say("say what you look for; /help says what else there is")
+    while True:
+        try:
+            yield input(_PROMPT)
+        except EOFError:
+            return

@@ -1,0 +1,166 @@
+"""A conversation is a value: each turn keeps the wishes of before, and what is ruled out stays out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from genrec import Catalog, Item, PopularityRanker, Recommender
+from genrec.cli.app import app
+from genrec.conversation import Advisor, Conversation, CritiqueReader, Limit, Wishes
+from genrec.errors import InputError
+
+TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Scented Candle", "Candle Holder", "Tea Pot", "Blue Mug", "Rug")
+PRICES = (2.0, 3.0, 9.0, 1.0, 4.0, 6.0, 2.5, 20.0)
+
+
+@pytest.fixture(scope="module")
+def recommender() -> Recommender:
+    items = [
+        Item(f"i{place}", title, {"price": price})
+        for place, (title, price) in enumerate(zip(TITLES, PRICES, strict=True))
+    ]
+    catalog = Catalog.from_items(items)
+    return Recommender(catalog, [PopularityRanker(np.arange(len(items), 0, -1))])
+
+
+@pytest.fixture(scope="module")
+def advisor(recommender: Recommender) -> Advisor:
+    return Advisor(recommender, k=3)
+
+
+def talk(advisor: Advisor, *said: str) -> Conversation:
+    conversation = Conversation()
+    for words in said:
+        conversation = advisor.answer(conversation, words)
+    return conversation
+
+
+def ids(conversation: Conversation) -> list[object]:
+    return [item.item_id for item in conversation.shown]
+
+
+def test_what_was_said_is_kept_and_the_next_turn_builds_on_it(advisor: Advisor) -> None:
+    """A shop that forgets what was said a minute ago asks for it again."""
+    first = talk(advisor, "something for the kitchen")
+    assert ids(first) == ["i0", "i1", "i2"]
+    assert first.wishes.words == ("something for the kitchen",)
+    second = advisor.answer(first, "more like the second, but under 5")
+    assert second.wishes.liked == ("i1",)
+    assert second.wishes.limits == (Limit("price", "price <= 5.0"),)
+    assert ids(second) == ["i3", "i4", "i6"]  # neither what is liked nor what was shown
+    assert second.turns[0] == first.turns[0]
+    third = advisor.answer(second, "no candles")
+    assert third.wishes.chips == (
+        ("likes", "i1"),
+        ("looks for", "something for the kitchen"),
+        ("only", "price <= 5.0"),
+        ("only", "'candle' not in title"),
+    )
+    assert "i3" not in ids(third)
+    assert third.undo() == second
+    assert Conversation().undo() == Conversation()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("I like the first", Wishes(liked=("i0",))),
+        ("not number 2", Wishes(disliked=("i1",))),
+        ("the 3rd, please", Wishes(liked=("i2",))),
+        ("I loved the Tea Pot", Wishes(liked=("i5",))),
+        ("I hate Red Mug Large", Wishes(disliked=("i1",))),
+        ("cheaper", Wishes(limits=(Limit("price", "price < 3.0"),))),
+        ("at least 4,50", Wishes(limits=(Limit("price", "price >= 4.5"),))),
+        ("under £3", Wishes(limits=(Limit("price", "price <= 3.0"),))),
+        ("not that series", Wishes(limits=(Limit("red mug", "'red mug' not in title"),))),
+        ("without glass", Wishes(limits=(Limit("glass", "'glass' not in title"),))),
+        ("the ninth", Wishes(words=("the ninth",))),
+        ("number 9", Wishes(words=("number 9",))),
+        ("a gift for my mother", Wishes(words=("a gift for my mother",))),
+        ("something blue, cheaper", Wishes(words=("something blue",), limits=(Limit("price", "price < 3.0"),))),
+    ],
+)
+def test_a_critique_says_what_it_says(advisor: Advisor, said: str, expected: Wishes) -> None:
+    """Read wrongly, it rules out what somebody wants."""
+    shown = advisor.change(Conversation(), Wishes())
+    assert ids(shown) == ["i0", "i1", "i2"]
+    assert CritiqueReader(advisor._recommender.catalog)(said, shown) == expected
+
+
+def test_what_is_ruled_out_is_never_recommended_and_other_items_before_repeats(advisor: Advisor) -> None:
+    """What was shown comes again only where nothing else is left, and what is disliked not even then."""
+    conversation = talk(advisor, "anything")
+    for _ in range(4):
+        conversation = advisor.change(conversation, conversation.wishes.dislike("i0"))
+    seen = [item.item_id for turn in conversation.turns for item in turn.answer.items]
+    assert set(seen) == {f"i{place}" for place in range(8)}
+    assert "i0" not in seen[3:]
+    assert all(len(turn.answer.items) == 3 for turn in conversation.turns)
+    nothing = advisor.change(conversation, Wishes(limits=(Limit("price", "price > 99"),)))
+    assert nothing.turns[-1].answer.items == ()
+    assert "take one of your wishes back" in nothing.turns[-1].reply
+
+
+def test_a_wish_is_taken_back_by_what_it_shows(advisor: Advisor) -> None:
+    """Whoever was misunderstood must be able to say so."""
+    wishes = Wishes().like("i1").dislike("i2").look_for("tea").limit(Limit("price", "price < 5"))
+    for chip in wishes.chips:
+        left = wishes.without(chip)
+        assert left.chips == tuple(own for own in wishes.chips if own != chip)
+    with pytest.raises(InputError, match="there is no wish"):
+        wishes.without(("likes", "i2"))
+    assert wishes.like("i2").disliked == ()
+    assert Wishes().look_for("a").look_for("b").look_for("c").look_for("d").words == ("b", "c", "d")
+    with pytest.raises(InputError, match="nothing was said"):
+        advisor.answer(Conversation(), "  ")
+
+
+def test_why_is_told_of_an_item_that_was_recommended(advisor: Advisor) -> None:
+    """By the same recommender, under the same wishes."""
+    conversation = talk(advisor, "tea")
+    found = advisor.why(conversation, "i1")
+    assert (found.item_id, found.reason) == ("i1", "Because you asked for “tea”.")
+    liked = advisor.change(conversation, conversation.wishes.like("i1"))
+    with pytest.raises(InputError, match="is in the history"):
+        advisor.why(liked, "i1")
+
+
+@given(st.lists(st.text(max_size=60).filter(str.strip), max_size=4))
+def test_whatever_is_said_is_answered(said: list[str]) -> None:
+    """Quotes, brackets and any script: what somebody says is data, in the words, in filters, and as a title."""
+    catalog = Catalog.from_items([Item("a", 'It\'s "a" mug (red)'), Item("b", "Cup"), Item("c", "Rug \\ mat")])
+    advisor = Advisor(Recommender(catalog, [PopularityRanker(np.ones(3))]), k=2)
+    conversation = talk(advisor, *said, "not that series", "no it's", "I like the first")
+    assert len(conversation.turns) == len(said) + 3
+    assert all(item.item_id in ("a", "b", "c") for turn in conversation.turns for item in turn.answer.items)
+
+
+def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
+    """A conversation that is piped in is one that can be tested, and repeated."""
+    rows = [
+        {"item_id": f"i{place}", "title": title, "price": price}
+        for place, (title, price) in enumerate(zip(TITLES, PRICES, strict=True))
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    saved = tmp_path / "talk.json"
+    lines = ["something red", "/like 2", "/filter price < 5", "/why 1", "/forget 1", "/undo", "/wishes", "/like 99"]
+    lines += ["/nothing", "/save", "/help", "", "no candles", f"/save {saved}", "/quit", "never read"]
+    command = ["chat", "--items", str(tmp_path / "items.jsonl"), "--model", "none", "--encoder", "none", "--k", "2"]
+    result = CliRunner().invoke(app, command, input="\n".join(lines) + "\n")
+    assert result.exit_code == 0, result.stderr
+    assert "likes Red Mug Large" in result.stdout
+    assert "'99' is no number from 1 to 2" in result.stderr
+    assert "there is no /nothing" in result.stderr
+    assert "/save needs a file" in result.stderr
+    kept = json.loads(saved.read_text(encoding="utf-8"))
+    assert [turn["said"] for turn in kept["turns"]] == ["something red", "", "", "no candles"]
+    assert [own["where"] for own in kept["turns"][-1]["wishes"]["limits"]] == ["price < 5", "'candle' not in title"]
+    assert kept["turns"][-1]["wishes"]["liked"] == ["i1"]
+    refused = CliRunner().invoke(app, [*command, "--history", "no-such"], input="x\n")
+    assert refused.exit_code == 2
+    assert "no-such" in refused.stderr
