@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from genrec.artifact import sha256_of, write_json, writing_file
 from genrec.errors import ArtifactError, EngineError, InputError, MismatchError
 from genrec.leases import EXPIRED, Leases
-from genrec.rows import Block, BlockReader, Row, Survey, path_of, survey
+from genrec.rows import Block, BlockReader, Row, Survey, file_names, path_of, survey
 
 FORMAT = 2
 ENGINE = "engine"
@@ -311,9 +311,13 @@ class BatchRun:
     def quarantine(self) -> list[str]:
         """Set aside every part that is not what its record says, and return their names; they count as missing.
 
-        A part that somebody is making, or mending, is left to them.
+        So are files that lie among the parts and are none. A part that somebody is making, or mending, is left to them.
         """
         damaged = []
+        known = {_name(number) for number in range(len(self._survey.blocks))}
+        for path in (self.folder / "parts").glob("[!.]*"):
+            if path.name != f"{path.stem}.parquet" or path.stem not in known:
+                self._put_aside(path)
         with self._leases() as leases:
             for number in (int(path.stem) for path in sorted((self.folder / "done").glob("[0-9]*.json"))):
                 if self._is_whole(number) or not self._take(leases, number):
@@ -327,14 +331,17 @@ class BatchRun:
         return damaged
 
     def _set_aside(self, number: int) -> None:
-        aside = self.folder / "quarantine"
+        for path in (self._part_path(number), self._failures_path(number)):
+            self._put_aside(path)
         with self._writing():
-            aside.mkdir(exist_ok=True)
-            for file in (self._part_path(number), self._failures_path(number)):
-                with suppress(FileNotFoundError):
-                    file.replace(aside / f"{secrets.token_hex(4)}-{file.name}")
             self._record_path(number).unlink(missing_ok=True)
         self._forget()
+
+    def _put_aside(self, path: Path) -> None:
+        aside = self.folder / "quarantine"
+        with self._writing(), suppress(FileNotFoundError):
+            aside.mkdir(exist_ok=True)
+            path.replace(aside / f"{secrets.token_hex(4)}-{path.name}")
 
     def check_source(self) -> None:
         """See that the rows are those that the run began with.
@@ -342,6 +349,12 @@ class BatchRun:
         Raises:
             MismatchError: a file was changed, or is gone (named).
         """
+        with suppress(InputError):  # where there is nothing any more, each file is told below
+            if strange := sorted(set(file_names(self.source)) - set(self._survey.files)):
+                raise MismatchError(
+                    f"{self.source} holds {strange[0]}, which was not there when the run began; take it away, or begin "
+                    "another run"
+                )
         for name, digest in zip(self._survey.files, self._survey.digests, strict=True):
             path = path_of(self.source, name)
             try:
@@ -537,8 +550,8 @@ class BatchRun:
 
 
 def begin(
-    source: Path,
-    folder: Path,
+    source: str | Path,
+    folder: str | Path,
     facts: Mapping[str, Any],
     schema: Callable[[Iterator[Row]], pa.Schema],
     *,
@@ -561,6 +574,7 @@ def begin(
         MismatchError: the folder holds something else; of another run, the key that differs is named.
         ArtifactError: the folder cannot be written.
     """
+    source, folder = Path(source), Path(os.path.abspath(folder))
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{folder} lies within {source}, whose files are the rows; name a folder elsewhere")
     found = survey(source, part_rows)
@@ -575,6 +589,10 @@ def begin(
     except ValueError as error:
         raise InputError(f"what is written holds a column that no run can keep: {error}; write plain values") from error
     own = [name for name, _ in columns if name in keys]
+    try:
+        json.dumps(dict(facts))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"facts are {error}; give plain values, as JSON has them") from error
     mine = {"format": FORMAT, **facts, "part_rows": part_rows, "writes": columns, "keys": own, "input": found.files}
     mine |= {f"input {name}": digest for name, digest in zip(found.files, found.digests, strict=True)}
     held = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []

@@ -27,10 +27,10 @@ def person_of(row: Row) -> Person:
     if not isinstance(words, str) or not is_text(words):
         raise InputError(f"words is {words!r:.80}; give text")
     history = row.value.get("history")
-    if history is None or history == "":
+    if history is None or history in ("", []):
         if user is not None and not words:
             return user
-        if not words:
+        if not words and history != []:
             raise InputError(
                 f"there is nothing in {', '.join(_SHOWS)}; the columns are {', '.join(row.value) or 'none'}: rename "
                 "or fill them"

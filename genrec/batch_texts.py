@@ -139,7 +139,8 @@ class TextAnswerer:
                 tokens += len(requests[place].prompt) + len(text.token_ids)
                 written = self._tokenizer.decode(text.token_ids.tolist())
                 if requests[place].constraint is not None and not (text.ended and _is_json(written)):
-                    fail(place, "cut_short", f"its JSON was not whole after {len(text.token_ids)} tokens; allow more")
+                    said = f"its JSON was not whole after {len(text.token_ids)} tokens; allow more, in another run"
+                    fail(place, "cut_short", said)
                     continue
                 reason = "stop" if text.ended else "length"
                 told = {"text": written, "finish_reason": reason, "tokens": len(text.token_ids), "row": place}
@@ -262,6 +263,11 @@ class TemplateReading:
             if name in self._made:
                 values[name] = self._made[name](row)
             elif name in row.value:
+                if row.value[name] in (None, ""):
+                    raise InputError(
+                        f"the column {name!r}, which template {self._template.name!r} shows, is empty; fill it in, or "
+                        "leave the row out"
+                    )
                 values[name] = row.value[name]
             else:
                 raise InputError(

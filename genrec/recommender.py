@@ -274,7 +274,7 @@ class Recommender:
         if limits.on_unknown == "raise" and (met.items < 0).any():
             unknown = met.ids[int(met.places[np.argmin(met.items)])]
             raise UnknownItemError(
-                f"item {unknown!r} in the history of user {met.user_id!r} is not in catalog {self.catalog.name!r} "
+                f"item {unknown!r} in the history{_of(met.user_id)} is not in catalog {self.catalog.name!r} "
                 f'({len(self.catalog):,} items); pass on_unknown="skip" to drop such items'
             )
         items = met.items[met.items >= 0]
@@ -353,6 +353,10 @@ class _Limits:
     boost: Boost | None
     deadline: Deadline
     on_unknown: str
+
+
+def _of(user: UserId | None) -> str:
+    return "" if user is None else f" of user {user!r}"
 
 
 def _people_in(frame: "nw.DataFrame[Any]") -> list[Person]:

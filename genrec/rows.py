@@ -87,7 +87,7 @@ def survey(source: Path, size: int) -> Survey:
     Raises:
         InputError: there is nothing to read, or a file is none of those that can be read.
     """
-    check_count("size", size)
+    check_count("rows of a part", size)
     paths = _files(source)
     try:
         digests = tuple(map(sha256_of, paths))
@@ -103,8 +103,16 @@ def survey(source: Path, size: int) -> Survey:
             first += rows
     if not blocks:
         raise InputError(f"{source} has no rows; check that it is what you meant")
-    names = tuple(path.name if source.is_file() else str(path.relative_to(source)) for path in paths)
-    return Survey(names, digests, tuple(blocks))
+    return Survey(tuple(file_names(source)), digests, tuple(blocks))
+
+
+def file_names(source: Path) -> list[str]:
+    """The files that rows are read from, as a survey calls them.
+
+    Raises:
+        InputError: there are none.
+    """
+    return [path.name if source.is_file() else str(path.relative_to(source)) for path in _files(source)]
 
 
 def is_text(text: str) -> bool:
@@ -298,7 +306,10 @@ def _read_header(lines: _Lines, path: Path) -> list[str]:
         raise InputError(
             f"the header of {path} cannot be read: {error}; write it in UTF-8, a line of its own"
         ) from error
-    return [cell.strip() for cell in cells]
+    names = [cell.strip() for cell in cells]
+    if again := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise InputError(f"the header of {path} names {again!r} twice; rename one of the two")
+    return names
 
 
 def _from_json(text: str, place: str) -> Row:

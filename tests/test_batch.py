@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,22 @@ def test_another_configuration_is_refused_and_named(rows: Path, tmp_path: Path) 
         BatchRun.open(folder)
 
 
+def test_a_folder_of_rows_that_grew_is_another_one(tmp_path: Path) -> None:
+    """Who adds a file to the rows and resumes must not believe that it was read."""
+    source = tmp_path / "rows"
+    source.mkdir()
+    (source / "a.jsonl").write_text('{"user_id": 1}\n', encoding="utf-8")
+    run = start(source, tmp_path / "no" / ".." / "run")
+    assert run.folder == tmp_path / "run"
+    assert not (tmp_path / "no").exists()
+    run.work(Counting())
+    (source / "b.jsonl").write_text('{"user_id": 2}\n', encoding="utf-8")
+    with pytest.raises(MismatchError, match=r"holds b\.jsonl, which was not there when the run began"):
+        BatchRun.open(tmp_path / "run").prepare()
+    with pytest.raises(InputError, match="facts are Object of type object is not JSON"):
+        start(source, tmp_path / "other", mine=object())
+
+
 def test_a_disk_that_is_full_costs_one_part(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing half-written, a sentence that says what to do, and the rest when there is room again."""
     folder = tmp_path / "run"
@@ -287,6 +303,7 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
         Row({"history": "[" * 99_000}),
         Row({"user_id": "\ud800"}),
         Row({"user_id": 2**64, "history": [item]}),
+        Row({"user_id": known, "history": []}),
     ]
     lines = {"item_id": pa.string(), "rank": pa.int64(), "score": pa.float64(), "source": pa.string()}
     lines |= {"row": pa.int64()}
@@ -300,8 +317,9 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
         **dict.fromkeys((5, 7, 8, 9, 10, 11, 12, 13), (None, "unreadable")),
     }
     lists = answers.table.to_pylist()
-    assert [line["rank"] for line in lists] == [1, 2, 3] * 4
-    assert [line["user_id"] for line in lists[::3]] == [str(known), "7", None, None]
+    assert [line["rank"] for line in lists] == [1, 2, 3] * 5
+    assert [line["user_id"] for line in lists[::3]] == [str(known), "7", None, None, str(known)]
+    assert [line["item_id"] for line in lists[-3:]] == [line["item_id"] for line in lists[:3]]
     alone = ListAnswerer(recommender, 3, {})([Row({"user_id": int(known)}), Row({"user_id": "x"})], numbers)
     assert alone.table["user_id"].to_pylist() == [int(known)] * 3
     assert "is 'x' where the first row's is a number" in alone.failures[0].message
@@ -370,6 +388,29 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(
     assert b"each of 4,000 rows is there once" in verified.communicate()[0]
 
 
+def test_workers_end_with_the_one_that_started_them(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
+    """Whoever killed a run must not find it going on."""
+    _, interactions = shop
+    source, folder = tmp_path / "users.csv", tmp_path / "run"
+    users = random.Random(0).choices(list(interactions.users), k=40_000)
+    source.write_text("user_id\n" + "".join(f"{user}\n" for user in users), encoding="utf-8")
+    options = ("--ranker", "popularity", "--part-rows", "20", "--workers", "2")
+    run = genrec_batch("run", str(source), str(folder), *options)
+    owners: set[int] = set()
+    while len(owners) < 2:
+        assert run.poll() is None, run.communicate()[1].decode()
+        for path in (folder / "leases").glob("0*"):
+            with suppress(OSError, IndexError, ValueError):
+                owners.add(int(path.read_text(encoding="utf-8").split(" ")[1]))
+    run.kill()
+    run.communicate()
+    (worker,) = owners - {run.pid}
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
+
+
 def test_the_commands_tell_what_they_did(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
     """Plan, run, status, verify and retry, by their exit codes and their JSON; options that differ are refused."""
     _, interactions = shop
@@ -393,7 +434,11 @@ def test_the_commands_tell_what_they_did(shop: tuple[Catalog, Interactions], tmp
     assert (done["rows_done"], done["failed"], done["lines"], done["finished"]) == (202, 1, 3 * 201, True)
     assert ask("status", folder, "--json") == done
     assert ask("verify", folder, "--json")["wrong"] == []
-    assert "note: 1 rows failed" in ask("resume", folder, code=3)
+    assert "note: 1 rows failed (1 unknown_user)" in ask("resume", folder, code=3)
+    (tmp_path / "run" / "parts" / "stray.parquet").write_bytes(b"not ours")
+    assert "stray.parquet is no part of this run" in ask("verify", folder, code=4)
+    ask("resume", folder, code=3)
+    assert ask("verify", folder, "--json")["wrong"] == []
     assert "1 failed" in ask("retry-failed", folder, code=3)
     parts = sorted((tmp_path / "run" / "parts").glob("*.parquet"))
     lines = pa.concat_tables([pq.read_table(part) for part in parts]).to_pylist()

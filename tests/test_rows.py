@@ -90,6 +90,7 @@ def test_a_file_that_changed_is_another_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
+        ("a.csv", b"user_id,words,user_id\n1,a,2\n", "names 'user_id' twice"),
         ("a.jsonl", b"", "has no rows"),
         ("a.csv", b"user_id\n", "has no rows"),
         ("a.txt", b"1\n", "ends in '.txt'; name a file of .csv"),

@@ -203,7 +203,8 @@ class _Engine:
     ) -> None:
         self._name, self._patience, self._clock, self._options = name, patience, clock, options
         self._lock = threading.Lock()
-        self._asked = itertools.count()  # texts that were streamed, for their names
+        # Of texts that are streamed. `LLM.generate` counts its requests upwards, and takes every name for a number.
+        self._names = itertools.count(-1, -1)
         self._numbers: dict[str, int] = {}  # of adapters; vLLM tells them apart by these
         self._down = ""
         self._returning: threading.Thread | None = None
@@ -271,12 +272,13 @@ class _Engine:
         engine = self.llm.llm_engine
         outputs: dict[int, Any] = {}
         asked = list(zip(prompts, params, strict=True))
-        numbers = {
-            engine.add_request(f"text-{next(self._asked)}", prompt, param, lora_request=lora): number
-            for number, (prompt, param) in enumerate(asked)
-        }
+        numbers: dict[str, int] = {}
         told = [0] * len(asked)
         try:
+            for number, (prompt, param) in enumerate(asked):
+                name = str(next(self._names))
+                engine.add_request(name, prompt, param, lora_request=lora)
+                numbers[name] = number
             while len(outputs) < len(asked):
                 for output in engine.step():
                     number, own = numbers[output.request_id], output.outputs[0]

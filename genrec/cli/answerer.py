@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from genrec.cli import source
+from genrec.cli import source, terminal
 from genrec.errors import InputError, MismatchError, ModelMissingError
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ LISTS, TEXTS = "lists", "texts"
 _RANKERS = ("generative", "blend", "embedding", "popularity")
 _DATA = ("data", "items", "interactions", "columns")
 _MODEL = ("model", "adapter", "batch_size")
-_OF_MODEL = ("engine", "model", "adapter", "template", "cold_template", "strategy", "score", "prior", "background")
+_OF_MODEL = (
+    *("engine", "model", "adapter", "template", "cold_template", "strategy", "score", "prior", "evidence"),
+    *("candidates", "width", "background", "batch_size"),
+)
 _ENGINES = ("transformers", "vllm")
 _SEARCH = (
     *("encoder", "template", "cold_template", "strategy", "score", "prior", "evidence", "candidates", "width"),
@@ -134,8 +137,10 @@ def _open_lists(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer,
     generative = needs_language_model(asked)
     backend, prior_backend = _open_engine(asked["engine"], chosen, cache) if generative else (None, None)
     opened = source.load(named, chosen, cache, need_model=generative, backend=backend, prior_backend=prior_backend)
-    if opened.notices:  # what is missing today may be there tomorrow, and answer otherwise
-        raise ModelMissingError(f"a batch run needs all of its parts: {opened.notices[0]}")
+    for notice in opened.notices:
+        if notice.startswith(("no LLM", "no embedding ranker")):  # what is missing may be there tomorrow
+            raise ModelMissingError(f"a batch run needs all of its parts: {notice}")
+        terminal.say(f"note: {notice}")
     steps = [step for step in opened.ladder if step.source == asked["ranker"]]
     if not steps:
         there = ", ".join(step.source for step in opened.ladder)

@@ -1,10 +1,13 @@
 """`genrec batch`: lists or texts for as many rows as a file holds, and every one of them there in the morning."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -53,6 +56,7 @@ Engine = Annotated[
         rich_help_panel="Model",
     ),
 ]
+WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True, help="End when standard input closes.")]
 _TEXTS = "Texts"
 Prompt = Annotated[
     str | None,
@@ -167,11 +171,14 @@ def resume(
     output: Output,
     workers: Workers = 1,
     ray: Ray = None,
+    with_parent: WithParent = False,
     as_json: option.Json = False,
 ) -> None:
     """Go on with a run, as it was begun; what is damaged is made again."""
     from genrec.batch import BatchRun
 
+    if with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     found = BatchRun.open(output)
     found.check_source()
     if not found.missing():  # else what makes the missing parts looks at the others first
@@ -280,11 +287,13 @@ def _work(found: "BatchRun", answer: "Answerer | None", workers: int, ray: str |
 
 @contextmanager
 def _helpers(folder: Path, count: int) -> Iterator[None]:
-    """So many processes beside this one on a run; they end with it unless it is killed, and what they said is said."""
-    command = [sys.executable, "-m", "genrec", "batch", "resume", str(folder)]
+    """So many processes beside this one on a run; they end with it, and what they had to say is said then."""
+    command = [sys.executable, "-m", "genrec", "batch", "resume", str(folder), "--with-parent"]
     with ExitStack() as stack:
         told = [stack.enter_context(TemporaryFile()) for _ in range(count)]
-        helpers = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) for file in told]
+        helpers = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=file) for file in told
+        ]
         try:
             yield
             for helper in helpers:
@@ -304,6 +313,12 @@ def _helpers(folder: Path, count: int) -> Iterator[None]:
                     file.seek(0)
                     said = file.read().decode(errors="replace").strip().rpartition("\n")[2]
                     terminal.say(f"note: a worker ended with exit code {helper.returncode}: {said}")
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that started it is gone, however that ended: then the pipe between them closes."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -346,8 +361,11 @@ def _tell(found: "BatchRun", as_json: bool) -> None:
     now = found.status()
     _print(now, as_json)
     if now.failed:
+        codes = Counter(one.code for one in found.failures())
+        kinds = ", ".join(f"{count:,} {code}" for code, count in codes.most_common())
         terminal.say(
-            f"note: {now.failed:,} rows failed; see {found.folder}/failed, or genrec batch retry-failed {found.folder}"
+            f"note: {now.failed:,} rows failed ({kinds}); {found.folder}/failed says why of each, and genrec batch "
+            f"retry-failed {found.folder} asks again, with the same rows and options"
         )
         raise typer.Exit(_FAILED)
 
