@@ -248,6 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--small", type=Path, metavar="DIR", help="an empty folder on a file system of a few megabytes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all outcomes there")
     options = parser.parse_args(arguments)
+    # A shell's background job ignores it, and so would all that this starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder), options.rows, options.ranker)
         alone: list[Callable[[], Outcome]] = [

@@ -280,19 +280,25 @@ def _work(found: "BatchRun", answer: "Answerer | None", workers: int, ray: str |
 
             work_on_ray(found, ray, workers, show, needs_gpu=needs_language_model(found.facts))
         elif answer is not None:
-            with _helpers(found.folder, workers - 1):
+            from threadpoolctl import threadpool_limits
+
+            # Workers that all take every core wait for each other: with two on two cores each is half as fast.
+            threads = max(1, _cores() // workers)
+            with threadpool_limits(threads), _helpers(found.folder, workers - 1, threads):
                 found.work(answer, on_progress=show)
     _tell(found, as_json)
 
 
 @contextmanager
-def _helpers(folder: Path, count: int) -> Iterator[None]:
-    """So many processes beside this one on a run; they end with it, and what they had to say is said then."""
+def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
+    """So many processes beside this one on a run, of so many threads; they end with it, and what they said is said."""
+    environment = {**{f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}, **os.environ}
     command = [sys.executable, "-m", "genrec", "batch", "resume", str(folder), "--with-parent"]
     with ExitStack() as stack:
         told = [stack.enter_context(TemporaryFile()) for _ in range(count)]
         helpers = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=file) for file in told
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=file, env=environment)
+            for file in told
         ]
         try:
             yield
@@ -380,6 +386,11 @@ def _print(now: "Status", as_json: bool) -> None:
         f"{now.lines:,} lines ({shares or 'none yet'}), {now.tokens:,} tokens, {now.seconds:,.0f} s of work"
         + ("" if now.finished else f"; {now.active} parts in the making")
     )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> int:
