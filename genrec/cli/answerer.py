@@ -3,6 +3,8 @@
 import atexit
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -133,7 +135,7 @@ def _open_lists(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer,
     # Priors are measured whole, so that what an item scores does not depend on who was asked about before.
     chosen, cache, named = replace(source.settings(models), fill_priors=True), default_cache(), _named(asked)
     if not offline:
-        source.fetch([chosen.model, chosen.encoder], cache)
+        _fetch(asked["engine"], [chosen.model, chosen.encoder], cache)
     generative = needs_language_model(asked)
     backend, prior_backend = _open_engine(asked["engine"], chosen, cache) if generative else (None, None)
     opened = source.load(named, chosen, cache, need_model=generative, backend=backend, prior_backend=prior_backend)
@@ -182,7 +184,7 @@ def _open_texts(asked: Mapping[str, Any], offline: bool) -> "tuple[TextAnswerer,
     style = Style(asked["max_tokens"], asked["temperature"], asked["seed"], asked["schema"])
     template = None if asked["prompt"] is None else read_template(asked["prompt"])
     if not offline:
-        source.fetch([chosen.model], cache)
+        _fetch(asked["engine"], [chosen.model], cache)
     facts = _facts_of_model(asked["engine"], chosen, cache)
     if template is None:
         read: Reading = MessageReading(Path(chosen.model).name)
@@ -214,6 +216,19 @@ def _open_template(template: "Template", asked: Mapping[str, Any], cache: Path) 
     known = Recommender(catalog, [ranker], interactions=interactions)
     lookup = Lookup(known, on_unknown=asked["on_unknown"])
     return TemplateReading(template, lookup), facts | _facts_of_data(known)
+
+
+def _fetch(engine: str, models: "Sequence[str | Path | None]", cache: Path) -> None:
+    """See that models are on this machine. vLLM does not start in a process that has unpacked one."""
+    from genrec.bundle import MODELS
+
+    missing = [str(name) for name in models if str(name) in MODELS and not (cache / "models" / str(name)).is_dir()]
+    if engine == "vllm" and missing:
+        command = [sys.executable, "-m", "genrec", "model", "get", *missing]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise ModelMissingError(f"{missing[0]} could not be fetched; run: genrec model get {' '.join(missing)}")
+        return
+    source.fetch(models, cache)
 
 
 def _open_engine(name: str, chosen: "Settings", cache: Path) -> "tuple[Backend | None, Backend | None]":
