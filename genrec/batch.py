@@ -281,7 +281,8 @@ class BatchRun:
         status = self.status()
         versions = {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()}
         with self._writing():
-            write_json(self.folder / "run.json", {"versions": versions, **asdict(status)})
+            facts = {"versions": versions, "seed": self.facts.get("seed"), **asdict(status)}
+            write_json(self.folder / "run.json", facts)
         return status
 
     def status(self) -> Status:
