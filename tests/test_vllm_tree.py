@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from contracts import BackendContract
 
-from genrec.backends.base import Backend
+from genrec.backends.base import Backend, OnTokens, Text, TextRequest
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
@@ -34,6 +34,15 @@ class TableReader:
     def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
         self.asked += requests
         return [self._read(request) for request in requests]
+
+    def write(
+        self,
+        requests: Sequence[TextRequest],
+        *,
+        deadline: Deadline | None = None,
+        on_tokens: OnTokens | None = None,
+    ) -> list[Text]:
+        return self.table.write(requests, deadline=deadline, on_tokens=on_tokens)
 
     def _read(self, request: PathRequest) -> FloatArray:
         assert len(request.tokens) <= self.most_tokens
