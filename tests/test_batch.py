@@ -392,7 +392,7 @@ def test_workers_end_with_the_one_that_started_them(shop: tuple[Catalog, Interac
     """Whoever killed a run must not find it going on."""
     _, interactions = shop
     source, folder = tmp_path / "users.csv", tmp_path / "run"
-    users = random.Random(0).choices(list(interactions.users), k=40_000)
+    users = random.Random(0).choices(list(interactions.users), k=200_000)
     source.write_text("user_id\n" + "".join(f"{user}\n" for user in users), encoding="utf-8")
     options = ("--ranker", "popularity", "--part-rows", "20", "--workers", "2")
     run = genrec_batch("run", str(source), str(folder), *options)
