@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -252,14 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder), options.rows, options.ranker)
-        alone: list[Callable[[], Outcome]] = [
-            trial.damage,
-            trial.bad_rows,
-            lambda: trial.vanished(2),
-            lambda: trial.vanished(8),
-        ]
         outcomes = []
-        for outcome in _all(trial, options.kills, options.small, alone):
+        for outcome in _all(trial, options.kills, options.small):
             print(
                 f"{outcome.what}: {outcome.lost} lost, {outcome.doubled} doubled, "
                 f"{'equal' if outcome.equal else 'DIFFERENT'}; {outcome.told}",
@@ -271,9 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(not all(one.whole for one in outcomes))
 
 
-def _all(trial: Trial, kills: int, small: Path | None, alone: Sequence[Callable[[], Outcome]]) -> Iterator[Outcome]:
-    for one in alone:
-        yield one()
+def _all(trial: Trial, kills: int, small: Path | None) -> Iterator[Outcome]:
+    yield trial.damage()
+    yield trial.bad_rows()
+    for workers in (2, 8):
+        yield trial.vanished(workers)
     if small is not None:
         yield from trial.disk(small)
     yield from trial.kills(kills)

@@ -579,16 +579,7 @@ def begin(
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{folder} lies within {source}, whose files are the rows; name a folder elsewhere")
     found = survey(source, part_rows)
-    reader = BlockReader(source, found)
-    rows = (row for block in found.blocks for row in reader.read(block))
-    try:
-        columns = [[one.name, str(one.type)] for one in schema(rows)]
-        for _, kind in columns:
-            pa.type_for_alias(kind)  # as it is read again
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"what is written holds a column that no run can keep: {error}; write plain values") from error
+    columns = _columns(source, found, schema)
     own = [name for name, _ in columns if name in keys]
     try:
         json.dumps(dict(facts))
@@ -613,14 +604,33 @@ def begin(
         raise ArtifactError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error
     run = BatchRun.open(folder)
     run._checked = True
-    mine = json.loads(json.dumps(mine))
+    _check_same(run, json.loads(json.dumps(mine)))
+    return run
+
+
+def _columns(source: Path, found: Survey, schema: Callable[[Iterator[Row]], pa.Schema]) -> list[list[str]]:
+    """Name and type of each column that is written, as a manifest can keep them."""
+    reader = BlockReader(source, found)
+    rows = (row for block in found.blocks for row in reader.read(block))
+    try:
+        columns = [[one.name, str(one.type)] for one in schema(rows)]
+        for _, kind in columns:
+            pa.type_for_alias(kind)  # as it is read again
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"what is written holds a column that no run can keep: {error}; write plain values") from error
+    return columns
+
+
+def _check_same(run: BatchRun, mine: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds a run of other facts."""
     for key in [*mine, *(key for key in run.facts if key not in mine)]:  # what was asked for comes first
         if mine.get(key) != run.facts.get(key):
             raise MismatchError(
-                f"{folder} holds a run whose {key} is {run.facts.get(key)!r}, not {mine.get(key)!r}; name another "
+                f"{run.folder} holds a run whose {key} is {run.facts.get(key)!r}, not {mine.get(key)!r}; name another "
                 "folder, or ask for what it was begun with"
             )
-    return run
 
 
 def _write_once(path: Path, value: Mapping[str, Any]) -> None:

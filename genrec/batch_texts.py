@@ -122,9 +122,9 @@ class TextAnswerer:
         def fail(place: int, code: str, message: object) -> None:
             failures[place] = Failure(place, name_of(rows[place], self.keys), code, str(message))
 
+        kinds = {name: schema.field(name).type for name in self.keys if name in schema.names}
         for place, row in enumerate(rows):
             try:
-                kinds = {name: schema.field(name).type for name in self.keys if name in schema.names}
                 keys[place] = {name: id_of(row, name, kind) for name, kind in kinds.items()}
                 requests[place] = self._asked(row)
             except InputError as error:

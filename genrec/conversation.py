@@ -7,7 +7,8 @@ shown, and whoever they are can take each back.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from genrec.catalog import Catalog
 from genrec.errors import InputError
@@ -240,11 +241,22 @@ class CritiqueReader:
 
     catalog: Catalog
     price: str = "price"
-    _titles: dict[str, ItemId] = field(default_factory=dict, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _titles(self) -> dict[str, ItemId]:
+        """Items by the words of their titles; of those that are called alike the first one."""
+        found: dict[str, ItemId] = {}
         for item_id, title in zip(self.catalog.item_ids, self.catalog.titles, strict=True):
-            self._titles.setdefault(_plain(title), item_id)
+            found.setdefault(_plain(title), item_id)
+        return found
+
+    @cached_property
+    def _has_price(self) -> bool:
+        try:
+            self.catalog.column(self.price)
+        except InputError:
+            return False
+        return True
 
     def __call__(self, said: str, conversation: Conversation) -> Wishes:
         """The wishes after something was said."""
@@ -277,7 +289,7 @@ class CritiqueReader:
 
     def _limit_of(self, said: str, shown: Sequence[Recommendation]) -> Limit | None:
         """A limit of the price that a clause names."""
-        if not self._has_price():
+        if not self._has_price:
             return None
         for pattern, sign in ((_UNDER, "<="), (_OVER, ">=")):
             if found := pattern.search(said):
@@ -305,13 +317,6 @@ class CritiqueReader:
                 if title in self._titles and (size > 1 or len(title) > 3):
                     return [*found, self._titles[title]]
         return found
-
-    def _has_price(self) -> bool:
-        try:
-            self.catalog.column(self.price)
-        except InputError:
-            return False
-        return True
 
     def _price_of(self, item_id: ItemId) -> float | None:
         price = self.catalog[self.catalog.index_of(item_id)].attributes.get(self.price)

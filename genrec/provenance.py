@@ -11,9 +11,10 @@ from genrec.errors import ArtifactError
 FILE = "genrec.json"
 
 
-def hashes_of(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file of weights in a folder."""
-    return {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
+def hashes_of(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
+    """The SHA-256 of each file of weights in a folder, or of those that another pattern of `Path.glob` finds."""
+    files = sorted(file for file in folder.glob(pattern) if file.is_file())
+    return {str(file.relative_to(folder)): sha256_of(file) for file in files}
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class Recommender:
 
     def problems(self, people: Sequence[Person], *, on_unknown: OnUnknown = "raise") -> list[InputError | None]:
         """Why `recommend` would refuse each person; None where it would not."""
-        limits = self._limits(1, False, None, None, None, None, None, on_unknown, self._clock())
+        limits = self._no_limits(on_unknown)
         found: list[InputError | None] = []
         for person in people:
             try:
@@ -173,8 +173,10 @@ class Recommender:
         Raises:
             UnknownUserError, UnknownItemError: as for `recommend`.
         """
-        limits = self._limits(1, False, None, None, None, None, None, on_unknown, self._clock())
-        return self._task(person, limits).request.history
+        return self._task(person, self._no_limits(on_unknown)).request.history
+
+    def _no_limits(self, on_unknown: OnUnknown) -> "_Limits":
+        return self._limits(1, False, None, None, None, None, None, on_unknown, self._clock())
 
     def _limits(
         self,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.backends.base import OnTokens, Text, TextRequest
-from genrec.backends.writing import check_room, write_along
+from genrec.backends.writing import write_along
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.provenance import Provenance
@@ -82,9 +82,7 @@ class TableBackend:
         on_tokens: OnTokens | None = None,
     ) -> list[Text]:
         """Write a text behind each prompt."""
-        check_room(requests, self.max_tokens)
-        tree = self.open([request.prompt for request in requests], deadline=deadline)
-        return write_along(tree, requests, on_tokens)
+        return write_along(self, requests, deadline, on_tokens)
 
 
 class TableTree:

@@ -149,7 +149,7 @@ def test_nobody_imports_upward_or_sideways() -> None:
             "backends.vllm_server",
             "errors types deadline provenance backends.base backends.vllm_dialect backends.vllm_tree backends.writing",
         ),
-        ("backends.writing", "errors types backends.base"),
+        ("backends.writing", "errors types deadline backends.base"),
         ("rankers.base", "types deadline errors subset"),
     ],
 )

@@ -25,7 +25,7 @@ from genrec.backends.lineage import inherit
 from genrec.backends.packing import Packing
 from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.quiet import quiet
-from genrec.backends.writing import check_room, write_along
+from genrec.backends.writing import write_along
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.provenance import FILE as PROVENANCE
@@ -113,11 +113,7 @@ class TransformersBackend:
         on_tokens: OnTokens | None = None,
     ) -> list[Text]:
         """Write a text behind each prompt, all in one batch."""
-        check_room(requests, self.max_tokens)
-        if not requests:
-            return []
-        tree = self.open([request.prompt for request in requests], deadline=deadline)
-        return write_along(tree, requests, on_tokens)
+        return write_along(self, requests, deadline, on_tokens)
 
     def hidden(
         self, token_ids: IntArray, positions: IntArray, cells: IntArray, visible: BoolArray, cache: GrowingCache

@@ -9,8 +9,19 @@ from typing import Protocol
 import numpy as np
 
 from genrec.backends.base import OnTokens, Text, TextRequest
+from genrec.deadline import Deadline
 from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
+
+
+class LogitBackend(Protocol):
+    """A backend whose trees show logits, see `genrec.backends.base.Backend`."""
+
+    max_tokens: int
+
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "LogitTree":
+        """Open a tree."""
+        ...
 
 
 class LogitTree(Protocol):
@@ -39,8 +50,14 @@ def check_room(requests: Sequence[TextRequest], max_tokens: int) -> None:
             )
 
 
-def write_along(tree: LogitTree, requests: Sequence[TextRequest], on_tokens: OnTokens | None) -> list[Text]:
-    """Write U texts behind the U prompts of a tree, and tell of each token."""
+def write_along(
+    backend: LogitBackend, requests: Sequence[TextRequest], deadline: Deadline | None, on_tokens: OnTokens | None
+) -> list[Text]:
+    """Write U texts along a tree behind their U prompts, see `genrec.backends.base.Backend.write`."""
+    check_room(requests, backend.max_tokens)
+    if not requests:
+        return []
+    tree = backend.open([request.prompt for request in requests], deadline=deadline)
     pens = [_Pen(request, number) for number, request in enumerate(requests)]
     open_ = pens
     while open_:

@@ -31,17 +31,13 @@ LISTS, TEXTS = "lists", "texts"
 _RANKERS = ("generative", "blend", "embedding", "popularity")
 _DATA = ("data", "items", "interactions", "columns")
 _MODEL = ("model", "adapter", "batch_size")
-_OF_MODEL = (
-    *("engine", "model", "adapter", "template", "cold_template", "strategy", "score", "prior", "evidence"),
-    *("candidates", "width", "background", "batch_size"),
-)
 _ENGINES = ("transformers", "vllm")
 _SEARCH = (
-    *("encoder", "template", "cold_template", "strategy", "score", "prior", "evidence", "candidates", "width"),
-    "background",
+    *("template", "cold_template", "strategy", "score", "prior", "evidence", "candidates", "width", "background"),
 )
 _LIMITS = ("explain", "filter_seen", "only", "exclude", "where")
-_OF_LISTS = ("k", "ranker", *_LIMITS, *_SEARCH)
+_OF_LISTS = ("k", "ranker", "encoder", *_LIMITS, *_SEARCH)
+_OF_MODEL = ("engine", *_MODEL, *_SEARCH)
 _OF_TEXTS = ("prompt", "schema", "max_tokens", "temperature", "seed")
 _ASKED = ("answers", "engine", "on_unknown", *_DATA, *_MODEL, *_OF_LISTS, *_OF_TEXTS)
 _PATHS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template", "prompt")
@@ -127,7 +123,7 @@ def _open_lists(asked: Mapping[str, Any], offline: bool) -> "tuple[ListAnswerer,
 
     if asked["ranker"] not in _RANKERS:
         raise InputError(f"--ranker is {asked['ranker']!r}; choose one of {', '.join(_RANKERS)}")
-    models = {name: asked[name] for name in (*_MODEL, *_SEARCH) if asked.get(name) is not None}
+    models = {name: asked[name] for name in ("encoder", *_MODEL, *_SEARCH) if asked.get(name) is not None}
     if asked["ranker"] != "generative":
         models["model"] = "none"
     if asked["ranker"] == "popularity":
@@ -222,13 +218,13 @@ def _fetch(engine: str, models: "Sequence[str | Path | None]", cache: Path) -> N
     """See that models are on this machine. vLLM does not start in a process that has unpacked one."""
     from genrec.bundle import MODELS
 
-    missing = [str(name) for name in models if str(name) in MODELS and not (cache / "models" / str(name)).is_dir()]
-    if engine == "vllm" and missing:
-        command = [sys.executable, "-m", "genrec", "model", "get", *missing]
+    bundled = [str(name) for name in models if str(name) in MODELS]
+    if engine != "vllm":
+        source.fetch(bundled, cache)
+    elif bundled:
+        command = [sys.executable, "-m", "genrec", "model", "get", *bundled]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
-            raise ModelMissingError(f"{missing[0]} could not be fetched; run: genrec model get {' '.join(missing)}")
-        return
-    source.fetch(models, cache)
+            raise ModelMissingError(f"{bundled[0]} could not be fetched; run: genrec model get {' '.join(bundled)}")
 
 
 def _open_engine(name: str, chosen: "Settings", cache: Path) -> "tuple[Backend | None, Backend | None]":
@@ -273,10 +269,9 @@ def _facts_of_data(opened: "Recommender") -> dict[str, Any]:
 
 def _hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file of a model's folder, tokenizer and configuration too."""
-    from genrec.artifact import sha256_of
+    from genrec.provenance import hashes_of
 
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
-    return {str(path.relative_to(folder)): sha256_of(path) for path in paths}
+    return hashes_of(folder, "**/[!.]*")
 
 
 def _version() -> dict[str, Any]:
