@@ -1,22 +1,17 @@
-"""A conversation about what to recommend: a value, and one step that makes the next of it from what somebody says.
+"""A conversation about what to recommend, as a value.
 
-Each step reads wishes from the words, keeps those of before, and asks the recommender under them: what is liked stands
-in the history, what is ruled out is a filter inside the search, what is looked for stands in the prompt. Wishes are
-shown, and whoever they are can take each back.
+Wishes are what somebody wants, as read from all that they said: what is liked stands in the history, what is ruled out
+is a filter inside the search, what is looked for stands in the prompt. They are shown, and whoever they are can take
+each back. `genrec.advisor` goes on with a conversation.
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
-from genrec.catalog import Catalog
 from genrec.errors import InputError
-from genrec.recommender import Recommender
-from genrec.types import History, ItemId, Recommendation, RecommendationList, UserId
+from genrec.types import ItemId, Recommendation, RecommendationList, UserId
 
 _REMEMBERED = 3  # of what was looked for, the newest
-_LONGEST = 1000  # characters of what somebody says that are read
 
 
 @dataclass(frozen=True)
@@ -93,13 +88,15 @@ class Turn:
         said: by the person.
         wishes: after it.
         answer: what was recommended under them.
-        reply: the same in words, for the person.
+        reply: the same in words, for the person; Markdown, in which items are named as `genrec.mention` does.
+        composed: no language model wrote the reply.
     """
 
     said: str
     wishes: Wishes
     answer: RecommendationList
     reply: str
+    composed: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,222 +126,6 @@ class Conversation:
     def undo(self) -> "Conversation":
         """As it was before the last turn; the first one stays undone."""
         return replace(self, turns=self.turns[:-1])
-
-
-Read = Callable[[str, Conversation], Wishes]
-"""Reads the wishes that there are once somebody said something."""
-
-
-class Advisor:
-    """Goes on with conversations.
-
-    Args:
-        recommender: ranks.
-        k: how many items are recommended in a turn.
-        read: what reads wishes from words; by default `CritiqueReader`.
-    """
-
-    def __init__(self, recommender: Recommender, *, k: int = 5, read: Read | None = None) -> None:
-        self._recommender, self._k = recommender, k
-        self._read = read or CritiqueReader(recommender.catalog)
-
-    def answer(self, conversation: Conversation, said: str) -> Conversation:
-        """The conversation after somebody said something, and was answered.
-
-        What was recommended before stands behind what was not, and only where too little else is allowed.
-
-        Raises:
-            InputError: nothing was said.
-        """
-        said = said.strip()[:_LONGEST]
-        if not said:
-            raise InputError("nothing was said; say what you look for")
-        return self._go_on(conversation, said, self._read(said, conversation))
-
-    def change(self, conversation: Conversation, wishes: Wishes) -> Conversation:
-        """The conversation after wishes were corrected by hand."""
-        return self._go_on(conversation, "", wishes)
-
-    def why(self, conversation: Conversation, item_id: ItemId) -> Recommendation:
-        """An item that was recommended, with what in the history drove it.
-
-        Raises:
-            InputError: it may not be recommended under the wishes as they are.
-        """
-        found: RecommendationList = self._recommender.recommend(
-            self._person(conversation, conversation.wishes), 1, only=[item_id], explain=True
-        )
-        if not found.items:
-            raise InputError(f"item {item_id!r} is in the history, and not recommended; ask about another one")
-        return found.items[0]
-
-    def name_of(self, kind: str, value: ItemId) -> str:
-        """What a wish is called when it is shown, see `Wishes.chips`: an item by its title."""
-        catalog = self._recommender.catalog
-        return catalog[catalog.index_of(value)].title if kind in ("likes", "dislikes") else str(value)
-
-    def _person(self, conversation: Conversation, wishes: Wishes) -> History:
-        return History((*conversation.history, *wishes.liked), "; ".join(wishes.words), conversation.user_id)
-
-    def _go_on(self, conversation: Conversation, said: str, wishes: Wishes) -> Conversation:
-        person = self._person(conversation, wishes)
-        where = " and ".join(f"({own.where})" for own in wishes.limits) or None
-        before = [item.item_id for turn in conversation.turns for item in turn.answer.items]
-        answer = self._ask(person, self._k, [*wishes.disliked, *before], where)
-        if before and (missing := self._k - len(answer.items)):
-            found = [item.item_id for item in answer.items]
-            again = self._ask(person, missing, [*wishes.disliked, *found], where)
-            items = (replace(item, rank=rank) for rank, item in enumerate((*answer.items, *again.items), start=1))
-            answer = replace(again, items=tuple(items), proven=False)
-        turn = Turn(said, wishes, answer, compose(answer))
-        return replace(conversation, turns=(*conversation.turns, turn))
-
-    def _ask(self, person: History, k: int, exclude: Sequence[ItemId], where: str | None) -> RecommendationList:
-        found: RecommendationList = self._recommender.recommend(person, k, exclude=exclude, where=where)
-        return found
-
-
-def compose(answer: RecommendationList) -> str:
-    """A plain reply: the titles, each with its rank."""
-    if not answer.items:
-        return "Nothing is left that fits all of this; take one of your wishes back."
-    return "How about: " + ", ".join(f"{item.rank}. {item.title}" for item in answer.items)
-
-
-_ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
-_PLACE = re.compile(r"\b(?:number|no\.?|#)\s*(\d+)\b|\b(\d+)(?:st|nd|rd|th)\b|\b(" + "|".join(_ORDINALS) + r")\b")
-_AGAINST = re.compile(r"\b(?:not|no|don't|dont|do not|never|hate|hates|dislike|dislikes|less like|nothing like)\b")
-_FOR = re.compile(r"\b(?:like|likes|love|loves|liked|loved|enjoy|enjoyed|more like|similar to)\b")
-_AMOUNT = r"(?:[^\w\s]\s*)?(\d+(?:[.,]\d+)?)"
-_UNDER = re.compile(rf"\b(?:under|below|less than|at most|up to|max(?:imum)?|cheaper than)\s+{_AMOUNT}")
-_OVER = re.compile(rf"\b(?:over|above|more than|at least)\s+{_AMOUNT}")
-_CHEAPER = re.compile(r"\b(?:cheaper|less expensive|too expensive)\b")
-_DEARER = re.compile(r"\b(?:more expensive|dearer|too cheap)\b")
-_WITHOUT = re.compile(r"\b(?:without|no|nothing with|anything but|not)\s+(?:a |an |any |the |more )?([\w'-]{3,40})")
-_SERIES = re.compile(r"\b(?:not|no more of|nothing from)\s+(?:that|this|the same)\s+(?:series|kind|brand|author)\b")
-_SPLIT = re.compile(r"(?:[;!?\n]|[.,](?!\d))+|\bbut\b|\band\b")
-_FILLER = re.compile(r"(?:please|thanks|thank you|ok|okay|yes|hi|hello|hm+|well)?\W*", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class CritiqueReader:
-    """Reads wishes by the words that they are usually said with, in English; knows no language model.
-
-    What it knows: items that are named by their title or by their place in the last list ("more like the second", "not
-    number 3"), prices ("cheaper", "under 5"), words that no title may hold ("no candles"), and "not that series", which
-    is what the titles of the list begin with alike. All else is what somebody looks for.
-
-    Attributes:
-        catalog: names the items.
-        price: the column of prices; without it prices are words like others.
-    """
-
-    catalog: Catalog
-    price: str = "price"
-
-    @cached_property
-    def _titles(self) -> dict[str, ItemId]:
-        """Items by the words of their titles; of those that are called alike the first one."""
-        found: dict[str, ItemId] = {}
-        for item_id, title in zip(self.catalog.item_ids, self.catalog.titles, strict=True):
-            found.setdefault(_plain(title), item_id)
-        return found
-
-    @cached_property
-    def _has_price(self) -> bool:
-        try:
-            self.catalog.column(self.price)
-        except InputError:
-            return False
-        return True
-
-    def __call__(self, said: str, conversation: Conversation) -> Wishes:
-        """The wishes after something was said."""
-        wishes, rest = conversation.wishes, []
-        for clause in map(str.strip, _SPLIT.split(said)):
-            if _FILLER.fullmatch(clause):
-                continue
-            read = self._read_clause(clause, wishes, conversation.shown)
-            rest += [clause] if read == wishes else []
-            wishes = read
-        return wishes.look_for(", ".join(rest)) if rest else wishes
-
-    def _read_clause(self, clause: str, wishes: Wishes, shown: Sequence[Recommendation]) -> Wishes:
-        lower = clause.casefold()
-        if shown and _SERIES.search(lower):
-            begins = _common_words([item.title for item in shown])
-            return wishes.limit(_lacking(begins)) if begins else wishes.dislike(shown[0].item_id)
-        limit = self._limit_of(lower, shown)
-        if limit is not None:
-            return wishes.limit(limit)
-        named = self._named(lower, shown)
-        if named:
-            change = Wishes.dislike if _AGAINST.search(lower) else Wishes.like
-            for item_id in named:
-                wishes = change(wishes, item_id)
-            return wishes
-        if (found := _WITHOUT.search(lower)) and not _FOR.search(lower):
-            return wishes.limit(_lacking(found[1]))
-        return wishes
-
-    def _limit_of(self, said: str, shown: Sequence[Recommendation]) -> Limit | None:
-        """A limit of the price that a clause names."""
-        if not self._has_price:
-            return None
-        for pattern, sign in ((_UNDER, "<="), (_OVER, ">=")):
-            if found := pattern.search(said):
-                amount = float(found[1].replace(",", "."))
-                return Limit("price", f"{self.price} {sign} {amount}")
-        prices = [price for item in shown if (price := self._price_of(item.item_id)) is not None]
-        if prices and _CHEAPER.search(said):
-            return Limit("price", f"{self.price} < {_middle(prices)}")
-        if prices and _DEARER.search(said):
-            return Limit("price", f"{self.price} > {_middle(prices)}")
-        return None
-
-    def _named(self, said: str, shown: Sequence[Recommendation]) -> list[ItemId]:
-        """The items that a clause names: by their place among those shown, or by their whole title."""
-        found: list[ItemId] = []
-        for match in _PLACE.finditer(said):
-            number = next((int(digits) - 1 for digits in match.groups()[:2] if digits), None)
-            place = _ORDINALS[match[3]] if number is None else number
-            if shown and -1 <= place < len(shown):
-                found.append(shown[place].item_id)
-        words = _plain(said).split()
-        for size in range(len(words), 0, -1):
-            for start in range(len(words) - size + 1):
-                title = " ".join(words[start : start + size])
-                if title in self._titles and (size > 1 or len(title) > 3):
-                    return [*found, self._titles[title]]
-        return found
-
-    def _price_of(self, item_id: ItemId) -> float | None:
-        price = self.catalog[self.catalog.index_of(item_id)].attributes.get(self.price)
-        return float(price) if isinstance(price, int | float) else None
-
-
-def _lacking(words: str) -> Limit:
-    """Nothing whose title holds some words; of a plural, nothing of its singular either."""
-    stem = words[:-1] if len(words) > 4 and words.endswith("s") and not words.endswith("ss") else words
-    return Limit(stem, f"{stem!r} not in title")
-
-
-def _common_words(titles: Sequence[str]) -> str:
-    """The longest beginning, in whole words, that the first title shares with another one; "" for none."""
-    first = titles[0].casefold().split()
-    for size in range(len(first), 0, -1):
-        if any(title.casefold().split()[:size] == first[:size] for title in titles[1:]):
-            return " ".join(first[:size])
-    return ""
-
-
-def _middle(prices: Sequence[float]) -> float:
-    return sorted(prices)[len(prices) // 2]
-
-
-def _plain(text: str) -> str:
-    """A text's words alone, for looking up."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _with(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, ...]:

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from genrec import Catalog, Item, PopularityRanker, Recommender
+from genrec.advisor import Advisor
 from genrec.cli.app import app
-from genrec.conversation import Advisor, Conversation, CritiqueReader, Limit, Wishes
+from genrec.conversation import Conversation, Limit, Wishes
+from genrec.critique import CritiqueReader
 from genrec.errors import InputError
+from genrec.mention import read_mentions, write_mention
 
 TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Scented Candle", "Candle Holder", "Tea Pot", "Blue Mug", "Rug")
 PRICES = (2.0, 3.0, 9.0, 1.0, 4.0, 6.0, 2.5, 20.0)
@@ -164,3 +167,57 @@ def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*command, "--history", "no-such"], input="x\n")
     assert refused.exit_code == 2
     assert "no-such" in refused.stderr
+
+
+def test_parts_are_told_as_they_are_there_and_make_the_turn(advisor: Advisor) -> None:
+    """Whoever watches must see what the value will say, and in time: that is all a stream is."""
+    parts: list[object] = []
+    conversation = advisor.answer(Conversation(), "something red", on_part=parts.append)
+    turn = conversation.turns[-1]
+    assert parts[:2] == [turn.wishes, turn.answer]
+    assert "".join(str(part) for part in parts[2:]) == turn.reply
+    assert turn.composed
+
+
+def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) -> None:
+    """Whoever asks why does not want another list, and whoever compares wants the same items beside each other."""
+    first = talk(advisor, "something red")
+    why = advisor.answer(first, "why the second?").turns[-1]
+    assert why.reply == "[Red Mug Large](#item=i1): Because you asked for “something red”."
+    assert (why.answer, why.wishes) == (first.turns[-1].answer, first.wishes)
+    compared = advisor.answer(first, "compare 1 and 3").turns[-1].reply
+    assert "[Red Mug](#item=i0): price 2.0" in compared
+    assert "[Red Lamp](#item=i2): price 9.0" in compared
+    assert "[Red Mug Large]" not in compared
+    second = advisor.answer(first, "under 5")
+    assert advisor.answer(second, "undo") == first
+    assert advisor.answer(first, "go back").turns == ()
+
+
+def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> None:
+    """A chat client knows texts only, and still each turn must build on those before."""
+    said = ["something red", "more like the second, but under 5", "why 1?", "no candles", "undo", "not number 1"]
+    live = Conversation(history=("i7",))
+    messages: list[tuple[str, str]] = [("system", "Be brief.")]
+    for words in said:
+        pieces: list[str] = []
+        live = advisor.answer(live, words, on_part=lambda part, own=pieces: isinstance(part, str) and own.append(part))
+        messages += [("user", words), ("assistant", "".join(pieces))]
+    again = advisor.replay(Conversation(history=("i7",)), messages)
+    assert again.wishes == live.wishes
+    assert [item.item_id for item in again.shown] == ids(live)
+    forged = advisor.replay(Conversation(), [("user", "hi there"), ("assistant", "[x](#item=nothing) [y](#item=i3)")])
+    assert ids(forged) == ["i3"]
+
+
+def test_a_title_is_liked_only_where_that_is_said(advisor: Advisor) -> None:
+    """Whoever looks for a red lamp has none yet: the item of that name must not vanish into their history."""
+    assert talk(advisor, "a red lamp for the kitchen").wishes == Wishes(words=("a red lamp for the kitchen",))
+    assert talk(advisor, "I love my red lamp").wishes.liked == ("i2",)
+
+
+@given(st.text(), st.text(min_size=1), st.text())
+def test_a_mention_says_which_item_it_is_whatever_its_title(before: str, item_id: str, title: str) -> None:
+    """A title that could close the mention could name another item in its place."""
+    assert read_mentions(write_mention(item_id, title)) == (item_id,)
+    assert item_id in read_mentions(f"{before}\n{write_mention(item_id, title)}")[-1:]

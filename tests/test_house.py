@@ -29,7 +29,7 @@ LAYERS = [
     "package_index provenance table",
     "bundle dataset filter rows",
     "catalog",
-    "interactions",
+    "interactions title_lookup",
     # seams
     "json_constraint",
     "identifiers backends.base rankers.base",
@@ -45,11 +45,11 @@ LAYERS = [
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
-    "codes counting examples explain metrics",
-    "ladder",
+    "codes conversation counting examples explain mention metrics",
+    "critique ladder",
     "recommender",
     "evaluation",
-    "assembly batch batch_row chat_request conversation",
+    "advisor assembly batch batch_row chat_request",
     "batch_lists batch_texts",
     # edge
     "testing",

@@ -16,7 +16,8 @@ from genrec.errors import ArtifactError, GenrecError, InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from genrec.conversation import Advisor, Conversation
+    from genrec.advisor import Advisor
+    from genrec.conversation import Conversation
     from genrec.recommender import Recommender
 
 _PROMPT = "you: "
@@ -48,8 +49,9 @@ def chat(
 
     Reads lines from standard input, so a conversation can be piped in. /help says what can be said.
     """
+    from genrec.advisor import Advisor
     from genrec.assembly import default_cache
-    from genrec.conversation import Advisor, Conversation
+    from genrec.conversation import Conversation
 
     if user is not None and history:
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
