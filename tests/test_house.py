@@ -22,7 +22,7 @@ LAYERS = [
     "errors types",
     # things: no model, no network
     "artifact deadline ids leases kernel.compiled kernel.plain subset template tokenizer",
-    "kernel.choice",
+    "kernel.choice mention",
     "trie",
     "constraint guide tensor_trie",
     "tensor_constraint",
@@ -45,7 +45,7 @@ LAYERS = [
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
-    "codes conversation counting examples explain mention metrics",
+    "codes conversation counting examples explain metrics",
     "critique ladder",
     "recommender",
     "evaluation",
