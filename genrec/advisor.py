@@ -136,14 +136,19 @@ class Advisor:
             messages: who spoke and what, oldest first; whoever is neither the person ("user") nor "assistant" is
                 passed over.
         """
+        asked = False
         for role, text in messages:
             if role == "user" and text.strip():
                 conversation = self._reread(conversation, text.strip()[:_LONGEST])
+                asked = bool(conversation.shown)
             elif role == "assistant" and conversation.turns:
                 last = conversation.turns[-1]
-                named = self._named(text) or last.answer.items
-                turn = replace(last, answer=RecommendationList(named, proven=False, compared=0), reply=text)
-                conversation = replace(conversation, turns=(*conversation.turns[:-1], turn))
+                # A question was answered about some items of a list that stands as it did.
+                named = () if asked else self._named(text)
+                turn = replace(
+                    last, answer=RecommendationList(named or last.answer.items, proven=False, compared=0), reply=text
+                )
+                conversation, asked = replace(conversation, turns=(*conversation.turns[:-1], turn)), False
         return conversation
 
     def name_of(self, kind: str, value: ItemId) -> str:

@@ -210,6 +210,16 @@ def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> Non
     assert ids(forged) == ["i3"]
 
 
+def test_an_answer_about_some_items_does_not_become_the_list(advisor: Advisor) -> None:
+    """After "why the third?" the first on the shelf is still the first; else the wrong item is ruled out."""
+    first = talk(advisor, "something for the kitchen")
+    asked = advisor.answer(first, "why number 3?")
+    messages = [(role, text) for turn in asked.turns for role, text in (("user", turn.said), ("assistant", turn.reply))]
+    again = advisor.replay(Conversation(), messages)  # type: ignore[arg-type]
+    assert [item.item_id for item in again.shown] == ids(first)
+    assert advisor.answer(again, "not number 1").wishes.disliked == ("i0",)
+
+
 def test_a_title_is_liked_only_where_that_is_said(advisor: Advisor) -> None:
     """Whoever looks for a red lamp has none yet: the item of that name must not vanish into their history."""
     assert talk(advisor, "a red lamp for the kitchen").wishes == Wishes(words=("a red lamp for the kitchen",))
