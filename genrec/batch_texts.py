@@ -16,7 +16,7 @@ from genrec.batch import ENGINE, Answers, Failure
 from genrec.batch_row import code_of, first_readable, id_kind, id_of, name_of, person_of
 from genrec.chat_request import read_line
 from genrec.errors import ArtifactError, EngineError, InputError, TemplateError, UnknownItemError, check_count
-from genrec.json_constraint import JsonConstraint, JsonGrammar
+from genrec.json_constraint import GrammarConstraint, JsonGrammar
 from genrec.recommender import OnUnknown, Recommender
 from genrec.renderer import newest_distinct, view_of
 from genrec.rows import Row
@@ -99,7 +99,7 @@ class TextAnswerer:
         self._backend, self._tokenizer, self._read = backend, tokenizer, read
         self._style, self._batch_size = style or Style(), batch_size
         self._grammar: JsonGrammar | None = None
-        self._constraints: dict[str, JsonConstraint] = {}
+        self._constraints: dict[str, GrammarConstraint] = {}
         self._constrain(self._style.schema)
 
     def schema(self, rows: Iterator[Row]) -> pa.Schema:
@@ -182,7 +182,7 @@ class TextAnswerer:
             self._constrain(style.schema),
         )
 
-    def _constrain(self, schema: Mapping[str, Any] | None) -> JsonConstraint | None:
+    def _constrain(self, schema: Mapping[str, Any] | None) -> GrammarConstraint | None:
         """The constraint of a schema; those that were met lately are kept."""
         if schema is None:
             return None

@@ -1,11 +1,11 @@
-"""Text that is JSON of a given schema: an automaton over token ids, by llguidance, as vLLM has it too.
+"""Text that is JSON of a given schema, or of a given grammar: an automaton over token ids, by llguidance, as vLLM too.
 
 Nothing stands between the parts of what is written but what JSON needs, so that a small model does not go on with white
 space for ever. Source: https://json-schema.org, as far as llguidance knows it; what it does not know is refused.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,9 @@ class JsonGrammar:
         self._matcher: Any = llguidance.LLMatcher
         self._tokenizer: Any = llguidance.LLTokenizer(tokenizer.document, eos_token=tokenizer.end_id)
         self._vocab_size = tokenizer.vocab_size
+        self._control = [tokenizer.decode([token]) for token in tokenizer.control_ids]
 
-    def constrain(self, schema: Mapping[str, Any]) -> "JsonConstraint":
+    def constrain(self, schema: Mapping[str, Any]) -> "GrammarConstraint":
         """The constraint of a JSON Schema.
 
         Raises:
@@ -41,31 +42,55 @@ class JsonGrammar:
         """
         text = json.dumps(schema)
         grammar = self._matcher.grammar_from_json_schema(text, overrides=_COMPACT)
+        return self._constraint(
+            f"the schema {text:.80}", grammar, json.dumps(schema, ensure_ascii=False), {"json": text}
+        )
+
+    def constrain_to(self, grammar: str) -> "GrammarConstraint":
+        """The constraint of a context-free grammar in the notation of Lark, as llguidance reads it.
+
+        Raises:
+            InputError: it is none, or asks for what cannot be kept.
+        """
+        parsed = self._matcher.grammar_from_lark(grammar)
+        return self._constraint(f"the grammar {grammar:.80}", parsed, grammar, {"grammar": grammar})
+
+    def _constraint(self, what: str, grammar: str, said: str, for_engine: Mapping[str, Any]) -> "GrammarConstraint":
+        # llguidance writes what spells a control token with that token, which would end the text in its middle.
+        if spelled := next((name for name in self._control if name in said), ""):
+            raise InputError(f"{what} spells the control token {spelled!r}; write it otherwise")
         if fault := self._matcher.validate_grammar(grammar, self._tokenizer):
-            raise InputError(f"the schema {text:.80} cannot be kept: {' '.join(fault.split())}; write it otherwise")
-        return JsonConstraint(text, lambda: JsonState(self._matcher(self._tokenizer, grammar), self._vocab_size))
+            raise InputError(f"{what} cannot be kept: {' '.join(fault.split())}; write it otherwise")
+        return GrammarConstraint(
+            for_engine, lambda: GrammarState(self._matcher(self._tokenizer, grammar), self._vocab_size)
+        )
 
 
-class JsonConstraint:
-    """A schema that texts are held to. Made by `JsonGrammar.constrain`.
+class GrammarConstraint:
+    """A schema or a grammar that texts are held to. Made by `JsonGrammar`.
 
     Attributes:
-        schema: as JSON, for engines that constrain by themselves.
+        for_engine: the same for engines that constrain by themselves, see `genrec.backends.base.TextConstraint`.
     """
 
-    def __init__(self, schema: str, start: "Callable[[], JsonState]") -> None:
-        self.schema, self._start = schema, start
+    def __init__(self, for_engine: Mapping[str, Any], start: "Callable[[], GrammarState]") -> None:
+        self.for_engine, self._start = for_engine, start
 
-    def start(self) -> "JsonState":
+    def start(self) -> "GrammarState":
         """The state before a text's first token."""
         return self._start()
 
 
-class JsonState:
+class GrammarState:
     """Where one text stands; it moves."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher, self._vocab_size = matcher, vocab_size
+
+    def forced(self) -> Sequence[int]:
+        """What follows in any case, written as the tokenizer writes it."""
+        found: list[int] = self._matcher.compute_ff_tokens()
+        return found
 
     def allowed(self) -> BoolArray:
         """What may follow: bool [V], at least one; the end token where the text may end.

@@ -25,7 +25,7 @@ LAYERS = [
     "kernel.choice mention",
     "trie",
     "constraint guide tensor_trie",
-    "tensor_constraint",
+    "mention_constraint tensor_constraint",
     "package_index provenance table",
     "bundle dataset filter rows",
     "catalog",

@@ -34,18 +34,20 @@ from genrec import (
     open_dataset,
     read_template,
 )
-from genrec.backends.base import Backend
+from genrec.backends.base import Backend, TextRequest
 from genrec.backends.transformers import TransformersBackend
 from genrec.constraint import Grammar, Marks
 from genrec.dataset import find_adapter
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
 from genrec.json_constraint import JsonGrammar
+from genrec.mention_constraint import MentionConstraint
 from genrec.search import Terms, beam_search, exhaustive_search
 from genrec.subset import Subset
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray, Message, Span
 
+SAID = "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
 PATIENCE = 600.0  # seconds; a machine that is busy with other things must not decide a test
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see genrec's extra vllm")
@@ -136,6 +138,23 @@ class VllmBackendContract(BackendContract):
         """The engine's own way to keep it, which must keep what genrec's does."""
         check_texts(backend, tokenizer, JsonGrammar(tokenizer))
 
+    def test_a_text_that_is_held_to_a_grammar_is_a_sentence_of_it(
+        self, backend: Backend, tokenizer: HuggingFaceTokenizer
+    ) -> None:
+        """Replies are held so, whoever writes them; told as they come or not."""
+        constraint = JsonGrammar(tokenizer).constrain_to(
+            'start: "Take [" ("1" | "2") "], " ("it is red" | "please") "."'
+        )
+        prompt = tokenizer.encode_prompt([Message("user", (Span(SAID, False),))])
+        request = TextRequest(prompt, tokenizer.control_ids, 40, 2.0, 1, constraint)
+        told: list[int] = []
+        for on_tokens in (None, lambda _, new: told.extend(new)):
+            (text,) = backend.write([request], on_tokens=on_tokens)
+            written = tokenizer.decode(text.token_ids.tolist())
+            assert text.ended
+            assert written in {f"Take [{one}], {what}." for one in (1, 2) for what in ("it is red", "please")}
+        assert told == text.token_ids.tolist()
+
     def held(self, tree: Any) -> int:
         return path_tree_bytes(tree)
 
@@ -213,6 +232,59 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
         answer = ask(**wrong)
         assert answer.status_code == 400
         assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.vllm
+@needs_vllm
+@needs_httpx
+def test_a_server_holds_the_mentions_of_a_text_to_the_catalog(
+    server: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
+) -> None:
+    """In a conversation the words are free, and what is named is not; told as they come or not."""
+    grammar = Grammar(index.trie, Marks.of(tokenizer))
+    allowed = Subset.of(len(index.catalog), [2, 3])
+    ids = [index.catalog.item_ids[item] for item in (2, 3)]
+    constraint = MentionConstraint(grammar, index.rows(allowed), catalog="shop", item_ids=ids)
+    requests = mention_requests(tokenizer, constraint)
+    told: dict[int, list[int]] = {}
+    texts = server.write(requests)
+    streamed = server.write(requests, on_tokens=lambda number, new: told.setdefault(number, []).extend(new))
+    named: set[int] = set()
+    for number, (text, again) in enumerate(zip(texts, streamed, strict=True)):
+        assert told[number] == again.token_ids.tolist()
+        for token_ids in (text.token_ids.tolist(), again.token_ids.tolist()):
+            state = constraint.start()
+            for token in token_ids:
+                state.advance(token)
+            named |= set(index.trie.items[list(state.state.rows)].tolist())
+    assert named
+    assert named <= {2, 3}
+    with pytest.raises(EngineError, match="'attic'; choose one"):
+        server.write(mention_requests(tokenizer, replace(constraint, catalog="attic")))
+
+
+@pytest.mark.vllm
+@needs_vllm
+def test_an_engine_that_serves_no_catalog_writes_nothing(
+    engine: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
+) -> None:
+    """A constraint that is dropped on the way lets the model name what nobody sells."""
+    grammar = Grammar(index.trie, Marks.of(tokenizer))
+    everything = Subset.everything(len(index.trie))
+    ids = list(index.catalog.item_ids)
+    for constraint, says in (
+        (MentionConstraint(grammar, everything, catalog="shop", item_ids=ids), "GENREC_CATALOGS is not set"),
+        (MentionConstraint(grammar, everything, once=True), "counts no mentions"),
+        (MentionConstraint(grammar, everything), "need a catalog that the engine serves"),
+    ):
+        with pytest.raises(EngineError, match=says):
+            engine.write(mention_requests(tokenizer, constraint))
+
+
+def mention_requests(tokenizer: HuggingFaceTokenizer, constraint: MentionConstraint) -> list[TextRequest]:
+    turns = [Message("user", (Span(SAID, False),)), Message("assistant", (Span("I recommend the", True),))]
+    prompt = tokenizer.encode_prompt(turns)
+    return [TextRequest(prompt, tokenizer.control_ids, 60, 1.0, seed, constraint) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ Writing a text is another: one token after the other, which an engine does by it
 Letters: U prompts, M nodes grown in one call, Q nodes asked about, C children asked for, all nodes together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from genrec.deadline import Deadline
 from genrec.provenance import Provenance
@@ -66,23 +66,37 @@ class TokenTree(Protocol):
 class TextState(Protocol):
     """Where a text stands that is held to something; it moves."""
 
+    def forced(self) -> Sequence[int]:
+        """Tokens that follow in any case, so that no model need be asked for them; none where there is a choice."""
+        ...
+
     def allowed(self) -> BoolArray:
         """What may follow: bool [V], at least one token."""
         ...
 
     def advance(self, token: int) -> None:
-        """Go on behind one more token."""
+        """Go on behind one more token.
+
+        Raises:
+            InputError: it may not follow here.
+        """
         ...
 
 
 class TextConstraint(Protocol):
-    """What a text is held to, such as `genrec.json_constraint.JsonConstraint`.
+    """What a text is held to, such as `genrec.json_constraint.GrammarConstraint`."""
 
-    Attributes:
-        schema: the same as a JSON Schema, for engines that constrain by themselves.
-    """
+    @property
+    def for_engine(self) -> Mapping[str, Any]:
+        """The same for engines that constrain by themselves.
 
-    schema: str
+        One of `{"json": a JSON Schema as text}`, `{"grammar": a grammar in llguidance's notation of Lark}`, and what
+        `genrec.shelf.KEYS` names, for an engine with genrec's plugin.
+
+        Raises:
+            EngineError: no engine can keep it by itself.
+        """
+        ...
 
     def start(self) -> TextState:
         """The state before the first token."""

@@ -27,6 +27,8 @@ _ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 """How an engine holds texts to a schema: by the same library as `genrec.json_constraint`, and as that does."""
 
+_STRUCTURED = {"json", "grammar"}
+_OURS = "genrec_"
 _CLAMPED = -9999.0  # what a server writes where a log-probability is no number JSON can hold
 
 
@@ -80,15 +82,35 @@ def times_as_long(requests: Sequence[TextRequest]) -> float:
     return 1 + max((request.most for request in requests), default=0) / 100
 
 
+def held(request: TextRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a text is held to: the fields of vLLM's structured outputs, and the keys of genrec's plugin.
+
+    Raises:
+        EngineError: it is something that vLLM does not know.
+    """
+    asked = {} if request.constraint is None else dict(request.constraint.for_engine)
+    if asked.keys() <= _STRUCTURED:
+        return asked, {}
+    if all(name.startswith(_OURS) for name in asked):
+        return {}, asked
+    raise EngineError(f"vLLM cannot hold a text to {', '.join(asked)}; write it with a backend that can")
+
+
 def writing_over_http(request: TextRequest) -> dict[str, Any]:
-    """The same for a server, with what it is held to."""
-    held = {} if request.constraint is None else {"structured_outputs": {"json": request.constraint.schema}}
-    return {**writing(request), **held}
+    """The arguments of `SamplingParams` for a server, with what a text is held to."""
+    structured, keys = held(request)
+    return {
+        **writing(request),
+        **({"structured_outputs": structured} if structured else {}),
+        **({"extra_args": keys} if keys else {}),
+    }
 
 
 def streaming_over_http(request: TextRequest) -> dict[str, Any]:
     """The body of `/v1/completions`, whose answer comes token by token."""
     own = {name: value for name, value in writing_over_http(request).items() if name != "detokenize"}
+    if "extra_args" in own:
+        own["vllm_xargs"] = own.pop("extra_args")
     return {**own, "prompt": request.prompt.tolist(), "stream": True, "return_token_ids": True}
 
 

@@ -18,7 +18,7 @@ from genrec.backends import vllm_dialect
 from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
-from genrec.backends.writing import check_room
+from genrec.backends.writing import check_room, hold
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.provenance import Provenance
@@ -234,22 +234,30 @@ class _Engine:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        params = [
-            SamplingParams(
-                **vllm_dialect.writing(request),
-                structured_outputs=request.constraint and StructuredOutputsParams(json=request.constraint.schema),
+        params = []
+        for request in requests:
+            structured, keys = vllm_dialect.held(request)
+            params.append(
+                SamplingParams(
+                    **vllm_dialect.writing(request),
+                    structured_outputs=StructuredOutputsParams(**structured) if structured else None,
+                    extra_args=keys or None,
+                )
             )
-            for request in requests
-        ]
+        watch = hold(requests, on_tokens)
         times = vllm_dialect.times_as_long(requests)
         prompts = [request.prompt.tolist() for request in requests]
-        outputs = self._generate(prompts, params, adapter, deadline, times, on_tokens)
+        outputs = self._generate(prompts, params, adapter, deadline, times, None if on_tokens is None else watch)
         with _of_known_versions():
             written = [output.outputs[0] for output in outputs]
-            return [
+            texts = [
                 vllm_dialect.read_text(own.token_ids, own.finish_reason, request)
                 for own, request in zip(written, requests, strict=True)
             ]
+        if on_tokens is None:
+            for number, text in enumerate(texts):
+                watch(number, text.token_ids.tolist())
+        return texts
 
     def _generate(
         self,

@@ -16,7 +16,7 @@ import numpy as np
 from genrec.backends import vllm_dialect
 from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
-from genrec.backends.writing import check_room
+from genrec.backends.writing import check_room, hold
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, ModelMissingError
 from genrec.provenance import Provenance
@@ -109,10 +109,14 @@ class VllmServerBackend:
         """Write a text behind each prompt; `concurrency` of them at once. What is told of is not sent again."""
         check_room(requests, self.max_tokens)
         limit = self._limit(deadline or Deadline.never(), vllm_dialect.times_as_long(requests))
-        if on_tokens is None:
-            return self._together(self._write, requests, limit)
-        numbered = list(enumerate(requests))
-        return self._together(lambda one, limit: self._stream(*one, on_tokens, limit), numbered, limit)
+        watch = hold(requests, on_tokens)
+        if on_tokens is not None:
+            numbered = list(enumerate(requests))
+            return self._together(lambda one, limit: self._stream(*one, watch, limit), numbered, limit)
+        texts = self._together(self._write, requests, limit)
+        for number, text in enumerate(texts):
+            watch(number, text.token_ids.tolist())
+        return texts
 
     def _together(
         self, ask: "Callable[[_Request, _Limit], _Answer]", requests: "Sequence[_Request]", limit: "_Limit"

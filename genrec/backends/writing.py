@@ -10,7 +10,7 @@ import numpy as np
 
 from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.deadline import Deadline
-from genrec.errors import EngineError
+from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray
 
 
@@ -26,6 +26,11 @@ class LogitBackend(Protocol):
 
 class LogitTree(Protocol):
     """A token tree, see `genrec.backends.base.TokenTree`, that shows logits."""
+
+    @property
+    def size(self) -> int:
+        """The number of the next node."""
+        ...
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
         """Add nodes."""
@@ -59,20 +64,63 @@ def write_along(
         return []
     tree = backend.open([request.prompt for request in requests], deadline=deadline)
     pens = [_Pen(request, number) for number, request in enumerate(requests)]
-    open_ = pens
+    open_ = [pen for pen in pens if pen.take_forced(on_tokens)]
+    _grow(tree, pens)
     while open_:
         for pen, logits in zip(open_, tree.logits(np.array([pen.node for pen in open_])), strict=True):
-            pen.choose(logits)
-            if on_tokens is not None and not pen.ended:
-                on_tokens(pen.number, pen.token_ids[-1:])
-        open_ = [pen for pen in open_ if pen.goes_on]
-        if not open_:
-            break
-        parents = np.array([pen.node for pen in open_], dtype=np.int64)
-        tokens = np.array([pen.token_ids[-1] for pen in open_], dtype=np.int64)
-        for pen, node in zip(open_, tree.grow(parents, tokens).tolist(), strict=True):
-            pen.node = node
+            pen.choose(logits, on_tokens)
+        open_ = [pen for pen in open_ if pen.goes_on and pen.take_forced(on_tokens)]
+        _grow(tree, open_)
     return [Text(np.array(pen.token_ids, dtype=np.int64), pen.ended) for pen in pens]
+
+
+def hold(requests: Sequence[TextRequest], on_tokens: OnTokens | None) -> "_Watch":
+    """A witness of what an engine writes that constrains by itself; it tells `on_tokens` of nothing that may not be.
+
+    One that does not know the constraint, because a plugin is missing or a server ignores a field, writes as if there
+    were none: that must be an error, and before anybody has read it.
+    """
+    return _Watch(requests, on_tokens)
+
+
+class _Watch:
+    """See `hold`."""
+
+    def __init__(self, requests: Sequence[TextRequest], on_tokens: OnTokens | None) -> None:
+        self._states = [None if own.constraint is None else own.constraint.start() for own in requests]
+        self._on_tokens = on_tokens
+
+    def __call__(self, number: int, new: Sequence[int]) -> None:
+        """See some tokens of a text.
+
+        Raises:
+            EngineError: one of them may not stand there.
+        """
+        state = self._states[number]
+        try:
+            if state is not None:
+                for token in new:
+                    state.advance(int(token))
+        except InputError as error:
+            raise EngineError(
+                f"the engine did not hold a text to its constraint: {error}; start it as genrec.backends.vllm_dialect "
+                "names, with genrec's plugin beside it"
+            ) from error
+        if self._on_tokens is not None:
+            self._on_tokens(number, new)
+
+
+def _grow(tree: LogitTree, pens: "Sequence[_Pen]") -> None:
+    """One pass for all that was written since: of each pen a chain of nodes behind where it stands."""
+    parents: list[int] = []
+    tokens: list[int] = []
+    for pen in pens:
+        for token in pen.take_new() if pen.goes_on else ():
+            parents.append(pen.node)
+            tokens.append(token)
+            pen.node = tree.size + len(tokens) - 1
+    if tokens:
+        tree.grow(np.array(parents, dtype=np.int64), np.array(tokens, dtype=np.int64))
 
 
 class _Pen:
@@ -82,6 +130,7 @@ class _Pen:
         self.number = self.node = number  # the end of the prompt is the node of its number
         self.ended = False
         self.token_ids: list[int] = []
+        self._grown = 0
         self._request = request
         self._state = None if request.constraint is None else request.constraint.start()
         self._random = np.random.default_rng(request.seed)
@@ -90,17 +139,33 @@ class _Pen:
     def goes_on(self) -> bool:
         return not self.ended and len(self.token_ids) < self._request.most
 
-    def choose(self, logits: FloatArray) -> None:
+    def take_new(self) -> list[int]:
+        """What was written since the tree grew."""
+        new, self._grown = self.token_ids[self._grown :], len(self.token_ids)
+        return new
+
+    def take_forced(self, on_tokens: OnTokens | None) -> bool:
+        """Write what follows in any case; whether the text goes on."""
+        forced = () if self._state is None else self._state.forced()
+        self._write(list(forced)[: self._request.most - len(self.token_ids)], on_tokens)
+        return self.goes_on
+
+    def choose(self, logits: FloatArray, on_tokens: OnTokens | None) -> None:
         """Write one more token, or end. What is drawn is the largest of logits with Gumbel noise."""
         if self._state is not None:
             allowed = self._state.allowed()
             logits = np.where(allowed, logits[: len(allowed)], -np.inf)
         if self._request.temperature:
             logits = logits / self._request.temperature + self._random.gumbel(size=len(logits))
-        token = int(logits.argmax())
-        if token in self._request.stops:
-            self.ended = True
-            return
-        self.token_ids.append(token)
-        if self._state is not None:
-            self._state.advance(token)
+        self._write([int(logits.argmax())], on_tokens)
+
+    def _write(self, new: Sequence[int], on_tokens: OnTokens | None) -> None:
+        for place, token in enumerate(new):
+            if token in self._request.stops:
+                self.ended, new = True, new[:place]
+                break
+            if self._state is not None:
+                self._state.advance(token)
+        self.token_ids += new
+        if new and on_tokens is not None:
+            on_tokens(self.number, new)
