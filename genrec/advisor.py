@@ -181,8 +181,8 @@ class Advisor:
         tell(wishes)
         answer = self._rank(conversation, wishes, deadline)
         tell(answer)
-        reply, composed = self._reply(Occasion(conversation, said, wishes, answer), tell, deadline)
-        turn = Turn(said, wishes, answer, reply, composed)
+        reply, fallback = self._reply(Occasion(conversation, said, wishes, answer), tell, deadline)
+        turn = Turn(said, wishes, answer, reply, fallback)
         return replace(conversation, turns=(*conversation.turns, turn))
 
     def _rank(self, conversation: Conversation, wishes: Wishes, deadline: Deadline) -> RecommendationList:
@@ -207,24 +207,24 @@ class Advisor:
         return found
 
     def _reply(self, occasion: Occasion, tell: OnPart, deadline: Deadline) -> tuple[str, bool]:
-        """The reply, and whether no model wrote it; a text that a model began and could not end is ended plainly."""
+        """The reply, and whether a model failed to write it; what it began and could not end is ended plainly."""
         pieces: list[str] = []
 
         def tell_text(piece: str) -> None:
             pieces.append(piece)
             tell(piece)
 
+        asked = self._write is not None and bool(occasion.answer.items)
         written = False
-        if self._write is not None and occasion.answer.items:
+        if self._write is not None and asked:
             try:
                 written = self._write(occasion, tell_text, deadline)
             except EngineError:
-                written = False
                 if pieces:
                     tell_text("\n\n")
         if not written:
             tell_text(compose(occasion.answer))
-        return "".join(pieces), not written
+        return "".join(pieces), asked and not written
 
     def _explain(
         self, conversation: Conversation, said: str, asked: Question, tell: OnPart, deadline: Deadline

@@ -89,14 +89,14 @@ class Turn:
         wishes: after it.
         answer: what was recommended under them.
         reply: the same in words, for the person; Markdown, in which items are named as `genrec.mention` does.
-        composed: no language model wrote the reply.
+        fallback: a language model should have written the reply, and could not.
     """
 
     said: str
     wishes: Wishes
     answer: RecommendationList
     reply: str
-    composed: bool = True
+    fallback: bool = False
 
 
 @dataclass(frozen=True)

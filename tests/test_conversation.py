@@ -176,7 +176,7 @@ def test_parts_are_told_as_they_are_there_and_make_the_turn(advisor: Advisor) ->
     turn = conversation.turns[-1]
     assert parts[:2] == [turn.wishes, turn.answer]
     assert "".join(str(part) for part in parts[2:]) == turn.reply
-    assert turn.composed
+    assert not turn.fallback
 
 
 def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) -> None:

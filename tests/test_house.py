@@ -21,7 +21,7 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "artifact database deadline ids leases record kernel.compiled kernel.plain subset template tokenizer",
+    "lane artifact database deadline ids leases record kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice mention",
     "trie",
     "constraint guide tensor_trie",
@@ -49,10 +49,15 @@ LAYERS = [
     "critique ladder",
     "recommender",
     "evaluation",
-    "advisor assembly batch batch_row chat_request",
+    "advisor assembly batch batch_row chat_request live",
     "batch_lists batch_texts",
     # edge
     "testing",
+    "serve.failure serve.metric serve.shape",
+    "serve.key serve.service",
+    "serve.door serve.talk",
+    "serve.app",
+    "serve.server",
     "cli",
     "__main__",
 ]
@@ -65,6 +70,8 @@ PUBLIC = (
 # Where the clock and the environment are read, and why there.
 EDGE = {
     "cli": "the edge",
+    "serve.app": "the edge",
+    "serve.service": "the clock is an argument; its default is the process's own",
     "batch": "the clock is an argument; its default is the process's own",
     "recommender": "the clock is an argument; its default is the process's own",
     "assembly": "default_cache is what the edge calls",

@@ -16,9 +16,10 @@ from genrec.errors import ArtifactError, GenrecError, InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from genrec.advisor import Advisor
-    from genrec.conversation import Conversation
+    from genrec.advisor import Advisor, Part
+    from genrec.conversation import Conversation, Wishes
     from genrec.recommender import Recommender
+    from genrec.types import RecommendationList
 
 _PROMPT = "you: "
 _HELP = """say what you look for in your words ("more like the second", "no candles", "under 5", "not that series"), or:
@@ -85,12 +86,13 @@ class _Session:
 
     def __init__(self, advisor: "Advisor", conversation: "Conversation", console: "Console") -> None:
         self._advisor, self.conversation, self._console = advisor, conversation, console
+        self._listed: RecommendationList | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "like": lambda said: self._judge(said, liked=True),
             "dislike": lambda said: self._judge(said, liked=False),
             "why": self._why,
             "filter": self._filter,
-            "wishes": lambda _: self._show_wishes(),
+            "wishes": lambda _: self._show_wishes(self.conversation.wishes),
             "forget": self._forget,
             "undo": lambda _: self._undo(),
             "save": self._save,
@@ -107,7 +109,8 @@ class _Session:
         if not line:
             return False
         if not line.startswith("/"):
-            self._go_on(self._advisor.answer(self.conversation, line))
+            self.conversation = self._advisor.answer(self.conversation, line, on_part=self._show)
+            self._console.print()
             return False
         name, _, rest = line[1:].partition(" ")
         if name in ("quit", "exit"):
@@ -117,15 +120,31 @@ class _Session:
         self._commands[name](rest.strip())
         return False
 
-    def _go_on(self, conversation: "Conversation") -> None:
-        self.conversation = conversation
-        self._show_wishes()
-        listing.show(self._console, conversation.turns[-1].answer, reasons=False)
+    def _change(self, wishes: "Wishes") -> None:
+        self.conversation = self._advisor.change(self.conversation, wishes, on_part=self._show)
+
+    def _show(self, part: "Part") -> None:
+        """A part of a turn as it is there; a reply that only says the list again is left out."""
+        from rich.text import Text
+
+        from genrec.advisor import compose
+        from genrec.conversation import Wishes
+        from genrec.mention import read_parts
+
+        if isinstance(part, Wishes):
+            self._show_wishes(part)
+        elif not isinstance(part, str):
+            self._listed = part
+            listing.show(self._console, part, reasons=False)
+        elif self._listed is None or part != compose(self._listed):
+            for piece in read_parts(part):
+                said = piece if isinstance(piece, str) else piece.title
+                self._console.print(Text(terminal.harmless(said, keep="\n")), end="")
 
     def _judge(self, said: str, *, liked: bool) -> None:
         item, wishes = self._item(said), self.conversation.wishes
         changed = wishes.like(item) if liked else wishes.dislike(item)
-        self._go_on(self._advisor.change(self.conversation, changed))
+        self._change(changed)
 
     def _why(self, said: str) -> None:
         from rich.text import Text
@@ -137,17 +156,15 @@ class _Session:
     def _filter(self, said: str) -> None:
         from genrec.conversation import Limit
 
-        wishes = self.conversation.wishes.limit(Limit(said, said))
-        self._go_on(self._advisor.change(self.conversation, wishes))
+        self._change(self.conversation.wishes.limit(Limit(said, said)))
 
     def _forget(self, said: str) -> None:
         chips = self.conversation.wishes.chips
-        wishes = self.conversation.wishes.without(chips[_place(said, len(chips), "/wishes shows them")])
-        self._go_on(self._advisor.change(self.conversation, wishes))
+        self._change(self.conversation.wishes.without(chips[_place(said, len(chips), "/wishes shows them")]))
 
     def _undo(self) -> None:
         self.conversation = self.conversation.undo()
-        self._show_wishes()
+        self._show_wishes(self.conversation.wishes)
         if self.conversation.turns:
             listing.show(self._console, self.conversation.turns[-1].answer, reasons=False)
 
@@ -161,12 +178,12 @@ class _Session:
             raise ArtifactError(f"cannot write {said}: {error.strerror}; name another file") from error
         terminal.say(f"saved to {said}")
 
-    def _show_wishes(self) -> None:
+    def _show_wishes(self, wishes: "Wishes") -> None:
         from rich.text import Text
 
         chips = [
             f"{place}. {kind} {terminal.clean(self._advisor.name_of(kind, value))}"
-            for place, (kind, value) in enumerate(self.conversation.wishes.chips, start=1)
+            for place, (kind, value) in enumerate(wishes.chips, start=1)
         ]
         self._console.print(Text("wishes: " + ("; ".join(chips) or "none yet"), style="dim"))
 

@@ -26,9 +26,14 @@ _JOINERS = "\u200c\u200d"
 
 def clean(text: str, longest: int = _LONGEST) -> str:
     """Untrusted text as one harmless line: no control character, no escape sequence, no change of direction."""
-    kept = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
-    line = " ".join("".join(c for c in kept if c in _JOINERS or unicodedata.category(c) != "Cf").split())
+    line = " ".join(harmless(text).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def harmless(text: str, keep: str = "") -> str:
+    """Untrusted text whose control characters are spaces, but for those kept, and which changes no direction."""
+    kept = (" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in keep else c for c in text)
+    return "".join(c for c in kept if c in _JOINERS or unicodedata.category(c) != "Cf")
 
 
 def out() -> "Console":

@@ -1,0 +1,287 @@
+"""The routes: each checks what came, calls one method of `Service` or `Talk`, and says what came of it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import resources
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from genrec.errors import GenrecError, UnknownItemError
+from genrec.lane import FullError
+from genrec.serve.door import App, Door, Room
+from genrec.serve.failure import RefusedError
+from genrec.serve.key import Keys
+from genrec.serve.service import Service
+from genrec.serve.shape import (
+    Answer,
+    CatalogAnswer,
+    ChatBody,
+    EventsBody,
+    Failure,
+    Forgotten,
+    HistoryAnswer,
+    ItemAnswer,
+    ItemBody,
+    ItemsAnswer,
+    ItemsBody,
+    Kept,
+    Met,
+    Name,
+    Recommend,
+    Related,
+    Search,
+)
+from genrec.serve.talk import MODEL, Talk
+from genrec.types import Item
+
+_PAGE = resources.files("genrec.serve") / "page"
+_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+_PLAIN = (FullError, GenrecError, RefusedError)
+_MOST_LISTED = 1000
+_LOGGER = logging.getLogger(__name__)
+
+PathId = Annotated[Name, Path()]
+
+
+def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer beside 200; all of it in OpenAI's shape."""
+    return {status: {"model": Failure} for status in sorted({400, 401, 403, 408, 413, 429, 500, *statuses})}
+
+
+def create_app(
+    service: Service,
+    *,
+    keys: Keys,
+    room: Room | None = None,
+    now: Callable[[], float] = time.time,
+) -> App:
+    """The server as an ASGI app; it ends the service when it shuts down.
+
+    Args:
+        service: what it serves.
+        keys: who may ask; without any, this machine alone.
+        room: how much is let in.
+        now: seconds since 1970, of events that do not say theirs.
+    """
+    talk = Talk(service, now=now)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        talk.close()
+        service.close()
+
+    app = FastAPI(title="genrec", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    _fail_well(app)
+    _rank(app, service)
+    _remember(app, service, now)
+    _change(app, service)
+    _talk(app, talk)
+    _watch(app, service)
+    _show(app)
+    return Door(app, keys=keys, room=room or Room(), metrics=service.metrics, clock=service.clock)
+
+
+def _rank(app: FastAPI, service: Service) -> None:
+    async def ranked(ask: Recommend) -> Answer:
+        return await asyncio.wrap_future(service.rank(ask))
+
+    @app.post("/v1/recommend", responses=_told(503))
+    async def recommend(body: Recommend) -> Answer:
+        """A list for somebody, known or not."""
+        return await ranked(body)
+
+    @app.post("/v1/search", responses=_told(503))
+    async def search(body: Search) -> Answer:
+        """A list for words, and for a history beside them."""
+        return await ranked(body)
+
+    @app.post("/v1/related", responses=_told(503))
+    async def related(body: Related) -> Answer:
+        """A list beside one item."""
+        service.catalog.index_of(body.item_id)
+        return await ranked(Recommend(history=[body.item_id], **{**body.options, "k": body.k}))
+
+
+def _remember(app: FastAPI, service: Service, now: Callable[[], float]) -> None:
+    @app.post("/v1/events", responses=_told(503))
+    async def events(body: EventsBody) -> Kept:
+        """Keep what people did: all of it or nothing. The next list knows of it."""
+        return Kept(added=await run_in_threadpool(service.keep, body.events, now()))
+
+    @app.get("/v1/users/{user_id:path}/history", responses=_told(503))
+    async def history(user_id: PathId) -> HistoryAnswer:
+        """What somebody met, oldest first."""
+        met = await run_in_threadpool(service.history_of, user_id)
+        return HistoryAnswer(user_id=user_id, items=[Met(item_id=item.item_id, title=item.title) for item in met])
+
+    @app.delete("/v1/users/{user_id:path}", responses=_told(503))
+    async def forget(user_id: PathId) -> Forgotten:
+        """Remove somebody from everywhere that they are kept; what the files know of them is not used again."""
+        return Forgotten(user_id=user_id, removed=await run_in_threadpool(service.store.forget, user_id))
+
+
+def _change(app: FastAPI, service: Service) -> None:
+    def shown(item: Item) -> ItemAnswer:
+        return ItemAnswer(item_id=item.item_id, title=item.title, attributes=dict(item.attributes))
+
+    def total() -> CatalogAnswer:
+        return CatalogAnswer(total=len(service.catalog))
+
+    @app.get("/v1/catalog/items", responses=_told())
+    async def items(
+        start: Annotated[int, Query(ge=0, le=2**31)] = 0,
+        limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 100,
+    ) -> ItemsAnswer:
+        """Items in the catalog's order."""
+        catalog = service.catalog
+        found = catalog.items_at(np.arange(start, max(start, min(start + limit, len(catalog)))))
+        return ItemsAnswer(items=[shown(item) for item in found], total=len(catalog))
+
+    @app.post("/v1/catalog/items", responses=_told(503))
+    async def put_items(body: ItemsBody) -> CatalogAnswer:
+        """Add items, or put them in the place of those of the same ids; all or none."""
+        found = [Item(one.item_id, one.title, one.attributes) for one in body.items]
+        await run_in_threadpool(service.put, found)
+        return total()
+
+    @app.get("/v1/catalog/items/{item_id:path}", responses=_told(404))
+    async def item(item_id: PathId) -> ItemAnswer:
+        """One item."""
+        with _missing():
+            catalog = service.catalog
+            return shown(catalog[catalog.index_of(item_id)])
+
+    @app.put("/v1/catalog/items/{item_id:path}", responses=_told(503))
+    async def put_item(item_id: PathId, body: ItemBody) -> CatalogAnswer:
+        """Add an item, or put it in the place of the one of this id."""
+        await run_in_threadpool(service.put, [Item(item_id, body.title, body.attributes)])
+        return total()
+
+    @app.delete("/v1/catalog/items/{item_id:path}", responses=_told(404, 503))
+    async def withdraw(item_id: PathId) -> CatalogAnswer:
+        """Withdraw an item: it is not recommended any more."""
+        with _missing():
+            await run_in_threadpool(service.withdraw, item_id)
+        return total()
+
+
+def _talk(app: FastAPI, talk: Talk) -> None:
+    def described() -> dict[str, Any]:
+        return {"id": MODEL, "object": "model", "created": 0, "owned_by": "genrec"}
+
+    @app.get("/v1/models", responses=_told())
+    async def models() -> dict[str, Any]:
+        """What can be named as the model: the recommender."""
+        return {"object": "list", "data": [described()]}
+
+    @app.get("/v1/models/{model}", responses=_told(404))
+    async def model(model: Annotated[Name, Path()]) -> dict[str, Any]:
+        """The recommender."""
+        if model != MODEL:
+            raise RefusedError(404, f"there is no such model; there is {MODEL!r}", "model_not_found", param="model")
+        return described()
+
+    @app.post("/v1/chat/completions", response_model=None, responses=_told(404, 503))
+    async def complete(body: ChatBody) -> Response:
+        """The next reply of a conversation, whole or streamed; the items that it names are in `genrec.items`."""
+        if body.model not in (None, MODEL):
+            raise RefusedError(404, f"there is no such model; there is {MODEL!r}", "model_not_found", param="model")
+        if not body.stream:
+            return JSONResponse(await talk.complete(body))
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        return StreamingResponse(await talk.stream(body), media_type="text/event-stream", headers=headers)
+
+
+def _watch(app: FastAPI, service: Service) -> None:
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @app.get("/health/ready", responses=_told(503))
+    async def ready() -> dict[str, str]:
+        """The store answers, and the first step of the ladder ranked something lately, or did so just now."""
+        await run_in_threadpool(service.check)
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_told())
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.metrics.text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _show(app: FastAPI) -> None:
+    with resources.as_file(_PAGE) as folder:
+        files = StaticFiles(directory=folder)
+
+    async def page(request: Request, name: str) -> Response:
+        answer = await files.get_response(name, request.scope)
+        answer.headers["content-security-policy"] = _POLICY
+        answer.headers["cache-control"] = "no-cache"
+        return answer
+
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return await page(request, "index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part(request: Request, name: str) -> Response:
+        return await page(request, name)
+
+
+def _fail_well(app: FastAPI) -> None:
+    """Every refusal in OpenAI's shape, and no other in the description."""
+
+    def answered(refusal: RefusedError) -> Response:
+        return JSONResponse({"error": refusal.error}, refusal.status, headers=dict(refusal.headers))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return answered(
+            RefusedError(400, f"{place or 'the body'}: {first['msg']}", "invalid_request", param=place or None)
+        )
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        return answered(RefusedError.plain(error.status_code, error.headers))
+
+    async def failed(_: Request, error: Exception) -> Response:
+        refusal = RefusedError.of(error)
+        if refusal.status >= 500:
+            _LOGGER.error("a request failed", exc_info=error)
+        return answered(refusal)
+
+    for kind in _PLAIN:
+        app.add_exception_handler(kind, failed)
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for route in plain()["paths"].values():
+                for operation in route.values():
+                    operation["responses"].pop("422", None)  # these are told as 400
+        return plain()
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+@contextmanager
+def _missing() -> Iterator[None]:
+    """An unknown item of the address is not found; one within a body would be a bad request."""
+    try:
+        yield
+    except UnknownItemError as error:
+        raise RefusedError(404, str(error), "item_not_found", param="item_id") from None

@@ -1,0 +1,208 @@
+"""What every request passes before anything else sees it: who asks, how often, how much, and whether there is room.
+
+Written against ASGI itself, so that what is refused costs next to nothing. Source: ASGI specification, "HTTP &
+WebSocket ASGI Message Format".
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from genrec.serve.failure import RefusedError
+from genrec.serve.key import Bucket, Keys
+from genrec.serve.metric import Metrics
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_LOGGER = logging.getLogger(__name__)
+_OPEN = ("/", "/health/live")
+_OPEN_UNDER = "/page/"
+_HERE = ("localhost", "127.0.0.1", "[::1]")
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much is let in.
+
+    Attributes:
+        body: bytes of a request.
+        inside: requests that are answered at the same time; more are told to come back.
+        patience: seconds that a body may take to arrive.
+    """
+
+    body: int = 1 << 20
+    inside: int = 64
+    patience: float = 4.0
+
+
+class Door:
+    """Lets requests in to an app.
+
+    Without keys only this machine may ask: by its own names, so that no page of another site reaches it through a
+    browser (DNS rebinding), and from pages of its own.
+
+    Args:
+        app: what answers.
+        keys: who may ask.
+        room: how much is let in.
+        metrics: count what happens.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, app: App, *, keys: Keys, room: Room, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._app, self._keys, self._room, self._metrics, self._clock = app, keys, room, metrics, clock
+        self._inside = 0
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, told = self._clock(), _Told(send)
+        refusal = self._refuse(scope)
+        if refusal is not None:
+            await _send(told, refusal)
+            self._metrics.answered("refused", refusal.status, None)
+            return
+        self._inside += 1
+        self._metrics.entered()
+        try:
+            await self._let_in(scope, receive, told)
+        finally:
+            self._inside -= 1
+            self._metrics.left()
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._metrics.answered(route, told.status, self._clock() - start)
+
+    def _refuse(self, scope: MutableMapping[str, Any]) -> RefusedError | None:
+        headers = dict(scope["headers"])
+        refusal = self._refuse_caller(scope["path"], headers)
+        if refusal is not None:
+            return refusal
+        if int(_digits(headers.get(b"content-length"))) > self._room.body:
+            return _too_large(self._room.body)
+        if self._inside >= self._room.inside and scope["path"] not in _OPEN:
+            return RefusedError.busy()
+        return None
+
+    def _refuse_caller(self, path: str, headers: dict[bytes, bytes]) -> RefusedError | None:
+        if not len(self._keys):
+            host = headers.get(b"host", b"").decode("latin-1")
+            if _name(host) not in _HERE:
+                return RefusedError(403, "without keys only this machine is answered; ask localhost", "foreign_host")
+            origin = headers.get(b"origin", b"").decode("latin-1")
+            if origin and origin.partition("://")[2] != host:
+                return RefusedError(403, "pages of other sites are not answered", "foreign_origin")
+            return None
+        if path in _OPEN or path.startswith(_OPEN_UNDER):
+            return None
+        scheme, _, shown = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        known, bucket = self._keys.find(shown.strip()) if scheme.casefold() == "bearer" else (False, None)
+        if not known:
+            told = {"www-authenticate": "Bearer"}
+            return RefusedError(401, "show a key: Authorization: Bearer KEY", "invalid_api_key", headers=told)
+        return _too_often(bucket)
+
+    async def _let_in(self, scope: MutableMapping[str, Any], receive: Receive, told: "_Told") -> None:
+        try:
+            body = await self._read(receive)
+        except RefusedError as refusal:
+            await _send(told, refusal)
+            return
+        if body is None:  # gone before it had said all
+            return
+        pending = [{"type": "http.request", "body": body, "more_body": False}]
+        gone = asyncio.ensure_future(receive())
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await asyncio.shield(gone)
+
+        answering = asyncio.ensure_future(self._answer(scope, replay, told))
+        try:
+            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Whoever left is not computed for any more.
+            for task in (gone, answering):
+                if not task.done():
+                    task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answering
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, told: "_Told") -> None:
+        try:
+            await self._app(scope, receive, told)
+        except Exception as error:
+            _LOGGER.exception("a request failed")
+            if not told.status:
+                await _send(told, RefusedError.of(error))
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._room.patience):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > self._room.body:
+                        raise _too_large(self._room.body)
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise RefusedError(408, "the request did not arrive in time; send it at once", "slow_request") from None
+
+
+class _Told:
+    """Sends an answer, and knows its status; 0 before it began."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self.status = send, 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+        await self._send(message)
+
+
+async def _send(send: Send, refusal: RefusedError) -> None:
+    body = refusal.body
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _too_often(bucket: Bucket | None) -> RefusedError | None:
+    wait = 0.0 if bucket is None else bucket.take()
+    if not wait:
+        return None
+    told = {"retry-after": str(int(wait) + 1)}
+    return RefusedError(
+        429, "this key asks too often; try again after what Retry-After says", "rate_limited", headers=told
+    )
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, f"a request may have {most:,} bytes; send less at once", "too_large")
+
+
+def _digits(value: bytes | None) -> bytes:
+    return value if value is not None and value.isdigit() and len(value) < 20 else b"0"
+
+
+def _name(host: str) -> str:
+    """A host without its port."""
+    return host if host.endswith("]") else host.rpartition(":")[0] or host

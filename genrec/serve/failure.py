@@ -1,0 +1,76 @@
+"""What a request is refused with, in the shape of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`.
+
+Source: OpenAI's API reference, "Error codes". No message tells a path of this machine, a prompt or a secret: what the
+caller passed is told in full, what failed behind it is told by its kind, and in full to the log.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from genrec.errors import EngineError, GenrecError, InputError, StoreError
+from genrec.lane import FullError
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_BUSY = 1  # seconds after which it is worth to ask again
+
+
+@dataclass(eq=False)
+class RefusedError(Exception):
+    """Why a request gets no answer.
+
+    Attributes:
+        status: of HTTP.
+        message: for the caller.
+        code: for programs.
+        param: which part of the request it is about.
+        headers: that go with it.
+    """
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> bytes:
+        """As JSON."""
+        return json.dumps({"error": self.error}).encode()
+
+    @property
+    def error(self) -> dict[str, str | None]:
+        """Inside the body."""
+        kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
+    @classmethod
+    def of(cls, error: Exception) -> "RefusedError":
+        """What an error is to the caller."""
+        match error:
+            case RefusedError():
+                return error
+            case FullError():
+                return cls.busy()
+            case InputError():
+                return cls(400, str(error), "invalid_request")
+            case StoreError():
+                return cls(503, "the store of events cannot be reached; try again later", "store_unavailable")
+            case EngineError():
+                return cls(503, "the model cannot answer now; try again later", "engine_unavailable")
+            case GenrecError():
+                return cls(500, "the server's own data do not fit each other; its log says more", "misconfigured")
+        return cls(500, "the server failed; its log says more", "internal_error")
+
+    @classmethod
+    def busy(cls) -> "RefusedError":
+        """More is asked than can be answered in time."""
+        message = "too many requests are being answered; try again after what Retry-After says"
+        return cls(429, message, "overloaded", headers={"retry-after": str(_BUSY)})
+
+    @classmethod
+    def plain(cls, status: int, headers: Mapping[str, str] | None = None) -> "RefusedError":
+        """A status of HTTP without more to say."""
+        phrase = HTTPStatus(status).phrase
+        return cls(status, phrase.lower(), phrase.lower().replace(" ", "_"), headers=dict(headers or {}))

@@ -1,0 +1,68 @@
+"""What is counted for Prometheus; each server has a registry of its own."""
+
+from collections import Counter as Tally
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from genrec.types import RecommendationList
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "genrec_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "genrec_request_seconds",
+            "Time to the last byte.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._first = Histogram(
+            "genrec_first_words_seconds", "Time to a reply's first words.", buckets=_SECONDS, registry=self._registry
+        )
+        self._items = Counter(
+            "genrec_items", "Recommended items by the step that served them.", ["step"], registry=self._registry
+        )
+        self._fallbacks = Counter(
+            "genrec_reply_fallbacks", "Replies that a model should have written.", registry=self._registry
+        )
+        self._inside = Gauge("genrec_requests_inside", "Requests that are being answered.", registry=self._registry)
+
+    def entered(self) -> None:
+        """A request is let in."""
+        self._inside.inc()
+
+    def left(self) -> None:
+        """It is out again."""
+        self._inside.dec()
+
+    def answered(self, route: str, status: int, seconds: float | None) -> None:
+        """A request was answered; what was refused at the door took no time worth to tell."""
+        self._requests.labels(route, str(status)).inc()
+        if seconds is not None:
+            self._seconds.labels(route).observe(seconds)
+
+    def served(self, answer: RecommendationList) -> None:
+        """A list was made."""
+        for step, count in Tally(item.step for item in answer.items).items():
+            self._items.labels(step).inc(count)
+
+    def spoke(self, seconds: float) -> None:
+        """A reply began."""
+        self._first.observe(seconds)
+
+    def fell_back(self) -> None:
+        """A reply had to be a plain one."""
+        self._fallbacks.inc()
+
+    @property
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)

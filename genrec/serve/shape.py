@@ -1,0 +1,330 @@
+"""What goes over the wire, checked before anything sees it. Lengths are limits of one request, not of what is kept."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from genrec.catalog import Catalog
+from genrec.conversation import Limit, Wishes
+from genrec.rows import is_text
+from genrec.types import ItemId, RecommendationList, Role, UserId
+
+_MOST_ITEMS, _MOST_K, _MOST_EVENTS, _MOST_SECONDS = 10_000, 1_000, 1_000, 60.0
+_LONG = 2**63 - 1
+
+
+def _written(text: str) -> str:
+    """A text that can be written: neither a lone surrogate, which JSON can spell, nor a null character."""
+    if not is_text(text) or "\0" in text:
+        raise ValueError("Input should hold no lone surrogate and no null character")
+    return text
+
+
+_Checked = AfterValidator(_written)
+Name = Annotated[StrictStr, Field(min_length=1, max_length=200), _Checked]
+Short = Annotated[StrictStr, Field(min_length=1, max_length=100), _Checked]
+Line = Annotated[StrictStr, Field(min_length=1, max_length=2000), _Checked]
+Said = Annotated[StrictStr, Field(max_length=20_000), _Checked]
+Words = Annotated[StrictStr, Field(min_length=1, max_length=1000), _Checked]
+AnyWords = Annotated[StrictStr, Field(max_length=1000), _Checked]
+
+Id = Name | Annotated[StrictInt, Field(ge=-_LONG, le=_LONG)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Ids = Annotated[list[Id], Field(max_length=_MOST_ITEMS)]
+
+
+class Body(BaseModel):
+    """What somebody sends: a field that nobody knows is a mistake that must not pass in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Fault(BaseModel):
+    """Why a request was refused."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Failure(BaseModel):
+    """A refusal, in OpenAI's shape."""
+
+    error: Fault
+
+
+class Ask(Body):
+    """How many items, and which may be among them; see `Recommender.recommend`."""
+
+    k: Annotated[StrictInt, Field(ge=1, le=_MOST_K, description="List length.")] = 10
+    filter_seen: Annotated[bool, Field(strict=True, description="Leave out what is in the history.")] = True
+    only: Ids | None = None
+    exclude: Ids | None = None
+    where: Annotated[Line, Field(description="A filter on attributes, such as price < 5.")] | None = None
+    boost: Annotated[dict[Name, Number], Field(max_length=_MOST_K)] | None = None
+    explain: Annotated[bool, Field(strict=True)] = False
+    deadline: Annotated[Number, Field(gt=0, le=_MOST_SECONDS, description="Seconds that ranking may take.")] | None = (
+        None
+    )
+    on_unknown: Annotated[
+        Literal["raise", "skip", "fallback"], Field(description="What becomes of users and items nobody knows.")
+    ] = "fallback"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `Recommender.recommend` takes by name."""
+        return {name: getattr(self, name) for name in Ask.model_fields if name != "k"}
+
+
+class Recommend(Ask):
+    """A list for somebody: known by an id, by a history, by words, by several of these or by nothing."""
+
+    user_id: Id | None = None
+    history: Annotated[Ids, Field(description="Items met, oldest first; behind those that are known.")] = []
+    words: Annotated[AnyWords, Field(description="What they say they look for.")] = ""
+
+
+class Search(Recommend):
+    """A list for words."""
+
+    words: Annotated[Words, Field(description="What is looked for.")]
+
+
+class Related(Ask):
+    """A list beside one item."""
+
+    item_id: Id
+
+
+class Reason(BaseModel):
+    """An item of the history that spoke for a recommendation; `drop` is null where nothing would be left without it."""
+
+    item_id: ItemId
+    title: str
+    drop: float | None
+
+
+class Recommended(BaseModel):
+    """One item of a list."""
+
+    item_id: ItemId
+    rank: int
+    title: str
+    score: float | None
+    source: str
+    reason: str | None = None
+    drivers: list[Reason] = []
+    attributes: dict[str, Any] = {}
+
+
+class Answer(BaseModel):
+    """A list: exactly k items whenever k are allowed, best first."""
+
+    items: list[Recommended]
+    proven: bool
+    compared: int
+    notices: list[str]
+    seconds: float
+
+
+class EventBody(Body):
+    """Somebody did something with an item."""
+
+    user_id: Id
+    item_id: Id
+    timestamp: (
+        Annotated[Number, Field(ge=-1e12, le=1e12, description="Seconds since 1970; now if left out.")] | None
+    ) = None
+    event: Short | None = None
+    weight: Annotated[Number, Field(ge=-1e6, le=1e6)] = 1.0
+    event_id: Annotated[Name, Field(description="The same id again is not counted again.")] | None = None
+
+
+class EventsBody(Body):
+    """Events, kept all or none."""
+
+    events: Annotated[list[EventBody], Field(min_length=1, max_length=_MOST_EVENTS)]
+
+
+class Kept(BaseModel):
+    """How many events were new."""
+
+    added: int
+
+
+class Met(BaseModel):
+    """An item of a history."""
+
+    item_id: ItemId
+    title: str
+
+
+class HistoryAnswer(BaseModel):
+    """What somebody met, oldest first, as it is shown to rankers."""
+
+    user_id: UserId
+    items: list[Met]
+
+
+class Forgotten(BaseModel):
+    """What was removed of somebody, by where it was kept."""
+
+    user_id: UserId
+    removed: dict[str, int]
+
+
+Attribute = StrictStr | StrictInt | Number | bool | None | list[StrictStr]
+
+
+class ItemBody(Body):
+    """An item by its title and other columns."""
+
+    title: Line
+    attributes: Annotated[dict[Short, Attribute], Field(max_length=100)] = {}
+
+
+class NamedItem(ItemBody):
+    """An item with its id."""
+
+    item_id: Id
+
+
+class ItemsBody(Body):
+    """Items to add, or to put in the place of those of the same ids."""
+
+    items: Annotated[list[NamedItem], Field(min_length=1, max_length=_MOST_EVENTS)]
+
+
+class ItemAnswer(BaseModel):
+    """An item as the catalog has it."""
+
+    item_id: ItemId
+    title: str
+    attributes: dict[str, Any]
+
+
+class ItemsAnswer(BaseModel):
+    """Some items in the catalog's order, and how many there are."""
+
+    items: list[ItemAnswer]
+    total: int
+
+
+class CatalogAnswer(BaseModel):
+    """How many items the catalog has after a change, which the next request sees."""
+
+    total: int
+
+
+class LimitBody(Body):
+    """A limit, see `genrec.conversation.Limit`."""
+
+    about: Line
+    where: Line
+
+
+class WishesBody(Body):
+    """Wishes, see `genrec.conversation.Wishes`."""
+
+    liked: Annotated[list[Id], Field(max_length=100)] = []
+    disliked: Annotated[list[Id], Field(max_length=1000)] = []
+    words: Annotated[list[Words], Field(max_length=10)] = []
+    limits: Annotated[list[LimitBody], Field(max_length=50)] = []
+
+    @property
+    def wishes(self) -> Wishes:
+        """As a value."""
+        limits = tuple(Limit(own.about, own.where) for own in self.limits)
+        return Wishes(tuple(self.liked), tuple(self.disliked), tuple(self.words), limits)
+
+    @classmethod
+    def of(cls, wishes: Wishes) -> "WishesBody":
+        """As a body, unchecked: they were checked when they were read."""
+        limits = [LimitBody.model_construct(about=own.about, where=own.where) for own in wishes.limits]
+        return cls.model_construct(
+            liked=list(wishes.liked), disliked=list(wishes.disliked), words=list(wishes.words), limits=limits
+        )
+
+
+class Extension(Body):
+    """What genrec takes beside what OpenAI's API has.
+
+    Without `wishes` these are read from all messages. With them they are what was wished before the last message; where
+    that is the assistant's, or there is none, they were corrected by hand, and a new list is the answer.
+    """
+
+    user_id: Id | None = None
+    history: Annotated[list[Id], Field(max_length=1000)] = []
+    wishes: WishesBody | None = None
+    k: Annotated[StrictInt, Field(ge=1, le=50)] | None = None
+
+
+class Piece(BaseModel):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: Said
+
+
+class ChatMessage(BaseModel):
+    """One turn; only what persons and the assistant said is read."""
+
+    role: Role | Literal["developer", "tool"]
+    content: Said | Annotated[list[Piece], Field(max_length=100)] | None = None
+
+    @property
+    def said(self) -> str:
+        """All of it."""
+        if isinstance(self.content, list):
+            return "\n".join(piece.text for piece in self.content)
+        return self.content or ""
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells beside the text."""
+
+    include_usage: bool | None = None
+
+
+class ChatBody(BaseModel):
+    """OpenAI's chat completion. How the text is drawn is decided here, so other fields change nothing and are taken.
+
+    Source: OpenAI's API reference, "Create chat completion".
+    """
+
+    model: Name | None = None
+    messages: Annotated[list[ChatMessage], Field(max_length=200)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    genrec: Extension | None = None
+
+
+def answer_of(found: RecommendationList, catalog: Catalog) -> Answer:
+    """A list as it goes over the wire; of what the catalog lacks by now, the attributes are missing."""
+    places = catalog.item_ids.positions([item.item_id for item in found.items])
+    there = {item.item_id: item.attributes for item in catalog.items_at(places[places >= 0])}
+    items = [
+        Recommended(
+            item_id=item.item_id,
+            rank=item.rank,
+            title=item.title,
+            score=item.score if abs(item.score) < float("inf") else None,
+            source=item.source,
+            reason=item.reason,
+            drivers=[
+                Reason(item_id=own.item_id, title=own.title, drop=own.drop if abs(own.drop) < float("inf") else None)
+                for own in item.drivers
+            ],
+            attributes=dict(there.get(item.item_id, {})),
+        )
+        for item in found.items
+    ]
+    return Answer(
+        items=items,
+        proven=found.proven,
+        compared=found.compared,
+        notices=list(found.notices),
+        seconds=found.seconds,
+    )

@@ -1,0 +1,84 @@
+"""A real server over a small shop, on a free port of this machine, for tests that speak HTTP."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import uvicorn
+
+from genrec import Catalog, CooccurrenceRanker, Item, PopularityRanker, Recommender, read_interactions
+from genrec.advisor import Advisor, Write
+from genrec.live import Live
+from genrec.rankers.base import Ranker
+from genrec.serve.app import create_app
+from genrec.serve.door import Room
+from genrec.serve.key import Keys
+from genrec.serve.metric import Metrics
+from genrec.serve.server import config_of, listen
+from genrec.serve.service import Load, Service
+from genrec.store import Store
+
+NOUNS = ("Mug", "Lamp", "Candle", "Rug", "Tea Pot", "Clock", "Basket", "Frame")
+COLOURS = ("Red", "Blue", "Green", "White", "Black")
+EVENTS = (("ann", "i0"), ("ann", "i1"), ("bob", "i1"), ("bob", "i2"), ("cyd", "i2"), ("cyd", "i3"), ("dan", "i0"))
+
+
+def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Recommender:
+    """40 items with prices from 1 to 40, what four people did, and a ladder that ends with counting."""
+    titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]
+    items = [Item(f"i{place}", title, {"price": float(place + 1)}) for place, title in enumerate(titles)]
+    catalog = Catalog.from_items([*items, *extra])
+    users, taken = zip(*EVENTS, strict=True)
+    events = read_interactions(pd.DataFrame({"user_id": users, "item_id": taken, "timestamp": range(len(EVENTS))}))
+    offsets, places = events.as_indices(catalog)
+    beside = CooccurrenceRanker(offsets, places, len(catalog))
+    ladder = [*first, beside, PopularityRanker(np.arange(len(catalog), 0, -1))]
+    return Recommender(catalog, ladder, interactions=events)
+
+
+@contextmanager
+def serving(
+    recommender: Recommender,
+    folder: Path,
+    *,
+    keys: Sequence[str] = (),
+    rate: float | None = None,
+    room: Room | None = None,
+    load: Load | None = None,
+    write: Write | None = None,
+) -> Iterator[str]:
+    """Serve until the block ends; the address, such as http://127.0.0.1:8080."""
+    with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
+        service = Service(
+            Live(recommender, store),
+            store,
+            advise=lambda own, k: Advisor(own, k=k, write=write),
+            load=load or Load(),
+            metrics=Metrics(),
+        )
+        known = Keys(keys, rate=rate, burst=2, clock=time.monotonic)
+        listening = listen("127.0.0.1", 0)
+        server = uvicorn.Server(config_of(create_app(service, keys=known, room=room)))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def events_in(lines: Iterator[str]) -> Iterator[Any]:
+    """What server-sent events say: parsed, and "[DONE]" as it is."""
+    import json
+
+    for line in lines:
+        if line.startswith("data: "):
+            yield line[6:] if line == "data: [DONE]" else json.loads(line[6:])
