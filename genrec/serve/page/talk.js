@@ -83,7 +83,7 @@ export class Talk {
     if (waiting && !parts.length) parts.push(thinking());
     if (turn.ended === "stopped") parts.push(make("p", { className: "aside" }, "Stopped."));
     if (turn.fallback && turn.ended === "done") {
-      parts.push(make("p", { className: "aside" }, "A plain reply, put together from the list."));
+      parts.push(make("p", { className: "aside" }, "The language model could not write this, so it is a plain reply."));
     }
     if (turn.trouble) parts.push(this.#trouble(turn));
     element.querySelector(".reply").replaceChildren(...parts);

@@ -46,7 +46,7 @@ export async function call(path, { method = "GET", body, key, signal, keepalive 
 async function refusal(response) {
   const { status } = response;
   const said = parse(await response.text().catch(() => ""))?.error?.message;
-  if (status === 401 || status === 403) return new Refusal("key", "The server asks for a key.");
+  if (status === 401) return new Refusal("key", "The server asks for a key.");
   if (status === 429) return new Refusal("busy", "The server is busy.", patience(response.headers.get("Retry-After")));
   if (status === 503) return new Refusal("unready", "The server is not ready to answer just now.");
   if (status >= 500) return new Refusal("failed", "Something went wrong on the server.");
