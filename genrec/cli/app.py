@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from genrec.cli import batch, chat, data, demo, doctor, evaluate, index, model, prompt, recommend, terminal
+from genrec.cli import batch, chat, data, demo, doctor, evaluate, index, model, prompt, recommend, serve, terminal
 from genrec.errors import GenrecError
 
 _INTERRUPTED = 130
@@ -70,6 +70,7 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("recommend")(recommend.recommend)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
 for _name, _group in (
     ("batch", batch.group),

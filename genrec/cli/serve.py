@@ -1,0 +1,173 @@
+"""`genrec serve`: the HTTP API and the page."""
+
+import os
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genrec.cli import option, source, terminal
+from genrec.errors import EngineError, InputError
+
+if TYPE_CHECKING:
+    from genrec.assembly import Settings
+    from genrec.recommender import Recommender
+    from genrec.serve.key import Keys
+
+_KEYS = "GENREC_KEYS"
+_RANKERS = ("generative", "blend", "embedding", "popularity")
+_QUICK_WAITING, _SLOW_WAITING = 64, 16  # lists that may wait where a list takes milliseconds, and where seconds
+_SERVER = "Server"
+
+Host = Annotated[str, typer.Option("--host", help="The address to listen at.", rich_help_panel=_SERVER)]
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="0 takes a free one, which is said.", rich_help_panel=_SERVER)
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="FILE",
+        help=f"Keys that callers show, one a line; or the environment variable {_KEYS}, separated by commas.",
+        rich_help_panel=_SERVER,
+    ),
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Where events are kept: sqlite:///FILE or postgresql://...",
+        show_default="a file of this user's",
+        rich_help_panel=_SERVER,
+    ),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option("--rate", help="Requests a second that each key may make for long.", rich_help_panel=_SERVER),
+]
+Burst = Annotated[
+    float, typer.Option("--burst", help="Requests that may come at once under --rate.", rich_help_panel=_SERVER)
+]
+Waiting = Annotated[
+    int | None,
+    typer.Option(
+        "--waiting", min=1, help="Lists that may wait to be ranked; more are refused.", rich_help_panel=_SERVER
+    ),
+]
+Ranker = Annotated[str, typer.Option("--ranker", metavar="CHOICE", help=f"The first to rank: {', '.join(_RANKERS)}.")]
+
+
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    keys: KeyFile = None,
+    store: StoreUrl = None,
+    rate: Rate = None,
+    burst: Burst = 20.0,
+    waiting: Waiting = None,
+    ranker: Ranker = "generative",
+    data: option.Data = None,
+    items: option.Items = None,
+    interactions: option.Interactions = None,
+    columns: option.Columns = None,
+    model: option.Model = None,
+    adapter: option.Adapter = None,
+    encoder: option.Encoder = None,
+    strategy: option.Strategy = None,
+    evidence: option.Evidence = None,
+    candidates: option.Candidates = None,
+) -> None:
+    """Serve lists and conversations over HTTP, and a page to talk with at /.
+
+    Without keys it answers this machine alone.
+    """
+    from genrec.advisor import Advisor
+    from genrec.assembly import default_cache
+    from genrec.live import Live
+    from genrec.serve.app import create_app
+    from genrec.serve.door import Room
+    from genrec.serve.metric import Metrics
+    from genrec.serve.server import is_loopback, listen
+    from genrec.serve.server import serve as run
+    from genrec.serve.service import Load, Service
+    from genrec.store import Store
+
+    known = _keys(keys, rate, burst)
+    if not len(known) and not is_loopback(host):
+        raise InputError(f"--host {host} can be reached from elsewhere and needs keys; add --keys FILE, or set {_KEYS}")
+    if ranker not in _RANKERS:
+        raise InputError(f"--ranker is {ranker!r}; choose one of {', '.join(_RANKERS)}")
+    options: dict[str, Any] = {
+        "model": model if ranker == "generative" else "none",
+        "adapter": adapter,
+        "encoder": "none" if ranker == "popularity" else encoder,
+        "strategy": strategy,
+        "evidence": evidence,
+        "candidates": candidates,
+    }
+    chosen, cache = source.settings(options), default_cache()
+    named = source.Source.of(data, items, interactions, columns)
+    source.fetch([chosen.model, chosen.encoder], cache)
+    try:
+        listening = listen(host, port)
+    except OSError as error:
+        raise InputError(f"cannot listen at {host}:{port}: {error.strerror}; name another --port or --host") from error
+    with Store.open(store or _default_store(named)) as opened:
+        recommender = _open(named, chosen, cache, ranker)
+        quick = chosen.model is None
+        load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=16 if quick else 4)
+        service = Service(
+            Live(recommender, opened),
+            opened,
+            advise=lambda own, k: Advisor(own, k=k),
+            load=load,
+            metrics=Metrics(),
+        )
+        try:
+            service.check()  # what is made at the first request is made now
+        except EngineError as error:
+            terminal.say(f"note: {error}; lists come from further down the ladder meanwhile")
+        whom = "whoever shows a key" if len(known) else "this machine alone, since no keys are configured"
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+        terminal.say(f"{named.name}: {len(recommender.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
+        run(create_app(service, keys=known, room=Room()), listening)
+
+
+def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str) -> "Recommender":
+    """The ladder from a step on."""
+    from genrec.recommender import Recommender
+
+    opened = source.load(named, chosen, cache)
+    for notice in opened.notices:
+        terminal.say(f"note: {notice}")
+    steps = [step.source for step in opened.ladder]
+    if ranker == _RANKERS[0]:
+        return opened
+    if ranker not in steps:
+        raise InputError(f"--ranker {ranker} has nothing to go on in {named.name}; choose from {', '.join(steps)}")
+    ladder = opened.ladder[steps.index(ranker) :]
+    return Recommender(opened.catalog, ladder, interactions=opened.interactions)
+
+
+def _keys(file: Path | None, rate: float | None, burst: float) -> "Keys":
+    """Those of a file and of the environment."""
+    from genrec.serve.key import Keys, read_keys
+
+    found = [key.strip() for key in os.environ.get(_KEYS, "").split(",") if key.strip()]
+    found += [] if file is None else read_keys(file)
+    if rate is not None and not found:
+        raise InputError(f"--rate {rate} is a limit for each key, and there are none; add --keys FILE, or leave it out")
+    return Keys(found, rate=rate, burst=burst, clock=time.monotonic)
+
+
+def _default_store(named: source.Source) -> str:
+    """A file of this user's, one for each catalog."""
+    place = next((path for path in (named.items, named.index) if path is not None), None)
+    name = named.name if place is None else f"{place.stem}-{sha256(str(place.resolve()).encode()).hexdigest()[:12]}"
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    folder = Path(state) / "genrec"
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / name}.db"
