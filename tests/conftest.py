@@ -25,6 +25,7 @@ settings.load_profile("genrec")
 NEEDS = {
     "test_database.py": ("sqlalchemy",),
     "test_finetune.py": ("peft", "datasets"),
+    "test_page.py": ("fastapi", "playwright", "sqlalchemy"),
     "test_store.py": ("sqlalchemy",),
 }
 collect_ignore = [name for name, packages in NEEDS.items() if not all(map(find_spec, packages))]

@@ -1,0 +1,52 @@
+"""Takes the README's pictures of the page: `genrec serve --port 8080`, and beside it `python -m eval.screenshot`."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
+
+DOCS = Path(__file__).parent.parent / "docs"
+SAID = ("Something for a tea party in the garden", "Under 5, and more like the second")
+_WAIT = 120_000  # milliseconds for an answer
+
+
+def talk(page: Page) -> None:
+    """A conversation of two turns, until it stands still."""
+    for words in SAID:
+        page.get_by_role("textbox", name="Say what you look for").fill(words)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible(timeout=_WAIT)
+    page.locator("#words").blur()
+    page.wait_for_timeout(1000)
+
+
+def main() -> None:
+    """The light page on a desk, and the dark one on a phone, shelf in sight."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address", nargs="?", default="http://127.0.0.1:8080/")
+    address = parser.parse_args().address
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"])
+        desk = browser.new_page(viewport=ViewportSize(width=1280, height=800), color_scheme="light")
+        desk.goto(address)
+        talk(desk)
+        desk.screenshot(path=DOCS / "page-light.png")
+        phone = browser.new_page(
+            viewport=ViewportSize(width=390, height=844),
+            color_scheme="dark",
+            device_scale_factor=1.5,
+            is_mobile=True,
+            has_touch=True,
+        )
+        phone.goto(address)
+        talk(phone)
+        phone.locator("#wishes").evaluate("element => element.scrollIntoView({block: 'center'})")
+        phone.wait_for_timeout(500)
+        phone.screenshot(path=DOCS / "page-dark-phone.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

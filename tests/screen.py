@@ -1,0 +1,171 @@
+"""A real browser on the page of a real server, and what can be seen there.
+
+The Chromium of the system is driven through Playwright. Where there is none the tests are skipped, but in CI that is a failure.
+"""
+
+import contextlib
+import math
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
+
+_EVENT_END = b"\n\n"
+_MOST = 1 << 16  # bytes at once
+
+
+class Network:
+    """What lies between a browser and a server: by default nothing, but it can be slow, and break.
+
+    Attributes:
+        slow: seconds that each event of a streamed reply takes.
+        cut_after: events of a streamed reply after which the connection breaks; None for never.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self.slow: float = 0.0
+        self.cut_after: int | None = None
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listening.close()
+
+    def _accept(self) -> None:
+        host, port = self._server.removeprefix("http://").rstrip("/").split(":")
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.create_connection((host, int(port)))
+                threading.Thread(target=_ask, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        """Carry what the server says, an event at a time."""
+        left = math.inf
+        with server, client, contextlib.suppress(OSError):
+            while left > 0 and (data := server.recv(_MOST)):
+                if data.startswith(b"HTTP/"):
+                    left = math.inf if self.cut_after is None else self.cut_after
+                *events, rest = data.split(_EVENT_END)
+                for event in events:
+                    time.sleep(self.slow)
+                    left -= 1
+                    client.sendall(event + _EVENT_END if left > 0 else b"")
+                client.sendall(rest if left > 0 else b"")
+            # The other thread may wait in one of the two, which then does not close.
+            for end in (client, server):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def _ask(client: socket.socket, server: socket.socket) -> None:
+    """Carry what the browser says."""
+    with contextlib.suppress(OSError):
+        while data := client.recv(_MOST):
+            server.sendall(data)
+        server.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser; skips, or fails in CI, where there is none."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no chromium on the PATH; install it: in CI the page is tested")
+        pytest.skip("there is no chromium on the PATH; install it to test the page")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """Opens pages and keeps an eye on them.
+
+    Attributes:
+        pages: that are open.
+        trouble: whatever they complained of, or asked of others than their server.
+        asked: "METHOD path" of every request.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self.pages: list[Page] = []
+        self.trouble: list[str] = []
+        self.asked: list[str] = []
+
+    def open(self, address: str, may_say: str, **options: Any) -> Page:
+        """A page in a profile of its own; what it may say on its console is a pattern."""
+        options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", **options}
+        page = self._browser.new_context(**options).new_page()
+        page.set_default_timeout(15_000)
+
+        def note(kind: str, text: str) -> None:
+            if not may_say or not re.search(may_say, text):
+                self.trouble.append(f"{kind}: {text}")
+
+        def watch(request: Request) -> None:
+            self.asked.append(f"{request.method} {urlsplit(request.url).path}")
+            if not request.url.startswith(f"{address}/"):
+                self.trouble.append(f"a request to {request.url}")
+
+        page.on("console", lambda said: note(said.type, said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: note("exception", str(error)))
+        page.on("dialog", lambda dialog: (self.trouble.append(f"dialog: {dialog.message}"), dialog.dismiss())[1])
+        page.on("request", watch)
+        page.goto(address)
+        self.pages.append(page)
+        return page
+
+    def close(self) -> None:
+        """Close them all."""
+        for page in self.pages:
+            page.context.close()
+
+
+Open = Callable[..., Page]
+
+
+def words(page: Page) -> Locator:
+    """The message box."""
+    return page.get_by_role("textbox", name="Say what you look for")
+
+
+def say(page: Page, text: str) -> None:
+    """Type, send, and wait for the answer."""
+    words(page).fill(text)
+    words(page).press("Enter")
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Wait until the answer is whole."""
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible(timeout=15_000)
+
+
+def titles(page: Page) -> list[str]:
+    """Of the cards, in their order."""
+    return page.locator("#cards h3").all_text_contents()
+
+
+def prices(page: Page) -> list[float]:
+    """On the cards."""
+    return [float(text.removeprefix("Price ")) for text in page.locator("#cards .price").all_text_contents()]
+
+
+def chips(page: Page) -> list[str]:
+    """What was understood, as it is shown."""
+    return [text.removeprefix("Take back: ") for text in page.locator("#chips button").all_text_contents()]
