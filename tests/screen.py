@@ -1,6 +1,7 @@
 """A real browser on the page of a real server, and what can be seen there.
 
-The Chromium of the system is driven through Playwright. Where there is none the tests are skipped, but in CI that is a failure.
+The Chromium of the system is driven through Playwright. Where there is none the tests are skipped, but in CI that is a
+failure.
 """
 
 import contextlib

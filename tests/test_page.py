@@ -92,6 +92,21 @@ def test_the_reply_appears_as_it_comes_and_can_be_stopped(open_page: Open, netwo
     assert len(titles(page)) == 5
 
 
+def test_a_reply_that_was_stopped_leaves_the_numbers_as_they_are(open_page: Open, network: Network) -> None:
+    """The server learns from the reply what was shown; half a reply must not make number 4 another item, or none."""
+    page = open_page()
+    network.slow = 0.25
+    words(page).fill("something nice")
+    words(page).press("Enter")
+    expect(page.locator("#cards h3")).to_have_count(5)
+    page.keyboard.press("Escape")
+    settle(page)
+    network.slow = 0.0
+    page.get_by_role("button", name="Not this, number 4").click()
+    settle(page)
+    assert "Not Red Rug" in chips(page)
+
+
 def test_stopped_before_an_answer_came_the_words_are_in_the_box_again(open_page: Open, network: Network) -> None:
     """Nothing that was typed is lost."""
     page = open_page()
@@ -141,6 +156,7 @@ def test_questions_leave_the_numbers_as_they_are(open_page: Open) -> None:
     page.get_by_role("button", name="Why? number 3").click()
     settle(page)
     expect(page.locator(".turn").last.locator("a.mention")).to_have_text(["Red Candle"])
+    expect(page.get_by_role("button", name="Why? number 3")).to_be_focused()  # the same list is the same cards
     page.get_by_role("button", name="Compare number 3").click()
     page.get_by_role("button", name="Compare number 1").click()
     page.get_by_role("button", name="Compare 1 and 3").click()
@@ -183,6 +199,24 @@ def test_a_reload_keeps_conversation_and_draft_and_new_brings_them_back(open_pag
     assert titles(page) == chips(page) == []
     page.get_by_role("button", name="Bring back the last conversation").click()
     assert titles(page) == TITLES
+
+
+def test_a_new_conversation_may_begin_while_an_answer_is_on_its_way(open_page: Open, network: Network) -> None:
+    """An answer that arrives in another conversation than its question belongs to nobody."""
+    page = open_page()
+    say(page, "something for the kitchen")
+    network.slow = 0.5
+    words(page).fill("under 3.5")
+    words(page).press("Enter")
+    page.get_by_role("button", name="New").click()
+    network.slow = 0.0
+    settle(page)
+    expect(page.locator(".turn")).to_have_count(0)
+    assert titles(page) == chips(page) == []
+    page.get_by_role("button", name="Bring back the last conversation").click()
+    page.get_by_role("button", name="Try again").click()
+    settle(page)
+    assert "Only price ≤ 3.5" in chips(page)
 
 
 def test_what_was_asked_when_the_page_went_is_there_to_be_asked_again(open_page: Open, network: Network) -> None:

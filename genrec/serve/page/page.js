@@ -3,6 +3,7 @@
 import { at } from "./make.js";
 import { keep, keepTheme, recall } from "./memory.js";
 import { Person } from "./person.js";
+import { idsIn, writeMention } from "./reply.js";
 import { counted, Shelf } from "./shelf.js";
 import { Talk } from "./talk.js";
 import { call, converse, Refusal } from "./wire.js";
@@ -41,14 +42,13 @@ function remove(chip) {
   else if (chip.kind === "likes") wishes.liked = others(wishes.liked);
   else wishes.disliked = others(wishes.disliked);
   go({ said: "", did: `Took back: ${chip.label}`, wishes });
-  // The chip that had the focus goes; the next thing to read is the shelf.
-  at("shelf-title").focus({ preventScroll: true });
 }
 
 /** Ask for the next turn and show it as it comes. Whatever happens, what was said is in the state. */
 async function go(asked) {
   running = new AbortController();
-  const messages = messagesOf(state.turns);
+  const { turns } = state;
+  const messages = messagesOf(turns);
   if (asked.said) messages.push({ role: "user", content: asked.said });
   const body = { model: "genrec", messages, genrec: { wishes: asked.wishes ?? wishesNow() } };
   if (state.user) body.genrec.user_id = state.user;
@@ -62,17 +62,22 @@ async function go(asked) {
   try {
     await listen(body, turn, running.signal);
   } catch (error) {
-    fail(error, turn);
+    if (state.turns === turns) fail(error, turn);
   }
   running = null;
+  if (state.turns === turns) end(turn);
+  showRunning();
+}
+
+/** A turn of which nothing more comes. */
+function end(turn) {
   state.asked = null;
-  if (turn.ended === "unsaid") talk.show(state.turns);
+  if (turn.ended === "unsaid") talk.drop();
   else {
     state.turns.push(turn);
     talk.update(turn, true);
   }
   keep(state);
-  showRunning();
   showShelf();
   if (turn.items) at("heard").textContent = `${counted(turn.items.length)} on the shelf.`;
 }
@@ -96,12 +101,21 @@ function take(chunk, turn) {
   if (wishes) turn.wishes = wishes;
   if (chips) shelf.showChips((turn.chips = chips));
   if (items) {
-    shelf.showItems((turn.items = items), (turn.notices = notices ?? []));
+    turn.items = items.map(asKnown);
+    turn.notices = notices ?? [];
+    shelf.showItems(turn.items, turn.notices);
     shelf.showWaiting(false);
   }
   if (fallback !== undefined) turn.fallback = fallback;
   turn.reply += chunk.choices?.[0]?.delta?.content ?? "";
   talk.update(turn, false);
+}
+
+/** An item; one that the server knows from the reply alone, as it is when asked why, is what it was on the shelf. */
+function asKnown(item) {
+  if (item.source !== "named") return item;
+  const before = state.turns.flatMap((turn) => turn.items ?? []).findLast((own) => own.item_id === item.item_id);
+  return { ...item, ...before, rank: item.rank };
 }
 
 /** Count down to the next try; a stop ends it, and so does the button. */
@@ -144,7 +158,7 @@ function fail(error, turn) {
 function again() {
   if (running) return;
   const { said, did, wishes } = state.turns.pop();
-  talk.show(state.turns);
+  talk.drop();
   go(said ? { said } : { said, did, wishes });
 }
 
@@ -163,21 +177,25 @@ function undo() {
   const turn = state.turns.pop();
   if (turn.said && !words.value.trim()) write(turn.said);
   keep(state);
-  talk.show(state.turns);
+  talk.drop();
   showRunning();
   showShelf();
   at("heard").textContent = "The last turn is taken back.";
   words.focus();
 }
 
+/** A new conversation; the one so far can be brought back, with what was being asked. */
 function startFresh() {
-  if (running) return;
-  if (state.turns.length) state.before = state.turns;
+  const trouble = "A new conversation was begun before the answer came.";
+  const asked = state.asked ? [{ ...state.asked, ended: "failed", trouble }] : [];
+  state.before = [...state.turns, ...asked];
   restart([]);
 }
 
 function restart(turns) {
+  running?.abort();
   state.turns = turns;
+  state.asked = null;
   keep(state);
   talk.show(turns);
   showRunning();
@@ -196,10 +214,20 @@ function messagesOf(turns) {
   return turns
     .filter((turn) => turn.ended !== "failed")
     .slice(-REMEMBERED)
-    .flatMap(({ said, reply }) => [
-      ...(said ? [{ role: "user", content: said }] : []),
-      ...(reply ? [{ role: "assistant", content: reply }] : []),
+    .flatMap((turn) => [
+      ...(turn.said ? [{ role: "user", content: turn.said }] : []),
+      ...(turn.reply || turn.items ? [{ role: "assistant", content: withAll(turn) }] : []),
     ]);
+}
+
+/**
+ * A reply that names all that stands on the shelf, in its order. The server learns from the reply alone what was shown,
+ * and one that broke off, or was written freely, may name less: "number 5" would then be another item.
+ */
+function withAll({ reply, items }) {
+  const shown = (items ?? []).map((item) => String(item.item_id));
+  if (shown.join("\n") === idsIn(reply).join("\n")) return reply;
+  return [...(items ?? []).map((item) => `${item.rank}. ${writeMention(item)}`), "", reply].join("\n").trim();
 }
 
 const answered = () => state.turns.filter((turn) => turn.ended !== "failed");
@@ -252,7 +280,7 @@ function showRunning() {
   document.body.classList.toggle("runs", running !== null);
   shelf.showWaiting(running !== null);
   at("send-name").textContent = running ? "Stop" : "Send";
-  at("fresh").disabled = running !== null || !state.turns.length;
+  at("fresh").disabled = running === null && !state.turns.length;
   at("undo").disabled = running !== null || !state.turns.length;
   at("back").hidden = !state.before;
 }

@@ -43,12 +43,21 @@ export function readReply(text, { isKnown, ended }) {
   return blocks;
 }
 
-/** The id that a mention carries; text that is no proper quoting stays as it is. */
-export function idOf(quoted) {
+/** The ids that a reply mentions, each once, in its order. */
+export const idsIn = (text) => [...new Set([...text.matchAll(MENTION)].map((found) => idOf(found[2])))];
+
+/** An item as the server mentions it. */
+export function writeMention(item) {
+  const title = String(item.title).replace(/\s+/g, " ").replace(/[\\`*_{}[\]<>()#+!|~]/g, "\\$&");
+  const id = encodeURIComponent(item.item_id).replace(/[!'()*]/g, (own) => `%${own.charCodeAt(0).toString(16).toUpperCase()}`);
+  return `[${title}](#item=${id})`;
+}
+
+function idOf(quoted) {
   try {
     return decodeURIComponent(quoted);
   } catch {
-    return quoted;
+    return quoted; // no proper quoting, so no id of the server's
   }
 }
 

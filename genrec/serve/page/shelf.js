@@ -13,6 +13,7 @@ const STEPS = {
   cooccurrence: "From what people take together",
   embedding: "Close to what you describe",
   popularity: "Liked by many",
+  named: "Named in this conversation",
 };
 const EVIDENCE = {
   "beside recent items": "Often taken together with what you like",
@@ -35,24 +36,33 @@ export class Shelf {
     this.acts = acts;
     this.picked = [];
     this.items = [];
+    this.shown = "";
     at("latest").addEventListener("click", () => acts.latest());
     at("compare-clear").addEventListener("click", () => this.#pick([]));
     at("compare-go").addEventListener("click", () => {
       const [one, other] = this.picked.toSorted((a, b) => a - b);
       this.#pick([]);
+      readOn();
       acts.say(`Compare number ${one} and number ${other}`);
     });
   }
 
   /** The wishes, each with a way to take it back. */
   showChips(chips) {
+    const held = at("chips").contains(document.activeElement);
     at("wishes").hidden = !chips.length;
     at("chips").replaceChildren(...chips.map((chip) => make("li", {}, this.#chip(chip))));
+    if (held) readOn();
   }
 
   /** What is recommended; null where nothing was asked yet. Of an earlier answer the cards are to be read alone. */
   showItems(items, notices, earlier = false) {
+    // A list that stands as it did keeps its cards, and with them the focus.
+    const shown = JSON.stringify([items, notices ?? [], earlier]);
+    if (shown === this.shown) return;
+    this.shown = shown;
     this.items = items ?? [];
+    const held = at("cards").contains(document.activeElement);
     this.#pick([]);
     at("earlier").hidden = !earlier;
     at("bare").hidden = this.items.length > 0;
@@ -61,6 +71,7 @@ export class Shelf {
     at("shelf-title").textContent = this.items.length ? `Shelf, ${counted(this.items.length)}` : "Shelf";
     at("notes").hidden = !notices?.length;
     at("notes").replaceChildren(...(notices ?? []).map((notice) => make("li", {}, notice)));
+    if (held) readOn();
   }
 
   /** While a new list is on its way. */
@@ -131,6 +142,9 @@ export class Shelf {
     at("compare-go").textContent = `Compare ${ranks.toSorted((a, b) => a - b).join(" and ")}`;
   }
 }
+
+/** Where the focus goes when what had it is gone: the next thing to read. */
+const readOn = () => at("shelf-title").focus({ preventScroll: true });
 
 /** Attributes that fit on a card: short ones, each with its name. */
 function facts(attributes) {

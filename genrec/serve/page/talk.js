@@ -12,7 +12,7 @@ const EXAMPLES = [
 /**
  * The conversation's part of the page.
  *
- * @param {object} acts What its buttons do: say(text), again(), edit(turn), mention(id, turn element), isKnown(id).
+ * @param {object} acts What its buttons do: say(text), again(), edit(turn), mention(id), isKnown(id).
  */
 export class Talk {
   constructor(acts) {
@@ -30,6 +30,14 @@ export class Talk {
   /** Show all turns, and the way to begin where there is none. */
   show(turns) {
     this.turns.replaceChildren(...turns.map((turn) => this.#element(turn)));
+    this.turns.setAttribute("aria-busy", "false");
+    this.#showEmpty();
+  }
+
+  /** Take the last turn away; what stays is not said once more to those who listen. */
+  drop() {
+    this.turns.lastElementChild.remove();
+    this.turns.setAttribute("aria-busy", "false");
     this.#showEmpty();
   }
 
