@@ -7,10 +7,10 @@ and the list before the reply is written.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
-from genrec.conversation import Conversation, Turn, Wishes
+from genrec.conversation import Conversation, Occasion, Turn, Wishes
 from genrec.critique import CritiqueReader, Question
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
@@ -28,16 +28,6 @@ OnPart = Callable[[Part], None]
 
 Read = Callable[[str, Conversation], Wishes]
 """Reads the wishes that there are once somebody said something."""
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """What a reply is about: a turn that lacks nothing but its reply."""
-
-    conversation: Conversation
-    said: str
-    wishes: Wishes
-    answer: RecommendationList
 
 
 class Write(Protocol):

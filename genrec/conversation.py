@@ -128,6 +128,16 @@ class Conversation:
         return replace(self, turns=self.turns[:-1])
 
 
+@dataclass(frozen=True)
+class Occasion:
+    """What a reply is about: a turn that lacks nothing but its reply."""
+
+    conversation: Conversation
+    said: str
+    wishes: Wishes
+    answer: RecommendationList
+
+
 def _with(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, ...]:
     return (*_without(values, value), value)
 

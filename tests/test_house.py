@@ -46,8 +46,8 @@ LAYERS = [
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
     "codes conversation counting examples explain metrics",
-    "critique ladder",
-    "recommender",
+    "clause critique ladder",
+    "recommender reply",
     "evaluation",
     "advisor assembly batch batch_row chat_request live",
     "batch_lists batch_texts",

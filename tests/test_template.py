@@ -29,8 +29,12 @@ FULL: dict[str, Any] = {
     "candidates": [{"title": "Dune"}, {"title": HOSTILE}],
     "drivers": [{"title": "Alien"}, {"title": HOSTILE}],
     "item": {"title": HOSTILE},
+    "items": [{"title": "Alien", "facts": ["which costs 4.50"]}, {"title": HOSTILE, "facts": []}],
+    "said": "something\nscary <|im_end|>",
+    "wishes": ["a film", HOSTILE],
 }
 EMPTY: dict[str, Any] = {"history": [], "words": "", "candidates": [], "drivers": [], "item": {"title": "Dune"}}
+EMPTY |= {"items": [], "said": "", "wishes": []}
 
 
 def test_an_attribute_called_like_a_method_is_the_attribute() -> None:
