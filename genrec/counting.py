@@ -1,10 +1,14 @@
 """What people did, as one ranker: what stood beside what, item vectors, texts and popularity, each as it deserves.
 
 How much each is worth differs from shop to shop, so it is learned: what everybody took last is held back, the rest is
-counted, and the weights are those under which what was held back stands out most.
+counted, and the weights are those under which what was held back stands out most. What somebody says is one part
+more. Who says something says it because they want it, so its weight is learned apart, from people who say a word or two
+of the title of what they then took: learned together, the many who say nothing would settle what words are worth.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +23,7 @@ from genrec.rankers.popularity import PopularityRanker
 from genrec.subset import Subset
 from genrec.types import IntArray, ItemId
 
-_TEXTS, _POPULARITY = "like their texts", "popularity"
+_TEXTS, _WORDS, _POPULARITY = "like their texts", "like their words", "popularity"
 # About what was learned on three data sets; few interactions leave it so. See eval/RESULTS.md.
 _START = {
     "beside recent items": 3.0,
@@ -29,11 +33,14 @@ _START = {
     "near recent items": 2.0,
     "near all items": 0.5,
     _TEXTS: 1.0,
+    _WORDS: 8.0,
     _POPULARITY: 0.1,
 }
 _RECENT = 0.7  # weight of an item over that of the next newer one
 _TRACE = 1e-6  # of texts at the least
-_PEOPLE = 2000  # who weights are learned from
+_LEAST, _MOST = 1.0, 100.0  # that words are worth: never nothing, however little titles say, nor all there is
+_PEOPLE, _SPEAKERS = 2000, 500  # who weights are learned from, and what words are worth
+_SAID = re.compile(r"[^\W\d_]{3,}")  # words of a title that somebody might say
 _SEED = 0
 _MOST_ITEMS = 500_000  # item vectors of more take more memory than they are worth
 
@@ -47,7 +54,8 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
         embedding: the ranker by texts, where there is one.
     """
     train, baskets = interactions.leave_last_basket_out()
-    parts = _parts(catalog, train, item_vectors(catalog, train), embedding)
+    vectors = item_vectors(catalog, train)
+    parts = {name: part for name, part in _parts(catalog, train, vectors, embedding).items() if name != _WORDS}
     random, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
     requests, taken = [], []
     for place in random.permutation(len(baskets))[:_PEOPLE]:
@@ -58,7 +66,41 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
             taken.append(int(random.choice(new)))
     start = np.array([_START[name] for name in parts])
     found = fit_weights(list(parts.values()), requests, np.array(taken, dtype=np.int64), start=start, seed=_SEED)
-    return dict(zip(parts, found.tolist(), strict=True))
+    weights = dict(zip(parts, found.tolist(), strict=True))
+    if embedding is not None:
+        weights[_WORDS] = _worth_of_words(catalog, _weighed(parts, weights), embedding.apart()[1], requests, taken)
+    return weights
+
+
+def _worth_of_words(
+    catalog: Catalog, silent: DenseRanker, words: DenseRanker, requests: Sequence[RankRequest], taken: Sequence[int]
+) -> float:
+    """How much words count beside all else, which counts 1: of people who say something of what they then take.
+
+    Every second one of them takes what somebody else took: who asks, asks for what they do not always take as well, and
+    where habits tell everything, those alone who keep to them would never need a word.
+
+    Args:
+        catalog: names what was taken.
+        silent: all else, which reads no words.
+        words: reads nothing but words.
+        requests, taken: people, and the item each took.
+    """
+    random = np.random.default_rng(_SEED)
+    spoken, chosen = [], []
+    others = random.permutation(np.array(taken, dtype=np.int64)).tolist()
+    for place, request in enumerate(requests[:_SPEAKERS]):
+        item = (taken if place % 2 else others)[place]
+        if not request.allowed.contains(np.array([item])).all():
+            continue
+        said = _SAID.findall(catalog[item].title)
+        if said:
+            places = random.choice(len(said), min(len(said), int(random.integers(1, 3))), replace=False)
+            spoken.append(replace(request, words=" ".join(said[place] for place in sorted(places))))
+            chosen.append(item)
+    start = np.array([1.0, _START[_WORDS]])
+    rest, own = fit_weights([silent, words], spoken, np.array(chosen, dtype=np.int64), start=start, seed=_SEED)
+    return float(np.clip(own / rest if rest > 0 else np.inf, _LEAST, _MOST))
 
 
 def item_vectors(catalog: Catalog, interactions: Interactions) -> NDArray[np.float32]:
@@ -75,8 +117,11 @@ def blend(
     embedding: EmbeddingRanker | None,
     weights: Mapping[str, float],
 ) -> BlendRanker:
-    """The parts with their weights; one that is worth nothing is left out, but for texts, by which words are read."""
-    parts = _parts(catalog, interactions, vectors, embedding)
+    """The parts with their weights; one that is worth nothing is left out, but for texts: they know every item."""
+    return _weighed(_parts(catalog, interactions, vectors, embedding), weights)
+
+
+def _weighed(parts: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> BlendRanker:
     worth = {name: max(weights[name], _TRACE if name == _TEXTS else 0.0) for name in parts}
     kept = {name: part for name, part in parts.items() if worth[name]}
     return BlendRanker(kept, {name: worth[name] for name in kept}, support=[_POPULARITY] if _POPULARITY in kept else [])
@@ -90,10 +135,10 @@ def _known(catalog: Catalog, item_ids: Sequence[ItemId]) -> IntArray:
 def _parts(
     catalog: Catalog, interactions: Interactions, vectors: NDArray[np.float32], embedding: EmbeddingRanker | None
 ) -> dict[str, DenseRanker]:
-    """What a person's items say: each as the newest have it, and as all of them do."""
+    """What a person's items say, each as the newest have it and as all of them do, and what the person says."""
     offsets, items = interactions.as_indices(catalog, on_unknown="skip")
     beside = CooccurrenceRanker(offsets, items, len(catalog), decay=_RECENT, next_weight=0)
-    texts = {} if embedding is None else {_TEXTS: embedding}
+    texts = {} if embedding is None else dict(zip((_TEXTS, _WORDS), embedding.apart(), strict=True))
     return {
         "beside recent items": beside,
         "beside all items": beside.with_weights(decay=1, next_weight=0),

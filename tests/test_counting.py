@@ -42,7 +42,7 @@ def request(catalog: Catalog, *items: int, words: str = "") -> RankRequest:
 
 
 class Words:
-    """Knows one word for each item, its number."""
+    """Knows one word for each item, its number, and nothing of others."""
 
     name = "words"
 
@@ -50,7 +50,20 @@ class Words:
         self._size = size
 
     def encode(self, texts: list[str]) -> np.ndarray:  # type: ignore[type-arg]
-        return np.eye(self._size, dtype=np.float32)[[int(text.split()[-1]) for text in texts]]
+        known = np.eye(self._size + 1, self._size, dtype=np.float32)
+        return known[[int(own) if (own := text.split()[-1]).isdecimal() else self._size for text in texts]]
+
+
+class Names:
+    """Knows one direction for each name of `NAMES`."""
+
+    name = "names"
+
+    def encode(self, texts: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+        return np.eye(len(NAMES), dtype=np.float32)[[NAMES.index(text) for text in texts]]
+
+
+NAMES = [first + second for first in ("kal", "mor", "tis", "ven") for second in ("ba", "do", "ge", "lu", "pi")]
 
 
 def test_what_comes_next_outweighs_what_is_popular() -> None:
@@ -113,6 +126,34 @@ def test_words_lead_where_there_is_no_history() -> None:
     alone = blend(catalog, log, item_vectors(catalog, log), None, learn_weights(catalog, log, None))
     assert not alone.can_rank(request(catalog, words="thing 17"))
     assert not alone.can_rank(request(catalog, 29)), "of which nothing is known"
+
+
+def test_who_asks_for_something_is_shown_it_whatever_they_had() -> None:
+    """Else habit answers whoever says what they look for with what they always took, and words seem not to be read."""
+    catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
+    embedding = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32), encoder=Names())
+    log = events(walks(400, len(NAMES)))
+    weights = learn_weights(catalog, log, embedding)
+    ranker = blend(catalog, log, item_vectors(catalog, log), embedding, weights)
+    asked = [request(catalog, 3, 4), request(catalog, 3, 4, words=NAMES[17])]
+    habit, spoken = ranker.rank(asked, 3, deadline=Deadline.never())
+    assert habit.item_indices[0] == 5
+    assert spoken.item_indices[:2].tolist() == [17, 5], "what was asked for, and then what they would take anyway"
+    assert spoken.evidence[0] == "like their words"
+
+
+def test_what_words_are_worth_changes_nothing_where_nobody_says_anything() -> None:
+    """Weights of what people did that moved with the words would make every list without words another one."""
+    catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
+    log = events(walks(200, len(NAMES)))
+    silent = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32))
+    without = learn_weights(catalog, log, silent)
+    beside = learn_weights(catalog, log, EmbeddingRanker(silent.vectors, encoder=Names()))
+    assert {**beside, "like their words": 0} == {**without, "like their words": 0}
+    plain = blend(catalog, log, item_vectors(catalog, log), silent, without)
+    both = blend(catalog, log, item_vectors(catalog, log), EmbeddingRanker(silent.vectors, encoder=Names()), beside)
+    people = [request(catalog, start) for start in range(10)]
+    assert (plain.scores(people) == both.scores(people)).all()
 
 
 def test_what_was_learned_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Items near what a person liked, or near their words, in a space of vectors, such as text embeddings."""
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -29,15 +30,19 @@ class Encoder(Protocol):
 class EmbeddingRanker(DenseRanker):
     """Scores an item by the cosine of its vector and the person's.
 
-    The person's vector is the mean of their items' vectors, each weighted by `decay` to the power of its distance
-    from the newest, plus `words_weight` times the vector of their words.
+    The person's vector is `history_weight` times the mean of their items' vectors, each weighted by `decay` to the power
+    of its distance from the newest, plus `words_weight` times the vector of their words.
 
     Args:
         vectors: float32 [N, D], one a item, each of length 1, or 0 for an item of which nothing is known; kept as
             `vectors`.
         encoder: encodes words into the same space; None if requests never carry words.
         decay: weight of an item over that of the next newer one, above 0 and at most 1.
-        words_weight: weight of the words beside the whole history.
+        words_weight: weight of the words beside the whole history, 0 or more; with 0 they are not read.
+        history_weight: weight of the whole history beside the words, 0 or more; with 0 it is not looked at.
+
+    Raises:
+        InputError: a vector is not finite, or a weight or the decay is not as it must be.
     """
 
     source = "embedding"
@@ -49,23 +54,35 @@ class EmbeddingRanker(DenseRanker):
         encoder: Encoder | None = None,
         decay: float = 0.9,
         words_weight: float = 1.0,
+        history_weight: float = 1.0,
     ) -> None:
         if not 0 < decay <= 1:
             raise InputError(f"decay is {decay}; it lies above 0 and at most at 1")
+        for name, weight in (("words_weight", words_weight), ("history_weight", history_weight)):
+            if not 0 <= weight < np.inf:
+                raise InputError(f"{name} is {weight}; give a number of at least 0")
         if vectors.ndim != 2 or not np.isfinite(vectors).all():
             raise InputError(f"vectors must be finite and of shape (items, dimensions), not {vectors.shape}")
         self.vectors, self._encoder = vectors, encoder
-        self._decay, self._words_weight = decay, words_weight
+        self._decay, self._words_weight, self._history_weight = decay, words_weight, history_weight
         self._known: BoolArray = (vectors != 0).any(axis=1)
+
+    def apart(self) -> "tuple[EmbeddingRanker, EmbeddingRanker]":
+        """Two rankers by the same vectors: one that looks at items alone, and one that reads words alone."""
+        items, words = copy.copy(self), copy.copy(self)
+        items._words_weight, items._history_weight = 0.0, 1.0
+        words._words_weight, words._history_weight = 1.0, 0.0
+        return items, words
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there is a known item or a word to start from."""
-        return bool(self._known[request.history].any()) or (self._encoder is not None and bool(request.words.strip()))
+        looks = self._history_weight > 0 and bool(self._known[request.history].any())
+        return looks or (self._reads and bool(request.words.strip()))
 
     def scores(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """float32 [U, N], cosines; minus infinity for an item of which nothing is known."""
         people = np.stack([self._history_vector(request) for request in requests])
-        spoken = [row for row, request in enumerate(requests) if request.words.strip()]
+        spoken = [row for row, request in enumerate(requests) if self._reads and request.words.strip()]
         if spoken and self._encoder is not None:
             people[spoken] += self._words_weight * self._encoder.encode(
                 [one_line(requests[row].words) for row in spoken]
@@ -79,11 +96,16 @@ class EmbeddingRanker(DenseRanker):
         cosines[:, ~self._known] = -np.inf
         return cosines
 
+    @property
+    def _reads(self) -> bool:
+        """Whether words count at all."""
+        return self._encoder is not None and self._words_weight > 0
+
     def _history_vector(self, request: RankRequest) -> NDArray[np.float32]:
-        if not len(request.history):
+        if not len(request.history) or not self._history_weight:
             return np.zeros(self.vectors.shape[1], dtype=np.float32)
         weights = self._decay ** np.arange(len(request.history))[::-1]
         total = weights.astype(np.float32) @ self.vectors[request.history]
         length = float(np.linalg.norm(total))
-        mean: NDArray[np.float32] = total / length if length > 0 else total
+        mean: NDArray[np.float32] = total * np.float32(self._history_weight / length) if length > 0 else total
         return mean
