@@ -48,8 +48,8 @@ LAYERS = [
     "codes conversation counting examples explain metrics",
     "clause critique ladder",
     "recommender reply",
-    "evaluation",
-    "advisor assembly batch batch_row chat_request live",
+    "advisor evaluation",
+    "assembly batch batch_row chat_request live",
     "batch_lists batch_texts",
     # edge
     "testing",
