@@ -21,7 +21,7 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "lane artifact database deadline ids leases record kernel.compiled kernel.plain subset template tokenizer",
+    "artifact database deadline ids lane leases record kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice mention",
     "trie",
     "constraint guide tensor_trie",

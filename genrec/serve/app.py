@@ -17,7 +17,6 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from genrec.errors import GenrecError, UnknownItemError
-from genrec.lane import FullError
 from genrec.serve.door import App, Door, Room
 from genrec.serve.failure import RefusedError
 from genrec.serve.key import Keys
@@ -46,7 +45,7 @@ from genrec.types import Item
 
 _PAGE = resources.files("genrec.serve") / "page"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-_PLAIN = (FullError, GenrecError, RefusedError)
+_PLAIN = (GenrecError, RefusedError)
 _MOST_LISTED = 1000
 _LOGGER = logging.getLogger(__name__)
 
