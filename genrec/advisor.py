@@ -246,14 +246,11 @@ class Advisor:
         catalog = self._recommender.catalog
         said = {item.item_id: catalog[catalog.index_of(item.item_id)].attributes for item in items}
         names = dict.fromkeys(name for own in said.values() for name in own)
+        differ = [name for name in names if len({str(own.get(name)) for own in said.values()}) > 1]
         lines = []
         for item in items:
-            facts = [
-                f"{name} {said[item.item_id].get(name, 'unknown')}"
-                for name in names
-                if len({str(own.get(name)) for own in said.values()}) > 1
-            ]
-            lines.append(f"- {write_mention(item.item_id, item.title)}: {', '.join(facts) or 'nothing that differs'}")
+            facts = [f"{name} {said[item.item_id].get(name, 'unknown')}" for name in differ or names]
+            lines.append(f"- {write_mention(item.item_id, item.title)}: {', '.join(facts) or 'nothing is known'}")
         first = min(items, key=lambda item: item.rank)
         return "\n".join([*lines, "", f"By your wishes {write_mention(first.item_id, first.title)} comes first."])
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genrec import artifact
+from genrec.advisor import Advisor
 from genrec.backends.base import Backend
 from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
@@ -31,12 +32,14 @@ from genrec.errors import ArtifactError, MismatchError, ModelMissingError
 from genrec.identifiers import Identifiers, TitleIdentifiers
 from genrec.index import INDEX_VERSION, CatalogIndex
 from genrec.interactions import Interactions, read_interactions
+from genrec.json_constraint import JsonGrammar
 from genrec.rankers.base import Ranker
 from genrec.rankers.blend import BlendRanker
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings, Strategy
 from genrec.rankers.popularity import PopularityRanker
 from genrec.recommender import Recommender
+from genrec.reply import ReplyWriter
 from genrec.template import read_template
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import IntArray
@@ -157,6 +160,17 @@ def open_default(
         settings = replace(settings, generative=replace(settings.generative, strategy=strategy), fill_priors=whole)
     catalog, interactions = open_dataset("online-retail", cache)
     return open_recommender(catalog, interactions, cache=cache, settings=settings, on_progress=on_progress)
+
+
+def advising(recommender: Recommender) -> Callable[[Recommender, int], Advisor]:
+    """What makes advisors over a recommender, or over what becomes of it, for lists of k: its language model puts turns
+    into words where it has one.
+    """
+    ranker = next((step for step in recommender.ladder if isinstance(step, GenerativeRanker)), None)
+    if ranker is None or not isinstance(ranker.tokenizer, HuggingFaceTokenizer) or find_spec("llguidance") is None:
+        return lambda own, k: Advisor(own, k=k)
+    backend, tokenizer, grammars = ranker.writer, ranker.tokenizer, JsonGrammar(ranker.tokenizer)
+    return lambda own, k: Advisor(own, k=k, write=ReplyWriter(backend, tokenizer, grammars, own.catalog))
 
 
 def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:

@@ -21,7 +21,7 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "lane artifact database deadline ids leases record kernel.compiled kernel.plain subset template tokenizer",
+    "artifact database deadline ids lane leases record kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice mention",
     "trie",
     "constraint guide tensor_trie",
@@ -48,8 +48,8 @@ LAYERS = [
     "codes conversation counting examples explain metrics",
     "clause critique ladder",
     "recommender reply",
-    "evaluation",
-    "advisor assembly batch batch_row chat_request live",
+    "advisor evaluation",
+    "assembly batch batch_row chat_request live",
     "batch_lists batch_texts",
     # edge
     "testing",

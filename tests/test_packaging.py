@@ -14,6 +14,14 @@ def test_every_package_of_genrec_is_shipped() -> None:
     assert setuptools["package-dir"]["genrec.prompts"] == "prompts"
 
 
+def test_every_file_of_the_page_is_shipped() -> None:
+    """A style or a script that stays in the checkout leaves a bare page to everybody who installs."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    serve = ROOT / "genrec" / "serve"
+    shipped = {path for pattern in setuptools["package-data"]["genrec.serve"] for path in serve.glob(pattern)}
+    assert shipped >= {path for path in serve.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+
+
 def test_every_extra_has_floors() -> None:
     """Without floors a resolver may pick a release of years ago, silently."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
-from tests.server import serving, shop
 
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from tests.screen import Network, Open, Watched, chips, chromium, prices, say, settle, titles, words
+from tests.server import serving, shop
 
 TITLES = ["Red Mug", "Red Lamp", "Red Candle", "Red Rug", "Red Tea Pot"]  # with prices from 1 to 5
 KEY = "a-key-for-these-tests"

@@ -374,3 +374,19 @@ def test_titles_are_data_in_every_answer(tmp_path: Path) -> None:
         assert read_mentions(said) == ("bad/../id?",)
         assert write_mention("bad/../id?", bad) in said
         assert client.get("/v1/catalog/items/bad%2F..%2Fid%3F").json()["title"] == bad
+
+
+def test_the_page_of_documentation_names_every_route_and_no_other(client: httpx.Client) -> None:
+    """A route that is not told of is not used, and one that is told of and not there is looked for at night."""
+    described = client.get("/openapi.json").json()["paths"]
+    routes = {(method.upper(), path) for path, own in described.items() for method in own}
+    text = (Path(__file__).parents[1] / "docs/serve.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    told = set()
+    for cell in cells:
+        methods = re.findall(r"\b(GET|POST|PUT|DELETE)\b", cell)
+        for path in re.findall(r"(/[\w/{}]+)", cell):
+            told |= {(method, path.replace("{id}", "{}")) for method in methods}
+    plain = {(method, re.sub(r"{\w+}", "{}", path)) for method, path in routes}
+    assert {path for _, path in plain} - {"/v1/models/{}"} == {path for _, path in told}
+    assert plain - {("GET", "/v1/models/{}")} <= told

@@ -50,8 +50,7 @@ def chat(
 
     Reads lines from standard input, so a conversation can be piped in. /help says what can be said.
     """
-    from genrec.advisor import Advisor
-    from genrec.assembly import default_cache
+    from genrec.assembly import advising, default_cache
     from genrec.conversation import Conversation
 
     if user is not None and history:
@@ -71,7 +70,7 @@ def chat(
     with source.in_options():
         met = tuple(history or ()) if user is None else _history_of(opened, user)
         opened.catalog.indices_of(met)
-    session = _Session(Advisor(opened, k=k), Conversation(user, met), terminal.out())
+    session = _Session(advising(opened)(opened, k), Conversation(user, met), terminal.out())
     for line in _lines():
         try:
             if session.take(line):
@@ -134,8 +133,9 @@ class _Session:
         if isinstance(part, Wishes):
             self._show_wishes(part)
         elif not isinstance(part, str):
+            if part != self._listed:  # else a question was asked about it
+                listing.show(self._console, part, reasons=False)
             self._listed = part
-            listing.show(self._console, part, reasons=False)
         elif self._listed is None or part != compose(self._listed):
             for piece in read_parts(part):
                 said = piece if isinstance(piece, str) else piece.title

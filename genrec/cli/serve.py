@@ -84,8 +84,7 @@ def serve(
 
     Without keys it answers this machine alone.
     """
-    from genrec.advisor import Advisor
-    from genrec.assembly import default_cache
+    from genrec.assembly import advising, default_cache
     from genrec.live import Live
     from genrec.serve.app import create_app
     from genrec.serve.door import Room
@@ -122,7 +121,7 @@ def serve(
         service = Service(
             Live(recommender, opened),
             opened,
-            advise=lambda own, k: Advisor(own, k=k),
+            advise=advising(recommender),
             load=load,
             metrics=Metrics(),
         )

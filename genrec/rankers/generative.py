@@ -181,6 +181,16 @@ class GenerativeRanker:
         return other
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self._tokenizer
+
+    @property
+    def writer(self) -> Backend:
+        """What writes texts: the model as it is without an adapter, which was trained to name items."""
+        return self._prior_backend
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """See above."""
         trained = self._backend.provenance

@@ -20,7 +20,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from genrec.errors import GenrecError, UnknownItemError
-from genrec.lane import FullError
 from genrec.serve.door import OPEN, App, Door, Room
 from genrec.serve.failure import RefusedError
 from genrec.serve.key import Keys
@@ -49,7 +48,7 @@ from genrec.types import Item
 
 _PAGE = resources.files("genrec.serve") / "page"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-_PLAIN = (FullError, GenrecError, RefusedError)
+_PLAIN = (GenrecError, RefusedError)
 _MOST_LISTED = 1000
 _REPLIES: dict[str, Any] = {
     "description": "A chat completion; where `stream` is true, its chunks as server-sent events.",

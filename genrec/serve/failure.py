@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from genrec.errors import EngineError, GenrecError, InputError, StoreError
-from genrec.lane import FullError
+from genrec.errors import EngineError, FullError, GenrecError, InputError, StoreError
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _BUSY = 1  # seconds after which it is worth to ask again

@@ -67,7 +67,7 @@ class Service:
     ) -> None:
         self.live, self.store, self.load, self.metrics, self.clock = live, store, load, metrics, clock
         self._advise = advise
-        self._lane = Lane(self._rank, key=_alike, most=load.waiting, together=load.together)
+        self._lane = Lane[Recommend, Answer](self._rank, most=load.waiting, together=load.together)
         self._lock = Lock()
         self._advisors: tuple[Recommender | None, dict[int, Advisor]] = (None, {})
         self._worked = -_FRESH
@@ -83,7 +83,7 @@ class Service:
         Raises:
             FullError: too many wait already.
         """
-        return self._lane.submit(ask)
+        return self._lane.put(ask, repr((ask.k, ask.options)))  # with the same options they can be ranked together
 
     def advisor(self, k: int) -> Advisor:
         """Goes on with conversations over what can be recommended now, k items a turn."""
@@ -156,7 +156,7 @@ class Service:
         """End what works in the background."""
         self._lane.close()
 
-    def _rank(self, asks: Sequence[Recommend]) -> list[Answer]:
+    def _rank(self, _: object, asks: Sequence[Recommend]) -> list[Answer]:
         """Lists of one length under the same options."""
         recommender, first = self.live.recommender, asks[0]
         options: dict[str, Any] = first.options
@@ -170,8 +170,3 @@ class Service:
             if not own.left_out:
                 self._worked = self.clock()
         return answers
-
-
-def _alike(ask: Recommend) -> str:
-    """Asks with the same options can be ranked together."""
-    return repr((ask.k, ask.options))

@@ -55,7 +55,7 @@ export class Talk {
     const last = this.turns.lastElementChild;
     this.#fill(last, turn, !ended);
     if (ended) this.turns.setAttribute("aria-busy", "false");
-    else follow(last);
+    follow(last);
   }
 
   /** Say in the last turn that the server is busy; the seconds that are left are for eyes alone. */

@@ -1,0 +1,102 @@
+"""`genrec serve` as a process: it says where it listens, refuses what would be unsafe, and ends when it is told to."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+KEY = "a-key-of-more-than-sixteen"
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    rows = [{"item_id": f"i{place}", "title": f"Thing {place}", "price": float(place)} for place in range(30)]
+    file = tmp_path / "shop.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "genrec", "serve", *map(str, arguments)]
+
+
+@contextmanager
+def started(arguments: Sequence[object], **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and the address that it says."""
+    with subprocess.Popen(
+        command(*arguments), stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    ) as process:
+        try:
+            assert process.stderr is not None
+            lines: list[str] = []
+            for line in process.stderr:
+                lines.append(line)
+                if found := re.search(r"items at (http://\S+) for (.*);", line):
+                    yield process, found[1]
+                    break
+            else:
+                pytest.fail("".join(lines))
+        finally:
+            process.kill()
+
+
+def test_it_serves_a_file_keeps_events_over_a_restart_and_ends_when_told(items: Path, tmp_path: Path) -> None:
+    """A server that forgets what was sold when it is restarted recommends it again."""
+    arguments = ["--port", 0, "--items", items, "--ranker", "popularity"]
+    with started(arguments, XDG_STATE_HOME=str(tmp_path)) as (process, address):
+        event = {"user_id": 7, "item_id": "i3"}
+        assert httpx.post(f"{address}v1/events", json={"events": [event]}).json() == {"added": 1}
+        assert httpx.get(address).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM)
+    with started(arguments, XDG_STATE_HOME=str(tmp_path)) as (process, address):
+        history = httpx.get(f"{address}v1/users/7/history").json()["items"]
+        assert [item["item_id"] for item in history] == ["i3"]
+        answer = httpx.post(f"{address}v1/recommend", json={"user_id": "7", "k": 29}).json()
+        assert len(answer["items"]) == 29
+        assert "i3" not in {item["item_id"] for item in answer["items"]}
+
+
+def test_with_keys_it_may_listen_anywhere_and_wants_one(items: Path, tmp_path: Path) -> None:
+    """The environment variable is how keys reach a container."""
+    arguments = ["--port", 0, "--items", items, "--ranker", "popularity", "--store", f"sqlite:///{tmp_path}/e.db"]
+    with started([*arguments, "--host", "0.0.0.0", "--rate", 100], GENREC_KEYS=f"{KEY}, {KEY}2") as (_, address):
+        local = address.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{local}v1/models").status_code == 401
+        assert httpx.get(f"{local}v1/models", headers={"authorization": f"Bearer {KEY}2"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from elsewhere and needs keys"),
+        (["--rate", "5"], "--rate 5.0 is a limit for each key, and there are none"),
+        (["--keys", "nowhere.txt"], "the keys in nowhere.txt cannot be read"),
+        (["--ranker", "magic"], "--ranker is 'magic'; choose one of"),
+        (["--ranker", "blend"], "--ranker blend has nothing to go on in shop.jsonl; choose from"),
+        (["--store", "mysql://x"], "mysql"),
+        (["--host", "no.such.host.invalid", "--keys", "KEYS"], "cannot listen at no.such.host.invalid:8080"),
+    ],
+)
+def test_what_would_not_work_is_said_before_it_listens(
+    items: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    """A server that starts and then refuses everybody is found out by customers."""
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"{KEY}\n", encoding="utf-8")
+    given = [str(keys) if one == "KEYS" else one for one in arguments]
+    default = ["--items", items, "--encoder", "none", *([] if "--ranker" in given else ["--ranker", "popularity"])]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    environment.pop("GENREC_KEYS", None)
+    done = subprocess.run(command(*default, *given), capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode in (2, 5), done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
