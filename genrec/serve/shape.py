@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StrictInt, StrictStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
 
 from genrec.catalog import Catalog
 from genrec.conversation import Limit, Wishes
@@ -10,7 +20,7 @@ from genrec.rows import is_text
 from genrec.types import ItemId, RecommendationList, Role, UserId
 
 _MOST_ITEMS, _MOST_K, _MOST_EVENTS, _MOST_SECONDS = 10_000, 1_000, 1_000, 60.0
-_LONG = 2**63
+_LONG, _EXACT = 2**63, 2**53
 _LONGEST_ID = 200
 
 
@@ -21,8 +31,14 @@ def _written(text: str) -> str:
     return text
 
 
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 5.0 is as whole as 5, as JSON Schema has it."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
+
+
 def _read_id(value: object) -> ItemId:
     """One function for texts and numbers: a union tells of what it tried, not of what is wrong."""
+    value = _whole(value)
     if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID:
         return _written(value)
     if isinstance(value, int) and not isinstance(value, bool) and -_LONG <= value < _LONG:
@@ -45,6 +61,7 @@ _ID_SCHEMA = {
         {"type": "integer", "format": "int64"},
     ]
 }
+_Whole = BeforeValidator(_whole)
 Id = Annotated[ItemId, PlainValidator(_read_id), WithJsonSchema(_ID_SCHEMA)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Ids = Annotated[list[Id], Field(max_length=_MOST_ITEMS)]
@@ -79,7 +96,7 @@ class Failure(BaseModel):
 class Ask(Body):
     """How many items, and which may be among them; see `Recommender.recommend`."""
 
-    k: Annotated[StrictInt, Field(ge=1, le=_MOST_K, description="List length.")] = 10
+    k: Annotated[StrictInt, Field(ge=1, le=_MOST_K, description="List length."), _Whole] = 10
     filter_seen: Annotated[bool, Field(strict=True, description="Leave out what is in the history.")] = True
     only: Ids | None = None
     exclude: Ids | None = None
@@ -279,7 +296,7 @@ class Extension(Body):
     user_id: Id | None = None
     history: Annotated[list[Id], Field(max_length=1000)] = []
     wishes: WishesBody | None = None
-    k: Annotated[StrictInt, Field(ge=1, le=50)] | None = None
+    k: Annotated[StrictInt, Field(ge=1, le=50), _Whole] | None = None
 
 
 class Piece(BaseModel):
@@ -319,7 +336,7 @@ class ChatBody(BaseModel):
     messages: Annotated[list[ChatMessage], Field(max_length=200)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
+    n: Annotated[Literal[1], _Whole] | None = None
     genrec: Extension | None = None
 
 
