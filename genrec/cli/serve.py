@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _KEYS = "GENREC_KEYS"
 _RANKERS = ("generative", "blend", "embedding", "popularity")
 _QUICK_WAITING, _SLOW_WAITING = 64, 16  # lists that may wait where a list takes milliseconds, and where seconds
+_FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
 _SERVER = "Server"
 
 Host = Annotated[str, typer.Option("--host", help="The address to listen at.", rich_help_panel=_SERVER)]
@@ -126,7 +127,7 @@ def serve(
             metrics=Metrics(),
         )
         try:
-            service.check()  # what is made at the first request is made now
+            service.check(_FIRST)  # what is made at the first request is made now
         except EngineError as error:
             terminal.say(f"note: {error}; lists come from further down the ladder meanwhile")
         whom = "whoever shows a key" if len(known) else "this machine alone, since no keys are configured"

@@ -97,8 +97,11 @@ class Service:
             self._advisors = (recommender, advisors)
             return advisors[k]
 
-    def check(self) -> None:
+    def check(self, patience: float = _PATIENCE) -> None:
         """See that the store answers and that the first step of the ladder ranks, by a list that it made lately or now.
+
+        Args:
+            patience: seconds that it may take.
 
         Raises:
             StoreError, EngineError: one does not.
@@ -108,7 +111,7 @@ class Service:
             return
         recommender = self.live.recommender
         somebody = History(words=recommender.catalog[0].title)
-        answer = recommender.recommend(somebody, 1, filter_seen=False, deadline=_PATIENCE)
+        answer = recommender.recommend(somebody, 1, filter_seen=False, deadline=patience)
         if answer.left_out:
             raise EngineError(f"{answer.left_out[0]} does not answer")
         self._worked = self.clock()
