@@ -111,6 +111,11 @@ class Catalog:
         """The titles [N], untrusted text."""
         return tuple(self._titles.to_pylist())
 
+    def titles_at(self, indices: IntArray) -> list[str]:
+        """The titles of some items, in their order, without making those of all."""
+        titles: list[str] = self._titles.take(pa.array(indices)).to_pylist()
+        return titles
+
     def column(self, name: str) -> pa.Array:
         """A column as an Arrow array [N]: item_id, title or an attribute; what is missing is null.
 

@@ -1,6 +1,8 @@
-"""Columns of the caller's ids."""
+"""Columns of the caller's ids.
 
-import bisect
+Letters: N ids in a column, Q ids asked about.
+"""
+
 import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -9,9 +11,14 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from genrec.errors import InputError
 from genrec.types import IntArray, ItemId
+
+_CHUNK = 65_536  # ids that exist twice at once, as values or as the parts of a hash
+_FEW = 8  # fewer than one in so many are looked up by their hashes; for more a table of all is cheaper
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits as if drawn by chance
 
 
 class Ids(Sequence[ItemId]):
@@ -40,8 +47,8 @@ class Ids(Sequence[ItemId]):
         return value
 
     def __iter__(self) -> Iterator[ItemId]:
-        for start in range(0, len(self), 65536):
-            yield from self._values.slice(start, 65536).to_pylist()
+        for start in range(0, len(self), _CHUNK):
+            yield from self._values.slice(start, _CHUNK).to_pylist()
 
     def __contains__(self, item_id: object) -> bool:
         return self.position(item_id) >= 0
@@ -54,14 +61,14 @@ class Ids(Sequence[ItemId]):
         """The caller's values as an Arrow array, large_string or int64."""
         return self._values
 
+    def take(self, places: IntArray) -> list[ItemId]:
+        """The ids at some places, in their order."""
+        taken: list[ItemId] = self._values.take(pa.array(places)).to_pylist()
+        return taken
+
     def position(self, item_id: object) -> int:
-        """Where an id stands, or -1; a comparison per halving, no hash table."""
-        key = _key(item_id)
-        if key is None:
-            return -1
-        at = bisect.bisect_left(range(len(self)), key, key=lambda rank: self.keys[int(self._order[rank])].as_py())
-        row = int(self._order[at]) if at < len(self) else -1
-        return row if row >= 0 and self.keys[row].as_py() == key else -1
+        """Where an id stands, or -1."""
+        return int(self.positions([item_id])[0])
 
     def positions(self, ids: "Iterable[object] | Ids") -> IntArray:
         """Where each of n ids stands: int64 [n], -1 for what is not here; order and repeats are kept."""
@@ -71,20 +78,66 @@ class Ids(Sequence[ItemId]):
             keys = ids.keys
         else:
             wanted = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
-            texts = [_key(one) for one in wanted]
-            if len(texts) < max(64, len(self) // 200):  # cheaper than hashing every key of the table
-                return np.array([self.position(text) for text in texts], dtype=np.int64)
-            keys = pa.array(texts, pa.large_string())
+            keys = pa.array([key_of(one) for one in wanted], pa.large_string())
+            if len(keys) * _FEW < max(len(self), _CHUNK):
+                return self._find(keys)
         found = pc.index_in(keys, value_set=self.keys, skip_nulls=True)
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
+    def _find(self, keys: pa.Array) -> IntArray:
+        """Where each of Q texts stands, or -1: those whose hashes are equal are compared, the first that is equal wins.
+
+        A sorted array of hashes takes 16 bytes an id and no Python object, and is asked about all Q at once.
+        """
+        hashes, rows = self._hashed
+        wanted = _hashes(keys)
+        at = np.searchsorted(hashes, wanted)
+        found = np.full(len(keys), -1, dtype=np.int64)
+        left = np.arange(len(keys))
+        while True:
+            left = left[at[left] < len(hashes)]
+            left = left[hashes[at[left]] == wanted[left]]
+            if not left.size:
+                return found
+            here = rows[at[left]]
+            equal = pc.equal(self.keys.take(pa.array(here)), keys.take(pa.array(left))).fill_null(False)
+            same = np.asarray(equal.to_numpy(zero_copy_only=False), dtype=np.bool_)
+            found[left[same]] = here[same]
+            left = left[~same]
+            at[left] += 1
+
     @cached_property
-    def _order(self) -> IntArray:
-        # Arrow sorts by UTF-8 bytes and Python compares code points; the two orders are the same.
-        return np.asarray(pc.sort_indices(self.keys).to_numpy(), dtype=np.int64)
+    def _hashed(self) -> tuple[NDArray[np.uint64], IntArray]:
+        """The hashes in order, and where the id of each stands; equal ones in the order of the column."""
+        hashes = _hashes(self.keys)
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
 
 
-def _key(item_id: object) -> str | None:
+def _hashes(keys: pa.Array) -> NDArray[np.uint64]:
+    """A number for each of N texts, uint64 [N]: its bytes are the digits of a polynomial, modulo 2 to the power 64."""
+    found = [_hash_chunk(keys.slice(start, _CHUNK)) for start in range(0, len(keys), _CHUNK)]
+    return np.concatenate([np.empty(0, dtype=np.uint64), *found])
+
+
+def _hash_chunk(keys: pa.Array) -> NDArray[np.uint64]:
+    _, bounds, data = keys.buffers()
+    offsets = np.frombuffer(bounds, dtype=np.int64)[keys.offset : keys.offset + len(keys) + 1]
+    sizes = np.diff(offsets)
+    if not sizes.any():  # there may be no buffer of bytes
+        return np.zeros(len(keys), dtype=np.uint64)
+    digits = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
+    powers = np.multiply.accumulate(np.full(int(sizes.max()), _MULTIPLIER))
+    ends = offsets - offsets[0]
+    places = np.arange(len(digits)) - np.repeat(ends[:-1], sizes)
+    sums = np.zeros(len(digits) + 1, dtype=np.uint64)
+    np.cumsum(digits * powers[places], out=sums[1:])
+    hashes: NDArray[np.uint64] = sums[ends[1:]] - sums[ends[:-1]]
+    return hashes
+
+
+def key_of(item_id: object) -> str | None:
+    """The text that an id is found by, the same for 85123 and "85123"; None for what can be no id."""
     if isinstance(item_id, bool | np.bool_):
         return None
     if isinstance(item_id, numbers.Integral):

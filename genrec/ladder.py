@@ -129,15 +129,13 @@ class Task:
         """The answer."""
         items: list[Recommendation] = []
         for part in self.parts:
-            for place, (index, score) in enumerate(zip(part.items, part.scores, strict=True)):
-                item = catalog[int(index)]
+            ids, titles = catalog.item_ids.take(part.items), catalog.titles_at(part.items)
+            for place, (item_id, title, score) in enumerate(zip(ids, titles, part.scores, strict=True)):
                 drivers, reason = part.reasons[place] if part.reasons else ((), None)
                 source, rank = part.ranker.source, len(items) + 1
                 if part.evidence:
                     source = f"{source}: {part.evidence[place]}"
-                items.append(
-                    Recommendation(self.user_id, item.item_id, rank, float(score), source, item.title, reason, drivers)
-                )
+                items.append(Recommendation(self.user_id, item_id, rank, float(score), source, title, reason, drivers))
         proven = self.proven or not self.wanted  # nothing is allowed, and nothing is all of it
         said = (*notices, *self.notices)
         return RecommendationList(tuple(items), proven, self.compared, said, seconds, self.tokens, tuple(self.left_out))

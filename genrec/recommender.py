@@ -161,7 +161,7 @@ class Recommender:
         found: list[InputError | None] = []
         for person in people:
             try:
-                self._task(person, limits)
+                self._task(self._meet([person], on_unknown)[0], limits)
                 found.append(None)
             except InputError as error:
                 found.append(error)
@@ -173,7 +173,7 @@ class Recommender:
         Raises:
             UnknownUserError, UnknownItemError: as for `recommend`.
         """
-        return self._task(person, self._no_limits(on_unknown)).request.history
+        return self._task(self._meet([person], on_unknown)[0], self._no_limits(on_unknown)).request.history
 
     def _no_limits(self, on_unknown: OnUnknown) -> "_Limits":
         return self._limits(1, False, None, None, None, None, None, on_unknown, self._clock())
@@ -260,7 +260,8 @@ class Recommender:
         answers: list[RecommendationList] = []
         for first in range(0, len(people), _CHUNK):
             start = self._clock()
-            tasks = [self._task(person, limits) for person in people[first : first + _CHUNK]]
+            some = people[first : first + _CHUNK]
+            tasks = [self._task(met, limits) for met in self._meet(some, limits.on_unknown)]
             self._ladder.serve(tasks, limits.k, limits.deadline)
             if explain:
                 for task in tasks:
@@ -269,10 +270,9 @@ class Recommender:
             answers += [task.finish(self.catalog, self._notices, seconds) for task in tasks]
         return answers
 
-    def _task(self, person: Person, limits: "_Limits") -> Task:
+    def _task(self, met: "_Met", limits: "_Limits") -> Task:
         """What one person asks, in item indices."""
         notices: list[str] = []
-        met = self._met(person, limits.on_unknown)
         if limits.on_unknown == "raise" and (met.items < 0).any():
             unknown = met.ids[int(met.places[np.argmin(met.items)])]
             raise UnknownItemError(
@@ -299,14 +299,24 @@ class Recommender:
         request = RankRequest(items, met.words, allowed, limits.boost)
         return Task(met.user_id, request, min(limits.k, count), notices)
 
-    def _met(self, person: Person, on_unknown: str) -> "_Met":
-        """What is known of a person."""
-        if isinstance(person, History):
-            ids = person.item_ids
-            if not isinstance(ids, tuple | list) or not isinstance(person.words, str):
+    def _meet(self, people: Sequence[Person], on_unknown: str) -> "list[_Met]":
+        """What is known of each person; the histories that they bring are looked up together."""
+        brought = [person for person in people if isinstance(person, History)]
+        for person in brought:
+            if not isinstance(person.item_ids, tuple | list) or not isinstance(person.words, str):
                 raise InputError(f"{person!r} is no History; item_ids is a tuple of item ids, words a text")
-            items = self.catalog.item_ids.positions(list(ids))
-            return _Met(person.user_id, person.words, items, ids, np.arange(len(ids)))
+        stops = np.cumsum([len(person.item_ids) for person in brought], dtype=np.int64)
+        items = self.catalog.item_ids.positions([item_id for person in brought for item_id in person.item_ids])
+        places = iter(np.split(items, stops[:-1]))
+        return [
+            _Met(person.user_id, person.words, next(places), person.item_ids, np.arange(len(person.item_ids)))
+            if isinstance(person, History)
+            else self._known(person, on_unknown)
+            for person in people
+        ]
+
+    def _known(self, person: UserId, on_unknown: str) -> "_Met":
+        """What the interactions say of a person."""
         if not isinstance(person, str | int | np.integer) or isinstance(person, bool):
             raise InputError(f"{person!r} is no person; pass user ids or History values")
         try:

@@ -31,3 +31,23 @@ def test_whole_number_ids_are_found_by_text_and_by_number() -> None:
     assert list(ids[:2]) == [85123, -1]
     with pytest.raises(InputError, match="expected several ids"):
         ids.positions("85123")
+
+
+def test_ids_whose_hashes_are_equal_are_told_apart() -> None:
+    """Ids come from outside: two that were made to share a hash must not be taken for each other, nor for a third."""
+    word = "a"
+    for _ in range(11):  # of these words and their opposites every polynomial hash modulo 2**64 is equal
+        word += word.translate(str.maketrans("ab", "ba"))
+    other = word.translate(str.maketrans("ab", "ba"))
+    ids = Ids(pa.array(["x", other, "y", word], pa.large_string()))
+    assert ids.positions([word, other, word, "x"]).tolist() == [3, 1, 3, 0]
+    assert Ids(pa.array([word], pa.large_string())).position(other) == -1
+
+
+def test_a_piece_of_a_column_finds_its_own_places() -> None:
+    """Arrow cuts columns without copying them: places would count from the column's beginning."""
+    column = pa.array([f"item {number}" for number in range(200_000)], pa.large_string())
+    ids = Ids(column.slice(1000, 150_000))
+    asked = ["item 1000", "item 150999", "item 999", "item 151000", "item 99999"]
+    assert ids.positions(asked).tolist() == [0, 149_999, -1, -1, 98_999]
+    assert ids.take(np.array([2, 0])) == ["item 1002", "item 1000"]

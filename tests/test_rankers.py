@@ -22,6 +22,7 @@ from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, TokenizerMismatchError
 from genrec.identifiers import TitleIdentifiers
 from genrec.index import CatalogIndex
+from genrec.kernel import compiled, plain
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest, top_k
 from genrec.rankers.blend import BlendRanker, fit_weights
 from genrec.rankers.cooccurrence import CooccurrenceRanker, count_vectors
@@ -175,6 +176,17 @@ class TestEmbeddingRanker(_Dense):
                 EmbeddingRanker(vectors.astype(np.float32))
         with pytest.raises(InputError, match="decay is 0"):
             EmbeddingRanker(np.ones((1, 1), dtype=np.float32), decay=0)
+
+    @pytest.mark.parametrize("people", [1, 3, 4, 7, 16, 17])
+    def test_plain_and_compiled_loops_multiply_alike(self, people: int) -> None:
+        """Scores must not depend on what is installed, nor on how many people are asked about at once."""
+        random = np.random.default_rng(people)
+        vectors = random.standard_normal((2500, 19), dtype=np.float32)
+        asked = random.standard_normal((people, 19), dtype=np.float32)
+        for loops in (plain, compiled):
+            found = np.full((people, 2500), np.nan, dtype=np.float32)
+            loops.multiply(vectors, asked, found)
+            np.testing.assert_allclose(found, asked @ vectors.T, atol=1e-5)
 
 
 class TestBlendRanker(_Dense):

@@ -1,6 +1,7 @@
-"""The loops of the trie in numpy alone; the arrays are those of `genrec.trie.TokenTrie`.
+"""The loops of the trie and of item vectors in numpy alone; the trie's arrays are those of `genrec.trie.TokenTrie`.
 
-Letters: N rows, R nodes, C children. A node is the range of rows `low <= row < high` that share its path.
+Letters: N rows, R nodes, C children, U people, D dimensions. A node is the range of rows `low <= row < high` that share
+its path.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from genrec.types import BoolArray, IntArray
 
 BLOCK = 64  # rows between two that `starts` knows
+_ROWS = 1024  # vectors multiplied at once; what comes of them is turned around while it is in the processor's cache
 
 Numbers = NDArray[Any]
 
@@ -184,6 +186,14 @@ def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray
     sizes = np.maximum(stops - starts, 0)
     begins = np.cumsum(sizes) - sizes
     return np.arange(int(sizes.sum())) + np.repeat(starts - begins, sizes), begins
+
+
+def multiply(vectors: Numbers, people: Numbers, products: Numbers) -> None:
+    """Write into float32 [U, N] the inner product of each of U people [U, D] and N vectors [N, D]."""
+    # The many vectors stand on the left, as they lie: the other way round BLAS would copy all of them for each call.
+    columns = np.ascontiguousarray(people.T)
+    for start in range(0, len(vectors), _ROWS):
+        products[:, start : start + _ROWS] = (vectors[start : start + _ROWS] @ columns).T
 
 
 def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: IntArray) -> IntArray:

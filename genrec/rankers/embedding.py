@@ -7,9 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.errors import InputError
+from genrec.kernel import plain
+from genrec.kernel.choice import choose_loops
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.template import one_line
 from genrec.types import BoolArray
+
+_FEW = 16  # people
 
 
 class Encoder(Protocol):
@@ -68,7 +72,10 @@ class EmbeddingRanker(DenseRanker):
             )
         lengths = np.linalg.norm(people, axis=1, keepdims=True).astype(np.float32)
         people /= np.where(lengths > 0, lengths, np.float32(1.0))
-        cosines: NDArray[np.float32] = people @ self.vectors.T
+        cosines = np.empty((len(people), len(self.vectors)), dtype=np.float32)
+        # For a few people compiled loops read the vectors faster than BLAS does; of more it makes more, and in threads.
+        loops = choose_loops() if len(people) <= _FEW else plain
+        loops.multiply(self.vectors, people, cosines)
         cosines[:, ~self._known] = -np.inf
         return cosines
 
