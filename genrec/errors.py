@@ -12,6 +12,7 @@ Each message names the thing, the value, the place and the remedy. `exit_code` i
     ├── MismatchError            4  two parts that were not made for each other
     │   └── TokenizerMismatchError  an index built for another tokenizer
     └── EngineError              5  the model or what runs it
+        ├── FullError               more requests wait than may
         ├── ModelMissingError       weights or packages that are not installed
         └── DeadlineExceededError   the time a request was given has passed
 """
@@ -64,6 +65,10 @@ class EngineError(GenrecError):
     """The model, or what runs it, could not answer."""
 
     exit_code = 5
+
+
+class FullError(EngineError):
+    """As many requests wait for an answer as may."""
 
 
 class ModelMissingError(EngineError):

@@ -1,0 +1,136 @@
+"""A queue in front of what answers many requests at once: those that came meanwhile are answered together.
+
+Letters: U requests.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from genrec.errors import EngineError, FullError, check_count
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting(Generic[Request, Answer]):
+    request: Request
+    key: Hashable
+    future: "Future[Answer]" = field(default_factory=Future)
+
+
+class Lane(Generic[Request, Answer]):
+    """Hands requests of many threads to a function that answers U of them in less time than one after the other.
+
+    The oldest request goes first, and with it, in the order they came, those of its key. Nobody waits for others to
+    come: a batch is what came while the last one was answered. A context manager, which closes it.
+
+    Args:
+        answer: called with a key and U requests of it, in threads of the lane's own; gives U answers in their order.
+            Where it raises, each request is tried alone, so that one spoils no other.
+        most: requests that may wait; those being answered do not count.
+        together: U at most.
+        threads: batches answered at once.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Hashable, Sequence[Request]], Sequence[Answer]],
+        *,
+        most: int = 256,
+        together: int = 32,
+        threads: int = 1,
+    ) -> None:
+        for name, value in (("most", most), ("together", together), ("threads", threads)):
+            check_count(name, value)
+        self._answer, self._most, self._together = answer, most, together
+        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> "Lane[Request, Answer]":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """How many wait."""
+        with self._changed:
+            return len(self._queue)
+
+    def put(self, request: Request, key: Hashable = None) -> "Future[Answer]":
+        """Hand in a request; the future, once cancelled, is not computed, unless it is already.
+
+        Args:
+            request: what is asked.
+            key: only requests of equal keys are answered together.
+
+        Raises:
+            FullError: as many wait as may.
+            EngineError: the lane is closed.
+        """
+        waiting = _Waiting[Request, Answer](request, key)
+        with self._changed:
+            if self._closed:
+                raise EngineError("the lane is closed; ask one that is open")
+            if len(self._queue) >= self._most:
+                self._queue = deque(one for one in self._queue if not one.future.cancelled())
+            if len(self._queue) >= self._most:
+                raise FullError(f"{self._most:,} requests wait already; try again later")
+            self._queue.append(waiting)
+            self._changed.notify()
+        return waiting.future
+
+    def close(self) -> None:
+        """Refuse what waits and what comes, and return when what is being answered is done; may be called again."""
+        with self._changed:
+            self._closed = True
+            left, self._queue = self._queue, deque()
+            self._changed.notify_all()
+        for one in left:
+            if one.future.set_running_or_notify_cancel():
+                one.future.set_exception(EngineError("the lane was closed before the request was answered; ask again"))
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while batch := self._take():
+            running = [one for one in batch if one.future.set_running_or_notify_cancel()]
+            if running:
+                self._serve(running)
+
+    def _take(self) -> list[_Waiting[Request, Answer]]:
+        """The next batch, once there is one; nothing once the lane is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            batch: list[_Waiting[Request, Answer]] = []
+            others: deque[_Waiting[Request, Answer]] = deque()
+            for one in self._queue:
+                fits = one.key == self._queue[0].key and len(batch) < self._together
+                (batch if fits else others).append(one)
+            self._queue = others
+            if others:
+                self._changed.notify()
+            return batch
+
+    def _serve(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
+        try:
+            answers = self._answer(batch[0].key, [one.request for one in batch])
+            pairs = list(zip(batch, answers, strict=True))
+        except Exception as error:  # noqa: BLE001  (raised again in the thread that asks)
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+            else:
+                for one in batch:
+                    self._serve([one])
+        else:
+            for one, answer in pairs:
+                one.future.set_result(answer)
