@@ -56,7 +56,7 @@ class Ids(Sequence[ItemId]):
 
     def position(self, item_id: object) -> int:
         """Where an id stands, or -1; a comparison per halving, no hash table."""
-        key = _key(item_id)
+        key = key_of(item_id)
         if key is None:
             return -1
         at = bisect.bisect_left(range(len(self)), key, key=lambda rank: self.keys[int(self._order[rank])].as_py())
@@ -71,7 +71,7 @@ class Ids(Sequence[ItemId]):
             keys = ids.keys
         else:
             wanted = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
-            texts = [_key(one) for one in wanted]
+            texts = [key_of(one) for one in wanted]
             if len(texts) < max(64, len(self) // 200):  # cheaper than hashing every key of the table
                 return np.array([self.position(text) for text in texts], dtype=np.int64)
             keys = pa.array(texts, pa.large_string())
@@ -84,7 +84,8 @@ class Ids(Sequence[ItemId]):
         return np.asarray(pc.sort_indices(self.keys).to_numpy(), dtype=np.int64)
 
 
-def _key(item_id: object) -> str | None:
+def key_of(item_id: object) -> str | None:
+    """The text that an id is found by, the same for 85123 and "85123"; None for what can be no id."""
     if isinstance(item_id, bool | np.bool_):
         return None
     if isinstance(item_id, numbers.Integral):
