@@ -58,29 +58,18 @@ class Database:
                 is none, or cannot be written.
         """
         parsed = _parsed(url)
-        is_sqlite = parsed.drivername == "sqlite"
-        options = dict(parsed.query) if not is_sqlite else {}
-        secrets = tuple(str(value) for name, value in options.items() if "pass" in name)
-        secrets += (str(parsed.password),) if parsed.password else ()
-        file = Path(os.path.abspath(parsed.database or "")) if is_sqlite else None
+        file = Path(os.path.abspath(parsed.database or "")) if parsed.drivername == "sqlite" else None
         named = sa.URL.create("postgresql", host=parsed.host, port=parsed.port, database=parsed.database)
         place = str(file) if file else named.render_as_string()
-        arguments = {"connect_timeout": _CONNECT, "client_encoding": "utf8"}
+        secrets = [parsed.password, *(value for name, value in parsed.query.items() if "pass" in name)]
         try:
-            engine = sa.create_engine(
-                parsed.set(database=str(file)) if file else parsed,
-                connect_args={"timeout": _PATIENCE} if is_sqlite else {**arguments, **options},
-                hide_parameters=True,
-                max_overflow=_POOL - 5,
-                pool_timeout=_PATIENCE,
-                poolclass=sa.QueuePool,
-            )
+            engine = _engine_of(parsed, file)
         except ImportError:
-            remedy = "use a Python that has it" if is_sqlite else "run: pip install 'genrec[postgres]'"
+            remedy = "use a Python that has it" if file else "run: pip install 'genrec[postgres]'"
             raise StoreError(
-                f"{place} needs the driver {'sqlite3' if is_sqlite else 'psycopg'}, which is not installed; {remedy}"
+                f"{place} needs the driver {'sqlite3' if file else 'psycopg'}, which is not installed; {remedy}"
             ) from None
-        database = cls(engine, place, file, secrets)
+        database = cls(engine, place, file, tuple(str(secret) for secret in secrets if secret))
         try:
             database._prepare()
         except BaseException:
@@ -231,6 +220,20 @@ def _remedy(reason: str, is_sqlite: bool) -> str:
     if "full" in reason:
         return "free some space"
     return "check that this user may write the file and its folder, or name another place"
+
+
+def _engine_of(url: sa.URL, file: Path | None) -> sa.Engine:
+    arguments: dict[str, Any] = {"timeout": _PATIENCE, "check_same_thread": False}  # the pool lends to one at a time
+    if file is None:
+        arguments = {"connect_timeout": _CONNECT, "client_encoding": "utf8", **url.query}
+    return sa.create_engine(
+        url if file is None else url.set(database=str(file)),
+        connect_args=arguments,
+        hide_parameters=True,
+        poolclass=sa.QueuePool,
+        max_overflow=_POOL - 5,
+        pool_timeout=_PATIENCE,
+    )
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
