@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: demo test test-vllm vllm-cpu lint format clean help
+.PHONY: demo test test-vllm vllm-cpu system lint format clean help
 .DEFAULT_GOAL := help
 
 demo: $(VENV)/.demo-stamp ## install what the demo needs (once) and run it
@@ -42,6 +42,14 @@ format: $(VENV)/.test-stamp ## mend what lint can mend by itself
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+system: ## install PostgreSQL and Chromium, which tests start, where they lack; as root on Debian
+	@set --; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || set -- "$$@" postgresql; \
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || set -- "$$@" chromium; \
+	test $$# -eq 0 && exit; \
+	echo "installing $$*" >&2; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@" >/dev/null
+
 clean: ## remove the virtual environment and every cache of the checkout; models in the user's cache stay
 	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -63,7 +71,7 @@ $(VENV)/.demo-stamp: pyproject.toml | $(VENV)/.venv-stamp
 
 $(VENV)/.test-stamp: pyproject.toml | $(VENV)/.venv-stamp
 	@echo "installing genrec, its tests and what they need into $(VENV), once" >&2
-	$(PIP) --editable '.[local,fast,eval,finetune,ray,dev]' '$(TORCH)'
+	$(PIP) --editable '.[local,fast,eval,finetune,ray,serve,postgres,dev]' '$(TORCH)'
 	@touch $@ $(VENV)/.demo-stamp
 
 $(VLLM_VENV)/.vllm-$(VLLM)-stamp: pyproject.toml .ci/vllm_requirements.py

@@ -11,10 +11,11 @@ Each message names the thing, the value, the place and the remedy. `exit_code` i
     ├── ArtifactError            2  a saved file that is missing, cut short or altered
     ├── MismatchError            4  two parts that were not made for each other
     │   └── TokenizerMismatchError  an index built for another tokenizer
-    └── EngineError              5  the model or what runs it
-        ├── FullError               more requests wait than may
-        ├── ModelMissingError       weights or packages that are not installed
-        └── DeadlineExceededError   the time a request was given has passed
+    ├── EngineError              5  the model or what runs it
+    │   ├── FullError               more requests wait than may
+    │   ├── ModelMissingError       weights or packages that are not installed
+    │   └── DeadlineExceededError   the time a request was given has passed
+    └── StoreError               5  the database of events, or what reaches it
 """
 
 from numbers import Integral
@@ -77,6 +78,12 @@ class ModelMissingError(EngineError):
 
 class DeadlineExceededError(EngineError):
     """The time a request was given has passed."""
+
+
+class StoreError(GenrecError):
+    """The database of events cannot be opened, reached or used; a password in its URL is never in the message."""
+
+    exit_code = 5
 
 
 def check_count(name: str, value: object, least: int = 1) -> None:

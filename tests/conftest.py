@@ -1,9 +1,11 @@
 """Real models for every test that wants one; the first run fetches them."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import postgres
 import pytest
 from hypothesis import settings
 
@@ -19,8 +21,13 @@ settings.register_profile("genrec", deadline=None)
 settings.load_profile("genrec")
 
 
-# The environment that has vLLM has no trainer, and asks for none of its tests.
-collect_ignore = [] if find_spec("peft") and find_spec("datasets") else ["test_finetune.py"]
+# The environment that has vLLM has no trainer and no server, and asks for none of their tests.
+NEEDS = {
+    "test_database.py": ("sqlalchemy",),
+    "test_finetune.py": ("peft", "datasets"),
+    "test_store.py": ("sqlalchemy",),
+}
+collect_ignore = [name for name, packages in NEEDS.items() if not all(map(find_spec, packages))]
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +72,16 @@ def smollm2_float32(smollm2: Path) -> Backend:
     from genrec.backends.transformers import TransformersBackend
 
     return TransformersBackend(smollm2, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Cluster]:
+    """A PostgreSQL server of the tests' own."""
+    with postgres.cluster() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: postgres.Cluster) -> str:
+    """An empty place in a database of PostgreSQL."""
+    return postgres_server.new_schema()

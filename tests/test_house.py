@@ -21,7 +21,7 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "artifact deadline ids leases kernel.compiled kernel.plain subset template tokenizer",
+    "artifact database deadline ids leases record kernel.compiled kernel.plain subset template tokenizer",
     "kernel.choice",
     "trie",
     "constraint guide tensor_trie",
@@ -29,7 +29,7 @@ LAYERS = [
     "package_index provenance table",
     "bundle dataset filter rows",
     "catalog",
-    "interactions",
+    "interactions store",
     # seams
     "json_constraint",
     "identifiers backends.base rankers.base",
@@ -68,6 +68,7 @@ EDGE = {
     "batch": "the clock is an argument; its default is the process's own",
     "recommender": "the clock is an argument; its default is the process's own",
     "assembly": "default_cache is what the edge calls",
+    "store": "the clock is an argument; its default is the process's own",
     "package_index": "pip runs in the caller's environment",
     "backends.vllm_plugin": "vLLM makes the processor and passes it nothing of ours",
     "backends.vllm_dialect": "vLLM's processes take settings from the environment, which is put back",

@@ -1,0 +1,131 @@
+"""A PostgreSQL of the tests' own: made in a temporary folder, started on a free port of this machine, and removed."""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+USER, PASSWORD = "genrec", "not/a:pass@word"
+
+
+class Cluster:
+    """A server that can be stopped and started again."""
+
+    def __init__(self, programs: Path, folder: Path, port: int, account: dict[str, Any]) -> None:
+        self.port = port
+        self._account = account
+        options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c deadlock_timeout=50ms"
+        self._command = [str(programs / "postgres"), "-D", str(folder / "data"), *options.split()]
+        self._log = folder / "log"
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._server = subprocess.Popen(self._command, stdout=log, stderr=log, **self._account)
+        for _ in range(600):
+            try:
+                self._ask("postgres", "SELECT 1")
+                return
+            except OSError:
+                assert self._server.poll() is None, self._log.read_text()
+                time.sleep(0.1)
+        raise AssertionError(self._log.read_text())
+
+    def stop(self) -> None:
+        """At once, as a power cut would."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGQUIT)
+            self._server.wait()
+            self._server = None
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"
+
+    def new_schema(self) -> str:
+        """The URL of a corner of one database, in which nothing is yet; sooner made than a database."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._ask("postgres", f"CREATE SCHEMA {name}")
+        return f"{self.url('postgres')}?options=-csearch_path%3D{name}"
+
+    def new_database(self, encoding: str = "UTF8") -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        self._ask("postgres", f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+        return self.url(name)
+
+    def _ask(self, database: str, statement: str) -> None:
+        import psycopg
+
+        try:
+            with psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection:
+                connection.execute(statement.encode())
+        except psycopg.OperationalError as error:
+            raise OSError(str(error)) from error
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """Where no PostgreSQL is installed the tests that need one are skipped; under CI they fail."""
+    programs = find_programs()
+    if programs is None:
+        message = "no PostgreSQL is installed; on Debian: apt-get install postgresql"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    account = other_account()
+    folder = Path(tempfile.mkdtemp(prefix="genrec-postgres-"))
+    try:
+        (folder / "password").write_text(PASSWORD, encoding="utf-8")
+        if account:
+            for path in (folder, folder / "password"):
+                shutil.chown(path, account["user"], account["group"])
+        options = f"-U {USER} --encoding=UTF8 --locale=C --no-sync --auth=scram-sha-256".split()
+        command = [programs / "initdb", "-D", folder / "data", f"--pwfile={folder / 'password'}", *options]
+        subprocess.run(command, check=True, capture_output=True, **account)
+        server = Cluster(programs, folder, free_port(), account)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_programs() -> Path | None:
+    """The folder of initdb and postgres: that on PATH, or the newest of Debian's."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max((path.parent for path in versions), key=lambda path: float(path.parent.name), default=None)
+
+
+def other_account() -> dict[str, Any]:
+    """As whom PostgreSQL runs: it refuses to be root."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/"}
+    raise AssertionError("root has nobody to run PostgreSQL as; add a user postgres")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
