@@ -48,7 +48,8 @@ LAYERS = [
     "codes counting examples explain metrics",
     "ladder",
     "recommender",
-    "evaluation",
+    "evaluation lane parts",
+    "live",
     "assembly batch batch_row chat_request conversation",
     "batch_lists batch_texts",
     # edge

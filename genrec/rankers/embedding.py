@@ -11,7 +11,7 @@ from genrec.kernel import plain
 from genrec.kernel.choice import choose_loops
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.template import one_line
-from genrec.types import BoolArray
+from genrec.types import BoolArray, IntArray
 
 _FEW = 16  # people
 
@@ -57,6 +57,20 @@ class EmbeddingRanker(DenseRanker):
         self.vectors, self._encoder = vectors, encoder
         self._decay, self._words_weight = decay, words_weight
         self._known: BoolArray = (vectors != 0).any(axis=1)
+
+    def over(self, places: IntArray, texts: Sequence[str]) -> "EmbeddingRanker":
+        """The same over another numbering of the items; only new ones are encoded.
+
+        Args:
+            places: int64 [N], the new number of each item, distinct, -1 for one that is gone.
+            texts: of the items that get the other numbers, in their order; without an encoder nothing is known of them.
+        """
+        kept = np.flatnonzero(places >= 0)
+        before = np.full(len(kept) + len(texts), -1, dtype=np.int64)
+        before[places[kept]] = kept
+        fresh, vectors = np.flatnonzero(before < 0), self.vectors[before]
+        vectors[fresh] = self._encoder.encode(texts) if len(texts) and self._encoder is not None else 0
+        return EmbeddingRanker(vectors, encoder=self._encoder, decay=self._decay, words_weight=self._words_weight)
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there is a known item or a word to start from."""
