@@ -48,7 +48,7 @@ LAYERS = [
     "codes conversation counting examples explain metrics",
     "clause critique ladder",
     "recommender reply",
-    "advisor evaluation",
+    "advisor evaluation parts",
     "assembly batch batch_row chat_request live",
     "batch_lists batch_texts",
     # edge
