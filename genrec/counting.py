@@ -78,7 +78,8 @@ def _worth_of_words(
     """How much words count beside all else, which counts 1: of people who say something of what they then take.
 
     Every second one of them takes what somebody else took: who asks, asks for what they do not always take as well, and
-    where habits tell everything, those alone who keep to them would never need a word.
+    where habits tell everything, those alone who keep to them would never need a word. Of most histories only the
+    newest items are known: the fewer there are, the louder each of them speaks, and words must be heard beside all.
 
     Args:
         catalog: names what was taken.
@@ -96,7 +97,8 @@ def _worth_of_words(
         said = _SAID.findall(catalog[item].title)
         if said:
             places = random.choice(len(said), min(len(said), int(random.integers(1, 3))), replace=False)
-            spoken.append(replace(request, words=" ".join(said[place] for place in sorted(places))))
+            newest = request.history[-int(len(request.history) ** random.random()) :]
+            spoken.append(replace(request, history=newest, words=" ".join(said[own] for own in sorted(places))))
             chosen.append(item)
     start = np.array([1.0, _START[_WORDS]])
     rest, own = fit_weights([silent, words], spoken, np.array(chosen, dtype=np.int64), start=start, seed=_SEED)

@@ -30,8 +30,8 @@ class Encoder(Protocol):
 class EmbeddingRanker(DenseRanker):
     """Scores an item by the cosine of its vector and the person's.
 
-    The person's vector is `history_weight` times the mean of their items' vectors, each weighted by `decay` to the power
-    of its distance from the newest, plus `words_weight` times the vector of their words.
+    The person's vector is `history_weight` times the mean of their items' vectors, each weighted by `decay` to the
+    power of its distance from the newest, plus `words_weight` times the vector of their words.
 
     Args:
         vectors: float32 [N, D], one a item, each of length 1, or 0 for an item of which nothing is known; kept as
