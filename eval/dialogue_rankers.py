@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.dialogue import Dialogues, Turn, folds, log_of
+from eval.progress import tell_progress
 from genrec import (
     BlendRanker,
     Catalog,
@@ -72,9 +73,11 @@ def kept_vectors(cache: Path) -> Embed:
     """The bundled sentence encoder; what it made is kept under the cache, as the vectors of a catalog are."""
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        found = embed_titles(
-            Catalog.from_items([Item(place, text) for place, text in enumerate(texts)]), Settings(), cache
+        catalog, tell = (
+            Catalog.from_items(Item(place, text) for place, text in enumerate(texts)),
+            tell_progress("texts"),
         )
+        found = embed_titles(catalog, Settings(), cache, on_progress=lambda _, done, total: tell(done, total))
         if found is None:
             raise InputError("the settings name no sentence encoder; name one")
         return found.vectors
