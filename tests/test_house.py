@@ -47,7 +47,7 @@ LAYERS = [
     # use
     "codes conversation counting examples explain metrics",
     "clause critique ladder",
-    "recommender reply",
+    "recommender reply wish_reader",
     "advisor evaluation parts",
     "assembly batch batch_row chat_request live",
     "batch_lists batch_texts",
