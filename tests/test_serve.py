@@ -79,7 +79,7 @@ def test_an_event_changes_the_very_next_list_and_nothing_is_left_of_who_is_forgo
     client.delete("/v1/users/cyd")
     assert client.get("/v1/users/cyd/history").json()["items"] == []  # the file still has them
     unknown = client.post("/v1/events", json={"events": [event, {**event, "item_id": "no such item"}]})
-    assert (unknown.status_code, fault(unknown)["code"]) == (400, "invalid_request")
+    assert (unknown.status_code, fault(unknown)["code"]) == (400, "invalid_value")
     assert client.get("/v1/users/eve/history").json()["items"] == []  # all or nothing
 
 

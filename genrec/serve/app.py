@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import numpy as np
 from fastapi import FastAPI, Path, Query, Request
@@ -14,10 +15,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from genrec.errors import GenrecError, UnknownItemError
-from genrec.serve.door import App, Door, Room
+from genrec.serve.door import OPEN, App, Door, Room
 from genrec.serve.failure import RefusedError
 from genrec.serve.key import Keys
 from genrec.serve.service import Service
@@ -47,9 +50,30 @@ _PAGE = resources.files("genrec.serve") / "page"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _PLAIN = (GenrecError, RefusedError)
 _MOST_LISTED = 1000
+_REPLIES: dict[str, Any] = {
+    "description": "A chat completion; where `stream` is true, its chunks as server-sent events.",
+    "content": {
+        "application/json": {"schema": {"type": "object"}},
+        "text/event-stream": {"schema": {"type": "string"}},
+    },
+}
 _LOGGER = logging.getLogger(__name__)
 
-PathId = Annotated[Name, Path()]
+
+def _decoded(text: str) -> str:
+    """An id of an address: it may hold whatever is percent-encoded there, a slash too."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("Input should be percent-encoded UTF-8") from None
+
+
+# Where an answer is plain text, FastAPI would describe refusals as that, too.
+_REFUSAL = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}}
+_TOLD_PLAINLY: dict[int | str, dict[str, Any]] = {
+    status: {"description": "A refusal.", **_REFUSAL} for status in (400, 401, 403, 408, 413, 429, 500)
+}
+PathId = Annotated[Name, BeforeValidator(_decoded), Path()]
 
 
 def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -80,7 +104,7 @@ def create_app(
         talk.close()
         service.close()
 
-    app = FastAPI(title="genrec", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(title="genrec", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     _fail_well(app)
     _rank(app, service)
     _remember(app, service, now)
@@ -88,6 +112,7 @@ def create_app(
     _talk(app, talk)
     _watch(app, service)
     _show(app)
+    _describe(app, locked=len(keys) > 0)
     return Door(app, keys=keys, room=room or Room(), metrics=service.metrics, clock=service.clock)
 
 
@@ -118,13 +143,13 @@ def _remember(app: FastAPI, service: Service, now: Callable[[], float]) -> None:
         """Keep what people did: all of it or nothing. The next list knows of it."""
         return Kept(added=await run_in_threadpool(service.keep, body.events, now()))
 
-    @app.get("/v1/users/{user_id:path}/history", responses=_told(503))
+    @app.get("/v1/users/{user_id}/history", responses=_told(503))
     async def history(user_id: PathId) -> HistoryAnswer:
         """What somebody met, oldest first."""
         met = await run_in_threadpool(service.history_of, user_id)
         return HistoryAnswer(user_id=user_id, items=[Met(item_id=item.item_id, title=item.title) for item in met])
 
-    @app.delete("/v1/users/{user_id:path}", responses=_told(503))
+    @app.delete("/v1/users/{user_id}", responses=_told(503))
     async def forget(user_id: PathId) -> Forgotten:
         """Remove somebody from everywhere that they are kept; what the files know of them is not used again."""
         return Forgotten(user_id=user_id, removed=await run_in_threadpool(service.store.forget, user_id))
@@ -154,20 +179,20 @@ def _change(app: FastAPI, service: Service) -> None:
         await run_in_threadpool(service.put, found)
         return total()
 
-    @app.get("/v1/catalog/items/{item_id:path}", responses=_told(404))
+    @app.get("/v1/catalog/items/{item_id}", responses=_told(404))
     async def item(item_id: PathId) -> ItemAnswer:
         """One item."""
         with _missing():
             catalog = service.catalog
             return shown(catalog[catalog.index_of(item_id)])
 
-    @app.put("/v1/catalog/items/{item_id:path}", responses=_told(503))
+    @app.put("/v1/catalog/items/{item_id}", responses=_told(503))
     async def put_item(item_id: PathId, body: ItemBody) -> CatalogAnswer:
         """Add an item, or put it in the place of the one of this id."""
         await run_in_threadpool(service.put, [Item(item_id, body.title, body.attributes)])
         return total()
 
-    @app.delete("/v1/catalog/items/{item_id:path}", responses=_told(404, 503))
+    @app.delete("/v1/catalog/items/{item_id}", responses=_told(404, 503))
     async def withdraw(item_id: PathId) -> CatalogAnswer:
         """Withdraw an item: it is not recommended any more."""
         with _missing():
@@ -185,13 +210,13 @@ def _talk(app: FastAPI, talk: Talk) -> None:
         return {"object": "list", "data": [described()]}
 
     @app.get("/v1/models/{model}", responses=_told(404))
-    async def model(model: Annotated[Name, Path()]) -> dict[str, Any]:
+    async def model(model: PathId) -> dict[str, Any]:
         """The recommender."""
         if model != MODEL:
             raise RefusedError(404, f"there is no such model; there is {MODEL!r}", "model_not_found", param="model")
         return described()
 
-    @app.post("/v1/chat/completions", response_model=None, responses=_told(404, 503))
+    @app.post("/v1/chat/completions", response_model=None, responses=_told(404, 503) | {200: _REPLIES})
     async def complete(body: ChatBody) -> Response:
         """The next reply of a conversation, whole or streamed; the items that it names are in `genrec.items`."""
         if body.model not in (None, MODEL):
@@ -214,7 +239,7 @@ def _watch(app: FastAPI, service: Service) -> None:
         await run_in_threadpool(service.check)
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_told())
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_TOLD_PLAINLY)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(service.metrics.text, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -254,25 +279,47 @@ def _fail_well(app: FastAPI) -> None:
         )
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        return answered(RefusedError.plain(error.status_code, error.headers))
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of the first route of this address alone
+            headers["allow"] = ", ".join(sorted(_methods(app, request)))
+        return answered(RefusedError.plain(error.status_code, headers))
 
     async def failed(_: Request, error: Exception) -> Response:
         refusal = RefusedError.of(error)
-        if refusal.status >= 500:
+        if isinstance(error, _PLAIN) and refusal.status >= 500:  # of others the door tells the log
             _LOGGER.error("a request failed", exc_info=error)
         return answered(refusal)
 
-    for kind in _PLAIN:
+    for kind in (*_PLAIN, Exception):
         app.add_exception_handler(kind, failed)
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """What an address understands."""
+    found: set[str] = set()
+    for route in app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return found
+
+
+def _describe(app: FastAPI, locked: bool) -> None:
+    """Tell what FastAPI does not know: that a body which cannot be read is told as 400, and where a key is asked for."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            for route in plain()["paths"].values():
-                for operation in route.values():
-                    operation["responses"].pop("422", None)  # these are told as 400
-        return plain()
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        found = plain()
+        for path, route in found["paths"].items():
+            for operation in route.values():
+                operation["responses"].pop("422", None)
+                if locked and path not in OPEN:
+                    operation["security"] = [{"key": []}]
+        if locked:
+            found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        return found
 
     app.openapi = described  # type: ignore[method-assign]
 

@@ -21,7 +21,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _LOGGER = logging.getLogger(__name__)
-_OPEN = ("/", "/health/live")
+OPEN = ("/", "/health/live")
+"""What is answered without a key, and where the house is full, too."""
+
 _OPEN_UNDER = "/page/"
 _HERE = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = (
@@ -69,6 +71,8 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Ids within an address may hold anything, slashes too, so routes are found before it is decoded.
+        scope["path"] = scope["raw_path"].decode("ascii")
         start, told = self._clock(), _Told(send)
         refusal = self._refuse(scope)
         if refusal is not None:
@@ -92,7 +96,7 @@ class Door:
             return refusal
         if int(_digits(headers.get(b"content-length"))) > self._room.body:
             return _too_large(self._room.body)
-        if self._inside >= self._room.inside and scope["path"] not in _OPEN:
+        if self._inside >= self._room.inside and scope["path"] not in OPEN:
             return RefusedError.busy()
         return None
 
@@ -105,7 +109,7 @@ class Door:
             if origin and origin.partition("://")[2] != host:
                 return RefusedError(403, "pages of other sites are not answered", "foreign_origin")
             return None
-        if path in _OPEN or path.startswith(_OPEN_UNDER):
+        if path in OPEN or path.startswith(_OPEN_UNDER):
             return None
         scheme, _, shown = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         known, bucket = self._keys.find(shown.strip()) if scheme.casefold() == "bearer" else (False, None)

@@ -22,7 +22,8 @@ class RefusedError(Exception):
     Attributes:
         status: of HTTP.
         message: for the caller.
-        code: for programs.
+        code: for programs; "invalid_request" where the description forbids what came, "invalid_value" where it is
+            well formed and cannot be used, such as an item that is not in the catalog.
         param: which part of the request it is about.
         headers: that go with it.
     """
@@ -53,7 +54,7 @@ class RefusedError(Exception):
             case FullError():
                 return cls.busy()
             case InputError():
-                return cls(400, str(error), "invalid_request")
+                return cls(400, str(error), "invalid_value")
             case StoreError():
                 return cls(503, "the store of events cannot be reached; try again later", "store_unavailable")
             case EngineError():

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StrictInt, StrictStr, WithJsonSchema
 
 from genrec.catalog import Catalog
 from genrec.conversation import Limit, Wishes
@@ -10,7 +10,8 @@ from genrec.rows import is_text
 from genrec.types import ItemId, RecommendationList, Role, UserId
 
 _MOST_ITEMS, _MOST_K, _MOST_EVENTS, _MOST_SECONDS = 10_000, 1_000, 1_000, 60.0
-_LONG = 2**63 - 1
+_LONG = 2**63
+_LONGEST_ID = 200
 
 
 def _written(text: str) -> str:
@@ -20,17 +21,38 @@ def _written(text: str) -> str:
     return text
 
 
-_Checked = AfterValidator(_written)
-Name = Annotated[StrictStr, Field(min_length=1, max_length=200), _Checked]
-Short = Annotated[StrictStr, Field(min_length=1, max_length=100), _Checked]
-Line = Annotated[StrictStr, Field(min_length=1, max_length=2000), _Checked]
-Said = Annotated[StrictStr, Field(max_length=20_000), _Checked]
-Words = Annotated[StrictStr, Field(min_length=1, max_length=1000), _Checked]
-AnyWords = Annotated[StrictStr, Field(max_length=1000), _Checked]
+def _read_id(value: object) -> ItemId:
+    """One function for texts and numbers: a union tells of what it tried, not of what is wrong."""
+    if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID:
+        return _written(value)
+    if isinstance(value, int) and not isinstance(value, bool) and -_LONG <= value < _LONG:
+        return value
+    raise ValueError(f"Input should be a text of 1 to {_LONGEST_ID} characters, or a whole number of 64 bits")
 
-Id = Name | Annotated[StrictInt, Field(ge=-_LONG, le=_LONG)]
+
+_WRITTEN: dict[str, Any] = {"pattern": "^[^\\u0000]*$"}
+_Checked = AfterValidator(_written)
+Name = Annotated[StrictStr, Field(min_length=1, max_length=_LONGEST_ID, json_schema_extra=_WRITTEN), _Checked]
+Short = Annotated[StrictStr, Field(min_length=1, max_length=100, json_schema_extra=_WRITTEN), _Checked]
+Line = Annotated[StrictStr, Field(min_length=1, max_length=2000, json_schema_extra=_WRITTEN), _Checked]
+Said = Annotated[StrictStr, Field(max_length=20_000, json_schema_extra=_WRITTEN), _Checked]
+Words = Annotated[StrictStr, Field(min_length=1, max_length=1000, json_schema_extra=_WRITTEN), _Checked]
+AnyWords = Annotated[StrictStr, Field(max_length=1000, json_schema_extra=_WRITTEN), _Checked]
+
+_ID_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": _LONGEST_ID, **_WRITTEN},
+        {"type": "integer", "format": "int64"},
+    ]
+}
+Id = Annotated[ItemId, PlainValidator(_read_id), WithJsonSchema(_ID_SCHEMA)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Ids = Annotated[list[Id], Field(max_length=_MOST_ITEMS)]
+
+
+def _names(longest: int) -> dict[str, Any]:
+    """What the names in an object may be, where pydantic tells but a part of it."""
+    return {"propertyNames": {"type": "string", "minLength": 1, "maxLength": longest, **_WRITTEN}}
 
 
 class Body(BaseModel):
@@ -62,7 +84,7 @@ class Ask(Body):
     only: Ids | None = None
     exclude: Ids | None = None
     where: Annotated[Line, Field(description="A filter on attributes, such as price < 5.")] | None = None
-    boost: Annotated[dict[Name, Number], Field(max_length=_MOST_K)] | None = None
+    boost: Annotated[dict[Name, Number], Field(max_length=_MOST_K, json_schema_extra=_names(200))] | None = None
     explain: Annotated[bool, Field(strict=True)] = False
     deadline: Annotated[Number, Field(gt=0, le=_MOST_SECONDS, description="Seconds that ranking may take.")] | None = (
         None
@@ -181,7 +203,7 @@ class ItemBody(Body):
     """An item by its title and other columns."""
 
     title: Line
-    attributes: Annotated[dict[Short, Attribute], Field(max_length=100)] = {}
+    attributes: Annotated[dict[Short, Attribute], Field(max_length=100, json_schema_extra=_names(100))] = {}
 
 
 class NamedItem(ItemBody):
