@@ -29,7 +29,7 @@ def main() -> None:
     path = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        desk = browser.new_page(viewport=ViewportSize(width=1280, height=800), color_scheme="light")
+        desk = browser.new_page(viewport=ViewportSize(width=1200, height=750), color_scheme="light")
         desk.goto(address)
         talk(desk)
         desk.screenshot(path=DOCS / "page-light.png")

@@ -180,10 +180,11 @@ class Advisor:
         person = self._person(conversation, wishes)
         where = " and ".join(f"({own.where})" for own in wishes.limits) or None
         before = [item.item_id for turn in conversation.turns for item in turn.answer.items]
-        answer = self._ask(person, self._k, [*wishes.disliked, *before], where, deadline)
+        never = [*conversation.unwanted, *wishes.disliked]
+        answer = self._ask(person, self._k, [*never, *before], where, deadline)
         if before and (missing := self._k - len(answer.items)):
             found = [item.item_id for item in answer.items]
-            again = self._ask(person, missing, [*wishes.disliked, *found], where, deadline)
+            again = self._ask(person, missing, [*never, *found], where, deadline)
             items = (replace(item, rank=rank) for rank, item in enumerate((*answer.items, *again.items), start=1))
             return replace(again, items=tuple(items), proven=False)
         return answer

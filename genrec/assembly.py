@@ -26,18 +26,16 @@ from genrec.backends.base import Backend
 from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
 from genrec.codes import SemanticIdentifiers
-from genrec.counting import blend, item_vectors, learn_weights
+from genrec.counting import Counts, item_vectors, learn_weights
 from genrec.dataset import dataset_paths, find_adapter
 from genrec.errors import ArtifactError, MismatchError, ModelMissingError
 from genrec.identifiers import Identifiers, TitleIdentifiers
 from genrec.index import INDEX_VERSION, CatalogIndex
 from genrec.interactions import Interactions, read_interactions
 from genrec.json_constraint import JsonGrammar
-from genrec.rankers.base import Ranker
-from genrec.rankers.blend import BlendRanker
+from genrec.parts import Generating, Learned, Parts
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings, Strategy
-from genrec.rankers.popularity import PopularityRanker
 from genrec.recommender import Recommender
 from genrec.reply import ReplyWriter
 from genrec.template import read_template
@@ -116,6 +114,32 @@ def open_recommender(
     Raises:
         ArtifactError: a model or a cached file was altered (named).
     """
+    parts = open_parts(
+        catalog,
+        interactions,
+        cache=cache,
+        settings=settings,
+        backend=backend,
+        prior_backend=prior_backend,
+        on_progress=on_progress,
+    )
+    return parts.recommender()
+
+
+def open_parts(
+    catalog: Catalog,
+    interactions: Interactions | None,
+    *,
+    cache: Path,
+    settings: Settings | None = None,
+    backend: Backend | None = None,
+    prior_backend: Backend | None = None,
+    on_progress: Progress | None = None,
+) -> Parts:
+    """What `open_recommender` puts together, before it does: `Parts.revised` changes its catalog at little cost.
+
+    Arguments and errors are those of `open_recommender`.
+    """
     settings, progress = settings or Settings(), on_progress or _say_nothing
     notices: list[str] = []
     embedding = None
@@ -123,23 +147,14 @@ def open_recommender(
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
         notices.append(f"no embedding ranker: {error}")
-    popularity = PopularityRanker(_counts(catalog, interactions))
-    counting = None if interactions is None else _blend(catalog, interactions, embedding, settings, cache, progress)
-    ladder: list[Ranker] = []
+    learned = None if interactions is None else _learn(catalog, interactions, embedding, settings, cache, progress)
+    parts, generating = Parts.of(catalog, interactions, embedding, learned), None
     try:
-        # A trace of popularity, so that a list of candidates is full where nothing else is known.
-        known = counting or embedding
-        parts = {one.source: one for one in (known, popularity) if one is not None}
-        traces = {name: 1e-6 if name == popularity.source else 1.0 for name in parts}
-        proposer = BlendRanker(parts, traces, source=next(iter(parts)))
-        background = background_histories(catalog, interactions, settings)
-        generating = _generate(catalog, settings, backend, prior_backend, proposer, background, cache, progress)
-        notices += [notice for ranker in generating[:1] for notice in ranker.notices]
-        ladder += generating
+        generating = _generate(parts, settings, backend, prior_backend, cache, progress)
+        notices += generating.ranker.notices if generating is not None else ()
     except ModelMissingError as error:
         notices.append(f"no LLM: {error}")
-    ladder += [ranker for ranker in (counting, embedding, popularity) if ranker is not None]
-    return Recommender(catalog, ladder, interactions=interactions, notices=notices)
+    return replace(parts, generating=generating, notices=tuple(notices))
 
 
 def open_default(
@@ -254,27 +269,21 @@ def background_histories(catalog: Catalog, interactions: Interactions | None, se
     return [items[offsets[user] : offsets[user + 1]] for user in chosen]
 
 
-def _counts(catalog: Catalog, interactions: Interactions | None) -> IntArray:
-    if interactions is None:
-        return np.zeros(len(catalog), dtype=np.int64)
-    return interactions.item_counts(catalog, on_unknown="skip")
-
-
-def _blend(
+def _learn(
     catalog: Catalog,
     interactions: Interactions,
     embedding: EmbeddingRanker | None,
     settings: Settings,
     cache: Path,
     progress: Progress,
-) -> BlendRanker:
+) -> Learned:
     """What people did, with item vectors and weights from the cache where they are kept."""
     offsets, items = interactions.as_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
     named = "none"
     if embedding is not None and settings.encoder is not None:
         named = _called(settings.encoder, find_weights(settings.encoder, cache))
-    folder = cache / "counts" / _key("counts 4", catalog.fingerprint, events, named)
+    folder = cache / "counts" / _key("counts 5", catalog.fingerprint, events, named)
     if folder.is_dir():
         with _from_cache(folder):
             weights = artifact.verify(folder, kind="counts", version=1)["weights"]
@@ -288,7 +297,7 @@ def _blend(
             with artifact.writing(folder, kind="counts", version=1, facts={"weights": weights}) as aside:
                 save_file({"vectors": vectors}, aside / "vectors.safetensors")
         progress("what people did", 1, 1)
-    return blend(catalog, interactions, vectors, embedding, weights)
+    return Learned(catalog, Counts.of(catalog, interactions, vectors), weights)
 
 
 def _forget(folder: Path) -> None:
@@ -343,41 +352,38 @@ def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress
 
 
 def _generate(
-    catalog: Catalog,
+    parts: Parts,
     settings: Settings,
     backend: Backend | None,
     prior_backend: Backend | None,
-    proposer: Ranker,
-    background: list[IntArray],
     cache: Path,
     progress: Progress,
-) -> list[GenerativeRanker]:
+) -> Generating | None:
     if settings.model is None:
-        return []
+        return None
     if backend is None:
         backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
         if settings.generative.prior:
             prior_backend = _untrained(backend, settings, cache)
     else:
         tokenizer = HuggingFaceTokenizer.from_directory(find_weights(settings.model, cache))
+    identifiers = _identifiers(settings, cache)
+    index = open_index(parts.catalog, tokenizer, cache, progress, identifiers)
     ranker = GenerativeRanker(
-        open_index(catalog, tokenizer, cache, progress, _identifiers(settings, cache)),
+        index,
         backend,
         tokenizer,
         template=read_template(settings.template),
         cold_template=read_template(settings.cold_template),
-        background=background,
-        proposer=proposer,
+        background=background_histories(parts.catalog, parts.interactions, settings),
+        proposer=parts.proposer,
         settings=settings.generative,
         prior_cache=cache / "priors",
         prior_backend=prior_backend,
     )
     if settings.fill_priors or settings.generative.strategy == "beam":
         ranker.fill_priors(lambda done, total: progress("prior", done, total))
-    smaller = ranker.with_settings(
-        source="generative-small", strategy="candidates", candidates=settings.fewer_candidates, exact=False
-    )
-    return [ranker, smaller]
+    return Generating(ranker, index, identifiers, tokenizer, settings.fewer_candidates)
 
 
 def _untrained(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
@@ -389,11 +395,11 @@ def _untrained(backend: Backend, settings: Settings, cache: Path) -> Backend | N
     return None
 
 
-def _identifiers(settings: Settings, cache: Path) -> Identifiers | None:
+def _identifiers(settings: Settings, cache: Path) -> Identifiers:
     """What an adapter, merged or not, learned to write: the codes in its folder, else titles."""
     folder = (find_adapter(settings.adapter) if settings.adapter else Path(settings.model or "")) / CODES
     if not folder.is_dir():
-        return None
+        return TitleIdentifiers()
     if settings.encoder is None:
         raise ModelMissingError(f"{folder.parent} writes codes, which need the sentence encoder; name one")
     return SemanticIdentifiers.load(folder, open_encoder(settings.encoder, cache))

@@ -6,7 +6,7 @@ Letters: N items. An item's index is its place in the table it was read from, fr
 import hashlib
 import json
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -195,28 +195,40 @@ class Catalog:
         """
         return filter_mask(expression, self._columns())
 
-    def revised(self, *, add: "Catalog | None", withdraw: IntArray, retitle: Mapping[int, str]) -> "Catalog":
-        """This catalog without some items, with other titles for some, and with others behind it.
+    def revised(
+        self,
+        *,
+        put: "Catalog | None" = None,
+        withdraw: Sequence[int] | IntArray = (),
+        retitle: Mapping[int, str] | None = None,
+    ) -> "Catalog":
+        """This catalog without some items, with other titles for some, and with others put into it.
 
         Args:
-            add: items with new ids; an attribute that one of the catalogs lacks is missing in its items.
-            withdraw: int64, indices.
+            put: items that take the place of those with their ids, and new ones, which follow behind; an attribute
+                that one of the catalogs lacks is missing in its items. Fractions among whole numbers make all of them
+                fractions.
+            withdraw: indices; an item that is put as well is a new one.
             retitle: new titles by index.
 
         Raises:
-            InputError: nothing would be left, an id would be there twice, or an attribute is of another kind.
+            InputError: nothing would be left, or an attribute is of another kind.
         """
-        titles = self._titles
+        columns = self._columns()
         if retitle:
-            texts = titles.to_pylist()
+            texts = self._titles.to_pylist()
             for index, title in retitle.items():
                 texts[index] = title
-            titles = pa.array(texts, pa.large_string())
-        kept = pa.array(np.delete(np.arange(len(self)), withdraw))
-        columns = {**self._columns(), "title": titles}
-        columns = {name: column.take(kept) for name, column in columns.items()}
-        if add is not None:
-            columns = _appended(columns, add._columns(), len(kept), len(add))
+            columns["title"] = pa.array(texts, pa.large_string())
+        rows = np.arange(len(self))
+        if put is not None:
+            columns = _appended(columns, put._columns(), len(self), len(put))
+            places, theirs = self.item_ids.positions(put.item_ids), len(self) + np.arange(len(put))
+            there = (places >= 0) & ~np.isin(places, withdraw)
+            rows[places[there]] = theirs[there]
+            rows = np.concatenate([rows, theirs[~there]])
+        rows = np.delete(rows, np.asarray(withdraw, dtype=np.int64))
+        columns = {name: column.take(pa.array(rows)) for name, column in columns.items()}
         return Catalog(table_of(columns, f"the revised catalog {self.name!r}"), name=self.name)
 
     def write(self, path: str | Path) -> None:
@@ -325,7 +337,10 @@ def _appended(
     joined = {}
     for name in dict.fromkeys([*columns, *more]):
         parts = [columns.get(name), more.get(name)]
-        kind = next(part.type for part in parts if part is not None)
+        kinds = [part.type for part in parts if part is not None and not pa.types.is_null(part.type)]
+        kind = kinds[0] if kinds else pa.null()
+        if kinds == [pa.int64(), pa.float64()] and name != "item_id":
+            kind = pa.float64()
         filled = [
             pa.nulls(count, kind) if part is None else part for part, count in zip(parts, (size, added), strict=True)
         ]

@@ -107,11 +107,13 @@ class Conversation:
         user_id: the caller's id; None for somebody unknown.
         history: item ids of before the conversation, oldest first.
         turns: oldest first.
+        unwanted: item ids that are never recommended, known of before.
     """
 
     user_id: UserId | None = None
     history: tuple[ItemId, ...] = ()
     turns: tuple[Turn, ...] = ()
+    unwanted: tuple[ItemId, ...] = ()
 
     @property
     def wishes(self) -> Wishes:

@@ -8,7 +8,7 @@ of the title of what they then took: learned together, the many who say nothing 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,60 @@ _SEED = 0
 _MOST_ITEMS = 500_000  # item vectors of more take more memory than they are worth
 
 
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What people did with the N items of a catalog.
+
+    Attributes:
+        beside: what stood beside what, and after it.
+        vectors: float32 [N, D], of items, near those that stood near the same others.
+        popularity: int64 [N], interactions.
+    """
+
+    beside: CooccurrenceRanker
+    vectors: NDArray[np.float32]
+    popularity: IntArray
+
+    @classmethod
+    def of(cls, catalog: Catalog, interactions: Interactions, vectors: NDArray[np.float32] | None = None) -> "Counts":
+        """Count; vectors that were made before of the same need not be made again."""
+        offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+        beside = CooccurrenceRanker(offsets, items, len(catalog), decay=_RECENT, next_weight=0)
+        popularity = np.bincount(items, minlength=len(catalog))
+        return cls(beside, item_vectors(catalog, interactions) if vectors is None else vectors, popularity)
+
+    def over(self, places: IntArray, items: int) -> "Counts":
+        """The same over another numbering: what was counted of kept items stays, of new ones nothing is known.
+
+        Args:
+            places: int64 [N], the new number of each item, -1 for one that is gone.
+            items: how many there are now.
+        """
+        kept = places >= 0
+        vectors = np.zeros((items, self.vectors.shape[1]), dtype=np.float32)
+        popularity = np.zeros(items, dtype=np.int64)
+        vectors[places[kept]], popularity[places[kept]] = self.vectors[kept], self.popularity[kept]
+        return Counts(self.beside.over(places, items), vectors, popularity)
+
+    def parts(self, embedding: EmbeddingRanker | None) -> dict[str, DenseRanker]:
+        """By name, what a person's items say, each as the newest have it and as all of them do, and what they say."""
+        texts = {} if embedding is None else dict(zip((_TEXTS, _WORDS), embedding.apart(), strict=True))
+        return {
+            "beside recent items": self.beside,
+            "beside all items": self.beside.with_weights(decay=1, next_weight=0),
+            "after recent items": self.beside.with_weights(decay=_RECENT, beside_weight=0),
+            "after all items": self.beside.with_weights(decay=1, beside_weight=0),
+            "near recent items": EmbeddingRanker(self.vectors, decay=_RECENT),
+            "near all items": EmbeddingRanker(self.vectors, decay=1),
+            **texts,
+            _POPULARITY: PopularityRanker(self.popularity),
+        }
+
+    def blend(self, embedding: EmbeddingRanker | None, weights: Mapping[str, float]) -> BlendRanker:
+        """The parts with their weights; one that is worth nothing is left out, but for texts: they know every item."""
+        return _weighed(self.parts(embedding), weights)
+
+
 def learn_weights(catalog: Catalog, interactions: Interactions, embedding: EmbeddingRanker | None) -> dict[str, float]:
     """Weights of the parts by their names, learned from the last baskets of up to 2,000 people.
 
@@ -54,8 +108,7 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
         embedding: the ranker by texts, where there is one.
     """
     train, baskets = interactions.leave_last_basket_out()
-    vectors = item_vectors(catalog, train)
-    parts = {name: part for name, part in _parts(catalog, train, vectors, embedding).items() if name != _WORDS}
+    parts = {name: part for name, part in Counts.of(catalog, train).parts(embedding).items() if name != _WORDS}
     random, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
     requests, taken = [], []
     for place in random.permutation(len(baskets))[:_PEOPLE]:
@@ -78,7 +131,8 @@ def _worth_of_words(
     """How much words count beside all else, which counts 1: of people who say something of what they then take.
 
     Every second one of them takes what somebody else took: who asks, asks for what they do not always take as well, and
-    where habits tell everything, those alone who keep to them would never need a word.
+    where habits tell everything, those alone who keep to them would never need a word. Of most histories only the
+    newest items are known: the fewer there are, the louder each of them speaks, and words must be heard beside all.
 
     Args:
         catalog: names what was taken.
@@ -96,7 +150,8 @@ def _worth_of_words(
         said = _SAID.findall(catalog[item].title)
         if said:
             places = random.choice(len(said), min(len(said), int(random.integers(1, 3))), replace=False)
-            spoken.append(replace(request, words=" ".join(said[place] for place in sorted(places))))
+            newest = request.history[-int(len(request.history) ** random.random()) :]
+            spoken.append(replace(request, history=newest, words=" ".join(said[own] for own in sorted(places))))
             chosen.append(item)
     start = np.array([1.0, _START[_WORDS]])
     rest, own = fit_weights([silent, words], spoken, np.array(chosen, dtype=np.int64), start=start, seed=_SEED)
@@ -110,17 +165,6 @@ def item_vectors(catalog: Catalog, interactions: Interactions) -> NDArray[np.flo
     return count_vectors(*interactions.as_indices(catalog, on_unknown="skip"), len(catalog))
 
 
-def blend(
-    catalog: Catalog,
-    interactions: Interactions,
-    vectors: NDArray[np.float32],
-    embedding: EmbeddingRanker | None,
-    weights: Mapping[str, float],
-) -> BlendRanker:
-    """The parts with their weights; one that is worth nothing is left out, but for texts: they know every item."""
-    return _weighed(_parts(catalog, interactions, vectors, embedding), weights)
-
-
 def _weighed(parts: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> BlendRanker:
     worth = {name: max(weights[name], _TRACE if name == _TEXTS else 0.0) for name in parts}
     kept = {name: part for name, part in parts.items() if worth[name]}
@@ -130,22 +174,3 @@ def _weighed(parts: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> 
 def _known(catalog: Catalog, item_ids: Sequence[ItemId]) -> IntArray:
     places = catalog.item_ids.positions(list(item_ids))
     return places[places >= 0]
-
-
-def _parts(
-    catalog: Catalog, interactions: Interactions, vectors: NDArray[np.float32], embedding: EmbeddingRanker | None
-) -> dict[str, DenseRanker]:
-    """What a person's items say, each as the newest have it and as all of them do, and what the person says."""
-    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
-    beside = CooccurrenceRanker(offsets, items, len(catalog), decay=_RECENT, next_weight=0)
-    texts = {} if embedding is None else dict(zip((_TEXTS, _WORDS), embedding.apart(), strict=True))
-    return {
-        "beside recent items": beside,
-        "beside all items": beside.with_weights(decay=1, next_weight=0),
-        "after recent items": beside.with_weights(decay=_RECENT, beside_weight=0),
-        "after all items": beside.with_weights(decay=1, beside_weight=0),
-        "near recent items": EmbeddingRanker(vectors, decay=_RECENT),
-        "near all items": EmbeddingRanker(vectors, decay=1),
-        **texts,
-        _POPULARITY: PopularityRanker(np.bincount(items, minlength=len(catalog))),
-    }

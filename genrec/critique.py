@@ -36,7 +36,7 @@ _DEARER = re.compile(r"\b(?:more expensive|dearer|too cheap)\b")
 _WITHOUT = re.compile(r"\b(?:without|no|nothing with|anything but|not)\s+(?:a |an |any |the |more )?([\w'-]{3,40})")
 _SERIES = re.compile(r"\b(?:not|no more of|nothing from)\s+(?:that|this|the same)\s+(?:series|kind|brand|author)\b")
 _SPLIT = re.compile(r"(?:[;!?\n]|[.,](?!\d))+|\bbut\b|\band\b")
-_FILLER = re.compile(r"(?:please|thanks|thank you|ok|okay|yes|hi|hello|hm+|well)?\W*", re.IGNORECASE)
+_FILLER = re.compile(r"(?:please|thanks|thank you|ok|okay|yes|no|nope|hi|hello|hm+|well)?\W*", re.IGNORECASE)
 _UNDO = re.compile(r"\W*(?:undo|go back|back|take (?:that|it) back|never ?mind)(?:\s+please)?\W*")
 _WHY = re.compile(r"^\W*(?:but |and |so )?why\b|\bwhat makes you\b")
 _COMPARE = re.compile(r"\b(?:compare|comparison|difference between|versus|vs)\b")
@@ -120,7 +120,7 @@ class CritiqueReader:
         lower = clause.casefold()
         if shown and _SERIES.search(lower):
             begins = _common_words([item.title for item in shown])
-            return wishes.limit(_lacking(begins)) if begins else wishes.dislike(shown[0].item_id)
+            return wishes.limit(lacking(begins)) if begins else wishes.dislike(shown[0].item_id)
         limit = self._limit_of(lower, meant or shown)
         if limit is not None:
             return wishes.limit(limit)
@@ -131,7 +131,7 @@ class CritiqueReader:
                 wishes = change(wishes, item_id)
             return wishes
         if (found := _WITHOUT.search(lower)) and not _FOR.search(lower):
-            return wishes.limit(_lacking(found[1]))
+            return wishes.limit(lacking(found[1]))
         return wishes
 
     def _limit_of(self, said: str, beside: Sequence[Recommendation]) -> Limit | None:
@@ -172,7 +172,7 @@ def _placed(said: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
     return [shown[place] for place in dict.fromkeys(found)]
 
 
-def _lacking(words: str) -> Limit:
+def lacking(words: str) -> Limit:
     """Nothing whose title holds some words; of a plural, nothing of its singular either."""
     stem = words[:-1] if len(words) > 4 and words.endswith("s") and not words.endswith("ss") else words
     return Limit(stem, f"{stem!r} not in title")

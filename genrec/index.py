@@ -6,6 +6,8 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from genrec import artifact
 from genrec.catalog import Catalog
@@ -127,18 +129,33 @@ class CatalogIndex:
             raise InputError(
                 f"item {self.catalog.item_ids[both[0]]!r} is to be withdrawn and retitled; leave it out of one"
             )
-        catalog = self.catalog.revised(
-            add=add, withdraw=gone, retitle=dict(zip(changed.tolist(), titles.values(), strict=True))
-        )
-        kept = np.delete(np.arange(len(self.catalog)), gone)
-        numbers = np.full(len(self.catalog), -1, dtype=np.int64)
-        numbers[kept] = np.arange(len(kept))
-        rows = np.sort(self.trie.rows_of_items[np.concatenate([gone, changed])])
-        fresh = np.concatenate([np.sort(numbers[changed]), np.arange(len(kept), len(catalog))])
-        rest = self.trie
+        if add is not None:
+            there = np.setdiff1d(self.catalog.item_ids.positions(add.item_ids), [-1, *gone])
+            if there.size:
+                item_id = self.catalog.item_ids[int(there[0])]
+                raise InputError(f"item {item_id!r} is to be added and is there already; withdraw or retitle it")
+        named = dict(zip(changed.tolist(), titles.values(), strict=True))
+        return self.over(self.catalog.revised(put=add, withdraw=gone, retitle=named), identifiers, tokenizer)
+
+    def over(self, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
+        """The index of another version of the catalog; only items with a new id or title are encoded and sorted.
+
+        All others stay written as they are, whatever their attributes are now.
+
+        Args:
+            catalog: the other version.
+            identifiers, tokenizer: those the index was built with.
+
+        Raises:
+            MismatchError: the index was built with other identifiers, or for another tokenizer.
+        """
+        self._check_parts(identifiers, tokenizer)
+        numbers = stays_at(self.catalog, catalog)
+        rows = np.sort(self.trie.rows_of_items[np.flatnonzero(numbers < 0)])
+        fresh = np.delete(np.arange(len(catalog)), numbers[numbers >= 0])
+        rest, other = self.trie, None
         if len(rows) == len(rest):
             return CatalogIndex.build(catalog, identifiers, tokenizer)
-        other = None
         if len(rows):
             rest = rest.merge(gone=rows)
         rest = replace(rest, items=numbers[rest.items].astype(np.int32))
@@ -224,3 +241,13 @@ class CatalogIndex:
         ):
             raise MismatchError(f"the catalog and the trie in {directory.name!r} are not of one index; build it again")
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])
+
+
+def stays_at(before: Catalog, after: Catalog) -> IntArray:
+    """Where each of N items stands in another version of a catalog, -1 where it is gone or retitled: int64 [N]."""
+    places = after.item_ids.positions(before.item_ids)
+    kept = np.flatnonzero(places >= 0)
+    titles = [catalog.column("title").take(pa.array(rows)) for catalog, rows in ((before, kept), (after, places[kept]))]
+    same = np.asarray(pc.equal(*titles).to_numpy(zero_copy_only=False), dtype=np.bool_)
+    places[kept[~same]] = -1
+    return places

@@ -1,42 +1,191 @@
-"""A recommender whose catalog and histories change while it answers."""
+"""A recommender whose catalog and histories change while it answers.
 
-from collections.abc import Sequence
+The files say what was known when they were read; a store says what happened since. Every request takes one `Asked`: the
+recommender of this moment, and the person as that recommender's catalog knows them. A revision makes the next
+recommender aside and puts it in the place of the old one, on which answers under way finish.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from genrec.catalog import Catalog
 from genrec.errors import UnknownUserError
-from genrec.recommender import Recommender
-from genrec.store import Store
-from genrec.types import History, ItemId, UserId
+from genrec.ids import key_of
+from genrec.parts import Parts
+from genrec.recommender import Person, Recommender
+from genrec.types import History, Item, ItemId, UserId
+
+
+class Happened(Protocol):
+    """What a person did with an item; a weight of 0 or less says that they do not like it, or take it back."""
+
+    @property
+    def item_id(self) -> ItemId:
+        """The item."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """What it counts for."""
+        ...
+
+
+class LiveStore(Protocol):
+    """What happened since the files were read, kept where a restart finds it; threads may share it."""
+
+    def events_of(self, user_id: UserId) -> Sequence[Happened]:
+        """A user's events, oldest first; none for somebody unknown."""
+        ...
+
+    def is_forgotten(self, user_id: UserId) -> bool:
+        """Whether what the files know of a user must not be used."""
+        ...
+
+    def revise(self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = ()) -> None:
+        """Keep changes of the catalog, all of them or none; of an item the last one counts."""
+        ...
+
+    def revisions(self) -> tuple[list[Item], list[ItemId]]:
+        """All changes of the catalog: items put, in the order of their arrival, and ids withdrawn."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one request is answered from; whatever is revised meanwhile, its parts fit each other.
+
+    Attributes:
+        recommender: of the moment when it was asked.
+        person: for `Recommender.recommend`: a history or, of a user whom nobody knows, the bare id, so that
+            `on_unknown` says what becomes of them.
+        unwanted: items of the catalog that the person does not like, to be excluded from what is recommended.
+    """
+
+    recommender: Recommender
+    person: Person
+    unwanted: tuple[ItemId, ...] = ()
 
 
 class Live:
-    """The recommender as it is now, and what is known of people now.
+    """The current recommender, and what is known of people now; threads may share it.
 
     Args:
-        recommender: as it was opened.
+        parts: of the files, see `genrec.assembly.open_parts`; the store's revisions are laid over them.
         store: what happened since.
+
+    Raises:
+        StoreError: the store cannot be read.
+        InputError: its revisions do not fit the catalog.
     """
 
-    def __init__(self, recommender: Recommender, store: Store) -> None:
-        self.recommender, self._store = recommender, store
+    def __init__(self, parts: Parts, store: LiveStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()  # one revision at a time; answers do not wait for it
+        put, withdrawn = store.revisions()
+        gone = [item_id for item_id in withdrawn if item_id in parts.catalog]
+        if put or gone:
+            parts = parts.revised(Catalog.from_items(put) if put else None, gone)
+        self._now = (parts, parts.recommender(known=False))
 
-    def person(self, user_id: UserId | None = None, history: tuple[ItemId, ...] = (), words: str = "") -> History:
-        """Somebody by all that is known: the file's history, what happened since, and what the caller says."""
-        known: list[ItemId] = []
-        if user_id is not None:
-            known += self._from_file(user_id)
-            known += [event.item_id for event in self._store.events_of(user_id)]
-        return History((*known, *history), words, user_id)
+    @property
+    def recommender(self) -> Recommender:
+        """The current one; it knows no user by their id alone, see `ask`."""
+        return self._now[1]
 
-    def revise(self, put: Catalog | None, withdraw: Sequence[ItemId]) -> None:
-        """Add, change and withdraw items."""
-        raise NotImplementedError
+    @property
+    def catalog(self) -> Catalog:
+        """The current one."""
+        return self._now[0].catalog
 
-    def _from_file(self, user_id: UserId) -> Sequence[ItemId]:
-        interactions = self.recommender.interactions
-        if interactions is None or self._store.is_forgotten(user_id):
-            return ()
+    def ask(self, user_id: UserId | None = None, history: Sequence[ItemId] = (), words: str = "") -> Asked:
+        """What to answer a request from: the file's history, unless the user is forgotten, the events since, and more.
+
+        Of items that are not in the catalog, or no longer, the files and the store may tell; they are left out. An
+        event of weight 0 or less takes its item out of what was met before it and makes it unwanted, until a later
+        event, or the request's own history, names it again.
+
+        Args:
+            user_id: None for somebody unknown.
+            history: item ids that the request brings, oldest first; an unknown one is the recommender's to judge.
+            words: what they look for.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        parts, recommender = self._now
+        if user_id is None:
+            return Asked(recommender, History(tuple(history), words))
+        filed, known = self._filed(parts, user_id)
+        events = self._store.events_of(user_id)
+        if not (known or events or history or words.strip()):
+            return Asked(recommender, user_id)
+        liked, unwanted = _met(filed, events)
+        named = {key_of(item_id) for item_id in history}
+        unwanted = [item_id for item_id in unwanted if key_of(item_id) not in named]
+        told, unwanted = _in(parts.catalog, liked), _in(parts.catalog, unwanted)
+        return Asked(recommender, History((*told, *history), words, user_id), tuple(unwanted))
+
+    def person(self, user_id: UserId | None = None, history: Sequence[ItemId] = (), words: str = "") -> Person:
+        """The person of `ask` alone, for what ranks nothing, such as showing a history."""
+        return self.ask(user_id, history, words).person
+
+    def revise(self, put: Catalog | None = None, withdraw: Iterable[ItemId] = ()) -> None:
+        """Add, change and withdraw items; whoever asks afterwards is answered from the new catalog.
+
+        It is in the store before anybody sees it, so a restart brings it back. What fails changes nothing.
+
+        Args:
+            put: new items, and others that take the place of those with their ids, attributes and all.
+            withdraw: ids.
+
+        Raises:
+            UnknownItemError: an id to withdraw is not in the catalog.
+            InputError: an item is both put and withdrawn, nothing would be left, or an attribute is of another kind.
+            StoreError: the store cannot keep it.
+            EngineError: a model failed.
+        """
+        gone = list(withdraw)
+        with self._lock:
+            parts = self._now[0].revised(put, gone)
+            recommender = parts.recommender(known=False)
+            self._store.revise([] if put is None else [_present(item) for item in put], list(dict.fromkeys(gone)))
+            self._now = (parts, recommender)
+
+    def _filed(self, parts: Parts, user_id: UserId) -> tuple[Sequence[ItemId], bool]:
+        """What the interactions file says of a user, and whether it may be used."""
+        if parts.interactions is None:
+            return (), False
         try:
-            return interactions.history_of(user_id).item_ids
+            history = parts.interactions.history_of(user_id).item_ids
         except UnknownUserError:
-            return ()
+            return (), False
+        return ((), False) if self._store.is_forgotten(user_id) else (history, True)
+
+
+def _met(filed: Sequence[ItemId], events: Sequence[Happened]) -> tuple[list[ItemId], list[ItemId]]:
+    """What was met, oldest first, and what is not liked."""
+    met, unwanted = list(filed), dict[str | None, ItemId]()
+    for event in events:
+        key = key_of(event.item_id)
+        if event.weight > 0:
+            unwanted.pop(key, None)
+            met.append(event.item_id)
+        else:
+            unwanted[key] = event.item_id
+            met = [item_id for item_id in met if key_of(item_id) != key]
+    return met, list(unwanted.values())
+
+
+def _in(catalog: Catalog, item_ids: Sequence[ItemId]) -> list[ItemId]:
+    """Those that are in a catalog."""
+    if not item_ids:
+        return []
+    there = catalog.item_ids.positions(item_ids) >= 0
+    return [item_id for item_id, known in zip(item_ids, there, strict=True) if known]
+
+
+def _present(item: Item) -> Item:
+    """Without attributes that are missing."""
+    return Item(item.item_id, item.title, {name: value for name, value in item.attributes.items() if value is not None})

@@ -86,6 +86,29 @@ class Prior:
                 on_progress(min(start + _ROWS, len(missing)), len(missing))
         self._whole = self._whole or everything
 
+    @property
+    def prompts(self) -> tuple[IntArray, ...]:
+        """What it is measured behind."""
+        return tuple(self._prompts)
+
+    def over(self, trie: TokenTrie, items: IntArray, *, key: str) -> "Prior":
+        """The same behind the same prompts, of another trie; what was scored of rows that it has as well is kept.
+
+        Args:
+            trie: the other trie.
+            items: int64, of each item of this trie its number in the other, -1 where it is written otherwise or gone.
+            key: names the model, the prompts and the other index.
+        """
+        other = Prior(self._backend, trie, self._prompts, key=key)
+        kept = np.flatnonzero(items >= 0)
+        rows, places = self._trie.rows_of_items[kept], trie.rows_of_items[items[kept]]
+        # What tells that a row is there is read first: another thread writes it last.
+        there = ~np.isnan(self.steps[self._trie.last[rows]])
+        rows, places = rows[there], places[there]
+        other.steps[trie.paths(places)] = self.steps[self._trie.paths(rows)]
+        other.unsaved = bool(len(rows))
+        return other
+
     def guide(self, weight: float) -> Guide:
         """What a search subtracts; the rows that it may recommend have to be scored before."""
         if weight not in self._guides:

@@ -9,9 +9,10 @@ are held to the list; for models that can be trusted with that.
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Literal, Protocol
 
 from genrec.backends.base import Backend, TextConstraint, TextRequest
 from genrec.catalog import Catalog
@@ -25,13 +26,23 @@ from genrec.template import Prompt, Template, one_line, read_template
 from genrec.tokenizer import Tokenizer
 from genrec.types import Recommendation
 
+Opening = Literal["quoting", "going on", "beginning"]
+
 _TOKENS = 120  # a reply may have
 _TALKED = 3  # items that are talked about; the others are named behind them
 _CHARACTERS = 120  # of somebody's own words that a reply repeats
 _PERIOD = 24  # tokens: what comes again behind itself within so many is a model that goes round in circles
 _MARK = re.compile(r"\[([0-9]+|w)\]")
-_OPENINGS = ("I would start with [1]", "My first suggestion is [1]", "First comes [1]")
-_QUOTING = ("For “[w]” I would start with [1]", *(f"You said “[w]”. {one}" for one in _OPENINGS[1:]))
+# All of a kind begin alike, so that the first words need no model.
+_OPENINGS: Mapping[Opening, tuple[str, ...]] = MappingProxyType(
+    {
+        "quoting": tuple(
+            f"For “[w]” {one} [1]" for one in ("I would start with", "my first suggestion is", "first comes")
+        ),
+        "going on": ("Then I would start with [1]", "Then my first suggestion is [1]", "Then first comes [1]"),
+        "beginning": ("I would start with [1]", "I would first look at [1]"),
+    }
+)
 _NEXT = (
     (" Then there is", " Next comes", " You could also take"),
     (" Another one is", " Or look at", " And there is"),
@@ -81,10 +92,9 @@ class ReplyWriter:
         constraint: TextConstraint
         telling: _Telling
         if self.mentions is None:
+            priced = self.price in self.catalog.attribute_names
             try:
-                constraint = self.grammars.constrain_to(
-                    frame(clauses, quotes=bool(words), priced=self.price in self.catalog.attribute_names)
-                )
+                constraint = self.grammars.constrain_to(frame(clauses, _opening(occasion), priced=priced))
             except InputError:  # a value spells what this tokenizer takes for a control token
                 return False
             telling = _Bound(items, on_text, self.tokenizer, words[-1] if words else "")
@@ -111,15 +121,15 @@ class ReplyWriter:
         return self.template.render(said=occasion.said, wishes=wishes, items=items)
 
 
-def frame(clauses: Sequence[Sequence[str]], *, quotes: bool, priced: bool) -> str:
+def frame(clauses: Sequence[Sequence[str]], opening: Opening, *, priced: bool) -> str:
     """All that a bound reply may say, as a grammar; an item is written as its number in brackets, words as [w].
 
     Args:
         clauses: of each item, what may stand behind its name.
-        quotes: whether there are words to repeat.
+        opening: how it begins: repeating what is looked for, or not.
         priced: whether something cheaper can be asked for.
     """
-    rules = [f"open: {_any(_QUOTING if quotes else _OPENINGS)}"]
+    rules = [f"open: {_any(_OPENINGS[opening])}"]
     parts = ["open"]
     for number, own in enumerate(clauses[:_TALKED], start=1):
         if number > 1:
@@ -127,10 +137,21 @@ def frame(clauses: Sequence[Sequence[str]], *, quotes: bool, priced: bool) -> st
             parts += [f"next{number}", f'" [{number}]"']
         if own:
             rules.append(f"clause{number}: {_any(own)}")
-            parts.append(f"clause{number}?")
+            parts.append(f"clause{number}")
         parts.append('"."')
+    if left := [f"[{number}]" for number in range(_TALKED + 1, len(clauses) + 1)]:
+        several = f"There are also {', '.join(left[:-1])} and {left[-1]}."
+        parts.append(f'" {several if left[1:] else f"There is also {left[0]}."}"')
     rules.append(f"close: {_any((*_CLOSINGS, _CHEAPER) if priced else _CLOSINGS)}")
     return "\n".join([f"start: {' '.join([*parts, 'close'])}", *rules])
+
+
+def _opening(occasion: Occasion) -> Opening:
+    """How a reply begins: what is looked for is repeated when it was said, and later on no more."""
+    words = occasion.wishes.words
+    if words and words != occasion.conversation.wishes.words:
+        return "quoting"
+    return "going on" if occasion.conversation.turns else "beginning"
 
 
 def _any(texts: Sequence[str]) -> str:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import uvicorn
 
-from genrec import Catalog, CooccurrenceRanker, Item, PopularityRanker, Recommender, read_interactions
+from genrec import Catalog, Item, read_interactions
 from genrec.advisor import Advisor, Write
+from genrec.counting import Counts
 from genrec.live import Live
+from genrec.parts import Learned, Parts
 from genrec.rankers.base import Ranker
 from genrec.serve.app import create_app
 from genrec.serve.door import Room
@@ -28,22 +29,36 @@ COLOURS = ("Red", "Blue", "Green", "White", "Black")
 EVENTS = (("ann", "i0"), ("ann", "i1"), ("bob", "i1"), ("bob", "i2"), ("cyd", "i2"), ("cyd", "i3"), ("dan", "i0"))
 
 
-def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Recommender:
-    """40 items with prices from 1 to 40, what four people did, and a ladder that ends with counting."""
+class Led(Parts):
+    """Parts with other rankers before them."""
+
+    first: Sequence[Ranker] = ()
+
+    @property
+    def ladder(self) -> list[Ranker]:
+        return [*self.first, *super().ladder]
+
+
+def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Parts:
+    """40 items with prices from 1 to 40, what four people did, and a ladder that counts."""
     titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]
     items = [Item(f"i{place}", title, {"price": float(place + 1)}) for place, title in enumerate(titles)]
     catalog = Catalog.from_items([*items, *extra])
     users, taken = zip(*EVENTS, strict=True)
     events = read_interactions(pd.DataFrame({"user_id": users, "item_id": taken, "timestamp": range(len(EVENTS))}))
-    offsets, places = events.as_indices(catalog)
-    beside = CooccurrenceRanker(offsets, places, len(catalog))
-    ladder = [*first, beside, PopularityRanker(np.arange(len(catalog), 0, -1))]
-    return Recommender(catalog, ladder, interactions=events)
+    counts = Counts.of(catalog, events)
+    learned = Learned(catalog, counts, dict.fromkeys(counts.parts(None), 1.0))
+    parts = Parts.of(catalog, events, learned=learned)
+    if not first:
+        return parts
+    led = Led(**vars(parts))
+    object.__setattr__(led, "first", tuple(first))
+    return led
 
 
 @contextmanager
 def serving(
-    recommender: Recommender,
+    parts: Parts,
     folder: Path,
     *,
     keys: Sequence[str] = (),
@@ -55,7 +70,7 @@ def serving(
     """Serve until the block ends; the address, such as http://127.0.0.1:8080."""
     with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
         service = Service(
-            Live(recommender, store),
+            Live(parts, store),
             store,
             advise=lambda own, k: Advisor(own, k=k, write=write),
             load=load or Load(),

@@ -8,7 +8,7 @@ import pytest
 
 from genrec import Catalog, Interactions, Item, RankRequest, Subset, read_interactions
 from genrec.assembly import Settings, open_recommender
-from genrec.counting import blend, item_vectors, learn_weights
+from genrec.counting import Counts, item_vectors, learn_weights
 from genrec.deadline import Deadline
 from genrec.rankers.embedding import EmbeddingRanker
 
@@ -71,7 +71,7 @@ def test_what_comes_next_outweighs_what_is_popular() -> None:
     catalog = shop(150)
     log = events(walks(600, 150))
     weights = learn_weights(catalog, log, None)
-    ranker = blend(catalog, log, item_vectors(catalog, log), None, weights)
+    ranker = Counts.of(catalog, log).blend(None, weights)
     people = [request(catalog, start, start + 1) for start in range(0, 140, 7)]
     found = ranker.rank(people, 1, deadline=Deadline.never())
     assert [int(one.item_indices[0]) for one in found] == [start + 2 for start in range(0, 140, 7)]
@@ -120,10 +120,10 @@ def test_words_lead_where_there_is_no_history() -> None:
     catalog = shop(30)
     embedding = EmbeddingRanker(np.eye(30, dtype=np.float32), encoder=Words(30))
     log = events([[0, 1, 2]] * 50)
-    ranker = blend(catalog, log, item_vectors(catalog, log), embedding, learn_weights(catalog, log, embedding))
+    ranker = Counts.of(catalog, log).blend(embedding, learn_weights(catalog, log, embedding))
     (found,) = ranker.rank([request(catalog, words="thing 17")], 3, deadline=Deadline.never())
     assert found.item_indices[0] == 17
-    alone = blend(catalog, log, item_vectors(catalog, log), None, learn_weights(catalog, log, None))
+    alone = Counts.of(catalog, log).blend(None, learn_weights(catalog, log, None))
     assert not alone.can_rank(request(catalog, words="thing 17"))
     assert not alone.can_rank(request(catalog, 29)), "of which nothing is known"
 
@@ -134,7 +134,7 @@ def test_who_asks_for_something_is_shown_it_whatever_they_had() -> None:
     embedding = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32), encoder=Names())
     log = events(walks(400, len(NAMES)))
     weights = learn_weights(catalog, log, embedding)
-    ranker = blend(catalog, log, item_vectors(catalog, log), embedding, weights)
+    ranker = Counts.of(catalog, log).blend(embedding, weights)
     asked = [request(catalog, 3, 4), request(catalog, 3, 4, words=NAMES[17])]
     habit, spoken = ranker.rank(asked, 3, deadline=Deadline.never())
     assert habit.item_indices[0] == 5
@@ -150,8 +150,8 @@ def test_what_words_are_worth_changes_nothing_where_nobody_says_anything() -> No
     without = learn_weights(catalog, log, silent)
     beside = learn_weights(catalog, log, EmbeddingRanker(silent.vectors, encoder=Names()))
     assert {**beside, "like their words": 0} == {**without, "like their words": 0}
-    plain = blend(catalog, log, item_vectors(catalog, log), silent, without)
-    both = blend(catalog, log, item_vectors(catalog, log), EmbeddingRanker(silent.vectors, encoder=Names()), beside)
+    plain = Counts.of(catalog, log).blend(silent, without)
+    both = Counts.of(catalog, log).blend(EmbeddingRanker(silent.vectors, encoder=Names()), beside)
     people = [request(catalog, start) for start in range(10)]
     assert (plain.scores(people) == both.scores(people)).all()
 

@@ -47,8 +47,8 @@ LAYERS = [
     # use
     "codes conversation counting examples explain metrics",
     "clause critique ladder",
-    "recommender reply",
-    "advisor evaluation",
+    "recommender reply wish_reader",
+    "advisor evaluation parts",
     "assembly batch batch_row chat_request live",
     "batch_lists batch_texts",
     # edge

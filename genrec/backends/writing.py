@@ -62,10 +62,12 @@ def write_along(
     check_room(requests, backend.max_tokens)
     if not requests:
         return []
-    tree = backend.open([request.prompt for request in requests], deadline=deadline)
+    (deadline or Deadline.never()).check()
     pens = [_Pen(request, number) for number, request in enumerate(requests)]
     open_ = [pen for pen in pens if pen.take_forced(on_tokens)]
-    _grow(tree, pens)
+    # What a text begins with in any case is told before the model is asked, and computed with the prompt.
+    prompts = [np.append(pen.prompt, pen.take_new()).astype(np.int64) for pen in pens]
+    tree = backend.open(prompts, deadline=deadline)
     while open_:
         for pen, logits in zip(open_, tree.logits(np.array([pen.node for pen in open_])), strict=True):
             pen.choose(logits, on_tokens)
@@ -134,6 +136,10 @@ class _Pen:
         self._request = request
         self._state = None if request.constraint is None else request.constraint.start()
         self._random = np.random.default_rng(request.seed)
+
+    @property
+    def prompt(self) -> IntArray:
+        return self._request.prompt
 
     @property
     def goes_on(self) -> bool:

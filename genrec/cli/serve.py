@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +14,13 @@ from genrec.errors import EngineError, InputError
 
 if TYPE_CHECKING:
     from genrec.assembly import Settings
-    from genrec.recommender import Recommender
+    from genrec.parts import Parts
     from genrec.serve.key import Keys
 
 _KEYS = "GENREC_KEYS"
 _RANKERS = ("generative", "blend", "embedding", "popularity")
 _QUICK_WAITING, _SLOW_WAITING = 64, 16  # lists that may wait where a list takes milliseconds, and where seconds
+_FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
 _SERVER = "Server"
 
 Host = Annotated[str, typer.Option("--host", help="The address to listen at.", rich_help_panel=_SERVER)]
@@ -115,40 +117,37 @@ def serve(
     except OSError as error:
         raise InputError(f"cannot listen at {host}:{port}: {error.strerror}; name another --port or --host") from error
     with Store.open(store or _default_store(named)) as opened:
-        recommender = _open(named, chosen, cache, ranker)
+        live = Live(_open(named, chosen, cache, ranker), opened)
         quick = chosen.model is None
         load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=16 if quick else 4)
         service = Service(
-            Live(recommender, opened),
+            live,
             opened,
-            advise=advising(recommender),
+            advise=advising(live.recommender),
             load=load,
             metrics=Metrics(),
         )
         try:
-            service.check()  # what is made at the first request is made now
+            service.check(_FIRST)  # what is made at the first request is made now
         except EngineError as error:
             terminal.say(f"note: {error}; lists come from further down the ladder meanwhile")
         whom = "whoever shows a key" if len(known) else "this machine alone, since no keys are configured"
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
-        terminal.say(f"{named.name}: {len(recommender.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
+        terminal.say(f"{named.name}: {len(live.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
         run(create_app(service, keys=known, room=Room()), listening)
 
 
-def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str) -> "Recommender":
-    """The ladder from a step on."""
-    from genrec.recommender import Recommender
-
-    opened = source.load(named, chosen, cache)
-    for notice in opened.notices:
+def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str) -> "Parts":
+    """What ranks, from a step of the ladder on."""
+    parts = source.load_parts(named, chosen, cache)
+    for notice in parts.notices:
         terminal.say(f"note: {notice}")
-    steps = [step.source for step in opened.ladder]
-    if ranker == _RANKERS[0]:
-        return opened
-    if ranker not in steps:
+    steps = [step.source for step in parts.ladder]
+    if ranker not in (_RANKERS[0], *steps):
         raise InputError(f"--ranker {ranker} has nothing to go on in {named.name}; choose from {', '.join(steps)}")
-    ladder = opened.ladder[steps.index(ranker) :]
-    return Recommender(opened.catalog, ladder, interactions=opened.interactions)
+    if ranker in _RANKERS[2:]:
+        parts = replace(parts, learned=None, counting=None)
+    return parts if ranker != _RANKERS[3] else replace(parts, embedding=None)
 
 
 def _keys(file: Path | None, rate: float | None, burst: float) -> "Keys":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from genrec.catalog import Catalog
     from genrec.index import CatalogIndex
     from genrec.interactions import Interactions
+    from genrec.parts import Parts
     from genrec.rankers.generative import GenerativeRanker
     from genrec.recommender import Recommender
 
@@ -134,7 +135,7 @@ def settings(options: Mapping[str, Any]) -> "Settings":
     return replace(default, generative=generative, fill_priors=whole, **ours)
 
 
-def load(
+def load_parts(
     source: Source,
     chosen: "Settings",
     cache: Path,
@@ -142,8 +143,8 @@ def load(
     need_model: bool = False,
     backend: "Backend | None" = None,
     prior_backend: "Backend | None" = None,
-) -> "Recommender":
-    """The ladder over a source, with progress on standard error.
+) -> "Parts":
+    """What ranks a source, with progress on standard error.
 
     Args:
         source: the data.
@@ -159,9 +160,9 @@ def load(
         shown.say(f"reading {source.name}")
         catalog, interactions = source.read(cache, chosen.model)
         shown.say("loading the models")
-        from genrec.assembly import load_backend, open_recommender
+        from genrec.assembly import load_backend, open_parts
 
-        opened = open_recommender(
+        opened = open_parts(
             catalog,
             interactions,
             cache=cache,
@@ -170,9 +171,14 @@ def load(
             prior_backend=prior_backend,
             on_progress=shown,
         )
-        if need_model and chosen.model is not None and not generative(opened):
+        if need_model and chosen.model is not None and opened.generating is None:
             load_backend(chosen.model, cache, adapter=chosen.adapter)  # says what is missing
     return opened
+
+
+def load(source: Source, chosen: "Settings", cache: Path, **options: Any) -> "Recommender":
+    """The ladder over a source; options and errors are those of `load_parts`."""
+    return load_parts(source, chosen, cache, **options).recommender()
 
 
 def fetch(models: "Sequence[str | Path | None]", cache: Path) -> None:

@@ -71,6 +71,18 @@ class CooccurrenceRanker(DenseRanker):
         other._weigh(decay, next_weight, beside_weight)
         return other
 
+    def over(self, places: IntArray, items: int) -> "CooccurrenceRanker":
+        """The same counts over another numbering of the items, without those of items that are gone.
+
+        Args:
+            places: int64 [N], the new number of each item, -1 for one that is gone.
+            items: how many there are now.
+        """
+        other = copy.copy(self)
+        other._beside, other._next = (_moved(links, places, items) for links in (self._beside, self._next))
+        other._weigh(self._decay, self._next_weight, self._beside_weight)
+        return other
+
     def _weigh(self, decay: float, next_weight: float, beside_weight: float) -> None:
         if not 0 < decay <= 1:
             raise InputError(f"decay is {decay}; it lies above 0 and at most at 1")
@@ -80,7 +92,7 @@ class CooccurrenceRanker(DenseRanker):
             raise InputError("next_weight and beside_weight are both 0; give one of them some weight")
         self._links = weighed[0] if len(weighed) == 1 else (weighed[0] + weighed[1]).tocsr()
         self._known = np.diff(self._links.indptr) > 0
-        self._decay = decay
+        self._decay, self._next_weight, self._beside_weight = decay, next_weight, beside_weight
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether any item of the history was ever met beside another."""
@@ -99,6 +111,19 @@ class CooccurrenceRanker(DenseRanker):
         scores: FloatArray = (people @ self._links).toarray()
         scores[scores == 0] = -np.inf
         return scores
+
+
+def _moved(links: sparse.csr_array, places: IntArray, items: int) -> sparse.csr_array:
+    if np.array_equal(places, np.arange(len(places))):  # others may have come behind them, and nothing is copied
+        bounds = np.append(links.indptr, np.full(items - len(places), links.indptr[-1]))
+        return sparse.csr_array((links.data, links.indices, bounds), shape=(items, items))
+    kept = np.argsort(places, kind="stable")[np.count_nonzero(places < 0) :]
+    rows = links[kept]
+    columns = places[rows.indices]
+    there = columns >= 0
+    sizes = np.zeros(items + 1, dtype=np.int64)
+    sizes[1 + places[kept]] = np.diff(np.concatenate([[0], np.cumsum(there)])[rows.indptr])
+    return sparse.csr_array((rows.data[there], columns[there], np.cumsum(sizes)), shape=(items, items))
 
 
 def _cosine(counts: sparse.csr_array, totals: FloatArray) -> sparse.csr_array:

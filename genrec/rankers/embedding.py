@@ -12,7 +12,7 @@ from genrec.kernel import plain
 from genrec.kernel.choice import choose_loops
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.template import one_line
-from genrec.types import BoolArray
+from genrec.types import BoolArray, IntArray
 
 _FEW = 16  # people
 
@@ -73,6 +73,22 @@ class EmbeddingRanker(DenseRanker):
         items._words_weight, items._history_weight = 0.0, 1.0
         words._words_weight, words._history_weight = 1.0, 0.0
         return items, words
+
+    def over(self, places: IntArray, texts: Sequence[str]) -> "EmbeddingRanker":
+        """The same over another numbering of the items; only new ones are encoded.
+
+        Args:
+            places: int64 [N], the new number of each item, distinct, -1 for one that is gone.
+            texts: of the items that get the other numbers, in their order; without an encoder nothing is known of them.
+        """
+        kept = np.flatnonzero(places >= 0)
+        before = np.full(len(kept) + len(texts), -1, dtype=np.int64)
+        before[places[kept]] = kept
+        fresh, vectors = np.flatnonzero(before < 0), self.vectors[before]
+        vectors[fresh] = self._encoder.encode(texts) if len(texts) and self._encoder is not None else 0
+        other = copy.copy(self)
+        other.vectors, other._known = vectors, (vectors != 0).any(axis=1)
+        return other
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there is a known item or a word to start from."""

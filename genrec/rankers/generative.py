@@ -13,7 +13,7 @@ from genrec.backends.base import Backend
 from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, check_count
 from genrec.guide import prefix_sums
-from genrec.index import CatalogIndex
+from genrec.index import CatalogIndex, stays_at
 from genrec.prior import Prior
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.renderer import Rendered, Renderer, window_start
@@ -161,6 +161,7 @@ class GenerativeRanker:
         self._proposer = proposer
         self._prior_cache = prior_cache
         self._priors: dict[str, Prior] = {}
+        self._behind: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
         self._prepare()
 
     def with_settings(
@@ -175,8 +176,42 @@ class GenerativeRanker:
         other = copy.copy(self)
         other.source = source or self.source
         other._background = self._background if background is None else tuple(background)
+        if background is not None or changes.keys() & {"max_history", "history_step"}:
+            other._behind = (None, None)
         other.settings = replace(self.settings, **changes)
         other._proposer = proposer or self._proposer
+        other._prepare()
+        return other
+
+    def over(self, index: CatalogIndex, *, proposer: Ranker | None = None) -> "GenerativeRanker":
+        """The same ranker over the index of another version of the catalog; the model is shared.
+
+        The prior stays measured behind the same prompts, even where these show an item that is gone; what was measured
+        of items that are written as before stays, and nothing is kept on disk.
+
+        Args:
+            index: made by `CatalogIndex.over` or `update` from the one there is.
+            proposer: proposes items of the other version.
+
+        Raises:
+            TokenizerMismatchError: the index was built with another tokenizer.
+        """
+        if index.tokenizer_fingerprint != self._tokenizer.fingerprint:
+            raise TokenizerMismatchError(
+                f"the index was built for tokenizer {index.tokenizer_fingerprint[:12]}, not for "
+                f"{self._tokenizer.fingerprint[:12]}; pass one that was made from this ranker's"
+            )
+        other = copy.copy(self)
+        places = index.catalog.item_ids.positions(self._index.catalog.item_ids)
+        moved = [places[history] for history in self._background]
+        other._background = tuple(history[history >= 0] for history in moved)
+        other._index, other._proposer, other._prior_cache = index, proposer or self._proposer, None
+        stays = stays_at(self._index.catalog, index.catalog)
+        warm, cold = (None if prior is None else prior.prompts for prior in self._renderer_priors)
+        other._behind = (warm, cold)
+        found = [prior for prior in self._renderer_priors if prior is not None]
+        keys = [other._key_of(prior.prompts) for prior in found]
+        other._priors = {key: prior.over(index.trie, stays, key=key) for key, prior in zip(keys, found, strict=True)}
         other._prepare()
         return other
 
@@ -480,13 +515,12 @@ class GenerativeRanker:
         """The prior behind a template's prompts, from the cache where it is kept; none where candidates are shown."""
         if not self.settings.prior or _shows_candidates(renderer):
             return None
-        nothing = np.empty(0, dtype=np.int64)
-        prompts = [renderer.render(nothing, "", nothing).token_ids]
-        if renderer is self._renderers[0] and self._background:
-            prompts = [renderer.render(history, "", nothing).token_ids for history in self._background]
-        name = self._prior_backend.name.encode()
-        digest = hashlib.sha256(b"\0".join([name, *(one.tobytes() for one in prompts)]))
-        key = f"{self._index.fingerprint}-{digest.hexdigest()[:16]}"
+        nothing, warm = np.empty(0, dtype=np.int64), renderer is self._renderers[0]
+        prompts = self._behind[0 if warm else 1]
+        if prompts is None:
+            histories = self._background if warm and self._background else (nothing,)
+            prompts = [renderer.render(history, "", nothing).token_ids for history in histories]
+        key = self._key_of(prompts)
         if key not in self._priors:
             prior = Prior(self._prior_backend, self._index.trie, prompts, key=key)
             if self._prior_cache is not None and (self._prior_cache / key).is_dir():
@@ -498,6 +532,12 @@ class GenerativeRanker:
                     raise ArtifactError(f"{reason}; remove the folder {place}, it is measured again") from error
             self._priors[key] = prior
         return self._priors[key]
+
+    def _key_of(self, prompts: Sequence[IntArray]) -> str:
+        """Names a prior: the index, the model and the prompts it is measured behind."""
+        name = self._prior_backend.name.encode()
+        digest = hashlib.sha256(b"\0".join([name, *(one.tobytes() for one in prompts)]))
+        return f"{self._index.fingerprint}-{digest.hexdigest()[:16]}"
 
 
 def _shows_candidates(renderer: Renderer) -> bool:

@@ -97,8 +97,11 @@ class Service:
             self._advisors = (recommender, advisors)
             return advisors[k]
 
-    def check(self) -> None:
+    def check(self, patience: float = _PATIENCE) -> None:
         """See that the store answers and that the first step of the ladder ranks, by a list that it made lately or now.
+
+        Args:
+            patience: seconds that it may take.
 
         Raises:
             StoreError, EngineError: one does not.
@@ -108,7 +111,7 @@ class Service:
             return
         recommender = self.live.recommender
         somebody = History(words=recommender.catalog[0].title)
-        answer = recommender.recommend(somebody, 1, filter_seen=False, deadline=_PATIENCE)
+        answer = recommender.recommend(somebody, 1, filter_seen=False, deadline=patience)
         if answer.left_out:
             raise EngineError(f"{answer.left_out[0]} does not answer")
         self._worked = self.clock()
@@ -135,13 +138,13 @@ class Service:
 
     def history_of(self, user_id: UserId) -> list[Item]:
         """What somebody met, oldest first; nothing of somebody unknown."""
-        catalog = self.catalog
-        met = self.live.person(user_id).item_ids
+        person, catalog = self.live.person(user_id), self.catalog
+        met = person.item_ids if isinstance(person, History) else ()
         return catalog.items_at(catalog.indices_of(met, on_unknown="skip"))
 
     def put(self, items: Sequence[Item]) -> None:
         """Add items, or put them in the place of those of the same ids; the next request sees it."""
-        self.live.revise(Catalog.from_items(items), [])
+        self.live.revise(Catalog.from_items(items))
 
     def withdraw(self, item_id: ItemId) -> None:
         """Take an item out; the next request sees it.
@@ -149,8 +152,7 @@ class Service:
         Raises:
             UnknownItemError: it is not there.
         """
-        self.catalog.index_of(item_id)
-        self.live.revise(None, [item_id])
+        self.live.revise(withdraw=[item_id])
 
     def close(self) -> None:
         """End what works in the background."""
@@ -158,15 +160,21 @@ class Service:
 
     def _rank(self, _: object, asks: Sequence[Recommend]) -> list[Answer]:
         """Lists of one length under the same options."""
-        recommender, first = self.live.recommender, asks[0]
-        options: dict[str, Any] = first.options
-        options["deadline"] = first.deadline or self.load.deadline
-        people = [self.live.person(ask.user_id, tuple(ask.history), ask.words) for ask in asks]
-        found = recommender.recommend(people, first.k, **options)
-        answers = []
-        for own in found:
-            self.metrics.served(own)
-            answers.append(answer_of(own, recommender.catalog))
-            if not own.left_out:
-                self._worked = self.clock()
-        return answers
+        groups: dict[tuple[Recommender, tuple[ItemId, ...]], list[int]] = {}
+        people = []
+        for place, ask in enumerate(asks):
+            found = self.live.ask(ask.user_id, ask.history, ask.words)
+            people.append(found.person)
+            groups.setdefault((found.recommender, found.unwanted), []).append(place)
+        answers: dict[int, Answer] = {}
+        for (recommender, unwanted), places in groups.items():
+            options: dict[str, Any] = asks[0].options
+            options["deadline"] = options["deadline"] or self.load.deadline
+            options["exclude"] = [*(options["exclude"] or ()), *unwanted]
+            lists = recommender.recommend([people[place] for place in places], asks[0].k, **options)
+            for place, own in zip(places, lists, strict=True):
+                answers[place] = answer_of(own, recommender.catalog)
+                self.metrics.served(own)
+                if not own.left_out:
+                    self._worked = self.clock()
+        return [answers[place] for place in range(len(asks))]

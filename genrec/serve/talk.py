@@ -21,7 +21,7 @@ from genrec.errors import InputError
 from genrec.serve.failure import RefusedError
 from genrec.serve.service import Service
 from genrec.serve.shape import ChatBody, Extension, WishesBody, answer_of
-from genrec.types import RecommendationList
+from genrec.types import History, RecommendationList
 
 MODEL = "genrec"
 _K = 5
@@ -144,8 +144,9 @@ class Talk:
 
     def _before(self, advisor: Advisor, asked: Extension, messages: list[tuple[Any, str]]) -> Conversation:
         """The conversation before the last message."""
-        known = self._service.live.person(asked.user_id, tuple(asked.history)).item_ids
-        conversation = advisor.replay(Conversation(asked.user_id, tuple(known)), messages)
+        found = self._service.live.ask(asked.user_id, asked.history)
+        met = found.person.item_ids if isinstance(found.person, History) else ()
+        conversation = advisor.replay(Conversation(asked.user_id, met, unwanted=found.unwanted), messages)
         if asked.wishes is None:
             return conversation
         wishes = self._checked(asked.wishes.wishes)

@@ -25,6 +25,13 @@ const EVIDENCE = {
   "like their texts": "Close to what you describe",
   popularity: "Liked by many",
 };
+// What a model that weighs evidence leaned on, where that spoke for the item more than the model itself did.
+const LEANT_ON = {
+  blend: "what people take together",
+  cooccurrence: "what people take together",
+  embedding: "what you describe",
+  popularity: "what many like",
+};
 
 /**
  * The shelf's part of the page.
@@ -160,6 +167,7 @@ function facts(attributes) {
 
 function originOf(source) {
   const [step, evidence] = String(source ?? "").split(": ");
+  if (step.startsWith("generative") && LEANT_ON[evidence]) return `From ${LEANT_ON[evidence]}, by the model`;
   return EVIDENCE[evidence] ?? STEPS[step] ?? String(source ?? "");
 }
 

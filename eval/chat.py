@@ -1,0 +1,252 @@
+"""Conversational recommendation on real dialogues: python -m eval.chat --data DIR [--model-turns N] [--json FILE].
+
+DIR holds `redial_*.parquet` and `opendialkg_*.parquet`. Prints, for each data set and ranker, recall at 1, 5 and 10
+with 95 % bootstrap intervals over dialogues, the difference to the blend, and how many recommended items are outside
+the catalog, repeated, or ruled out, which is counted of the lists as they are. The protocol stands in
+`eval/dialogue.py`, what is ranked by in `eval/dialogue_rankers.py`. `python -m eval.chat simulate` lets scripted
+shoppers talk instead; see `eval/simulate.py`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from eval.dialogue import Dialogues, Turn, read_dialogues, recall
+from eval.dialogue_rankers import BLEND, POPULAR, Answerers, Model, Texts, kept_vectors, make_answerers, open_one
+from eval.progress import show_progress, wide_console
+from eval.simulate import main as simulate
+from eval.speed.report import commit, machine
+from genrec.assembly import default_cache
+from genrec.errors import GenrecError
+from genrec.metrics import RESAMPLES, Interval
+from genrec.types import FloatArray, ItemId
+
+SEED = 20261122
+NAMES = ("redial", "opendialkg")
+CUTS = (1, 5, 10)
+MODEL_TURNS = 200  # a language model is asked about, of each data set
+QUICK = 100  # turns of each data set
+PUBLISHED = {
+    "redial": {
+        "published, its test turns: GPT-4": (5.04, 13.97, 20.08),
+        "published, its test turns: GPT-3.5": (4.31, 12.64, 18.31),
+        "published, its test turns: Vicuna-13B": (3.38, 8.91, 12.03),
+    }
+}
+
+
+@dataclass
+class Answers:
+    """What one ranker answered, turn by turn."""
+
+    turns: list[Turn] = field(default_factory=list)
+    lists: list[list[ItemId]] = field(default_factory=list)
+    filled: int = 0  # items that popularity had to give
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table; shares are times 100, and what is counted is counted of all places of all lists."""
+
+    data: str
+    ranker: str
+    recall: Mapping[str, Interval]
+    to_blend: Interval | None
+    turns: int
+    examples: int
+    places: int
+    outside: int
+    repeated: int
+    ruled_out: int
+    filled: float
+    milliseconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Ask about every turn, print, write."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["simulate"]:
+        simulate(arguments[1:])
+        return
+    options = _parse(arguments)
+    summary: dict[str, Any] = {"seed": options.seed, "commit": commit(), "machine": machine(), "data": {}, "rows": []}
+    try:
+        for name in options.sets:
+            data = read_dialogues(options.data, name)
+            lines, weights = measure(data, options)
+            summary["data"][name] = {"digest": data.digest, "weights": weights}
+            summary["rows"] += [asdict(line) for line in lines]
+            _print(data, lines)
+        if options.json:
+            options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    except (GenrecError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+
+
+def measure(data: Dialogues, options: argparse.Namespace) -> tuple[list[Line], list[dict[str, float]]]:
+    """A row for each ranker, and the weights of each fold's blend."""
+    cache = default_cache()
+    texts = Texts.of(data, kept_vectors(cache))
+    random = np.random.default_rng(options.seed)
+    order = random.permutation(len(data.asked))
+    asked = {id(data.asked[place]) for place in order[: QUICK if options.quick else len(order)]}
+    read = {id(data.asked[place]) for place in order[: options.model_turns]} & asked
+    model = Model(data, cache, options.seed) if read else None
+    answers: dict[str, Answers] = {}
+    weights = []
+    for own in make_answerers(data, texts, options.seed):
+        weights.append(own.weights)
+        _ask_fold(data, own, model, asked, read, answers)
+    if model is not None:
+        model.keep()
+    _restrict(answers)
+    return [_line(data, name, own, answers, options.seed) for name, own in answers.items()], weights
+
+
+def _ask_fold(
+    data: Dialogues, own: Answerers, model: Model | None, asked: set[int], read: set[int], answers: dict[str, Answers]
+) -> None:
+    popular = own.rankers[POPULAR]
+    for name, ranker in own.rankers.items():
+        turns = [turn for turn in own.turns if id(turn) in asked]
+        ask(data, open_one(data, ranker, popular), turns, name, answers.setdefault(name, Answers()))
+    if model is not None:
+        for name, reading in model.beside(own.rankers[BLEND]).items():
+            turns = [turn for turn in own.turns if id(turn) in read]
+            ask(data, open_one(data, reading, popular), turns, name, answers.setdefault(name, Answers()))
+
+
+def ask(data: Dialogues, recommender: Any, turns: Sequence[Turn], name: str, into: Answers) -> None:
+    """Ask about some turns, and keep what is answered."""
+    for turn in show_progress(turns, f"{data.name}, {name}", len(turns)):
+        found = recommender.recommend(turn.person, CUTS[-1], exclude=turn.mentioned)
+        into.turns.append(turn)
+        into.lists.append([item.item_id for item in found.items])
+        into.filled += sum(item.step == POPULAR for item in found.items)
+        into.seconds += found.seconds
+
+
+def cluster_interval(found: FloatArray, there: FloatArray, owners: Sequence[str], *, seed: int) -> Interval:
+    """100 times a ratio of sums, with its interval when whole dialogues are drawn: what is said in one hangs together.
+
+    Args:
+        found: float64 [T], such as true items that were found at each turn; or how many more than another found.
+        there: float64 [T], how many there are.
+        owners: [T], each turn's dialogue.
+        seed: of the draw.
+    """
+    _, places = np.unique(np.array(owners), return_inverse=True)
+    up, down = np.bincount(places, found), np.bincount(places, there)
+    random = np.random.default_rng(seed)
+    drawn = random.integers(0, len(up), (RESAMPLES, len(up)))
+    low, high = np.percentile(100 * up[drawn].sum(axis=1) / down[drawn].sum(axis=1), [2.5, 97.5])
+    return Interval(float(100 * found.sum() / there.sum()), float(low), float(high))
+
+
+def _restrict(answers: dict[str, Answers]) -> None:
+    """Beside what was asked about some turns only, the blend on the same ones."""
+    for own in list(answers.values()):
+        if len(own.turns) < len(answers[BLEND].turns):
+            chosen = {id(turn) for turn in own.turns}
+            pairs = [
+                (turn, found)
+                for turn, found in zip(answers[BLEND].turns, answers[BLEND].lists, strict=True)
+                if id(turn) in chosen
+            ]
+            answers[f"{BLEND}, on the same turns"] = Answers([one for one, _ in pairs], [own for _, own in pairs])
+
+
+def _line(data: Dialogues, name: str, own: Answers, answers: Mapping[str, Answers], seed: int) -> Line:
+    owners = [turn.dialogue for turn in own.turns]
+    recalls = {}
+    for k in CUTS:
+        found, there = recall(own.turns, own.lists, k)
+        recalls[f"recall@{k}"] = cluster_interval(found, there, owners, seed=seed)
+    blend = dict(zip(map(id, answers[BLEND].turns), answers[BLEND].lists, strict=True))
+    theirs, _ = recall(own.turns, [blend[id(turn)] for turn in own.turns], CUTS[-1])
+    known = set(map(str, data.catalog.item_ids))
+    places = sum(map(len, own.lists))
+    return Line(
+        data.name,
+        name,
+        recalls,
+        None if name.startswith(BLEND) else cluster_interval(found - theirs, there, owners, seed=seed),
+        len(own.turns),
+        int(there.sum()),
+        places,
+        *_faults(own, known),
+        100 * own.filled / max(places, 1),
+        1000 * own.seconds / len(own.turns),
+    )
+
+
+def _faults(own: Answers, known: set[str]) -> tuple[int, int, int]:
+    """Items outside the catalog, repeated within a list, and ruled out, of all lists."""
+    outside = repeated = ruled_out = 0
+    for turn, found in zip(own.turns, own.lists, strict=True):
+        ids, banned = list(map(str, found)), set(map(str, turn.mentioned))
+        outside += sum(item not in known for item in ids)
+        repeated += len(ids) - len(set(ids))
+        ruled_out += sum(item in banned for item in ids)
+    return outside, repeated, ruled_out
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.chat", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder of dialogues")
+    parser.add_argument("--sets", nargs="+", choices=NAMES, default=NAMES, help="these data sets only")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of folds, draws and intervals")
+    parser.add_argument(
+        "--model-turns",
+        type=int,
+        default=MODEL_TURNS,
+        metavar="N",
+        help="turns that the LLM is asked about; 0 for none",
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} turns of each data set")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    options = parser.parse_args(arguments)
+    if options.model_turns < 0:
+        parser.error(f"--model-turns is {options.model_turns}; ask about 0 turns or more")
+    if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
+        parser.error(f"--json {options.json} cannot be written; name a file that can")
+    return options
+
+
+def _print(data: Dialogues, lines: Iterable[Line]) -> None:
+    dialogues = len({turn.dialogue for turn in data.asked})
+    title = f"{data.name}: {len(data.asked):,} turns of {dialogues:,} dialogues, {len(data.catalog):,} films"
+    table = Table(title=f"{title}, {data.digest[:16]}")
+    for column in ("ranker", *(f"Recall@{k}" for k in CUTS), "@10 to the blend", "examples"):
+        table.add_column(column)
+    for column in ("outside", "repeated", "ruled out", "filled %", "ms"):
+        table.add_column(column, justify="right")
+    for line in lines:
+        faults = (line.outside, line.repeated, line.ruled_out)
+        table.add_row(
+            line.ranker,
+            *map(str, line.recall.values()),
+            str(line.to_blend or ""),
+            f"{line.examples:,}",
+            *map(str, faults),
+            f"{line.filled:.1f}",
+            f"{line.milliseconds:.0f}",
+        )
+    for name, values in PUBLISHED.get(data.name, {}).items():
+        table.add_row(name, *(f"{value:.2f}" for value in values))
+    wide_console().print(table)
+
+
+if __name__ == "__main__":
+    main()

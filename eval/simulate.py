@@ -1,0 +1,307 @@
+"""Scripted shoppers who look for something and say what shoppers say: python -m eval.chat simulate [--turns N].
+
+A shopper is a customer whose last basket is held back; what they look for is one thing of it, and they know what it is
+called and costs. They say a word or two of its title, and then criticise what they are shown, each time in one of the
+ways of `KINDS` that the thing they look for allows. After every turn it is checked, by plain Python over the rows of
+the items and with nothing of genrec's filters, that what is shown is in the catalog, is allowed, is as much as can be,
+is distinct, and was not shown before while something else was left; and whether the wishes are what was meant. Two
+other ways are measured beside it: whoever only turns pages after their first words, and whoever says nothing at all.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from eval.progress import show_progress, wide_console
+from eval.shopper import KINDS, Meant, Said, Shelf, Shopper, lacks, may_cost, shelf_of
+from eval.speed.report import commit, machine
+from genrec import (
+    Catalog,
+    Interactions,
+    Settings,
+    open_dataset,
+    open_recommender,
+    read_catalog,
+    read_interactions,
+)
+from genrec.advisor import Advisor
+from genrec.assembly import LANGUAGE_MODEL, default_cache
+from genrec.conversation import Conversation, Wishes
+from genrec.errors import GenrecError, InputError
+from genrec.metrics import mean_interval
+
+SEED = 20261122
+K = 5
+LONGEST = 8  # turns of a conversation
+WAYS = ("critique", "words, then pages", "nothing said")
+_PRICE = re.compile(r"price (<=|>=|<|>) (\S+)")
+_LACKING = re.compile(r"(?P<quote>['\"])(?P<word>.*)(?P=quote) not in title")
+AS_MEANT = "ruled out as meant"
+FAULTS = (
+    "outside the catalog",
+    "ruled out by the wishes",
+    AS_MEANT,
+    "repeated",
+    "disliked or had",
+    "too few",
+    "shown before",
+)
+
+
+@dataclass
+class Score:
+    """What one way of talking came to.
+
+    Attributes:
+        turns: with a list.
+        items: shown.
+        faults: items, or turns of too few, by what is wrong with them.
+        found: the turn at which each shopper was shown what they look for, from 1; None where they were not.
+        seconds: all together.
+    """
+
+    turns: int = 0
+    items: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    found: list[int | None] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Reading:
+    """How often each kind of utterance was said, and read as it was meant; and what was misread."""
+
+    said: Counter[str] = field(default_factory=Counter)
+    read: Counter[str] = field(default_factory=Counter)
+    missed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Let shoppers talk, print, write."""
+    options = _parse(arguments)
+    try:
+        summary = simulate(options)
+        if options.json:
+            options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        _print(summary)
+    except (GenrecError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+    # What was misread is counted above, and may let through what was not meant; all else must not be.
+    if any(count for way in summary["ways"].values() for name, count in way["faults"].items() if name != AS_MEANT):
+        sys.exit(1)
+
+
+def simulate(options: argparse.Namespace) -> dict[str, Any]:
+    """As many turns as were asked for in each way.
+
+    Raises:
+        InputError: the data hold nobody to be asked, or no price.
+    """
+    catalog, interactions = _open(options)
+    train, baskets = interactions.known_to(catalog).leave_last_basket_out(1)
+    model = None if options.model == "none" else options.model
+    recommender = open_recommender(catalog, train, cache=default_cache(), settings=Settings(model=model))
+    order = np.random.default_rng(options.seed).permutation(len(baskets))
+    if not len(order):
+        raise InputError("nobody has three baskets, so nobody's last one can be held back; give longer histories")
+    advisor, shelf = Advisor(recommender, k=K), shelf_of(catalog)
+    scores: dict[str, Score] = {}
+    reading = Reading()
+    for way in options.ways:
+        score = scores[way] = Score()
+        # Whoever talks in one way talks in each other too, and looks for the same.
+        for number in show_progress(range(options.turns), way, options.turns):
+            if score.turns > number:
+                continue
+            place = int(order[len(score.found) % len(order)])
+            history, items = baskets[place].history, baskets[place].item_ids
+            random = np.random.default_rng([options.seed, len(score.found)])
+            wanted = sorted(set(items) - set(history.item_ids), key=str)
+            if not wanted:
+                score.found.append(None)
+                continue
+            shopper = Shopper(catalog, wanted[int(random.integers(len(wanted)))], random)
+            start = Conversation(history.user_id, tuple(dict.fromkeys(history.item_ids)))
+            talk(advisor, shelf, start, shopper, way, score, reading, options.turns)
+    return {
+        "commit": commit(),
+        "machine": machine(),
+        "seed": options.seed,
+        "data": catalog.name,
+        "items": len(catalog),
+        "fingerprint": catalog.fingerprint,
+        "model": options.model,
+        "ways": {way: _summed(score, options.seed) for way, score in scores.items()},
+        "reading": {
+            kind: {"said": reading.said[kind], "read": reading.read[kind], "missed": reading.missed[kind][:5]}
+            for kind in KINDS
+            if reading.said[kind]
+        },
+    }
+
+
+def talk(
+    advisor: Advisor,
+    shelf: Shelf,
+    conversation: Conversation,
+    shopper: Shopper,
+    way: str,
+    score: Score,
+    reading: Reading,
+    most: int,
+) -> None:
+    """One conversation, until what is looked for is shown or patience ends."""
+    meant: list[Meant] = [Meant()]
+    found = None
+    for turn in range(1, LONGEST + 1):
+        if score.turns >= most:
+            return
+        said = (
+            shopper.speak(conversation, meant[-1]) if way == WAYS[0] or (turn == 1 and way == WAYS[1]) else Said("ok")
+        )
+        before = conversation
+        if said.drop is not None:
+            conversation = advisor.change(before, before.wishes.without(said.drop))
+        else:
+            conversation = advisor.answer(before, said.text)
+        if said.kind == "undo":
+            meant = meant[:-1]
+        else:
+            meant.append(said.after(meant[-1]))
+        if said.kind:
+            _note(reading, said, before.wishes, conversation.wishes)
+        score.turns += 1
+        if said.kind not in ("undo", "question"):
+            check(shelf, before, conversation, meant[-1], score)
+        score.seconds += conversation.turns[-1].answer.seconds if conversation.turns else 0.0
+        if shopper.target in [item.item_id for item in conversation.shown]:
+            found = turn
+            break
+    score.found.append(found)
+
+
+def check(shelf: Shelf, before: Conversation, conversation: Conversation, meant: Meant, score: Score) -> None:
+    """Count what is wrong with the newest list, evaluating every limit in plain Python."""
+    wishes = conversation.wishes
+    shown = [item.item_id for item in conversation.shown]
+    limits = [own.where for own in wishes.limits]
+    had = {str(item) for item in (*conversation.history, *wishes.liked, *wishes.disliked)}
+    allowed = {
+        name
+        for name, (title, price) in shelf.items()
+        if name not in had and all(obeys(one, title, price) for one in limits)
+    }
+    seen = {str(item.item_id) for turn in before.turns for item in turn.answer.items}
+    names = list(map(str, shown))
+    known = [name for name in names if name in shelf]
+    score.items += len(names)
+    score.faults["outside the catalog"] += len(names) - len(known)
+    score.faults["ruled out by the wishes"] += sum(
+        not all(obeys(one, *shelf[name]) for one in limits) for name in known
+    )
+    score.faults[AS_MEANT] += sum(not meant.allows(name, *shelf[name]) for name in known)
+    score.faults["repeated"] += len(names) - len(set(names))
+    score.faults["disliked or had"] += sum(name in had for name in names)
+    score.faults["too few"] += len(names) != min(K, len(allowed))
+    again = sum(name in seen for name in names)
+    left = min(K, len(allowed - seen)) - (len(names) - again)
+    score.faults["shown before"] += min(again, max(0, left))
+
+
+def obeys(where: str, title: str, price: float | None) -> bool:
+    """Whether an item is as a limit of a conversation says; a text that is no such limit is an error of this check.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if found := _PRICE.fullmatch(where):
+        return may_cost(price, found[1], float(found[2]))
+    if found := _LACKING.fullmatch(where):
+        return lacks(title, found["word"])
+    raise InputError(f"the limit {where!r} is none that shoppers know; teach `obeys` to read it")
+
+
+def _note(reading: Reading, said: Said, before: Wishes, after: Wishes) -> None:
+    reading.said[said.kind] += 1
+    if said.expects(before, after):
+        reading.read[said.kind] += 1
+    else:
+        reading.missed[said.kind].append(f"{said.text!r}: {before.chips} -> {after.chips}")
+
+
+def _summed(score: Score, seed: int) -> dict[str, Any]:
+    """Counts as they are, and shares of shoppers who were shown what they look for by each turn, times 100."""
+    by_turn = {}
+    for turn in range(1, LONGEST + 1):
+        hits = [100.0 * (own is not None and own <= turn) for own in score.found]
+        by_turn[str(turn)] = asdict(mean_interval(hits or [0.0], seed=seed))
+    return {
+        "turns": score.turns,
+        "items": score.items,
+        "shoppers": len(score.found),
+        "faults": {name: int(score.faults[name]) for name in FAULTS},
+        "found": by_turn,
+        "seconds a turn": score.seconds / max(score.turns, 1),
+    }
+
+
+def _open(options: argparse.Namespace) -> tuple[Catalog, Interactions]:
+    if (options.items is None) != (options.interactions is None):
+        raise InputError("--items and --interactions go together; give both, or none for the embedded shop")
+    if options.items is None:
+        return open_dataset("online-retail", default_cache())
+    return read_catalog(options.items), read_interactions(options.interactions)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.chat simulate", description=__doc__)
+    parser.add_argument("--turns", type=int, default=2000, metavar="N", help="of each way of talking")
+    parser.add_argument("--model", default=LANGUAGE_MODEL, help="the language model that ranks, or none")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="these ways of talking only")
+    parser.add_argument("--items", type=Path, metavar="FILE", help="another catalog, with a column price")
+    parser.add_argument("--interactions", type=Path, metavar="FILE", help="what people took of it")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of shoppers and what they say")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    options = parser.parse_args(arguments)
+    if options.turns < 1:
+        parser.error(f"--turns is {options.turns}; simulate 1 or more")
+    if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
+        parser.error(f"--json {options.json} cannot be written; name a file that can")
+    return options
+
+
+def _print(summary: Mapping[str, Any]) -> None:
+    console = wide_console()
+    table = Table(title=f"{summary['data']}, {summary['items']:,} items, model {summary['model']}")
+    for column in ("way", "turns", "items", "shoppers", *(f"found by {turn}" for turn in (1, 2, 4, LONGEST)), "ms"):
+        table.add_column(column)
+    for column in FAULTS:
+        table.add_column(column, justify="right")
+    for way, own in summary["ways"].items():
+        shares = [own["found"][str(turn)] for turn in (1, 2, 4, LONGEST)]
+        table.add_row(
+            way,
+            *(f"{own[name]:,}" for name in ("turns", "items", "shoppers")),
+            *(f"{one['value']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for one in shares),
+            f"{1000 * own['seconds a turn']:.0f}",
+            *(str(own["faults"][name]) for name in FAULTS),
+        )
+    console.print(table)
+    spoken = Table(title="what was read as it was meant")
+    for column in ("kind", "said", "read as meant", "%"):
+        spoken.add_column(column)
+    for kind, own in summary["reading"].items():
+        spoken.add_row(kind, str(own["said"]), str(own["read"]), f"{100 * own['read'] / own['said']:.1f}")
+    console.print(spoken)
