@@ -72,7 +72,10 @@ async def end_of(port: int, raw: Raw) -> str:
         while line.startswith(b"HTTP/1.1 1"):  # 100 Continue
             await reader.readline()
             line = await reader.readline()
-        return f"{line[9:10].decode()}xx" if line.startswith(b"HTTP/1.1 ") else "closed"
+        if not line.startswith(b"HTTP/1.1 "):
+            return "closed"
+        rest = await reader.read(1 << 16)  # what else was answered, where several requests were in it
+        return "5xx" if line[9:10] == b"5" or b"\r\nHTTP/1.1 5" in rest else f"{line[9:10].decode()}xx"
     except (ConnectionError, ValueError):
         return "closed"
     finally:
@@ -114,9 +117,17 @@ def _length(drawn: random.Random) -> bytes:
 
 def _chunked(drawn: random.Random) -> bytes:
     coding = drawn.choice(("chunked", "Chunked", "chunked, chunked", "gzip, chunked", "xchunked", "chunked;q=1"))
-    head = f"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: {coding}"
-    chunks = ("8\r\n{\"k\": 3}\r\n0\r\n\r\n", "zz\r\n", "-1\r\n", "FFFFFFFFFFFFFFFFF\r\nx", "8\r\n{\"k\"", "0\r\n", "1\r\n{\r\n" * 50)
-    return f"{head}\r\n\r\n{drawn.choice(chunks)}{drawn.choice(chunks)}".encode()
+    head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+    chunks = (
+        '8\r\n{"k": 3}\r\n0\r\n\r\n',
+        "zz\r\n",
+        "-1\r\n",
+        "FFFFFFFFFFFFFFFFF\r\nx",
+        '8\r\n{"k"',
+        "0\r\n",
+        "1\r\n{\r\n" * 50,
+    )
+    return f"{head}\r\nTransfer-Encoding: {coding}\r\n\r\n{drawn.choice(chunks)}{drawn.choice(chunks)}".encode()
 
 
 def _headers(drawn: random.Random) -> bytes:
@@ -129,23 +140,52 @@ def _headers(drawn: random.Random) -> bytes:
 def _target(drawn: random.Random) -> bytes:
     targets = ("*", "", "/" * 5_000, "//x/y", "http://localhost/v1/models", "/v1/../../etc/passwd", "/%00", "/%ff%fe")
     targets += ("/v1/users/%00/history", "/v1/users/%ff/history", "/v1/catalog/items/%2e%2e%2f", "/page/..%2fapp.py")
-    targets += ("/page/%2e%2e/app.py", "/\xe9", "/v1/models?" + "a=" * 9_000, "/v1/models#x", "/ x", "?", "/page/\\..\\x")
+    targets += (
+        "/page/%2e%2e/app.py",
+        "/\xe9",
+        "/v1/models?" + "a=" * 9_000,
+        "/v1/models#x",
+        "/ x",
+        "?",
+        "/page/\\..\\x",
+    )
     targets += ("/v1/catalog/items?start=9" + "9" * 400, "/v1/catalog/items?limit=nan", "/v1/catalog/items?start=%00")
     method, version = drawn.choice(_METHODS), drawn.choice(("1.1", "1.0", "0.9", "2.0", "9.9", "1.1.1", "x", ""))
     return f"{method} {drawn.choice(targets)} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode("latin-1")
 
 
 def _host(drawn: random.Random) -> bytes:
-    hosts = ("", "evil.example", "localhost.evil.example", "localhost:99999999", "[::1", "\xff", "a" * 9_000, "127.1", "@")
+    hosts = (
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "localhost:99999999",
+        "[::1",
+        "\xff",
+        "a" * 9_000,
+        "127.1",
+        "@",
+    )
     more = drawn.choice(((), ("Host: localhost",), ("Origin: null",), ("Origin: http://localhost",)))
     return _post("/v1/recommend", b'{"k": 3}', *more, host=drawn.choice(hosts))
 
 
 def _json(drawn: random.Random) -> bytes:
-    bodies: tuple[bytes, ...] = (b"", b"{", b"nul", b'{"k": 3', b"[" * 50_000, b'{"a":' * 20_000, b'"\xff"', b'{"k": \xc3\x28}')
+    bodies: tuple[bytes, ...] = (
+        b"",
+        b"{",
+        b"nul",
+        b'{"k": 3',
+        b"[" * 50_000,
+        b'{"a":' * 20_000,
+        b'"\xff"',
+        b'{"k": \xc3\x28}',
+    )
     bodies += (b'{"k": 1e999}', b'{"k": NaN}', b'{"k": ' + b"9" * 5_000 + b"}", b'{"k": 3}{"k": 3}', b"\xef\xbb\xbf{}")
     bodies += (b'{"words": "\\ud800"}', b'{"words": "\\u0000"}', b'{"k": 3, "k": 4}', "{}".encode("utf-16"), b"\x00")
-    kind = drawn.choice(("application/json", "text/plain", "application/xml", "multipart/form-data; boundary=x", ";", ""))
+    kind = drawn.choice(
+        ("application/json", "text/plain", "application/xml", "multipart/form-data; boundary=x", ";", "")
+    )
     return _post(drawn.choice(PATHS), drawn.choice(bodies), kind=kind)
 
 
@@ -158,7 +198,22 @@ def _types(drawn: random.Random) -> bytes:
 
 
 def _value(drawn: random.Random, depth: int) -> object:
-    plain: list[object] = [None, True, 0, -1, 1.5, 10**30, 1e308, "", "x", "i1", "\x00", "\ud800", "x" * 3_000, "price < "]
+    plain: list[object] = [
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        10**30,
+        1e308,
+        "",
+        "x",
+        "i1",
+        "\x00",
+        "\ud800",
+        "x" * 3_000,
+        "price < ",
+    ]
     kind = drawn.randrange(6 if depth < 4 else 4)
     if kind == 4:
         return [_value(drawn, depth + 1) for _ in range(drawn.choice((0, 1, 3)))]
@@ -185,7 +240,9 @@ def _slow(drawn: random.Random) -> tuple[bytes, ...]:
 def _ended(drawn: random.Random) -> bytes:
     """Lines that end otherwise."""
     request = _post("/v1/recommend", b'{"k": 3}')
-    return request.replace(b"\r\n", drawn.choice((b"\n", b"\r", b"\n\r", b"\r\n\r\n", b"\x00\r\n", b" \r\n")), drawn.randint(1, 6))
+    return request.replace(
+        b"\r\n", drawn.choice((b"\n", b"\r", b"\n\r", b"\r\n\r\n", b"\x00\r\n", b" \r\n")), drawn.randint(1, 6)
+    )
 
 
 _KINDS: dict[str, Callable[[random.Random], bytes | tuple[bytes, ...]]] = {

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from genrec import EmbeddingRanker, PopularityRanker, Recommender, read_catalog
+from genrec import EmbeddingRanker, read_catalog
 from genrec.advisor import Advisor
 from genrec.live import Live
+from genrec.parts import Parts
 from genrec.serve.app import create_app
 from genrec.serve.key import Keys
 from genrec.serve.metric import Metrics
@@ -52,8 +53,7 @@ def serving() -> Iterator[Served]:
     """Serve until the block ends."""
     with subprocess.Popen([sys.executable, "-m", "eval.served"], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
-            yield Served(process.pid, int(process.stdout.readline()))
+            yield Served(process.pid, int(next(iter(process.stdout or ()))))
         finally:
             process.terminate()
 
@@ -65,10 +65,9 @@ def main() -> None:
     ids = [f"i{place}" for place in range(ITEMS)]
     titles = [f"Thing {place}" for place in range(ITEMS)]
     catalog = read_catalog(pa.table({"item_id": ids, "title": titles, "price": drawn.random(ITEMS)}))
-    ladder = [EmbeddingRanker(vectors), PopularityRanker(np.arange(ITEMS, 0, -1))]
     with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/events.db") as store:
         service = Service(
-            Live(Recommender(catalog, ladder), store),
+            Live(Parts.of(catalog, embedding=EmbeddingRanker(vectors)), store),
             store,
             advise=lambda own, k: Advisor(own, k=k),
             load=Load(),

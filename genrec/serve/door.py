@@ -5,7 +5,6 @@ WebSocket ASGI Message Format".
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ OPEN = ("/", "/health/live")
 
 _OPEN_UNDER = "/page/"
 _HERE = ("localhost", "127.0.0.1", "[::1]")
+_LAST = {"connection": "close"}  # whatever comes behind is the rest of what was refused
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -58,12 +58,23 @@ class Door:
         app: what answers.
         keys: who may ask.
         room: how much is let in.
+        is_full: whether a request to an address would be refused by what answers, once it was read.
         metrics: count what happens.
         clock: seconds, rising.
     """
 
-    def __init__(self, app: App, *, keys: Keys, room: Room, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Keys,
+        room: Room,
+        is_full: Callable[[str], bool],
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
         self._app, self._keys, self._room, self._metrics, self._clock = app, keys, room, metrics, clock
+        self._is_full = is_full
         self._inside = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -96,7 +107,7 @@ class Door:
             return refusal
         if int(_digits(headers.get(b"content-length"))) > self._room.body:
             return _too_large(self._room.body)
-        if self._inside >= self._room.inside and scope["path"] not in OPEN:
+        if (self._inside >= self._room.inside and scope["path"] not in OPEN) or self._is_full(scope["path"]):
             return RefusedError.busy()
         return None
 
@@ -127,21 +138,24 @@ class Door:
         if body is None:  # gone before it had said all
             return
         pending = [{"type": "http.request", "body": body, "more_body": False}]
-        gone = asyncio.ensure_future(receive())
+        gone, answering = asyncio.ensure_future(receive()), asyncio.current_task()
 
         async def replay() -> Message:
             return pending.pop() if pending else await asyncio.shield(gone)
 
-        answering = asyncio.ensure_future(self._answer(scope, replay, told))
+        def leave(_: object) -> None:
+            if answering is not None and not told.is_whole:
+                answering.cancel()  # whoever left is not computed for any more
+
+        gone.add_done_callback(leave)
         try:
-            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+            await self._answer(scope, replay, told)
+        except asyncio.CancelledError:
+            if not gone.done() or gone.cancelled():
+                raise
         finally:
-            # Whoever left is not computed for any more.
-            for task in (gone, answering):
-                if not task.done():
-                    task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await answering
+            gone.remove_done_callback(leave)
+            gone.cancel()
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, told: "_Told") -> None:
         try:
@@ -165,19 +179,22 @@ class Door:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            raise RefusedError(408, "the request did not arrive in time; send it at once", "slow_request") from None
+            message = "the request did not arrive in time; send it at once"
+            raise RefusedError(408, message, "slow_request", headers=_LAST) from None
 
 
 class _Told:
-    """Sends an answer, and knows its status; 0 before it began."""
+    """Sends an answer, and knows its status, 0 before it began, and whether all of it was sent."""
 
     def __init__(self, send: Send) -> None:
-        self._send, self.status = send, 0
+        self._send, self.status, self.is_whole = send, 0, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+        elif not message.get("more_body", False):
+            self.is_whole = True
         await self._send(message)
 
 
@@ -200,7 +217,7 @@ def _too_often(bucket: Bucket | None) -> RefusedError | None:
 
 
 def _too_large(most: int) -> RefusedError:
-    return RefusedError(413, f"a request may have {most:,} bytes; send less at once", "too_large")
+    return RefusedError(413, f"a request may have {most:,} bytes; send less at once", "too_large", headers=_LAST)
 
 
 def _digits(value: bytes | None) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from http import HTTPStatus
 
 import uvicorn
@@ -12,6 +13,7 @@ from genrec.serve.failure import RefusedError
 
 _PATIENCE = 4.0  # seconds until what a connection began to say has to be the head of a request
 _HEAD = 1 << 16  # bytes that it may have
+_SWITCH = 0.001  # seconds that the thread which ranks may keep the one that speaks waiting; Python's default is 5 ms
 _GRACE = 10  # seconds that answers under way have when the server ends
 
 
@@ -65,8 +67,14 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _end(self, refusal: RefusedError) -> None:
         """The last thing that is said; where an answer is under way, it is broken off."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            head = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if under_way:
+            self.cycle.disconnected = True  # nothing can be sent any more
+            self.cycle.message_event.set()
+        if not (under_way and self.cycle.response_started):
+            head = (
+                f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
+            )
             length = f"content-length: {len(refusal.body)}\r\nconnection: close\r\n\r\n"
             self.transport.write((head + length).encode() + refusal.body)
         self.transport.close()
@@ -80,7 +88,7 @@ def config_of(app: App) -> uvicorn.Config:
         ws="none",
         lifespan="on",
         access_log=False,
-        log_level="warning",
+        log_level="error",  # warnings are about what strangers send
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE,
@@ -90,6 +98,7 @@ def config_of(app: App) -> uvicorn.Config:
 
 def serve(app: App, listening: socket.socket) -> None:
     """Answer until the process is told to end; answers under way have some seconds then."""
+    sys.setswitchinterval(_SWITCH)
     uvicorn.Server(config_of(app)).run(sockets=[listening])
 
 

@@ -1,7 +1,9 @@
 """What goes over the wire, checked before anything sees it. Lengths are limits of one request, not of what is kept."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -13,6 +15,7 @@ from pydantic import (
     StrictStr,
     WithJsonSchema,
 )
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from genrec.catalog import Catalog
 from genrec.conversation import Limit, Wishes
@@ -136,7 +139,7 @@ class Related(Ask):
     item_id: Id
 
 
-class Reason(BaseModel):
+class Reason(TypedDict):
     """An item of the history that spoke for a recommendation; `drop` is null where nothing would be left without it."""
 
     item_id: ItemId
@@ -144,7 +147,7 @@ class Reason(BaseModel):
     drop: float | None
 
 
-class Recommended(BaseModel):
+class Recommended(TypedDict):
     """One item of a list."""
 
     item_id: ItemId
@@ -152,12 +155,12 @@ class Recommended(BaseModel):
     title: str
     score: float | None
     source: str
-    reason: str | None = None
-    drivers: list[Reason] = []
-    attributes: dict[str, Any] = {}
+    reason: str | None
+    drivers: list[Reason]
+    attributes: dict[str, Any]
 
 
-class Answer(BaseModel):
+class Answer(TypedDict):
     """A list: exactly k items whenever k are allowed, best first."""
 
     items: list[Recommended]
@@ -340,30 +343,38 @@ class ChatBody(BaseModel):
     genrec: Extension | None = None
 
 
-def answer_of(found: RecommendationList, catalog: Catalog) -> Answer:
-    """A list as it goes over the wire; of what the catalog lacks by now, the attributes are missing."""
-    places = catalog.item_ids.positions([item.item_id for item in found.items])
-    there = {item.item_id: item.attributes for item in catalog.items_at(places[places >= 0])}
-    items = [
-        Recommended(
-            item_id=item.item_id,
-            rank=item.rank,
-            title=item.title,
-            score=item.score if abs(item.score) < float("inf") else None,
-            source=item.source,
-            reason=item.reason,
-            drivers=[
-                Reason(item_id=own.item_id, title=own.title, drop=own.drop if abs(own.drop) < float("inf") else None)
-                for own in item.drivers
+def answers_of(lists: Sequence[RecommendationList], catalog: Catalog) -> list[Answer]:
+    """Lists as they go over the wire; of what the catalog lacks by now, the attributes are missing."""
+    item_ids = [item.item_id for found in lists for item in found.items]
+    places = catalog.item_ids.positions(item_ids)
+    there = {item.item_id: item.attributes for item in catalog.items_at(np.unique(places[places >= 0]))}
+    return [_answer_of(found, there) for found in lists]
+
+
+def _answer_of(found: RecommendationList, there: Mapping[ItemId, Mapping[str, Any]]) -> Answer:
+    items: list[Recommended] = [
+        {
+            "item_id": item.item_id,
+            "rank": item.rank,
+            "title": item.title,
+            "score": _finite(item.score),
+            "source": item.source,
+            "reason": item.reason,
+            "drivers": [
+                {"item_id": own.item_id, "title": own.title, "drop": _finite(own.drop)} for own in item.drivers
             ],
-            attributes=dict(there.get(item.item_id, {})),
-        )
+            "attributes": dict(there.get(item.item_id, {})),
+        }
         for item in found.items
     ]
-    return Answer(
-        items=items,
-        proven=found.proven,
-        compared=found.compared,
-        notices=list(found.notices),
-        seconds=found.seconds,
-    )
+    return {
+        "items": items,
+        "proven": found.proven,
+        "compared": found.compared,
+        "notices": list(found.notices),
+        "seconds": found.seconds,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
