@@ -62,9 +62,9 @@ class Lane(Generic[Request, Answer]):
         self.close()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many wait, and did not leave."""
         with self._changed:
-            return len(self._queue)
+            return sum(not one.future.cancelled() for one in self._queue)
 
     @property
     def is_full(self) -> bool:

@@ -25,6 +25,7 @@ OPEN = ("/", "/health/live")
 
 _OPEN_UNDER = "/page/"
 _HERE = ("localhost", "127.0.0.1", "[::1]")
+_NOTICED = 0.5  # seconds after which it is known of every connection that it is lost
 _LAST = {"connection": "close"}  # whatever comes behind is the rest of what was refused
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -149,21 +150,21 @@ class Door:
 
         gone.add_done_callback(leave)
         try:
-            await self._answer(scope, replay, told)
+            await self._app(scope, replay, told)
         except asyncio.CancelledError:
             if not gone.done() or gone.cancelled():
                 raise
+        except Exception as error:
+            gone.remove_done_callback(leave)
+            if told.status:  # nothing can be sent to whoever left a moment ago, and that is no failure
+                await asyncio.wait((gone,), timeout=_NOTICED)
+            if not gone.done():
+                _LOGGER.exception("a request failed")
+                if not told.status:
+                    await _send(told, RefusedError.of(error))
         finally:
             gone.remove_done_callback(leave)
             gone.cancel()
-
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, told: "_Told") -> None:
-        try:
-            await self._app(scope, receive, told)
-        except Exception as error:
-            _LOGGER.exception("a request failed")
-            if not told.status:
-                await _send(told, RefusedError.of(error))
 
     async def _read(self, receive: Receive) -> bytes | None:
         body = bytearray()

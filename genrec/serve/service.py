@@ -69,6 +69,7 @@ class Service:
         self.live, self.store, self.load, self.metrics, self.clock = live, store, load, metrics, clock
         self._advise = advise
         self._lane = Lane[Recommend, Answer](self._rank, most=load.waiting, together=load.together)
+        metrics.watch(self._lane.__len__)
         self._lock = Lock()
         self._advisors: tuple[Recommender | None, dict[int, Advisor]] = (None, {})
         self._worked = -_FRESH
