@@ -31,7 +31,11 @@ def test_every_answer_is_one_that_the_description_tells(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.schema_check", "PYTHONPATH": str(Path(__file__).parent.parent)},
+            env={
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": "tests.schema_check",
+                "PYTHONPATH": str(Path(__file__).parent.parent),
+            },
             check=False,
         )
     assert not done.returncode, done.stdout[-20_000:] + done.stderr[-2_000:]
