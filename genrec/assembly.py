@@ -312,7 +312,7 @@ def _learn(
     named = "none"
     if embedding is not None and settings.encoder is not None:
         named = _called(settings.encoder, find_weights(settings.encoder, cache))
-    folder = cache / "counts" / _key("counts 5", catalog.fingerprint, events, named)
+    folder = cache / "counts" / _key("counts 6", catalog.fingerprint, events, named)
     if folder.is_dir():
         with _from_cache(folder):
             weights = artifact.verify(folder, kind="counts", version=1)["weights"]
