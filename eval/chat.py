@@ -4,7 +4,8 @@ DIR holds `redial_*.parquet` and `opendialkg_*.parquet`. Prints, for each data s
 with 95 % bootstrap intervals over dialogues, the difference to the blend, and how many recommended items are outside
 the catalog, repeated, or ruled out, which is counted of the lists as they are. The protocol stands in
 `eval/dialogue.py`, what is ranked by in `eval/dialogue_rankers.py`. `python -m eval.chat simulate` lets scripted
-shoppers talk instead; see `eval/simulate.py`.
+shoppers talk instead, and `python -m eval.chat words` what words are worth beside a history; see `eval/simulate.py` and
+`eval/words.py`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from eval.dialogue_rankers import BLEND, POPULAR, Answerers, Model, Texts, kept_
 from eval.progress import show_progress, wide_console
 from eval.simulate import main as simulate
 from eval.speed.report import commit, machine
+from eval.words import main as words
 from genrec.assembly import default_cache
 from genrec.errors import GenrecError
 from genrec.metrics import RESAMPLES, Interval
@@ -74,8 +76,9 @@ class Line:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ask about every turn, print, write."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["simulate"]:
-        simulate(arguments[1:])
+    others = {"simulate": simulate, "words": words}
+    if arguments and arguments[0] in others:
+        others[arguments[0]](arguments[1:])
         return
     options = _parse(arguments)
     summary: dict[str, Any] = {"seed": options.seed, "commit": commit(), "machine": machine(), "data": {}, "rows": []}

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from eval.progress import show_progress, wide_console
+from eval.progress import show_progress, tell_progress, wide_console
 from eval.shopper import KINDS, Meant, Said, Shelf, Shopper, lacks, may_cost, shelf_of
 from eval.speed.report import commit, machine
 from genrec import (
@@ -112,7 +112,16 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     catalog, interactions = _open(options)
     train, baskets = interactions.known_to(catalog).leave_last_basket_out(1)
     model = None if options.model == "none" else options.model
-    recommender = open_recommender(catalog, train, cache=default_cache(), settings=Settings(model=model))
+    tells: dict[str, Callable[[int, int], None]] = {}
+    # The whole prior at once, since it is kept: what one run measured as it came up, the next would measure again.
+    settings = Settings(model=model, fill_priors=model is not None)
+    recommender = open_recommender(
+        catalog,
+        train,
+        cache=default_cache(),
+        settings=settings,
+        on_progress=lambda what, done, total: tells.setdefault(what, tell_progress(what))(done, total),
+    )
     order = np.random.default_rng(options.seed).permutation(len(baskets))
     if not len(order):
         raise InputError("nobody has three baskets, so nobody's last one can be held back; give longer histories")

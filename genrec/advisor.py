@@ -6,6 +6,7 @@ Each of these is told as soon as it is there, so that a person sees that they we
 and the list before the reply is written.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -50,12 +51,20 @@ class Advisor:
         k: how many items are recommended in a turn.
         read: what reads wishes from words; by default `CritiqueReader`.
         write: what puts a turn into words; by default `compose`, which knows no language model.
+        patience: seconds that ranking may take, so that somebody who talks is answered in time: a model that needs
+            longer leaves the list to the next step of the ladder. By default without end.
     """
 
     def __init__(
-        self, recommender: Recommender, *, k: int = 5, read: Read | None = None, write: Write | None = None
+        self,
+        recommender: Recommender,
+        *,
+        k: int = 5,
+        read: Read | None = None,
+        write: Write | None = None,
+        patience: float = math.inf,
     ) -> None:
-        self._recommender, self._k, self._write = recommender, k, write
+        self._recommender, self._k, self._write, self._patience = recommender, k, write, patience
         self._rules = CritiqueReader(recommender.catalog)
         self._read = read or self._rules
 
@@ -193,7 +202,7 @@ class Advisor:
         self, person: History, k: int, exclude: Sequence[ItemId], where: str | None, deadline: Deadline
     ) -> RecommendationList:
         found: RecommendationList = self._recommender.recommend(
-            person, k, exclude=exclude, where=where, deadline=_seconds(deadline)
+            person, k, exclude=exclude, where=where, deadline=_seconds(deadline, self._patience)
         )
         return found
 
@@ -264,10 +273,10 @@ def compose(answer: RecommendationList) -> str:
     return "How about: " + ", ".join(named)
 
 
-def _seconds(deadline: Deadline) -> float | None:
+def _seconds(deadline: Deadline, most: float = math.inf) -> float | None:
     """What is left, for those who count from now; one that has passed leaves what needs no time."""
-    left = deadline.left()
-    return None if left == float("inf") else max(left, 1e-6)
+    left = min(deadline.left(), most)
+    return None if left == math.inf else max(left, 1e-6)
 
 
 def _say_nothing(part: Part) -> None: ...

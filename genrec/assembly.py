@@ -27,8 +27,9 @@ from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
 from genrec.codes import SemanticIdentifiers
 from genrec.counting import Counts, item_vectors, learn_weights
+from genrec.critique import CritiqueReader
 from genrec.dataset import dataset_paths, find_adapter
-from genrec.errors import ArtifactError, MismatchError, ModelMissingError
+from genrec.errors import ArtifactError, InputError, MismatchError, ModelMissingError
 from genrec.identifiers import Identifiers, TitleIdentifiers
 from genrec.index import INDEX_VERSION, CatalogIndex
 from genrec.interactions import Interactions, read_interactions
@@ -41,6 +42,7 @@ from genrec.reply import ReplyWriter
 from genrec.template import read_template
 from genrec.tokenizer import HuggingFaceTokenizer
 from genrec.types import IntArray
+from genrec.wish_reader import ModelReader
 
 if TYPE_CHECKING:
     from genrec.backends.encoder import SentenceEncoder
@@ -53,6 +55,7 @@ CODES = "codes"
 """The folder within an adapter's that holds the codes of items it writes, where these are not titles."""
 
 _KEPT = 8  # states of interactions whose counts stay in the cache
+_READERS = ("rules", "model")
 _SEED = 0  # of the people whose histories the prior is measured behind
 
 Progress = Callable[[str, int, int], None]
@@ -177,15 +180,41 @@ def open_default(
     return open_recommender(catalog, interactions, cache=cache, settings=settings, on_progress=on_progress)
 
 
-def advising(recommender: Recommender) -> Callable[[Recommender, int], Advisor]:
-    """What makes advisors over a recommender, or over what becomes of it, for lists of k: its language model puts turns
-    into words where it has one.
+def advising(
+    recommender: Recommender, *, reader: str = "rules", patience: float = 1.5
+) -> Callable[[Recommender, int], Advisor]:
+    """What makes advisors over a recommender, or over what becomes of it, for lists of k.
+
+    Its language model puts turns into words, where it has one.
+
+    Args:
+        recommender: has the model in its ladder.
+        reader: what reads wishes: "rules", or the "model" where the rules know no way. The bundled model reads no
+            better than the rules alone (`python -m eval.wishes`), larger ones may.
+        patience: seconds that ranking may take in a turn, see `Advisor`; as it is, first words come within two seconds.
+
+    Raises:
+        InputError: the reader is none of these, or the patience no time.
+        ModelMissingError: the model is to read, and there is none.
     """
+    if reader not in _READERS:
+        raise InputError(f"reader is {reader!r}; choose one of {', '.join(_READERS)}")
+    if not patience > 0:
+        raise InputError(f"patience is {patience!r}; give seconds above 0")
     ranker = next((step for step in recommender.ladder if isinstance(step, GenerativeRanker)), None)
     if ranker is None or not isinstance(ranker.tokenizer, HuggingFaceTokenizer) or find_spec("llguidance") is None:
-        return lambda own, k: Advisor(own, k=k)
+        if reader == "model":
+            raise ModelMissingError("there is no language model to read wishes; name one, or let the rules read")
+        return lambda own, k: Advisor(own, k=k, patience=patience)
     backend, tokenizer, grammars = ranker.writer, ranker.tokenizer, JsonGrammar(ranker.tokenizer)
-    return lambda own, k: Advisor(own, k=k, write=ReplyWriter(backend, tokenizer, grammars, own.catalog))
+
+    def advise(own: Recommender, k: int) -> Advisor:
+        rules = CritiqueReader(own.catalog)
+        read = rules if reader == "rules" else ModelReader(backend, tokenizer, grammars, rules, way="written")
+        write = ReplyWriter(backend, tokenizer, grammars, own.catalog)
+        return Advisor(own, k=k, read=read, write=write, patience=patience)
+
+    return advise
 
 
 def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
@@ -283,7 +312,7 @@ def _learn(
     named = "none"
     if embedding is not None and settings.encoder is not None:
         named = _called(settings.encoder, find_weights(settings.encoder, cache))
-    folder = cache / "counts" / _key("counts 5", catalog.fingerprint, events, named)
+    folder = cache / "counts" / _key("counts 6", catalog.fingerprint, events, named)
     if folder.is_dir():
         with _from_cache(folder):
             weights = artifact.verify(folder, kind="counts", version=1)["weights"]

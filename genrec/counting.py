@@ -33,7 +33,7 @@ _START = {
     "near recent items": 2.0,
     "near all items": 0.5,
     _TEXTS: 1.0,
-    _WORDS: 8.0,
+    _WORDS: 20.0,
     _POPULARITY: 0.1,
 }
 _RECENT = 0.7  # weight of an item over that of the next newer one

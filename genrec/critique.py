@@ -13,7 +13,7 @@ from typing import Literal
 from genrec.catalog import Catalog
 from genrec.conversation import Conversation, Limit, Wishes
 from genrec.errors import InputError
-from genrec.title_lookup import TitleLookup
+from genrec.title_lookup import TitleLookup, plain
 from genrec.types import ItemId, Recommendation
 
 _ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
@@ -22,21 +22,35 @@ _BARE = re.compile(
     r"\b(?:like|compare|and|or|with|versus|vs|why)\s+(\d{1,2})\b(?!\s*%|\s+(?!and\b|or\b|but\b|with\b)\w)"
 )
 _AGAINST = re.compile(
-    r"\b(?:not|no|don't|dont|do not|never|hate|hates|hated|dislike|dislikes|less like|nothing like)\b"
+    r"\b(?:not|no|don't|dont|do not|never|hates?|hated|dislikes?|less like|nothing like|drop|bin|skip|avoid|leave out|"
+    r"can't stand|cannot stand|too|ugly|hideous|awful|boring|flimsy|cheap-looking)\b"
 )
 _FOR = re.compile(
-    r"\b(?:like|likes|love|loves|liked|loved|enjoy|enjoys|enjoyed|similar to|have|own|bought|saw|seen|watched|read|"
-    r"played)\b"
+    r"\b(?:likes?|loves?|liked|loved|enjoys?|enjoyed|adores?|similar to|have|own|bought|saw|seen|watched|read|played|"
+    r"lovely|great|nice|perfect|beautiful|favou?rite|definitely|go for|take)\b"
 )
+_ARTICLE = r"(?:(?:a|an|any|anything|everything|the|more|of|have|with|that is)\s+)*"
 _AMOUNT = r"(?:[^\w\s]\s*)?(\d+(?:[.,]\d+)?)"
-_UNDER = re.compile(rf"\b(?:under|below|less than|at most|up to|max(?:imum)?|cheaper than)\s+{_AMOUNT}")
+_UNDER = re.compile(
+    rf"\b(?:under|below|less than|at most|up to|max(?:imum)?|cheaper than|no(?:t)? more than|not over)\s+{_AMOUNT}"
+)
 _OVER = re.compile(rf"\b(?:over|above|more than|at least)\s+{_AMOUNT}")
 _CHEAPER = re.compile(r"\b(?:cheaper|less expensive|too expensive)\b")
 _DEARER = re.compile(r"\b(?:more expensive|dearer|too cheap)\b")
-_WITHOUT = re.compile(r"\b(?:without|no|nothing with|anything but|not)\s+(?:a |an |any |the |more )?([\w'-]{3,40})")
+_WITHOUT = re.compile(
+    r"\b(?:without|no|nothing(?: with)?|anything but|not|avoid|skip|leave out|exclude|enough of|hates?|can't stand|"
+    rf"cannot stand|don't want|dont want|already (?:have|own)(?: too many| enough)?)\s+{_ARTICLE}([\w'-]{{3,40}})"
+)
+_HEDGE = re.compile(
+    r"(?:sure|idea|problem|thanks|really|yet|worries|matter|too|very|much|many|bad|only|ones?|else|so|like)"
+)
 _SERIES = re.compile(r"\b(?:not|no more of|nothing from)\s+(?:that|this|the same)\s+(?:series|kind|brand|author)\b")
-_SPLIT = re.compile(r"(?:[;!?\n]|[.,](?!\d))+|\bbut\b|\band\b")
-_FILLER = re.compile(r"(?:please|thanks|thank you|ok|okay|yes|no|nope|hi|hello|hm+|well)?\W*", re.IGNORECASE)
+_SPLIT = re.compile(r"(?:[;!?\n]|[.,](?!\d))+|(?<!anything )\bbut\b|\band\b")
+_FILLER = re.compile(
+    r"\W*(?:(?:please|thanks|thank you|a lot|so much|ok|okay|yes|yeah|no|nope|hi|hello|hey|there|h+m+|well|great|cool|"
+    r"nice|good|morning|evening|day|(?:ha)+|then|i am|i'm|not sure|what else do you have|that's all|for today|for now|"
+    r"you are|you're|very helpful)\W+)*"
+)
 _UNDO = re.compile(r"\W*(?:undo|go back|back|take (?:that|it) back|never ?mind)(?:\s+please)?\W*")
 _WHY = re.compile(r"^\W*(?:but |and |so )?why\b|\bwhat makes you\b")
 _COMPARE = re.compile(r"\b(?:compare|comparison|difference between|versus|vs)\b")
@@ -92,7 +106,9 @@ class CritiqueReader:
     def read(self, said: str, conversation: Conversation) -> tuple[Wishes, list[str]]:
         """The wishes that the rules read, and the clauses of which they know nothing, in their order."""
         wishes, rest, shown = conversation.wishes, [], conversation.shown
-        clauses = [clause for clause in map(str.strip, _SPLIT.split(said)) if not _FILLER.fullmatch(clause)]
+        clauses = [
+            clause for clause in map(str.strip, _SPLIT.split(said)) if not _FILLER.fullmatch(f"{clause.casefold()} ")
+        ]
         meant = [item for clause in clauses for item in _placed(clause.casefold(), shown)]
         for clause in clauses:
             read = self._read_clause(clause, wishes, shown, meant)
@@ -108,10 +124,10 @@ class CritiqueReader:
         if not shown:
             return None
         if _COMPARE.search(lower):
-            items = _placed(lower, shown) or list(shown)
+            items = _placed(lower, shown) or _pointed(lower, shown) or list(shown)
             return Question("compare", tuple(items[:3])) if len(items) > 1 else None
         if _WHY.search(lower):
-            return Question("why", tuple(_placed(lower, shown)) or tuple(shown[:1]))
+            return Question("why", tuple(_placed(lower, shown) or _pointed(lower, shown) or shown[:1]))
         return None
 
     def _read_clause(
@@ -130,7 +146,7 @@ class CritiqueReader:
             for item_id in named:
                 wishes = change(wishes, item_id)
             return wishes
-        if (found := _WITHOUT.search(lower)) and not _FOR.search(lower):
+        if (found := _WITHOUT.search(lower)) and not _HEDGE.fullmatch(found[1]):
             return wishes.limit(lacking(found[1]))
         return wishes
 
@@ -154,6 +170,8 @@ class CritiqueReader:
         found = [item.item_id for item in _placed(said, shown)]
         if found or not (_FOR.search(said) or _AGAINST.search(said)):
             return found
+        if pointed := _pointed(said, shown):
+            return [item.item_id for item in pointed]
         return [self.catalog.item_ids[item] for item in self._titles.find(said)]
 
     def _price_of(self, item_id: ItemId) -> float | None:
@@ -170,6 +188,23 @@ def _placed(said: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
     places += [int(match[1]) - 1 for match in _BARE.finditer(said)]
     found = [place % len(shown) for place in places if shown and -1 <= place < len(shown)]
     return [shown[place] for place in dict.fromkeys(found)]
+
+
+def _pointed(said: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
+    """The items of a list that a text in small letters points at: "the mug", "that vanilla one".
+
+    By what only one of the titles ends with, or, before "one", by a word that only one of them holds.
+    """
+    titles = [plain(item.title).split() for item in shown]
+    found = []
+    for item, words in zip(shown, titles, strict=True):
+        own = [re.escape(word) for word in words if sum(word in others for others in titles) == 1]
+        named = [rf"(?:{'|'.join(own)}) ones?"] if own else []
+        if words and re.escape(words[-1]) in own:
+            named.append(rf"(?:(?:{'|'.join(map(re.escape, words))}) )*{re.escape(words[-1])}")
+        if named and re.search(rf"\b(?:the|that|this) (?:{'|'.join(named)})\b", plain(said)):
+            found.append(item)
+    return found
 
 
 def lacking(words: str) -> Limit:

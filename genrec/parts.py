@@ -23,7 +23,7 @@ from genrec.recommender import Recommender
 from genrec.tokenizer import Tokenizer
 from genrec.types import IntArray
 
-_TRACE = 1e-6  # of popularity, so that a list of candidates is full where nothing else is known
+_TRACE = 1e-12  # of popularity, so that a list of candidates is full where nothing else is known; least of all
 
 
 @dataclass(frozen=True, eq=False)

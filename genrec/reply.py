@@ -39,7 +39,7 @@ _OPENINGS: Mapping[Opening, tuple[str, ...]] = MappingProxyType(
         "quoting": tuple(
             f"For “[w]” {one} [1]" for one in ("I would start with", "my first suggestion is", "first comes")
         ),
-        "going on": ("Then I would start with [1]", "Then my first suggestion is [1]", "Then first comes [1]"),
+        "going on": ("Now I would start with [1]", "Now my first suggestion is [1]", "Now first comes [1]"),
         "beginning": ("I would start with [1]", "I would first look at [1]"),
     }
 )

@@ -45,6 +45,8 @@ def chat(
     strategy: option.Strategy = None,
     evidence: option.Evidence = None,
     candidates: option.Candidates = None,
+    reader: option.Reader = None,
+    patience: option.Patience = None,
 ) -> None:
     """Talk about what to recommend; every item that is named is there.
 
@@ -70,7 +72,8 @@ def chat(
     with source.in_options():
         met = tuple(history or ()) if user is None else _history_of(opened, user)
         opened.catalog.indices_of(met)
-    session = _Session(advising(opened)(opened, k), Conversation(user, met), terminal.out())
+    advise = advising(opened, **source.given(reader=reader, patience=patience))
+    session = _Session(advise(opened, k), Conversation(user, met), terminal.out())
     for line in _lines():
         try:
             if session.take(line):

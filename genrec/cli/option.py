@@ -217,6 +217,26 @@ BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Prompts computed at once.", rich_help_panel=_SEARCH)
 ]
 
+Reader = Annotated[
+    str | None,
+    typer.Option(
+        "--reader",
+        metavar="CHOICE",
+        help="What reads wishes: rules, or the model where rules know no way.",
+        show_default="rules",
+        rich_help_panel=_MODEL,
+    ),
+]
+Patience = Annotated[
+    float | None,
+    typer.Option(
+        "--patience",
+        help="Seconds that ranking may take in a turn of a conversation.",
+        show_default="1.5",
+        rich_help_panel=_SEARCH,
+    ),
+]
+
 
 def with_those_of(other: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of another function behind its own; they arrive by name, and in its context."""

@@ -21,6 +21,7 @@ _KEYS = "GENREC_KEYS"
 _RANKERS = ("generative", "blend", "embedding", "popularity")
 _QUICK_WAITING, _SLOW_WAITING = 32, 16  # lists that may wait where a list takes milliseconds, and where seconds
 _FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
+_PRIORS = 20_000  # items whose priors are measured before the first request: at most some minutes, once
 _SERVER = "Server"
 
 Host = Annotated[str, typer.Option("--host", help="The address to listen at.", rich_help_panel=_SERVER)]
@@ -81,6 +82,8 @@ def serve(
     strategy: option.Strategy = None,
     evidence: option.Evidence = None,
     candidates: option.Candidates = None,
+    reader: option.Reader = None,
+    patience: option.Patience = None,
 ) -> None:
     """Serve lists and conversations over HTTP, and a page to talk with at /.
 
@@ -118,12 +121,13 @@ def serve(
         raise InputError(f"cannot listen at {host}:{port}: {error.strerror}; name another --port or --host") from error
     with Store.open(store or _default_store(named)) as opened:
         live = Live(_open(named, chosen, cache, ranker), opened)
+        advise = advising(live.recommender, **source.given(reader=reader, patience=patience))
         quick = chosen.model is None
         load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=16 if quick else 4)
         service = Service(
             live,
             opened,
-            advise=advising(live.recommender),
+            advise=advise,
             load=load,
             metrics=Metrics(),
         )
@@ -140,6 +144,9 @@ def serve(
 def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str) -> "Parts":
     """What ranks, from a step of the ladder on."""
     parts = source.load_parts(named, chosen, cache)
+    if parts.generating is not None and len(parts.catalog) <= _PRIORS:
+        with terminal.progress() as progress:  # once: a list that has to measure them first takes seconds longer
+            parts.generating.ranker.fill_priors(lambda done, total: progress("prior", done, total))
     for notice in parts.notices:
         terminal.say(f"note: {notice}")
     steps = [step.source for step in parts.ladder]

@@ -111,6 +111,11 @@ def in_options(file: str = "interactions") -> Iterator[None]:
         raise type(error)(_MAPPING.sub(lambda found: _renaming(found[1], file), message)) from None
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """Options without those that are None, which keep the library's default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def settings(options: Mapping[str, Any]) -> "Settings":
     """Settings from options by their names; those that are None keep the library's default.
 
@@ -121,15 +126,15 @@ def settings(options: Mapping[str, Any]) -> "Settings":
     from genrec.assembly import Settings
     from genrec.dataset import find_adapter
 
-    given = {name: value for name, value in options.items() if value is not None}
+    chosen = given(**options)
     for name in ("model", "encoder"):
-        if name in given:
-            given[name] = None if given[name] == _NONE else _weights(given[name])
-    if "adapter" in given and not find_adapter(given["adapter"]).is_dir():
-        raise InputError(f"adapter {given['adapter']!r} is no folder here; name the one that training wrote")
-    ours = {name: given[name] for name in given if name in Settings.__dataclass_fields__}
+        if name in chosen:
+            chosen[name] = None if chosen[name] == _NONE else _weights(chosen[name])
+    if "adapter" in chosen and not find_adapter(chosen["adapter"]).is_dir():
+        raise InputError(f"adapter {chosen['adapter']!r} is no folder here; name the one that training wrote")
+    ours = {name: chosen[name] for name in chosen if name in Settings.__dataclass_fields__}
     default = Settings()
-    generative = replace(default.generative, **{name: given[name] for name in given if name not in ours})
+    generative = replace(default.generative, **{name: chosen[name] for name in chosen if name not in ours})
     # Scoring everything needs the prior of everything: better now, with a progress bar, than in the first request.
     whole = generative.strategy == "exhaustive" and generative.prior > 0
     return replace(default, generative=generative, fill_priors=whole, **ours)

@@ -53,7 +53,7 @@ class EmbeddingRanker(DenseRanker):
         *,
         encoder: Encoder | None = None,
         decay: float = 0.9,
-        words_weight: float = 1.0,
+        words_weight: float = 2.0,
         history_weight: float = 1.0,
     ) -> None:
         if not 0 < decay <= 1:

@@ -1,0 +1,114 @@
+"""What words are worth beside a history: python -m eval.chat words [--users N].
+
+Customers of the embedded shop whose last basket but one is held back say a word or two of the title of one thing in it;
+their history is known whole, or its newest items alone. Weights were learned from what they had before, so nothing of
+what is measured was seen. There are no queries in the data: title words stand for them, which is easier than what
+people really say.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from eval.progress import wide_console
+from eval.speed.report import commit, machine
+from genrec import RankRequest, Settings, Subset, open_dataset
+from genrec.assembly import default_cache, embed_titles
+from genrec.counting import Counts, learn_weights
+from genrec.deadline import Deadline
+from genrec.errors import GenrecError, InputError
+from genrec.evaluation import next_basket
+from genrec.metrics import Interval, mean_interval
+from genrec.rankers.base import DenseRanker
+from genrec.types import IntArray
+
+SEED = 20261122
+KNOWN = (1, 2, 5, 1_000_000)  # newest items of a history
+CUT = 10
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Ask, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m eval.chat words", description=__doc__)
+    parser.add_argument("--users", type=int, default=1500, metavar="N", help="customers, at most")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of customers and words")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    options = parser.parse_args(arguments)
+    try:
+        summary = measure(options.users, options.seed)
+        if options.json:
+            options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    except (GenrecError, OSError) as error:
+        sys.exit(f"error: {error}")
+    table = Table(title=f"Hit@{CUT} of {summary['users']:,} customers; words count {summary['worth']:.1f}")
+    for column in ("history", "ranker", "nothing said", "a word or two"):
+        table.add_column(column)
+    for row in summary["rows"]:
+        known = "whole" if row["known"] == KNOWN[-1] else f"newest {row['known']}"
+        table.add_row(known, row["ranker"], *(str(Interval(**row[key])) for key in ("silent", "spoken")))
+    wide_console().print(table)
+
+
+def measure(users: int, seed: int) -> dict[str, Any]:
+    """Hit@10 of each ranker, with and without words, for each length of history."""
+    catalog, interactions = open_dataset("online-retail", default_cache())
+    embedding = embed_titles(catalog, Settings(), default_cache())
+    if embedding is None:
+        raise InputError("the settings name no sentence encoder; name one")
+    experiment = next_basket(catalog, interactions, part="validation", users=users, seed=seed)
+    weights = learn_weights(catalog, experiment.train, embedding)
+    rankers: dict[str, DenseRanker] = {
+        "blend": Counts.of(catalog, experiment.train).blend(embedding, weights),
+        "embedding": embedding,
+    }
+    random, everything = np.random.default_rng(seed), Subset.everything(len(catalog))
+    people: list[tuple[IntArray, str, int]] = []
+    for task in experiment.tasks:
+        targets = catalog.indices_of(sorted(task.targets, key=str))
+        target = int(targets[random.integers(len(targets))])
+        words = _WORD.findall(catalog[target].title)
+        if words:
+            places = sorted(random.choice(len(words), min(len(words), int(random.integers(1, 3))), replace=False))
+            people.append(
+                (catalog.indices_of(task.history.item_ids), " ".join(words[own] for own in places).lower(), target)
+            )
+    rows = []
+    for known in KNOWN:
+        for name, ranker in rankers.items():
+            row: dict[str, Any] = {"known": known, "ranker": name}
+            for key, speaks in (("silent", False), ("spoken", True)):
+                asked = [
+                    RankRequest(had[-known:], words if speaks else "", everything.without(had))
+                    for had, words, _ in people
+                ]
+                row[key] = asdict(_hits(ranker, asked, [target for *_, target in people], seed))
+            rows.append(row)
+    alone = [RankRequest(had[:0], words, everything.without(had)) for had, words, _ in people]
+    _, words_alone = embedding.apart()
+    nothing = asdict(Interval(0.0, 0.0, 0.0))
+    spoken = asdict(_hits(words_alone, alone, [target for *_, target in people], seed))
+    rows.append({"known": 0, "ranker": "words alone", "silent": nothing, "spoken": spoken})
+    return {
+        "commit": commit(),
+        "machine": machine(),
+        "seed": seed,
+        "data": experiment.digest,
+        "users": len(people),
+        "worth": weights["like their words"],
+        "rows": rows,
+    }
+
+
+def _hits(ranker: DenseRanker, asked: Sequence[RankRequest], targets: Sequence[int], seed: int) -> Interval:
+    found = ranker.rank(asked, CUT, deadline=Deadline.never())
+    hits = [100.0 * (target in own.item_indices) for own, target in zip(found, targets, strict=True)]
+    return mean_interval(hits, seed=seed)
