@@ -138,7 +138,16 @@ def _headers(drawn: random.Random) -> bytes:
 
 
 def _target(drawn: random.Random) -> bytes:
-    targets = ("*", "", "/" * 5_000, "//x/y", "http://localhost/v1/models", "/v1/../../etc/passwd", "/%00", "/%ff%fe")
+    targets: tuple[str, ...] = (
+        "*",
+        "",
+        "/" * 5_000,
+        "//x/y",
+        "http://localhost/v1/models",
+        "/v1/../../etc/passwd",
+        "/%00",
+        "/%ff%fe",
+    )
     targets += ("/v1/users/%00/history", "/v1/users/%ff/history", "/v1/catalog/items/%2e%2e%2f", "/page/..%2fapp.py")
     targets += (
         "/page/%2e%2e/app.py",
@@ -191,7 +200,19 @@ def _json(drawn: random.Random) -> bytes:
 
 def _types(drawn: random.Random) -> bytes:
     """JSON whose fields are known and whose values are whatever."""
-    names = ("k", "user_id", "history", "words", "where", "only", "exclude", "boost", "deadline", "explain", "item_id")
+    names: tuple[str, ...] = (
+        "k",
+        "user_id",
+        "history",
+        "words",
+        "where",
+        "only",
+        "exclude",
+        "boost",
+        "deadline",
+        "explain",
+        "item_id",
+    )
     names += ("events", "items", "messages", "model", "stream", "genrec", "n", "stream_options", "on_unknown")
     body = {name: _value(drawn, 0) for name in drawn.sample(names, drawn.randint(1, 6))}
     return _post(drawn.choice(PATHS), json.dumps(body).encode())

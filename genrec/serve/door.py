@@ -180,8 +180,8 @@ class Door:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            message = "the request did not arrive in time; send it at once"
-            raise RefusedError(408, message, "slow_request", headers=_LAST) from None
+            why = "the request did not arrive in time; send it at once"
+            raise RefusedError(408, why, "slow_request", headers=_LAST) from None
 
 
 class _Told:

@@ -4,9 +4,10 @@ import asyncio
 import socket
 import sys
 from http import HTTPStatus
+from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from genrec.serve.door import App
 from genrec.serve.failure import RefusedError
@@ -28,13 +29,14 @@ class PatientProtocol(HttpToolsProtocol):
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self._waiting: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
         self._unread = 0
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         """Read on, and wait for the rest of what is no request yet."""
         super().data_received(data)
-        if self.transport.is_closing() or not (self.cycle is None or self.cycle.response_complete):
+        if self.transport.is_closing() or self._is_answering:
             return
         self._unread += len(data)
         if self._unread > _HEAD:
@@ -48,13 +50,28 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell who answers."""
         self._stop()
+        self._break_off()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
         self._end(RefusedError(400, "this is no request of HTTP/1.1", "no_http"))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self._answering is not None and not self._answering.response_complete
+
+    def _break_off(self) -> None:
+        """Let nothing be sent any more; of requests that came together uvicorn would tell the last one alone."""
+        if self._answering is not None and self._is_answering:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def _wait(self) -> None:
         self._waiting = self.loop.call_later(_PATIENCE, self.transport.close)
@@ -67,16 +84,13 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _end(self, refusal: RefusedError) -> None:
         """The last thing that is said; where an answer is under way, it is broken off."""
-        under_way = self.cycle is not None and not self.cycle.response_complete
-        if under_way:
-            self.cycle.disconnected = True  # nothing can be sent any more
-            self.cycle.message_event.set()
-        if not (under_way and self.cycle.response_started):
-            head = (
-                f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
-            )
-            length = f"content-length: {len(refusal.body)}\r\nconnection: close\r\n\r\n"
-            self.transport.write((head + length).encode() + refusal.body)
+        begun = self._answering is not None and self._is_answering and self._answering.response_started
+        self._break_off()
+        if not begun:
+            status = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"
+            length = f"content-length: {len(refusal.body)}"
+            head = "\r\n".join([status, "content-type: application/json", length, "connection: close", "", ""])
+            self.transport.write(head.encode() + refusal.body)
         self.transport.close()
 
 

@@ -36,12 +36,14 @@ class Load:
         together: lists that are ranked at once.
         talks: conversations that may be answered or wait for it; more are refused.
         deadline: seconds that ranking may take where a request does not say it.
+        turn: seconds that a turn of a conversation may take; a reply that is not written by then ends plainly.
     """
 
     waiting: int = 32
     together: int = 16
     talks: int = 8
     deadline: float = 10.0
+    turn: float = 60.0
 
 
 class Service:

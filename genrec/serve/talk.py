@@ -26,7 +26,6 @@ from genrec.types import History, RecommendationList
 
 MODEL = "genrec"
 _K = 5
-_SECONDS = 60.0  # that a turn may take
 _LOGGER = logging.getLogger(__name__)
 
 Told = Part | Conversation | BaseException
@@ -129,7 +128,7 @@ class Talk:
     def _deadline(self, start: float, left: Event) -> Deadline:
         """A turn's; it has passed for whoever is gone, so that a model does not go on for nobody."""
         clock = self._service.clock
-        return Deadline(start + _SECONDS, lambda: float("inf") if left.is_set() else clock())
+        return Deadline(start + self._service.load.turn, lambda: float("inf") if left.is_set() else clock())
 
     def _answer(self, body: ChatBody, tell: Callable[[Part], None], deadline: Deadline) -> Conversation:
         asked = body.genrec or Extension()
