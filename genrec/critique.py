@@ -35,6 +35,7 @@ _CHEAPER = re.compile(r"\b(?:cheaper|less expensive|too expensive)\b")
 _DEARER = re.compile(r"\b(?:more expensive|dearer|too cheap)\b")
 _WITHOUT = re.compile(r"\b(?:without|no|nothing with|anything but|not)\s+(?:a |an |any |the |more )?([\w'-]{3,40})")
 _SERIES = re.compile(r"\b(?:not|no more of|nothing from)\s+(?:that|this|the same)\s+(?:series|kind|brand|author)\b")
+_ASKED = re.compile(r"\b(?:do|did|would|have) you (?:have|got|sell)\b")  # for what nobody owns yet
 _SPLIT = re.compile(r"(?:[;!?\n]|[.,](?!\d))+|\bbut\b|\band\b")
 _FILLER = re.compile(r"(?:please|thanks|thank you|ok|okay|yes|no|nope|hi|hello|hm+|well)?\W*", re.IGNORECASE)
 _UNDO = re.compile(r"\W*(?:undo|go back|back|take (?:that|it) back|never ?mind)(?:\s+please)?\W*")
@@ -117,7 +118,7 @@ class CritiqueReader:
     def _read_clause(
         self, clause: str, wishes: Wishes, shown: Sequence[Recommendation], meant: Sequence[Recommendation]
     ) -> Wishes:
-        lower = clause.casefold()
+        lower = _ASKED.sub("", clause.casefold())
         if shown and _SERIES.search(lower):
             begins = _common_words([item.title for item in shown])
             return wishes.limit(lacking(begins)) if begins else wishes.dislike(shown[0].item_id)
@@ -130,7 +131,9 @@ class CritiqueReader:
             for item_id in named:
                 wishes = change(wishes, item_id)
             return wishes
-        if (found := _WITHOUT.search(lower)) and not _FOR.search(lower):
+        found = _WITHOUT.search(lower)
+        # "No love" rules a word out, whatever the word says of other things.
+        if found and not _FOR.search(lower[: found.start(1)] + lower[found.end(1) :]):
             return wishes.limit(lacking(found[1]))
         return wishes
 
