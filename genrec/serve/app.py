@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BeforeValidator
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -113,25 +114,28 @@ def create_app(
     _watch(app, service)
     _show(app)
     _describe(app, locked=len(keys) > 0)
-    return Door(app, keys=keys, room=room or Room(), metrics=service.metrics, clock=service.clock)
+    return Door(
+        app, keys=keys, room=room or Room(), is_full=service.is_full, metrics=service.metrics, clock=service.clock
+    )
 
 
 def _rank(app: FastAPI, service: Service) -> None:
-    async def ranked(ask: Recommend) -> Answer:
-        return await asyncio.wrap_future(service.rank(ask))
+    async def ranked(ask: Recommend) -> Response:
+        # Written by pydantic as it is: FastAPI would check what is ours once more.
+        return Response(to_json(await asyncio.wrap_future(service.rank(ask))), media_type="application/json")
 
-    @app.post("/v1/recommend", responses=_told(503))
-    async def recommend(body: Recommend) -> Answer:
+    @app.post("/v1/recommend", response_model=Answer, responses=_told(503))
+    async def recommend(body: Recommend) -> Response:
         """A list for somebody, known or not."""
         return await ranked(body)
 
-    @app.post("/v1/search", responses=_told(503))
-    async def search(body: Search) -> Answer:
+    @app.post("/v1/search", response_model=Answer, responses=_told(503))
+    async def search(body: Search) -> Response:
         """A list for words, and for a history beside them."""
         return await ranked(body)
 
-    @app.post("/v1/related", responses=_told(503))
-    async def related(body: Related) -> Answer:
+    @app.post("/v1/related", response_model=Answer, responses=_told(503))
+    async def related(body: Related) -> Response:
         """A list beside one item."""
         service.catalog.index_of(body.item_id)
         return await ranked(Recommend(history=[body.item_id], **{**body.options, "k": body.k}))
@@ -222,7 +226,7 @@ def _talk(app: FastAPI, talk: Talk) -> None:
         if body.model not in (None, MODEL):
             raise RefusedError(404, f"there is no such model; there is {MODEL!r}", "model_not_found", param="model")
         if not body.stream:
-            return JSONResponse(await talk.complete(body))
+            return Response(to_json(await talk.complete(body)), media_type="application/json")
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamingResponse(await talk.stream(body), media_type="text/event-stream", headers=headers)
 
@@ -305,7 +309,7 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
 
 
 def _describe(app: FastAPI, locked: bool) -> None:
-    """Tell what FastAPI does not know: that a body which cannot be read is told as 400, and where a key is asked for."""
+    """Tell what FastAPI does not know: what cannot be read is told as 400, and where a key is asked for."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:

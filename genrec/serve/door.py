@@ -5,7 +5,6 @@ WebSocket ASGI Message Format".
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ OPEN = ("/", "/health/live")
 
 _OPEN_UNDER = "/page/"
 _HERE = ("localhost", "127.0.0.1", "[::1]")
+_NOTICED = 0.5  # seconds after which it is known of every connection that it is lost
+_LAST = {"connection": "close"}  # whatever comes behind is the rest of what was refused
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -58,12 +59,23 @@ class Door:
         app: what answers.
         keys: who may ask.
         room: how much is let in.
+        is_full: whether a request to an address would be refused by what answers, once it was read.
         metrics: count what happens.
         clock: seconds, rising.
     """
 
-    def __init__(self, app: App, *, keys: Keys, room: Room, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Keys,
+        room: Room,
+        is_full: Callable[[str], bool],
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
         self._app, self._keys, self._room, self._metrics, self._clock = app, keys, room, metrics, clock
+        self._is_full = is_full
         self._inside = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -96,7 +108,7 @@ class Door:
             return refusal
         if int(_digits(headers.get(b"content-length"))) > self._room.body:
             return _too_large(self._room.body)
-        if self._inside >= self._room.inside and scope["path"] not in OPEN:
+        if (self._inside >= self._room.inside and scope["path"] not in OPEN) or self._is_full(scope["path"]):
             return RefusedError.busy()
         return None
 
@@ -127,29 +139,32 @@ class Door:
         if body is None:  # gone before it had said all
             return
         pending = [{"type": "http.request", "body": body, "more_body": False}]
-        gone = asyncio.ensure_future(receive())
+        gone, answering = asyncio.ensure_future(receive()), asyncio.current_task()
 
         async def replay() -> Message:
             return pending.pop() if pending else await asyncio.shield(gone)
 
-        answering = asyncio.ensure_future(self._answer(scope, replay, told))
-        try:
-            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            # Whoever left is not computed for any more.
-            for task in (gone, answering):
-                if not task.done():
-                    task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await answering
+        def leave(_: object) -> None:
+            if answering is not None and not told.is_whole:
+                answering.cancel()  # whoever left is not computed for any more
 
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, told: "_Told") -> None:
+        gone.add_done_callback(leave)
         try:
-            await self._app(scope, receive, told)
+            await self._app(scope, replay, told)
+        except asyncio.CancelledError:
+            if not gone.done() or gone.cancelled():
+                raise
         except Exception as error:
-            _LOGGER.exception("a request failed")
-            if not told.status:
-                await _send(told, RefusedError.of(error))
+            gone.remove_done_callback(leave)
+            if told.status:  # nothing can be sent to whoever left a moment ago, and that is no failure
+                await asyncio.wait((gone,), timeout=_NOTICED)
+            if not gone.done():
+                _LOGGER.exception("a request failed")
+                if not told.status:
+                    await _send(told, RefusedError.of(error))
+        finally:
+            gone.remove_done_callback(leave)
+            gone.cancel()
 
     async def _read(self, receive: Receive) -> bytes | None:
         body = bytearray()
@@ -165,19 +180,22 @@ class Door:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            raise RefusedError(408, "the request did not arrive in time; send it at once", "slow_request") from None
+            why = "the request did not arrive in time; send it at once"
+            raise RefusedError(408, why, "slow_request", headers=_LAST) from None
 
 
 class _Told:
-    """Sends an answer, and knows its status; 0 before it began."""
+    """Sends an answer, and knows its status, 0 before it began, and whether all of it was sent."""
 
     def __init__(self, send: Send) -> None:
-        self._send, self.status = send, 0
+        self._send, self.status, self.is_whole = send, 0, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+        elif not message.get("more_body", False):
+            self.is_whole = True
         await self._send(message)
 
 
@@ -200,7 +218,7 @@ def _too_often(bucket: Bucket | None) -> RefusedError | None:
 
 
 def _too_large(most: int) -> RefusedError:
-    return RefusedError(413, f"a request may have {most:,} bytes; send less at once", "too_large")
+    return RefusedError(413, f"a request may have {most:,} bytes; send less at once", "too_large", headers=_LAST)
 
 
 def _digits(value: bytes | None) -> bytes:

@@ -1,6 +1,7 @@
 """What is counted for Prometheus; each server has a registry of its own."""
 
 from collections import Counter as Tally
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -33,7 +34,12 @@ class Metrics:
         self._fallbacks = Counter(
             "genrec_reply_fallbacks", "Replies that a model should have written.", registry=self._registry
         )
+        self._waiting = Gauge("genrec_lists_waiting", "Lists that wait to be ranked.", registry=self._registry)
         self._inside = Gauge("genrec_requests_inside", "Requests that are being answered.", registry=self._registry)
+
+    def watch(self, waiting: Callable[[], int]) -> None:
+        """Tell how many lists wait, whenever it is asked."""
+        self._waiting.set_function(waiting)
 
     def entered(self) -> None:
         """A request is let in."""

@@ -14,13 +14,14 @@ from genrec.lane import Lane
 from genrec.live import Live
 from genrec.recommender import Recommender
 from genrec.serve.metric import Metrics
-from genrec.serve.shape import Answer, EventBody, Recommend, answer_of
+from genrec.serve.shape import Answer, EventBody, Recommend, answers_of
 from genrec.store import Event, Store
 from genrec.types import History, Item, ItemId, UserId
 
 Advise = Callable[[Recommender, int], Advisor]
 """Makes an advisor over a recommender, for lists of some length."""
 
+_RANKED = ("/v1/recommend", "/v1/search", "/v1/related")
 _FRESH = 10.0  # seconds for which an answer of the first step shows that it works
 _PATIENCE = 5.0  # seconds that it may take to show it
 _KEPT = 8  # advisors, one for each list length
@@ -35,12 +36,14 @@ class Load:
         together: lists that are ranked at once.
         talks: conversations that may be answered or wait for it; more are refused.
         deadline: seconds that ranking may take where a request does not say it.
+        turn: seconds that a turn of a conversation may take; a reply that is not written by then ends plainly.
     """
 
-    waiting: int = 64
+    waiting: int = 32
     together: int = 16
     talks: int = 8
     deadline: float = 10.0
+    turn: float = 60.0
 
 
 class Service:
@@ -68,6 +71,7 @@ class Service:
         self.live, self.store, self.load, self.metrics, self.clock = live, store, load, metrics, clock
         self._advise = advise
         self._lane = Lane[Recommend, Answer](self._rank, most=load.waiting, together=load.together)
+        metrics.watch(self._lane.__len__)
         self._lock = Lock()
         self._advisors: tuple[Recommender | None, dict[int, Advisor]] = (None, {})
         self._worked = -_FRESH
@@ -76,6 +80,10 @@ class Service:
     def catalog(self) -> Catalog:
         """What can be recommended now."""
         return self.live.recommender.catalog
+
+    def is_full(self, path: str) -> bool:
+        """Whether a request to this address would be refused, once it was read."""
+        return path in _RANKED and self._lane.is_full
 
     def rank(self, ask: Recommend) -> "Future[Answer]":
         """A list, once it is ranked.
@@ -172,8 +180,9 @@ class Service:
             options["deadline"] = options["deadline"] or self.load.deadline
             options["exclude"] = [*(options["exclude"] or ()), *unwanted]
             lists = recommender.recommend([people[place] for place in places], asks[0].k, **options)
-            for place, own in zip(places, lists, strict=True):
-                answers[place] = answer_of(own, recommender.catalog)
+            told = answers_of(lists, recommender.catalog)
+            for place, own, answer in zip(places, lists, told, strict=True):
+                answers[place] = answer
                 self.metrics.served(own)
                 if not own.left_out:
                     self._worked = self.clock()

@@ -1,8 +1,21 @@
 """What goes over the wire, checked before anything sees it. Lengths are limits of one request, not of what is kept."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StrictInt, StrictStr, WithJsonSchema
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from genrec.catalog import Catalog
 from genrec.conversation import Limit, Wishes
@@ -10,7 +23,7 @@ from genrec.rows import is_text
 from genrec.types import ItemId, RecommendationList, Role, UserId
 
 _MOST_ITEMS, _MOST_K, _MOST_EVENTS, _MOST_SECONDS = 10_000, 1_000, 1_000, 60.0
-_LONG = 2**63
+_LONG, _EXACT = 2**63, 2**53
 _LONGEST_ID = 200
 
 
@@ -21,8 +34,14 @@ def _written(text: str) -> str:
     return text
 
 
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 5.0 is as whole as 5, as JSON Schema has it."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
+
+
 def _read_id(value: object) -> ItemId:
     """One function for texts and numbers: a union tells of what it tried, not of what is wrong."""
+    value = _whole(value)
     if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID:
         return _written(value)
     if isinstance(value, int) and not isinstance(value, bool) and -_LONG <= value < _LONG:
@@ -45,6 +64,7 @@ _ID_SCHEMA = {
         {"type": "integer", "format": "int64"},
     ]
 }
+_Whole = BeforeValidator(_whole)
 Id = Annotated[ItemId, PlainValidator(_read_id), WithJsonSchema(_ID_SCHEMA)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Ids = Annotated[list[Id], Field(max_length=_MOST_ITEMS)]
@@ -79,7 +99,7 @@ class Failure(BaseModel):
 class Ask(Body):
     """How many items, and which may be among them; see `Recommender.recommend`."""
 
-    k: Annotated[StrictInt, Field(ge=1, le=_MOST_K, description="List length.")] = 10
+    k: Annotated[StrictInt, Field(ge=1, le=_MOST_K, description="List length."), _Whole] = 10
     filter_seen: Annotated[bool, Field(strict=True, description="Leave out what is in the history.")] = True
     only: Ids | None = None
     exclude: Ids | None = None
@@ -119,7 +139,7 @@ class Related(Ask):
     item_id: Id
 
 
-class Reason(BaseModel):
+class Reason(TypedDict):
     """An item of the history that spoke for a recommendation; `drop` is null where nothing would be left without it."""
 
     item_id: ItemId
@@ -127,7 +147,7 @@ class Reason(BaseModel):
     drop: float | None
 
 
-class Recommended(BaseModel):
+class Recommended(TypedDict):
     """One item of a list."""
 
     item_id: ItemId
@@ -135,12 +155,12 @@ class Recommended(BaseModel):
     title: str
     score: float | None
     source: str
-    reason: str | None = None
-    drivers: list[Reason] = []
-    attributes: dict[str, Any] = {}
+    reason: str | None
+    drivers: list[Reason]
+    attributes: dict[str, Any]
 
 
-class Answer(BaseModel):
+class Answer(TypedDict):
     """A list: exactly k items whenever k are allowed, best first."""
 
     items: list[Recommended]
@@ -279,7 +299,7 @@ class Extension(Body):
     user_id: Id | None = None
     history: Annotated[list[Id], Field(max_length=1000)] = []
     wishes: WishesBody | None = None
-    k: Annotated[StrictInt, Field(ge=1, le=50)] | None = None
+    k: Annotated[StrictInt, Field(ge=1, le=50), _Whole] | None = None
 
 
 class Piece(BaseModel):
@@ -319,34 +339,42 @@ class ChatBody(BaseModel):
     messages: Annotated[list[ChatMessage], Field(max_length=200)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
+    n: Annotated[Literal[1], _Whole] | None = None
     genrec: Extension | None = None
 
 
-def answer_of(found: RecommendationList, catalog: Catalog) -> Answer:
-    """A list as it goes over the wire; of what the catalog lacks by now, the attributes are missing."""
-    places = catalog.item_ids.positions([item.item_id for item in found.items])
-    there = {item.item_id: item.attributes for item in catalog.items_at(places[places >= 0])}
-    items = [
-        Recommended(
-            item_id=item.item_id,
-            rank=item.rank,
-            title=item.title,
-            score=item.score if abs(item.score) < float("inf") else None,
-            source=item.source,
-            reason=item.reason,
-            drivers=[
-                Reason(item_id=own.item_id, title=own.title, drop=own.drop if abs(own.drop) < float("inf") else None)
-                for own in item.drivers
+def answers_of(lists: Sequence[RecommendationList], catalog: Catalog) -> list[Answer]:
+    """Lists as they go over the wire; of what the catalog lacks by now, the attributes are missing."""
+    item_ids = [item.item_id for found in lists for item in found.items]
+    places = catalog.item_ids.positions(item_ids)
+    there = {item.item_id: item.attributes for item in catalog.items_at(np.unique(places[places >= 0]))}
+    return [_answer_of(found, there) for found in lists]
+
+
+def _answer_of(found: RecommendationList, there: Mapping[ItemId, Mapping[str, Any]]) -> Answer:
+    items: list[Recommended] = [
+        {
+            "item_id": item.item_id,
+            "rank": item.rank,
+            "title": item.title,
+            "score": _finite(item.score),
+            "source": item.source,
+            "reason": item.reason,
+            "drivers": [
+                {"item_id": own.item_id, "title": own.title, "drop": _finite(own.drop)} for own in item.drivers
             ],
-            attributes=dict(there.get(item.item_id, {})),
-        )
+            "attributes": dict(there.get(item.item_id, {})),
+        }
         for item in found.items
     ]
-    return Answer(
-        items=items,
-        proven=found.proven,
-        compared=found.compared,
-        notices=list(found.notices),
-        seconds=found.seconds,
-    )
+    return {
+        "items": items,
+        "proven": found.proven,
+        "compared": found.compared,
+        "notices": list(found.notices),
+        "seconds": found.seconds,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

@@ -5,7 +5,6 @@ reference, "Chat completion object" and "Chat completion chunk object"; server-s
 """
 
 import asyncio
-import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -14,18 +13,19 @@ from dataclasses import replace
 from threading import Event
 from typing import Any
 
+from pydantic_core import to_json
+
 from genrec.advisor import Advisor, Part, compose
 from genrec.conversation import Conversation, Turn, Wishes
 from genrec.deadline import Deadline
 from genrec.errors import InputError
 from genrec.serve.failure import RefusedError
 from genrec.serve.service import Service
-from genrec.serve.shape import ChatBody, Extension, WishesBody, answer_of
+from genrec.serve.shape import ChatBody, Extension, WishesBody, answers_of
 from genrec.types import History, RecommendationList
 
 MODEL = "genrec"
 _K = 5
-_SECONDS = 60.0  # that a turn may take
 _LOGGER = logging.getLogger(__name__)
 
 Told = Part | Conversation | BaseException
@@ -128,7 +128,7 @@ class Talk:
     def _deadline(self, start: float, left: Event) -> Deadline:
         """A turn's; it has passed for whoever is gone, so that a model does not go on for nobody."""
         clock = self._service.clock
-        return Deadline(start + _SECONDS, lambda: float("inf") if left.is_set() else clock())
+        return Deadline(start + self._service.load.turn, lambda: float("inf") if left.is_set() else clock())
 
     def _answer(self, body: ChatBody, tell: Callable[[Part], None], deadline: Deadline) -> Conversation:
         asked = body.genrec or Extension()
@@ -243,9 +243,9 @@ class _Reply:
 
     def _listed(self, answer: RecommendationList) -> dict[str, Any]:
         self._service.metrics.served(answer)
-        found = answer_of(answer, self._service.catalog).model_dump(mode="json")
+        found = answers_of([answer], self._service.catalog)[0]
         return {"items": found["items"], "notices": found["notices"]}
 
 
 def _event(chunk: dict[str, Any] | None) -> bytes:
-    return f"data: {json.dumps(chunk)}\n\n".encode()
+    return b"data: " + to_json(chunk) + b"\n\n"

@@ -1,0 +1,283 @@
+"""Requests that are no HTTP, or HTTP that means nothing: each has to be answered or its connection closed, in time.
+
+Letters: none; every request is made of one number, so that a failure can be sent again alone.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+HANG = 5.0  # seconds within which there is an answer, or an end
+PATHS = ("/v1/recommend", "/v1/search", "/v1/related", "/v1/events", "/v1/chat/completions", "/v1/catalog/items")
+FOUND_WRONG = ("5xx", "hang", "good request failed")
+_AT_ONCE = 100
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get", "FOO", "POST POST")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What is sent on one connection, in pieces with a pause between them."""
+
+    kind: str
+    pieces: tuple[bytes, ...]
+    pause: float = 0.0
+
+
+def malformed(number: int, seed: int = 0) -> Raw:
+    """One request; the same for the same numbers."""
+    drawn = random.Random(f"{seed} {number}")
+    name = sorted(_KINDS)[number % len(_KINDS)]
+    made = _KINDS[name](drawn)
+    return Raw(name, made, drawn.choice((0.01, 0.2, 0.9))) if isinstance(made, tuple) else Raw(name, (made,))
+
+
+async def strike(port: int, count: int, seed: int = 0) -> Counter[str]:
+    """Send many, some at a time, each on a connection of its own; what came of them.
+
+    Counts kinds of ends ("2xx", "4xx", "closed", "5xx", "hang") and, of what must not be, the request as well. After
+    every hundred a good request has to be answered.
+    """
+    found: Counter[str] = Counter()
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(number: int) -> None:
+        async with places:
+            raw = malformed(number, seed)
+            try:
+                end = await asyncio.wait_for(end_of(port, raw), HANG + raw.pause * (len(raw.pieces) - 1))
+            except TimeoutError:
+                end = "hang"
+            found[end] += 1
+            if end in FOUND_WRONG:
+                found[f"{end}: {raw.kind} {number}"] += 1
+            if number % 100 == 99 and await end_of(port, _GOOD) != "2xx":
+                found["good request failed"] += 1
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    return found
+
+
+async def end_of(port: int, raw: Raw) -> str:
+    """Send a request and leave the connection open; what came back: the hundred of its last status, or "closed"."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for place, piece in enumerate(raw.pieces):
+            if place:
+                await asyncio.sleep(raw.pause)
+            writer.write(piece)
+        line = await reader.readline()
+        while line.startswith(b"HTTP/1.1 1"):  # 100 Continue
+            await reader.readline()
+            line = await reader.readline()
+        if not line.startswith(b"HTTP/1.1 "):
+            return "closed"
+        rest = await reader.read(1 << 16)  # what else was answered, where several requests were in it
+        return "5xx" if line[9:10] == b"5" or b"\r\nHTTP/1.1 5" in rest else f"{line[9:10].decode()}xx"
+    except (ConnectionError, ValueError):
+        return "closed"
+    finally:
+        writer.close()
+
+
+def _post(path: str, body: bytes, *headers: str, host: str = "localhost", kind: str = "application/json") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1") + body
+
+
+_GOOD = Raw("good", (_post("/v1/recommend", b'{"k": 3}'),))
+
+
+def _noise(drawn: random.Random) -> bytes:
+    return drawn.randbytes(drawn.choice((1, 7, 100, 5_000)))
+
+
+def _flipped(drawn: random.Random) -> bytes:
+    """A good request with some bytes changed, removed or added."""
+    request = bytearray(_post(drawn.choice(PATHS), b'{"k": 3, "words": "a lamp", "item_id": "i1"}'))
+    for _ in range(drawn.randint(1, 5)):
+        place = drawn.randrange(len(request))
+        request[place : place + drawn.randint(0, 2)] = drawn.randbytes(drawn.randint(0, 3))
+    return bytes(request)
+
+
+def _half(drawn: random.Random) -> bytes:
+    request = _post(drawn.choice(PATHS), b'{"k": 3}')
+    return request[: drawn.randrange(len(request))]
+
+
+def _length(drawn: random.Random) -> bytes:
+    lengths = ("-1", "0", "3", "99", "1e3", "0x10", "+8", "8, 8", "9" * 30, "18446744073709551616", "", "eight", "8 8")
+    more = drawn.choice(("", "Content-Length: 9\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 8\r\n"))
+    head = f"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}"
+    return f'{head}Content-Length: {drawn.choice(lengths)}\r\n\r\n{{"k": 3}}'.encode()
+
+
+def _chunked(drawn: random.Random) -> bytes:
+    coding = drawn.choice(("chunked", "Chunked", "chunked, chunked", "gzip, chunked", "xchunked", "chunked;q=1"))
+    head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+    chunks = (
+        '8\r\n{"k": 3}\r\n0\r\n\r\n',
+        "zz\r\n",
+        "-1\r\n",
+        "FFFFFFFFFFFFFFFFF\r\nx",
+        '8\r\n{"k"',
+        "0\r\n",
+        "1\r\n{\r\n" * 50,
+    )
+    return f"{head}\r\nTransfer-Encoding: {coding}\r\n\r\n{drawn.choice(chunks)}{drawn.choice(chunks)}".encode()
+
+
+def _headers(drawn: random.Random) -> bytes:
+    name = drawn.choice(("X", "X Y", "", ":", "Ünï", "a" * 70_000, "X\x00", "Content-Type", "Expect", "Upgrade"))
+    value = drawn.choice(("x" * 100_000, "\x00", "\x7f\xff", "100-continue", "websocket", " \t ", "a\r\n b", "\r"))
+    lines = "".join(f"{name}{place or ''}: {value}\r\n" for place in range(drawn.choice((1, 2, 30))))
+    return f"GET {drawn.choice(PATHS)} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode("latin-1")
+
+
+def _target(drawn: random.Random) -> bytes:
+    targets: tuple[str, ...] = (
+        "*",
+        "",
+        "/" * 5_000,
+        "//x/y",
+        "http://localhost/v1/models",
+        "/v1/../../etc/passwd",
+        "/%00",
+        "/%ff%fe",
+    )
+    targets += ("/v1/users/%00/history", "/v1/users/%ff/history", "/v1/catalog/items/%2e%2e%2f", "/page/..%2fapp.py")
+    targets += (
+        "/page/%2e%2e/app.py",
+        "/\xe9",
+        "/v1/models?" + "a=" * 9_000,
+        "/v1/models#x",
+        "/ x",
+        "?",
+        "/page/\\..\\x",
+    )
+    targets += ("/v1/catalog/items?start=9" + "9" * 400, "/v1/catalog/items?limit=nan", "/v1/catalog/items?start=%00")
+    method, version = drawn.choice(_METHODS), drawn.choice(("1.1", "1.0", "0.9", "2.0", "9.9", "1.1.1", "x", ""))
+    return f"{method} {drawn.choice(targets)} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode("latin-1")
+
+
+def _host(drawn: random.Random) -> bytes:
+    hosts = (
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "localhost:99999999",
+        "[::1",
+        "\xff",
+        "a" * 9_000,
+        "127.1",
+        "@",
+    )
+    more = drawn.choice(((), ("Host: localhost",), ("Origin: null",), ("Origin: http://localhost",)))
+    return _post("/v1/recommend", b'{"k": 3}', *more, host=drawn.choice(hosts))
+
+
+def _json(drawn: random.Random) -> bytes:
+    bodies: tuple[bytes, ...] = (
+        b"",
+        b"{",
+        b"nul",
+        b'{"k": 3',
+        b"[" * 50_000,
+        b'{"a":' * 20_000,
+        b'"\xff"',
+        b'{"k": \xc3\x28}',
+    )
+    bodies += (b'{"k": 1e999}', b'{"k": NaN}', b'{"k": ' + b"9" * 5_000 + b"}", b'{"k": 3}{"k": 3}', b"\xef\xbb\xbf{}")
+    bodies += (b'{"words": "\\ud800"}', b'{"words": "\\u0000"}', b'{"k": 3, "k": 4}', "{}".encode("utf-16"), b"\x00")
+    kind = drawn.choice(
+        ("application/json", "text/plain", "application/xml", "multipart/form-data; boundary=x", ";", "")
+    )
+    return _post(drawn.choice(PATHS), drawn.choice(bodies), kind=kind)
+
+
+def _types(drawn: random.Random) -> bytes:
+    """JSON whose fields are known and whose values are whatever."""
+    names: tuple[str, ...] = (
+        "k",
+        "user_id",
+        "history",
+        "words",
+        "where",
+        "only",
+        "exclude",
+        "boost",
+        "deadline",
+        "explain",
+        "item_id",
+    )
+    names += ("events", "items", "messages", "model", "stream", "genrec", "n", "stream_options", "on_unknown")
+    body = {name: _value(drawn, 0) for name in drawn.sample(names, drawn.randint(1, 6))}
+    return _post(drawn.choice(PATHS), json.dumps(body).encode())
+
+
+def _value(drawn: random.Random, depth: int) -> object:
+    plain: list[object] = [
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        10**30,
+        1e308,
+        "",
+        "x",
+        "i1",
+        "\x00",
+        "\ud800",
+        "x" * 3_000,
+        "price < ",
+    ]
+    kind = drawn.randrange(6 if depth < 4 else 4)
+    if kind == 4:
+        return [_value(drawn, depth + 1) for _ in range(drawn.choice((0, 1, 3)))]
+    if kind == 5:
+        names = ("role", "content", "type", "text", "wishes", "limits", "where", "item_id", "user_id", "title", "i1")
+        return {drawn.choice(names): _value(drawn, depth + 1) for _ in range(3)}
+    return drawn.choice(plain)
+
+
+def _pipelined(drawn: random.Random) -> bytes:
+    good = _post("/v1/recommend", b'{"k": 3}')
+    more = drawn.choice((good, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n", _noise(drawn), _half(drawn)))
+    return good * drawn.choice((1, 2, 20)) + more * drawn.choice((1, 3))
+
+
+def _slow(drawn: random.Random) -> tuple[bytes, ...]:
+    """In pieces, of which the last never comes."""
+    request = _post("/v1/recommend", b'{"k": 3, "words": "a lamp"}')
+    end = drawn.randrange(4, len(request))
+    cut = sorted(drawn.sample(range(1, end), 3))
+    return tuple(request[start:stop] for start, stop in zip([0, *cut], [*cut, end], strict=True))
+
+
+def _ended(drawn: random.Random) -> bytes:
+    """Lines that end otherwise."""
+    request = _post("/v1/recommend", b'{"k": 3}')
+    return request.replace(
+        b"\r\n", drawn.choice((b"\n", b"\r", b"\n\r", b"\r\n\r\n", b"\x00\r\n", b" \r\n")), drawn.randint(1, 6)
+    )
+
+
+_KINDS: dict[str, Callable[[random.Random], bytes | tuple[bytes, ...]]] = {
+    "noise": _noise,
+    "flipped": _flipped,
+    "half": _half,
+    "length": _length,
+    "chunked": _chunked,
+    "headers": _headers,
+    "target": _target,
+    "host": _host,
+    "json": _json,
+    "types": _types,
+    "pipelined": _pipelined,
+    "slow": _slow,
+    "ended": _ended,
+}

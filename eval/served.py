@@ -1,0 +1,82 @@
+"""A server over many items in a process of its own, looked at from outside. `python -m eval.served` is that process."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from genrec import EmbeddingRanker, read_catalog
+from genrec.advisor import Advisor
+from genrec.live import Live
+from genrec.parts import Parts
+from genrec.serve.app import create_app
+from genrec.serve.key import Keys
+from genrec.serve.metric import Metrics
+from genrec.serve.server import listen, serve
+from genrec.serve.service import Load, Service
+from genrec.store import Store
+
+ITEMS, WIDTH = 100_000, 384
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A process that serves on a port of this machine."""
+
+    process: int
+    port: int
+
+    @property
+    def cpu(self) -> float:
+        """Seconds that its threads computed so far."""
+        fields = Path(f"/proc/{self.process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    @property
+    def memory(self) -> float:
+        """Bytes that are resident."""
+        pages = Path(f"/proc/{self.process}/statm").read_text(encoding="utf-8").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def serving() -> Iterator[Served]:
+    """Serve until the block ends."""
+    with subprocess.Popen([sys.executable, "-m", "eval.served"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Served(process.pid, int(next(iter(process.stdout or ()))))
+        finally:
+            process.terminate()
+
+
+def main() -> None:
+    drawn = np.random.default_rng(0)
+    vectors = drawn.standard_normal((ITEMS, WIDTH), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [f"i{place}" for place in range(ITEMS)]
+    titles = [f"Thing {place}" for place in range(ITEMS)]
+    catalog = read_catalog(pa.table({"item_id": ids, "title": titles, "price": drawn.random(ITEMS)}))
+    with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/events.db") as store:
+        service = Service(
+            Live(Parts.of(catalog, embedding=EmbeddingRanker(vectors)), store),
+            store,
+            advise=lambda own, k: Advisor(own, k=k),
+            load=Load(),
+            metrics=Metrics(),
+        )
+        listening = listen("127.0.0.1", 0)
+        print(listening.getsockname()[1], flush=True)
+        serve(create_app(service, keys=Keys([], clock=time.monotonic)), listening)
+
+
+if __name__ == "__main__":
+    main()
