@@ -27,6 +27,7 @@ KINDS = (
 _OFTEN = dict(zip(KINDS, (6, 3, 1, 3, 1, 5, 2, 3, 3, 1, 1, 1), strict=True))
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _WORD = re.compile(r"[A-Za-z]{3,}")
+_JOINS = ("and", "but", "for", "the", "with")  # that nobody asks for
 _LACKING = re.compile(r"(['\"])(.*)\1 not in title")
 
 Price = float | None
@@ -160,7 +161,7 @@ class Shopper:
         return texts[int(self.random.integers(len(texts)))]
 
     def _words(self) -> Said:
-        words = _WORD.findall(self.title) or [self.title]
+        words = [word for word in _WORD.findall(self.title) if word.casefold() not in _JOINS] or [self.title]
         size = min(len(words), int(self.random.integers(1, 3)))
         places = sorted(self.random.choice(len(words), size, replace=False))
         text = " ".join(words[place] for place in places).lower()

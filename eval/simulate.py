@@ -109,6 +109,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: the data hold nobody to be asked, or no price.
     """
+    begun = commit()  # of the code that runs, whatever is checked out while it does
     catalog, interactions = _open(options)
     train, baskets = interactions.known_to(catalog).leave_last_basket_out(1)
     model = None if options.model == "none" else options.model
@@ -145,7 +146,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
             start = Conversation(history.user_id, tuple(dict.fromkeys(history.item_ids)))
             talk(advisor, shelf, start, shopper, way, score, reading, options.turns)
     return {
-        "commit": commit(),
+        "commit": begun,
         "machine": machine(),
         "seed": options.seed,
         "data": catalog.name,
@@ -192,7 +193,8 @@ def talk(
         if said.kind:
             _note(reading, said, before.wishes, conversation.wishes)
         score.turns += 1
-        if said.kind not in ("undo", "question"):
+        # Taking back and asking leave a list that stood before; so does what was misread as either.
+        if said.kind not in ("undo", "question") and len(conversation.turns) > len(before.turns):
             check(shelf, before, conversation, meant[-1], score)
         score.seconds += conversation.turns[-1].answer.seconds if conversation.turns else 0.0
         if shopper.target in [item.item_id for item in conversation.shown]:

@@ -45,6 +45,7 @@ _HEDGE = re.compile(
     r"(?:sure|idea|problem|thanks|really|yet|worries|matter|too|very|much|many|bad|only|ones?|else|so|like)"
 )
 _SERIES = re.compile(r"\b(?:not|no more of|nothing from)\s+(?:that|this|the same)\s+(?:series|kind|brand|author)\b")
+_ASKED = re.compile(r"\b(?:do|did|would|have) you (?:have|got|sell)\b")  # for what nobody owns yet
 _SPLIT = re.compile(r"(?:[;!?\n]|[.,](?!\d))+|(?<!anything )\bbut\b|\band\b")
 _FILLER = re.compile(
     r"\W*(?:(?:please|thanks|thank you|a lot|so much|ok|okay|yes|yeah|no|nope|hi|hello|hey|there|h+m+|well|great|cool|"
@@ -133,7 +134,7 @@ class CritiqueReader:
     def _read_clause(
         self, clause: str, wishes: Wishes, shown: Sequence[Recommendation], meant: Sequence[Recommendation]
     ) -> Wishes:
-        lower = clause.casefold()
+        lower = _ASKED.sub("", clause.casefold())
         if shown and _SERIES.search(lower):
             begins = _common_words([item.title for item in shown])
             return wishes.limit(lacking(begins)) if begins else wishes.dislike(shown[0].item_id)

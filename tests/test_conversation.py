@@ -238,3 +238,19 @@ def test_a_mention_says_which_item_it_is_whatever_its_title(before: str, item_id
     """A title that could close the mention could name another item in its place."""
     assert read_mentions(write_mention(item_id, title)) == (item_id,)
     assert item_id in read_mentions(f"{before}\n{write_mention(item_id, title)}")[-1:]
+
+
+@pytest.mark.parametrize("said", ["do you have red mug?", "Have you got Red Mug", "would you have a red mug large?"])
+def test_what_somebody_asks_for_is_not_what_they_have(advisor: Advisor, said: str) -> None:
+    """Whoever has something is not shown it; so the one thing that was asked for would be the one that is not."""
+    conversation = talk(advisor, said)
+    assert conversation.wishes.liked == ()
+    assert "red mug" in conversation.wishes.words[0].casefold()
+
+
+def test_a_bare_no_is_no_wish_and_a_word_that_says_liking_can_be_ruled_out(advisor: Advisor) -> None:
+    """Words that mean something elsewhere would else be looked for when they are ruled out."""
+    conversation = talk(advisor, "something for the kitchen", "no, I hate the second")
+    assert conversation.wishes.disliked == ("i1",)
+    assert conversation.wishes.words == ("something for the kitchen",)
+    assert talk(advisor, "no love").wishes.limits == (Limit("love", "'love' not in title"),)
