@@ -1,6 +1,6 @@
 """Requests that are no HTTP, or HTTP that means nothing: each has to be answered or its connection closed, in time.
 
-Letters: none; every request is made of one number, so that a failure can be sent again alone.
+Every request is made of one number, so that one that broke something can be sent again alone.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def malformed(number: int, seed: int = 0) -> Raw:
     return Raw(name, made, drawn.choice((0.01, 0.2, 0.9))) if isinstance(made, tuple) else Raw(name, (made,))
 
 
-async def strike(port: int, count: int, seed: int = 0) -> Counter[str]:
+async def strike(port: int, count: int, seed: int = 0, *, hang: float = HANG) -> Counter[str]:
     """Send many, some at a time, each on a connection of its own; what came of them.
 
     Counts kinds of ends ("2xx", "4xx", "closed", "5xx", "hang") and, of what must not be, the request as well. After
@@ -47,7 +47,7 @@ async def strike(port: int, count: int, seed: int = 0) -> Counter[str]:
         async with places:
             raw = malformed(number, seed)
             try:
-                end = await asyncio.wait_for(end_of(port, raw), HANG + raw.pause * (len(raw.pieces) - 1))
+                end = await asyncio.wait_for(end_of(port, raw), hang + raw.pause * (len(raw.pieces) - 1))
             except TimeoutError:
                 end = "hang"
             found[end] += 1

@@ -56,6 +56,7 @@ LAYERS = [
     "serve.failure serve.metric serve.shape",
     "serve.key serve.service",
     "serve.door serve.talk",
+    "serve.description",
     "serve.app",
     "serve.server",
     "cli",

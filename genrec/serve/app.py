@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from genrec.errors import GenrecError, UnknownItemError
-from genrec.serve.door import OPEN, App, Door, Room
+from genrec.serve.description import REPLIES, TOLD_PLAINLY, describe, told
+from genrec.serve.door import App, Door, Room
 from genrec.serve.failure import RefusedError
 from genrec.serve.key import Keys
 from genrec.serve.service import Service
@@ -30,7 +31,6 @@ from genrec.serve.shape import (
     CatalogAnswer,
     ChatBody,
     EventsBody,
-    Failure,
     Forgotten,
     HistoryAnswer,
     ItemAnswer,
@@ -51,13 +51,6 @@ _PAGE = resources.files("genrec.serve") / "page"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _PLAIN = (GenrecError, RefusedError)
 _MOST_LISTED = 1000
-_REPLIES: dict[str, Any] = {
-    "description": "A chat completion; where `stream` is true, its chunks as server-sent events.",
-    "content": {
-        "application/json": {"schema": {"type": "object"}},
-        "text/event-stream": {"schema": {"type": "string"}},
-    },
-}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -69,17 +62,7 @@ def _decoded(text: str) -> str:
         raise ValueError("Input should be percent-encoded UTF-8") from None
 
 
-# Where an answer is plain text, FastAPI would describe refusals as that, too.
-_REFUSAL = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}}
-_TOLD_PLAINLY: dict[int | str, dict[str, Any]] = {
-    status: {"description": "A refusal.", **_REFUSAL} for status in (400, 401, 403, 408, 413, 429, 500)
-}
 PathId = Annotated[Name, BeforeValidator(_decoded), Path()]
-
-
-def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer beside 200; all of it in OpenAI's shape."""
-    return {status: {"model": Failure} for status in sorted({400, 401, 403, 408, 413, 429, 500, *statuses})}
 
 
 def create_app(
@@ -113,7 +96,7 @@ def create_app(
     _talk(app, talk)
     _watch(app, service)
     _show(app)
-    _describe(app, locked=len(keys) > 0)
+    describe(app, locked=len(keys) > 0)
     return Door(
         app, keys=keys, room=room or Room(), is_full=service.is_full, metrics=service.metrics, clock=service.clock
     )
@@ -124,17 +107,17 @@ def _rank(app: FastAPI, service: Service) -> None:
         # Written by pydantic as it is: FastAPI would check what is ours once more.
         return Response(to_json(await asyncio.wrap_future(service.rank(ask))), media_type="application/json")
 
-    @app.post("/v1/recommend", response_model=Answer, responses=_told(503))
+    @app.post("/v1/recommend", response_model=Answer, responses=told(503))
     async def recommend(body: Recommend) -> Response:
         """A list for somebody, known or not."""
         return await ranked(body)
 
-    @app.post("/v1/search", response_model=Answer, responses=_told(503))
+    @app.post("/v1/search", response_model=Answer, responses=told(503))
     async def search(body: Search) -> Response:
         """A list for words, and for a history beside them."""
         return await ranked(body)
 
-    @app.post("/v1/related", response_model=Answer, responses=_told(503))
+    @app.post("/v1/related", response_model=Answer, responses=told(503))
     async def related(body: Related) -> Response:
         """A list beside one item."""
         service.catalog.index_of(body.item_id)
@@ -142,18 +125,18 @@ def _rank(app: FastAPI, service: Service) -> None:
 
 
 def _remember(app: FastAPI, service: Service, now: Callable[[], float]) -> None:
-    @app.post("/v1/events", responses=_told(503))
+    @app.post("/v1/events", responses=told(503))
     async def events(body: EventsBody) -> Kept:
         """Keep what people did: all of it or nothing. The next list knows of it."""
         return Kept(added=await run_in_threadpool(service.keep, body.events, now()))
 
-    @app.get("/v1/users/{user_id}/history", responses=_told(503))
+    @app.get("/v1/users/{user_id}/history", responses=told(503))
     async def history(user_id: PathId) -> HistoryAnswer:
         """What somebody met, oldest first."""
         met = await run_in_threadpool(service.history_of, user_id)
         return HistoryAnswer(user_id=user_id, items=[Met(item_id=item.item_id, title=item.title) for item in met])
 
-    @app.delete("/v1/users/{user_id}", responses=_told(503))
+    @app.delete("/v1/users/{user_id}", responses=told(503))
     async def forget(user_id: PathId) -> Forgotten:
         """Remove somebody from everywhere that they are kept; what the files know of them is not used again."""
         return Forgotten(user_id=user_id, removed=await run_in_threadpool(service.store.forget, user_id))
@@ -166,7 +149,7 @@ def _change(app: FastAPI, service: Service) -> None:
     def total() -> CatalogAnswer:
         return CatalogAnswer(total=len(service.catalog))
 
-    @app.get("/v1/catalog/items", responses=_told())
+    @app.get("/v1/catalog/items", responses=told())
     async def items(
         start: Annotated[int, Query(ge=0, le=2**31)] = 0,
         limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 100,
@@ -176,27 +159,27 @@ def _change(app: FastAPI, service: Service) -> None:
         found = catalog.items_at(np.arange(start, max(start, min(start + limit, len(catalog)))))
         return ItemsAnswer(items=[shown(item) for item in found], total=len(catalog))
 
-    @app.post("/v1/catalog/items", responses=_told(503))
+    @app.post("/v1/catalog/items", responses=told(503))
     async def put_items(body: ItemsBody) -> CatalogAnswer:
         """Add items, or put them in the place of those of the same ids; all or none."""
         found = [Item(one.item_id, one.title, one.attributes) for one in body.items]
         await run_in_threadpool(service.put, found)
         return total()
 
-    @app.get("/v1/catalog/items/{item_id}", responses=_told(404))
+    @app.get("/v1/catalog/items/{item_id}", responses=told(404))
     async def item(item_id: PathId) -> ItemAnswer:
         """One item."""
         with _missing():
             catalog = service.catalog
             return shown(catalog[catalog.index_of(item_id)])
 
-    @app.put("/v1/catalog/items/{item_id}", responses=_told(503))
+    @app.put("/v1/catalog/items/{item_id}", responses=told(503))
     async def put_item(item_id: PathId, body: ItemBody) -> CatalogAnswer:
         """Add an item, or put it in the place of the one of this id."""
         await run_in_threadpool(service.put, [Item(item_id, body.title, body.attributes)])
         return total()
 
-    @app.delete("/v1/catalog/items/{item_id}", responses=_told(404, 503))
+    @app.delete("/v1/catalog/items/{item_id}", responses=told(404, 503))
     async def withdraw(item_id: PathId) -> CatalogAnswer:
         """Withdraw an item: it is not recommended any more."""
         with _missing():
@@ -208,19 +191,19 @@ def _talk(app: FastAPI, talk: Talk) -> None:
     def described() -> dict[str, Any]:
         return {"id": MODEL, "object": "model", "created": 0, "owned_by": "genrec"}
 
-    @app.get("/v1/models", responses=_told())
+    @app.get("/v1/models", responses=told())
     async def models() -> dict[str, Any]:
         """What can be named as the model: the recommender."""
         return {"object": "list", "data": [described()]}
 
-    @app.get("/v1/models/{model}", responses=_told(404))
+    @app.get("/v1/models/{model}", responses=told(404))
     async def model(model: PathId) -> dict[str, Any]:
         """The recommender."""
         if model != MODEL:
             raise RefusedError(404, f"there is no such model; there is {MODEL!r}", "model_not_found", param="model")
         return described()
 
-    @app.post("/v1/chat/completions", response_model=None, responses=_told(404, 503) | {200: _REPLIES})
+    @app.post("/v1/chat/completions", response_model=None, responses=told(404, 503) | {200: REPLIES})
     async def complete(body: ChatBody) -> Response:
         """The next reply of a conversation, whole or streamed; the items that it names are in `genrec.items`."""
         if body.model not in (None, MODEL):
@@ -237,13 +220,13 @@ def _watch(app: FastAPI, service: Service) -> None:
         """The process answers."""
         return {"status": "live"}
 
-    @app.get("/health/ready", responses=_told(503))
+    @app.get("/health/ready", responses=told(503))
     async def ready() -> dict[str, str]:
         """The store answers, and the first step of the ladder ranked something lately, or did so just now."""
         await run_in_threadpool(service.check)
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_TOLD_PLAINLY)
+    @app.get("/metrics", response_class=PlainTextResponse, responses=TOLD_PLAINLY)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(service.metrics.text, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -306,26 +289,6 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
         if route.matches(request.scope)[0] is not Match.NONE:
             found |= getattr(route, "methods", None) or set()
     return found
-
-
-def _describe(app: FastAPI, locked: bool) -> None:
-    """Tell what FastAPI does not know: what cannot be read is told as 400, and where a key is asked for."""
-    plain = app.openapi
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is not None:
-            return app.openapi_schema
-        found = plain()
-        for path, route in found["paths"].items():
-            for operation in route.values():
-                operation["responses"].pop("422", None)
-                if locked and path not in OPEN:
-                    operation["security"] = [{"key": []}]
-        if locked:
-            found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        return found
-
-    app.openapi = described  # type: ignore[method-assign]
 
 
 @contextmanager
