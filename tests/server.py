@@ -21,7 +21,7 @@ from genrec.serve.door import Room
 from genrec.serve.key import Keys
 from genrec.serve.metric import Metrics
 from genrec.serve.server import config_of, listen
-from genrec.serve.service import Load, Service
+from genrec.serve.service import Advise, Load, Service
 from genrec.store import Store
 
 NOUNS = ("Mug", "Lamp", "Candle", "Rug", "Tea Pot", "Clock", "Basket", "Frame")
@@ -66,13 +66,14 @@ def serving(
     room: Room | None = None,
     load: Load | None = None,
     write: Write | None = None,
+    advise: Advise | None = None,
 ) -> Iterator[str]:
     """Serve until the block ends; the address, such as http://127.0.0.1:8080."""
     with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
         service = Service(
             Live(parts, store),
             store,
-            advise=lambda own, k: Advisor(own, k=k, write=write),
+            advise=advise or (lambda own, k: Advisor(own, k=k, write=write)),
             load=load or Load(),
             metrics=Metrics(),
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _KEYS = "GENREC_KEYS"
 _RANKERS = ("generative", "blend", "embedding", "popularity")
-_QUICK_WAITING, _SLOW_WAITING = 32, 16  # lists that may wait where a list takes milliseconds, and where seconds
+_QUICK_WAITING, _SLOW_WAITING = 24, 16  # lists that may wait where a list takes milliseconds, and where seconds
 _FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
 _PRIORS = 20_000  # items whose priors are measured before the first request: at most some minutes, once
 _SERVER = "Server"

@@ -39,7 +39,7 @@ class Load:
         turn: seconds that a turn of a conversation may take; a reply that is not written by then ends plainly.
     """
 
-    waiting: int = 32
+    waiting: int = 24
     together: int = 16
     talks: int = 8
     deadline: float = 10.0
