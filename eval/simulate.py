@@ -111,7 +111,8 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     """
     begun = commit()  # of the code that runs, whatever is checked out while it does
     catalog, interactions = _open(options)
-    train, baskets = interactions.known_to(catalog).leave_last_basket_out(1)
+    train, held = interactions.known_to(catalog).leave_last_basket_out(1)
+    baskets = [own for own in held if set(own.item_ids) - set(own.history.item_ids)]
     model = None if options.model == "none" else options.model
     tells: dict[str, Callable[[int, int], None]] = {}
     # The whole prior at once, since it is kept: what one run measured as it came up, the next would measure again.
@@ -125,7 +126,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     )
     order = np.random.default_rng(options.seed).permutation(len(baskets))
     if not len(order):
-        raise InputError("nobody has three baskets, so nobody's last one can be held back; give longer histories")
+        raise InputError("nobody has three baskets, the last with something new in it; give longer histories")
     advisor, shelf = Advisor(recommender, k=K), shelf_of(catalog)
     scores: dict[str, Score] = {}
     reading = Reading()
@@ -139,9 +140,6 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
             history, items = baskets[place].history, baskets[place].item_ids
             random = np.random.default_rng([options.seed, len(score.found)])
             wanted = sorted(set(items) - set(history.item_ids), key=str)
-            if not wanted:
-                score.found.append(None)
-                continue
             shopper = Shopper(catalog, wanted[int(random.integers(len(wanted)))], random)
             start = Conversation(history.user_id, tuple(dict.fromkeys(history.item_ids)))
             talk(advisor, shelf, start, shopper, way, score, reading, options.turns)
