@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from genrec.catalog import Catalog
 from genrec.conversation import Conversation, Occasion, Turn, Wishes
 from genrec.critique import CritiqueReader, Question
 from genrec.deadline import Deadline
@@ -69,6 +70,11 @@ class Advisor:
         self._recommender, self._k, self._write, self._patience = recommender, k, write, patience
         self._rules = CritiqueReader(recommender.catalog)
         self._read = read or self._rules
+
+    @property
+    def catalog(self) -> Catalog:
+        """What can be recommended."""
+        return self._recommender.catalog
 
     def answer(
         self,
@@ -269,7 +275,8 @@ class Advisor:
         differ = [name for name in names if len({str(own.get(name)) for own in said.values()}) > 1]
         lines = []
         for item in items:
-            facts = ", ".join(f"{name} {said[item.item_id].get(name, 'unknown')}" for name in differ or names)
+            own = said[item.item_id]
+            facts = ", ".join(f"{name} {own[name]}" for name in differ or names if own.get(name) is not None)
             told = write_text(one_line(facts)) or "nothing is known"
             lines.append(f"- {write_mention(item.item_id, item.title)}: {told}")
         first = min(items, key=lambda item: item.rank)

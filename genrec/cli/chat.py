@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import listing, option, source, terminal
-from genrec.errors import ArtifactError, GenrecError, InputError
+from genrec.errors import ArtifactError, GenrecError, InputError, check_count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +56,7 @@ def chat(
     from genrec.assembly import advising, default_cache
     from genrec.conversation import Conversation
 
+    check_count("--k", k)
     if user is not None and history:
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
     chosen = source.settings(
@@ -125,6 +126,7 @@ class _Session:
 
     def _change(self, wishes: "Wishes") -> None:
         self.conversation = self._advisor.change(self.conversation, wishes, on_part=self._show)
+        self._console.print()
 
     def _show(self, part: "Part") -> None:
         """A part of a turn as it is there; a reply that only says the list again is left out."""
@@ -160,6 +162,7 @@ class _Session:
     def _filter(self, said: str) -> None:
         from genrec.conversation import Limit
 
+        self._advisor.catalog.where(said)  # before anything is shown under it
         self._change(self.conversation.wishes.limit(Limit(said, said)))
 
     def _forget(self, said: str) -> None:
@@ -198,6 +201,8 @@ class _Session:
 
 def _place(said: str, count: int, what: str) -> int:
     """A number from 1 as a place from 0."""
+    if not said:
+        raise InputError(f"say which one, by a number from 1 to {count}; {what}" if count else "nothing is there yet")
     if not said.isdecimal() or not 1 <= int(said) <= count:
         raise InputError(f"{said!r:.40} is no number from 1 to {count}; {what}")
     return int(said) - 1
