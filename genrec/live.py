@@ -8,48 +8,14 @@ recommender aside and puts it in the place of the old one, on which answers unde
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from genrec.catalog import Catalog
 from genrec.errors import UnknownUserError
 from genrec.ids import key_of
 from genrec.parts import Parts
 from genrec.recommender import Person, Recommender
+from genrec.store import Event, Store
 from genrec.types import History, Item, ItemId, UserId
-
-
-class Happened(Protocol):
-    """What a person did with an item; a weight of 0 or less says that they do not like it, or take it back."""
-
-    @property
-    def item_id(self) -> ItemId:
-        """The item."""
-        ...
-
-    @property
-    def weight(self) -> float:
-        """What it counts for."""
-        ...
-
-
-class LiveStore(Protocol):
-    """What happened since the files were read, kept where a restart finds it; threads may share it."""
-
-    def events_of(self, user_id: UserId) -> Sequence[Happened]:
-        """A user's events, oldest first; none for somebody unknown."""
-        ...
-
-    def is_forgotten(self, user_id: UserId) -> bool:
-        """Whether what the files know of a user must not be used."""
-        ...
-
-    def revise(self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = ()) -> None:
-        """Keep changes of the catalog, all of them or none; of an item the last one counts."""
-        ...
-
-    def revisions(self) -> tuple[list[Item], list[ItemId]]:
-        """All changes of the catalog: items put, in the order of their arrival, and ids withdrawn."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +46,7 @@ class Live:
         InputError: its revisions do not fit the catalog.
     """
 
-    def __init__(self, parts: Parts, store: LiveStore) -> None:
+    def __init__(self, parts: Parts, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()  # one revision at a time; answers do not wait for it
         put, withdrawn = store.revisions()
@@ -102,9 +68,9 @@ class Live:
     def ask(self, user_id: UserId | None = None, history: Sequence[ItemId] = (), words: str = "") -> Asked:
         """What to answer a request from: the file's history, unless the user is forgotten, the events since, and more.
 
-        Of items that are not in the catalog, or no longer, the files and the store may tell; they are left out. An
-        event of weight 0 or less takes its item out of what was met before it and makes it unwanted, until a later
-        event, or the request's own history, names it again.
+        Of items that are not in the catalog, or no longer, the files and the store may tell; they are left out. Of
+        somebody's events the newest count, see `Store.events_of`. One of weight 0 or less takes its item out of what
+        was met before it and makes it unwanted, until a later event, or the request's own history, names it again.
 
         Args:
             user_id: None for somebody unknown.
@@ -126,10 +92,6 @@ class Live:
         unwanted = [item_id for item_id in unwanted if key_of(item_id) not in named]
         told, unwanted = _in(parts.catalog, liked), _in(parts.catalog, unwanted)
         return Asked(recommender, History((*told, *history), words, user_id), tuple(unwanted))
-
-    def person(self, user_id: UserId | None = None, history: Sequence[ItemId] = (), words: str = "") -> Person:
-        """The person of `ask` alone, for what ranks nothing, such as showing a history."""
-        return self.ask(user_id, history, words).person
 
     def revise(self, put: Catalog | None = None, withdraw: Iterable[ItemId] = ()) -> None:
         """Add, change and withdraw items; whoever asks afterwards is answered from the new catalog.
@@ -164,18 +126,21 @@ class Live:
         return ((), False) if self._store.is_forgotten(user_id) else (history, True)
 
 
-def _met(filed: Sequence[ItemId], events: Sequence[Happened]) -> tuple[list[ItemId], list[ItemId]]:
+def _met(filed: Sequence[ItemId], events: Sequence[Event]) -> tuple[list[ItemId], list[ItemId]]:
     """What was met, oldest first, and what is not liked."""
-    met, unwanted = list(filed), dict[str | None, ItemId]()
+    met = [(key_of(item_id), item_id) for item_id in filed]
+    unwanted = dict[str | None, ItemId]()
+    ended = dict[str | None, int]()  # the place in what was met before which an item no longer counts
     for event in events:
         key = key_of(event.item_id)
         if event.weight > 0:
             unwanted.pop(key, None)
-            met.append(event.item_id)
+            met.append((key, event.item_id))
         else:
             unwanted[key] = event.item_id
-            met = [item_id for item_id in met if key_of(item_id) != key]
-    return met, list(unwanted.values())
+            ended[key] = len(met)
+    counting = [item_id for place, (key, item_id) in enumerate(met) if place >= ended.get(key, 0)]
+    return counting, list(unwanted.values())
 
 
 def _in(catalog: Catalog, item_ids: Sequence[ItemId]) -> list[ItemId]:

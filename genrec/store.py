@@ -24,6 +24,7 @@ from genrec.types import Item, ItemId, UserId
 
 LONGEST_ID = 200  # characters
 LONGEST_EVENT = 100
+MOST_EVENTS = 10_000  # of a user that are read
 
 _VERSION = 1
 _METADATA = sa.MetaData()
@@ -82,7 +83,8 @@ MANIFEST: tuple[sa.Column[str], ...] = (_EVENTS.c.user_id,)
 _HISTORY = (
     sa.select(_EVENTS.c.item_id, _EVENTS.c.timestamp, _EVENTS.c.event, _EVENTS.c.weight, _EVENTS.c.event_id)
     .where(_EVENTS.c.user_id == sa.bindparam("user"))
-    .order_by(_EVENTS.c.timestamp, _EVENTS.c.number)
+    .order_by(_EVENTS.c.timestamp.desc(), _EVENTS.c.number.desc())
+    .limit(MOST_EVENTS)
 )
 _IS_FORGOTTEN = sa.select(_FORGOTTEN.c.at).where(_FORGOTTEN.c.digest == sa.bindparam("hashed"))
 _ALL_REVISIONS = sa.select(_REVISIONS.c.item_id, _REVISIONS.c.item).order_by(_REVISIONS.c.number)
@@ -96,8 +98,9 @@ class Event:
     Attributes:
         user_id, item_id: the caller's, up to 200 characters; text where they come out of a store.
         timestamp: seconds since 1970.
-        event: what they did, up to 100 characters.
-        weight: what it counts for.
+        event: what they did, up to 100 characters; it is kept and not read.
+        weight: above 0 says that they met the item; 0 or less takes that back, and the item is not recommended to them
+            until a later event.
         event_id: the caller's name for it, up to 200 characters: the same one again, of the same user, is not a second
             event. None for an event that is never sent twice.
     """
@@ -190,15 +193,22 @@ class Store:
         return self._database.write(lambda connection: int(connection.execute(self._add, rows).rowcount))
 
     def events_of(self, user_id: UserId) -> list[Event]:
-        """A user's events, oldest first, ties in the order of arrival; none for somebody unknown."""
+        """A user's events, oldest first, ties in the order of arrival; none for somebody unknown.
+
+        Of more than MOST_EVENTS (10,000) the newest, so that an id that many share, such as "guest", costs no more.
+        """
         user = _id("user_id", user_id)
-        return [Event(user, *row) for row in self._database.read(_HISTORY, {"user": user})]
+        return [Event(user, *row) for row in reversed(self._database.read(_HISTORY, {"user": user}))]
 
     def forget(self, user_id: UserId) -> dict[str, int]:
         """Remove a user from everywhere, and remember by a hash alone that they are forgotten.
 
         Returns:
             The number of rows removed, by `table.column` of MANIFEST.
+
+        Raises:
+            StoreError: the database cannot be reached or used; or the user is forgotten and SQLite's log still holds
+                them, because somebody reads the file. Forgetting again removes them from the log.
         """
         user = _id("user_id", user_id)
         mark = self._database.insert(_FORGOTTEN).values(digest=self._digest(user), at=float(self._clock()))

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from genrec import Item
 from genrec.errors import InputError, StoreError
-from genrec.store import MANIFEST, Event, Store
+from genrec.store import MANIFEST, MOST_EVENTS, Event, Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +65,12 @@ class StoreContract:
         sent = [replace(event, user_id=user) for event in events]
         assert store.add(sent) == len(sent)
         assert store.events_of(user) == sorted(sent, key=lambda event: event.timestamp)
+
+    def test_of_very_many_events_the_newest_are_read(self, store: Store) -> None:
+        """An id that all guests share grows for ever, and would make every list of theirs wait."""
+        store.add([Event("guest", number, -(number // 2)) for number in range(MOST_EVENTS + 6)])
+        found = [int(event.item_id) for event in store.events_of("guest")]
+        assert found == sorted(range(MOST_EVENTS), key=lambda number: -(number // 2))
 
     def test_a_number_and_its_text_are_one_id(self, store: Store) -> None:
         """Or a history would depend on whether the shop's JSON has quotes."""
@@ -365,6 +371,24 @@ class TestSqlite(StoreContract):
         assert any(b"unmistakable" in path.read_bytes() for path in tmp_path.iterdir())
         store.forget("unmistakable")
         assert not [path for path in tmp_path.iterdir() if b"unmistakable" in path.read_bytes()]
+
+    def test_who_is_forgotten_while_somebody_reads_is_not_said_to_be_gone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A backup that reads the file keeps the log, and in it the name that was to be removed."""
+        monkeypatch.setattr("genrec.database._PATIENCE", 0.2)
+        with Store.open(f"sqlite:///{tmp_path}/events.db") as store:
+            store.add([Event("unmistakable", f"item-{row}", row) for row in range(500)])
+            other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM genrec_events").fetchone()
+            with pytest.raises(StoreError, match=r"forgotten, but the log .* end that and forget again"):
+                store.forget("unmistakable")
+            assert store.is_forgotten("unmistakable")
+            other.execute("ROLLBACK")
+            other.close()
+            assert store.forget("unmistakable") == {"genrec_events.user_id": 0}
+            assert not [path for path in tmp_path.iterdir() if b"unmistakable" in path.read_bytes()]
 
     def test_a_file_that_is_gone_is_noticed(self, store: Store, tmp_path: Path) -> None:
         """What is written into a file that was removed is lost, and every call says that it went well."""
