@@ -89,6 +89,8 @@ _HISTORY = (
 _IS_FORGOTTEN = sa.select(_FORGOTTEN.c.at).where(_FORGOTTEN.c.digest == sa.bindparam("hashed"))
 _ALL_REVISIONS = sa.select(_REVISIONS.c.item_id, _REVISIONS.c.item).order_by(_REVISIONS.c.number)
 _ALL_FACTS = sa.select(_FACTS.c.name, _FACTS.c.value)
+_REVISION = sa.select(_FACTS.c.value).where(_FACTS.c.name == "revision")
+_RENUMBER = sa.update(_FACTS).where(_FACTS.c.name == "revision").values(value=sa.bindparam("number"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +231,18 @@ class Store:
         """Whether what was known of a user before `forget` must not be used; what came afterwards is theirs."""
         return bool(self._database.read(_IS_FORGOTTEN, {"hashed": self._digest(_id("user_id", user_id))}))
 
-    def revise(self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = ()) -> None:
+    def revise(
+        self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = (), *, after: int | None = None
+    ) -> int | None:
         """Keep changes of the catalog, all of them or none; of an item the last one counts.
 
         Args:
             put: items that are new, or take the place of what had their id.
             withdraw: ids of items that are gone; nothing else is kept of them.
+            after: the number of the revision that these changes were made for; None for any.
+
+        Returns:
+            The number of this revision; None where another one came behind `after`, and nothing was changed.
 
         Raises:
             InputError: an id is there twice, or `Catalog.from_items` or `write_item` could not take an item.
@@ -254,7 +262,13 @@ class Store:
         delete = sa.delete(_REVISIONS).where(_REVISIONS.c.item_id == sa.bindparam("named"))
         names = [{"named": item_id} for item_id in gone]
 
-        def step(connection: sa.Connection) -> None:
+        def step(connection: sa.Connection) -> int | None:
+            # Whoever revises locks the number first, so that revisions come one behind the other.
+            number = self._number([row.value for row in connection.execute(_REVISION.with_for_update())])
+            if after not in (None, number):
+                return None
+            number += bool(seen)
+            connection.execute(_RENUMBER, {"number": str(number)})
             if rows:
                 # What comes back stands behind what is there, as something new does.
                 again = delete.where(_REVISIONS.c.item.is_(None))
@@ -263,9 +277,13 @@ class Store:
             if names:
                 connection.execute(delete, names)
                 connection.execute(upsert, [{"item_id": item_id, "item": None} for item_id in gone])
+            return number
 
-        if seen:
-            self._database.write(step)
+        return self._database.write(step)
+
+    def revision(self) -> int:
+        """The number of the last revision of the catalog; it rises with each, and is 0 before the first."""
+        return self._number([row.value for row in self._database.read(_REVISION)])
 
     def revisions(self) -> tuple[list[Item], list[ItemId]]:
         """All changes of the catalog: items put, in the order of their arrival, and ids withdrawn.
@@ -280,6 +298,13 @@ class Store:
             raise StoreError(f"the store {self._database.place} was altered: {error}; put the item again") from error
         return items, [item_id for item_id, text in rows if text is None]
 
+    def _number(self, found: list[str]) -> int:
+        if len(found) != 1 or not found[0].isdecimal():
+            raise StoreError(
+                f"the store {self._database.place} was altered ({_FACTS.name} has no revision); put back a copy of it"
+            )
+        return int(found[0])
+
     def _digest(self, user: str) -> str:
         """What is left of a user who is forgotten: of no use to anybody without the salt."""
         return hashlib.sha256(f"{self._salt} {user}".encode()).hexdigest()
@@ -292,6 +317,8 @@ def _prepare(connection: sa.Connection, database: Database) -> dict[str, str]:
         _METADATA.create_all(connection)
         facts = {"version": str(_VERSION), "salt": secrets.token_hex(32)}
         connection.execute(sa.insert(_FACTS), [{"name": name, "value": value} for name, value in facts.items()])
+    # Whoever made this store may not have counted revisions yet.
+    connection.execute(database.insert(_FACTS).values(name="revision", value="0").on_conflict_do_nothing())
     return {row.name: row.value for row in connection.execute(_ALL_FACTS)}
 
 

@@ -339,6 +339,82 @@ def test_a_restart_brings_every_revision_back(live: Live, store: Store) -> None:
     assert set(smaller.catalog.item_ids) == set(live.catalog.item_ids)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store that several servers share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def test_what_one_server_revises_every_other_sees_within_a_second(shared: str) -> None:
+    """A customer whom the balancer sends elsewhere would buy what is sold out."""
+    now = 0.0
+    with Store.open(shared) as mine, Store.open(shared) as theirs:
+        one, other = (Live(parts_of(), own, clock=lambda: now) for own in (mine, theirs))
+        sold = answer(other, "u1")[0]
+        one.revise(catalog_of(Item("n1", "abc")), [sold])
+        now = 0.9
+        assert sold in other.ask().recommender.catalog
+        now = 1.0
+        assert sold not in answer(other, "u1")
+        assert other.catalog[SIZE - 1] == Item("n1", "abc", {"price": None, "genre": None})
+        unchanged = other.recommender
+        now = 5.0
+        assert other.ask().recommender is unchanged  # nothing is made anew where nothing was revised
+        assert one.ask().recommender is one.recommender
+
+
+def test_who_revises_knows_first_what_others_revised(shared: str) -> None:
+    """Otherwise each server has a catalog of its own until it is started again."""
+    with Store.open(shared) as mine, Store.open(shared) as theirs:
+        one, other = (Live(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs))
+        one.revise(catalog_of(Item("n1", "abc", {"size": 3})), ["i4"])
+        other.revise(catalog_of(Item("n2", "bcd")), ["i5"])
+        assert set(other.catalog.item_ids) == {item.item_id for item in ITEMS} - {"i4", "i5"} | {"n1", "n2"}
+        with pytest.raises(UnknownItemError):
+            other.revise(None, ["i4"])
+        with pytest.raises(InputError):
+            other.revise(catalog_of(Item("n3", "cde", {"size": "L"})))
+        one.revise(None, ["n2"])
+        assert set(Live(parts_of(model=False), mine).catalog.item_ids) == set(one.catalog.item_ids)
+
+
+def test_servers_that_revise_at_once_end_with_one_catalog(shared: str) -> None:
+    """What was made for a catalog that another server has changed meanwhile must be made again."""
+    with Store.open(shared) as mine, Store.open(shared) as theirs:
+        lives = [Live(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs)]
+        with ThreadPoolExecutor(4) as pool:
+            done = [
+                pool.submit(lives[number % 2].revise, catalog_of(Item(f"n{number}", f"abc {number}")), [f"i{number}"])
+                for number in range(12)
+            ]
+            for one in done:
+                one.result()
+        expected = {f"n{number}" for number in range(12)} | {f"i{number}" for number in range(12, SIZE)}
+        again = [Live(parts_of(model=False), mine), *lives]
+        for live in lives:
+            live.revise(None, [])
+        assert [set(live.catalog.item_ids) for live in again] == [expected] * 3
+
+
+def test_a_revision_that_cannot_be_taken_over_stops_no_answer(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """One server with another file, or a database that is away, would empty the pages of all who name no account."""
+    now = 0.0
+    live = Live(parts_of(model=False), store, clock=lambda: now)
+    store.revise([Item("n1", "abc", {"price": "cheap"})])
+    now = 2.0
+    assert len(answer(live, "u1")) == K
+    assert "cannot be taken over: " in caplog.text
+    store.revise(withdraw=["n1", "i3"])
+    now = 4.0
+    assert len(answer(live, "u1")) == K
+    assert "i3" not in live.catalog
+    store.close()
+    now = 6.0
+    assert len(answer(live, history=["i1"])) == K
+
+
 @pytest.mark.parametrize("model", [False, True])
 def test_who_asks_while_another_revises_gets_a_whole_answer(store: Store, model: bool) -> None:
     """Always k, never an error, and nothing that was withdrawn before they asked."""

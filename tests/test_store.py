@@ -177,6 +177,48 @@ class StoreContract:
         assert repr("C") not in repr(store.revisions())
         store.revise()
 
+    def test_a_revision_made_for_another_catalog_is_not_kept(self, store: Store, url: str) -> None:
+        """Two servers would each keep what only fits what they know, and neither could start again."""
+        assert store.revision() == 0
+        with Store.open(url) as other:
+            assert other.revise([Item("a", "A")], after=0) == 1
+            assert store.revise([Item("a", "B")], ["b"], after=0) is None
+            assert store.revisions() == ([Item("a", "A")], [])
+            assert store.revision() == 1
+            assert store.revise(withdraw=["b"], after=1) == 2
+            assert other.revise(after=2) == other.revision() == 2
+            assert other.revise(after=1) is None
+
+    def test_revisions_at_once_come_one_behind_the_other(self, store: Store, url: str) -> None:
+        """Of two that were made for the same catalog one must be told, or its server never learns of the other."""
+        start = threading.Barrier(4)
+
+        def work(number: int) -> int:
+            tried = 0
+            with Store.open(url) as own:
+                start.wait()
+                for turn in range(5):
+                    while own.revise([Item(f"{number}-{turn}", "x")], after=own.revision()) is None:
+                        tried += 1
+            return tried
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        assert store.revision() == len(store.revisions()[0]) == 20
+
+    def test_a_store_from_before_revisions_were_counted_is_opened(self, url: str) -> None:
+        """An update of genrec must not cost a shop its events."""
+        with Store.open(url) as store:
+            store.revise([Item("a", "A")])
+        change(url, "DELETE FROM genrec_facts WHERE name = 'revision'")
+        with Store.open(url) as store:
+            assert store.revision() == 0
+            assert store.revise([Item("b", "B")]) == 1
+            assert len(store.revisions()[0]) == 2
+            change(url, "UPDATE genrec_facts SET value = 'x' WHERE name = 'revision'")
+            with pytest.raises(StoreError, match=r"was altered \(genrec_facts has no revision\)"):
+                store.revision()
+
     @pytest.mark.parametrize(
         ("put", "withdraw", "message"),
         [
