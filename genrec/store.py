@@ -7,7 +7,6 @@ come back as text, so that 17 and "17" are the same here as everywhere.
 import hashlib
 import math
 import numbers
-import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,77 +19,23 @@ from genrec.database import Database
 from genrec.errors import InputError, StoreError
 from genrec.ids import key_of
 from genrec.record import read_item, write_item
+from genrec.schema import EVENTS, FACTS, FORGOTTEN, MANIFEST, REVISIONS, VERSION, prepare
 from genrec.types import Item, ItemId, UserId
 
 LONGEST_ID = 200  # characters
 LONGEST_EVENT = 100
 MOST_EVENTS = 10_000  # of a user that are read
 
-_VERSION = 1
-_METADATA = sa.MetaData()
-_ORDER = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # the one whole number that SQLite counts up by itself
-
-
-def _number() -> sa.Column[int]:
-    """Counts the rows in the order of their arrival."""
-    return sa.Column("number", _ORDER, sa.Identity(), primary_key=True)
-
-
-_FACTS = sa.Table(
-    "genrec_facts",
-    _METADATA,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-_EVENTS = sa.Table(
-    "genrec_events",
-    _METADATA,
-    _number(),
-    sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("item_id", sa.Text, nullable=False),
-    sa.Column("timestamp", sa.Double, nullable=False),
-    sa.Column("event", sa.Text),
-    sa.Column("weight", sa.Double, nullable=False),
-    sa.Column("event_id", sa.Text),
-    sa.Index("genrec_events_of_user", "user_id", "timestamp", "number"),
-)
-sa.Index(
-    "genrec_events_once",
-    _EVENTS.c.user_id,
-    _EVENTS.c.event_id,
-    unique=True,
-    sqlite_where=_EVENTS.c.event_id.is_not(None),
-    postgresql_where=_EVENTS.c.event_id.is_not(None),
-)
-_FORGOTTEN = sa.Table(
-    "genrec_forgotten",
-    _METADATA,
-    sa.Column("digest", sa.Text, primary_key=True),
-    sa.Column("at", sa.Double, nullable=False),
-)
-# One row for each item that was put or withdrawn; of what was withdrawn nothing but the id is kept.
-_REVISIONS = sa.Table(
-    "genrec_revisions",
-    _METADATA,
-    _number(),
-    sa.Column("item_id", sa.Text, nullable=False, unique=True),
-    sa.Column("item", sa.Text),
-)
-
-MANIFEST: tuple[sa.Column[str], ...] = (_EVENTS.c.user_id,)
-"""Every column that says whose a row is: `Store.forget` removes from each, and a new table of users belongs here."""
-
 _HISTORY = (
-    sa.select(_EVENTS.c.item_id, _EVENTS.c.timestamp, _EVENTS.c.event, _EVENTS.c.weight, _EVENTS.c.event_id)
-    .where(_EVENTS.c.user_id == sa.bindparam("user"))
-    .order_by(_EVENTS.c.timestamp.desc(), _EVENTS.c.number.desc())
+    sa.select(EVENTS.c.item_id, EVENTS.c.timestamp, EVENTS.c.event, EVENTS.c.weight, EVENTS.c.event_id)
+    .where(EVENTS.c.user_id == sa.bindparam("user"))
+    .order_by(EVENTS.c.timestamp.desc(), EVENTS.c.number.desc())
     .limit(MOST_EVENTS)
 )
-_IS_FORGOTTEN = sa.select(_FORGOTTEN.c.at).where(_FORGOTTEN.c.digest == sa.bindparam("hashed"))
-_ALL_REVISIONS = sa.select(_REVISIONS.c.item_id, _REVISIONS.c.item).order_by(_REVISIONS.c.number)
-_ALL_FACTS = sa.select(_FACTS.c.name, _FACTS.c.value)
-_REVISION = sa.select(_FACTS.c.value).where(_FACTS.c.name == "revision")
-_RENUMBER = sa.update(_FACTS).where(_FACTS.c.name == "revision").values(value=sa.bindparam("number"))
+_IS_FORGOTTEN = sa.select(FORGOTTEN.c.at).where(FORGOTTEN.c.digest == sa.bindparam("hashed"))
+_ALL_REVISIONS = sa.select(REVISIONS.c.item_id, REVISIONS.c.item).order_by(REVISIONS.c.number)
+_REVISION = sa.select(FACTS.c.value).where(FACTS.c.name == "revision")
+_RENUMBER = sa.update(FACTS).where(FACTS.c.name == "revision").values(value=sa.bindparam("number"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +70,7 @@ class Store:
     def __init__(self, database: Database, salt: str, clock: Callable[[], float]) -> None:
         self._database, self._salt, self._clock = database, salt, clock
         # ON CONFLICT names nothing: an event without an id conflicts with none.
-        self._add = database.insert(_EVENTS).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        self._add = database.insert(EVENTS).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     @classmethod
     def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> "Store":
@@ -141,17 +86,17 @@ class Store:
         """
         database = Database.open(url)
         try:
-            facts = database.write(lambda connection: _prepare(connection, database))
-            if facts["version"] != str(_VERSION):
+            facts = database.write(lambda connection: prepare(connection, database))
+            if facts["version"] != str(VERSION):
                 raise StoreError(
-                    f"the store {database.place} has version {facts['version']!r:.20}, this genrec knows {_VERSION}; "
+                    f"the store {database.place} has version {facts['version']!r:.20}, this genrec knows {VERSION}; "
                     "update genrec, or name another store"
                 )
             return cls(database, facts["salt"], clock)
         except KeyError as error:
             database.close()
             raise StoreError(
-                f"the store {database.place} was altered ({_FACTS.name} lacks {error}); put back a copy of it"
+                f"the store {database.place} was altered ({FACTS.name} lacks {error}); put back a copy of it"
             ) from None
         except BaseException:
             database.close()
@@ -213,7 +158,7 @@ class Store:
                 them, because somebody reads the file. Forgetting again removes them from the log.
         """
         user = _id("user_id", user_id)
-        mark = self._database.insert(_FORGOTTEN).values(digest=self._digest(user), at=float(self._clock()))
+        mark = self._database.insert(FORGOTTEN).values(digest=self._digest(user), at=float(self._clock()))
         mark = mark.on_conflict_do_update(index_elements=["digest"], set_={"at": mark.excluded.at})
 
         def step(connection: sa.Connection) -> dict[str, int]:
@@ -257,9 +202,9 @@ class Store:
         if items:
             Catalog.from_items(items)  # what a catalog cannot hold must not wait for the next start to say so
         rows = [{"item_id": item.item_id, "item": write_item(item)} for item in items]
-        upsert = self._database.insert(_REVISIONS)
+        upsert = self._database.insert(REVISIONS)
         upsert = upsert.on_conflict_do_update(index_elements=["item_id"], set_={"item": upsert.excluded.item})
-        delete = sa.delete(_REVISIONS).where(_REVISIONS.c.item_id == sa.bindparam("named"))
+        delete = sa.delete(REVISIONS).where(REVISIONS.c.item_id == sa.bindparam("named"))
         names = [{"named": item_id} for item_id in gone]
 
         def step(connection: sa.Connection) -> int | None:
@@ -271,7 +216,7 @@ class Store:
             connection.execute(_RENUMBER, {"number": str(number)})
             if rows:
                 # What comes back stands behind what is there, as something new does.
-                again = delete.where(_REVISIONS.c.item.is_(None))
+                again = delete.where(REVISIONS.c.item.is_(None))
                 connection.execute(again, [{"named": row["item_id"]} for row in rows])
                 connection.execute(upsert, rows)
             if names:
@@ -301,25 +246,13 @@ class Store:
     def _number(self, found: list[str]) -> int:
         if len(found) != 1 or not found[0].isdecimal():
             raise StoreError(
-                f"the store {self._database.place} was altered ({_FACTS.name} has no revision); put back a copy of it"
+                f"the store {self._database.place} was altered ({FACTS.name} has no revision); put back a copy of it"
             )
         return int(found[0])
 
     def _digest(self, user: str) -> str:
         """What is left of a user who is forgotten: of no use to anybody without the salt."""
         return hashlib.sha256(f"{self._salt} {user}".encode()).hexdigest()
-
-
-def _prepare(connection: sa.Connection, database: Database) -> dict[str, str]:
-    """Make the tables where there are none; the facts of those that are there."""
-    database.lock_schema(connection)
-    if not sa.inspect(connection).has_table(_FACTS.name):
-        _METADATA.create_all(connection)
-        facts = {"version": str(_VERSION), "salt": secrets.token_hex(32)}
-        connection.execute(sa.insert(_FACTS), [{"name": name, "value": value} for name, value in facts.items()])
-    # Whoever made this store may not have counted revisions yet.
-    connection.execute(database.insert(_FACTS).values(name="revision", value="0").on_conflict_do_nothing())
-    return {row.name: row.value for row in connection.execute(_ALL_FACTS)}
 
 
 def _row(event: Event, place: int) -> dict[str, object]:

@@ -22,7 +22,7 @@ LAYERS = [
     "errors types",
     # things: no model, no network
     "artifact database deadline ids lane leases record kernel.compiled kernel.plain subset template tokenizer",
-    "kernel.choice mention",
+    "kernel.choice mention schema",
     "trie",
     "constraint guide tensor_trie",
     "mention_constraint tensor_constraint",

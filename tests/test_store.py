@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from genrec import Item
 from genrec.errors import InputError, StoreError
-from genrec.store import MANIFEST, MOST_EVENTS, Event, Store
+from genrec.schema import MANIFEST
+from genrec.store import MOST_EVENTS, Event, Store
 
 ROOT = Path(__file__).parents[1]
 
