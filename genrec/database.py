@@ -133,10 +133,20 @@ class Database:
                         raise
 
     def purge(self) -> None:
-        """Leave nothing of what was deleted in SQLite's log; PostgreSQL does so by itself, when it vacuums."""
-        if self.is_sqlite:
-            with self._told(), self._reader.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Leave nothing of what was deleted in SQLite's log; PostgreSQL does so by itself, when it vacuums.
+
+        Raises:
+            StoreError: somebody reads the file, and so the log cannot be emptied; or the file cannot be used.
+        """
+        if not self.is_sqlite:
+            return
+        with self._told(), self._reader.connect() as connection:
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # it raises nothing
+        if busy is None or busy[0]:
+            raise StoreError(
+                f"what was to be forgotten is forgotten, but the log of the store {self.place} still holds it: "
+                "somebody reads the file; end that and forget again"
+            )
 
     def check(self) -> None:
         """See that it is there.

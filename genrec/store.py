@@ -7,7 +7,6 @@ come back as text, so that 17 and "17" are the same here as everywhere.
 import hashlib
 import math
 import numbers
-import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,73 +19,23 @@ from genrec.database import Database
 from genrec.errors import InputError, StoreError
 from genrec.ids import key_of
 from genrec.record import read_item, write_item
+from genrec.schema import EVENTS, FACTS, FORGOTTEN, MANIFEST, REVISIONS, VERSION, prepare
 from genrec.types import Item, ItemId, UserId
 
 LONGEST_ID = 200  # characters
 LONGEST_EVENT = 100
-
-_VERSION = 1
-_METADATA = sa.MetaData()
-_ORDER = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # the one whole number that SQLite counts up by itself
-
-
-def _number() -> sa.Column[int]:
-    """Counts the rows in the order of their arrival."""
-    return sa.Column("number", _ORDER, sa.Identity(), primary_key=True)
-
-
-_FACTS = sa.Table(
-    "genrec_facts",
-    _METADATA,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-_EVENTS = sa.Table(
-    "genrec_events",
-    _METADATA,
-    _number(),
-    sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("item_id", sa.Text, nullable=False),
-    sa.Column("timestamp", sa.Double, nullable=False),
-    sa.Column("event", sa.Text),
-    sa.Column("weight", sa.Double, nullable=False),
-    sa.Column("event_id", sa.Text),
-    sa.Index("genrec_events_of_user", "user_id", "timestamp", "number"),
-)
-sa.Index(
-    "genrec_events_once",
-    _EVENTS.c.user_id,
-    _EVENTS.c.event_id,
-    unique=True,
-    sqlite_where=_EVENTS.c.event_id.is_not(None),
-    postgresql_where=_EVENTS.c.event_id.is_not(None),
-)
-_FORGOTTEN = sa.Table(
-    "genrec_forgotten",
-    _METADATA,
-    sa.Column("digest", sa.Text, primary_key=True),
-    sa.Column("at", sa.Double, nullable=False),
-)
-# One row for each item that was put or withdrawn; of what was withdrawn nothing but the id is kept.
-_REVISIONS = sa.Table(
-    "genrec_revisions",
-    _METADATA,
-    _number(),
-    sa.Column("item_id", sa.Text, nullable=False, unique=True),
-    sa.Column("item", sa.Text),
-)
-
-MANIFEST: tuple[sa.Column[str], ...] = (_EVENTS.c.user_id,)
-"""Every column that says whose a row is: `Store.forget` removes from each, and a new table of users belongs here."""
+MOST_EVENTS = 10_000  # of a user that are read
 
 _HISTORY = (
-    sa.select(_EVENTS.c.item_id, _EVENTS.c.timestamp, _EVENTS.c.event, _EVENTS.c.weight, _EVENTS.c.event_id)
-    .where(_EVENTS.c.user_id == sa.bindparam("user"))
-    .order_by(_EVENTS.c.timestamp, _EVENTS.c.number)
+    sa.select(EVENTS.c.item_id, EVENTS.c.timestamp, EVENTS.c.event, EVENTS.c.weight, EVENTS.c.event_id)
+    .where(EVENTS.c.user_id == sa.bindparam("user"))
+    .order_by(EVENTS.c.timestamp.desc(), EVENTS.c.number.desc())
+    .limit(MOST_EVENTS)
 )
-_IS_FORGOTTEN = sa.select(_FORGOTTEN.c.at).where(_FORGOTTEN.c.digest == sa.bindparam("hashed"))
-_ALL_REVISIONS = sa.select(_REVISIONS.c.item_id, _REVISIONS.c.item).order_by(_REVISIONS.c.number)
-_ALL_FACTS = sa.select(_FACTS.c.name, _FACTS.c.value)
+_IS_FORGOTTEN = sa.select(FORGOTTEN.c.at).where(FORGOTTEN.c.digest == sa.bindparam("hashed"))
+_ALL_REVISIONS = sa.select(REVISIONS.c.item_id, REVISIONS.c.item).order_by(REVISIONS.c.number)
+_REVISION = sa.select(FACTS.c.value).where(FACTS.c.name == "revision")
+_RENUMBER = sa.update(FACTS).where(FACTS.c.name == "revision").values(value=sa.bindparam("number"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +45,9 @@ class Event:
     Attributes:
         user_id, item_id: the caller's, up to 200 characters; text where they come out of a store.
         timestamp: seconds since 1970.
-        event: what they did, up to 100 characters.
-        weight: what it counts for.
+        event: what they did, up to 100 characters; it is kept and not read.
+        weight: above 0 says that they met the item; 0 or less takes that back, and the item is not recommended to them
+            until a later event.
         event_id: the caller's name for it, up to 200 characters: the same one again, of the same user, is not a second
             event. None for an event that is never sent twice.
     """
@@ -120,7 +70,7 @@ class Store:
     def __init__(self, database: Database, salt: str, clock: Callable[[], float]) -> None:
         self._database, self._salt, self._clock = database, salt, clock
         # ON CONFLICT names nothing: an event without an id conflicts with none.
-        self._add = database.insert(_EVENTS).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        self._add = database.insert(EVENTS).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     @classmethod
     def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> "Store":
@@ -136,17 +86,17 @@ class Store:
         """
         database = Database.open(url)
         try:
-            facts = database.write(lambda connection: _prepare(connection, database))
-            if facts["version"] != str(_VERSION):
+            facts = database.write(lambda connection: prepare(connection, database))
+            if facts["version"] != str(VERSION):
                 raise StoreError(
-                    f"the store {database.place} has version {facts['version']!r:.20}, this genrec knows {_VERSION}; "
+                    f"the store {database.place} has version {facts['version']!r:.20}, this genrec knows {VERSION}; "
                     "update genrec, or name another store"
                 )
             return cls(database, facts["salt"], clock)
         except KeyError as error:
             database.close()
             raise StoreError(
-                f"the store {database.place} was altered ({_FACTS.name} lacks {error}); put back a copy of it"
+                f"the store {database.place} was altered ({FACTS.name} lacks {error}); put back a copy of it"
             ) from None
         except BaseException:
             database.close()
@@ -190,18 +140,25 @@ class Store:
         return self._database.write(lambda connection: int(connection.execute(self._add, rows).rowcount))
 
     def events_of(self, user_id: UserId) -> list[Event]:
-        """A user's events, oldest first, ties in the order of arrival; none for somebody unknown."""
+        """A user's events, oldest first, ties in the order of arrival; none for somebody unknown.
+
+        Of more than MOST_EVENTS (10,000) the newest, so that an id that many share, such as "guest", costs no more.
+        """
         user = _id("user_id", user_id)
-        return [Event(user, *row) for row in self._database.read(_HISTORY, {"user": user})]
+        return [Event(user, *row) for row in reversed(self._database.read(_HISTORY, {"user": user}))]
 
     def forget(self, user_id: UserId) -> dict[str, int]:
         """Remove a user from everywhere, and remember by a hash alone that they are forgotten.
 
         Returns:
             The number of rows removed, by `table.column` of MANIFEST.
+
+        Raises:
+            StoreError: the database cannot be reached or used; or the user is forgotten and SQLite's log still holds
+                them, because somebody reads the file. Forgetting again removes them from the log.
         """
         user = _id("user_id", user_id)
-        mark = self._database.insert(_FORGOTTEN).values(digest=self._digest(user), at=float(self._clock()))
+        mark = self._database.insert(FORGOTTEN).values(digest=self._digest(user), at=float(self._clock()))
         mark = mark.on_conflict_do_update(index_elements=["digest"], set_={"at": mark.excluded.at})
 
         def step(connection: sa.Connection) -> dict[str, int]:
@@ -219,12 +176,18 @@ class Store:
         """Whether what was known of a user before `forget` must not be used; what came afterwards is theirs."""
         return bool(self._database.read(_IS_FORGOTTEN, {"hashed": self._digest(_id("user_id", user_id))}))
 
-    def revise(self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = ()) -> None:
+    def revise(
+        self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = (), *, after: int | None = None
+    ) -> int | None:
         """Keep changes of the catalog, all of them or none; of an item the last one counts.
 
         Args:
             put: items that are new, or take the place of what had their id.
             withdraw: ids of items that are gone; nothing else is kept of them.
+            after: the number of the revision that these changes were made for; None for any.
+
+        Returns:
+            The number of this revision; None where another one came behind `after`, and nothing was changed.
 
         Raises:
             InputError: an id is there twice, or `Catalog.from_items` or `write_item` could not take an item.
@@ -239,23 +202,33 @@ class Store:
         if items:
             Catalog.from_items(items)  # what a catalog cannot hold must not wait for the next start to say so
         rows = [{"item_id": item.item_id, "item": write_item(item)} for item in items]
-        upsert = self._database.insert(_REVISIONS)
+        upsert = self._database.insert(REVISIONS)
         upsert = upsert.on_conflict_do_update(index_elements=["item_id"], set_={"item": upsert.excluded.item})
-        delete = sa.delete(_REVISIONS).where(_REVISIONS.c.item_id == sa.bindparam("named"))
+        delete = sa.delete(REVISIONS).where(REVISIONS.c.item_id == sa.bindparam("named"))
         names = [{"named": item_id} for item_id in gone]
 
-        def step(connection: sa.Connection) -> None:
+        def step(connection: sa.Connection) -> int | None:
+            # Whoever revises locks the number first, so that revisions come one behind the other.
+            number = self._number([row.value for row in connection.execute(_REVISION.with_for_update())])
+            if after not in (None, number):
+                return None
+            number += bool(seen)
+            connection.execute(_RENUMBER, {"number": str(number)})
             if rows:
                 # What comes back stands behind what is there, as something new does.
-                again = delete.where(_REVISIONS.c.item.is_(None))
+                again = delete.where(REVISIONS.c.item.is_(None))
                 connection.execute(again, [{"named": row["item_id"]} for row in rows])
                 connection.execute(upsert, rows)
             if names:
                 connection.execute(delete, names)
                 connection.execute(upsert, [{"item_id": item_id, "item": None} for item_id in gone])
+            return number
 
-        if seen:
-            self._database.write(step)
+        return self._database.write(step)
+
+    def revision(self) -> int:
+        """The number of the last revision of the catalog; it rises with each, and is 0 before the first."""
+        return self._number([row.value for row in self._database.read(_REVISION)])
 
     def revisions(self) -> tuple[list[Item], list[ItemId]]:
         """All changes of the catalog: items put, in the order of their arrival, and ids withdrawn.
@@ -270,19 +243,16 @@ class Store:
             raise StoreError(f"the store {self._database.place} was altered: {error}; put the item again") from error
         return items, [item_id for item_id, text in rows if text is None]
 
+    def _number(self, found: list[str]) -> int:
+        if len(found) != 1 or not found[0].isdecimal():
+            raise StoreError(
+                f"the store {self._database.place} was altered ({FACTS.name} has no revision); put back a copy of it"
+            )
+        return int(found[0])
+
     def _digest(self, user: str) -> str:
         """What is left of a user who is forgotten: of no use to anybody without the salt."""
         return hashlib.sha256(f"{self._salt} {user}".encode()).hexdigest()
-
-
-def _prepare(connection: sa.Connection, database: Database) -> dict[str, str]:
-    """Make the tables where there are none; the facts of those that are there."""
-    database.lock_schema(connection)
-    if not sa.inspect(connection).has_table(_FACTS.name):
-        _METADATA.create_all(connection)
-        facts = {"version": str(_VERSION), "salt": secrets.token_hex(32)}
-        connection.execute(sa.insert(_FACTS), [{"name": name, "value": value} for name, value in facts.items()])
-    return {row.name: row.value for row in connection.execute(_ALL_FACTS)}
 
 
 def _row(event: Event, place: int) -> dict[str, object]:

@@ -65,6 +65,20 @@ def test_it_serves_a_file_keeps_events_over_a_restart_and_ends_when_told(items: 
         assert "i3" not in {item["item_id"] for item in answer["items"]}
 
 
+def test_what_people_did_is_for_the_eyes_of_its_owner(items: Path, tmp_path: Path) -> None:
+    """Everybody with an account on the machine could read what customers bought."""
+    arguments = ["--port", 0, "--items", items, "--ranker", "popularity"]
+    folder = tmp_path / "genrec"
+    for _ in range(2):
+        with started(arguments, XDG_STATE_HOME=str(tmp_path)) as (process, address):
+            assert httpx.post(f"{address}v1/events", json={"events": [{"user_id": 7, "item_id": "i3"}]}).is_success
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+        next(folder.glob("*.db")).chmod(0o644)  # as earlier versions left it
+
+
 def test_with_keys_it_may_listen_anywhere_and_wants_one(items: Path, tmp_path: Path) -> None:
     """The environment variable is how keys reach a container."""
     arguments = ["--port", 0, "--items", items, "--ranker", "popularity", "--store", f"sqlite:///{tmp_path}/e.db"]

@@ -22,7 +22,7 @@ LAYERS = [
     "errors types",
     # things: no model, no network
     "artifact database deadline ids lane leases record kernel.compiled kernel.plain subset template tokenizer",
-    "kernel.choice mention",
+    "kernel.choice mention schema",
     "trie",
     "constraint guide tensor_trie",
     "mention_constraint tensor_constraint",
@@ -76,6 +76,7 @@ EDGE = {
     "batch": "the clock is an argument; its default is the process's own",
     "recommender": "the clock is an argument; its default is the process's own",
     "assembly": "default_cache is what the edge calls",
+    "live": "the clock is an argument; its default is the process's own",
     "store": "the clock is an argument; its default is the process's own",
     "package_index": "pip runs in the caller's environment",
     "backends.vllm_plugin": "vLLM makes the processor and passes it nothing of ours",

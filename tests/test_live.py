@@ -1,6 +1,7 @@
 """Laws of a recommender that changes while it answers: the next answer knows, the present one is whole."""
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genrec import (
@@ -25,7 +28,8 @@ from genrec import (
 from genrec.assembly import Settings, open_parts
 from genrec.counting import Counts
 from genrec.errors import InputError, StoreError, UnknownItemError, UnknownUserError
-from genrec.live import Live
+from genrec.ids import key_of
+from genrec.live import Live, _met
 from genrec.parts import Generating, Learned, Parts
 from genrec.store import Event, Store
 from genrec.testing import ByteTokenizer, TableBackend
@@ -110,7 +114,7 @@ def test_an_event_changes_the_very_next_answer(live: Live, store: Store) -> None
     """A shop that shows what was bought a second ago has not noticed its customer."""
     before = answer(live, "u1")
     store.add([Event("u1", before[0], 1.0), Event("u1", "i33", 2.0)])
-    person = live.person("u1")
+    person = live.ask("u1").person
     assert isinstance(person, History)
     assert person.item_ids == (*WALKS["u1"], before[0], "i33")
     after = answer(live, "u1")
@@ -122,16 +126,16 @@ def test_an_event_changes_the_very_next_answer(live: Live, store: Store) -> None
 def test_a_history_is_the_files_then_the_stores_then_the_requests(live: Live, store: Store) -> None:
     """The newest counts most, so another order asks for something else."""
     store.add([Event("u3", "i9", 5.0), Event("u3", "i8", 4.0), Event("new", "i1", 1.0)])
-    assert live.person("u3", ["i50"], "words") == History((*WALKS["u3"], "i8", "i9", "i50"), "words", "u3")
-    assert live.person("new") == History(("i1",), user_id="new")
-    assert live.person(None, ["i50"]) == History(("i50",))
+    assert live.ask("u3", ["i50"], "words").person == History((*WALKS["u3"], "i8", "i9", "i50"), "words", "u3")
+    assert live.ask("new").person == History(("i1",), user_id="new")
+    assert live.ask(None, ["i50"]).person == History(("i50",))
 
 
 def test_what_the_catalog_lacks_is_left_out_of_what_is_known(live: Live, store: Store) -> None:
     """A withdrawn item must not turn everybody who met it into an error; what the request names is its own affair."""
     store.add([Event("u2", "never there", 1.0), Event("u2", "i7", 2.0)])
     live.revise(None, [WALKS["u2"][0]])
-    person = live.person("u2")
+    person = live.ask("u2").person
     assert isinstance(person, History)
     assert person.item_ids == (*WALKS["u2"][1:-1], "i7")
     assert len(answer(live, "u2")) == K
@@ -156,6 +160,44 @@ def test_what_is_not_liked_is_neither_history_nor_recommended(live: Live, store:
     assert again.person.item_ids == (*WALKS["u4"][1:], first)
 
 
+@given(
+    st.lists(st.integers(0, 5)),
+    st.lists(st.tuples(st.one_of(st.integers(0, 5), st.integers(0, 5).map(str)), st.sampled_from([-1.0, 0.0, 1.0]))),
+)
+def test_what_was_met_is_what_taking_back_one_by_one_leaves(
+    filed: list[int], told: list[tuple[int | str, float]]
+) -> None:
+    """An item that was taken back and met again counts once more, from then on; any other rule loses likes."""
+    met, unwanted = [str(one) for one in filed], list[str]()
+    for item_id, weight in told:
+        key = str(item_id)
+        unwanted = [one for one in unwanted if one != key or weight <= 0]
+        if weight > 0:
+            met.append(key)
+            continue
+        met = [one for one in met if one != key]
+        unwanted += [] if key in unwanted else [key]
+    found = _met(filed, [Event("u", item_id, 0.0, weight=weight) for item_id, weight in told])
+    assert tuple([str(one) for one in ids] for ids in found) == (met, unwanted)
+
+
+def test_an_event_costs_the_same_however_many_there_are(
+    live: Live, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One customer of whom much is known would keep all others waiting, since lists are ranked one after the other."""
+    looked = Counter[object]()
+
+    def count(item_id: object) -> str | None:
+        looked["ids"] += 1
+        return key_of(item_id)
+
+    events = [Event("u4", f"i{number % SIZE}", number, weight=float(number % 10 > 0)) for number in range(2000)]
+    store.add(events)
+    monkeypatch.setattr("genrec.live.key_of", count)
+    live.ask("u4")
+    assert looked["ids"] <= 2 * (len(WALKS["u4"]) + len(events))
+
+
 def test_a_stranger_is_what_the_request_says_they_are(live: Live) -> None:
     """An empty history in their place would answer where an error or nothing was asked for."""
     asked = live.ask("nobody")
@@ -175,7 +217,7 @@ def test_of_the_forgotten_only_what_came_afterwards_is_used(live: Live, store: S
     with pytest.raises(UnknownUserError):
         asked.recommender.recommend(asked.person, K)
     store.add([Event("u5", "i31", 2.0)])
-    assert live.person("u5") == History(("i31",), user_id="u5")
+    assert live.ask("u5").person == History(("i31",), user_id="u5")
 
 
 def test_the_next_request_sees_a_revision(live: Live) -> None:
@@ -295,6 +337,82 @@ def test_a_restart_brings_every_revision_back(live: Live, store: Store) -> None:
     # The file lost an item that was withdrawn: there is nothing left to do.
     smaller = Live(parts_of(items=[item for item in ITEMS if item.item_id != "i5"]), store)
     assert set(smaller.catalog.item_ids) == set(live.catalog.item_ids)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store that several servers share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def test_what_one_server_revises_every_other_sees_within_a_second(shared: str) -> None:
+    """A customer whom the balancer sends elsewhere would buy what is sold out."""
+    now = 0.0
+    with Store.open(shared) as mine, Store.open(shared) as theirs:
+        one, other = (Live(parts_of(), own, clock=lambda: now) for own in (mine, theirs))
+        sold = answer(other, "u1")[0]
+        one.revise(catalog_of(Item("n1", "abc")), [sold])
+        now = 0.9
+        assert sold in other.ask().recommender.catalog
+        now = 1.0
+        assert sold not in answer(other, "u1")
+        assert other.catalog[SIZE - 1] == Item("n1", "abc", {"price": None, "genre": None})
+        unchanged = other.recommender
+        now = 5.0
+        assert other.ask().recommender is unchanged  # nothing is made anew where nothing was revised
+        assert one.ask().recommender is one.recommender
+
+
+def test_who_revises_knows_first_what_others_revised(shared: str) -> None:
+    """Otherwise each server has a catalog of its own until it is started again."""
+    with Store.open(shared) as mine, Store.open(shared) as theirs:
+        one, other = (Live(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs))
+        one.revise(catalog_of(Item("n1", "abc", {"size": 3})), ["i4"])
+        other.revise(catalog_of(Item("n2", "bcd")), ["i5"])
+        assert set(other.catalog.item_ids) == {item.item_id for item in ITEMS} - {"i4", "i5"} | {"n1", "n2"}
+        with pytest.raises(UnknownItemError):
+            other.revise(None, ["i4"])
+        with pytest.raises(InputError):
+            other.revise(catalog_of(Item("n3", "cde", {"size": "L"})))
+        one.revise(None, ["n2"])
+        assert set(Live(parts_of(model=False), mine).catalog.item_ids) == set(one.catalog.item_ids)
+
+
+def test_servers_that_revise_at_once_end_with_one_catalog(shared: str) -> None:
+    """What was made for a catalog that another server has changed meanwhile must be made again."""
+    with Store.open(shared) as mine, Store.open(shared) as theirs:
+        lives = [Live(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs)]
+        with ThreadPoolExecutor(4) as pool:
+            done = [
+                pool.submit(lives[number % 2].revise, catalog_of(Item(f"n{number}", f"abc {number}")), [f"i{number}"])
+                for number in range(12)
+            ]
+            for one in done:
+                one.result()
+        expected = {f"n{number}" for number in range(12)} | {f"i{number}" for number in range(12, SIZE)}
+        again = [Live(parts_of(model=False), mine), *lives]
+        for live in lives:
+            live.revise(None, [])
+        assert [set(live.catalog.item_ids) for live in again] == [expected] * 3
+
+
+def test_a_revision_that_cannot_be_taken_over_stops_no_answer(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """One server with another file, or a database that is away, would empty the pages of all who name no account."""
+    now = 0.0
+    live = Live(parts_of(model=False), store, clock=lambda: now)
+    store.revise([Item("n1", "abc", {"price": "cheap"})])
+    now = 2.0
+    assert len(answer(live, "u1")) == K
+    assert "cannot be taken over: " in caplog.text
+    store.revise(withdraw=["n1", "i3"])
+    now = 4.0
+    assert len(answer(live, "u1")) == K
+    assert "i3" not in live.catalog
+    store.close()
+    now = 6.0
+    assert len(answer(live, history=["i1"])) == K
 
 
 @pytest.mark.parametrize("model", [False, True])

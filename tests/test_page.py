@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from genrec import Catalog, Item, PopularityRanker, Recommender
+from genrec import Catalog, Item
+from genrec.parts import Parts
 from tests.screen import Network, Open, Watched, chips, chromium, prices, say, settle, titles, words
 from tests.server import serving, shop
 
@@ -83,6 +84,7 @@ def test_the_reply_appears_as_it_comes_and_can_be_stopped(open_page: Open, netwo
     words(page).press("Enter")
     expect(page.locator("#cards h3").first).to_have_text("Red Mug")
     expect(page.get_by_role("log")).to_contain_text("How")
+    network.slow = 5.0  # what is left of the reply takes longer than the rest of this test
     expect(page.get_by_role("log")).to_have_attribute("aria-busy", "true")
     words(page).press_sequentially("typed meanwhile")
     page.keyboard.press("Escape")
@@ -184,6 +186,23 @@ def test_undo_takes_the_last_turn_back(open_page: Open) -> None:
     assert "Only price ≤ 3.5" in chips(page)
 
 
+def test_undo_brings_no_wish_back_that_was_taken_away_by_hand(open_page: Open) -> None:
+    """A chip that was closed and stands there again is an argument with the machine."""
+    page = open_page()
+    say(page, "under 3.5")
+    say(page, "something for the kitchen")
+    page.get_by_role("button", name="Take back: Only price").click()
+    settle(page)
+    liked = f"Likes {titles(page)[1]}"
+    say(page, "more like number 2")
+    assert liked in chips(page)
+    page.get_by_role("button", name="Undo").click()
+    assert chips(page) == ["Looks for something for the kitchen"]
+    words(page).press("Enter")
+    settle(page)
+    assert sorted(chips(page)) == [liked, "Looks for something for the kitchen"]
+
+
 def test_a_reload_keeps_conversation_and_draft_and_new_brings_them_back(open_page: Open) -> None:
     """A finger that slips must not cost a conversation."""
     page = open_page()
@@ -237,8 +256,7 @@ def test_what_was_asked_when_the_page_went_is_there_to_be_asked_again(open_page:
 def test_text_that_looks_like_markup_is_text(open_page: Open, tmp_path: Path) -> None:
     """Whoever may write a title could otherwise run a script with the key of everybody who sees it."""
     items = [Item(f"i{place}", title, {"note": title}) for place, title in enumerate(HOSTILE)]
-    hostile = Recommender(Catalog.from_items(items), [PopularityRanker(np.arange(len(items), 0, -1))])
-    with serving(hostile, tmp_path) as address:
+    with serving(Parts.of(Catalog.from_items(items)), tmp_path) as address:
         page = open_page(address)
         say(page, "<img src=x onerror=alert(5)> & <b>me</b>")
         page.get_by_role("button", name="More like this, number 1").click()
@@ -415,3 +433,42 @@ def test_who_says_who_they_are_is_known_and_can_be_forgotten(open_page: Open, wa
     expect(page.get_by_role("status").filter(has_text="is removed")).to_be_visible()
     expect(page.get_by_role("button", name="Who am I: guest")).to_be_visible()
     assert titles(page) == []
+
+
+def test_looking_at_an_item_is_no_event(open_page: Open, watched: Watched) -> None:
+    """What counts as met is not recommended again: whoever asks "why?" would never see that item any more."""
+    page = open_page()
+    be(page, "curious")
+    say(page, "something for the kitchen")
+    page.get_by_role("log").get_by_role("link", name="Red Candle").click()
+    page.get_by_role("button", name="Why? number 1").click()
+    settle(page)
+    assert "POST /v1/events" not in watched.asked
+
+
+def test_an_event_on_its_way_does_not_undo_being_forgotten(open_page: Open, watched: Watched, network: Network) -> None:
+    """What arrives after the removal is kept, and the page has said that nothing is."""
+    page = open_page()
+    be(page, "hasty")
+    say(page, "something for the kitchen")
+    held: list[Route] = []
+    page.route("**/v1/events", lambda route: held.append(route))
+    with page.expect_request("**/v1/events"):
+        page.get_by_role("button", name="More like this, number 2").click()
+    settle(page)
+    page.get_by_role("button", name="Who am I").click()
+    page.get_by_role("button", name="Forget me").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Forget me").click()
+    expect(page.get_by_role("button", name="Who am I: guest")).to_be_visible()
+    assert "DELETE /v1/users/hasty" not in watched.asked
+    held[0].continue_()
+    expect(page.get_by_role("status").filter(has_text="is removed")).to_be_visible()
+    assert httpx.get(f"{network.address}/v1/users/hasty/history").json()["items"] == []
+
+
+def be(page: Page, user: str) -> None:
+    """Say who one is."""
+    page.get_by_role("button", name="Who am I").click()
+    page.get_by_label("User id").fill(user)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name=f"Who am I: {user}")).to_be_focused()

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from genrec import Item
 from genrec.errors import InputError, StoreError
-from genrec.store import MANIFEST, Event, Store
+from genrec.schema import MANIFEST
+from genrec.store import MOST_EVENTS, Event, Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +66,12 @@ class StoreContract:
         sent = [replace(event, user_id=user) for event in events]
         assert store.add(sent) == len(sent)
         assert store.events_of(user) == sorted(sent, key=lambda event: event.timestamp)
+
+    def test_of_very_many_events_the_newest_are_read(self, store: Store) -> None:
+        """An id that all guests share grows for ever, and would make every list of theirs wait."""
+        store.add([Event("guest", number, -(number // 2)) for number in range(MOST_EVENTS + 6)])
+        found = [int(event.item_id) for event in store.events_of("guest")]
+        assert found == sorted(range(MOST_EVENTS), key=lambda number: -(number // 2))
 
     def test_a_number_and_its_text_are_one_id(self, store: Store) -> None:
         """Or a history would depend on whether the shop's JSON has quotes."""
@@ -170,6 +177,48 @@ class StoreContract:
         assert store.revisions() == ([replace(a, title="A2"), b], ["z", "c"])
         assert repr("C") not in repr(store.revisions())
         store.revise()
+
+    def test_a_revision_made_for_another_catalog_is_not_kept(self, store: Store, url: str) -> None:
+        """Two servers would each keep what only fits what they know, and neither could start again."""
+        assert store.revision() == 0
+        with Store.open(url) as other:
+            assert other.revise([Item("a", "A")], after=0) == 1
+            assert store.revise([Item("a", "B")], ["b"], after=0) is None
+            assert store.revisions() == ([Item("a", "A")], [])
+            assert store.revision() == 1
+            assert store.revise(withdraw=["b"], after=1) == 2
+            assert other.revise(after=2) == other.revision() == 2
+            assert other.revise(after=1) is None
+
+    def test_revisions_at_once_come_one_behind_the_other(self, store: Store, url: str) -> None:
+        """Of two that were made for the same catalog one must be told, or its server never learns of the other."""
+        start = threading.Barrier(4)
+
+        def work(number: int) -> int:
+            tried = 0
+            with Store.open(url) as own:
+                start.wait()
+                for turn in range(5):
+                    while own.revise([Item(f"{number}-{turn}", "x")], after=own.revision()) is None:
+                        tried += 1
+            return tried
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        assert store.revision() == len(store.revisions()[0]) == 20
+
+    def test_a_store_from_before_revisions_were_counted_is_opened(self, url: str) -> None:
+        """An update of genrec must not cost a shop its events."""
+        with Store.open(url) as store:
+            store.revise([Item("a", "A")])
+        change(url, "DELETE FROM genrec_facts WHERE name = 'revision'")
+        with Store.open(url) as store:
+            assert store.revision() == 0
+            assert store.revise([Item("b", "B")]) == 1
+            assert len(store.revisions()[0]) == 2
+            change(url, "UPDATE genrec_facts SET value = 'x' WHERE name = 'revision'")
+            with pytest.raises(StoreError, match=r"was altered \(genrec_facts has no revision\)"):
+                store.revision()
 
     @pytest.mark.parametrize(
         ("put", "withdraw", "message"),
@@ -365,6 +414,24 @@ class TestSqlite(StoreContract):
         assert any(b"unmistakable" in path.read_bytes() for path in tmp_path.iterdir())
         store.forget("unmistakable")
         assert not [path for path in tmp_path.iterdir() if b"unmistakable" in path.read_bytes()]
+
+    def test_who_is_forgotten_while_somebody_reads_is_not_said_to_be_gone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A backup that reads the file keeps the log, and in it the name that was to be removed."""
+        monkeypatch.setattr("genrec.database._PATIENCE", 0.2)
+        with Store.open(f"sqlite:///{tmp_path}/events.db") as store:
+            store.add([Event("unmistakable", f"item-{row}", row) for row in range(500)])
+            other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM genrec_events").fetchone()
+            with pytest.raises(StoreError, match=r"forgotten, but the log .* end that and forget again"):
+                store.forget("unmistakable")
+            assert store.is_forgotten("unmistakable")
+            other.execute("ROLLBACK")
+            other.close()
+            assert store.forget("unmistakable") == {"genrec_events.user_id": 0}
+            assert not [path for path in tmp_path.iterdir() if b"unmistakable" in path.read_bytes()]
 
     def test_a_file_that_is_gone_is_noticed(self, store: Store, tmp_path: Path) -> None:
         """What is written into a file that was removed is lost, and every call says that it went well."""

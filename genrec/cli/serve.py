@@ -1,6 +1,7 @@
 """`genrec serve`: the HTTP API and the page."""
 
 import os
+import socket
 import time
 from dataclasses import replace
 from hashlib import sha256
@@ -10,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import option, source, terminal
-from genrec.errors import EngineError, InputError
+from genrec.errors import EngineError, InputError, StoreError
 
 if TYPE_CHECKING:
     from genrec.assembly import Settings
     from genrec.parts import Parts
     from genrec.serve.key import Keys
+    from genrec.serve.service import Service
+    from genrec.store import Store
 
 _KEYS = "GENREC_KEYS"
-_RANKERS = ("generative", "blend", "embedding", "popularity")
+_GENERATIVE, _BLEND, _EMBEDDING, _POPULARITY = _RANKERS = ("generative", "blend", "embedding", "popularity")
 _QUICK_WAITING, _SLOW_WAITING = 24, 16  # lists that may wait where a list takes milliseconds, and where seconds
 _FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
 _PRIORS = 20_000  # items whose priors are measured before the first request: at most some minutes, once
@@ -90,14 +93,8 @@ def serve(
 
     Without keys it answers this machine alone.
     """
-    from genrec.assembly import advising, default_cache
-    from genrec.live import Live
-    from genrec.serve.app import create_app
-    from genrec.serve.door import Room
-    from genrec.serve.metric import Metrics
-    from genrec.serve.server import is_loopback, listen
-    from genrec.serve.server import serve as run
-    from genrec.serve.service import Load, Service
+    from genrec.assembly import default_cache
+    from genrec.serve.server import is_loopback
     from genrec.store import Store
 
     known = _keys(keys, rate, burst)
@@ -106,9 +103,9 @@ def serve(
     if ranker not in _RANKERS:
         raise InputError(f"--ranker is {ranker!r}; choose one of {', '.join(_RANKERS)}")
     options: dict[str, Any] = {
-        "model": model if ranker == "generative" else "none",
+        "model": model if ranker == _GENERATIVE else "none",
         "adapter": adapter,
-        "encoder": "none" if ranker == "popularity" else encoder,
+        "encoder": "none" if ranker == _POPULARITY else encoder,
         "strategy": strategy,
         "evidence": evidence,
         "candidates": candidates,
@@ -116,30 +113,50 @@ def serve(
     chosen, cache = source.settings(options), default_cache()
     named = source.Source.of(data, items, interactions, columns)
     source.fetch([chosen.model, chosen.encoder], cache)
+    listening = _listen(host, port)  # before what takes long
+    with Store.open(store or _default_store(named)) as opened:
+        parts = _open(named, chosen, cache, ranker)
+        service = _service(parts, opened, waiting, source.given(reader=reader, replies=replies, patience=patience))
+        _run(service, named.name, known, host, listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    from genrec.serve.server import listen
+
     try:
-        listening = listen(host, port)
+        return listen(host, port)
     except OSError as error:
         raise InputError(f"cannot listen at {host}:{port}: {error.strerror}; name another --port or --host") from error
-    with Store.open(store or _default_store(named)) as opened:
-        live = Live(_open(named, chosen, cache, ranker), opened)
-        advise = advising(live.recommender, **source.given(reader=reader, replies=replies, patience=patience))
-        quick = chosen.model is None
-        load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=16 if quick else 4)
-        service = Service(
-            live,
-            opened,
-            advise=advise,
-            load=load,
-            metrics=Metrics(),
-        )
-        try:
-            service.check(_FIRST)  # what is made at the first request is made now
-        except EngineError as error:
-            terminal.say(f"note: {error}; lists come from further down the ladder meanwhile")
-        whom = "whoever shows a key" if len(known) else "this machine alone, since no keys are configured"
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
-        terminal.say(f"{named.name}: {len(live.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
-        run(create_app(service, keys=known, room=Room()), listening)
+
+
+def _service(parts: "Parts", store: "Store", waiting: int | None, talking: dict[str, Any]) -> "Service":
+    """What answers, warm."""
+    from genrec.assembly import advising
+    from genrec.live import Live
+    from genrec.serve.metric import Metrics
+    from genrec.serve.service import Load, Service
+
+    live = Live(parts, store)
+    quick = parts.generating is None
+    load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=16 if quick else 4)
+    service = Service(live, store, advise=advising(live.recommender, **talking), load=load, metrics=Metrics())
+    try:
+        service.check(_FIRST)  # what is made at the first request is made now
+    except EngineError as error:
+        terminal.say(f"note: {error}; lists come from further down the ladder meanwhile")
+    return service
+
+
+def _run(service: "Service", name: str, keys: "Keys", host: str, listening: socket.socket) -> None:
+    """Say where, and answer until the process is told to end."""
+    from genrec.serve.app import create_app
+    from genrec.serve.door import Room
+    from genrec.serve.server import serve as run
+
+    whom = "whoever shows a key" if len(keys) else "this machine alone, since no keys are configured"
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    terminal.say(f"{name}: {len(service.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
+    run(create_app(service, keys=keys, room=Room()), listening)
 
 
 def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str) -> "Parts":
@@ -151,11 +168,11 @@ def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str) ->
     for notice in parts.notices:
         terminal.say(f"note: {notice}")
     steps = [step.source for step in parts.ladder]
-    if ranker not in (_RANKERS[0], *steps):
+    if ranker not in (_GENERATIVE, *steps):
         raise InputError(f"--ranker {ranker} has nothing to go on in {named.name}; choose from {', '.join(steps)}")
-    if ranker in _RANKERS[2:]:
+    if ranker in (_EMBEDDING, _POPULARITY):
         parts = replace(parts, learned=None, counting=None)
-    return parts if ranker != _RANKERS[3] else replace(parts, embedding=None)
+    return replace(parts, embedding=None) if ranker == _POPULARITY else parts
 
 
 def _keys(file: Path | None, rate: float | None, burst: float) -> "Keys":
@@ -170,10 +187,16 @@ def _keys(file: Path | None, rate: float | None, burst: float) -> "Keys":
 
 
 def _default_store(named: source.Source) -> str:
-    """A file of this user's, one for each catalog."""
+    """A file of this user's that nobody else may read, one for each catalog."""
     place = next((path for path in (named.items, named.index) if path is not None), None)
     name = named.name if place is None else f"{place.stem}-{sha256(str(place.resolve()).encode()).hexdigest()[:12]}"
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     folder = Path(state) / "genrec"
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / name}.db"
+    file = folder / f"{name}.db"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)  # before SQLite makes it, whose log and index take its mode
+        file.chmod(0o600)
+    except OSError as error:
+        raise StoreError(f"the store {file} cannot be made: {error.strerror}; name another place by --store") from error
+    return f"sqlite:///{file}"

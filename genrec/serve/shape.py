@@ -179,7 +179,14 @@ class EventBody(Body):
         Annotated[Number, Field(ge=-1e12, le=1e12, description="Seconds since 1970; now if left out.")] | None
     ) = None
     event: Short | None = None
-    weight: Annotated[Number, Field(ge=-1e6, le=1e6)] = 1.0
+    weight: Annotated[
+        Number,
+        Field(
+            ge=-1e6,
+            le=1e6,
+            description="Above 0: they met the item. 0 or less: taken back, and not recommended until a later event.",
+        ),
+    ] = 1.0
     event_id: Annotated[Name, Field(description="The same id again is not counted again.")] | None = None
 
 

@@ -16,13 +16,7 @@ const state = recall();
 let running = null; // the AbortController of the answer that is on its way
 
 const talk = new Talk({ say, again, edit, mention: showItem, isKnown });
-const shelf = new Shelf({
-  say,
-  remove,
-  latest: showShelf,
-  like: (item) => person.tell("like", item),
-  look: (item) => person.tell("view", item),
-});
+const shelf = new Shelf({ say, remove, latest: showShelf, like: (item) => person.like(item) });
 const person = new Person(state, { changed: () => keep(state), forgotten, tell });
 
 /** Say something in the conversation; whether it could be said now. */

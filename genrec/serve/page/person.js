@@ -14,6 +14,7 @@ export class Person {
   constructor(state, acts) {
     this.state = state;
     this.acts = acts;
+    this.telling = new Set(); // promises of events that are on their way
     at("settings").addEventListener("click", () => this.#open());
     at("person-close").addEventListener("click", () => at("person").close());
     at("person-form").addEventListener("submit", () => this.#save());
@@ -39,12 +40,18 @@ export class Person {
     return true;
   }
 
-  /** Tell the server that the person liked or viewed an item, where they said who they are. */
-  tell(event, item) {
+  /**
+   * Tell the server that the person liked an item, where they said who they are. Nothing less is told: what an event
+   * names counts as met, and is not recommended again.
+   */
+  like(item) {
     if (!this.state.user) return;
-    const told = { user_id: this.state.user, item_id: item.item_id, event, event_id: `page-${Date.now()}-${Math.random().toString(36).slice(2)}` };
+    const told = { user_id: this.state.user, item_id: item.item_id, event: "like", event_id: `page-${Date.now()}-${Math.random().toString(36).slice(2)}` };
     // What is liked counts in the conversation whether or not it is kept, so a failure here is nobody's trouble.
-    call("v1/events", { method: "POST", body: { events: [told] }, key: this.key, keepalive: true }).catch(() => {});
+    const telling = call("v1/events", { method: "POST", body: { events: [told] }, key: this.key, keepalive: true })
+      .catch(() => {})
+      .finally(() => this.telling.delete(telling));
+    this.telling.add(telling);
   }
 
   #open() {
@@ -55,8 +62,7 @@ export class Person {
   }
 
   #save() {
-    this.state.user = at("user").value.trim();
-    this.#show();
+    this.#be(at("user").value.trim());
     this.acts.changed();
   }
 
@@ -65,14 +71,15 @@ export class Person {
     at("person").close();
     at("sure-text").textContent = `Everything that is kept about ${user} is removed, and this conversation with it. This cannot be undone.`;
     if ((await answerOf(at("sure"))) !== "yes") return;
+    this.#be("");
+    await Promise.allSettled(this.telling); // an event that arrived later would be kept
     try {
       await this.#remove(user);
     } catch (error) {
-      this.acts.tell(`${error.message} Nothing was forgotten; try again.`);
+      this.#be(user);
+      this.acts.tell(`${error.message} Perhaps not everything is forgotten; try again.`);
       return;
     }
-    this.state.user = "";
-    this.#show();
     this.acts.forgotten(`What was kept about ${user} is removed.`);
   }
 
@@ -84,6 +91,11 @@ export class Person {
         if (error.kind !== "key" || !(await this.askKey())) throw error;
       }
     }
+  }
+
+  #be(user) {
+    this.state.user = user;
+    this.#show();
   }
 
   #show() {

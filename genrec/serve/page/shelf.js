@@ -36,7 +36,7 @@ const LEANT_ON = {
 /**
  * The shelf's part of the page.
  *
- * @param {object} acts What its buttons do: say(text), like(item), look(item), remove(chip), latest().
+ * @param {object} acts What its buttons do: say(text), like(item), remove(chip), latest().
  */
 export class Shelf {
   constructor(acts) {
@@ -94,7 +94,6 @@ export class Shelf {
     if (!card) return false;
     card.focus({ preventScroll: true });
     card.scrollIntoView({ block: "nearest" });
-    this.acts.look(this.items[place]);
     return true;
   }
 
@@ -122,7 +121,7 @@ export class Shelf {
   }
 
   #acts(item) {
-    const { say, like, look } = this.acts;
+    const { say, like } = this.acts;
     const number = `number ${item.rank}`;
     const compare = button("act pick", "Compare", () => this.#toggle(item.rank), { pressed: false, label: `Compare ${number}` });
     compare.dataset.rank = item.rank;
@@ -131,7 +130,7 @@ export class Shelf {
       { className: "acts", role: "group", aria: { label: `What about ${number}?` } },
       button("act", "More like this", () => say(`More like ${number}`) && like(item), { label: `More like this, ${number}` }),
       button("act", "Not this", () => say(`Not ${number}`), { label: `Not this, ${number}` }),
-      button("act", "Why?", () => say(`Why ${number}?`) && look(item), { label: `Why? ${number}` }),
+      button("act", "Why?", () => say(`Why ${number}?`), { label: `Why? ${number}` }),
       compare,
     );
   }

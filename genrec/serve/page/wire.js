@@ -21,7 +21,6 @@ export async function* converse(body, key, signal) {
       break;
     }
     const chunk = parse(data);
-    if (chunk?.error) throw new Refusal("failed", "The server failed while it was answering.");
     if (chunk) yield chunk;
   }
   if (!ended) throw new Refusal("broken", "The answer broke off.");
