@@ -219,7 +219,7 @@ class Shopper:
     @staticmethod
     def _priced(text: str, kind: str, sign: str, low: float, high: float) -> Said:
         """A limit of the price that lies between two bounds; what is meant is the looser of them."""
-        side, loose = ("high", high) if sign.startswith("<") else ("low", low)
+        under = sign.startswith("<")
 
         def read(before: Wishes, after: Wishes) -> bool:
             found = [own for own in after.limits if own.where.startswith(f"price {sign[0]}")]
@@ -229,7 +229,10 @@ class Shopper:
             kept = {own for own in others[0] if not own.where.startswith(f"price {sign[0]}")} == others[1]
             return right and kept and replace(after, limits=()) == replace(before, limits=())
 
-        return Said(text, kind, lambda meant: replace(meant, **{side: (sign, loose)}), read)
+        def bounded(meant: Meant) -> Meant:
+            return replace(meant, high=(sign, high)) if under else replace(meant, low=(sign, low))
+
+        return Said(text, kind, bounded, read)
 
     def _without(self, shown: Sequence[Recommendation]) -> Said | None:
         own = self.title.casefold()
@@ -271,8 +274,8 @@ class Shopper:
 
         def read(before: Wishes, after: Wishes) -> bool:
             new = [one for one in after.limits if one not in before.limits]
-            found = ruled_out(new[0].where) if len(new) == 1 else ()
-            return len(found) == 1 and begins.startswith(*found)
+            found = ruled_out(new[0].where) if len(new) == 1 else frozenset()
+            return len(found) == 1 and all(map(begins.startswith, found))
 
         return Said(said, "not that series", lambda meant: replace(meant, series=meant.series | {begins}), read)
 
@@ -321,8 +324,7 @@ class Shopper:
             if kind == "dislikes":
                 return replace(meant, disliked=meant.disliked - {str(value)})
             if kind == "only" and str(value).startswith("price "):
-                side = "high" if str(value).startswith("price <") else "low"
-                return replace(meant, **{side: None})
+                return replace(meant, high=None) if str(value).startswith("price <") else replace(meant, low=None)
             if kind == "only" and (gone := ruled_out(str(value))):
                 return replace(
                     meant,

@@ -55,7 +55,7 @@ _WITHOUT = re.compile(
     r"(?P<word>[\w'-]{3,40})"
 )
 _HEDGE = re.compile(
-    r"sure|idea|something|someone|somebody|anyone|anybody|everything|anything|problem|thanks|thank|really|yet|worries|worry|matter|too|very|much|many|bad|only|just|ones?|else|so|like|"
+    r"sure|not|nothing|idea|something|someone|somebody|anyone|anybody|everything|anything|problem|thanks|thank|really|yet|worries|worry|matter|too|very|much|many|bad|only|just|ones?|else|so|like|"
     r"more|less|most|least|particular|particularly|fans?|keen|fond|into|know|mind|them|these|those|that|this|it's|for|from|"
     r"about|because|what|when|where|who|how|why|which|his|her|him|she|they|you|your|our|their|and|but|with|than|over|"
     r"under|above|below|between|quite|now|today|here|there|anymore|all|one|expensive|pricey|costly|cheap|cheaper|dearer|"
