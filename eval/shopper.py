@@ -28,9 +28,10 @@ _OFTEN = dict(zip(KINDS, (6, 3, 1, 3, 1, 5, 2, 3, 3, 1, 1, 1), strict=True))
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _JOINS = ("and", "but", "for", "the", "with")  # that nobody asks for
-_LACKING = re.compile(r"(['\"])(.*)\1 not in title")
+_LACKING = re.compile(r"(['\"])((?:(?!\1).)*)\1 not in words\(title\)")
 
 Price = float | None
+Bound = tuple[str, float]
 Shelf = dict[str, tuple[str, Price]]
 """Title and price of every item by its id as a text."""
 
@@ -52,8 +53,19 @@ def may_cost(price: Price, sign: str, bound: float) -> bool:
 
 
 def lacks(title: str, words: str) -> bool:
-    """Whether a title does not hold a text, capitals or not."""
-    return words.casefold() not in title.casefold()
+    """Whether a title does not hold a text as whole words, capitals or not."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", title, re.IGNORECASE) is None
+
+
+def lacks_thing(title: str, word: str) -> bool:
+    """Whether a title names a thing neither as one nor as many, as far as an "s" says which."""
+    one = word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+    return all(lacks(title, form) for form in {word, one, one + "s"})
+
+
+def ruled_out(where: str) -> frozenset[str]:
+    """The words that a limit allows no title to hold, in small letters; none for a limit of another kind."""
+    return frozenset(found[1].casefold() for found in _LACKING.findall(where))
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,14 @@ class Meant:
 
     Attributes:
         disliked: item ids, as text.
-        price: a bound and its side; of two the later one holds.
+        low, high: bounds of the price, each with its sign; of two on one side the later one holds.
         lacking: what no title may hold.
         series: what no title may begin with.
     """
 
     disliked: frozenset[str] = frozenset()
-    price: tuple[str, float] | None = None
+    low: Bound | None = None
+    high: Bound | None = None
     lacking: frozenset[str] = frozenset()
     series: frozenset[str] = frozenset()
 
@@ -76,8 +89,8 @@ class Meant:
         """Whether an item may be shown to them."""
         return (
             name not in self.disliked
-            and (self.price is None or may_cost(price, *self.price))
-            and all(lacks(title, word) for word in self.lacking)
+            and all(may_cost(price, *bound) for bound in (self.low, self.high) if bound is not None)
+            and all(lacks_thing(title, word) for word in self.lacking)
             and not any(title.casefold().startswith(words) for words in self.series)
         )
 
@@ -174,7 +187,7 @@ class Shopper:
         return Said(said, "words", expects=read)
 
     def _bounded(self, kind: str, meant: Meant) -> Said | None:
-        if self.price is None or meant.price is not None:
+        if self.price is None or (meant.low, meant.high) != (None, None):
             return None
         under = kind == "under a price"
         bound = float(np.ceil(self.price + 1)) if under else float(np.floor(self.price))
@@ -206,14 +219,20 @@ class Shopper:
     @staticmethod
     def _priced(text: str, kind: str, sign: str, low: float, high: float) -> Said:
         """A limit of the price that lies between two bounds; what is meant is the looser of them."""
-        loose = high if sign.startswith("<") else low
+        under = sign.startswith("<")
 
         def read(before: Wishes, after: Wishes) -> bool:
-            found = [own.where.split() for own in after.limits if own.where.startswith("price ")]
-            right = len(found) == 1 and found[0][1] == sign and low <= float(found[0][2]) <= high
-            return right and replace(after, limits=()) == replace(before, limits=())
+            found = [own for own in after.limits if own.where.startswith(f"price {sign[0]}")]
+            others = [{own for own in wishes.limits if own not in found} for wishes in (before, after)]
+            _, found_sign, amount = found[0].where.split() if len(found) == 1 else ("", "", "nan")
+            right = found_sign == sign and low <= float(amount) <= high
+            kept = {own for own in others[0] if not own.where.startswith(f"price {sign[0]}")} == others[1]
+            return right and kept and replace(after, limits=()) == replace(before, limits=())
 
-        return Said(text, kind, lambda meant: replace(meant, price=(sign, loose)), read)
+        def bounded(meant: Meant) -> Meant:
+            return replace(meant, high=(sign, high)) if under else replace(meant, low=(sign, low))
+
+        return Said(text, kind, bounded, read)
 
     def _without(self, shown: Sequence[Recommendation]) -> Said | None:
         own = self.title.casefold()
@@ -226,16 +245,24 @@ class Shopper:
         said = self._pick(["no {}", "without {}", "nothing with {}", "not {} please"]).format(word)
 
         def read(before: Wishes, after: Wishes) -> bool:
-            new = [one for one in after.limits if one not in before.limits]
-            found = _LACKING.fullmatch(new[0].where) if len(new) == 1 else None
-            right = (
-                found is not None
-                and found[2] in (word, word[:-1])
-                and replace(after, limits=()) == replace(before, limits=())
-            )
-            return right or (not new and any(one.where.startswith(f"{word[:-1]!r}"[:-1]) for one in before.limits))
+            new = [one for one in after.limits if one not in before.limits] or [
+                one for one in after.limits if word in ruled_out(one.where)
+            ]
+            same = replace(after, limits=()) == replace(before, limits=())
+            return same and len(new) == 1 and self._means(new[0].where, word)
 
         return Said(said, "without a word", lambda meant: replace(meant, lacking=meant.lacking | {word}), read)
+
+    def _means(self, where: str, word: str) -> bool:
+        """Whether a limit allows no title that names a thing, and every title that holds no word like it."""
+        kept = self.catalog.where(where)
+        stem = word[: max(3, len(word) - 3)]
+        return all(
+            lacks_thing(title, word)
+            if allowed
+            else any(other.startswith(stem) for other in re.findall(r"\w+", title.casefold()))
+            for title, allowed in zip(self.catalog.titles, kept, strict=True)
+        )
 
     def _series(self, shown: Sequence[Recommendation]) -> Said | None:
         first, own = shown[0].title.casefold().split(), self.title.casefold()
@@ -247,8 +274,8 @@ class Shopper:
 
         def read(before: Wishes, after: Wishes) -> bool:
             new = [one for one in after.limits if one not in before.limits]
-            found = _LACKING.fullmatch(new[0].where) if len(new) == 1 else None
-            return found is not None and begins.startswith(found[2])
+            found = ruled_out(new[0].where) if len(new) == 1 else frozenset()
+            return len(found) == 1 and all(map(begins.startswith, found))
 
         return Said(said, "not that series", lambda meant: replace(meant, series=meant.series | {begins}), read)
 
@@ -297,13 +324,12 @@ class Shopper:
             if kind == "dislikes":
                 return replace(meant, disliked=meant.disliked - {str(value)})
             if kind == "only" and str(value).startswith("price "):
-                return replace(meant, price=None)
-            if kind == "only" and (found := _LACKING.fullmatch(str(value))):
-                gone = found[2].casefold()
+                return replace(meant, high=None) if str(value).startswith("price <") else replace(meant, low=None)
+            if kind == "only" and (gone := ruled_out(str(value))):
                 return replace(
                     meant,
-                    lacking=frozenset(word for word in meant.lacking if gone not in word),
-                    series=frozenset(words for words in meant.series if words != gone),
+                    lacking=frozenset(word for word in meant.lacking if word not in gone),
+                    series=frozenset(words for words in meant.series if words not in gone),
                 )
             return meant
 

@@ -23,7 +23,7 @@ import numpy as np
 from rich.table import Table
 
 from eval.progress import show_progress, tell_progress, wide_console
-from eval.shopper import KINDS, Meant, Said, Shelf, Shopper, lacks, may_cost, shelf_of
+from eval.shopper import KINDS, Meant, Said, Shelf, Shopper, lacks, may_cost, ruled_out, shelf_of
 from eval.speed.report import commit, machine
 from genrec import (
     Catalog,
@@ -45,7 +45,6 @@ K = 5
 LONGEST = 8  # turns of a conversation
 WAYS = ("critique", "words, then pages", "nothing said")
 _PRICE = re.compile(r"price (<=|>=|<|>) (\S+)")
-_LACKING = re.compile(r"(?P<quote>['\"])(?P<word>.*)(?P=quote) not in title")
 AS_MEANT = "ruled out as meant"
 FAULTS = (
     "outside the catalog",
@@ -237,8 +236,8 @@ def obeys(where: str, title: str, price: float | None) -> bool:
     """
     if found := _PRICE.fullmatch(where):
         return may_cost(price, found[1], float(found[2]))
-    if found := _LACKING.fullmatch(where):
-        return lacks(title, found["word"])
+    if words := ruled_out(where):
+        return all(lacks(title, word) for word in words)
     raise InputError(f"the limit {where!r} is none that shoppers know; teach `obeys` to read it")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from genrec.catalog import Catalog
 from genrec.types import Recommendation
+from genrec.word import small, spellings
 
 _WORD = re.compile(r"\w{3,}")
 # What a clause may show of the catalog's own texts: what could be read as a mark of a reply or a model is left out.
@@ -36,7 +37,7 @@ def clauses_of(
     facts = [catalog[catalog.index_of(item.item_id)].attributes for item in items]
     prices = [own.get(price) for own in facts]
     numbers = [value if isinstance(value, int | float) and not isinstance(value, bool) else None for value in prices]
-    wanted = {_stem(word) for said in words for word in _WORD.findall(said)} - {""}
+    wanted = {one for said in words for word in _WORD.findall(said) for one in _spelled(word)}
     found = []
     for place, (item, own) in enumerate(zip(items, facts, strict=True)):
         said = _priced(numbers, place)
@@ -48,7 +49,7 @@ def clauses_of(
 
 def _named(title: str, wanted: set[str]) -> str:
     """What a title says of what is looked for; "" for nothing."""
-    shared = [word for word in _WORD.findall(title) if _stem(word) in wanted]
+    shared = [word for word in _WORD.findall(title) if not wanted.isdisjoint(_spelled(word))]
     return f", with “{shared[0]}” in its name" if shared and len(shared[0]) <= 40 else ""
 
 
@@ -79,12 +80,7 @@ def _amount(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
-def _stem(word: str) -> str:
-    """A word without its plural, for comparing; "" for one that says nothing."""
-    word = word.casefold()
-    if _EMPTY.fullmatch(word) or word.isdecimal():
-        return ""
-    for end, other in (("ies", "y"), ("es", "e"), ("s", "")):
-        if len(word) > len(end) + 2 and word.endswith(end) and not word.endswith("ss"):
-            return word[: -len(end)] + other
-    return word
+def _spelled(word: str) -> tuple[str, ...]:
+    """A word as of one and of many, for comparing; nothing for one that says nothing."""
+    word = small(word)
+    return () if _EMPTY.fullmatch(word) or word.isdecimal() else spellings(word)

@@ -12,6 +12,7 @@ from genrec.errors import InputError
 from genrec.types import ItemId, Recommendation, RecommendationList, UserId
 
 _REMEMBERED = 3  # of what was looked for, the newest
+_LIMITS = 30  # the newest, so that all of them together stay a filter that may be asked
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Wishes:
         return replace(self, words=(*self.words, words)[-_REMEMBERED:])
 
     def limit(self, limit: Limit) -> "Wishes":
-        """With a limit; one that is about the same gives way."""
-        return replace(self, limits=(*(own for own in self.limits if own.about != limit.about), limit))
+        """With a limit; one that is about the same gives way, and so does the oldest of too many."""
+        others = (own for own in self.limits if own.about != limit.about)
+        return replace(self, limits=(*others, limit)[-_LIMITS:])
 
     @property
     def chips(self) -> tuple[tuple[str, ItemId], ...]:

@@ -5,56 +5,85 @@ Expert 1997: an item stands for what it is like, and critiques say in which way 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from genrec.bound import Sign, bounds_in, denied, ranges_in
 from genrec.catalog import Catalog
 from genrec.conversation import Conversation, Limit, Wishes
 from genrec.errors import InputError
-from genrec.title_lookup import TitleLookup, plain
+from genrec.pointer import is_pointer, placed, pointed
+from genrec.table import describe
+from genrec.title_lookup import TitleLookup
 from genrec.types import ItemId, Recommendation
+from genrec.word import small, spellings
 
-_ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
-_PLACE = re.compile(r"\b(?:number|no\.?|#)\s*(\d+)\b|\b(\d+)(?:st|nd|rd|th)\b|\b(" + "|".join(_ORDINALS) + r")\b")
-_BARE = re.compile(
-    r"\b(?:like|compare|and|or|with|versus|vs|why)\s+(\d{1,2})\b(?!\s*%|\s+(?!and\b|or\b|but\b|with\b)\w)"
-)
+CLAUSES = 8  # of a message that are read; the others are what somebody looks for
+_SERIES_SIZE = 200  # characters of what titles begin with alike, as a filter writes it
+
 _AGAINST = re.compile(
-    r"\b(?:not|no|don't|dont|do not|never|hates?|hated|dislikes?|less like|nothing like|drop|bin|skip|avoid|leave out|"
-    r"can't stand|cannot stand|too|ugly|hideous|awful|boring|flimsy|cheap-looking)\b"
+    r"\b(?:not(?! (?:too )?bad)|no(?!\.?\s*\d)|none|\w+n't|dont|never|hates?|hated|dislikes?|less like|nothing like|"
+    r"drop|bin|skip|avoid|leave out|cannot stand|except|apart from|other than|all but|too(?=\s+(?!please|thanks)\w)|"
+    r"ugly|hideous|awful|horrible|terrible|boring|flimsy|cheap-looking)\b"
 )
 _FOR = re.compile(
     r"\b(?:likes?|loves?|liked|loved|enjoys?|enjoyed|adores?|similar to|have|own|bought|saw|seen|watched|read|played|"
-    r"lovely|great|nice|perfect|beautiful|favou?rite|definitely|go for|take)\b"
+    r"lovely|great|nice|perfect|beautiful|favou?rite|definitely|go for|take|yes to)\b"
 )
-_ARTICLE = r"(?:(?:a|an|any|anything|everything|the|more|of|have|with|that is)\s+)*"
-_AMOUNT = r"(?:[^\w\s]\s*)?(\d+(?:[.,]\d+)?)"
-_UNDER = re.compile(
-    rf"\b(?:under|below|less than|at most|up to|max(?:imum)?|cheaper than|no(?:t)? more than|not over)\s+{_AMOUNT}"
+_EXCEPT = re.compile(r"\b(?:except|apart from|other than|all but)\b")
+_NONE = re.compile(
+    r"(?:i )?(?:(?:no|none|not any|nothing|(?:don't|dont|do not) (?:like|want) any) of (?:these|those|them)|"
+    r"(?:don't|dont|do not) (?:like|want) (?:these|those|them)|not (?:these|those))(?: at all| please| really)*"
 )
-_OVER = re.compile(rf"\b(?:over|above|more than|at least)\s+{_AMOUNT}")
-_CHEAPER = re.compile(r"\b(?:cheaper|less expensive|too expensive)\b")
-_DEARER = re.compile(r"\b(?:more expensive|dearer|too cheap)\b")
+_ALL = re.compile(r"\b(?:(?:them|these|those) all|all of (?:them|these|those)|all but)\b")
+_ARTICLE = (
+    r"(?:(?:a|an|any|anything|everything|the|more|of|have|with|in|that is|that's|made|from|colou?rs?|shades?(?: of)?|"
+    r"see|to|want|another|other|such|things?|stuff) )*"
+)
+_CHEAPER = re.compile(
+    r"\b(?:cheaper|less (?:expensive|pricey|costly)|(?:a bit |way |far )?too (?:expensive|pricey|costly|dear|much)"
+    r"|(?:not|nothing)(?: too| so| that| very)? (?:expensive|pricey|costly))(?![-\w])"
+)
+_DEARER = re.compile(r"\b(?:more expensive|dearer|pricier|too cheap)(?![-\w]| look)")
 _WITHOUT = re.compile(
-    r"\b(?:without|no|nothing(?: with)?|anything but|not|avoid|skip|leave out|exclude|enough of|hates?|can't stand|"
-    rf"cannot stand|don't want|dont want|already (?:have|own)(?: too many| enough)?)\s+{_ARTICLE}([\w'-]{{3,40}})"
+    r"\b(?:without|no|nothing(?: with)?|anything but|not(?: (?:a|so|very|really|that|too|much|big|huge))*(?: (?:fan of|"
+    r"keen on|fond of|into|fans of))?|isn't|aren't|avoid|skip|leave out|exclude|enough of|hates?|dislikes?|"
+    r"(?:can't|cannot|can not) stand|(?:don't|dont|do not|doesn't|didn't) (?:want|like|need|love|fancy|show me)|"
+    rf"stop (?:showing|recommending|suggesting|offering)(?: me)?|already (?:have|own)(?: too many| enough)?) {_ARTICLE}"
+    r"(?P<word>[\w'-]{3,40})"
 )
 _HEDGE = re.compile(
-    r"(?:sure|idea|problem|thanks|really|yet|worries|matter|too|very|much|many|bad|only|ones?|else|so|like)"
+    r"sure|not|nothing|idea|something|someone|somebody|anyone|anybody|everything|anything|problem|thanks|thank|really|yet|worries|worry|matter|too|very|much|many|bad|only|just|ones?|else|so|like|"
+    r"more|less|most|least|particular|particularly|fans?|keen|fond|into|know|mind|them|these|those|that|this|it's|for|from|"
+    r"about|because|what|when|where|who|how|why|which|his|her|him|she|they|you|your|our|their|and|but|with|than|over|"
+    r"under|above|below|between|quite|now|today|here|there|anymore|all|one|expensive|pricey|costly|cheap|cheaper|dearer|"
+    r"want|going|looking|interested|either|enough|doubt|way|rush|hurry|need|first|second|third|last"
 )
-_SERIES = re.compile(r"\b(?:not|no more of|nothing from)\s+(?:that|this|the same)\s+(?:series|kind|brand|author)\b")
-_ASKED = re.compile(r"\b(?:do|did|would|have) you (?:have|got|sell)\b")  # for what nobody owns yet
-_SPLIT = re.compile(r"(?:[;!?\n]|[.,](?!\d))+|(?<!anything )\bbut\b|\band\b")
+# "No sugar tea set" is a tea set; "no sugar please" is no sugar.
+_NOUN = re.compile(
+    r"no [\w'-]+(?! (?:please|thanks|thank|in|on|at|of|with|or|for|more|less|that|which|this|these|those|it|i|you|he|"
+    r"she|we|they|my|any|all|now|today|though|either|if|as|than|stuff|things?|ones?|is|are|look)\b)(?: [\w'-]+){2,}"
+)
+_SERIES = re.compile(r"\b(?:not|no more of|nothing from) (?:that|this|the same) (?:series|kind|brand|author)\b")
+_ASKED = re.compile(r"\b(?:(?:do|did|would|have) you (?:have|got|sell)|(?:why|if) not)\b")  # for what nobody owns yet
+_SPLIT = re.compile(
+    r"(?:[;!?\n]|,(?!\d)|\.(?!\d)(?!(?<=\bno\.)\s?\d))+|(?<!anything )(?<!all )\bbut\b|\band\b", re.IGNORECASE
+)
+_IS = re.compile(r"\b(?:is|isn't|looks?)\b")
 _FILLER = re.compile(
     r"\W*(?:(?:please|thanks|thank you|a lot|so much|ok|okay|yes|yeah|no|nope|hi|hello|hey|there|h+m+|well|great|cool|"
     r"nice|good|morning|evening|day|(?:ha)+|then|i am|i'm|not sure|what else do you have|that's all|for today|for now|"
-    r"you are|you're|very helpful)\W+)*"
+    r"you are|you're|very helpful|definitely|absolutely|more like (?:that|this|it))\W+)*"
 )
 _UNDO = re.compile(r"\W*(?:undo|go back|back|take (?:that|it) back|never ?mind)(?:\s+please)?\W*")
-_WHY = re.compile(r"^\W*(?:but |and |so )?why\b|\bwhat makes you\b")
+_WHY = re.compile(r"^\W*(?:but |and |so )?why\b(?! not\b)|\bwhat makes you\b")
 _COMPARE = re.compile(r"\b(?:compare|comparison|difference between|versus|vs)\b")
+_COMPARE_ALL = re.compile(
+    r"\W*(?:please |can you |could you |what is the |what's the )*(?:compare|comparison|difference between)"
+    r"(?: (?:all|of|the|them|these|those|items?|both|first|two|three|please|for me))*\W*"
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +99,40 @@ class Question:
     items: tuple[Recommendation, ...] = ()
 
 
+def question_of(said: str, shown: Sequence[Recommendation]) -> Question | None:
+    """What is asked about a list; None for wishes."""
+    lower = small(said)
+    if _UNDO.fullmatch(lower):
+        return Question("undo")
+    if not shown:
+        return None
+    if _COMPARE.search(lower):
+        items = placed(lower, shown) or pointed(lower, shown)
+        if len(items) < 2 and _COMPARE_ALL.fullmatch(lower):
+            items = list(shown)
+        return Question("compare", tuple(items[:3])) if len(items) > 1 else None
+    if _WHY.search(lower):
+        return Question("why", tuple(placed(lower, shown) or pointed(lower, shown) or shown[:1]))
+    return None
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One clause, and what it may be about.
+
+    Attributes:
+        lower: the clause in small letters.
+        shown: the list that was shown last.
+        meant: the items of it that the whole message names.
+        spared: the items that the message excepts from what it says of all.
+    """
+
+    lower: str
+    shown: Sequence[Recommendation]
+    meant: Sequence[Recommendation]
+    spared: Sequence[Recommendation]
+
+
 @dataclass(frozen=True)
 class CritiqueReader:
     """Reads wishes by rules.
@@ -77,11 +140,11 @@ class CritiqueReader:
     What it knows: items that are named by their place in the last list ("more like the second", "not number 3") or,
     where it is said what of them, by their title ("I loved ..."), prices ("cheaper", "under 5"), words that no title
     may hold ("no candles"), and "not that series", which is what the titles of the list begin with alike. All else is
-    what somebody looks for.
+    what somebody looks for, and so is what stands behind the first `CLAUSES` clauses.
 
     Attributes:
         catalog: names the items.
-        price: the column of prices; without it prices are words like others.
+        price: the column of prices; without it, or where it holds no numbers, prices are words like others.
     """
 
     catalog: Catalog
@@ -94,10 +157,9 @@ class CritiqueReader:
     @cached_property
     def _has_price(self) -> bool:
         try:
-            self.catalog.column(self.price)
+            return describe(self.catalog.column(self.price).type) == "numbers"
         except InputError:
             return False
-        return True
 
     def __call__(self, said: str, conversation: Conversation) -> Wishes:
         """The wishes after something was said."""
@@ -107,121 +169,185 @@ class CritiqueReader:
     def read(self, said: str, conversation: Conversation) -> tuple[Wishes, list[str]]:
         """The wishes that the rules read, and the clauses of which they know nothing, in their order."""
         wishes, rest, shown = conversation.wishes, [], conversation.shown
-        clauses = [
-            clause for clause in map(str.strip, _SPLIT.split(said)) if not _FILLER.fullmatch(f"{clause.casefold()} ")
-        ]
-        meant = [item for clause in clauses for item in _placed(clause.casefold(), shown)]
-        for clause in clauses:
-            read = self._read_clause(clause, wishes, shown, meant)
-            rest += [clause] if read == wishes else []
-            wishes = read
-        return wishes, rest
+        clauses, unread = _clauses(said, shown)
+        lowers = [small(clause) for clause in clauses]
+        named = [[] if ranges_in(lower) else placed(lower, shown) or pointed(lower, shown) for lower in lowers]
+        meant = [item for items in named for item in items]
+        spared = [item for lower, items in zip(lowers, named, strict=True) if _EXCEPT.search(lower) for item in items]
+        for clause, lower in zip(clauses, lowers, strict=True):
+            read = self._read_clause(_Said(_ASKED.sub("", lower), shown, meant, spared), wishes)
+            rest += [clause] if read is None else []
+            wishes = wishes if read is None else read
+        return wishes, [*rest, *unread]
 
     def question(self, said: str, shown: Sequence[Recommendation]) -> Question | None:
         """What is asked; None for wishes."""
-        lower = said.casefold()
-        if _UNDO.fullmatch(lower):
-            return Question("undo")
-        if not shown:
-            return None
-        if _COMPARE.search(lower):
-            items = _placed(lower, shown) or _pointed(lower, shown) or list(shown)
-            return Question("compare", tuple(items[:3])) if len(items) > 1 else None
-        if _WHY.search(lower):
-            return Question("why", tuple(_placed(lower, shown) or _pointed(lower, shown) or shown[:1]))
-        return None
+        return question_of(said, shown)
 
-    def _read_clause(
-        self, clause: str, wishes: Wishes, shown: Sequence[Recommendation], meant: Sequence[Recommendation]
-    ) -> Wishes:
-        lower = _ASKED.sub("", clause.casefold())
+    def _read_clause(self, said: _Said, wishes: Wishes) -> Wishes | None:
+        """The wishes after a clause; None where nothing is known of it."""
+        lower, shown = said.lower, said.shown
         if shown and _SERIES.search(lower):
             begins = _common_words([item.title for item in shown])
-            return wishes.limit(lacking(begins)) if begins else wishes.dislike(shown[0].item_id)
-        limit = self._limit_of(lower, meant or shown)
-        if limit is not None:
-            return wishes.limit(limit)
-        named = self._named(lower, shown)
-        if named:
-            change = Wishes.dislike if _AGAINST.search(lower) else Wishes.like
-            for item_id in named:
-                wishes = change(wishes, item_id)
+            return wishes.limit(_lacking_words(begins)) if begins else wishes.dislike(shown[0].item_id)
+        if shown and _NONE.fullmatch(lower):
+            return _judged(wishes, Wishes.dislike, [item.item_id for item in shown])
+        if self._has_price and (bounds := bounds_in(lower) or self._beside(said)):
+            for sign, amount in bounds:
+                wishes = self._bounded(wishes, sign, amount)
             return wishes
-        if (found := _WITHOUT.search(lower)) and not _HEDGE.fullmatch(found[1]):
-            return wishes.limit(lacking(found[1]))
-        return wishes
-
-    def _limit_of(self, said: str, beside: Sequence[Recommendation]) -> Limit | None:
-        """A limit of the price that a clause names, or says beside the middle price of some items."""
-        if not self._has_price:
+        if shown and _ALL.search(lower) and (_FOR.search(lower) or _AGAINST.search(_EXCEPT.sub("", lower))):
+            return _all_judged(wishes, said)
+        if ranges_in(lower):  # "nothing between 2 and 5" names no items
             return None
-        for pattern, sign in ((_UNDER, "<="), (_OVER, ">=")):
-            if found := pattern.search(said):
-                amount = float(found[1].replace(",", "."))
-                return Limit("price", f"{self.price} {sign} {amount}")
-        prices = [price for item in beside if (price := self._price_of(item.item_id)) is not None]
-        if prices and _CHEAPER.search(said):
-            return Limit("price", f"{self.price} < {_middle(prices)}")
-        if prices and _DEARER.search(said):
-            return Limit("price", f"{self.price} > {_middle(prices)}")
-        return None
+        if named := self._named(lower, shown):
+            return _judged(wishes, Wishes.dislike if _AGAINST.search(lower) else Wishes.like, named)
+        if _NOUN.fullmatch(lower):
+            return None
+        words = (found["word"] for found in _WITHOUT.finditer(lower))
+        word = next((word for word in words if not _HEDGE.fullmatch(word)), None)
+        return None if word is None else wishes.limit(lacking(word))
+
+    def _beside(self, said: _Said) -> list[tuple[Sign, float]]:
+        """The bound that a clause puts beside the middle price of the items that it names, or that are shown."""
+        for pattern, under in ((_CHEAPER, True), (_DEARER, False)):
+            if (found := pattern.search(said.lower)) is None:
+                continue
+            named = placed(said.lower, said.shown) or pointed(said.lower, said.shown)
+            too = "too " in found[0] or found[0].startswith("not")
+            turned = False if too else denied(said.lower[: found.start()])
+            prices = [
+                price
+                for item in (named or said.meant or said.shown)
+                if (price := self._price_of(item.item_id)) is not None
+            ]
+            if not prices or turned is None:
+                return []
+            sign: Sign = (">=" if under else "<=") if turned else ("<" if under else ">")
+            return [(sign, sorted(prices)[len(prices) // 2])]
+        return []
+
+    def _bounded(self, wishes: Wishes, sign: Sign, amount: float) -> Wishes:
+        """With a bound of the price, in place of the one on its side, and of one on the other that contradicts it."""
+        under = sign.startswith("<")
+        own, other = ("price to", "price from") if under else ("price from", "price to")
+        for limit in wishes.limits:
+            if limit.about != other:
+                continue
+            _, their_sign, theirs = limit.where.rsplit(maxsplit=2)
+            low, high = (float(theirs), amount) if under else (amount, float(theirs))
+            if low > high or (low == high and len(sign + their_sign) < 4):
+                wishes = wishes.without(("only", limit.where))
+        return wishes.limit(Limit(own, f"{self.price} {sign} {amount}"))
 
     def _named(self, said: str, shown: Sequence[Recommendation]) -> list[ItemId]:
         """The items that a clause names: by their place among those shown or, where it says what of them, by title."""
-        found = [item.item_id for item in _placed(said, shown)]
-        if found or not (_FOR.search(said) or _AGAINST.search(said)):
-            return found
-        if pointed := _pointed(said, shown):
-            return [item.item_id for item in pointed]
-        return [self.catalog.item_ids[item] for item in self._titles.find(said)]
+        found = placed(said, shown)
+        if not found and (_points(said, shown) or _FOR.search(said) or _AGAINST.search(said)):
+            found = pointed(said, shown)
+            if not found and (_FOR.search(said) or _AGAINST.search(said)):
+                return [self.catalog.item_ids[item] for item in self._titles.find(said)]
+        return [item.item_id for item in found]
 
     def _price_of(self, item_id: ItemId) -> float | None:
         price = self.catalog[self.catalog.index_of(item_id)].attributes.get(self.price)
         return float(price) if isinstance(price, int | float) else None
 
 
-def _placed(said: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
-    """The items of a list that a text in small letters names by their places, each once."""
-    places: list[int] = []
-    for match in _PLACE.finditer(said):
-        number = next((int(digits) - 1 for digits in match.groups()[:2] if digits), None)
-        places.append(_ORDINALS[match[3]] if number is None else number)
-    places += [int(match[1]) - 1 for match in _BARE.finditer(said)]
-    found = [place % len(shown) for place in places if shown and -1 <= place < len(shown)]
-    return [shown[place] for place in dict.fromkeys(found)]
+def lacking(word: str) -> Limit:
+    """Nothing whose title holds a word, written as of one thing or of many."""
+    written = spellings(word.strip("'-") or word)
+    return Limit(f"word {written[0]}", " and ".join(f"{one!r} not in words(title)" for one in written))
 
 
-def _pointed(said: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
-    """The items of a list that a text in small letters points at: "the mug", "that vanilla one".
+def _lacking_words(words: str) -> Limit:
+    """Nothing whose title holds some words one behind the other."""
+    return Limit(f"words {words}", f"{words!r} not in words(title)")
 
-    By what only one of the titles ends with, or, before "one", by a word that only one of them holds.
+
+def _points(said: str, shown: Sequence[Recommendation]) -> bool:
+    """Whether a clause only points at items, one or more."""
+    return all(is_pointer(part, shown) for part in re.split(r" ?(?:,|\band\b) ?", said))
+
+
+def _judged(wishes: Wishes, change: Callable[[Wishes, ItemId], Wishes], item_ids: Iterable[ItemId]) -> Wishes:
+    for item_id in item_ids:
+        wishes = change(wishes, item_id)
+    return wishes
+
+
+def _all_judged(wishes: Wishes, said: _Said) -> Wishes:
+    """With a whole list liked or disliked, and what is excepted judged the other way."""
+    spared = {item.item_id for item in said.spared}
+    change, other = Wishes.like, Wishes.dislike
+    if _AGAINST.search(_EXCEPT.sub("", said.lower)):
+        change, other = other, change
+    wishes = _judged(wishes, change, [item.item_id for item in said.shown if item.item_id not in spared])
+    return _judged(wishes, other, [item.item_id for item in said.spared])
+
+
+def _clauses(said: str, shown: Sequence[Recommendation]) -> tuple[list[str], list[str]]:
+    """A message in clauses that are read, and others, without what says nothing.
+
+    What only points at an item ("the mug and the lamp are nice") stays with what is said of it.
     """
-    titles = [plain(item.title).split() for item in shown]
-    found = []
-    for item, words in zip(shown, titles, strict=True):
-        own = [re.escape(word) for word in words if sum(word in others for others in titles) == 1]
-        named = [rf"(?:{'|'.join(own)}) ones?"] if own else []
-        if words and re.escape(words[-1]) in own:
-            named.append(rf"(?:(?:{'|'.join(map(re.escape, words))}) )*{re.escape(words[-1])}")
-        if named and re.search(rf"\b(?:the|that|this) (?:{'|'.join(named)})\b", plain(said)):
-            found.append(item)
-    return found
+    parts = [(join, clause) for join, clause in _parts(said) if not _FILLER.fullmatch(f"{small(clause)} ")]
+    clauses: list[str] = []
+    bare = False  # whether the last clause only points
+    for place, (join, clause) in enumerate(parts):
+        lower = small(clause)
+        points = is_pointer(lower, shown)
+        both = bool(clauses) and join.strip().lower() in ("and", ",")
+        if (
+            both
+            and bare
+            and (placed(lower, shown) or pointed(lower, shown))
+            and not (join == "," and _IS.search(lower))
+        ):
+            clauses[-1] += f"{join} {clause}" if join == "," else f" {join} {clause}"
+            bare = points
+        elif (
+            both
+            and points
+            and join != ","
+            and (placed(small(clauses[-1]), shown) or pointed(small(clauses[-1]), shown))
+        ):
+            clauses[-1] += f" {join} {clause}"
+        elif len(clauses) == CLAUSES:
+            return clauses, [other for _, other in parts[place:]]
+        else:
+            clauses.append(clause)
+            bare = points
+    return clauses, []
 
 
-def lacking(words: str) -> Limit:
-    """Nothing whose title holds some words; of a plural, nothing of its singular either."""
-    stem = words[:-1] if len(words) > 4 and words.endswith("s") and not words.endswith("ss") else words
-    return Limit(stem, f"{stem!r} not in title")
+def _parts(said: str) -> Iterator[tuple[str, str]]:
+    """The pieces of a message, each with what stands before it; a range such as "between 2 and 5" is one."""
+    ranges = ranges_in(said.lower()) if len(said.lower()) == len(said) else []
+    join, start = "", 0
+    for match in _SPLIT.finditer(said):
+        if any(low < match.start() < high for low, high in ranges):
+            continue
+        if piece := said[start : match.start()].strip():
+            yield join, piece
+        join, start = match[0], match.end()
+    if piece := said[start:].strip():
+        yield join, piece
 
 
 def _common_words(titles: Sequence[str]) -> str:
-    """The longest beginning, in whole words, that the first title shares with another one; "" for none."""
-    first = titles[0].casefold().split()
-    for size in range(len(first), 0, -1):
-        if any(title.casefold().split()[:size] == first[:size] for title in titles[1:]):
-            return " ".join(first[:size])
-    return ""
+    """The longest beginning, in whole words, that the first title shares with another one; "" for none.
+
+    In small letters, with the blanks of the title, and no longer than a filter of a conversation may be.
+    """
+    first = small(titles[0]).split()
+    size = max((_shared(first, small(title).split()) for title in titles[1:]), default=0)
+    ends = [match.end() for match in re.finditer(r"\S+", titles[0])]
+    begins = next((titles[0][:end] for end in reversed(ends[:size]) if len(repr(titles[0][:end])) <= _SERIES_SIZE), "")
+    return "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in begins).strip()
 
 
-def _middle(prices: Sequence[float]) -> float:
-    return sorted(prices)[len(prices) // 2]
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many words two titles begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((size for size, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))

@@ -5,11 +5,14 @@ A filter is written like a Python condition over the columns' names:
     price < 5 and genre in ['Horror', 'Comedy']
     not discontinued and 1990 <= year < 2000
     'lamp' in title                     # text: part of it, capitals or not
+    'art' not in words(title)           # text: whole words of it, so that "party" holds no "art"
     'Horror' in genres                  # lists: one of them, exactly
     released >= '2020-01-01' or released is None
 
 `and`, `or`, `not`, comparisons (chained too), `in`, `not in`, `is None` and `is not None` may be used, with text,
-numbers, True, False and lists of these; nothing is ever evaluated as Python.
+numbers, True, False and lists of these; nothing is ever evaluated as Python. `words(NAME)` stands only behind `in` and
+`not in`: what is looked for must not go on in a letter, a digit, an accent or "_" of any script at either end. Capitals
+are compared letter by letter, as Arrow does: "STRASSE" does not hold "straße".
 
 What is missing is neither true nor false. A comparison with a missing value is unknown, `not` leaves it unknown, `and`
 and `or` follow Kleene's three-valued logic, and a row whose answer is unknown is not allowed: `not (price < 5)` does
@@ -20,6 +23,7 @@ Letters: N rows.
 
 import ast
 import difflib
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -83,6 +87,7 @@ _COMPARE = {
     ast.Gt: pc.greater,
     ast.GtE: pc.greater_equal,
 }
+_EDGE = r"(?:{}|[^\pL\pM\pN_])"
 _MIRROR = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
@@ -186,6 +191,8 @@ class _Filter:
             # A whole number never equals a fraction, which is what keeps another type here.
             listed = pa.array([one.as_py() for one in known if one.type == column.type], column.type)
             return pc.if_else(pc.is_valid(column), pc.is_in(column, value_set=listed), None)
+        if isinstance(right, ast.Call):
+            return self._whole_words(left, right)
         if not isinstance(right, ast.Name):
             raise self._wrong(f"{self._excerpt(right)} is neither an attribute nor a list of values")
         column, value = self._column(right), self._literal(left)
@@ -198,6 +205,26 @@ class _Filter:
         if not isinstance(value, str):
             raise self._wrong(f"{right.id} holds text, and {value!r} is none; write it in quotes")
         return pc.match_substring(column, self._scalar(value, right.id, column.type).as_py(), ignore_case=True)
+
+    def _whole_words(self, left: ast.expr, call: ast.Call) -> pa.Array:
+        """Whether texts hold another one as whole words."""
+        named = (
+            isinstance(call.func, ast.Name) and call.func.id == "words" and len(call.args) == 1 and not call.keywords
+        )
+        if not named or not isinstance(call.args[0], ast.Name):
+            raise self._wrong(f"{self._excerpt(call)} is no attribute; whole words are: 'art' in words(title)")
+        name = call.args[0].id
+        column, value = self._column(call.args[0]), self._literal(left)
+        if pa.types.is_null(column.type):
+            return self._unknown()
+        if column.type != pa.large_string():
+            raise self._wrong(f"{name} holds {describe(column.type)}; words looks into text")
+        if not isinstance(value, str):
+            raise self._wrong(f"{name} holds text, and {value!r} is none; write it in quotes")
+        text = self._scalar(value, name, column.type).as_py()
+        if not text.strip():
+            raise self._wrong(f"{value!r} has no word; write one")
+        return pc.match_substring_regex(column, _whole(text), ignore_case=True)
 
     def _listed(self, column: pa.Array, value: pa.Scalar) -> pa.Array:
         # Only `flatten` knows of elements that lie unseen beneath a null list, so rows are counted by lengths.
@@ -270,6 +297,15 @@ class _Filter:
         names = list(self.columns)
         listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if names[30:] else "")
         return FilterError(f"filter {self.text!r}: {what} (attributes: {listed})")
+
+
+def _whole(text: str) -> str:
+    """A text as whole words, in the language of RE2, whose own \\b knows only ASCII."""
+    before, behind = (
+        _EDGE.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
+        for end, letter in (("^", text[0]), ("$", text[-1]))
+    )
+    return before + re.escape(text) + behind
 
 
 def _number(value: int | float, kind: pa.DataType) -> pa.Scalar:

@@ -29,12 +29,12 @@ class TitleLookup:
         """The items of the longest titles that stand in a text, as indices in the order of the text."""
         words = plain(said).split()
         found: dict[int, int] = {}
-        taken = np.zeros(len(words), dtype=np.bool_)
+        taken = bytearray(len(words))
         for size in range(min(len(words), _LONGEST), 0, -1):
             for start in range(len(words) - size + 1):
-                if not taken[start : start + size].any() and (item := self._item(words[start : start + size])) >= 0:
+                if not any(taken[start : start + size]) and (item := self._item(words[start : start + size])) >= 0:
                     found[start] = item
-                    taken[start : start + size] = True
+                    taken[start : start + size] = b"\1" * size
         return [found[start] for start in sorted(found)]
 
     def _item(self, words: Sequence[str]) -> int:

@@ -19,11 +19,12 @@ import numpy as np
 
 from genrec.backends.base import Backend, TextConstraint, TextRequest, TokenTree
 from genrec.conversation import Conversation, Wishes
-from genrec.critique import CritiqueReader, lacking
+from genrec.critique import CLAUSES, CritiqueReader, lacking
 from genrec.errors import EngineError, InputError
 from genrec.template import Template, one_line, read_template
 from genrec.tokenizer import Tokenizer
 from genrec.types import FloatArray, IntArray, Recommendation
+from genrec.word import small
 
 Kind = Literal["looks for", "likes", "dislikes", "rules out", "nothing"]
 Way = Literal["scored", "written"]
@@ -72,12 +73,16 @@ class ModelReader:
     template: Template = field(default_factory=lambda: read_template("read-wishes"), repr=False)
 
     def __call__(self, said: str, conversation: Conversation) -> Wishes:
-        """The wishes after something was said; where the model fails, those that the rules read."""
+        """The wishes after something was said; where the model fails, those that the rules read.
+
+        The model is asked about `CLAUSES` clauses at most; the others are what somebody looks for.
+        """
         wishes, rest = self.rules.read(said, conversation)
         looked_for: list[str] = []
-        for clause in rest:
+        for place, clause in enumerate(rest):
             try:
-                reading = self.read_clause(clause, conversation.shown)
+                many = place >= CLAUSES
+                reading = Reading("looks for") if many else self.read_clause(clause, conversation.shown)
             except (EngineError, InputError):
                 reading = Reading("looks for")
             wishes = self._apply(reading, wishes, conversation.shown)
@@ -167,7 +172,7 @@ class ModelReader:
 
 def _choices(clause: str, count: int) -> dict[Kind, list[int | str]]:
     """The kinds that a clause may be of, and what each may be about; one that is about nothing has nothing there."""
-    words: list[int | str] = list(dict.fromkeys(_WORD.findall(clause.casefold())))
+    words: list[int | str] = list(dict.fromkeys(_WORD.findall(small(clause))))
     items: list[int | str] = list(range(1, count + 1))
     found: dict[Kind, list[int | str]] = {"looks for": [], "nothing": []}
     if items:

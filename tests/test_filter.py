@@ -1,6 +1,7 @@
 """Laws of filters: they mean what they say, what is missing is not allowed, and nothing is ever run as Python."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,11 @@ def allowed(catalog: Catalog, expression: Any) -> list[int]:
         ("'lamp' in title", [0, 1]),
         ("'lamp' not in title", [2, 3]),
         ("'.' in title", []),
+        ("'lamp' in words(title)", [0]),
+        ("'LAMP' not in words(title)", [1, 2, 3]),
+        ("'lam' in words(title)", []),
+        ("'air' not in words(title) and 'chair' in words(title)", [2]),
+        ("not ('lamp' in words(title))", [1, 2, 3]),
         ("title == 'Chair'", [2]),
         ("title != 'Chair' and title >= 'B'", [0, 1]),
         ("'b' in tags", [0, 3]),
@@ -66,6 +72,35 @@ def allowed(catalog: Catalog, expression: Any) -> list[int]:
 def test_a_filter_means_what_it_says(catalog: Catalog, expression: str, expected: list[int]) -> None:
     """Otherwise somebody is shown what they excluded. What is missing is never allowed unless asked for."""
     assert allowed(catalog, expression) == expected
+
+
+WORDS = st.text(st.sampled_from("aAß\u017féE\u0301kK_1 -'.\\n\\\\(*ñΣσς漢\u212a"), min_size=1, max_size=6)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=6), WORDS.filter(str.strip))
+def test_whole_words_are_what_no_letter_of_any_script_goes_on_from(titles: list[str], text: str) -> None:
+    """ "No art" that also hides every party empties the shelf, and one that misses "Été" hides nothing of summer."""
+    catalog = Catalog.from_items(Item(place, f"x {title} x") for place, title in enumerate(titles))
+    held = allowed(catalog, f"{text!r} in words(title)")
+    assert set(held) <= set(allowed(catalog, f"{text!r} in title"))
+    assert sorted([*held, *allowed(catalog, f"{text!r} not in words(title)")]) == list(range(len(titles)))
+    letter = re.compile(r"\w|\u0301")
+    for place, title in enumerate(catalog.titles):
+        ends = (found.span() for found in re.finditer(f"(?={re.escape(text)})", title))
+        alone = any(
+            not (letter.match(text[0]) and letter.match(title[start - 1 : start] or " "))
+            and not (letter.match(text[-1]) and letter.match(title[start + len(text) :] or " "))
+            for start, _ in ends
+        )
+        assert not alone or place in held
+
+
+def test_whole_words_of_what_is_missing_are_unknown() -> None:
+    """As everywhere: what nobody knows is not allowed, denied or not."""
+    catalog = Catalog.from_items([Item("a", "x", {"note": "art deco"}), Item("b", "y", {"note": None})])
+    assert allowed(catalog, "'art' in words(note)") == [0]
+    assert allowed(catalog, "'art' not in words(note)") == []
+    assert allowed(catalog, "'dec' not in words(note)") == [0]
 
 
 def test_a_compute_expression_is_a_filter_too(catalog: Catalog) -> None:
@@ -138,6 +173,14 @@ def test_an_attribute_nobody_has_allows_nothing() -> None:
         ("'x' in price", ["price holds numbers; in looks into text and lists"]),
         ("'x' in ['x']", ["is no attribute"]),
         ("'x' in 'xyz'", ["'xyz'"]),
+        ("'x' in words(tags)", ["tags holds", "words looks into text"]),
+        ("5 in words(title)", ["title holds text, and 5 is none"]),
+        ("' ' in words(title)", ["' ' has no word"]),
+        ("'x' in lower(title)", ["'lower(title)'", "'art' in words(title)"]),
+        ("'x' in words(title, genre)", ["whole words are"]),
+        ("'x' in words('x')", ["whole words are"]),
+        ("'x' in words(titel)", ["'titel' is no attribute", "did you mean 'title'"]),
+        ("words(title) == 'x'", ["neither is an attribute"]),
         ("price == None", ["is None"]),
         ("price is 5", ["None"]),
         ("1 < 2", ["neither is an attribute"]),

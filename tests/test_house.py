@@ -21,7 +21,7 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "artifact database deadline ids lane leases record kernel.compiled kernel.plain subset template tokenizer",
+    "artifact database deadline ids lane leases record kernel.compiled kernel.plain subset template tokenizer word",
     "kernel.choice mention schema",
     "trie",
     "constraint guide tensor_trie",
@@ -45,7 +45,7 @@ LAYERS = [
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",
     "rankers.blend rankers.cooccurrence rankers.embedding rankers.generative rankers.popularity",
     # use
-    "codes conversation counting examples explain metrics",
+    "bound codes conversation counting examples explain metrics pointer",
     "clause critique ladder",
     "recommender reply wish_reader",
     "advisor evaluation parts",

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from genrec.advisor import Occasion
+from genrec.critique import lacking
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.mention import read_mentions, write_mention
@@ -128,7 +129,7 @@ def test_a_conversation_works_through_the_client_of_openai(client: httpx.Client)
     assert not {"i0", "i1"} & set(second)
     wishes = told[0].model_extra["genrec"]["wishes"]
     assert (wishes["liked"], wishes["disliked"]) == (["i1"], ["i0"])
-    assert [own["where"] for own in wishes["limits"]] == ["price <= 9.0", "'candle' not in title"]
+    assert [own["where"] for own in wishes["limits"]] == ["price <= 9.0", lacking("candle").where]
     with pytest.raises(openai.NotFoundError, match="there is no such model"):
         chat.chat.completions.create(model="gpt-4", messages=messages)
     with pytest.raises(openai.BadRequestError, match="the last message is not the user's"):

@@ -178,7 +178,7 @@ export const counted = (many) => (many === 1 ? "1 item" : `${many} items`);
 
 /** A filter as a person would write it. */
 function plainLimit(where) {
-  const without = /^'([^'\\]*)' not in title$/.exec(where);
+  const without = /^'([^'\\]*)' not in (?:title|words\(title\))(?: and |$)/.exec(where);
   if (without) return `titles without “${without[1]}”`;
   return where.replaceAll("<=", "≤").replaceAll(">=", "≥").replace(/(\d)\.0+(?!\d)/g, "$1");
 }
