@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import uvicorn
 
@@ -15,7 +16,7 @@ from genrec.advisor import Advisor, Write
 from genrec.counting import Counts
 from genrec.live import Live
 from genrec.parts import Learned, Parts
-from genrec.rankers.base import Ranker
+from genrec.rankers.base import DenseRanker, Ranker, RankRequest
 from genrec.serve.app import create_app
 from genrec.serve.door import Room
 from genrec.serve.key import Keys
@@ -37,6 +38,25 @@ class Led(Parts):
     @property
     def ladder(self) -> list[Ranker]:
         return [*self.first, *super().ladder]
+
+
+class Slow(DenseRanker):
+    """Answers once it is let; counts whom it answered."""
+
+    source = "slow"
+
+    def __init__(self) -> None:
+        self.open, self.asked = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return True
+
+    def scores(self, requests: Any) -> Any:
+        self.asked.set()
+        self.open.wait(20)
+        self.batches.append(len(requests))
+        return np.tile(np.arange(requests[0].allowed.universe, dtype=np.float64), (len(requests), 1))
 
 
 def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Parts:
@@ -82,13 +102,25 @@ def serving(
         server = uvicorn.Server(config_of(create_app(service, keys=known, room=room)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
+        until(lambda: server.started or not thread.is_alive())
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
+
+
+def until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something.
+
+    Raises:
+        TimeoutError: it did not come.
+    """
+    end = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > end:
+            raise TimeoutError(f"it is not so after {seconds:g} s")
+        time.sleep(0.01)
 
 
 def events_in(lines: Iterator[str]) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.serve.door import Room
 from genrec.serve.key import Bucket, Keys, read_keys
 from genrec.serve.service import Load
-from tests.server import events_in, serving, shop
+from tests.server import Slow, events_in, serving, shop, until
 
 KEY = "a-key-of-more-than-sixteen"
 ASKED = [{"role": "user", "content": "a lamp, under 9"}]
@@ -223,7 +222,10 @@ def test_without_keys_only_this_machine_and_its_own_pages_are_answered(client: h
     assert client.get("/v1/models", headers={"origin": "https://evil.example"}).status_code == 403
     own = f"http://127.0.0.1:{client.base_url.port}"
     assert client.get("/v1/models", headers={"origin": own}).status_code == 200
-    assert client.get("/v1/models", headers={"host": "[::1]:99"}).status_code == 200
+    for own in ("[::1]:99", "LOCALHOST", "127.0.0.2:80", "[::1]"):  # whatever `--host` takes without keys
+        assert client.get("/v1/models", headers={"host": own}).status_code == 200
+    for other in ("[::1]evil.example", "[::1", "0.0.0.0", "127.1.evil.example", ""):
+        assert client.get("/v1/models", headers={"host": other}).status_code == 403
 
 
 def test_a_key_has_its_own_rate(tmp_path: Path) -> None:
@@ -242,29 +244,9 @@ def test_a_key_has_its_own_rate(tmp_path: Path) -> None:
         assert client.get("/v1/models", headers=mine).status_code == 200
 
 
-class _Slow(DenseRanker):
-    """Answers once it is let; counts whom it answered."""
-
-    source = "slow"
-
-    def __init__(self) -> None:
-        self.open, self.asked, self.batches = threading.Event(), threading.Event(), []
-
-    def can_rank(self, request: RankRequest) -> bool:
-        return True
-
-    def scores(self, requests: Any) -> Any:
-        import numpy as np
-
-        self.asked.set()
-        self.open.wait(20)
-        self.batches.append(len(requests))
-        return np.tile(np.arange(requests[0].allowed.universe, dtype=np.float64), (len(requests), 1))
-
-
 def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_computed_for(tmp_path: Path) -> None:
     """Without a limit everybody waits for everybody; and who closed the page must not cost those who did not."""
-    slow = _Slow()
+    slow = Slow()
     with (
         serving(shop(first=[slow]), tmp_path, load=Load(waiting=3, together=8)) as address,
         ThreadPoolExecutor(8) as pool,
@@ -275,8 +257,7 @@ def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_com
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/recommend", json={"k": 9}, timeout=0.3)  # waits, and leaves
         waiting = [pool.submit(client.post, "/v1/recommend", json={}) for _ in range(3)]
-        while "genrec_lists_waiting 3.0" not in client.get("/metrics").text:
-            time.sleep(0.01)
+        until(lambda: "genrec_lists_waiting 3.0" in client.get("/metrics").text)
         refused = client.post("/v1/recommend", json={})
         slow.open.set()
         assert (refused.status_code, fault(refused)["code"], refused.headers["retry-after"]) == (429, "overloaded", "1")
@@ -286,7 +267,7 @@ def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_com
 
 def test_a_full_house_refuses_at_the_door(tmp_path: Path) -> None:
     """What is refused must cost nearly nothing, or refusing is what brings the server down."""
-    slow = _Slow()
+    slow = Slow()
     with (
         serving(shop(first=[slow]), tmp_path, room=Room(inside=1)) as address,
         ThreadPoolExecutor(2) as pool,

@@ -92,9 +92,9 @@ def serve(
     from genrec.assembly import advising, default_cache
     from genrec.live import Live
     from genrec.serve.app import create_app
-    from genrec.serve.door import Room
+    from genrec.serve.door import Room, is_loopback
     from genrec.serve.metric import Metrics
-    from genrec.serve.server import is_loopback, listen
+    from genrec.serve.server import listen
     from genrec.serve.server import serve as run
     from genrec.serve.service import Load, Service
     from genrec.store import Store

@@ -70,6 +70,12 @@ class RefusedError(Exception):
         return cls(429, message, "overloaded", headers={"retry-after": str(_BUSY)})
 
     @classmethod
+    def too_large(cls, most: int) -> "RefusedError":
+        """A body has more bytes than it may; whatever comes behind it is the rest of it."""
+        message = f"a request here may have {most:,} bytes; send less at once"
+        return cls(413, message, "too_large", headers={"connection": "close"})
+
+    @classmethod
     def plain(cls, status: int, headers: Mapping[str, str] | None = None) -> "RefusedError":
         """A status of HTTP without more to say."""
         phrase = HTTPStatus(status).phrase
