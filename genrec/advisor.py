@@ -15,10 +15,12 @@ from genrec.conversation import Conversation, Occasion, Turn, Wishes
 from genrec.critique import CritiqueReader, Question
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
-from genrec.mention import read_mentions, write_mention
+from genrec.mention import read_mentions, write_mention, write_text
 from genrec.recommender import Recommender
+from genrec.template import one_line
 from genrec.types import History, ItemId, Recommendation, RecommendationList, Role
 
+_NO_REASON = "I cannot tell just now."
 _LONGEST = 1000  # characters of what somebody says that are read
 
 Part = Wishes | RecommendationList | str
@@ -112,17 +114,15 @@ class Advisor:
         return self._go_on(conversation, "", wishes, on_part or _say_nothing, deadline or Deadline.never())
 
     def why(self, conversation: Conversation, item_id: ItemId, *, deadline: Deadline | None = None) -> Recommendation:
-        """An item that was recommended, with what in the history drove it.
+        """An item that was recommended, with what in the history, as it is now, speaks for it.
 
         Raises:
-            InputError: it may not be recommended under the wishes as they are.
+            UnknownItemError: it is not in the catalog any more.
         """
         person = self._person(conversation, conversation.wishes)
         found: RecommendationList = self._recommender.recommend(
-            person, 1, only=[item_id], explain=True, deadline=_seconds(deadline or Deadline.never())
+            person, 1, only=[item_id], filter_seen=False, explain=True, deadline=_seconds(deadline or Deadline.never())
         )
-        if not found.items:
-            raise InputError(f"item {item_id!r} is in the history, and not recommended; ask about another one")
         return found.items[0]
 
     def replay(self, conversation: Conversation, messages: Iterable[tuple[Role, str]]) -> Conversation:
@@ -161,7 +161,8 @@ class Advisor:
             return conversation.undo()
         wishes = self._read(said, conversation) if asked is None else conversation.wishes
         nothing = RecommendationList(conversation.shown if asked else (), proven=False, compared=0)
-        return replace(conversation, turns=(*conversation.turns, Turn(said, wishes, nothing, "")))
+        turn = Turn(said, wishes, nothing, "", question=asked is not None)
+        return replace(conversation, turns=(*conversation.turns, turn))
 
     def _named(self, text: str) -> tuple[Recommendation, ...]:
         catalog = self._recommender.catalog
@@ -193,16 +194,22 @@ class Advisor:
         answer = self._ask(person, self._k, [*never, *before], where, deadline)
         if before and (missing := self._k - len(answer.items)):
             found = [item.item_id for item in answer.items]
-            again = self._ask(person, missing, [*never, *found], where, deadline)
+            again = self._ask(person, missing, [*never, *found], where, deadline, answer.seconds)
             items = (replace(item, rank=rank) for rank, item in enumerate((*answer.items, *again.items), start=1))
             return replace(again, items=tuple(items), proven=False)
         return answer
 
     def _ask(
-        self, person: History, k: int, exclude: Sequence[ItemId], where: str | None, deadline: Deadline
+        self,
+        person: History,
+        k: int,
+        exclude: Sequence[ItemId],
+        where: str | None,
+        deadline: Deadline,
+        spent: float = 0.0,
     ) -> RecommendationList:
         found: RecommendationList = self._recommender.recommend(
-            person, k, exclude=exclude, where=where, deadline=_seconds(deadline, self._patience)
+            person, k, exclude=exclude, where=where, deadline=_seconds(deadline, self._patience - spent)
         )
         return found
 
@@ -219,7 +226,7 @@ class Advisor:
         if self._write is not None and asked:
             try:
                 written = self._write(occasion, tell_text, deadline)
-            except EngineError:
+            except (EngineError, InputError):  # the model failed, or these items cannot be written about
                 if pieces:
                     tell_text("\n\n")
         if not written:
@@ -231,9 +238,10 @@ class Advisor:
     ) -> Conversation:
         """Answer a question about the list as it stands."""
         if asked.about == "undo":
-            conversation = conversation.undo()
+            before, conversation = conversation, conversation.undo()
             answer = conversation.turns[-1].answer if conversation.turns else RecommendationList((), True, 0)
-            reply = "Taken back. " + (compose(answer) if answer.items else "What do you look for?")
+            told = "Taken back." if before.turns else "There is nothing to take back."
+            reply = f"{told} {compose(answer) if answer.items else 'What do you look for?'}"
             for part in (conversation.wishes, answer, reply):
                 tell(part)
             return conversation
@@ -245,11 +253,13 @@ class Advisor:
             reply = self._compare(asked.items)
         tell(last.answer)
         tell(reply)
-        return replace(conversation, turns=(*conversation.turns, Turn(said, last.wishes, last.answer, reply)))
+        return replace(
+            conversation, turns=(*conversation.turns, Turn(said, last.wishes, last.answer, reply, question=True))
+        )
 
     def _reason(self, conversation: Conversation, item: Recommendation, deadline: Deadline) -> str:
         found = self.why(conversation, item.item_id, deadline=deadline)
-        return f"{write_mention(item.item_id, item.title)}: {found.reason}"
+        return f"{write_mention(item.item_id, item.title)}: {write_text(one_line(found.reason or _NO_REASON))}"
 
     def _compare(self, items: Sequence[Recommendation]) -> str:
         """What the catalog says differently of some items, and which of them stood first."""
@@ -259,8 +269,9 @@ class Advisor:
         differ = [name for name in names if len({str(own.get(name)) for own in said.values()}) > 1]
         lines = []
         for item in items:
-            facts = [f"{name} {said[item.item_id].get(name, 'unknown')}" for name in differ or names]
-            lines.append(f"- {write_mention(item.item_id, item.title)}: {', '.join(facts) or 'nothing is known'}")
+            facts = ", ".join(f"{name} {said[item.item_id].get(name, 'unknown')}" for name in differ or names)
+            told = write_text(one_line(facts)) or "nothing is known"
+            lines.append(f"- {write_mention(item.item_id, item.title)}: {told}")
         first = min(items, key=lambda item: item.rank)
         return "\n".join([*lines, "", f"By your wishes {write_mention(first.item_id, first.title)} comes first."])
 

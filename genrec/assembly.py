@@ -6,7 +6,7 @@ made from, so the next start only reads it.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -26,6 +26,7 @@ from genrec.backends.base import Backend
 from genrec.bundle import MODELS, cache_directory, find_model
 from genrec.catalog import Catalog, read_catalog
 from genrec.codes import SemanticIdentifiers
+from genrec.constraint import Grammar, Marks
 from genrec.counting import Counts, item_vectors, learn_weights
 from genrec.critique import CritiqueReader
 from genrec.dataset import dataset_paths, find_adapter
@@ -34,14 +35,16 @@ from genrec.identifiers import Identifiers, TitleIdentifiers
 from genrec.index import INDEX_VERSION, CatalogIndex
 from genrec.interactions import Interactions, read_interactions
 from genrec.json_constraint import JsonGrammar
+from genrec.mention_constraint import MentionConstraint
 from genrec.parts import Generating, Learned, Parts
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings, Strategy
 from genrec.recommender import Recommender
 from genrec.reply import ReplyWriter
+from genrec.subset import Subset
 from genrec.template import read_template
 from genrec.tokenizer import HuggingFaceTokenizer
-from genrec.types import IntArray
+from genrec.types import IntArray, Recommendation
 from genrec.wish_reader import ModelReader
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ CODES = "codes"
 """The folder within an adapter's that holds the codes of items it writes, where these are not titles."""
 
 _KEPT = 8  # states of interactions whose counts stay in the cache
-_READERS = ("rules", "model")
+_READERS, _REPLIES = ("rules", "model"), ("bound", "free")
 _SEED = 0  # of the people whose histories the prior is measured behind
 
 Progress = Callable[[str, int, int], None]
@@ -181,7 +184,7 @@ def open_default(
 
 
 def advising(
-    recommender: Recommender, *, reader: str = "rules", patience: float = 1.5
+    recommender: Recommender, *, reader: str = "rules", replies: str = "bound", patience: float = 1.5
 ) -> Callable[[Recommender, int], Advisor]:
     """What makes advisors over a recommender, or over what becomes of it, for lists of k.
 
@@ -191,14 +194,18 @@ def advising(
         recommender: has the model in its ladder.
         reader: what reads wishes: "rules", or the "model" where the rules know no way. The bundled model reads no
             better than the rules alone (`python -m eval.wishes`), larger ones may.
+        replies: "bound" to clauses that are looked up, or "free" but for the items that they mention: for models that
+            can be trusted to say what is so, and run in this process; see `genrec.reply`.
         patience: seconds that ranking may take in a turn, see `Advisor`; as it is, first words come within two seconds.
 
     Raises:
-        InputError: the reader is none of these, or the patience no time.
+        InputError: the reader or the replies are none of these, the patience is no time, or the tokenizer cannot hold
+            mentions apart.
         ModelMissingError: the model is to read, and there is none.
     """
-    if reader not in _READERS:
-        raise InputError(f"reader is {reader!r}; choose one of {', '.join(_READERS)}")
+    for name, value, known in (("reader", reader, _READERS), ("replies", replies, _REPLIES)):
+        if value not in known:
+            raise InputError(f"{name} is {value!r}; choose one of {', '.join(known)}")
     if not patience > 0:
         raise InputError(f"patience is {patience!r}; give seconds above 0")
     ranker = next((step for step in recommender.ladder if isinstance(step, GenerativeRanker)), None)
@@ -207,14 +214,28 @@ def advising(
             raise ModelMissingError("there is no language model to read wishes; name one, or let the rules read")
         return lambda own, k: Advisor(own, k=k, patience=patience)
     backend, tokenizer, grammars = ranker.writer, ranker.tokenizer, JsonGrammar(ranker.tokenizer)
+    marks = Marks.of(tokenizer) if replies == "free" else None
 
     def advise(own: Recommender, k: int) -> Advisor:
         rules = CritiqueReader(own.catalog)
-        read = rules if reader == "rules" else ModelReader(backend, tokenizer, grammars, rules, way="written")
-        write = ReplyWriter(backend, tokenizer, grammars, own.catalog)
+        read = rules if reader == "rules" else ModelReader(backend, tokenizer, grammars, rules)
+        mentions = None if marks is None else _mentioning(own, marks)
+        write = ReplyWriter(backend, tokenizer, grammars, own.catalog, mentions=mentions)
         return Advisor(own, k=k, read=read, write=write, patience=patience)
 
     return advise
+
+
+def _mentioning(recommender: Recommender, marks: Marks) -> Callable[[Sequence[Recommendation]], MentionConstraint]:
+    """What holds the mentions of a text to items that were recommended."""
+    (index, *_) = (step.index for step in recommender.ladder if isinstance(step, GenerativeRanker))
+    grammar = Grammar(index.trie, marks)
+
+    def hold(items: Sequence[Recommendation]) -> MentionConstraint:
+        places = index.catalog.indices_of([item.item_id for item in items])
+        return MentionConstraint(grammar, index.rows(Subset.of(len(index.catalog), places)), once=True)
+
+    return hold
 
 
 def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:

@@ -90,6 +90,7 @@ class Turn:
         answer: what was recommended under them.
         reply: the same in words, for the person; Markdown, in which items are named as `genrec.mention` does.
         fallback: a language model should have written the reply, and could not.
+        question: it was asked about the list of the turn before, and changed nothing.
     """
 
     said: str
@@ -97,6 +98,7 @@ class Turn:
     answer: RecommendationList
     reply: str
     fallback: bool = False
+    question: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,11 @@ class Conversation:
         return self.turns[-1].answer.items if self.turns else ()
 
     def undo(self) -> "Conversation":
-        """As it was before the last turn; the first one stays undone."""
-        return replace(self, turns=self.turns[:-1])
+        """As it was before the last turn that was no question; the first one stays undone."""
+        kept = len(self.turns)
+        while kept and self.turns[kept - 1].question:
+            kept -= 1
+        return replace(self, turns=self.turns[: max(kept - 1, 0)])
 
 
 @dataclass(frozen=True)

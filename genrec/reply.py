@@ -30,6 +30,7 @@ Opening = Literal["quoting", "going on", "beginning"]
 
 _TOKENS = 120  # a reply may have
 _TALKED = 3  # items that are talked about; the others are named behind them
+_SAID = 300  # characters of each wish, and of what was said, that the model sees
 _CHARACTERS = 120  # of somebody's own words that a reply repeats
 _PERIOD = 24  # tokens: what comes again behind itself within so many is a model that goes round in circles
 _MARK = re.compile(r"\[([0-9]+|w)\]")
@@ -118,7 +119,8 @@ class ReplyWriter:
             for item, own in shown
         ]
         wishes = [*occasion.wishes.words, *(own.where for own in occasion.wishes.limits)]
-        return self.template.render(said=occasion.said, wishes=wishes, items=items)
+        said, *wishes = (one_line(own)[:_SAID] for own in (occasion.said, *wishes))
+        return self.template.render(said=said, wishes=wishes, items=items)
 
 
 def frame(clauses: Sequence[Sequence[str]], opening: Opening, *, priced: bool) -> str:

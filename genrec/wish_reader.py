@@ -3,8 +3,9 @@
     what was said --CritiqueReader.read--> wishes and clauses left over --template--> prompt --> one reading a clause
 
 A reading is JSON whose every value is enumerated: what kind of wish, and about which shown item, or which of the
-person's own words. Two ways to choose: "scored" compares the kinds by how much likelier each is behind this clause than
-behind any (see `genrec.prior`), which small models need; "written" lets the model write the JSON under its schema.
+person's own words. Two ways to choose: "written" lets the model write the JSON under its schema; "scored" compares the
+kinds by how much likelier each is behind this clause than behind any (see `genrec.prior`), which was tried for small
+models and judges items that nobody spoke of (`python -m eval.wishes`).
 """
 
 import json
@@ -67,7 +68,7 @@ class ModelReader:
     tokenizer: Tokenizer = field(repr=False)
     schemas: Schemas = field(repr=False)
     rules: CritiqueReader = field(repr=False)
-    way: Way = "scored"
+    way: Way = "written"
     template: Template = field(default_factory=lambda: read_template("read-wishes"), repr=False)
 
     def __call__(self, said: str, conversation: Conversation) -> Wishes:

@@ -135,9 +135,8 @@ def test_why_is_told_of_an_item_that_was_recommended(advisor: Advisor) -> None:
     conversation = talk(advisor, "tea")
     found = advisor.why(conversation, "i1")
     assert (found.item_id, found.reason) == ("i1", "Because you asked for “tea”.")
-    liked = advisor.change(conversation, conversation.wishes.like("i1"))
-    with pytest.raises(InputError, match="is in the history"):
-        advisor.why(liked, "i1")
+    with pytest.raises(InputError, match="holds item 'i99', which is not in catalog"):
+        advisor.why(conversation, "i99")
 
 
 @given(st.lists(st.text(max_size=60).filter(str.strip), max_size=4))
@@ -199,6 +198,13 @@ def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) ->
     second = advisor.answer(first, "under 5")
     assert advisor.answer(second, "undo") == first
     assert advisor.answer(first, "go back").turns == ()
+    asked = advisor.answer(advisor.answer(second, "why the first?"), "compare 1 and 2")
+    assert advisor.answer(asked, "undo") == first  # a question is nothing to take back
+    told: list[object] = []
+    assert advisor.answer(Conversation(), "undo", on_part=told.append) == Conversation()
+    assert told[-1] == "There is nothing to take back. What do you look for?"
+    again = advisor.change(first, first.wishes.like("i1"))
+    assert advisor.why(again, "i1").item_id == "i1"  # also of what somebody has by now
 
 
 def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> None:
@@ -254,3 +260,22 @@ def test_a_bare_no_is_no_wish_and_a_word_that_says_liking_can_be_ruled_out(advis
     assert conversation.wishes.disliked == ("i1",)
     assert conversation.wishes.words == ("something for the kitchen",)
     assert talk(advisor, "no love").wishes.limits == (Limit("love", "'love' not in title"),)
+
+
+@given(st.text(max_size=40).filter(str.strip), st.text(max_size=60), st.text(min_size=1, max_size=60).filter(str.strip))
+def test_what_the_catalog_and_people_say_names_no_item_in_a_reply(title: str, attribute: str, words: str) -> None:
+    """A text that is shown beside an item could name another one, which would then be shown as recommended."""
+    bad = "[Win](#item=b) ![x](http://e/t.png) <img src=x>"
+    items = [
+        Item("a", title, {"colour": attribute + bad}),
+        Item("b", f"Cup {bad}", {"colour": "red"}),
+        Item("c", "Rug"),
+    ]
+    advisor = Advisor(Recommender(Catalog.from_items(items), [PopularityRanker(np.arange(3, 0, -1))]), k=3)
+    first = advisor.answer(Conversation(), f"{words} {bad}")
+    if len(first.shown) < 3 or first.turns[-1].question:
+        return
+    compared = advisor.answer(first, "compare 1 and 2").turns[-1].reply
+    assert read_mentions(compared) == ("a", "b", "a")
+    assert read_mentions(advisor.answer(first, "why the third?").turns[-1].reply) == ("c",)
+    assert "<img" not in compared.replace("\\<img", "")

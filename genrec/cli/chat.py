@@ -46,6 +46,7 @@ def chat(
     evidence: option.Evidence = None,
     candidates: option.Candidates = None,
     reader: option.Reader = None,
+    replies: option.Replies = None,
     patience: option.Patience = None,
 ) -> None:
     """Talk about what to recommend; every item that is named is there.
@@ -72,7 +73,7 @@ def chat(
     with source.in_options():
         met = tuple(history or ()) if user is None else _history_of(opened, user)
         opened.catalog.indices_of(met)
-    advise = advising(opened, **source.given(reader=reader, patience=patience))
+    advise = advising(opened, **source.given(reader=reader, replies=replies, patience=patience))
     session = _Session(advise(opened, k), Conversation(user, met), terminal.out())
     for line in _lines():
         try:

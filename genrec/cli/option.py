@@ -227,6 +227,16 @@ Reader = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Replies = Annotated[
+    str | None,
+    typer.Option(
+        "--replies",
+        metavar="CHOICE",
+        help="What the model may say: bound to clauses that are looked up, or free but for the items it mentions.",
+        show_default="bound",
+        rich_help_panel=_MODEL,
+    ),
+]
 Patience = Annotated[
     float | None,
     typer.Option(

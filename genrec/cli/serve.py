@@ -83,6 +83,7 @@ def serve(
     evidence: option.Evidence = None,
     candidates: option.Candidates = None,
     reader: option.Reader = None,
+    replies: option.Replies = None,
     patience: option.Patience = None,
 ) -> None:
     """Serve lists and conversations over HTTP, and a page to talk with at /.
@@ -121,7 +122,7 @@ def serve(
         raise InputError(f"cannot listen at {host}:{port}: {error.strerror}; name another --port or --host") from error
     with Store.open(store or _default_store(named)) as opened:
         live = Live(_open(named, chosen, cache, ranker), opened)
-        advise = advising(live.recommender, **source.given(reader=reader, patience=patience))
+        advise = advising(live.recommender, **source.given(reader=reader, replies=replies, patience=patience))
         quick = chosen.model is None
         load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=16 if quick else 4)
         service = Service(

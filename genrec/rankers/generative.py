@@ -216,6 +216,11 @@ class GenerativeRanker:
         return other
 
     @property
+    def index(self) -> CatalogIndex:
+        """The catalog in tokens."""
+        return self._index
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's."""
         return self._tokenizer
