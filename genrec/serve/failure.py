@@ -64,10 +64,10 @@ class RefusedError(Exception):
         return cls(500, "the server failed; its log says more", "internal_error")
 
     @classmethod
-    def busy(cls) -> "RefusedError":
-        """More is asked than can be answered in time."""
+    def busy(cls, seconds: int = _BUSY) -> "RefusedError":
+        """More is asked than can be answered in time; after some seconds it may be less."""
         message = "too many requests are being answered; try again after what Retry-After says"
-        return cls(429, message, "overloaded", headers={"retry-after": str(_BUSY)})
+        return cls(429, message, "overloaded", headers={"retry-after": str(seconds)})
 
     @classmethod
     def too_large(cls, most: int) -> "RefusedError":
