@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Slow(DenseRanker):
         return np.tile(np.arange(requests[0].allowed.universe, dtype=np.float64), (len(requests), 1))
 
 
-def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Parts:
+def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = (), notices: Sequence[str] = ()) -> Parts:
     """40 items with prices from 1 to 40, what four people did, and a ladder that counts."""
     titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]
     items = [Item(f"i{place}", title, {"price": float(place + 1)}) for place, title in enumerate(titles)]
@@ -68,7 +69,7 @@ def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Parts:
     events = read_interactions(pd.DataFrame({"user_id": users, "item_id": taken, "timestamp": range(len(EVENTS))}))
     counts = Counts.of(catalog, events)
     learned = Learned(catalog, counts, dict.fromkeys(counts.parts(None), 1.0))
-    parts = Parts.of(catalog, events, learned=learned)
+    parts = replace(Parts.of(catalog, events, learned=learned), notices=tuple(notices))
     if not first:
         return parts
     led = Led(**vars(parts))

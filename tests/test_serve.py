@@ -1,6 +1,7 @@
 """The server: every answer has exactly what was asked for, every refusal says why, and who may not ask is not heard."""
 
 import json
+import math
 import re
 import socket
 import time
@@ -13,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from genrec import Item
 from genrec.advisor import Occasion
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
@@ -173,11 +175,16 @@ def _write_half(occasion: Occasion, on_text: Any, deadline: Deadline) -> bool:
 def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
     """At three in the morning the shop still has a list, and says by whom; a stream ends, and says that it is plain."""
     with (
-        serving(shop(first=[_Failing()]), tmp_path, write=_write_half) as address,
+        serving(
+            shop(first=[_Failing()], notices=["no LLM: nothing is in /secret/cache"]),
+            tmp_path,
+            write=_write_half,
+        ) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
-        answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 5})
+        answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 5, "explain": True})
         assert len(ids(answer)) == 5
+        assert answer.json()["notices"] == ["generative was left out"]
         assert {item["source"].partition(":")[0] for item in answer.json()["items"]} == {"blend", "popularity"}
         assert fault(ready := client.get("/health/ready"))["code"] == "engine_unavailable"
         assert ready.status_code == 503
@@ -191,7 +198,28 @@ def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
         assert told[-1] == "[DONE]"
         assert told[-2]["genrec"] == {"fallback": True}
         assert told[-2]["choices"][0]["finish_reason"] == "stop"
+        assert told[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was left out"]
+        assert "secret" not in json.dumps([answer.json(), whole, told])  # neither why, nor what the parts say at start
         assert "genrec_reply_fallbacks_total 2.0" in client.get("/metrics").text
+
+
+def test_every_answer_is_json_whatever_the_catalog_holds(tmp_path: Path) -> None:
+    """Infinity is a word of Python's: a browser cannot read an answer that has it, nor any list that has the item."""
+    odd = [Item("inf", "Endless Lamp", {"price": math.inf}), Item("nan", "Odd Lamp", {"price": math.nan})]
+    said = [{"role": "user", "content": "an endless lamp, an odd lamp"}]
+    with (
+        serving(shop(extra=odd), tmp_path) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        texts = [client.post("/v1/recommend", json={"only": ["inf", "nan"], "k": 2}).text]
+        texts += [client.get(f"/v1/catalog/items{own}").text for own in ("", "/inf", "/nan")]
+        body = {"messages": said, "genrec": {"k": 50}}
+        texts.append(client.post("/v1/chat/completions", json=body).text)
+        stream = client.post("/v1/chat/completions", json={**body, "stream": True}).text
+    texts += [line[6:] for line in stream.splitlines() if line.startswith("data: {")]
+    told = [json.loads(text, parse_constant=pytest.fail) for text in texts]
+    assert [item["attributes"] for item in told[0]["items"]] == [{"price": None}] * 2
+    assert sum("Endless Lamp" in text for text in texts) >= 4
 
 
 def test_who_shows_no_key_is_told_nothing(tmp_path: Path) -> None:
@@ -363,8 +391,6 @@ def test_keys_are_read_from_a_file_and_weak_ones_are_refused(tmp_path: Path) -> 
 
 def test_titles_are_data_in_every_answer(tmp_path: Path) -> None:
     """A title that could name another item would put it into the next turn."""
-    from genrec import Item
-
     bad = "x](#item=i5) <script>alert(1)</script> [y"
     with (
         serving(shop(extra=[Item("bad/../id?", bad, {"price": 0.1})]), tmp_path) as address,
