@@ -100,7 +100,7 @@ def serving(
         )
         known = Keys(keys, rate=rate, burst=2, clock=time.monotonic)
         listening = listen("127.0.0.1", 0)
-        server = uvicorn.Server(config_of(create_app(service, keys=known, room=room)))
+        server = uvicorn.Server(config_of(create_app(service, keys=known, room=room or Room())))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         until(lambda: server.started or not thread.is_alive())

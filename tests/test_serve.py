@@ -237,6 +237,7 @@ def test_who_shows_no_key_is_told_nothing(tmp_path: Path) -> None:
         assert client.get("/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
         assert client.get("/nothing", headers={"authorization": f"bearer {KEY}"}).status_code == 404
         assert client.get("/health/live").status_code == 200
+        assert [client.head(path).status_code for path in ("/", "/health/live")] == [200, 200]  # as probes ask
         page = client.get("/")
         assert page.status_code == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]

@@ -76,7 +76,7 @@ def create_app(
     service: Service,
     *,
     keys: Keys,
-    room: Room | None = None,
+    room: Room,
     now: Callable[[], float] = time.time,
 ) -> App:
     """The server as an ASGI app; it ends the service when it shuts down.
@@ -111,9 +111,7 @@ def create_app(
     _watch(app, service)
     _show(app)
     describe(app, locked=len(keys) > 0)
-    return Door(
-        app, keys=keys, room=room or Room(), is_full=service.is_full, metrics=service.metrics, clock=service.clock
-    )
+    return Door(app, keys=keys, room=room, is_full=service.is_full, metrics=service.metrics, clock=service.clock)
 
 
 def _rank(app: FastAPI, service: Service) -> None:
@@ -233,11 +231,13 @@ def _talk(app: FastAPI, talk: Talk) -> None:
 def _watch(app: FastAPI, service: Service) -> None:
     looking: asyncio.Future[None] | None = None
 
+    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live")
     async def live() -> dict[str, str]:
         """The process answers."""
         return {"status": "live"}
 
+    @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", responses=told(503))
     async def ready() -> dict[str, str]:
         """The store answers, and the first step of the ladder ranked something lately, or did so just now."""
@@ -264,6 +264,7 @@ def _show(app: FastAPI) -> None:
         answer.headers["cache-control"] = "no-cache"
         return answer
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
         return await page(request, "index.html")
