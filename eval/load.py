@@ -28,6 +28,7 @@ from eval.served import ITEMS, Served, serving
 RATE, SECONDS, TIMES, LONG = 300, 30, 10, 60
 PEOPLE, K, MET = 2_000, 10, 10
 RAW = 10_000
+_ALL = ("rate", "overload", "raw")
 _CONNECTIONS = 512
 _PATIENCE = 30.0  # seconds until what has no answer is given up
 
@@ -195,14 +196,16 @@ def offer(server: Served, rate: float, seconds: float) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="rate, overload, raw; by default all")
+    parser.add_argument("what", nargs="*", help=f"{', '.join(_ALL)}; by default all")
     parser.add_argument("--rate", type=float, default=RATE, help=f"requests a second (default {RATE})")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of the first rate (default {SECONDS})")
     parser.add_argument("--count", type=int, default=RAW, help=f"raw requests (default {RAW:,})")
     parser.add_argument("--seed", type=int, default=0, help="of the raw requests (default 0)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
-    what = given.what or ["rate", "overload", "raw"]
+    if unknown := set(given.what) - set(_ALL):
+        parser.error(f"{', '.join(sorted(unknown))} is nothing to measure; choose from {', '.join(_ALL)}")
+    what = given.what or _ALL
     rows: list[Row] = []
     struck: Counter[str] = Counter()
     with serving() as server:

@@ -6,24 +6,30 @@ Every request is made of one number, so that one that broke something can be sen
 import asyncio
 import json
 import random
+import re
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 HANG = 5.0  # seconds within which there is an answer, or an end
+KEPT = 15.0  # seconds more for which a connection may stay open, answered, when nobody asks any more
 PATHS = ("/v1/recommend", "/v1/search", "/v1/related", "/v1/events", "/v1/chat/completions", "/v1/catalog/items")
 FOUND_WRONG = ("5xx", "hang", "good request failed")
 _AT_ONCE = 100
+_OPEN = 500  # connections, with those that were answered and are watched until they end
+_STATUS = re.compile(rb"HTTP/1\.1 ([2-5])\d\d [A-Z]")
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get", "FOO", "POST POST")
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What is sent on one connection, in pieces with a pause between them."""
+    """What is sent on one connection, in pieces with a pause between them, and whether the answers are read."""
 
     kind: str
     pieces: tuple[bytes, ...]
     pause: float = 0.0
+    reads: bool = True
 
 
 def malformed(number: int, seed: int = 0) -> Raw:
@@ -31,55 +37,99 @@ def malformed(number: int, seed: int = 0) -> Raw:
     drawn = random.Random(f"{seed} {number}")
     name = sorted(_KINDS)[number % len(_KINDS)]
     made = _KINDS[name](drawn)
-    return Raw(name, made, drawn.choice((0.01, 0.2, 0.9))) if isinstance(made, tuple) else Raw(name, (made,))
+    if isinstance(made, tuple):
+        return Raw(name, made, drawn.choice((0.01, 0.2, 0.9)))
+    return Raw(name, (made,), reads=name != "unread")
 
 
 async def strike(port: int, count: int, seed: int = 0, *, hang: float = HANG) -> Counter[str]:
     """Send many, some at a time, each on a connection of its own; what came of them.
 
-    Counts kinds of ends ("2xx", "4xx", "closed", "5xx", "hang") and, of what must not be, the request as well. After
-    every hundred a good request has to be answered.
+    Counts kinds of ends, see `end_of`, and, of what must not be, the request as well. After every hundred a good
+    request has to be answered.
     """
     found: Counter[str] = Counter()
-    places = asyncio.Semaphore(_AT_ONCE)
+    places, asking = asyncio.Semaphore(_OPEN), asyncio.Semaphore(_AT_ONCE)
 
     async def one(number: int) -> None:
         async with places:
             raw = malformed(number, seed)
-            try:
-                end = await asyncio.wait_for(end_of(port, raw), hang + raw.pause * (len(raw.pieces) - 1))
-            except TimeoutError:
-                end = "hang"
+            end = await end_of(port, raw, asking, hang)
             found[end] += 1
             if end in FOUND_WRONG:
                 found[f"{end}: {raw.kind} {number}"] += 1
-            if number % 100 == 99 and await end_of(port, _GOOD) != "2xx":
+            if number % 100 == 99 and await end_of(port, _GOOD, asking, hang) != "2xx":
                 found["good request failed"] += 1
 
     await asyncio.gather(*(one(number) for number in range(count)))
     return found
 
 
-async def end_of(port: int, raw: Raw) -> str:
-    """Send a request and leave the connection open; what came back: the hundred of its last status, or "closed"."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def end_of(port: int, raw: Raw, asking: asyncio.Semaphore, hang: float = HANG) -> str:
+    """Send a request, leave the connection open, and read whatever comes until the other side ends it.
+
+    Args:
+        port: of this machine.
+        raw: what is sent.
+        asking: held until there is an answer, or an end.
+        hang: seconds for that; for the end of what was answered there are `KEPT` more.
+
+    Returns:
+        "2xx" to "5xx", the hundred of the highest status that came; "closed" without any; "hang" where there was no
+        answer, or no end, in time.
+    """
+    made = socket.socket()
+    made.setblocking(False)
+    if not raw.reads:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+    came = bytearray()
+    async with asking:
+        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=made, limit=1 << 12 if not raw.reads else 1 << 16)
+        try:
+            is_over = await _say(raw, reader, writer, came, hang)
+        except TimeoutError:
+            writer.close()
+            return "hang"
     try:
-        for place, piece in enumerate(raw.pieces):
-            if place:
-                await asyncio.sleep(raw.pause)
-            writer.write(piece)
-        line = await reader.readline()
-        while line.startswith(b"HTTP/1.1 1"):  # 100 Continue
-            await reader.readline()
-            line = await reader.readline()
-        if not line.startswith(b"HTTP/1.1 "):
-            return "closed"
-        rest = await reader.read(1 << 16)  # what else was answered, where several requests were in it
-        return "5xx" if line[9:10] == b"5" or b"\r\nHTTP/1.1 5" in rest else f"{line[9:10].decode()}xx"
-    except (ConnectionError, ValueError):
-        return "closed"
+        async with asyncio.timeout(KEPT + hang):
+            while not is_over:
+                is_over = await _read(reader, came)
+    except TimeoutError:
+        return "hang"
     finally:
         writer.close()
+    return max((f"{status.decode()}xx" for status in _STATUS.findall(came)), default="closed")
+
+
+async def _say(
+    raw: Raw, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, came: bytearray, hang: float
+) -> bool:
+    """Send it, and wait for a status or, where nothing is read, for the end; whether it is over."""
+    for place, piece in enumerate(raw.pieces):
+        if place:
+            await asyncio.sleep(raw.pause)
+        writer.write(piece)
+    async with asyncio.timeout(hang):
+        while not raw.reads:
+            await asyncio.sleep(0.1)
+            writer.write(b"\r\n")  # which fails once the other side has ended the connection
+            if writer.transport.is_closing():
+                return True
+        is_over = False
+        while not is_over and not _STATUS.search(came):
+            is_over = await _read(reader, came)
+        return is_over
+
+
+async def _read(reader: asyncio.StreamReader, came: bytearray) -> bool:
+    """Read on; whether it is over."""
+    try:
+        more = await reader.read(1 << 16)
+    except ConnectionError:
+        return True
+    came += more
+    return not more
 
 
 def _post(path: str, body: bytes, *headers: str, host: str = "localhost", kind: str = "application/json") -> bytes:
@@ -138,27 +188,12 @@ def _headers(drawn: random.Random) -> bytes:
 
 
 def _target(drawn: random.Random) -> bytes:
-    targets: tuple[str, ...] = (
-        "*",
-        "",
-        "/" * 5_000,
-        "//x/y",
-        "http://localhost/v1/models",
-        "/v1/../../etc/passwd",
-        "/%00",
-        "/%ff%fe",
+    targets = (
+        *("*", "", "/" * 5_000, "//x/y", "http://localhost/v1/models", "/v1/../../etc/passwd", "/%00", "/%ff%fe"),
+        *("/v1/users/%00/history", "/v1/users/%ff/history", "/v1/catalog/items/%2e%2e%2f", "/page/..%2fapp.py"),
+        *("/page/%2e%2e/app.py", "/\xe9", "/v1/models?" + "a=" * 9_000, "/v1/models#x", "/ x", "?", "/page/\\..\\x"),
+        *("/v1/catalog/items?start=9" + "9" * 400, "/v1/catalog/items?limit=nan", "/v1/catalog/items?start=%00"),
     )
-    targets += ("/v1/users/%00/history", "/v1/users/%ff/history", "/v1/catalog/items/%2e%2e%2f", "/page/..%2fapp.py")
-    targets += (
-        "/page/%2e%2e/app.py",
-        "/\xe9",
-        "/v1/models?" + "a=" * 9_000,
-        "/v1/models#x",
-        "/ x",
-        "?",
-        "/page/\\..\\x",
-    )
-    targets += ("/v1/catalog/items?start=9" + "9" * 400, "/v1/catalog/items?limit=nan", "/v1/catalog/items?start=%00")
     method, version = drawn.choice(_METHODS), drawn.choice(("1.1", "1.0", "0.9", "2.0", "9.9", "1.1.1", "x", ""))
     return f"{method} {drawn.choice(targets)} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode("latin-1")
 
@@ -180,18 +215,11 @@ def _host(drawn: random.Random) -> bytes:
 
 
 def _json(drawn: random.Random) -> bytes:
-    bodies: tuple[bytes, ...] = (
-        b"",
-        b"{",
-        b"nul",
-        b'{"k": 3',
-        b"[" * 50_000,
-        b'{"a":' * 20_000,
-        b'"\xff"',
-        b'{"k": \xc3\x28}',
+    bodies = (
+        *(b"", b"{", b"nul", b'{"k": 3', b"[" * 50_000, b'{"a":' * 20_000, b'"\xff"', b'{"k": \xc3\x28}'),
+        *(b'{"k": 1e999}', b'{"k": NaN}', b'{"k": ' + b"9" * 5_000 + b"}", b'{"k": 3}{"k": 3}', b"\xef\xbb\xbf{}"),
+        *(b'{"words": "\\ud800"}', b'{"words": "\\u0000"}', b'{"k": 3, "k": 4}', "{}".encode("utf-16"), b"\x00"),
     )
-    bodies += (b'{"k": 1e999}', b'{"k": NaN}', b'{"k": ' + b"9" * 5_000 + b"}", b'{"k": 3}{"k": 3}', b"\xef\xbb\xbf{}")
-    bodies += (b'{"words": "\\ud800"}', b'{"words": "\\u0000"}', b'{"k": 3, "k": 4}', "{}".encode("utf-16"), b"\x00")
     kind = drawn.choice(
         ("application/json", "text/plain", "application/xml", "multipart/form-data; boundary=x", ";", "")
     )
@@ -200,20 +228,10 @@ def _json(drawn: random.Random) -> bytes:
 
 def _types(drawn: random.Random) -> bytes:
     """JSON whose fields are known and whose values are whatever."""
-    names: tuple[str, ...] = (
-        "k",
-        "user_id",
-        "history",
-        "words",
-        "where",
-        "only",
-        "exclude",
-        "boost",
-        "deadline",
-        "explain",
-        "item_id",
+    names = (
+        *("k", "user_id", "history", "words", "where", "only", "exclude", "boost", "deadline", "explain", "item_id"),
+        *("events", "items", "messages", "model", "stream", "genrec", "n", "stream_options", "on_unknown"),
     )
-    names += ("events", "items", "messages", "model", "stream", "genrec", "n", "stream_options", "on_unknown")
     body = {name: _value(drawn, 0) for name in drawn.sample(names, drawn.randint(1, 6))}
     return _post(drawn.choice(PATHS), json.dumps(body).encode())
 
@@ -250,6 +268,12 @@ def _pipelined(drawn: random.Random) -> bytes:
     return good * drawn.choice((1, 2, 20)) + more * drawn.choice((1, 3))
 
 
+def _unread(drawn: random.Random) -> bytes:
+    """More than is ever read."""
+    path = drawn.choice(("/page/page.css", "/", "/openapi.json"))
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 1_000
+
+
 def _slow(drawn: random.Random) -> tuple[bytes, ...]:
     """In pieces, of which the last never comes."""
     request = _post("/v1/recommend", b'{"k": 3, "words": "a lamp"}')
@@ -278,6 +302,7 @@ _KINDS: dict[str, Callable[[random.Random], bytes | tuple[bytes, ...]]] = {
     "json": _json,
     "types": _types,
     "pipelined": _pipelined,
+    "unread": _unread,
     "slow": _slow,
     "ended": _ended,
 }

@@ -18,6 +18,7 @@ from genrec.advisor import Advisor
 from genrec.live import Live
 from genrec.parts import Parts
 from genrec.serve.app import create_app
+from genrec.serve.door import Room
 from genrec.serve.key import Keys
 from genrec.serve.metric import Metrics
 from genrec.serve.server import listen, serve
@@ -75,7 +76,7 @@ def main() -> None:
         )
         listening = listen("127.0.0.1", 0)
         print(listening.getsockname()[1], flush=True)
-        serve(create_app(service, keys=Keys([], clock=time.monotonic)), listening)
+        serve(create_app(service, keys=Keys([], clock=time.monotonic), room=Room()), listening)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Letters: U requests.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -14,6 +15,8 @@ from genrec.errors import EngineError, FullError, check_count
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,30 +33,27 @@ class Lane(Generic[Request, Answer]):
     come: a batch is what came while the last one was answered. A context manager, which closes it.
 
     Args:
-        answer: called with a key and U requests of it, in threads of the lane's own; gives U answers in their order.
+        answer: called with a key and U requests of it, in a thread of the lane's own; gives U answers in their order.
             Where it raises, each request is tried alone, so that one spoils no other.
         most: requests that may wait; those being answered do not count.
         together: U at most.
-        threads: batches answered at once.
     """
 
     def __init__(
         self,
         answer: Callable[[Hashable, Sequence[Request]], Sequence[Answer]],
         *,
-        most: int = 256,
-        together: int = 32,
-        threads: int = 1,
+        most: int,
+        together: int,
     ) -> None:
-        for name, value in (("most", most), ("together", together), ("threads", threads)):
+        for name, value in (("most", most), ("together", together)):
             check_count(name, value)
         self._answer, self._most, self._together = answer, most, together
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> "Lane[Request, Answer]":
         return self
@@ -102,8 +102,7 @@ class Lane(Generic[Request, Answer]):
         for one in left:
             if one.future.set_running_or_notify_cancel():
                 one.future.set_exception(EngineError("the lane was closed before the request was answered; ask again"))
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
 
     def _has_room(self) -> bool:
         """Those who left wait no longer."""
@@ -127,20 +126,26 @@ class Lane(Generic[Request, Answer]):
                 fits = one.key == self._queue[0].key and len(batch) < self._together
                 (batch if fits else others).append(one)
             self._queue = others
-            if others:
-                self._changed.notify()
             return batch
 
     def _serve(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
         try:
             answers = self._answer(batch[0].key, [one.request for one in batch])
             pairs = list(zip(batch, answers, strict=True))
-        except Exception as error:  # noqa: BLE001  (raised again in the thread that asks)
+        except BaseException as error:  # noqa: BLE001  (raised again in the thread that asks)
             if len(batch) == 1:
-                batch[0].future.set_exception(error)
+                batch[0].future.set_exception(_caught(error))
             else:
                 for one in batch:
                     self._serve([one])
         else:
             for one, answer in pairs:
                 one.future.set_result(answer)
+
+
+def _caught(error: BaseException) -> Exception:
+    """What whoever asks can bear: a panic of compiled code is no Exception, and would end their loop, too."""
+    if isinstance(error, Exception):
+        return error
+    _LOGGER.error("a request broke off", exc_info=error)
+    return EngineError(f"a request broke off: {error!r}; ask again")

@@ -2,11 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import uvicorn
 
@@ -15,7 +17,7 @@ from genrec.advisor import Advisor, Write
 from genrec.counting import Counts
 from genrec.live import Live
 from genrec.parts import Learned, Parts
-from genrec.rankers.base import Ranker
+from genrec.rankers.base import DenseRanker, Ranker, RankRequest
 from genrec.serve.app import create_app
 from genrec.serve.door import Room
 from genrec.serve.key import Keys
@@ -39,7 +41,26 @@ class Led(Parts):
         return [*self.first, *super().ladder]
 
 
-def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Parts:
+class Slow(DenseRanker):
+    """Answers once it is let; counts whom it answered."""
+
+    source = "slow"
+
+    def __init__(self) -> None:
+        self.open, self.asked = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return True
+
+    def scores(self, requests: Any) -> Any:
+        self.asked.set()
+        self.open.wait(20)
+        self.batches.append(len(requests))
+        return np.tile(np.arange(requests[0].allowed.universe, dtype=np.float64), (len(requests), 1))
+
+
+def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = (), notices: Sequence[str] = ()) -> Parts:
     """40 items with prices from 1 to 40, what four people did, and a ladder that counts."""
     titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]
     items = [Item(f"i{place}", title, {"price": float(place + 1)}) for place, title in enumerate(titles)]
@@ -48,7 +69,7 @@ def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = ()) -> Parts:
     events = read_interactions(pd.DataFrame({"user_id": users, "item_id": taken, "timestamp": range(len(EVENTS))}))
     counts = Counts.of(catalog, events)
     learned = Learned(catalog, counts, dict.fromkeys(counts.parts(None), 1.0))
-    parts = Parts.of(catalog, events, learned=learned)
+    parts = replace(Parts.of(catalog, events, learned=learned), notices=tuple(notices))
     if not first:
         return parts
     led = Led(**vars(parts))
@@ -79,16 +100,28 @@ def serving(
         )
         known = Keys(keys, rate=rate, burst=2, clock=time.monotonic)
         listening = listen("127.0.0.1", 0)
-        server = uvicorn.Server(config_of(create_app(service, keys=known, room=room)))
+        server = uvicorn.Server(config_of(create_app(service, keys=known, room=room or Room())))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
+        until(lambda: server.started or not thread.is_alive())
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
+
+
+def until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something.
+
+    Raises:
+        TimeoutError: it did not come.
+    """
+    end = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > end:
+            raise TimeoutError(f"it is not so after {seconds:g} s")
+        time.sleep(0.01)
 
 
 def events_in(lines: Iterator[str]) -> Iterator[Any]:

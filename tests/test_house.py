@@ -53,7 +53,7 @@ LAYERS = [
     "batch_lists batch_texts",
     # edge
     "testing",
-    "serve.failure serve.metric serve.shape",
+    "serve.answer serve.failure serve.metric serve.shape",
     "serve.key serve.service",
     "serve.door serve.talk",
     "serve.description",

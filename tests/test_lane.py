@@ -102,15 +102,34 @@ def test_one_that_fails_spoils_no_other(lane: Lane[int, int], doubling: Doubling
     assert doubling.batches[1:] == [(None, [1, 13, 2]), (None, [1]), (None, [13]), (None, [2])]
 
 
+class _Panic(BaseException):
+    """What compiled code raises where it gives up."""
+
+
+def test_what_is_no_exception_ends_a_request_and_not_the_lane() -> None:
+    """The lane has one thread: without it every later request would wait for ever."""
+
+    def answer(_: Hashable, numbers: Sequence[int]) -> Sequence[int]:
+        if 13 in numbers:
+            raise _Panic("13")
+        return numbers
+
+    with Lane(answer, most=8, together=4) as lane:
+        for _ in range(2):
+            with pytest.raises(EngineError, match="_Panic"):
+                lane.put(13).result(WAIT)
+        assert lane.put(1).result(WAIT) == 1
+
+
 def test_too_few_answers_are_no_answers() -> None:
     """Given to the wrong person, an answer is worse than none."""
-    with Lane[int, int](lambda _, numbers: [], most=2) as lane, pytest.raises(ValueError, match="shorter"):
+    with Lane[int, int](lambda _, numbers: [], most=2, together=2) as lane, pytest.raises(ValueError, match="shorter"):
         lane.put(1).result(WAIT)
 
 
 def test_closing_refuses_what_waits_and_what_comes(doubling: Doubling) -> None:
     """Otherwise a caller waits forever for a thread that has ended."""
-    lane = Lane(doubling, most=8)
+    lane = Lane(doubling, most=8, together=4)
     first = begin(lane, doubling)
     waiting, gone = lane.put(1), lane.put(2)
     gone.cancel()
@@ -127,8 +146,7 @@ def test_closing_refuses_what_waits_and_what_comes(doubling: Doubling) -> None:
     lane.close()
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_everybody_gets_their_own_answer(threads: int) -> None:
+def test_everybody_gets_their_own_answer() -> None:
     """Of a thousand callers at once, from threads and from asyncio."""
 
     def answer(key: Hashable, numbers: Sequence[int]) -> list[int]:
@@ -140,14 +158,14 @@ def test_everybody_gets_their_own_answer(threads: int) -> None:
     async def ask_all(lane: Lane[int, int]) -> list[int]:
         return await asyncio.gather(*(ask(lane, number) for number in range(500)))
 
-    with Lane(answer, most=2000, threads=threads) as lane, ThreadPoolExecutor(8) as pool:
+    with Lane(answer, most=2000, together=32) as lane, ThreadPoolExecutor(8) as pool:
         others = pool.map(lambda number: lane.put(number, number % 3).result(WAIT), range(500))
         assert asyncio.run(ask_all(lane)) == [2 * number for number in range(500)]
         assert list(others) == [2 * number for number in range(500)]
 
 
-@pytest.mark.parametrize("name", ["most", "together", "threads"])
+@pytest.mark.parametrize("name", ["most", "together"])
 def test_a_lane_that_could_answer_nobody_is_refused(name: str) -> None:
     """It would be found out by the first caller, who waits."""
     with pytest.raises(InputError, match=f"{name} is 0"):
-        Lane[int, int](lambda _, numbers: numbers, **{name: 0})
+        Lane[int, int](lambda _, numbers: numbers, **{"most": 1, "together": 1, name: 0})

@@ -1,9 +1,9 @@
 """The server: every answer has exactly what was asked for, every refusal says why, and who may not ask is not heard."""
 
 import json
+import math
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from genrec import Item
 from genrec.advisor import Occasion
 from genrec.critique import lacking
 from genrec.deadline import Deadline
@@ -23,7 +24,7 @@ from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.serve.door import Room
 from genrec.serve.key import Bucket, Keys, read_keys
 from genrec.serve.service import Load
-from tests.server import events_in, serving, shop
+from tests.server import Slow, events_in, serving, shop, until
 
 KEY = "a-key-of-more-than-sixteen"
 ASKED = [{"role": "user", "content": "a lamp, under 9"}]
@@ -175,11 +176,16 @@ def _write_half(occasion: Occasion, on_text: Any, deadline: Deadline) -> bool:
 def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
     """At three in the morning the shop still has a list, and says by whom; a stream ends, and says that it is plain."""
     with (
-        serving(shop(first=[_Failing()]), tmp_path, write=_write_half) as address,
+        serving(
+            shop(first=[_Failing()], notices=["no LLM: nothing is in /secret/cache"]),
+            tmp_path,
+            write=_write_half,
+        ) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
-        answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 5})
+        answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 5, "explain": True})
         assert len(ids(answer)) == 5
+        assert answer.json()["notices"] == ["generative was left out"]
         assert {item["source"].partition(":")[0] for item in answer.json()["items"]} == {"blend", "popularity"}
         assert fault(ready := client.get("/health/ready"))["code"] == "engine_unavailable"
         assert ready.status_code == 503
@@ -193,7 +199,28 @@ def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
         assert told[-1] == "[DONE]"
         assert told[-2]["genrec"] == {"fallback": True}
         assert told[-2]["choices"][0]["finish_reason"] == "stop"
+        assert told[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was left out"]
+        assert "secret" not in json.dumps([answer.json(), whole, told])  # neither why, nor what the parts say at start
         assert "genrec_reply_fallbacks_total 2.0" in client.get("/metrics").text
+
+
+def test_every_answer_is_json_whatever_the_catalog_holds(tmp_path: Path) -> None:
+    """Infinity is a word of Python's: a browser cannot read an answer that has it, nor any list that has the item."""
+    odd = [Item("inf", "Endless Lamp", {"price": math.inf}), Item("nan", "Odd Lamp", {"price": math.nan})]
+    said = [{"role": "user", "content": "an endless lamp, an odd lamp"}]
+    with (
+        serving(shop(extra=odd), tmp_path) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        texts = [client.post("/v1/recommend", json={"only": ["inf", "nan"], "k": 2}).text]
+        texts += [client.get(f"/v1/catalog/items{own}").text for own in ("", "/inf", "/nan")]
+        body = {"messages": said, "genrec": {"k": 50}}
+        texts.append(client.post("/v1/chat/completions", json=body).text)
+        stream = client.post("/v1/chat/completions", json={**body, "stream": True}).text
+    texts += [line[6:] for line in stream.splitlines() if line.startswith("data: {")]
+    told = [json.loads(text, parse_constant=pytest.fail) for text in texts]
+    assert [item["attributes"] for item in told[0]["items"]] == [{"price": None}] * 2
+    assert sum("Endless Lamp" in text for text in texts) >= 4
 
 
 def test_who_shows_no_key_is_told_nothing(tmp_path: Path) -> None:
@@ -211,6 +238,7 @@ def test_who_shows_no_key_is_told_nothing(tmp_path: Path) -> None:
         assert client.get("/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
         assert client.get("/nothing", headers={"authorization": f"bearer {KEY}"}).status_code == 404
         assert client.get("/health/live").status_code == 200
+        assert [client.head(path).status_code for path in ("/", "/health/live")] == [200, 200]  # as probes ask
         page = client.get("/")
         assert page.status_code == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -224,7 +252,10 @@ def test_without_keys_only_this_machine_and_its_own_pages_are_answered(client: h
     assert client.get("/v1/models", headers={"origin": "https://evil.example"}).status_code == 403
     own = f"http://127.0.0.1:{client.base_url.port}"
     assert client.get("/v1/models", headers={"origin": own}).status_code == 200
-    assert client.get("/v1/models", headers={"host": "[::1]:99"}).status_code == 200
+    for own in ("[::1]:99", "LOCALHOST", "127.0.0.2:80", "[::1]"):  # whatever `--host` takes without keys
+        assert client.get("/v1/models", headers={"host": own}).status_code == 200
+    for other in ("[::1]evil.example", "[::1", "0.0.0.0", "127.1.evil.example", ""):
+        assert client.get("/v1/models", headers={"host": other}).status_code == 403
 
 
 def test_a_key_has_its_own_rate(tmp_path: Path) -> None:
@@ -243,29 +274,9 @@ def test_a_key_has_its_own_rate(tmp_path: Path) -> None:
         assert client.get("/v1/models", headers=mine).status_code == 200
 
 
-class _Slow(DenseRanker):
-    """Answers once it is let; counts whom it answered."""
-
-    source = "slow"
-
-    def __init__(self) -> None:
-        self.open, self.asked, self.batches = threading.Event(), threading.Event(), []
-
-    def can_rank(self, request: RankRequest) -> bool:
-        return True
-
-    def scores(self, requests: Any) -> Any:
-        import numpy as np
-
-        self.asked.set()
-        self.open.wait(20)
-        self.batches.append(len(requests))
-        return np.tile(np.arange(requests[0].allowed.universe, dtype=np.float64), (len(requests), 1))
-
-
 def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_computed_for(tmp_path: Path) -> None:
     """Without a limit everybody waits for everybody; and who closed the page must not cost those who did not."""
-    slow = _Slow()
+    slow = Slow()
     with (
         serving(shop(first=[slow]), tmp_path, load=Load(waiting=3, together=8)) as address,
         ThreadPoolExecutor(8) as pool,
@@ -276,8 +287,7 @@ def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_com
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/recommend", json={"k": 9}, timeout=0.3)  # waits, and leaves
         waiting = [pool.submit(client.post, "/v1/recommend", json={}) for _ in range(3)]
-        while "genrec_lists_waiting 3.0" not in client.get("/metrics").text:
-            time.sleep(0.01)
+        until(lambda: "genrec_lists_waiting 3.0" in client.get("/metrics").text)
         refused = client.post("/v1/recommend", json={})
         slow.open.set()
         assert (refused.status_code, fault(refused)["code"], refused.headers["retry-after"]) == (429, "overloaded", "1")
@@ -287,7 +297,7 @@ def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_com
 
 def test_a_full_house_refuses_at_the_door(tmp_path: Path) -> None:
     """What is refused must cost nearly nothing, or refusing is what brings the server down."""
-    slow = _Slow()
+    slow = Slow()
     with (
         serving(shop(first=[slow]), tmp_path, room=Room(inside=1)) as address,
         ThreadPoolExecutor(2) as pool,
@@ -383,8 +393,6 @@ def test_keys_are_read_from_a_file_and_weak_ones_are_refused(tmp_path: Path) -> 
 
 def test_titles_are_data_in_every_answer(tmp_path: Path) -> None:
     """A title that could name another item would put it into the next turn."""
-    from genrec import Item
-
     bad = "x](#item=i5) <script>alert(1)</script> [y"
     with (
         serving(shop(extra=[Item("bad/../id?", bad, {"price": 0.1})]), tmp_path) as address,

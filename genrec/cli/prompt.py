@@ -166,6 +166,9 @@ def _fill_in(
     values = {
         "drivers": [{"title": title} for title in newest],
         "words": words,
+        "said": words,
+        "wishes": [words] if words else [],
+        "items": [{**view_of(catalog, int(item)), "facts": []} for item in offered],
         "history": [view_of(catalog, int(item)) for item in history],
         "item": view_of(catalog, int(offered[0]) if len(offered) else 0),
     }

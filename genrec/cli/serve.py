@@ -94,7 +94,7 @@ def serve(
     Without keys it answers this machine alone.
     """
     from genrec.assembly import default_cache
-    from genrec.serve.server import is_loopback
+    from genrec.serve.door import is_loopback
     from genrec.store import Store
 
     known = _keys(keys, rate, burst)

@@ -16,18 +16,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BeforeValidator
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from genrec.errors import GenrecError, UnknownItemError
+from genrec.serve.answer import Answer, write_json
 from genrec.serve.description import REPLIES, TOLD_PLAINLY, describe, told
 from genrec.serve.door import App, Door, Room
 from genrec.serve.failure import RefusedError
 from genrec.serve.key import Keys
 from genrec.serve.service import Service
 from genrec.serve.shape import (
-    Answer,
     CatalogAnswer,
     ChatBody,
     EventsBody,
@@ -62,6 +61,14 @@ def _decoded(text: str) -> str:
         raise ValueError("Input should be percent-encoded UTF-8") from None
 
 
+class _Json(JSONResponse):
+    """As all JSON here is written."""
+
+    def render(self, content: Any) -> bytes:
+        """A body."""
+        return write_json(content)
+
+
 PathId = Annotated[Name, BeforeValidator(_decoded), Path()]
 
 
@@ -69,7 +76,7 @@ def create_app(
     service: Service,
     *,
     keys: Keys,
-    room: Room | None = None,
+    room: Room,
     now: Callable[[], float] = time.time,
 ) -> App:
     """The server as an ASGI app; it ends the service when it shuts down.
@@ -86,9 +93,16 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         talk.close()
-        service.close()
+        await run_in_threadpool(service.close)  # which waits for what is being ranked
 
-    app = FastAPI(title="genrec", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="genrec",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        default_response_class=_Json,
+    )
     _fail_well(app)
     _rank(app, service)
     _remember(app, service, now)
@@ -97,15 +111,15 @@ def create_app(
     _watch(app, service)
     _show(app)
     describe(app, locked=len(keys) > 0)
-    return Door(
-        app, keys=keys, room=room or Room(), is_full=service.is_full, metrics=service.metrics, clock=service.clock
-    )
+    return Door(app, keys=keys, room=room, is_full=service.is_full, metrics=service.metrics, clock=service.clock)
 
 
 def _rank(app: FastAPI, service: Service) -> None:
     async def ranked(ask: Recommend) -> Response:
-        # Written by pydantic as it is: FastAPI would check what is ours once more.
-        return Response(to_json(await asyncio.wrap_future(service.rank(ask))), media_type="application/json")
+        # The store may take its time, or all of it; who needs none does not wait for it.
+        asked = service.ask(ask) if ask.user_id is None else await run_in_threadpool(service.ask, ask)
+        # FastAPI would check what is ours once more.
+        return _Json(await asyncio.wrap_future(service.rank(ask, asked)))
 
     @app.post("/v1/recommend", response_model=Answer, responses=told(503))
     async def recommend(body: Recommend) -> Response:
@@ -209,21 +223,29 @@ def _talk(app: FastAPI, talk: Talk) -> None:
         if body.model not in (None, MODEL):
             raise RefusedError(404, f"there is no such model; there is {MODEL!r}", "model_not_found", param="model")
         if not body.stream:
-            return Response(to_json(await talk.complete(body)), media_type="application/json")
+            return _Json(await talk.complete(body))
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamingResponse(await talk.stream(body), media_type="text/event-stream", headers=headers)
 
 
 def _watch(app: FastAPI, service: Service) -> None:
+    looking: asyncio.Future[None] | None = None
+
+    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live")
     async def live() -> dict[str, str]:
         """The process answers."""
         return {"status": "live"}
 
+    @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", responses=told(503))
     async def ready() -> dict[str, str]:
         """The store answers, and the first step of the ladder ranked something lately, or did so just now."""
-        await run_in_threadpool(service.check)
+        nonlocal looking
+        if looking is None or looking.done():  # many who ask at once are one who looks
+            looking = asyncio.ensure_future(run_in_threadpool(service.check))
+            looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(looking)
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=TOLD_PLAINLY)
@@ -242,6 +264,7 @@ def _show(app: FastAPI) -> None:
         answer.headers["cache-control"] = "no-cache"
         return answer
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
         return await page(request, "index.html")
@@ -255,7 +278,8 @@ def _fail_well(app: FastAPI) -> None:
     """Every refusal in OpenAI's shape, and no other in the description."""
 
     def answered(refusal: RefusedError) -> Response:
-        return JSONResponse({"error": refusal.error}, refusal.status, headers=dict(refusal.headers))
+        # Escaped, since a message may quote what cannot be written otherwise.
+        return Response(refusal.body, refusal.status, dict(refusal.headers), "application/json")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

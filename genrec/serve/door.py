@@ -5,6 +5,7 @@ WebSocket ASGI Message Format".
 """
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -24,9 +25,7 @@ OPEN = ("/", "/health/live")
 """What is answered without a key, and where the house is full, too."""
 
 _OPEN_UNDER = "/page/"
-_HERE = ("localhost", "127.0.0.1", "[::1]")
 _NOTICED = 0.5  # seconds after which it is known of every connection that it is lost
-_LAST = {"connection": "close"}  # whatever comes behind is the rest of what was refused
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -91,12 +90,14 @@ class Door:
             await _send(told, refusal)
             self._metrics.answered("refused", refusal.status, None)
             return
-        self._inside += 1
+        # What anybody may have takes no place from those who have a key.
+        taken = int(not _is_open(scope["path"]))
+        self._inside += taken
         self._metrics.entered()
         try:
             await self._let_in(scope, receive, told)
         finally:
-            self._inside -= 1
+            self._inside -= taken
             self._metrics.left()
             route = getattr(scope.get("route"), "path", "unknown")
             self._metrics.answered(route, told.status, self._clock() - start)
@@ -106,22 +107,26 @@ class Door:
         refusal = self._refuse_caller(scope["path"], headers)
         if refusal is not None:
             return refusal
-        if int(_digits(headers.get(b"content-length"))) > self._room.body:
-            return _too_large(self._room.body)
-        if (self._inside >= self._room.inside and scope["path"] not in OPEN) or self._is_full(scope["path"]):
+        length = int(_digits(headers.get(b"content-length")))
+        if _is_open(scope["path"]):
+            # A body would be kept until it is whole, for everybody and without a limit of how many.
+            return RefusedError.too_large(0) if length or b"transfer-encoding" in headers else None
+        if length > self._room.body:
+            return RefusedError.too_large(self._room.body)
+        if self._inside >= self._room.inside or self._is_full(scope["path"]):
             return RefusedError.busy()
         return None
 
     def _refuse_caller(self, path: str, headers: dict[bytes, bytes]) -> RefusedError | None:
         if not len(self._keys):
-            host = headers.get(b"host", b"").decode("latin-1")
-            if _name(host) not in _HERE:
+            host = headers.get(b"host", b"").decode("latin-1").casefold()
+            if not is_loopback(_name(host)):
                 return RefusedError(403, "without keys only this machine is answered; ask localhost", "foreign_host")
-            origin = headers.get(b"origin", b"").decode("latin-1")
+            origin = headers.get(b"origin", b"").decode("latin-1").casefold()
             if origin and origin.partition("://")[2] != host:
                 return RefusedError(403, "pages of other sites are not answered", "foreign_origin")
             return None
-        if path in OPEN or path.startswith(_OPEN_UNDER):
+        if _is_open(path):
             return None
         scheme, _, shown = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         known, bucket = self._keys.find(shown.strip()) if scheme.casefold() == "bearer" else (False, None)
@@ -176,12 +181,12 @@ class Door:
                         return None
                     body += message.get("body", b"")
                     if len(body) > self._room.body:
-                        raise _too_large(self._room.body)
+                        raise RefusedError.too_large(self._room.body)
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
             why = "the request did not arrive in time; send it at once"
-            raise RefusedError(408, why, "slow_request", headers=_LAST) from None
+            raise RefusedError(408, why, "slow_request", headers={"connection": "close"}) from None
 
 
 class _Told:
@@ -217,14 +222,28 @@ def _too_often(bucket: Bucket | None) -> RefusedError | None:
     )
 
 
-def _too_large(most: int) -> RefusedError:
-    return RefusedError(413, f"a request may have {most:,} bytes; send less at once", "too_large", headers=_LAST)
-
-
 def _digits(value: bytes | None) -> bytes:
     return value if value is not None and value.isdigit() and len(value) < 20 else b"0"
 
 
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(_OPEN_UNDER)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address, or a name."""
+    host = host.casefold()
+    if host in ("localhost", "127.0.0.1", "::1"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _name(host: str) -> str:
-    """A host without its port."""
-    return host if host.endswith("]") else host.rpartition(":")[0] or host
+    """A host without its port, and without the brackets of IPv6."""
+    if host.startswith("["):
+        name, closed, port = host[1:].partition("]")
+        return name if closed and port[:1] in ("", ":") else host
+    return host.rpartition(":")[0] or host

@@ -64,10 +64,16 @@ class RefusedError(Exception):
         return cls(500, "the server failed; its log says more", "internal_error")
 
     @classmethod
-    def busy(cls) -> "RefusedError":
-        """More is asked than can be answered in time."""
+    def busy(cls, seconds: int = _BUSY) -> "RefusedError":
+        """More is asked than can be answered in time; after some seconds it may be less."""
         message = "too many requests are being answered; try again after what Retry-After says"
-        return cls(429, message, "overloaded", headers={"retry-after": str(_BUSY)})
+        return cls(429, message, "overloaded", headers={"retry-after": str(seconds)})
+
+    @classmethod
+    def too_large(cls, most: int) -> "RefusedError":
+        """A body has more bytes than it may; whatever comes behind it is the rest of it."""
+        message = f"a request here may have {most:,} bytes; send less at once"
+        return cls(413, message, "too_large", headers={"connection": "close"})
 
     @classmethod
     def plain(cls, status: int, headers: Mapping[str, str] | None = None) -> "RefusedError":

@@ -16,7 +16,10 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
-            "genrec_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
+            "genrec_requests",
+            "Requests by route and status; status 0 is whoever left before an answer began.",
+            ["route", "status"],
+            registry=self._registry,
         )
         self._seconds = Histogram(
             "genrec_request_seconds",

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 
 import uvicorn
@@ -12,52 +13,103 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from genrec.serve.door import App
 from genrec.serve.failure import RefusedError
 
-_PATIENCE = 4.0  # seconds until what a connection began to say has to be the head of a request
-_HEAD = 1 << 16  # bytes that it may have
+_PATIENCE = (
+    4.0  # seconds until what a connection began to say is the head of a request, and until it read what is there
+)
+_HEAD = 1 << 16  # bytes that a head may have, and that may come without any part of a request being whole
+_SLOWEST = 1 << 14  # bytes that are read meanwhile where somebody reads
 _SWITCH = 0.001  # seconds that the thread which ranks may keep the one that speaks waiting; Python's default is 5 ms
 _GRACE = 10  # seconds that answers under way have when the server ends
 
 
-class PatientProtocol(HttpToolsProtocol):
-    """HTTP/1.1 as uvicorn has it, for connections that may say anything, or nothing.
+class _TooLargeError(Exception):
+    """Ends what httptools reads."""
 
-    Whatever comes while no request is being answered has to become one within some seconds, and within some bytes; what
-    is no HTTP is told so in the shape of every other refusal.
+
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP/1.1 as uvicorn has it, for connections that may say anything, or nothing, and read or not.
+
+    Whatever comes while no request is being answered has to become one within some seconds, and whatever comes at any
+    time within some bytes; what is no HTTP is told so in the shape of every other refusal. Who does not read what they
+    asked for is cut off, so that no answer waits for them.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self._waiting: asyncio.TimerHandle | None = None
+        self._unsent: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
         self._unread = 0
+        self._is_too_large = self._moved = False
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         """Read on, and wait for the rest of what is no request yet."""
+        self._moved = False
         super().data_received(data)
-        if self.transport.is_closing() or self._is_answering:
+        if self.transport.is_closing():
             return
-        self._unread += len(data)
+        # What httptools gathers until a header, or a line behind the body, is whole is seen nowhere else.
+        self._unread = 0 if self._moved else self._unread + len(data)
         if self._unread > _HEAD:
-            self._end(RefusedError(431, f"a request's head may have {_HEAD:,} bytes; send less", "too_large"))
-        elif self._waiting is None:
+            self._end(_too_large())
+        elif not self._is_answering and self._waiting is None:
             self._wait()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._moved = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Stop waiting: it is a request, and the door waits for its body."""
+        self._moved = True
         self._stop()
+        if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > _HEAD:
+            self._is_too_large = True
+            raise _TooLargeError
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body, which the door counts."""
+        self._moved = True
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """Go on, or see that what is closed ends, read or not."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._hurry()
+
+    def pause_writing(self) -> None:
+        """Too much is not read yet: it has to be, in some seconds."""
+        self._hurry()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It was read."""
+        if self._unsent is not None and not self.transport.is_closing():
+            self._unsent.cancel()
+            self._unsent = None
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nobody asks any more."""
+        self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell who answers."""
         self._stop()
+        if self._unsent is not None:
+            self._unsent.cancel()
         self._break_off()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP."""
-        self._end(RefusedError(400, "this is no request of HTTP/1.1", "no_http"))
+        """Refuse what is no HTTP, or too much of it."""
+        refusal = RefusedError(400, "this is no request of HTTP/1.1", "no_http")
+        self._end(_too_large() if self._is_too_large else refusal)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -74,7 +126,25 @@ class PatientProtocol(HttpToolsProtocol):
             self._answering.message_event.set()
 
     def _wait(self) -> None:
-        self._waiting = self.loop.call_later(_PATIENCE, self.transport.close)
+        self._waiting = self.loop.call_later(_PATIENCE, self._close)
+
+    def _hurry(self) -> None:
+        """End the connection in some seconds, whatever is not read by then, unless much of it is."""
+        if self._unsent is None:
+            there = self.transport.get_write_buffer_size()
+            self._unsent = self.loop.call_later(_PATIENCE, self._look, there)
+
+    def _look(self, before: int) -> None:
+        self._unsent = None
+        if before - self.transport.get_write_buffer_size() < _SLOWEST:
+            self.transport.abort()
+        else:
+            self._hurry()
+
+    def _close(self) -> None:
+        """End it once all is read, or in some seconds."""
+        self.transport.close()
+        self._hurry()
 
     def _stop(self) -> None:
         self._unread = 0
@@ -91,7 +161,11 @@ class PatientProtocol(HttpToolsProtocol):
             length = f"content-length: {len(refusal.body)}"
             head = "\r\n".join([status, "content-type: application/json", length, "connection: close", "", ""])
             self.transport.write(head.encode() + refusal.body)
-        self.transport.close()
+        self._close()
+
+
+def _too_large() -> RefusedError:
+    return RefusedError(431, f"a request's head may have {_HEAD:,} bytes; send less", "too_large")
 
 
 def config_of(app: App) -> uvicorn.Config:
@@ -132,15 +206,3 @@ def listen(host: str, port: int) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    import ipaddress
-
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,5 +1,6 @@
 """What the routes call: lists by many at once, and everything that changes what is known."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -11,20 +12,23 @@ from genrec.advisor import Advisor
 from genrec.catalog import Catalog
 from genrec.errors import EngineError
 from genrec.lane import Lane
-from genrec.live import Live
+from genrec.live import Asked, Live
 from genrec.recommender import Recommender
+from genrec.serve.answer import Answer, Notices, answers_of
 from genrec.serve.metric import Metrics
-from genrec.serve.shape import Answer, EventBody, Recommend, answers_of
+from genrec.serve.shape import EventBody, Recommend
 from genrec.store import Event, Store
-from genrec.types import History, Item, ItemId, UserId
+from genrec.types import History, Item, ItemId, RecommendationList, UserId
 
 Advise = Callable[[Recommender, int], Advisor]
 """Makes an advisor over a recommender, for lists of some length."""
 
+_LOGGER = logging.getLogger(__name__)
 _RANKED = ("/v1/recommend", "/v1/search", "/v1/related")
 _FRESH = 10.0  # seconds for which an answer of the first step shows that it works
 _PATIENCE = 5.0  # seconds that it may take to show it
 _KEPT = 8  # advisors, one for each list length
+_NO_TIME = 1e-6  # seconds; what takes none answers
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,15 @@ class Load:
     talks: int = 8
     deadline: float = 10.0
     turn: float = 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A list that is waited for, until a moment of the service's clock."""
+
+    ask: Recommend
+    asked: Asked
+    until: float
 
 
 class Service:
@@ -70,11 +83,14 @@ class Service:
     ) -> None:
         self.live, self.store, self.load, self.metrics, self.clock = live, store, load, metrics, clock
         self._advise = advise
-        self._lane = Lane[Recommend, Answer](self._rank, most=load.waiting, together=load.together)
+        self._lane = Lane[_Wanted, Answer](self._rank, most=load.waiting, together=load.together)
         metrics.watch(self._lane.__len__)
         self._lock = Lock()
         self._advisors: tuple[Recommender | None, dict[int, Advisor]] = (None, {})
         self._worked = -_FRESH
+        self._notices = Notices(clock)
+        for notice in live.recommender.notices:
+            _LOGGER.info(notice)
 
     @property
     def catalog(self) -> Catalog:
@@ -85,22 +101,43 @@ class Service:
         """Whether a request to this address would be refused, once it was read."""
         return path in _RANKED and self._lane.is_full
 
-    def rank(self, ask: Recommend) -> "Future[Answer]":
-        """A list, once it is ranked.
+    def ask(self, ask: Recommend) -> Asked:
+        """Who asks, as they are known now; of somebody who is known by an id, the store tells.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return self.live.ask(ask.user_id, ask.history, ask.words)
+
+    def rank(self, ask: Recommend, asked: Asked) -> "Future[Answer]":
+        """A list, once it is ranked; its deadline counts from now, so the time that it waits, too.
+
+        Args:
+            ask: what is wanted.
+            asked: for whom, see `ask`.
 
         Raises:
             FullError: too many wait already.
         """
-        return self._lane.put(ask, repr((ask.k, ask.options)))  # with the same options they can be ranked together
+        until = self.clock() + (ask.deadline or self.load.deadline)
+        # With the same options they can be ranked together.
+        return self._lane.put(_Wanted(ask, asked, until), repr((ask.k, ask.options)))
 
-    def advisor(self, k: int) -> Advisor:
-        """Goes on with conversations over what can be recommended now, k items a turn."""
-        recommender = self.live.recommender
+    def told(self, lists: Sequence[RecommendationList], recommender: Recommender) -> list[Answer]:
+        """Lists for those who asked, counted."""
+        for own in lists:
+            self.metrics.served(own)
+        return answers_of(lists, recommender.catalog, lambda own: self._notices.of(own, recommender.notices))
+
+    def advisor(self, recommender: Recommender, k: int) -> Advisor:
+        """Goes on with conversations over what a recommender has, k items a turn; those of the last one are kept."""
         with self._lock:
             known, advisors = self._advisors
-            if known is not recommender or len(advisors) >= _KEPT:
+            if known is not recommender:
                 advisors = {}
             if k not in advisors:
+                if len(advisors) >= _KEPT:
+                    advisors.pop(next(iter(advisors)))
                 advisors[k] = self._advise(recommender, k)
             self._advisors = (recommender, advisors)
             return advisors[k]
@@ -166,24 +203,22 @@ class Service:
         """End what works in the background."""
         self._lane.close()
 
-    def _rank(self, _: object, asks: Sequence[Recommend]) -> list[Answer]:
-        """Lists of one length under the same options."""
-        groups: dict[tuple[Recommender, tuple[ItemId, ...]], list[int]] = {}
-        people = []
-        for place, ask in enumerate(asks):
-            found = self.live.ask(ask.user_id, ask.history, ask.words)
-            people.append(found.person)
-            groups.setdefault((found.recommender, found.unwanted), []).append(place)
+    def _rank(self, _: object, wanted: Sequence[_Wanted]) -> list[Answer]:
+        """Lists of one length under the same options, until the first of their deadlines."""
+        now = self.clock()
+        groups: dict[tuple[Recommender, tuple[ItemId, ...], bool], list[int]] = {}
+        for place, one in enumerate(wanted):
+            # Whoever waited too long gets what needs no time, and hurries nobody else.
+            key = (one.asked.recommender, one.asked.unwanted, one.until <= now)
+            groups.setdefault(key, []).append(place)
         answers: dict[int, Answer] = {}
-        for (recommender, unwanted), places in groups.items():
-            options: dict[str, Any] = asks[0].options
-            options["deadline"] = options["deadline"] or self.load.deadline
+        for (recommender, unwanted, _late), places in groups.items():
+            options: dict[str, Any] = wanted[0].ask.options
+            options["deadline"] = max(_NO_TIME, min(wanted[place].until for place in places) - self.clock())
             options["exclude"] = [*(options["exclude"] or ()), *unwanted]
-            lists = recommender.recommend([people[place] for place in places], asks[0].k, **options)
-            told = answers_of(lists, recommender.catalog)
-            for place, own, answer in zip(places, lists, told, strict=True):
-                answers[place] = answer
-                self.metrics.served(own)
-                if not own.left_out:
-                    self._worked = self.clock()
-        return [answers[place] for place in range(len(asks))]
+            people = [wanted[place].asked.person for place in places]
+            lists = recommender.recommend(people, wanted[0].ask.k, **options)
+            answers |= dict(zip(places, self.told(lists, recommender), strict=True))
+            if not all(own.left_out for own in lists):
+                self._worked = self.clock()
+        return [answers[place] for place in range(len(wanted))]

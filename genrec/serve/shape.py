@@ -1,9 +1,7 @@
 """What goes over the wire, checked before anything sees it. Lengths are limits of one request, not of what is kept."""
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -15,12 +13,10 @@ from pydantic import (
     StrictStr,
     WithJsonSchema,
 )
-from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
-from genrec.catalog import Catalog
 from genrec.conversation import Limit, Wishes
 from genrec.rows import is_text
-from genrec.types import ItemId, RecommendationList, Role, UserId
+from genrec.types import ItemId, Role, UserId
 
 _MOST_ITEMS, _MOST_K, _MOST_EVENTS, _MOST_SECONDS = 10_000, 1_000, 1_000, 60.0
 _LONG, _EXACT = 2**63, 2**53
@@ -137,37 +133,6 @@ class Related(Ask):
     """A list beside one item."""
 
     item_id: Id
-
-
-class Reason(TypedDict):
-    """An item of the history that spoke for a recommendation; `drop` is null where nothing would be left without it."""
-
-    item_id: ItemId
-    title: str
-    drop: float | None
-
-
-class Recommended(TypedDict):
-    """One item of a list."""
-
-    item_id: ItemId
-    rank: int
-    title: str
-    score: float | None
-    source: str
-    reason: str | None
-    drivers: list[Reason]
-    attributes: dict[str, Any]
-
-
-class Answer(TypedDict):
-    """A list: exactly k items whenever k are allowed, best first."""
-
-    items: list[Recommended]
-    proven: bool
-    compared: int
-    notices: list[str]
-    seconds: float
 
 
 class EventBody(Body):
@@ -348,40 +313,3 @@ class ChatBody(BaseModel):
     stream_options: StreamOptions | None = None
     n: Annotated[Literal[1], _Whole] | None = None
     genrec: Extension | None = None
-
-
-def answers_of(lists: Sequence[RecommendationList], catalog: Catalog) -> list[Answer]:
-    """Lists as they go over the wire; of what the catalog lacks by now, the attributes are missing."""
-    item_ids = [item.item_id for found in lists for item in found.items]
-    places = catalog.item_ids.positions(item_ids)
-    there = {item.item_id: item.attributes for item in catalog.items_at(np.unique(places[places >= 0]))}
-    return [_answer_of(found, there) for found in lists]
-
-
-def _answer_of(found: RecommendationList, there: Mapping[ItemId, Mapping[str, Any]]) -> Answer:
-    items: list[Recommended] = [
-        {
-            "item_id": item.item_id,
-            "rank": item.rank,
-            "title": item.title,
-            "score": _finite(item.score),
-            "source": item.source,
-            "reason": item.reason,
-            "drivers": [
-                {"item_id": own.item_id, "title": own.title, "drop": _finite(own.drop)} for own in item.drivers
-            ],
-            "attributes": dict(there.get(item.item_id, {})),
-        }
-        for item in found.items
-    ]
-    return {
-        "items": items,
-        "proven": found.proven,
-        "compared": found.compared,
-        "notices": list(found.notices),
-        "seconds": found.seconds,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None

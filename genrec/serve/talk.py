@@ -7,28 +7,41 @@ reference, "Chat completion object" and "Chat completion chunk object"; server-s
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
-from pydantic_core import to_json
-
 from genrec.advisor import Advisor, Part, compose
+from genrec.catalog import Catalog
 from genrec.conversation import Conversation, Turn, Wishes
 from genrec.deadline import Deadline
-from genrec.errors import InputError
+from genrec.errors import EngineError, InputError
+from genrec.live import Asked
+from genrec.serve.answer import write_json
 from genrec.serve.failure import RefusedError
+from genrec.serve.metric import Metrics
 from genrec.serve.service import Service
-from genrec.serve.shape import ChatBody, Extension, WishesBody, answers_of
+from genrec.serve.shape import ChatBody, Extension, WishesBody
 from genrec.types import History, RecommendationList
 
 MODEL = "genrec"
 _K = 5
+_TURN = 5  # seconds after which one of those who talk may be answered
 _LOGGER = logging.getLogger(__name__)
 
-Told = Part | Conversation | BaseException
+
+@dataclass(frozen=True)
+class _Shown:
+    """What goes into the field `genrec`: the wishes and their chips, or a list."""
+
+    genrec: dict[str, Any]
+    answer: RecommendationList | None = None
+
+
+Told = _Shown | str | Conversation | Exception
 """What the thread that answers tells: parts, and at last the conversation, or what went wrong."""
 
 
@@ -42,12 +55,11 @@ class Talk:
     Args:
         service: what it is about.
         now: seconds since 1970.
-        workers: turns that are answered at the same time.
     """
 
-    def __init__(self, service: Service, *, now: Callable[[], float], workers: int = 1) -> None:
+    def __init__(self, service: Service, *, now: Callable[[], float]) -> None:
         self._service, self._now = service, now
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="talk")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="talk")
         self._inside = 0
 
     def close(self) -> None:
@@ -61,9 +73,10 @@ class Talk:
             RefusedError: too many wait.
             InputError: a wish cannot be kept, or nothing was said.
         """
-        reply = _Reply(self._service, body, int(self._now()))
-        async for part in self._turn(body):
-            reply.take(part)
+        reply = _Reply(self._service.metrics, body, int(self._now()))
+        async with aclosing(self._turn(body)) as parts:
+            async for part in parts:
+                reply.take(part)
         return reply.whole
 
     async def stream(self, body: ChatBody) -> AsyncIterator[bytes]:
@@ -72,13 +85,13 @@ class Talk:
         first = await anext(parts)
         return self._events(body, first, parts)
 
-    async def _events(self, body: ChatBody, first: Told, parts: AsyncIterator[Told]) -> AsyncIterator[bytes]:
-        reply = _Reply(self._service, body, int(self._now()))
-        yield _event(reply.take(first))
+    async def _events(self, body: ChatBody, first: Told, parts: AsyncGenerator[Told, None]) -> AsyncIterator[bytes]:
+        reply = _Reply(self._service.metrics, body, int(self._now()))
         try:
-            async for part in parts:
-                if (chunk := reply.take(part)) is not None:
-                    yield _event(chunk)
+            async with aclosing(parts):
+                yield _event(reply.take(first))
+                async for part in parts:
+                    yield _event(reply.take(part))
         except Exception:
             _LOGGER.exception("a reply ended before its time")
             for chunk in reply.give_up():
@@ -87,9 +100,9 @@ class Talk:
             yield _event(reply.usage)
         yield b"data: [DONE]\n\n"
 
-    async def _turn(self, body: ChatBody) -> AsyncIterator[Told]:
+    async def _turn(self, body: ChatBody) -> AsyncGenerator[Told, None]:
         if self._inside >= self._service.load.talks:
-            raise RefusedError.busy()
+            raise RefusedError.busy(_TURN)
         loop, told, left = asyncio.get_running_loop(), asyncio.Queue[Told](), Event()
         start = self._service.clock()
 
@@ -103,8 +116,12 @@ class Talk:
                 tell(self._answer(body, tell, self._deadline(start, left)))
             except _LeftError:
                 return
-            except BaseException as error:  # noqa: BLE001  (the caller raises it)
+            except Exception as error:  # noqa: BLE001  (the caller raises it)
                 loop.call_soon_threadsafe(told.put_nowait, error)
+            except BaseException as error:
+                _LOGGER.exception("a turn broke off")
+                broken = EngineError(f"a turn broke off: {error!r}")  # the loop would end of what is no Exception
+                loop.call_soon_threadsafe(told.put_nowait, broken)
 
         self._inside += 1
         working = self._pool.submit(work)
@@ -112,7 +129,7 @@ class Talk:
         try:
             while True:
                 part = await told.get()
-                if isinstance(part, BaseException):
+                if isinstance(part, Exception):
                     raise part
                 if isinstance(part, str) and not spoke:
                     spoke = True
@@ -130,83 +147,99 @@ class Talk:
         clock = self._service.clock
         return Deadline(start + self._service.load.turn, lambda: float("inf") if left.is_set() else clock())
 
-    def _answer(self, body: ChatBody, tell: Callable[[Part], None], deadline: Deadline) -> Conversation:
+    def _answer(self, body: ChatBody, tell: Callable[[Told], None], deadline: Deadline) -> Conversation:
         asked = body.genrec or Extension()
-        advisor = self._service.advisor(asked.k or _K)
+        found = self._service.live.ask(asked.user_id, asked.history)
+        # Whatever is withdrawn meanwhile, a turn names and lists what its own recommender has.
+        recommender = found.recommender
+        advisor = self._service.advisor(recommender, asked.k or _K)
+
+        def show(part: Part) -> None:
+            match part:
+                case Wishes():
+                    tell(_Shown(_wished(part, advisor)))
+                case RecommendationList():
+                    own = self._service.told([part], recommender)[0]
+                    tell(_Shown({"items": own["items"], "notices": own["notices"]}, part))
+                case str():
+                    tell(part)
+
         before = [(one.role, one.said) for one in body.messages]
         said = before.pop()[1] if before and before[-1][0] == "user" else None
-        conversation = self._before(advisor, asked, before)
+        conversation = _before(found, advisor, asked, before)
         if said is not None:
-            return advisor.answer(conversation, said, on_part=tell, deadline=deadline)
+            return advisor.answer(conversation, said, on_part=show, deadline=deadline)
         if asked.wishes is None:
             raise InputError("the last message is not the user's, and no genrec.wishes say what changed; send one")
-        return advisor.change(conversation, conversation.wishes, on_part=tell, deadline=deadline)
+        return advisor.change(conversation, conversation.wishes, on_part=show, deadline=deadline)
 
-    def _before(self, advisor: Advisor, asked: Extension, messages: list[tuple[Any, str]]) -> Conversation:
-        """The conversation before the last message."""
-        found = self._service.live.ask(asked.user_id, asked.history)
-        met = found.person.item_ids if isinstance(found.person, History) else ()
-        conversation = advisor.replay(Conversation(asked.user_id, met, unwanted=found.unwanted), messages)
-        if asked.wishes is None:
-            return conversation
-        wishes = self._checked(asked.wishes.wishes)
-        if not conversation.turns:
-            nothing = RecommendationList((), proven=False, compared=0)
-            return replace(conversation, turns=(Turn("", wishes, nothing, ""),))
-        last = replace(conversation.turns[-1], wishes=wishes)
-        return replace(conversation, turns=(*conversation.turns[:-1], last))
 
-    def _checked(self, wishes: Wishes) -> Wishes:
-        """Wishes that came from outside; items that are there no longer are left out.
+def _before(found: Asked, advisor: Advisor, asked: Extension, messages: list[tuple[Any, str]]) -> Conversation:
+    """The conversation before the last message."""
+    met = found.person.item_ids if isinstance(found.person, History) else ()
+    conversation = advisor.replay(Conversation(asked.user_id, met, unwanted=found.unwanted), messages)
+    if asked.wishes is None:
+        return conversation
+    wishes = _checked(asked.wishes.wishes, found.recommender.catalog)
+    if not conversation.turns:
+        nothing = RecommendationList((), proven=False, compared=0)
+        return replace(conversation, turns=(Turn("", wishes, nothing, ""),))
+    last = replace(conversation.turns[-1], wishes=wishes)
+    return replace(conversation, turns=(*conversation.turns[:-1], last))
 
-        Raises:
-            FilterError: a limit cannot be kept.
-        """
-        catalog = self._service.catalog
-        for limit in wishes.limits:
-            catalog.where(limit.where)
-        liked, disliked = (
-            tuple(one for one in ids if catalog.item_ids.position(one) >= 0) for ids in (wishes.liked, wishes.disliked)
-        )
-        return replace(wishes, liked=liked, disliked=disliked)
+
+def _checked(wishes: Wishes, catalog: Catalog) -> Wishes:
+    """Wishes that came from outside; items that are there no longer are left out.
+
+    Raises:
+        FilterError: a limit cannot be kept.
+    """
+    for limit in wishes.limits:
+        catalog.where(limit.where)
+    liked, disliked = (
+        tuple(one for one in ids if catalog.item_ids.position(one) >= 0) for ids in (wishes.liked, wishes.disliked)
+    )
+    return replace(wishes, liked=liked, disliked=disliked)
+
+
+def _wished(wishes: Wishes, advisor: Advisor) -> dict[str, Any]:
+    chips = [{"kind": kind, "value": value, "label": advisor.name_of(kind, value)} for kind, value in wishes.chips]
+    return {"wishes": WishesBody.of(wishes).model_dump(), "chips": chips}
 
 
 class _Reply:
     """What was told of one turn so far, as OpenAI's objects."""
 
-    def __init__(self, service: Service, body: ChatBody, created: int) -> None:
-        self._service, self._name = service, body.model or MODEL
+    def __init__(self, metrics: Metrics, body: ChatBody, created: int) -> None:
+        self._metrics, self._name = metrics, body.model or MODEL
         self._facts = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": created, "model": self._name}
         self._text: list[str] = []
         self._told: dict[str, Any] = {}
         self._answer: RecommendationList | None = None
 
-    def take(self, part: Told) -> dict[str, Any] | None:
+    def take(self, part: Told) -> dict[str, Any]:
         """The chunk that tells a part."""
         match part:
-            case Wishes():
-                own = self._wished(part)
-                self._told |= own
-                return self._chunk({"role": "assistant", "content": ""}, genrec=own)
-            case RecommendationList():
-                self._answer = part
-                own = self._listed(part)
-                self._told |= own
-                return self._chunk({"content": ""}, genrec=own)
+            case _Shown():
+                self._told |= part.genrec
+                if part.answer is None:
+                    return self._chunk({"role": "assistant", "content": ""}, genrec=part.genrec)
+                self._answer = part.answer
+                return self._chunk({"content": ""}, genrec=part.genrec)
             case str():
                 self._text.append(part)
                 return self._chunk({"content": part})
             case Conversation():
                 fallback = bool(part.turns) and part.turns[-1].fallback
                 if fallback:
-                    self._service.metrics.fell_back()
+                    self._metrics.fell_back()
                 self._told["fallback"] = fallback
                 return self._chunk({}, finish="stop", genrec={"fallback": fallback})
         raise TypeError(f"{part!r:.80} is no part of a turn")
 
     def give_up(self) -> list[dict[str, Any]]:
         """The end of a reply that broke off: what is known in plain words, marked."""
-        self._service.metrics.fell_back()
+        self._metrics.fell_back()
         plain = "I could not answer this; please ask again." if self._answer is None else compose(self._answer)
         self._text.append(plain)
         ended = self._chunk({}, finish="stop", genrec={"fallback": True})
@@ -236,16 +269,6 @@ class _Reply:
         told = {"object": "chat.completion.chunk", "choices": [choice]}
         return self._facts | told | ({} if genrec is None else {"genrec": genrec})
 
-    def _wished(self, wishes: Wishes) -> dict[str, Any]:
-        advisor = self._service.advisor(_K)
-        chips = [{"kind": kind, "value": value, "label": advisor.name_of(kind, value)} for kind, value in wishes.chips]
-        return {"wishes": WishesBody.of(wishes).model_dump(), "chips": chips}
 
-    def _listed(self, answer: RecommendationList) -> dict[str, Any]:
-        self._service.metrics.served(answer)
-        found = answers_of([answer], self._service.catalog)[0]
-        return {"items": found["items"], "notices": found["notices"]}
-
-
-def _event(chunk: dict[str, Any] | None) -> bytes:
-    return b"data: " + to_json(chunk) + b"\n\n"
+def _event(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + write_json(chunk) + b"\n\n"
