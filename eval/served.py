@@ -21,7 +21,7 @@ from genrec.serve.app import create_app
 from genrec.serve.door import Room
 from genrec.serve.key import Keys
 from genrec.serve.metric import Metrics
-from genrec.serve.server import listen, serve
+from genrec.serve.server import bind, serve
 from genrec.serve.service import Load, Service
 from genrec.store import Store
 
@@ -74,7 +74,7 @@ def main() -> None:
             load=Load(),
             metrics=Metrics(),
         )
-        listening = listen("127.0.0.1", 0)
+        listening = bind("127.0.0.1", 0)
         print(listening.getsockname()[1], flush=True)
         serve(create_app(service, keys=Keys([], clock=time.monotonic), room=Room()), listening)
 

@@ -22,7 +22,7 @@ from genrec.serve.app import create_app
 from genrec.serve.door import Room
 from genrec.serve.key import Keys
 from genrec.serve.metric import Metrics
-from genrec.serve.server import config_of, listen
+from genrec.serve.server import bind, config_of
 from genrec.serve.service import Advise, Load, Service
 from genrec.store import Store
 
@@ -99,7 +99,7 @@ def serving(
             metrics=Metrics(),
         )
         known = Keys(keys, rate=rate, burst=2, clock=time.monotonic)
-        listening = listen("127.0.0.1", 0)
+        listening = bind("127.0.0.1", 0)
         server = uvicorn.Server(config_of(create_app(service, keys=known, room=room or Room())))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -5,13 +5,14 @@ import socket
 import time
 from dataclasses import replace
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genrec.cli import option, source, terminal
-from genrec.errors import EngineError, InputError, StoreError
+from genrec.errors import EngineError, InputError, ModelMissingError, StoreError
 
 if TYPE_CHECKING:
     from genrec.assembly import Settings
@@ -25,6 +26,7 @@ _GENERATIVE, _BLEND, _EMBEDDING, _POPULARITY = _RANKERS = ("generative", "blend"
 _QUICK_WAITING, _SLOW_WAITING = 24, 16  # lists that may wait where a list takes milliseconds, and where seconds
 _FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
 _PRIORS = 20_000  # items whose priors are measured before the first request: at most some minutes, once
+_PACKAGES = ("fastapi", "uvicorn", "httptools", "sqlalchemy", "prometheus_client")
 _SERVER = "Server"
 
 Host = Annotated[str, typer.Option("--host", help="The address to listen at.", rich_help_panel=_SERVER)]
@@ -93,6 +95,7 @@ def serve(
 
     Without keys it answers this machine alone.
     """
+    _need_packages()
     from genrec.assembly import default_cache
     from genrec.serve.door import is_loopback
     from genrec.store import Store
@@ -113,18 +116,24 @@ def serve(
     chosen, cache = source.settings(options), default_cache()
     named = source.Source.of(data, items, interactions, columns)
     source.fetch([chosen.model, chosen.encoder], cache)
-    listening = _listen(host, port)  # before what takes long
+    listening = _bind(host, port)  # before what takes long; until then connections are refused
     with Store.open(store or _default_store(named)) as opened:
-        parts = _open(named, chosen, cache, ranker)
+        parts = _open(named, chosen, cache, ranker, need_model=bool(model or adapter))
         service = _service(parts, opened, waiting, source.given(reader=reader, replies=replies, patience=patience))
         _run(service, named.name, known, host, listening)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    from genrec.serve.server import listen
+def _need_packages() -> None:
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ModelMissingError(f"{missing[0]} is not installed; run: pip install 'genrec[serve]'")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    from genrec.serve.server import bind
 
     try:
-        return listen(host, port)
+        return bind(host, port)
     except OSError as error:
         raise InputError(f"cannot listen at {host}:{port}: {error.strerror}; name another --port or --host") from error
 
@@ -159,9 +168,9 @@ def _run(service: "Service", name: str, keys: "Keys", host: str, listening: sock
     run(create_app(service, keys=keys, room=Room()), listening)
 
 
-def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str) -> "Parts":
+def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str, need_model: bool) -> "Parts":
     """What ranks, from a step of the ladder on."""
-    parts = source.load_parts(named, chosen, cache)
+    parts = source.load_parts(named, chosen, cache, need_model=need_model)
     if parts.generating is not None and len(parts.catalog) <= _PRIORS:
         with terminal.progress() as progress:  # once: a list that has to measure them first takes seconds longer
             parts.generating.ranker.fill_priors(lambda done, total: progress("prior", done, total))

@@ -190,8 +190,8 @@ def serve(app: App, listening: socket.socket) -> None:
     uvicorn.Server(config_of(app)).run(sockets=[listening])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket for `serve`, which refuses connections until then; port 0 takes a free one.
 
     Raises:
         OSError: the address cannot be had.
@@ -201,7 +201,6 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
-        made.listen(1024)
     except OSError:
         made.close()
         raise
