@@ -7,6 +7,7 @@ and the list before the reply is written.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -22,6 +23,7 @@ from genrec.template import one_line
 from genrec.types import History, ItemId, Recommendation, RecommendationList, Role
 
 _NO_REASON = "I cannot tell just now."
+_LACKS = re.compile(r"['\"](.*?)['\"] not in words\(title\)")
 _LONGEST = 1000  # characters of what somebody says that are read
 
 Part = Wishes | RecommendationList | str
@@ -159,12 +161,17 @@ class Advisor:
     def name_of(self, kind: str, value: ItemId) -> str:
         """What a wish is called when it is shown, see `Wishes.chips`: an item by its title."""
         catalog = self._recommender.catalog
-        return catalog[catalog.index_of(value)].title if kind in ("likes", "dislikes") else str(value)
+        if kind in ("likes", "dislikes"):
+            return catalog[catalog.index_of(value)].title
+        lacks = _LACKS.match(str(value))
+        return f"no “{lacks[1]}”" if lacks else str(value)
 
     def _reread(self, conversation: Conversation, said: str) -> Conversation:
         asked = self._rules.question(said, conversation.shown)
         if asked is not None and asked.about == "undo":
             return conversation.undo()
+        if asked is not None and asked.about == "start over":
+            return replace(conversation, turns=())
         wishes = self._read(said, conversation) if asked is None else conversation.wishes
         nothing = RecommendationList(conversation.shown if asked else (), proven=False, compared=0)
         turn = Turn(said, wishes, nothing, "", question=asked is not None)
@@ -243,8 +250,10 @@ class Advisor:
         self, conversation: Conversation, said: str, asked: Question, tell: OnPart, deadline: Deadline
     ) -> Conversation:
         """Answer a question about the list as it stands."""
-        if asked.about == "undo":
+        if asked.about in ("undo", "start over"):
             before, conversation = conversation, conversation.undo()
+            if asked.about == "start over":
+                conversation = replace(conversation, turns=())
             answer = conversation.turns[-1].answer if conversation.turns else RecommendationList((), True, 0)
             told = "Taken back." if before.turns else "There is nothing to take back."
             reply = f"{told} {compose(answer) if answer.items else 'What do you look for?'}"
@@ -279,6 +288,8 @@ class Advisor:
             facts = ", ".join(f"{name} {own[name]}" for name in differ or names if own.get(name) is not None)
             told = write_text(one_line(facts)) or "nothing is known"
             lines.append(f"- {write_mention(item.item_id, item.title)}: {told}")
+        if len(items) == 1:
+            return lines[0].removeprefix("- ")
         first = min(items, key=lambda item: item.rank)
         return "\n".join([*lines, "", f"By your wishes {write_mention(first.item_id, first.title)} comes first."])
 

@@ -91,6 +91,13 @@ def bounds_in(said: str) -> list[tuple[Sign, float]]:
     return [(sign, amount) for _, sign, amount in sorted(found, key=lambda own: own[0])]
 
 
+def without_bounds(said: str) -> str:
+    """A text in small letters without what it says of prices."""
+    for pattern in (_RANGE, _BOUND, _BEFORE):
+        said = pattern.sub(" ", said)
+    return " ".join(said.split())
+
+
 def _is_money(text: str) -> bool:
     return re.search(rf"{_SYMBOL}|{_CURRENCY}$", text) is not None
 

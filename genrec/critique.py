@@ -6,11 +6,11 @@ Expert 1997: an item stands for what it is like, and critiques say in which way 
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from genrec.bound import Sign, bounds_in, denied, ranges_in
+from genrec.bound import Sign, bounds_in, denied, ranges_in, without_bounds
 from genrec.catalog import Catalog
 from genrec.conversation import Conversation, Limit, Wishes
 from genrec.errors import InputError
@@ -48,7 +48,8 @@ _CHEAPER = re.compile(
 )
 _DEARER = re.compile(r"\b(?:more expensive|dearer|pricier|too cheap)(?![-\w]| look)")
 _WITHOUT = re.compile(
-    r"\b(?:without|no|nothing(?: with)?|anything but|not(?: (?:a|so|very|really|that|too|much|big|huge))*(?: (?:fan of|"
+    r"\b(?:without|no|nothing(?: with)?|any(?:thing| colou?r) (?:but|except)|"
+    r"not(?: (?:a|so|very|really|that|too|much|big|huge))*(?: (?:fan of|"
     r"keen on|fond of|into|fans of))?|isn't|aren't|avoid|skip|leave out|exclude|enough of|hates?|dislikes?|"
     r"(?:can't|cannot|can not) stand|(?:don't|dont|do not|doesn't|didn't) (?:want|like|need|love|fancy|show me)|"
     rf"stop (?:showing|recommending|suggesting|offering)(?: me)?|already (?:have|own)(?: too many| enough)?) {_ARTICLE}"
@@ -59,7 +60,22 @@ _HEDGE = re.compile(
     r"more|less|most|least|particular|particularly|fans?|keen|fond|into|know|mind|them|these|those|that|this|it's|for|from|"
     r"about|because|what|when|where|who|how|why|which|his|her|him|she|they|you|your|our|their|and|but|with|than|over|"
     r"under|above|below|between|quite|now|today|here|there|anymore|all|one|expensive|pricey|costly|cheap|cheaper|dearer|"
-    r"want|going|looking|interested|either|enough|doubt|way|rush|hurry|need|first|second|third|last"
+    r"both|limits?|want|going|looking|interested|either|enough|doubt|way|rush|hurry|need|first|second|third|last"
+)
+_BESIDE = re.compile(rf"(?:{_CHEAPER.pattern}|{_DEARER.pattern})(?: than (?:the |that |this )?(?:[\w'-]+ ?){{1,4}})?")
+_ANY_PRICE = re.compile(
+    r"\b(?:no (?:price )?limits?(?: on (?:the )?price)?$|(?:remove|drop|forget|without) (?:the |my |any )?"
+    r"price limits?|(?:any|whatever) price|price (?:doesn't|does not) matter|money is no object)"
+)
+# What says nothing of a thing that is looked for.
+_IDLE = re.compile(
+    r"\W*(?:a|an|the|i|i'd|i'm|i've|we|we'd|he|she|they|it|it's|its|me|my|us|you|your|please|want|wants|would|like|likes|"
+    r"love|loves|rather|prefer|have|has|got|do|does|don't|is|are|be|that|that's|this|these|those|which|who|what|any|some|"
+    r"something|anything|nothing|everything|items?|things?|stuff|ones?|in|on|of|for|to|at|with|but|and|or|so|just|only|"
+    r"also|really|show|see|find|give|need|looking|looks?|thanks?|ok|yes|no|not|pounds?|prices?|priced|costs?|costing|"
+    r"money|budget|spend|pay|can|could|should|will|too|very|bit|more|less|than|there|here|all|then|now|maybe|kind|sort|"
+    r"already|own|stop|if|possible|colou?rs?|anyone|else|another|other|others|go|going|away|from|by|about|them|him|her|"
+    r"either|even|still|hate|hates|absolutely|definitely|way|far|instead|though|today)?\W*"
 )
 # "No sugar tea set" is a tea set; "no sugar please" is no sugar.
 _NOUN = re.compile(
@@ -69,7 +85,9 @@ _NOUN = re.compile(
 _SERIES = re.compile(r"\b(?:not|no more of|nothing from) (?:that|this|the same) (?:series|kind|brand|author)\b")
 _ASKED = re.compile(r"\b(?:(?:do|did|would|have) you (?:have|got|sell)|(?:why|if) not)\b")  # for what nobody owns yet
 _SPLIT = re.compile(
-    r"(?:[;!?\n]|,(?!\d)|\.(?!\d)(?!(?<=\bno\.)\s?\d))+|(?<!anything )(?<!all )\bbut\b|\band\b", re.IGNORECASE
+    r"(?:[;!?\n]|,(?!\d)|\.(?!\d)(?!(?<=\bno\.)\s?\d))+|"
+    r"(?<!anything )(?<!all )(?<!colour )(?<!color )\bbut\b|\band\b",
+    re.IGNORECASE,
 )
 _IS = re.compile(r"\b(?:is|isn't|looks?)\b")
 _FILLER = re.compile(
@@ -78,8 +96,15 @@ _FILLER = re.compile(
     r"you are|you're|very helpful|definitely|absolutely|more like (?:that|this|it))\W+)*"
 )
 _UNDO = re.compile(r"\W*(?:undo|go back|back|take (?:that|it) back|never ?mind)(?:\s+please)?\W*")
+_OVER = re.compile(
+    r"\W*(?:start (?:over|again)|begin again|new conversation|forget (?:it all|everything))(?: please)?\W*"
+)
 _WHY = re.compile(r"^\W*(?:but |and |so )?why\b(?! not\b)|\bwhat makes you\b")
 _COMPARE = re.compile(r"\b(?:compare|comparison|difference between|versus|vs)\b")
+_TELL = re.compile(
+    r"\b(?:tell me (?:more )?about|how much (?:is|does|are)|what (?:is|does|about)|describe|details of)\b"
+)
+_WHICH = re.compile(r"^\W*which (?:one |item |product |of (?:these|them|those) )?(?:is|are)\b")
 _COMPARE_ALL = re.compile(
     r"\W*(?:please |can you |could you |what is the |what's the )*(?:compare|comparison|difference between)"
     r"(?: (?:all|of|the|them|these|those|items?|both|first|two|three|please|for me))*\W*"
@@ -91,11 +116,12 @@ class Question:
     """What somebody asks instead of wishing.
 
     Attributes:
-        about: "why" items were recommended, how items "compare", or "undo" for the last turn taken back.
+        about: "why" items were recommended, how items "compare" (one alone: what it is), "undo" for the last turn taken
+            back, or "start over" for all of them.
         items: the items that it is about, of those that were shown last.
     """
 
-    about: Literal["why", "compare", "undo"]
+    about: Literal["why", "compare", "undo", "start over"]
     items: tuple[Recommendation, ...] = ()
 
 
@@ -104,8 +130,14 @@ def question_of(said: str, shown: Sequence[Recommendation]) -> Question | None:
     lower = small(said)
     if _UNDO.fullmatch(lower):
         return Question("undo")
+    if _OVER.fullmatch(lower):
+        return Question("start over")
     if not shown:
         return None
+    if _TELL.search(lower) and (items := placed(lower, shown) or pointed(lower, shown)):
+        return Question("compare", tuple(items[:3]))
+    if _WHICH.search(lower):
+        return Question("compare", tuple(shown))
     if _COMPARE.search(lower):
         items = placed(lower, shown) or pointed(lower, shown)
         if len(items) < 2 and _COMPARE_ALL.fullmatch(lower):
@@ -175,38 +207,52 @@ class CritiqueReader:
         meant = [item for items in named for item in items]
         spared = [item for lower, items in zip(lowers, named, strict=True) if _EXCEPT.search(lower) for item in items]
         for clause, lower in zip(clauses, lowers, strict=True):
-            read = self._read_clause(_Said(_ASKED.sub("", lower), shown, meant, spared), wishes)
-            rest += [clause] if read is None else []
-            wishes = wishes if read is None else read
+            wishes, left = self._read_whole(_Said(_ASKED.sub("", lower), shown, meant, spared), wishes)
+            rest += [clause] if left is None else [left] if left else []
         return wishes, [*rest, *unread]
+
+    def _read_whole(self, said: _Said, wishes: Wishes) -> tuple[Wishes, str | None]:
+        """The wishes after a clause, and what is left of it for looking; None for all of it."""
+        left: str | None = None
+        while (read := self._read_clause(said if left is None else replace(said, lower=left), wishes)) is not None:
+            wishes, left = read
+            if all(map(_IDLE.fullmatch, left.split())):
+                return wishes, ""
+        return wishes, left
 
     def question(self, said: str, shown: Sequence[Recommendation]) -> Question | None:
         """What is asked; None for wishes."""
         return question_of(said, shown)
 
-    def _read_clause(self, said: _Said, wishes: Wishes) -> Wishes | None:
-        """The wishes after a clause; None where nothing is known of it."""
+    def _read_clause(self, said: _Said, wishes: Wishes) -> tuple[Wishes, str] | None:
+        """The wishes after a clause, and the part of it that they were not read from; None where nothing is known."""
         lower, shown = said.lower, said.shown
         if shown and _SERIES.search(lower):
             begins = _common_words([item.title for item in shown])
-            return wishes.limit(_lacking_words(begins)) if begins else wishes.dislike(shown[0].item_id)
+            return wishes.limit(_lacking_words(begins)) if begins else wishes.dislike(shown[0].item_id), ""
         if shown and _NONE.fullmatch(lower):
-            return _judged(wishes, Wishes.dislike, [item.item_id for item in shown])
+            return _judged(wishes, Wishes.dislike, [item.item_id for item in shown]), ""
+        if self._has_price and _ANY_PRICE.search(lower):
+            return _free_of_price(wishes), ""
         if self._has_price and (bounds := bounds_in(lower) or self._beside(said)):
             for sign, amount in bounds:
                 wishes = self._bounded(wishes, sign, amount)
-            return wishes
+            left = _BESIDE.sub(" ", without_bounds(lower)).strip()
+            # "The fourth is too expensive" says nothing else of the fourth.
+            return wishes, left if _FOR.search(left) or not (placed(left, shown) or pointed(left, shown)) else ""
         if shown and _ALL.search(lower) and (_FOR.search(lower) or _AGAINST.search(_EXCEPT.sub("", lower))):
-            return _all_judged(wishes, said)
+            return _all_judged(wishes, said), ""
         if ranges_in(lower):  # "nothing between 2 and 5" names no items
             return None
         if named := self._named(lower, shown):
-            return _judged(wishes, Wishes.dislike if _AGAINST.search(lower) else Wishes.like, named)
+            return _judged(wishes, Wishes.dislike if _AGAINST.search(lower) else Wishes.like, named), ""
         if _NOUN.fullmatch(lower):
             return None
-        words = (found["word"] for found in _WITHOUT.finditer(lower))
-        word = next((word for word in words if not _HEDGE.fullmatch(word)), None)
-        return None if word is None else wishes.limit(lacking(word))
+        for found in _WITHOUT.finditer(lower):
+            if not _HEDGE.fullmatch(found["word"]):
+                left = f"{lower[: found.start()].strip()} {lower[found.end() :].strip()}".strip()
+                return wishes.limit(lacking(found["word"])), left
+        return None
 
     def _beside(self, said: _Said) -> list[tuple[Sign, float]]:
         """The bound that a clause puts beside the middle price of the items that it names, or that are shown."""
@@ -258,6 +304,14 @@ def lacking(word: str) -> Limit:
     """Nothing whose title holds a word, written as of one thing or of many."""
     written = spellings(word.strip("'-") or word)
     return Limit(f"word {written[0]}", " and ".join(f"{one!r} not in words(title)" for one in written))
+
+
+def _free_of_price(wishes: Wishes) -> Wishes:
+    """Without any bound of the price."""
+    for limit in wishes.limits:
+        if limit.about in ("price from", "price to"):
+            wishes = wishes.without(("only", limit.where))
+    return wishes
 
 
 def _lacking_words(words: str) -> Limit:

@@ -21,6 +21,9 @@ TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Scented Candle", "Candle Hold
 PRICES = (2.0, 3.0, 9.0, 1.0, 4.0, 6.0, 2.5, 20.0)
 
 
+FROM_TWO, TO_NINE = Limit("price from", "price >= 2.0"), Limit("price to", "price <= 9.0")
+
+
 @pytest.fixture(scope="module")
 def recommender() -> Recommender:
     items = [
@@ -87,6 +90,12 @@ def test_what_was_said_is_kept_and_the_next_turn_builds_on_it(advisor: Advisor) 
         ("the lamp is lovely, no more than 4", Wishes(liked=("i2",), limits=(Limit("price to", "price <= 4.0"),))),
         ("drop the large one", Wishes(disliked=("i1",))),
         ("a shade for the lamp", Wishes(words=("a shade for the lamp",))),
+        ("mugs under 3", Wishes(words=("mugs",), limits=(Limit("price to", "price <= 3.0"),))),
+        ("have you got a clock between 2 and 9", Wishes(words=("a clock",), limits=(FROM_TWO, TO_NINE))),
+        ("a teapot without candles", Wishes(words=("a teapot",), limits=(lacking("candles"),))),
+        ("more like the second under 9", Wishes(liked=("i1",), limits=(TO_NINE,))),
+        ("the third is too expensive", Wishes(limits=(Limit("price to", "price < 9.0"),))),
+        ("any colour but red", Wishes(limits=(lacking("red"),))),
         ("no idea, not sure", Wishes(words=("no idea",))),
         ("Ok thanks, great!", Wishes()),
         ("the ninth", Wishes(words=("the ninth",))),
@@ -209,7 +218,11 @@ def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) ->
     assert "[Red Mug](#item=i0): price 2.0" in compared
     assert "[Red Lamp](#item=i2): price 9.0" in compared
     assert "[Red Mug Large]" not in compared
+    assert advisor.answer(first, "how much is number 3?").turns[-1].reply == "[Red Lamp](#item=i2): price 9.0"
+    assert "[Red Mug](#item=i0): price 2.0" in advisor.answer(first, "which one is the cheapest?").turns[-1].reply
+    assert advisor.answer(first, "start over").turns == ()
     second = advisor.answer(first, "under 5")
+    assert advisor.answer(advisor.answer(second, "no candles"), "no price limit").wishes.limits == (lacking("candles"),)
     assert advisor.answer(second, "undo") == first
     assert advisor.answer(first, "go back").turns == ()
     asked = advisor.answer(advisor.answer(second, "why the first?"), "compare 1 and 2")
