@@ -30,12 +30,14 @@ class Network:
     Attributes:
         slow: seconds that each event of a streamed reply takes.
         cut_after: events of a streamed reply after which the connection breaks; None for never.
+        hold_after: events of a streamed reply after which nothing comes until this is None.
     """
 
     def __init__(self, server: str) -> None:
         self._server = server
         self.slow: float = 0.0
         self.cut_after: int | None = None
+        self.hold_after: int | None = None
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -55,15 +57,17 @@ class Network:
 
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         """Carry what the server says, an event at a time."""
-        left = math.inf
+        left, told = math.inf, 0
         with server, client, contextlib.suppress(OSError):
             while left > 0 and (data := server.recv(_MOST)):
                 if data.startswith(b"HTTP/"):
-                    left = math.inf if self.cut_after is None else self.cut_after
+                    left, told = math.inf if self.cut_after is None else self.cut_after, 0
                 *events, rest = data.split(_EVENT_END)
                 for event in events:
                     time.sleep(self.slow)
-                    left -= 1
+                    while self.hold_after is not None and told >= self.hold_after:
+                        time.sleep(0.01)
+                    left, told = left - 1, told + 1
                     client.sendall(event + _EVENT_END if left > 0 else b"")
                 client.sendall(rest if left > 0 else b"")
             # The other thread may wait in one of the two, which then does not close.

@@ -43,7 +43,7 @@ def watched(browser: Browser, network: Network) -> Iterator[Watched]:
     watched = Watched(browser)
     yield watched
     watched.close()
-    network.slow, network.cut_after = 0.0, None
+    network.slow, network.cut_after, network.hold_after = 0.0, None, None
     assert not watched.trouble
 
 
@@ -79,12 +79,11 @@ def test_an_example_begins_a_conversation(open_page: Open) -> None:
 def test_the_reply_appears_as_it_comes_and_can_be_stopped(open_page: Open, network: Network) -> None:
     """A reply that is only shown when it is whole lets people wait; one that cannot be stopped keeps them."""
     page = open_page()
-    network.slow = 0.25
+    network.hold_after = 3  # wishes, items, and the first words
     words(page).fill("something nice")
     words(page).press("Enter")
     expect(page.locator("#cards h3").first).to_have_text("Red Mug")
     expect(page.get_by_role("log")).to_contain_text("How")
-    network.slow = 5.0  # what is left of the reply takes longer than the rest of this test
     expect(page.get_by_role("log")).to_have_attribute("aria-busy", "true")
     words(page).press_sequentially("typed meanwhile")
     page.keyboard.press("Escape")
