@@ -154,7 +154,7 @@ class Service:
         self.store.check()
         if self.clock() - self._worked < _FRESH:
             return
-        recommender = self.live.recommender
+        recommender = self.live.ask().recommender
         somebody = History(words=recommender.catalog[0].title)
         answer = recommender.recommend(somebody, 1, filter_seen=False, deadline=patience)
         if answer.left_out:
