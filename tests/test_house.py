@@ -54,7 +54,7 @@ LAYERS = [
     # edge
     "testing",
     "serve.answer serve.failure serve.metric serve.shape",
-    "serve.key serve.service",
+    "serve.key serve.refusal serve.service",
     "serve.door serve.talk",
     "serve.description",
     "serve.app",

@@ -1,7 +1,6 @@
 """The routes: each checks what came, calls one method of `Service` or `Talk`, and says what came of it."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,19 +11,17 @@ from urllib.parse import unquote
 import numpy as np
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BeforeValidator
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
-from genrec.errors import GenrecError, UnknownItemError
+from genrec.errors import UnknownItemError
 from genrec.serve.answer import Answer, write_json
 from genrec.serve.description import REPLIES, TOLD_PLAINLY, describe, told
 from genrec.serve.door import App, Door, Room
 from genrec.serve.failure import RefusedError
 from genrec.serve.key import Keys
+from genrec.serve.refusal import refuse_well
 from genrec.serve.service import Service
 from genrec.serve.shape import (
     CatalogAnswer,
@@ -48,9 +45,7 @@ from genrec.types import Item
 
 _PAGE = resources.files("genrec.serve") / "page"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-_PLAIN = (GenrecError, RefusedError)
 _MOST_LISTED = 1000
-_LOGGER = logging.getLogger(__name__)
 
 
 def _decoded(text: str) -> str:
@@ -103,7 +98,7 @@ def create_app(
         redirect_slashes=False,
         default_response_class=_Json,
     )
-    _fail_well(app)
+    refuse_well(app)
     _rank(app, service)
     _remember(app, service, now)
     _change(app, service)
@@ -272,47 +267,6 @@ def _show(app: FastAPI) -> None:
     @app.get("/page/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:
         return await page(request, name)
-
-
-def _fail_well(app: FastAPI) -> None:
-    """Every refusal in OpenAI's shape, and no other in the description."""
-
-    def answered(refusal: RefusedError) -> Response:
-        # Escaped, since a message may quote what cannot be written otherwise.
-        return Response(refusal.body, refusal.status, dict(refusal.headers), "application/json")
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return answered(
-            RefusedError(400, f"{place or 'the body'}: {first['msg']}", "invalid_request", param=place or None)
-        )
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        if error.status_code == 405:  # Starlette names the methods of the first route of this address alone
-            headers["allow"] = ", ".join(sorted(_methods(app, request)))
-        return answered(RefusedError.plain(error.status_code, headers))
-
-    async def failed(_: Request, error: Exception) -> Response:
-        refusal = RefusedError.of(error)
-        if isinstance(error, _PLAIN) and refusal.status >= 500:  # of others the door tells the log
-            _LOGGER.error("a request failed", exc_info=error)
-        return answered(refusal)
-
-    for kind in (*_PLAIN, Exception):
-        app.add_exception_handler(kind, failed)
-
-
-def _methods(app: FastAPI, request: Request) -> set[str]:
-    """What an address understands."""
-    found: set[str] = set()
-    for route in app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return found
 
 
 @contextmanager
