@@ -343,6 +343,19 @@ def test_refusals_name_the_thing_and_no_path(client: httpx.Client) -> None:
         assert refused.status_code == 400, refused.text
         assert said in fault(refused)["message"]
         assert not re.search(r"/\w+/\w+", fault(refused)["message"])
+    json_type = {"content-type": "application/json"}
+    for content, headers, said in (
+        (b'{"k":3', json_type, "the body is no JSON, from character 6 on"),
+        (b'{"k":3}', {"content-type": "text/plain"}, "Content-Type: application/json"),
+        (b"", {}, "Content-Type: application/json"),
+        (b"[]", json_type, "Content-Type: application/json"),
+    ):
+        refused = client.post("/v1/recommend", content=content, headers=headers)
+        assert refused.status_code == 400
+        assert said in fault(refused)["message"]
+    odd = client.post("/v1/chat/completions", json={"messages": [{"role": "boss", "content": 3}]})
+    assert fault(odd)["param"] in ("messages.0.role", "messages.0.content")
+    assert "literal" not in odd.text
     large = client.post("/v1/recommend", content=b"[" * (1 << 20) + b"]")
     assert (large.status_code, fault(large)["code"]) == (413, "too_large")
     chunked = client.post("/v1/recommend", content=iter([b"x" * 65536] * 20))
