@@ -50,7 +50,7 @@ _NEGATION = re.compile(
 )
 # What may stand between "no" and the bound that it turns round.
 _BETWEEN = re.compile(
-    r"wants?|to|pay|paying|spend|spending|go|going|see|show|me|need|like|buy|any|anything|something|things|items|stuff|"
+    r"wants?|afford|to|pay|paying|spend|spending|go|going|see|show|me|need|like|buy|any|anything|something|things|items|stuff|"
     r"everything|ones|that|which|who|whose|costs?|costing|priced|prices?|is|are|be|it|it's|really|please|i|we|you|a|much|"
     r"of|for|money"
 )

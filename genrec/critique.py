@@ -24,7 +24,8 @@ CLAUSES = 8  # of a message that are read; the others are what somebody looks fo
 _SERIES_SIZE = 200  # characters of what titles begin with alike, as a filter writes it
 
 _AGAINST = re.compile(
-    r"\b(?:not(?! (?:too )?bad)|no(?!\.?\s*\d)|none|\w+n't|dont|never|hates?|hated|dislikes?|less like|nothing like|"
+    r"\b(?:not(?! (?:too )?bad)|no(?!\.?\s*\d)|none|\w+n't(?! (?:too )?bad)|dont|never|hates?|hated|"
+    r"dislikes?|less like|nothing like|"
     r"drop|bin|skip|avoid|leave out|cannot stand|except|apart from|other than|all but|too(?=\s+(?!please|thanks)\w)|"
     r"ugly|hideous|awful|horrible|terrible|boring|flimsy|cheap-looking)\b"
 )
@@ -48,18 +49,25 @@ _CHEAPER = re.compile(
 )
 _DEARER = re.compile(r"\b(?:more expensive|dearer|pricier|too cheap)(?![-\w]| look)")
 _WITHOUT = re.compile(
-    r"\b(?:without|no|nothing(?: with)?|any(?:thing| colou?r) (?:but|except)|"
-    r"not(?: (?:a|so|very|really|that|too|much|big|huge))*(?: (?:fan of|"
+    r"\b(?:without|(?<!have )(?<!has )(?<!got )no|nothing(?: with)?|(?:anything|everything|all|any colou?r) but|"
+    r"except(?: for)?|not(?: (?:a|so|very|really|that|too|much|big|huge))*(?: (?:fan of|"
     r"keen on|fond of|into|fans of))?|isn't|aren't|avoid|skip|leave out|exclude|enough of|hates?|dislikes?|"
     r"(?:can't|cannot|can not) stand|(?:don't|dont|do not|doesn't|didn't) (?:want|like|need|love|fancy|show me)|"
     rf"stop (?:showing|recommending|suggesting|offering)(?: me)?|already (?:have|own)(?: too many| enough)?) {_ARTICLE}"
     r"(?P<word>[\w'-]{3,40})"
 )
+# "No mugs or candles" is neither, and so is what a list of them ends with.
+_LISTED = re.compile(r"(?:(?:,| or| nor| and)+(?: any| no)? [\w'-]{3,40})*")
+_OR = re.compile(r"(?:,| or| nor| and)(?: any| no)? (?!or\b|nor\b|and\b)([\w'-]{3,40})")
+_MORE = re.compile(r"(?:any |or |nor )?[\w'-]{3,40}(?:(?: or| nor)(?: any)? [\w'-]{3,40}| at all| please)*")
 _HEDGE = re.compile(
-    r"sure|not|nothing|idea|something|someone|somebody|anyone|anybody|everything|anything|problem|thanks|thank|really|yet|worries|worry|matter|too|very|much|many|bad|only|just|ones?|else|so|like|"
-    r"more|less|most|least|particular|particularly|fans?|keen|fond|into|know|mind|them|these|those|that|this|it's|for|from|"
+    r"sure|not|nothing|longer|shorter|bigger|smaller|larger|earlier|later|idea|something|someone|"
+    r"somebody|anyone|anybody|everything|anything|problem|thanks|thank|really|yet|worries|worry|matter|too|very|much|many|bad|only|just|ones?|else|so|like|"
+    r"more|less|most|least|particular|particularly|fans?|keen|fond|into|know|mind|them|these|those|that|"
+    r"this|it's|for|from|"
     r"about|because|what|when|where|who|how|why|which|his|her|him|she|they|you|your|our|their|and|but|with|than|over|"
-    r"under|above|below|between|quite|now|today|here|there|anymore|all|one|expensive|pricey|costly|cheap|cheaper|dearer|"
+    r"under|above|below|between|quite|now|today|here|there|anymore|all|one|expensive|pricey|costly|cheap|"
+    r"cheaper|dearer|"
     r"both|limits?|want|going|looking|interested|either|enough|doubt|way|rush|hurry|need|first|second|third|last"
 )
 _BESIDE = re.compile(rf"(?:{_CHEAPER.pattern}|{_DEARER.pattern})(?: than (?:the |that |this )?(?:[\w'-]+ ?){{1,4}})?")
@@ -79,14 +87,15 @@ _IDLE = re.compile(
 )
 # "No sugar tea set" is a tea set; "no sugar please" is no sugar.
 _NOUN = re.compile(
-    r"no [\w'-]+(?! (?:please|thanks|thank|in|on|at|of|with|or|for|more|less|that|which|this|these|those|it|i|you|he|"
+    r"no [\w'-]+(?! (?:please|thanks|thank|in|on|at|of|with|or|nor|and|for|over|under|more|less|that|"
+    r"which|this|these|those|it|i|you|he|"
     r"she|we|they|my|any|all|now|today|though|either|if|as|than|stuff|things?|ones?|is|are|look)\b)(?: [\w'-]+){2,}"
 )
 _SERIES = re.compile(r"\b(?:not|no more of|nothing from) (?:that|this|the same) (?:series|kind|brand|author)\b")
 _ASKED = re.compile(r"\b(?:(?:do|did|would|have) you (?:have|got|sell)|(?:why|if) not)\b")  # for what nobody owns yet
 _SPLIT = re.compile(
     r"(?:[;!?\n]|,(?!\d)|\.(?!\d)(?!(?<=\bno\.)\s?\d))+|"
-    r"(?<!anything )(?<!all )(?<!colour )(?<!color )\bbut\b|\band\b",
+    r"(?<!anything )(?<!everything )(?<!all )(?<!colour )(?<!color )\bbut\b|\band\b",
     re.IGNORECASE,
 )
 _IS = re.compile(r"\b(?:is|isn't|looks?)\b")
@@ -249,9 +258,13 @@ class CritiqueReader:
         if _NOUN.fullmatch(lower):
             return None
         for found in _WITHOUT.finditer(lower):
-            if not _HEDGE.fullmatch(found["word"]):
-                left = f"{lower[: found.start()].strip()} {lower[found.end() :].strip()}".strip()
-                return wishes.limit(lacking(found["word"])), left
+            if _HEDGE.fullmatch(found["word"]):
+                continue
+            listed = _LISTED.match(lower, found.end())
+            end = found.end() if listed is None else listed.end()
+            for word in (found["word"], *_OR.findall(lower[found.end() : end])):
+                wishes = wishes.limit(lacking(word))
+            return wishes, f"{lower[: found.start()].strip()} {lower[end:].strip()}".strip()
         return None
 
     def _beside(self, said: _Said) -> list[tuple[Sign, float]]:
@@ -367,12 +380,23 @@ def _clauses(said: str, shown: Sequence[Recommendation]) -> tuple[list[str], lis
             and (placed(small(clauses[-1]), shown) or pointed(small(clauses[-1]), shown))
         ):
             clauses[-1] += f" {join} {clause}"
+        elif both and _goes_on(small(clauses[-1]), join, lower):
+            clauses[-1] += f"{join} {clause}" if join == "," else f" {join} {clause}"
         elif len(clauses) == CLAUSES:
             return clauses, [other for _, other in parts[place:]]
         else:
             clauses.append(clause)
             bare = points
     return clauses, []
+
+
+def _goes_on(before: str, join: str, lower: str) -> bool:
+    """Whether a clause is the rest of a list of what is ruled out: "no mugs, candles or clocks"."""
+    found = next((found for found in _WITHOUT.finditer(before) if not _HEDGE.fullmatch(found["word"])), None)
+    if found is None or _LISTED.fullmatch(before, found.end()) is None or _MORE.fullmatch(lower) is None:
+        return False
+    listed = re.search(r"\b(?:or|nor)\b", lower)
+    return bool(listed) or (join != "," and lower.endswith("s") and " " not in lower)
 
 
 def _parts(said: str) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,8 @@ _BEHIND = rf"(?=\s*(?:$|[,.;:!?)])|\s*'s\b|\s+(?:ones?|items?|of (?:these|those|
 _PLACE = re.compile(
     rf"(?:\b(?:the|and|or|than)\s+|^(?=\S+\s+(?:and|or)\b))(?P<nth>{_NTH})\b(?:\s+(?P<many>two|three|four|[234]))?{_BEHIND}"
     rf"|(?:\bnumbers?\s*|\bno\.?\s*|(?<!\w)#\s*)(?P<number>\d{{1,4}})\b{_BEHIND}"
-    r"|\b(?:like|compare|and|or|versus|vs|why|\d\s+with)\s+(?P<bare>\d{1,2})\b(?!\s*%|\.\d|\s+(?!(?:and|or|but|with|are|is|look)\b)\w)"
+    r"|\b(?:like|compare|and|or|versus|vs|why|(?<=\d )with)\s+(?P<bare>\d{1,2})\b"
+    r"(?!\s*%|\.\d|\s+(?!(?:and|or|but|with|are|is|look)\b)\w)"
     r"|^(?P<begun>\d{1,2})(?=\s*(?:,|and\b|or\b)\s*(?:\d{1,2})\b|\s+(?:is|are|looks?)\b)"
 )
 _THE = frozenset(("the", "that", "this"))

@@ -170,6 +170,7 @@ def test_a_wish_said_again_is_the_same_wish(said: str) -> None:
         *("the first aid kit", "no 3 piece sets", "a second hand mirror", "I'd like 2 please"),
         *("no more", "no sugar tea set", "nothing in particular", "why not something blue", "not for my mum"),
         *("I want to compare prices", "compare the mug with others", "I don't like it"),
+        *("we have no garden", "the umbrella is it", "no longer than 5 cm"),
     ],
 )
 def test_an_ordinary_sentence_judges_nothing_and_rules_out_nothing(said: str) -> None:
@@ -225,9 +226,28 @@ def test_what_is_ruled_out_is_the_thing_and_not_a_word_beside_it(said: str, word
     assert read(said) == Wishes(limits=(lacking(word),))
 
 
+@pytest.mark.parametrize(
+    ("said", "words", "looked_for"),
+    [
+        ("no mugs or candles", ["mug", "candle"], ()),
+        ("no mugs and candles", ["mug", "candle"], ()),
+        ("no mugs and no candles", ["mug", "candle"], ()),
+        ("no mugs, candles or clocks", ["mug", "candle", "clock"], ()),
+        ("without any plastic or glass", ["plastic", "glass"], ()),
+        ("no mugs and something blue", ["mug"], ("something blue",)),
+        ("no mugs, lamps", ["mug"], ("lamps",)),
+        ("everything but mugs", ["mug"], ()),
+        ("anything except candles", ["candle"], ()),
+    ],
+)
+def test_of_a_list_everything_is_ruled_out(said: str, words: list[str], looked_for: tuple[str, ...]) -> None:
+    """The second of two things that nobody wants would be looked for."""
+    assert read(said) == Wishes(words=looked_for, limits=tuple(map(lacking, words)))
+
+
 def test_a_comparison_names_what_it_compares() -> None:
     """Whoever speaks of comparing prices has not asked for a comparison of two things."""
-    for said in ("compare the mug and the clock", "compare 1 and 3", "the first vs the third"):
+    for said in ("compare the mug and the clock", "compare 1 and 3", "compare 1 with 3", "the first vs the third"):
         assert [item.rank for item in question_of(said, SHOWN.shown).items] == [1, 3]  # type: ignore[union-attr]
     assert len(question_of("please compare them", SHOWN.shown).items) == 3  # type: ignore[union-attr]
     assert question_of("I want to compare prices, no mugs", SHOWN.shown) is None

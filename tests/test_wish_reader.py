@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from genrec import Catalog, Item, Recommendation, RecommendationList
 from genrec.backends.base import Backend
 from genrec.conversation import Conversation, Turn, Wishes
-from genrec.critique import CritiqueReader
+from genrec.critique import CLAUSES, CritiqueReader
 from genrec.json_constraint import JsonGrammar
 from genrec.testing import TableBackend
 from genrec.tokenizer import HuggingFaceTokenizer
-from genrec.wish_reader import KINDS, ModelReader, Way
+from genrec.wish_reader import KINDS, ModelReader, Reading, Way
 
 CATALOG = Catalog.from_items(Item(f"i{place}", title) for place, title in enumerate(("Red Mug", "Blue Lamp", "Rug")))
 
@@ -65,6 +65,25 @@ def test_where_the_model_fails_the_rules_have_read(
     reader = ModelReader(TableBackend(tokenizer.vocab_size, fails=True), tokenizer, schemas, rules, way)
     for said in ("no rugs", "something for tea, not the first", "a mug"):
         assert reader(said, conversation()) == rules(said, conversation())
+
+
+@pytest.mark.model
+def test_a_model_is_asked_about_so_many_clauses(
+    tokenizer: HuggingFaceTokenizer, schemas: JsonGrammar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message of 500 clauses would hold the model for 500 readings."""
+    asked: list[str] = []
+    read = ModelReader.read_clause
+
+    def counted(self: ModelReader, clause: str, shown: Any) -> Reading:
+        asked.append(clause)
+        return read(self, clause, shown)
+
+    monkeypatch.setattr(ModelReader, "read_clause", counted)
+    reader = ModelReader(TableBackend(tokenizer.vocab_size), tokenizer, schemas, CritiqueReader(CATALOG))
+    wishes = reader("; ".join(f"thing{place}x" for place in range(60)), conversation())
+    assert len(asked) == CLAUSES
+    assert "thing59x" in wishes.words[-1]
 
 
 @pytest.mark.model
