@@ -26,6 +26,7 @@ from eval.progress import show_progress, wide_console
 from eval.simulate import main as simulate
 from eval.speed.report import commit, machine
 from eval.words import main as words
+from genrec import Recommender
 from genrec.assembly import default_cache
 from genrec.errors import GenrecError
 from genrec.metrics import RESAMPLES, Interval
@@ -36,6 +37,9 @@ NAMES = ("redial", "opendialkg")
 CUTS = (1, 5, 10)
 MODEL_TURNS = 200  # a language model is asked about, of each data set
 QUICK = 100  # turns of each data set
+# He et al., "Large Language Models as Zero-Shot Conversational Recommenders", CIKM 2023: on the turns of the test part,
+# where ours are those of the validation part; and what was mentioned is taken out of what is to be found and out of
+# what is recommended here.
 PUBLISHED = {
     "redial": {
         "published, its test turns: GPT-4": (5.04, 13.97, 20.08),
@@ -47,12 +51,26 @@ PUBLISHED = {
 
 @dataclass
 class Answers:
-    """What one ranker answered, turn by turn."""
+    """What one ranker answered, turn by turn.
+
+    Attributes:
+        turns: that it was asked about.
+        lists: what it recommended.
+        filled: items of each list that popularity had to give.
+        seconds: that each took.
+    """
 
     turns: list[Turn] = field(default_factory=list)
     lists: list[list[ItemId]] = field(default_factory=list)
-    filled: int = 0  # items that popularity had to give
-    seconds: float = 0.0
+    filled: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def of(self, turns: Sequence[Turn]) -> "Answers":
+        """The same of some turns only."""
+        chosen = set(map(id, turns))
+        places = [place for place, turn in enumerate(self.turns) if id(turn) in chosen]
+        columns = (self.turns, self.lists, self.filled, self.seconds)
+        return Answers(*([column[place] for place in places] for column in columns))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -130,14 +148,14 @@ def _ask_fold(
             ask(data, open_one(data, reading, popular), turns, name, answers.setdefault(name, Answers()))
 
 
-def ask(data: Dialogues, recommender: Any, turns: Sequence[Turn], name: str, into: Answers) -> None:
+def ask(data: Dialogues, recommender: Recommender, turns: Sequence[Turn], name: str, into: Answers) -> None:
     """Ask about some turns, and keep what is answered."""
     for turn in show_progress(turns, f"{data.name}, {name}", len(turns)):
         found = recommender.recommend(turn.person, CUTS[-1], exclude=turn.mentioned)
         into.turns.append(turn)
         into.lists.append([item.item_id for item in found.items])
-        into.filled += sum(item.step == POPULAR for item in found.items)
-        into.seconds += found.seconds
+        into.filled.append(sum(item.step == POPULAR for item in found.items))
+        into.seconds.append(found.seconds)
 
 
 def cluster_interval(found: FloatArray, there: FloatArray, owners: Sequence[str], *, seed: int) -> Interval:
@@ -161,13 +179,7 @@ def _restrict(answers: dict[str, Answers]) -> None:
     """Beside what was asked about some turns only, the blend on the same ones."""
     for own in list(answers.values()):
         if len(own.turns) < len(answers[BLEND].turns):
-            chosen = {id(turn) for turn in own.turns}
-            pairs = [
-                (turn, found)
-                for turn, found in zip(answers[BLEND].turns, answers[BLEND].lists, strict=True)
-                if id(turn) in chosen
-            ]
-            answers[f"{BLEND}, on the same turns"] = Answers([one for one, _ in pairs], [own for _, own in pairs])
+            answers[f"{BLEND}, on the same turns"] = answers[BLEND].of(own.turns)
 
 
 def _line(data: Dialogues, name: str, own: Answers, answers: Mapping[str, Answers], seed: int) -> Line:
@@ -189,8 +201,8 @@ def _line(data: Dialogues, name: str, own: Answers, answers: Mapping[str, Answer
         int(there.sum()),
         places,
         *_faults(own, known),
-        100 * own.filled / max(places, 1),
-        1000 * own.seconds / len(own.turns),
+        100 * sum(own.filled) / max(places, 1),
+        1000 * sum(own.seconds) / len(own.turns),
     )
 
 

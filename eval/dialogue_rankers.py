@@ -1,7 +1,8 @@
 """What answers a turn of a dialogue: parts that know one thing each, all of them as one, and a language model.
 
 No part has counted, and no weight was learned from, anything of a dialogue that is asked about: where a data set has no
-dialogues to learn from, it is cut into folds, and each is answered by what the others tell.
+dialogues to learn from, it is cut into folds, and each is answered by what the others tell. One thing is of those that
+are asked there: the prior of the language model is measured behind three of their histories, which tell no answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -4,7 +4,8 @@ A shopper is a customer whose last basket is held back; what they look for is on
 called and costs. They say a word or two of its title, and then criticise what they are shown, each time in one of the
 ways of `KINDS` that the thing they look for allows. After every turn it is checked, by plain Python over the rows of
 the items and with nothing of genrec's filters, that what is shown is in the catalog, is allowed, is as much as can be,
-is distinct, and was not shown before while something else was left; and whether the wishes are what was meant. Two
+is distinct, and was not shown before while something else was left; and whether the wishes are what was meant, which
+says that rules read what they were made for, and nothing of real people (`python -m eval.wishes` does). Two
 other ways are measured beside it: whoever only turns pages after their first words, and whoever says nothing at all.
 """
 

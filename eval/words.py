@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_column(column)
     for row in summary["rows"]:
         known = "whole" if row["known"] == KNOWN[-1] else f"newest {row['known']}"
-        table.add_row(known, row["ranker"], *(str(Interval(**row[key])) for key in ("silent", "spoken")))
+        hits = ("" if row[key] is None else str(Interval(**row[key])) for key in ("silent", "spoken"))
+        table.add_row(known, row["ranker"], *hits)
     wide_console().print(table)
 
 
@@ -94,9 +95,8 @@ def measure(users: int, seed: int) -> dict[str, Any]:
             rows.append(row)
     alone = [RankRequest(had[:0], words, everything.without(had)) for had, words, _ in people]
     _, words_alone = embedding.apart()
-    nothing = asdict(Interval(0.0, 0.0, 0.0))
     spoken = asdict(_hits(words_alone, alone, [target for *_, target in people], seed))
-    rows.append({"known": 0, "ranker": "words alone", "silent": nothing, "spoken": spoken})
+    rows.append({"known": 0, "ranker": "words alone", "silent": None, "spoken": spoken})
     return {
         "commit": commit(),
         "machine": machine(),
