@@ -308,7 +308,9 @@ class Shopper:
     def _undo(self, conversation: Conversation) -> Said | None:
         if len(conversation.turns) < 2:
             return None
-        earlier = conversation.turns[-2].wishes
+        # A question is nothing to take back: the wish before it is.
+        wished = [turn for turn in conversation.turns if not turn.question]
+        earlier = wished[-2].wishes if len(wished) > 1 else Wishes()
         return Said(
             self._pick(["undo", "go back", "take that back"]), "undo", expects=lambda _, after: after == earlier
         )

@@ -186,7 +186,7 @@ def talk(
             conversation = advisor.answer(before, said.text)
         if said.kind == "undo":
             meant = meant[:-1]
-        else:
+        elif said.kind != "question":
             meant.append(said.after(meant[-1]))
         if said.kind:
             _note(reading, said, before.wishes, conversation.wishes)
