@@ -87,6 +87,7 @@ _COMPARE = {
     ast.Gt: pc.greater,
     ast.GtE: pc.greater_equal,
 }
+_ASCII_EDGE = r"(?:{}|[\x00-/:-@\[-^`\x7b-\x7f])"
 _EDGE = r"(?:{}|[^\pL\pM\pN_])"
 _MIRROR = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
@@ -224,7 +225,7 @@ class _Filter:
         text = self._scalar(value, name, column.type).as_py()
         if not text.strip():
             raise self._wrong(f"{value!r} has no word; write one")
-        return pc.match_substring_regex(column, _whole(text), ignore_case=True)
+        return _hold_whole(column, text)
 
     def _listed(self, column: pa.Array, value: pa.Scalar) -> pa.Array:
         # Only `flatten` knows of elements that lie unseen beneath a null list, so rows are counted by lengths.
@@ -299,10 +300,28 @@ class _Filter:
         return FilterError(f"filter {self.text!r}: {what} (attributes: {listed})")
 
 
-def _whole(text: str) -> str:
+def _hold_whole(column: pa.Array, text: str) -> pa.Array:
+    """Which of N texts hold another one as whole words: Arrow booleans [N], unknown where a text is missing."""
+    near = pc.match_substring(column, text, ignore_case=True)
+    rows = np.flatnonzero(near.fill_null(False).to_numpy(zero_copy_only=False))
+    found = np.zeros(len(column), dtype=np.bool_)
+    # Compiling what is a letter in any script takes longer than all the rest, so few texts are asked that way.
+    for edge, only_ascii in ((_ASCII_EDGE, True), (_EDGE, False)):
+        rows = rows[~found[rows]]
+        texts = column.take(pa.array(rows))
+        if not only_ascii:
+            rows = rows[~np.asarray(pc.string_is_ascii(texts).to_numpy(zero_copy_only=False), dtype=np.bool_)]
+            texts = column.take(pa.array(rows))
+        if len(rows):
+            held = pc.match_substring_regex(texts, _whole(text, edge), ignore_case=True)
+            found[rows] = held.to_numpy(zero_copy_only=False)
+    return pc.if_else(pc.is_valid(column), pa.array(found), None)
+
+
+def _whole(text: str, edge: str) -> str:
     """A text as whole words, in the language of RE2, whose own \\b knows only ASCII."""
     before, behind = (
-        _EDGE.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
+        edge.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
         for end, letter in (("^", text[0]), ("$", text[-1]))
     )
     return before + re.escape(text) + behind
