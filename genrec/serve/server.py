@@ -18,6 +18,7 @@ _PATIENCE = (
 )
 _HEAD = 1 << 16  # bytes that a head may have, and that may come without any part of a request being whole
 _SLOWEST = 1 << 14  # bytes that are read meanwhile where somebody reads
+_UNSENT = 1 << 18  # bytes of answers that the system keeps for who does not read; by itself it would keep megabytes
 _SWITCH = 0.001  # seconds that the thread which ranks may keep the one that speaks waiting; Python's default is 5 ms
 _GRACE = 10  # seconds that answers under way have when the server ends
 
@@ -200,6 +201,7 @@ def bind(host: str, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT)  # its connections have it from here
         made.bind((host, port))
     except OSError:
         made.close()
