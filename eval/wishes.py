@@ -2,12 +2,13 @@
 
     python -m eval.wishes [--out FILE]
 
-All of these are development data now: their figures say what the rules were made to read, not how they do on what
-nobody foresaw. The ninety utterances of `wishes.jsonl` were written and labelled by whoever wrote the rules; every
-second one, from the first, was looked at while they were written ("seen"), the others when they were mended ("read").
-The sixty of `wishes_blind.jsonl` were written and labelled by somebody who had not seen the rules, and measured once,
-on the rules of then: 36 of 60 right (0.60, 95% interval 0.47 to 0.71), 9 wrongly bound. That is the only blind figure
-that there is (`BLIND`). Afterwards the rules were mended against these too; a second blind set is missing.
+Two sets are development data: their figures say what the rules were made to read, not how they do on what nobody
+foresaw. The ninety utterances of `wishes.jsonl` were written and labelled by whoever wrote the rules; every second one,
+from the first, was looked at while they were written ("seen"), the others when they were mended ("read"). The sixty of
+`wishes_blind.jsonl` were written and labelled by somebody who had not seen the rules, and measured once, on the rules
+of then (`BLIND`); afterwards the rules were mended against them. The sixty of `wishes_blind_again.jsonl`, by somebody
+else who had not seen the rules either, came after that, and nothing was mended against them: what they say is what to
+believe, for as long as that is so.
 
 An utterance counts where everything that is wished is what was labelled: items liked and disliked, what is looked for
 up to punctuation, and limits by which things of a probe catalog they allow, so that a limit which lets the named thing
@@ -36,6 +37,7 @@ from genrec.wish_reader import ModelReader, Way
 HOME = Path(__file__).parent
 LABELLED = HOME / "wishes.jsonl"
 ASKED_BLIND = HOME / "wishes_blind.jsonl"
+ASKED_BLIND_AGAIN = HOME / "wishes_blind_again.jsonl"
 # Once, before the rules were mended; the interval is Wilson's.
 BLIND = {"utterances": 60, "right": 36, "low": 0.474, "high": 0.714, "wrongly bound": 9}
 SHOWN = (
@@ -64,7 +66,7 @@ def probe() -> Catalog:
     Prices go in steps of 5 cents, and none is a round one: whether "under 5" lets 5.00 through is left open, whether a
     thing that was shown stays allowed is not.
     """
-    rows = [*rows_of(LABELLED), *rows_of(ASKED_BLIND)]
+    rows = [*rows_of(LABELLED), *rows_of(ASKED_BLIND), *rows_of(ASKED_BLIND_AGAIN)]
     said = {word for row in rows for word in re.findall(r"[^\W\d_]{3,}", f"{row['said']} {row['limits']}".casefold())}
     words = said | {word + "s" for word in said} | {word.removesuffix("s") for word in said}
     titles = [*(title for title, _ in SHOWN), *sorted(words)]
@@ -123,10 +125,11 @@ def readers(ways: Sequence[Way]) -> dict[str, Read]:
 
 
 def measure(read: Callable[[str, Conversation], Wishes], *, tell: bool = False) -> dict[str, Any]:
-    """How a reader does on both halves of its makers' set, and on the one that was blind."""
+    """How a reader does on both halves of its makers' set, on the one that was blind, and on the one that is."""
     _, conversation = shown()
     known = rows_of(LABELLED)
     parts = {"seen": known[::2], "read": known[1::2], "once blind": rows_of(ASKED_BLIND)}
+    parts["blind again"] = rows_of(ASKED_BLIND_AGAIN)
     counts: dict[str, Any] = {}
     for name, part in parts.items():
         right = bound = 0
