@@ -75,6 +75,7 @@ def main() -> None:
             metrics=Metrics(),
         )
         listening = bind("127.0.0.1", 0)
+        listening.listen()  # whoever is told the port may knock at once
         print(listening.getsockname()[1], flush=True)
         serve(create_app(service, keys=Keys([], clock=time.monotonic), room=Room()), listening)
 
