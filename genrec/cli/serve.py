@@ -164,6 +164,7 @@ def _run(service: "Service", name: str, keys: "Keys", host: str, listening: sock
 
     whom = "whoever shows a key" if len(keys) else "this machine alone, since no keys are configured"
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    listening.listen()  # whoever is told the address may knock at once
     terminal.say(f"{name}: {len(service.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
     run(create_app(service, keys=keys, room=Room()), listening)
 
