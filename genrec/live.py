@@ -39,6 +39,11 @@ class Asked:
     person: Person
     unwanted: tuple[ItemId, ...] = ()
 
+    @property
+    def met(self) -> tuple[ItemId, ...]:
+        """What the person met, oldest first; nothing of a user whom nobody knows."""
+        return self.person.item_ids if isinstance(self.person, History) else ()
+
 
 class Live:
     """The current recommender, and what is known of people now; threads may share it.

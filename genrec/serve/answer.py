@@ -71,6 +71,8 @@ class Notices:
             found: the list.
             always: notices of the recommender itself, which are not for callers.
         """
+        if not found.notices:  # nearly always, and lists are made by the hundred
+            return []
         failures = {f"{source} was left out" for source in found.left_out}
         failures |= {f"no reasons for the items from {item.source.partition(':')[0]}" for item in found.items}
         told = []

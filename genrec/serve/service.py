@@ -183,8 +183,7 @@ class Service:
 
     def history_of(self, user_id: UserId) -> list[Item]:
         """What somebody met, oldest first; nothing of somebody unknown."""
-        person, catalog = self.live.ask(user_id).person, self.catalog
-        met = person.item_ids if isinstance(person, History) else ()
+        met, catalog = self.live.ask(user_id).met, self.catalog
         return catalog.items_at(catalog.indices_of(met, on_unknown="skip"))
 
     def put(self, items: Sequence[Item]) -> None:

@@ -25,7 +25,7 @@ from genrec.serve.failure import RefusedError
 from genrec.serve.metric import Metrics
 from genrec.serve.service import Service
 from genrec.serve.shape import ChatBody, Extension, WishesBody
-from genrec.types import History, RecommendationList
+from genrec.types import RecommendationList
 
 MODEL = "genrec"
 _K = 5
@@ -176,8 +176,7 @@ class Talk:
 
 def _before(found: Asked, advisor: Advisor, asked: Extension, messages: list[tuple[Any, str]]) -> Conversation:
     """The conversation before the last message."""
-    met = found.person.item_ids if isinstance(found.person, History) else ()
-    conversation = advisor.replay(Conversation(asked.user_id, met, unwanted=found.unwanted), messages)
+    conversation = advisor.replay(Conversation(asked.user_id, found.met, unwanted=found.unwanted), messages)
     if asked.wishes is None:
         return conversation
     wishes = _checked(asked.wishes.wishes, found.recommender.catalog)
