@@ -21,8 +21,8 @@ LAYERS = [
     # words
     "errors types",
     # things: no model, no network
-    "artifact database deadline ids lane leases record kernel.compiled kernel.plain subset template tokenizer word",
-    "kernel.choice mention schema",
+    "artifact database deadline ids lane leases record kernel.narrow kernel.plain subset template tokenizer word",
+    "kernel.choice kernel.compiled mention schema",
     "trie",
     "constraint guide tensor_trie",
     "mention_constraint tensor_constraint",
@@ -39,7 +39,7 @@ LAYERS = [
     "index prior",
     "shelf",
     # implementations
-    "backends.adapter backends.lineage backends.packing backends.precision backends.quiet",
+    "backends.adapter backends.lineage backends.packing backends.precision backends.quiet rankers.screen",
     "backends.attention backends.cache backends.vllm_tree backends.writing",
     "backends.vllm_dialect",
     "backends.encoder backends.transformers backends.vllm_engine backends.vllm_plugin backends.vllm_server",

@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
+from genrec.kernel.narrow import PERSON, WIDTH, multiply_bytes
+
+__all__ = ["PERSON", "WIDTH", "multiply_bytes"]
+
 BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
 _GATHERED = 4096
 _ROWS = 64  # vectors that stay in the processor's cache while people, four at a time, pass by
@@ -479,3 +483,78 @@ def multiply(vectors, people, products):
                 for step in range(width):
                     a += vector[step] * p[step]
                 products[person, row] = a
+
+
+@_compile
+def _comes_later(scores, rows, one, other):
+    return scores[one] < scores[other] or (scores[one] == scores[other] and rows[one] > rows[other])
+
+
+@_compile
+def _sink(scores, rows, held, place):
+    # Two children stand behind each place, and none of them comes later in the list than it.
+    while True:
+        last = place
+        for child in (2 * place + 1, 2 * place + 2):
+            if child < held and _comes_later(scores, rows, child, last):
+                last = child
+        if last == place:
+            return
+        scores[place], scores[last] = scores[last], scores[place]
+        rows[place], rows[last] = rows[last], rows[place]
+        place = last
+
+
+@_compile
+def _hold(scores, rows, held, score, row):
+    # Rows come rising, so one that ties with the last of the list is left out.
+    if held == len(rows):
+        if score > scores[0]:
+            scores[0], rows[0] = score, row
+            _sink(scores, rows, held, 0)
+        return held
+    scores[held], rows[held] = score, row
+    if held + 1 == len(rows):
+        for place in range(len(rows) // 2, -1, -1):
+            _sink(scores, rows, len(rows), place)
+    return held + 1
+
+
+@_compile
+def _is_let(row, known, counts, listed):
+    if not known[row] or (len(counts) and counts[row] == counts[row + 1]):
+        return False
+    at = _bisect(listed, 0, len(listed), row)
+    return at == len(listed) or listed[at] != row
+
+
+# Compiled only. The first of what may be listed by its product with a person, best first, ties in their order, into
+# `rows` and `scores`; `near` knows all products but for an error. Returns how many are listed, and how many products
+# it took. See `EmbeddingRanker.rank`.
+@_compile
+def lead(near, error, vectors, person, known, counts, listed, rows, scores):
+    exact = np.empty((1, 1), dtype=np.float32)
+    held, least = 0, -np.inf
+    for row in range(len(near)):
+        if (held < len(rows) or near[row] > scores[0]) and _is_let(row, known, counts, listed):
+            held = _hold(scores, rows, held, near[row], row)
+    if held == len(rows):
+        least = np.inf
+        for row in rows:
+            multiply(vectors[row : row + 1], person, exact)
+            least = min(least, exact[0, 0])
+    # As many reach this, so nothing that is further below it than the error is of the list.
+    held, compared = 0, 0
+    for row in range(len(near)):
+        if near[row] >= least - error and _is_let(row, known, counts, listed):
+            multiply(vectors[row : row + 1], person, exact)
+            held = _hold(scores, rows, held, exact[0, 0], row)
+            compared += 1
+    if held < len(rows):
+        for place in range(held // 2, -1, -1):
+            _sink(scores, rows, held, place)
+    for size in range(held - 1, 0, -1):
+        scores[0], scores[size] = scores[size], scores[0]
+        rows[0], rows[size] = rows[size], rows[0]
+        _sink(scores, rows, size, 0)
+    return held, compared

@@ -2,19 +2,24 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.errors import InputError
+from genrec.deadline import Deadline
+from genrec.errors import InputError, check_count
 from genrec.kernel import plain
 from genrec.kernel.choice import choose_loops
 from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.rankers.screen import Screen
 from genrec.template import one_line
-from genrec.types import BoolArray, IntArray
+from genrec.types import BoolArray, IntArray, Ranking
 
 _FEW = 16  # people
+_MANY = 16_384  # items
+_NONE = np.empty(0, dtype=np.uint32)
 
 
 class Encoder(Protocol):
@@ -88,6 +93,8 @@ class EmbeddingRanker(DenseRanker):
         vectors[fresh] = self._encoder.encode(texts) if len(texts) and self._encoder is not None else 0
         other = copy.copy(self)
         other.vectors, other._known = vectors, (vectors != 0).any(axis=1)
+        if "_screen" in other.__dict__:  # who looked through the old one will look through the new one
+            other._screen = Screen.of(vectors)
         return other
 
     def can_rank(self, request: RankRequest) -> bool:
@@ -95,8 +102,52 @@ class EmbeddingRanker(DenseRanker):
         looks = self._history_weight > 0 and bool(self._known[request.history].any())
         return looks or (self._reads and bool(request.words.strip()))
 
+    def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
+        """The k best allowed items of each request; exact, so proven: a screen only saves most of the reading."""
+        if not self._is_screened or any(request.boost or request.allowed.only for request in requests):
+            return super().rank(requests, k, deadline=deadline)
+        check_count("k", k)
+        people = self._people(requests)
+        near, errors = self._screen.near(people)
+        rows = zip(requests, people, near, errors, strict=True)
+        return [self._lead(request, person, scores, error, k) for request, person, scores, error in rows]
+
     def scores(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """float32 [U, N], cosines; minus infinity for an item of which nothing is known."""
+        people = self._people(requests)
+        cosines = np.empty((len(people), len(self.vectors)), dtype=np.float32)
+        # For a few people compiled loops read the vectors faster than BLAS does; of more it makes more, and in threads.
+        loops = choose_loops() if len(people) <= _FEW else plain
+        loops.multiply(self.vectors, people, cosines)
+        cosines[:, ~self._known] = -np.inf
+        return cosines
+
+    @property
+    def _is_screened(self) -> bool:
+        """Whether the first look at all items is at bytes: with few it saves nothing."""
+        return len(self.vectors) >= _MANY and hasattr(choose_loops(), "multiply_bytes")
+
+    @cached_property
+    def _screen(self) -> Screen:
+        return Screen.of(self.vectors)
+
+    def _lead(
+        self, request: RankRequest, person: NDArray[np.float32], near: NDArray[np.float32], error: float, k: int
+    ) -> Ranking:
+        """The k best of one person, with whom the products of all items are known but for an error."""
+        allowed = request.allowed
+        counts = _NONE if allowed.mask is None else allowed.mask.counts
+        places = np.empty(min(k, len(allowed)), dtype=np.int64)
+        scores = np.empty(len(places), dtype=np.float32)
+        held, compared = 0, 0
+        if len(places):
+            held, compared = choose_loops().lead(
+                near, error, self.vectors, person[None], self._known, counts, allowed.listed, places, scores
+            )
+        return Ranking(places[:held], scores[:held].astype(np.float64), proven=True, compared=compared)
+
+    def _people(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
+        """What each person looks for: float32 [U, D], of length 1, or 0 where nothing is known."""
         people = np.stack([self._history_vector(request) for request in requests])
         spoken = [row for row, request in enumerate(requests) if self._reads and request.words.strip()]
         if spoken and self._encoder is not None:
@@ -105,12 +156,7 @@ class EmbeddingRanker(DenseRanker):
             )
         lengths = np.linalg.norm(people, axis=1, keepdims=True).astype(np.float32)
         people /= np.where(lengths > 0, lengths, np.float32(1.0))
-        cosines = np.empty((len(people), len(self.vectors)), dtype=np.float32)
-        # For a few people compiled loops read the vectors faster than BLAS does; of more it makes more, and in threads.
-        loops = choose_loops() if len(people) <= _FEW else plain
-        loops.multiply(self.vectors, people, cosines)
-        cosines[:, ~self._known] = -np.inf
-        return cosines
+        return people
 
     @property
     def _reads(self) -> bool:

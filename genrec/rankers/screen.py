@@ -1,0 +1,90 @@
+"""Item vectors in a byte a number, by which those that cannot be among the first are found at a quarter of the reading.
+
+Letters: N items, U people, D numbers of a vector, and W numbers as they are kept, of which those behind D are 0.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.kernel.choice import choose_loops
+from genrec.types import FloatArray
+
+_WHOLE = 127  # the largest number of a byte with a sign
+_ZERO = 128  # the byte that stands for 0 in the vector of an item
+_ROWS = 4096  # vectors written in bytes at once
+_ROUNDING = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """N vectors in bytes, and how far a product with them can be from the one with the vectors themselves.
+
+    Number d of an item is `(narrow[n, d] - 128) * steps[d]`, off by half a step at most. Made by `Screen.of`; works
+    where compiled loops do.
+
+    Attributes:
+        narrow: uint8 [N, W].
+        steps: float64 [D].
+        off: the longest of the N differences between a vector and what stands for it.
+        whole: the longest of the N vectors in steps.
+        reach: the longest of the N vectors.
+    """
+
+    narrow: NDArray[np.uint8]
+    steps: FloatArray
+    off: float
+    whole: float
+    reach: float
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32]) -> "Screen":
+        """The screen of float32 [N, D]; costs a few looks at each number."""
+        parts = [slice(first, first + _ROWS) for first in range(0, len(vectors), _ROWS)]
+        largest = np.max([np.abs(vectors[part]).max(axis=0) for part in parts], axis=0).astype(np.float64)
+        steps = np.where(largest > 0, largest / _WHOLE, 1.0)
+        narrow = np.full((len(vectors), _padded(len(steps))), _ZERO, dtype=np.uint8)
+        off, whole, reach = 0.0, 0.0, 0.0
+        for part in parts:
+            rounded = np.rint(vectors[part] / steps)
+            narrow[part, : len(steps)] = rounded + _ZERO
+            off = max(off, _longest(vectors[part] - rounded * steps))
+            whole, reach = max(whole, _longest(rounded)), max(reach, _longest(vectors[part]))
+        return cls(narrow, steps, off, whole, reach)
+
+    def near(self, people: NDArray[np.float32]) -> tuple[NDArray[np.float32], FloatArray]:
+        """The inner products of U people and N items, nearly.
+
+        By the inequality of Cauchy and Schwarz what the bytes of an item leave out adds no more to the product than
+        the person's length times the length of what is left out; likewise for the person, who is rounded, too.
+
+        Args:
+            people: float32 [U, D].
+
+        Returns:
+            float32 [U, N], and float64 [U], how far one of them can be from the product in float32.
+        """
+        folded = people * self.steps
+        largest = np.abs(folded).max(axis=1)
+        units = np.where(largest > 0, largest / _WHOLE, 1.0)
+        rounded = np.rint(folded / units[:, None])
+        narrow = np.zeros((len(people), self.narrow.shape[1]), dtype=choose_loops().PERSON)
+        narrow[:, : people.shape[1]] = rounded
+        less = (_ZERO * rounded.sum(axis=1)).astype(np.int32)
+        near = np.empty((len(people), len(self.narrow)), dtype=np.float32)
+        choose_loops().multiply_bytes(self.narrow, narrow, less, units.astype(np.float32), near)
+        length = np.linalg.norm(people.astype(np.float64), axis=1)
+        left = np.linalg.norm(folded - rounded * units[:, None], axis=1)
+        rounding = _ROUNDING * (people.shape[1] + 4) * length * (self.reach + self.off)
+        return near, length * self.off + left * self.whole + rounding
+
+
+def _padded(width: int) -> int:
+    step: int = choose_loops().WIDTH
+    return -(-width // step) * step
+
+
+def _longest(vectors: NDArray[np.float32] | FloatArray) -> float:
+    """The greatest length of some vectors."""
+    return float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64).max()))

@@ -1,0 +1,161 @@
+"""Laws of the screen: it errs by no more than it says, and nobody is listed otherwise because of it."""
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from genrec.deadline import Deadline
+from genrec.kernel import compiled, narrow
+from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.rankers.embedding import EmbeddingRanker
+from genrec.rankers.screen import Screen
+from genrec.subset import Boost, Mask, Subset
+from genrec.types import Ranking
+
+N = 20_000
+Vectors = NDArray[np.float32]
+
+
+def drawn(seed: int, count: int, width: int) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def normal(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def with_one_that_stands_out(vectors: Vectors) -> Vectors:
+    vectors[7, 0] = 1e4
+    return vectors
+
+
+def with_twins(vectors: Vectors) -> Vectors:
+    vectors[len(vectors) // 2 :] = vectors[: len(vectors) - len(vectors) // 2]
+    return vectors
+
+
+def with_gaps(vectors: Vectors) -> Vectors:
+    vectors[::3] = 0
+    return vectors
+
+
+KINDS = {
+    "drawn": lambda vectors: vectors,
+    "coarse, with many ties": np.rint,
+    "close to each other": lambda vectors: vectors * np.float32(0.01) + 1,
+    "one stands out": with_one_that_stands_out,
+    "twins": with_twins,
+    "of some nothing is known": with_gaps,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def ranker(request: pytest.FixtureRequest) -> EmbeddingRanker:
+    return EmbeddingRanker(normal(KINDS[request.param](drawn(0, N, 40))))
+
+
+def ways(seed: int) -> list[Subset]:
+    """Of allowing something."""
+    random = np.random.default_rng(seed)
+    half, few, none = (Subset.from_mask(Mask.from_bool(random.random(N) < share)) for share in (0.5, 0.001, 0.0))
+    everything = Subset.everything(N)
+    some = random.integers(0, N, 3_000)
+    return [everything, everything.without(some), half, half.without(some), few, none, Subset.of(N, some)]
+
+
+def listed(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
+    return ranker.rank([request], k, deadline=Deadline.never())
+
+
+def in_full(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
+    """By whole vectors alone."""
+    return DenseRanker.rank(ranker, [request], k, deadline=Deadline.never())
+
+
+def alike(found: list[Ranking], expected: list[Ranking]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.item_indices.tolist() == other.item_indices.tolist()
+        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
+        assert one.proven
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_lists_are_those_of_whole_vectors(ranker: EmbeddingRanker, k: int) -> None:
+    """Ties, filters, and vectors that bytes tell badly: whatever it is, a list is exact."""
+    histories = np.random.default_rng(k).integers(0, N, (7, 5))
+    requests = [RankRequest(history, "", way) for history, way in zip(histories, ways(k), strict=True)]
+    for one in requests:  # alone, so that both sum in one order
+        alike(listed(ranker, one, k), in_full(ranker, one, k))
+
+
+def test_a_list_does_not_depend_on_who_is_ranked_beside_it(ranker: EmbeddingRanker) -> None:
+    """What somebody gets must not change with the load."""
+    requests = [RankRequest(np.arange(start, start + 4), "", Subset.everything(N)) for start in range(9)]
+    together = ranker.rank(requests, 10, deadline=Deadline.never())
+    for request, beside in zip(requests, together, strict=True):
+        (alone,) = listed(ranker, request)
+        assert alone.item_indices.tolist() == beside.item_indices.tolist()
+        assert alone.scores.tolist() == beside.scores.tolist()
+
+
+def test_few_of_many_are_compared_in_full() -> None:
+    """Otherwise a screen costs more than it saves; and it says so, as other proofs by bounds do."""
+    ranker = EmbeddingRanker(normal(drawn(1, N, 384)))
+    (found,) = listed(ranker, RankRequest(np.arange(5), "", Subset.everything(N)))
+    assert 10 <= found.compared < N // 100
+
+
+def test_boosts_are_added_to_whole_scores() -> None:
+    """An item that is lifted may come from below all that bytes let through."""
+    ranker = EmbeddingRanker(normal(drawn(2, N, 40)))
+    request = RankRequest(np.arange(5), "", Subset.everything(N), Boost.from_pairs([(19_999, 2.0), (3, -2.0)]))
+    found = listed(ranker, request)
+    assert found[0].item_indices[0] == 19_999
+    alike(found, in_full(ranker, request))
+
+
+def test_another_numbering_is_screened_anew() -> None:
+    """The bytes of items that moved would stand for others."""
+    ranker = EmbeddingRanker(normal(drawn(3, N, 40)))
+    request = RankRequest(np.arange(5), "", Subset.everything(N))
+    listed(ranker, request)
+    turned = ranker.over(np.arange(N)[::-1].copy(), [])
+    alike(listed(turned, request), in_full(turned, request))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.integers(1, 200),
+    kind=st.sampled_from(sorted(KINDS)),
+    scale=st.sampled_from([1e-6, 1.0, 1e4]),
+)
+def test_no_product_is_further_off_than_it_says(seed: int, width: int, kind: str, scale: float) -> None:
+    """A bound that fails once loses an item that belongs into a list."""
+    vectors = KINDS[kind](drawn(seed, 60, width)) * np.float32(scale)
+    people = drawn(seed + 1, 5, width)
+    people[0] = 0
+    near, error = Screen.of(vectors).near(people)
+    off = np.abs(near - people.astype(np.float64) @ vectors.astype(np.float64).T).max(axis=1)
+    assert (off <= error).all()
+
+
+@pytest.mark.parametrize("inner", [narrow._inner_by_loop, narrow._inner])
+def test_loop_and_instruction_add_alike(inner: object) -> None:
+    """Of one of them, other machines run the other; the largest sums must not run over, either."""
+    random = np.random.default_rng(4)
+    for width in (64, 384, 4_096):
+        for low, high in ((0, 256), (255, 256)):
+            items = random.integers(low, high, (3, width)).astype(np.uint8)
+            people = random.choice([-127, 127], (2, width)).astype(compiled.PERSON)
+            for item, person in zip(items, people, strict=False):
+                assert _added(inner, item, person) == int(item.astype(np.int64) @ person.astype(np.int64))
+
+
+def _added(inner: object, item: NDArray[np.uint8], person: NDArray[np.int8]) -> int:
+    called = numba.njit(lambda left, right: inner(left, right))  # type: ignore[operator]
+    return int(called(item, person))
