@@ -16,6 +16,7 @@ from genrec.errors import EngineError, FullError, check_count
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
+_LASTING = 30  # batches without a pause, after which more is asked than can be answered, and no rush is over soon
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -35,7 +36,9 @@ class Lane(Generic[Request, Answer]):
     Args:
         answer: called with a key and U requests of it, in a thread of the lane's own; gives U answers in their order.
             Where it raises, each request is tried alone, so that one spoils no other.
-        most: requests that may wait; those being answered do not count.
+        most: requests that may wait; those being answered do not count. Where there was no pause for long, no more
+            may wait than are answered next: a queue that never ends makes everybody wait, and nobody is answered for
+            it (Nichols and Jacobson, "Controlling Queue Delay", 2012).
         together: U at most.
     """
 
@@ -52,6 +55,7 @@ class Lane(Generic[Request, Answer]):
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._in_a_row = 0  # batches
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -88,7 +92,7 @@ class Lane(Generic[Request, Answer]):
             if self._closed:
                 raise EngineError("the lane is closed; ask one that is open")
             if not self._has_room():
-                raise FullError(f"{self._most:,} requests wait already; try again later")
+                raise FullError(f"{len(self._queue):,} requests wait already; try again later")
             self._queue.append(waiting)
             self._changed.notify()
         return waiting.future
@@ -105,10 +109,11 @@ class Lane(Generic[Request, Answer]):
         self._thread.join()
 
     def _has_room(self) -> bool:
-        """Those who left wait no longer."""
-        if len(self._queue) >= self._most:
+        """Whether one more may wait; those who left wait no longer."""
+        most = self._most if self._in_a_row < _LASTING else min(self._most, self._together)
+        if len(self._queue) >= most:
             self._queue = deque(one for one in self._queue if not one.future.cancelled())
-        return len(self._queue) < self._most
+        return len(self._queue) < most
 
     def _work(self) -> None:
         while batch := self._take():
@@ -119,6 +124,7 @@ class Lane(Generic[Request, Answer]):
     def _take(self) -> list[_Waiting[Request, Answer]]:
         """The next batch, once there is one; nothing once the lane is closed."""
         with self._changed:
+            self._in_a_row = self._in_a_row + 1 if self._queue else 0
             self._changed.wait_for(lambda: self._queue or self._closed)
             batch: list[_Waiting[Request, Answer]] = []
             others: deque[_Waiting[Request, Answer]] = deque()

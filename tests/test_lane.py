@@ -169,3 +169,35 @@ def test_a_lane_that_could_answer_nobody_is_refused(name: str) -> None:
     """It would be found out by the first caller, who waits."""
     with pytest.raises(InputError, match=f"{name} is 0"):
         Lane[int, int](lambda _, numbers: numbers, **{"most": 1, "together": 1, name: 0})
+
+
+def test_under_a_load_that_lasts_no_more_wait_than_are_answered_next() -> None:
+    """A full queue that never ends makes everybody wait for all of it, and answers nobody more."""
+    begun, let, left = threading.Semaphore(0), threading.Semaphore(0), 40
+
+    def answer(_: Hashable, numbers: Sequence[int]) -> Sequence[int]:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            lane.put(0)  # there is always another one
+        if left == 0 or 13 in numbers:
+            begun.release()
+            assert let.acquire(timeout=WAIT)
+        return numbers
+
+    with Lane[int, int](answer, most=8, together=2) as lane:
+        lane.put(0)
+        assert begun.acquire(timeout=WAIT)
+        last = [lane.put(number) for number in (1, 2)]
+        assert lane.is_full
+        with pytest.raises(FullError, match="2 requests wait already"):
+            lane.put(3)
+        let.release()
+        assert [future.result(WAIT) for future in last] == [1, 2]
+        rush = lane.put(13)
+        assert begun.acquire(timeout=WAIT)
+        after = [lane.put(number) for number in range(8)]
+        with pytest.raises(FullError, match="8 requests wait already"):
+            lane.put(9)
+        let.release()
+        assert [future.result(WAIT) for future in (rush, *after)] == [13, *range(8)]

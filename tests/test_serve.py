@@ -295,6 +295,51 @@ def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_com
         assert slow.batches == [1, 3]
 
 
+def test_who_is_refused_while_lists_wait_may_go_on_over_the_same_connection(tmp_path: Path) -> None:
+    """A client that keeps its connection must find the next answer where it begins, whatever was refused before."""
+    slow = Slow()
+    with (
+        serving(shop(first=[slow]), tmp_path, load=Load(waiting=1)) as address,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        pending = [pool.submit(httpx.post, f"{address}/v1/recommend", json={}, timeout=30)]
+        assert slow.asked.wait(10)
+        pending.append(pool.submit(httpx.post, f"{address}/v1/recommend", json={}, timeout=30))
+        until(lambda: "genrec_lists_waiting 1.0" in httpx.get(f"{address}/metrics").text)
+        ask = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+        ready = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=10) as connection:
+            connection.sendall(ask + b"\r\n")
+            assert _said(connection, 1)[0].startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+            connection.sendall(b"{}" + ask + b"\r\n{}" + ready + ask + b"Connection: close\r\n\r\n{}")
+            answers = _said(connection, 3)
+            assert [answer.split(b" ", 2)[1] for answer in answers] == [b"429", b"200", b"429"]
+            assert b"\r\nretry-after: 1\r\n" in answers[0]
+            assert b"\r\nconnection: close\r\n" in answers[2]
+            assert connection.recv(1) == b""
+        assert 'genrec_requests_total{route="refused",status="429"} 3.0' in httpx.get(f"{address}/metrics").text
+        slow.open.set()
+        assert [len(ids(answer.result())) for answer in pending] == [10, 10]
+
+
+def _said(connection: socket.socket, count: int) -> list[bytes]:
+    """So many whole answers."""
+    read = b""
+    answers: list[bytes] = []
+    while len(answers) < count:
+        head, found, body = read.partition(b"\r\n\r\n")
+        size = int(re.search(rb"content-length: (\d+)", head).group(1)) if found else 0  # type: ignore[union-attr]
+        if found and len(body) >= size:
+            answers.append(read[: len(head) + 4 + size])
+            read = body[size:]
+            continue
+        more = connection.recv(65536)
+        assert more, read
+        read += more
+    assert not read
+    return answers
+
+
 def test_a_full_house_refuses_at_the_door(tmp_path: Path) -> None:
     """What is refused must cost nearly nothing, or refusing is what brings the server down."""
     slow = Slow()

@@ -147,7 +147,7 @@ def _service(parts: "Parts", store: "Store", waiting: int | None, talking: dict[
 
     live = Live(parts, store)
     quick = parts.generating is None
-    load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=16 if quick else 4)
+    load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=8 if quick else 4)
     service = Service(live, store, advise=advising(live.recommender, **talking), load=load, metrics=Metrics())
     try:
         service.check(_FIRST)  # what is made at the first request is made now

@@ -77,6 +77,16 @@ class Door:
         self._is_full = is_full
         self._inside = 0
 
+    def refuse_at_once(self, method: str, raw_path: bytes) -> RefusedError | None:
+        """What a request is told, before anything else is done about it, that could not be answered whoever asks.
+
+        Without it whatever is too much would cost a task each, and those who were let in wait for all of these.
+        """
+        if method != "POST" or not self._is_full(raw_path.decode("ascii")):
+            return None
+        self._metrics.answered("refused", 429, None)
+        return RefusedError.busy()
+
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
         if scope["type"] != "http":

@@ -1,6 +1,7 @@
 """Runs the app under uvicorn, with connections that have to speak."""
 
 import asyncio
+import gc
 import socket
 import sys
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from genrec.serve.door import App
+from genrec.serve.door import App, Door
 from genrec.serve.failure import RefusedError
 
 _PATIENCE = (
@@ -114,7 +115,23 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        if cycle.scope["method"] != "HEAD":  # of whose answer no body comes
+            cycle.transport = _Joined(cycle.transport)
+        # Behind a request that is answered others may wait, and one that does not read has to be waited for.
+        if isinstance(app, Door) and not self.pipeline and not self.flow.write_paused:
+            refusal = app.refuse_at_once(cycle.scope["method"], cycle.scope["raw_path"])
+            if refusal is not None:
+                self._refuse(cycle, refusal)
+                return
         super()._start_asgi_task(cycle, app)
+
+    def _refuse(self, cycle: RequestResponseCycle, refusal: RefusedError) -> None:
+        """Answer in place of the app, at a third of its cost; nothing is kept of what else comes of this request."""
+        self.transport.write(_written(refusal, close=not cycle.keep_alive))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     @property
     def _is_answering(self) -> bool:
@@ -158,11 +175,46 @@ class PatientProtocol(HttpToolsProtocol):
         begun = self._answering is not None and self._is_answering and self._answering.response_started
         self._break_off()
         if not begun:
-            status = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"
-            length = f"content-length: {len(refusal.body)}"
-            head = "\r\n".join([status, "content-type: application/json", length, "connection: close", "", ""])
-            self.transport.write(head.encode() + refusal.body)
+            self.transport.write(_written(refusal, close=True))
         self._close()
+
+
+class _Joined(asyncio.Transport):
+    """Keeps the head of an answer until some of its body comes, so that both are one message to the system."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport, self._head, self._is_begun = transport, b"", False
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        """Send it, but for the head, which comes first; a call to go on with the body is no part of the answer."""
+        if self._is_begun or data.startswith(b"HTTP/1.1 100"):
+            self._flush(data)
+        else:
+            self._is_begun, self._head = True, data
+
+    def close(self) -> None:
+        """End it, with all that is kept sent."""
+        self._flush(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it ends."""
+        return self._transport.is_closing()
+
+    def _flush(self, data: bytes) -> None:
+        data, self._head = self._head + data, b""
+        if data:
+            self._transport.write(data)
+
+
+def _written(refusal: RefusedError, *, close: bool) -> bytes:
+    """A whole answer of HTTP/1.1."""
+    body = refusal.body
+    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}", "content-type: application/json"]
+    lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in refusal.headers.items())]
+    lines += ["connection: close"] if close else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _too_large() -> RefusedError:
@@ -188,6 +240,8 @@ def config_of(app: App) -> uvicorn.Config:
 def serve(app: App, listening: socket.socket) -> None:
     """Answer until the process is told to end; answers under way have some seconds then."""
     sys.setswitchinterval(_SWITCH)
+    gc.collect()
+    gc.freeze()  # what is there now stays; to look through it for garbage again would hold up answers for 0.1 s
     uvicorn.Server(config_of(app)).run(sockets=[listening])
 
 

@@ -44,7 +44,7 @@ class Load:
     """
 
     waiting: int = 24
-    together: int = 16
+    together: int = 8
     talks: int = 8
     deadline: float = 10.0
     turn: float = 60.0
