@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genrec.deadline import Deadline
-from genrec.kernel import compiled, narrow
+from genrec.kernel import narrow
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.screen import Screen
@@ -151,11 +151,11 @@ def test_loop_and_instruction_add_alike(inner: object) -> None:
     for width in (64, 384, 4_096):
         for low, high in ((0, 256), (255, 256)):
             items = random.integers(low, high, (3, width)).astype(np.uint8)
-            people = random.choice([-127, 127], (2, width)).astype(compiled.PERSON)
+            people = random.choice([-127, 127], (2, width)).astype(narrow._PERSON)
             for item, person in zip(items, people, strict=False):
                 assert _added(inner, item, person) == int(item.astype(np.int64) @ person.astype(np.int64))
 
 
-def _added(inner: object, item: NDArray[np.uint8], person: NDArray[np.int8]) -> int:
+def _added(inner: object, item: NDArray[np.uint8], person: NDArray[np.int16]) -> int:
     called = numba.njit(lambda left, right: inner(left, right))  # type: ignore[operator]
     return int(called(item, person))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _KEYS = "GENREC_KEYS"
 _GENERATIVE, _BLEND, _EMBEDDING, _POPULARITY = _RANKERS = ("generative", "blend", "embedding", "popularity")
-_QUICK_WAITING, _SLOW_WAITING = 24, 16  # lists that may wait where a list takes milliseconds, and where seconds
+_QUICK_WAITING, _SLOW_WAITING = 48, 16  # lists that may wait where a list takes milliseconds, and where seconds
 _FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
 _PRIORS = 20_000  # items whose priors are measured before the first request: at most some minutes, once
 _PACKAGES = ("fastapi", "uvicorn", "httptools", "sqlalchemy", "prometheus_client")

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
-from genrec.kernel.narrow import PERSON, WIDTH, multiply_bytes
+from genrec.kernel.narrow import LARGEST, WIDTH, ZERO, multiply_nearly
 
-__all__ = ["PERSON", "WIDTH", "multiply_bytes"]
+__all__ = ["LARGEST", "WIDTH", "ZERO", "multiply_nearly"]
 
 BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
 _GATHERED = 4096
@@ -528,11 +528,8 @@ def _is_let(row, known, counts, listed):
     return at == len(listed) or listed[at] != row
 
 
-# Compiled only. The first of what may be listed by its product with a person, best first, ties in their order, into
-# `rows` and `scores`; `near` knows all products but for an error. Returns how many are listed, and how many products
-# it took. See `EmbeddingRanker.rank`.
 @_compile
-def lead(near, error, vectors, person, known, counts, listed, rows, scores):
+def _lead(near, error, vectors, person, known, counts, listed, rows, scores):
     exact = np.empty((1, 1), dtype=np.float32)
     held, least = 0, -np.inf
     for row in range(len(near)):
@@ -558,3 +555,29 @@ def lead(near, error, vectors, person, known, counts, listed, rows, scores):
         rows[0], rows[size] = rows[size], rows[0]
         _sink(scores, rows, size, 0)
     return held, compared
+
+
+# Compiled only. What may be listed for each of U people and comes first by its product with them, best first, ties in
+# their order, into `rows` and `scores` [U, k], of which each person has room for `held`; `near` knows all products but
+# for an error. `listed[bounds[u] : bounds[u + 1]]` is out for person u, and so is what `known` or `counts` does not let
+# through. Writes how many are listed, and how many whole products it took.
+@_compile
+def lead(near, errors, vectors, people, known, counts, listed, bounds, rows, scores, held, compared):
+    for person in range(len(people)):
+        size = held[person]
+        if size:
+            held[person], compared[person] = _lead(
+                near[person], errors[person], vectors, people[person : person + 1], known, counts,
+                listed[bounds[person] : bounds[person + 1]], rows[person, :size], scores[person, :size],
+            )  # fmt: skip
+
+
+@_compile_sums
+def sum_rows(vectors, rows, bounds, weights, sums):
+    sums[:] = 0
+    for person in range(len(sums)):
+        total = sums[person]
+        for place in range(bounds[person], bounds[person + 1]):
+            vector, weight = vectors[rows[place]], weights[place]
+            for step in range(len(total)):
+                total[step] += weight * vector[step]

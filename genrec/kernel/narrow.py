@@ -15,6 +15,9 @@ from numba.extending import intrinsic
 WIDTH = 64
 """Vectors have a multiple of so many numbers."""
 
+LARGEST, ZERO = 127, 128
+"""The largest number of a byte with a sign, and the byte without one that stands for 0 in the vector of an item."""
+
 _ROWS = 64  # vectors that stay in the processor's cache while people pass by
 _LLVM = 22  # the version whose name and types of the instruction are used
 
@@ -61,23 +64,42 @@ def _inner_by_loop(vector, person):
     return np.int32(total)  # numba sums in 64 bits, but where 32 of them are used
 
 
-_inner, PERSON = (_inner_at_once, np.int8) if _has_instruction() else (_inner_by_loop, np.int16)
-"""`PERSON` is of which kind the numbers of people are given, none above 127; a loop widens those of items alone."""
+_inner, _PERSON = (_inner_at_once, np.int8) if _has_instruction() else (_inner_by_loop, np.int16)
 
 
 @numba.njit(cache=True, nogil=True)
-def multiply_bytes(vectors, people, less, units, products):
-    """Write inner products of bytes, in the units of each person.
+def multiply_nearly(vectors, steps, people, products, lengths, lefts):
+    """Multiply people, rounded as items are, with items.
+
+    Number d of an item stands for `(vectors[n, d] - 128) * steps[d]`, so a person's is multiplied with the step first,
+    and rounded to whole numbers of a unit that lets the largest be 127.
 
     Args:
-        vectors: uint8 [N, W].
-        people: `PERSON` [U, W].
-        less: int32 [U], taken from each product.
-        units: float32 [U], by which it is multiplied then.
+        vectors: uint8 [N, W], 128 behind D.
+        steps: float64 [D].
+        people: float32 [U, D].
         products: float32 [U, N], written.
+        lengths: float64 [U], written: of the people.
+        lefts: float64 [U], written: of what rounding leaves of each person, in the steps of the items.
     """
+    width = people.shape[1]
+    narrow = np.zeros((len(people), vectors.shape[1]), dtype=_PERSON)
+    less, units = np.zeros(len(people), dtype=np.int32), np.ones(len(people))
+    for person in range(len(people)):
+        largest, length, left = 0.0, 0.0, 0.0
+        for step in range(width):
+            value = np.float64(people[person, step])
+            largest, length = max(largest, abs(value * steps[step])), length + value * value
+        if largest > 0:
+            units[person] = largest / LARGEST
+        for step in range(width):
+            folded = people[person, step] * steps[step] / units[person]
+            whole = min(LARGEST, max(-LARGEST, np.rint(folded)))
+            narrow[person, step], less[person] = whole, less[person] + ZERO * whole
+            left += (folded - whole) ** 2
+        lengths[person], lefts[person] = np.sqrt(length), np.sqrt(left) * units[person]
     for first in range(0, len(vectors), _ROWS):
         for person in range(len(people)):
             for row in range(first, min(first + _ROWS, len(vectors))):
-                product = _inner(vectors[row], people[person]) - less[person]
-                products[person, row] = np.float32(product) * units[person]
+                product = _inner(vectors[row], narrow[person]) - less[person]
+                products[person, row] = product * units[person]

@@ -4,6 +4,7 @@ Letters: N rows, R nodes, C children, U people, D dimensions. A node is the rang
 its path.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,12 @@ def multiply(vectors: Numbers, people: Numbers, products: Numbers) -> None:
     columns = np.ascontiguousarray(people.T)
     for start in range(0, len(vectors), _ROWS):
         products[:, start : start + _ROWS] = (vectors[start : start + _ROWS] @ columns).T
+
+
+def sum_rows(vectors: Numbers, rows: IntArray, bounds: IntArray, weights: Numbers, sums: Numbers) -> None:
+    """Write into float32 [U, D] the weighted sums of vectors [N, D]; those of person u are `rows[bounds[u] : ...]`."""
+    for person, (begin, stop) in enumerate(pairwise(bounds)):
+        sums[person] = weights[begin:stop] @ vectors[rows[begin:stop]]
 
 
 def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: IntArray) -> IntArray:

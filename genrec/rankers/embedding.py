@@ -104,13 +104,29 @@ class EmbeddingRanker(DenseRanker):
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request; exact, so proven: a screen only saves most of the reading."""
-        if not self._is_screened or any(request.boost or request.allowed.only for request in requests):
+        if not requests or not self._is_screened or any(request.boost or request.allowed.only for request in requests):
             return super().rank(requests, k, deadline=deadline)
         check_count("k", k)
+        masks = {id(request.allowed.mask): request.allowed.mask for request in requests}
+        if len(masks) > 1:
+            return [self.rank([request], k, deadline=deadline)[0] for request in requests]
+        # Each call of compiled loops lets other threads run; of many short ones for each person they would take most.
         people = self._people(requests)
         near, errors = self._screen.near(people)
-        rows = zip(requests, people, near, errors, strict=True)
-        return [self._lead(request, person, scores, error, k) for request, person, scores, error in rows]
+        (mask,) = masks.values()
+        counts = _NONE if mask is None else mask.counts
+        listed, bounds = _joined([request.allowed.listed for request in requests])
+        held = np.array([min(k, len(request.allowed)) for request in requests])
+        compared = np.zeros(len(requests), dtype=np.int64)
+        rows = np.empty((len(requests), held.max()), dtype=np.int64)
+        scores = np.empty(rows.shape, dtype=np.float32)
+        choose_loops().lead(
+            near, errors, self.vectors, people, self._known, counts, listed, bounds, rows, scores, held, compared
+        )
+        return [
+            Ranking(own[:size], values[:size].astype(np.float64), proven=True, compared=int(count))
+            for own, values, size, count in zip(rows, scores, held, compared, strict=True)
+        ]
 
     def scores(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """float32 [U, N], cosines; minus infinity for an item of which nothing is known."""
@@ -125,49 +141,46 @@ class EmbeddingRanker(DenseRanker):
     @property
     def _is_screened(self) -> bool:
         """Whether the first look at all items is at bytes: with few it saves nothing."""
-        return len(self.vectors) >= _MANY and hasattr(choose_loops(), "multiply_bytes")
+        return len(self.vectors) >= _MANY and hasattr(choose_loops(), "multiply_nearly")
 
     @cached_property
     def _screen(self) -> Screen:
         return Screen.of(self.vectors)
 
-    def _lead(
-        self, request: RankRequest, person: NDArray[np.float32], near: NDArray[np.float32], error: float, k: int
-    ) -> Ranking:
-        """The k best of one person, with whom the products of all items are known but for an error."""
-        allowed = request.allowed
-        counts = _NONE if allowed.mask is None else allowed.mask.counts
-        places = np.empty(min(k, len(allowed)), dtype=np.int64)
-        scores = np.empty(len(places), dtype=np.float32)
-        held, compared = 0, 0
-        if len(places):
-            held, compared = choose_loops().lead(
-                near, error, self.vectors, person[None], self._known, counts, allowed.listed, places, scores
-            )
-        return Ranking(places[:held], scores[:held].astype(np.float64), proven=True, compared=compared)
-
     def _people(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """What each person looks for: float32 [U, D], of length 1, or 0 where nothing is known."""
-        people = np.stack([self._history_vector(request) for request in requests])
+        people = self._histories(requests)
         spoken = [row for row, request in enumerate(requests) if self._reads and request.words.strip()]
         if spoken and self._encoder is not None:
             people[spoken] += self._words_weight * self._encoder.encode(
                 [one_line(requests[row].words) for row in spoken]
             )
-        lengths = np.linalg.norm(people, axis=1, keepdims=True).astype(np.float32)
-        people /= np.where(lengths > 0, lengths, np.float32(1.0))
-        return people
+        return _of_length(1.0, people)
 
     @property
     def _reads(self) -> bool:
         """Whether words count at all."""
         return self._encoder is not None and self._words_weight > 0
 
-    def _history_vector(self, request: RankRequest) -> NDArray[np.float32]:
-        if not len(request.history) or not self._history_weight:
-            return np.zeros(self.vectors.shape[1], dtype=np.float32)
-        weights = self._decay ** np.arange(len(request.history))[::-1]
-        total = weights.astype(np.float32) @ self.vectors[request.history]
-        length = float(np.linalg.norm(total))
-        mean: NDArray[np.float32] = total * np.float32(self._history_weight / length) if length > 0 else total
-        return mean
+    def _histories(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
+        """What each person met, newest most: float32 [U, D], of length `history_weight`, or 0 where nothing is."""
+        sums = np.zeros((len(requests), self.vectors.shape[1]), dtype=np.float32)
+        if not self._history_weight:
+            return sums
+        rows, bounds = _joined([request.history for request in requests])
+        age = np.repeat(bounds[1:], np.diff(bounds)) - np.arange(len(rows)) - 1
+        choose_loops().sum_rows(self.vectors, rows, bounds, (self._decay**age).astype(np.float32), sums)
+        return _of_length(self._history_weight, sums)
+
+
+def _joined(parts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
+    """One part behind the other: int64, and where each begins and the last one ends."""
+    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in parts], out=bounds[1:])
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), bounds
+
+
+def _of_length(length: float, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Float32 [U, D], each of a length, but for those that have none."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+    return vectors * (np.float32(length) / np.where(lengths > 0, lengths, np.float32(1.0)))

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from genrec.kernel.choice import choose_loops
 from genrec.types import FloatArray
 
-_WHOLE = 127  # the largest number of a byte with a sign
-_ZERO = 128  # the byte that stands for 0 in the vector of an item
 _ROWS = 4096  # vectors written in bytes at once
 _ROUNDING = float(np.finfo(np.float32).eps)
 
@@ -43,12 +41,14 @@ class Screen:
         """The screen of float32 [N, D]; costs a few looks at each number."""
         parts = [slice(first, first + _ROWS) for first in range(0, len(vectors), _ROWS)]
         largest = np.max([np.abs(vectors[part]).max(axis=0) for part in parts], axis=0).astype(np.float64)
-        steps = np.where(largest > 0, largest / _WHOLE, 1.0)
-        narrow = np.full((len(vectors), _padded(len(steps))), _ZERO, dtype=np.uint8)
+        loops = choose_loops()
+        steps = np.where(largest > 0, largest / loops.LARGEST, 1.0)
+        width = -(-len(steps) // loops.WIDTH) * loops.WIDTH
+        narrow = np.full((len(vectors), width), loops.ZERO, dtype=np.uint8)
         off, whole, reach = 0.0, 0.0, 0.0
         for part in parts:
             rounded = np.rint(vectors[part] / steps)
-            narrow[part, : len(steps)] = rounded + _ZERO
+            narrow[part, : len(steps)] = rounded + loops.ZERO
             off = max(off, _longest(vectors[part] - rounded * steps))
             whole, reach = max(whole, _longest(rounded)), max(reach, _longest(vectors[part]))
         return cls(narrow, steps, off, whole, reach)
@@ -65,24 +65,11 @@ class Screen:
         Returns:
             float32 [U, N], and float64 [U], how far one of them can be from the product in float32.
         """
-        folded = people * self.steps
-        largest = np.abs(folded).max(axis=1)
-        units = np.where(largest > 0, largest / _WHOLE, 1.0)
-        rounded = np.rint(folded / units[:, None])
-        narrow = np.zeros((len(people), self.narrow.shape[1]), dtype=choose_loops().PERSON)
-        narrow[:, : people.shape[1]] = rounded
-        less = (_ZERO * rounded.sum(axis=1)).astype(np.int32)
         near = np.empty((len(people), len(self.narrow)), dtype=np.float32)
-        choose_loops().multiply_bytes(self.narrow, narrow, less, units.astype(np.float32), near)
-        length = np.linalg.norm(people.astype(np.float64), axis=1)
-        left = np.linalg.norm(folded - rounded * units[:, None], axis=1)
-        rounding = _ROUNDING * (people.shape[1] + 4) * length * (self.reach + self.off)
-        return near, length * self.off + left * self.whole + rounding
-
-
-def _padded(width: int) -> int:
-    step: int = choose_loops().WIDTH
-    return -(-width // step) * step
+        lengths, lefts = np.empty(len(people)), np.empty(len(people))
+        choose_loops().multiply_nearly(self.narrow, self.steps, people, near, lengths, lefts)
+        rounding = _ROUNDING * (people.shape[1] + 4) * lengths * (self.reach + self.off)
+        return near, lengths * self.off + lefts * self.whole + rounding
 
 
 def _longest(vectors: NDArray[np.float32] | FloatArray) -> float:

@@ -20,7 +20,7 @@ _PATIENCE = (
 _HEAD = 1 << 16  # bytes that a head may have, and that may come without any part of a request being whole
 _SLOWEST = 1 << 14  # bytes that are read meanwhile where somebody reads
 _UNSENT = 1 << 18  # bytes of answers that the system keeps for who does not read; by itself it would keep megabytes
-_SWITCH = 0.001  # seconds that the thread which ranks may keep the one that speaks waiting; Python's default is 5 ms
+_SWITCH = 0.0002  # seconds that a thread may keep others waiting for its turn; Python's default is 5 ms
 _GRACE = 10  # seconds that answers under way have when the server ends
 
 

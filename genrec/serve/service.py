@@ -43,7 +43,7 @@ class Load:
         turn: seconds that a turn of a conversation may take; a reply that is not written by then ends plainly.
     """
 
-    waiting: int = 24
+    waiting: int = 48
     together: int = 8
     talks: int = 8
     deadline: float = 10.0
