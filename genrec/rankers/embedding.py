@@ -124,8 +124,8 @@ class EmbeddingRanker(DenseRanker):
             near, errors, self.vectors, people, self._known, counts, listed, bounds, rows, scores, held, compared
         )
         return [
-            Ranking(own[:size], values[:size].astype(np.float64), proven=True, compared=int(count))
-            for own, values, size, count in zip(rows, scores, held, compared, strict=True)
+            Ranking(rows[u, :size], scores[u, :size].astype(np.float64), proven=True, compared=int(compared[u]))
+            for u, size in enumerate(held)
         ]
 
     def scores(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
@@ -182,5 +182,5 @@ def _joined(parts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
 
 def _of_length(length: float, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Float32 [U, D], each of a length, but for those that have none."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
-    return vectors * (np.float32(length) / np.where(lengths > 0, lengths, np.float32(1.0)))
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors * (length / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
