@@ -67,8 +67,10 @@ def main() -> None:
     titles = [f"Thing {place}" for place in range(ITEMS)]
     catalog = read_catalog(pa.table({"item_id": ids, "title": titles, "price": drawn.random(ITEMS)}))
     with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/events.db") as store:
+        embedding = EmbeddingRanker(vectors)
+        embedding.screen()
         service = Service(
-            Live(Parts.of(catalog, embedding=EmbeddingRanker(vectors)), store),
+            Live(Parts.of(catalog, embedding=embedding), store),
             store,
             advise=lambda own, k: Advisor(own, k=k),
             load=Load(),

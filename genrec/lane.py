@@ -16,7 +16,7 @@ from genrec.errors import EngineError, FullError, check_count
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-_LASTING = 30  # batches without a pause, after which more is asked than can be answered, and no rush is over soon
+_LASTING = 10  # full batches in a row, by which more is asked than can be answered, and no rush that is over soon
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -36,9 +36,9 @@ class Lane(Generic[Request, Answer]):
     Args:
         answer: called with a key and U requests of it, in a thread of the lane's own; gives U answers in their order.
             Where it raises, each request is tried alone, so that one spoils no other.
-        most: requests that may wait; those being answered do not count. Where there was no pause for long, no more
-            may wait than are answered next: a queue that never ends makes everybody wait, and nobody is answered for
-            it (Nichols and Jacobson, "Controlling Queue Delay", 2012).
+        most: requests that may wait; those being answered do not count. Where the load lasts, no more may
+            wait than are answered next: a queue that never ends makes everybody wait, and nobody is answered for it
+            (Nichols and Jacobson, "Controlling Queue Delay", 2012).
         together: U at most.
     """
 
@@ -55,7 +55,7 @@ class Lane(Generic[Request, Answer]):
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._in_a_row = 0  # batches
+        self._full_batches = 0  # in a row
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -110,7 +110,7 @@ class Lane(Generic[Request, Answer]):
 
     def _has_room(self) -> bool:
         """Whether one more may wait; those who left wait no longer."""
-        most = self._most if self._in_a_row < _LASTING else min(self._most, self._together)
+        most = self._most if self._full_batches < _LASTING else min(self._most, self._together)
         if len(self._queue) >= most:
             self._queue = deque(one for one in self._queue if not one.future.cancelled())
         return len(self._queue) < most
@@ -124,7 +124,6 @@ class Lane(Generic[Request, Answer]):
     def _take(self) -> list[_Waiting[Request, Answer]]:
         """The next batch, once there is one; nothing once the lane is closed."""
         with self._changed:
-            self._in_a_row = self._in_a_row + 1 if self._queue else 0
             self._changed.wait_for(lambda: self._queue or self._closed)
             batch: list[_Waiting[Request, Answer]] = []
             others: deque[_Waiting[Request, Answer]] = deque()
@@ -132,6 +131,7 @@ class Lane(Generic[Request, Answer]):
                 fits = one.key == self._queue[0].key and len(batch) < self._together
                 (batch if fits else others).append(one)
             self._queue = others
+            self._full_batches = self._full_batches + 1 if len(batch) == self._together else 0
             return batch
 
     def _serve(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:

@@ -149,7 +149,7 @@ class RecommendationList:
     Attributes:
         items: exactly k of them whenever k items are allowed, best first.
         proven: the first source's part is the true top of all allowed items under its stated score.
-        compared: how many allowed items that source compared.
+        compared: how many allowed items that source compared in full; a proof rules out the others by bounds.
         notices: what the caller should know: fewer than k allowed, history cut, a step of the ladder skipped.
         seconds: time from request to answer; shared evenly by the requests of one batch.
         tokens: those of prompts, and behind them, that language models computed for the rankings it is made of; a prior

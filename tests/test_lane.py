@@ -173,13 +173,14 @@ def test_a_lane_that_could_answer_nobody_is_refused(name: str) -> None:
 
 def test_under_a_load_that_lasts_no_more_wait_than_are_answered_next() -> None:
     """A full queue that never ends makes everybody wait for all of it, and answers nobody more."""
-    begun, let, left = threading.Semaphore(0), threading.Semaphore(0), 40
+    begun, let, left = threading.Semaphore(0), threading.Semaphore(0), 20
 
     def answer(_: Hashable, numbers: Sequence[int]) -> Sequence[int]:
         nonlocal left
         left -= 1
         if left > 0:
-            lane.put(0)  # there is always another one
+            for number in (0, 0):  # there are always as many
+                lane.put(number)
         if left == 0 or 13 in numbers:
             begun.release()
             assert let.acquire(timeout=WAIT)
@@ -201,3 +202,25 @@ def test_under_a_load_that_lasts_no_more_wait_than_are_answered_next() -> None:
             lane.put(9)
         let.release()
         assert [future.result(WAIT) for future in (rush, *after)] == [13, *range(8)]
+
+
+def test_a_lane_that_never_rests_and_is_never_full_bears_a_rush() -> None:
+    """Two who ask all the time are no load; who comes beside them with others must not be refused for it."""
+    begun, let, left = threading.Semaphore(0), threading.Semaphore(0), 40
+
+    def answer(_: Hashable, numbers: Sequence[int]) -> Sequence[int]:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            lane.put(0)
+        if left == 0:
+            begun.release()
+            assert let.acquire(timeout=WAIT)
+        return numbers
+
+    with Lane[int, int](answer, most=8, together=2) as lane:
+        lane.put(0)
+        assert begun.acquire(timeout=WAIT)
+        rush = [lane.put(number) for number in range(8)]
+        let.release()
+        assert [future.result(WAIT) for future in rush] == [*range(8)]

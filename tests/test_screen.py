@@ -1,5 +1,10 @@
 """Laws of the screen: it errs by no more than it says, and nobody is listed otherwise because of it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numba
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genrec.deadline import Deadline
+from genrec.errors import InputError
 from genrec.kernel import narrow
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.embedding import EmbeddingRanker
@@ -16,6 +22,7 @@ from genrec.subset import Boost, Mask, Subset
 from genrec.types import Ranking
 
 N = 20_000
+EVERYTHING = Subset.everything(N)
 Vectors = NDArray[np.float32]
 
 
@@ -53,18 +60,23 @@ KINDS = {
 }
 
 
+def screened(vectors: Vectors) -> EmbeddingRanker:
+    found = EmbeddingRanker(normal(vectors))
+    found.screen()
+    return found
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def ranker(request: pytest.FixtureRequest) -> EmbeddingRanker:
-    return EmbeddingRanker(normal(KINDS[request.param](drawn(0, N, 40))))
+    return screened(KINDS[request.param](drawn(0, N, 40)))
 
 
 def ways(seed: int) -> list[Subset]:
     """Of allowing something."""
     random = np.random.default_rng(seed)
     half, few, none = (Subset.from_mask(Mask.from_bool(random.random(N) < share)) for share in (0.5, 0.001, 0.0))
-    everything = Subset.everything(N)
     some = random.integers(0, N, 3_000)
-    return [everything, everything.without(some), half, half.without(some), few, none, Subset.of(N, some)]
+    return [EVERYTHING, EVERYTHING.without(some), half, half.without(some), few, none, Subset.of(N, some)]
 
 
 def listed(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
@@ -85,16 +97,16 @@ def alike(found: list[Ranking], expected: list[Ranking]) -> None:
 
 @pytest.mark.parametrize("k", [1, 10, 300])
 def test_lists_are_those_of_whole_vectors(ranker: EmbeddingRanker, k: int) -> None:
-    """Ties, filters, and vectors that bytes tell badly: whatever it is, a list is exact."""
-    histories = np.random.default_rng(k).integers(0, N, (7, 5))
+    """Ties, filters, nobody known, and vectors that bytes tell badly: whatever it is, a list is exact."""
+    histories = [*np.random.default_rng(k).integers(0, N, (6, 5)), np.empty(0, dtype=np.int64)]
     requests = [RankRequest(history, "", way) for history, way in zip(histories, ways(k), strict=True)]
-    for one in requests:  # alone, so that both sum in one order
-        alike(listed(ranker, one, k), in_full(ranker, one, k))
+    expected = [in_full(ranker, one, k)[0] for one in requests]
+    alike(ranker.rank(requests, k, deadline=Deadline.never()), expected)
 
 
 def test_a_list_does_not_depend_on_who_is_ranked_beside_it(ranker: EmbeddingRanker) -> None:
     """What somebody gets must not change with the load."""
-    requests = [RankRequest(np.arange(start, start + 4), "", Subset.everything(N)) for start in range(9)]
+    requests = [RankRequest(np.arange(start, start + 4), "", EVERYTHING) for start in range(9)]
     together = ranker.rank(requests, 10, deadline=Deadline.never())
     for request, beside in zip(requests, together, strict=True):
         (alone,) = listed(ranker, request)
@@ -104,27 +116,29 @@ def test_a_list_does_not_depend_on_who_is_ranked_beside_it(ranker: EmbeddingRank
 
 def test_few_of_many_are_compared_in_full() -> None:
     """Otherwise a screen costs more than it saves; and it says so, as other proofs by bounds do."""
-    ranker = EmbeddingRanker(normal(drawn(1, N, 384)))
-    (found,) = listed(ranker, RankRequest(np.arange(5), "", Subset.everything(N)))
+    ranker = screened(drawn(1, N, 384))
+    (found,) = listed(ranker, RankRequest(np.arange(5), "", EVERYTHING))
     assert 10 <= found.compared < N // 100
 
 
 def test_boosts_are_added_to_whole_scores() -> None:
     """An item that is lifted may come from below all that bytes let through."""
-    ranker = EmbeddingRanker(normal(drawn(2, N, 40)))
-    request = RankRequest(np.arange(5), "", Subset.everything(N), Boost.from_pairs([(19_999, 2.0), (3, -2.0)]))
+    ranker = screened(drawn(2, N, 40))
+    request = RankRequest(np.arange(5), "", EVERYTHING, Boost.from_pairs([(19_999, 2.0), (3, -2.0)]))
     found = listed(ranker, request)
     assert found[0].item_indices[0] == 19_999
     alike(found, in_full(ranker, request))
 
 
 def test_another_numbering_is_screened_anew() -> None:
-    """The bytes of items that moved would stand for others."""
-    ranker = EmbeddingRanker(normal(drawn(3, N, 40)))
-    request = RankRequest(np.arange(5), "", Subset.everything(N))
+    """The bytes of items that moved would stand for others, and who was screened has many to answer."""
+    ranker = screened(drawn(3, N, 40))
+    request = RankRequest(np.arange(5), "", EVERYTHING)
     listed(ranker, request)
     turned = ranker.over(np.arange(N)[::-1].copy(), [])
-    alike(listed(turned, request), in_full(turned, request))
+    found = listed(turned, request)
+    assert found[0].compared < N // 100
+    alike(found, in_full(turned, request))
 
 
 @settings(deadline=None, max_examples=60)
@@ -139,23 +153,40 @@ def test_no_product_is_further_off_than_it_says(seed: int, width: int, kind: str
     vectors = KINDS[kind](drawn(seed, 60, width)) * np.float32(scale)
     people = drawn(seed + 1, 5, width)
     people[0] = 0
-    near, error = Screen.of(vectors).near(people)
+    screen = Screen.of(vectors)
+    assert screen is not None
+    near, error = screen.near(people)
     off = np.abs(near - people.astype(np.float64) @ vectors.astype(np.float64).T).max(axis=1)
     assert (off <= error).all()
 
 
-@pytest.mark.parametrize("inner", [narrow._inner_by_loop, narrow._inner])
-def test_loop_and_instruction_add_alike(inner: object) -> None:
-    """Of one of them, other machines run the other; the largest sums must not run over, either."""
+@pytest.mark.parametrize("kind", ["loop", "instruction"])
+def test_loop_and_instruction_add_alike(kind: str) -> None:
+    """Machines run one or the other; and the largest sum there can be must not run over."""
+    if kind == "instruction" and not narrow._has_instruction():
+        pytest.skip("this processor, or its LLVM, has no such instruction")
+    inner = narrow._inner_by_loop if kind == "loop" else narrow._inner_at_once
+    added = numba.njit(lambda item, person: inner(item, person))
     random = np.random.default_rng(4)
-    for width in (64, 384, 4_096):
-        for low, high in ((0, 256), (255, 256)):
-            items = random.integers(low, high, (3, width)).astype(np.uint8)
-            people = random.choice([-127, 127], (2, width)).astype(narrow._PERSON)
-            for item, person in zip(items, people, strict=False):
-                assert _added(inner, item, person) == int(item.astype(np.int64) @ person.astype(np.int64))
+    for width in (64, 384, narrow.WIDEST):
+        item = random.integers(0, 256, width).astype(np.uint8)
+        person = random.integers(-127, 128, width).astype(narrow._PERSON)
+        for items, people in ((item, person), (item | 255, person * 0 + 127), (item | 255, person * 0 - 127)):
+            assert added(items, people) == int(items.astype(np.int64) @ people.astype(np.int64))
 
 
-def _added(inner: object, item: NDArray[np.uint8], person: NDArray[np.int16]) -> int:
-    called = numba.njit(lambda left, right: inner(left, right))  # type: ignore[operator]
-    return int(called(item, person))
+def test_other_items_than_those_of_the_vectors_are_refused(ranker: EmbeddingRanker) -> None:
+    """Compiled loops look at no bounds: they would list what is not allowed, and read what is not theirs."""
+    for universe in (100, N + 1):
+        with pytest.raises(InputError, match=f"of {universe:,} items; there are vectors of 20,000"):
+            listed(ranker, RankRequest(np.arange(5), "", Subset.everything(universe)))
+
+
+@pytest.mark.parametrize("setting", [{"NUMBA_ENABLE_AVX": "0"}, {"NUMBA_CPU_NAME": "generic"}])
+def test_a_processor_that_is_not_used_to_the_full_ranks_as_well(setting: dict[str, str]) -> None:
+    """An instruction that numba may not use ends the process."""
+    code = (
+        "from tests.test_screen import *; listed(screened(drawn(0, N, 40)), RankRequest(np.arange(5), '', EVERYTHING))"
+    )
+    environment = {**os.environ, **setting}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[1])

@@ -1,10 +1,12 @@
 """The server: every answer has exactly what was asked for, every refusal says why, and who may not ask is not heard."""
 
+import asyncio
 import json
 import math
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +23,9 @@ from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.mention import read_mentions, write_mention
 from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.serve.door import Room
+from genrec.serve.door import Door, Room
 from genrec.serve.key import Bucket, Keys, read_keys
+from genrec.serve.server import _Joined
 from genrec.serve.service import Load
 from tests.server import Slow, events_in, serving, shop, until
 
@@ -295,31 +298,69 @@ def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_com
         assert slow.batches == [1, 3]
 
 
-def test_who_is_refused_while_lists_wait_may_go_on_over_the_same_connection(tmp_path: Path) -> None:
-    """A client that keeps its connection must find the next answer where it begins, whatever was refused before."""
-    slow = Slow()
+def test_who_is_refused_while_lists_wait_may_go_on_over_the_same_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusing must cost next to nothing, and a client must find the next answer where it begins."""
+    slow, tasks, own = Slow(), Counter[str](), Door.__call__
+
+    async def counted(self: Door, scope: Any, receive: Any, send: Any) -> None:
+        tasks[scope.get("raw_path", b"").decode()] += 1
+        await own(self, scope, receive, send)
+
+    monkeypatch.setattr(Door, "__call__", counted)
     with (
-        serving(shop(first=[slow]), tmp_path, load=Load(waiting=1)) as address,
+        serving(shop(first=[slow]), tmp_path, keys=[KEY], load=Load(waiting=1)) as address,
+        httpx.Client(base_url=address, timeout=30, headers={"authorization": f"Bearer {KEY}"}) as client,
         ThreadPoolExecutor(2) as pool,
     ):
-        pending = [pool.submit(httpx.post, f"{address}/v1/recommend", json={}, timeout=30)]
+        pending = [pool.submit(client.post, "/v1/recommend", json={})]
         assert slow.asked.wait(10)
-        pending.append(pool.submit(httpx.post, f"{address}/v1/recommend", json={}, timeout=30))
-        until(lambda: "genrec_lists_waiting 1.0" in httpx.get(f"{address}/metrics").text)
+        pending.append(pool.submit(client.post, "/v1/recommend", json={}))
+        until(lambda: "genrec_lists_waiting 1.0" in client.get("/metrics").text)
         ask = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+        known = ask + b"Authorization: Bearer " + KEY.encode() + b"\r\n"
         ready = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=10) as connection:
-            connection.sendall(ask + b"\r\n")
-            assert _said(connection, 1)[0].startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
-            connection.sendall(b"{}" + ask + b"\r\n{}" + ready + ask + b"Connection: close\r\n\r\n{}")
-            answers = _said(connection, 3)
-            assert [answer.split(b" ", 2)[1] for answer in answers] == [b"429", b"200", b"429"]
-            assert b"\r\nretry-after: 1\r\n" in answers[0]
-            assert b"\r\nconnection: close\r\n" in answers[2]
+            for said, status in ((ask, b"401"), (known, b"429"), (known, b"429")):
+                connection.sendall(said + b"\r\n")
+                (answer,) = _said(connection, 1)
+                assert answer.split(b" ", 2)[1] == status
+                assert b"\r\nx-content-type-options: nosniff\r\n" in answer
+                assert (b"\r\nretry-after: 1\r\n" in answer) == (status == b"429")
+                connection.sendall(b"{}")
+            assert tasks["/v1/recommend"] == len(pending)
+            rest = known + b"\r\n{}" + ready + known + b"Connection: close\r\n\r\n{}" + ready
+            connection.sendall(known + b"\r\n{}" + rest)
+            assert [answer.split(b" ", 2)[1] for answer in _said(connection, 4)] == [b"429", b"429", b"200", b"429"]
             assert connection.recv(1) == b""
-        assert 'genrec_requests_total{route="refused",status="429"} 3.0' in httpx.get(f"{address}/metrics").text
+        assert tasks["/v1/recommend"] == len(pending) + 2  # of what came together one is refused at once
+        assert 'genrec_requests_total{route="refused",status="429"} 5.0' in client.get("/metrics").text
         slow.open.set()
         assert [len(ids(answer.result())) for answer in pending] == [10, 10]
+
+
+def test_head_and_body_of_an_answer_are_one_message_and_nothing_is_kept_back() -> None:
+    """Each message costs the system as much as the rest of a short answer; what is kept for ever is an answer lost."""
+    sent: list[bytes] = []
+
+    class _Wire(asyncio.Transport):
+        def write(self, data: Any) -> None:
+            sent.append(bytes(data))
+
+        def close(self) -> None:
+            sent.append(b"closed")
+
+    joined = _Joined(_Wire())
+    for said in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"one", b"two"):
+        joined.write(said)
+    assert sent == [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\none", b"two"]
+    for rest in (lambda wire: wire.write(b""), lambda wire: wire.close()):
+        sent.clear()
+        joined = _Joined(_Wire())
+        joined.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        rest(joined)
+        assert sent[0] == b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 def _said(connection: socket.socket, count: int) -> list[bytes]:

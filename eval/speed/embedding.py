@@ -31,6 +31,7 @@ def rows(options: Options) -> Iterator[Row]:
     vectors = random.standard_normal((ITEMS, DIMENSIONS), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ranker = EmbeddingRanker(vectors)
+    ranker.screen()
     history = random.integers(0, ITEMS, 5)
     request = RankRequest(history, "", Subset.everything(ITEMS))
     weights = (0.9 ** np.arange(5)[::-1]).astype(np.float32)

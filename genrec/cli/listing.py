@@ -63,7 +63,9 @@ def as_footer(answer: "RecommendationList") -> "Text":
     if not answer.items:
         text = Text("nothing to recommend", style="yellow")
     elif answer.proven:
-        text = Text(f"proven: the true best of all {answer.compared:,} allowed items", style="green")
+        text = Text(
+            f"proven: no other allowed item scores higher; {answer.compared:,} were compared in full", style="green"
+        )
     else:
         text = Text(f"not proven: {answer.compared:,} items were compared, not all that are allowed", style="yellow")
     text.append(f" · {answer.seconds:.2f} s", style="dim")

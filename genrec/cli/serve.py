@@ -145,6 +145,8 @@ def _service(parts: "Parts", store: "Store", waiting: int | None, talking: dict[
     from genrec.serve.metric import Metrics
     from genrec.serve.service import Load, Service
 
+    if parts.embedding is not None:
+        parts.embedding.screen()
     live = Live(parts, store)
     quick = parts.generating is None
     load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=8 if quick else 4)

@@ -1,4 +1,4 @@
-"""Which of the two sets of loops runs."""
+"""Which loops run."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -8,3 +8,8 @@ from typing import Any
 def choose_loops() -> Any:
     """The module of compiled loops where numba is installed, else that of plain ones."""
     return import_module(f"genrec.kernel.{'compiled' if find_spec('numba') else 'plain'}")
+
+
+def find_narrow_loops() -> Any | None:
+    """The module of loops over bytes; None where numba is not installed."""
+    return import_module("genrec.kernel.narrow") if find_spec("numba") else None

@@ -4,28 +4,17 @@
 numba infers the types, compiles at the first call, and keeps the result beside this file or in the user's cache.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
 
-import numba
 import numpy as np
 
-from genrec.kernel.narrow import LARGEST, WIDTH, ZERO, multiply_nearly
-
-__all__ = ["LARGEST", "WIDTH", "ZERO", "multiply_nearly"]
+from genrec.kernel.narrow import compile_loops
 
 BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
 _GATHERED = 4096
 _ROWS = 64  # vectors that stay in the processor's cache while people, four at a time, pass by
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _compile(function: F) -> F:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # there is no folder to keep the result in
-        return numba.njit(nogil=True)(function)
+_compile = compile_loops
 
 
 @_compile
@@ -447,14 +436,7 @@ def merge(
 
 
 # What is summed in another order may be summed many numbers at once; nothing else about arithmetic is loosened.
-_SUMS = {"reassoc", "contract", "nsz"}
-
-
-def _compile_sums(function: F) -> F:
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=_SUMS)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, fastmath=_SUMS)(function)
+_compile_sums = partial(compile_loops, fastmath={"reassoc", "contract", "nsz"})
 
 
 @_compile_sums
@@ -560,7 +542,8 @@ def _lead(near, error, vectors, person, known, counts, listed, rows, scores):
 # Compiled only. What may be listed for each of U people and comes first by its product with them, best first, ties in
 # their order, into `rows` and `scores` [U, k], of which each person has room for `held`; `near` knows all products but
 # for an error. `listed[bounds[u] : bounds[u + 1]]` is out for person u, and so is what `known` or `counts` does not let
-# through. Writes how many are listed, and how many whole products it took.
+# through. Writes how many are listed, and of
+# how many rows the whole product decided.
 @_compile
 def lead(near, errors, vectors, people, known, counts, listed, bounds, rows, scores, held, compared):
     for person in range(len(people)):

@@ -1,5 +1,7 @@
 # mypy: ignore-errors
-"""Products of vectors whose numbers are bytes, compiled; see `genrec.rankers.screen`.
+"""How loops are compiled, and products of vectors whose numbers are bytes; see `genrec.rankers.screen`.
+
+Letters: N items, U people, D numbers of a vector, W numbers of one that is filled up to whole widths.
 
 Processors have an instruction for them, which adds 64 products at once (Intel, Architecture Instruction Set Extensions,
 VPDPBUSD of AVX512-VNNI). LLVM makes it of no loop by itself, so it is named here; elsewhere the plain loop runs.
@@ -10,10 +12,14 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 WIDTH = 64
-"""Vectors have a multiple of so many numbers."""
+"""W is a multiple of it."""
+
+WIDEST = 65_536
+"""W at most, for which no sum of products runs over 32 bits."""
 
 LARGEST, ZERO = 127, 128
 """The largest number of a byte with a sign, and the byte without one that stands for 0 in the vector of an item."""
@@ -22,9 +28,18 @@ _ROWS = 64  # vectors that stay in the processor's cache while people pass by
 _LLVM = 22  # the version whose name and types of the instruction are used
 
 
+def compile_loops(function, **options):
+    """A function of loops, compiled at its first call, which lets other threads run; kept where there is a folder."""
+    try:
+        return numba.njit(cache=True, nogil=True, **options)(function)
+    except RuntimeError:  # there is none
+        return numba.njit(nogil=True, **options)(function)
+
+
 def _has_instruction() -> bool:
-    is_host = numba.config.CPU_NAME in (None, "host") and numba.config.CPU_FEATURES is None
-    return is_host and llvm.llvm_version_info[0] == _LLVM and llvm.get_host_cpu_features().get("avx512vnni", False)
+    """Whether numba compiles for a processor that has it, by an LLVM that knows it; anything else ends the process."""
+    is_host = numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None
+    return is_host and llvm.llvm_version_info[0] == _LLVM and "+avx512vnni" in get_host_cpu_features().split(",")
 
 
 @intrinsic
@@ -56,7 +71,7 @@ def _inner_at_once(_, vector, person):
     return types.int32(vector, person), generate
 
 
-@numba.njit(nogil=True)
+@compile_loops
 def _inner_by_loop(vector, person):
     total = np.int32(0)
     for step in range(len(vector)):
@@ -67,7 +82,7 @@ def _inner_by_loop(vector, person):
 _inner, _PERSON = (_inner_at_once, np.int8) if _has_instruction() else (_inner_by_loop, np.int16)
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_loops
 def multiply_nearly(vectors, steps, people, products, lengths, lefts):
     """Multiply people, rounded as items are, with items.
 

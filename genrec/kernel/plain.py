@@ -198,7 +198,7 @@ def multiply(vectors: Numbers, people: Numbers, products: Numbers) -> None:
 
 
 def sum_rows(vectors: Numbers, rows: IntArray, bounds: IntArray, weights: Numbers, sums: Numbers) -> None:
-    """Write into float32 [U, D] the weighted sums of vectors [N, D]; those of person u are `rows[bounds[u] : ...]`."""
+    """Write into float32 [U, D] the weighted sums of vectors [N, D]; those of u are between two bounds."""
     for person, (begin, stop) in enumerate(pairwise(bounds)):
         sums[person] = weights[begin:stop] @ vectors[rows[begin:stop]]
 

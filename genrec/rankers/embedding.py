@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +17,10 @@ from genrec.template import one_line
 from genrec.types import BoolArray, IntArray, Ranking
 
 _FEW = 16  # people
-_MANY = 16_384  # items
-_NONE = np.empty(0, dtype=np.uint32)
+_MANY = 16_384  # items from which a screen saves time
+_OF_EACH = 64  # items for each place of a list, by which it does
+_NO_COUNTS = np.empty(0, dtype=np.uint32)
+_NO_COUNTS.flags.writeable = False  # as those of a mask are: compiled loops tell them apart
 
 
 class Encoder(Protocol):
@@ -71,6 +72,15 @@ class EmbeddingRanker(DenseRanker):
         self.vectors, self._encoder = vectors, encoder
         self._decay, self._words_weight, self._history_weight = decay, words_weight, history_weight
         self._known: BoolArray = (vectors != 0).any(axis=1)
+        self._screen: Screen | None = None
+
+    def screen(self) -> None:
+        """Look at bytes of all items first from now on: lists stay as they are, and take a third or less of the time.
+
+        Costs as much as some hundred lists, and a quarter of the vectors' memory more; with few items it saves nothing,
+        and nothing is done. For whoever answers many, one or a few at a time.
+        """
+        self._screen = Screen.of(self.vectors) if len(self.vectors) >= _MANY else None
 
     def apart(self) -> "tuple[EmbeddingRanker, EmbeddingRanker]":
         """Two rankers by the same vectors: one that looks at items alone, and one that reads words alone."""
@@ -93,8 +103,8 @@ class EmbeddingRanker(DenseRanker):
         vectors[fresh] = self._encoder.encode(texts) if len(texts) and self._encoder is not None else 0
         other = copy.copy(self)
         other.vectors, other._known = vectors, (vectors != 0).any(axis=1)
-        if "_screen" in other.__dict__:  # who looked through the old one will look through the new one
-            other._screen = Screen.of(vectors)
+        if self._screen is not None:
+            other.screen()
         return other
 
     def can_rank(self, request: RankRequest) -> bool:
@@ -104,17 +114,18 @@ class EmbeddingRanker(DenseRanker):
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request; exact, so proven: a screen only saves most of the reading."""
-        if not requests or not self._is_screened or any(request.boost or request.allowed.only for request in requests):
+        fits = all(not request.boost and not request.allowed.only for request in requests)
+        if not requests or self._screen is None or not fits or k > len(self.vectors) // _OF_EACH:
             return super().rank(requests, k, deadline=deadline)
         check_count("k", k)
         masks = {id(request.allowed.mask): request.allowed.mask for request in requests}
         if len(masks) > 1:
             return [self.rank([request], k, deadline=deadline)[0] for request in requests]
-        # Each call of compiled loops lets other threads run; of many short ones for each person they would take most.
+        # Wherever numpy or a compiled loop lets other threads run, this one waits for its next turn: so there are few.
         people = self._people(requests)
         near, errors = self._screen.near(people)
         (mask,) = masks.values()
-        counts = _NONE if mask is None else mask.counts
+        counts = _NO_COUNTS if mask is None else mask.counts
         listed, bounds = _joined([request.allowed.listed for request in requests])
         held = np.array([min(k, len(request.allowed)) for request in requests])
         compared = np.zeros(len(requests), dtype=np.int64)
@@ -138,17 +149,18 @@ class EmbeddingRanker(DenseRanker):
         cosines[:, ~self._known] = -np.inf
         return cosines
 
-    @property
-    def _is_screened(self) -> bool:
-        """Whether the first look at all items is at bytes: with few it saves nothing."""
-        return len(self.vectors) >= _MANY and hasattr(choose_loops(), "multiply_nearly")
-
-    @cached_property
-    def _screen(self) -> Screen:
-        return Screen.of(self.vectors)
-
     def _people(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
-        """What each person looks for: float32 [U, D], of length 1, or 0 where nothing is known."""
+        """What each person looks for: float32 [U, D], of length 1, or 0 where nothing is known.
+
+        Raises:
+            InputError: a request is about another number of items, which compiled loops would not see.
+        """
+        for request in requests:
+            if request.allowed.universe != len(self.vectors):
+                raise InputError(
+                    f"allowed is a subset of {request.allowed.universe:,} items; there are vectors of "
+                    f"{len(self.vectors):,}"
+                )
         people = self._histories(requests)
         spoken = [row for row, request in enumerate(requests) if self._reads and request.words.strip()]
         if spoken and self._encoder is not None:
@@ -164,9 +176,10 @@ class EmbeddingRanker(DenseRanker):
 
     def _histories(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """What each person met, newest most: float32 [U, D], of length `history_weight`, or 0 where nothing is."""
-        sums = np.zeros((len(requests), self.vectors.shape[1]), dtype=np.float32)
+        shape = (len(requests), self.vectors.shape[1])
         if not self._history_weight:
-            return sums
+            return np.zeros(shape, dtype=np.float32)
+        sums = np.empty(shape, dtype=np.float32)
         rows, bounds = _joined([request.history for request in requests])
         age = np.repeat(bounds[1:], np.diff(bounds)) - np.arange(len(rows)) - 1
         choose_loops().sum_rows(self.vectors, rows, bounds, (self._decay**age).astype(np.float32), sums)

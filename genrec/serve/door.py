@@ -7,7 +7,7 @@ WebSocket ASGI Message Format".
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,12 @@ OPEN = ("/", "/health/live")
 
 _OPEN_UNDER = "/page/"
 _NOTICED = 0.5  # seconds after which it is known of every connection that it is lost
-_HEADERS = (
+HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+"""With every answer."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,17 @@ class Door:
         self._is_full = is_full
         self._inside = 0
 
-    def refuse_at_once(self, method: str, raw_path: bytes) -> RefusedError | None:
-        """What a request is told, before anything else is done about it, that could not be answered whoever asks.
+    def refuse_at_once(self, scope: Mapping[str, Any]) -> RefusedError | None:
+        """What a request is told that could not be answered whoever asks; None of every other.
 
-        Without it whatever is too much would cost a task each, and those who were let in wait for all of these.
+        Otherwise whatever is too much would cost a task each, and those who were let in would wait for all of them.
         """
-        if method != "POST" or not self._is_full(raw_path.decode("ascii")):
+        path = scope["raw_path"].decode("ascii")
+        if scope["method"] != "POST" or not self._is_full(path):
             return None
-        self._metrics.answered("refused", 429, None)
-        return RefusedError.busy()
+        refusal = self._refuse_caller(path, dict(scope["headers"])) or RefusedError.busy()
+        self._metrics.answered("refused", refusal.status, None)
+        return refusal
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
@@ -208,18 +211,21 @@ class _Told:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
         elif not message.get("more_body", False):
             self.is_whole = True
         await self._send(message)
 
 
 async def _send(send: Send, refusal: RefusedError) -> None:
-    body = refusal.body
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+    headers = [(name.encode(), value.encode()) for name, value in headers_of(refusal).items()]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": refusal.body})
+
+
+def headers_of(refusal: RefusedError) -> dict[str, str]:
+    """What stands before its body."""
+    return {"content-type": "application/json", "content-length": str(len(refusal.body)), **refusal.headers}
 
 
 def _too_often(bucket: Bucket | None) -> RefusedError | None:

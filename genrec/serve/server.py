@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from genrec.serve.door import App, Door
+from genrec.serve.door import HEADERS, App, Door, headers_of
 from genrec.serve.failure import RefusedError
 
 _PATIENCE = (
@@ -43,12 +43,12 @@ class PatientProtocol(HttpToolsProtocol):
         self._unsent: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
         self._unread = 0
-        self._is_too_large = self._moved = False
+        self._is_too_large = self._moved = self._is_whole = self._refused = False
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         """Read on, and wait for the rest of what is no request yet."""
-        self._moved = False
+        self._moved = self._is_whole = self._refused = False
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -56,12 +56,12 @@ class PatientProtocol(HttpToolsProtocol):
         self._unread = 0 if self._moved else self._unread + len(data)
         if self._unread > _HEAD:
             self._end(_too_large())
-        elif not self._is_answering and self._waiting is None:
+        elif not self._is_answering and not self._is_whole and self._waiting is None:
             self._wait()
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._moved = True
+        self._moved, self._is_whole = True, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -77,6 +77,11 @@ class PatientProtocol(HttpToolsProtocol):
         """A part of a body, which the door counts."""
         self._moved = True
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """All of a request is there."""
+        self._is_whole = True
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on, or see that what is closed ends, read or not."""
@@ -114,19 +119,22 @@ class PatientProtocol(HttpToolsProtocol):
         self._end(_too_large() if self._is_too_large else refusal)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self.transport.is_closing():  # what comes behind the last request is no request
+            return
         self._answering = cycle
         if cycle.scope["method"] != "HEAD":  # of whose answer no body comes
             cycle.transport = _Joined(cycle.transport)
-        # Behind a request that is answered others may wait, and one that does not read has to be waited for.
-        if isinstance(app, Door) and not self.pipeline and not self.flow.write_paused:
-            refusal = app.refuse_at_once(cycle.scope["method"], cycle.scope["raw_path"])
+        # One of what came together, so that a thousand take turns with others; and none for who reads no answers.
+        if isinstance(app, Door) and not self._refused and not self.pipeline and not self.flow.write_paused:
+            refusal = app.refuse_at_once(cycle.scope)
             if refusal is not None:
+                self._refused = True
                 self._refuse(cycle, refusal)
                 return
         super()._start_asgi_task(cycle, app)
 
     def _refuse(self, cycle: RequestResponseCycle, refusal: RefusedError) -> None:
-        """Answer in place of the app, at a third of its cost; nothing is kept of what else comes of this request."""
+        """Answer in place of the app; nothing is kept of what else comes of this request."""
         self.transport.write(_written(refusal, close=not cycle.keep_alive))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
@@ -210,11 +218,11 @@ class _Joined(asyncio.Transport):
 
 def _written(refusal: RefusedError, *, close: bool) -> bytes:
     """A whole answer of HTTP/1.1."""
-    body = refusal.body
-    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}", "content-type: application/json"]
-    lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in refusal.headers.items())]
+    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers_of(refusal).items()]
+    lines += [f"{name.decode()}: {value.decode()}" for name, value in HEADERS]
     lines += ["connection: close"] if close else []
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode() + refusal.body
 
 
 def _too_large() -> RefusedError:
