@@ -16,7 +16,7 @@ from genrec.errors import EngineError, FullError, check_count
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-_LASTING = 10  # full batches in a row, by which more is asked than can be answered, and no rush that is over soon
+_RUSHES = 2  # full queues whose batches come in a row until it is no rush any more, but a load that lasts
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -110,7 +110,8 @@ class Lane(Generic[Request, Answer]):
 
     def _has_room(self) -> bool:
         """Whether one more may wait; those who left wait no longer."""
-        most = self._most if self._full_batches < _LASTING else min(self._most, self._together)
+        lasts = self._full_batches * self._together > _RUSHES * self._most
+        most = min(self._most, self._together) if lasts else self._most
         if len(self._queue) >= most:
             self._queue = deque(one for one in self._queue if not one.future.cancelled())
         return len(self._queue) < most
