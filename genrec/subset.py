@@ -258,6 +258,17 @@ class Boost:
             return Boost(places, self.at(places) + other.at(places))
 
 
+def join_places(parts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
+    """One or more lists of places, one behind the other, as loops read them.
+
+    Returns:
+        int64 [L], and int64 [parts + 1], where each begins and the last one ends.
+    """
+    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in parts], out=bounds[1:])
+    return np.concatenate(parts).astype(np.int64, copy=False), bounds
+
+
 def _checked_size(universe: int) -> int:
     if isinstance(universe, bool) or not isinstance(universe, int | np.integer) or universe < 0:
         raise InputError(f"a subset of {universe!r} places; give a whole number of at least 0")

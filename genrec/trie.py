@@ -24,7 +24,7 @@ from genrec import artifact
 from genrec.errors import ArtifactError, InputError
 from genrec.kernel.choice import choose_loops
 from genrec.kernel.plain import BLOCK, end_rows
-from genrec.subset import Subset
+from genrec.subset import Subset, join_places
 from genrec.types import BoolArray, IntArray
 
 _KIND = "trie"
@@ -85,10 +85,8 @@ class Filter:
         mask = next(iter(masks.values()), None)
         if mask is None and not any(subset.only or len(subset.listed) for subset in subsets):
             return None
-        listed = [subset.listed for subset in subsets]
         return cls(
-            np.concatenate(listed),
-            np.concatenate([[0], np.cumsum([len(one) for one in listed])]).astype(np.int64),
+            *join_places([subset.listed for subset in subsets]),
             np.array([subset.only for subset in subsets]),
             np.empty(0, dtype=np.uint32) if mask is None else mask.counts,
         )

@@ -171,56 +171,59 @@ def test_a_lane_that_could_answer_nobody_is_refused(name: str) -> None:
         Lane[int, int](lambda _, numbers: numbers, **{"most": 1, "together": 1, name: 0})
 
 
-def test_under_a_load_that_lasts_no_more_wait_than_are_answered_next() -> None:
-    """A full queue that never ends makes everybody wait for all of it, and answers nobody more."""
-    begun, let, left = threading.Semaphore(0), threading.Semaphore(0), 20
+class Busy:
+    """Answers numbers as they are, and puts `each` others into its lane every time, so that it never rests.
 
-    def answer(_: Hashable, numbers: Sequence[int]) -> Sequence[int]:
-        nonlocal left
-        left -= 1
-        if left > 0:
-            for number in (0, 0):  # there are always as many
-                lane.put(number)
-        if left == 0 or 13 in numbers:
-            begun.release()
-            assert let.acquire(timeout=WAIT)
+    After `rounds` it puts none any more; then, and whenever it is asked 13, it tells that it has `begun` and waits to
+    be `let`.
+    """
+
+    def __init__(self, *, each: int, rounds: int) -> None:
+        self.begun, self.let = threading.Semaphore(0), threading.Semaphore(0)
+        self._each, self._left = each, rounds
+        self.lane = Lane[int, int](self, most=8, together=2)
+
+    def __call__(self, _: Hashable, numbers: Sequence[int]) -> Sequence[int]:
+        self._left -= 1
+        if self._left > 0:
+            for _number in range(self._each):
+                self.lane.put(0)
+        if self._left == 0 or 13 in numbers:
+            self.begun.release()
+            assert self.let.acquire(timeout=WAIT)
         return numbers
 
-    with Lane[int, int](answer, most=8, together=2) as lane:
-        lane.put(0)
-        assert begun.acquire(timeout=WAIT)
+    def hold(self, number: int) -> "Future[int]":
+        """Ask, and return when an answer is held back."""
+        asked = self.lane.put(number)
+        assert self.begun.acquire(timeout=WAIT)
+        return asked
+
+
+def test_under_a_load_that_lasts_no_more_wait_than_are_answered_next() -> None:
+    """A full queue that never ends makes everybody wait for all of it, and answers nobody more."""
+    busy = Busy(each=2, rounds=20)
+    with busy.lane as lane:
+        busy.hold(0)
         last = [lane.put(number) for number in (1, 2)]
         assert lane.is_full
         with pytest.raises(FullError, match="2 requests wait already"):
             lane.put(3)
-        let.release()
+        busy.let.release()
         assert [future.result(WAIT) for future in last] == [1, 2]
-        rush = lane.put(13)
-        assert begun.acquire(timeout=WAIT)
+        rush = busy.hold(13)
         after = [lane.put(number) for number in range(8)]
         with pytest.raises(FullError, match="8 requests wait already"):
             lane.put(9)
-        let.release()
+        busy.let.release()
         assert [future.result(WAIT) for future in (rush, *after)] == [13, *range(8)]
 
 
 def test_a_lane_that_never_rests_and_is_never_full_bears_a_rush() -> None:
     """Two who ask all the time are no load; who comes beside them with others must not be refused for it."""
-    begun, let, left = threading.Semaphore(0), threading.Semaphore(0), 40
-
-    def answer(_: Hashable, numbers: Sequence[int]) -> Sequence[int]:
-        nonlocal left
-        left -= 1
-        if left > 0:
-            lane.put(0)
-        if left == 0:
-            begun.release()
-            assert let.acquire(timeout=WAIT)
-        return numbers
-
-    with Lane[int, int](answer, most=8, together=2) as lane:
-        lane.put(0)
-        assert begun.acquire(timeout=WAIT)
+    busy = Busy(each=1, rounds=40)
+    with busy.lane as lane:
+        busy.hold(0)
         rush = [lane.put(number) for number in range(8)]
-        let.release()
+        busy.let.release()
         assert [future.result(WAIT) for future in rush] == [*range(8)]

@@ -190,3 +190,10 @@ def test_a_processor_that_is_not_used_to_the_full_ranks_as_well(setting: dict[st
     )
     environment = {**os.environ, **setting}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[1])
+
+
+def test_a_list_without_a_length_is_refused_by_name(ranker: EmbeddingRanker) -> None:
+    """What is compared with the number of items before it is looked at fails without a word of what to mend."""
+    for k in ("3", 0, True):
+        with pytest.raises(InputError, match=f"k is {k!r}"):
+            listed(ranker, RankRequest(np.arange(5), "", EVERYTHING), k)  # type: ignore[arg-type]

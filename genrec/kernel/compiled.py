@@ -542,8 +542,7 @@ def _lead(near, error, vectors, person, known, counts, listed, rows, scores):
 # Compiled only. What may be listed for each of U people and comes first by its product with them, best first, ties in
 # their order, into `rows` and `scores` [U, k], of which each person has room for `held`; `near` knows all products but
 # for an error. `listed[bounds[u] : bounds[u + 1]]` is out for person u, and so is what `known` or `counts` does not let
-# through. Writes how many are listed, and of
-# how many rows the whole product decided.
+# through. Writes how many are listed, and of how many rows the whole product decided.
 @_compile
 def lead(near, errors, vectors, people, known, counts, listed, bounds, rows, scores, held, compared):
     for person in range(len(people)):

@@ -13,6 +13,7 @@ from genrec.kernel import plain
 from genrec.kernel.choice import choose_loops
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.screen import Screen
+from genrec.subset import join_places
 from genrec.template import one_line
 from genrec.types import BoolArray, IntArray, Ranking
 
@@ -114,10 +115,10 @@ class EmbeddingRanker(DenseRanker):
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request; exact, so proven: a screen only saves most of the reading."""
+        check_count("k", k)
         fits = all(not request.boost and not request.allowed.only for request in requests)
         if not requests or self._screen is None or not fits or k > len(self.vectors) // _OF_EACH:
             return super().rank(requests, k, deadline=deadline)
-        check_count("k", k)
         masks = {id(request.allowed.mask): request.allowed.mask for request in requests}
         if len(masks) > 1:
             return [self.rank([request], k, deadline=deadline)[0] for request in requests]
@@ -126,7 +127,7 @@ class EmbeddingRanker(DenseRanker):
         near, errors = self._screen.near(people)
         (mask,) = masks.values()
         counts = _NO_COUNTS if mask is None else mask.counts
-        listed, bounds = _joined([request.allowed.listed for request in requests])
+        listed, bounds = join_places([request.allowed.listed for request in requests])
         held = np.array([min(k, len(request.allowed)) for request in requests])
         compared = np.zeros(len(requests), dtype=np.int64)
         rows = np.empty((len(requests), held.max()), dtype=np.int64)
@@ -180,17 +181,10 @@ class EmbeddingRanker(DenseRanker):
         if not self._history_weight:
             return np.zeros(shape, dtype=np.float32)
         sums = np.empty(shape, dtype=np.float32)
-        rows, bounds = _joined([request.history for request in requests])
+        rows, bounds = join_places([request.history for request in requests])
         age = np.repeat(bounds[1:], np.diff(bounds)) - np.arange(len(rows)) - 1
         choose_loops().sum_rows(self.vectors, rows, bounds, (self._decay**age).astype(np.float32), sums)
         return _of_length(self._history_weight, sums)
-
-
-def _joined(parts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
-    """One part behind the other: int64, and where each begins and the last one ends."""
-    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) for part in parts], out=bounds[1:])
-    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), bounds
 
 
 def _of_length(length: float, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
