@@ -14,8 +14,10 @@ from typing import Any
 
 from eval.progress import show_progress
 from eval.shop import open_shop
-from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights, load_backend
+from genrec.cache import default_cache
 from genrec.deadline import Deadline
+from genrec.loading import find_weights, load_backend
+from genrec.settings import LANGUAGE_MODEL
 from genrec.types import Ranking
 
 K, WIDTH, BATCH = 10, 10, 20

@@ -27,9 +27,9 @@ from eval.simulate import main as simulate
 from eval.speed.report import commit, machine
 from eval.words import main as words
 from genrec import Recommender
-from genrec.assembly import default_cache
+from genrec.cache import default_cache
 from genrec.errors import GenrecError
-from genrec.metrics import RESAMPLES, Interval
+from genrec.evaluation.metrics import RESAMPLES, Interval
 from genrec.types import FloatArray, ItemId
 
 SEED = 20261122

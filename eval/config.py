@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from genrec.errors import InputError
-from genrec.metrics import cutoff
+from genrec.evaluation.metrics import cutoff
 
 FOLDER = Path(__file__).parent / "configs"
 Read = TypeVar("Read", bound=BaseModel)
@@ -71,13 +71,13 @@ class Config(_Strict):
     """One run.
 
     Attributes:
-        protocol: `candidates` ranks 20, all others the whole catalog; see `genrec.evaluation`.
+        protocol: `candidates` ranks 20, all others the whole catalog; see `genrec.evaluation.protocols`.
         data: a folder under `--data`, or the embedded `online-retail`.
         part: which item or basket is held back.
         at: where `by-time` cuts, a date.
         users: ask about so many; None for all.
         k: list length.
-        metrics: see `genrec.metrics.accuracy`.
+        metrics: see `genrec.evaluation.metrics.accuracy`.
         template: what shows a history to the model.
         background: how many people's histories stand behind the prior.
         seed: of draws and of intervals.

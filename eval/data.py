@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 
 from eval.config import Config
 from genrec import Catalog, History, Interactions, open_dataset, read_catalog, read_interactions
-from genrec.assembly import default_cache
+from genrec.cache import default_cache
 from genrec.errors import InputError
-from genrec.evaluation import Experiment, Task, by_time, check_order, leave_one_out, next_basket
+from genrec.evaluation.protocols import Experiment, Task, by_time, check_order, leave_one_out, next_basket
 
 
 def open_experiment(config: Config, data: Path | None, users: int | None) -> Experiment:

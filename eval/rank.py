@@ -33,12 +33,11 @@ from eval.rankers import Rankers
 from eval.speed.report import commit, machine
 from genrec import read_template
 from genrec.artifact import write_json, writing_file
-from genrec.assembly import LANGUAGE_MODEL, Settings, default_cache, embed_titles
 from genrec.backends.adapter import read_adapter
-from genrec.dataset import find_adapter
+from genrec.cache import default_cache
+from genrec.datasets.registry import find_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
-from genrec.evaluation import SLICES, Asked, Experiment, Row, groups_of, share_row, summarise
-from genrec.metrics import (
+from genrec.evaluation.metrics import (
     accuracy,
     coverage,
     difference_interval,
@@ -50,6 +49,9 @@ from genrec.metrics import (
     parity,
     popularity_lift,
 )
+from genrec.evaluation.protocols import SLICES, Asked, Experiment, Row, groups_of, share_row, summarise
+from genrec.loading import embed_titles
+from genrec.settings import LANGUAGE_MODEL, Settings
 from genrec.types import BoolArray
 
 FORMAT = 3  # of the rows that are kept

@@ -20,11 +20,12 @@ from genrec import (
     open_recommender,
     read_template,
 )
-from genrec.assembly import LANGUAGE_MODEL, find_weights
 from genrec.errors import ArtifactError, InputError, ModelMissingError
-from genrec.evaluation import Experiment, Recommends
+from genrec.evaluation.protocols import Experiment, Recommends
+from genrec.loading import find_weights
 from genrec.rankers.base import DenseRanker
-from genrec.rankers.cooccurrence import count_vectors
+from genrec.rankers.collaborative import count_vectors
+from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
 
 _KEPT = 2000  # people whose last item tells a baseline that is trained when to stop

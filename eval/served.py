@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from genrec import EmbeddingRanker, read_catalog
-from genrec.advisor import Advisor
-from genrec.live import Live
-from genrec.parts import Parts
+from genrec.chat.advisor import Advisor
+from genrec.pipeline import Parts
+from genrec.serve.admission import Room
 from genrec.serve.app import create_app
-from genrec.serve.door import Room
-from genrec.serve.key import Keys
-from genrec.serve.metric import Metrics
-from genrec.serve.server import bind, serve
+from genrec.serve.auth import Keys
 from genrec.serve.service import Load, Service
-from genrec.store import Store
+from genrec.serve.state import Live
+from genrec.serve.telemetry import Metrics
+from genrec.serve.uvicorn_protocol import bind, serve
+from genrec.store.event_store import Store
 
 ITEMS, WIDTH = 100_000, 384
 _TICKS = os.sysconf("SC_CLK_TCK")

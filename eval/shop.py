@@ -14,10 +14,12 @@ from genrec import (
     open_dataset,
     read_template,
 )
-from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
 from genrec.backends.base import Backend
-from genrec.evaluation import next_basket
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.cache import default_cache
+from genrec.evaluation.protocols import next_basket
+from genrec.loading import find_weights
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.settings import LANGUAGE_MODEL
 
 
 @dataclass(frozen=True)

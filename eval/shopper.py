@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from genrec import Catalog
-from genrec.conversation import Conversation, Wishes
+from genrec.chat.conversation import Conversation, Wishes
 from genrec.types import ItemId, Recommendation
 
 KINDS = (

@@ -35,11 +35,12 @@ from genrec import (
     read_catalog,
     read_interactions,
 )
-from genrec.advisor import Advisor
-from genrec.assembly import LANGUAGE_MODEL, default_cache
-from genrec.conversation import Conversation, Wishes
+from genrec.cache import default_cache
+from genrec.chat.advisor import Advisor
+from genrec.chat.conversation import Conversation, Wishes
 from genrec.errors import GenrecError, InputError
-from genrec.metrics import mean_interval
+from genrec.evaluation.metrics import mean_interval
+from genrec.settings import LANGUAGE_MODEL
 
 SEED = 20261122
 K = 5

@@ -23,10 +23,10 @@ import numpy as np
 from eval.progress import show_progress
 from genrec import CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.precision import default_device, native_dtype
-from genrec.constraint import Grammar, Marks
-from genrec.shelf import FOLDER
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.decoding.constraints import Grammar, Marks
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
+from genrec.vllm_plugin.registry import FOLDER
 
 K = 10
 BATCH = 200

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from eval.progress import show_progress
 from genrec import open_dataset
-from genrec.assembly import default_cache
+from genrec.cache import default_cache
 
 ROWS, PARTS, K = 20_000, 80, 3
 WAYS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.progress import show_progress
 from genrec import Catalog, History, RecommendationList, open_dataset, open_recommender
-from genrec.assembly import default_cache
+from genrec.cache import default_cache
 from genrec.types import ItemId
 
 

@@ -27,12 +27,14 @@ from typing import Any, get_args
 import numpy as np
 
 from genrec import Catalog, Item, Recommendation, RecommendationList
-from genrec.advisor import Read
-from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
-from genrec.conversation import Conversation, Limit, Turn, Wishes
-from genrec.critique import CritiqueReader
-from genrec.json_constraint import JsonGrammar
-from genrec.wish_reader import ModelReader, Way
+from genrec.cache import default_cache
+from genrec.chat.advisor import Read
+from genrec.chat.conversation import Conversation, Limit, Turn, Wishes
+from genrec.chat.parsers.lexical import CritiqueReader
+from genrec.chat.parsers.model import ModelReader, Way
+from genrec.decoding.grammar import JsonGrammar
+from genrec.loading import load_backend
+from genrec.settings import LANGUAGE_MODEL
 
 HOME = Path(__file__).parent
 LABELLED = HOME / "wishes.jsonl"

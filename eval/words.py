@@ -21,13 +21,14 @@ from rich.table import Table
 from eval.progress import wide_console
 from eval.speed.report import commit, machine
 from genrec import RankRequest, Settings, Subset, open_dataset
-from genrec.assembly import default_cache, embed_titles
-from genrec.counting import Counts, learn_weights
+from genrec.cache import default_cache
 from genrec.deadline import Deadline
 from genrec.errors import GenrecError, InputError
-from genrec.evaluation import next_basket
-from genrec.metrics import Interval, mean_interval
+from genrec.evaluation.metrics import Interval, mean_interval
+from genrec.evaluation.protocols import next_basket
+from genrec.loading import embed_titles
 from genrec.rankers.base import DenseRanker
+from genrec.rankers.collaborative_counts import Counts, learn_weights
 from genrec.types import IntArray
 
 SEED = 20261122

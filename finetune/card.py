@@ -14,9 +14,9 @@ from finetune.data import Moments
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
 from genrec.artifact import write_json
-from genrec.assembly import CODES
-from genrec.codes import SemanticIdentifiers
-from genrec.provenance import Provenance, hashes_of
+from genrec.backends.provenance import Provenance, hashes_of
+from genrec.index.semantic_ids import SemanticIdentifiers
+from genrec.loading import CODES
 
 _CARD = """---
 base_model: {base}

@@ -22,7 +22,7 @@ class TrainConfig(BaseModel):
         template: what shows a history to the model.
         background: people whose histories the prior is measured behind.
         identifiers: what the model writes for an item: its title, or a code of `levels` words out of `width` each, see
-            `genrec.codes`.
+            `genrec.index.semantic_ids`.
         max_history, history_step: as in `GenerativeSettings`; training shows what serving shows.
         objective: `listwise` is a softmax over what was taken and what it is set against; `dpo` the same over what the
             adapter adds to the untrained model's score; `likelihood` is that of what was taken alone, and `constrained`

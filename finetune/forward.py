@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.backends.packing import Packing
-from genrec.examples import Example
+from genrec.backends.token_layout import Packing
+from genrec.index.training_examples import Example
 
 
 def pack(examples: Sequence[Example], ranked: Sequence[bool]) -> dict[str, Tensor]:
-    """Tensors of B trees of at most W tokens, T tokens in all; other letters as in `genrec.examples`, over all trees.
+    """Tensors of B trees of at most W tokens, T tokens in all; other letters, over all trees, as in
+    `genrec.index.training_examples`.
 
     Args:
         examples: the trees.

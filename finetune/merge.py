@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genrec.artifact import writing
-from genrec.assembly import CODES, LANGUAGE_MODEL, default_cache, find_weights
+from genrec.backends.provenance import FILE
 from genrec.backends.transformers import TransformersBackend
+from genrec.cache import default_cache
 from genrec.errors import GenrecError
-from genrec.provenance import FILE
+from genrec.loading import CODES, find_weights
+from genrec.settings import LANGUAGE_MODEL
 
 _KIND, _VERSION = "merged model", 1
 

@@ -1,6 +1,6 @@
 """What is made small: how far a model is from what people took.
 
-Letters: C choices of J targets, S steps, F forks; see `genrec.examples`.
+Letters: C choices of J targets, S steps, F forks; see `genrec.index.training_examples`.
 Sources: listwise softmax: Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach", ICML 2007 (its
 top-1 form); sampled negatives by popularity to a power: Mikolov et al., NeurIPS 2013, section 2.2. Over what is added
 to the scores of a reference model it is softmax-DPO: Chen et al., "On Softmax Direct Preference Optimization for

@@ -21,10 +21,10 @@ from eval.config import FOLDER as CONFIGS
 from eval.config import Config, read_toml
 from eval.rank import measure
 from genrec import read_template
-from genrec.assembly import LANGUAGE_MODEL
 from genrec.backends.adapter import read_adapter
 from genrec.errors import GenrecError, MismatchError
-from genrec.metrics import Interval, difference_interval
+from genrec.evaluation.metrics import Interval, difference_interval
+from genrec.settings import LANGUAGE_MODEL
 
 _FELL = 3  # the exit status
 

@@ -28,22 +28,15 @@ from finetune.model import open_model
 from finetune.tasks import TEMPLATES, Task
 from finetune.trainer import RankingTrainer
 from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, Template, read_template
-from genrec.assembly import (
-    ENCODER_MODEL,
-    Settings,
-    background_histories,
-    default_cache,
-    find_weights,
-    load_backend,
-    open_encoder,
-    open_index,
-)
 from genrec.backends.adapter import read_adapter
-from genrec.codes import SemanticIdentifiers
+from genrec.cache import default_cache
 from genrec.errors import GenrecError
-from genrec.examples import Target, make_example
-from genrec.renderer import Renderer
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.index.semantic_ids import SemanticIdentifiers
+from genrec.index.training_examples import Target, make_example
+from genrec.loading import background_histories, find_weights, load_backend, open_encoder, open_index
+from genrec.prompting.renderer import Renderer
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.settings import ENCODER_MODEL, Settings
 from genrec.types import FloatArray
 
 TESTED = 19  # random items that a validation item is ranked among

@@ -13,39 +13,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genrec.assembly import Settings, open_dataset, open_default, open_recommender
-    from genrec.catalog import Catalog, read_catalog
+    from genrec.data.catalog import Catalog, read_catalog
+    from genrec.data.interactions import Interactions, read_interactions
+    from genrec.data.subset import Boost, Mask, Subset
     from genrec.errors import GenrecError
-    from genrec.identifiers import TitleIdentifiers
-    from genrec.index import CatalogIndex
-    from genrec.interactions import Interactions, read_interactions
+    from genrec.index.catalog_index import CatalogIndex
+    from genrec.index.identifiers import TitleIdentifiers
+    from genrec.loading import open_dataset, open_default, open_recommender
+    from genrec.prompting.template import Template, read_template
     from genrec.rankers.base import Ranker, RankRequest
-    from genrec.rankers.blend import BlendRanker
-    from genrec.rankers.cooccurrence import CooccurrenceRanker
+    from genrec.rankers.collaborative import CooccurrenceRanker
     from genrec.rankers.embedding import EmbeddingRanker
+    from genrec.rankers.ensemble import BlendRanker
     from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
     from genrec.rankers.popularity import PopularityRanker
     from genrec.recommender import Recommender
-    from genrec.subset import Boost, Mask, Subset
-    from genrec.template import Template, read_template
+    from genrec.settings import Settings
     from genrec.types import History, Interaction, Item, Recommendation, RecommendationList
 
 _HOMES = {
-    "assembly": ("Settings", "open_dataset", "open_default", "open_recommender"),
-    "catalog": ("Catalog", "read_catalog"),
+    "loading": ("open_dataset", "open_default", "open_recommender"),
+    "settings": ("Settings",),
+    "data.catalog": ("Catalog", "read_catalog"),
     "errors": ("GenrecError",),
-    "identifiers": ("TitleIdentifiers",),
-    "index": ("CatalogIndex",),
-    "interactions": ("Interactions", "read_interactions"),
+    "index.identifiers": ("TitleIdentifiers",),
+    "index.catalog_index": ("CatalogIndex",),
+    "data.interactions": ("Interactions", "read_interactions"),
     "rankers.base": ("Ranker", "RankRequest"),
-    "rankers.blend": ("BlendRanker",),
-    "rankers.cooccurrence": ("CooccurrenceRanker",),
+    "rankers.ensemble": ("BlendRanker",),
+    "rankers.collaborative": ("CooccurrenceRanker",),
     "rankers.embedding": ("EmbeddingRanker",),
     "rankers.generative": ("GenerativeRanker", "GenerativeSettings"),
     "rankers.popularity": ("PopularityRanker",),
     "recommender": ("Recommender",),
-    "subset": ("Boost", "Mask", "Subset"),
-    "template": ("Template", "read_template"),
+    "data.subset": ("Boost", "Mask", "Subset"),
+    "prompting.template": ("Template", "read_template"),
     "types": ("History", "Interaction", "Item", "Recommendation", "RecommendationList"),
 }
 

@@ -9,14 +9,14 @@ from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 import narwhals as nw
 import numpy as np
 
-from genrec.catalog import Catalog
+from genrec.data.catalog import Catalog
+from genrec.data.interactions import Interactions, read_interactions
+from genrec.data.subset import Boost, Mask, Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
-from genrec.interactions import Interactions, read_interactions
-from genrec.ladder import Ladder, Task
+from genrec.prompting.template import Template, read_template
 from genrec.rankers.base import Ranker, RankRequest
-from genrec.subset import Boost, Mask, Subset
-from genrec.template import Template, read_template
+from genrec.rankers.fallback import Ladder, Task
 from genrec.types import (
     History,
     IntArray,
@@ -47,7 +47,7 @@ class Options(TypedDict, total=False):
 
 
 class Recommender:
-    """A catalog, what is known of people, and a ladder of rankers; see `genrec.ladder`.
+    """A catalog, what is known of people, and a ladder of rankers; see `genrec.rankers.fallback`.
 
     Args:
         catalog: what can be recommended.

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.backends.base import OnTokens, Text, TextRequest
-from genrec.backends.writing import write_along
+from genrec.backends.generation import write_along
+from genrec.backends.provenance import Provenance
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
-from genrec.provenance import Provenance
 from genrec.types import FloatArray, IntArray, Message
 
 _Words = NDArray[np.uint64]

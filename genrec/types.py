@@ -1,8 +1,8 @@
 """The words of the field, as small frozen values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,3 +164,13 @@ class RecommendationList:
     seconds: float = 0.0
     tokens: int = 0
     left_out: tuple[str, ...] = ()
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors. `name` says which weights; caches of vectors carry it."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [texts, D], each of length 1."""
+        ...

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genrec.backends.base import Backend
-from genrec.search import ScoreKind
+from genrec.decoding.search import ScoreKind
 from genrec.types import FloatArray, IntArray
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 
 from genrec.backends.base import Backend
-from genrec.bundle import cache_directory, get_model
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.datasets.models import cache_directory, get_model
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
 # Two threads that spin for each other on busy cores are many times slower than two that sleep; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,16 +23,16 @@ settings.load_profile("genrec")
 
 # The environment that has vLLM has no trainer, and older ones lack the server: they ask for none of their tests.
 NEEDS = {
-    "test_cli_serve.py": ("fastapi", "sqlalchemy"),
-    "test_database.py": ("sqlalchemy",),
-    "test_finetune.py": ("peft", "datasets"),
-    "test_page.py": ("fastapi", "playwright", "sqlalchemy"),
-    "test_serve.py": ("fastapi", "openai", "sqlalchemy"),
-    "test_serve_outage.py": ("fastapi", "sqlalchemy"),
-    "test_serve_raw.py": ("fastapi", "sqlalchemy"),
-    "test_serve_schema.py": ("fastapi", "schemathesis", "sqlalchemy"),
-    "test_serve_stream.py": ("fastapi", "sqlalchemy"),
-    "test_store.py": ("sqlalchemy",),
+    "cli/test_serve.py": ("fastapi", "sqlalchemy"),
+    "store/test_database.py": ("sqlalchemy",),
+    "finetune/test_recipes.py": ("peft", "datasets"),
+    "serve/test_page.py": ("fastapi", "playwright", "sqlalchemy"),
+    "serve/test_app.py": ("fastapi", "openai", "sqlalchemy"),
+    "serve/test_vllm_outage.py": ("fastapi", "sqlalchemy"),
+    "serve/test_raw_requests.py": ("fastapi", "sqlalchemy"),
+    "serve/test_openapi.py": ("fastapi", "schemathesis", "sqlalchemy"),
+    "serve/test_streaming.py": ("fastapi", "sqlalchemy"),
+    "store/test_event_store.py": ("sqlalchemy",),
 }
 collect_ignore = [name for name, packages in NEEDS.items() if not all(map(find_spec, packages))]
 

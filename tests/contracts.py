@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from genrec.backends.base import Backend, Text, TextRequest, TokenTree
+from genrec.data.subset import Boost, Mask, Subset
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
-from genrec.subset import Boost, Mask, Subset
 from genrec.types import FloatArray, IntArray, Ranking
 
 
@@ -542,7 +542,7 @@ class RankerContract:
 def subjects(contract: str) -> set[str]:
     """The classes that a subclass of a contract, anywhere in the tests, says it is about."""
     found = set()
-    for path in Path(__file__).parent.glob("test_*.py"):
+    for path in Path(__file__).parent.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and has_base(node, contract):
                 found |= {

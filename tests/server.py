@@ -13,18 +13,18 @@ import pandas as pd
 import uvicorn
 
 from genrec import Catalog, Item, read_interactions
-from genrec.advisor import Advisor, Write
-from genrec.counting import Counts
-from genrec.live import Live
-from genrec.parts import Learned, Parts
+from genrec.chat.advisor import Advisor, Write
+from genrec.pipeline import Learned, Parts
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
+from genrec.rankers.collaborative_counts import Counts
+from genrec.serve.admission import Room
 from genrec.serve.app import create_app
-from genrec.serve.door import Room
-from genrec.serve.key import Keys
-from genrec.serve.metric import Metrics
-from genrec.serve.server import bind, config_of
+from genrec.serve.auth import Keys
 from genrec.serve.service import Advise, Load, Service
-from genrec.store import Store
+from genrec.serve.state import Live
+from genrec.serve.telemetry import Metrics
+from genrec.serve.uvicorn_protocol import bind, config_of
+from genrec.store.event_store import Store
 
 NOUNS = ("Mug", "Lamp", "Candle", "Rug", "Tea Pot", "Clock", "Basket", "Frame")
 COLOURS = ("Red", "Blue", "Green", "White", "Black")

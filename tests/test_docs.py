@@ -14,7 +14,7 @@ from eval.speed import example
 from eval.speed.picture import draw_tree
 from genrec import GenerativeSettings, open_dataset
 from genrec.backends.base import Backend
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/search.md").read_text(encoding="utf-8")

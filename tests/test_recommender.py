@@ -35,9 +35,9 @@ from genrec import (
 from genrec.backends.base import Backend
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import FilterError, InputError, UnknownItemError, UnknownUserError
+from genrec.prompting.tokenizer import HuggingFaceTokenizer, Tokenizer
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.testing import ByteTokenizer, TableBackend
-from genrec.tokenizer import HuggingFaceTokenizer, Tokenizer
 from genrec.types import Ranking
 
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.artifact import map_arrays, verify, write_arrays, writing
+from genrec.data.subset import Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError
 from genrec.rankers.base import DenseRanker, DenseScores, RankRequest
-from genrec.subset import Subset
 from genrec.types import IntArray
 
 _KIND, _VERSION, _FILE = "sasrec", 1, "weights.safetensors"

@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.quiet import quiet
-from genrec.catalog import Catalog
+from genrec.data.catalog import Catalog
 from genrec.errors import InputError, check_count
-from genrec.renderer import Renderer
-from genrec.template import Template
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.prompting.renderer import Renderer
+from genrec.prompting.template import Template
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import History, IntArray, ItemId, Recommendation, RecommendationList
 
 NOT_A_TITLE = "text: "  # what stands before a line that is no title, in the place of its item id

@@ -18,12 +18,14 @@ import numpy as np
 from eval.speed.measurement import ROOT, interleave
 from eval.speed.report import Job, Options, Row, Target, timed
 from genrec import History, Interactions, Recommender, open_dataset, open_recommender, read_template
-from genrec.assembly import LANGUAGE_MODEL, Settings, default_cache, load_backend
 from genrec.backends.base import TextRequest
-from genrec.batch import begin
-from genrec.batch_lists import ListAnswerer
-from genrec.batch_texts import Style, TemplateReading, TextAnswerer
+from genrec.batch.generate import Style, TemplateReading, TextAnswerer
+from genrec.batch.recommend import ListAnswerer
+from genrec.batch.run import begin
+from genrec.cache import default_cache
+from genrec.loading import load_backend
 from genrec.rankers.popularity import PopularityRanker
+from genrec.settings import LANGUAGE_MODEL, Settings
 
 MANY, FEW = 1_000_000, 20_000
 WORKERS, K = 2, 10

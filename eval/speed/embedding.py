@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from eval.speed.measurement import interleave
 from eval.speed.report import Job, Options, Row, Target, timed
 from genrec import EmbeddingRanker, RankRequest
+from genrec.data.subset import Subset
 from genrec.deadline import Deadline
-from genrec.subset import Subset
 from genrec.types import IntArray, Ranking
 
 ITEMS, DIMENSIONS, K = 1_000_000, 256, 100

@@ -16,11 +16,11 @@ from eval.progress import show_progress
 from eval.speed import subject
 from eval.speed.catalog import Codes
 from eval.speed.report import Row, Target
-from genrec.forest import score_tries
-from genrec.guide import Guide
-from genrec.search import ScoreKind
+from genrec.decoding.bounds import Guide
+from genrec.decoding.search import ScoreKind
+from genrec.decoding.tree_scoring import score_tries
+from genrec.index.trie import TokenTrie
 from genrec.testing import TableBackend
-from genrec.trie import TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 NONE = Target(0, 0, judged="genrec")

@@ -23,12 +23,14 @@ from genrec import (
     open_dataset,
     read_template,
 )
-from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
 from genrec.backends.base import Backend, TokenTree
-from genrec.search import Terms, beam_search
-from genrec.subset import Subset
-from genrec.tokenizer import HuggingFaceTokenizer
-from genrec.trie import TokenTrie
+from genrec.cache import default_cache
+from genrec.data.subset import Subset
+from genrec.decoding.search import Terms, beam_search
+from genrec.index.trie import TokenTrie
+from genrec.loading import find_weights
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.settings import LANGUAGE_MODEL
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 TITLES = (

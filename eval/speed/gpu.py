@@ -25,15 +25,17 @@ from eval.speed.model import write_model
 from eval.speed.report import Job, Options, Row, Target, timed
 from eval.speed.vllm import BEAMS, plugin_row, rated, tokens_of
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
-from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
 from genrec.backends.base import Backend
 from genrec.backends.precision import default_device, native_dtype
-from genrec.constraint import Grammar, Marks
+from genrec.cache import default_cache
+from genrec.data.subset import Subset
+from genrec.decoding.constraints import Grammar, Marks
 from genrec.errors import InputError
-from genrec.subset import Subset
-from genrec.tensor_trie import TensorFilter, TensorTrie
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.loading import find_weights
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
+from genrec.vllm_plugin.tensor_trie import TensorFilter, TensorTrie
 
 ROWS = 140  # nodes of a step: 2 users and 70 beams, as where the peer was published
 REPLAYS = 200  # of a graph, between two looks at the clock

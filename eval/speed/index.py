@@ -15,8 +15,10 @@ from eval.speed.catalog import Codes, titles, uniform, zipf
 from eval.speed.measurement import Peak, cycling, interleave, peak_memory
 from eval.speed.report import Job, Options, Row, Target, timed, version_of
 from genrec import TitleIdentifiers, open_dataset
-from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.cache import default_cache
+from genrec.loading import find_weights
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
 
 BUILD = {1_000_000: Target(0.5, 0.15, judged="genrec"), 10_000_000: Target(5, 2, judged="genrec")}

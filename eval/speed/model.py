@@ -12,11 +12,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from genrec.backends.base import OnTokens, Text, TextRequest
 from genrec.backends.precision import native_dtype
+from genrec.backends.provenance import Provenance
 from genrec.backends.quiet import quiet
 from genrec.backends.transformers import TransformersBackend
 from genrec.deadline import Deadline
-from genrec.provenance import Provenance
-from genrec.tokenizer import HuggingFaceTokenizer
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray
 
 SHAPES: dict[str, dict[str, Any]] = {

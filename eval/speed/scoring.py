@@ -11,8 +11,10 @@ from eval.speed.catalog import Codes
 from eval.speed.measurement import interleave, keep
 from eval.speed.model import random_backend
 from eval.speed.report import Job, Options, Row, Target, timed
-from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
 from genrec.backends.transformers import TransformersBackend
+from genrec.cache import default_cache
+from genrec.loading import load_backend
+from genrec.settings import LANGUAGE_MODEL
 
 CANDIDATES, LENGTH, PROMPT = 64, 4, 256
 TARGETS = {

@@ -22,11 +22,13 @@ from genrec import (
     open_dataset,
     read_template,
 )
-from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
-from genrec.dataset import get_dataset
+from genrec.cache import default_cache
+from genrec.data.subset import Subset
+from genrec.datasets.registry import get_dataset
 from genrec.deadline import Deadline
 from genrec.errors import GenrecError
-from genrec.subset import Subset
+from genrec.loading import load_backend
+from genrec.settings import LANGUAGE_MODEL
 
 NARROW = Target(8, 13, at="least")
 BROAD = Target(15, 25, at="least")

@@ -31,10 +31,12 @@ from genrec import (
     open_recommender,
     read_template,
 )
-from genrec.assembly import LANGUAGE_MODEL, default_cache, load_backend
+from genrec.cache import default_cache
+from genrec.data.subset import Subset
 from genrec.deadline import Deadline
-from genrec.evaluation import Task, next_basket
-from genrec.subset import Subset
+from genrec.evaluation.protocols import Task, next_basket
+from genrec.loading import load_backend
+from genrec.settings import LANGUAGE_MODEL
 from genrec.types import Item
 
 K, PEOPLE = 10, 16

@@ -13,12 +13,12 @@ import torch
 
 from eval.speed.catalog import Codes
 from genrec.backends.base import Backend
-from genrec.guide import Guide
-from genrec.kernel.choice import choose_loops
-from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
-from genrec.subset import Boost, Mask, Subset
-from genrec.trie import Children as TrieChildren
-from genrec.trie import Filter, TokenTrie
+from genrec.data.subset import Boost, Mask, Subset
+from genrec.decoding.bounds import Guide
+from genrec.decoding.search import ScoreKind, Terms, beam_search, exhaustive_search
+from genrec.index.kernels.dispatch import choose_loops
+from genrec.index.trie import Children as TrieChildren
+from genrec.index.trie import Filter, TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 NAME = f"genrec {version('genrec')}"

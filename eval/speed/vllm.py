@@ -21,11 +21,13 @@ from genrec import (
     GenerativeRanker,
     RankRequest,
 )
-from genrec.assembly import LANGUAGE_MODEL, default_cache, find_weights
 from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.vllm_engine import VllmEngineBackend
-from genrec.constraint import Grammar, Marks
+from genrec.cache import default_cache
 from genrec.deadline import Deadline
+from genrec.decoding.constraints import Grammar, Marks
+from genrec.loading import find_weights
+from genrec.settings import LANGUAGE_MODEL
 
 RANKING = Target(8.0, 20.0, at="least")
 PLUGIN = Target(0.95, 0.98, at="least")

@@ -13,9 +13,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from genrec.artifact import sha256_of
+from genrec.backends.provenance import FILE as PROVENANCE
+from genrec.backends.provenance import Provenance
 from genrec.errors import MismatchError, ModelMissingError
-from genrec.provenance import FILE as PROVENANCE
-from genrec.provenance import Provenance
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PARTS = (".lora_A.weight", ".lora_B.weight")

@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from genrec.backends.packing import Packing
+from genrec.backends.token_layout import Packing
 
 _NAME = "genrec_packed"
 # Said by the mask, meant for training, or for layers other than attention. Whatever else a layer asks for, such as

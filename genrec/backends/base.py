@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from genrec.backends.provenance import Provenance
 from genrec.deadline import Deadline
-from genrec.provenance import Provenance
 from genrec.types import BoolArray, FloatArray, IntArray
 
 
@@ -84,14 +84,14 @@ class TextState(Protocol):
 
 
 class TextConstraint(Protocol):
-    """What a text is held to, such as `genrec.json_constraint.GrammarConstraint`."""
+    """What a text is held to, such as `genrec.decoding.grammar.GrammarConstraint`."""
 
     @property
     def for_engine(self) -> Mapping[str, Any]:
         """The same for engines that constrain by themselves.
 
         One of `{"json": a JSON Schema as text}`, `{"grammar": a grammar in llguidance's notation of Lark}`, and what
-        `genrec.shelf.KEYS` names, for an engine with genrec's plugin.
+        `genrec.vllm_plugin.registry.KEYS` names, for an engine with genrec's plugin.
 
         Raises:
             EngineError: no engine can keep it by itself.

@@ -20,16 +20,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.base import OnTokens, Text, TextRequest
-from genrec.backends.cache import GrowingCache
-from genrec.backends.lineage import inherit
-from genrec.backends.packing import Packing
+from genrec.backends.generation import write_along
+from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.precision import default_device, native_dtype
+from genrec.backends.provenance import FILE as PROVENANCE
+from genrec.backends.provenance import Provenance
 from genrec.backends.quiet import quiet
-from genrec.backends.writing import write_along
+from genrec.backends.token_layout import Packing
+from genrec.backends.tree_arrays import inherit
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
-from genrec.provenance import FILE as PROVENANCE
-from genrec.provenance import Provenance
 from genrec.types import BoolArray, FloatArray, IntArray
 
 _LOGIT_ROWS = 256  # rows whose logits over the whole vocabulary exist at once

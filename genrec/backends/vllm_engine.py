@@ -14,14 +14,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from genrec.backends import vllm_dialect
+from genrec.backends import vllm_protocol
 from genrec.backends.adapter import Adapter, read_adapter
 from genrec.backends.base import OnTokens, Text, TextRequest
-from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
-from genrec.backends.writing import check_room, hold
+from genrec.backends.generation import check_room, hold
+from genrec.backends.path_tree import TOKEN_BYTES, PathRequest, PathTree
+from genrec.backends.provenance import Provenance
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
-from genrec.provenance import Provenance
 from genrec.types import FloatArray, IntArray
 
 _CPU_MEMORY = 2 << 30
@@ -35,7 +35,7 @@ _SPARE = 2  # a path's last token may be asked for, and one is drawn behind it
 
 _OPTIONS = {
     "load_format": "safetensors",
-    "structured_outputs_config": vllm_dialect.STRUCTURED_OUTPUTS,
+    "structured_outputs_config": vllm_protocol.STRUCTURED_OUTPUTS,
     "generation_config": "vllm",
     "enable_prefix_caching": True,
     "disable_log_stats": True,
@@ -106,7 +106,7 @@ class VllmEngineBackend:
         self.name = self._base = f"{name or Path(model).name}@{str(config.dtype).removeprefix('torch.')}"
         self.vocab_size = int(config.get_vocab_size())
         self.max_tokens = int(config.max_model_len) - _SPARE
-        self.most_tokens = vllm_dialect.MOST_TOKENS
+        self.most_tokens = vllm_protocol.MOST_TOKENS
         self.reads_rows = not adapters
         self.token_bytes = TOKEN_BYTES
         self.provenance: Provenance | None = None
@@ -218,11 +218,11 @@ class _Engine:
     def read(self, requests: Sequence[PathRequest], adapter: Adapter | None, deadline: Deadline) -> list[FloatArray]:
         from vllm import SamplingParams
 
-        params = [SamplingParams(**vllm_dialect.sampling(request), flat_logprobs=True) for request in requests]
+        params = [SamplingParams(**vllm_protocol.sampling(request), flat_logprobs=True) for request in requests]
         outputs = self._generate([request.path for request in requests], params, adapter, deadline, 1)
         with _of_known_versions():
             pairs = zip(outputs, requests, strict=True)
-            return [vllm_dialect.read_output(output, request) for output, request in pairs]
+            return [vllm_protocol.read_output(output, request) for output, request in pairs]
 
     def write(
         self,
@@ -236,22 +236,22 @@ class _Engine:
 
         params = []
         for request in requests:
-            structured, keys = vllm_dialect.held(request)
+            structured, keys = vllm_protocol.held(request)
             params.append(
                 SamplingParams(
-                    **vllm_dialect.writing(request),
+                    **vllm_protocol.writing(request),
                     structured_outputs=StructuredOutputsParams(**structured) if structured else None,
                     extra_args=keys or None,
                 )
             )
         watch = hold(requests, on_tokens)
-        times = vllm_dialect.times_as_long(requests)
+        times = vllm_protocol.times_as_long(requests)
         prompts = [request.prompt.tolist() for request in requests]
         outputs = self._generate(prompts, params, adapter, deadline, times, None if on_tokens is None else watch)
         with _of_known_versions():
             written = [output.outputs[0] for output in outputs]
             texts = [
-                vllm_dialect.read_text(own.token_ids, own.finish_reason, request)
+                vllm_protocol.read_text(own.token_ids, own.finish_reason, request)
                 for own, request in zip(written, requests, strict=True)
             ]
         if on_tokens is None:
@@ -336,7 +336,7 @@ class _Engine:
 
     def _start(self) -> Any:
         try:
-            with vllm_dialect.starting():
+            with vllm_protocol.starting():
                 import torch
                 from vllm import LLM
                 from vllm.platforms import current_platform

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genrec.backends import vllm_dialect
+from genrec.backends import vllm_protocol
 from genrec.backends.base import OnTokens, Text, TextRequest
-from genrec.backends.vllm_tree import TOKEN_BYTES, PathRequest, PathTree
-from genrec.backends.writing import check_room, hold
+from genrec.backends.generation import check_room, hold
+from genrec.backends.path_tree import TOKEN_BYTES, PathRequest, PathTree
+from genrec.backends.provenance import Provenance
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, ModelMissingError
-from genrec.provenance import Provenance
 from genrec.types import FloatArray, IntArray
 
 _ATTEMPTS = 4
@@ -37,7 +37,7 @@ _Answer = TypeVar("_Answer")
 class VllmServerBackend:
     """A model that a vLLM server serves, or one of its adapters.
 
-    The server is to be started as `vllm serve MODEL` with `genrec.backends.vllm_dialect.serve_options` of its version
+    The server is to be started as `vllm serve MODEL` with `genrec.backends.vllm_protocol.serve_options` of its version
     (`--max-logprobs 128`, from 0.30 on `--enable-scale-out` too, and for texts that are held to a schema
     `--structured-outputs-config`), where only genrec can reach it.
 
@@ -75,7 +75,7 @@ class VllmServerBackend:
             raise ModelMissingError("httpx is not installed; run: pip install 'genrec[vllm]'") from error
         self._httpx: Any = httpx
         self.name, self.vocab_size = name or model, vocab_size
-        self.most_tokens = vllm_dialect.MOST_TOKENS - 1  # the server shows one less than it is asked for
+        self.most_tokens = vllm_protocol.MOST_TOKENS - 1  # the server shows one less than it is asked for
         # A server may have adapters, with which rows would end it; and rows that its cache held may be no JSON.
         self.reads_rows = False
         self.token_bytes = TOKEN_BYTES
@@ -108,7 +108,7 @@ class VllmServerBackend:
     ) -> list[Text]:
         """Write a text behind each prompt; `concurrency` of them at once. What is told of is not sent again."""
         check_room(requests, self.max_tokens)
-        limit = self._limit(deadline or Deadline.never(), vllm_dialect.times_as_long(requests))
+        limit = self._limit(deadline or Deadline.never(), vllm_protocol.times_as_long(requests))
         watch = hold(requests, on_tokens)
         if on_tokens is not None:
             numbered = list(enumerate(requests))
@@ -167,19 +167,19 @@ class VllmServerBackend:
             return int(card.get("max_model_len") or contexts[card["parent"]]["max_model_len"])
 
     def _ask(self, request: PathRequest, limit: "_Limit") -> FloatArray:
-        answer = self._generate(request.path, vllm_dialect.sampling_over_http(request), limit)
+        answer = self._generate(request.path, vllm_protocol.sampling_over_http(request), limit)
         with self._reading(_GENERATE):
-            return vllm_dialect.read_answer(answer, request)
+            return vllm_protocol.read_answer(answer, request)
 
     def _write(self, request: TextRequest, limit: "_Limit") -> Text:
-        answer = self._generate(request.prompt.tolist(), vllm_dialect.writing_over_http(request), limit)
+        answer = self._generate(request.prompt.tolist(), vllm_protocol.writing_over_http(request), limit)
         with self._reading(_GENERATE):
             own = answer["choices"][0]
-            return vllm_dialect.read_text(own["token_ids"], own["finish_reason"], request)
+            return vllm_protocol.read_text(own["token_ids"], own["finish_reason"], request)
 
     def _stream(self, number: int, request: TextRequest, on_tokens: OnTokens, limit: "_Limit") -> Text:
         """A text that is told of as it comes: events of one line each, of which the last one says [DONE]."""
-        body = {"model": self._model, **vllm_dialect.streaming_over_http(request)}
+        body = {"model": self._model, **vllm_protocol.streaming_over_http(request)}
         token_ids: list[int] = []
         reason = None
         try:
@@ -203,7 +203,7 @@ class VllmServerBackend:
         except self._httpx.TransportError as error:
             raise EngineError(f"{self._where} broke off: {error}; ask again") from error
         limit.patience = self._new_patience(limit.times)
-        return vllm_dialect.read_text(token_ids, reason, request)
+        return vllm_protocol.read_text(token_ids, reason, request)
 
     def _generate(self, prompt: Sequence[int], params: dict[str, Any], limit: "_Limit") -> Any:
         body = {"model": self._model, "token_ids": prompt, "sampling_params": params}
@@ -258,7 +258,7 @@ class VllmServerBackend:
 
     def _refused(self, path: str, status: int, said: str) -> EngineError:
         return EngineError(
-            f"{self._where} refused {path} with {status}: {said[:_EXCERPT]}; {vllm_dialect.SERVE_ADVICE}"
+            f"{self._where} refused {path} with {status}: {said[:_EXCERPT]}; {vllm_protocol.SERVE_ADVICE}"
         )
 
     def _closed(self) -> EngineError:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import option, source, terminal
-from genrec.cli.answerer import answerer_of, asked_of, needs_language_model, open_answerer
+from genrec.cli import loading, options, terminal
+from genrec.cli.batch_tasks import answerer_of, asked_of, needs_language_model, open_answerer
 from genrec.errors import MismatchError
 
 if TYPE_CHECKING:
-    from genrec.batch import BatchRun, Status
-    from genrec.cli.answerer import Answerer
+    from genrec.batch.run import BatchRun, Status
+    from genrec.cli.batch_tasks import Answerer
     from genrec.cli.terminal import Progress
 
 _FAILED = 3  # the exit code of a run that is finished and has failed rows
@@ -103,7 +103,7 @@ OnUnknown = Annotated[
 
 
 def _what_is_asked(
-    k: option.K = 10,
+    k: options.K = 10,
     ranker: RankerName = "generative",
     prompt: Prompt = None,
     schema: Schema = None,
@@ -111,35 +111,35 @@ def _what_is_asked(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     on_unknown: OnUnknown = "raise",
-    explain: option.Explain = False,
-    filter_seen: option.FilterSeen = True,
-    only: option.Only = None,
-    exclude: option.Exclude = None,
-    where: option.Where = None,
-    data: option.Data = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
+    explain: options.Explain = False,
+    filter_seen: options.FilterSeen = True,
+    only: options.Only = None,
+    exclude: options.Exclude = None,
+    where: options.Where = None,
+    data: options.Data = None,
+    items: options.Items = None,
+    interactions: options.Interactions = None,
+    columns: options.Columns = None,
     engine: Engine = "transformers",
-    model: option.Model = None,
-    adapter: option.Adapter = None,
-    encoder: option.Encoder = None,
-    template: option.Template = None,
-    cold_template: option.ColdTemplate = None,
-    strategy: option.Strategy = None,
-    score: option.Score = None,
-    prior: option.Prior = None,
-    evidence: option.Evidence = None,
-    candidates: option.Candidates = None,
-    width: option.Width = None,
-    background: option.Background = None,
-    batch_size: option.BatchSize = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    encoder: options.Encoder = None,
+    template: options.Template = None,
+    cold_template: options.ColdTemplate = None,
+    strategy: options.Strategy = None,
+    score: options.Score = None,
+    prior: options.Prior = None,
+    evidence: options.Evidence = None,
+    candidates: options.Candidates = None,
+    width: options.Width = None,
+    background: options.Background = None,
+    batch_size: options.BatchSize = None,
 ) -> None:
-    """The options that decide the answers, see `genrec.cli.answerer.asked_of`."""
+    """The options that decide the answers, see `genrec.cli.batch_tasks.asked_of`."""
 
 
 @group.command()
-@option.with_those_of(_what_is_asked)
+@options.with_those_of(_what_is_asked)
 def run(
     context: typer.Context,
     rows: Input,
@@ -147,8 +147,8 @@ def run(
     workers: Workers = 1,
     ray: Ray = None,
     part_rows: PartRows = None,
-    offline: option.Offline = False,
-    as_json: option.Json = False,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
     **_: Any,
 ) -> None:
     """Begin a run, or go on with the same one; several may work on one folder at once.
@@ -156,12 +156,12 @@ def run(
     OUTPUT/parts holds user_id, item_id, rank, score and source, or what a language model wrote for each row, in the
     order of the rows; OUTPUT/failed what could not be answered and why. The exit code is 3 where rows failed.
     """
-    from genrec.batch import begin
+    from genrec.batch.run import begin
 
     asked = asked_of(context, rows)
     answer, facts = open_answerer(asked, offline)
     size = part_rows or (_FEW_ROWS if needs_language_model(asked) else _MANY_ROWS)
-    with source.in_options():
+    with loading.in_options():
         found = begin(rows, output, {**asked, **facts}, answer.schema, part_rows=size, keys=answer.keys)
     _work(found, answer, workers, ray, as_json)
 
@@ -172,10 +172,10 @@ def resume(
     workers: Workers = 1,
     ray: Ray = None,
     with_parent: WithParent = False,
-    as_json: option.Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Go on with a run, as it was begun; what is damaged is made again."""
-    from genrec.batch import BatchRun
+    from genrec.batch.run import BatchRun
 
     if with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -190,17 +190,17 @@ def resume(
 
 
 @group.command()
-def status(output: Output, as_json: option.Json = False) -> None:
+def status(output: Output, as_json: options.Json = False) -> None:
     """Say how far a run is."""
-    from genrec.batch import BatchRun
+    from genrec.batch.run import BatchRun
 
     _print(BatchRun.open(output).status(), as_json)
 
 
 @group.command()
-def verify(output: Output, as_json: option.Json = False) -> None:
+def verify(output: Output, as_json: options.Json = False) -> None:
     """Read everything again: is every row there once, and every part as it was written?"""
-    from genrec.batch import BatchRun
+    from genrec.batch.run import BatchRun
 
     found = BatchRun.open(output)
     found.check_source()
@@ -216,9 +216,9 @@ def verify(output: Output, as_json: option.Json = False) -> None:
 
 
 @group.command("retry-failed")
-def retry_failed(output: Output, as_json: option.Json = False) -> None:
+def retry_failed(output: Output, as_json: options.Json = False) -> None:
     """Ask again about the rows that failed, and no others."""
-    from genrec.batch import BatchRun
+    from genrec.batch.run import BatchRun
 
     found = BatchRun.open(output)
     found.check_source()
@@ -229,12 +229,12 @@ def retry_failed(output: Output, as_json: option.Json = False) -> None:
 
 
 @group.command()
-@option.with_those_of(_what_is_asked)
+@options.with_those_of(_what_is_asked)
 def plan(
-    context: typer.Context, rows: Input, offline: option.Offline = False, as_json: option.Json = False, **_: Any
+    context: typer.Context, rows: Input, offline: options.Offline = False, as_json: options.Json = False, **_: Any
 ) -> None:
     """Ask about 50 of the rows, and say what all of them would take, beside a prior that is measured once."""
-    from genrec.rows import BlockReader, survey
+    from genrec.batch.input import BlockReader, survey
 
     found = survey(rows, _MANY_ROWS)
     total, count = found.rows, min(_SAMPLE, found.rows)

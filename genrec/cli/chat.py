@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import listing, option, source, terminal
+from genrec.cli import loading, options, tables, terminal
 from genrec.errors import ArtifactError, GenrecError, InputError, check_count
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from genrec.advisor import Advisor, Part
-    from genrec.conversation import Conversation, Wishes
+    from genrec.chat.advisor import Advisor, Part
+    from genrec.chat.conversation import Conversation, Wishes
     from genrec.recommender import Recommender
     from genrec.types import RecommendationList
 
@@ -33,33 +33,34 @@ User = Annotated[str | None, typer.Option("--user", metavar="USER", help="The id
 
 def chat(
     user: User = None,
-    history: option.History = None,
-    k: option.K = 5,
-    data: option.Data = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
-    model: option.Model = None,
-    adapter: option.Adapter = None,
-    encoder: option.Encoder = None,
-    strategy: option.Strategy = None,
-    evidence: option.Evidence = None,
-    candidates: option.Candidates = None,
-    reader: option.Reader = None,
-    replies: option.Replies = None,
-    patience: option.Patience = None,
+    history: options.History = None,
+    k: options.K = 5,
+    data: options.Data = None,
+    items: options.Items = None,
+    interactions: options.Interactions = None,
+    columns: options.Columns = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    encoder: options.Encoder = None,
+    strategy: options.Strategy = None,
+    evidence: options.Evidence = None,
+    candidates: options.Candidates = None,
+    reader: options.Reader = None,
+    replies: options.Replies = None,
+    patience: options.Patience = None,
 ) -> None:
     """Talk about what to recommend; every item that is named is there.
 
     Reads lines from standard input, so a conversation can be piped in. /help says what can be said.
     """
-    from genrec.assembly import advising, default_cache
-    from genrec.conversation import Conversation
+    from genrec.cache import default_cache
+    from genrec.chat.advising import advising
+    from genrec.chat.conversation import Conversation
 
     check_count("--k", k)
     if user is not None and history:
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
-    chosen = source.settings(
+    chosen = loading.settings(
         {
             "model": model,
             "adapter": adapter,
@@ -69,12 +70,12 @@ def chat(
             "candidates": candidates,
         }
     )
-    named = source.Source.of(data, items, interactions, columns)
-    opened = source.load(named, chosen, default_cache(), need_model=bool(model or adapter))
-    with source.in_options():
+    named = loading.Source.of(data, items, interactions, columns)
+    opened = loading.load(named, chosen, default_cache(), need_model=bool(model or adapter))
+    with loading.in_options():
         met = tuple(history or ()) if user is None else _history_of(opened, user)
         opened.catalog.indices_of(met)
-    advise = advising(opened, **source.given(reader=reader, replies=replies, patience=patience))
+    advise = advising(opened, **loading.given(reader=reader, replies=replies, patience=patience))
     session = _Session(advise(opened, k), Conversation(user, met), terminal.out())
     for line in _lines():
         try:
@@ -82,7 +83,7 @@ def chat(
                 break
         except GenrecError as error:
             terminal.complain(str(error))
-    source.keep(opened)
+    loading.keep(opened)
 
 
 class _Session:
@@ -132,15 +133,15 @@ class _Session:
         """A part of a turn as it is there; a reply that only says the list again is left out."""
         from rich.text import Text
 
-        from genrec.advisor import compose
-        from genrec.conversation import Wishes
-        from genrec.mention import read_parts
+        from genrec.chat.advisor import compose
+        from genrec.chat.conversation import Wishes
+        from genrec.chat.item_links import read_parts
 
         if isinstance(part, Wishes):
             self._show_wishes(part)
         elif not isinstance(part, str):
             if part != self._listed:  # else a question was asked about it
-                listing.show(self._console, part, reasons=False)
+                tables.show(self._console, part, reasons=False)
             self._listed = part
         elif self._listed is None or part != compose(self._listed):
             for piece in read_parts(part):
@@ -160,7 +161,7 @@ class _Session:
         self._console.print(Text(f"{terminal.clean(found.reason or '')} {drivers}".strip()))
 
     def _filter(self, said: str) -> None:
-        from genrec.conversation import Limit
+        from genrec.chat.conversation import Limit
 
         self._advisor.catalog.where(said)  # before anything is shown under it
         self._change(self.conversation.wishes.limit(Limit(said, said)))
@@ -173,7 +174,7 @@ class _Session:
         self.conversation = self.conversation.undo()
         self._show_wishes(self.conversation.wishes)
         if self.conversation.turns:
-            listing.show(self._console, self.conversation.turns[-1].answer, reasons=False)
+            tables.show(self._console, self.conversation.turns[-1].answer, reasons=False)
 
     def _save(self, said: str) -> None:
         if not said:

@@ -1,7 +1,8 @@
 """A batch run on a Ray cluster: an actor pool holds the engines, Ray schedules parts, retries and scales.
 
-What a part is, and that it is there once, is `genrec.batch`'s: an actor that dies, or a part that Ray hands out twice,
-changes nothing. Source of the pattern: Ray Data's documentation of stateful transforms (`map_batches` with a class).
+`genrec.batch.run` writes each part once, so an actor that dies, or a part that Ray hands out twice, changes nothing.
+
+Source of the pattern: Ray Data's documentation of stateful transforms (`map_batches` with a class).
 """
 
 import atexit
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from genrec.errors import EngineError, GenrecError, ModelMissingError
 
 if TYPE_CHECKING:
-    from genrec.batch import BatchRun, Status
+    from genrec.batch.run import BatchRun, Status
 
 _RETRIES = 3  # of a part whose actor died
 _WAIT = 5.0  # seconds until parts that others are making are looked at again
@@ -23,9 +24,9 @@ class Maker:
     """One actor: an engine, and the parts that it is handed."""
 
     def __init__(self, folder: str) -> None:
-        from genrec.batch import BatchRun
-        from genrec.cli.answerer import answerer_of
-        from genrec.leases import Leases
+        from genrec.batch.leases import Leases
+        from genrec.batch.run import BatchRun
+        from genrec.cli.batch_tasks import answerer_of
 
         self._run = BatchRun.open(Path(folder))
         self._answer = answerer_of(self._run)

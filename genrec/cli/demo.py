@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from genrec.cli import listing, option, source, terminal
+from genrec.cli import loading, options, tables, terminal
 from genrec.cli.terminal import clean
 
 if TYPE_CHECKING:
@@ -66,15 +66,15 @@ NEXT = (
 )
 
 
-def demo(k: option.K = 5, offline: option.Offline = False, as_json: option.Json = False) -> None:
+def demo(k: options.K = 5, offline: options.Offline = False, as_json: options.Json = False) -> None:
     """Show what a language model recommends to five people out of a shop's 3,659 products."""
-    from genrec.assembly import default_cache
+    from genrec.cache import default_cache
 
     start = time.perf_counter()
-    cache, chosen = default_cache(), source.settings({})
+    cache, chosen = default_cache(), loading.settings({})
     _fetch([str(chosen.model), str(chosen.encoder)], cache, offline)
-    opened = source.load(source.Source(), chosen, cache, need_model=True)
-    tuned = source.load(source.Source(), source.settings({"adapter": source.DEFAULT}), cache, need_model=True)
+    opened = loading.load(loading.Source(), chosen, cache, need_model=True)
+    tuned = loading.load(loading.Source(), loading.settings({"adapter": loading.DEFAULT}), cache, need_model=True)
     alone = {"untrained": _alone(opened), "tuned": _alone(tuned)}
     console = terminal.out()
     if not as_json:
@@ -86,7 +86,7 @@ def demo(k: option.K = 5, offline: option.Offline = False, as_json: option.Json 
             history = _history(opened, guest)
             answer = opened.recommend(history, k, explain=True, **guest.limits)
             after = {name: own.recommend(history, k, **guest.limits) for name, own in alone.items() if guest.tuned}
-            source.keep(opened)
+            loading.keep(opened)
         if as_json:
             shown.append(_facts(opened, guest, history, answer, after))
         else:
@@ -101,10 +101,10 @@ def demo(k: option.K = 5, offline: option.Offline = False, as_json: option.Json 
 
 def _fetch(models: list[str], cache: Path, offline: bool) -> None:
     """See that the models are on this machine."""
-    from genrec.bundle import find_model
+    from genrec.datasets.models import find_model
 
     if not offline:
-        source.fetch(models, cache)
+        loading.fetch(models, cache)
         return
     for name in models:
         find_model(name, cache)
@@ -136,7 +136,7 @@ def _facts(
         ],
     }
     lists = {f"alone, {name}": [asdict(item) for item in own.items] for name, own in after.items()}
-    return {**listing.as_json(person, answer), **lists}
+    return {**tables.as_json(person, answer), **lists}
 
 
 def _introduce(console: "Console", opened: "Recommender", model: str) -> None:
@@ -167,9 +167,9 @@ def _print(
     body = Group(
         _told(opened, guest, history),
         "",
-        listing.as_table(answer, width=inside, reasons=False, extra=extra),
+        tables.as_table(answer, width=inside, reasons=False, extra=extra),
         "",
-        listing.as_footer(answer),
+        tables.as_footer(answer),
         *(["", _compared(after)] if after else []),
     )
     if console.is_terminal:
@@ -184,7 +184,7 @@ def _alone(opened: "Recommender") -> "Recommender":
     """The same by the model's own order of its candidates, without the evidence of what people did."""
     from genrec.recommender import Recommender
 
-    (model,) = source.generative(opened)
+    (model,) = loading.generative(opened)
     ladder = [model.with_settings(evidence=0.0), opened.ladder[-1]]
     return Recommender(opened.catalog, ladder, interactions=opened.interactions)
 
@@ -203,9 +203,9 @@ def _compared(after: Mapping[str, "RecommendationList"]) -> Any:
 
 def _tell_gain(console: "Console") -> None:
     """What tuning was measured to add: read from what `eval.rank` wrote beside the adapter."""
-    from genrec.dataset import find_adapter
+    from genrec.datasets.registry import find_adapter
 
-    measured = json.loads((find_adapter(source.DEFAULT) / MEASURED).read_text(encoding="utf-8"))
+    measured = json.loads((find_adapter(loading.DEFAULT) / MEASURED).read_text(encoding="utf-8"))
     rows = {(row["ranker"], row["metric"]): row for row in measured["rows"] if row["slice"] == "all"}
     before, now = rows["untrained", METRIC], rows["tuned", METRIC]
     gain = rows["tuned", f"{METRIC} over untrained"]

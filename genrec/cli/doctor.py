@@ -9,7 +9,7 @@ from typing import Literal
 
 import typer
 
-from genrec.cli import option, source, terminal
+from genrec.cli import loading, options, terminal
 from genrec.errors import EngineError, GenrecError, ModelMissingError
 
 State = Literal["ok", "slow", "degraded", "broken"]
@@ -37,11 +37,11 @@ class Check:
     remedy: str = ""
 
 
-def doctor(model: option.Model = None, encoder: option.Encoder = None, as_json: option.Json = False) -> None:
+def doctor(model: options.Model = None, encoder: options.Encoder = None, as_json: options.Json = False) -> None:
     """Check Python, packages, models and cache, and let the language model rank three items."""
-    from genrec.assembly import default_cache
+    from genrec.cache import default_cache
 
-    chosen = source.settings({"model": model, "encoder": encoder})
+    chosen = loading.settings({"model": model, "encoder": encoder})
     cache = default_cache()
     with terminal.progress() as progress:
         progress.say("looking around")
@@ -79,7 +79,7 @@ def _packages() -> Iterator[Check]:
 
 
 def _cache(cache: Path) -> Check:
-    from genrec.assembly import why_unwritable
+    from genrec.cache import why_unwritable
 
     if reason := why_unwritable(cache):
         remedy = "make it writable, or name another folder in the environment variable GENREC_CACHE"
@@ -88,8 +88,8 @@ def _cache(cache: Path) -> Check:
 
 
 def _model(name: str | Path, cache: Path, worst: State) -> Check:
-    from genrec.assembly import find_weights
-    from genrec.bundle import MODELS
+    from genrec.datasets.models import MODELS
+    from genrec.loading import find_weights
 
     title = f"model {name}"
     remedy = f"genrec model get {name}" if str(name) in MODELS else "check the path"
@@ -122,15 +122,15 @@ def _generation(name: str | Path, cache: Path) -> Iterator[Check]:
 def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
     import numpy as np
 
-    from genrec.assembly import load_backend
-    from genrec.catalog import Catalog
+    from genrec.data.catalog import Catalog
+    from genrec.data.subset import Subset
     from genrec.deadline import Deadline
-    from genrec.identifiers import TitleIdentifiers
-    from genrec.index import CatalogIndex
+    from genrec.index.catalog_index import CatalogIndex
+    from genrec.index.identifiers import TitleIdentifiers
+    from genrec.loading import load_backend
+    from genrec.prompting.template import read_template
     from genrec.rankers.base import RankRequest
     from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
-    from genrec.subset import Subset
-    from genrec.template import read_template
     from genrec.types import Item
 
     backend, tokenizer = load_backend(name, cache)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import option, source, terminal
+from genrec.cli import loading, options, terminal
 from genrec.errors import InputError
 
 if TYPE_CHECKING:
     from genrec.cli.terminal import Progress
-    from genrec.evaluation import Asked, Experiment, Row
-    from genrec.metrics import Interval
+    from genrec.evaluation.metrics import Interval
+    from genrec.evaluation.protocols import Asked, Experiment, Row
     from genrec.recommender import Recommender
     from genrec.types import FloatArray
 
@@ -52,33 +52,34 @@ def evaluate(
     protocol: Protocol = "leave-one-out",
     at: At = None,
     users: Users = 1000,
-    k: option.K = 10,
+    k: options.K = 10,
     metric: Metrics = None,
     ranker: Rankers = None,
-    data: option.Data = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
-    model: option.Model = None,
-    adapter: option.Adapter = None,
-    encoder: option.Encoder = None,
-    template: option.Template = None,
-    strategy: option.Strategy = None,
-    score: option.Score = None,
-    prior: option.Prior = None,
-    evidence: option.Evidence = None,
-    candidates: option.Candidates = None,
-    background: option.Background = None,
-    batch_size: option.BatchSize = None,
-    as_json: option.Json = False,
+    data: options.Data = None,
+    items: options.Items = None,
+    interactions: options.Interactions = None,
+    columns: options.Columns = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    encoder: options.Encoder = None,
+    template: options.Template = None,
+    strategy: options.Strategy = None,
+    score: options.Score = None,
+    prior: options.Prior = None,
+    evidence: options.Evidence = None,
+    candidates: options.Candidates = None,
+    background: options.Background = None,
+    batch_size: options.BatchSize = None,
+    as_json: options.Json = False,
 ) -> None:
     """Hold back what people did last, recommend without it, and count how often it is found.
 
     Each step of the ladder is asked alone; what it cannot rank is filled up by popularity, and that share is said.
     Items that a person has are not recommended. The difference to popularity is of the same people, with its p-value.
     """
-    from genrec.assembly import default_cache, open_recommender
-    from genrec.metrics import accuracy, cutoff
+    from genrec.cache import default_cache
+    from genrec.evaluation.metrics import accuracy, cutoff
+    from genrec.loading import open_recommender
 
     if users < 1:
         raise InputError(f"--users is {users}; ask about 1 person or more")
@@ -86,7 +87,7 @@ def evaluate(
     accuracy([], [], metrics)  # refuses them before hours are spent, and says what is not installed
     if deep := [one for one in metrics if cutoff(one) > k]:
         raise InputError(f"--metric {deep[0]} looks at more places than a list has; set --k {cutoff(deep[0])}")
-    chosen = source.settings(
+    chosen = loading.settings(
         {
             "model": model,
             "adapter": adapter,
@@ -101,8 +102,8 @@ def evaluate(
             "batch_size": batch_size,
         }
     )
-    named = source.Source.of(data, items, interactions, columns)
-    with source.in_options(), terminal.progress() as progress:
+    named = loading.Source.of(data, items, interactions, columns)
+    with loading.in_options(), terminal.progress() as progress:
         progress.say(f"reading {named.name}")
         experiment = _experiment(named, protocol, at, users)
         opened = open_recommender(
@@ -111,7 +112,7 @@ def evaluate(
         for notice in opened.notices:
             terminal.say(f"note: {notice}")
         asked = _ask(opened, experiment, _chosen(opened, ranker), k, progress)
-        source.keep(opened)
+        loading.keep(opened)
     report = _report(experiment, asked, metrics)
     report |= {"data": experiment.digest, "protocol": protocol, "users": len(experiment.tasks), "k": k, "seed": _SEED}
     if as_json:
@@ -120,9 +121,9 @@ def evaluate(
         _print(report, metrics)
 
 
-def _experiment(named: source.Source, protocol: str, at: str | None, users: int) -> "Experiment":
-    from genrec.assembly import default_cache
-    from genrec.evaluation import by_time, check_order, leave_one_out, next_basket
+def _experiment(named: loading.Source, protocol: str, at: str | None, users: int) -> "Experiment":
+    from genrec.cache import default_cache
+    from genrec.evaluation.protocols import by_time, check_order, leave_one_out, next_basket
 
     protocols: dict[str, Callable[..., Experiment]] = {
         "leave-one-out": leave_one_out,
@@ -181,8 +182,8 @@ def _ask(
 
 def _report(experiment: "Experiment", asked: "dict[str, list[Asked]]", metrics: Sequence[str]) -> dict[str, Any]:
     """Rows of figures, and each ranker's difference to popularity."""
-    from genrec.evaluation import groups_of, share_row, summarise
-    from genrec.metrics import accuracy, difference_interval, randomisation_test
+    from genrec.evaluation.metrics import accuracy, difference_interval, randomisation_test
+    from genrec.evaluation.protocols import groups_of, share_row, summarise
 
     targets, groups = [task.targets for task in experiment.tasks], groups_of(experiment)
     values: dict[str, dict[str, FloatArray]] = {}
@@ -223,6 +224,6 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
 
 
 def _interval(found: dict[str, Any]) -> "Interval":
-    from genrec.metrics import Interval
+    from genrec.evaluation.metrics import Interval
 
     return Interval(found["value"], found["low"], found["high"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from genrec.cli import option, source, terminal
+from genrec.cli import loading, options, terminal
 from genrec.errors import InputError
 
 group = typer.Typer(help="A catalog written in a model's tokens.")
@@ -20,23 +20,24 @@ def _group() -> None: ...
 @group.command()
 def build(
     out: Out,
-    data: option.Data = None,
-    items: option.Items = None,
-    columns: option.Columns = None,
-    model: option.Model = None,
-    as_json: option.Json = False,
+    data: options.Data = None,
+    items: options.Items = None,
+    columns: options.Columns = None,
+    model: options.Model = None,
+    as_json: options.Json = False,
 ) -> None:
     """Save a catalog with its index, whole or not at all; `genrec recommend --index OUT` reads it."""
-    from genrec.assembly import default_cache, find_weights
-    from genrec.identifiers import TitleIdentifiers
-    from genrec.index import CatalogIndex
-    from genrec.tokenizer import HuggingFaceTokenizer
+    from genrec.cache import default_cache
+    from genrec.index.catalog_index import CatalogIndex
+    from genrec.index.identifiers import TitleIdentifiers
+    from genrec.loading import find_weights
+    from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
-    cache, name = default_cache(), source.settings({"model": model}).model
+    cache, name = default_cache(), loading.settings({"model": model}).model
     if name is None:
         raise InputError("--model none has no tokens to write a catalog in; name a model, or leave --model out")
     with terminal.progress() as progress:
-        named = source.Source.of(data, items, None, columns)
+        named = loading.Source.of(data, items, None, columns)
         progress.say(f"reading {named.name}")
         catalog, _ = named.read(cache)
         tokenizer = HuggingFaceTokenizer.from_directory(find_weights(name, cache))

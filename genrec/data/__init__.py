@@ -1,1 +1,1 @@
-"""Data that ships with genrec."""
+"""Catalogs, interactions, ids, filters and subsets: everything that comes from the caller's tables."""

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.data.subset import Boost, Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError, check_count
-from genrec.subset import Boost, Subset
 from genrec.types import FloatArray, IntArray, Ranking
 
 # Scores of a whole catalog, in the precision the ranker computes them in; those of an answer are always float64.

@@ -2,36 +2,25 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.data.subset import join_places
 from genrec.deadline import Deadline
 from genrec.errors import InputError, check_count
-from genrec.kernel import plain
-from genrec.kernel.choice import choose_loops
+from genrec.index.kernels import numpy as numpy_kernels
+from genrec.index.kernels.dispatch import choose_loops
+from genrec.prompting.template import one_line
 from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.rankers.screen import Screen
-from genrec.subset import join_places
-from genrec.template import one_line
-from genrec.types import BoolArray, IntArray, Ranking
+from genrec.rankers.quantized_vectors import Screen
+from genrec.types import BoolArray, Encoder, IntArray, Ranking
 
 _FEW = 16  # people
 _MANY = 16_384  # items from which a screen saves time
 _OF_EACH = 64  # items for each place of a list, by which it does
 _NO_COUNTS = np.empty(0, dtype=np.uint32)
 _NO_COUNTS.flags.writeable = False  # as those of a mask are: compiled loops tell them apart
-
-
-class Encoder(Protocol):
-    """Turns texts into vectors. `name` says which weights; caches of vectors carry it."""
-
-    name: str
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """float32 [texts, D], each of length 1."""
-        ...
 
 
 class EmbeddingRanker(DenseRanker):
@@ -145,7 +134,7 @@ class EmbeddingRanker(DenseRanker):
         people = self._people(requests)
         cosines = np.empty((len(people), len(self.vectors)), dtype=np.float32)
         # For a few people compiled loops read the vectors faster than BLAS does; of more it makes more, and in threads.
-        loops = choose_loops() if len(people) <= _FEW else plain
+        loops = choose_loops() if len(people) <= _FEW else numpy_kernels
         loops.multiply(self.vectors, people, cosines)
         cosines[:, ~self._known] = -np.inf
         return cosines

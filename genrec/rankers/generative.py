@@ -10,17 +10,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from genrec.backends.base import Backend
+from genrec.data.subset import Boost, Subset
 from genrec.deadline import Deadline
+from genrec.decoding.bounds import prefix_sums
+from genrec.decoding.prior import Prior
+from genrec.decoding.search import ScoreKind, Terms, beam_search, exhaustive_search
 from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, check_count
-from genrec.guide import prefix_sums
-from genrec.index import CatalogIndex, stays_at
-from genrec.prior import Prior
+from genrec.index.catalog_index import CatalogIndex, stays_at
+from genrec.prompting.renderer import Rendered, Renderer, window_start
+from genrec.prompting.template import Template
+from genrec.prompting.tokenizer import Tokenizer
 from genrec.rankers.base import Ranker, RankRequest
-from genrec.renderer import Rendered, Renderer, window_start
-from genrec.search import ScoreKind, Terms, beam_search, exhaustive_search
-from genrec.subset import Boost, Subset
-from genrec.template import Template
-from genrec.tokenizer import Tokenizer
 from genrec.types import FloatArray, IntArray, Ranking
 
 Strategy = Literal["beam", "exhaustive", "candidates"]
@@ -33,17 +33,17 @@ class GenerativeSettings:
     Attributes:
         strategy: `candidates` scores what another ranker proposes; `beam` searches the whole catalog; `exhaustive`
             scores the whole catalog.
-        score: `model` or `catalog`, see `genrec.search.Terms`.
-        prior: weight of the score behind other people's histories, which is subtracted; see `genrec.prior`.
+        score: `model` or `catalog`, see `genrec.decoding.search.Terms`.
+        prior: weight of the score behind other people's histories, which is subtracted; see `genrec.decoding.prior`.
         evidence: nats that are added for each standard deviation by which the proposer's own score of an item lies
             above the mean of the `candidates` it likes best.
         candidates: how many items are proposed and scored, at least k.
-        width: beam width, see `genrec.search.beam_search`; with `exact` the nodes opened at once.
+        width: beam width, see `genrec.decoding.search.beam_search`; with `exact` the nodes opened at once.
         exact: let the beam go on until its top k is proven, or `max_nodes` were grown for a person.
         max_nodes: the limit to `exact`; a list that reaches it is full, and says that it is not proven.
         min_history: with fewer known items, and no words, the LLM has nothing to go on.
         max_history: the most items of a history that the prompt shows, the newest.
-        history_step: how many of them leave the prompt together, see `genrec.renderer.window_start`.
+        history_step: how many of them leave the prompt together, see `genrec.prompting.renderer.window_start`.
         batch_size: prompts computed at once.
         memory: bytes that the prompts of a batch and the tokens behind them may take, by the backend's `token_bytes`;
             a batch that would need more, by the estimate of its error message, is refused before it starts. What a
@@ -286,7 +286,7 @@ class GenerativeRanker:
         return [answers[place] for place in range(len(requests))]
 
     def window(self, history: IntArray) -> IntArray:
-        """What the prompt shows of a history, repeats included; see `genrec.renderer.window_start`."""
+        """What the prompt shows of a history, repeats included; see `genrec.prompting.renderer.window_start`."""
         return history[window_start(history, self.settings.max_history, self.settings.history_step) :]
 
     def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:

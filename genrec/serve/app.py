@@ -16,14 +16,14 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BeforeValidator
 
 from genrec.errors import UnknownItemError
-from genrec.serve.answer import Answer, write_json
-from genrec.serve.description import REPLIES, TOLD_PLAINLY, describe, told
-from genrec.serve.door import App, Door, Room
-from genrec.serve.failure import RefusedError
-from genrec.serve.key import Keys
-from genrec.serve.refusal import refuse_well
-from genrec.serve.service import Service
-from genrec.serve.shape import (
+from genrec.serve.admission import App, Door, Room
+from genrec.serve.auth import Keys
+from genrec.serve.chat import MODEL, Talk
+from genrec.serve.error_handlers import refuse_well
+from genrec.serve.errors import RefusedError
+from genrec.serve.openapi import REPLIES, TOLD_PLAINLY, describe, told
+from genrec.serve.responses import Answer, write_json
+from genrec.serve.schemas import (
     CatalogAnswer,
     ChatBody,
     EventsBody,
@@ -40,7 +40,7 @@ from genrec.serve.shape import (
     Related,
     Search,
 )
-from genrec.serve.talk import MODEL, Talk
+from genrec.serve.service import Service
 from genrec.types import Item
 
 _PAGE = resources.files("genrec.serve") / "page"

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from genrec.advisor import Advisor
-from genrec.catalog import Catalog
+from genrec.chat.advisor import Advisor
+from genrec.data.catalog import Catalog
 from genrec.errors import EngineError
-from genrec.lane import Lane
-from genrec.live import Asked, Live
 from genrec.recommender import Recommender
-from genrec.serve.answer import Answer, Notices, answers_of
-from genrec.serve.metric import Metrics
-from genrec.serve.shape import EventBody, Recommend
-from genrec.store import Event, Store
+from genrec.serve.batching import Lane
+from genrec.serve.responses import Answer, Notices, answers_of
+from genrec.serve.schemas import EventBody, Recommend
+from genrec.serve.state import Asked, Live
+from genrec.serve.telemetry import Metrics
+from genrec.store.event_store import Event, Store
 from genrec.types import History, Item, ItemId, RecommendationList, UserId
 
 Advise = Callable[[Recommender, int], Advisor]

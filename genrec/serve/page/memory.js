@@ -1,6 +1,6 @@
 // What survives a reload: the conversation, what is half typed, the person and the key, each in this tab alone.
 
-const NAME = "genrec.conversation";
+const NAME = "genrec.chat.conversation";
 const KEY = "genrec.key";
 const EMPTY = { turns: [], asked: null, draft: "", before: null, user: "" };
 

@@ -1,0 +1,1 @@
+"""Batch runs that resume: every row is processed exactly once."""

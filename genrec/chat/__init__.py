@@ -1,0 +1,1 @@
+"""Conversational recommendation: preferences, parsers, replies and the advisor."""

@@ -1,0 +1,1 @@
+"""Language-specific rules: price phrases and inflection."""

@@ -1,0 +1,1 @@
+"""Parsers that turn a message into preferences."""

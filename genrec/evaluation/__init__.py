@@ -1,0 +1,1 @@
+"""Offline evaluation: protocols that hold out interactions, and metrics."""

@@ -1,0 +1,15 @@
+"""Which loops run."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+
+def choose_loops() -> Any:
+    """The module of compiled loops where numba is installed, else that of plain ones."""
+    return import_module(f"genrec.index.kernels.{'numba' if find_spec('numba') else 'numpy'}")
+
+
+def find_narrow_loops() -> Any | None:
+    """The module of loops over bytes; None where numba is not installed."""
+    return import_module("genrec.index.kernels.int8") if find_spec("numba") else None

@@ -1,0 +1,565 @@
+# mypy: ignore-errors
+"""The loops of the trie and of item vectors, compiled; their twins in `genrec.index.kernels.numpy` document them.
+
+numba infers the types, compiles at the first call, and keeps the result beside this file or in the user's cache.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from genrec.index.kernels.int8 import compile_loops
+
+BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
+_GATHERED = 4096
+_ROWS = 64  # vectors that stay in the processor's cache while people, four at a time, pass by
+
+_compile = compile_loops
+
+
+@_compile
+def _copy(source, begin, stop, target, into):
+    # Loops over slices count from 0 and so never below it; numba then copies many numbers at once.
+    left, right = target[into : into + stop - begin], source[begin:stop]
+    for step in range(len(left)):
+        left[step] = right[step]
+
+
+@_compile
+def _least(values):
+    least = values[0]
+    for value in values:
+        least = min(least, value)
+    return least
+
+
+@_compile
+def pack_keys(tokens, offsets, rows, depth, count, bits, end):
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    for place in range(len(rows)):
+        row = rows[place]
+        begin, stop = offsets[row] + depth, offsets[row + 1]
+        key = np.uint64(0)
+        for step in range(count):
+            key = key << np.uint64(bits)
+            if begin + step < stop:
+                key |= np.uint64(tokens[begin + step]) + np.uint64(end)
+        keys[place] = key
+    return keys
+
+
+@_compile
+def _bounds(offsets, length, row):
+    # Where rows are of one length their places need no look at `offsets`, which would miss the cache once a row.
+    if length:
+        return row * length, (row + 1) * length
+    return offsets[row], offsets[row + 1]
+
+
+@_compile
+def front_code(tokens, offsets, order, shared, tails, own):
+    longest, shortest = 0, offsets[-1]
+    for row in range(len(order)):
+        size = offsets[row + 1] - offsets[row]
+        longest, shortest = max(longest, size), min(shortest, size)
+    length = longest if longest == shortest else 0
+    # Rows are gathered some at a time first: the processor fetches many at once, which it cannot while comparing.
+    buffer = np.empty(_GATHERED * longest, dtype=tokens.dtype)
+    before = np.empty(longest, dtype=tokens.dtype)
+    filled, end = 0, 0
+    for chunk in range(0, len(order), _GATHERED):
+        last = min(chunk + _GATHERED, len(order))
+        read = 0
+        for row in order[chunk:last]:
+            source, stop = _bounds(offsets, length, row)
+            _copy(tokens, source, stop, buffer, read)
+            read += stop - source
+        begin = 0
+        for place in range(chunk, last):
+            source, stop = _bounds(offsets, length, order[place])
+            size, same = stop - source, 0
+            here = buffer[begin : begin + size]
+            limit = min(end, size)
+            while same < limit and before[same] == here[same]:
+                same += 1
+            if place and same == limit:
+                return -place
+            shared[place] = same
+            tails[place] = size - same
+            _copy(here, same, size, before, same)
+            _copy(here, same, size, own, filled)
+            filled += size - same
+            begin += size
+            end = size
+    return filled
+
+
+@_compile
+def _bisect(values, begin, stop, wanted):
+    while begin < stop:
+        middle = (begin + stop) // 2
+        if values[middle] < wanted:
+            begin = middle + 1
+        else:
+            stop = middle
+    return begin
+
+
+@_compile
+def _find_wide(wide_low, wide_high, low, high):
+    place = _bisect(wide_low, 0, len(wide_low), low)
+    while wide_high[place] != high:
+        place += 1
+    return place
+
+
+@_compile
+def _start(tails, starts, row):
+    start = starts[row // BLOCK]
+    for before in range(row // BLOCK * BLOCK, row):
+        start += np.int64(tails[before])
+    return start
+
+
+@_compile
+def start_rows(tails, starts, rows):
+    found = np.empty(len(rows), dtype=np.int64)
+    for place in range(len(rows)):
+        found[place] = _start(tails, starts, rows[place])
+    return found
+
+
+# The tokens of `rows`, one row after the other; row r of them ends at `stops[r]`. See `TokenTrie.decode`.
+@_compile
+def decode_rows(
+    shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, rows,
+    stops,
+):  # fmt: skip
+    flat = np.empty(stops[-1], dtype=tokens.dtype)
+    above = np.empty(len(wide_low) + 1, dtype=np.int64)
+    for place in range(len(rows)):
+        row = rows[place]
+        # The wide nodes above the row: everything between a wide node's first row and the child that holds this row
+        # shares more than what is still missing there, so the way back leaps over it.
+        low, high, leaps = 0, len(shared), 0
+        while high - low > limit:
+            above[leaps] = low
+            leaps += 1
+            node = _find_wide(wide_low, wide_high, low, high)
+            begin, stop = wide_first[node], wide_first[node + 1]
+            child = _bisect(wide_child, begin, stop, row + 1) - 1
+            low, high = np.int64(wide_child[child]), np.int64(wide_child[child + 1]) if child + 1 < stop else high
+        into = stops[place] - np.int64(shared[row]) - np.int64(tails[row])
+        size, source = np.int64(shared[row]) + np.int64(tails[row]), row
+        while size > 0:
+            begin = np.int64(shared[source])
+            if begin < size:
+                start = _start(tails, starts, source)
+                for step in range(begin, size):
+                    flat[into + step] = tokens[start + step - begin]
+                size = begin
+            source -= 1
+            while leaps and source < low:
+                leaps -= 1
+                low = above[leaps]
+                source = min(source, low)
+    return flat
+
+
+@_compile
+def measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high):
+    depths = np.empty(len(low), dtype=np.int64)
+    for node in range(len(low)):
+        begin, stop = low[node], high[node]
+        if stop - begin == 1:
+            depths[node] = np.int64(shared[begin]) + np.int64(tails[begin])
+        elif stop - begin > limit:
+            depths[node] = wide_depth[_find_wide(wide_low, wide_high, begin, stop)]
+        else:
+            depths[node] = _least(shared[begin + 1 : stop])
+    return depths
+
+
+@_compile
+def open_nodes(
+    shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, low,
+    high, at,
+):  # fmt: skip
+    count = len(low)
+    depths = np.empty(count, dtype=np.int64)
+    known = np.empty(count, dtype=np.int64)
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    for node in range(count):
+        begin, stop = low[node], high[node]
+        known[node] = -1
+        children = 1
+        if stop - begin == 1:
+            depth = np.int64(shared[begin]) + np.int64(tails[begin])
+            children = 1 if len(at) and at[node] < depth else 0
+        elif stop - begin > limit:
+            place = _find_wide(wide_low, wide_high, begin, stop)
+            depth = wide_depth[place]
+            if not len(at) or at[node] >= depth:
+                known[node] = place
+                children = wide_first[place + 1] - wide_first[place]
+        else:
+            inner = shared[begin + 1 : stop]
+            least = _least(inner)
+            depth = np.int64(least)
+            if not len(at) or at[node] >= depth:
+                for common in inner:
+                    children += common == least
+        depths[node] = min(depth, at[node]) if len(at) else depth
+        offsets[node + 1] = offsets[node] + children
+    total = offsets[count]
+    child_low = np.empty(total + 1, dtype=np.int32)
+    first = np.empty(total + 1, dtype=tokens.dtype)
+    for node in range(count):
+        begin, stop, depth, into = low[node], high[node], depths[node], offsets[node]
+        size = offsets[node + 1] - into
+        if not size:
+            continue
+        if known[node] >= 0:
+            source = wide_first[known[node]]
+            _copy(wide_child, source, source + size, child_low, into)
+            _copy(wide_token, source, source + size, first, into)
+        else:
+            start = _start(tails, starts, begin)
+            child_low[into] = begin
+            first[into] = tokens[start + depth - np.int64(shared[begin])]
+            last = stop if size > 1 else begin + 1
+            inner, before = shared[begin + 1 : last], tails[begin : last - 1]
+            place = into + 1
+            # Every row is written, and the next one over it where it begins no child: a branch here costs more.
+            for step in range(len(inner)):
+                start += np.int64(before[step])
+                child_low[place] = begin + 1 + step
+                first[place] = tokens[start]
+                place += inner[step] == depth
+    return depths, offsets, child_low[:total], first[:total]
+
+
+@_compile
+def gather(matrix, tokens, offsets):
+    found = np.empty(len(tokens), dtype=matrix.dtype)
+    for row in range(len(offsets) - 1):
+        for place in range(offsets[row], offsets[row + 1]):
+            found[place] = matrix[row, tokens[place]]
+    return found
+
+
+@_compile
+def _keep(low, first, begin, stop, end, out_low, out_high, out_first, kept):
+    # Children `begin` to `stop`, behind which row `end` begins, are kept.
+    size = stop - begin
+    if size:
+        _copy(low, begin, stop, out_low, kept)
+        _copy(first, begin, stop, out_first, kept)
+        _copy(low, begin + 1, stop, out_high, kept)
+        out_high[kept + size - 1] = end
+    return kept + size
+
+
+@_compile
+def _without_listed(low, first, begin, stop, end, listed, out_low, out_high, out_first, kept):
+    # Only children that hold a listed row can go, and only where all their rows are listed.
+    at, child = 0, begin
+    while at < len(listed):
+        here = _bisect(low, child, stop, listed[at] + 1) - 1
+        top = np.int64(low[here + 1]) if here + 1 < stop else end
+        beyond = _bisect(listed, at, len(listed), top)
+        if beyond - at == top - np.int64(low[here]):
+            kept = _keep(low, first, child, here, np.int64(low[here]), out_low, out_high, out_first, kept)
+            child = here + 1
+        at = beyond
+    return _keep(low, first, child, stop, end, out_low, out_high, out_first, kept)
+
+
+@_compile
+def _with_mask(low, first, begin, stop, end, counts, out_low, out_high, out_first, kept):
+    bottom = low[begin]
+    before = counts[bottom]
+    for child in range(begin, stop):
+        top = low[child + 1] if child + 1 < stop else end
+        after = counts[top]
+        # Written whether it is kept or not: the next one then stands over it.
+        out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
+        kept += after > before
+        bottom, before = top, after
+    return kept
+
+
+@_compile
+def _with_counted(low, first, begin, stop, end, listed, counts, only, out_low, out_high, out_first, kept):
+    counted, at = np.int64(counts[low[begin]]) if len(counts) else 0, 0
+    for child in range(begin, stop):
+        bottom = low[child]
+        top = low[child + 1] if child + 1 < stop else end
+        left = np.int64(top) - np.int64(bottom)
+        if len(counts):
+            after = np.int64(counts[top])
+            left = after - counted
+            counted = after
+        named = 0
+        if at < len(listed) and listed[at] < top:
+            beyond = _bisect(listed, at + 1, len(listed), top)
+            named = beyond - at
+            at = beyond
+        # Written whether it is kept or not, as above.
+        out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
+        kept += named > 0 if only else left > named
+    return kept
+
+
+@_compile
+def keep_alive(offsets, low, first, node_high, owner, listed, bounds, only, counts):
+    out_low, out_high = np.empty(len(low), dtype=np.int32), np.empty(len(low), dtype=np.int32)
+    out_first = np.empty(len(low), dtype=first.dtype)
+    kept, begin = 0, 0
+    for node in range(len(owner)):
+        stop, end, prompt = offsets[node + 1], node_high[node], owner[node]
+        near, far = bounds[prompt], bounds[prompt + 1]
+        if begin < stop:
+            if near < far:
+                near = _bisect(listed, near, far, low[begin])
+                far = _bisect(listed, near, far, end)
+            own = listed[near:far]
+            if len(counts) and not len(own) and not only[prompt]:
+                kept = _with_mask(low, first, begin, stop, end, counts, out_low, out_high, out_first, kept)
+            elif only[prompt] or len(counts):
+                kept = _with_counted(
+                    low, first, begin, stop, end, own, counts, only[prompt], out_low, out_high, out_first, kept
+                )  # fmt: skip
+            else:
+                kept = _without_listed(low, first, begin, stop, end, own, out_low, out_high, out_first, kept)
+        begin = stop
+        offsets[node + 1] = kept
+    return out_low[:kept], out_high[:kept], out_first[:kept]
+
+
+# Write the rows of two tries but those `gone` in their order; `row` and `new_row` are room for one row of each. Returns
+# how many rows and tokens were written or, where two rows cannot stand together, -1 - the old row and the new one. See
+# `TokenTrie.merge`.
+@_compile
+def merge(
+    shared, tails, tokens, items, gone, new_shared, new_tails, new_tokens, new_items,
+    out_shared, out_tails, out_tokens, out_items, row, new_row,
+):  # fmt: skip
+    # Both heads lie above the row written last; `same` and `new_same` say how much they share with it, and the one
+    # that shares more comes first. Old rows that stay as they are wait in a run, from `run` on, and are copied at once.
+    # Where rows went, `row` holds what the old head shared with them only, from `same` on.
+    rows, new_rows, skipped = len(items), len(new_items), 0
+    at, read, same, run, run_read = 0, 0, 0, 0, 0
+    new_at, new_read, new_size, new_same, loaded = 0, 0, 0, 0, False
+    written, filled = 0, 0
+    while True:
+        leave = skipped < len(gone) and gone[skipped] == at
+        if not leave and not loaded and new_at < new_rows:
+            new_same = np.int64(new_shared[new_at])
+            new_size = new_same + np.int64(new_tails[new_at])
+            _copy(new_tokens, new_read, new_read + new_size - new_same, new_row, new_same)
+            new_read += new_size - new_same
+            loaded = True
+        limit = new_same if loaded else -1
+        front = np.int64(shared[at]) if at < rows else 0
+        if not leave and at < rows and same == front and same >= limit:
+            stop, begin = gone[skipped] if skipped < len(gone) else rows, at
+            if not loaded:
+                for size in tails[at:stop]:
+                    read += np.int64(size)
+                at = stop
+            else:
+                wanted = new_row[new_same]
+                while at < stop:
+                    depth = np.int64(shared[at])
+                    if depth < limit or (depth == limit and tokens[read] >= wanted):
+                        break
+                    read += np.int64(tails[at])
+                    at += 1
+            if at > begin:
+                same = np.int64(shared[at]) if at < rows else 0
+                continue
+        size = front + np.int64(tails[at]) if at < rows else 0
+        older, common = at < rows, 0
+        if older and loaded and not leave:
+            common = min(same, new_same)
+            older = same > new_same
+            if same == new_same:
+                while common < size and common < new_size:
+                    token = row[common] if common < front else tokens[read + common - front]
+                    if token != new_row[common]:
+                        older = token < new_row[common]
+                        break
+                    common += 1
+                if common == size or common == new_size:
+                    return -1 - at, new_at
+        if older and same == front and not leave:
+            read += size - front
+            at += 1
+            new_same = common
+            same = np.int64(shared[at]) if at < rows else 0
+            continue
+        _copy(shared, run, at, out_shared, written)
+        _copy(tails, run, at, out_tails, written)
+        _copy(items, run, at, out_items, written)
+        _copy(tokens, run_read, read, out_tokens, filled)
+        written += at - run
+        filled += read - run_read
+        if leave:
+            _copy(tokens, read, read + size - front, row, front)
+            skipped += 1
+        elif older:
+            out_shared[written], out_tails[written], out_items[written] = same, size - same, items[at]
+            for step in range(same, size):
+                out_tokens[filled] = row[step] if step < front else tokens[read + step - front]
+                filled += 1
+            written += 1
+            new_same = common
+        elif loaded:
+            out_shared[written], out_tails[written], out_items[written] = (
+                new_same,
+                new_size - new_same,
+                new_items[new_at],
+            )
+            _copy(new_row, new_same, new_size, out_tokens, filled)
+            filled += new_size - new_same
+            written += 1
+            new_at, loaded, same = new_at + 1, False, common
+        else:
+            return written, filled
+        if leave or older:
+            read += size - front
+            at += 1
+            after = np.int64(shared[at]) if at < rows else 0
+            same = min(same, after) if leave else after
+        run, run_read = at, read
+
+
+# What is summed in another order may be summed many numbers at once; nothing else about arithmetic is loosened.
+_compile_sums = partial(compile_loops, fastmath={"reassoc", "contract", "nsz"})
+
+
+@_compile_sums
+def multiply(vectors, people, products):
+    width, whole = vectors.shape[1], len(people) // 4 * 4
+    for first in range(0, len(vectors), _ROWS):
+        rows = range(first, min(first + _ROWS, len(vectors)))
+        for person in range(0, whole, 4):
+            p, q, r, s = people[person], people[person + 1], people[person + 2], people[person + 3]
+            for row in rows:
+                vector = vectors[row]
+                a = b = c = d = np.float32(0)
+                for step in range(width):
+                    value = vector[step]
+                    a += value * p[step]
+                    b += value * q[step]
+                    c += value * r[step]
+                    d += value * s[step]
+                products[person, row], products[person + 1, row] = a, b
+                products[person + 2, row], products[person + 3, row] = c, d
+        for person in range(whole, len(people)):
+            p = people[person]
+            for row in rows:
+                vector = vectors[row]
+                a = np.float32(0)
+                for step in range(width):
+                    a += vector[step] * p[step]
+                products[person, row] = a
+
+
+@_compile
+def _comes_later(scores, rows, one, other):
+    return scores[one] < scores[other] or (scores[one] == scores[other] and rows[one] > rows[other])
+
+
+@_compile
+def _sink(scores, rows, held, place):
+    # Two children stand behind each place, and none of them comes later in the list than it.
+    while True:
+        last = place
+        for child in (2 * place + 1, 2 * place + 2):
+            if child < held and _comes_later(scores, rows, child, last):
+                last = child
+        if last == place:
+            return
+        scores[place], scores[last] = scores[last], scores[place]
+        rows[place], rows[last] = rows[last], rows[place]
+        place = last
+
+
+@_compile
+def _hold(scores, rows, held, score, row):
+    # Rows come rising, so one that ties with the last of the list is left out.
+    if held == len(rows):
+        if score > scores[0]:
+            scores[0], rows[0] = score, row
+            _sink(scores, rows, held, 0)
+        return held
+    scores[held], rows[held] = score, row
+    if held + 1 == len(rows):
+        for place in range(len(rows) // 2, -1, -1):
+            _sink(scores, rows, len(rows), place)
+    return held + 1
+
+
+@_compile
+def _is_let(row, known, counts, listed):
+    if not known[row] or (len(counts) and counts[row] == counts[row + 1]):
+        return False
+    at = _bisect(listed, 0, len(listed), row)
+    return at == len(listed) or listed[at] != row
+
+
+@_compile
+def _lead(near, error, vectors, person, known, counts, listed, rows, scores):
+    exact = np.empty((1, 1), dtype=np.float32)
+    held, least = 0, -np.inf
+    for row in range(len(near)):
+        if (held < len(rows) or near[row] > scores[0]) and _is_let(row, known, counts, listed):
+            held = _hold(scores, rows, held, near[row], row)
+    if held == len(rows):
+        least = np.inf
+        for row in rows:
+            multiply(vectors[row : row + 1], person, exact)
+            least = min(least, exact[0, 0])
+    # As many reach this, so nothing that is further below it than the error is of the list.
+    held, compared = 0, 0
+    for row in range(len(near)):
+        if near[row] >= least - error and _is_let(row, known, counts, listed):
+            multiply(vectors[row : row + 1], person, exact)
+            held = _hold(scores, rows, held, exact[0, 0], row)
+            compared += 1
+    if held < len(rows):
+        for place in range(held // 2, -1, -1):
+            _sink(scores, rows, held, place)
+    for size in range(held - 1, 0, -1):
+        scores[0], scores[size] = scores[size], scores[0]
+        rows[0], rows[size] = rows[size], rows[0]
+        _sink(scores, rows, size, 0)
+    return held, compared
+
+
+# Compiled only. What may be listed for each of U people and comes first by its product with them, best first, ties in
+# their order, into `rows` and `scores` [U, k], of which each person has room for `held`; `near` knows all products but
+# for an error. `listed[bounds[u] : bounds[u + 1]]` is out for person u, and so is what `known` or `counts` does not let
+# through. Writes how many are listed, and of how many rows the whole product decided.
+@_compile
+def lead(near, errors, vectors, people, known, counts, listed, bounds, rows, scores, held, compared):
+    for person in range(len(people)):
+        size = held[person]
+        if size:
+            held[person], compared[person] = _lead(
+                near[person], errors[person], vectors, people[person : person + 1], known, counts,
+                listed[bounds[person] : bounds[person + 1]], rows[person, :size], scores[person, :size],
+            )  # fmt: skip
+
+
+@_compile_sums
+def sum_rows(vectors, rows, bounds, weights, sums):
+    sums[:] = 0
+    for person in range(len(sums)):
+        total = sums[person]
+        for place in range(bounds[person], bounds[person + 1]):
+            vector, weight = vectors[rows[place]], weights[place]
+            for step in range(len(total)):
+                total[step] += weight * vector[step]

@@ -1,0 +1,218 @@
+"""The loops of the trie and of item vectors in numpy; the trie's arrays are those of `genrec.index.trie.TokenTrie`.
+
+Letters: N rows, R nodes, C children, U people, D dimensions. A node is the range of rows `low <= row < high` that share
+its path.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.types import BoolArray, IntArray
+
+BLOCK = 64  # rows between two that `starts` knows
+_ROWS = 1024  # vectors multiplied at once; what comes of them is turned around while it is in the processor's cache
+
+Numbers = NDArray[Any]
+
+
+def pack_keys(
+    tokens: Numbers, offsets: IntArray, rows: IntArray, depth: int, count: int, bits: int, end: int
+) -> Numbers:
+    """uint64 [rows]: `count` tokens of each row from `depth` on, `bits` each; they sort as the tokens do.
+
+    Row r is `tokens[offsets[r]:offsets[r + 1]]`. With `end` 1 tokens count from 1, so that the end of a row sorts
+    before every token; with 0 all rows have the same length.
+    """
+    begin, stop = offsets[rows] + depth, offsets[rows + 1]
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    for step in range(count):
+        inside = begin + step < stop
+        digits = np.where(inside, tokens[np.where(inside, begin + step, 0)].astype(np.uint64) + np.uint64(end), 0)
+        keys = (keys << np.uint64(bits)) | digits.astype(np.uint64)
+    return keys
+
+
+def front_code(
+    tokens: Numbers, offsets: IntArray, order: IntArray, shared: Numbers, tails: Numbers, own: Numbers
+) -> int:
+    """Write what each row, taken in `order`, shares with the one before, has of its own, and these tokens.
+
+    Returns:
+        How many tokens were written; or minus the first place whose row is equal to, or the beginning of, the row
+        before it, or the other way round.
+    """
+    lengths = np.diff(offsets)[order]
+    width = int(lengths.max())
+    steps = np.arange(width)
+    same = np.zeros(len(order), dtype=np.int64)
+    alike = np.ones(len(order) - 1, dtype=np.bool_)
+    for depth in range(width):
+        inside = depth < np.minimum(lengths[1:], lengths[:-1])
+        before, after = offsets[order[:-1]] + depth, offsets[order[1:]] + depth
+        alike &= inside
+        alike[alike] = tokens[before[alike]] == tokens[after[alike]]
+        if not alike.any():
+            break
+        same[1:] += alike
+    clash = np.flatnonzero(same[1:] == np.minimum(lengths[1:], lengths[:-1]))
+    if clash.size:
+        return -int(clash[0]) - 1
+    shared[:], tails[:] = same, lengths - same
+    filled = 0
+    for start in range(0, len(order), 65_536):  # a padded matrix of all rows would not fit
+        chunk = slice(start, start + 65_536)
+        inside = (steps >= same[chunk, None]) & (steps < lengths[chunk, None])
+        places = offsets[order[chunk], None] + steps
+        found = tokens[places[inside]]
+        own[filled : filled + len(found)] = found
+        filled += len(found)
+    return filled
+
+
+def start_rows(tails: Numbers, starts: IntArray, rows: IntArray) -> IntArray:
+    """int64 [rows]: where the tokens of a row's own begin."""
+    block = rows // BLOCK
+    before, begins = ragged_ranges(block * BLOCK, rows)
+    return starts[block] + _sums(tails[before].astype(np.int64), begins, rows - block * BLOCK)
+
+
+def measure_nodes(
+    shared: Numbers, tails: Numbers, wide_low: IntArray, wide_high: IntArray, wide_depth: IntArray, limit: int,
+    low: IntArray, high: IntArray,
+) -> IntArray:  # fmt: skip
+    """int64 [R]: tokens on the path to where the rows of a node part; a lone row's length."""
+    depths = np.empty(len(low), dtype=np.int64)
+    leaf, wide = high - low == 1, high - low > limit
+    depths[leaf] = shared[low[leaf]].astype(np.int64) + tails[low[leaf]]
+    depths[wide] = wide_depth[_find_wide(wide_low, wide_high, low[wide], high[wide])]
+    narrow = ~leaf & ~wide
+    if narrow.any():
+        inner, begins = ragged_ranges(low[narrow] + 1, high[narrow])
+        depths[narrow] = np.minimum.reduceat(shared[inner], begins)
+    return depths
+
+
+def open_nodes(
+    shared: Numbers, tails: Numbers, starts: IntArray, tokens: Numbers, wide_low: IntArray, wide_high: IntArray,
+    wide_depth: IntArray, wide_first: IntArray, wide_child: Numbers, wide_token: Numbers, limit: int,
+    low: IntArray, high: IntArray, at: IntArray,
+) -> tuple[IntArray, IntArray, Numbers, Numbers]:  # fmt: skip
+    """The children of nodes; those of nodes of more than `limit` rows stand in the `wide_*` arrays.
+
+    Args:
+        low, high: int64 [R], two rows or more each where `at` is empty.
+        at: int64 [R], the depth at which to look, no deeper than where the rows part; or empty for where they part.
+
+    Returns:
+        int64 [R], the depth looked at; int64 [R + 1], children of node r are `offsets[r]` to `offsets[r + 1]`; int32
+        [C], a child's first row; [C], the token that leads to it.
+    """
+    parting = measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
+    depths = np.minimum(parting, at) if len(at) else parting
+    lone = (depths < parting) if len(at) else np.zeros(len(low), dtype=np.bool_)
+    wide = (high - low > limit) & ~lone
+    narrow = ~wide & ~lone & (high - low > 1)
+    place = _find_wide(wide_low, wide_high, low[wide], high[wide])
+    inner, begins = ragged_ranges(low[narrow] + 1, high[narrow])
+    parts = shared[inner] == np.repeat(depths[narrow], high[narrow] - low[narrow] - 1)
+    sizes = lone.astype(np.int64)
+    sizes[wide] = wide_first[place + 1] - wide_first[place]
+    sizes[narrow] = 1 + np.add.reduceat(parts, begins) if inner.size else 1
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    begin, stop = offsets[:-1], offsets[1:]
+    child_low = np.empty(int(offsets[-1]), dtype=np.int32)
+    child_low[begin[lone]] = low[lone]
+    child_low[ragged_ranges(begin[wide], stop[wide])[0]] = wide_child[
+        ragged_ranges(wide_first[place], wide_first[place + 1])[0]
+    ]
+    child_low[begin[narrow]] = low[narrow]
+    child_low[ragged_ranges(begin[narrow] + 1, stop[narrow])[0]] = inner[parts]
+    rows = child_low.astype(np.int64)
+    first = tokens[start_rows(tails, starts, rows) + np.repeat(depths, sizes) - shared[rows]]
+    return depths, offsets, child_low, first
+
+
+def gather(matrix: Numbers, tokens: Numbers, offsets: IntArray) -> Numbers:
+    """[C]: of row r of a matrix, the entries at `tokens[offsets[r]:offsets[r + 1]]`."""
+    return matrix[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), tokens]
+
+
+def keep_alive(
+    offsets: IntArray, low: Numbers, first: Numbers, node_high: IntArray, owner: IntArray, listed: IntArray,
+    bounds: IntArray, only: BoolArray, counts: Numbers,
+) -> tuple[Numbers, Numbers, Numbers]:  # fmt: skip
+    """The children that hold an allowed row.
+
+    Args:
+        offsets: int64 [R + 1], shrunk to them in place.
+        low, first: [C], children as from `open_nodes`.
+        node_high: int64 [R], behind which row each node ends.
+        owner: int64 [R], the prompt of each node.
+        listed: rows named by the subset of each prompt p, rising, `listed[bounds[p]:bounds[p + 1]]`.
+        bounds: int64 [U + 1].
+        only: bool [U], whether a prompt allows nothing but the listed rows, or all but these.
+        counts: [N + 1] running count of rows that a mask lets through, or empty for all; the masks of all prompts are
+            the same.
+
+    Returns:
+        Of each child that is left its first row, the row behind its last, and its token.
+    """
+    node = np.repeat(np.arange(len(owner)), np.diff(offsets))
+    bottom, top = low.astype(np.int64), end_rows(offsets, low, node_high).astype(np.int64)
+    left = counts[top].astype(np.int64) - counts[bottom] if len(counts) else top - bottom
+    for prompt in np.unique(owner):
+        own = listed[bounds[prompt] : bounds[prompt + 1]]
+        here = owner[node] == prompt
+        named = np.searchsorted(own, top[here]) - np.searchsorted(own, bottom[here])
+        left[here] = named if only[prompt] else left[here] - named
+    alive = left > 0
+    offsets[1:] = np.cumsum(np.bincount(node[alive], minlength=len(owner)))
+    return low[alive], top[alive].astype(np.int32), first[alive]
+
+
+def end_rows(offsets: IntArray, low: Numbers, node_high: IntArray) -> Numbers:
+    """int32 [C], behind which row each child ends: where the next begins or, the last of a node, where that ends."""
+    high = np.empty_like(low)
+    high[:-1] = low[1:]
+    filled = np.diff(offsets) > 0
+    high[offsets[1:][filled] - 1] = node_high[filled]
+    return high
+
+
+def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray]:
+    """All integers of many ranges, one range after the other, and where each range begins in the result."""
+    sizes = np.maximum(stops - starts, 0)
+    begins = np.cumsum(sizes) - sizes
+    return np.arange(int(sizes.sum())) + np.repeat(starts - begins, sizes), begins
+
+
+def multiply(vectors: Numbers, people: Numbers, products: Numbers) -> None:
+    """Write into float32 [U, N] the inner product of each of U people [U, D] and N vectors [N, D]."""
+    # The many vectors stand on the left, as they lie: the other way round BLAS would copy all of them for each call.
+    columns = np.ascontiguousarray(people.T)
+    for start in range(0, len(vectors), _ROWS):
+        products[:, start : start + _ROWS] = (vectors[start : start + _ROWS] @ columns).T
+
+
+def sum_rows(vectors: Numbers, rows: IntArray, bounds: IntArray, weights: Numbers, sums: Numbers) -> None:
+    """Write into float32 [U, D] the weighted sums of vectors [N, D]; those of u are between two bounds."""
+    for person, (begin, stop) in enumerate(pairwise(bounds)):
+        sums[person] = weights[begin:stop] @ vectors[rows[begin:stop]]
+
+
+def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: IntArray) -> IntArray:
+    """Where wide nodes stand; they are sorted by `low`, then by `high`."""
+    place = np.searchsorted(wide_low, low)
+    while (other := wide_high[place] != high).any():
+        place[other] += 1
+    return place
+
+
+def _sums(values: IntArray, begins: IntArray, sizes: IntArray) -> IntArray:
+    """The sum of each of many runs, 0 for an empty one."""
+    running = np.concatenate([[0], np.cumsum(values)])
+    sums: IntArray = running[begins + sizes] - running[begins]
+    return sums

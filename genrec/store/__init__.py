@@ -1,0 +1,1 @@
+"""The event store: interactions, catalog revisions and forgotten users, in SQLite or PostgreSQL."""

@@ -1,0 +1,73 @@
+"""The tables of a store, and which of their columns say whose a row is."""
+
+import secrets
+
+import sqlalchemy as sa
+
+from genrec.store.database import Database
+
+VERSION = 1
+_METADATA = sa.MetaData()
+_ORDER = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # the one whole number that SQLite counts up by itself
+
+
+def _number() -> sa.Column[int]:
+    """Counts the rows in the order of their arrival."""
+    return sa.Column("number", _ORDER, sa.Identity(), primary_key=True)
+
+
+FACTS = sa.Table(
+    "genrec_facts",
+    _METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+EVENTS = sa.Table(
+    "genrec_events",
+    _METADATA,
+    _number(),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("item_id", sa.Text, nullable=False),
+    sa.Column("timestamp", sa.Double, nullable=False),
+    sa.Column("event", sa.Text),
+    sa.Column("weight", sa.Double, nullable=False),
+    sa.Column("event_id", sa.Text),
+    sa.Index("genrec_events_of_user", "user_id", "timestamp", "number"),
+)
+sa.Index(
+    "genrec_events_once",
+    EVENTS.c.user_id,
+    EVENTS.c.event_id,
+    unique=True,
+    sqlite_where=EVENTS.c.event_id.is_not(None),
+    postgresql_where=EVENTS.c.event_id.is_not(None),
+)
+FORGOTTEN = sa.Table(
+    "genrec_forgotten",
+    _METADATA,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+)
+# One row for each item that was put or withdrawn; of what was withdrawn nothing but the id is kept.
+REVISIONS = sa.Table(
+    "genrec_revisions",
+    _METADATA,
+    _number(),
+    sa.Column("item_id", sa.Text, nullable=False, unique=True),
+    sa.Column("item", sa.Text),
+)
+
+MANIFEST: tuple[sa.Column[str], ...] = (EVENTS.c.user_id,)
+"""Every column that says whose a row is: `Store.forget` removes from each, and a new table of users belongs here."""
+
+
+def prepare(connection: sa.Connection, database: Database) -> dict[str, str]:
+    """Make the tables where there are none; the facts of those that are there."""
+    database.lock_schema(connection)
+    if not sa.inspect(connection).has_table(FACTS.name):
+        _METADATA.create_all(connection)
+        facts = {"version": str(VERSION), "salt": secrets.token_hex(32)}
+        connection.execute(sa.insert(FACTS), [{"name": name, "value": value} for name, value in facts.items()])
+    # Whoever made this store may not have counted revisions yet.
+    connection.execute(database.insert(FACTS).values(name="revision", value="0").on_conflict_do_nothing())
+    return {row.name: row.value for row in connection.execute(sa.select(FACTS.c.name, FACTS.c.value))}

@@ -1,0 +1,82 @@
+"""An adapter says what it was made of, and is not served beside anything else without a word."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tests.test_adapter import save_adapter
+
+from genrec import Catalog, CatalogIndex, GenerativeRanker, GenerativeSettings, Item, TitleIdentifiers, read_template
+from genrec.artifact import sha256_of
+from genrec.backends.adapter import read_adapter
+from genrec.backends.provenance import FILE, Provenance
+from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
+from genrec.testing import ByteTokenizer, TableBackend
+
+FACTS = Provenance(
+    "Tiny", {}, "a", "b", "c", "d", "e", "2011-01-01", "2011-12-09", 1, {"steps": 2}, {}, {"ndcg@10": 1.5}
+)
+
+
+def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    """Half of what an adapter was made of is a story about another one."""
+    FACTS.write(tmp_path)
+    assert Provenance.read(tmp_path) == FACTS
+    told = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    for damaged in (json.dumps({**told, "seed": None})[:-9], json.dumps({key: told[key] for key in list(told)[1:]})):
+        (tmp_path / FILE).write_text(damaged, encoding="utf-8")
+        with pytest.raises(ArtifactError, match=r"cannot read .*genrec\.json"):
+            Provenance.read(tmp_path)
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    """An adapter corrects the mistakes of the weights that it was trained on, and makes new ones on others."""
+    base = tmp_path / "Tiny"
+    base.mkdir()
+    module = "model.layers.0.self_attn.q_proj.weight"
+    save_file({module: np.zeros((6, 4), np.float32)}, base / "model.safetensors")
+    folder = save_adapter(tmp_path / "tuned")
+    assert read_adapter(folder, base=base).provenance is None
+    facts = replace(FACTS, base_sha256={"model.safetensors": sha256_of(base / "model.safetensors")})
+    facts.write(folder)
+    assert read_adapter(folder, base=base).provenance == facts
+    save_file({module: np.ones((6, 4), np.float32)}, base / "model.safetensors")
+    with pytest.raises(MismatchError, match=r"was trained on other weights: model.safetensors of 'Tiny' has SHA-256"):
+        read_adapter(folder, base=base)
+
+
+def test_what_differs_from_training_is_named() -> None:
+    """Ranking another catalog behind another template still looks like a list."""
+    catalog, tokenizer = Catalog.from_items([Item("a", "Alien"), Item("b", "Heat")]), ByteTokenizer()
+    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+    warm, cold = read_template("next-item"), read_template("cold-start")
+    backend, plain = TableBackend(260), TableBackend(260, seed=1)
+    same = replace(
+        FACTS,
+        tokenizer=tokenizer.fingerprint,
+        template=warm.fingerprint,
+        catalog=catalog.fingerprint,
+        index=index.fingerprint,
+    )
+
+    def notices(facts: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[str, ...]:
+        backend.provenance = facts
+        settings = GenerativeSettings(strategy="beam")
+        parts = {"template": warm, "cold_template": cold, "settings": settings, "prior_backend": prior_backend}
+        return GenerativeRanker(index, backend, tokenizer, **parts).notices
+
+    assert notices(None) == notices(same) == ()
+    for name in ("template", "catalog", "index"):
+        (notice,) = notices(replace(same, **{name: "f" * 64}))
+        assert notice.startswith(f"the adapter was trained with {name} ffffffffffff, and serves with ")
+    for config, message in (
+        ({"prior": 0.0}, "the adapter was trained with prior = 0, and serves with 1"),
+        ({"max_history": 24}, "the adapter was trained with max_history = 24, and serves with 12"),
+    ):
+        assert notices(replace(same, config=config)) == (message,)
+    assert notices(same, None) == ("the prior is measured with the adapter, which was trained on that of Tiny without",)
+    with pytest.raises(TokenizerMismatchError, match="was trained with tokenizer ffffffffffff"):
+        notices(replace(same, tokenizer="f" * 64))

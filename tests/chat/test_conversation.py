@@ -1,0 +1,308 @@
+"""A conversation is a value: each turn keeps the wishes of before, and what is ruled out stays out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from genrec import Catalog, Item, PopularityRanker, Recommender
+from genrec.chat.advisor import Advisor
+from genrec.chat.conversation import Conversation, Limit, Wishes
+from genrec.chat.item_links import read_mentions, write_mention
+from genrec.chat.parsers.lexical import CritiqueReader, lacking
+from genrec.cli.app import app
+from genrec.errors import InputError
+
+TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Scented Candle", "Candle Holder", "Tea Pot", "Blue Mug", "Rug")
+PRICES = (2.0, 3.0, 9.0, 1.0, 4.0, 6.0, 2.5, 20.0)
+
+
+FROM_TWO, TO_NINE = Limit("price from", "price >= 2.0"), Limit("price to", "price <= 9.0")
+
+
+@pytest.fixture(scope="module")
+def recommender() -> Recommender:
+    items = [
+        Item(f"i{place}", title, {"price": price})
+        for place, (title, price) in enumerate(zip(TITLES, PRICES, strict=True))
+    ]
+    catalog = Catalog.from_items(items)
+    return Recommender(catalog, [PopularityRanker(np.arange(len(items), 0, -1))])
+
+
+@pytest.fixture(scope="module")
+def advisor(recommender: Recommender) -> Advisor:
+    return Advisor(recommender, k=3)
+
+
+def talk(advisor: Advisor, *said: str) -> Conversation:
+    conversation = Conversation()
+    for words in said:
+        conversation = advisor.answer(conversation, words)
+    return conversation
+
+
+def ids(conversation: Conversation) -> list[object]:
+    return [item.item_id for item in conversation.shown]
+
+
+def test_what_was_said_is_kept_and_the_next_turn_builds_on_it(advisor: Advisor) -> None:
+    """A shop that forgets what was said a minute ago asks for it again."""
+    first = talk(advisor, "something for the kitchen")
+    assert ids(first) == ["i0", "i1", "i2"]
+    assert first.wishes.words == ("something for the kitchen",)
+    second = advisor.answer(first, "more like the second, but under 5")
+    assert second.wishes.liked == ("i1",)
+    assert second.wishes.limits == (Limit("price to", "price <= 5.0"),)
+    assert ids(second) == ["i3", "i4", "i6"]  # neither what is liked nor what was shown
+    assert second.turns[0] == first.turns[0]
+    third = advisor.answer(second, "no candles")
+    assert third.wishes.chips == (
+        ("likes", "i1"),
+        ("looks for", "something for the kitchen"),
+        ("only", "price <= 5.0"),
+        ("only", "'candle' not in words(title) and 'candles' not in words(title)"),
+    )
+    assert "i3" not in ids(third)
+    assert third.undo() == second
+    assert Conversation().undo() == Conversation()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("I like the first", Wishes(liked=("i0",))),
+        ("not number 2", Wishes(disliked=("i1",))),
+        ("the 3rd, please", Wishes(liked=("i2",))),
+        ("I loved the Tea Pot", Wishes(liked=("i5",))),
+        ("I hate Red Mug Large", Wishes(disliked=("i1",))),
+        ("cheaper", Wishes(limits=(Limit("price to", "price < 3.0"),))),
+        ("at least 4,50", Wishes(limits=(Limit("price from", "price >= 4.5"),))),
+        ("under £3", Wishes(limits=(Limit("price to", "price <= 3.0"),))),
+        ("not that series", Wishes(limits=(Limit("words red mug", "'red mug' not in words(title)"),))),
+        ("without glass", Wishes(limits=(lacking("glass"),))),
+        ("anything but candles", Wishes(limits=(lacking("candle"),))),
+        ("we already have too many candles", Wishes(limits=(lacking("candle"),))),
+        ("the lamp is lovely, no more than 4", Wishes(liked=("i2",), limits=(Limit("price to", "price <= 4.0"),))),
+        ("drop the large one", Wishes(disliked=("i1",))),
+        ("a shade for the lamp", Wishes(words=("a shade for the lamp",))),
+        ("mugs under 3", Wishes(words=("mugs",), limits=(Limit("price to", "price <= 3.0"),))),
+        ("have you got a clock between 2 and 9", Wishes(words=("a clock",), limits=(FROM_TWO, TO_NINE))),
+        ("a teapot without candles", Wishes(words=("a teapot",), limits=(lacking("candles"),))),
+        ("more like the second under 9", Wishes(liked=("i1",), limits=(TO_NINE,))),
+        ("the third is too expensive", Wishes(limits=(Limit("price to", "price < 9.0"),))),
+        ("any colour but red", Wishes(limits=(lacking("red"),))),
+        ("no idea, not sure", Wishes(words=("no idea",))),
+        ("Ok thanks, great!", Wishes()),
+        ("the ninth", Wishes(words=("the ninth",))),
+        ("number 9", Wishes(words=("number 9",))),
+        ("a gift for my mother", Wishes(words=("a gift for my mother",))),
+        ("something blue, cheaper", Wishes(words=("something blue",), limits=(Limit("price to", "price < 3.0"),))),
+    ],
+)
+def test_a_critique_says_what_it_says(advisor: Advisor, said: str, expected: Wishes) -> None:
+    """Read wrongly, it rules out what somebody wants."""
+    shown = advisor.change(Conversation(), Wishes())
+    assert ids(shown) == ["i0", "i1", "i2"]
+    assert CritiqueReader(advisor._recommender.catalog)(said, shown) == expected
+
+
+def test_what_is_ruled_out_is_never_recommended_and_other_items_before_repeats(advisor: Advisor) -> None:
+    """What was shown comes again only where nothing else is left, and what is disliked not even then."""
+    conversation = talk(advisor, "anything")
+    for _ in range(4):
+        conversation = advisor.change(conversation, conversation.wishes.dislike("i0"))
+    seen = [item.item_id for turn in conversation.turns for item in turn.answer.items]
+    assert set(seen) == {f"i{place}" for place in range(8)}
+    assert "i0" not in seen[3:]
+    assert all(len(turn.answer.items) == 3 for turn in conversation.turns)
+    nothing = advisor.change(conversation, Wishes(limits=(Limit("price from", "price > 99"),)))
+    assert nothing.turns[-1].answer.items == ()
+    assert "take one of your wishes back" in nothing.turns[-1].reply
+
+
+def test_a_wish_is_taken_back_by_what_it_shows(advisor: Advisor) -> None:
+    """Whoever was misunderstood must be able to say so."""
+    wishes = Wishes().like("i1").dislike("i2").look_for("tea").limit(Limit("price to", "price < 5"))
+    for chip in wishes.chips:
+        left = wishes.without(chip)
+        assert left.chips == tuple(own for own in wishes.chips if own != chip)
+    with pytest.raises(InputError, match="there is no wish"):
+        wishes.without(("likes", "i2"))
+    assert wishes.like("i2").disliked == ()
+    assert Wishes().look_for("a").look_for("b").look_for("c").look_for("d").words == ("b", "c", "d")
+    with pytest.raises(InputError, match="nothing was said"):
+        advisor.answer(Conversation(), "  ")
+
+
+def test_why_is_told_of_an_item_that_was_recommended(advisor: Advisor) -> None:
+    """By the same recommender, under the same wishes."""
+    conversation = talk(advisor, "tea")
+    found = advisor.why(conversation, "i1")
+    assert (found.item_id, found.reason) == ("i1", "Because you asked for “tea”.")
+    with pytest.raises(InputError, match="holds item 'i99', which is not in catalog"):
+        advisor.why(conversation, "i99")
+
+
+SAID = st.text(max_size=60) | st.sampled_from(
+    [
+        "under " + "9" * 400,
+        "cheaper",
+        "dearer",
+        "over 2 under 5",
+        ", ".join(f"no abcd{place}" for place in range(100)),
+        "no ß\u2019s",
+    ]
+)
+
+
+@pytest.mark.parametrize("prices", [(None,) * 3, (1.5, None, 3.0), ("£2.10", "£3", None), (True, False, None)])
+@given(said=st.lists(SAID.filter(str.strip), max_size=4))
+def test_whatever_is_said_is_answered(prices: tuple[object, ...], said: list[str]) -> None:
+    """Quotes, brackets and any script: what somebody says is data, in the words, in filters, and as a title."""
+    titles = ('It\'s "a" mug (red)', "Cup", "Rug \\ mat")
+    items = [Item(name, title, {"price": price}) for name, title, price in zip("abc", titles, prices, strict=True)]
+    advisor = Advisor(Recommender(Catalog.from_items(items), [PopularityRanker(np.ones(3))]), k=2)
+    conversation = talk(advisor, *said, "not that series", "no it's", "I like the first")
+    assert len(conversation.turns) <= len(said) + 3  # "undo" takes one back
+    assert all(item.item_id in ("a", "b", "c") for turn in conversation.turns for item in turn.answer.items)
+
+
+def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
+    """A conversation that is piped in is one that can be tested, and repeated."""
+    rows = [
+        {"item_id": f"i{place}", "title": title, "price": price}
+        for place, (title, price) in enumerate(zip(TITLES, PRICES, strict=True))
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    saved = tmp_path / "talk.json"
+    lines = ["something red", "/like 2", "/filter price < 5", "/why 1", "/forget 1", "/undo", "/wishes", "/like 99"]
+    lines += ["/nothing", "/save", "/help", "", "no candles", f"/save {saved}", "/quit", "never read"]
+    command = ["chat", "--items", str(tmp_path / "items.jsonl"), "--model", "none", "--encoder", "none", "--k", "2"]
+    result = CliRunner().invoke(app, command, input="\n".join(lines) + "\n")
+    assert result.exit_code == 0, result.stderr
+    assert "likes Red Mug Large" in result.stdout
+    assert "'99' is no number from 1 to 2" in result.stderr
+    assert "there is no /nothing" in result.stderr
+    assert "/save needs a file" in result.stderr
+    kept = json.loads(saved.read_text(encoding="utf-8"))
+    assert [turn["said"] for turn in kept["turns"]] == ["something red", "", "", "no candles"]
+    assert [own["where"] for own in kept["turns"][-1]["wishes"]["limits"]] == ["price < 5", lacking("candle").where]
+    assert kept["turns"][-1]["wishes"]["liked"] == ["i1"]
+    refused = CliRunner().invoke(app, [*command, "--history", "no-such"], input="x\n")
+    assert refused.exit_code == 2
+    assert "no-such" in refused.stderr
+
+
+def test_parts_are_told_as_they_are_there_and_make_the_turn(advisor: Advisor) -> None:
+    """Whoever watches must see what the value will say, and in time: that is all a stream is."""
+    parts: list[object] = []
+    conversation = advisor.answer(Conversation(), "something red", on_part=parts.append)
+    turn = conversation.turns[-1]
+    assert parts[:2] == [turn.wishes, turn.answer]
+    assert "".join(str(part) for part in parts[2:]) == turn.reply
+    assert not turn.fallback
+
+
+def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) -> None:
+    """Whoever asks why does not want another list, and whoever compares wants the same items beside each other."""
+    first = talk(advisor, "something red")
+    why = advisor.answer(first, "why the second?").turns[-1]
+    assert why.reply == "[Red Mug Large](#item=i1): Because you asked for “something red”."
+    assert (why.answer, why.wishes) == (first.turns[-1].answer, first.wishes)
+    compared = advisor.answer(first, "compare 1 and 3").turns[-1].reply
+    assert "[Red Mug](#item=i0): price 2.0" in compared
+    assert "[Red Lamp](#item=i2): price 9.0" in compared
+    assert "[Red Mug Large]" not in compared
+    assert advisor.answer(first, "how much is number 3?").turns[-1].reply == "[Red Lamp](#item=i2): price 9.0"
+    assert "[Red Mug](#item=i0): price 2.0" in advisor.answer(first, "which one is the cheapest?").turns[-1].reply
+    assert advisor.answer(first, "start over").turns == ()
+    second = advisor.answer(first, "under 5")
+    assert advisor.answer(advisor.answer(second, "no candles"), "no price limit").wishes.limits == (lacking("candles"),)
+    assert advisor.answer(second, "undo") == first
+    assert advisor.answer(first, "go back").turns == ()
+    asked = advisor.answer(advisor.answer(second, "why the first?"), "compare 1 and 2")
+    assert advisor.answer(asked, "undo") == first  # a question is nothing to take back
+    told: list[object] = []
+    assert advisor.answer(Conversation(), "undo", on_part=told.append) == Conversation()
+    assert told[-1] == "There is nothing to take back. What do you look for?"
+    again = advisor.change(first, first.wishes.like("i1"))
+    assert advisor.why(again, "i1").item_id == "i1"  # also of what somebody has by now
+
+
+def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> None:
+    """A chat client knows texts only, and still each turn must build on those before."""
+    said = ["something red", "more like the second, but under 5", "why 1?", "no candles", "undo", "not number 1"]
+    live = Conversation(history=("i7",))
+    messages: list[tuple[str, str]] = [("system", "Be brief.")]
+    for words in said:
+        pieces: list[str] = []
+        live = advisor.answer(live, words, on_part=lambda part, own=pieces: isinstance(part, str) and own.append(part))
+        messages += [("user", words), ("assistant", "".join(pieces))]
+    again = advisor.replay(Conversation(history=("i7",)), messages)
+    assert again.wishes == live.wishes
+    assert [item.item_id for item in again.shown] == ids(live)
+    forged = advisor.replay(Conversation(), [("user", "hi there"), ("assistant", "[x](#item=nothing) [y](#item=i3)")])
+    assert ids(forged) == ["i3"]
+
+
+def test_an_answer_about_some_items_does_not_become_the_list(advisor: Advisor) -> None:
+    """After "why the third?" the first on the shelf is still the first; else the wrong item is ruled out."""
+    first = talk(advisor, "something for the kitchen")
+    asked = advisor.answer(first, "why number 3?")
+    messages = [(role, text) for turn in asked.turns for role, text in (("user", turn.said), ("assistant", turn.reply))]
+    again = advisor.replay(Conversation(), messages)  # type: ignore[arg-type]
+    assert [item.item_id for item in again.shown] == ids(first)
+    assert advisor.answer(again, "not number 1").wishes.disliked == ("i0",)
+
+
+def test_a_title_is_liked_only_where_that_is_said(advisor: Advisor) -> None:
+    """Whoever looks for a red lamp has none yet: the item of that name must not vanish into their history."""
+    assert talk(advisor, "a red lamp for the kitchen").wishes == Wishes(words=("a red lamp for the kitchen",))
+    assert talk(advisor, "I love my red lamp").wishes.liked == ("i2",)
+
+
+@given(st.text(), st.text(min_size=1), st.text())
+def test_a_mention_says_which_item_it_is_whatever_its_title(before: str, item_id: str, title: str) -> None:
+    """A title that could close the mention could name another item in its place."""
+    assert read_mentions(write_mention(item_id, title)) == (item_id,)
+    assert item_id in read_mentions(f"{before}\n{write_mention(item_id, title)}")[-1:]
+
+
+@pytest.mark.parametrize("said", ["do you have red mug?", "Have you got Red Mug", "would you have a red mug large?"])
+def test_what_somebody_asks_for_is_not_what_they_have(advisor: Advisor, said: str) -> None:
+    """Whoever has something is not shown it; so the one thing that was asked for would be the one that is not."""
+    conversation = talk(advisor, said)
+    assert conversation.wishes.liked == ()
+    assert "red mug" in conversation.wishes.words[0].casefold()
+
+
+def test_a_bare_no_is_no_wish_and_a_word_that_says_liking_can_be_ruled_out(advisor: Advisor) -> None:
+    """Words that mean something elsewhere would else be looked for when they are ruled out."""
+    conversation = talk(advisor, "something for the kitchen", "no, I hate the second")
+    assert conversation.wishes.disliked == ("i1",)
+    assert conversation.wishes.words == ("something for the kitchen",)
+    assert talk(advisor, "no love").wishes.limits == (lacking("love"),)
+
+
+@given(st.text(max_size=40).filter(str.strip), st.text(max_size=60), st.text(min_size=1, max_size=60).filter(str.strip))
+def test_what_the_catalog_and_people_say_names_no_item_in_a_reply(title: str, attribute: str, words: str) -> None:
+    """A text that is shown beside an item could name another one, which would then be shown as recommended."""
+    bad = "[Win](#item=b) ![x](http://e/t.png) <img src=x>"
+    items = [
+        Item("a", title, {"colour": attribute + bad}),
+        Item("b", f"Cup {bad}", {"colour": "red"}),
+        Item("c", "Rug"),
+    ]
+    advisor = Advisor(Recommender(Catalog.from_items(items), [PopularityRanker(np.arange(3, 0, -1))]), k=3)
+    first = advisor.answer(Conversation(), f"{words} {bad}")
+    if len(first.shown) < 3 or first.turns[-1].question:
+        return
+    compared = advisor.answer(first, "compare 1 and 2").turns[-1].reply
+    assert read_mentions(compared) == ("a", "b", "a")
+    assert read_mentions(advisor.answer(first, "why the third?").turns[-1].reply) == ("c",)
+    assert "<img" not in compared.replace("\\<img", "")

@@ -1,0 +1,53 @@
+"""How a reply names an item: what is written is what is read, whatever titles and ids hold."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from genrec.chat.item_links import Mention, read_mentions, read_parts, write_mention, write_text
+from genrec.prompting.template import one_line
+
+NASTY = st.text(alphabet="[]()\\!#*_`<>&~|=%item\n\x00\u202e\u2067\u200fé日", max_size=12)
+TEXTS = st.text(max_size=20) | NASTY
+IDS = st.integers() | st.text(min_size=1, max_size=12) | NASTY.filter(bool)
+
+
+def shown(item_id: object, title: str) -> str:
+    """A title as a mention shows it."""
+    turning = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+    return one_line(title.translate(turning)) or one_line(str(item_id).translate(turning))
+
+
+@given(IDS, TEXTS)
+@example("a", "](#item=b)")
+@example("a](#item=b)", "![x")
+@example(17, "<b>\\")
+def test_a_mention_reads_as_it_was_written(item_id: str | int, title: str) -> None:
+    """Otherwise a click on a title leads to another item, or to none."""
+    text = write_mention(item_id, title)
+    assert read_mentions(text) == (str(item_id),)
+    assert list(read_parts(text)) == [Mention(str(item_id), shown(item_id, title))]
+    assert "\n" not in text
+    assert not any(char in text for char in "\u202e\u2067")
+
+
+@given(st.lists(st.tuples(TEXTS, IDS, TEXTS), max_size=4), TEXTS)
+def test_text_around_mentions_makes_up_none_and_hides_none(parts: list[tuple[str, str | int, str]], end: str) -> None:
+    """A model's words, or a customer's that are repeated, could else name an item that nobody recommended."""
+    text = "".join(write_text(before) + write_mention(item_id, title) for before, item_id, title in parts)
+    text += write_text(end)
+    assert read_mentions(text) == tuple(str(item_id) for _, item_id, _ in parts)
+    plain = "".join(part if isinstance(part, str) else f"<{part.title}>" for part in read_parts(text))
+    assert plain == "".join(f"{before}<{shown(own, title)}>" for before, own, title in parts) + end
+
+
+@given(st.text(alphabet="[]()\\!#*=item a1", max_size=40))
+def test_what_is_no_link_of_markdown_is_no_mention(text: str) -> None:
+    """Text that nobody escaped, as a front end may send it back, names what its links name and nothing else."""
+    for mention in read_mentions(text):
+        assert f"](#item={mention})" in text
+
+
+def test_images_and_escaped_brackets_name_nothing() -> None:
+    """They show no title that could be clicked."""
+    assert read_mentions("![a](#item=1) \\[b](#item=2) [c](#item=3) [d](#item=) [e](http://x#item=5)") == ("3", "")
+    assert read_mentions("\\\\[a](#item=a%2Fb) [a\\]](#item=%C3%A9)") == ("a/b", "é")

@@ -1,0 +1,329 @@
+"""Laws of filters: they mean what they say, what is missing is not allowed, and nothing is ever run as Python."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shop import ITEMS
+
+from genrec.data.catalog import Catalog, read_catalog
+from genrec.errors import FilterError
+from genrec.types import Item
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return Catalog.from_items(ITEMS, name="shop")
+
+
+def allowed(catalog: Catalog, expression: Any) -> list[int]:
+    mask = catalog.where(expression)
+    assert mask.dtype == np.bool_
+    assert mask.shape == (len(catalog),)
+    return np.flatnonzero(mask).tolist()
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("price < 5", [0, 3]),
+        ("price < 5 and genre in ['Horror', 'Comedy']", [0, 3]),
+        ("5 > price", [0, 3]),
+        ("price == 9", [1]),
+        ("price >= -1 and price != 0", [0, 1]),
+        ("1979 < year <= 2000", [0, 1]),
+        ("year in (1979, 2000.0, 3.5, 99999999999999999999)", [1, 3]),
+        ("year < 99999999999999999999", [0, 1, 3]),
+        ("year not in [1979]", [0, 1]),
+        ("genre in []", []),
+        ("genre not in []", [0, 1, 3]),
+        ("discontinued", [1]),
+        ("not discontinued", [0, 3]),
+        ("discontinued == False", [0, 3]),
+        ("'lamp' in title", [0, 1]),
+        ("'lamp' not in title", [2, 3]),
+        ("'.' in title", []),
+        ("'lamp' in words(title)", [0]),
+        ("'LAMP' not in words(title)", [1, 2, 3]),
+        ("'lam' in words(title)", []),
+        ("'air' not in words(title) and 'chair' in words(title)", [2]),
+        ("not ('lamp' in words(title))", [1, 2, 3]),
+        ("title == 'Chair'", [2]),
+        ("title != 'Chair' and title >= 'B'", [0, 1]),
+        ("'b' in tags", [0, 3]),
+        ("'B' in tags", []),
+        ("'b' not in tags", [1]),
+        ("price is None", [2]),
+        ("price is not None", [0, 1, 3]),
+        ("not (price < 5)", [1]),
+        ("price < 5 or price is None", [0, 2, 3]),
+        ("price < year", [0, 1, 3]),
+        ("item_id in ['i1', 'i2']", [1, 2]),
+        ("  price < 5  # cheap", [0, 3]),
+    ],
+)
+def test_a_filter_means_what_it_says(catalog: Catalog, expression: str, expected: list[int]) -> None:
+    """Otherwise somebody is shown what they excluded. What is missing is never allowed unless asked for."""
+    assert allowed(catalog, expression) == expected
+
+
+WORDS = st.text(st.sampled_from("aAß\u017féE\u0301kK_1 -'.\\n\\\\(*ñΣσς漢\u212a"), min_size=1, max_size=6)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=6), WORDS.filter(str.strip))
+def test_whole_words_are_what_no_letter_of_any_script_goes_on_from(titles: list[str], text: str) -> None:
+    """ "No art" that also hides every party empties the shelf, and one that misses "Été" hides nothing of summer."""
+    catalog = Catalog.from_items(Item(place, f"x {title} x") for place, title in enumerate(titles))
+    held = allowed(catalog, f"{text!r} in words(title)")
+    assert set(held) <= set(allowed(catalog, f"{text!r} in title"))
+    assert sorted([*held, *allowed(catalog, f"{text!r} not in words(title)")]) == list(range(len(titles)))
+    letter = re.compile(r"\w|\u0301")
+    for place, title in enumerate(catalog.titles):
+        ends = (found.span() for found in re.finditer(f"(?={re.escape(text)})", title))
+        alone = any(
+            not (letter.match(text[0]) and letter.match(title[start - 1 : start] or " "))
+            and not (letter.match(text[-1]) and letter.match(title[start + len(text) :] or " "))
+            for start, _ in ends
+        )
+        assert not alone or place in held
+
+
+def test_whole_words_of_what_is_missing_are_unknown() -> None:
+    """As everywhere: what nobody knows is not allowed, denied or not."""
+    catalog = Catalog.from_items([Item("a", "x", {"note": "art deco"}), Item("b", "y", {"note": None})])
+    assert allowed(catalog, "'art' in words(note)") == [0]
+    assert allowed(catalog, "'art' not in words(note)") == []
+    assert allowed(catalog, "'dec' not in words(note)") == [0]
+
+
+def test_a_compute_expression_is_a_filter_too(catalog: Catalog) -> None:
+    """The same rule holds there: unknown is not allowed."""
+    assert allowed(catalog, pc.field("price") < 5) == allowed(catalog, "price < 5")
+    assert allowed(catalog, ~(pc.field("price") < 5)) == [1]
+    for wrong in (pc.field("nope") < 5, pc.field("price") < "x", pc.field("price")):
+        with pytest.raises(FilterError, match="the attributes are item_id, title, price"):
+            catalog.where(wrong)
+
+
+def test_dates_are_compared_with_written_dates() -> None:
+    """Otherwise a release date can be kept but not used."""
+    days = ["2020-01-01", "2021-06-30", None]
+    for kind in (pa.date32(), pa.timestamp("ns"), pa.timestamp("ms", "Europe/Paris"), pa.string()):
+        released = pa.array(days).cast(pa.timestamp("s") if kind == pa.timestamp("ms", "Europe/Paris") else kind)
+        if kind == pa.timestamp("ms", "Europe/Paris"):
+            released = pc.assume_timezone(released, "Europe/Paris").cast(kind)
+        catalog = read_catalog(pa.table({"item_id": [1, 2, 3], "title": list("abc"), "released": released}))
+        assert allowed(catalog, "released >= '2020-12-31'") == [1]
+        assert allowed(catalog, "released in ['2021-06-29']") == []
+    with pytest.raises(FilterError, match="released holds dates, and 'soon' is none"):
+        read_catalog(pa.table({"item_id": [1], "title": ["a"], "released": pa.array([0], pa.date32())})).where(
+            "released > 'soon'"
+        )
+    beyond = "0001-01-01T00:00:00+14:00"  # in UTC a year that no calendar has
+    with pytest.raises(FilterError, match="released holds dates, and '0001-01-01T"):
+        read_catalog(pa.table({"item_id": [1], "title": ["a"], "released": pa.array([0], pa.timestamp("us"))})).where(
+            f"released > '{beyond}'"
+        )
+
+
+def test_lists_are_read_as_their_rows_show_them() -> None:
+    """Arrow may keep elements beneath a null list or before a slice; they belong to nobody."""
+    hidden = pa.LargeListArray.from_arrays(
+        pa.array([0, 2, 4, 5]), pa.array(["a", "b", "c", "d", "a"]), mask=pa.array([False, True, False])
+    )
+    table = pa.table({"item_id": [1, 2, 3], "title": list("xyz"), "tags": hidden})
+    catalog, part = read_catalog(table), read_catalog(table.slice(1))
+    assert [allowed(catalog, f"'{tag}' in tags") for tag in "abcd"] == [[0, 2], [0], [], []]
+    assert [allowed(part, f"'{tag}' in tags") for tag in "abcd"] == [[1], [], [], []]
+    rebuilt = pa.table({"item_id": [2, 3], "title": ["y", "z"], "tags": [None, ["a"]]})
+    assert part.fingerprint == read_catalog(rebuilt).fingerprint
+
+
+def test_an_attribute_nobody_has_allows_nothing() -> None:
+    """Otherwise an empty column fails open."""
+    catalog = Catalog.from_items([Item("a", "x", {"p": None}), Item("b", "y", {"p": None})])
+    for expression in ("p < 5", "not p < 5", "p", "not p", "p in [1]", "'x' in p", "p == p", "not (p in [1])"):
+        assert allowed(catalog, expression) == []
+    assert allowed(catalog, "p is None") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("pric < 5", ["'pric' is no attribute", "did you mean 'price'", "genre"]),
+        ("genre == Horror", ["'Horror' is no attribute", "quotes"]),
+        ("price < '5'", ["price holds numbers", "'5' is text"]),
+        ("title == 5", ["title holds text", "5 is a number"]),
+        ("price == True", ["price holds numbers", "True is true or false"]),
+        ("discontinued < True", ["discontinued", "no order"]),
+        ("price < genre", ["price holds numbers and genre text"]),
+        ("price", ["price holds numbers; compare"]),
+        ("not title", ["title holds text; compare"]),
+        ("tags == 'b'", ["'b' in tags"]),
+        ("tags in ['b']", ["tags holds lists"]),
+        ("5 in title", ["title holds text"]),
+        ("5 in tags", ["tags holds text, and 5 is a number"]),
+        ("'x' in price", ["price holds numbers; in looks into text and lists"]),
+        ("'x' in ['x']", ["is no attribute"]),
+        ("'x' in 'xyz'", ["'xyz'"]),
+        ("'x' in words(tags)", ["tags holds", "words looks into text"]),
+        ("5 in words(title)", ["title holds text, and 5 is none"]),
+        ("' ' in words(title)", ["' ' has no word"]),
+        ("'x' in lower(title)", ["'lower(title)'", "'art' in words(title)"]),
+        ("'x' in words(title, genre)", ["whole words are"]),
+        ("'x' in words('x')", ["whole words are"]),
+        ("'x' in words(titel)", ["'titel' is no attribute", "did you mean 'title'"]),
+        ("words(title) == 'x'", ["neither is an attribute"]),
+        ("price == None", ["is None"]),
+        ("price is 5", ["None"]),
+        ("1 < 2", ["neither is an attribute"]),
+        ("True", ["'True' is no condition"]),
+        ("price <", ["does not parse"]),
+        ("price = 5", ["does not parse"]),
+        ("price < 5; price > 1", ["does not parse"]),
+        ("", ["is empty"]),
+        ("__import__('os').system('x')", ["is no condition"]),
+        ("len(title) > 5", ["'len(title)'"]),
+        ("title.__class__ == 'x'", ["'title.__class__'"]),
+        ("price + 1 < 5", ["'price + 1'"]),
+        ("[x for x in title]", ["is no condition"]),
+        ("lambda: 1", ["is no condition"]),
+        ("(x := 5) < price", ["'x := 5'"]),
+        ("f'{price}' == title", ["neither"]),
+        ("title == b'x'", ["b'x'"]),
+        ("price < 1j", ["'1j'"]),
+        ("price < -'x'", ["sign"]),
+        ("title == '\\ud800'", ["UTF-8"]),
+        ("(" * 250 + "price < 5" + ")" * 250, ["does not parse"]),
+        ("not " * 60 + "discontinued", ["nested more than 32"]),
+        ("not " * 2000 + "discontinued", ["nested|parse"]),
+        ("price < " + "-" * 3000 + "5", ["sign|parse"]),
+        ("price < " + "9" * 5000, ["does not parse"]),
+        ("title == '" + "x" * 10_000 + "'", ["10,0", "allow-list"]),
+        ("price < 5\0", ["does not parse"]),
+    ],
+)
+def test_a_wrong_filter_says_what_is_wrong(catalog: Catalog, expression: str, words: list[str]) -> None:
+    """Nothing is evaluated but comparisons; otherwise a filter from a request could run code or end a process."""
+    with pytest.raises(FilterError) as caught:
+        catalog.where(expression)
+    text = str(caught.value)
+    assert all(any(choice in text for choice in word.split("|")) for word in words), text
+    assert "attributes: item_id, title, price" in text
+
+
+def test_a_filter_of_another_type_is_refused(catalog: Catalog) -> None:
+    """Otherwise None, meaning no filter, and a wrong filter look the same."""
+    for wrong in (None, 5, ["i0"], lambda item: True):
+        with pytest.raises(FilterError, match="a filter is a text"):
+            catalog.where(wrong)
+
+
+@given(st.text(alphabet="price title tags()[]'\"<>=!,.019 -andortifsNeTu\\\n", max_size=40))
+def test_no_filter_text_escapes_the_error_tree(text: str) -> None:
+    """Anything else than a mask or a FilterError is a server error for whoever typed it."""
+    catalog = Catalog.from_items(ITEMS)
+    with contextlib.suppress(FilterError):
+        assert catalog.where(text).shape == (4,)
+
+
+Truth = bool | None
+Condition = tuple[str, Callable[[dict[str, Any]], Truth]]
+WORDS = st.sampled_from(["a", "B", "ab", "Ab", "ba", "É", "é x", "it's", '"', "\\", ".*", "[a]"])
+NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([0.5, -1.5, 2.0, 10**20]))
+
+
+def compared(name: str, operator: str, value: Any) -> Condition:
+    compare: dict[str, Callable[[Any, Any], bool]] = {
+        "<": lambda a, b: a < b,
+        "<=": lambda a, b: a <= b,
+        ">": lambda a, b: a > b,
+        ">=": lambda a, b: a >= b,
+        "==": lambda a, b: a == b,
+        "!=": lambda a, b: a != b,
+        "in": lambda a, b: a in b,
+        "not in": lambda a, b: a not in b,
+    }
+    return (
+        f"{name} {operator} {value!r}",
+        lambda row: None if row[name] is None else compare[operator](row[name], value),
+    )
+
+
+def contains(name: str, word: str, negated: bool) -> Condition:
+    def truth(row: dict[str, Any]) -> Truth:
+        if row[name] is None:
+            return None
+        found = word in row[name] if name == "tags" else word.lower() in row[name].lower()
+        return found != negated
+
+    return f"{word!r} {'not in' if negated else 'in'} {name}", truth
+
+
+ORDER = st.sampled_from(["<", "<=", ">", ">=", "==", "!="])
+AMONG = st.sampled_from(["in", "not in"])
+CONDITIONS: st.SearchStrategy[Condition] = st.recursive(
+    st.one_of(
+        st.builds(compared, st.sampled_from(["whole", "fraction"]), ORDER, NUMBERS),
+        st.builds(compared, st.sampled_from(["title", "word"]), ORDER, WORDS),
+        st.builds(compared, st.sampled_from(["whole", "fraction"]), AMONG, st.lists(NUMBERS, max_size=3)),
+        st.builds(compared, st.sampled_from(["title", "word"]), AMONG, st.lists(WORDS, max_size=3)),
+        st.builds(contains, st.sampled_from(["title", "word", "tags"]), WORDS, st.booleans()),
+        st.just(("flag", lambda row: row["flag"])),
+        st.sampled_from(["whole", "word", "tags", "flag"]).map(lambda n: (f"{n} is None", lambda row: row[n] is None)),
+    ),
+    lambda inner: st.one_of(
+        inner.map(lambda c: (f"not ({c[0]})", lambda row: None if c[1](row) is None else not c[1](row))),
+        st.tuples(inner, inner).map(lambda cs: (f"({cs[0][0]}) and ({cs[1][0]})", lambda row: kleene_and(cs, row))),
+        st.tuples(inner, inner).map(lambda cs: (f"({cs[0][0]}) or ({cs[1][0]})", lambda row: kleene_or(cs, row))),
+    ),
+    max_leaves=6,
+)
+
+
+def kleene_and(conditions: tuple[Condition, ...], row: dict[str, Any]) -> Truth:
+    truths = [truth(row) for _, truth in conditions]
+    return False if False in truths else None if None in truths else True
+
+
+def kleene_or(conditions: tuple[Condition, ...], row: dict[str, Any]) -> Truth:
+    truths = [truth(row) for _, truth in conditions]
+    return True if True in truths else None if None in truths else False
+
+
+FIELDS = st.fixed_dictionaries(
+    {
+        "title": WORDS,
+        "word": st.none() | WORDS,
+        "whole": st.none() | st.integers(-3, 3),
+        "fraction": st.none() | st.sampled_from([-1.5, 0.0, 0.5, 2.0]),
+        "flag": st.none() | st.booleans(),
+        "tags": st.none() | st.lists(WORDS, max_size=2),
+    }
+)
+SCHEMA = pa.schema(
+    {
+        "item_id": pa.int64(),
+        "title": pa.string(),
+        "word": pa.string(),
+        "whole": pa.int32(),
+        "fraction": pa.float64(),
+        "flag": pa.bool_(),
+        "tags": pa.list_(pa.string()),
+    }
+)
+
+
+@given(st.lists(FIELDS, min_size=1, max_size=5), CONDITIONS)
+def test_filters_agree_with_python_on_every_row(rows: list[dict[str, Any]], condition: Condition) -> None:
+    """Otherwise the columnar filter and the meaning written in its docstring are two things."""
+    table = pa.Table.from_pylist([{"item_id": index, **row} for index, row in enumerate(rows)], schema=SCHEMA)
+    text, truth = condition
+    assert allowed(read_catalog(table), text) == [index for index, row in enumerate(rows) if truth(row) is True]

@@ -1,0 +1,53 @@
+"""Laws of ids: each is found where it stands, by its text or its number."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec.data.ids import Ids
+from genrec.errors import InputError
+
+
+@given(st.lists(st.one_of(st.text(min_size=1), st.integers(-(2**63), 2**63 - 1).map(str)), unique=True, min_size=1))
+def test_every_id_is_found_where_it_stands(texts: list[str]) -> None:
+    """Otherwise a history names another item: the sorted look-up and the table disagree."""
+    texts = [text for text in texts if text.encode(errors="ignore").decode() == text] or ["a"]
+    ids = Ids(pa.array(texts, pa.large_string()))
+    assert [ids.position(text) for text in texts] == list(range(len(texts)))
+    many = texts * (1 + 64 // len(texts))
+    assert ids.positions(many).tolist() == [texts.index(text) for text in many]
+    assert list(ids) == texts
+    assert ids.position("\ud800") == ids.position(None) == ids.position(1.5) == -1
+
+
+def test_whole_number_ids_are_found_by_text_and_by_number() -> None:
+    """Otherwise ids from a URL, which are text, miss a catalog whose ids are numbers."""
+    ids = Ids(pa.array([85123, -1, 0]))
+    assert ids.position(85123) == ids.position("85123") == ids.position(np.int32(85123)) == 0
+    assert ids.position("085123") == ids.position(True) == ids.position(85123.0) == -1
+    assert ids[1] == -1
+    assert list(ids[:2]) == [85123, -1]
+    with pytest.raises(InputError, match="expected several ids"):
+        ids.positions("85123")
+
+
+def test_ids_whose_hashes_are_equal_are_told_apart() -> None:
+    """Ids come from outside: two that were made to share a hash must not be taken for each other, nor for a third."""
+    word = "a"
+    for _ in range(11):  # of these words and their opposites every polynomial hash modulo 2**64 is equal
+        word += word.translate(str.maketrans("ab", "ba"))
+    other = word.translate(str.maketrans("ab", "ba"))
+    ids = Ids(pa.array(["x", other, "y", word], pa.large_string()))
+    assert ids.positions([word, other, word, "x"]).tolist() == [3, 1, 3, 0]
+    assert Ids(pa.array([word], pa.large_string())).position(other) == -1
+
+
+def test_a_piece_of_a_column_finds_its_own_places() -> None:
+    """Arrow cuts columns without copying them: places would count from the column's beginning."""
+    column = pa.array([f"item {number}" for number in range(200_000)], pa.large_string())
+    ids = Ids(column.slice(1000, 150_000))
+    asked = ["item 1000", "item 150999", "item 999", "item 151000", "item 99999"]
+    assert ids.positions(asked).tolist() == [0, 149_999, -1, -1, 98_999]
+    assert ids.take(np.array([2, 0])) == ["item 1002", "item 1000"]

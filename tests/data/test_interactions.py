@@ -1,0 +1,286 @@
+"""Laws of the log: events are sorted and none is lost, ids fit the catalog or are refused by name."""
+
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec.data.catalog import Catalog
+from genrec.data.interactions import Interactions, read_interactions
+from genrec.errors import InputError, UnknownItemError, UnknownUserError
+from genrec.types import History, Interaction, Item
+
+Event = tuple[str, str, int]
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["u1", "u2", "u10", "ü"]), st.sampled_from("abcde"), st.integers(-3, 3)),
+    min_size=1,
+    max_size=30,
+)
+
+
+def log(events: list[Any], **columns: list[Any]) -> Interactions:
+    users, items, times = (list(column) for column in zip(*events, strict=True))
+    return read_interactions(pa.table({"user_id": users, "item_id": items, "timestamp": times, **columns}))
+
+
+def rows(interactions: Interactions) -> list[tuple[Any, Any, float]]:
+    return [(event.user_id, event.item_id, event.timestamp) for event in interactions]
+
+
+def catalog_of(*item_ids: Any) -> Catalog:
+    return Catalog.from_items([Item(item_id, f"title {item_id}") for item_id in item_ids], name="games-2018")
+
+
+CATALOG = catalog_of(*"edcba")
+
+
+@given(EVENTS)
+def test_events_are_sorted_by_user_and_time_and_ties_keep_their_order(events: list[Event]) -> None:
+    """Otherwise a model learns from, and is measured on, the future."""
+    read = log(events)
+    expected = sorted(events, key=lambda event: (event[0], event[2]))
+    assert rows(read) == expected
+    assert len(read) == len(events)
+    assert list(read.users) == sorted({user for user, _, _ in events})
+    assert read.to_table().select(["user_id", "item_id", "timestamp"]).to_pylist() == [
+        {"user_id": user, "item_id": item, "timestamp": float(time)} for user, item, time in expected
+    ]
+
+
+@given(EVENTS)
+def test_histories_hold_each_users_items_oldest_first(events: list[Event]) -> None:
+    """Otherwise one person is recommended for on the history of another."""
+    read = log(events)
+    expected = {
+        user: tuple(item for owner, item, _ in sorted(events, key=lambda event: event[2]) if owner == user)
+        for user in sorted({user for user, _, _ in events})
+    }
+    assert read.histories() == [History(items, user_id=user) for user, items in expected.items()]
+    assert read.histories(list(expected)[::-1]) == read.histories()[::-1]
+    assert [read.history_of(user) for user in expected] == read.histories()
+
+
+@given(EVENTS)
+def test_indices_say_the_same_as_histories(events: list[Event]) -> None:
+    """Otherwise rankers that read indices and prompts that read ids see different people."""
+    read = log(events)
+    offsets, item_indices = read.as_indices(CATALOG)
+    assert offsets.dtype == item_indices.dtype == np.int64
+    for user, history in enumerate(read.histories()):
+        ids = [CATALOG.item_ids[int(index)] for index in item_indices[offsets[user] : offsets[user + 1]]]
+        assert tuple(ids) == history.item_ids
+    counts = Counter(item for _, item, _ in events)
+    assert read.item_counts(CATALOG).tolist() == [counts[str(item_id)] for item_id in CATALOG.item_ids]
+
+
+@given(EVENTS, st.sets(st.sampled_from("abcde"), min_size=1))
+def test_skipping_unknown_items_drops_those_events_only(events: list[Event], known: set[str]) -> None:
+    """Otherwise offsets slip and events move from one user to the next."""
+    catalog = catalog_of(*sorted(known))
+    read = log(events)
+    offsets, item_indices = read.as_indices(catalog, on_unknown="skip")
+    assert len(offsets) == len(read.users) + 1
+    for user, history in enumerate(read.histories()):
+        ids = [catalog.item_ids[int(index)] for index in item_indices[offsets[user] : offsets[user + 1]]]
+        assert ids == [item_id for item_id in history.item_ids if item_id in known]
+    assert read.item_counts(catalog, on_unknown="skip").sum() == len(item_indices)
+
+
+@given(EVENTS, st.integers(1, 4))
+def test_leaving_the_last_out_loses_nothing_and_never_peeks(events: list[Event], n: int) -> None:
+    """Otherwise the measured figures are of a model that has seen the answers, or of fewer people than said."""
+    read = log(events)
+    train, held_out = read.leave_last_out(n)
+    assert sorted(rows(train) + rows(held_out)) == sorted(events)
+    assert list(train.users) == list(read.users)
+    for user in read.users:
+        whole, kept = read.history_of(user).item_ids, train.history_of(user).item_ids
+        if len(whole) > n:
+            assert kept + held_out.history_of(user).item_ids == whole
+            assert len(held_out.history_of(user).item_ids) == n
+        else:
+            assert kept == whole
+            assert user not in held_out.users
+
+
+@given(EVENTS, st.integers(-4, 4))
+def test_splitting_by_time_loses_nothing_and_never_peeks(events: list[Event], at: int) -> None:
+    """Otherwise events of the test period are trained on."""
+    before, after = log(events).by_time(at)
+    assert sorted(rows(before) + rows(after)) == sorted(events)
+    assert all(event.timestamp < at for event in before)
+    assert all(event.timestamp >= at for event in after)
+    assert set(before.users) == {user for user, _, time in events if time < at}
+    for part in (before, after):
+        assert part.as_indices(CATALOG).offsets[-1] == len(part)
+        assert len(part.histories()) == len(part.users)
+
+
+def test_optional_columns_travel_with_their_events() -> None:
+    """Otherwise a weight or an event name ends at another event after sorting or splitting."""
+    read = log(
+        [("u", "b", 2), ("u", "a", 1), ("v", "c", 3)], event=["buy", None, ""], weight=[2, 1, 0.5], extra=[1, 2, 3]
+    )
+    expected = [
+        Interaction("u", "a", 1.0, None, 1.0),
+        Interaction("u", "b", 2.0, "buy", 2.0),
+        Interaction("v", "c", 3.0, None, 0.5),
+    ]
+    assert list(read) == expected
+    train, held_out = read.leave_last_out()
+    assert list(train) == [expected[0], expected[2]]
+    assert list(held_out) == [expected[1]]
+    assert read.to_table().column_names == ["user_id", "item_id", "timestamp", "event", "weight"]
+
+
+def test_ids_come_back_as_they_came_and_are_found_either_way() -> None:
+    """Otherwise 85123 from a database and "85123" from a URL are two customers."""
+    read = log([(10, 7, 1), (9, 85123, 2), (10, 8, 0)])
+    assert list(read.users) == [9, 10]
+    assert read.history_of("10") == read.history_of(10) == History((8, 7), user_id=10)
+    catalog = catalog_of("7", "8", "85123")
+    assert read.as_indices(catalog).item_indices.tolist() == [2, 1, 0]
+
+
+def test_leading_zeros_of_ids_in_text_files_are_kept(tmp_path: Path) -> None:
+    """Otherwise '00123' and '123' become one customer."""
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\n00123,007,5\n123,7,6\n", encoding="utf-8")
+    read = read_interactions(path)
+    assert list(read.users) == ["00123", "123"]
+    assert read.histories()[0].item_ids == ("007",)
+
+
+NOON = datetime(2011, 12, 9, 12, 50, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [NOON.timestamp(), 0.0],
+        [int(NOON.timestamp()), 0],
+        ["1323435000", "0"],
+        [" 1323435000.0", "0"],
+        ["2011-12-09T12:50:00", "1970-01-01"],
+        ["2011-12-09 12:50", "1970-01-01"],
+        ["2011-12-09T12:50:00Z", "1970-01-01T00:00:00Z"],
+        ["2011-12-09T14:50:00+02:00", "1970-01-01"],
+        [NOON, datetime(1970, 1, 1, tzinfo=UTC)],
+        [NOON.replace(tzinfo=None), datetime(1970, 1, 1)],
+        pa.array([NOON.replace(tzinfo=None), datetime(1970, 1, 1)], pa.timestamp("ns")),
+        pd.to_datetime(["2011-12-09T12:50:00", "1970-01-01"], format="ISO8601"),
+        pa.array(["1323435000", "0"]).cast(pa.int64()).cast(pa.decimal128(30, 2)),
+    ],
+)
+def test_every_way_of_writing_a_time_is_the_same_time(times: Any) -> None:
+    """Otherwise histories of two sources cannot be put in one order."""
+    read = read_interactions(pa.table({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": times}))
+    assert read.timestamps.tolist() == [0.0, NOON.timestamp()]
+    assert read.histories()[0].item_ids == ("b", "a")
+
+
+def test_fractions_and_days_are_kept() -> None:
+    """Otherwise events within one second, or plain dates, lose their order."""
+    read = read_interactions(
+        pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": pa.array([date(1970, 1, 2)], pa.date32())})
+    )
+    assert read.timestamps.tolist() == [86400.0]
+    assert log([("u", "a", "1970-01-01T00:00:00.125")]).timestamps.tolist() == [0.125]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": ["u", None]}, r"data row 2 of the data frame has no user_id; drop such rows"),
+        ({"user_id": [1.0, float("nan")]}, r"data row 2 .* has no user_id"),
+        ({"item_id": ["", "a"]}, r"data row 1 .* has no item_id"),
+        ({"item_id": [1.5, 2.0]}, r"data row 1 .* has item_id such as 1\.5"),
+        ({"timestamp": [1.0, None]}, r"data row 2 .* has no timestamp"),
+        ({"timestamp": [float("nan"), 1.0]}, r"data row 1 .* has no timestamp"),
+        ({"timestamp": [float("inf"), 1.0]}, r"data row 1 .* has no finite number in timestamp"),
+        ({"timestamp": ["2020-01-01", " "]}, r"data row 2 .* has no timestamp"),
+        (
+            {"timestamp": ["2020-01-01", "12/1/2010 8:26"]},
+            r"data row 2 .*such as '12/1/2010 8:26'; write seconds, or ISO",
+        ),
+        ({"timestamp": ["5", "2020-01-01"]}, r"data row 1 .* such as '5'"),
+        ({"timestamp": [True, False]}, r"timestamp .* holds true or false"),
+        ({"weight": ["heavy", "light"]}, r"weight .* holds text; use numbers"),
+        ({"weight": [1.0, None]}, r"data row 2 .* has no finite number in weight"),
+        ({"event": [["buy"], ["see"]]}, r"event .* holds lists; use text"),
+    ],
+)
+def test_a_row_that_is_no_event_is_refused_by_number(columns: dict[str, Any], message: str) -> None:
+    """Otherwise every guest without an id becomes one very busy customer."""
+    whole = {"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": [1, 2]}
+    with pytest.raises(InputError, match=message):
+        read_interactions(pa.table({**whole, **columns}))
+
+
+def test_an_unknown_item_is_named_with_its_user_and_the_catalog() -> None:
+    """Otherwise nobody can tell one stray event from the wrong catalog."""
+    read = log([("u17", "a", 1), ("u17", "B00X4", 2), ("u2", "a", 1)])
+    for ask in (read.as_indices, read.item_counts):
+        with pytest.raises(UnknownItemError) as caught:
+            ask(CATALOG)
+        assert str(caught.value) == (
+            "item 'B00X4' in the history of user 'u17' is not in catalog 'games-2018' (5 items); "
+            'pass on_unknown="skip" to drop such events'
+        )
+    with pytest.raises(UnknownItemError, match="nor are 2 more"):
+        log([("u", "x", 1), ("u", "y", 2), ("u", "z", 3), ("u", "a", 4)]).as_indices(CATALOG)
+    with pytest.raises(InputError, match="on_unknown is 'drop'"):
+        read.as_indices(CATALOG, on_unknown="drop")  # type: ignore[arg-type]
+
+
+def test_an_unknown_user_is_named_with_how_many_there_are() -> None:
+    """Otherwise a typing error and an empty log look the same."""
+    read = log([("u1", "a", 1), ("u2", "a", 1)])
+    with pytest.raises(UnknownUserError, match="user 'u9' is not among the 2 users of the data frame"):
+        read.history_of("u9")
+    with pytest.raises(UnknownUserError, match="user 'u9'"):
+        read.histories(["u1", "u9"])
+    with pytest.raises(InputError, match="expected several ids"):
+        read.histories("u1")
+
+
+@pytest.mark.parametrize("on_unknown", ["raise", "skip"])
+def test_swapped_columns_are_recognised(on_unknown: Any) -> None:
+    """Otherwise skipping unknown items leaves an empty log and no word about why."""
+    frame = pa.table({"who": ["a", "b", "zz"], "item_id": ["u1", "u1", "u2"], "timestamp": [1, 2, 3]})
+    mapping = {"user_id": "who"}
+    with pytest.raises(InputError, match="look swapped: no item id but 2 of 3 user ids are in catalog") as caught:
+        read_interactions(frame, columns=mapping).as_indices(CATALOG, on_unknown=on_unknown)
+    assert "pass columns={'user_id': 'item_id', 'item_id': 'who'}" in str(caught.value)
+    right = read_interactions(frame, columns={"user_id": "item_id", "item_id": "who"})
+    assert len(right.as_indices(CATALOG, on_unknown="skip").item_indices) == 2
+
+
+def test_a_split_at_nothing_is_refused() -> None:
+    """Otherwise a split by NaN or by zero events hands back everything as training data."""
+    read = log([("u", "a", 0), ("u", "b", 86400)])
+    for n in (0, -1):
+        with pytest.raises(InputError, match=f"n is {n}"):
+            read.leave_last_out(n)
+    for at in (float("nan"), "soon", None, True):
+        with pytest.raises(InputError, match="at is no instant"):
+            read.by_time(at)  # type: ignore[arg-type]
+    zoned = datetime(1970, 1, 2, 2, tzinfo=timezone(timedelta(hours=2)))
+    days: tuple[Any, ...] = ("1970-01-02", datetime(1970, 1, 2), zoned, 86400, np.int64(86400))
+    for day in days:
+        assert [len(part) for part in read.by_time(day)] == [1, 1]
+
+
+def test_a_log_cannot_be_changed() -> None:
+    """Otherwise one ranker's scratch work alters what the next one reads."""
+    read = log([("u", "a", 0), ("u", "b", 1)])
+    for array in (read.offsets, read.timestamps, read.as_indices(CATALOG).offsets):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5

@@ -1,0 +1,107 @@
+"""Texts whose mentions are items, whatever the model would rather name."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
+from genrec.backends.base import Backend, TextRequest
+from genrec.data.subset import Subset
+from genrec.decoding.constraints import Grammar, Marks
+from genrec.decoding.item_link_constraint import MentionConstraint
+from genrec.errors import EngineError, InputError
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.testing import ByteTokenizer, TableBackend
+from genrec.types import Message, Span
+
+TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Tea [Pot]", "Rug")
+TOKENIZER = ByteTokenizer()
+
+
+def grammar_of(tokenizer: ByteTokenizer | HuggingFaceTokenizer) -> tuple[CatalogIndex, Grammar]:
+    catalog = Catalog.from_items(Item(place, title) for place, title in enumerate(TITLES))
+    index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
+    return index, Grammar(index.trie, Marks.of(tokenizer))
+
+
+INDEX, GRAMMAR = grammar_of(TOKENIZER)
+
+
+def rows_of(items: set[int]) -> Subset:
+    return INDEX.rows(Subset.of(len(TITLES), sorted(items)))
+
+
+@settings(max_examples=60)
+@given(
+    st.sets(st.integers(0, len(TITLES) - 1), min_size=1),
+    st.booleans(),
+    st.none() | st.integers(0, 3),
+    st.integers(0, 10**6),
+)
+def test_whatever_is_drawn_mentions_allowed_items_only(
+    items: set[int], once: bool, most: int | None, seed: int
+) -> None:
+    """A reply that names what may not be named, or the same thing again and again, is worse than none."""
+    constraint = MentionConstraint(GRAMMAR, rows_of(items), once=once, most=most)
+    request = TextRequest(np.array([258, 65]), (256,), 120, 3.0, seed, constraint)
+    told: list[int] = []
+    (text,) = TableBackend(TOKENIZER.vocab_size, seed=seed).write([request], on_tokens=lambda _, new: told.extend(new))
+    assert told == text.token_ids.tolist()
+    state = constraint.start()
+    for token in told:
+        assert state.allowed()[token]
+        state.advance(token)
+    found = INDEX.trie.items[np.array(state.state.rows, dtype=np.int64)].tolist()
+    assert set(found) <= items
+    assert not once or len(set(found)) == len(found)
+    assert most is None or len(found) <= most
+
+
+def test_what_is_forced_is_all_that_may_follow() -> None:
+    """A token that is written without asking the model must not have been a choice."""
+    state = MentionConstraint(GRAMMAR, Subset.everything(len(TITLES))).start()
+    assert not state.forced()
+    for token in TOKENIZER.encode_text("Take the [Red "):
+        state.advance(int(token))
+    assert not state.forced()
+    state.advance(ord("M"))
+    forced = list(state.forced())
+    assert bytes(forced) == b"ug"
+    for token in forced:
+        assert np.flatnonzero(state.allowed()).tolist() == [token]
+        state.advance(token)
+    with pytest.raises(InputError, match="token 65 may not follow here"):
+        state.advance(65)
+
+
+def test_an_engine_is_told_all_of_it_or_the_text_is_not_written() -> None:
+    """A limit that is left out on the way would be broken without a word."""
+    told = MentionConstraint(GRAMMAR, Subset.everything(5), catalog="shop", item_ids=[3, 4]).for_engine
+    assert told == {"genrec_catalog": "shop", "genrec_form": "text", "genrec_allow": [3, 4]}
+    for wrong in (
+        MentionConstraint(GRAMMAR, Subset.everything(5)),
+        MentionConstraint(GRAMMAR, Subset.everything(5), once=True, catalog="shop", item_ids=[3]),
+        MentionConstraint(GRAMMAR, Subset.everything(5), most=1, catalog="shop", item_ids=[3]),
+    ):
+        with pytest.raises(EngineError):
+            wrong.for_engine  # noqa: B018
+
+
+@pytest.mark.model
+def test_a_real_model_names_what_it_may(smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer) -> None:
+    """The whole way once, at a temperature at which it would name anything."""
+    index, grammar = grammar_of(tokenizer)
+    allowed = index.rows(Subset.of(len(TITLES), [0, 2]))
+    constraint = MentionConstraint(grammar, allowed, once=True)
+    said = "Which colours do my products have? Answer with [Red Mug] is red, [Red Lamp] is red."
+    turns = [Message("user", (Span(said, trusted=False),)), Message("assistant", (Span("Answer:", trusted=True),))]
+    requests = [
+        TextRequest(tokenizer.encode_prompt(turns), tokenizer.control_ids, 40, 0.7, seed, constraint)
+        for seed in range(4)
+    ]
+    texts = [tokenizer.decode(text.token_ids.tolist()) for text in smollm2_float32.write(requests)]
+    assert any("[" in text for text in texts)
+    for text in texts:
+        named = [part.partition("]") for part in text.split("[")[1:]]
+        assert all(title in ("Red Mug", "Red Lamp") for title, closed, _ in named if closed), text

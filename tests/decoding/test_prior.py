@@ -1,0 +1,205 @@
+"""Laws of the prior: it is the score behind other prompts, row by row, and is kept only for what it is of."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from brute import log_probs, path_score
+from hostile import damaged
+
+from genrec.deadline import Deadline
+from genrec.decoding.prior import Prior
+from genrec.errors import ArtifactError, DeadlineExceededError, MismatchError
+from genrec.index.trie import TokenTrie
+from genrec.testing import TableBackend
+from genrec.types import FloatArray, IntArray
+
+PROMPT = np.array([5, 2])
+PATHS = [(1, 2, 0), (1, 3, 0), (4, 0), (4, 4, 4, 0), (2, 2, 0), (3, 0)]
+
+
+class Counting(TableBackend):
+    """Counts the tokens it was asked to grow."""
+
+    opened = 0
+
+    def open(self, prompts: Any, **options: Any) -> Any:
+        self.opened += 1
+        return super().open(prompts, **options)
+
+
+@pytest.fixture
+def trie() -> TokenTrie:
+    return TokenTrie.from_sequences([np.array(path) for path in PATHS])
+
+
+@pytest.fixture
+def backend() -> Counting:
+    return Counting(7, seed=2)
+
+
+def rows_of(trie: TokenTrie, *items: int) -> IntArray:
+    return trie.rows_of_items[list(items)]
+
+
+def scores_of(prior: Prior, trie: TokenTrie, rows: IntArray) -> FloatArray:
+    """The prior's log-probability of whole rows."""
+    prior.fill(rows)
+    return np.array([prior.steps[trie.paths(np.array([row]))].sum(dtype=np.float64) for row in rows])
+
+
+def test_a_row_has_the_score_of_reading_it(backend: Counting, trie: TokenTrie) -> None:
+    """Subtracting anything else brings a bias in instead of taking one out."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    expected = np.array([path_score(backend, PROMPT, path, PATHS, "model") for path in PATHS])
+    some = [5, 0, 5]
+    np.testing.assert_allclose(scores_of(prior, trie, rows_of(trie, *some)), expected[some], atol=1e-5)
+    np.testing.assert_allclose(scores_of(prior, trie, trie.rows_of_items), expected, atol=1e-5)
+    place = trie.paths(rows_of(trie, 3))[2]
+    assert prior.steps[place] == pytest.approx(log_probs(backend, [*PROMPT, 4, 4], [4])[0], abs=1e-5)
+
+
+def test_behind_several_prompts_it_is_their_mean(backend: Counting, trie: TokenTrie) -> None:
+    """One stranger's history is an accident; the mean over some is a background."""
+    prompts = [PROMPT, np.array([1]), np.array([6, 6, 6])]
+    prior = Prior(backend, trie, prompts, key="k")
+    expected = [np.mean([path_score(backend, prompt, path, PATHS, "model") for prompt in prompts]) for path in PATHS]
+    np.testing.assert_allclose(scores_of(prior, trie, trie.rows_of_items), expected, atol=1e-5)
+
+
+def test_rows_are_scored_once_and_when_they_are_needed(backend: Counting, trie: TokenTrie) -> None:
+    """A catalog of a million items must not be scored for a request about fifty."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    assert not prior.unsaved
+    prior.fill(rows_of(trie, 2, 0))
+    assert (backend.opened, prior.unsaved) == (1, True)
+    prior.fill(rows_of(trie, 0, 2, 0))
+    prior.fill(rows_of(trie))
+    assert backend.opened == 1
+    told: list[tuple[int, int]] = []
+    prior.fill(on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(4, 4)]
+    assert not np.isnan(prior.steps).any()
+    opened = backend.opened
+    prior.fill(on_progress=lambda done, total: told.append((done, total)))
+    assert backend.opened == opened
+    assert told == [(4, 4)]
+
+
+class Slow(TableBackend):
+    """Counts who scores at the same time, and waits for a sign before it answers."""
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self.opened = 0
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+    def open(self, prompts: Any, **options: Any) -> Any:
+        self.opened += 1
+        self.begun.set()
+        assert self.goes_on.wait(30)
+        return super().open(prompts, **options)
+
+
+def test_two_threads_score_each_row_once(trie: TokenTrie) -> None:
+    """A server's first two requests would pay for the whole catalog twice, on the same cores."""
+    backend = Slow(7, seed=2)
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(prior.fill, rows_of(trie, 0, 1, 2, 3))
+        assert backend.begun.wait(30)
+        second = pool.submit(prior.fill, rows_of(trie, 2, 3))
+        time.sleep(0.2)
+        assert not second.done()
+        backend.goes_on.set()
+        first.result(30)
+        second.result(30)
+    assert backend.opened == 1
+    alone = Prior(TableBackend(7, seed=2), trie, [PROMPT], key="k")
+    alone.fill(rows_of(trie, 0, 1, 2, 3))
+    np.testing.assert_array_equal(prior.steps, alone.steps)
+
+
+def test_whoever_waits_for_another_thread_keeps_to_their_own_deadline(trie: TokenTrie) -> None:
+    """Otherwise the slowest request decides when all others are answered."""
+    backend = Slow(7, seed=2)
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(prior.fill)
+        assert backend.begun.wait(30)
+        with pytest.raises(DeadlineExceededError):
+            prior.fill(deadline=Deadline(0.0, lambda: 1.0))
+        prior.fill(rows_of(trie)[:0], deadline=Deadline(0.0, lambda: 1.0))
+        backend.goes_on.set()
+        first.result(30)
+    prior.fill(deadline=Deadline(0.0, lambda: 1.0))
+    assert backend.opened == 1
+
+
+def test_a_guide_subtracts_what_was_loaded_last(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
+    """A search that subtracts one prior and bounds itself by another proves what is not so."""
+    other = Prior(Counting(7, seed=3), trie, [PROMPT], key="k")
+    other.fill()
+    other.save(tmp_path / "prior")
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    prior.fill()
+    before = prior.guide(1.0)
+    assert not np.array_equal(before.most("model").totals, other.guide(1.0).most("model").totals)
+    prior.load(tmp_path / "prior")
+    assert not prior.unsaved
+    after = prior.guide(1.0)
+    assert after is not before
+    places = np.arange(len(trie.tokens))
+    np.testing.assert_array_equal(after.at(places), other.guide(1.0).at(places))
+    for kind in ("model", "catalog"):
+        np.testing.assert_array_equal(after.most(kind).totals, other.guide(1.0).most(kind).totals)
+    kept = Prior(Counting(7, seed=2), trie, [PROMPT], key="k")
+    early = kept.guide(1.0)
+    kept.load(tmp_path / "prior")
+    np.testing.assert_array_equal(early.at(places), other.steps)
+
+
+def test_what_was_saved_comes_back_without_the_model(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
+    """It takes minutes to make; half of one that was saved is completed later."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    prior.fill(rows_of(trie, 1, 2))
+    prior.save(tmp_path / "prior")
+    assert not prior.unsaved
+    other = Counting(7, seed=2)
+    again = Prior(other, trie, [PROMPT], key="k")
+    again.load(tmp_path / "prior")
+    again.fill(rows_of(trie, 1, 2))
+    assert other.opened == 0
+    np.testing.assert_array_equal(again.steps, prior.steps)
+    again.fill()
+    prior.fill()
+    assert other.opened == 1
+    np.testing.assert_array_equal(again.steps, prior.steps)
+
+
+def test_a_prior_of_something_else_is_refused(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
+    """The wrong correction looks like a bad model."""
+    Prior(backend, trie, [PROMPT], key="k").save(tmp_path / "prior")
+    with pytest.raises(MismatchError, match="is of k, not of other; remove it"):
+        Prior(backend, trie, [PROMPT], key="other").load(tmp_path / "prior")
+    longer = TokenTrie.from_sequences([np.array(path) for path in [*PATHS, (6, 0)]])
+    with pytest.raises(MismatchError, match="has 15 tokens, not 17; remove it"):
+        Prior(backend, longer, [PROMPT], key="k").load(tmp_path / "prior")
+
+
+@pytest.mark.parametrize("name", ["steps.safetensors", "manifest.json"])
+def test_any_changed_byte_is_refused_and_the_file_named(
+    backend: Counting, trie: TokenTrie, tmp_path: Path, name: str
+) -> None:
+    """One flipped bit makes one product everybody's favourite."""
+    prior = Prior(backend, trie, [PROMPT], key="k")
+    prior.fill()
+    prior.save(tmp_path)
+    for content in damaged(tmp_path / name):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match=name):
+            prior.load(tmp_path)

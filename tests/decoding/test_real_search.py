@@ -1,0 +1,77 @@
+"""The search on the real model, against the model itself asked one title at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
+from genrec.backends.transformers import TransformersBackend
+from genrec.data.subset import Subset
+from genrec.decoding.search import Terms, beam_search, exhaustive_search
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.types import FloatArray, IntArray, Message, Span
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def index(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> CatalogIndex:
+    catalog, _ = open_dataset("online-retail", tmp_path_factory.mktemp("cache"))
+    some = Catalog.from_items(catalog[place] for place in range(0, 3600, 36))
+    return CatalogIndex.build(some, TitleIdentifiers(), HuggingFaceTokenizer.from_directory(smollm2))
+
+
+@pytest.fixture(scope="module")
+def prompts(smollm2: Path) -> list[IntArray]:
+    tokenizer = HuggingFaceTokenizer.from_directory(smollm2)
+    asked = ("I bought a red lamp. What next?", "Something for a child's birthday, please.")
+    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in asked]
+
+
+@pytest.fixture(scope="module")
+def truth(smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray]) -> FloatArray:
+    """float64 [prompts, items]: each title read behind the prompt by the plain model, nothing shared or packed."""
+    scores = np.empty((len(prompts), len(index.trie)))
+    for row, prompt in enumerate(prompts):
+        for item, trie_row in enumerate(index.trie.rows_of_items):
+            title = torch.from_numpy(index.trie.row(int(trie_row)).astype(np.int64))
+            with torch.inference_mode():
+                logits = smollm2_float32.model(torch.cat([torch.from_numpy(prompt), title])[None]).logits[0]
+            steps = logits[len(prompt) - 1 : -1].log_softmax(dim=-1)
+            scores[row, item] = steps[torch.arange(len(title)), title].sum().item()
+    return scores
+
+
+def test_wide_and_exhaustive_search_equal_the_plain_model(
+    smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
+) -> None:
+    """The tree, the mask, the packing and the beam may change the cost of an answer, never the answer."""
+    terms = Terms([Subset.everything(100)] * len(prompts), 100)
+    wide = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=100)
+    packed = exhaustive_search(smollm2_float32.open(prompts), index.trie, terms)
+    for row, rankings in enumerate(zip(wide, packed, strict=True)):
+        for ranking in rankings:
+            assert ranking.proven
+            np.testing.assert_allclose(ranking.scores, np.sort(truth[row])[::-1], atol=2e-3)
+            np.testing.assert_allclose(truth[row, ranking.item_indices], ranking.scores, atol=2e-3)
+
+
+def test_narrow_search_is_right_where_it_says_it_is_proven(
+    smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
+) -> None:
+    """A proof that is wrong once is no proof."""
+    outcomes = []
+    for k, width in ((1, 4), (3, 20)):
+        for exact in (False, True):
+            terms = Terms([Subset.everything(100)] * len(prompts), k)
+            found = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=width, exact=exact)
+            for row, ranking in enumerate(found):
+                assert len(ranking.item_indices) == k
+                assert ranking.proven or not exact
+                best = np.sort(truth[row])[::-1][:k]
+                outcomes.append(ranking.proven)
+                if ranking.proven:
+                    np.testing.assert_allclose(truth[row, ranking.item_indices], best, atol=2e-3)
+    assert any(outcomes)

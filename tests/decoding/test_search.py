@@ -1,0 +1,277 @@
+"""Laws of the search: it finds what brute force finds, and says "proven" only where that is so.
+
+The brute force below knows no trie: it reads one token after the other, each behind a prompt of its own.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import get_args
+
+import numpy as np
+import pytest
+from brute import path_score
+
+from genrec.data.subset import Boost, Mask, Subset
+from genrec.decoding.bounds import Guide
+from genrec.decoding.search import ScoreKind, Terms, beam_search, exhaustive_search
+from genrec.decoding.tree_scoring import score_tries
+from genrec.errors import InputError
+from genrec.index.trie import TokenTrie
+from genrec.testing import TableBackend
+from genrec.types import BoolArray, FloatArray, IntArray, Ranking
+
+CASES = range(200)
+KINDS = get_args(ScoreKind)
+END = 0
+PRIOR = np.array([1])
+
+
+@dataclass
+class Case:
+    """A random catalog, its model, and what is asked of it."""
+
+    backend: TableBackend
+    sequences: list[tuple[int, ...]]
+    prompts: list[IntArray]
+    allowed: BoolArray  # [U, N], by item
+    k: int
+    weight: float  # of the prior; 0 for none
+    boost: FloatArray | None  # [U, N], by item
+
+    @cached_property
+    def trie(self) -> TokenTrie:
+        return TokenTrie.from_sequences([np.array(sequence) for sequence in self.sequences])
+
+    @cached_property
+    def other(self) -> TableBackend:
+        """The model of the prior."""
+        return TableBackend(self.backend.vocab_size, seed=self.backend.seed + 1000, spread=self.backend.spread)
+
+    @cached_property
+    def guide(self) -> Guide | None:
+        if not self.weight:
+            return None
+        reading = score_tries(self.other.open([PRIOR]), [self.trie])[0]
+        assert reading is not None
+        return Guide(self.trie, reading.steps, self.weight)
+
+    def terms(self, kind: ScoreKind) -> Terms:
+        items = self.trie.items
+        # The same rows said in three ways: as a mask, as a list, and as what is left of a mask.
+        mask = Mask.from_bool(self.allowed[:, items].any(axis=0))
+        allowed = []
+        for number, own in enumerate(self.allowed[:, items]):
+            left = Subset.from_mask(mask).without(np.flatnonzero(~own))
+            allowed.append(Subset.of(len(items), np.flatnonzero(own)) if number % 2 else left)
+        boosts = None
+        if self.boost is not None:
+            boosts = [Boost(np.flatnonzero(own), own[own != 0]) for own in self.boost[:, items]]
+        return Terms(allowed, self.k, kind, self.guide, boosts)
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, str], dict[int, float]]:
+        return {}
+
+    def truth(self, prompt: int, kind: ScoreKind) -> dict[int, float]:
+        """The score of every allowed item."""
+        if (prompt, kind) not in self._known:
+            items = np.flatnonzero(self.allowed[prompt]).tolist()
+            paths = [self.sequences[item] for item in items]
+            scores = {}
+            for item, path in zip(items, paths, strict=True):
+                scores[item] = path_score(self.backend, self.prompts[prompt], path, paths, kind)
+                if self.weight:
+                    scores[item] -= self.weight * path_score(self.other, PRIOR, path, paths, kind)
+                scores[item] += 0.0 if self.boost is None else self.boost[prompt, item]
+            self._known[prompt, kind] = scores
+        return self._known[prompt, kind]
+
+    def best(self, prompt: int, kind: ScoreKind) -> list[tuple[float, int]]:
+        """(score, item) of the k best allowed items, ties in item order."""
+        return ranked(self.truth(prompt, kind))[: self.k]
+
+
+def ranked(scores: dict[int, float]) -> list[tuple[float, int]]:
+    return sorted(((score, item) for item, score in scores.items()), key=lambda pair: (-pair[0], pair[1]))
+
+
+@cache
+def make_case(seed: int, *, spread: float = 2.0) -> Case:
+    random = np.random.default_rng(seed)
+    vocab_size, count = int(random.integers(3, 20)), int(random.integers(1, 40))
+    bodies = [tuple(random.integers(1, vocab_size, random.integers(1, 7)).tolist()) for _ in range(count)]
+    sequences = [(*body, END) for body in dict.fromkeys(bodies)]
+    users = int(random.integers(1, 4))
+    prompts = [random.integers(0, vocab_size, random.integers(1, 9)) for _ in range(users)]
+    allowed = random.random((users, len(sequences))) < random.choice([0.0, 0.1, 0.5, 0.9, 1.0])
+    boost = random.normal(size=allowed.shape) * 3
+    boost *= random.random(allowed.shape) < random.choice([0.0, 0.2, 1.0])
+    weight = float(random.choice([0.5, 1.0, 2.0])) if seed % 3 == 0 else 0.0
+    backend = TableBackend(vocab_size, seed=seed, spread=spread)
+    return Case(backend, sequences, prompts, allowed, int(random.integers(1, 12)), weight, boost if seed % 2 else None)
+
+
+def check(ranking: Ranking, best: list[tuple[float, int]]) -> None:
+    assert ranking.item_indices.tolist() == [item for _, item in best]
+    np.testing.assert_allclose(ranking.scores, [score for score, _ in best], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wide_search_equals_brute_force(kind: ScoreKind) -> None:
+    """Anything else is a search bug: at full width no node is ever dropped."""
+    for seed in CASES:
+        case = make_case(seed)
+        terms = case.terms(kind)
+        searches = [
+            exhaustive_search(case.backend.open(case.prompts), case.trie, terms),
+            exhaustive_search(case.backend.open(case.prompts), case.trie, terms, max_nodes=17),
+            beam_search(case.backend.open(case.prompts), case.trie, terms, width=len(case.trie)),
+            beam_search(case.backend.open(case.prompts), case.trie, terms, width=1, exact=True),
+        ]
+        for prompt in range(len(case.prompts)):
+            best = case.best(prompt, kind)
+            for rankings in searches:
+                check(rankings[prompt], best)
+                assert rankings[prompt].proven
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_narrow_search_never_claims_what_it_does_not_know(kind: ScoreKind) -> None:
+    """`proven` is read as a promise; and a narrow list must still be full, allowed, distinct and truly scored."""
+    proven = unproven = 0
+    for seed in CASES:
+        case = make_case(seed)
+        for width in (1, 2, 5):
+            rankings = beam_search(case.backend.open(case.prompts), case.trie, case.terms(kind), width=width)
+            for prompt, ranking in enumerate(rankings):
+                truth = case.truth(prompt, kind)
+                items = ranking.item_indices.tolist()
+                assert len(items) == len(set(items)) == min(case.k, int(case.allowed[prompt].sum()))
+                check(ranking, ranked({item: truth[item] for item in items}))
+                if ranking.proven:
+                    check(ranking, case.best(prompt, kind))
+                proven += ranking.proven
+                unproven += not ranking.proven
+    assert proven > 100
+    assert unproven > 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("search", ["exhaustive", "wide", "exact", "narrow"])
+def test_equal_scores_stand_in_item_order(search: str, kind: ScoreKind) -> None:
+    """The same request must give the same list on every machine, in every batch, under every width."""
+    for seed in range(60):
+        case = replace(make_case(seed, spread=0.0), boost=None, weight=0.0)
+        tree, terms = case.backend.open(case.prompts), case.terms(kind)
+        if search == "exhaustive":
+            rankings = exhaustive_search(tree, case.trie, terms, max_nodes=seed)
+        elif search == "wide":
+            rankings = beam_search(tree, case.trie, terms, width=len(case.trie))
+        else:
+            rankings = beam_search(tree, case.trie, terms, width=1 + seed % 3, exact=search == "exact")
+        for prompt, ranking in enumerate(rankings):
+            if search == "narrow" and not ranking.proven:
+                continue
+            truth = {item: round(score, 9) for item, score in case.truth(prompt, kind).items()}
+            assert ranking.item_indices.tolist() == [item for _, item in ranked(truth)[: case.k]]
+
+
+def test_a_limit_on_an_exact_search_keeps_the_list_full() -> None:
+    """A search that gives up on its proof must not give up on its list."""
+    for seed in CASES:
+        case = make_case(seed)
+        for max_nodes in (1, 5, 20):
+            rankings = beam_search(
+                case.backend.open(case.prompts),
+                case.trie,
+                case.terms("model"),
+                width=2,
+                exact=True,
+                max_nodes=max_nodes,
+            )
+            for prompt, ranking in enumerate(rankings):
+                assert len(ranking.item_indices) == min(case.k, int(case.allowed[prompt].sum()))
+                if ranking.proven:
+                    check(ranking, case.best(prompt, "model"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_answers_as_each_alone(kind: ScoreKind) -> None:
+    """Whoever shares a batch with somebody must not be recommended anything else for it."""
+    for seed in range(50):
+        case = make_case(seed)
+        for options in ({"width": 3}, {"width": 2, "exact": True}):
+            together = beam_search(case.backend.open(case.prompts), case.trie, case.terms(kind), **options)
+            for prompt, ranking in enumerate(together):
+                own = slice(prompt, prompt + 1)
+                boost = None if case.boost is None else case.boost[own]
+                alone = replace(case, prompts=case.prompts[own], allowed=case.allowed[own], boost=boost)
+                (other,) = beam_search(alone.backend.open(alone.prompts), alone.trie, alone.terms(kind), **options)
+                assert other.item_indices.tolist() == ranking.item_indices.tolist()
+                assert other.scores.tolist() == ranking.scores.tolist()
+                assert (other.proven, other.compared) == (ranking.proven, ranking.compared)
+
+
+def test_nothing_allowed_is_an_empty_and_proven_list() -> None:
+    """A filter that nothing passes must give nothing, never something else."""
+    case = make_case(4)
+    nothing = [Subset.of(len(case.trie), [])] * len(case.prompts)
+    terms = replace(case.terms("model"), allowed=nothing)
+    for rankings in (
+        beam_search(case.backend.open(case.prompts), case.trie, terms, width=4),
+        exhaustive_search(case.backend.open(case.prompts), case.trie, terms),
+    ):
+        assert all(len(ranking.item_indices) == 0 and ranking.proven for ranking in rankings)
+        assert all(ranking.notices == ("nothing is allowed",) for ranking in rankings)
+
+
+def test_nobody_asked_is_nobody_answered() -> None:
+    """A batch that a filter emptied must not end in an error of indices."""
+    case = make_case(4)
+    terms = Terms([], case.k)
+    assert beam_search(case.backend.open([]), case.trie, terms, width=4) == []
+    assert exhaustive_search(case.backend.open([]), case.trie, terms) == []
+
+
+def test_bad_terms_are_refused_by_value() -> None:
+    """A mask of the wrong catalog would silently filter other items."""
+    case = make_case(1)
+    good = case.terms("model")
+    users, size = len(case.prompts), len(case.trie)
+    other = make_case(3).guide
+    for change, message in [
+        ({"k": 0}, "k is 0; give a whole number of at least 1"),
+        ({"kind": "best"}, "score 'best' is none of model, catalog"),
+        ({"allowed": [Subset.everything(size + 1)] * users}, rf"subset of {size + 1} rows; the trie has {size}"),
+        ({"guide": other}, "the guide is of another trie"),
+        ({"boosts": []}, "there are 0 boosts for"),
+        ({"boosts": [Boost(np.array([size]), np.array([1.0]))] * users}, f"row {size} is boosted"),
+    ]:
+        for search in (exhaustive_search, lambda *args: beam_search(*args, width=3)):
+            with pytest.raises(InputError, match=message):
+                search(case.backend.open(case.prompts), case.trie, replace(good, **change))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_nodes is -1"):
+        beam_search(case.backend.open(case.prompts), case.trie, good, width=3, exact=True, max_nodes=-1)
+    with pytest.raises(InputError, match="width is 0"):
+        beam_search(case.backend.open(case.prompts), case.trie, good, width=0)
+
+
+def test_a_tree_of_other_prompts_is_refused() -> None:
+    """Prompts are told by their number: one too few, and a person is ranked behind another one's words."""
+    case = make_case(1)
+    terms = replace(case.terms("model"), boosts=None)
+    for prompts in (case.prompts[:-1], [*case.prompts, case.prompts[0]]):
+        for search in (exhaustive_search, lambda *args: beam_search(*args, width=3)):
+            with pytest.raises(InputError, match=f"{len(case.prompts)} prompts have a subset each, and the tree has"):
+                search(case.backend.open(prompts), case.trie, terms)
+
+
+def test_an_exact_search_says_what_it_cost_and_saves_nodes() -> None:
+    """Whoever pays for a proof wants to know the price; small steps must not cost more than opening everything."""
+    for seed in range(50):
+        case = make_case(seed)
+        tree = case.backend.open(case.prompts)
+        rankings = beam_search(tree, case.trie, case.terms("model"), width=1, exact=True)
+        assert sum(ranking.nodes for ranking in rankings) == tree.size - len(case.prompts)
+        for ranking in rankings:
+            assert ranking.passes <= ranking.nodes <= len(case.trie.tokens)

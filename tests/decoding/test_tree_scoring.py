@@ -1,0 +1,83 @@
+"""Laws of packed scoring: whatever shares a pass, a token has the log-probability it has alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from brute import log_probs
+
+from genrec.data.subset import Subset
+from genrec.decoding.search import Terms, beam_search
+from genrec.decoding.tree_scoring import score_tries
+from genrec.errors import EngineError
+from genrec.index.trie import TokenTrie
+from genrec.testing import TableBackend
+from genrec.types import IntArray
+
+
+def random_trie(random: np.random.Generator, vocab_size: int) -> TokenTrie:
+    bodies = {tuple(random.integers(1, vocab_size, random.integers(1, 7)).tolist()) for _ in range(30)}
+    return TokenTrie.from_sequences([np.array([*body, 0]) for body in bodies])
+
+
+@pytest.mark.parametrize("branching_only", [False, True])
+@pytest.mark.parametrize("max_nodes", [1, 2, 7, 30, 512])
+def test_tokens_have_their_log_probs_whatever_the_packing(max_nodes: int, branching_only: bool) -> None:
+    """Packing is for speed alone; a score that depends on it depends on the machine's memory."""
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        backend = TableBackend(int(random.integers(3, 20)), seed=seed)
+        prompts: list[IntArray] = [random.integers(0, backend.vocab_size, 3), np.array([1])]
+        tries = [random_trie(random, backend.vocab_size), None if seed % 2 else random_trie(random, backend.vocab_size)]
+        tree = backend.open(prompts)
+        before = tree.grow(np.array([0]), np.array([1]))
+        found = score_tries(tree, tries, branching_only=branching_only, max_nodes=max_nodes)
+        assert tree.size == int(before[0]) + 1
+        for prompt, trie, reading in zip(prompts, tries, found, strict=True):
+            if trie is None or reading is None:
+                assert trie is reading
+                continue
+            rows = [trie.row(row).tolist() for row in range(len(trie))]
+            paths = np.split(trie.paths(np.arange(len(trie))), np.cumsum(trie.lengths)[:-1])
+            asked = 0
+            for row, path in zip(rows, paths, strict=True):
+                for depth, place in enumerate(path):
+                    siblings = {other[depth] for other in rows if len(other) > depth and other[:depth] == row[:depth]}
+                    if branching_only and len(siblings) == 1:
+                        assert reading.steps[place] == 0
+                        continue
+                    expected = log_probs(backend, [*prompt, *row[:depth]], [row[depth]])[0]
+                    assert reading.steps[place] == pytest.approx(expected, abs=1e-12)
+                    asked += 1
+            assert asked
+            # A pass holds no more than it may, or one row that is longer.
+            assert reading.nodes <= reading.passes * max(max_nodes, trie.longest)
+
+
+def test_a_model_that_returns_no_numbers_is_named() -> None:
+    """NaN compares false with everything: items would be lost, and the list called proven."""
+    trie = random_trie(np.random.default_rng(1), 9)
+    tree = Broken(9).open([np.array([1])])
+    with pytest.raises(EngineError, match="returned NaN"):
+        score_tries(tree, [trie])
+    with pytest.raises(EngineError, match="returned NaN"):
+        beam_search(Broken(9).open([np.array([1])]), trie, Terms([Subset.everything(len(trie))], 3), width=3)
+
+
+class Broken(TableBackend):
+    """Weights that overflowed."""
+
+    def open(self, prompts: Sequence[IntArray], **options: Any) -> Any:
+        tree = super().open(prompts, **options)
+        tree.log_probs = lambda nodes, tokens, offsets: np.full(len(tokens), np.nan)  # type: ignore[method-assign]
+        return tree
+
+
+def test_what_needs_no_node_grows_none() -> None:
+    """Under a score by which forced tokens are free, a catalog of lone words costs one look at the prompt."""
+    trie = TokenTrie.from_sequences([np.array([token, 9, 9, 9, 0]) for token in range(1, 8)])
+    tree = TableBackend(10).open([np.array([3])])
+    (reading,) = score_tries(tree, [trie], branching_only=True)
+    assert reading is not None
+    assert (reading.nodes, reading.passes) == (0, 1)

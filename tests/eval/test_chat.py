@@ -1,0 +1,302 @@
+"""Laws of measuring talk: what is true of a turn, who may learn from what, and a check that sees every fault."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eval import chat, dialogue_rankers
+from eval import simulate as simulation
+from eval.chat import Answers, ask, cluster_interval
+from eval.dialogue import Dialogues, folds, log_of, read_dialogues, recall
+from eval.dialogue_rankers import BLEND, Texts, make_answerers, open_one
+from eval.shopper import KINDS, Meant, Shopper, shelf_of
+from eval.simulate import FAULTS, Reading, Score, check, obeys, talk
+from genrec import Catalog, Item, PopularityRanker, Recommender
+from genrec.chat.advisor import Advisor
+from genrec.chat.conversation import Conversation, Limit, Turn, Wishes
+from genrec.errors import InputError
+from genrec.types import Recommendation, RecommendationList
+
+FILMS = [f"Film {name} ({1980 + place})" for place, name in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")]
+
+
+def write(
+    folder: Path, part: str, turns: Sequence[tuple[str, list[str], list[str], list[str]]], name: str = "redial"
+) -> None:
+    rows = [
+        {"dialog_id": own, "turn_id": place, "context": context, "response": "", "recommended": told, "entities": met}
+        for place, (own, context, told, met) in enumerate(turns)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}_{part}.parquet")
+
+
+def write_films(folder: Path, titles: Sequence[str] = FILMS, name: str = "redial") -> None:
+    rows = [
+        {"item_id": f"f{place}", "title": title, "attributes": json.dumps({"genre": ["drama"], "director": ["Nobody"]})}
+        for place, title in enumerate(titles)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}_items.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty dialogues, in each of which film n + 1 is recommended to whoever speaks of film n."""
+    write_films(tmp_path)
+    turns = []
+    for number in range(40):
+        seen, next_one = FILMS[number % 13], FILMS[number % 13 + 1]
+        turns.append((f"d{number}", ["", f"I liked {seen}, what else?"], [next_one], [seen]))
+    write(tmp_path, "valid", turns)
+    return tmp_path
+
+
+def letters(texts: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
+    """A vector for each text: which letters stand alone in it."""
+    vectors = np.array([[float(f" {chr(65 + place)} " in f" {text} ") for place in range(26)] for text in texts])
+    vectors = np.hstack([vectors, np.ones((len(texts), 1))])
+    unit: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)  # type: ignore[type-arg]
+    return unit
+
+
+def test_what_was_mentioned_is_neither_true_nor_recommended(tmp_path: Path) -> None:
+    """Else whoever repeats what was said looks best: on ReDial every twelfth recommended title was said before."""
+    write_films(tmp_path)
+    context = [f"I saw {FILMS[0]} and {FILMS[1]}", "and?"]
+    write(tmp_path, "valid", [("d", context, [FILMS[0], FILMS[1], FILMS[2], "Nowhere (1900)"], [FILMS[0]])])
+    data = read_dialogues(tmp_path, "redial")
+    (turn,) = data.asked
+    assert turn.truth == ("f2",), "neither what an annotator marked, nor what stands there, nor what no catalog has"
+    assert turn.mentioned == {"f0", "f1"}
+    assert set(turn.history) == {"f0", "f1"}
+    found = Answers()
+    popular = PopularityRanker(np.arange(len(FILMS), 0, -1))
+    ask(data, open_one(data, popular, popular), data.asked, "popularity", found)
+    assert found.lists[0][:2] == ["f2", "f3"]
+
+
+def test_what_only_an_annotator_found_is_ruled_out_and_no_history(tmp_path: Path) -> None:
+    """An annotation that reads the answer would hand it to the ranker."""
+    write_films(tmp_path)
+    write(tmp_path, "valid", [("d", ["what now?"], [FILMS[3]], [FILMS[5]])])
+    (turn,) = read_dialogues(tmp_path, "redial").asked
+    assert turn.history == ()
+    assert turn.mentioned == {"f5"}
+
+
+def test_each_true_item_that_remains_is_one_example(tmp_path: Path) -> None:
+    """A mean over turns would be another figure than the published one."""
+    write_films(tmp_path)
+    write(tmp_path, "valid", [("d", ["hi"], FILMS[:3], []), ("e", ["hi"], FILMS[4:5], [])])
+    data = read_dialogues(tmp_path, "redial")
+    found, there = recall(data.asked, [["f0", "f1", "f9"], ["f9", "f4"]], 2)
+    assert (found.sum(), there.sum()) == (3, 4)
+    assert cluster_interval(found, there, ["d", "e"], seed=0).value == 75
+
+
+def test_no_dialogue_is_answered_by_what_it_says_itself(folder: Path) -> None:
+    """Counting the answer before it is asked for finds it every time."""
+    data = read_dialogues(folder, "redial")
+    for inside, outside in folds(data.asked, 5, seed=1):
+        assert not {turn.dialogue for turn in inside} & {turn.dialogue for turn in outside}
+        assert sorted(map(id, [*inside, *outside])) == sorted(map(id, data.asked))
+    alone = replace(data, asked=data.asked[:6], others=())  # six dialogues of six different films
+    texts = Texts.of(alone, letters)
+    for own in make_answerers(alone, texts, seed=0):
+        popular = own.rankers["popularity"].scores([dialogue_rankers._request(alone, turn) for turn in own.turns])
+        for row, turn in enumerate(own.turns):
+            others = [other for other in alone.asked if other not in own.turns]
+            counted = sum(turn.truth[0] in (*other.truth, *other.history) for other in others)
+            assert popular[row, data.catalog.index_of(turn.truth[0])] == pytest.approx(np.log1p(counted))
+
+
+def test_where_there_are_other_dialogues_they_are_learned_from(folder: Path) -> None:
+    """Folds are for want of them."""
+    write(folder, "train", [("t", [f"{FILMS[20]}?"], [FILMS[21]], [FILMS[20]])] * 3)
+    data = read_dialogues(folder, "redial")
+    (own,) = make_answerers(data, Texts.of(data, letters), seed=0)
+    assert own.turns == list(data.asked)
+    counts = own.rankers["popularity"].scores([dialogue_rankers._request(data, data.asked[0])])[0]
+    assert np.flatnonzero(counts).tolist() == [20, 21]
+    assert log_of([]) is None
+
+
+def test_the_blend_finds_what_its_parts_find_together(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole command, with vectors that need no model: nothing outside the catalog, repeated or ruled out."""
+    monkeypatch.setattr(chat, "kept_vectors", lambda _: letters)
+    out = tmp_path / "out.json"
+    chat.main(["--data", str(folder), "--sets", "redial", "--model-turns", "0", "--json", str(out)])
+    rows = {row["ranker"]: row for row in json.loads(out.read_text())["rows"]}
+    assert rows[BLEND]["recall"]["recall@10"]["value"] >= rows["popularity"]["recall"]["recall@10"]["value"]
+    assert rows[BLEND]["recall"]["recall@10"]["value"] > 90
+    assert all(row["outside"] == row["repeated"] == row["ruled_out"] == 0 for row in rows.values())
+    assert all(row["places"] == 400 for row in rows.values())
+    assert "GPT-4" in capsys.readouterr().out
+    chat.main(["--data", str(folder), "--sets", "redial", "--model-turns", "0", "--json", str(out)])
+    again = {row["ranker"]: row for row in json.loads(out.read_text())["rows"]}
+    assert {name: row["recall"] for name, row in again.items()} == {name: row["recall"] for name, row in rows.items()}
+
+
+def test_faults_of_lists_are_counted(folder: Path) -> None:
+    """A 0 that nothing could change says nothing."""
+    data = read_dialogues(folder, "redial")
+    turn = data.asked[0]
+    bad = Answers([turn], [["f5", "f5", "nowhere", *turn.mentioned]])
+    assert chat._faults(bad, set(map(str, data.catalog.item_ids))) == (1, 1, 1)
+
+
+def test_dialogues_that_are_not_there_are_named(tmp_path: Path) -> None:
+    """A wrong folder must not be measured as an empty one."""
+    with pytest.raises(InputError, match=r"redial_items\.parquet is missing"):
+        read_dialogues(tmp_path, "redial")
+    write_films(tmp_path)
+    write(tmp_path, "valid", [("d", ["hi"], ["Nowhere (1900)"], [])])
+    with pytest.raises(InputError, match="no turn"):
+        read_dialogues(tmp_path, "redial")
+
+
+COLOURS, THINGS = ("Red", "Blue", "Green", "White", "Black"), ("Mug", "Lamp", "Candle", "Cushion", "Kettle", "Basket")
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    items = [
+        Item(f"i{place}", f"{colour} {thing} {size}", {"price": 1.0 + place % 11})
+        for place, (colour, thing, size) in enumerate(
+            (colour, thing, size) for colour in COLOURS for thing in THINGS for size in ("Small", "Large")
+        )
+    ]
+    return Catalog.from_items(items)
+
+
+@pytest.fixture(scope="module")
+def advisor(catalog: Catalog) -> Advisor:
+    return Advisor(Recommender(catalog, [PopularityRanker(np.arange(len(catalog), 0, -1))]), k=5)
+
+
+def converse(advisor: Advisor, catalog: Catalog, shoppers: int, way: str = "critique") -> tuple[Score, Reading]:
+    score, reading = Score(), Reading()
+    for number in range(shoppers):
+        random = np.random.default_rng(number)
+        shopper = Shopper(catalog, f"i{random.integers(len(catalog))}", random)
+        talk(advisor, shelf_of(catalog), Conversation(history=("i3",)), shopper, way, score, reading, 10**6)
+    return score, reading
+
+
+def test_what_shoppers_say_is_read_and_nothing_that_they_rule_out_is_shown(advisor: Advisor, catalog: Catalog) -> None:
+    """Every kind of critique, by shoppers whose words are unambiguous: all of it has to be understood."""
+    score, reading = converse(advisor, catalog, 150)
+    assert sum(score.faults.values()) == 0
+    assert set(reading.said) == set(KINDS)
+    assert reading.read == reading.said, dict(reading.missed)
+    assert len(score.found) == 150
+
+
+def test_shoppers_are_the_same_every_time(advisor: Advisor, catalog: Catalog) -> None:
+    """A figure that nobody can get again is none."""
+    first, second = (converse(advisor, catalog, 10)[0] for _ in range(2))
+    assert (first.found, first.items, first.turns) == (second.found, second.items, second.turns)
+
+
+def test_shoppers_rule_out_nothing_that_they_look_for(advisor: Advisor, catalog: Catalog) -> None:
+    """Who talks themselves out of what they want tells nothing of how well they were served."""
+    for number in range(60):
+        random = np.random.default_rng(number)
+        target = f"i{random.integers(len(catalog))}"
+        shopper, meant, conversation = Shopper(catalog, target, random), Meant(), Conversation()
+        for _ in range(8):
+            said = shopper.speak(conversation, meant)
+            if said.drop is None and said.kind != "undo":
+                conversation, meant = advisor.answer(conversation, said.text), said.after(meant)
+                assert meant.allows(target, *shelf_of(catalog)[target]), said.text
+
+
+def test_turning_pages_is_the_same_words_again(advisor: Advisor, catalog: Catalog) -> None:
+    """What critique is measured against must not have any."""
+    score, reading = converse(advisor, catalog, 5, "words, then pages")
+    assert set(reading.said) == {"words"}
+    assert sum(score.faults.values()) == 0
+
+
+def bad_turns() -> list[tuple[str, list[str], Wishes, Meant, list[str]]]:
+    """A fault, a list that has it, wishes, what was meant, and what was shown before."""
+    cheap = Wishes(limits=(Limit("price", "price <= 2.0"),))
+    plain, good = Wishes(), ["i0", "i1", "i2", "i4", "i5"]
+    return [
+        ("outside the catalog", [*good[:4], "nowhere"], plain, Meant(), []),
+        ("ruled out by the wishes", ["i0", "i1", "i2", "i11", "i12"], cheap, Meant(), []),
+        ("ruled out as meant", good, plain, Meant(lacking=frozenset({"lamp"})), []),
+        ("repeated", [*good[:4], good[0]], plain, Meant(), []),
+        ("disliked or had", good, Wishes(disliked=("i0",)), Meant(), []),
+        ("disliked or had", ["i3", *good[:4]], plain, Meant(), []),
+        ("too few", good[:4], plain, Meant(), []),
+        ("shown before", good, plain, Meant(), ["i0"]),
+    ]
+
+
+@pytest.mark.parametrize(("fault", "shown", "wishes", "meant", "before"), bad_turns())
+def test_each_fault_is_seen(
+    catalog: Catalog, fault: str, shown: list[str], wishes: Wishes, meant: Meant, before: list[str]
+) -> None:
+    """A check that cannot fail proves nothing about 2,000 turns."""
+
+    def turn(items: list[str], own: Wishes) -> Turn:
+        listed = tuple(Recommendation(None, item, rank, 0.0, "test", item) for rank, item in enumerate(items, 1))
+        return Turn("", own, RecommendationList(listed, proven=True, compared=5), "")
+
+    earlier = Conversation(history=("i3",), turns=(turn(before, Wishes()),) if before else ())
+    score = Score()
+    check(shelf_of(catalog), earlier, replace(earlier, turns=(*earlier.turns, turn(shown, wishes))), meant, score)
+    assert {name for name, count in score.faults.items() if count} == {fault}
+
+
+def test_limits_are_evaluated_by_the_check_itself() -> None:
+    """Asking the filter whether the filter is right would always say yes."""
+    assert obeys("price <= 2.0", "Mug", 2.0)
+    assert not obeys("price < 2.0", "Mug", 2.0)
+    assert not obeys("price > 1.0", "Mug", None)
+    one_or_many = "'candle' not in words(title) and 'CANDLES' not in words(title)"
+    assert not obeys(one_or_many, "Scented candles", 1.0)
+    assert not obeys(one_or_many, "Candle", 1.0)
+    assert obeys(one_or_many, "Candlestick", 1.0)
+    assert obeys('"lady\'s" not in words(title)', "Candle", 1.0)
+    with pytest.raises(InputError, match="teach"):
+        obeys("year > 1990", "Mug", 1.0)
+
+
+def test_the_command_runs_on_other_data(
+    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the embedded shop alone."""
+    monkeypatch.setenv("GENREC_CACHE", str(tmp_path / "cache"))
+    items = [{"item_id": item.item_id, "title": item.title, **item.attributes} for item in catalog]
+    random = np.random.default_rng(0)
+    events = [
+        {"user_id": f"u{user}", "item_id": f"i{random.integers(60)}", "timestamp": 1.0 * basket}
+        for user in range(20)
+        for basket in range(4)
+        for _ in range(2)
+    ]
+    pq.write_table(pa.Table.from_pylist(items), tmp_path / "items.parquet")
+    pq.write_table(pa.Table.from_pylist(events), tmp_path / "log.parquet")
+    paths = ["--items", str(tmp_path / "items.parquet"), "--interactions", str(tmp_path / "log.parquet")]
+    out = tmp_path / "out.json"
+    chat.main(["simulate", *paths, "--turns", "60", "--model", "none", "--json", str(out)])
+    summary = json.loads(out.read_text())
+    for way in simulation.WAYS:
+        assert summary["ways"][way]["turns"] == 60
+        assert summary["ways"][way]["faults"] == dict.fromkeys(FAULTS, 0)
+    assert "read as meant" in capsys.readouterr().out
+
+
+def test_every_film_has_a_text(folder: Path) -> None:
+    """Without its cast a film is only as near to words as its title is."""
+    data: Dialogues = read_dialogues(folder, "redial")
+    assert data.descriptions[0] == "Film A (1980). drama. Nobody"

@@ -1,0 +1,273 @@
+"""The peers that genrec's speed is measured beside, and the report."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.speed import dictionary, exactness, huggingface, lookup, static, subject
+from eval.speed.catalog import Codes, titles, uniform, zipf
+from eval.speed.measurement import interleave, peak_memory
+from eval.speed.model import random_backend
+from eval.speed.plot import draw_runs, read_runs
+from eval.speed.report import Row, Target, write_json
+from eval.speed.search import grid
+from genrec import open_dataset
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.types import Ranking
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    vocab_size=st.integers(2, 40),
+    length=st.integers(3, 6),
+    count=st.integers(1, 300),
+)
+def test_static_dictionary_and_genrec_name_the_same_children(
+    seed: int, vocab_size: int, length: int, count: int
+) -> None:
+    """A ratio of two lookups that answer differently says nothing."""
+    random = np.random.default_rng(seed)
+    rows = np.unique(random.integers(0, vocab_size, (count, length), dtype=np.uint16), axis=0)
+    codes = Codes.of("random", random.permutation(rows), vocab_size)
+    trie, table, root = subject.build(codes), static.build(codes), dictionary.build(codes)
+    for depth in range(length):
+        prefixes = codes.prefixes(depth, 12, seed=seed)
+        log_probs = torch.randn((12, vocab_size), generator=torch.Generator().manual_seed(depth)).log_softmax(1)
+        mine = subject.flat(subject.children(trie, subject.locate(trie, prefixes), log_probs))
+        masked = dictionary.mask(root, 12)(torch.from_numpy(prefixes), log_probs)
+        assert lookup.same_children(mine, static.flat(masked))
+        if depth == 0:
+            theirs = static.flat(table.first(log_probs))
+        elif depth == 1:
+            theirs = static.flat(table.second(table.locate(prefixes), log_probs))
+        else:
+            theirs = static.flat(*table.children(table.locate(prefixes), log_probs, depth)[:2])
+        assert lookup.same_children(mine, theirs)
+
+
+def test_a_part_of_the_dictionary_answers_as_the_whole() -> None:
+    """At 10M items only a part of it fits into memory."""
+    codes = uniform(2000, 4, 16)
+    prefixes = codes.prefixes(2, 20, seed=0)
+    log_probs = torch.zeros((20, 16))
+    both = dictionary.build(codes), dictionary.below(codes, prefixes)
+    masks = [dictionary.mask(root, 20)(torch.from_numpy(prefixes), log_probs) for root in both]
+    assert torch.equal(*masks)
+
+
+def test_static_leads_every_row_to_its_item() -> None:
+    """An index that cannot name the item is smaller than one that can."""
+    codes = uniform(500, 4, 32)
+    table = static.build(codes)
+    last = table.locate(codes.rows[:, :3].astype(np.int64))
+    log_probs = torch.zeros((500, 32))
+    found, tokens, states = table.children(last, log_probs, 3)
+    own = (tokens == torch.from_numpy(codes.rows[:, 3:].astype(np.int32))) & (found > -torch.inf)
+    assert torch.equal(table.items[states[own].long()], torch.arange(500, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("draw", [uniform, zipf])
+def test_catalogs_hold_distinct_items(draw: type) -> None:
+    """An identifier that stands twice would be refused by genrec, or counted once by a peer."""
+    codes: Codes = draw(5000, 4, 64)
+    assert len(np.unique(codes.rows, axis=0)) == len(codes) == 5000
+
+
+def test_titles_are_encoded_as_their_text(tokenizer: HuggingFaceTokenizer, tmp_path: Path) -> None:
+    """Titles are put together from encoded words; where that differs from encoding the title they are no titles."""
+    catalog, _ = open_dataset("online-retail", tmp_path)
+    codes = titles(2000, catalog.titles, tokenizer)
+    sequences = codes.sequences()
+    assert len({tuple(one.tolist()) for one in sequences}) == 2000
+    bodies = {tuple(one[:-1].tolist()) for one in sequences}
+    assert any(body[:end] in bodies for body in bodies for end in range(1, len(body)))
+    for one in sequences[:300]:
+        assert one[-1] == tokenizer.end_id
+        np.testing.assert_array_equal(one[:-1], tokenizer.encode_text(tokenizer.decode(one[:-1].tolist())))
+
+
+def test_what_is_compared_is_called_in_turns() -> None:
+    """A machine that slows down must slow both."""
+    called: list[str] = []
+    found = interleave({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=5, warm=False)
+    assert called == ["a", "b"] * 5
+    assert found["a"].rounds == 5
+    assert found["a"].low <= found["a"].seconds <= found["a"].high
+
+
+def test_the_highest_memory_is_that_of_the_build(tmp_path: Path) -> None:
+    """What this process holds must not be counted, and what the build holds must."""
+    held = np.ones(40_000_000)
+    np.save(tmp_path / "rows.npy", uniform(200_000, 4, 2048).rows)
+    peak = peak_memory("dictionary", tmp_path / "rows.npy", 2048)
+    assert peak.imported < peak.highest
+    assert 50 * 200_000 < peak.kept < 5000 * 200_000
+    assert held.nbytes > 0
+
+
+def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
+    """Whoever reads the file must find what held and what did not without knowing the floors."""
+    rows = [
+        Row("C1", "fast", 1.0, "s", Target(25, 60, at="least"), 30.0, ratio_of="peer/genrec"),
+        Row("C5", "slow", 6.0, "s", Target(5, 2, judged="genrec"), 1.0),
+        Row("C8", "none", None, "s", Target(0.5, 0.05, judged="genrec")),
+    ]
+    write_json(tmp_path / "report.json", rows, {"machine": {}, "commit": "0", "seconds": 1.0, "arguments": []})
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert [row["ratio"] for row in written["rows"]] == [30.0, 6.0, None]
+    assert [row["holds"] for row in written["rows"]] == [True, False, None]
+    assert [row["aim_holds"] for row in written["rows"]] == [False, False, None]
+    named = {
+        "id",
+        "variant",
+        "genrec",
+        "peer",
+        "peer_name",
+        "peer_version",
+        "ratio",
+        "ratio_of",
+        "unit",
+        "floor",
+        "aim",
+    }
+    assert named <= set(written["rows"][0])
+    assert {"machine", "commit", "seconds", "arguments"} <= set(written)
+
+
+def some_rows() -> list[Row]:
+    """One row of each kind that a figure has to show."""
+    least, own = Target(25, 60, at="least"), Target(5, 2, judged="genrec")
+    return [
+        Row("C1", "fast", 1.0, "s", least, 70.0, "dictionary", ratio_of="peer/genrec"),
+        Row("C1", "slow", 1.0, "s", least, 20.0, "dictionary", ratio_of="peer/genrec"),
+        Row("C2", "even", 1.0, "s", Target(1.25, 1.1), 0.9, "genrec on less"),
+        Row("C5", "late", 6.0, "s", own, 9.0, "STATIC"),
+        Row("C5", "late", 6.0, "s", own, 40.0, "dictionary"),
+        Row("C8", "none", None, "s", own),
+        Row("C13", "lone", 3.0, "s", own),
+        Row("C14", "item repeated", 0, "of 60 cases", Target(0, 0, judged="genrec")),
+        Row("C14", "list too short", 2, "of 60 cases", Target(0, 0, judged="genrec")),
+        Row("S1", "informs", 0.7, "s"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (slice(None), ["speed.svg", "speed-own.svg"]),
+        (slice(0, 1), ["speed.svg"]),
+        (slice(2, 3), ["speed.svg"]),
+        (slice(6, 7), ["speed-own.svg"]),
+        (slice(5, 6), []),
+        (slice(7, None), []),
+        (slice(0, 0), []),
+    ],
+)
+def test_any_rows_can_be_drawn(chosen: slice, expected: list[str], tmp_path: Path) -> None:
+    """A run of a few rows, or of none that can be compared, must not cost the figures of the others."""
+    facts: dict[str, Any] = {"machine": {}, "commit": "0", "seconds": 1.0, "arguments": []}
+    write_json(tmp_path / "run.json", some_rows()[chosen], facts)
+    written = draw_runs([tmp_path / "run.json"], tmp_path / "figures")
+    assert [path.name for path in written] == expected
+    for path in written:
+        assert "<svg" in path.read_text(encoding="utf-8")
+        assert path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_a_figure_is_drawn_twice_alike(tmp_path: Path) -> None:
+    """A figure that differs every time fills the history with changes that are none."""
+    write_json(tmp_path / "run.json", some_rows(), {})
+    first, second = (draw_runs([tmp_path / "run.json"], tmp_path / name) for name in "ab")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_row_measured_again_replaces_the_first(tmp_path: Path) -> None:
+    """Two dots for one row would show a machine's mood as a spread between variants."""
+    rows = some_rows()
+    write_json(tmp_path / "old.json", rows, {"commit": "1"})
+    write_json(tmp_path / "new.json", [replace(rows[0], genrec=2.0)], {"commit": "2"})
+    found, runs = read_runs([tmp_path / "old.json", tmp_path / "new.json"])
+    assert len(found) == len(rows)
+    assert [row["genrec"] for row in found if row["variant"] == "fast"] == [2.0]
+    assert [run["commit"] for run in runs] == ["1", "2"]
+
+
+def test_generate_and_genrec_find_the_same_items() -> None:
+    """Beams of equal width over equal weights: a faster answer that is another one is not faster."""
+    backend = random_backend("tiny")
+    codes = grid(300, backend.vocab_size)
+    trie, root = subject.build(codes), dictionary.build(codes)
+    for seed, width in ((1, 4), (2, 20)):
+        prompt = np.random.default_rng(seed).integers(0, backend.vocab_size, 12)
+        mine = subject.search(backend, trie, [prompt], k=width, width=width)[0]
+        theirs = huggingface.generate(backend.model, prompt, root, width=width, steps=4)
+        assert mine.item_indices.tolist() == [huggingface.item_of(root, path) for path in theirs]
+
+
+def test_generate_finds_paths_of_any_length() -> None:
+    """Titles end where they end; a path that is cut, or goes on behind its end, is not an item."""
+    backend = random_backend("tiny")
+    sequences = [np.array(one) for one in ([5, 9], [5, 6, 9], [7, 8, 4, 9], [3, 9])]
+    codes = Codes.of_sequences("titles", sequences, backend.vocab_size)
+    prompt = np.array([11, 12, 13])
+    root = dictionary.build(codes)
+    theirs = huggingface.generate(backend.model, prompt, root, width=4, steps=4, end=9)
+    mine = subject.search(backend, subject.build(codes), [prompt], k=4, width=4)[0]
+    assert mine.item_indices.tolist() == [huggingface.item_of(root, path) for path in theirs]
+
+
+def test_all_ways_to_score_give_the_same_scores() -> None:
+    """Otherwise one of them skips some of the work."""
+    backend = random_backend("tiny")
+    random = np.random.default_rng(1)
+    prompt, chosen = random.integers(0, 500, 9), np.unique(random.integers(0, 500, (20, 4)), axis=0)
+    trie = subject.build(Codes.of("candidates", chosen.astype(np.uint16), 500))
+    ranking = subject.exhaust(backend, trie, [prompt], k=20)[0]
+    for score in (huggingface.score_alone, huggingface.score_repeated):
+        scores = score(backend.model, prompt, chosen)
+        np.testing.assert_allclose(scores[ranking.item_indices], ranking.scores, atol=1e-4)
+
+
+def test_random_cases_break_no_promise() -> None:
+    """The published count of broken promises is zero; so is this smaller one."""
+    assert {row.variant: row.genrec for row in exactness.rows(60, seed=7)} == dict.fromkeys(exactness.PROMISES, 0)
+
+
+def test_a_third_of_the_random_cases_subtract_a_prior() -> None:
+    """With a prior a score can rise along a path; a count without it would leave out the bound that can fail."""
+    random = np.random.default_rng(7)
+    cases = [exactness.draw(random) for _ in range(300)]
+    guided = [case for case in cases if case.weight]
+    assert 0.25 < len(guided) / len(cases) < 0.42
+    assert {(case.weight, case.kind) for case in guided} == {
+        (weight, kind) for weight in (0.5, 1.0, 2.0) for kind in ("model", "catalog")
+    }
+
+
+def test_a_prior_that_is_not_subtracted_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The brute force must know of the prior by itself, not through what it checks."""
+    monkeypatch.setattr(exactness.Case, "guide", lambda *_: None)
+    counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
+    assert counted["score of an item wrong"]
+
+
+def test_a_wrong_search_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that is always zero counts nothing."""
+
+    def backwards(*arguments: Any, **options: Any) -> list[Ranking]:
+        found = subject.exhaust(
+            *arguments, **{name: options[name] for name in options if name not in ("width", "exact")}
+        )
+        return [replace(one, item_indices=one.item_indices[::-1]) for one in found]
+
+    monkeypatch.setattr(subject, "search", backwards)
+    counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
+    assert counted["score of an item wrong"]
+    assert counted["full width differs from brute force"] or counted["said to be proven and is not the top k"]

@@ -1,0 +1,100 @@
+"""The unconstrained baseline: what a model wrote is read as kindly as can be, and never helped."""
+
+from pathlib import Path
+
+import pytest
+
+from eval.baselines.unconstrained import NOT_A_TITLE, UnconstrainedLlm, lines_of
+from genrec import Catalog, History, Item, read_template
+from genrec.errors import InputError
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+
+pytestmark = pytest.mark.model
+TITLES = ("The Babadook", "Alien (1979)", "Alien 3", "Heat - Director's Cut", "!?", "Heat")
+
+
+@pytest.fixture(scope="module")
+def baseline(smollm2: Path) -> UnconstrainedLlm:
+    catalog = Catalog.from_items(Item(f"i{place}", title) for place, title in enumerate(TITLES))
+    template = read_template(Path(__file__).parents[2] / "eval" / "unconstrained.j2")
+    return UnconstrainedLlm(catalog, smollm2, template)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('Sure:\n1. Alien\n2) "Heat"\n\nEnjoy!', ["Alien", "Heat"]),
+        ("1. Alien\n   - with a cat\n2. Heat\n3. ***", ["Alien", "Heat"]),
+        ("Alien\n007: Nightfire\n- Heat", ["Alien", "007: Nightfire", "- Heat"]),
+        ("- **Alien**\n* Heat", ["Alien", "Heat"]),
+        ("Alien\n\nHeat", ["Alien", "Heat"]),
+        ("", []),
+    ],
+)
+def test_a_list_is_read_in_whatever_way_it_is_written(text: str, lines: list[str]) -> None:
+    """A reader that misses lines would make the baseline look worse than it is."""
+    assert lines_of(text) == lines
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("the babadook", "The Babadook"),
+        ("ALIEN, 1979", "Alien (1979)"),
+        ("The Babadok", "The Babadook"),
+        ("Alien 3: the one with the dog", "Alien 3"),
+        ("Heat - Director's Cut", "Heat - Director's Cut"),
+        ("The Matrix", None),
+        ("...", None),
+    ],
+)
+def test_a_line_is_the_title_that_it_nearly_is(baseline: UnconstrainedLlm, line: str, title: str | None) -> None:
+    """What is taken for another title is a hit that was not named, what is not taken a miss that was."""
+    assert baseline.item_of(line) == (None if title is None else TITLES.index(title))
+
+
+def test_of_several_it_is_one_that_was_to_be_ranked(baseline: UnconstrainedLlm) -> None:
+    """A title outside of the candidates counts as what was named: a real item, which is not allowed."""
+    assert baseline.item_of("Alien 3", among=[0, 1]) == TITLES.index("Alien 3")
+    assert baseline.item_of("Alien 1978", among=[0, 1]) == TITLES.index("Alien (1979)")
+    assert baseline.item_of("Heat - Director's Cut", among=[5]) == TITLES.index("Heat - Director's Cut")
+    assert baseline.item_of("Heat: with Al Pacino", among=[0, 5]) == TITLES.index("Heat")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("1. Alien 3\n2. Gattaca\n3. Alien 3\n", ["i2", f"{NOT_A_TITLE}Gattaca", "i2"]),
+        ("1. Heat\n2. Alien 3\n3. The Babadook\n4. Heat", ["i5", "i2", "i0"]),
+        ("", []),
+    ],
+)
+def test_nothing_is_filled_up_nor_left_out(
+    baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer, text: str, ids: list[str]
+) -> None:
+    """What was named twice or does not exist is what is measured beside genrec's rows."""
+    answer = [*tokenizer.encode_text(text).tolist(), tokenizer.end_id]
+    items = baseline.read(answer, 3)
+    assert [item.item_id for item in items] == ids
+    assert [item.rank for item in items] == list(range(1, len(ids) + 1))
+
+
+def test_a_line_that_was_cut_off_does_not_count(baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer) -> None:
+    """Half a title is the fault of the budget, not of the model."""
+    items = baseline.read(tokenizer.encode_text("1. Alien 3\n2. The Bab").tolist(), 3)
+    assert [item.item_id for item in items] == ["i2"]
+
+
+def test_people_are_asked_one_or_many(baseline: UnconstrainedLlm) -> None:
+    """It is asked as a `Recommender` is, and refuses what that refuses."""
+    people = [History(("i0", "i1", "i2"), user_id="u"), History(("i2",))]
+    answers = baseline.recommend(people, 2)
+    assert all(answer.tokens > 0 and len(answer.items) <= 2 for answer in answers)
+    assert {item.user_id for item in answers[0].items} <= {"u"}
+    assert baseline.recommend([], 2) == []
+    assert baseline.recommend(people[1], 2, only=["i2", "i3"]).tokens > 0
+    for only, message in (([], "only holds nothing"), (["i9"], r"only holds \['i9'\]")):
+        with pytest.raises(InputError, match=message):
+            baseline.recommend(people, 2, only=only)
+    with pytest.raises(InputError, match="k is 0"):
+        baseline.recommend(people, 0)

@@ -1,0 +1,231 @@
+"""Laws of the index: what is saved comes back, and no index serves what it was not built for."""
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hostile import damaged
+
+from genrec import artifact
+from genrec.data.catalog import Catalog
+from genrec.data.subset import Boost, Mask, Subset
+from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, UnknownItemError
+from genrec.index.catalog_index import CatalogIndex
+from genrec.index.identifiers import TitleIdentifiers
+from genrec.testing import ByteTokenizer
+from genrec.types import Item
+
+ITEMS = [Item(f"i{place}", f"title {place % 7}", {"price": place / 2}) for place in range(40)]
+
+
+class OtherTokenizer(ByteTokenizer):
+    fingerprint = "other"
+
+
+def build(items: list[Item]) -> CatalogIndex:
+    return CatalogIndex.build(Catalog.from_items(items, name="shop"), TitleIdentifiers(), ByteTokenizer())
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    build(ITEMS).save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+def test_every_item_has_a_row_that_says_its_title() -> None:
+    """Search answers with rows; a row of another item recommends that one instead."""
+    index = build(ITEMS)
+    assert sorted(index.trie.items.tolist()) == list(range(len(ITEMS)))
+    for row, item in enumerate(index.trie.items):
+        assert ByteTokenizer().decode(index.trie.row(row).tolist()).startswith(ITEMS[item].title)
+
+
+def test_what_was_saved_comes_back(saved: Path) -> None:
+    """Otherwise tomorrow's answers are not today's."""
+    index, again = build(ITEMS), CatalogIndex.load(saved, tokenizer=ByteTokenizer())
+    assert list(again.catalog) == list(index.catalog)
+    assert again.catalog.name == "shop"
+    assert again.fingerprint == index.fingerprint
+    for name in ("tokens", "shared", "tails", "items"):
+        array, other = getattr(index.trie, name), getattr(again.trie, name)
+        assert array.dtype == other.dtype
+        np.testing.assert_array_equal(array, other)
+    assert sorted(path.name for path in saved.iterdir()) == ["catalog.parquet", "manifest.json", "trie.safetensors"]
+    again.save(saved)
+    assert CatalogIndex.load(saved).fingerprint == index.fingerprint
+
+
+def test_an_index_goes_to_another_process_whole(saved: Path) -> None:
+    """A batch over many processes sends it to each of them."""
+    for index in (build(ITEMS), CatalogIndex.load(saved)):
+        index.rows(Subset.from_mask(Mask.from_bool(np.arange(len(ITEMS)) % 2 == 0)))
+        again = pickle.loads(pickle.dumps(index))
+        assert again.fingerprint == index.fingerprint
+        assert list(again.catalog) == list(index.catalog)
+        assert len({index, again}) == 2
+
+
+@pytest.mark.parametrize("name", ["catalog.parquet", "trie.safetensors", "manifest.json"])
+def test_any_changed_byte_is_refused_and_the_file_named(saved: Path, name: str) -> None:
+    """One flipped bit in the trie recommends another product."""
+    for content in damaged(saved / name):
+        (saved / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match=name):
+            CatalogIndex.load(saved)
+
+
+def test_another_tokenizer_is_refused(saved: Path) -> None:
+    """The same numbers are other words there, and every score would be nonsense."""
+    with pytest.raises(TokenizerMismatchError, match="'index' was built for tokenizer bytes, not for other; build it"):
+        CatalogIndex.load(saved, tokenizer=OtherTokenizer())
+    assert CatalogIndex.load(saved).tokenizer_fingerprint == "bytes"
+
+
+def test_parts_of_two_indexes_are_refused(saved: Path, tmp_path: Path) -> None:
+    """Files copied together from two shops verify one by one, and fit none."""
+    build([*ITEMS, Item("new", "x")]).save(tmp_path / "other")
+    facts = artifact.verify(saved, kind="index", version=2)
+    for file in ("catalog.parquet", "trie.safetensors"):
+        kept = {key: facts[key] for key in ("catalog", "items", "tokenizer", "identifiers")}
+        with artifact.writing(tmp_path / "mixed", kind="index", version=2, facts=kept) as folder:
+            for one in ("catalog.parquet", "trie.safetensors"):
+                shutil.copy((tmp_path / "other" if one == file else saved) / one, folder / one)
+        with pytest.raises(MismatchError, match="not of one index; build it again"):
+            CatalogIndex.load(tmp_path / "mixed")
+
+
+def tokens_of(index: CatalogIndex) -> dict[str, list[int]]:
+    rows = index.trie.rows_of_items
+    return {str(item.item_id): index.trie.row(int(row)).tolist() for item, row in zip(index.catalog, rows, strict=True)}
+
+
+def test_an_update_is_the_index_of_what_is_left() -> None:
+    """What an update loses is never recommended again; what it keeps too long is sold and not there."""
+    changes: list[dict[str, Any]] = [
+        {"withdraw": ["i3", "i0", "i39"]},
+        {"add": [Item("n1", "brand new", {"price": 3.0}), Item("n2", "a lamp", {"price": None})]},
+        {"retitle": {"i5": "changed", "i7": "a chair"}},
+        {"add": [Item("n1", "title 99", {"price": 3.0})], "withdraw": ["i1", "i2"], "retitle": {"i8": "first"}},
+        {},
+    ]
+    for change in changes:
+        withdraw, retitle, add = change.get("withdraw", []), change.get("retitle", {}), change.get("add", [])
+        # Titles that meet nobody's need no mark, so updating and building write the same.
+        items = [Item(f"i{place}", f"title {place}", {"price": place / 2}) for place in range(40)]
+        expected = [
+            Item(item.item_id, retitle.get(item.item_id, item.title), item.attributes)
+            for item in items
+            if item.item_id not in withdraw
+        ] + add
+        updated = build(items).update(
+            TitleIdentifiers(),
+            ByteTokenizer(),
+            add=Catalog.from_items(add) if add else None,
+            withdraw=withdraw,
+            retitle=retitle,
+        )
+        rebuilt = build(expected)
+        assert updated.fingerprint == rebuilt.fingerprint
+        assert tokens_of(updated) == tokens_of(rebuilt)
+
+
+def test_an_id_withdrawn_twice_goes_once() -> None:
+    """Lists of ids come from joins and logs; a row taken out twice took its neighbour along."""
+    index = build(ITEMS)
+    once, twice = (index.update(TitleIdentifiers(), ByteTokenizer(), withdraw=ids) for ids in (["i3"], ["i3", "i3"]))
+    assert tokens_of(twice) == tokens_of(once)
+
+
+def test_an_updated_index_is_not_taken_for_a_rebuilt_one() -> None:
+    """They may write an item in other tokens, and a prior kept under one name would correct the wrong ones."""
+    items = [Item(f"i{place}", f"title {place}") for place in range(5)]
+    add = [Item("n", "title 3")]
+    updated = build(items).update(TitleIdentifiers(), ByteTokenizer(), add=Catalog.from_items(add))
+    rebuilt = build([*items, *add])
+    assert tokens_of(updated) != tokens_of(rebuilt)
+    assert updated.catalog.fingerprint == rebuilt.catalog.fingerprint
+    assert updated.fingerprint != rebuilt.fingerprint
+
+
+def test_a_new_title_that_is_there_already_is_told_apart_and_the_old_one_stays() -> None:
+    """Priors and adapters know the old one's tokens; the new one has none yet."""
+    index = build(ITEMS)
+    before = tokens_of(index)
+    add = Catalog.from_items([Item("n1", "title 3", {"price": 1.5}), Item("n2", "title 3", {"price": 1.5})])
+    updated = index.update(TitleIdentifiers(), ByteTokenizer(), add=add, retitle={"i4": "title 3 (1.5)"})
+    after = tokens_of(updated)
+    assert {item: after[item] for item in before if item != "i4"} == {
+        item: tokens for item, tokens in before.items() if item != "i4"
+    }
+    assert len({tuple(tokens) for tokens in after.values()}) == len(ITEMS) + 2
+
+
+def test_an_update_that_makes_no_sense_is_refused_by_name() -> None:
+    """Half an update, or one of another index, is worse than none."""
+    index, parts = build(ITEMS), (TitleIdentifiers(), ByteTokenizer())
+    for change, message in (
+        ({"withdraw": ["none"]}, "withdraw names item 'none', which is not in catalog 'shop'"),
+        ({"retitle": {"none": "x"}}, "retitle names item 'none', which is not in catalog 'shop'"),
+    ):
+        with pytest.raises(UnknownItemError, match=message):
+            index.update(*parts, **change)
+    for change, message in (
+        ({"add": ITEMS[:1]}, "add is a list; pass a Catalog"),
+        ({"retitle": {"i3": 5}}, "the new title of item 'i3' is 5; give a text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            index.update(*parts, **change)
+    with pytest.raises(InputError, match="expected several ids, got the text 'i3'"):
+        index.update(*parts, withdraw="i3")
+    with pytest.raises(InputError, match="'i3' is to be withdrawn and retitled"):
+        index.update(*parts, withdraw=["i3"], retitle={"i3": "x"})
+    with pytest.raises(InputError, match="'i3'"):
+        index.update(*parts, add=Catalog.from_items([Item("i3", "x")]))
+    with pytest.raises(InputError, match="price of the added items is text, in the catalog it is"):
+        index.update(*parts, add=Catalog.from_items([Item("n", "x", {"price": "cheap"})]))
+    with pytest.raises(InputError, match="holds no items"):
+        index.update(*parts, withdraw=[item.item_id for item in ITEMS])
+    with pytest.raises(TokenizerMismatchError, match="update it with the tokenizer it was built for"):
+        index.update(TitleIdentifiers(), OtherTokenizer(), withdraw=["i3"])
+    with pytest.raises(MismatchError, match="update it with those it was built with"):
+        index.update(TitleIdentifiers(max_tokens=5), ByteTokenizer(), withdraw=["i3"])
+
+
+def test_subsets_and_boosts_of_items_become_those_of_their_rows() -> None:
+    """A filter by the wrong numbers lets other items through."""
+    index = build(ITEMS)
+    mask = Mask.from_bool(np.arange(40) % 3 == 0)
+    for subset in (Subset.everything(40), Subset.of(40, [7, 3]), Subset.from_mask(mask).without([9, 0])):
+        rows = index.rows(subset)
+        assert sorted(index.trie.items[rows.places()]) == subset.places().tolist()
+    assert index.rows(Subset.from_mask(mask)).mask is index.rows(Subset.from_mask(mask).without([3])).mask
+    for wrong in (Subset.everything(41), Subset.from_mask(Mask.from_bool(np.ones(39, dtype=bool)))):
+        with pytest.raises(InputError, match="the index has 40; make it for this catalog"):
+            index.rows(wrong)
+    with pytest.raises(InputError, match="item 40 is boosted; the index has items 0 to 39"):
+        index.boosted_rows(Boost(np.array([40]), np.array([1.0])))
+    boost = index.boosted_rows(Boost(np.array([3, 30]), np.array([1.0, 2.0])))
+    assert boost.at(index.trie.rows_of_items[[3, 30, 4]]).tolist() == [1.0, 2.0, 0.0]
+
+
+def test_the_fingerprint_is_of_catalog_identifiers_and_tokenizer() -> None:
+    """Priors are kept under it; a prior of another index would correct the wrong items."""
+    catalog = Catalog.from_items(ITEMS)
+    indexes = [
+        CatalogIndex.build(catalog, TitleIdentifiers(), ByteTokenizer()),
+        CatalogIndex.build(catalog, TitleIdentifiers(max_tokens=20), ByteTokenizer()),
+        CatalogIndex.build(catalog, TitleIdentifiers(), OtherTokenizer()),
+        CatalogIndex.build(Catalog.from_items(ITEMS[1:]), TitleIdentifiers(), ByteTokenizer()),
+    ]
+    assert len({index.fingerprint for index in indexes}) == 4
+    assert build(ITEMS).fingerprint == indexes[0].fingerprint
+
+
+def test_a_folder_without_an_index_says_so(tmp_path: Path) -> None:
+    """The path is the first thing people get wrong."""
+    for place in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ArtifactError, match="holds no saved index"):
+            CatalogIndex.load(place)

@@ -1,0 +1,134 @@
+"""Codes: every item one of its own, alike items alike, and new ones without learning again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from genrec import Catalog, CatalogIndex, Item, open_dataset
+from genrec.backends.encoder import SentenceEncoder
+from genrec.errors import ArtifactError, InputError, MismatchError
+from genrec.index.semantic_ids import SemanticIdentifiers
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.testing import ByteTokenizer
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def shop(cache: Path) -> Catalog:
+    catalog, _ = open_dataset("online-retail", cache)
+    return Catalog.from_items(catalog[place] for place in range(0, 3600, 6))
+
+
+@pytest.fixture(scope="module")
+def encoder(minilm: Path) -> SentenceEncoder:
+    return SentenceEncoder(minilm)
+
+
+@pytest.fixture(scope="module")
+def codes(shop: Catalog, encoder: SentenceEncoder, tokenizer: HuggingFaceTokenizer) -> SemanticIdentifiers:
+    return SemanticIdentifiers.learn(shop.titles, encoder, tokenizer, levels=2, width=24)
+
+
+def test_every_item_has_a_code_of_its_own(
+    shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer
+) -> None:
+    """Two items of one code are one item to a search."""
+    written = codes.encode(shop, tokenizer)
+    assert len({own.tobytes() for own in written}) == len(shop)
+    assert all(own[-1] == tokenizer.end_id for own in written)
+    assert sorted({len(own) for own in written}) == [3, 4], "two levels and an end, and one more where codes meet"
+    index = CatalogIndex.build(shop, codes, tokenizer)
+    assert len(index.trie) == len(shop)
+    report = codes.report(shop.titles)
+    assert report.collisions == pytest.approx(np.mean([len(own) == 4 for own in written]))
+    assert (report.used > 0.9).all()
+    assert (report.balance > 0.85).all()
+    assert (report.balance <= 1).all()
+
+
+def test_codes_are_words_of_the_vocabulary_and_say_what_is_meant(
+    shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder
+) -> None:
+    """A new token would not be served by an engine; a word that means nothing near would have to be unlearned first."""
+    written = codes.encode(shop, tokenizer)
+    words = [tokenizer.decode([int(own[0])]) for own in written]
+    assert all(word.startswith(" ") and word[1:].isalpha() for word in words)
+    titles, meant = encoder.encode(shop.titles), encoder.encode([word[1:] for word in words])
+    own = (titles * meant).sum(axis=1).mean()
+    others = (titles * np.roll(meant, 7, axis=0)).sum(axis=1).mean()
+    assert own > others + 0.1
+
+
+def test_alike_items_share_their_beginning(
+    shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder
+) -> None:
+    """What was learned of a lamp is to serve all lamps."""
+    vectors, first = encoder.encode(shop.titles), np.array([own[0] for own in codes.encode(shop, tokenizer)])
+    alike = vectors @ vectors.T
+    same = first[:, None] == first[None, :]
+    itself = np.eye(len(first), dtype=bool)
+    assert alike[same & ~itself].mean() > alike[~same].mean() + 0.1
+
+
+def test_a_new_item_is_written_without_learning(
+    shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer
+) -> None:
+    """Withdrawing and adding must leave every other item's code, or the adapter forgets them."""
+    index = CatalogIndex.build(shop, codes, tokenizer)
+    twin = Catalog.from_items([Item("new", shop.titles[0]), Item("newer", shop.titles[0])])
+    later = index.update(codes, tokenizer, add=twin, withdraw=[shop.item_ids[5]])
+    before = [index.trie.row(int(row)).tolist() for row in index.trie.rows_of_items]
+    after = [later.trie.row(int(row)).tolist() for row in later.trie.rows_of_items]
+    assert after[: len(shop) - 1] == before[:5] + before[6:]
+    assert after[-1][:2] == after[-2][:2] == before[0][:2]
+    assert len({tuple(own) for own in after}) == len(later.trie)
+
+
+def test_saved_codes_are_the_same_codes(
+    shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder, tmp_path: Path
+) -> None:
+    """An adapter that was trained on other codes recommends at random."""
+    codes.save(tmp_path / "codes")
+    again = SemanticIdentifiers.load(tmp_path / "codes", encoder)
+    assert again.fingerprint == codes.fingerprint
+    pairs = zip(again.encode(shop, tokenizer), codes.encode(shop, tokenizer), strict=True)
+    assert all(one.tolist() == other.tolist() for one, other in pairs)
+    one, other = (SemanticIdentifiers.learn(shop.titles, _Flat(), tokenizer, levels=1, width=n) for n in (2, 3))
+    assert one.fingerprint != other.fingerprint != codes.fingerprint
+    with pytest.raises(MismatchError, match="were made with 'all-MiniLM-L6-v2', not with 'flat'"):
+        SemanticIdentifiers.load(tmp_path / "codes", _Flat())
+    (tmp_path / "codes" / "codes.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="altered"):
+        SemanticIdentifiers.load(tmp_path / "codes", encoder)
+
+
+class _Flat:
+    """Everything means the same."""
+
+    name = "flat"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.tile(np.float32([1, 0, 0]), (len(texts), 1))
+
+
+def test_what_cannot_be_coded_is_named(
+    shop: Catalog, tokenizer: HuggingFaceTokenizer, codes: SemanticIdentifiers
+) -> None:
+    """Whoever learns too narrow codes learns of it before hours of training."""
+    with pytest.raises(InputError, match="3 titles cannot fill 24 clusters"):
+        SemanticIdentifiers.learn(["a", "b", "c"], _Flat(), tokenizer, width=24)
+    with pytest.raises(InputError, match="width is 0"):
+        SemanticIdentifiers.learn(["a"], _Flat(), tokenizer, width=0)
+    with pytest.raises(InputError, match="the tokenizer has 0 words of one token, 2 are needed"):
+        SemanticIdentifiers.learn(["a", "b"], _Flat(), ByteTokenizer(), width=2)
+    with pytest.raises(MismatchError, match="the codes were made for tokenizer"):
+        codes.encode(shop, ByteTokenizer())
+    narrow = SemanticIdentifiers.learn(shop.titles, _Flat(), tokenizer, levels=1, width=2)
+    six = Catalog.from_items(shop[place] for place in range(7))
+    assert len({own.tobytes() for own in narrow.encode(six, tokenizer)}) == 7
+    with pytest.raises(InputError, match="7 others have one code; learn more levels"):
+        narrow.encode(Catalog.from_items(shop[place] for place in range(8)), tokenizer)

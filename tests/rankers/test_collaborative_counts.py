@@ -1,0 +1,171 @@
+"""Laws of what is counted: nothing that was held back, for every shop however small, and words are read."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from genrec import Catalog, Interactions, Item, RankRequest, Subset, read_interactions
+from genrec.deadline import Deadline
+from genrec.loading import open_recommender
+from genrec.rankers.collaborative_counts import Counts, item_vectors, learn_weights
+from genrec.rankers.embedding import EmbeddingRanker
+from genrec.settings import Settings
+
+NO_MODELS = Settings(model=None, encoder=None)
+
+
+def shop(size: int) -> Catalog:
+    return Catalog.from_items([Item(f"i{number}", f"Thing {number}") for number in range(size)])
+
+
+def events(histories: list[list[int]]) -> Interactions:
+    rows = [(user, item, time) for user, items in enumerate(histories) for time, item in enumerate(items)]
+    columns = {
+        "user_id": [f"u{user}" for user, _, _ in rows],
+        "item_id": [f"i{item}" for _, item, _ in rows],
+        "timestamp": [time for _, _, time in rows],
+    }
+    return read_interactions(pa.table(columns))
+
+
+def walks(count: int, size: int, seed: int = 0) -> list[list[int]]:
+    """Whoever has an item takes the next one of the ring."""
+    random = np.random.default_rng(seed)
+    starts = random.integers(0, size, count)
+    return [[int(start + step) % size for step in range(random.integers(3, 8))] for start in starts]
+
+
+def request(catalog: Catalog, *items: int, words: str = "") -> RankRequest:
+    history = np.array(items, dtype=np.int64)
+    return RankRequest(history, words, Subset.everything(len(catalog)).without(history))
+
+
+class Words:
+    """Knows one word for each item, its number, and nothing of others."""
+
+    name = "words"
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def encode(self, texts: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+        known = np.eye(self._size + 1, self._size, dtype=np.float32)
+        return known[[int(own) if (own := text.split()[-1]).isdecimal() else self._size for text in texts]]
+
+
+class Names:
+    """Knows one direction for each name of `NAMES`."""
+
+    name = "names"
+
+    def encode(self, texts: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+        return np.eye(len(NAMES), dtype=np.float32)[[NAMES.index(text) for text in texts]]
+
+
+NAMES = [first + second for first in ("kal", "mor", "tis", "ven") for second in ("ba", "do", "ge", "lu", "pi")]
+
+
+def test_what_comes_next_outweighs_what_is_popular() -> None:
+    """Where each item leads to one other, that is what is learned."""
+    catalog = shop(150)
+    log = events(walks(600, 150))
+    weights = learn_weights(catalog, log, None)
+    ranker = Counts.of(catalog, log).blend(None, weights)
+    people = [request(catalog, start, start + 1) for start in range(0, 140, 7)]
+    found = ranker.rank(people, 1, deadline=Deadline.never())
+    assert [int(one.item_indices[0]) for one in found] == [start + 2 for start in range(0, 140, 7)]
+    assert weights["after recent items"] > weights["popularity"]
+
+
+def test_what_was_held_back_is_not_counted() -> None:
+    """If the last item were counted, what stands beside it only there would look like the best sign of all."""
+    random = np.random.default_rng(1)
+    # Everybody's last item is one that nobody else has: no count of the others can find it, popularity least of all.
+    histories = [[*random.permutation(40)[:4].tolist(), 40 + person] for person in range(200)]
+    catalog = shop(240)
+    weights = learn_weights(catalog, events(histories), None)
+    start = learn_weights(catalog, events([[0]]), None)
+    for part in ("beside all items", "after recent items", "near recent items"):
+        assert weights[part] < start[part], part
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 130])
+@pytest.mark.parametrize("histories", [[[0]], [[0, 0]], [[0], [0]], [[0, 1, 2, 0, 1], [2, 1, 0]]])
+def test_small_shops_are_counted_too(size: int, histories: list[list[int]], tmp_path: Path) -> None:
+    """The first day of a shop is not the day to fail, nor is one on which nothing can be kept."""
+    (tmp_path / "file").touch()
+    log = events([[item % size for item in items] for items in histories])
+    opened = open_recommender(shop(size), log, cache=tmp_path / "file", settings=NO_MODELS)
+    answer = opened.recommend("u0", size, filter_seen=False)
+    assert len({item.item_id for item in answer.items}) == len(answer.items) == size
+
+
+def test_an_item_that_stood_near_nothing_has_no_neighbours() -> None:
+    """Noise of length 1 would look like a neighbour; tried on many shops, most of whose items nobody had."""
+    for seed in range(20):
+        catalog, random = shop(40), np.random.default_rng(seed)
+        log = events([random.permutation(8)[:3].tolist() for _ in range(12)])
+        vectors = item_vectors(catalog, log)
+        _, items = log.as_indices(catalog)
+        assert not vectors[np.setdiff1d(np.arange(40), items)].any()
+        ranker = EmbeddingRanker(vectors)
+        (scores,) = ranker.scores([request(catalog, int(items[0]))])
+        assert np.isneginf(scores[20:]).all()
+        assert not ranker.can_rank(request(catalog, 30))
+
+
+def test_words_lead_where_there_is_no_history() -> None:
+    """What is popular must not stand in the place of what somebody asks for."""
+    catalog = shop(30)
+    embedding = EmbeddingRanker(np.eye(30, dtype=np.float32), encoder=Words(30))
+    log = events([[0, 1, 2]] * 50)
+    ranker = Counts.of(catalog, log).blend(embedding, learn_weights(catalog, log, embedding))
+    (found,) = ranker.rank([request(catalog, words="thing 17")], 3, deadline=Deadline.never())
+    assert found.item_indices[0] == 17
+    alone = Counts.of(catalog, log).blend(None, learn_weights(catalog, log, None))
+    assert not alone.can_rank(request(catalog, words="thing 17"))
+    assert not alone.can_rank(request(catalog, 29)), "of which nothing is known"
+
+
+def test_who_asks_for_something_is_shown_it_whatever_they_had() -> None:
+    """Else habit answers whoever says what they look for with what they always took, and words seem not to be read."""
+    catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
+    embedding = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32), encoder=Names())
+    log = events(walks(400, len(NAMES)))
+    weights = learn_weights(catalog, log, embedding)
+    ranker = Counts.of(catalog, log).blend(embedding, weights)
+    asked = [request(catalog, 3, 4), request(catalog, 3, 4, words=NAMES[17])]
+    habit, spoken = ranker.rank(asked, 3, deadline=Deadline.never())
+    assert habit.item_indices[0] == 5
+    assert spoken.item_indices[:2].tolist() == [17, 5], "what was asked for, and then what they would take anyway"
+    assert spoken.evidence[0] == "like their words"
+
+
+def test_what_words_are_worth_changes_nothing_where_nobody_says_anything() -> None:
+    """Weights of what people did that moved with the words would make every list without words another one."""
+    catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
+    log = events(walks(200, len(NAMES)))
+    silent = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32))
+    without = learn_weights(catalog, log, silent)
+    beside = learn_weights(catalog, log, EmbeddingRanker(silent.vectors, encoder=Names()))
+    assert {**beside, "like their words": 0} == {**without, "like their words": 0}
+    plain = Counts.of(catalog, log).blend(silent, without)
+    both = Counts.of(catalog, log).blend(EmbeddingRanker(silent.vectors, encoder=Names()), beside)
+    people = [request(catalog, start) for start in range(10)]
+    assert (plain.scores(people) == both.scores(people)).all()
+
+
+def test_what_was_learned_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning takes seconds; a start of the server should not."""
+    catalog, log = shop(20), events(walks(60, 20))
+    first = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS).recommend("u3", 10)
+    monkeypatch.setattr("genrec.loading.learn_weights", lambda *_: pytest.fail("learned twice"))
+    again = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS).recommend("u3", 10)
+    assert [(item.item_id, item.score) for item in again.items] == [(item.item_id, item.score) for item in first.items]
+    assert again.items[0].step == "blend"
+    monkeypatch.undo()
+    for day in range(12):
+        open_recommender(catalog, events(walks(60, 20, seed=day + 1)), cache=tmp_path, settings=NO_MODELS)
+    assert len(list((tmp_path / "counts").iterdir())) < 12

@@ -1,0 +1,130 @@
+"""Laws of reasons: each is measured on what the ranker looked at when it answered, one item less at a time."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genrec.data.catalog import Catalog
+from genrec.data.subset import Subset
+from genrec.deadline import Deadline
+from genrec.index.catalog_index import CatalogIndex
+from genrec.index.identifiers import TitleIdentifiers
+from genrec.prompting.renderer import newest_distinct
+from genrec.prompting.template import Template
+from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.rankers.explain import Windowed, find_drivers
+from genrec.rankers.fallback import Task
+from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+from genrec.testing import ByteTokenizer, TableBackend
+from genrec.types import FloatArray, IntArray, Item
+
+N = 30
+EVERYTHING = Subset.everything(N)
+CATALOG = Catalog.from_items([Item(f"i{place}", f"t{place}") for place in range(N)], name="numbers")
+HEADER = '{{#\nname = "{0}"\nversion = 1\ninputs = {1}\noutput = "{2}"\n#}}\n'
+WARM = HEADER.format("warm", '["history"]', "item") + (
+    "{% block user %}{% for item in history %}{{ item.title }},{% endfor %}?{% endblock %}"
+)
+COLD = HEADER.format("cold", '["words"]', "item") + "{% block user %}{{ words }}?{% endblock %}"
+REASON = HEADER.format("reason", '["drivers", "words"]', "text") + (
+    "{% block user %}{% for one in drivers %}{{ one.title }} {% endfor %}{% endblock %}"
+)
+HISTORIES = [np.arange(size) for size in range(1, N)] + [np.arange(40) % 7, np.array([5, 1, 2, 5, 3, 3, 5])]
+
+
+class Reading(GenerativeRanker):
+    """Keeps what it was asked to score."""
+
+    def score(
+        self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline
+    ) -> list[FloatArray]:
+        self.asked = list(requests)
+        return super().score(requests, items, deadline=deadline)
+
+
+def reading(**options: Any) -> Reading:
+    tokenizer = ByteTokenizer()
+    return Reading(
+        CatalogIndex.build(CATALOG, TitleIdentifiers(), tokenizer),
+        TableBackend(tokenizer.vocab_size, seed=9),
+        tokenizer,
+        template=Template.from_source(WARM),
+        cold_template=Template.from_source(COLD),
+        settings=GenerativeSettings(strategy="exhaustive", prior=0.0, **options),
+    )
+
+
+class Whole(DenseRanker):
+    """Likes an item for whatever was met, the oldest most, and keeps what it was asked."""
+
+    source = "whole"
+
+    def __init__(self) -> None:
+        self.asked: list[RankRequest] = []
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return True
+
+    def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
+        self.asked = list(requests)
+        return np.array([np.full(N, (N - request.history).sum(), dtype=np.float64) for request in requests])
+
+
+@pytest.mark.parametrize(("max_history", "history_step"), [(12, 4), (3, 1), (3, 2), (3, 4), (20, 4), (20, 7), (1, 1)])
+def test_reasons_are_measured_on_the_prompt_that_was_served(max_history: int, history_step: int) -> None:
+    """Of a prompt that nobody was answered from, every reason is an invention."""
+    ranker = reading(max_history=max_history, history_step=history_step)
+    assert isinstance(ranker, Windowed)
+    for met in HISTORIES[::3]:
+        request = RankRequest(met, "", EVERYTHING)
+        find_drivers(ranker, request, np.array([0]), CATALOG)
+        first, *others = [ranker.render(one).prompt[0].text.removesuffix("?") for one in ranker.asked]
+        assert first == ranker.render(request).prompt[0].text.removesuffix("?")
+        shown = first.split(",")[:-1]
+        assert 0 < len(shown) <= max_history
+        expected = sorted("".join(f"{title}," for title in shown if title != left_out) for left_out in shown)
+        assert sorted(others) == expected
+
+
+def test_a_ranker_that_looks_at_everything_is_measured_on_everything() -> None:
+    """A crop made for prompts would explain a list that counting has never given."""
+    ranker = Whole()
+    assert not isinstance(ranker, Windowed)
+    for met in HISTORIES:
+        request = RankRequest(met, "", EVERYTHING)
+        (drivers,) = find_drivers(ranker, request, np.array([4]), CATALOG)
+        np.testing.assert_array_equal(ranker.asked[0].history, met)
+        tried = newest_distinct(met, 12)
+        for item, one in itertools.zip_longest(tried, ranker.asked[1:]):
+            np.testing.assert_array_equal(one.history, met[met != item])
+        drops = {f"i{item}": float((met == item).sum() * (N - item)) for item in tried}
+        assert {one.item_id: one.drop for one in drivers} == drops
+        assert [one.drop for one in drivers] == sorted(drops.values(), reverse=True)
+
+
+def test_a_task_explains_each_part_by_what_its_own_ranker_saw() -> None:
+    """A list that two rankers filled has two kinds of reasons."""
+    seeing, whole, met = reading(max_history=3, history_step=2), Whole(), np.arange(20)
+    task = Task("u", RankRequest(met, "", EVERYTHING), 4, [])
+    for ranker in (seeing, whole):
+        (ranking,) = ranker.rank([task.rest], 2, deadline=Deadline.never())
+        task.take(ranker, ranking)
+    task.explain(CATALOG, Template.from_source(REASON), Deadline.never())
+    answer = task.finish(CATALOG, (), 0.0)
+    assert not task.notices
+    assert [item.source for item in answer.items] == ["generative"] * 2 + ["whole"] * 2
+    shown = {f"i{item}" for item in seeing.window(met)}
+    assert all({one.item_id for one in item.drivers} <= shown for item in answer.items[:2])
+    assert all({one.item_id for one in item.drivers} == {f"i{i}" for i in range(8, 20)} for item in answer.items[2:])
+
+
+def test_without_a_history_or_without_items_nothing_is_scored() -> None:
+    """A scoring that no answer needs is time taken from somebody."""
+    ranker = reading()
+    nobody = RankRequest(np.empty(0, dtype=np.int64), "lamp", EVERYTHING)
+    assert find_drivers(ranker, nobody, np.array([1, 2]), CATALOG) == [(), ()]
+    assert find_drivers(ranker, RankRequest(np.arange(3), "", EVERYTHING), np.empty(0, dtype=int), CATALOG) == []
+    assert not hasattr(ranker, "asked")

@@ -1,0 +1,199 @@
+"""Laws of the screen: it errs by no more than it says, and nobody is listed otherwise because of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from genrec.data.subset import Boost, Mask, Subset
+from genrec.deadline import Deadline
+from genrec.errors import InputError
+from genrec.index.kernels import int8 as int8_kernels
+from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.rankers.embedding import EmbeddingRanker
+from genrec.rankers.quantized_vectors import Screen
+from genrec.types import Ranking
+
+N = 20_000
+EVERYTHING = Subset.everything(N)
+Vectors = NDArray[np.float32]
+
+
+def drawn(seed: int, count: int, width: int) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def normal(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def with_one_that_stands_out(vectors: Vectors) -> Vectors:
+    vectors[7, 0] = 1e4
+    return vectors
+
+
+def with_twins(vectors: Vectors) -> Vectors:
+    vectors[len(vectors) // 2 :] = vectors[: len(vectors) - len(vectors) // 2]
+    return vectors
+
+
+def with_gaps(vectors: Vectors) -> Vectors:
+    vectors[::3] = 0
+    return vectors
+
+
+KINDS = {
+    "drawn": lambda vectors: vectors,
+    "coarse, with many ties": np.rint,
+    "close to each other": lambda vectors: vectors * np.float32(0.01) + 1,
+    "one stands out": with_one_that_stands_out,
+    "twins": with_twins,
+    "of some nothing is known": with_gaps,
+}
+
+
+def screened(vectors: Vectors) -> EmbeddingRanker:
+    found = EmbeddingRanker(normal(vectors))
+    found.screen()
+    return found
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def ranker(request: pytest.FixtureRequest) -> EmbeddingRanker:
+    return screened(KINDS[request.param](drawn(0, N, 40)))
+
+
+def ways(seed: int) -> list[Subset]:
+    """Of allowing something."""
+    random = np.random.default_rng(seed)
+    half, few, none = (Subset.from_mask(Mask.from_bool(random.random(N) < share)) for share in (0.5, 0.001, 0.0))
+    some = random.integers(0, N, 3_000)
+    return [EVERYTHING, EVERYTHING.without(some), half, half.without(some), few, none, Subset.of(N, some)]
+
+
+def listed(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
+    return ranker.rank([request], k, deadline=Deadline.never())
+
+
+def in_full(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
+    """By whole vectors alone."""
+    return DenseRanker.rank(ranker, [request], k, deadline=Deadline.never())
+
+
+def alike(found: list[Ranking], expected: list[Ranking]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.item_indices.tolist() == other.item_indices.tolist()
+        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
+        assert one.proven
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_lists_are_those_of_whole_vectors(ranker: EmbeddingRanker, k: int) -> None:
+    """Ties, filters, nobody known, and vectors that bytes tell badly: whatever it is, a list is exact."""
+    histories = [*np.random.default_rng(k).integers(0, N, (6, 5)), np.empty(0, dtype=np.int64)]
+    requests = [RankRequest(history, "", way) for history, way in zip(histories, ways(k), strict=True)]
+    expected = [in_full(ranker, one, k)[0] for one in requests]
+    alike(ranker.rank(requests, k, deadline=Deadline.never()), expected)
+
+
+def test_a_list_does_not_depend_on_who_is_ranked_beside_it(ranker: EmbeddingRanker) -> None:
+    """What somebody gets must not change with the load."""
+    requests = [RankRequest(np.arange(start, start + 4), "", EVERYTHING) for start in range(9)]
+    together = ranker.rank(requests, 10, deadline=Deadline.never())
+    for request, beside in zip(requests, together, strict=True):
+        (alone,) = listed(ranker, request)
+        assert alone.item_indices.tolist() == beside.item_indices.tolist()
+        assert alone.scores.tolist() == beside.scores.tolist()
+
+
+def test_few_of_many_are_compared_in_full() -> None:
+    """Otherwise a screen costs more than it saves; and it says so, as other proofs by bounds do."""
+    ranker = screened(drawn(1, N, 384))
+    (found,) = listed(ranker, RankRequest(np.arange(5), "", EVERYTHING))
+    assert 10 <= found.compared < N // 100
+
+
+def test_boosts_are_added_to_whole_scores() -> None:
+    """An item that is lifted may come from below all that bytes let through."""
+    ranker = screened(drawn(2, N, 40))
+    request = RankRequest(np.arange(5), "", EVERYTHING, Boost.from_pairs([(19_999, 2.0), (3, -2.0)]))
+    found = listed(ranker, request)
+    assert found[0].item_indices[0] == 19_999
+    alike(found, in_full(ranker, request))
+
+
+def test_another_numbering_is_screened_anew() -> None:
+    """The bytes of items that moved would stand for others, and who was screened has many to answer."""
+    ranker = screened(drawn(3, N, 40))
+    request = RankRequest(np.arange(5), "", EVERYTHING)
+    listed(ranker, request)
+    turned = ranker.over(np.arange(N)[::-1].copy(), [])
+    found = listed(turned, request)
+    assert found[0].compared < N // 100
+    alike(found, in_full(turned, request))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.integers(1, 200),
+    kind=st.sampled_from(sorted(KINDS)),
+    scale=st.sampled_from([1e-6, 1.0, 1e4]),
+)
+def test_no_product_is_further_off_than_it_says(seed: int, width: int, kind: str, scale: float) -> None:
+    """A bound that fails once loses an item that belongs into a list."""
+    vectors = KINDS[kind](drawn(seed, 60, width)) * np.float32(scale)
+    people = drawn(seed + 1, 5, width)
+    people[0] = 0
+    screen = Screen.of(vectors)
+    assert screen is not None
+    near, error = screen.near(people)
+    off = np.abs(near - people.astype(np.float64) @ vectors.astype(np.float64).T).max(axis=1)
+    assert (off <= error).all()
+
+
+@pytest.mark.parametrize("kind", ["loop", "instruction"])
+def test_loop_and_instruction_add_alike(kind: str) -> None:
+    """Machines run one or the other; and the largest sum there can be must not run over."""
+    if kind == "instruction" and not int8_kernels._has_instruction():
+        pytest.skip("this processor, or its LLVM, has no such instruction")
+    inner = int8_kernels._inner_by_loop if kind == "loop" else int8_kernels._inner_at_once
+    added = numba.njit(lambda item, person: inner(item, person))
+    random = np.random.default_rng(4)
+    for width in (64, 384, int8_kernels.WIDEST):
+        item = random.integers(0, 256, width).astype(np.uint8)
+        person = random.integers(-127, 128, width).astype(int8_kernels._PERSON)
+        for items, people in ((item, person), (item | 255, person * 0 + 127), (item | 255, person * 0 - 127)):
+            assert added(items, people) == int(items.astype(np.int64) @ people.astype(np.int64))
+
+
+def test_other_items_than_those_of_the_vectors_are_refused(ranker: EmbeddingRanker) -> None:
+    """Compiled loops look at no bounds: they would list what is not allowed, and read what is not theirs."""
+    for universe in (100, N + 1):
+        with pytest.raises(InputError, match=f"of {universe:,} items; there are vectors of 20,000"):
+            listed(ranker, RankRequest(np.arange(5), "", Subset.everything(universe)))
+
+
+@pytest.mark.parametrize("setting", [{"NUMBA_ENABLE_AVX": "0"}, {"NUMBA_CPU_NAME": "generic"}])
+def test_a_processor_that_is_not_used_to_the_full_ranks_as_well(setting: dict[str, str]) -> None:
+    """An instruction that numba may not use ends the process."""
+    code = (
+        "from tests.test_screen import *; listed(screened(drawn(0, N, 40)), RankRequest(np.arange(5), '', EVERYTHING))"
+    )
+    environment = {**os.environ, **setting}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
+
+
+def test_a_list_without_a_length_is_refused_by_name(ranker: EmbeddingRanker) -> None:
+    """What is compared with the number of items before it is looked at fails without a word of what to mend."""
+    for k in ("3", 0, True):
+        with pytest.raises(InputError, match=f"k is {k!r}"):
+            listed(ranker, RankRequest(np.arange(5), "", EVERYTHING), k)  # type: ignore[arg-type]

@@ -1,0 +1,113 @@
+"""Connections that keep what they are given, over sockets: whatever they do, others are answered."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from genrec.serve.admission import Room
+from tests.server import Slow, serving, shop, until
+
+KEY = "a-key-of-more-than-sixteen"
+OWN = {"authorization": f"Bearer {KEY}"}
+MANY = 4_000
+
+
+def head(path: str, *lines: str, method: str = "GET") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
+
+
+@contextmanager
+def connected(address: str, count: int, said: bytes) -> Iterator[list[socket.socket]]:
+    """Connections that say something, as much of it as is taken, and read nothing."""
+    with ExitStack() as stack:
+        made = []
+        for _ in range(count):
+            one = stack.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+            one.connect(("127.0.0.1", urlsplit(address).port or 0))
+            one.settimeout(0.2)
+            with suppress(TimeoutError, ConnectionError):  # the server may read no more of it now
+                one.sendall(said)
+            made.append(one)
+        yield made
+
+
+def is_lost(connection: socket.socket, said: bytes = b"\r\n") -> bool:
+    """Whether the other side has ended a connection on which something is said."""
+    try:
+        connection.sendall(said)
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return False
+
+
+def is_answered(client: httpx.Client) -> bool:
+    return client.post("/v1/recommend", json={"k": 3}, headers=OWN).status_code == 200
+
+
+def test_who_does_not_read_their_answers_is_cut_off(tmp_path: Path) -> None:
+    """Each would keep a place for ever, and seventy of them the whole server."""
+    asked = head("/v1/catalog/items", f"Authorization: Bearer {KEY}") * MANY
+    with (
+        serving(shop(), tmp_path, keys=[KEY], room=Room(inside=2)) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+        connected(address, 4, asked) as stalled,
+    ):
+        until(lambda: is_answered(client), 15)
+        until(lambda: all(is_lost(one) for one in stalled), 15)
+
+
+def test_the_page_takes_no_place_from_those_who_have_a_key(tmp_path: Path) -> None:
+    """It is for everybody, so everybody could keep those out for whom the server is there."""
+    with (
+        serving(shop(), tmp_path, keys=[KEY], room=Room(inside=2)) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+        connected(address, 4, head("/page/page.css") * MANY),
+    ):
+        assert is_answered(client)
+
+
+def test_what_needs_no_key_takes_no_body(tmp_path: Path) -> None:
+    """A thousand strangers would fill a gigabyte, and hold the door."""
+    lengths = ("Content-Length: 1000000", "Transfer-Encoding: chunked")
+    with (
+        serving(shop(), tmp_path, keys=[KEY], room=Room(inside=2)) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        for path in ("/", "/health/live", "/page/page.css"):
+            for length in lengths:
+                with connected(address, 1, head(path, length, method="POST")) as (one,):
+                    one.settimeout(2)
+                    assert one.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+        with connected(address, 4, head("/", lengths[0], method="POST") + b"x" * 1000):
+            assert is_answered(client)
+
+
+def test_a_head_has_its_limit_while_an_answer_is_under_way_too(tmp_path: Path) -> None:
+    """What comes behind a request that is being answered would fill the memory, header by header."""
+    slow, line = Slow(), f"X: {'x' * 1000}\r\n".encode()
+    begun = head("/v1/recommend", "Content-Type: application/json", "Content-Length: 2", method="POST") + b"{}"
+    begun += head("/v1/models")[:-2]
+    with (
+        serving(shop(first=[slow]), tmp_path) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        for endless in (line * 100, b"X: " + b"x" * 100_000):
+            with connected(address, 1, begun) as (one,):
+                assert slow.asked.wait(10)
+                until(lambda: is_lost(one, endless), 10)  # noqa: B023
+        slow.open.set()
+        assert is_answered(client)
+        for said in (
+            head("/v1/models", "X: " + "x" * 70_000),
+            head("/" + "x" * 70_000),
+        ):
+            with connected(address, 1, said) as (one,):
+                one.settimeout(5)
+                assert one.recv(1 << 16).startswith(b"HTTP/1.1 431 ")

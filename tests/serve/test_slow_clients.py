@@ -1,0 +1,199 @@
+"""What waits at the server: it counts into a deadline, and nobody waits for what only others need."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from genrec.chat.advisor import Advisor
+from genrec.deadline import Deadline
+from genrec.errors import EngineError, StoreError
+from genrec.pipeline import Parts
+from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.serve.responses import Answer, Notices
+from genrec.serve.schemas import Recommend
+from genrec.serve.service import Load, Service
+from genrec.serve.state import Live
+from genrec.serve.telemetry import Metrics
+from genrec.store.event_store import Store
+from genrec.types import Ranking, RecommendationList
+from tests.server import Slow, events_in, serving, shop, until
+
+WAIT = 30.0
+
+
+class Time:
+    """A clock that is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def service_of(parts: Parts, folder: Path, clock: Time, load: Load) -> Iterator[Service]:
+    with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
+        made = Service(
+            Live(parts, store),
+            store,
+            advise=lambda own, k: Advisor(own, k=k),
+            load=load,
+            metrics=Metrics(),
+            clock=clock,
+        )
+        yield made
+        made.close()
+
+
+def rank(service: Service, **asked: Any) -> "Future[Answer]":
+    ask = Recommend(**asked)
+    return service.rank(ask, service.ask(ask))
+
+
+class _Model(Slow):
+    """Takes its time, and sees whether there is any."""
+
+    def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
+        deadline.check()
+        return super().rank(requests, k, deadline=deadline)
+
+
+def sources(answer: Answer) -> set[str]:
+    return {item["source"].partition(":")[0] for item in answer["items"]}
+
+
+def test_what_was_waited_is_no_time_left_to_rank(tmp_path: Path) -> None:
+    """A list in ten seconds would take twenty, and a shop's page is gone by then."""
+    slow, clock = _Model(), Time()
+    with service_of(shop(first=[slow]), tmp_path, clock, Load(deadline=10.0)) as service:
+        first = rank(service, k=3)
+        assert slow.asked.wait(WAIT)
+        late = rank(service, k=3)
+        clock.now = 5.0
+        other = rank(service, k=3)
+        clock.now = 11.0
+        slow.open.set()
+        assert sources(first.result(WAIT)) == {"slow"}
+        assert len(late.result(WAIT)["items"]) == 3
+        assert "slow" not in sources(late.result())
+        assert sources(other.result(WAIT)) == {"slow"}  # who has time left keeps it
+
+
+def test_advisors_are_kept_for_the_lengths_that_were_asked_last(tmp_path: Path) -> None:
+    """Each is made over the whole catalog: made again for every turn, a conversation waits for it."""
+    with service_of(shop(), tmp_path, Time(), Load()) as service:
+        recommender = service.live.recommender
+        made = [service.advisor(recommender, k) for k in range(1, 9)]
+        assert [service.advisor(recommender, k) for k in range(1, 9)] == made
+        service.advisor(recommender, 9)
+        assert service.advisor(recommender, 8) is made[-1]
+
+
+class _Gated(DenseRanker):
+    """Counts how often it was asked, and answers once it is let."""
+
+    source = "gated"
+
+    def __init__(self) -> None:
+        self.open, self.count = threading.Event(), 0
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return True
+
+    def scores(self, requests: Any) -> Any:
+        self.count += 1
+        self.open.wait(WAIT)
+        raise EngineError("gone")
+
+
+def test_many_who_look_whether_it_is_ready_are_one_who_looks(tmp_path: Path) -> None:
+    """Forty balancers would ask a model that hangs for forty lists, and take every thread."""
+    gated = _Gated()
+    with serving(shop(first=[gated]), tmp_path) as address, ThreadPoolExecutor(20) as pool:
+        asking = [pool.submit(httpx.get, f"{address}/health/ready", timeout=WAIT) for _ in range(20)]
+        until(lambda: "genrec_requests_inside 21.0" in httpx.get(f"{address}/metrics").text)
+        gated.open.set()
+        assert {one.result().status_code for one in asking} == {503}
+    assert gated.count == 1
+
+
+def test_a_store_that_hangs_keeps_nobody_waiting_who_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is down must cost those it knows something, and strangers nothing."""
+    over, asked = threading.Event(), threading.Event()
+
+    def hang(self: Store, user_id: object) -> Any:
+        asked.set()
+        over.wait(WAIT)
+        raise StoreError("the database is gone")
+
+    with (
+        serving(shop(), tmp_path) as address,
+        httpx.Client(base_url=address, timeout=WAIT) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        monkeypatch.setattr(Store, "events_of", hang)
+        known = pool.submit(httpx.post, f"{address}/v1/recommend", json={"user_id": "eve"}, timeout=WAIT)
+        assert asked.wait(WAIT)
+        assert len(client.post("/v1/recommend", json={"k": 3}).json()["items"]) == 3
+        assert not known.done()
+        over.set()
+        assert known.result().status_code == 503
+
+
+def test_an_item_that_is_withdrawn_in_the_middle_of_a_turn_breaks_nothing(tmp_path: Path) -> None:
+    """Somebody who likes what has just been sold out would see half a stream."""
+
+    class _Withdrawing(Advisor):
+        """Reads a wish for an item that goes before it is told."""
+
+        def answer(self, *given: Any, on_part: Any, **more: Any) -> Any:
+            def tell(part: object) -> None:
+                if address is not None and not gone.is_set():
+                    gone.set()
+                    assert httpx.delete(f"{address}/v1/catalog/items/i1").status_code == 200
+                on_part(part)
+
+            return super().answer(*given, on_part=tell, **more)
+
+    gone = threading.Event()
+    wishes = {"liked": ["i1"]}
+    body = {"messages": [{"role": "user", "content": "a lamp"}], "genrec": {"wishes": wishes}, "stream": True}
+    with (
+        serving(shop(), tmp_path, advise=lambda own, k: _Withdrawing(own, k=k)) as address,
+        httpx.Client(base_url=address, timeout=WAIT) as client,
+    ):
+        told = list(events_in(iter(client.post("/v1/chat/completions", json=body).text.splitlines())))
+    assert gone.is_set()
+    assert [chip["label"] for chip in told[0]["genrec"]["chips"]][:1] == ["Red Lamp"]
+    assert told[-2]["genrec"] == {"fallback": False}
+    assert told[-1] == "[DONE]"
+
+
+def test_why_a_step_failed_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    """Told at every list it would fill the disk; never told, nobody could mend it."""
+    clock = Time()
+    notices = Notices(clock)
+    said = ("own", "generative was left out: /secret: gone", "only 3 items are allowed, 5 were asked for")
+    failed = RecommendationList((), proven=False, compared=0, notices=said, left_out=("generative",))
+    with caplog.at_level(logging.WARNING):
+        for clock.now in (0.0, 1.0, 59.0, 61.0):
+            assert notices.of(failed, ["own"]) == ["generative was left out", said[-1]]
+    assert [record.getMessage() for record in caplog.records] == [said[1]] * 2
+
+
+def test_waiting_has_an_end() -> None:
+    """A test that waits for ever says nothing."""
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match="not so after"):
+        until(lambda: False, 0.05)
+    assert time.monotonic() >= start

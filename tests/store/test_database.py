@@ -1,0 +1,123 @@
+"""A database that cannot be used must say so, why, and no password."""
+
+import os
+import re
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import postgres
+import pytest
+
+from genrec.errors import StoreError
+from genrec.store.database import Database
+
+ROOT = Path(__file__).parents[2]
+
+
+def refused(url: str) -> str:
+    """What opening a store says, with all that a traceback shows of it."""
+    with pytest.raises(StoreError) as caught:
+        Database.open(url)
+    assert caught.value.exit_code == 5
+    assert "sqlalche.me" not in str(caught.value)
+    return "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://root:hunter2@host/shop", "scheme 'mysql', which genrec does not know"),
+        ("root:hunter2@host/shop", "no scheme; write sqlite:///PATH"),
+        ("", "no scheme"),
+        ("sqlite://hunter2.db", "with three slashes"),
+        ("sqlite:///events.db?timeout=hunter2", "no options"),
+        ("sqlite://", "in memory is lost"),
+        ("sqlite:///:memory:", "in memory is lost"),
+        ("sqlite:///file:hunter2?mode=memory", "no options"),
+        ("postgresql://u:hunter2/x@127.0.0.1:1/shop", "postgresql://127.0.0.1:1/shop cannot be used: .*refused"),
+        ("postgresql://hunter2@secret/x@hunter2/shop", "percent-encoded"),
+        ("postgresql://u:p@hunter2@host:x/shop", "percent-encoded"),
+        ("postgresql://u:hunter2@host", "names no database"),
+        ("postgresql+asyncpg://u:hunter2@host/shop", "scheme 'postgresql\\+asyncpg'"),
+        ("postgresql://u:hunter2@127.0.0.1:1/shop", "postgresql://127.0.0.1:1/shop cannot be used: .*refused"),
+        ("postgresql://u@127.0.0.1:1/shop?password=hunter2", "cannot be used: .*refused"),
+        ("postgresql://u@127.0.0.1:1/shop?hunter=x&passfile=hunter2", 'invalid connection option "hunter"'),
+        ("postgresql:///shop?host=/hunter2-is-not-here", "No such file"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_told_without_its_password(url: str, message: str) -> None:
+    """Logs are read by more people than a database is."""
+    shown = refused(url)
+    assert re.search(message, shown)
+    assert "hunter2" not in shown or "host=" in url
+
+
+def test_a_place_that_holds_no_store_is_told(tmp_path: Path) -> None:
+    """'Unable to open database file' sends nobody to the right folder."""
+    (tmp_path / "letter.txt").write_text("Dear reader, this is no database. " * 100, encoding="utf-8")
+    (tmp_path / "short.txt").write_text("x" * 10, encoding="utf-8")
+    assert "is a folder; name a file in it" in refused(f"sqlite:///{tmp_path}")
+    assert "lacking is not there; make it" in refused(f"sqlite:///{tmp_path}/lacking/events.db")
+    assert "file is not a database; name another file" in refused(f"sqlite:///{tmp_path}/letter.txt")
+    assert "file is not a database; name another file" in refused(f"sqlite:///{tmp_path}/short.txt")
+    assert "is not there" in refused(f"sqlite:///{tmp_path}/letter.txt/events.db")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_a_place_that_cannot_be_written_is_told_when_it_is_opened(what: str, tmp_path: Path) -> None:
+    """The first event would be refused, long after whoever started the server has gone."""
+    place = tmp_path / "events.db"
+    if what == "file":
+        Database.open(f"sqlite:///{place}").close()
+    account = postgres.other_account()
+    # Somebody else may not read this checkout, or Python: all of it is loaded before.
+    script = (
+        "import os, sys\nfrom genrec.errors import StoreError\nfrom genrec.store.event_store import Store\n"
+        "Store.open(sys.argv[1]).close()\n"
+        f"os.setgroups([]); os.setgid({account['group']}); os.setuid({account['user']})\n"
+        "try:\n    Store.open(sys.argv[2])\nexcept StoreError as error:\n    print(error)\n"
+    )
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/first.db", f"sqlite:///{place}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert "cannot be used: " in done.stdout, done.stderr
+    assert "check that this user may write the file and its folder" in done.stdout
+
+
+def test_a_missing_driver_is_named() -> None:
+    """SQLAlchemy's own words name a module, and not what to install."""
+    script = (
+        "import sys\nsys.modules['psycopg'] = None\nfrom genrec.store.database import Database\n"
+        "from genrec.errors import StoreError\n"
+        "try:\n    Database.open('postgresql://u:hunter2@host/shop')\nexcept StoreError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "postgresql://host/shop needs the driver psycopg" in done.stdout
+    assert "pip install 'genrec[postgres]'" in done.stdout
+
+
+@pytest.mark.postgres
+def test_postgres_says_what_it_refuses_without_the_password(postgres_server: postgres.Cluster) -> None:
+    """A wrong password is a secret, too: it is often that of something else."""
+    port = postgres_server.port
+    shown = refused(f"postgresql://{postgres.USER}:hunter2@127.0.0.1:{port}/postgres")
+    assert "password authentication failed" in shown
+    assert "hunter2" not in shown
+    shown = refused(postgres_server.url("nothing_here"))
+    assert 'database "nothing_here" does not exist' in shown
+    assert postgres.PASSWORD not in shown
+    assert "encoded as LATIN1, which cannot hold every text" in refused(postgres_server.new_database("LATIN1"))
+
+
+@pytest.mark.postgres
+def test_every_spelling_of_postgres_is_one(postgres_url: str) -> None:
+    """Providers write postgres://, SQLAlchemy writes postgresql+psycopg://."""
+    for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
+        database = Database.open(postgres_url.replace("postgresql", scheme, 1))
+        database.check()
+        assert database.place.startswith("postgresql://127.0.0.1:")
+        database.close()

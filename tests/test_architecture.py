@@ -1,0 +1,304 @@
+"""The rules of the house: who may import whom, what a plain import may load, and what nobody may do."""
+
+import ast
+import itertools
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import genrec
+
+HOME = Path(genrec.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+# Packages, and the modules that stand beside them, from the bottom up. Code imports only from lines above its own, or
+# from its own package. Section 3 of the design says why.
+LAYERS = [
+    "errors types",
+    "artifact deadline",
+    "data",
+    "prompting",
+    "index",
+    "backends",
+    "decoding",
+    "rankers",
+    "recommender",
+    "datasets pipeline settings testing",
+    "cache",
+    "loading",
+    "batch chat evaluation store vllm_plugin",
+    "serve",
+    "cli",
+    "__main__",
+]
+# Implementations of one protocol: none knows another.
+SIBLINGS = {
+    "backends": "transformers vllm_engine vllm_server",
+    "rankers": "collaborative embedding ensemble generative popularity",
+}
+MODULES_AT_MOST = 12  # directly in genrec/, beside __init__ and __main__
+PUBLIC = (
+    "BlendRanker Boost Catalog CatalogIndex CooccurrenceRanker EmbeddingRanker GenerativeRanker GenerativeSettings "
+    "GenrecError History Interaction Interactions Item Mask PopularityRanker RankRequest Ranker Recommendation "
+    "RecommendationList Recommender Settings Subset Template TitleIdentifiers open_dataset open_default "
+    "open_recommender read_catalog read_interactions read_template"
+)
+# Where the clock and the environment are read, and why there.
+EDGE = {
+    "cli": "the edge",
+    "serve.app": "the edge",
+    "serve.service": "the clock is an argument; its default is the process's own",
+    "batch.run": "the clock is an argument; its default is the process's own",
+    "recommender": "the clock is an argument; its default is the process's own",
+    "cache": "default_cache is what the edge calls",
+    "serve.state": "the clock is an argument; its default is the process's own",
+    "store.event_store": "the clock is an argument; its default is the process's own",
+    "datasets.pypi": "pip runs in the caller's environment",
+    "vllm_plugin.processor": "vLLM makes the processor and passes it nothing of ours",
+    "backends.vllm_protocol": "vLLM's processes take settings from the environment, which is put back",
+    "backends.vllm_engine": "the clock is an argument; its default is the process's own",
+    "backends.vllm_server": "the clock is an argument; its default is the process's own",
+}
+
+
+def name_of(path: Path) -> str:
+    """A module's path within genrec, dotted."""
+    return ".".join(path.relative_to(HOME).with_suffix("").parts)
+
+
+MODULES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(HOME.rglob("*.py"))}
+CODE = {path: tree for path, tree in MODULES.items() if path.name != "__init__.py"}
+NAMES = {name_of(path) for path in CODE}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every genrec module that one imports, wherever in the file it does so."""
+    for node in ast.walk(MODULES[path]):
+        found: list[str] = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        for dotted in found:
+            parts = dotted.split(".")[1:]
+            if dotted.startswith("genrec"):
+                prefixes = (".".join(parts[:size]) for size in range(len(parts), 0, -1))
+                yield next((prefix for prefix in prefixes if prefix in NAMES), dotted)
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_every_package_has_its_layer() -> None:
+    """A package without a layer may import anything, and be imported by anyone."""
+    assert sorted(" ".join(LAYERS).split()) == sorted({package_of(name) for name in NAMES})
+
+
+def test_few_modules_lie_outside_packages() -> None:
+    """A flat package has no map: a reader must know all of it to find one thing."""
+    assert len([name for name in NAMES if "." not in name and name != "__main__"]) <= MODULES_AT_MOST
+
+
+def test_nobody_imports_upward_or_sideways() -> None:
+    """Layers that lean on each other cannot be changed one at a time, and a cycle cannot be changed at all."""
+    level = {name: number for number, line in enumerate(LAYERS) for name in line.split()}
+    for path in CODE:
+        name = name_of(path)
+        for other in set(imports(path)) - {name}:
+            assert other in NAMES, f"{name} imports {other}, which is no module of genrec"
+            own, its = package_of(name), package_of(other)
+            assert own == its or level[its] < level[own], f"{name} imports {other}, which is not below it in LAYERS"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Modules in a cycle are one module in several files."""
+    graph = {name_of(path): set(imports(path)) - {name_of(path)} for path in CODE}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_implementations_do_not_know_each_other() -> None:
+    """A backend or a ranker must be replaceable alone."""
+    for package, names in SIBLINGS.items():
+        siblings = {f"{package}.{name}" for name in names.split()}
+        for path in CODE:
+            if name_of(path) in siblings:
+                assert not set(imports(path)) & siblings - {name_of(path)}, name_of(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("index.trie", "artifact errors types index.kernels.dispatch index.kernels.numpy data.subset"),
+        ("data.subset", "errors types"),
+        ("decoding.constraints", "errors data.subset prompting.tokenizer index.trie types"),
+        (
+            "decoding.search",
+            "errors types decoding.tree_scoring decoding.bounds index.kernels.numpy data.subset index.trie "
+            "backends.base",
+        ),
+        ("index.kernels.numpy", "types"),
+        ("prompting.tokenizer", "errors types"),
+        ("backends.base", "types deadline backends.provenance"),
+        (
+            "backends.transformers",
+            "errors types deadline backends.provenance backends.adapter backends.attention backends.base "
+            "backends.growing_cache backends.tree_arrays backends.token_layout backends.precision backends.quiet "
+            "backends.generation",
+        ),
+        ("backends.encoder", "errors types backends.precision backends.quiet"),
+        ("backends.path_tree", "errors types deadline backends.tree_arrays"),
+        (
+            "backends.vllm_engine",
+            "errors types deadline backends.provenance backends.adapter backends.base backends.precision "
+            "backends.vllm_protocol backends.path_tree backends.generation",
+        ),
+        (
+            "backends.vllm_server",
+            "errors types deadline backends.provenance backends.base backends.vllm_protocol backends.path_tree "
+            "backends.generation",
+        ),
+        ("backends.generation", "errors types deadline backends.base"),
+        ("rankers.base", "types deadline errors data.subset"),
+    ],
+)
+def test_a_seam_knows_no_more_than_it_must(module: str, allowed: str) -> None:
+    """Search sees token ids, never text or items; a backend knows no catalog. So each can be replaced alone."""
+    (path,) = (path for path in CODE if name_of(path) == module)
+    assert set(imports(path)) <= set(allowed.split())
+
+
+def test_rankers_know_no_kind_of_backend() -> None:
+    """A new engine must not need a new ranker."""
+    for path in CODE:
+        if path.parent.name == "rankers":
+            kinds = {other for other in imports(path) if other.startswith("backends.")}
+            assert kinds <= {"backends.base"}, name_of(path)
+
+
+def loaded_by(statement: str) -> set[str]:
+    script = f"import sys\n{statement}\nprint(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_a_plain_import_loads_nothing_heavy() -> None:
+    """Every command line, every worker and every test pays for what `import genrec` loads."""
+    heavy = {"torch", "transformers", "vllm", "httpx", "pandas", "polars", "pyarrow", "numpy", "scipy", "jinja2"}
+    assert not loaded_by("import genrec") & heavy
+
+
+def test_public_names_load_no_engine() -> None:
+    """Whoever ranks by counting needs no torch, and does not wait for it."""
+    everything = "import genrec\nfor name in genrec.__all__: getattr(genrec, name)"
+    assert not loaded_by(everything) & {"torch", "transformers", "vllm", "httpx", "pandas", "polars", "matplotlib"}
+
+
+def test_public_names_are_these() -> None:
+    """What is public is promised: a name that comes or goes is a decision, and the change log says so."""
+    assert sorted(genrec.__all__) == sorted(PUBLIC.split())
+    assert genrec.__all__ == sorted(genrec.__all__)
+    for name in genrec.__all__:
+        assert getattr(genrec, name).__name__ == name
+        assert getattr(genrec, name).__doc__, f"{name} is public and says nothing of itself"
+    assert set(genrec.__all__) <= set(dir(genrec))
+    with pytest.raises(AttributeError, match="module 'genrec' has no attribute 'nothing'"):
+        genrec.nothing  # noqa: B018
+
+
+def test_every_package_is_shipped() -> None:
+    """Packages are listed by name; one that is not listed is missing from the wheel only, where nobody looks."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in MODULES if path.name == "__init__.py"}
+    assert found | {"genrec.prompts"} == set(listed)
+
+
+MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+MAKERS = {"list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict", "WeakValueDictionary"}
+CHANGERS = {"append", "add", "update", "setdefault", "pop", "popitem", "clear", "extend", "insert", "remove", "discard"}
+
+
+def is_mutable(value: ast.expr | None) -> bool:
+    made = isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] in MAKERS
+    return made or isinstance(value, MUTABLE)
+
+
+def assigned(node: ast.stmt) -> list[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [ast.unparse(target) for target in targets]
+
+
+def test_no_module_holds_state() -> None:
+    """State in a module is shared by threads, tests and requests that never heard of each other."""
+    for path, tree in MODULES.items():
+        tables = {
+            name
+            for node in tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and is_mutable(node.value)
+            for name in assigned(node)
+        }
+        assert all(name.isupper() or name == "__all__" for name in tables), f"{path}: {tables} look like variables"
+        for node in ast.walk(tree):
+            where = f"{path}, line {getattr(node, 'lineno', 0)}"
+            assert not isinstance(node, ast.Global), f"{where}: a global is changed"
+            if isinstance(node, ast.Call):
+                changed = isinstance(node.func, ast.Attribute) and node.func.attr in CHANGERS
+                assert not (changed and ast.unparse(node.func.value) in tables), f"{where}: a table is changed"  # type: ignore[attr-defined]
+            if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+                assert ast.unparse(node.value) not in tables, f"{where}: a table is changed"
+            if isinstance(node, ast.FunctionDef):
+                kept = {ast.unparse(one).split("(")[0].split(".")[-1] for one in node.decorator_list}
+                assert not kept & {"cache", "lru_cache"}, f"{where}: a cache that nobody empties"
+            if isinstance(node, ast.ClassDef):
+                shared = [line for line in node.body if isinstance(line, ast.Assign) and is_mutable(line.value)]
+                assert not shared, f"{where}: all objects of {node.name} would share one"
+
+
+def test_only_the_command_line_prints() -> None:
+    """A library that writes to its caller's terminal breaks pipes, servers and tests."""
+    for path, tree in MODULES.items():
+        prints = [node for node in calls(tree) if ast.unparse(node.func) in ("print", "sys.stdout.write")]
+        assert not prints or package_of(name_of(path)) in ("cli", "__main__"), path
+
+
+def test_only_the_edge_reads_the_clock_or_the_environment() -> None:
+    """A result that depends on either cannot be repeated, or tested, without them."""
+    readings = ("os.environ", "os.getenv", "time.time", "time.perf_counter", "time.monotonic", "datetime.now")
+    for path, tree in MODULES.items():
+        found = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & set(readings)
+        assert not found or {name_of(path), package_of(name_of(path))} & set(EDGE), f"{path} reads {found}"
+
+
+def test_nothing_is_unpickled() -> None:
+    """Reading a file must never run what somebody put into it."""
+    for path, tree in MODULES.items():
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        }
+        assert not modules & {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}, path
+        for node in calls(tree):
+            called = ast.unparse(node.func)
+            assert called not in ("torch.load", "np.load", "numpy.load", "eval", "exec"), path
+            if called.endswith(".from_pretrained") and called.startswith("AutoModel"):
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert keywords.get("use_safetensors") == "True", f"{path}: weights may come as a pickle"
+                assert "trust_remote_code" not in keywords, f"{path}: a model may bring code"
+
+
+def test_recipes_and_measurements_use_public_names() -> None:
+    """What finetune and eval need of genrec, its users need too."""
+    for path in itertools.chain((ROOT / "eval").rglob("*.py"), (ROOT / "finetune").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("genrec"):
+                names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                assert not any(name.startswith("_") for name in names), f"{path}, line {node.lineno}"
+
+
+def calls(tree: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
