@@ -16,22 +16,22 @@ from eval.progress import show_progress
 from eval.shop import open_shop
 from genrec.cache import default_cache
 from genrec.deadline import Deadline
-from genrec.loading import find_weights, load_backend
+from genrec.loading import find_model_directory, load_backend
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import Ranking
 
 K, WIDTH, BATCH = 10, 10, 20
-NEAR = 0.02  # nats
-PATIENCE = 900.0  # seconds; the machine may have other work
+TIE_TOLERANCE = 0.02  # nats
+TIMEOUT = 900.0  # seconds; the machine may have other work
 SEED = 20261126
-WAYS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "beam, model score": {"strategy": "beam", "score": "model"},
     "beam, catalog score": {"strategy": "beam", "score": "catalog"},
     "20 candidates": {"strategy": "candidates", "candidates": 20},
 }
 
 
-def compare(mine: Sequence[Ranking], theirs: Sequence[Ranking]) -> dict[str, Any]:
+def compare(rankings: Sequence[Ranking], reference: Sequence[Ranking]) -> dict[str, Any]:
     """How two lists of rankings of the same people agree.
 
     Returns:
@@ -39,9 +39,9 @@ def compare(mine: Sequence[Ranking], theirs: Sequence[Ranking]) -> dict[str, Any
         more than a tie; `widest_tie`, nats between the best and the worst of what only one list holds, at the most;
         `score_difference`, nats between the two scores of one item, at the most.
     """
-    found = {"users": len(mine), "same_set": 0, "same_order": 0, "apart": 0}
+    found = {"users": len(rankings), "same_set": 0, "same_order": 0, "apart": 0}
     ties, gaps = [0.0], [0.0]
-    for one, other in zip(mine, theirs, strict=True):
+    for one, other in zip(rankings, reference, strict=True):
         scores, others = (
             dict(zip(ranking.item_indices.tolist(), ranking.scores.tolist(), strict=True)) for ranking in (one, other)
         )
@@ -49,7 +49,7 @@ def compare(mine: Sequence[Ranking], theirs: Sequence[Ranking]) -> dict[str, Any
         swapped = [table[item] for table in (scores, others) for item in table if (item in scores) != (item in others)]
         if swapped:
             ties.append(max(swapped) - min(swapped))
-            found["apart"] += ties[-1] > NEAR
+            found["apart"] += ties[-1] > TIE_TOLERANCE
         found["same_set"] += not swapped
         found["same_order"] += list(scores) == list(others)
     return {**found, "widest_tie": max(ties), "score_difference": max(gaps)}
@@ -64,10 +64,10 @@ def main() -> None:
 
     shop = open_shop(options.users, seed=SEED)
     requests, (backend, _) = shop.requests, load_backend(LANGUAGE_MODEL, default_cache())
-    engine = VllmEngineBackend(find_weights(LANGUAGE_MODEL, default_cache()), patience=PATIENCE)
+    engine = VllmEngineBackend(find_model_directory(LANGUAGE_MODEL, default_cache()), timeout=TIMEOUT)
     try:
         rankers = [shop.ranker(own, width=WIDTH, batch_size=BATCH) for own in (engine, backend)]
-        for name, settings in WAYS.items():
+        for name, settings in VARIANTS.items():
             pairs = [ranker.with_settings(**settings) for ranker in rankers]
             lists: list[list[Ranking]] = [[], []]
             starts = range(0, len(requests), BATCH)

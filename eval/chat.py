@@ -21,7 +21,16 @@ import numpy as np
 from rich.table import Table
 
 from eval.dialogue import Dialogues, Turn, read_dialogues, recall
-from eval.dialogue_rankers import BLEND, POPULAR, Answerers, Model, Texts, kept_vectors, make_answerers, open_one
+from eval.dialogue_rankers import (
+    BLEND,
+    POPULAR,
+    FoldRankers,
+    LlmRankers,
+    TextVectors,
+    make_embed,
+    make_fold_rankers,
+    make_recommender,
+)
 from eval.progress import show_progress, wide_console
 from eval.simulate import main as simulate
 from eval.speed.report import commit, machine
@@ -33,10 +42,10 @@ from genrec.evaluation.metrics import RESAMPLES, Interval
 from genrec.types import FloatArray, ItemId
 
 SEED = 20261122
-NAMES = ("redial", "opendialkg")
-CUTS = (1, 5, 10)
+DATASETS = ("redial", "opendialkg")
+CUTOFFS = (1, 5, 10)
 MODEL_TURNS = 200  # a language model is asked about, of each data set
-QUICK = 100  # turns of each data set
+QUICK_TURNS = 100  # turns of each data set
 # He et al., "Large Language Models as Zero-Shot Conversational Recommenders", CIKM 2023: on the turns of the test part,
 # where ours are those of the validation part; and what was mentioned is taken out of what is to be found and out of
 # what is recommended here.
@@ -50,7 +59,7 @@ PUBLISHED = {
 
 
 @dataclass
-class Answers:
+class RankerAnswers:
     """What one ranker answered, turn by turn.
 
     Attributes:
@@ -65,16 +74,16 @@ class Answers:
     filled: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def of(self, turns: Sequence[Turn]) -> "Answers":
+    def for_turns(self, turns: Sequence[Turn]) -> "RankerAnswers":
         """The same of some turns only."""
         chosen = set(map(id, turns))
         places = [place for place, turn in enumerate(self.turns) if id(turn) in chosen]
         columns = (self.turns, self.lists, self.filled, self.seconds)
-        return Answers(*([column[place] for place in places] for column in columns))  # type: ignore[arg-type]
+        return RankerAnswers(*([column[place] for place in places] for column in columns))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultRow:
     """A row of the table; shares are times 100, and what is counted is counted of all places of all lists."""
 
     data: str
@@ -115,84 +124,95 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("stopped")
 
 
-def measure(data: Dialogues, options: argparse.Namespace) -> tuple[list[Line], list[dict[str, float]]]:
+def measure(data: Dialogues, options: argparse.Namespace) -> tuple[list[ResultRow], list[dict[str, float]]]:
     """A row for each ranker, and the weights of each fold's blend."""
     cache = default_cache()
-    texts = Texts.of(data, kept_vectors(cache))
+    texts = TextVectors.from_dialogues(data, make_embed(cache))
     random = np.random.default_rng(options.seed)
-    order = random.permutation(len(data.asked))
-    asked = {id(data.asked[place]) for place in order[: QUICK if options.quick else len(order)]}
-    read = {id(data.asked[place]) for place in order[: options.model_turns]} & asked
-    model = Model(data, cache, options.seed) if read else None
-    answers: dict[str, Answers] = {}
+    order = random.permutation(len(data.test_turns))
+    asked = {id(data.test_turns[place]) for place in order[: QUICK_TURNS if options.quick else len(order)]}
+    read = {id(data.test_turns[place]) for place in order[: options.model_turns]} & asked
+    model = LlmRankers(data, cache, options.seed) if read else None
+    answers: dict[str, RankerAnswers] = {}
     weights = []
-    for own in make_answerers(data, texts, options.seed):
+    for own in make_fold_rankers(data, texts, options.seed):
         weights.append(own.weights)
-        _ask_fold(data, own, model, asked, read, answers)
+        _run_fold(data, own, model, asked, read, answers)
     if model is not None:
-        model.keep()
-    _restrict(answers)
-    return [_line(data, name, own, answers, options.seed) for name, own in answers.items()], weights
+        model.save_priors()
+    _add_blend_on_model_turns(answers)
+    return [_result_row(data, name, own, answers, options.seed) for name, own in answers.items()], weights
 
 
-def _ask_fold(
-    data: Dialogues, own: Answerers, model: Model | None, asked: set[int], read: set[int], answers: dict[str, Answers]
+def _run_fold(
+    data: Dialogues,
+    fold: FoldRankers,
+    model: LlmRankers | None,
+    test_turns: set[int],
+    model_turns: set[int],
+    answers: dict[str, RankerAnswers],
 ) -> None:
-    popular = own.rankers[POPULAR]
-    for name, ranker in own.rankers.items():
-        turns = [turn for turn in own.turns if id(turn) in asked]
-        ask(data, open_one(data, ranker, popular), turns, name, answers.setdefault(name, Answers()))
+    popular = fold.rankers[POPULAR]
+    for name, ranker in fold.rankers.items():
+        turns = [turn for turn in fold.turns if id(turn) in test_turns]
+        run_turns(data, make_recommender(data, ranker, popular), turns, name, answers.setdefault(name, RankerAnswers()))
     if model is not None:
-        for name, reading in model.beside(own.rankers[BLEND]).items():
-            turns = [turn for turn in own.turns if id(turn) in read]
-            ask(data, open_one(data, reading, popular), turns, name, answers.setdefault(name, Answers()))
+        for name, reading in model.for_retriever(fold.rankers[BLEND]).items():
+            turns = [turn for turn in fold.turns if id(turn) in model_turns]
+            run_turns(
+                data, make_recommender(data, reading, popular), turns, name, answers.setdefault(name, RankerAnswers())
+            )
 
 
-def ask(data: Dialogues, recommender: Recommender, turns: Sequence[Turn], name: str, into: Answers) -> None:
+def run_turns(
+    data: Dialogues, recommender: Recommender, turns: Sequence[Turn], name: str, answers: RankerAnswers
+) -> None:
     """Ask about some turns, and keep what is answered."""
     for turn in show_progress(turns, f"{data.name}, {name}", len(turns)):
-        found = recommender.recommend(turn.person, CUTS[-1], exclude=turn.mentioned)
-        into.turns.append(turn)
-        into.lists.append([item.item_id for item in found.items])
-        into.filled.append(sum(item.step == POPULAR for item in found.items))
-        into.seconds.append(found.seconds)
+        found = recommender.recommend(turn.user, CUTOFFS[-1], exclude=turn.mentioned)
+        answers.turns.append(turn)
+        answers.lists.append([item.item_id for item in found.items])
+        answers.filled.append(sum(item.stage == POPULAR for item in found.items))
+        answers.seconds.append(found.seconds)
 
 
-def cluster_interval(found: FloatArray, there: FloatArray, owners: Sequence[str], *, seed: int) -> Interval:
+def cluster_interval(hits: FloatArray, totals: FloatArray, dialogue_ids: Sequence[str], *, seed: int) -> Interval:
     """100 times a ratio of sums, with its interval when whole dialogues are drawn: what is said in one hangs together.
 
     Args:
-        found: float64 [T], such as true items that were found at each turn; or how many more than another found.
-        there: float64 [T], how many there are.
-        owners: [T], each turn's dialogue.
+        hits: float64 [T], such as true items that were found at each turn; or how many more than another found.
+        totals: float64 [T], how many there are.
+        dialogue_ids: [T], each turn's dialogue.
         seed: of the draw.
     """
-    _, places = np.unique(np.array(owners), return_inverse=True)
-    up, down = np.bincount(places, found), np.bincount(places, there)
+    _, places = np.unique(np.array(dialogue_ids), return_inverse=True)
+    up, down = np.bincount(places, hits), np.bincount(places, totals)
     random = np.random.default_rng(seed)
     drawn = random.integers(0, len(up), (RESAMPLES, len(up)))
     low, high = np.percentile(100 * up[drawn].sum(axis=1) / down[drawn].sum(axis=1), [2.5, 97.5])
-    return Interval(float(100 * found.sum() / there.sum()), float(low), float(high))
+    return Interval(float(100 * hits.sum() / totals.sum()), float(low), float(high))
 
 
-def _restrict(answers: dict[str, Answers]) -> None:
+def _add_blend_on_model_turns(answers: dict[str, RankerAnswers]) -> None:
     """Beside what was asked about some turns only, the blend on the same ones."""
     for own in list(answers.values()):
         if len(own.turns) < len(answers[BLEND].turns):
-            answers[f"{BLEND}, on the same turns"] = answers[BLEND].of(own.turns)
+            answers[f"{BLEND}, on the same turns"] = answers[BLEND].for_turns(own.turns)
 
 
-def _line(data: Dialogues, name: str, own: Answers, answers: Mapping[str, Answers], seed: int) -> Line:
+def _result_row(
+    data: Dialogues, name: str, own: RankerAnswers, answers: Mapping[str, RankerAnswers], seed: int
+) -> ResultRow:
     owners = [turn.dialogue for turn in own.turns]
     recalls = {}
-    for k in CUTS:
+    for k in CUTOFFS:
         found, there = recall(own.turns, own.lists, k)
         recalls[f"recall@{k}"] = cluster_interval(found, there, owners, seed=seed)
     blend = dict(zip(map(id, answers[BLEND].turns), answers[BLEND].lists, strict=True))
-    theirs, _ = recall(own.turns, [blend[id(turn)] for turn in own.turns], CUTS[-1])
+    theirs, _ = recall(own.turns, [blend[id(turn)] for turn in own.turns], CUTOFFS[-1])
     known = set(map(str, data.catalog.item_ids))
     places = sum(map(len, own.lists))
-    return Line(
+    return ResultRow(
         data.name,
         name,
         recalls,
@@ -200,13 +220,13 @@ def _line(data: Dialogues, name: str, own: Answers, answers: Mapping[str, Answer
         len(own.turns),
         int(there.sum()),
         places,
-        *_faults(own, known),
+        *_count_faults(own, known),
         100 * sum(own.filled) / max(places, 1),
         1000 * sum(own.seconds) / len(own.turns),
     )
 
 
-def _faults(own: Answers, known: set[str]) -> tuple[int, int, int]:
+def _count_faults(own: RankerAnswers, known: set[str]) -> tuple[int, int, int]:
     """Items outside the catalog, repeated within a list, and ruled out, of all lists."""
     outside = repeated = ruled_out = 0
     for turn, found in zip(own.turns, own.lists, strict=True):
@@ -220,7 +240,7 @@ def _faults(own: Answers, known: set[str]) -> tuple[int, int, int]:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.chat", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder of dialogues")
-    parser.add_argument("--sets", nargs="+", choices=NAMES, default=NAMES, help="these data sets only")
+    parser.add_argument("--sets", nargs="+", choices=DATASETS, default=DATASETS, help="these data sets only")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of folds, draws and intervals")
     parser.add_argument(
         "--model-turns",
@@ -229,7 +249,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="turns that the LLM is asked about; 0 for none",
     )
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} turns of each data set")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TURNS} turns of each data set")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     options = parser.parse_args(arguments)
     if options.model_turns < 0:
@@ -239,11 +259,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _print(data: Dialogues, lines: Iterable[Line]) -> None:
-    dialogues = len({turn.dialogue for turn in data.asked})
-    title = f"{data.name}: {len(data.asked):,} turns of {dialogues:,} dialogues, {len(data.catalog):,} films"
+def _print(data: Dialogues, lines: Iterable[ResultRow]) -> None:
+    dialogues = len({turn.dialogue for turn in data.test_turns})
+    title = f"{data.name}: {len(data.test_turns):,} turns of {dialogues:,} dialogues, {len(data.catalog):,} films"
     table = Table(title=f"{title}, {data.digest[:16]}")
-    for column in ("ranker", *(f"Recall@{k}" for k in CUTS), "@10 to the blend", "examples"):
+    for column in ("ranker", *(f"Recall@{k}" for k in CUTOFFS), "@10 to the blend", "examples"):
         table.add_column(column)
     for column in ("outside", "repeated", "ruled out", "filled %", "ms"):
         table.add_column(column, justify="right")

@@ -20,7 +20,7 @@ from jinja2 import Environment
 from rich.markup import escape
 from rich.table import Table
 
-from eval.config import Config, folder_of
+from eval.config import Config, folder_name
 from eval.data import open_experiment
 from eval.progress import wide_console
 from eval.rank import read_manifest, read_part
@@ -30,7 +30,7 @@ from genrec.evaluation.protocols import Experiment
 from genrec.prompting.template import one_line
 from genrec.types import FloatArray
 
-PEOPLE = 30  # on the page
+SAMPLE_USERS = 30  # on the page
 SEED = 20261122
 
 
@@ -40,19 +40,19 @@ class Run:
 
     Attributes:
         name: of the folder.
-        facts: what `run.json` says.
+        manifest: what `run.json` says.
         tables: one row a person, by ranker.
         unfinished: the rankers that were not asked about everybody, and have no table.
     """
 
     name: str
-    facts: dict[str, Any]
+    manifest: dict[str, Any]
     tables: dict[str, pa.Table]
     unfinished: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonRow:
     """One ranker of one run; `difference` and `p` are None for the baseline, and where people differ from its own."""
 
     run: str
@@ -70,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, print, draw."""
     options = _parse(arguments)
     try:
-        runs = _told_apart([read_run(folder) for folder in options.runs], options.runs)
-        metric = options.metric or runs[0].facts["config"]["metrics"][-1]
+        runs = _disambiguate_names([read_run(folder) for folder in options.runs], options.runs)
+        metric = options.metric or runs[0].manifest["config"]["metrics"][-1]
         lines = compare(runs, metric, options.baseline)
         if options.png:
             _draw(lines, metric, options.png)
         if options.html:
-            options.html.write_text(page(runs[0], options.data), encoding="utf-8")
+            options.html.write_text(render_html(runs[0], options.data), encoding="utf-8")
         _print(lines, metric)
         for run in runs:
             if run.unfinished:
@@ -97,7 +97,7 @@ def read_run(folder: Path) -> Run:
     facts = read_manifest(folder)
     tables = {}
     for name in facts["rankers"]:
-        parts = sorted((folder / folder_of(name)).glob("[0-9]*.parquet"))
+        parts = sorted((folder / folder_name(name)).glob("[0-9]*.parquet"))
         if parts and (table := pa.concat_tables([read_part(part) for part in parts])).num_rows == facts["users"]:
             tables[name] = table
     if not tables:
@@ -105,7 +105,7 @@ def read_run(folder: Path) -> Run:
     return Run(folder.resolve().name, facts, tables, tuple(name for name in facts["rankers"] if name not in tables))
 
 
-def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
+def _disambiguate_names(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
     """Runs that are called alike by their folders' whole paths."""
     names = [run.name for run in runs]
     return [
@@ -114,7 +114,7 @@ def _told_apart(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
     ]
 
 
-def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line]:
+def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[ComparisonRow]:
     """Every ranker of every run; the baseline is the first one's, by default its first ranker.
 
     Raises:
@@ -126,16 +126,16 @@ def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line
     lines = []
     for run in runs:
         for ranker, table in run.tables.items():
-            if metric not in run.facts["config"]["metrics"]:
+            if metric not in run.manifest["config"]["metrics"]:
                 raise InputError(
-                    f"{run.name} did not measure {metric!r}; it has {', '.join(run.facts['config']['metrics'])}"
+                    f"{run.name} did not measure {metric!r}; it has {', '.join(run.manifest['config']['metrics'])}"
                 )
             base, values = _values(runs[0].tables[name], metric), _values(table, metric)
-            other = run.facts["data"] == runs[0].facts["data"] and not (run is runs[0] and ranker == name)
+            other = run.manifest["data"] == runs[0].manifest["data"] and not (run is runs[0] and ranker == name)
             listed = sum(map(len, table["item_ids"].to_pylist()))
             shares = [100 * sum(table[fault].to_pylist()) / max(listed, 1) for fault in ("invalid", "fallback")]
             lines.append(
-                Line(
+                ComparisonRow(
                     run.name,
                     ranker,
                     mean_interval(values, seed=SEED),
@@ -149,25 +149,25 @@ def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Line
     return lines
 
 
-def page(run: Run, data: Path | None) -> str:
+def render_html(run: Run, data: Path | None) -> str:
     """One HTML page of a run; titles are untrusted, and escaped."""
-    facts = run.facts
+    facts = run.manifest
     config = Config.model_validate({**facts["config"], "rankers": facts["rankers"]})
     experiment = open_experiment(config, data, facts["users"])
     if experiment.digest != facts["data"]:
         raise InputError(f"the data is not what {run.name} was measured on; point --data to the same")
-    chosen = np.sort(np.random.default_rng(SEED).permutation(facts["users"])[:PEOPLE])
-    people = [_person(run, experiment, int(place)) for place in chosen]
+    chosen = np.sort(np.random.default_rng(SEED).permutation(facts["users"])[:SAMPLE_USERS])
+    people = [_user_view(run, experiment, int(place)) for place in chosen]
     template = Environment(autoescape=True).from_string(_PAGE)
     return template.render(run=run.name, facts=facts, people=people, rankers=list(run.tables))
 
 
-def _person(run: Run, experiment: Experiment, place: int) -> dict[str, Any]:
-    task, titles = experiment.tasks[place], experiment.catalog
+def _user_view(run: Run, experiment: Experiment, task_index: int) -> dict[str, Any]:
+    task, titles = experiment.cases[task_index], experiment.catalog
     targets = {str(item) for item in task.targets}
     lists = []
     for table in run.tables.values():
-        row = table.slice(place, 1).to_pylist()[0]
+        row = table.slice(task_index, 1).to_pylist()[0]
         items = zip(row["item_ids"][:10], row["sources"], strict=False)
         lists.append([(_title(titles, item), source, item in targets) for item, source in items])
     history = [_title(titles, item) for item in task.history.item_ids[-12:]]
@@ -207,7 +207,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _print(lines: Sequence[Line], metric: str) -> None:
+def _print(lines: Sequence[ComparisonRow], metric: str) -> None:
     table = Table("run", "ranker", metric, "difference", "p", "ms", "tokens", "invalid %", "fallback %")
     for line in lines:
         table.add_row(
@@ -224,7 +224,7 @@ def _print(lines: Sequence[Line], metric: str) -> None:
     wide_console().print(table)
 
 
-def _draw(lines: Sequence[Line], metric: str, path: Path) -> None:
+def _draw(lines: Sequence[ComparisonRow], metric: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -9,10 +9,10 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from genrec.errors import InputError
-from genrec.evaluation.metrics import cutoff
+from genrec.evaluation.metrics import metric_cutoff
 
-FOLDER = Path(__file__).parent / "configs"
-Read = TypeVar("Read", bound=BaseModel)
+CONFIG_DIR = Path(__file__).parent / "configs"
+ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
 Kind = Literal[
     "als",
     "blend",
@@ -52,7 +52,7 @@ class RankerConfig(_Strict):
     adapter: str | None = None
 
     @model_validator(mode="after")
-    def _takes_its_settings(self) -> Self:
+    def _check_settings(self) -> Self:
         takes = {"blend": {"parts"}, "generative": {"proposer", "background", "adapter"}}.get(self.kind, set())
         given = {
             "parts": bool(self.parts),
@@ -99,13 +99,13 @@ class Config(_Strict):
     rankers: dict[str, RankerConfig] = {}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         if (self.at is None) == (self.protocol == "by-time"):
             raise ValueError(f"at is {self.at!r}; the protocol by-time needs a date there, and no other takes one")
         if self.protocol in ("by-time", "candidates") and self.part != "test":
             raise ValueError(f"part is {self.part!r}; the protocol {self.protocol} has only a test")
         for metric in self.metrics:
-            if cutoff(metric) > self.k:
+            if metric_cutoff(metric) > self.k:
                 raise ValueError(f"{metric} looks at more places than lists of k = {self.k} have")
         return self
 
@@ -116,7 +116,7 @@ def read_config(name: str) -> Config:
     Raises:
         InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
     """
-    path, config = read_toml(Config, name, FOLDER, what="config", see="eval/config.py")
+    path, config = read_toml(Config, name, CONFIG_DIR, label="config", documented_in="eval/config.py")
     if not config.rankers:
         raise InputError(f"{path.name} names no rankers; add some, see eval/configs")
     if config.baseline is not None and config.baseline not in config.rankers:
@@ -125,37 +125,37 @@ def read_config(name: str) -> Config:
         )
     folders: dict[str, str] = {}
     for ranker, own in config.rankers.items():
-        if (same := folders.setdefault(folder_of(ranker), ranker)) != ranker:
+        if (same := folders.setdefault(folder_name(ranker), ranker)) != ranker:
             raise InputError(f"{path.name}: rankers {same!r} and {ranker!r} would share a folder; rename one")
-        for other in _named_by(own):
+        for other in _dependencies(own):
             if other not in config.rankers:
                 raise InputError(f"{path.name}: ranker {ranker!r} names {other!r}, which is none of its rankers")
     for ranker in config.rankers:
-        reached = set(_named_by(config.rankers[ranker]))
-        while more := {other for one in reached for other in _named_by(config.rankers[one])} - reached:
+        reached = set(_dependencies(config.rankers[ranker]))
+        while more := {other for one in reached for other in _dependencies(config.rankers[one])} - reached:
             reached |= more
         if ranker in reached:
             raise InputError(f"{path.name}: ranker {ranker!r} is made of itself; name others")
     return config
 
 
-def _named_by(ranker: RankerConfig) -> list[str]:
+def _dependencies(ranker: RankerConfig) -> list[str]:
     """The other rankers that one is made of."""
     return [*ranker.parts, *filter(None, [ranker.proposer])]
 
 
 def read_toml(
-    kind: type[Read], name: str, folder: Path, *, what: str, see: str, changes: Sequence[str] = ()
-) -> tuple[Path, Read]:
+    model: type[ConfigModel], name: str, folder: Path, *, label: str, documented_in: str, overrides: Sequence[str] = ()
+) -> tuple[Path, ConfigModel]:
     """A file of a folder by its name, or any .toml file, and what it says.
 
     Args:
-        kind: what it has to be.
+        model: what it has to be.
         name: without its ending, or a path that ends in .toml.
         folder: where names are looked for.
-        what: what such a file is called.
-        see: where its keys are described.
-        changes: `key = value` each, in TOML; they come in the place of what the file says.
+        label: what such a file is called.
+        documented_in: where its keys are described.
+        overrides: `key = value` each, in TOML; they come in the place of what the file says.
 
     Raises:
         InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
@@ -163,28 +163,30 @@ def read_toml(
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
         there = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
-        raise InputError(f"there is no {what} {name!r}; name a .toml file, or one of {there}")
+        raise InputError(f"there is no {label} {name!r}; name a .toml file, or one of {there}")
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
-        for change in changes:
-            said |= _change(change)
-        return path, kind.model_validate(said)
+        for change in overrides:
+            said |= _parse_override(change)
+        return path, model.model_validate(said)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is no TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         value = f", not {first['input']!r:.80}" if first["type"] not in ("extra_forbidden", "value_error") else ""
-        raise InputError(f"{path.name}: {place}: {first['msg']}{value}; see {see} for what there is") from error
+        raise InputError(
+            f"{path.name}: {place}: {first['msg']}{value}; see {documented_in} for what there is"
+        ) from error
 
 
-def _change(text: str) -> dict[str, Any]:
+def _parse_override(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{text!r} is no KEY=VALUE of TOML: {error}; quote text, as in 'name=\"value\"'") from error
 
 
-def folder_of(ranker: str) -> str:
+def folder_name(ranker: str) -> str:
     """What a ranker's folder is called in a run's."""
     return re.sub(r"[^a-z0-9]+", "-", ranker.casefold()).strip("-")

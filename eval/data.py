@@ -10,7 +10,14 @@ from eval.config import Config
 from genrec import Catalog, History, Interactions, open_dataset, read_catalog, read_interactions
 from genrec.cache import default_cache
 from genrec.errors import InputError
-from genrec.evaluation.protocols import Experiment, Task, by_time, check_order, leave_one_out, next_basket
+from genrec.evaluation.protocols import (
+    EvaluationCase,
+    Experiment,
+    check_order,
+    leave_one_out,
+    next_basket,
+    temporal_split,
+)
 
 
 def open_experiment(config: Config, data: Path | None, users: int | None) -> Experiment:
@@ -23,14 +30,14 @@ def open_experiment(config: Config, data: Path | None, users: int | None) -> Exp
     if config.data == "online-retail":
         catalog, interactions = open_dataset("online-retail", default_cache())
     else:
-        folder = _folder(config.data, data)
-        catalog = read_catalog(_titled(pq.read_table(folder / "items.parquet")), name=config.data)
+        folder = _dataset_dir(config.data, data)
+        catalog = read_catalog(_fill_missing_titles(pq.read_table(folder / "items.parquet")), name=config.data)
         interactions = read_interactions(folder / "interactions.parquet")
     check_order(catalog, interactions)
     if config.protocol == "candidates":
-        return candidate_lists(_folder(config.data, data), catalog, interactions, users)
+        return candidate_lists(_dataset_dir(config.data, data), catalog, interactions, users)
     if config.protocol == "by-time" and config.at is not None:
-        return by_time(catalog, interactions, at=config.at, users=users, seed=config.seed)
+        return temporal_split(catalog, interactions, at=config.at, users=users, seed=config.seed)
     split = {"leave-one-out": leave_one_out, "next-basket": next_basket}[config.protocol]
     return split(catalog, interactions, part=config.part, users=users, seed=config.seed)
 
@@ -53,19 +60,19 @@ def candidate_lists(folder: Path, catalog: Catalog, interactions: Interactions, 
         *known, true = history.item_ids
         candidates = [item for item in row["candidates"] if item != true][:19]
         past = History(tuple(known), user_id=row["user_id"])
-        tasks.append(Task(past, (*candidates, true), frozenset([true])))
+        tasks.append(EvaluationCase(past, (*candidates, true), frozenset([true])))
     train, _ = interactions.leave_last_out(2)
     return Experiment(catalog, train, tasks, seen="in")
 
 
-def _titled(items: pa.Table) -> pa.Table:
+def _fill_missing_titles(items: pa.Table) -> pa.Table:
     """An item without a title (beauty has seven) is called by its id, so that nobody's history loses it."""
     ids = items["item_id"].cast(pa.string())
     titles = pc.if_else(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(items["title"], "")), ""), ids, items["title"])
     return items.set_column(items.column_names.index("title"), "title", titles)
 
 
-def _folder(name: str, data: Path | None) -> Path:
+def _dataset_dir(name: str, data: Path | None) -> Path:
     """`DIR/games`, or DIR itself where it is called so."""
     if data is None or not data.is_dir():
         raise InputError(f"{name} needs --data, a folder that holds it; got {data}")

@@ -21,8 +21,8 @@ from genrec import Catalog, History, Interactions, Item, read_interactions
 from genrec.errors import InputError
 from genrec.types import FloatArray, ItemId
 
-WORDS = 400  # characters of a dialogue's end that are read
-CAST = 3  # actors and genres that describe a film
+MAX_CONTEXT_CHARS = 400  # characters of a dialogue's end that are read
+MAX_CAST = 3  # actors and genres that describe a film
 _YEAR = re.compile(r"\((\d{4})\)")
 _KINDS = ("genre", "director", "star", "actor")
 
@@ -35,20 +35,20 @@ class Turn:
         dialogue: whose turn it is.
         history: items that were mentioned before, in words that stand there, oldest first.
         mentioned: all that may not be recommended: the history, and what only an annotator found.
-        words: the newest utterances before it.
-        truth: items that are recommended and were not mentioned; may be empty.
+        query: the newest utterances before it.
+        targets: items that are recommended and were not mentioned; may be empty.
     """
 
     dialogue: str
     history: tuple[ItemId, ...]
     mentioned: frozenset[ItemId]
-    words: str
-    truth: tuple[ItemId, ...]
+    query: str
+    targets: tuple[ItemId, ...]
 
     @property
-    def person(self) -> History:
+    def user(self) -> History:
         """Who is asked for."""
-        return History(self.history, self.words)
+        return History(self.history, self.query)
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Dialogues:
     Attributes:
         name: such as `redial`.
         catalog: films; of those that are called alike the first one.
-        asked: turns that are measured, with a truth each.
-        others: turns of other dialogues, which may be counted and learned from; none in `redial`.
+        test_turns: turns that are measured, with a truth each.
+        train_turns: turns of other dialogues, which may be counted and learned from; none in `redial`.
         digest: SHA-256 of the files.
     """
 
     name: str
     catalog: Catalog
-    asked: tuple[Turn, ...]
-    others: tuple[Turn, ...]
+    test_turns: tuple[Turn, ...]
+    train_turns: tuple[Turn, ...]
     digest: str
 
     @property
@@ -87,18 +87,18 @@ def read_dialogues(folder: Path, name: str) -> Dialogues:
             raise InputError(f"{path} is missing; point --data to the folder that holds the dialogues")
     digest = sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()
     catalog = _catalog(pq.read_table(paths[0]).to_pylist(), name)
-    asked = [turn for turn in _turns(paths[1], catalog) if turn.truth]
+    asked = [turn for turn in _turns(paths[1], catalog) if turn.targets]
     if not asked:
         raise InputError(f"{paths[1]} holds no turn that recommends an item of the catalog; give it others")
     others = list(_turns(paths[2], catalog)) if paths[2].is_file() else []
     return Dialogues(name, catalog, tuple(asked), tuple(others), digest)
 
 
-def log_of(turns: Iterable[Turn]) -> Interactions | None:
+def interactions_of(turns: Iterable[Turn]) -> Interactions | None:
     """What was mentioned and recommended, each dialogue a person's history; None where nothing was."""
     items: dict[str, dict[ItemId, None]] = defaultdict(dict)
     for turn in turns:
-        items[turn.dialogue].update(dict.fromkeys((*turn.history, *turn.truth)))
+        items[turn.dialogue].update(dict.fromkeys((*turn.history, *turn.targets)))
     rows = [(name, item, place) for name, own in items.items() for place, item in enumerate(own)]
     if not rows:
         return None
@@ -124,8 +124,8 @@ def folds(turns: Sequence[Turn], count: int, seed: int) -> list[tuple[list[Turn]
 
 def recall(turns: Sequence[Turn], lists: Sequence[Sequence[ItemId]], k: int) -> tuple[FloatArray, FloatArray]:
     """How many true items are among the first k, and how many there are, of each turn: float64 [T] each."""
-    found = [len(set(map(str, turn.truth)) & set(map(str, own[:k]))) for turn, own in zip(turns, lists, strict=True)]
-    return np.array(found, dtype=np.float64), np.array([len(turn.truth) for turn in turns], dtype=np.float64)
+    found = [len(set(map(str, turn.targets)) & set(map(str, own[:k]))) for turn, own in zip(turns, lists, strict=True)]
+    return np.array(found, dtype=np.float64), np.array([len(turn.targets) for turn in turns], dtype=np.float64)
 
 
 def _catalog(rows: Iterable[Mapping[str, str]], name: str) -> Catalog:
@@ -156,18 +156,18 @@ def _turns(path: Path, catalog: Catalog) -> Iterator[Turn]:
             f"{path.stem} {row['dialog_id']}",
             tuple(by_title[title] for title in mentioned if title.casefold() in said),
             frozenset(by_title[title] for title in mentioned),
-            _newest(context),
+            _truncate_context(context),
             tuple(by_title[title] for title in truth),
         )
 
 
-def _newest(context: Sequence[str]) -> str:
+def _truncate_context(context: Sequence[str]) -> str:
     """The newest utterances that fit into WORDS characters, and of a longer last one its end."""
     kept: list[str] = []
     for said in reversed(context):
-        if kept and sum(map(len, kept)) + len(said) > WORDS:
+        if kept and sum(map(len, kept)) + len(said) > MAX_CONTEXT_CHARS:
             break
-        kept.append(said[-WORDS:])
+        kept.append(said[-MAX_CONTEXT_CHARS:])
     return "\n".join(reversed(kept))
 
 
@@ -178,5 +178,5 @@ def _describe(item: Item) -> str:
         if isinstance(values, str):
             parts.append(values)
         elif isinstance(values, Sequence):
-            parts.append(", ".join(dict.fromkeys(map(str, values[:CAST]))))
+            parts.append(", ".join(dict.fromkeys(map(str, values[:MAX_CAST]))))
     return ". ".join(parts)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.dialogue import Dialogues, Turn, folds, log_of
-from eval.progress import tell_progress
+from eval.dialogue import Dialogues, Turn, folds, interactions_of
+from eval.progress import report_progress
 from genrec import (
     BlendRanker,
     Catalog,
@@ -41,19 +41,19 @@ from genrec.settings import LANGUAGE_MODEL
 from genrec.types import FloatArray, IntArray
 
 FOLDS = 5
-LEARNED = 1200  # turns that weights are learned from, at most
-BACKGROUND = 3  # dialogues behind which the prior of the language model is measured
+MAX_FIT_TURNS = 1200  # turns that weights are learned from, at most
+BACKGROUND_HISTORIES = 3  # dialogues behind which the prior of the language model is measured
 POPULAR, BLEND, MODEL = "popularity", "blend of these", "SmolLM2-135M on 50 of the blend"
 TEMPLATE = Path(__file__).parent / "dialogue.j2"
 
 
-class Remembered:
+class PrecomputedEncoder:
     """Vectors of texts that were encoded beforehand; what it has not met it does not know."""
 
     name = "remembered"
 
     def __init__(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        self._vectors, self._places = vectors, {one_line(text): place for place, text in enumerate(texts)}
+        self._vectors, self._positions = vectors, {one_line(text): place for place, text in enumerate(texts)}
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 [texts, D].
@@ -61,7 +61,7 @@ class Remembered:
         Raises:
             InputError: a text was not encoded beforehand.
         """
-        places = [self._places.get(one_line(text), -1) for text in texts]
+        places = [self._positions.get(one_line(text), -1) for text in texts]
         if -1 in places:
             raise InputError(f"the text {texts[places.index(-1)]!r:.60} was not encoded beforehand; add it")
         return self._vectors[places]
@@ -71,13 +71,13 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Vectors of texts: float32 [texts, D], each of length 1."""
 
 
-def kept_vectors(cache: Path) -> Embed:
+def make_embed(cache: Path) -> Embed:
     """The bundled sentence encoder; what it made is kept under the cache, as the vectors of a catalog are."""
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         catalog, tell = (
             Catalog.from_items(Item(place, text) for place, text in enumerate(texts)),
-            tell_progress("texts"),
+            report_progress("texts"),
         )
         found = embed_titles(catalog, Settings(), cache, on_progress=lambda _, done, total: tell(done, total))
         if found is None:
@@ -88,29 +88,31 @@ def kept_vectors(cache: Path) -> Embed:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextVectors:
     """Vectors of what is read: of titles and of descriptions, float32 [N, D] each, and of what was said."""
 
     titles: NDArray[np.float32]
     descriptions: NDArray[np.float32]
-    said: Remembered
+    contexts: PrecomputedEncoder
 
     @classmethod
-    def of(cls, data: Dialogues, embed: Embed) -> "Texts":
+    def from_dialogues(cls, data: Dialogues, embed: Embed) -> "TextVectors":
         """Read all texts of a data set."""
-        turns = [*data.asked, *data.others]
-        said = list(dict.fromkeys(one_line(turn.words) or "-" for turn in turns))
-        return cls(embed(data.catalog.titles), embed(data.descriptions), Remembered(said, embed(said)))
+        turns = [*data.test_turns, *data.train_turns]
+        said = list(dict.fromkeys(one_line(turn.query) or "-" for turn in turns))
+        return cls(embed(data.catalog.titles), embed(data.descriptions), PrecomputedEncoder(said, embed(said)))
 
 
-def make_parts(data: Dialogues, texts: Texts, counted: Sequence[Turn]) -> dict[str, DenseRanker]:
+def make_component_rankers(
+    data: Dialogues, texts: TextVectors, training_turns: Sequence[Turn]
+) -> dict[str, DenseRanker]:
     """Rankers by what they know, of which the last two have counted some turns."""
-    size, log = len(data.catalog), log_of(counted)
-    offsets, items = _nothing() if log is None else log.as_indices(data.catalog)
-    described = EmbeddingRanker(texts.descriptions, encoder=texts.said)
-    alike, said = described.apart()
+    size, log = len(data.catalog), interactions_of(training_turns)
+    offsets, items = _empty_log() if log is None else log.to_indices(data.catalog)
+    described = EmbeddingRanker(texts.descriptions, encoder=texts.contexts)
+    alike, said = described.history_and_words_rankers()
     return {
-        "dialogue, by titles": EmbeddingRanker(texts.titles, encoder=texts.said, history_weight=0),
+        "dialogue, by titles": EmbeddingRanker(texts.titles, encoder=texts.contexts, history_weight=0),
         "dialogue, by descriptions": said,
         "like what was mentioned": alike,
         "beside what was mentioned": CooccurrenceRanker(offsets, items, size, decay=0.9, next_weight=0),
@@ -118,23 +120,23 @@ def make_parts(data: Dialogues, texts: Texts, counted: Sequence[Turn]) -> dict[s
     }
 
 
-def learn(data: Dialogues, texts: Texts, turns: Sequence[Turn], seed: int) -> dict[str, float]:
+def fit_blend_weights(data: Dialogues, texts: TextVectors, turns: Sequence[Turn], seed: int) -> dict[str, float]:
     """Weights of the parts by their names: the mean of those that each fold of some turns shows best."""
     found: list[FloatArray] = []
     names: list[str] = []
     for inside, outside in folds(turns, FOLDS, seed):
-        parts = make_parts(data, texts, outside)
+        parts = make_component_rankers(data, texts, outside)
         names = list(parts)
-        asked = [turn for turn in inside if turn.truth]
-        chosen = np.random.default_rng(seed).permutation(len(asked))[: LEARNED // FOLDS]
+        asked = [turn for turn in inside if turn.targets]
+        chosen = np.random.default_rng(seed).permutation(len(asked))[: MAX_FIT_TURNS // FOLDS]
         requests = [_request(data, asked[place]) for place in chosen]
-        taken = np.array([data.catalog.index_of(asked[place].truth[0]) for place in chosen], dtype=np.int64)
-        found.append(fit_weights(list(parts.values()), requests, taken, start=np.ones(len(parts)), seed=seed))
+        taken = np.array([data.catalog.index_of(asked[place].targets[0]) for place in chosen], dtype=np.int64)
+        found.append(fit_weights(list(parts.values()), requests, taken, initial_weights=np.ones(len(parts)), seed=seed))
     return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class Answerers:
+class FoldRankers:
     """For some turns, rankers by name, which know nothing of their dialogues; and the weights of the blend."""
 
     turns: list[Turn]
@@ -142,27 +144,29 @@ class Answerers:
     weights: dict[str, float]
 
 
-def make_answerers(data: Dialogues, texts: Texts, seed: int) -> Iterator[Answerers]:
+def make_fold_rankers(data: Dialogues, texts: TextVectors, seed: int) -> Iterator[FoldRankers]:
     """One for all turns where there are other dialogues to learn from, else one for each fold of them."""
-    splits = [(list(data.asked), list(data.others))] if data.others else folds(data.asked, FOLDS, seed)
+    splits = (
+        [(list(data.test_turns), list(data.train_turns))] if data.train_turns else folds(data.test_turns, FOLDS, seed)
+    )
     for inside, outside in splits:
         if not inside:
             continue
-        parts = make_parts(data, texts, outside)
-        weights = learn(data, texts, outside, seed)
+        parts = make_component_rankers(data, texts, outside)
+        weights = fit_blend_weights(data, texts, outside, seed)
         kept = {name: weight for name, weight in weights.items() if weight > 0}
         blend = BlendRanker({name: parts[name] for name in kept}, kept)
-        yield Answerers(inside, {**parts, BLEND: blend}, weights)
+        yield FoldRankers(inside, {**parts, BLEND: blend}, weights)
 
 
-class Model:
+class LlmRankers:
     """The language model as a ranker of what another proposes; loaded once for all folds of a data set."""
 
     def __init__(self, data: Dialogues, cache: Path, seed: int) -> None:
         backend, tokenizer = load_backend(LANGUAGE_MODEL, cache)
         template = read_template(str(TEMPLATE))
-        turns = [turn for turn in (data.others or data.asked) if len(turn.history) > 2]
-        chosen = np.random.default_rng(seed).permutation(len(turns))[:BACKGROUND]
+        turns = [turn for turn in (data.train_turns or data.test_turns) if len(turn.history) > 2]
+        chosen = np.random.default_rng(seed).permutation(len(turns))[:BACKGROUND_HISTORIES]
         self._background = [data.catalog.indices_of(turns[place].history) for place in chosen]
         self._ranker = GenerativeRanker(
             CatalogIndex.build(data.catalog, TitleIdentifiers(), tokenizer),
@@ -170,35 +174,35 @@ class Model:
             tokenizer,
             template=template,
             cold_template=template,
-            background=self._background,
-            proposer=PopularityRanker(np.zeros(len(data.catalog), dtype=np.int64)),
+            prior_histories=self._background,
+            retriever=PopularityRanker(np.zeros(len(data.catalog), dtype=np.int64)),
             settings=GenerativeSettings(),
             prior_cache=cache / "priors",
         )
 
-    def beside(self, proposer: Ranker) -> dict[str, GenerativeRanker]:
+    def for_retriever(self, retriever: Ranker) -> dict[str, GenerativeRanker]:
         """The model alone, and with the proposer's own judgement as the default has it, by name."""
-        evidence = Settings().generative.evidence
+        evidence = Settings().generative.fusion_weight
         return {
-            f"{MODEL}, alone": self._ranker.with_settings(proposer=proposer),
-            f"{MODEL}, evidence {evidence:g}": self._ranker.with_settings(proposer=proposer, evidence=evidence),
+            f"{MODEL}, alone": self._ranker.with_settings(retriever=retriever),
+            f"{MODEL}, evidence {evidence:g}": self._ranker.with_settings(retriever=retriever, fusion_weight=evidence),
         }
 
-    def keep(self) -> None:
+    def save_priors(self) -> None:
         """Keep what was measured of the prior for the next run."""
         self._ranker.save_priors()
 
 
-def open_one(data: Dialogues, ranker: Ranker, popular: Ranker) -> Recommender:
+def make_recommender(data: Dialogues, ranker: Ranker, fallback: Ranker) -> Recommender:
     """What answers with one ranker, and with what is popular where it knows too little."""
-    return Recommender(data.catalog, [ranker, popular])
+    return Recommender(data.catalog, [ranker, fallback])
 
 
 def _request(data: Dialogues, turn: Turn) -> RankRequest:
     catalog = data.catalog
     mentioned: IntArray = catalog.indices_of(sorted(turn.mentioned, key=str))
-    return RankRequest(catalog.indices_of(turn.history), turn.words, Subset.everything(len(catalog)).without(mentioned))
+    return RankRequest(catalog.indices_of(turn.history), turn.query, Subset.everything(len(catalog)).without(mentioned))
 
 
-def _nothing() -> tuple[IntArray, IntArray]:
+def _empty_log() -> tuple[IntArray, IntArray]:
     return np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64)

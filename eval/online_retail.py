@@ -37,16 +37,16 @@ _PRODUCT_CODE = re.compile(r"\d{5}[A-Za-z]*")
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 _UNITS = frozenset({"cm", "cmx", "x", "g", "pc"})
 _CAPITALS = frozenset({"ABC", "CD", "LED", "TV", "US", "VIP", "WC"})
-_JOINING = frozenset(
+_LOWERCASE_WORDS = frozenset(
     {"a", "and", "at", "by", "de", "du", "en", "for", "from", "in", "into", "it", "la", "le", "les", "of", "on", "or"}
     | {"the", "to", "with", "w"}
 )
 # An abbreviation that reads as another word.
-_WRITTEN_OUT = {"ASS": "Assorted"}
+_ABBREVIATIONS = {"ASS": "Assorted"}
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class InvoiceLine:
     """One line of an invoice that a known customer paid for; `seconds` since 1970, the shop's clock read as UTC."""
 
     customer: str
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{path}: {table.num_rows:,} rows, {path.stat().st_size:,} bytes, SHA-256 {sha256_of(path)}")
 
 
-def read_lines(wheel: Path) -> list[Line]:
+def read_lines(wheel: Path) -> list[InvoiceLine]:
     """The lines to keep, in the order of the source: customer known, quantity and price above 0, a product's code.
 
     Raises:
@@ -88,7 +88,7 @@ def read_lines(wheel: Path) -> list[Line]:
     with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as file:
         # Latin-1: the only letters beyond ASCII are pound signs, on lines that are dropped.
         return [
-            Line(
+            InvoiceLine(
                 customer=row["CustomerID"],
                 code=row["StockCode"],
                 invoice=row["InvoiceNo"],
@@ -104,7 +104,7 @@ def read_lines(wheel: Path) -> list[Line]:
         ]
 
 
-def check_counts(lines: Sequence[Line]) -> None:
+def check_counts(lines: Sequence[InvoiceLine]) -> None:
     """Refuse anything but the known counts.
 
     Raises:
@@ -124,7 +124,7 @@ def check_counts(lines: Sequence[Line]) -> None:
             )
 
 
-def items_table(lines: Iterable[Line]) -> pa.Table:
+def items_table(lines: Iterable[InvoiceLine]) -> pa.Table:
     """Columns item_id, title, price; ordered by item_id.
 
     The title is the item's most frequent spelling (of equally frequent ones the first in alphabetical order), the
@@ -146,7 +146,7 @@ def items_table(lines: Iterable[Line]) -> pa.Table:
     )
 
 
-def interactions_table(lines: Iterable[Line]) -> pa.Table:
+def interactions_table(lines: Iterable[InvoiceLine]) -> pa.Table:
     """Columns user_id, item_id, timestamp (int64 seconds); by user, then time, then the order of the source.
 
     The lines of one invoice share a timestamp, and who buys an item again has it again.
@@ -168,10 +168,10 @@ def title_case(text: str) -> str:
     "Set/6 Children's T-Lights, Pink 16x16cm"
     """
     spaced = re.sub(r"\s*,\s*(?=\S)", ", ", " ".join(text.split())).strip(" ,")
-    return _WORD.sub(lambda found: _cased(found, spaced), spaced)
+    return _WORD.sub(lambda found: _word_case(found, spaced), spaced)
 
 
-def _cased(found: re.Match[str], text: str) -> str:
+def _word_case(found: re.Match[str], text: str) -> str:
     word, before, after = found[0], text[: found.start()][-1:], text[found.end() :][:1]
     lower = word.lower()
     if before.isdigit() and lower in _UNITS:
@@ -180,9 +180,9 @@ def _cased(found: re.Match[str], text: str) -> str:
         return lower
     if word.upper() in _CAPITALS:
         return word.upper()
-    if word.upper() in _WRITTEN_OUT:
-        return _WRITTEN_OUT[word.upper()]
-    if lower in _JOINING and before in {" ", "/"} and after in {" ", "/"}:
+    if word.upper() in _ABBREVIATIONS:
+        return _ABBREVIATIONS[word.upper()]
+    if lower in _LOWERCASE_WORDS and before in {" ", "/"} and after in {" ", "/"}:
         return lower
     if lower == "of" and after.isdigit():
         return lower

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 T = TypeVar("T")
-_SECONDS = 10.0
-_WIDE = 200  # columns
+_INTERVAL = 10.0
+_DEFAULT_WIDTH = 200  # columns
 
 
 def show_progress(items: Iterable[T], name: str, total: int) -> Iterator[T]:
@@ -23,19 +23,19 @@ def show_progress(items: Iterable[T], name: str, total: int) -> Iterator[T]:
     for done, item in enumerate(items, 1):
         yield item
         now = time.perf_counter()
-        if now - told >= _SECONDS or done == total:
+        if now - told >= _INTERVAL or done == total:
             told = now
             print(f"{name}: {done} of {total}, {now - start:.0f} s", file=sys.stderr, flush=True)
 
 
-def tell_progress(name: str) -> Callable[[int, int], None]:
+def report_progress(name: str) -> Callable[[int, int], None]:
     """A function that is told how much of something is done, and passes it on to stderr every ten seconds."""
     start = time.perf_counter()
     told = [start]
 
     def tell(done: int, total: int) -> None:
         now = time.perf_counter()
-        if now - told[0] >= _SECONDS or done == total:
+        if now - told[0] >= _INTERVAL or done == total:
             told[0] = now
             print(f"{name}: {done} of {total}, {now - start:.0f} s", file=sys.stderr, flush=True)
 
@@ -44,4 +44,4 @@ def tell_progress(name: str) -> Callable[[int, int], None]:
 
 def wide_console() -> Console:
     """Standard output for tables: a terminal's own width, and elsewhere so much that no cell is broken."""
-    return Console(width=None if Console().is_terminal else _WIDE)
+    return Console(width=None if Console().is_terminal else _DEFAULT_WIDTH)

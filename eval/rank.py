@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from eval.config import Config, folder_of, read_config
+from eval.config import Config, folder_name, read_config
 from eval.data import open_experiment
-from eval.progress import show_progress, tell_progress, wide_console
-from eval.rankers import Rankers
+from eval.progress import report_progress, show_progress, wide_console
+from eval.rankers import ConfiguredRankers
 from eval.speed.report import commit, machine
 from genrec import read_template
-from genrec.artifact import write_json, writing_file
-from genrec.backends.adapter import read_adapter
+from genrec.artifact import atomic_writer, write_json
+from genrec.backends.adapter import inspect_adapter
 from genrec.cache import default_cache
 from genrec.datasets.registry import find_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
@@ -49,15 +49,23 @@ from genrec.evaluation.metrics import (
     parity,
     popularity_lift,
 )
-from genrec.evaluation.protocols import SLICES, Asked, Experiment, Row, groups_of, share_row, summarise
+from genrec.evaluation.protocols import (
+    SLICES,
+    EvaluatedCase,
+    Experiment,
+    MetricRow,
+    defect_share_row,
+    summarise,
+    user_groups,
+)
 from genrec.loading import embed_titles
 from genrec.settings import LANGUAGE_MODEL, Settings
 from genrec.types import BoolArray
 
 FORMAT = 3  # of the rows that are kept
-CHUNK, SLOW_CHUNK = 100, 10  # people in one part of what is kept, and where a language model is asked
-SLOW = ("generative", "unconstrained")
-BEYOND = 10  # places of a list that are looked at for more than whether they are right
+CHUNK, LLM_CHUNK = 100, 10  # people in one part of what is kept, and where a language model is asked
+SLOW_KINDS = ("generative", "unconstrained")
+BEYOND_ACCURACY_K = 10  # places of a list that are looked at for more than whether they are right
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,21 +114,21 @@ def measure(
     experiment = open_experiment(config, data, users)
     if not experiment.digest.startswith(digest):
         raise MismatchError(f"the data are {experiment.digest[:16]}, not {digest}; get those that were measured")
-    rankers = Rankers(config, experiment, default_cache())
+    rankers = ConfiguredRankers(config, experiment, default_cache())
     names = list(config.rankers) if chosen is None else list(chosen)
     if missing := [name for name in names if name not in config.rankers]:
         raise InputError(f"there is no ranker {missing[0]!r}; choose from {', '.join(config.rankers)}")
-    facts = _facts(config, experiment, names)
-    _open_folder(folder, facts)
-    rows: list[Row] = []
+    facts = _run_manifest(config, experiment, names)
+    _open_run(folder, facts)
+    rows: list[MetricRow] = []
     # Answers first: what is summed up of them can be summed up again.
-    tables = {name: _answers(name, rankers, experiment, facts, config, folder) for name in names}
-    groups, vectors = groups_of(experiment), _title_vectors(experiment)
+    tables = {name: _collect_answers(name, rankers, experiment, facts, config, folder) for name in names}
+    groups, vectors = user_groups(experiment), _title_vectors(experiment)
     for name, table in tables.items():
-        rows += _rows(name, table, groups, config)
+        rows += _metric_rows(name, table, groups, config)
         if config.baseline in tables and config.baseline != name:
-            rows += _gains(name, table, tables[config.baseline], config)
-        rows += _beyond(name, table, groups, experiment, config, vectors)
+            rows += _difference_rows(name, table, tables[config.baseline], config)
+        rows += _beyond_accuracy_rows(name, table, groups, experiment, config, vectors)
     commits = {name: sorted(set(table["commit"].to_pylist())) for name, table in tables.items()}
     return {
         **facts,
@@ -147,7 +155,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _facts(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dict[str, Any]:
+def _run_manifest(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dict[str, Any]:
     """What makes a run this run; rankers can be added to it, and are compared one by one."""
     settings = config.model_dump(mode="json")
     rankers = settings.pop("rankers")
@@ -157,7 +165,7 @@ def _facts(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dic
         if folder is None:
             continue
         try:  # by its weights: a folder's name stays when what it holds is trained anew
-            own["adapter"] = read_adapter(find_adapter(folder), base=LANGUAGE_MODEL).name
+            own["adapter"] = inspect_adapter(find_adapter(folder), base=LANGUAGE_MODEL).name
         except ModelMissingError:
             if name in chosen:
                 raise
@@ -167,14 +175,14 @@ def _facts(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dic
         "config": settings,
         "rankers": rankers,
         "template": read_template(config.template).fingerprint,
-        "users": len(experiment.tasks),
+        "users": len(experiment.cases),
         "seen": experiment.seen,
         "data": experiment.digest,
         "commit": commit(),  # of the code that runs, whatever is checked out while it does
     }
 
 
-def _open_folder(folder: Path, facts: dict[str, Any]) -> None:
+def _open_run(folder: Path, facts: dict[str, Any]) -> None:
     """Begin a run, or go on with one of the same configuration.
 
     Raises:
@@ -225,20 +233,25 @@ def read_part(path: Path, rows: int | None = None) -> pa.Table:
     return table
 
 
-def _differences(mine: dict[str, Any], kept: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for name, value in mine["config"].items():
-        if value != kept["config"].get(name):
-            yield name, value, kept["config"].get(name)
+def _differences(manifest: dict[str, Any], saved: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name, value in manifest["config"].items():
+        if value != saved["config"].get(name):
+            yield name, value, saved["config"].get(name)
     for name in ("format", "template", "users", "seen", "data"):
-        if mine[name] != kept.get(name):
-            yield name, mine[name], kept.get(name)
-    for name, value in mine["rankers"].items():
-        if value != kept["rankers"].get(name, value):
-            yield f"ranker {name!r}", value, kept["rankers"][name]
+        if manifest[name] != saved.get(name):
+            yield name, manifest[name], saved.get(name)
+    for name, value in manifest["rankers"].items():
+        if value != saved["rankers"].get(name, value):
+            yield f"ranker {name!r}", value, saved["rankers"][name]
 
 
-def _answers(
-    name: str, rankers: Rankers, experiment: Experiment, facts: Mapping[str, Any], config: Config, folder: Path
+def _collect_answers(
+    name: str,
+    rankers: ConfiguredRankers,
+    experiment: Experiment,
+    facts: Mapping[str, Any],
+    config: Config,
+    folder: Path,
 ) -> pa.Table:
     """All rows of a ranker, those that are missing asked now.
 
@@ -246,26 +259,26 @@ def _answers(
         InputError: a part is damaged.
         MismatchError: a part is of another run, or of another ranker.
     """
-    own = folder / folder_of(name)
+    own = folder / folder_name(name)
     own.mkdir(exist_ok=True)
-    count = len(experiment.tasks)
-    size = SLOW_CHUNK if config.rankers[name].kind in SLOW else CHUNK
+    count = len(experiment.cases)
+    size = LLM_CHUNK if config.rankers[name].kind in SLOW_KINDS else CHUNK
     parts = {start: own / f"{start:08}.parquet" for start in range(0, count, size)}
     asked_for = {key: facts[key] for key in ("format", "config", "template", "seen", "data")}
     run = sha256(json.dumps([asked_for, name, facts["rankers"][name]], sort_keys=True).encode()).hexdigest()
     todo = [start for start, path in parts.items() if not path.is_file()]
     if todo:
         first = secrets.randbelow(len(todo))  # so that several processes of one run begin at different places
-        alone, source = rankers.asked(name)
+        alone, source = rankers.recommender_for(name)
         try:
             for start in show_progress([*todo[first:], *todo[:first]], name, len(todo)):
                 if parts[start].is_file():  # another process asked these meanwhile
                     continue
-                asked = list(experiment.ask(alone, config.k, start=start, stop=start + size))
-                table = _table(asked, start, source, experiment, config)
+                asked = list(experiment.evaluate(alone, config.k, start=start, stop=start + size))
+                table = _answer_table(asked, start, source, experiment, config)
                 table = table.append_column("run", [[run] * len(asked)])
                 table = table.append_column("commit", [[facts["commit"]] * len(asked)])
-                with writing_file(parts[start]) as file:
+                with atomic_writer(parts[start]) as file:
                     pq.write_table(table, file)
         finally:
             rankers.save_priors()
@@ -276,56 +289,64 @@ def _answers(
     return pa.concat_tables(list(tables.values()))
 
 
-def _table(asked: Sequence[Asked], start: int, source: str, experiment: Experiment, config: Config) -> pa.Table:
+def _answer_table(
+    recommender: Sequence[EvaluatedCase], start: int, source: str, experiment: Experiment, config: Config
+) -> pa.Table:
     """One row a person: what was answered, what is wrong with it, and every metric."""
-    lists = [[item.item_id for item in one.answer.items] for one in asked]
+    lists = [[item.item_id for item in one.recommendations.items] for one in recommender]
     known = set(experiment.catalog.item_ids)
-    allowed = [known if one.task.candidates is None else set(one.task.candidates) for one in asked]
-    had = [set(one.task.history.item_ids) for one in asked]
-    metrics = accuracy(lists, [one.task.targets for one in asked], config.metrics)
+    allowed = [known if one.case.candidates is None else set(one.case.candidates) for one in recommender]
+    had = [set(one.case.history.item_ids) for one in recommender]
+    metrics = accuracy(lists, [one.case.targets for one in recommender], config.metrics)
     return pa.table(
         {
-            "task": pa.array(range(start, start + len(asked)), pa.int64()),
-            "user_id": [str(one.task.history.user_id) for one in asked],
+            "task": pa.array(range(start, start + len(recommender)), pa.int64()),
+            "user_id": [str(one.case.history.user_id) for one in recommender],
             "item_ids": pa.array([[str(item) for item in own] for own in lists], pa.list_(pa.string())),
-            "scores": pa.array([[item.score for item in one.answer.items] for one in asked], pa.list_(pa.float64())),
-            "sources": pa.array([[item.source for item in one.answer.items] for one in asked], pa.list_(pa.string())),
-            "targets": pa.array([sorted(map(str, one.task.targets)) for one in asked], pa.list_(pa.string())),
+            "scores": pa.array(
+                [[item.score for item in one.recommendations.items] for one in recommender], pa.list_(pa.float64())
+            ),
+            "sources": pa.array(
+                [[item.source for item in one.recommendations.items] for one in recommender], pa.list_(pa.string())
+            ),
+            "targets": pa.array([sorted(map(str, one.case.targets)) for one in recommender], pa.list_(pa.string())),
             "invalid": [sum(item not in own for item in items) for items, own in zip(lists, allowed, strict=True)],
             "repeated": [len(items) - len(set(items)) for items in lists],
             "seen": [sum(item in own for item in items) for items, own in zip(lists, had, strict=True)],
-            "fallback": [sum(item.step != source for item in one.answer.items) for one in asked],
-            "seconds": [one.answer.seconds for one in asked],
-            "tokens": [one.answer.tokens for one in asked],
+            "fallback": [sum(item.stage != source for item in one.recommendations.items) for one in recommender],
+            "seconds": [one.recommendations.seconds for one in recommender],
+            "tokens": [one.recommendations.tokens for one in recommender],
             **{metric: pa.array(values, pa.float64()) for metric, values in metrics.items()},
         }
     )
 
 
-def _rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: Config) -> Iterator[Row]:
+def _metric_rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: Config) -> Iterator[MetricRow]:
     """Means and intervals over each group, and what is wrong with the lists of all."""
     values = {metric: table[metric].to_numpy() for metric in config.metrics}
     yield from summarise(name, values, groups, seed=config.seed)
     places = sum(len(items) for items in table["item_ids"].to_pylist())
     for fault in ("invalid", "repeated", "seen", "fallback"):
-        yield share_row(name, fault, int(table[fault].to_numpy().sum()), places, table.num_rows)
+        yield defect_share_row(name, fault, int(table[fault].to_numpy().sum()), places, table.num_rows)
     for metric, column, scale in (("ms", "seconds", 1000), ("tokens", "tokens", 1)):
         mean = scale * float(table[column].to_numpy().mean())
-        yield Row(name, "all", metric, mean, mean, mean, table.num_rows)
+        yield MetricRow(name, "all", metric, mean, mean, mean, table.num_rows)
 
 
-def _gains(name: str, table: pa.Table, base: pa.Table, config: Config) -> Iterator[Row]:
+def _difference_rows(name: str, table: pa.Table, base: pa.Table, config: Config) -> Iterator[MetricRow]:
     """By how much a ranker is better than the baseline, person by person."""
     for metric in config.metrics:
         ours, theirs = (100 * own[metric].to_numpy() for own in (table, base))
         found = difference_interval(ours, theirs, seed=config.seed)
-        yield Row(name, "all", f"{metric} over {config.baseline}", found.value, found.low, found.high, table.num_rows)
+        yield MetricRow(
+            name, "all", f"{metric} over {config.baseline}", found.value, found.low, found.high, table.num_rows
+        )
 
 
 def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
     """The vectors by which items of a list are told to be alike; None where the text encoder is not at hand."""
     try:
-        tell = tell_progress("titles, for diversity")
+        tell = report_progress("titles, for diversity")
         embedding = embed_titles(
             experiment.catalog, Settings(), default_cache(), on_progress=lambda _, done, total: tell(done, total)
         )
@@ -335,24 +356,24 @@ def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
     return None if embedding is None else embedding.vectors
 
 
-def _beyond(
+def _beyond_accuracy_rows(
     name: str,
     table: pa.Table,
     groups: Mapping[str, BoolArray],
     experiment: Experiment,
     config: Config,
     vectors: NDArray[np.float32] | None,
-) -> Iterator[Row]:
+) -> Iterator[MetricRow]:
     """What the first places of the lists do besides being right, and how far apart groups of people are.
 
     Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios, diversity is 1 less the
     cosine of title vectors. There is no row of what no list gives anything to measure.
     """
-    places = min(BEYOND, config.k)
+    places = min(BEYOND_ACCURACY_K, config.k)
     catalog, people = experiment.catalog, table.num_rows
     first = [own[:places] for own in table["item_ids"].to_pylist()]
     lists = [catalog.item_ids.positions(own) for own in first]
-    had = [catalog.item_ids.positions(task.history.item_ids) for task in experiment.tasks]
+    had = [catalog.item_ids.positions(task.history.item_ids) for task in experiment.cases]
     counts = experiment.train.item_counts(catalog, on_unknown="skip")
     if not any((own >= 0).any() for own in lists):
         return
@@ -361,7 +382,7 @@ def _beyond(
         ("gini", 100 * gini(lists, len(catalog))),
         ("popularity lift", popularity_lift(lists, had, counts)),
     ):
-        yield Row(name, "all", f"{metric}@{places}", value, value, value, people)
+        yield MetricRow(name, "all", f"{metric}@{places}", value, value, value, people)
     lengths = [len(title) for title in catalog.titles]
     measured = {"novelty": novelty(lists, counts), "length": length_bias(lists, lengths)}
     if vectors is not None:
@@ -371,18 +392,18 @@ def _beyond(
         if not len(values):
             continue  # no list holds enough items of the catalog
         found = mean_interval(values, seed=config.seed)
-        yield Row(name, "all", f"{metric}@{places}", found.value, found.low, found.high, len(values))
+        yield MetricRow(name, "all", f"{metric}@{places}", found.value, found.low, found.high, len(values))
     label = np.full(people, "", dtype=object)
     for group in (f"{own} people" for own in SLICES):
         label[groups[group]] = group
     if len(set(label)) > 1:
         metric = config.metrics[-1]
         gap = parity(100 * table[metric].to_numpy(), label.tolist(), seed=config.seed).gap
-        yield Row(name, "all", f"gap of {metric} between people", gap.value, gap.low, gap.high, people)
+        yield MetricRow(name, "all", f"gap of {metric} between people", gap.value, gap.low, gap.high, people)
 
 
 def _print(summary: dict[str, Any]) -> None:
-    rows = [Row(**row) for row in summary["rows"] if row["slice"] == "all"]
+    rows = [MetricRow(**row) for row in summary["rows"] if row["slice"] == "all"]
     over = f" over {summary['baseline']}"
     gains = list(dict.fromkeys(row.metric for row in rows if row.metric.endswith(over)))
     metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric not in gains]

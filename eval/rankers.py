@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.config import Config, RankerConfig
-from eval.progress import tell_progress
+from eval.progress import report_progress
 from genrec import (
     BlendRanker,
     CooccurrenceRanker,
@@ -21,17 +21,17 @@ from genrec import (
     read_template,
 )
 from genrec.errors import ArtifactError, InputError, ModelMissingError
-from genrec.evaluation.protocols import Experiment, Recommends
-from genrec.loading import find_weights
+from genrec.evaluation.protocols import Experiment, SupportsRecommend
+from genrec.loading import find_model_directory
 from genrec.rankers.base import DenseRanker
-from genrec.rankers.collaborative import count_vectors
+from genrec.rankers.collaborative import fit_pmi_vectors
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
 
-_KEPT = 2000  # people whose last item tells a baseline that is trained when to stop
+_VALIDATION_USERS = 2000  # people whose last item tells a baseline that is trained when to stop
 
 
-class Rankers:
+class ConfiguredRankers:
     """Those of one config over one experiment; models are loaded once.
 
     Args:
@@ -42,7 +42,7 @@ class Rankers:
 
     def __init__(self, config: Config, experiment: Experiment, cache: Path) -> None:
         self._config, self._experiment, self._cache = config, experiment, cache
-        self._made: dict[str, Ranker] = {}
+        self._rankers: dict[str, Ranker] = {}
         self._recommenders: dict[str | None, Recommender] = {}  # by their adapter
 
     def __getitem__(self, name: str) -> Ranker:
@@ -54,17 +54,17 @@ class Rankers:
         """
         if name not in self._config.rankers:
             raise InputError(f"there is no ranker {name!r}; choose from {', '.join(self._config.rankers)}")
-        if name not in self._made:
+        if name not in self._rankers:
             own = self._config.rankers[name]
             if own.kind == "unconstrained":
                 raise InputError(f"ranker {name!r} only writes what it likes, so it can be no part of another")
             try:
-                self._made[name] = self._kinds[own.kind](own)
+                self._rankers[name] = self._constructors[own.kind](own)
             except TypeError as error:
                 raise InputError(f"the settings of ranker {name!r} do not fit {own.kind}: {error}") from error
-        return self._made[name]
+        return self._rankers[name]
 
-    def asked(self, name: str) -> tuple[Recommends, str]:
+    def recommender_for(self, name: str) -> tuple[SupportsRecommend, str]:
         """What answers under a name, and the source of what it serves itself; all else in its lists is fallback.
 
         Raises: as `rankers[name]`.
@@ -74,7 +74,7 @@ class Rankers:
             from eval.baselines.unconstrained import UnconstrainedLlm
 
             template = read_template(Path(__file__).parent / "unconstrained.j2")
-            weights = find_weights(LANGUAGE_MODEL, self._cache)
+            weights = find_model_directory(LANGUAGE_MODEL, self._cache)
             return UnconstrainedLlm(self._experiment.catalog, weights, template), UnconstrainedLlm.source
         ranker = self[name]
         notices = ranker.notices if isinstance(ranker, GenerativeRanker) else ()
@@ -85,7 +85,7 @@ class Rankers:
     def save_priors(self) -> None:
         """Keep what was measured of priors, so that a run that goes on does not measure it again; or say why not."""
         try:
-            for ranker in self._made.values():
+            for ranker in self._rankers.values():
                 if isinstance(ranker, GenerativeRanker):
                     ranker.save_priors()
         except ArtifactError as error:
@@ -98,89 +98,89 @@ class Rankers:
         return PopularityRanker(counts)
 
     @property
-    def _kinds(self) -> dict[str, Callable[[RankerConfig], Ranker]]:
+    def _constructors(self) -> dict[str, Callable[[RankerConfig], Ranker]]:
         return {
             "als": self._implicit,
             "blend": self._blend,
-            "cooccurrence": lambda own: self._counted(CooccurrenceRanker, own),
-            "embedding": lambda _: self._of_ladder("embedding"),
+            "cooccurrence": lambda own: self._from_interactions(CooccurrenceRanker, own),
+            "embedding": lambda _: self._fallback_stage("embedding"),
             "generative": self._generative,
-            "item-vectors": lambda own: self._counted(_ItemVectors, own),
+            "item-vectors": lambda own: self._from_interactions(_ItemVectorRanker, own),
             "itemknn": self._implicit,
             "popularity": lambda _: self.popularity,
             "sasrec": self._sasrec,
         }
 
-    def _blend(self, own: RankerConfig) -> Ranker:
-        if not own.parts:
-            return self._of_ladder("blend")
+    def _blend(self, config: RankerConfig) -> Ranker:
+        if not config.parts:
+            return self._fallback_stage("blend")
         parts: dict[str, DenseRanker] = {}
-        for name in own.parts:
+        for name in config.parts:
             part = self[name]
             if not isinstance(part, DenseRanker):
                 raise InputError(f"a blend cannot hold {name!r}, which does not score whole catalogs")
             parts[name] = part
-        return BlendRanker(parts, own.parts)
+        return BlendRanker(parts, config.parts)
 
-    def _counted(self, make: Callable[..., Ranker], own: RankerConfig) -> Ranker:
+    def _from_interactions(self, make: Callable[..., Ranker], config: RankerConfig) -> Ranker:
         """A ranker that is made of histories alone."""
-        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
-        return make(offsets, items, len(self._experiment.catalog), **own.settings)
+        offsets, items = self._experiment.train.to_indices(self._experiment.catalog, on_unknown="skip")
+        return make(offsets, items, len(self._experiment.catalog), **config.settings)
 
-    def _implicit(self, own: RankerConfig) -> Ranker:
+    def _implicit(self, config: RankerConfig) -> Ranker:
         from eval.baselines.neighbours import Als, ItemKnn
 
-        return self._counted(Als if own.kind == "als" else ItemKnn, own)
+        return self._from_interactions(Als if config.kind == "als" else ItemKnn, config)
 
-    def _sasrec(self, own: RankerConfig) -> Ranker:
+    def _sasrec(self, config: RankerConfig) -> Ranker:
         """Trained on what rankers may count; of some people the last item of that is kept to stop by."""
         from eval.baselines.sasrec import train_sasrec
 
-        offsets, items = self._experiment.train.as_indices(self._experiment.catalog, on_unknown="skip")
+        offsets, items = self._experiment.train.to_indices(self._experiment.catalog, on_unknown="skip")
         histories = np.split(items, offsets[1:-1])
         long = np.flatnonzero(np.diff(offsets) >= 3)
-        kept = np.random.default_rng(self._config.seed).permutation(long)[:_KEPT]
+        kept = np.random.default_rng(self._config.seed).permutation(long)[:_VALIDATION_USERS]
         validation = [(histories[user][:-1], int(histories[user][-1])) for user in kept]
         for user in kept:
             histories[user] = histories[user][:-1]
-        tell = tell_progress("sasrec, passes")
+        tell = report_progress("sasrec, passes")
         count, seed = len(self._experiment.catalog), self._config.seed
-        return train_sasrec(histories, count, validation=validation, seed=seed, on_progress=tell, **own.settings)
+        return train_sasrec(histories, count, validation=validation, seed=seed, on_progress=tell, **config.settings)
 
-    def _generative(self, own: RankerConfig) -> Ranker:
-        base = self._of_ladder("generative", own.adapter)
+    def _generative(self, config: RankerConfig) -> Ranker:
+        base = self._fallback_stage("generative", config.adapter)
         if not isinstance(base, GenerativeRanker):
             raise InputError("the first step of the ladder is no LLM")
         return base.with_settings(
-            proposer=None if own.proposer is None else self[own.proposer],
-            background=None if own.background else [],
-            **{"evidence": 0.0, **own.settings},
+            retriever=None if config.proposer is None else self[config.proposer],
+            prior_histories=None if config.background else [],
+            **{"fusion_weight": 0.0, **config.settings},
         )
 
-    def _of_ladder(self, source: str, adapter: str | None = None) -> Ranker:
+    def _fallback_stage(self, stage: str, adapter: str | None = None) -> Ranker:
         """A step of what a user gets who opens this catalog, which has to be there."""
         if adapter not in self._recommenders:
             settings = Settings(template=self._config.template, background=self._config.background, adapter=adapter)
             catalog, train = self._experiment.catalog, self._experiment.train
             opened = open_recommender(catalog, train, cache=self._cache, settings=settings)
             self._recommenders[adapter] = opened
-            if not any(step.source == "embedding" for step in opened.ladder):
+            if not any(step.source == "embedding" for step in opened.stages):
                 raise ModelMissingError(
                     "no text encoder here, without which other weights are learned: run genrec model get"
                 )
-        for step in self._recommenders[adapter].ladder:
-            if step.source == source:
+        for step in self._recommenders[adapter].stages:
+            if step.source == stage:
                 return step
         said = "; ".join(self._recommenders[adapter].notices)
-        raise ModelMissingError(f"no {source} ranker here ({said}); run genrec model get, then try again")
+        raise ModelMissingError(f"no {stage} ranker here ({said}); run genrec model get, then try again")
 
 
-class _ItemVectors(EmbeddingRanker):
-    """Items near a history by `count_vectors`; arguments as there, and `decay` as in `EmbeddingRanker`."""
+class _ItemVectorRanker(EmbeddingRanker):
+    """Items near a history by `fit_pmi_vectors`; arguments as there, and `decay` as in `EmbeddingRanker`."""
 
     source = "item-vectors"
 
     def __init__(
-        self, offsets: IntArray, item_indices: IntArray, items: int, *, decay: float = 0.7, **how: int
+        self, offsets: IntArray, item_indices: IntArray, item_count: int, *, decay: float = 0.7, **settings: int
     ) -> None:
-        super().__init__(count_vectors(offsets, item_indices, items, **how), decay=decay)
+        super().__init__(fit_pmi_vectors(offsets, item_indices, item_count, **settings), decay=decay)

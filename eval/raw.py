@@ -12,67 +12,67 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-HANG = 5.0  # seconds within which there is an answer, or an end
-KEPT = 15.0  # seconds more for which a connection may stay open, answered, when nobody asks any more
+HANG_TIMEOUT = 5.0  # seconds within which there is an answer, or an end
+IDLE_CLOSE_TIMEOUT = 15.0  # seconds more for which a connection may stay open, answered, when nobody asks any more
 PATHS = ("/v1/recommend", "/v1/search", "/v1/related", "/v1/events", "/v1/chat/completions", "/v1/catalog/items")
-FOUND_WRONG = ("5xx", "hang", "good request failed")
-_AT_ONCE = 100
-_OPEN = 500  # connections, with those that were answered and are watched until they end
+FAILURES = ("5xx", "hang", "good request failed")
+_CONCURRENCY = 100
+_MAX_CONNECTIONS = 500  # connections, with those that were answered and are watched until they end
 _STATUS = re.compile(rb"HTTP/1\.1 ([2-5])\d\d [A-Z]")
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get", "FOO", "POST POST")
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawRequest:
     """What is sent on one connection, in pieces with a pause between them, and whether the answers are read."""
 
     kind: str
     pieces: tuple[bytes, ...]
     pause: float = 0.0
-    reads: bool = True
+    reads_response: bool = True
 
 
-def malformed(number: int, seed: int = 0) -> Raw:
+def make_malformed_request(number: int, seed: int = 0) -> RawRequest:
     """One request; the same for the same numbers."""
     drawn = random.Random(f"{seed} {number}")
     name = sorted(_KINDS)[number % len(_KINDS)]
     made = _KINDS[name](drawn)
     if isinstance(made, tuple):
-        return Raw(name, made, drawn.choice((0.01, 0.2, 0.9)))
-    return Raw(name, (made,), reads=name != "unread")
+        return RawRequest(name, made, drawn.choice((0.01, 0.2, 0.9)))
+    return RawRequest(name, (made,), reads_response=name != "unread")
 
 
-async def strike(port: int, count: int, seed: int = 0, *, hang: float = HANG) -> Counter[str]:
+async def send_malformed_requests(port: int, count: int, seed: int = 0, *, hang: float = HANG_TIMEOUT) -> Counter[str]:
     """Send many, some at a time, each on a connection of its own; what came of them.
 
-    Counts kinds of ends, see `end_of`, and, of what must not be, the request as well. After every hundred a good
+    Counts kinds of ends, see `outcome_of`, and, of what must not be, the request as well. After every hundred a good
     request has to be answered.
     """
     found: Counter[str] = Counter()
-    places, asking = asyncio.Semaphore(_OPEN), asyncio.Semaphore(_AT_ONCE)
+    places, asking = asyncio.Semaphore(_MAX_CONNECTIONS), asyncio.Semaphore(_CONCURRENCY)
 
     async def one(number: int) -> None:
         async with places:
-            raw = malformed(number, seed)
-            end = await end_of(port, raw, asking, hang)
+            raw = make_malformed_request(number, seed)
+            end = await outcome_of(port, raw, asking, hang)
             found[end] += 1
-            if end in FOUND_WRONG:
+            if end in FAILURES:
                 found[f"{end}: {raw.kind} {number}"] += 1
-            if number % 100 == 99 and await end_of(port, _GOOD, asking, hang) != "2xx":
+            if number % 100 == 99 and await outcome_of(port, _GOOD, asking, hang) != "2xx":
                 found["good request failed"] += 1
 
     await asyncio.gather(*(one(number) for number in range(count)))
     return found
 
 
-async def end_of(port: int, raw: Raw, asking: asyncio.Semaphore, hang: float = HANG) -> str:
+async def outcome_of(port: int, raw: RawRequest, asking: asyncio.Semaphore, hang: float = HANG_TIMEOUT) -> str:
     """Send a request, leave the connection open, and read whatever comes until the other side ends it.
 
     Args:
         port: of this machine.
         raw: what is sent.
         asking: held until there is an answer, or an end.
-        hang: seconds for that; for the end of what was answered there are `KEPT` more.
+        hang: seconds for that; for the end of what was answered there are `IDLE_CLOSE_TIMEOUT` more.
 
     Returns:
         "2xx" to "5xx", the hundred of the highest status that came; "closed" without any; "hang" where there was no
@@ -80,21 +80,21 @@ async def end_of(port: int, raw: Raw, asking: asyncio.Semaphore, hang: float = H
     """
     made = socket.socket()
     made.setblocking(False)
-    if not raw.reads:
+    if not raw.reads_response:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
     came = bytearray()
     async with asking:
         await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
-        reader, writer = await asyncio.open_connection(sock=made, limit=1 << 12 if not raw.reads else 1 << 16)
+        reader, writer = await asyncio.open_connection(sock=made, limit=1 << 12 if not raw.reads_response else 1 << 16)
         try:
-            is_over = await _say(raw, reader, writer, came, hang)
+            is_over = await _exchange(raw, reader, writer, came, hang)
         except TimeoutError:
             writer.close()
             return "hang"
     try:
-        async with asyncio.timeout(KEPT + hang):
+        async with asyncio.timeout(IDLE_CLOSE_TIMEOUT + hang):
             while not is_over:
-                is_over = await (_read(reader, came) if raw.reads else _is_cut(writer))
+                is_over = await (_read(reader, came) if raw.reads_response else _is_closed(writer))
     except TimeoutError:
         return "hang"
     finally:
@@ -102,8 +102,8 @@ async def end_of(port: int, raw: Raw, asking: asyncio.Semaphore, hang: float = H
     return max((f"{status.decode()}xx" for status in _STATUS.findall(came)), default="closed")
 
 
-async def _say(
-    raw: Raw, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, came: bytearray, hang: float
+async def _exchange(
+    raw: RawRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: bytearray, hang: float
 ) -> bool:
     """Send it, and wait for a status where it is read; whether it is over."""
     for place, piece in enumerate(raw.pieces):
@@ -112,25 +112,25 @@ async def _say(
         writer.write(piece)
     async with asyncio.timeout(hang):
         is_over = False
-        while raw.reads and not is_over and not _STATUS.search(came):
-            is_over = await _read(reader, came)
+        while raw.reads_response and not is_over and not _STATUS.search(received):
+            is_over = await _read(reader, received)
         return is_over
 
 
-async def _is_cut(writer: asyncio.StreamWriter) -> bool:
+async def _is_closed(writer: asyncio.StreamWriter) -> bool:
     """Whether the other side has ended a connection from which nothing is read."""
     await asyncio.sleep(0.1)
     writer.write(b"\r\n")  # fails once it has
     return writer.transport.is_closing()
 
 
-async def _read(reader: asyncio.StreamReader, came: bytearray) -> bool:
+async def _read(reader: asyncio.StreamReader, received: bytearray) -> bool:
     """Read on; whether it is over."""
     try:
         more = await reader.read(1 << 16)
     except ConnectionError:
         return True
-    came += more
+    received += more
     return not more
 
 
@@ -139,36 +139,36 @@ def _post(path: str, body: bytes, *headers: str, host: str = "localhost", kind: 
     return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1") + body
 
 
-_GOOD = Raw("good", (_post("/v1/recommend", b'{"k": 3}'),))
+_GOOD = RawRequest("good", (_post("/v1/recommend", b'{"k": 3}'),))
 
 
-def _noise(drawn: random.Random) -> bytes:
-    return drawn.randbytes(drawn.choice((1, 7, 100, 5_000)))
+def _noise(rng: random.Random) -> bytes:
+    return rng.randbytes(rng.choice((1, 7, 100, 5_000)))
 
 
-def _flipped(drawn: random.Random) -> bytes:
+def _flipped(rng: random.Random) -> bytes:
     """A good request with some bytes changed, removed or added."""
-    request = bytearray(_post(drawn.choice(PATHS), b'{"k": 3, "words": "a lamp", "item_id": "i1"}'))
-    for _ in range(drawn.randint(1, 5)):
-        place = drawn.randrange(len(request))
-        request[place : place + drawn.randint(0, 2)] = drawn.randbytes(drawn.randint(0, 3))
+    request = bytearray(_post(rng.choice(PATHS), b'{"k": 3, "words": "a lamp", "item_id": "i1"}'))
+    for _ in range(rng.randint(1, 5)):
+        place = rng.randrange(len(request))
+        request[place : place + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 3))
     return bytes(request)
 
 
-def _half(drawn: random.Random) -> bytes:
-    request = _post(drawn.choice(PATHS), b'{"k": 3}')
-    return request[: drawn.randrange(len(request))]
+def _truncated(rng: random.Random) -> bytes:
+    request = _post(rng.choice(PATHS), b'{"k": 3}')
+    return request[: rng.randrange(len(request))]
 
 
-def _length(drawn: random.Random) -> bytes:
+def _length(rng: random.Random) -> bytes:
     lengths = ("-1", "0", "3", "99", "1e3", "0x10", "+8", "8, 8", "9" * 30, "18446744073709551616", "", "eight", "8 8")
-    more = drawn.choice(("", "Content-Length: 9\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 8\r\n"))
+    more = rng.choice(("", "Content-Length: 9\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 8\r\n"))
     head = f"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}"
-    return f'{head}Content-Length: {drawn.choice(lengths)}\r\n\r\n{{"k": 3}}'.encode()
+    return f'{head}Content-Length: {rng.choice(lengths)}\r\n\r\n{{"k": 3}}'.encode()
 
 
-def _chunked(drawn: random.Random) -> bytes:
-    coding = drawn.choice(("chunked", "Chunked", "chunked, chunked", "gzip, chunked", "xchunked", "chunked;q=1"))
+def _chunked(rng: random.Random) -> bytes:
+    coding = rng.choice(("chunked", "Chunked", "chunked, chunked", "gzip, chunked", "xchunked", "chunked;q=1"))
     head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
     chunks = (
         '8\r\n{"k": 3}\r\n0\r\n\r\n',
@@ -179,28 +179,28 @@ def _chunked(drawn: random.Random) -> bytes:
         "0\r\n",
         "1\r\n{\r\n" * 50,
     )
-    return f"{head}\r\nTransfer-Encoding: {coding}\r\n\r\n{drawn.choice(chunks)}{drawn.choice(chunks)}".encode()
+    return f"{head}\r\nTransfer-Encoding: {coding}\r\n\r\n{rng.choice(chunks)}{rng.choice(chunks)}".encode()
 
 
-def _headers(drawn: random.Random) -> bytes:
-    name = drawn.choice(("X", "X Y", "", ":", "Ünï", "a" * 70_000, "X\x00", "Content-Type", "Expect", "Upgrade"))
-    value = drawn.choice(("x" * 100_000, "\x00", "\x7f\xff", "100-continue", "websocket", " \t ", "a\r\n b", "\r"))
-    lines = "".join(f"{name}{place or ''}: {value}\r\n" for place in range(drawn.choice((1, 2, 30))))
-    return f"GET {drawn.choice(PATHS)} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode("latin-1")
+def _headers(rng: random.Random) -> bytes:
+    name = rng.choice(("X", "X Y", "", ":", "Ünï", "a" * 70_000, "X\x00", "Content-Type", "Expect", "Upgrade"))
+    value = rng.choice(("x" * 100_000, "\x00", "\x7f\xff", "100-continue", "websocket", " \t ", "a\r\n b", "\r"))
+    lines = "".join(f"{name}{place or ''}: {value}\r\n" for place in range(rng.choice((1, 2, 30))))
+    return f"GET {rng.choice(PATHS)} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode("latin-1")
 
 
-def _target(drawn: random.Random) -> bytes:
+def _target(rng: random.Random) -> bytes:
     targets = (
         *("*", "", "/" * 5_000, "//x/y", "http://localhost/v1/models", "/v1/../../etc/passwd", "/%00", "/%ff%fe"),
         *("/v1/users/%00/history", "/v1/users/%ff/history", "/v1/catalog/items/%2e%2e%2f", "/page/..%2fapp.py"),
         *("/page/%2e%2e/app.py", "/\xe9", "/v1/models?" + "a=" * 9_000, "/v1/models#x", "/ x", "?", "/page/\\..\\x"),
         *("/v1/catalog/items?start=9" + "9" * 400, "/v1/catalog/items?limit=nan", "/v1/catalog/items?start=%00"),
     )
-    method, version = drawn.choice(_METHODS), drawn.choice(("1.1", "1.0", "0.9", "2.0", "9.9", "1.1.1", "x", ""))
-    return f"{method} {drawn.choice(targets)} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode("latin-1")
+    method, version = rng.choice(_METHODS), rng.choice(("1.1", "1.0", "0.9", "2.0", "9.9", "1.1.1", "x", ""))
+    return f"{method} {rng.choice(targets)} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode("latin-1")
 
 
-def _host(drawn: random.Random) -> bytes:
+def _host(rng: random.Random) -> bytes:
     hosts = (
         "",
         "evil.example",
@@ -212,33 +212,31 @@ def _host(drawn: random.Random) -> bytes:
         "127.1",
         "@",
     )
-    more = drawn.choice(((), ("Host: localhost",), ("Origin: null",), ("Origin: http://localhost",)))
-    return _post("/v1/recommend", b'{"k": 3}', *more, host=drawn.choice(hosts))
+    more = rng.choice(((), ("Host: localhost",), ("Origin: null",), ("Origin: http://localhost",)))
+    return _post("/v1/recommend", b'{"k": 3}', *more, host=rng.choice(hosts))
 
 
-def _json(drawn: random.Random) -> bytes:
+def _json(rng: random.Random) -> bytes:
     bodies = (
         *(b"", b"{", b"nul", b'{"k": 3', b"[" * 50_000, b'{"a":' * 20_000, b'"\xff"', b'{"k": \xc3\x28}'),
         *(b'{"k": 1e999}', b'{"k": NaN}', b'{"k": ' + b"9" * 5_000 + b"}", b'{"k": 3}{"k": 3}', b"\xef\xbb\xbf{}"),
         *(b'{"words": "\\ud800"}', b'{"words": "\\u0000"}', b'{"k": 3, "k": 4}', "{}".encode("utf-16"), b"\x00"),
     )
-    kind = drawn.choice(
-        ("application/json", "text/plain", "application/xml", "multipart/form-data; boundary=x", ";", "")
-    )
-    return _post(drawn.choice(PATHS), drawn.choice(bodies), kind=kind)
+    kind = rng.choice(("application/json", "text/plain", "application/xml", "multipart/form-data; boundary=x", ";", ""))
+    return _post(rng.choice(PATHS), rng.choice(bodies), kind=kind)
 
 
-def _types(drawn: random.Random) -> bytes:
+def _wrong_types(rng: random.Random) -> bytes:
     """JSON whose fields are known and whose values are whatever."""
     names = (
         *("k", "user_id", "history", "words", "where", "only", "exclude", "boost", "deadline", "explain", "item_id"),
         *("events", "items", "messages", "model", "stream", "genrec", "n", "stream_options", "on_unknown"),
     )
-    body = {name: _value(drawn, 0) for name in drawn.sample(names, drawn.randint(1, 6))}
-    return _post(drawn.choice(PATHS), json.dumps(body).encode())
+    body = {name: _value(rng, 0) for name in rng.sample(names, rng.randint(1, 6))}
+    return _post(rng.choice(PATHS), json.dumps(body).encode())
 
 
-def _value(drawn: random.Random, depth: int) -> object:
+def _value(rng: random.Random, depth: int) -> object:
     plain: list[object] = [
         None,
         True,
@@ -255,56 +253,56 @@ def _value(drawn: random.Random, depth: int) -> object:
         "x" * 3_000,
         "price < ",
     ]
-    kind = drawn.randrange(6 if depth < 4 else 4)
+    kind = rng.randrange(6 if depth < 4 else 4)
     if kind == 4:
-        return [_value(drawn, depth + 1) for _ in range(drawn.choice((0, 1, 3)))]
+        return [_value(rng, depth + 1) for _ in range(rng.choice((0, 1, 3)))]
     if kind == 5:
         names = ("role", "content", "type", "text", "wishes", "limits", "where", "item_id", "user_id", "title", "i1")
-        return {drawn.choice(names): _value(drawn, depth + 1) for _ in range(3)}
-    return drawn.choice(plain)
+        return {rng.choice(names): _value(rng, depth + 1) for _ in range(3)}
+    return rng.choice(plain)
 
 
-def _pipelined(drawn: random.Random) -> bytes:
+def _pipelined(rng: random.Random) -> bytes:
     good = _post("/v1/recommend", b'{"k": 3}')
-    more = drawn.choice((good, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n", _noise(drawn), _half(drawn)))
-    return good * drawn.choice((1, 2, 20)) + more * drawn.choice((1, 3))
+    more = rng.choice((good, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n", _noise(rng), _truncated(rng)))
+    return good * rng.choice((1, 2, 20)) + more * rng.choice((1, 3))
 
 
-def _unread(drawn: random.Random) -> bytes:
+def _unread(rng: random.Random) -> bytes:
     """More than is ever read."""
-    size = drawn.choice((500, 1_000))  # of answers that cost little for their length
+    size = rng.choice((500, 1_000))  # of answers that cost little for their length
     return b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * size
 
 
-def _slow(drawn: random.Random) -> tuple[bytes, ...]:
+def _slow(rng: random.Random) -> tuple[bytes, ...]:
     """In pieces, of which the last never comes."""
     request = _post("/v1/recommend", b'{"k": 3, "words": "a lamp"}')
-    end = drawn.randrange(4, len(request))
-    cut = sorted(drawn.sample(range(1, end), 3))
+    end = rng.randrange(4, len(request))
+    cut = sorted(rng.sample(range(1, end), 3))
     return tuple(request[start:stop] for start, stop in zip([0, *cut], [*cut, end], strict=True))
 
 
-def _ended(drawn: random.Random) -> bytes:
+def _wrong_line_endings(rng: random.Random) -> bytes:
     """Lines that end otherwise."""
     request = _post("/v1/recommend", b'{"k": 3}')
     return request.replace(
-        b"\r\n", drawn.choice((b"\n", b"\r", b"\n\r", b"\r\n\r\n", b"\x00\r\n", b" \r\n")), drawn.randint(1, 6)
+        b"\r\n", rng.choice((b"\n", b"\r", b"\n\r", b"\r\n\r\n", b"\x00\r\n", b" \r\n")), rng.randint(1, 6)
     )
 
 
 _KINDS: dict[str, Callable[[random.Random], bytes | tuple[bytes, ...]]] = {
     "noise": _noise,
     "flipped": _flipped,
-    "half": _half,
+    "half": _truncated,
     "length": _length,
     "chunked": _chunked,
     "headers": _headers,
     "target": _target,
     "host": _host,
     "json": _json,
-    "types": _types,
+    "types": _wrong_types,
     "pipelined": _pipelined,
     "unread": _unread,
     "slow": _slow,
-    "ended": _ended,
+    "ended": _wrong_line_endings,
 }

@@ -20,7 +20,7 @@ from eval.progress import wide_console
 from eval.rank import measure
 from genrec.errors import GenrecError, InputError
 
-FOLDER = Path(__file__).parent / "tables"
+TABLES_DIR = Path(__file__).parent / "tables"
 
 
 class Expected(BaseModel):
@@ -53,16 +53,16 @@ class Table(BaseModel):
 
 
 @dataclass(frozen=True)
-class Cell:
+class FigureCheck:
     """What was expected and what came."""
 
     expected: Expected
-    found: float
+    measured: float
 
     @property
-    def holds(self) -> bool:
+    def is_reproduced(self) -> bool:
         """Whether it is within what it may be off."""
-        return abs(self.found - self.expected.value) <= self.expected.within
+        return abs(self.measured - self.expected.value) <= self.expected.within
 
 
 def read_table(name: str) -> Table:
@@ -71,10 +71,10 @@ def read_table(name: str) -> Table:
     Raises:
         InputError: there is none, or a key is unknown or wrong (named).
     """
-    return read_toml(Table, name, FOLDER, what="table", see="eval/reproduce.py")[1]
+    return read_toml(Table, name, TABLES_DIR, label="table", documented_in="eval/reproduce.py")[1]
 
 
-def reproduce(table: Table, folder: Path, data: Path | None) -> list[Cell]:
+def reproduce(table: Table, folder: Path, data: Path | None) -> list[FigureCheck]:
     """Measure what the table speaks of, and put both side by side.
 
     Raises:
@@ -92,7 +92,7 @@ def reproduce(table: Table, folder: Path, data: Path | None) -> list[Cell]:
         key = (figure.ranker, figure.metric)
         if key not in found:
             raise InputError(f"config {table.config!r} does not measure {figure.metric!r}; mend the table")
-        cells.append(Cell(figure, found[key]))
+        cells.append(FigureCheck(figure, found[key]))
     return cells
 
 
@@ -111,12 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = Grid("ranker", "metric", "expected", "may be off", "got", "", "source")
     for cell in cells:
         one = cell.expected
-        verdict = "within" if cell.holds else "OFF"
+        verdict = "within" if cell.is_reproduced else "OFF"
         grid.add_row(
-            one.ranker, one.metric, f"{one.value:.2f}", f"{one.within:g}", f"{cell.found:.2f}", verdict, one.source
+            one.ranker, one.metric, f"{one.value:.2f}", f"{one.within:g}", f"{cell.measured:.2f}", verdict, one.source
         )
     wide_console().print(grid)
-    sys.exit(0 if all(cell.holds for cell in cells) else 1)
+    sys.exit(0 if all(cell.is_reproduced for cell in cells) else 1)
 
 
 if __name__ == "__main__":

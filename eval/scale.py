@@ -16,34 +16,34 @@ Machine = Literal["CPU core", "H200"]
 
 
 @dataclass(frozen=True)
-class Rate:
+class MeasuredRate:
     """What one worker does.
 
     Attributes:
-        what: is made for each row.
+        workload: is made for each row.
         machine: of one worker.
         rows: a second.
         row: of eval/RESULTS.md.
     """
 
-    what: str
+    workload: str
     machine: Machine
     rows: float
     row: str
 
 
 RATES = (
-    Rate("list by embedding, 3,659 items", "CPU core", 1030.0, "B1"),
-    Rate("list by embedding, 1,000,000 items", "CPU core", 12.63, "C16"),
-    Rate("50 candidates by a 135M model", "CPU core", 1.0, "B4"),
-    Rate("text of 40 tokens by a 135M model", "CPU core", 3.4, "B5"),
-    Rate("beams of width 50, 1.7B model in vLLM, 1,000,000 items", "H200", 3.13, "G4"),
-    Rate("list of 50 written by a 1.7B model in vLLM", "H200", 11.6, "G4"),
+    MeasuredRate("list by embedding, 3,659 items", "CPU core", 1030.0, "B1"),
+    MeasuredRate("list by embedding, 1,000,000 items", "CPU core", 12.63, "C16"),
+    MeasuredRate("50 candidates by a 135M model", "CPU core", 1.0, "B4"),
+    MeasuredRate("text of 40 tokens by a 135M model", "CPU core", 3.4, "B5"),
+    MeasuredRate("beams of width 50, 1.7B model in vLLM, 1,000,000 items", "H200", 3.13, "G4"),
+    MeasuredRate("list of 50 written by a 1.7B model in vLLM", "H200", 11.6, "G4"),
 )
 
 
 @dataclass(frozen=True)
-class Need:
+class Estimate:
     """What a run over some rows needs of one way.
 
     Attributes:
@@ -52,16 +52,16 @@ class Need:
         cost: of the machine hours.
     """
 
-    rate: Rate
+    rate: MeasuredRate
     machine_hours: float
     workers: int
     cost: float
 
 
-def need(rate: Rate, rows: float, hours: float, price: float) -> Need:
+def estimate(rate: MeasuredRate, rows: float, hours: float, price: float) -> Estimate:
     """What a run over so many rows needs to be over in so many hours, at a price of one machine's hour."""
     machine_hours = rows / rate.rows / 3600
-    return Need(rate, machine_hours, math.ceil(machine_hours / hours), machine_hours * price)
+    return Estimate(rate, machine_hours, math.ceil(machine_hours / hours), machine_hours * price)
 
 
 def table(rows: float, hours: float, prices: dict[Machine, float]) -> Iterator[str]:
@@ -69,9 +69,9 @@ def table(rows: float, hours: float, prices: dict[Machine, float]) -> Iterator[s
     yield f"| what | of one worker | rows/s | machine hours | workers for {hours:g} h | cost |"
     yield "|---|---|---|---|---|---|"
     for rate in RATES:
-        own = need(rate, rows, hours, prices[rate.machine])
+        own = estimate(rate, rows, hours, prices[rate.machine])
         yield (
-            f"| {rate.what} | {rate.machine} | {rate.rows:g} ({rate.row}) | {own.machine_hours:,.0f} | {own.workers:,} "
+            f"| {rate.workload} | {rate.machine} | {rate.rows:g} ({rate.row}) | {own.machine_hours:,.0f} | {own.workers:,} "
             f"| {own.cost:,.0f} |"
         )
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 DOCS = Path(__file__).parent.parent / "docs"
-SAID = ("Something for a tea party in the garden", "Under 5, and more like the second")
-_WAIT = 120_000  # milliseconds for an answer
+MESSAGES = ("Something for a tea party in the garden", "Under 5, and more like the second")
+_TIMEOUT_MS = 120_000  # milliseconds for an answer
 
 
-def talk(page: Page) -> None:
+def run_conversation(page: Page) -> None:
     """A conversation of two turns, until it stands still."""
-    for words in SAID:
+    for words in MESSAGES:
         page.get_by_role("textbox", name="Say what you look for").fill(words)
         page.keyboard.press("Enter")
-        expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible(timeout=_WAIT)
+        expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible(timeout=_TIMEOUT_MS)
     page.locator("#words").blur()
     page.wait_for_timeout(1000)
 
@@ -31,7 +31,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         desk = browser.new_page(viewport=ViewportSize(width=1200, height=750), color_scheme="light")
         desk.goto(address)
-        talk(desk)
+        run_conversation(desk)
         desk.screenshot(path=DOCS / "page-light.png")
         phone = browser.new_page(
             viewport=ViewportSize(width=390, height=844),
@@ -41,7 +41,7 @@ def main() -> None:
             has_touch=True,
         )
         phone.goto(address)
-        talk(phone)
+        run_conversation(phone)
         phone.locator("#wishes").evaluate("element => element.scrollIntoView({block: 'center'})")
         phone.wait_for_timeout(500)
         phone.screenshot(path=DOCS / "page-dark-phone.png")

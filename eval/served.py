@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from genrec import EmbeddingRanker, read_catalog
 from genrec.chat.advisor import Advisor
-from genrec.pipeline import Parts
-from genrec.serve.admission import Room
+from genrec.pipeline import Pipeline
+from genrec.serve.admission import Limits
 from genrec.serve.app import create_app
-from genrec.serve.auth import Keys
-from genrec.serve.service import Load, Service
-from genrec.serve.state import Live
+from genrec.serve.auth import ApiKeys
+from genrec.serve.service import Service, ServiceConfig
+from genrec.serve.state import ServingState
 from genrec.serve.telemetry import Metrics
-from genrec.serve.uvicorn_protocol import bind, serve
+from genrec.serve.uvicorn_protocol import bind_socket, serve
 from genrec.store.event_store import Store
 
 ITEMS, WIDTH = 100_000, 384
@@ -30,31 +30,31 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerProcess:
     """A process that serves on a port of this machine."""
 
-    process: int
+    pid: int
     port: int
 
     @property
-    def cpu(self) -> float:
+    def cpu_seconds(self) -> float:
         """Seconds that its threads computed so far."""
-        fields = Path(f"/proc/{self.process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     @property
-    def memory(self) -> float:
+    def resident_bytes(self) -> float:
         """Bytes that are resident."""
-        pages = Path(f"/proc/{self.process}/statm").read_text(encoding="utf-8").split()[1]
+        pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="utf-8").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
-def serving() -> Iterator[Served]:
+def running_server() -> Iterator[ServerProcess]:
     """Serve until the block ends."""
     with subprocess.Popen([sys.executable, "-m", "eval.served"], stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield Served(process.pid, int(next(iter(process.stdout or ()))))
+            yield ServerProcess(process.pid, int(next(iter(process.stdout or ()))))
         finally:
             process.terminate()
 
@@ -68,18 +68,18 @@ def main() -> None:
     catalog = read_catalog(pa.table({"item_id": ids, "title": titles, "price": drawn.random(ITEMS)}))
     with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/events.db") as store:
         embedding = EmbeddingRanker(vectors)
-        embedding.screen()
+        embedding.enable_quantization()
         service = Service(
-            Live(Parts.of(catalog, embedding=embedding), store),
+            ServingState(Pipeline.from_rankers(catalog, embedding=embedding), store),
             store,
-            advise=lambda own, k: Advisor(own, k=k),
-            load=Load(),
+            build_advisor=lambda own, k: Advisor(own, k=k),
+            config=ServiceConfig(),
             metrics=Metrics(),
         )
-        listening = bind("127.0.0.1", 0)
+        listening = bind_socket("127.0.0.1", 0)
         listening.listen()  # whoever is told the port may knock at once
         print(listening.getsockname()[1], flush=True)
-        serve(create_app(service, keys=Keys([], clock=time.monotonic), room=Room()), listening)
+        serve(create_app(service, keys=ApiKeys([], clock=time.monotonic), limits=Limits()), listening)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A shopper is a customer whose last basket is held back; what they look for is one thing of it, and they know what it is
 called and costs. They say a word or two of its title, and then criticise what they are shown, each time in one of the
-ways of `KINDS` that the thing they look for allows. After every turn it is checked, by plain Python over the rows of
+ways of `PREFERENCE_KINDS` that the thing they look for allows. After every turn it is checked, by plain Python over the rows of
 the items and with nothing of genrec's filters, that what is shown is in the catalog, is allowed, is as much as can be,
 is distinct, and was not shown before while something else was left; and whether the wishes are what was meant, which
 says that rules read what they were made for, and nothing of real people (`python -m eval.wishes` does). Two
@@ -23,8 +23,18 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from eval.progress import show_progress, tell_progress, wide_console
-from eval.shopper import KINDS, Meant, Said, Shelf, Shopper, lacks, may_cost, ruled_out, shelf_of
+from eval.progress import report_progress, show_progress, wide_console
+from eval.shopper import (
+    KINDS,
+    Intent,
+    ItemFacts,
+    Shopper,
+    Utterance,
+    excluded_words,
+    item_facts_of,
+    lacks_text,
+    satisfies_price_bound,
+)
 from eval.speed.report import commit, machine
 from genrec import (
     Catalog,
@@ -37,21 +47,21 @@ from genrec import (
 )
 from genrec.cache import default_cache
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, Wishes
+from genrec.chat.conversation import Conversation, Preferences
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation.metrics import mean_interval
 from genrec.settings import LANGUAGE_MODEL
 
 SEED = 20261122
 K = 5
-LONGEST = 8  # turns of a conversation
-WAYS = ("critique", "words, then pages", "nothing said")
+MAX_TURNS = 8  # turns of a conversation
+STRATEGIES = ("critique", "words, then pages", "nothing said")
 _PRICE = re.compile(r"price (<=|>=|<|>) (\S+)")
-AS_MEANT = "ruled out as meant"
+CONTRADICTS_INTENT = "ruled out as meant"
 FAULTS = (
     "outside the catalog",
     "ruled out by the wishes",
-    AS_MEANT,
+    CONTRADICTS_INTENT,
     "repeated",
     "disliked or had",
     "too few",
@@ -60,31 +70,31 @@ FAULTS = (
 
 
 @dataclass
-class Score:
+class StrategyResult:
     """What one way of talking came to.
 
     Attributes:
         turns: with a list.
         items: shown.
         faults: items, or turns of too few, by what is wrong with them.
-        found: the turn at which each shopper was shown what they look for, from 1; None where they were not.
+        found_at_turn: the turn at which each shopper was shown what they look for, from 1; None where they were not.
         seconds: all together.
     """
 
     turns: int = 0
     items: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    found: list[int | None] = field(default_factory=list)
+    found_at_turn: list[int | None] = field(default_factory=list)
     seconds: float = 0.0
 
 
 @dataclass
-class Reading:
+class ParserAccuracy:
     """How often each kind of utterance was said, and read as it was meant; and what was misread."""
 
-    said: Counter[str] = field(default_factory=Counter)
-    read: Counter[str] = field(default_factory=Counter)
-    missed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    total: Counter[str] = field(default_factory=Counter)
+    correct: Counter[str] = field(default_factory=Counter)
+    errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("stopped")
     # What was misread is counted above, and may let through what was not meant; all else must not be.
-    if any(count for way in summary["ways"].values() for name, count in way["faults"].items() if name != AS_MEANT):
+    if any(
+        count for way in summary["ways"].values() for name, count in way["faults"].items() if name != CONTRADICTS_INTENT
+    ):
         sys.exit(1)
 
 
@@ -112,38 +124,38 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     """
     begun = commit()  # of the code that runs, whatever is checked out while it does
     catalog, interactions = _open(options)
-    train, held = interactions.known_to(catalog).leave_last_basket_out(1)
+    train, held = interactions.restricted_to(catalog).leave_last_basket_out(1)
     baskets = [own for own in held if set(own.item_ids) - set(own.history.item_ids)]
     model = None if options.model == "none" else options.model
     tells: dict[str, Callable[[int, int], None]] = {}
     # The whole prior at once, since it is kept: what one run measured as it came up, the next would measure again.
-    settings = Settings(model=model, fill_priors=model is not None)
+    settings = Settings(model=model, compute_priors=model is not None)
     recommender = open_recommender(
         catalog,
         train,
         cache=default_cache(),
         settings=settings,
-        on_progress=lambda what, done, total: tells.setdefault(what, tell_progress(what))(done, total),
+        on_progress=lambda what, done, total: tells.setdefault(what, report_progress(what))(done, total),
     )
     order = np.random.default_rng(options.seed).permutation(len(baskets))
     if not len(order):
         raise InputError("nobody has three baskets, the last with something new in it; give longer histories")
-    advisor, shelf = Advisor(recommender, k=K), shelf_of(catalog)
-    scores: dict[str, Score] = {}
-    reading = Reading()
+    advisor, shelf = Advisor(recommender, k=K), item_facts_of(catalog)
+    scores: dict[str, StrategyResult] = {}
+    reading = ParserAccuracy()
     for way in options.ways:
-        score = scores[way] = Score()
+        score = scores[way] = StrategyResult()
         # Whoever talks in one way talks in each other too, and looks for the same.
         for number in show_progress(range(options.turns), way, options.turns):
             if score.turns > number:
                 continue
-            place = int(order[len(score.found) % len(order)])
+            place = int(order[len(score.found_at_turn) % len(order)])
             history, items = baskets[place].history, baskets[place].item_ids
-            random = np.random.default_rng([options.seed, len(score.found)])
+            random = np.random.default_rng([options.seed, len(score.found_at_turn)])
             wanted = sorted(set(items) - set(history.item_ids), key=str)
             shopper = Shopper(catalog, wanted[int(random.integers(len(wanted)))], random)
             start = Conversation(history.user_id, tuple(dict.fromkeys(history.item_ids)))
-            talk(advisor, shelf, start, shopper, way, score, reading, options.turns)
+            run_conversation(advisor, shelf, start, shopper, way, score, reading, options.turns)
     return {
         "commit": begun,
         "machine": machine(),
@@ -152,118 +164,122 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
         "items": len(catalog),
         "fingerprint": catalog.fingerprint,
         "model": options.model,
-        "ways": {way: _summed(score, options.seed) for way, score in scores.items()},
+        "ways": {way: _summarize(score, options.seed) for way, score in scores.items()},
         "reading": {
-            kind: {"said": reading.said[kind], "read": reading.read[kind], "missed": reading.missed[kind][:5]}
+            kind: {"said": reading.total[kind], "read": reading.correct[kind], "missed": reading.errors[kind][:5]}
             for kind in KINDS
-            if reading.said[kind]
+            if reading.total[kind]
         },
     }
 
 
-def talk(
+def run_conversation(
     advisor: Advisor,
-    shelf: Shelf,
+    item_facts: ItemFacts,
     conversation: Conversation,
     shopper: Shopper,
-    way: str,
-    score: Score,
-    reading: Reading,
-    most: int,
+    strategy: str,
+    result: StrategyResult,
+    accuracy: ParserAccuracy,
+    max_turns: int,
 ) -> None:
     """One conversation, until what is looked for is shown or patience ends."""
-    meant: list[Meant] = [Meant()]
+    meant: list[Intent] = [Intent()]
     found = None
-    for turn in range(1, LONGEST + 1):
-        if score.turns >= most:
+    for turn in range(1, MAX_TURNS + 1):
+        if result.turns >= max_turns:
             return
         said = (
-            shopper.speak(conversation, meant[-1]) if way == WAYS[0] or (turn == 1 and way == WAYS[1]) else Said("ok")
+            shopper.next_utterance(conversation, meant[-1])
+            if strategy == STRATEGIES[0] or (turn == 1 and strategy == STRATEGIES[1])
+            else Utterance("ok")
         )
         before = conversation
-        if said.drop is not None:
-            conversation = advisor.change(before, before.wishes.without(said.drop))
+        if said.removed_preference is not None:
+            conversation = advisor.update_preferences(before, before.preferences.without(said.removed_preference))
         else:
-            conversation = advisor.answer(before, said.text)
+            conversation = advisor.respond(before, said.text)
         if said.kind == "undo":
             meant = meant[:-1]
         elif said.kind != "question":
-            meant.append(said.after(meant[-1]))
+            meant.append(said.update_intent(meant[-1]))
         if said.kind:
-            _note(reading, said, before.wishes, conversation.wishes)
-        score.turns += 1
+            _record_utterance(accuracy, said, before.preferences, conversation.preferences)
+        result.turns += 1
         # Taking back and asking leave a list that stood before; so does what was misread as either.
         if said.kind not in ("undo", "question") and len(conversation.turns) > len(before.turns):
-            check(shelf, before, conversation, meant[-1], score)
-        score.seconds += conversation.turns[-1].answer.seconds if conversation.turns else 0.0
+            check_list(item_facts, before, conversation, meant[-1], result)
+        result.seconds += conversation.turns[-1].recommendations.seconds if conversation.turns else 0.0
         if shopper.target in [item.item_id for item in conversation.shown]:
             found = turn
             break
-    score.found.append(found)
+    result.found_at_turn.append(found)
 
 
-def check(shelf: Shelf, before: Conversation, conversation: Conversation, meant: Meant, score: Score) -> None:
+def check_list(
+    item_facts: ItemFacts, before: Conversation, conversation: Conversation, intent: Intent, result: StrategyResult
+) -> None:
     """Count what is wrong with the newest list, evaluating every limit in plain Python."""
-    wishes = conversation.wishes
+    wishes = conversation.preferences
     shown = [item.item_id for item in conversation.shown]
-    limits = [own.where for own in wishes.limits]
+    limits = [own.where for own in wishes.filters]
     had = {str(item) for item in (*conversation.history, *wishes.liked, *wishes.disliked)}
     allowed = {
         name
-        for name, (title, price) in shelf.items()
-        if name not in had and all(obeys(one, title, price) for one in limits)
+        for name, (title, price) in item_facts.items()
+        if name not in had and all(satisfies_filter(one, title, price) for one in limits)
     }
-    seen = {str(item.item_id) for turn in before.turns for item in turn.answer.items}
+    seen = {str(item.item_id) for turn in before.turns for item in turn.recommendations.items}
     names = list(map(str, shown))
-    known = [name for name in names if name in shelf]
-    score.items += len(names)
-    score.faults["outside the catalog"] += len(names) - len(known)
-    score.faults["ruled out by the wishes"] += sum(
-        not all(obeys(one, *shelf[name]) for one in limits) for name in known
+    known = [name for name in names if name in item_facts]
+    result.items += len(names)
+    result.faults["outside the catalog"] += len(names) - len(known)
+    result.faults["ruled out by the wishes"] += sum(
+        not all(satisfies_filter(one, *item_facts[name]) for one in limits) for name in known
     )
-    score.faults[AS_MEANT] += sum(not meant.allows(name, *shelf[name]) for name in known)
-    score.faults["repeated"] += len(names) - len(set(names))
-    score.faults["disliked or had"] += sum(name in had for name in names)
-    score.faults["too few"] += len(names) != min(K, len(allowed))
+    result.faults[CONTRADICTS_INTENT] += sum(not intent.allows(name, *item_facts[name]) for name in known)
+    result.faults["repeated"] += len(names) - len(set(names))
+    result.faults["disliked or had"] += sum(name in had for name in names)
+    result.faults["too few"] += len(names) != min(K, len(allowed))
     again = sum(name in seen for name in names)
     left = min(K, len(allowed - seen)) - (len(names) - again)
-    score.faults["shown before"] += min(again, max(0, left))
+    result.faults["shown before"] += min(again, max(0, left))
 
 
-def obeys(where: str, title: str, price: float | None) -> bool:
+def satisfies_filter(where: str, title: str, price: float | None) -> bool:
     """Whether an item is as a limit of a conversation says; a text that is no such limit is an error of this check.
 
     Raises:
         InputError: it cannot be read.
     """
     if found := _PRICE.fullmatch(where):
-        return may_cost(price, found[1], float(found[2]))
-    if words := ruled_out(where):
-        return all(lacks(title, word) for word in words)
+        return satisfies_price_bound(price, found[1], float(found[2]))
+    if words := excluded_words(where):
+        return all(lacks_text(title, word) for word in words)
     raise InputError(f"the limit {where!r} is none that shoppers know; teach `obeys` to read it")
 
 
-def _note(reading: Reading, said: Said, before: Wishes, after: Wishes) -> None:
-    reading.said[said.kind] += 1
-    if said.expects(before, after):
-        reading.read[said.kind] += 1
+def _record_utterance(accuracy: ParserAccuracy, utterance: Utterance, before: Preferences, after: Preferences) -> None:
+    accuracy.total[utterance.kind] += 1
+    if utterance.is_understood(before, after):
+        accuracy.correct[utterance.kind] += 1
     else:
-        reading.missed[said.kind].append(f"{said.text!r}: {before.chips} -> {after.chips}")
+        accuracy.errors[utterance.kind].append(f"{utterance.text!r}: {before.labels} -> {after.labels}")
 
 
-def _summed(score: Score, seed: int) -> dict[str, Any]:
+def _summarize(result: StrategyResult, seed: int) -> dict[str, Any]:
     """Counts as they are, and shares of shoppers who were shown what they look for by each turn, times 100."""
     by_turn = {}
-    for turn in range(1, LONGEST + 1):
-        hits = [100.0 * (own is not None and own <= turn) for own in score.found]
+    for turn in range(1, MAX_TURNS + 1):
+        hits = [100.0 * (own is not None and own <= turn) for own in result.found_at_turn]
         by_turn[str(turn)] = asdict(mean_interval(hits or [0.0], seed=seed))
     return {
-        "turns": score.turns,
-        "items": score.items,
-        "shoppers": len(score.found),
-        "faults": {name: int(score.faults[name]) for name in FAULTS},
+        "turns": result.turns,
+        "items": result.items,
+        "shoppers": len(result.found_at_turn),
+        "faults": {name: int(result.faults[name]) for name in FAULTS},
         "found": by_turn,
-        "seconds a turn": score.seconds / max(score.turns, 1),
+        "seconds a turn": result.seconds / max(result.turns, 1),
     }
 
 
@@ -279,7 +295,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.chat simulate", description=__doc__)
     parser.add_argument("--turns", type=int, default=2000, metavar="N", help="of each way of talking")
     parser.add_argument("--model", default=LANGUAGE_MODEL, help="the language model that ranks, or none")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="these ways of talking only")
+    parser.add_argument("--ways", nargs="+", choices=STRATEGIES, default=STRATEGIES, help="these ways of talking only")
     parser.add_argument("--items", type=Path, metavar="FILE", help="another catalog, with a column price")
     parser.add_argument("--interactions", type=Path, metavar="FILE", help="what people took of it")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of shoppers and what they say")
@@ -295,12 +311,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _print(summary: Mapping[str, Any]) -> None:
     console = wide_console()
     table = Table(title=f"{summary['data']}, {summary['items']:,} items, model {summary['model']}")
-    for column in ("way", "turns", "items", "shoppers", *(f"found by {turn}" for turn in (1, 2, 4, LONGEST)), "ms"):
+    for column in ("way", "turns", "items", "shoppers", *(f"found by {turn}" for turn in (1, 2, 4, MAX_TURNS)), "ms"):
         table.add_column(column)
     for column in FAULTS:
         table.add_column(column, justify="right")
     for way, own in summary["ways"].items():
-        shares = [own["found"][str(turn)] for turn in (1, 2, 4, LONGEST)]
+        shares = [own["found"][str(turn)] for turn in (1, 2, 4, MAX_TURNS)]
         table.add_row(
             way,
             *(f"{own[name]:,}" for name in ("turns", "items", "shoppers")),

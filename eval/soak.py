@@ -23,18 +23,24 @@ import numpy as np
 from eval.progress import show_progress
 from genrec import CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.precision import default_device, native_dtype
-from genrec.decoding.constraints import Grammar, Marks
+from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
-from genrec.vllm_plugin.registry import FOLDER
+from genrec.vllm_plugin.registry import CATALOGS_ENV
 
 K = 10
 BATCH = 200
-SHARED = 10  # lists written behind each prompt, which the engine's prefix cache then computes once
-WORDS = ("a red lamp", "something for a child's birthday", "a Christmas gift", "storage for the kitchen", "vintage tea")
+SHARED_PROMPTS = 10  # lists written behind each prompt, which the engine's prefix cache then computes once
+QUERIES = (
+    "a red lamp",
+    "something for a child's birthday",
+    "a Christmas gift",
+    "storage for the kitchen",
+    "vintage tea",
+)
 
 
-def random_wishes(index: CatalogIndex, random: np.random.Generator, *, catalog: str, k: int = K) -> dict[str, Any]:
+def random_constraints(index: CatalogIndex, random: np.random.Generator, *, catalog: str, k: int = K) -> dict[str, Any]:
     """A list of up to k items under a filter: all items, some of them, all but some, or some but for others."""
     wishes: dict[str, Any] = {"genrec_catalog": catalog, "genrec_k": int(random.integers(1, k + 1))}
     order, kind = random.permutation(len(index.catalog)), int(random.integers(4))
@@ -46,18 +52,18 @@ def random_wishes(index: CatalogIndex, random: np.random.Generator, *, catalog: 
     return wishes
 
 
-class Reader:
+class ListParser:
     """What a list says, read without the constraint that wrote it: pieces between line breaks, looked up whole.
 
     Args:
         index: the catalog.
-        marks: those of the model's tokenizer.
+        delimiters: those of the model's tokenizer.
     """
 
-    def __init__(self, index: CatalogIndex, marks: Marks) -> None:
-        self._end, self._separator, self._ids = marks.end, marks.separator, index.catalog.item_ids
+    def __init__(self, index: CatalogIndex, delimiters: DelimiterTokens) -> None:
+        self._end, self._separator, self._item_ids = delimiters.end_id, delimiters.separator_id, index.catalog.item_ids
         rows = range(len(index.trie))
-        self._item = {tuple(index.trie.row(row).tolist()): int(index.trie.items[row]) for row in rows}
+        self._item = {tuple(index.trie.tokens_of_row(row).tolist()): int(index.trie.items[row]) for row in rows}
 
     def items(self, token_ids: Sequence[int]) -> list[int]:
         """The item of each piece, -1 for a piece that is none, and for what stands behind the last one."""
@@ -70,33 +76,33 @@ class Reader:
         found = [self._item.get((*piece, self._end), -1) for piece in pieces[:-1]]
         return [*found, self._item.get(tuple(pieces[-1]), -1)]  # the last one brings the end token itself
 
-    def faults(self, token_ids: Sequence[int], wishes: Mapping[str, Any]) -> list[str]:
+    def faults(self, token_ids: Sequence[int], constraints: Mapping[str, Any]) -> list[str]:
         """What is wrong with a generated list."""
-        items, count = self.items(token_ids), len(self._ids)
+        items, count = self.items(token_ids), len(self._item_ids)
         allowed = set(range(count))
-        if "genrec_allow" in wishes:
-            allowed &= set(self._ids.positions(wishes["genrec_allow"]).tolist())
-        if "genrec_deny" in wishes:
-            allowed -= set(self._ids.positions(wishes["genrec_deny"]).tolist())
+        if "genrec_allow" in constraints:
+            allowed &= set(self._item_ids.positions(constraints["genrec_allow"]).tolist())
+        if "genrec_deny" in constraints:
+            allowed -= set(self._item_ids.positions(constraints["genrec_deny"]).tolist())
         checks = {
             "invalid": not set(items) <= allowed,
             "repeated": len(set(items)) < len(items),
-            "short": len(items) < wishes["genrec_k"],
+            "short": len(items) < constraints["genrec_k"],
         }
         return [name for name, wrong in checks.items() if wrong]
 
 
 @contextmanager
-def serving(catalogs: Path) -> Iterator[None]:
+def serving_catalogs(catalogs: Path) -> Iterator[None]:
     """The folder that engines started meanwhile serve catalogs from."""
-    before = os.environ.get(FOLDER)
-    os.environ[FOLDER] = str(catalogs)
+    before = os.environ.get(CATALOGS_ENV)
+    os.environ[CATALOGS_ENV] = str(catalogs)
     try:
         yield
     finally:
-        os.environ.pop(FOLDER)
+        os.environ.pop(CATALOGS_ENV)
         if before is not None:
-            os.environ[FOLDER] = before
+            os.environ[CATALOGS_ENV] = before
 
 
 def soak(
@@ -114,13 +120,13 @@ def soak(
     from vllm import SamplingParams
 
     # No seeds of requests: on the CPU vLLM 0.32 stops where one of them is filled in by halves.
-    random, grammar = np.random.default_rng(0), Grammar(index.trie, Marks.of(tokenizer))
-    reader = Reader(index, grammar.marks)
-    prompts, room, counts = _prompts(tokenizer, index, random), grammar.longest("list", k=K), Counter[str]()
+    random, grammar = np.random.default_rng(0), CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
+    reader = ListParser(index, grammar.delimiters)
+    prompts, room, counts = _prompts(tokenizer, index, random), grammar.max_answer_tokens("list", k=K), Counter[str]()
     starts = range(0, count, BATCH)
     for start in show_progress(starts, f"batches of {BATCH} lists", len(starts)):
         size = min(BATCH, count - start)
-        wishes = [random_wishes(index, random, catalog=catalog) for _ in range(size)]
+        wishes = [random_constraints(index, random, catalog=catalog) for _ in range(size)]
         params = [
             SamplingParams(temperature=2.0 * (number % 2), max_tokens=room, extra_args=wish)
             for number, wish in enumerate(wishes)
@@ -151,9 +157,9 @@ def _prompts(
 ) -> Iterator[dict[str, list[int]]]:
     while True:
         bought = [index.catalog.titles[int(item)] for item in random.integers(0, len(index.catalog), 3)]
-        asked = f"I bought {', '.join(bought)} and look for {random.choice(WORDS)}. Name products, one a line."
+        asked = f"I bought {', '.join(bought)} and look for {random.choice(QUERIES)}. Name products, one a line."
         token_ids = tokenizer.encode_prompt([Message("user", (Span(asked, False),))]).tolist()
-        yield from [{"prompt_token_ids": token_ids}] * SHARED
+        yield from [{"prompt_token_ids": token_ids}] * SHARED_PROMPTS
 
 
 def main() -> None:
@@ -171,7 +177,7 @@ def main() -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it writes where the result goes
         from vllm import LLM
 
-        with serving(Path(folder) / "catalogs"):
+        with serving_catalogs(Path(folder) / "catalogs"):
             engine = LLM(
                 str(options.model),
                 dtype=native_dtype(default_device()),

@@ -28,10 +28,10 @@ from genrec import open_dataset
 from genrec.cache import default_cache
 
 ROWS, PARTS, K = 20_000, 80, 3
-WAYS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-_FAILED = 3  # the exit code of a run that is finished and has failed rows
-_PATIENCE = 120  # seconds in which a part must have been taken over
-_LEFT = 65_536  # bytes that are left on a disk that is filled
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_EXIT_FAILED_ROWS = 3  # the exit code of a run that is finished and has failed rows
+_TAKEOVER_TIMEOUT = 120  # seconds in which a part must have been taken over
+_FREE_BYTES = 65_536  # bytes that are left on a disk that is filled
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Outcome:
     told: str = ""
 
     @property
-    def whole(self) -> bool:
+    def passed(self) -> bool:
         """Nothing was lost, doubled or otherwise."""
         return self.equal and not self.lost and not self.doubled
 
 
-class Trial:
+class CrashTrial:
     """Rows, the run over them that nothing happened to, and a folder for others.
 
     Args:
@@ -70,7 +70,7 @@ class Trial:
         self.folder, self.rows = folder, rows
         self._options = ("--ranker", ranker, "--k", str(K), "--part-rows", str(max(1, rows // PARTS)))
         _, interactions = open_dataset("online-retail", default_cache())
-        self.users = random.Random(0).choices([str(user) for user in interactions.users], k=rows)
+        self.users = random.Random(0).choices([str(user) for user in interactions.user_ids], k=rows)
         self.source = self._write("users.jsonl", self.users)
         began = time.monotonic()
         self.finish("whole", 1)
@@ -88,7 +88,7 @@ class Trial:
         if run.returncode:
             raise RuntimeError(f"a run ended with exit code {run.returncode}: {told.decode()}")
 
-    def judge(self, name: str, what: str, told: str = "") -> Outcome:
+    def compare(self, name: str, what: str, note: str = "") -> Outcome:
         """Compare a finished run with the undisturbed one."""
         parts, whole = self.folder / name / "parts", self.folder / "whole" / "parts"
         names = sorted(path.name for path in whole.glob("*.parquet"))
@@ -98,7 +98,7 @@ class Trial:
             found.update(pq.read_table(path, columns=["row"])["row"].to_pylist())
             equal = equal and path.read_bytes() == (whole / path.name).read_bytes()
         lost = sum(found[row] == 0 for row in range(self.rows))
-        return Outcome(what, lost, sum(count > K for count in found.values()), equal, told)
+        return Outcome(what, lost, sum(count > K for count in found.values()), equal, note)
 
     def _write(self, name: str, users: Sequence[str]) -> Path:
         path = self.folder / name
@@ -111,25 +111,25 @@ class Trial:
         A run is killed until it is over; then another one begins.
         """
         moments = random.Random(1)
-        for way in WAYS:
+        for way in SIGNALS:
             share = max(1, count if way == signal.SIGKILL else count // 5)
             outcomes: list[Outcome] = []
             hits = show_progress(range(share), way.name, share)
             for _ in hits:
                 while not self._kill(f"{way.name}-{len(outcomes)}", way, moments):
-                    outcomes.append(self.judge(f"{way.name}-{len(outcomes)}", way.name))
+                    outcomes.append(self.compare(f"{way.name}-{len(outcomes)}", way.name))
             self.finish(f"{way.name}-{len(outcomes)}", moments.choice((1, 2)))
-            outcomes.append(self.judge(f"{way.name}-{len(outcomes)}", way.name))
-            worst = next((one for one in outcomes if not one.whole), outcomes[0])
+            outcomes.append(self.compare(f"{way.name}-{len(outcomes)}", way.name))
+            worst = next((one for one in outcomes if not one.passed), outcomes[0])
             yield replace(worst, told=f"{share} times at random moments while it ran; {len(outcomes)} runs")
 
-    def _kill(self, name: str, way: signal.Signals, moments: random.Random) -> bool:
+    def _kill(self, name: str, signal_number: signal.Signals, moments: random.Random) -> bool:
         """Go on with a run and end it at a random moment; False where it ended before, whole."""
         run = self.start(name, moments.choice((1, 2)))
         try:
             run.wait(moments.random() * self.seconds)
         except subprocess.TimeoutExpired:
-            run.send_signal(way)
+            run.send_signal(signal_number)
             run.communicate()
             return run.returncode != 0
         _, told = run.communicate()
@@ -137,7 +137,7 @@ class Trial:
             raise RuntimeError(f"a run ended with exit code {run.returncode}: {told.decode()}")
         return False
 
-    def vanished(self, workers: int) -> Outcome:
+    def kill_one_worker(self, workers: int) -> Outcome:
         """One of several workers is killed while it makes a part; how long until another one has made it."""
         name = f"workers-{workers}"
         runs = [self.start(name) for _ in range(workers)]
@@ -158,25 +158,25 @@ class Trial:
             if all(run.poll() is not None for run in runs):
                 raise RuntimeError("the run was over before a worker could be killed")
         killed = time.monotonic()
-        while not (done / f"{part}.json").exists() and time.monotonic() - killed < _PATIENCE:
+        while not (done / f"{part}.json").exists() and time.monotonic() - killed < _TAKEOVER_TIMEOUT:
             time.sleep(0.01)
         taken = time.monotonic() - killed
         for run in runs:
             run.communicate()
-        return self.judge(name, f"{workers} workers, one killed", f"its part was made {taken:.1f} s later")
+        return self.compare(name, f"{workers} workers, one killed", f"its part was made {taken:.1f} s later")
 
-    def damage(self) -> Outcome:
+    def damage_parts(self) -> Outcome:
         """Of a finished run one part is cut short, one has another byte, one is gone; it is resumed."""
         name = "damaged"
         self.finish(name)
         parts = sorted((self.folder / name / "parts").glob("*.parquet"))
         cut, other, gone = parts[1], parts[5], parts[-1]
         cut.write_bytes(cut.read_bytes()[:-1])
-        other.write_bytes(_with_another_byte(other.read_bytes()))
+        other.write_bytes(_flip_one_byte(other.read_bytes()))
         gone.unlink()
         self.finish(name)
         aside = sorted(path.name[-16:] for path in (self.folder / name / "quarantine").iterdir())
-        return self.judge(name, "parts cut short, altered, removed", f"set aside: {', '.join(aside)}")
+        return self.compare(name, "parts cut short, altered, removed", f"set aside: {', '.join(aside)}")
 
     def bad_rows(self) -> Outcome:
         """One row in a hundred names nobody: the rest is done, and only these are asked again."""
@@ -189,25 +189,25 @@ class Trial:
         told = json.loads(again.communicate()[0])
         rows = pq.read_table(self.folder / name / "parts", columns=["row"])["row"].to_pylist()
         right = sorted({row for row in range(self.rows) if row % 100 != 7})
-        equal = (first, again.returncode, told["failed"]) == (_FAILED, _FAILED, self.rows // 100)
+        equal = (first, again.returncode, told["failed"]) == (_EXIT_FAILED_ROWS, _EXIT_FAILED_ROWS, self.rows // 100)
         counted = Counter(rows)
         lost = sum(counted[row] == 0 for row in right)
         doubled = sum(count > K for count in counted.values())
         return Outcome("1 % bad rows", lost, doubled, equal, f"exit codes {first} and {again.returncode}")
 
-    def disk(self, small: Path) -> Iterator[Outcome]:
+    def full_and_read_only_disk(self, small: Path) -> Iterator[Outcome]:
         """The run's folder lies on a disk that is full, then on one that is not; and on one that is read-only."""
         ballast, folder = small / "ballast", small / "run"
         folder.mkdir()
         (self.folder / "full").symlink_to(folder)
         room = os.statvfs(small)
-        ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - _LEFT))
+        ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - _FREE_BYTES))
         run = self.start("full")
         _, said = run.communicate()
-        full = _refused(run, said)
+        full = _write_error(run, said)
         ballast.unlink()
         self.finish("full")
-        yield self.judge("full", "a full disk", full)
+        yield self.compare("full", "a full disk", full)
         for path in (folder / "done").glob("0000000*.json"):
             path.unlink()
         if subprocess.run(["mount", "-o", "remount,ro", str(small)], capture_output=True, check=False).returncode:
@@ -217,7 +217,7 @@ class Trial:
         _, said = run.communicate()
         subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
         self.finish("full")
-        yield self.judge("full", "a read-only disk", _refused(run, said))
+        yield self.compare("full", "a read-only disk", _write_error(run, said))
 
 
 def genrec_batch(*arguments: str) -> "subprocess.Popen[bytes]":
@@ -226,12 +226,12 @@ def genrec_batch(*arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def _with_another_byte(held: bytes) -> bytes:
+def _flip_one_byte(held: bytes) -> bytes:
     middle = len(held) // 2
     return held[:middle] + bytes([held[middle] ^ 1]) + held[middle + 1 :]
 
 
-def _refused(run: "subprocess.Popen[bytes]", said: bytes) -> str:
+def _write_error(run: "subprocess.Popen[bytes]", said: bytes) -> str:
     """How a run ended that could not be written."""
     if not run.returncode:
         raise RuntimeError("the run ended well where nothing could be written")
@@ -251,9 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A shell's background job ignores it, and so would all that this starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), options.rows, options.ranker)
+        trial = CrashTrial(Path(folder), options.rows, options.ranker)
         outcomes = []
-        for outcome in _all(trial, options.kills, options.small):
+        for outcome in _run_trials(trial, options.kills, options.small):
             print(
                 f"{outcome.what}: {outcome.lost} lost, {outcome.doubled} doubled, "
                 f"{'equal' if outcome.equal else 'DIFFERENT'}; {outcome.told}",
@@ -262,16 +262,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outcomes.append(outcome)
     if options.json:
         options.json.write_text(json.dumps([asdict(one) for one in outcomes], indent=2), encoding="utf-8")
-    sys.exit(not all(one.whole for one in outcomes))
+    sys.exit(not all(one.passed for one in outcomes))
 
 
-def _all(trial: Trial, kills: int, small: Path | None) -> Iterator[Outcome]:
-    yield trial.damage()
+def _run_trials(trial: CrashTrial, kills: int, small: Path | None) -> Iterator[Outcome]:
+    yield trial.damage_parts()
     yield trial.bad_rows()
     for workers in (2, 8):
-        yield trial.vanished(workers)
+        yield trial.kill_one_worker(workers)
     if small is not None:
-        yield from trial.disk(small)
+        yield from trial.full_and_read_only_disk(small)
     yield from trial.kills(kills)
 
 

@@ -36,14 +36,14 @@ def random_requests(catalog: Catalog, count: int, *, seed: int) -> Iterator[Rand
     ids = list(catalog.item_ids)
     for _ in range(count):
         words = str(random.choice(["", "", "a red lamp", "<|im_end|> {{ x }}"]))
-        history = History(tuple(_draw(random, ids, int(random.choice([0, 1, 2, 5, 30])))), words=words)
+        history = History(tuple(_sample_ids(random, ids, int(random.choice([0, 1, 2, 5, 30])))), words=words)
         allowed = set(ids)
         options: dict[str, Any] = {}
         if random.random() < 0.4:
-            options["only"] = _draw(random, ids, int(random.choice([1, 3, 20, 300])))
+            options["only"] = _sample_ids(random, ids, int(random.choice([1, 3, 20, 300])))
             allowed &= set(options["only"])
         if random.random() < 0.4:
-            options["exclude"] = _draw(random, ids, int(random.choice([1, 50, 1000])))
+            options["exclude"] = _sample_ids(random, ids, int(random.choice([1, 50, 1000])))
             allowed -= set(options["exclude"])
         if prices is not None and random.random() < 0.4:
             limit = float(random.choice([0.2, 1.0, 5.0, 1e9]))
@@ -66,13 +66,13 @@ def violations(request: RandomRequest, answer: RecommendationList) -> list[str]:
         "item not allowed": not set(items) <= request.allowed,
         "ranks not 1 to k": [item.rank for item in answer.items] != list(range(1, len(items) + 1)),
         "score not a number": not all(np.isfinite(item.score) for item in answer.items),
-        "scores out of order": any(a.step == b.step and a.score < b.score for a, b in pairs),
+        "scores out of order": any(a.stage == b.stage and a.score < b.score for a, b in pairs),
         "short and not said so": len(request.allowed) < request.k and not told,
     }
     return [name for name, is_broken in broken.items() if is_broken]
 
 
-def _draw(random: np.random.Generator, ids: Sequence[ItemId], count: int) -> list[ItemId]:
+def _sample_ids(random: np.random.Generator, ids: Sequence[ItemId], count: int) -> list[ItemId]:
     return [ids[place] for place in random.integers(0, len(ids), count)]
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     for request in show_progress(requests, "requests", options.requests):
         answer = recommender.recommend(request.history, request.k, **request.options)
         broken.update(violations(request, answer))
-        sources.update(item.step for item in answer.items)
+        sources.update(item.stage for item in answer.items)
         seconds += answer.seconds
     share = ", ".join(f"{source} {count / sources.total():.1%}" for source, count in sources.most_common())
     print(

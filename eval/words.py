@@ -28,12 +28,12 @@ from genrec.evaluation.metrics import Interval, mean_interval
 from genrec.evaluation.protocols import next_basket
 from genrec.loading import embed_titles
 from genrec.rankers.base import DenseRanker
-from genrec.rankers.collaborative_counts import Counts, learn_weights
+from genrec.rankers.collaborative_counts import CollaborativeCounts, learn_weights
 from genrec.types import IntArray
 
 SEED = 20261122
-KNOWN = (1, 2, 5, 1_000_000)  # newest items of a history
-CUT = 10
+HISTORY_LENGTHS = (1, 2, 5, 1_000_000)  # newest items of a history
+CUTOFF = 10
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     except (GenrecError, OSError) as error:
         sys.exit(f"error: {error}")
-    table = Table(title=f"Hit@{CUT} of {summary['users']:,} customers; words count {summary['worth']:.1f}")
+    table = Table(title=f"Hit@{CUTOFF} of {summary['users']:,} customers; words count {summary['worth']:.1f}")
     for column in ("history", "ranker", "nothing said", "a word or two"):
         table.add_column(column)
     for row in summary["rows"]:
-        known = "whole" if row["known"] == KNOWN[-1] else f"newest {row['known']}"
+        known = "whole" if row["known"] == HISTORY_LENGTHS[-1] else f"newest {row['known']}"
         hits = ("" if row[key] is None else str(Interval(**row[key])) for key in ("silent", "spoken"))
         table.add_row(known, row["ranker"], *hits)
     wide_console().print(table)
@@ -69,12 +69,12 @@ def measure(users: int, seed: int) -> dict[str, Any]:
     experiment = next_basket(catalog, interactions, part="validation", users=users, seed=seed)
     weights = learn_weights(catalog, experiment.train, embedding)
     rankers: dict[str, DenseRanker] = {
-        "blend": Counts.of(catalog, experiment.train).blend(embedding, weights),
+        "blend": CollaborativeCounts.from_interactions(catalog, experiment.train).blend(embedding, weights),
         "embedding": embedding,
     }
     random, everything = np.random.default_rng(seed), Subset.everything(len(catalog))
     people: list[tuple[IntArray, str, int]] = []
-    for task in experiment.tasks:
+    for task in experiment.cases:
         targets = catalog.indices_of(sorted(task.targets, key=str))
         target = int(targets[random.integers(len(targets))])
         words = _WORD.findall(catalog[target].title)
@@ -84,7 +84,7 @@ def measure(users: int, seed: int) -> dict[str, Any]:
                 (catalog.indices_of(task.history.item_ids), " ".join(words[own] for own in places).lower(), target)
             )
     rows = []
-    for known in KNOWN:
+    for known in HISTORY_LENGTHS:
         for name, ranker in rankers.items():
             row: dict[str, Any] = {"known": known, "ranker": name}
             for key, speaks in (("silent", False), ("spoken", True)):
@@ -95,7 +95,7 @@ def measure(users: int, seed: int) -> dict[str, Any]:
                 row[key] = asdict(_hits(ranker, asked, [target for *_, target in people], seed))
             rows.append(row)
     alone = [RankRequest(had[:0], words, everything.without(had)) for had, words, _ in people]
-    _, words_alone = embedding.apart()
+    _, words_alone = embedding.history_and_words_rankers()
     spoken = asdict(_hits(words_alone, alone, [target for *_, target in people], seed))
     rows.append({"known": 0, "ranker": "words alone", "silent": None, "spoken": spoken})
     return {
@@ -110,6 +110,6 @@ def measure(users: int, seed: int) -> dict[str, Any]:
 
 
 def _hits(ranker: DenseRanker, asked: Sequence[RankRequest], targets: Sequence[int], seed: int) -> Interval:
-    found = ranker.rank(asked, CUT, deadline=Deadline.never())
+    found = ranker.rank(asked, CUTOFF, deadline=Deadline.never())
     hits = [100.0 * (target in own.item_indices) for own, target in zip(found, targets, strict=True)]
     return mean_interval(hits, seed=seed)

@@ -10,15 +10,15 @@ import torch
 from peft import get_peft_model_state_dict
 
 from finetune.config import TrainConfig
-from finetune.data import Moments
+from finetune.data import TrainingData
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
 from genrec.artifact import write_json
-from genrec.backends.provenance import Provenance, hashes_of
+from genrec.backends.provenance import Provenance, file_hashes
 from genrec.index.semantic_ids import SemanticIdentifiers
-from genrec.loading import CODES
+from genrec.loading import SEMANTIC_IDS_DIRECTORY
 
-_CARD = """---
+_CARD_TEMPLATE = """---
 base_model: {base}
 library_name: peft
 license: {license}
@@ -39,76 +39,76 @@ what it writes without genrec's search need not exist.
 
 
 def save_adapter(
-    folder: Path, model: Any, facts: Provenance, codes: SemanticIdentifiers | None, *, others: int
+    folder: Path, model: Any, provenance: Provenance, semantic_ids: SemanticIdentifiers | None, *, num_negatives: int
 ) -> None:
     """Write weights in bfloat16, `genrec.json`, a model card, and codes where there are any, whole or not at all."""
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
         whole = Path(aside) / folder.name
-        _save_weights(whole, model, facts)
-        facts.write(whole)
-        (whole / "README.md").write_text(_card(facts, others), encoding="utf-8")
-        if codes is not None:
-            codes.save(whole / CODES)
+        _save_weights(whole, model, provenance)
+        provenance.write(whole)
+        (whole / "README.md").write_text(_render_card(provenance, num_negatives), encoding="utf-8")
+        if semantic_ids is not None:
+            semantic_ids.save(whole / SEMANTIC_IDS_DIRECTORY)
         for path in whole.iterdir():
             path.chmod(0o755 if path.is_dir() else 0o644)  # whoever serves it need not be who trained it
         os.replace(whole, folder)
 
 
-def _save_weights(folder: Path, model: Any, facts: Provenance) -> None:
-    model.peft_config["default"].base_model_name_or_path = facts.base
+def _save_weights(folder: Path, model: Any, provenance: Provenance) -> None:
+    model.peft_config["default"].base_model_name_or_path = provenance.base
     half = {name: one.to(torch.bfloat16) for name, one in get_peft_model_state_dict(model).items()}
     # No embeddings were trained; left to itself, PEFT asks a model hub about that.
     model.save_pretrained(str(folder), state_dict=half, save_embedding_layers=False)
 
 
-def _card(facts: Provenance, others: int) -> str:
-    config, metrics = facts.config, facts.metrics
-    return _CARD.format(
-        base=facts.base,
-        license="apache-2.0" if facts.base.startswith("SmolLM2") else "other",
+def _render_card(provenance: Provenance, num_negatives: int) -> str:
+    config, metrics = provenance.config, provenance.metrics
+    return _CARD_TEMPLATE.format(
+        base=provenance.base,
+        license="apache-2.0" if provenance.base.startswith("SmolLM2") else "other",
         data=config["data"],
-        digest=facts.data[:12],
-        first=facts.first,
-        last=facts.last,
+        digest=provenance.data[:12],
+        first=provenance.first,
+        last=provenance.last,
         objective=config["objective"],
         targets=int(metrics["targets"]),
         tokens=int(metrics["tokens"]),
         step=int(metrics["step"]),
         steps=config["steps"],
         users=config["evaluate_users"],
-        others=others,
+        others=num_negatives,
         ndcg=", ".join(f"NDCG@{k} {metrics[f'ndcg@{k}']:.1f}" for k in CUTOFFS),
     )
 
 
-def provenance(
+def build_provenance(
     config: TrainConfig,
-    moments: Moments,
+    training_data: TrainingData,
     weights: Path,
     index: CatalogIndex,
     template: Template,
-    best: dict[str, float],
+    metrics: dict[str, float],
 ) -> Provenance:
     """What a run is made of."""
-    first, last = moments.span
+    first, last = training_data.time_range
     return Provenance(
         base=weights.name,
-        base_sha256=hashes_of(weights),
+        base_sha256=file_hashes(weights),
         tokenizer=index.tokenizer_fingerprint,
         template=template.fingerprint,
-        catalog=moments.catalog.fingerprint,
+        catalog=training_data.catalog.fingerprint,
         index=index.fingerprint,
-        data=moments.digest,
+        data=training_data.digest,
         first=first,
         last=last,
         seed=config.seed,
         config=config.model_dump(mode="json"),
         versions={name: version(name) for name in ("genrec", "torch", "transformers", "peft")},
-        metrics=best,
+        metrics=metrics,
     )
 
 
-def save_curve(path: Path, curve: list[dict[str, float]]) -> None:
+def write_curve(path: Path, curve: list[dict[str, float]]) -> None:
     """Write the validation ranking against what was learned, as JSON, and beside it as a picture."""
     from matplotlib.figure import Figure
 

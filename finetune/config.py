@@ -7,9 +7,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eval.config import read_toml
-from finetune.tasks import Task
+from finetune.tasks import TrainingTask
 
-FOLDER = Path(__file__).parent / "configs"
+CONFIG_FOLDER = Path(__file__).parent / "configs"
 
 
 class TrainConfig(BaseModel):
@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
         accumulate: how often it does so in a step, whose gradient is the mean of theirs; takes time in place of memory.
         evaluate_every: steps between two looks at the validation ranking.
         evaluate_users: how many people that ranking is of.
-        popularity_weight: evidence of popularity in the validation ranking, see `GenerativeSettings.evidence`.
+        popularity_weight: evidence of popularity in the validation ranking, see `GenerativeSettings.fusion_weight`.
         patience: looks without a better ranking after which it stops.
         workers: processes that write trees beside the one that learns from them.
         seed: of weights, people, targets and others.
@@ -68,7 +68,7 @@ class TrainConfig(BaseModel):
     objective: Literal["listwise", "dpo", "likelihood", "constrained"] = "listwise"
     likelihood_weight: float = Field(default=0.0, ge=0)
     others: int = Field(default=9, ge=0)
-    tasks: dict[Task, float] = {"next-item": 1.0}
+    tasks: dict[TrainingTask, float] = {"next-item": 1.0}
     popularity_power: float = Field(default=0.5, ge=0)
     prior: float = Field(default=1.0, ge=0)
     temperature: float = Field(default=2.0, gt=0)
@@ -94,7 +94,7 @@ class TrainConfig(BaseModel):
     replay: float = Field(default=0.5, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _compares_something(self) -> Self:
+    def _check_negatives_and_tasks(self) -> Self:
         compares = self.objective in ("listwise", "dpo")
         if compares and not self.others:
             raise ValueError(f"others is 0; the objective {self.objective} sets each target against 1 other or more")
@@ -105,14 +105,16 @@ class TrainConfig(BaseModel):
         return self
 
 
-def read_config(name: str, changes: Sequence[str] = ()) -> TrainConfig:
+def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """A config of this folder by its name, or from a file.
 
     Args:
         name: of the config, or a path that ends in .toml.
-        changes: `key = value` each, in TOML; they come in the place of what the file says.
+        overrides: `key = value` each, in TOML; they come in the place of what the file says.
 
     Raises:
         InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
     """
-    return read_toml(TrainConfig, name, FOLDER, what="config", see="finetune/config.py", changes=changes)[1]
+    return read_toml(
+        TrainConfig, name, CONFIG_FOLDER, label="config", documented_in="finetune/config.py", overrides=overrides
+    )[1]

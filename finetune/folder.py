@@ -13,23 +13,23 @@ from safetensors import SafetensorError
 from genrec.artifact import write_json
 from genrec.errors import EngineError, InputError, MismatchError
 
-_WHOLE = ("adapter_model.safetensors", "scheduler.pt")
-_CUT = "PytorchStreamWriter"  # what torch's error says when it could not write to the end
+_REQUIRED_FILES = ("adapter_model.safetensors", "scheduler.pt")
+_TORCH_WRITE_ERROR = "PytorchStreamWriter"  # what torch's error says when it could not write to the end
 
 
-def open_folder(out: Path, facts: Mapping[str, Any], resume: bool) -> None:
+def open_run(run_folder: Path, run_config: Mapping[str, Any], resume: bool) -> None:
     """Begin a run, or go on with the same one.
 
     Args:
-        out: the folder.
-        facts: what makes the run this one; JSON.
+        run_folder: the folder.
+        run_config: what makes the run this one; JSON.
         resume: whether it may be there already.
 
     Raises:
         InputError: what the folder says of its run is damaged.
         MismatchError: the folder holds another run (the difference is named), or one that is not to be gone on with.
     """
-    kept, mine = out / "config.json", dict(facts)
+    kept, mine = run_folder / "config.json", dict(run_config)
     if kept.is_file():
         try:
             theirs = dict(json.loads(kept.read_text(encoding="utf-8")))
@@ -38,45 +38,47 @@ def open_folder(out: Path, facts: Mapping[str, Any], resume: bool) -> None:
         for name in sorted(mine.keys() | theirs.keys()):
             if mine.get(name) != theirs.get(name):
                 raise MismatchError(
-                    f"{out} holds a run whose {name} is {theirs.get(name)!r}, not {mine.get(name)!r}; name another "
+                    f"{run_folder} holds a run whose {name} is {theirs.get(name)!r}, not {mine.get(name)!r}; name another "
                     "folder with --out, or go on with the same config and --set"
                 )
         if not resume:
-            raise MismatchError(f"{out} holds this run already; go on with it by --resume, or name another folder")
+            raise MismatchError(
+                f"{run_folder} holds this run already; go on with it by --resume, or name another folder"
+            )
         return
-    with writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
+    with report_disk_errors(run_folder):
+        run_folder.mkdir(parents=True, exist_ok=True)
         write_json(kept, mine)
 
 
-def last_checkpoint(out: Path) -> str | None:
+def last_checkpoint(run_folder: Path) -> str | None:
     """The newest whole checkpoint; killed before its first, a run begins again.
 
     Raises:
         MismatchError: it holds pickled weights.
     """
-    there = [path for path in (out / "checkpoints").glob("checkpoint-*") if path.is_dir()]
+    there = [path for path in (run_folder / "checkpoints").glob("checkpoint-*") if path.is_dir()]
     for path in sorted(there, key=lambda path: -int(path.name.rpartition("-")[2])):
         if pickled := sorted(path.glob("*_model*.bin")):
             raise MismatchError(
                 f"{pickled[0]} is pickled, which can run anything; remove {path}, an earlier one serves"
             )
-        if _is_whole(path):
+        if _is_complete(path):
             return str(path)
     return None
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     try:
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    files = all((path / name).is_file() and (path / name).stat().st_size for name in _WHOLE)
+    files = all((path / name).is_file() and (path / name).stat().st_size for name in _REQUIRED_FILES)
     return files and is_zipfile(path / "optimizer.pt")
 
 
 @contextmanager
-def writing_to(out: Path) -> Iterator[None]:
+def report_disk_errors(run_folder: Path) -> Iterator[None]:
     """Tell of a disk that is full, or that may not be written, by what is left.
 
     Raises:
@@ -85,12 +87,12 @@ def writing_to(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and _CUT not in str(error):
+        if isinstance(error, RuntimeError) and _TORCH_WRITE_ERROR not in str(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
-            raise EngineError(f"cannot write to {out}: {reason}; name another folder with --out") from error
+            raise EngineError(f"cannot write to {run_folder}: {reason}; name another folder with --out") from error
         raise EngineError(
-            f"cannot write to {out}: {reason}; its last whole checkpoint is {last_checkpoint(out) or 'none'}; free "
+            f"cannot write to {run_folder}: {reason}; its last whole checkpoint is {last_checkpoint(run_folder) or 'none'}; free "
             "some space, and go on with --resume"
         ) from error

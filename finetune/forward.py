@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.backends.token_layout import Packing
-from genrec.index.training_examples import Example
+from genrec.backends.token_layout import TokenLayout
+from genrec.index.training_examples import TrainingExample
 
 
-def pack(examples: Sequence[Example], ranked: Sequence[bool]) -> dict[str, Tensor]:
+def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -> dict[str, Tensor]:
     """Tensors of B trees of at most W tokens, T tokens in all; other letters, over all trees, as in
     `genrec.index.training_examples`.
 
@@ -33,13 +33,15 @@ def pack(examples: Sequence[Example], ranked: Sequence[bool]) -> dict[str, Tenso
         table[: len(one.token_ids), : len(one.token_ids)] = one.visible()
     tokens, choices, targets, steps, forks = (
         np.cumsum([0, *map(len, own)])[:-1]
-        for own in zip(*((e.token_ids, e.items, e.taken, e.steps, e.forks) for e in examples), strict=True)
+        for own in zip(
+            *((e.token_ids, e.item_indices, e.positives, e.item_tokens, e.branch_points) for e in examples), strict=True
+        )
     )
 
     def joined(own: Sequence[np.ndarray[Any, Any]], starts: Sequence[int] | np.ndarray[Any, Any]) -> Any:
         return np.concatenate([start + one for start, one in zip(starts, own, strict=True)])
 
-    rows, row_of_step = np.unique(joined([e.parents[e.steps] for e in examples], tokens), return_inverse=True)
+    rows, row_of_step = np.unique(joined([e.parents[e.item_tokens] for e in examples], tokens), return_inverse=True)
     nothing = np.zeros(len(examples), dtype=np.int64)
     arrays = {
         "input_ids": joined([e.token_ids for e in examples], nothing)[None],
@@ -48,33 +50,35 @@ def pack(examples: Sequence[Example], ranked: Sequence[bool]) -> dict[str, Tenso
         "visible": visible,
         "rows": rows,
         "row_of_step": row_of_step,
-        "next_ids": joined([e.token_ids[e.steps] for e in examples], nothing),
-        "choices": joined([e.choices for e in examples], choices),
-        "targets": joined([e.targets for e in examples], targets),
-        "items": joined([e.items for e in examples], nothing),
-        "taken": joined([e.taken for e in examples], choices),
-        "ranked": np.repeat(np.array(ranked, dtype=np.bool_), [len(e.taken) for e in examples]),
-        "forks": joined([e.forks for e in examples], steps),
-        "fork_of_token": joined([np.repeat(np.arange(len(e.forks)), np.diff(e.fork_offsets)) for e in examples], forks),
-        "fork_tokens": joined([e.fork_tokens for e in examples], nothing),
+        "next_ids": joined([e.token_ids[e.item_tokens] for e in examples], nothing),
+        "choices": joined([e.token_items for e in examples], choices),
+        "targets": joined([e.item_targets for e in examples], targets),
+        "items": joined([e.item_indices for e in examples], nothing),
+        "taken": joined([e.positives for e in examples], choices),
+        "ranked": np.repeat(np.array(ranked, dtype=np.bool_), [len(e.positives) for e in examples]),
+        "forks": joined([e.branch_points for e in examples], steps),
+        "fork_of_token": joined(
+            [np.repeat(np.arange(len(e.branch_points)), np.diff(e.branch_offsets)) for e in examples], forks
+        ),
+        "fork_tokens": joined([e.branch_tokens for e in examples], nothing),
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)
-class Reading:
+class ExampleLogProbs:
     """What a model says of packed examples.
 
     Attributes:
-        steps: float32 [S], the log-probability of each step.
-        allowed: float32 [F], that of all the tokens which the catalog allows at each fork, together.
+        item_tokens: float32 [S], the log-probability of each step.
+        allowed_tokens: float32 [F], that of all the tokens which the catalog allows at each fork, together.
     """
 
-    steps: Tensor
-    allowed: Tensor
+    item_tokens: Tensor
+    allowed_tokens: Tensor
 
 
-def read(model: Any, packed: dict[str, Tensor]) -> Reading:
+def compute_log_probs(model: Any, packed: dict[str, Tensor]) -> ExampleLogProbs:
     """Of a model under `genrec.backends.attention.use_packed_attention`."""
     kind = next(model.parameters()).dtype
     mask = torch.zeros(packed["visible"].shape, dtype=kind, device=packed["visible"].device)
@@ -83,7 +87,7 @@ def read(model: Any, packed: dict[str, Tensor]) -> Reading:
         input_ids=packed["input_ids"],
         position_ids=packed["position_ids"],
         attention_mask=mask[:, None],
-        packing=Packing(packed["cells"], (mask.shape[0], mask.shape[1]), keys=True),
+        packing=TokenLayout(packed["cells"], (mask.shape[0], mask.shape[1]), keys_packed=True),
         logits_to_keep=packed["rows"],
         use_cache=False,
     ).logits[0]
@@ -91,17 +95,19 @@ def read(model: Any, packed: dict[str, Tensor]) -> Reading:
     steps = log_probs[packed["row_of_step"], packed["next_ids"]]
     owner = packed["fork_of_token"]
     ways = log_probs[packed["row_of_step"][packed["forks"]][owner], packed["fork_tokens"]]
-    return Reading(steps, log_sum_exp(ways, owner, len(packed["forks"])))
+    return ExampleLogProbs(steps, log_sum_exp(ways, owner, len(packed["forks"])))
 
 
-def sums(steps: Tensor, packed: dict[str, Tensor]) -> Tensor:
+def item_log_probs(token_log_probs: Tensor, packed: dict[str, Tensor]) -> Tensor:
     """The log-probability of each choice, float32 [C]."""
-    return torch.zeros(len(packed["items"]), device=steps.device).index_add(0, packed["choices"], steps)
+    return torch.zeros(len(packed["items"]), device=token_log_probs.device).index_add(
+        0, packed["choices"], token_log_probs
+    )
 
 
-def log_sum_exp(values: Tensor, owners: Tensor, count: int) -> Tensor:
-    """float32 [count], of the values of each owner, which has one at least: int64, below `count`."""
-    lowest = torch.full((count,), -torch.inf, device=values.device)
-    highest = lowest.scatter_reduce(0, owners, values.detach(), "amax")
-    total = torch.zeros(count, device=values.device).index_add(0, owners, (values - highest[owners]).exp())
+def log_sum_exp(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """float32 [count], of the values of each owner, which has one at least: int64, below `num_groups`."""
+    lowest = torch.full((num_groups,), -torch.inf, device=values.device)
+    highest = lowest.scatter_reduce(0, groups, values.detach(), "amax")
+    total = torch.zeros(num_groups, device=values.device).index_add(0, groups, (values - highest[groups]).exp())
     return total.log() + highest

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genrec.artifact import writing
-from genrec.backends.provenance import FILE
+from genrec.artifact import artifact_writer
+from genrec.backends.provenance import FILENAME
 from genrec.backends.transformers import TransformersBackend
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
-from genrec.loading import CODES, find_weights
+from genrec.loading import SEMANTIC_IDS_DIRECTORY, find_model_directory
 from genrec.settings import LANGUAGE_MODEL
 
 _KIND, _VERSION = "merged model", 1
@@ -31,17 +31,19 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
     """
     import torch
 
-    weights = find_weights(model, default_cache())
+    weights = find_model_directory(model, default_cache())
     tuned = TransformersBackend(weights, adapter=adapter, dtype=torch.bfloat16, device="cpu")
-    with writing(out, kind=_KIND, version=_VERSION, facts={"model": weights.name, "adapter": tuned.name}) as folder:
+    with artifact_writer(
+        out, kind=_KIND, version=_VERSION, metadata={"model": weights.name, "adapter": tuned.name}
+    ) as folder:
         tuned.model.save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             if (weights / name).is_file():
                 shutil.copyfile(weights / name, folder / name)
-        if (adapter / FILE).is_file():
-            shutil.copyfile(adapter / FILE, folder / FILE)
-        if (adapter / CODES).is_dir():
-            shutil.copytree(adapter / CODES, folder / CODES)
+        if (adapter / FILENAME).is_file():
+            shutil.copyfile(adapter / FILENAME, folder / FILENAME)
+        if (adapter / SEMANTIC_IDS_DIRECTORY).is_dir():
+            shutil.copytree(adapter / SEMANTIC_IDS_DIRECTORY, folder / SEMANTIC_IDS_DIRECTORY)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from finetune.config import TrainConfig
 from genrec import read_template
-from genrec.backends.adapter import read_adapter
+from genrec.backends.adapter import inspect_adapter
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.precision import default_device, native_dtype
 from genrec.errors import MismatchError
 
-_SHAPES = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # of a configuration of PEFT's
+_SHAPE_KEYS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # of a configuration of PEFT's
 
 
 def open_model(config: TrainConfig, weights: Path) -> PeftModel:
@@ -38,9 +38,9 @@ def open_model(config: TrainConfig, weights: Path) -> PeftModel:
     model = get_peft_model(base, lora)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        read_adapter(folder, base=weights, max_rank=config.max_rank)
+        inspect_adapter(folder, base=weights, max_rank=config.max_rank)
         if config.start is not None:
-            _check_start(Path(config.start), config, weights, _shape(Path(folder)))
+            _check_start(Path(config.start), config, weights, _read_shape(Path(folder)))
     if config.start is not None:
         held, own = load_file(Path(config.start) / "adapter_model.safetensors"), get_peft_model_state_dict(model)
         if held.keys() != own.keys():
@@ -50,20 +50,22 @@ def open_model(config: TrainConfig, weights: Path) -> PeftModel:
     return model
 
 
-def _check_start(start: Path, config: TrainConfig, weights: Path, mine: dict[str, Any]) -> None:
-    told, theirs = read_adapter(start, base=weights).provenance, _shape(start)
-    for name in _SHAPES:
-        if mine[name] != theirs[name]:
-            raise MismatchError(f"the {name} of {start} is {theirs[name]}, and {mine[name]} here; go on with its own")
+def _check_start(start: Path, config: TrainConfig, weights: Path, expected: dict[str, Any]) -> None:
+    told, theirs = inspect_adapter(start, base=weights).provenance, _read_shape(start)
+    for name in _SHAPE_KEYS:
+        if expected[name] != theirs[name]:
+            raise MismatchError(
+                f"the {name} of {start} is {theirs[name]}, and {expected[name]} here; go on with its own"
+            )
     if told is not None:
         kinds = {key: (told.config.get(key), getattr(config, key)) for key in ("identifiers", "levels", "width")}
         for key, (was, now) in kinds.items():
             if was != now:
                 raise MismatchError(f"{start} was trained with {key} = {was!r}, not {now!r}; go on with its own")
-        if differs := told.differences(template=read_template(config.template).fingerprint):
+        if differs := told.mismatches(template=read_template(config.template).fingerprint):
             raise MismatchError(f"{differs[0]}; go on with the template that {start} was trained with")
 
 
-def _shape(folder: Path) -> dict[str, Any]:
+def _read_shape(folder: Path) -> dict[str, Any]:
     told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return {name: told.get(name) or None for name in _SHAPES}
+    return {name: told.get(name) or None for name in _SHAPE_KEYS}

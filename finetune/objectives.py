@@ -12,69 +12,75 @@ import torch
 from torch import Tensor
 
 from finetune.config import TrainConfig
-from finetune.forward import Reading, log_sum_exp, sums
+from finetune.forward import ExampleLogProbs, item_log_probs, log_sum_exp
 
 
-def loss_of(config: TrainConfig, reading: Reading, packed: dict[str, Tensor], reference: Tensor) -> Tensor:
+def compute_loss(
+    config: TrainConfig, log_probs: ExampleLogProbs, packed: dict[str, Tensor], reference_scores: Tensor
+) -> Tensor:
     """What a step makes smaller: the objective of ranked targets, and the likelihood of the others, by their shares.
 
     Args:
         config: names the objective.
-        reading: what the model says of packed examples.
+        log_probs: what the model says of packed examples.
         packed: these, see `finetune.forward.pack`.
-        reference: float32 [C], what is taken from the score of each choice.
+        reference_scores: float32 [C], what is taken from the score of each choice.
     """
-    ranked, loss = packed["ranked"], torch.zeros((), device=reading.steps.device)
+    ranked, loss = packed["ranked"], torch.zeros((), device=log_probs.item_tokens.device)
     if ranked.any():
-        loss = loss + ranked.float().mean() * _ranking(config, reading, packed, reference)
+        loss = loss + ranked.float().mean() * _ranking_loss(config, log_probs, packed, reference_scores)
     beside = packed["taken"][~ranked]
     if len(beside):
-        loss = loss + (~ranked).float().mean() * likelihood(reading.steps, packed["choices"], beside)
+        loss = loss + (~ranked).float().mean() * likelihood_loss(log_probs.item_tokens, packed["choices"], beside)
     return loss
 
 
-def _ranking(config: TrainConfig, reading: Reading, packed: dict[str, Tensor], reference: Tensor) -> Tensor:
+def _ranking_loss(
+    config: TrainConfig, log_probs: ExampleLogProbs, packed: dict[str, Tensor], reference_scores: Tensor
+) -> Tensor:
     ranked = packed["ranked"]
     taken = packed["taken"][ranked]
     if config.objective == "likelihood":
-        return likelihood(reading.steps, packed["choices"], taken)
+        return likelihood_loss(log_probs.item_tokens, packed["choices"], taken)
     if config.objective == "constrained":
         chosen = torch.isin(packed["choices"][packed["forks"]], taken)
-        return constrained(reading.steps, packed["forks"][chosen], reading.allowed[chosen], len(taken))
-    scores = sums(reading.steps, packed) - reference
+        return constrained_loss(
+            log_probs.item_tokens, packed["forks"][chosen], log_probs.allowed_tokens[chosen], len(taken)
+        )
+    scores = item_log_probs(log_probs.item_tokens, packed) - reference_scores
     own = ranked[packed["targets"]]  # choices of ranked targets; these and those are counted anew
     target, choice = torch.cumsum(ranked, 0) - 1, torch.cumsum(own, 0) - 1
-    loss = listwise(scores[own], target[packed["targets"][own]], choice[taken], config.temperature)
+    loss = listwise_loss(scores[own], target[packed["targets"][own]], choice[taken], config.temperature)
     if config.likelihood_weight:
-        loss = loss + config.likelihood_weight * likelihood(reading.steps, packed["choices"], taken)
+        loss = loss + config.likelihood_weight * likelihood_loss(log_probs.item_tokens, packed["choices"], taken)
     return loss
 
 
-def listwise(scores: Tensor, targets: Tensor, taken: Tensor, temperature: float) -> Tensor:
+def listwise_loss(scores: Tensor, targets: Tensor, positives: Tensor, temperature: float) -> Tensor:
     """Mean cross-entropy of what was taken among all choices of its target.
 
     Args:
         scores: float32 [C].
         targets: int64 [C], rising from 0 to J - 1.
-        taken: int64 [J], a choice each.
+        positives: int64 [J], a choice each.
         temperature: nats that one step of the softmax is worth.
     """
     scaled = scores / temperature
-    return (log_sum_exp(scaled, targets, len(taken)) - scaled[taken]).mean()
+    return (log_sum_exp(scaled, targets, len(positives)) - scaled[positives]).mean()
 
 
-def likelihood(log_probs: Tensor, choices: Tensor, taken: Tensor) -> Tensor:
+def likelihood_loss(log_probs: Tensor, token_items: Tensor, positives: Tensor) -> Tensor:
     """Mean cross-entropy of the tokens of what was taken: of log-probabilities float32 [S] of steps."""
-    return -log_probs[torch.isin(choices, taken)].mean()
+    return -log_probs[torch.isin(token_items, positives)].mean()
 
 
-def constrained(log_probs: Tensor, forks: Tensor, allowed: Tensor, count: int) -> Tensor:
+def constrained_loss(log_probs: Tensor, branch_points: Tensor, allowed: Tensor, num_targets: int) -> Tensor:
     """Mean cross-entropy of what was taken where only the catalog's tokens may follow.
 
     Args:
         log_probs: float32 [S] of steps.
-        forks: int64 [F], steps; at all others nothing is to be chosen.
+        branch_points: int64 [F], steps; at all others nothing is to be chosen.
         allowed: float32 [F], the log-probability of everything that may follow.
-        count: of targets.
+        num_targets: of targets.
     """
-    return (allowed - log_probs[forks]).sum() / count
+    return (allowed - log_probs[branch_points]).sum() / num_targets

@@ -17,20 +17,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from eval.compare import read_run
-from eval.config import FOLDER as CONFIGS
+from eval.config import CONFIG_DIR as CONFIGS
 from eval.config import Config, read_toml
 from eval.rank import measure
 from genrec import read_template
-from genrec.backends.adapter import read_adapter
+from genrec.backends.adapter import inspect_adapter
 from genrec.errors import GenrecError, MismatchError
 from genrec.evaluation.metrics import Interval, difference_interval
 from genrec.settings import LANGUAGE_MODEL
 
-_FELL = 3  # the exit status
+_EXIT_WORSE = 3  # the exit status
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AdapterComparison:
     """How much better the new adapter ranks: `difference` is the mean over people of a metric, times 100."""
 
     metric: str
@@ -44,59 +44,61 @@ class Verdict:
         return self.difference.value >= 0
 
 
-def judge(new: Path, old: Path | None, config: Config, folder: Path, *, data: Path | None = None) -> Verdict:
+def compare_adapters(
+    new: Path, old: Path | None, config: Config, results_folder: Path, *, data: Path | None = None
+) -> AdapterComparison:
     """Measure two adapters on the same people.
 
     Args:
         new: an adapter's folder.
         old: another one's; None for the model without one.
         config: who is asked, and for what; its rankers are not.
-        folder: where answers are kept.
+        results_folder: where answers are kept.
         data: a folder that holds games and beauty.
     """
     template = read_template(config.template).fingerprint
-    facts = read_adapter(new, base=LANGUAGE_MODEL).provenance
+    facts = inspect_adapter(new, base=LANGUAGE_MODEL).provenance
     if facts is not None and facts.template != template:
         raise MismatchError(
             f"{new} was trained behind another template than {config.template!r}; name a config with its"
         )
     rankers = {"new": _ranker(new, config), "old": _ranker(old, config)}
     whole = Config.model_validate({**config.model_dump(), "rankers": rankers})
-    measure(whole, folder, data=data, users=None)
-    tables, metric = read_run(folder).tables, whole.metrics[0]
+    measure(whole, results_folder, data=data, users=None)
+    tables, metric = read_run(results_folder).tables, whole.metrics[0]
     values = {name: 100 * tables[name][metric].to_numpy() for name in rankers}
     difference = difference_interval(values["new"], values["old"], seed=config.seed)
-    return Verdict(metric, float(values["old"].mean()), float(values["new"].mean()), difference)
+    return AdapterComparison(metric, float(values["old"].mean()), float(values["new"].mean()), difference)
 
 
-def _read(config: str) -> Config:
+def _read_config(config: str) -> Config:
     """Who is asked; rankers may be missing."""
-    return read_toml(Config, config, CONFIGS, what="config", see="eval/config.py")[1]
+    return read_toml(Config, config, CONFIGS, label="config", documented_in="eval/config.py")[1]
 
 
 def _ranker(adapter: Path | None, config: Config) -> dict[str, Any]:
     """An adapter as it was trained to serve."""
     settings: dict[str, Any] = {"strategy": "exhaustive"} if config.protocol == "candidates" else {}
-    facts = None if adapter is None else read_adapter(adapter, base=LANGUAGE_MODEL).provenance
+    facts = None if adapter is None else inspect_adapter(adapter, base=LANGUAGE_MODEL).provenance
     if facts is not None:
         settings |= {name: facts.config[name] for name in ("prior", "max_history", "history_step")}
     return {"kind": "generative", "adapter": None if adapter is None else str(adapter), "settings": settings}
 
 
-def promote(new: Path, place: Path) -> None:
-    """Make `place` a link to a copy of an adapter, at once; what it was before stays in `place`.versions."""
-    store = place.with_name(f"{place.name}.versions")
+def promote(new: Path, target: Path) -> None:
+    """Make `target` a link to a copy of an adapter, at once; what it was before stays in `target`.versions."""
+    store = target.with_name(f"{target.name}.versions")
     store.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", dir=store) as aside:
         copy, link = Path(aside) / "copy", Path(aside) / "link"
         shutil.copytree(new, copy)
-        version = store / read_adapter(copy, base=LANGUAGE_MODEL).name.replace("copy", "adapter")
+        version = store / inspect_adapter(copy, base=LANGUAGE_MODEL).name.replace("copy", "adapter")
         if not version.exists():
             os.replace(copy, version)
-        if place.is_dir() and not place.is_symlink():
-            os.replace(place, store / "before")
-        link.symlink_to(version.relative_to(place.parent))
-        os.replace(link, place)
+        if target.is_dir() and not target.is_symlink():
+            os.replace(target, store / "before")
+        link.symlink_to(version.relative_to(target.parent))
+        os.replace(link, target)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -110,11 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with TemporaryDirectory() as folder:
             old = own.place if own.place.exists() else None
-            verdict = judge(own.new, old, _read(own.config), Path(folder) / "run", data=own.data)
+            verdict = compare_adapters(own.new, old, _read_config(own.config), Path(folder) / "run", data=own.data)
         print(f"{verdict.metric}: {verdict.old:.2f} before, {verdict.new:.2f} now, difference {verdict.difference}")
         if not verdict.passed:
             print(f"{own.new} ranks worse; {own.place} stays as it is")
-            sys.exit(_FELL)
+            sys.exit(_EXIT_WORSE)
         promote(own.new, own.place)
         print(f"{own.place} is a copy of {own.new} from now on")
     except (GenrecError, OSError) as error:

@@ -11,36 +11,38 @@ import numpy as np
 
 from genrec import Catalog, Item
 
-Task = Literal["next-item", "candidates", "cold-start", "search", "description"]
+TrainingTask = Literal["next-item", "candidates", "cold-start", "search", "description"]
 
-TEMPLATES = {"candidates": "rank-candidates", "cold-start": "cold-start", "description": "cold-start"}
+TASK_TEMPLATES = {"candidates": "rank-candidates", "cold-start": "cold-start", "description": "cold-start"}
 """The templates that ask; all other tasks are asked by the run's own."""
 
-_KEPT = 2 / 3  # of the words of a title in a description
+_KEPT_SHARE = 2 / 3  # of the words of a title in a description
 
 
-def say(task: Task, catalog: Catalog, before: int, taken: int, random: np.random.Generator) -> str:
+def query_text(
+    task: TrainingTask, catalog: Catalog, previous_item: int, target_item: int, rng: np.random.Generator
+) -> str:
     """The words that a person says.
 
     Args:
         task: what is asked.
         catalog: names the items.
-        before, taken: item indices: what the person took last, and what is to be found.
-        random: draws words.
+        previous_item, target_item: item indices: what the person took last, and what is to be found.
+        rng: draws words.
     """
     if task == "cold-start":
-        return f"Something like {catalog[before].title}"
-    item = catalog[taken]
+        return f"Something like {catalog[previous_item].title}"
+    item = catalog[target_item]
     words = item.title.split()
     if task == "search":
-        start = int(random.integers(max(1, len(words) - 1)))
+        start = int(rng.integers(max(1, len(words) - 1)))
         return " ".join(words[start : start + 2])
     if task == "description":
-        return _describe(item, words, random)
+        return _description_text(item, words, rng)
     return ""
 
 
-def _describe(item: Item, words: list[str], random: np.random.Generator) -> str:
-    kept = random.permutation(len(words))[: max(1, round(_KEPT * len(words)))]
+def _description_text(item: Item, words: list[str], rng: np.random.Generator) -> str:
+    kept = rng.permutation(len(words))[: max(1, round(_KEPT_SHARE * len(words)))]
     facts = [f"{name} {value}" for name, value in item.attributes.items() if value is not None]
     return ", ".join([" ".join(words[place] for place in kept), *facts])

@@ -19,27 +19,27 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 
-from finetune.card import provenance, save_adapter, save_curve
+from finetune.card import build_provenance, save_adapter, write_curve
 from finetune.config import TrainConfig, read_config
-from finetune.data import Moments
-from finetune.folder import last_checkpoint, open_folder, writing_to
-from finetune.forward import pack
+from finetune.data import TrainingData
+from finetune.folder import last_checkpoint, open_run, report_disk_errors
+from finetune.forward import pack_examples
 from finetune.model import open_model
-from finetune.tasks import TEMPLATES, Task
+from finetune.tasks import TASK_TEMPLATES, TrainingTask
 from finetune.trainer import RankingTrainer
 from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, Template, read_template
-from genrec.backends.adapter import read_adapter
+from genrec.backends.adapter import inspect_adapter
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
 from genrec.index.semantic_ids import SemanticIdentifiers
-from genrec.index.training_examples import Target, make_example
-from genrec.loading import background_histories, find_weights, load_backend, open_encoder, open_index
+from genrec.index.training_examples import Target, build_example
+from genrec.loading import find_model_directory, load_backend, open_encoder, open_index, select_prior_histories
 from genrec.prompting.renderer import Renderer
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.settings import ENCODER_MODEL, Settings
 from genrec.types import FloatArray
 
-TESTED = 19  # random items that a validation item is ranked among
+VALIDATION_NEGATIVES = 19  # random items that a validation item is ranked among
 
 
 def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = False, report_to: str = "none") -> Path:
@@ -54,27 +54,27 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
     """
     process = PartialState(cpu=not torch.cuda.is_available())  # of several one writes, and each has a GPU of its own
     torch.manual_seed(config.seed)
-    moments, cache = Moments(config, data), default_cache()
+    moments, cache = TrainingData(config, data), default_cache()
     template = read_template(config.template)
     if process.is_main_process:
-        open_folder(out, _facts(config, moments, template), resume)
+        open_run(out, _run_identity(config, moments, template), resume)
     if (out / "adapter").is_dir():
         return out / "adapter"
 
     # Prompts and items in the tokens that serving uses; what is measured once, one process measures.
-    weights = find_weights(config.model, cache)
+    weights = find_model_directory(config.model, cache)
     tokenizer = HuggingFaceTokenizer.from_directory(weights)
     with process.main_process_first():
-        codes = _codes(config, moments, tokenizer, cache)
+        codes = _semantic_ids(config, moments, tokenizer, cache)
         index = open_index(moments.catalog, tokenizer, cache, lambda *_: None, codes)
-        prior = _prior(config, moments, tokenizer, index, cache)
+        prior = _prior_scores(config, moments, tokenizer, index, cache)
 
     # The model, moments as trees when they are needed, and the trainer.
     model = open_model(config, weights)
-    room = int(model.config.max_position_embeddings) - index.trie.longest
+    room = int(model.config.max_position_embeddings) - index.trie.max_length
     shown = (room, config.max_history, config.history_step)
     renderers = {
-        task: Renderer(moments.catalog, tokenizer, read_template(TEMPLATES.get(task, config.template)), *shown)
+        task: Renderer(moments.catalog, tokenizer, read_template(TASK_TEMPLATES.get(task, config.template)), *shown)
         for task in ("next-item", *config.tasks)
     }
     trees = config.steps * config.accumulate * config.trees * process.num_processes
@@ -83,29 +83,29 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         partial(collate, renderers, index),
         out,
         prior=prior,
-        counts=moments.counts,
+        item_counts=moments.item_counts,
         report_to=report_to,
         model=model,
-        train_dataset=Dataset.from_list(moments.rows(trees)),
-        eval_dataset=Dataset.from_list(moments.tests(TESTED)),
+        train_dataset=Dataset.from_list(moments.sample_examples(trees)),
+        eval_dataset=Dataset.from_list(moments.validation_examples(VALIDATION_NEGATIVES)),
     )
 
     # From the beginning, or from the last checkpoint; then what is served, with what it was made of.
     checkpoint = last_checkpoint(out) if resume else None
-    trainer.count_on(checkpoint)
-    with writing_to(out):
+    trainer.resume_counts(checkpoint)
+    with report_disk_errors(out):
         trainer.train(resume_from_checkpoint=checkpoint)
         if process.is_main_process:
-            save_curve(out / "curve.json", trainer.curve())
-            facts = provenance(config, moments, weights, index, template, trainer.best())
-            save_adapter(out / "adapter", model, facts, codes, others=TESTED)
+            write_curve(out / "curve.json", trainer.validation_curve())
+            facts = build_provenance(config, moments, weights, index, template, trainer.best_metrics())
+            save_adapter(out / "adapter", model, facts, codes, num_negatives=VALIDATION_NEGATIVES)
     return out / "adapter"
 
 
 def collate(
-    renderers: Mapping[Task, Renderer], index: CatalogIndex, rows: Sequence[dict[str, Any]]
+    renderers: Mapping[TrainingTask, Renderer], index: CatalogIndex, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Tensor]:
-    """Rows of `Moments` as tensors, see `finetune.forward.pack`."""
+    """Rows of `TrainingData` as tensors, see `finetune.forward.pack`."""
     examples = []
     for row in rows:
         asked = zip(*(row[name] for name in ("places", "others", "words", "candidates", "known")), strict=True)
@@ -113,40 +113,45 @@ def collate(
             Target(place, np.array(others, dtype=np.int64), words, np.array(candidates, dtype=np.int64), known)
             for place, others, words, candidates, known in asked
         ]
-        examples.append(make_example(renderers[row["task"]], index, np.array(row["history"]), targets))
-    return pack(examples, [row["task"] == "next-item" for row in rows])
+        examples.append(build_example(renderers[row["task"]], index, np.array(row["history"]), targets))
+    return pack_examples(examples, [row["task"] == "next-item" for row in rows])
 
 
-def _facts(config: TrainConfig, moments: Moments, template: Template) -> dict[str, Any]:
+def _run_identity(config: TrainConfig, training_data: TrainingData, template: Template) -> dict[str, Any]:
     """What makes a run this run: its config, and what the names in it stand for."""
-    start = None if config.start is None else read_adapter(config.start, base=config.model).name
+    start = None if config.start is None else inspect_adapter(config.start, base=config.model).name
     return {
         **config.model_dump(mode="json"),
-        "data digest": moments.digest,
+        "data digest": training_data.digest,
         "template fingerprint": template.fingerprint,
         "start weights": start,
         "processes": PartialState().num_processes,
     }
 
 
-def _codes(
-    config: TrainConfig, moments: Moments, tokenizer: HuggingFaceTokenizer, cache: Path
+def _semantic_ids(
+    config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, cache: Path
 ) -> SemanticIdentifiers | None:
     """The codes of items, learned of their titles, the same ones every time; None where titles are written."""
     if config.identifiers == "titles":
         return None
     encoder = open_encoder(ENCODER_MODEL, cache)
-    return SemanticIdentifiers.learn(
-        moments.catalog.titles, encoder, tokenizer, levels=config.levels, width=config.width, seed=config.seed
+    return SemanticIdentifiers.train(
+        training_data.catalog.titles,
+        encoder,
+        tokenizer,
+        levels=config.levels,
+        codebook_size=config.width,
+        seed=config.seed,
     )
 
 
-def _prior(
-    config: TrainConfig, moments: Moments, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, cache: Path
+def _prior_scores(
+    config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, cache: Path
 ) -> FloatArray:
     """How likely the untrained model finds each item whoever asks, in nats: float64 [N]; measured once, then kept."""
     if not config.prior:
-        return np.zeros(len(moments.catalog))
+        return np.zeros(len(training_data.catalog))
     shown = GenerativeSettings(strategy="exhaustive", max_history=config.max_history, history_step=config.history_step)
     ranker = GenerativeRanker(
         index,
@@ -154,8 +159,8 @@ def _prior(
         tokenizer,
         template=read_template(config.template),
         cold_template=read_template("cold-start"),
-        background=background_histories(
-            moments.catalog, moments.interactions, Settings(background=config.background, generative=shown)
+        prior_histories=select_prior_histories(
+            training_data.catalog, training_data.interactions, Settings(background=config.background, generative=shown)
         ),
         settings=shown,
         prior_cache=cache / "priors",

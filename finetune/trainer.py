@@ -12,15 +12,15 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from finetune.config import TrainConfig
-from finetune.forward import read, sums
-from finetune.objectives import loss_of
+from finetune.forward import compute_log_probs, item_log_probs
+from finetune.objectives import compute_loss
 from genrec.backends.precision import default_device, native_dtype
 from genrec.errors import EngineError
 from genrec.types import FloatArray
 
 CUTOFFS = (1, 5, 10)  # of NDCG
 
-Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
+Collator = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
 
 
 class RankingTrainer(Trainer):
@@ -31,27 +31,27 @@ class RankingTrainer(Trainer):
         collate: makes tensors of rows, see `finetune.forward.pack`.
         out: the run's folder.
         prior: float64 [N], what is taken from the score of each item, at weight 1.
-        counts: float64 [N], how often each item was taken.
+        item_counts: float64 [N], how often each item was taken.
         options: what Hugging Face's trainer takes.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        collate: Collate,
+        collate: Collator,
         out: Path,
         *,
         prior: FloatArray,
-        counts: FloatArray,
+        item_counts: FloatArray,
         report_to: str,
         **options: Any,
     ) -> None:
-        stop = _Patience(early_stopping_patience=config.patience)
+        stop = _ResumableEarlyStopping(early_stopping_patience=config.patience)
         super().__init__(data_collator=collate, args=_arguments(config, out, report_to), callbacks=[stop], **options)
         self._config, self._collate = config, collate
         self._prior = torch.from_numpy(config.prior * prior).float()
-        popular = np.log1p(counts)
-        self._popular = torch.from_numpy(config.popularity_weight * popular / (popular.std() or 1.0)).float()
+        popular = np.log1p(item_counts)
+        self._popularity = torch.from_numpy(config.popularity_weight * popular / (popular.std() or 1.0)).float()
         self._tokens = self._targets = 0
 
     def compute_loss(
@@ -60,19 +60,21 @@ class RankingTrainer(Trainer):
         """The loss of a batch: that of the objective, and the likelihood of what tasks beside it ask for."""
         self._tokens += inputs["input_ids"].shape[1] * self.args.world_size
         self._targets += len(inputs["taken"]) * self.args.world_size
-        loss = loss_of(self._config, read(model, inputs), inputs, self._reference(model, inputs))
+        loss = compute_loss(
+            self._config, compute_log_probs(model, inputs), inputs, self._reference_scores(model, inputs)
+        )
         return (loss, {}) if return_outputs else loss
 
-    def _reference(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def _reference_scores(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """What is taken from the score of each choice, float32 [C]: the prior, or the score without the adapter."""
         if self._config.objective != "dpo":
             return self._prior.to(inputs["items"].device)[inputs["items"]]
         with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-            return sums(read(model, inputs).steps, inputs)
+            return item_log_probs(compute_log_probs(model, inputs).item_tokens, inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """NDCG of each validation person's last item among random ones."""
-        found = {**self.rank(), "eval_tokens": float(self._tokens), "eval_targets": float(self._targets)}
+        found = {**self.validation_ndcg(), "eval_tokens": float(self._tokens), "eval_targets": float(self._targets)}
         # Of several processes one decides, or a tie that falls out otherwise would stop some and not others.
         broadcast_object_list(told := [found])
         found = told[0]
@@ -80,7 +82,7 @@ class RankingTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
 
-    def rank(self) -> dict[str, float]:
+    def validation_ndcg(self) -> dict[str, float]:
         """The mean NDCG at `CUTOFFS`, times 100; of equal scores what was taken stands in the middle.
 
         Raises:
@@ -95,7 +97,11 @@ class RankingTrainer(Trainer):
                 rows = [tests[place] for place in range(start, min(start + self._config.trees, len(tests)))]
                 packed: Any = self._prepare_inputs(self._collate(rows))
                 items, targets, taken = (packed[name].cpu() for name in ("items", "targets", "taken"))
-                scores = sums(read(model, packed).steps, packed).cpu() - self._prior[items] + self._popular[items]
+                scores = (
+                    item_log_probs(compute_log_probs(model, packed).item_tokens, packed).cpu()
+                    - self._prior[items]
+                    + self._popularity[items]
+                )
                 if not scores.isfinite().all():
                     raise EngineError(
                         f"the run diverged by step {self.state.global_step}: scores are no numbers any more; lower "
@@ -108,24 +114,24 @@ class RankingTrainer(Trainer):
         ranks = np.array(places)
         return {f"eval_ndcg@{k}": 100 * float(np.where(ranks < k, 1 / np.log2(2 + ranks), 0).mean()) for k in CUTOFFS}
 
-    def count_on(self, checkpoint: str | None) -> None:
+    def resume_counts(self, checkpoint: str | None) -> None:
         """Go on with the tokens and targets that were counted until a checkpoint."""
         if checkpoint is not None:
             told = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
             last = next(one for one in reversed(told) if "eval_tokens" in one)
             self._tokens, self._targets = int(last["eval_tokens"]), int(last["eval_targets"])
 
-    def curve(self) -> list[dict[str, float]]:
+    def validation_curve(self) -> list[dict[str, float]]:
         """The validation ranking at every look."""
         looks = [one for one in self.state.log_history if "eval_tokens" in one]
         return [{name.removeprefix("eval_"): value for name, value in one.items()} for one in looks]
 
-    def best(self) -> dict[str, float]:
+    def best_metrics(self) -> dict[str, float]:
         """The look whose weights are kept."""
-        return max(self.curve(), key=lambda one: one["ndcg@10"])
+        return max(self.validation_curve(), key=lambda one: one["ndcg@10"])
 
 
-class _Patience(EarlyStoppingCallback):
+class _ResumableEarlyStopping(EarlyStoppingCallback):
     """Remembers, when a run goes on, that it had stopped already."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

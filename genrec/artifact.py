@@ -35,16 +35,16 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any]) -> Iterator[Path]:
+def artifact_writer(directory: Path, *, kind: str, version: int, metadata: Mapping[str, Any]) -> Iterator[Path]:
     """Yield an empty folder; on leaving, seal it with a manifest and put it in the place of `directory`.
 
-    If the body raises, `directory` is as it was before. `facts` must be JSON; they return from `verify`.
+    If the body raises, `directory` is as it was before. `metadata` must be JSON; they return from `verify`.
 
     Raises:
         ArtifactError: the place cannot be written, or holds something that is no artifact of this kind.
     """
     try:
-        _refuse_foreign(directory, kind)
+        _check_replaceable(directory, kind)
         directory.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
@@ -52,15 +52,15 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
     try:
         yield aside
         files = {str(path.relative_to(aside)): sha256_of(path) for path in sorted(aside.rglob("*")) if path.is_file()}
-        manifest = {"kind": kind, "version": version, "files": files, **facts}
+        manifest = {"kind": kind, "version": version, "files": files, **metadata}
         manifest["checksum"] = _checksum(manifest)
-        (aside / MANIFEST).write_text(_written(manifest), encoding="utf-8")
+        (aside / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
         for path in aside.rglob("*"):
             if path.is_file():
                 path.chmod(0o644)  # whoever serves it need not be who saved it
-                _sync(path)
+                _fsync(path)
         aside.chmod(0o755)
-        _put_in_place(aside, directory)
+        _replace_directory(aside, directory)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(
@@ -71,7 +71,7 @@ def writing(directory: Path, *, kind: str, version: int, facts: Mapping[str, Any
 
 
 @contextmanager
-def writing_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """One file, written aside and put in place when it is whole; where anything fails, nothing is changed."""
     aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
@@ -85,8 +85,8 @@ def writing_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One file of JSON, as `writing_file` has it."""
-    with writing_file(path) as file:
+    """One file of JSON, as `atomic_writer` has it."""
+    with atomic_writer(path) as file:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
@@ -108,7 +108,7 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         raise ArtifactError(f"{path} cannot be read: {error}; save the {kind} again") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} does not describe a saved {kind}; save the {kind} again")
-    whole = text == _written(manifest)
+    whole = text == _manifest_text(manifest)
     if manifest.pop("checksum", None) != _checksum(manifest) or not whole:
         raise ArtifactError(f"{path} was altered or cut short (its checksum differs); save the {kind} again")
     if manifest.get("version") != version:
@@ -129,7 +129,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
 
 
-def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def mmap_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, mapped into memory: read-only, and read when they are needed.
 
     Raises:
@@ -154,7 +154,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise ArtifactError(f"{path} cannot be read: {error}; save it again") from error
 
 
-def _refuse_foreign(directory: Path, kind: str) -> None:
+def _check_replaceable(directory: Path, kind: str) -> None:
     """A folder may be replaced if it is empty, a saved artifact of this kind, or one whose manifest is damaged."""
     try:
         if not any(directory.iterdir()):
@@ -170,7 +170,7 @@ def _refuse_foreign(directory: Path, kind: str) -> None:
         raise ArtifactError(f"{directory} exists and is no saved {kind}; choose another folder or empty this one")
 
 
-def _put_in_place(aside: Path, directory: Path) -> None:
+def _replace_directory(aside: Path, directory: Path) -> None:
     """Rename `aside` to `directory`; what stood there goes, unless it holds the same: somebody may be reading it."""
     while True:
         try:
@@ -180,7 +180,7 @@ def _put_in_place(aside: Path, directory: Path) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         with suppress(FileNotFoundError):
-            if (directory / MANIFEST).read_bytes() == (aside / MANIFEST).read_bytes() and _is_whole(directory):
+            if (directory / MANIFEST).read_bytes() == (aside / MANIFEST).read_bytes() and _is_valid(directory):
                 return
         old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         with suppress(FileNotFoundError):
@@ -188,7 +188,7 @@ def _put_in_place(aside: Path, directory: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_whole(directory: Path) -> bool:
+def _is_valid(directory: Path) -> bool:
     manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     try:
         verify(directory, kind=manifest["kind"], version=manifest["version"])
@@ -197,7 +197,7 @@ def _is_whole(directory: Path) -> bool:
     return True
 
 
-def _written(manifest: Mapping[str, Any]) -> str:
+def _manifest_text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=2, sort_keys=True) + "\n"
 
 
@@ -205,6 +205,6 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from genrec.datasets.models import MODELS, cache_directory
 from genrec.errors import ArtifactError, MismatchError
 
-_KEPT = 8  # states of interactions whose counts stay in the cache
+_MAX_CACHED_COUNTS = 8  # states of interactions whose counts stay in the cache
 
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +33,7 @@ def name_of_weights(model: str | Path, folder: Path) -> str:
 def make_room(folder: Path) -> None:
     """Make room for one more: what people did changes daily, and each state of it is used for a day."""
     kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime)
-    for path in kept[: max(0, len(kept) - _KEPT)]:
+    for path in kept[: max(0, len(kept) - _MAX_CACHED_COUNTS)]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -52,7 +52,7 @@ def from_cache(folder: Path) -> Iterator[None]:
         raise ArtifactError(f"{reason}; remove the folder {folder}, what it held is made again") from error
 
 
-def why_unwritable(cache: Path) -> str | None:
+def cache_write_error(cache: Path) -> str | None:
     """Why nothing can be kept in a cache folder; None where something can."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def why_unwritable(cache: Path) -> str | None:
 
 def need_writable(cache: Path) -> None:
     """Refuse before something slow is made that could not be kept."""
-    if reason := why_unwritable(cache):
+    if reason := cache_write_error(cache):
         raise ArtifactError(
             f"the cache {cache} cannot be written: {reason}; make it writable, or name another folder "
             "(the environment variable GENREC_CACHE on the command line)"

@@ -8,7 +8,7 @@ from threading import Lock
 
 from genrec.errors import DeadlineExceededError
 
-_LOOK = 0.05  # seconds between two looks at the clock while a lock is waited for
+_POLL_INTERVAL = 0.05  # seconds between two looks at the clock while a lock is waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Deadline:
         """A deadline that does not come."""
         return cls(math.inf, lambda: 0.0)
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds that remain, below 0 once it has passed."""
         return self.at - self.clock()
 
@@ -33,18 +33,18 @@ class Deadline:
         Raises:
             DeadlineExceededError: it has.
         """
-        if self.left() < 0:
-            raise DeadlineExceededError(f"the deadline passed {-self.left():.2f} s ago")
+        if self.remaining() < 0:
+            raise DeadlineExceededError(f"the deadline passed {-self.remaining():.2f} s ago")
 
     @contextmanager
-    def holding(self, lock: Lock) -> Iterator[None]:
+    def acquire(self, lock: Lock) -> Iterator[None]:
         """Hold a lock, once whoever has it lets go.
 
         Raises:
             DeadlineExceededError: the moment passed before.
         """
         self.check()
-        while not lock.acquire(timeout=min(_LOOK, max(0.0, self.left()))):
+        while not lock.acquire(timeout=min(_POLL_INTERVAL, max(0.0, self.remaining()))):
             self.check()
         try:
             yield

@@ -68,7 +68,7 @@ class EngineError(GenrecError):
     exit_code = 5
 
 
-class FullError(EngineError):
+class QueueFullError(EngineError):
     """As many requests wait for an answer as may."""
 
 
@@ -86,11 +86,11 @@ class StoreError(GenrecError):
     exit_code = 5
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
+def check_count(name: str, value: object, minimum: int = 1) -> None:
     """Refuse what is no whole number of at least 1, or another.
 
     Raises:
         InputError: the name and the value are said.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least {minimum}")

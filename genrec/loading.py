@@ -18,6 +18,7 @@ from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.cache import (
     Progress,
+    cache_write_error,
     default_cache,
     from_cache,
     key_of_parts,
@@ -25,7 +26,6 @@ from genrec.cache import (
     name_of_weights,
     need_writable,
     say_nothing,
-    why_unwritable,
 )
 from genrec.data.catalog import Catalog, read_catalog
 from genrec.data.interactions import Interactions, read_interactions
@@ -35,10 +35,10 @@ from genrec.errors import ArtifactError, ModelMissingError
 from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.semantic_ids import SemanticIdentifiers
-from genrec.pipeline import Generating, Learned, Parts
+from genrec.pipeline import CollaborativeModel, LlmStage, Pipeline
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
-from genrec.rankers.collaborative_counts import Counts, item_vectors, learn_weights
+from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker, Strategy
 from genrec.recommender import Recommender
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from genrec.backends.transformers import TransformersBackend
 
 
-CODES = "codes"
+SEMANTIC_IDS_DIRECTORY = "codes"
 """The folder within an adapter's that holds the codes of items it writes, where these are not titles."""
 
 _SEED = 0  # of the people whose histories the prior is measured behind
@@ -84,7 +84,7 @@ def open_recommender(
     Raises:
         ArtifactError: a model or a cached file was altered (named).
     """
-    parts = open_parts(
+    parts = open_pipeline(
         catalog,
         interactions,
         cache=cache,
@@ -96,7 +96,7 @@ def open_recommender(
     return parts.recommender()
 
 
-def open_parts(
+def open_pipeline(
     catalog: Catalog,
     interactions: Interactions | None,
     *,
@@ -105,8 +105,8 @@ def open_parts(
     backend: Backend | None = None,
     prior_backend: Backend | None = None,
     on_progress: Progress | None = None,
-) -> Parts:
-    """What `open_recommender` puts together, before it does: `Parts.revised` changes its catalog at little cost.
+) -> Pipeline:
+    """What `open_recommender` puts together, before it does: `Pipeline.revised` changes its catalog at little cost.
 
     Arguments and errors are those of `open_recommender`.
     """
@@ -117,14 +117,18 @@ def open_parts(
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
         notices.append(f"no embedding ranker: {error}")
-    learned = None if interactions is None else _learn(catalog, interactions, embedding, settings, cache, progress)
-    parts, generating = Parts.of(catalog, interactions, embedding, learned), None
+    learned = (
+        None
+        if interactions is None
+        else _load_collaborative_model(catalog, interactions, embedding, settings, cache, progress)
+    )
+    parts, generating = Pipeline.from_rankers(catalog, interactions, embedding, learned), None
     try:
-        generating = _generate(parts, settings, backend, prior_backend, cache, progress)
+        generating = _load_llm_stage(parts, settings, backend, prior_backend, cache, progress)
         notices += generating.ranker.notices if generating is not None else ()
     except ModelMissingError as error:
         notices.append(f"no LLM: {error}")
-    return replace(parts, generating=generating, notices=tuple(notices))
+    return replace(parts, llm=generating, notices=tuple(notices))
 
 
 def open_default(
@@ -142,7 +146,7 @@ def open_default(
     if strategy is not None:
         # What searches the whole catalog needs its whole prior: measured here, where progress is told, or while asking.
         whole = strategy != "candidates"
-        settings = replace(settings, generative=replace(settings.generative, strategy=strategy), fill_priors=whole)
+        settings = replace(settings, generative=replace(settings.generative, strategy=strategy), compute_priors=whole)
     catalog, interactions = open_dataset("online-retail", cache)
     return open_recommender(catalog, interactions, cache=cache, settings=settings, on_progress=on_progress)
 
@@ -153,7 +157,7 @@ def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
     return read_catalog(items, name=name), read_interactions(interactions)
 
 
-def find_weights(model: str | Path, cache: Path) -> Path:
+def find_model_directory(model: str | Path, cache: Path) -> Path:
     """The folder of a bundled model, checked against its checksums, or the path as it was given.
 
     Raises:
@@ -171,8 +175,8 @@ def load_backend(
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine.
     """
-    folder = find_weights(model, cache)
-    _need_torch()
+    folder = find_model_directory(model, cache)
+    _require_torch()
     from genrec.backends.transformers import TransformersBackend
 
     found = None if adapter is None else find_adapter(adapter)
@@ -205,33 +209,33 @@ def open_index(
     return index
 
 
-def background_histories(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
+def select_prior_histories(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
     """What the prior is measured behind: histories of people who have as much of one as a prompt shows.
 
     They are the same ones every time: int64 [H], item indices, oldest first.
     """
     if interactions is None:
         return []
-    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     long = np.flatnonzero(np.diff(offsets) >= settings.generative.max_history)
     chosen = np.random.default_rng(_SEED).permutation(long)[: settings.background]
     return [items[offsets[user] : offsets[user + 1]] for user in chosen]
 
 
-def _learn(
+def _load_collaborative_model(
     catalog: Catalog,
     interactions: Interactions,
     embedding: EmbeddingRanker | None,
     settings: Settings,
     cache: Path,
     progress: Progress,
-) -> Learned:
+) -> CollaborativeModel:
     """What people did, with item vectors and weights from the cache where they are kept."""
-    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
     named = "none"
     if embedding is not None and settings.encoder is not None:
-        named = name_of_weights(settings.encoder, find_weights(settings.encoder, cache))
+        named = name_of_weights(settings.encoder, find_model_directory(settings.encoder, cache))
     folder = cache / "counts" / key_of_parts("counts 6", catalog.fingerprint, events, named)
     if folder.is_dir():
         with from_cache(folder):
@@ -241,12 +245,12 @@ def _learn(
         progress("what people did", 0, 1)
         vectors = item_vectors(catalog, interactions)
         weights = learn_weights(catalog, interactions, embedding)
-        if why_unwritable(cache) is None:  # else it is made again next time
+        if cache_write_error(cache) is None:  # else it is made again next time
             make_room(cache / "counts")
-            with artifact.writing(folder, kind="counts", version=1, facts={"weights": weights}) as aside:
+            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as aside:
                 save_file({"vectors": vectors}, aside / "vectors.safetensors")
         progress("what people did", 1, 1)
-    return Learned(catalog, Counts.of(catalog, interactions, vectors), weights)
+    return CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, interactions, vectors), weights)
 
 
 def embed_titles(
@@ -261,7 +265,7 @@ def embed_titles(
     if settings.encoder is None:
         return None
     encoder = open_encoder(settings.encoder, cache)
-    return EmbeddingRanker(_vectors(catalog, encoder, cache, on_progress or say_nothing), encoder=encoder)
+    return EmbeddingRanker(_load_item_vectors(catalog, encoder, cache, on_progress or say_nothing), encoder=encoder)
 
 
 def open_encoder(model: str | Path, cache: Path) -> "SentenceEncoder":
@@ -270,14 +274,16 @@ def open_encoder(model: str | Path, cache: Path) -> "SentenceEncoder":
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine.
     """
-    folder = find_weights(model, cache)
-    _need_torch()
+    folder = find_model_directory(model, cache)
+    _require_torch()
     from genrec.backends.encoder import SentenceEncoder
 
     return SentenceEncoder(folder, name=name_of_weights(model, folder))
 
 
-def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress) -> NDArray[np.float32]:
+def _load_item_vectors(
+    catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress
+) -> NDArray[np.float32]:
     folder = cache / "vectors" / key_of_parts("vectors 2", catalog.fingerprint, encoder.name)
     facts = {"catalog": catalog.fingerprint, "encoder": encoder.name}
     if folder.is_dir():
@@ -288,47 +294,47 @@ def _vectors(catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress
             return load_file(folder / "vectors.safetensors")["vectors"]
     need_writable(cache)
     vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("item vectors", done, total))
-    with artifact.writing(folder, kind="vectors", version=1, facts=facts) as aside:
+    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=facts) as aside:
         save_file({"vectors": vectors}, aside / "vectors.safetensors")
     return vectors
 
 
-def _generate(
-    parts: Parts,
+def _load_llm_stage(
+    pipeline: Pipeline,
     settings: Settings,
     backend: Backend | None,
     prior_backend: Backend | None,
     cache: Path,
     progress: Progress,
-) -> Generating | None:
+) -> LlmStage | None:
     if settings.model is None:
         return None
     if backend is None:
         backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
         if settings.generative.prior:
-            prior_backend = _untrained(backend, settings, cache)
+            prior_backend = _load_base_backend(backend, settings, cache)
     else:
-        tokenizer = HuggingFaceTokenizer.from_directory(find_weights(settings.model, cache))
-    identifiers = _identifiers(settings, cache)
-    index = open_index(parts.catalog, tokenizer, cache, progress, identifiers)
+        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(settings.model, cache))
+    identifiers = _load_identifiers(settings, cache)
+    index = open_index(pipeline.catalog, tokenizer, cache, progress, identifiers)
     ranker = GenerativeRanker(
         index,
         backend,
         tokenizer,
         template=read_template(settings.template),
         cold_template=read_template(settings.cold_template),
-        background=background_histories(parts.catalog, parts.interactions, settings),
-        proposer=parts.proposer,
+        prior_histories=select_prior_histories(pipeline.catalog, pipeline.interactions, settings),
+        retriever=pipeline.retriever,
         settings=settings.generative,
         prior_cache=cache / "priors",
         prior_backend=prior_backend,
     )
-    if settings.fill_priors or settings.generative.strategy == "beam":
-        ranker.fill_priors(lambda done, total: progress("prior", done, total))
-    return Generating(ranker, index, identifiers, tokenizer, settings.fewer_candidates)
+    if settings.compute_priors or settings.generative.strategy == "beam":
+        ranker.compute_priors(lambda done, total: progress("prior", done, total))
+    return LlmStage(ranker, index, identifiers, tokenizer, settings.small_search_candidates)
 
 
-def _untrained(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
+def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
     """What an adapter, merged or not, was trained on top of; None where there is none, or it is not at hand."""
     if settings.adapter is not None and settings.model is not None:
         return load_backend(settings.model, cache)[0]
@@ -337,9 +343,11 @@ def _untrained(backend: Backend, settings: Settings, cache: Path) -> Backend | N
     return None
 
 
-def _identifiers(settings: Settings, cache: Path) -> Identifiers:
+def _load_identifiers(settings: Settings, cache: Path) -> Identifiers:
     """What an adapter, merged or not, learned to write: the codes in its folder, else titles."""
-    folder = (find_adapter(settings.adapter) if settings.adapter else Path(settings.model or "")) / CODES
+    folder = (
+        find_adapter(settings.adapter) if settings.adapter else Path(settings.model or "")
+    ) / SEMANTIC_IDS_DIRECTORY
     if not folder.is_dir():
         return TitleIdentifiers()
     if settings.encoder is None:
@@ -347,6 +355,6 @@ def _identifiers(settings: Settings, cache: Path) -> Identifiers:
     return SemanticIdentifiers.load(folder, open_encoder(settings.encoder, cache))
 
 
-def _need_torch() -> None:
+def _require_torch() -> None:
     if find_spec("torch") is None or find_spec("transformers") is None:
         raise ModelMissingError("torch and transformers are not installed; run: pip install 'genrec[local]'")

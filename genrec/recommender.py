@@ -16,7 +16,7 @@ from genrec.deadline import Deadline
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.prompting.template import Template, read_template
 from genrec.rankers.base import Ranker, RankRequest
-from genrec.rankers.fallback import Ladder, Task
+from genrec.rankers.fallback import FallbackChain, PendingRequest
 from genrec.types import (
     History,
     IntArray,
@@ -25,15 +25,15 @@ from genrec.types import (
     UserId,
 )
 
-Person = UserId | History
+UserLike = UserId | History
 OnUnknown = Literal["raise", "skip", "fallback"]
 
-_CHUNK = 256  # people whose requests exist at once
-_FILTERS = 16  # filters kept compiled, the newest
-_FEW = 64  # a filter that lets through less than one item in so many is kept as a list of them
+_BATCH_SIZE = 256  # people whose requests exist at once
+_FILTER_CACHE_SIZE = 16  # filters kept compiled, the newest
+_SPARSE_FILTER_RATIO = 64  # a filter that lets through less than one item in so many is kept as a list of them
 
 
-class Options(TypedDict, total=False):
+class RecommendOptions(TypedDict, total=False):
     """What `Recommender.recommend` takes by name; its docstring explains each."""
 
     filter_seen: bool
@@ -51,7 +51,7 @@ class Recommender:
 
     Args:
         catalog: what can be recommended.
-        ladder: rankers, best first; the last must rank every request, as `PopularityRanker` does.
+        stages: rankers, best first; the last must rank every request, as `PopularityRanker` does.
         interactions: histories of known users; None if every request brings its own.
         explanation: the template of the reason sentence.
         notices: what every answer should mention, such as a model that is not installed.
@@ -61,7 +61,7 @@ class Recommender:
     def __init__(
         self,
         catalog: Catalog,
-        ladder: Sequence[Ranker],
+        stages: Sequence[Ranker],
         *,
         interactions: Interactions | None = None,
         explanation: Template | None = None,
@@ -69,14 +69,14 @@ class Recommender:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.catalog = catalog
-        self._ladder = Ladder(tuple(ladder))
+        self._fallback_chain = FallbackChain(tuple(stages))
         self.interactions = interactions
-        self._explanation = explanation or read_template("explanation")
+        self._explanation_template = explanation or read_template("explanation")
         self._notices = tuple(notices)
         self._clock = clock
-        self._filters: dict[str, Subset] = {}  # oldest first
+        self._filter_cache: dict[str, Subset] = {}  # oldest first
         self._lock = threading.Lock()
-        self._places_in: tuple[Interactions, IntArray] | None = None
+        self._interaction_indices_cache: tuple[Interactions, IntArray] | None = None
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -84,24 +84,24 @@ class Recommender:
         return self._notices
 
     @property
-    def ladder(self) -> tuple[Ranker, ...]:
+    def stages(self) -> tuple[Ranker, ...]:
         """The rankers, best first."""
-        return self._ladder.steps
+        return self._fallback_chain.stages
 
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a text is a user id, not a sequence of them
-        self, people: Person, k: int = 10, **options: Unpack[Options]
+        self, users: UserLike, k: int = 10, **options: Unpack[RecommendOptions]
     ) -> RecommendationList: ...
     @overload
     def recommend(
-        self, people: Sequence[Person], k: int = 10, **options: Unpack[Options]
+        self, users: Sequence[UserLike], k: int = 10, **options: Unpack[RecommendOptions]
     ) -> list[RecommendationList]: ...
     @overload
-    def recommend(self, people: Any, k: int = 10, **options: Unpack[Options]) -> Any: ...
+    def recommend(self, users: Any, k: int = 10, **options: Unpack[RecommendOptions]) -> Any: ...
 
     def recommend(
         self,
-        people: Any,
+        users: Any,
         k: int = 10,
         *,
         filter_seen: bool = True,
@@ -116,7 +116,7 @@ class Recommender:
         """Recommend k items to one person or to many.
 
         Args:
-            people: a user id or a `History`; a sequence of these; or a data frame with a column `user_id` (known
+            users: a user id or a `History`; a sequence of these; or a data frame with a column `user_id` (known
                 users), or `user_id, item_id` and perhaps `timestamp` (histories of their own).
             k: list length.
             filter_seen: leave out what is in the person's history.
@@ -141,44 +141,48 @@ class Recommender:
             UnknownUserError, UnknownItemError: nobody knows a user or a history item, and `on_unknown` is `raise`.
         """
         start = self._clock()
-        limits = self._limits(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
-        if isinstance(people, np.integer):
-            people = int(people)
-        if isinstance(people, str | int | History):
-            return self._answer([people], limits, explain)[0]
-        if isinstance(people, Sequence):
-            return self._answer(list(people), limits, explain)
-        frame = nw.from_native(people, eager_only=True, pass_through=True)
+        limits = self._request_options(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
+        if isinstance(users, np.integer):
+            users = int(users)
+        if isinstance(users, str | int | History):
+            return self._recommend_batches([users], limits, explain)[0]
+        if isinstance(users, Sequence):
+            return self._recommend_batches(list(users), limits, explain)
+        frame = nw.from_native(users, eager_only=True, pass_through=True)
         if not isinstance(frame, nw.DataFrame):
             raise InputError(
-                f"people is a {type(people).__name__}; pass a user id, a History, a list of these, or a data frame"
+                f"people is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
             )
-        return self._to_frame(self._answer(_people_in(frame), limits, explain), frame, explain)
+        return self._to_frame(self._recommend_batches(_users_from_frame(frame), limits, explain), frame, explain)
 
-    def problems(self, people: Sequence[Person], *, on_unknown: OnUnknown = "raise") -> list[InputError | None]:
+    def validation_errors(
+        self, users: Sequence[UserLike], *, on_unknown: OnUnknown = "raise"
+    ) -> list[InputError | None]:
         """Why `recommend` would refuse each person; None where it would not."""
-        limits = self._no_limits(on_unknown)
+        limits = self._default_options(on_unknown)
         found: list[InputError | None] = []
-        for person in people:
+        for person in users:
             try:
-                self._task(self._meet([person], on_unknown)[0], limits)
+                self._pending_request(self._resolve_users([person], on_unknown)[0], limits)
                 found.append(None)
             except InputError as error:
                 found.append(error)
         return found
 
-    def history_of(self, person: Person, *, on_unknown: OnUnknown = "raise") -> IntArray:
+    def history_indices(self, user: UserLike, *, on_unknown: OnUnknown = "raise") -> IntArray:
         """What a person met: int64 [H], item indices, oldest first.
 
         Raises:
             UnknownUserError, UnknownItemError: as for `recommend`.
         """
-        return self._task(self._meet([person], on_unknown)[0], self._no_limits(on_unknown)).request.history
+        return self._pending_request(
+            self._resolve_users([user], on_unknown)[0], self._default_options(on_unknown)
+        ).request.history
 
-    def _no_limits(self, on_unknown: OnUnknown) -> "_Limits":
-        return self._limits(1, False, None, None, None, None, None, on_unknown, self._clock())
+    def _default_options(self, on_unknown: OnUnknown) -> "_RequestOptions":
+        return self._request_options(1, False, None, None, None, None, None, on_unknown, self._clock())
 
-    def _limits(
+    def _request_options(
         self,
         k: int,
         filter_seen: bool,
@@ -189,7 +193,7 @@ class Recommender:
         deadline: float | None,
         on_unknown: str,
         start: float,
-    ) -> "_Limits":
+    ) -> "_RequestOptions":
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}; ask for a whole number of at least 1")
         if on_unknown not in get_args(OnUnknown):
@@ -199,44 +203,44 @@ class Recommender:
         for name, ids in (("only", only), ("exclude", exclude)):
             if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
                 raise InputError(f"{name} is {ids!r}; pass a list of item ids")
-        allowed = Subset.everything(len(self.catalog)) if where is None else self._where(where)
+        allowed = Subset.everything(len(self.catalog)) if where is None else self._compile_filter(where)
         if only is not None:
-            allowed = allowed.within(self._places("only", only))
+            allowed = allowed.intersect(self._item_indices("only", only))
         if exclude is not None:
-            allowed = allowed.without(self._places("exclude", exclude))
+            allowed = allowed.without(self._item_indices("exclude", exclude))
         time_limit = Deadline.never() if deadline is None else Deadline(start + deadline, self._clock)
-        return _Limits(int(k), filter_seen, allowed, self._boosts(boost), time_limit, on_unknown)
+        return _RequestOptions(int(k), filter_seen, allowed, self._compile_boost(boost), time_limit, on_unknown)
 
-    def _where(self, where: Any) -> Subset:
+    def _compile_filter(self, where: Any) -> Subset:
         """What a filter lets through; a text that was compiled lately is not compiled again."""
         with self._lock:
-            known = self._filters.pop(where, None) if isinstance(where, str) else None
+            known = self._filter_cache.pop(where, None) if isinstance(where, str) else None
             if known is not None:
-                self._filters[where] = known
+                self._filter_cache[where] = known
                 return known
         mask = Mask.from_bool(self.catalog.where(where))
         allowed = Subset.from_mask(mask)
-        if mask.total * _FEW < len(mask):
-            allowed = Subset.of(len(mask), allowed.places())
+        if mask.total * _SPARSE_FILTER_RATIO < len(mask):
+            allowed = Subset.from_indices(len(mask), allowed.to_indices())
         if isinstance(where, str):
             with self._lock:
-                self._filters[where] = allowed
-                while len(self._filters) > _FILTERS:
-                    del self._filters[next(iter(self._filters))]
+                self._filter_cache[where] = allowed
+                while len(self._filter_cache) > _FILTER_CACHE_SIZE:
+                    del self._filter_cache[next(iter(self._filter_cache))]
         return allowed
 
-    def _places(self, name: str, ids: Iterable[ItemId]) -> IntArray:
-        ids = list(ids)
-        places = self.catalog.item_ids.positions(ids)
+    def _item_indices(self, name: str, item_ids: Iterable[ItemId]) -> IntArray:
+        item_ids = list(item_ids)
+        places = self.catalog.item_ids.positions(item_ids)
         unknown = np.flatnonzero(places < 0)
         if unknown.size:
             raise UnknownItemError(
-                f"{name} holds item {ids[int(unknown[0])]!r}, which is not in catalog {self.catalog.name!r} "
+                f"{name} holds item {item_ids[int(unknown[0])]!r}, which is not in catalog {self.catalog.name!r} "
                 f"({len(self.catalog):,} items); leave it out of {name}"
             )
         return places
 
-    def _boosts(self, boost: Mapping[ItemId, float] | None) -> Boost | None:
+    def _compile_boost(self, boost: Mapping[ItemId, float] | None) -> Boost | None:
         if boost is None:
             return None
         if not isinstance(boost, Mapping):
@@ -248,7 +252,7 @@ class Recommender:
         if not np.isfinite(values).all():
             item = list(boost)[int(np.argmin(np.isfinite(values)))]
             raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
-        places = self._places("boost", boost)
+        places = self._item_indices("boost", boost)
         order = np.argsort(places, kind="stable")
         again = np.flatnonzero(np.diff(places[order]) == 0)
         if again.size:
@@ -256,52 +260,54 @@ class Recommender:
             raise InputError(f"boost holds {one!r} and {other!r}, which are the same item; give it one number")
         return Boost(places[order], values[order])
 
-    def _answer(self, people: Sequence[Person], limits: "_Limits", explain: bool) -> list[RecommendationList]:
+    def _recommend_batches(
+        self, users: Sequence[UserLike], options: "_RequestOptions", explain: bool
+    ) -> list[RecommendationList]:
         answers: list[RecommendationList] = []
-        for first in range(0, len(people), _CHUNK):
+        for first in range(0, len(users), _BATCH_SIZE):
             start = self._clock()
-            some = people[first : first + _CHUNK]
-            tasks = [self._task(met, limits) for met in self._meet(some, limits.on_unknown)]
-            self._ladder.serve(tasks, limits.k, limits.deadline)
+            some = users[first : first + _BATCH_SIZE]
+            tasks = [self._pending_request(met, options) for met in self._resolve_users(some, options.on_unknown)]
+            self._fallback_chain.serve(tasks, options.k, options.deadline)
             if explain:
                 for task in tasks:
-                    task.explain(self.catalog, self._explanation, limits.deadline)
+                    task.explain(self.catalog, self._explanation_template, options.deadline)
             seconds = (self._clock() - start) / len(tasks)
-            answers += [task.finish(self.catalog, self._notices, seconds) for task in tasks]
+            answers += [task.to_recommendation_list(self.catalog, self._notices, seconds) for task in tasks]
         return answers
 
-    def _task(self, met: "_Met", limits: "_Limits") -> Task:
+    def _pending_request(self, resolved: "_ResolvedUser", options: "_RequestOptions") -> PendingRequest:
         """What one person asks, in item indices."""
         notices: list[str] = []
-        if limits.on_unknown == "raise" and (met.items < 0).any():
-            unknown = met.ids[int(met.places[np.argmin(met.items)])]
+        if options.on_unknown == "raise" and (resolved.item_indices < 0).any():
+            unknown = resolved.item_ids[int(resolved.id_positions[np.argmin(resolved.item_indices)])]
             raise UnknownItemError(
-                f"item {unknown!r} in the history{_of(met.user_id)} is not in catalog {self.catalog.name!r} "
+                f"item {unknown!r} in the history{_of_user(resolved.user_id)} is not in catalog {self.catalog.name!r} "
                 f'({len(self.catalog):,} items); pass on_unknown="skip" to drop such items'
             )
-        items = met.items[met.items >= 0]
-        if len(items) < len(met.items):
+        items = resolved.item_indices[resolved.item_indices >= 0]
+        if len(items) < len(resolved.item_indices):
             notices.append(
-                f"{len(met.items) - len(items)} of {len(met.items)} history items are not in the catalog and were left "
+                f"{len(resolved.item_indices) - len(items)} of {len(resolved.item_indices)} history items are not in the catalog and were left "
                 "out"
             )
-        allowed = limits.allowed.without(items) if limits.filter_seen else limits.allowed
-        if not met.known:
+        allowed = options.allowed.without(items) if options.filter_seen else options.allowed
+        if not resolved.known:
             notices.append(
-                f"user {met.user_id!r} is unknown" + ("" if limits.on_unknown == "fallback" else "; skipped")
+                f"user {resolved.user_id!r} is unknown" + ("" if options.on_unknown == "fallback" else "; skipped")
             )
-            if limits.on_unknown == "skip":
-                allowed = allowed.within([])
+            if options.on_unknown == "skip":
+                allowed = allowed.intersect([])
         count = len(allowed)
-        if met.known and count < limits.k:
+        if resolved.known and count < options.k:
             are = "item is" if count == 1 else "items are"
-            notices.append(f"only {count} {are} allowed, {limits.k} were asked for")
-        request = RankRequest(items, met.words, allowed, limits.boost)
-        return Task(met.user_id, request, min(limits.k, count), notices)
+            notices.append(f"only {count} {are} allowed, {options.k} were asked for")
+        request = RankRequest(items, resolved.words, allowed, options.boost)
+        return PendingRequest(resolved.user_id, request, min(options.k, count), notices)
 
-    def _meet(self, people: Sequence[Person], on_unknown: str) -> "list[_Met]":
+    def _resolve_users(self, users: Sequence[UserLike], on_unknown: str) -> "list[_ResolvedUser]":
         """What is known of each person; the histories that they bring are looked up together."""
-        brought = [person for person in people if isinstance(person, History)]
+        brought = [person for person in users if isinstance(person, History)]
         for person in brought:
             if not isinstance(person.item_ids, tuple | list) or not isinstance(person.words, str):
                 raise InputError(f"{person!r} is no History; item_ids is a tuple of item ids, words a text")
@@ -309,32 +315,34 @@ class Recommender:
         items = self.catalog.item_ids.positions([item_id for person in brought for item_id in person.item_ids])
         places = iter(np.split(items, stops[:-1]))
         return [
-            _Met(person.user_id, person.words, next(places), person.item_ids, np.arange(len(person.item_ids)))
+            _ResolvedUser(person.user_id, person.words, next(places), person.item_ids, np.arange(len(person.item_ids)))
             if isinstance(person, History)
-            else self._known(person, on_unknown)
-            for person in people
+            else self._resolve_known_user(person, on_unknown)
+            for person in users
         ]
 
-    def _known(self, person: UserId, on_unknown: str) -> "_Met":
+    def _resolve_known_user(self, user_id: UserId, on_unknown: str) -> "_ResolvedUser":
         """What the interactions say of a person."""
-        if not isinstance(person, str | int | np.integer) or isinstance(person, bool):
-            raise InputError(f"{person!r} is no person; pass user ids or History values")
+        if not isinstance(user_id, str | int | np.integer) or isinstance(user_id, bool):
+            raise InputError(f"{user_id!r} is no person; pass user ids or History values")
         try:
             if self.interactions is None:
-                raise UnknownUserError(f"user {person!r} is unknown: no interactions were loaded; pass a History")
-            places = self.interactions.codes_of(person)
-            return _Met(person, "", self._places_of(self.interactions)[places], self.interactions.items, places)
+                raise UnknownUserError(f"user {user_id!r} is unknown: no interactions were loaded; pass a History")
+            places = self.interactions.codes_of(user_id)
+            return _ResolvedUser(
+                user_id, "", self._interaction_indices(self.interactions)[places], self.interactions.item_ids, places
+            )
         except UnknownUserError:
             if on_unknown == "raise":
                 raise
             nothing = np.empty(0, dtype=np.int64)
-            return _Met(person, "", nothing, (), nothing, known=False)
+            return _ResolvedUser(user_id, "", nothing, (), nothing, known=False)
 
-    def _places_of(self, interactions: Interactions) -> IntArray:
+    def _interaction_indices(self, interactions: Interactions) -> IntArray:
         """Where the items of a log stand in the catalog: looked up once, not for every history."""
-        if self._places_in is None or self._places_in[0] is not interactions:
-            self._places_in = (interactions, self.catalog.item_ids.positions(interactions.items))
-        return self._places_in[1]
+        if self._interaction_indices_cache is None or self._interaction_indices_cache[0] is not interactions:
+            self._interaction_indices_cache = (interactions, self.catalog.item_ids.positions(interactions.item_ids))
+        return self._interaction_indices_cache[1]
 
     def _to_frame(self, answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
         rows = [item for answer in answers for item in answer.items]
@@ -346,19 +354,19 @@ class Recommender:
 
 
 @dataclass(frozen=True)
-class _Met:
-    """What is known of a person: item indices, -1 for what the catalog lacks, and where among `ids` each item's is."""
+class _ResolvedUser:
+    """What is known of a person: item indices, -1 for what the catalog lacks, and where among `item_ids` each item's is."""
 
     user_id: UserId | None
     words: str
-    items: IntArray
-    ids: Sequence[ItemId]
-    places: IntArray
+    item_indices: IntArray
+    item_ids: Sequence[ItemId]
+    id_positions: IntArray
     known: bool = True
 
 
 @dataclass(frozen=True)
-class _Limits:
+class _RequestOptions:
     k: int
     filter_seen: bool
     allowed: Subset
@@ -367,11 +375,11 @@ class _Limits:
     on_unknown: str
 
 
-def _of(user: UserId | None) -> str:
+def _of_user(user: UserId | None) -> str:
     return "" if user is None else f" of user {user!r}"
 
 
-def _people_in(frame: "nw.DataFrame[Any]") -> list[Person]:
+def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
     """The people of a frame: histories where it has items, else user ids."""
     if "item_id" in frame.columns:
         if "timestamp" not in frame.columns:

@@ -21,9 +21,9 @@ class Settings:
         encoder: the same for the sentence encoder.
         template, cold_template: names or paths of templates.
         generative: how the LLM ranks.
-        fewer_candidates: candidates of the second, smaller search on the ladder.
+        small_search_candidates: candidates of the second, smaller search on the ladder.
         background: how many people's histories the prior is measured behind.
-        fill_priors: measure the prior of the whole catalog now; otherwise of each item when it first comes up. A
+        compute_priors: measure the prior of the whole catalog now; otherwise of each item when it first comes up. A
             search of the whole catalog does it in any case.
     """
 
@@ -32,7 +32,7 @@ class Settings:
     encoder: str | Path | None = ENCODER_MODEL
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
-    generative: GenerativeSettings = field(default_factory=lambda: GenerativeSettings(evidence=50.0))
-    fewer_candidates: int = 10
+    generative: GenerativeSettings = field(default_factory=lambda: GenerativeSettings(fusion_weight=50.0))
+    small_search_candidates: int = 10
     background: int = 3
-    fill_priors: bool = False
+    compute_priors: bool = False

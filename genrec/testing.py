@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.backends.base import OnTokens, Text, TextRequest
-from genrec.backends.generation import write_along
+from genrec.backends.base import Completion, GenerationRequest, OnTokens
+from genrec.backends.generation import generate_with_tree
 from genrec.backends.provenance import Provenance
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray, Message
 
-_Words = NDArray[np.uint64]
+_UInt64Array = NDArray[np.uint64]
 
 
 class ByteTokenizer:
@@ -20,8 +20,8 @@ class ByteTokenizer:
 
     fingerprint = "bytes"
     vocab_size = 260
-    end_id = 256
-    control_ids = (256, 257, 258, 259)
+    eos_token_id = 256
+    control_token_ids = (256, 257, 258, 259)
 
     def encode_text(self, text: str) -> IntArray:
         """The bytes of a text."""
@@ -44,21 +44,21 @@ class TableBackend:
     Args:
         vocab_size: token ids are below it.
         seed: another seed, another model.
-        spread: standard deviation of the logits; 0 makes every token equally likely, and every score a tie.
-        max_tokens: the context, prompt and answer together.
+        logit_std: standard deviation of the logits; 0 makes every token equally likely, and every score a tie.
+        context_length: the context, prompt and answer together.
         fails: raise `EngineError` at every call to `open`, as a model that died does.
     """
 
     def __init__(
-        self, vocab_size: int, *, seed: int = 0, spread: float = 2.0, max_tokens: int = 4096, fails: bool = False
+        self, vocab_size: int, *, seed: int = 0, logit_std: float = 2.0, context_length: int = 4096, fails: bool = False
     ) -> None:
         self.name = f"table-{vocab_size}-{seed}"
         self.vocab_size = vocab_size
-        self.max_tokens = max_tokens
+        self.context_length = context_length
         self.token_bytes = 16  # a node is its hash and its length
         self.provenance: Provenance | None = None
         self.seed = seed
-        self.spread = spread
+        self.logit_std = logit_std
         self.fails = fails
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "TableTree":
@@ -68,21 +68,21 @@ class TableBackend:
         if self.fails:
             raise EngineError(f"{self.name} was told to fail")
         for number, prompt in enumerate(prompts):
-            if not 0 < len(prompt) < self.max_tokens:
+            if not 0 < len(prompt) < self.context_length:
                 raise EngineError(
-                    f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.max_tokens - 1}"
+                    f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.context_length - 1}"
                 )
         return TableTree(self, prompts, deadline)
 
-    def write(
+    def generate(
         self,
-        requests: Sequence[TextRequest],
+        requests: Sequence[GenerationRequest],
         *,
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         """Write a text behind each prompt."""
-        return write_along(self, requests, deadline, on_tokens)
+        return generate_with_tree(self, requests, deadline, on_tokens)
 
 
 class TableTree:
@@ -90,11 +90,11 @@ class TableTree:
 
     def __init__(self, backend: TableBackend, prompts: Sequence[IntArray], deadline: Deadline) -> None:
         self._backend, self._deadline = backend, deadline
-        self._roots = len(prompts)
+        self._num_prompts = len(prompts)
         states = np.full(len(prompts), backend.seed, dtype=np.uint64)
         for number, prompt in enumerate(prompts):
             for token in prompt:
-                states[number : number + 1] = _mix(states[number : number + 1], np.array([token]))
+                states[number : number + 1] = _mix_hash(states[number : number + 1], np.array([token]))
         self._states = states
         self._lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
 
@@ -111,9 +111,9 @@ class TableTree:
             raise InputError("a node's parent must stand before it")
         states, lengths = [*self._states], [*self._lengths]
         for parent, token in zip(parents, tokens, strict=True):
-            states.append(_mix(np.array([states[parent]]), np.array([token]))[0])
+            states.append(_mix_hash(np.array([states[parent]]), np.array([token]))[0])
             lengths.append(lengths[parent] + 1)
-        if nodes.size and max(lengths[nodes[0] :]) > self._backend.max_tokens:
+        if nodes.size and max(lengths[nodes[0] :]) > self._backend.context_length:
             raise EngineError(f"a path reaches {max(lengths)} tokens; the context is shorter")
         self._states, self._lengths = np.array(states, dtype=np.uint64), np.array(lengths, dtype=np.int64)
         return nodes
@@ -130,21 +130,21 @@ class TableTree:
         """Of the tokens behind some nodes: float64 [Q, V]."""
         self._deadline.check()
         vocabulary = np.arange(self._backend.vocab_size)
-        noise = _mix(self._states[nodes][:, None], vocabulary[None, :]) >> np.uint64(11)
-        return np.asarray(self._backend.spread * np.sqrt(12.0) * (noise / 2.0**53 - 0.5))
+        noise = _mix_hash(self._states[nodes][:, None], vocabulary[None, :]) >> np.uint64(11)
+        return np.asarray(self._backend.logit_std * np.sqrt(12.0) * (noise / 2.0**53 - 0.5))
 
     def rewind(self, size: int) -> None:
         """Forget every node from number `size` on."""
-        if size < self._roots or size > self.size:
-            raise InputError(f"cannot rewind to {size}: the tree has {self._roots} prompts and {self.size} nodes")
+        if size < self._num_prompts or size > self.size:
+            raise InputError(f"cannot rewind to {size}: the tree has {self._num_prompts} prompts and {self.size} nodes")
         self._states, self._lengths = self._states[:size], self._lengths[:size]
 
 
-def _mix(states: _Words, tokens: IntArray) -> _Words:
+def _mix_hash(states: _UInt64Array, tokens: IntArray) -> _UInt64Array:
     """One step of SplitMix64 (Steele et al., OOPSLA 2014) over a state and a token."""
     with np.errstate(over="ignore"):
         word = (states ^ (tokens.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))) + np.uint64(0x9E3779B97F4A7C15)
         word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: _Words = word ^ (word >> np.uint64(31))
+        mixed: _UInt64Array = word ^ (word >> np.uint64(31))
     return mixed

@@ -80,23 +80,23 @@ class Ranking:
         item_indices: int64 [k], distinct, ties in catalog order.
         scores: float64 [k], falling; comparable within this ranking only.
         proven: no other allowed item scores higher under the ranker's stated score.
-        compared: how many allowed items had their whole score compared; a proof rules out the others by bounds.
+        num_scored: how many allowed items had their whole score compared; a proof rules out the others by bounds.
         notices: what the caller should know, such as a history cut to fit the context.
-        nodes: tokens that a model computed for this ranking beside its prompt.
-        passes: how many passes of the model these took; shared with others of its batch.
-        prompt: tokens of its prompt.
-        evidence: of a ranker that weighs several kinds, which spoke for each of the k items most; () of all others.
+        generated_tokens: tokens that a model computed for this ranking beside its prompt.
+        forward_passes: how many passes of the model these took; shared with others of its batch.
+        prompt_tokens: tokens of its prompt.
+        main_signals: of a ranker that weighs several kinds, which spoke for each of the k items most; () of all others.
     """
 
     item_indices: IntArray
     scores: FloatArray
     proven: bool
-    compared: int
+    num_scored: int
     notices: tuple[str, ...] = ()
-    nodes: int = 0
-    passes: int = 0
-    prompt: int = 0
-    evidence: tuple[str, ...] = ()
+    generated_tokens: int = 0
+    forward_passes: int = 0
+    prompt_tokens: int = 0
+    main_signals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Recommendation:
     drivers: tuple[Driver, ...] = ()
 
     @property
-    def step(self) -> str:
+    def stage(self) -> str:
         """The step of the ladder alone."""
         return self.source.partition(": ")[0]
 
@@ -154,7 +154,7 @@ class RecommendationList:
         seconds: time from request to answer; shared evenly by the requests of one batch.
         tokens: those of prompts, and behind them, that language models computed for the rankings it is made of; a prior
             that was measured on the way is not counted.
-        left_out: the steps that should have answered, and failed or had no time.
+        failed_stages: the steps that should have answered, and failed or had no time.
     """
 
     items: tuple[Recommendation, ...]
@@ -163,7 +163,7 @@ class RecommendationList:
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
-    left_out: tuple[str, ...] = ()
+    failed_stages: tuple[str, ...] = ()
 
 
 class Encoder(Protocol):

@@ -82,13 +82,13 @@ def smollm2_float32(smollm2: Path) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[postgres.Cluster]:
+def postgres_server() -> Iterator[postgres.PostgresServer]:
     """A PostgreSQL server of the tests' own."""
-    with postgres.cluster() as server:
+    with postgres.running_postgres() as server:
         yield server
 
 
 @pytest.fixture
-def postgres_url(postgres_server: postgres.Cluster) -> str:
+def postgres_url(postgres_server: postgres.PostgresServer) -> str:
     """An empty place in a database of PostgreSQL."""
     return postgres_server.new_schema()

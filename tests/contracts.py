@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from genrec.backends.base import Backend, Text, TextRequest, TokenTree
+from genrec.backends.base import Backend, Completion, GenerationRequest, TokenTree
 from genrec.data.subset import Boost, Mask, Subset
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError
@@ -19,7 +19,7 @@ from genrec.types import FloatArray, IntArray, Ranking
 
 
 class BackendContract:
-    """Give a fixture `backend`, and `held`; `atol` is the numeric noise its dtype may show."""
+    """Give a fixture `backend`, and `tree_bytes`; `atol` is the numeric noise its dtype may show."""
 
     subject: ClassVar[str]
     atol: ClassVar[float] = 1e-9
@@ -30,33 +30,31 @@ class BackendContract:
         random = np.random.default_rng(0)
         return [random.integers(0, backend.vocab_size, size) for size in (5, 1, 40)]
 
-    def test_it_says_what_it_is(self, backend: Backend) -> None:
+    def test_name_vocabulary_and_context_are_declared(self, backend: Backend) -> None:
         """Caches are keyed by the name, masks are sized by the vocabulary, prompts are cut to the context."""
         assert backend.name
         assert backend.vocab_size > 0
-        assert backend.max_tokens > 1
+        assert backend.context_length > 1
 
-    def test_a_path_has_the_log_probs_of_reading_it_token_by_token(
-        self, backend: Backend, prompts: list[IntArray]
-    ) -> None:
+    def test_path_log_probs_equal_sequential_decoding(self, backend: Backend, prompts: list[IntArray]) -> None:
         """The law of the seam: a node sees its prompt and its ancestors, and nothing else."""
         tree = backend.open(prompts)
-        parents, tokens, paths = branches(backend, prompts)
+        parents, tokens, paths = random_tree(backend, prompts)
         nodes = tree.grow(np.array(parents), np.array(tokens))
         assert nodes.tolist() == list(range(len(prompts), len(prompts) + len(parents)))
         assert tree.size == len(prompts) + len(parents)
-        self.same(read(backend, tree), read(backend, backend.open(paths)))
+        self.assert_close(read_log_probs(backend, tree), read_log_probs(backend, backend.open(paths)))
 
-    def test_steps_of_any_size_grow_the_same_tree(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_tree_does_not_depend_on_grow_batch_size(self, backend: Backend, prompts: list[IntArray]) -> None:
         """A search grows layer by layer, a scorer in one go; both must read the same model."""
-        parents, tokens, _ = branches(backend, prompts)
+        parents, tokens, _ = random_tree(backend, prompts)
         whole, stepwise = backend.open(prompts), backend.open(prompts)
         whole.grow(np.array(parents), np.array(tokens))
         for start, stop in ((0, 1), (1, 4), (4, 4), (4, len(parents))):
             stepwise.grow(np.array(parents[start:stop], dtype=np.int64), np.array(tokens[start:stop], dtype=np.int64))
-        self.same(read(backend, whole), read(backend, stepwise))
+        self.assert_close(read_log_probs(backend, whole), read_log_probs(backend, stepwise))
 
-    def test_the_order_of_nodes_does_not_matter(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_log_probs_do_not_depend_on_node_order(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Rows are sorted for speed; nobody's score may depend on who stood before them."""
         random = np.random.default_rng(1)
         parents = np.repeat(np.arange(len(prompts)), 4)
@@ -64,9 +62,9 @@ class BackendContract:
         order = random.permutation(len(parents))
         one, other = backend.open(prompts), backend.open(prompts)
         first, second = one.grow(parents, tokens), other.grow(parents[order], tokens[order])
-        self.same(read(backend, one)[first[order]], read(backend, other)[second])
+        self.assert_close(read_log_probs(backend, one)[first[order]], read_log_probs(backend, other)[second])
 
-    def test_a_prompt_reads_the_same_alone_and_in_any_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_prompt_log_probs_do_not_depend_on_the_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Padding that leaks would make one customer's list depend on another's."""
         together, turned = backend.open(prompts), backend.open(prompts[::-1])
         for tree in (together, turned):
@@ -74,58 +72,56 @@ class BackendContract:
         for number, prompt in enumerate(prompts):
             alone = backend.open([prompt])
             alone.grow(np.array([0]), np.array([3]))
-            expected = read(backend, alone)
+            expected = read_log_probs(backend, alone)
             for tree, root in ((together, number), (turned, len(prompts) - 1 - number)):
-                self.same(read(backend, tree)[[root, len(prompts) + root]], expected)
+                self.assert_close(read_log_probs(backend, tree)[[root, len(prompts) + root]], expected)
 
     @pytest.mark.parametrize(
         ("head", "tails"),
         [(40, (1, 7, 12)), (40, (0, 0, 0)), (40, (5, 0, 60)), (3, (4, 9)), (0, (50, 40, 1)), (1, (0, 0))],
         ids=["own ends", "all equal", "one heads another", "a short head", "nothing shared", "one token each"],
     )
-    def test_prompts_that_share_a_head_answer_as_each_alone(
-        self, backend: Backend, head: int, tails: tuple[int, ...]
-    ) -> None:
+    def test_shared_prefix_does_not_change_log_probs(self, backend: Backend, head: int, tails: tuple[int, ...]) -> None:
         """What is computed once for all must be what each would have computed, wherever their ways part."""
         random = np.random.default_rng(4)
         shared = random.integers(0, backend.vocab_size, head)
         prompts = [np.append(shared, random.integers(0, backend.vocab_size, tail)) for tail in tails]
-        parents, tokens, paths = branches(backend, prompts)
+        parents, tokens, paths = random_tree(backend, prompts)
         together = backend.open(prompts)
         together.grow(np.array(parents), np.array(tokens))
-        found = read(backend, together)
+        found = read_log_probs(backend, together)
         for path, own in zip(paths, found, strict=True):
-            self.same(own, read(backend, backend.open([path]))[0])
+            self.assert_close(own, read_log_probs(backend, backend.open([path]))[0])
 
-    def test_a_token_takes_no_more_than_it_says(self, backend: Backend) -> None:
+    def test_token_bytes_bounds_memory_per_token(self, backend: Backend) -> None:
         """A budget of memory is kept by this figure: too low and it is overrun, far too high and work is refused."""
         random = np.random.default_rng(5)
         tree = backend.open(list(random.integers(0, backend.vocab_size, (3, 30))))
         for count in (4, 1, 20):
             tree.grow(np.repeat(np.arange(3), count), random.integers(0, backend.vocab_size, 3 * count))
         said = backend.token_bytes * 3 * (30 + 25)
-        assert said // 3 <= self.held(tree) <= said
+        assert said // 3 <= self.tree_bytes(tree) <= said
 
-    def held(self, tree: Any) -> int:
+    def tree_bytes(self, tree: Any) -> int:
         """The bytes a tree holds."""
         raise NotImplementedError
 
-    def test_twins_are_two_nodes_that_say_the_same(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_duplicate_nodes_have_equal_log_probs(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Two rows may begin alike and be grown apart."""
         tree = backend.open(prompts)
         left, right = tree.grow(np.array([0, 0]), np.array([2, 2]))
         assert left != right
-        found = read(backend, tree)
-        self.same(found[left], found[right])
+        found = read_log_probs(backend, tree)
+        self.assert_close(found[left], found[right])
 
     def test_the_same_call_gives_the_same_numbers(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Otherwise no figure can be repeated."""
-        parents, tokens, _ = branches(backend, prompts)
+        parents, tokens, _ = random_tree(backend, prompts)
         answers = []
         for _ in range(2):
             tree = backend.open(prompts)
             tree.grow(np.array(parents), np.array(tokens))
-            answers.append(read(backend, tree))
+            answers.append(read_log_probs(backend, tree))
         assert answers[0].tolist() == answers[1].tolist()
 
     def test_probabilities_of_the_whole_vocabulary_add_up_to_one(
@@ -134,18 +130,18 @@ class BackendContract:
         """A score normalised over the children only would make every lone child look certain."""
         tree = backend.open(prompts)
         tree.grow(np.array([1]), np.array([1]))
-        found = read(backend, tree, np.arange(backend.vocab_size))
+        found = read_log_probs(backend, tree, np.arange(backend.vocab_size))
         assert found.dtype == np.float64
         assert np.isfinite(found).all()
         np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, atol=max(1e-6, self.atol))
 
-    def test_each_node_is_asked_for_its_own_tokens(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_ragged_queries_are_answered_per_node(self, backend: Backend, prompts: list[IntArray]) -> None:
         """The answer is ragged: none of one node, many of another, in any order of nodes."""
         tree = backend.open(prompts)
         nodes, tokens, offsets = np.array([2, 0, 2, 1]), np.array([1, 4, 4, 0, 2]), np.array([0, 3, 3, 4, 5])
         found = tree.log_probs(nodes, tokens, offsets)
-        whole = read(backend, tree, np.arange(5))
-        self.same(found, whole[[2, 2, 2, 2, 1], tokens])
+        whole = read_log_probs(backend, tree, np.arange(5))
+        self.assert_close(found, whole[[2, 2, 2, 2, 1], tokens])
         nothing = np.empty(0, dtype=np.int64)
         assert tree.log_probs(nothing, nothing, np.array([0])).shape == (0,)
         assert tree.log_probs(np.array([0]), nothing, np.array([0, 0])).shape == (0,)
@@ -158,7 +154,7 @@ class BackendContract:
 
     def test_rewinding_restores(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Scoring a catalog in passes grows, reads and forgets; what was forgotten must leave no trace."""
-        parents, tokens, _ = branches(backend, prompts)
+        parents, tokens, _ = random_tree(backend, prompts)
         fresh, tree = backend.open(prompts), backend.open(prompts)
         half = len(parents) // 2
         for one in (fresh, tree):
@@ -170,96 +166,92 @@ class BackendContract:
         assert tree.size == size
         for one in (fresh, tree):
             one.grow(np.array(parents[half:]), np.array(tokens[half:]))
-        expected = read(backend, fresh)
-        self.same(read(backend, tree), expected)
+        expected = read_log_probs(backend, fresh)
+        self.assert_close(read_log_probs(backend, tree), expected)
         tree.rewind(len(prompts))
         assert tree.size == len(prompts)
-        self.same(read(backend, tree), expected[: len(prompts)])
+        self.assert_close(read_log_probs(backend, tree), expected[: len(prompts)])
         for wrong in (len(prompts) - 1, tree.size + 1):
             with pytest.raises(InputError, match=f"cannot rewind to {wrong}"):
                 tree.rewind(wrong)
 
-    def test_two_trees_do_not_meet(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_trees_are_independent(self, backend: Backend, prompts: list[IntArray]) -> None:
         """A prior may be scored while a request is under way."""
         first = backend.open(prompts)
-        before = read(backend, first)
+        before = read_log_probs(backend, first)
         second = backend.open(prompts[:1])
         second.grow(np.array([0]), np.array([1]))
         first.grow(np.array([0]), np.array([1]))
-        after = read(backend, first)
-        self.same(after[: len(prompts)], before)
-        self.same(after[[0, -1]], read(backend, second))
+        after = read_log_probs(backend, first)
+        self.assert_close(after[: len(prompts)], before)
+        self.assert_close(after[[0, -1]], read_log_probs(backend, second))
 
-    def test_a_tree_answers_until_its_deadline_and_never_after_it(
-        self, backend: Backend, prompts: list[IntArray]
-    ) -> None:
+    def test_tree_raises_after_its_deadline_only(self, backend: Backend, prompts: list[IntArray]) -> None:
         """The ladder steps down on the error; who has more time must not notice that somebody else had less."""
         now = [0.0]
         deadline = Deadline(1.0, lambda: now[0])
         hurried, other = backend.open(prompts, deadline=deadline), backend.open(prompts)
         for tree in (hurried, other):
             tree.grow(np.array([0]), np.array([3]))
-        expected = read(backend, other)
-        self.same(read(backend, hurried), expected)
+        expected = read_log_probs(backend, other)
+        self.assert_close(read_log_probs(backend, hurried), expected)
         now[0] = 2.0
         with pytest.raises(DeadlineExceededError):
             hurried.grow(np.array([0]), np.array([3]))
         with pytest.raises(DeadlineExceededError):
-            read(backend, hurried)
+            read_log_probs(backend, hurried)
         with pytest.raises(DeadlineExceededError):
             backend.open(prompts, deadline=deadline)
         assert hurried.size == other.size
-        self.same(read(backend, other), expected)
+        self.assert_close(read_log_probs(backend, other), expected)
         hurried.rewind(len(prompts))
 
-    def test_what_is_written_is_what_the_tree_finds_likeliest(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_greedy_generation_follows_the_tree(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Otherwise what is written and what is ranked come from two models."""
-        text = self.written(backend, prompts[:1])[0]
+        text = self.generate_five(backend, prompts[:1])[0]
         assert text.token_ids.dtype == np.int64
         for place in (0, 3):
             tree = backend.open([np.append(prompts[0], text.token_ids[:place])])
-            steps = read(backend, tree, np.arange(backend.vocab_size))[0]
+            steps = read_log_probs(backend, tree, np.arange(backend.vocab_size))[0]
             assert steps[text.token_ids[place]] >= steps.max() - max(self.atol, 1e-6) * 10
 
-    def test_a_text_is_the_same_alone_and_in_any_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_generation_does_not_depend_on_the_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
         """What one customer reads must not depend on another; nor what is drawn, which hangs on its seed alone."""
         for temperature in (0.0, 1.5):
-            together = self.written(backend, prompts, temperature=temperature)
-            assert {len(text.token_ids) for text in together if not text.ended} == {5}
+            together = self.generate_five(backend, prompts, temperature=temperature)
+            assert {len(text.token_ids) for text in together if not text.stopped} == {5}
             for number in (2, 0):
-                alone = self.written(backend, [prompts[number]], temperature=temperature)[0]
+                alone = self.generate_five(backend, [prompts[number]], temperature=temperature)[0]
                 assert alone.token_ids.tolist() == together[number].token_ids.tolist()
-        other = self.written(backend, prompts, temperature=1.5, seed=1)
+        other = self.generate_five(backend, prompts, temperature=1.5, seed=1)
         assert [text.token_ids.tolist() for text in other] != [text.token_ids.tolist() for text in together]
 
-    def test_a_text_ends_before_what_stops_it_and_is_cut_where_it_may_go_no_further(
-        self, backend: Backend, prompts: list[IntArray]
-    ) -> None:
+    def test_generation_ends_at_stop_token_or_max_tokens(self, backend: Backend, prompts: list[IntArray]) -> None:
         """A reader must know whether a sentence is whole; and no text holds the token that ended it."""
-        whole = [text.token_ids.tolist() for text in self.written(backend, prompts)]
+        whole = [text.token_ids.tolist() for text in self.generate_five(backend, prompts)]
         for stops in ((0, whole[1][3]), (0, whole[1][3], whole[0][0])):
-            for text, before in zip(self.written(backend, prompts, stops=stops), whole, strict=True):
+            for text, before in zip(self.generate_five(backend, prompts, stop_token_ids=stops), whole, strict=True):
                 place = min((before.index(stop) for stop in stops if stop in before), default=None)
                 assert text.token_ids.tolist() == before[:place]
-                assert text.ended == (place is not None or len(before) < 5)
+                assert text.stopped == (place is not None or len(before) < 5)
 
-    def test_a_text_without_room_or_time_is_refused(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_generation_without_context_or_time_raises(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Half of an answer, or one that runs beyond the context, looks like an answer."""
-        most = backend.max_tokens - len(prompts[0])
+        most = backend.context_length - len(prompts[0])
         for wrong in (0, most + 1):
             with pytest.raises(EngineError, match=f"prompt 0 has 5 tokens and may be followed by {wrong};"):
-                backend.write([TextRequest(prompts[0], (0,), wrong)])
+                backend.generate([GenerationRequest(prompts[0], (0,), wrong)])
         late = Deadline(1.0, lambda: 2.0)
         with pytest.raises(DeadlineExceededError):
-            backend.write([TextRequest(prompts[0], (0,), 5)], deadline=late)
-        assert backend.write([]) == []
+            backend.generate([GenerationRequest(prompts[0], (0,), 5)], deadline=late)
+        assert backend.generate([]) == []
 
-    def test_what_is_told_while_it_is_written_is_the_text(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_streamed_tokens_equal_the_text(self, backend: Backend, prompts: list[IntArray]) -> None:
         """A reader who follows must have read what stands there in the end, and no token that ended it."""
-        stop = int(self.written(backend, prompts)[1].token_ids[3])
-        requests = [TextRequest(own, (0, stop), 5) for own in prompts]
+        stop = int(self.generate_five(backend, prompts)[1].token_ids[3])
+        requests = [GenerationRequest(own, (0, stop), 5) for own in prompts]
         told: dict[int, list[list[int]]] = {}
-        texts = backend.write(requests, on_tokens=lambda number, new: told.setdefault(number, []).append(list(new)))
+        texts = backend.generate(requests, on_tokens=lambda number, new: told.setdefault(number, []).append(list(new)))
         for number, text in enumerate(texts):
             pieces = told.get(number, [])
             assert [token for piece in pieces for token in piece] == text.token_ids.tolist()
@@ -269,31 +261,31 @@ class BackendContract:
             raise KeyError(number)
 
         with pytest.raises((KeyError, EngineError)):
-            backend.write(requests[:1], on_tokens=refuse)
-        again = self.written(backend, prompts[:1], stops=(0, stop))[0]
+            backend.generate(requests[:1], on_tokens=refuse)
+        again = self.generate_five(backend, prompts[:1], stop_token_ids=(0, stop))[0]
         assert again.token_ids.tolist() == texts[0].token_ids.tolist()
 
-    def written(
+    def generate_five(
         self,
         backend: Backend,
         prompts: list[IntArray],
         *,
-        stops: tuple[int, ...] = (0,),
+        stop_token_ids: tuple[int, ...] = (0,),
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         """Five tokens behind each prompt, unless something stops them."""
-        return backend.write([TextRequest(own, stops, 5, temperature, seed) for own in prompts])
+        return backend.generate([GenerationRequest(own, stop_token_ids, 5, temperature, seed) for own in prompts])
 
-    def test_what_is_passed_in_stays_as_it_was(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_arguments_are_not_modified(self, backend: Backend, prompts: list[IntArray]) -> None:
         """Prompts are kept and opened again."""
-        parents, tokens, _ = branches(backend, prompts)
+        parents, tokens, _ = random_tree(backend, prompts)
         arrays = [*prompts, np.array(parents), np.array(tokens)]
         copies = [array.copy() for array in arrays]
         backend.open(prompts).grow(arrays[-2], arrays[-1])
         assert all((array == was).all() for array, was in zip(arrays, copies, strict=True))
 
-    def test_a_parent_stands_before_its_child(self, backend: Backend, prompts: list[IntArray]) -> None:
+    def test_parent_must_exist_before_its_child(self, backend: Backend, prompts: list[IntArray]) -> None:
         """A node that is its own ancestor, or nobody's, has no meaning."""
         tree = backend.open(prompts)
         for parents in ([3], [0, 9], [-1], [4, 0]):
@@ -301,10 +293,10 @@ class BackendContract:
                 tree.grow(np.array(parents), np.zeros(len(parents), dtype=np.int64))
         assert tree.size == len(prompts)
 
-    def test_what_does_not_fit_the_context_is_refused(self, backend: Backend) -> None:
+    def test_context_overflow_raises(self, backend: Backend) -> None:
         """Beyond it a model answers nonsense without a word; the ladder needs an EngineError to step down."""
         short: Any = copy.copy(backend)
-        short.max_tokens = 6
+        short.context_length = 6
         for size in (0, 6, 7):
             with pytest.raises(EngineError, match=f"prompt 1 has {size} tokens.* takes 1 to 5"):
                 short.open([np.array([1]), np.ones(size, dtype=np.int64)])
@@ -312,21 +304,21 @@ class BackendContract:
         one, four, two = np.split(np.random.default_rng(7).integers(0, backend.vocab_size, 7), [1, 5])
         tree = short.open([one, four])
         nodes = tree.grow(np.array([1, 2]), two)
-        before = read(backend, tree)
+        before = read_log_probs(backend, tree)
         with pytest.raises(EngineError, match="a path reaches 7 tokens"):
             tree.grow(np.array([0, int(nodes[-1])]), np.array([7, 7]))
         assert tree.size == 4
-        self.same(read(backend, tree), before)
+        self.assert_close(read_log_probs(backend, tree), before)
         tree.rewind(2)
         tree.grow(np.array([0, 2, 3, 4, 5]), np.arange(5))
         with pytest.raises(EngineError, match="a path reaches 7 tokens"):
             tree.grow(np.array([6]), np.array([1]))
 
-    def same(self, found: FloatArray, expected: FloatArray) -> None:
+    def assert_close(self, found: FloatArray, expected: FloatArray) -> None:
         np.testing.assert_allclose(found, expected, atol=self.atol, rtol=0)
 
 
-def branches(backend: Backend, prompts: list[IntArray]) -> tuple[list[int], list[int], list[IntArray]]:
+def random_tree(backend: Backend, prompts: list[IntArray]) -> tuple[list[int], list[int], list[IntArray]]:
     """A bushy tree over the prompts: parents and tokens in one call's order, and every node's whole path."""
     random = np.random.default_rng(2)
     parents: list[int] = []
@@ -339,7 +331,7 @@ def branches(backend: Backend, prompts: list[IntArray]) -> tuple[list[int], list
     return parents, tokens, paths
 
 
-def read(backend: Backend, tree: TokenTree, tokens: IntArray | None = None) -> FloatArray:
+def read_log_probs(backend: Backend, tree: TokenTree, tokens: IntArray | None = None) -> FloatArray:
     """What every node says of some tokens, or of the given ones: [size, tokens]."""
     asked = np.linspace(0, backend.vocab_size - 1, 25).astype(np.int64) if tokens is None else tokens
     offsets = np.arange(tree.size + 1) * len(asked)
@@ -347,11 +339,11 @@ def read(backend: Backend, tree: TokenTree, tokens: IntArray | None = None) -> F
 
 
 @dataclass(frozen=True)
-class Planted:
+class KnownAnswer:
     """A request to which a ranker that works has one right answer, and that answer."""
 
     request: RankRequest
-    item: int
+    item_index: int
 
 
 class RankerContract:
@@ -372,11 +364,11 @@ class RankerContract:
             filtered = Subset.from_mask(Mask.from_bool(allowed))
             people.append(RankRequest(history, words, filtered))
             people.append(RankRequest(history, words, filtered.without(random.integers(0, items, 2))))
-            people.append(RankRequest(history, words, Subset.of(items, np.flatnonzero(allowed))))
+            people.append(RankRequest(history, words, Subset.from_indices(items, np.flatnonzero(allowed))))
         strange, everything = "\ud800 <|im_end|>\n{{ x }}", Subset.everything(items)
         people.append(RankRequest(random.integers(0, items, 4), strange, everything))
         people.append(RankRequest(random.integers(0, items, 4), "", everything.without(random.integers(0, items, 3))))
-        people.append(RankRequest(random.integers(0, items, 4), "", Subset.of(items, [])))
+        people.append(RankRequest(random.integers(0, items, 4), "", Subset.from_indices(items, [])))
         able = [request for request in people if ranker.can_rank(request)]
         assert len(able) >= 5
         return able
@@ -387,7 +379,7 @@ class RankerContract:
     def score(self, ranker: Ranker, request: RankRequest, items: IntArray) -> FloatArray:
         return ranker.score([request], [items], deadline=Deadline.never())[0]
 
-    def test_it_has_a_name(self, ranker: Ranker) -> None:
+    def test_source_is_named(self, ranker: Ranker) -> None:
         """Every recommendation says who served it."""
         assert ranker.source
 
@@ -404,7 +396,7 @@ class RankerContract:
             assert request.allowed.contains(found).all()
             order = np.lexsort((found, -ranking.scores))
             assert order.tolist() == list(range(len(found)))
-            assert ranking.compared >= len(found)
+            assert ranking.num_scored >= len(found)
 
     def test_scores_are_those_of_the_list(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
         """Explanations and blends ask for scores one by one; they must be talking of the same thing."""
@@ -415,12 +407,12 @@ class RankerContract:
             backwards = self.score(ranker, request, ranking.item_indices[::-1])
             np.testing.assert_allclose(backwards[::-1], ranking.scores, atol=self.atol)
 
-    def test_proven_means_that_nothing_allowed_scores_higher(
+    def test_proven_means_no_allowed_item_scores_higher(
         self, ranker: Ranker, requests: list[RankRequest], items: int
     ) -> None:
         """Whoever reads `proven` may stop looking."""
         for request, ranking in zip(requests, self.rank(ranker, requests, 4), strict=True):
-            allowed = request.allowed.places()
+            allowed = request.allowed.to_indices()
             scores = self.score(ranker, request, allowed)
             known = np.isfinite(scores)
             best = allowed[known][np.lexsort((allowed[known], -scores[known]))][:4]
@@ -433,7 +425,7 @@ class RankerContract:
             assert one.item_indices.tolist() == other.item_indices.tolist()
             assert one.scores.tolist() == other.scores.tolist()
 
-    def test_a_batch_answers_as_each_alone(self, ranker: Ranker, requests: list[RankRequest]) -> None:
+    def test_ranking_does_not_depend_on_the_batch(self, ranker: Ranker, requests: list[RankRequest]) -> None:
         """Whoever shares a batch with somebody must not be recommended anything else for it."""
         together, turned = self.rank(ranker, requests, 5), self.rank(ranker, requests[::-1], 5)[::-1]
         for place, request in enumerate(requests):
@@ -443,18 +435,18 @@ class RankerContract:
                 np.testing.assert_allclose(ranking.scores, alone.scores, atol=self.atol)
                 assert ranking.proven == alone.proven
 
-    def test_a_list_of_no_items_is_refused(self, ranker: Ranker, requests: list[RankRequest]) -> None:
+    def test_k_below_one_raises(self, ranker: Ranker, requests: list[RankRequest]) -> None:
         """An empty answer to a mistyped k looks like an empty shop."""
         for k in (0, -1):
             with pytest.raises(InputError, match=f"k is {k}; give a whole number of at least 1"):
                 self.rank(ranker, requests, k)
 
-    def test_nobody_is_ranked_for_nobody(self, ranker: Ranker) -> None:
+    def test_empty_batch_gives_no_rankings(self, ranker: Ranker) -> None:
         """A batch whose people were all served further up is empty."""
         assert self.rank(ranker, [], 5) == []
         assert ranker.score([], [], deadline=Deadline.never()) == []
 
-    def test_a_filter_never_shortens_a_list(self, ranker: Ranker, planted: Planted, items: int) -> None:
+    def test_a_filter_never_shortens_a_list(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
         """It acts inside; a filter afterwards would leave holes."""
         everything = replace(planted.request, allowed=Subset.everything(items))
         (whole,) = self.rank(ranker, [everything], items)
@@ -462,14 +454,14 @@ class RankerContract:
             kept = whole.item_indices[-keep:]
             mask = Mask.from_bool(np.isin(np.arange(items), kept))
             for allowed in (
-                Subset.of(items, kept),
+                Subset.from_indices(items, kept),
                 Subset.from_mask(mask),
                 Subset.everything(items).without(np.setdiff1d(np.arange(items), kept)),
             ):
                 (part,) = self.rank(ranker, [replace(everything, allowed=allowed)], keep)
                 assert sorted(part.item_indices.tolist()) == sorted(kept.tolist())
 
-    def test_a_boost_lifts_an_item_and_nothing_else(self, ranker: Ranker, planted: Planted, items: int) -> None:
+    def test_positive_boost_moves_only_its_item(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
         """A shop that promotes an item wants to see it, and the others in their old order."""
         everything = replace(planted.request, allowed=Subset.everything(items))
         (before,) = self.rank(ranker, [everything], items)
@@ -483,9 +475,7 @@ class RankerContract:
         assert short.item_indices.tolist() == [last]
         assert self.score(ranker, boosted, np.array([last]))[0] == pytest.approx(after.scores[0])
 
-    def test_a_boost_below_zero_sinks_an_item_and_nothing_else(
-        self, ranker: Ranker, planted: Planted, items: int
-    ) -> None:
+    def test_negative_boost_moves_only_its_item(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
         """What a shop would rather not sell must not take a better item's place, nor vanish."""
         (before,) = self.rank(ranker, [planted.request], items)
         best = int(before.item_indices[0])
@@ -494,7 +484,7 @@ class RankerContract:
         assert after.item_indices.tolist() == [*before.item_indices[1:].tolist(), best]
         assert self.rank(ranker, [sunk], 1)[0].item_indices.tolist() == before.item_indices[1:2].tolist()
 
-    def test_a_boost_does_not_open_the_filter(self, ranker: Ranker, planted: Planted, items: int) -> None:
+    def test_boost_does_not_bypass_the_filter(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
         """An item that is out of stock stays out, however much somebody wants it sold."""
         (best,) = self.rank(ranker, [planted.request], 2)
         allowed = planted.request.allowed.without(best.item_indices[:1])
@@ -502,15 +492,13 @@ class RankerContract:
         (ranking,) = self.rank(ranker, [replace(planted.request, allowed=allowed, boost=boost)], items)
         assert best.item_indices[0] not in ranking.item_indices
 
-    def test_the_planted_answer_is_found(self, ranker: Ranker, planted: Planted) -> None:
+    def test_known_answer_is_ranked_first(self, ranker: Ranker, planted: KnownAnswer) -> None:
         """A ranker may keep every other law and still rank at random."""
         assert ranker.can_rank(planted.request)
         (ranking,) = self.rank(ranker, [planted.request], 1)
-        assert ranking.item_indices.tolist() == [planted.item]
+        assert ranking.item_indices.tolist() == [planted.item_index]
 
-    def test_a_deadline_that_has_passed_stops_a_slow_ranker_and_no_quick_one(
-        self, ranker: Ranker, planted: Planted
-    ) -> None:
+    def test_passed_deadline_stops_only_slow_rankers(self, ranker: Ranker, planted: KnownAnswer) -> None:
         """The ladder steps down on it to the quick ones; if these gave up too, only popularity would be left."""
         passed = Deadline(at=1.0, clock=lambda: 2.0)
         if isinstance(ranker, DenseRanker):
@@ -519,9 +507,9 @@ class RankerContract:
         with pytest.raises(DeadlineExceededError):
             ranker.rank([planted.request], 3, deadline=passed)
         with pytest.raises(DeadlineExceededError):
-            ranker.score([planted.request], [np.array([planted.item])], deadline=passed)
+            ranker.score([planted.request], [np.array([planted.item_index])], deadline=passed)
 
-    def test_what_is_passed_in_stays_as_it_was(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
+    def test_arguments_are_not_modified(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
         """The ladder hands the same request to the next step."""
         boost = Boost.from_pairs((place, float(place)) for place in range(items))
         boosted = [replace(request, boost=boost) for request in requests]
@@ -532,7 +520,7 @@ class RankerContract:
                 (request.history, was.history),
                 (request.allowed.listed, was.allowed.listed),
                 (request.allowed.to_bool(), was.allowed.to_bool()),
-                (boost.places, was.boost.places if was.boost else None),
+                (boost.indices, was.boost.indices if was.boost else None),
                 (boost.values, was.boost.values if was.boost else None),
             ]
             for one, other in pairs:

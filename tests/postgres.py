@@ -20,7 +20,7 @@ import pytest
 USER, PASSWORD = "genrec", "not/a:pass@word"
 
 
-class Cluster:
+class PostgresServer:
     """A server that can be stopped and started again."""
 
     def __init__(self, programs: Path, folder: Path, port: int, account: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ class Cluster:
             self._server = subprocess.Popen(self._command, stdout=log, stderr=log, **self._account)
         for _ in range(600):
             try:
-                self._ask("postgres", "SELECT 1")
+                self._execute("postgres", "SELECT 1")
                 return
             except OSError:
                 assert self._server.poll() is None, self._log.read_text()
@@ -56,15 +56,15 @@ class Cluster:
     def new_schema(self) -> str:
         """The URL of a corner of one database, in which nothing is yet; sooner made than a database."""
         name = f"test_{secrets.token_hex(6)}"
-        self._ask("postgres", f"CREATE SCHEMA {name}")
+        self._execute("postgres", f"CREATE SCHEMA {name}")
         return f"{self.url('postgres')}?options=-csearch_path%3D{name}"
 
     def new_database(self, encoding: str = "UTF8") -> str:
         name = f"test_{secrets.token_hex(6)}"
-        self._ask("postgres", f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+        self._execute("postgres", f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
         return self.url(name)
 
-    def _ask(self, database: str, statement: str) -> None:
+    def _execute(self, database: str, statement: str) -> None:
         import psycopg
 
         try:
@@ -75,7 +75,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
+def running_postgres() -> Iterator[PostgresServer]:
     """Where no PostgreSQL is installed the tests that need one are skipped; under CI they fail."""
     programs = find_programs()
     if programs is None:
@@ -83,7 +83,7 @@ def cluster() -> Iterator[Cluster]:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    account = other_account()
+    account = unprivileged_account()
     folder = Path(tempfile.mkdtemp(prefix="genrec-postgres-"))
     try:
         (folder / "password").write_text(PASSWORD, encoding="utf-8")
@@ -93,7 +93,7 @@ def cluster() -> Iterator[Cluster]:
         options = f"-U {USER} --encoding=UTF8 --locale=C --no-sync --auth=scram-sha-256".split()
         command = [programs / "initdb", "-D", folder / "data", f"--pwfile={folder / 'password'}", *options]
         subprocess.run(command, check=True, capture_output=True, **account)
-        server = Cluster(programs, folder, free_port(), account)
+        server = PostgresServer(programs, folder, free_port(), account)
         try:
             server.start()
             yield server
@@ -111,7 +111,7 @@ def find_programs() -> Path | None:
     return max((path.parent for path in versions), key=lambda path: float(path.parent.name), default=None)
 
 
-def other_account() -> dict[str, Any]:
+def unprivileged_account() -> dict[str, Any]:
     """As whom PostgreSQL runs: it refuses to be root."""
     if os.geteuid() != 0:
         return {}

@@ -7,7 +7,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 
 @schemathesis.check
-def well_formed_data_is_read(ctx: Any, response: Any, case: Any) -> bool | None:
+def schema_valid_data_is_accepted(ctx: Any, response: Any, case: Any) -> bool | None:
     """No description says which items there are, and which filters can be read."""
     if response.status_code == 400 and response.json()["error"]["code"] == "invalid_value":
         return None

@@ -21,23 +21,23 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
 
 _EVENT_END = b"\n\n"
-_MOST = 1 << 16  # bytes at once
+_BUFFER_SIZE = 1 << 16  # bytes at once
 
 
-class Network:
+class NetworkProxy:
     """What lies between a browser and a server: by default nothing, but it can be slow, and break.
 
     Attributes:
-        slow: seconds that each event of a streamed reply takes.
-        cut_after: events of a streamed reply after which the connection breaks; None for never.
-        hold_after: events of a streamed reply after which nothing comes until this is None.
+        event_delay: seconds that each event of a streamed reply takes.
+        disconnect_after: events of a streamed reply after which the connection breaks; None for never.
+        pause_after: events of a streamed reply after which nothing comes until this is None.
     """
 
     def __init__(self, server: str) -> None:
         self._server = server
-        self.slow: float = 0.0
-        self.cut_after: int | None = None
-        self.hold_after: int | None = None
+        self.event_delay: float = 0.0
+        self.disconnect_after: int | None = None
+        self.pause_after: int | None = None
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -52,20 +52,20 @@ class Network:
             while True:
                 client, _ = self._listening.accept()
                 server = socket.create_connection((host, int(port)))
-                threading.Thread(target=_ask, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
+                threading.Thread(target=_forward_request, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._forward_response, args=(server, client), daemon=True).start()
 
-    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+    def _forward_response(self, server: socket.socket, client: socket.socket) -> None:
         """Carry what the server says, an event at a time."""
         left, told = math.inf, 0
         with server, client, contextlib.suppress(OSError):
-            while left > 0 and (data := server.recv(_MOST)):
+            while left > 0 and (data := server.recv(_BUFFER_SIZE)):
                 if data.startswith(b"HTTP/"):
-                    left, told = math.inf if self.cut_after is None else self.cut_after, 0
+                    left, told = math.inf if self.disconnect_after is None else self.disconnect_after, 0
                 *events, rest = data.split(_EVENT_END)
                 for event in events:
-                    time.sleep(self.slow)
-                    while self.hold_after is not None and told >= self.hold_after:
+                    time.sleep(self.event_delay)
+                    while self.pause_after is not None and told >= self.pause_after:
                         time.sleep(0.01)
                     left, told = left - 1, told + 1
                     client.sendall(event + _EVENT_END if left > 0 else b"")
@@ -75,10 +75,10 @@ class Network:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def _ask(client: socket.socket, server: socket.socket) -> None:
+def _forward_request(client: socket.socket, server: socket.socket) -> None:
     """Carry what the browser says."""
     with contextlib.suppress(OSError):
-        while data := client.recv(_MOST):
+        while data := client.recv(_BUFFER_SIZE):
             server.sendall(data)
         server.shutdown(socket.SHUT_WR)
 
@@ -97,39 +97,39 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-class Watched:
+class PageRecorder:
     """Opens pages and keeps an eye on them.
 
     Attributes:
         pages: that are open.
-        trouble: whatever they complained of, or asked of others than their server.
-        asked: "METHOD path" of every request.
+        problems: whatever they complained of, or asked of others than their server.
+        requests: "METHOD path" of every request.
     """
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
         self.pages: list[Page] = []
-        self.trouble: list[str] = []
-        self.asked: list[str] = []
+        self.problems: list[str] = []
+        self.requests: list[str] = []
 
-    def open(self, address: str, may_say: str, **options: Any) -> Page:
+    def open(self, address: str, allowed_console: str, **options: Any) -> Page:
         """A page in a profile of its own; what it may say on its console is a pattern."""
         options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", **options}
         page = self._browser.new_context(**options).new_page()
         page.set_default_timeout(15_000)
 
         def note(kind: str, text: str) -> None:
-            if not may_say or not re.search(may_say, text):
-                self.trouble.append(f"{kind}: {text}")
+            if not allowed_console or not re.search(allowed_console, text):
+                self.problems.append(f"{kind}: {text}")
 
         def watch(request: Request) -> None:
-            self.asked.append(f"{request.method} {urlsplit(request.url).path}")
+            self.requests.append(f"{request.method} {urlsplit(request.url).path}")
             if not request.url.startswith(f"{address}/"):
-                self.trouble.append(f"a request to {request.url}")
+                self.problems.append(f"a request to {request.url}")
 
         page.on("console", lambda said: note(said.type, said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: note("exception", str(error)))
-        page.on("dialog", lambda dialog: (self.trouble.append(f"dialog: {dialog.message}"), dialog.dismiss())[1])
+        page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss())[1])
         page.on("request", watch)
         page.goto(address)
         self.pages.append(page)
@@ -141,22 +141,22 @@ class Watched:
             page.context.close()
 
 
-Open = Callable[..., Page]
+OpenPage = Callable[..., Page]
 
 
-def words(page: Page) -> Locator:
+def message_box(page: Page) -> Locator:
     """The message box."""
     return page.get_by_role("textbox", name="Say what you look for")
 
 
-def say(page: Page, text: str) -> None:
+def send_message(page: Page, text: str) -> None:
     """Type, send, and wait for the answer."""
-    words(page).fill(text)
-    words(page).press("Enter")
-    settle(page)
+    message_box(page).fill(text)
+    message_box(page).press("Enter")
+    wait_for_reply(page)
 
 
-def settle(page: Page) -> None:
+def wait_for_reply(page: Page) -> None:
     """Wait until the answer is whole."""
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible(timeout=15_000)
 
@@ -171,6 +171,6 @@ def prices(page: Page) -> list[float]:
     return [float(text.removeprefix("Price ")) for text in page.locator("#cards .price").all_text_contents()]
 
 
-def chips(page: Page) -> list[str]:
+def preference_labels(page: Page) -> list[str]:
     """What was understood, as it is shown."""
     return [text.removeprefix("Take back: ") for text in page.locator("#chips button").all_text_contents()]

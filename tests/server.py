@@ -13,17 +13,17 @@ import pandas as pd
 import uvicorn
 
 from genrec import Catalog, Item, read_interactions
-from genrec.chat.advisor import Advisor, Write
-from genrec.pipeline import Learned, Parts
+from genrec.chat.advisor import Advisor, ReplyGenerator
+from genrec.pipeline import CollaborativeModel, Pipeline
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
-from genrec.rankers.collaborative_counts import Counts
-from genrec.serve.admission import Room
+from genrec.rankers.collaborative_counts import CollaborativeCounts
+from genrec.serve.admission import Limits
 from genrec.serve.app import create_app
-from genrec.serve.auth import Keys
-from genrec.serve.service import Advise, Load, Service
-from genrec.serve.state import Live
+from genrec.serve.auth import ApiKeys
+from genrec.serve.service import BuildAdvisor, Service, ServiceConfig
+from genrec.serve.state import ServingState
 from genrec.serve.telemetry import Metrics
-from genrec.serve.uvicorn_protocol import bind, config_of
+from genrec.serve.uvicorn_protocol import bind_socket, uvicorn_config
 from genrec.store.event_store import Store
 
 NOUNS = ("Mug", "Lamp", "Candle", "Rug", "Tea Pot", "Clock", "Basket", "Frame")
@@ -31,79 +31,81 @@ COLOURS = ("Red", "Blue", "Green", "White", "Black")
 EVENTS = (("ann", "i0"), ("ann", "i1"), ("bob", "i1"), ("bob", "i2"), ("cyd", "i2"), ("cyd", "i3"), ("dan", "i0"))
 
 
-class Led(Parts):
+class PipelineWithExtraStages(Pipeline):
     """Parts with other rankers before them."""
 
-    first: Sequence[Ranker] = ()
+    extra_stages: Sequence[Ranker] = ()
 
     @property
-    def ladder(self) -> list[Ranker]:
-        return [*self.first, *super().ladder]
+    def stages(self) -> list[Ranker]:
+        return [*self.extra_stages, *super().stages]
 
 
-class Slow(DenseRanker):
+class BlockingRanker(DenseRanker):
     """Answers once it is let; counts whom it answered."""
 
     source = "slow"
 
     def __init__(self) -> None:
-        self.open, self.asked = threading.Event(), threading.Event()
+        self.released, self.entered = threading.Event(), threading.Event()
         self.batches: list[int] = []
 
     def can_rank(self, request: RankRequest) -> bool:
         return True
 
     def scores(self, requests: Any) -> Any:
-        self.asked.set()
-        self.open.wait(20)
+        self.entered.set()
+        self.released.wait(20)
         self.batches.append(len(requests))
         return np.tile(np.arange(requests[0].allowed.universe, dtype=np.float64), (len(requests), 1))
 
 
-def shop(*, first: Sequence[Ranker] = (), extra: Sequence[Item] = (), notices: Sequence[str] = ()) -> Parts:
+def small_pipeline(
+    *, extra_stages: Sequence[Ranker] = (), extra_items: Sequence[Item] = (), notices: Sequence[str] = ()
+) -> Pipeline:
     """40 items with prices from 1 to 40, what four people did, and a ladder that counts."""
     titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]
     items = [Item(f"i{place}", title, {"price": float(place + 1)}) for place, title in enumerate(titles)]
-    catalog = Catalog.from_items([*items, *extra])
+    catalog = Catalog.from_items([*items, *extra_items])
     users, taken = zip(*EVENTS, strict=True)
     events = read_interactions(pd.DataFrame({"user_id": users, "item_id": taken, "timestamp": range(len(EVENTS))}))
-    counts = Counts.of(catalog, events)
-    learned = Learned(catalog, counts, dict.fromkeys(counts.parts(None), 1.0))
-    parts = replace(Parts.of(catalog, events, learned=learned), notices=tuple(notices))
-    if not first:
+    counts = CollaborativeCounts.from_interactions(catalog, events)
+    learned = CollaborativeModel(catalog, counts, dict.fromkeys(counts.rankers(None), 1.0))
+    parts = replace(Pipeline.from_rankers(catalog, events, collaborative=learned), notices=tuple(notices))
+    if not extra_stages:
         return parts
-    led = Led(**vars(parts))
-    object.__setattr__(led, "first", tuple(first))
+    led = PipelineWithExtraStages(**vars(parts))
+    object.__setattr__(led, "extra_stages", tuple(extra_stages))
     return led
 
 
 @contextmanager
-def serving(
-    parts: Parts,
+def running_server(
+    pipeline: Pipeline,
     folder: Path,
     *,
     keys: Sequence[str] = (),
     rate: float | None = None,
-    room: Room | None = None,
-    load: Load | None = None,
-    write: Write | None = None,
-    advise: Advise | None = None,
+    limits: Limits | None = None,
+    batching: ServiceConfig | None = None,
+    generate: ReplyGenerator | None = None,
+    advise: BuildAdvisor | None = None,
 ) -> Iterator[str]:
     """Serve until the block ends; the address, such as http://127.0.0.1:8080."""
     with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
         service = Service(
-            Live(parts, store),
+            ServingState(pipeline, store),
             store,
-            advise=advise or (lambda own, k: Advisor(own, k=k, write=write)),
-            load=load or Load(),
+            build_advisor=advise or (lambda own, k: Advisor(own, k=k, reply_generator=generate)),
+            config=batching or ServiceConfig(),
             metrics=Metrics(),
         )
-        known = Keys(keys, rate=rate, burst=2, clock=time.monotonic)
-        listening = bind("127.0.0.1", 0)
-        server = uvicorn.Server(config_of(create_app(service, keys=known, room=room or Room())))
+        known = ApiKeys(keys, rate=rate, burst=2, clock=time.monotonic)
+        listening = bind_socket("127.0.0.1", 0)
+        server = uvicorn.Server(uvicorn_config(create_app(service, keys=known, limits=limits or Limits())))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        until(lambda: server.started or not thread.is_alive())
+        wait_until(lambda: server.started or not thread.is_alive())
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
@@ -111,20 +113,20 @@ def serving(
             thread.join()
 
 
-def until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for something.
 
     Raises:
         TimeoutError: it did not come.
     """
     end = time.monotonic() + seconds
-    while not is_so():
+    while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"it is not so after {seconds:g} s")
         time.sleep(0.01)
 
 
-def events_in(lines: Iterator[str]) -> Iterator[Any]:
+def parse_sse(lines: Iterator[str]) -> Iterator[Any]:
     """What server-sent events say: parsed, and "[DONE]" as it is."""
     import json
 

@@ -106,7 +106,7 @@ def test_few_modules_lie_outside_packages() -> None:
     assert len([name for name in NAMES if "." not in name and name != "__main__"]) <= MODULES_AT_MOST
 
 
-def test_nobody_imports_upward_or_sideways() -> None:
+def test_imports_point_down() -> None:
     """Layers that lean on each other cannot be changed one at a time, and a cycle cannot be changed at all."""
     level = {name: number for number, line in enumerate(LAYERS) for name in line.split()}
     for path in CODE:
@@ -168,7 +168,7 @@ def test_implementations_do_not_know_each_other() -> None:
         ("rankers.base", "types deadline errors data.subset"),
     ],
 )
-def test_a_seam_knows_no_more_than_it_must(module: str, allowed: str) -> None:
+def test_interfaces_import_no_implementations(module: str, allowed: str) -> None:
     """Search sees token ids, never text or items; a backend knows no catalog. So each can be replaced alone."""
     (path,) = (path for path in CODE if name_of(path) == module)
     assert set(imports(path)) <= set(allowed.split())

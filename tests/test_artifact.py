@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import damaged
+from hostile import damaged_copies
 
-from genrec.artifact import MANIFEST, map_arrays, sha256_of, verify, write_arrays, writing
+from genrec.artifact import MANIFEST, artifact_writer, mmap_arrays, sha256_of, verify, write_arrays
 from genrec.errors import ArtifactError
 
 
 def save(directory: Path, *, kind: str = "thing", version: int = 1, text: str = "one") -> None:
-    with writing(directory, kind=kind, version=version, facts={"of": "tëst"}) as folder:
+    with artifact_writer(directory, kind=kind, version=version, metadata={"of": "tëst"}) as folder:
         (folder / "a.txt").write_text(text, encoding="utf-8")
         (folder / "deep").mkdir()
         (folder / "deep" / "b.bin").write_bytes(bytes(range(256)))
@@ -20,7 +20,7 @@ def save(directory: Path, *, kind: str = "thing", version: int = 1, text: str = 
 
 
 def stop(directory: Path, error: type[BaseException]) -> None:
-    with writing(directory, kind="thing", version=1, facts={}) as folder:
+    with artifact_writer(directory, kind="thing", version=1, metadata={}) as folder:
         (folder / "a.txt").write_text("half", encoding="utf-8")
         raise error
 
@@ -42,7 +42,7 @@ def test_any_changed_byte_is_refused_and_the_file_named(tmp_path: Path, name: st
     """Weights, tries and catalogs from a bad disk, or a bad person, must not answer anybody."""
     save(tmp_path / "thing")
     path = tmp_path / "thing" / name
-    for content in damaged(path):
+    for content in damaged_copies(path):
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
             verify(tmp_path / "thing", kind="thing", version=1)
@@ -63,7 +63,7 @@ def test_arrays_come_back_as_they_were_and_cannot_be_changed(tmp_path: Path) -> 
     """What is mapped is shared by everybody who opened it; whoever wants to write must copy."""
     written = {"a": np.arange(6, dtype=np.uint16).reshape(2, 3), "b": np.array([0.5], dtype=np.float32)}
     write_arrays(tmp_path / "x", written)
-    found = map_arrays(tmp_path / "x")
+    found = mmap_arrays(tmp_path / "x")
     assert found.keys() == written.keys()
     for name, array in found.items():
         assert array.dtype == written[name].dtype
@@ -96,7 +96,7 @@ def test_a_file_that_holds_no_arrays_is_refused(tmp_path: Path, header: str, mes
     content = header.encode()
     (tmp_path / "x.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(4))
     with pytest.raises(ArtifactError, match=r"x\.safetensors cannot be read.*; save it again") as refused:
-        map_arrays(tmp_path / "x.safetensors")
+        mmap_arrays(tmp_path / "x.safetensors")
     assert message in str(refused.value)
 
 
@@ -128,7 +128,7 @@ def test_a_save_that_is_stopped_changes_nothing(tmp_path: Path, error: type[Base
 def test_a_save_replaces_the_last_one_whole(tmp_path: Path) -> None:
     """A file of the old one left behind would be part of the new one."""
     save(tmp_path / "thing", text="old")
-    with writing(tmp_path / "thing", kind="thing", version=1, facts={}) as folder:
+    with artifact_writer(tmp_path / "thing", kind="thing", version=1, metadata={}) as folder:
         (folder / "c.txt").write_text("new", encoding="utf-8")
     assert sorted(path.name for path in (tmp_path / "thing").iterdir()) == ["c.txt", MANIFEST]
     verify(tmp_path / "thing", kind="thing", version=1)
@@ -168,13 +168,13 @@ def test_writing_the_same_again_leaves_what_somebody_may_be_reading(tmp_path: Pa
     """Two processes that fill one cache must not pull a folder away from a third that reads it."""
     place = tmp_path / "thing"
     for _ in range(2):
-        with writing(place, kind="thing", version=1, facts={}) as folder:
+        with artifact_writer(place, kind="thing", version=1, metadata={}) as folder:
             (folder / "a").write_bytes(b"1")
         inode = place.stat().st_ino
-    with writing(place, kind="thing", version=1, facts={}) as folder:
+    with artifact_writer(place, kind="thing", version=1, metadata={}) as folder:
         (folder / "a").write_bytes(b"1")
     assert place.stat().st_ino == inode
     (place / "a").write_bytes(b"2")
-    with writing(place, kind="thing", version=1, facts={}) as folder:
+    with artifact_writer(place, kind="thing", version=1, metadata={}) as folder:
         (folder / "a").write_bytes(b"1")
     assert verify(place, kind="thing", version=1)

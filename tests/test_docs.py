@@ -50,7 +50,7 @@ def test_every_setting_is_there() -> None:
     known = {field.name: field for field in fields(GenerativeSettings)}
     for name, value in re.findall(r'`(\w+)="(\w+)"`', PAGE):
         assert GenerativeSettings(**{name: value})
-    assert {"width", "exact", "max_nodes", "prior", "evidence", "memory"} <= set(known) & (
+    assert {"width", "exact", "max_nodes", "prior", "fusion_weight", "memory"} <= set(known) & (
         set(SPANS) | {span.rpartition(".")[2] for span in SPANS}
     )
     assert known["strategy"].default == "candidates"

@@ -45,7 +45,7 @@ def build(
     catalog: Catalog, interactions: Interactions, backend: Backend, tokenizer: Tokenizer, **settings: Any
 ) -> Recommender:
     """A ladder of an LLM, counting and popularity."""
-    offsets, items = interactions.as_indices(catalog)
+    offsets, items = interactions.to_indices(catalog)
     counting = CooccurrenceRanker(offsets, items, len(catalog))
     popularity = PopularityRanker(interactions.item_counts(catalog))
     generative = GenerativeRanker(
@@ -54,7 +54,7 @@ def build(
         tokenizer,
         template=read_template("next-item"),
         cold_template=read_template("cold-start"),
-        proposer=counting,
+        retriever=counting,
         settings=GenerativeSettings(**settings),
     )
     return Recommender(catalog, [generative, counting, popularity], interactions=interactions)
@@ -82,9 +82,9 @@ def test_a_thousand_random_requests_get_exactly_k_allowed_items(
 ) -> None:
     """One violation is a broken first promise: an item that does not exist, is not allowed, twice, or missing."""
     count = {"candidates": 1000, "beam": 30, "exhaustive": 10}[strategy]
-    generative = recommender.ladder[0]
+    generative = recommender.stages[0]
     assert isinstance(generative, GenerativeRanker)
-    ladder: Sequence[Ranker] = [generative.with_settings(strategy=strategy, width=10), *recommender.ladder[1:]]
+    ladder: Sequence[Ranker] = [generative.with_settings(strategy=strategy, width=10), *recommender.stages[1:]]
     check(Recommender(shop[0], ladder), random_requests(shop[0], count, seed=1))
 
 
@@ -106,7 +106,7 @@ def test_hostile_titles_change_nothing() -> None:
 
 
 @pytest.mark.model
-def test_the_real_model_keeps_the_first_promise(shop: Any, smollm2: Path) -> None:
+def test_real_model_returns_exactly_k_allowed_items(shop: Any, smollm2: Path) -> None:
     """What holds for a table of numbers holds for SmolLM2, on the shop and on hostile titles."""
     backend, tokenizer = TransformersBackend(smollm2), HuggingFaceTokenizer.from_directory(smollm2)
     check(build(*shop, backend, tokenizer, candidates=12), random_requests(shop[0], 15, seed=3))
@@ -201,10 +201,10 @@ def test_a_dead_model_still_leaves_an_answer(shop: Any) -> None:
     assert any("told to fail" in notice for notice in answer.notices)
 
 
-def test_a_list_that_no_step_can_fill_says_so(shop: Any) -> None:
+def test_underfilled_list_is_reported(shop: Any) -> None:
     """A ladder that ends in a ranker with nothing to go on must not look like a filter that nothing passed."""
     catalog, interactions = shop
-    counting = CooccurrenceRanker(*interactions.as_indices(catalog), len(catalog))
+    counting = CooccurrenceRanker(*interactions.to_indices(catalog), len(catalog))
     answer = Recommender(catalog, [counting]).recommend(History(), k=3)
     assert not answer.items
     assert any("3 items are missing" in notice for notice in answer.notices)
@@ -218,7 +218,7 @@ class _SlowBackend(TableBackend):
         return super().open(prompts, **options)
 
 
-def test_a_passed_deadline_hands_the_request_down(shop: Any) -> None:
+def test_passed_deadline_falls_back_to_the_next_stage(shop: Any) -> None:
     """A slow model must cost the caller the LLM, not the answer."""
     tokenizer = ByteTokenizer()
     recommender = build(*shop, _SlowBackend(tokenizer.vocab_size), tokenizer)
@@ -228,7 +228,7 @@ def test_a_passed_deadline_hands_the_request_down(shop: Any) -> None:
     assert any("no time" in notice for notice in answer.notices)
 
 
-def test_somebody_new_gets_what_is_popular_and_a_reason(recommender: Recommender) -> None:
+def test_new_user_gets_popular_items_and_a_reason(recommender: Recommender) -> None:
     """Nothing known, nothing said: there is still an honest answer."""
     answer = recommender.recommend(History(), k=4, explain=True)
     assert {item.source for item in answer.items} == {"popularity"}
@@ -238,9 +238,9 @@ def test_somebody_new_gets_what_is_popular_and_a_reason(recommender: Recommender
 
 def test_the_llm_is_asked_only_from_the_chosen_number_of_items_on(shop: Any, recommender: Recommender) -> None:
     """With too little to go on, an LLM's answer is a guess; the ladder must pass it over, unless there are words."""
-    generative = recommender.ladder[0]
+    generative = recommender.stages[0]
     assert isinstance(generative, GenerativeRanker)
-    careful = Recommender(shop[0], [generative.with_settings(min_history=3), *recommender.ladder[1:]])
+    careful = Recommender(shop[0], [generative.with_settings(min_history=3), *recommender.stages[1:]])
     short, long, words = careful.recommend(
         [History(("85123A", "22423")), History(("85123A", "22423", "85099B")), History(words="a lamp")], k=3
     )
@@ -252,7 +252,7 @@ def test_a_list_that_one_ranker_cannot_fill_is_filled_by_the_next(shop: Any, rec
     """Co-occurrence knows few neighbours of a rare item; the list is full all the same and says so."""
     catalog, interactions = shop
     rare = catalog.item_ids[int(np.argmin(interactions.item_counts(catalog)))]
-    answer = Recommender(catalog, recommender.ladder[1:]).recommend(History((rare,)), k=3659 - 1)
+    answer = Recommender(catalog, recommender.stages[1:]).recommend(History((rare,)), k=3659 - 1)
     assert len(answer.items) == 3658
     assert [*dict.fromkeys(item.source for item in answer.items)] == ["cooccurrence", "popularity"]
 
@@ -291,7 +291,7 @@ class _Remembering:
         self.asked += requests
         front = np.arange(50)
         found = [front[request.allowed.contains(front)][: k // 2 + 1] for request in requests]
-        return [Ranking(own, -own.astype(np.float64), proven=False, compared=len(own)) for own in found]
+        return [Ranking(own, -own.astype(np.float64), proven=False, num_scored=len(own)) for own in found]
 
     def score(self, requests: Any, items: Any, *, deadline: Any) -> Any:
         raise NotImplementedError
@@ -338,11 +338,11 @@ def test_limits_become_what_they_say_and_filters_are_compiled_once(shop: Any, mo
         request = ranker.asked[-1]
         assert request.allowed.to_bool().tolist() == truth.tolist()
         assert request.boost is not None
-        assert request.boost.at([4, 9, 5]).tolist() == [1.0, 2.0, 0.0]
+        assert request.boost.values_at([4, 9, 5]).tolist() == [1.0, 2.0, 0.0]
         some = [1, 7, *np.flatnonzero(truth)[-5:].tolist()]
         recommender.recommend(seen, where=expression, only=[ids[place] for place in some], filter_seen=False)
         kept = [place for place in sorted(some) if where(catalog, expression)[place]]
-        assert ranker.asked[-1].allowed.places().tolist() == kept
+        assert ranker.asked[-1].allowed.to_indices().tolist() == kept
     assert compiled == ["price < 5", "price > 20"]
     for number in range(16):
         recommender.recommend(seen, where=f"price < {number}")
@@ -388,7 +388,7 @@ def test_bad_arguments_are_refused_by_name(
         recommender.recommend(people, **options)
 
 
-def test_unknown_people_and_items_can_be_skipped_or_fall_back(recommender: Recommender) -> None:
+def test_unknown_users_and_items_can_be_skipped_or_fall_back(recommender: Recommender) -> None:
     """Each of the three choices does what its name says, and the answer says so."""
     skipped, known = recommender.recommend(["99999", "12748"], k=3, on_unknown="skip")
     assert not skipped.items
@@ -409,7 +409,7 @@ def test_an_empty_set_of_allowed_items_is_an_empty_list_and_said_so(recommender:
     assert "only 0 items are allowed" in answer.notices[0]
 
 
-def test_what_was_answered_before_the_deadline_is_kept(shop: Any) -> None:
+def test_results_before_the_deadline_are_kept(shop: Any) -> None:
     """Work that is done is not thrown away because the rest came too late."""
     catalog, interactions = shop
     popularity = PopularityRanker(interactions.item_counts(catalog))

@@ -23,23 +23,23 @@ class ItemKnn(DenseRanker):
     """Scores an item by the sum of its similarities to the items of a history.
 
     Args:
-        offsets: int64 [U + 1]; histories as in `Interactions.as_indices`.
+        offsets: int64 [U + 1]; histories as in `Interactions.to_indices`.
         item_indices: int64 [E].
-        items: N.
+        item_count: N.
         neighbours: how many of each item are kept.
     """
 
     source = "itemknn"
 
-    def __init__(self, offsets: IntArray, item_indices: IntArray, items: int, *, neighbours: int = 20) -> None:
+    def __init__(self, offsets: IntArray, item_indices: IntArray, item_count: int, *, neighbours: int = 20) -> None:
         check_count("neighbours", neighbours)
         model = CosineRecommender(K=neighbours + 1)  # each is its own nearest
         with catch_warnings():
             simplefilter("ignore", ParameterWarning)  # of a conversion that the library makes itself
-            model.fit(_met(np.split(item_indices, offsets[1:-1]), items), show_progress=False)
+            model.fit(_interaction_matrix(np.split(item_indices, offsets[1:-1]), item_count), show_progress=False)
         links = sparse.csr_array(model.similarity)
         links.setdiag(0)
-        self._links = links
+        self._similarities = links
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there is any history."""
@@ -48,7 +48,11 @@ class ItemKnn(DenseRanker):
     def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
         """float64 [U, N]; minus infinity for what is no neighbour of anything in the history."""
         histories = [request.history for request in requests]
-        scores = (sparse.csr_array(_met(histories, self._links.shape[0])) @ self._links).toarray().astype(np.float64)
+        scores = (
+            (sparse.csr_array(_interaction_matrix(histories, self._similarities.shape[0])) @ self._similarities)
+            .toarray()
+            .astype(np.float64)
+        )
         scores[scores == 0] = -np.inf
         found: DenseScores = scores
         return found
@@ -58,7 +62,7 @@ class Als(DenseRanker):
     """Scores an item by the inner product of its factors and those that the history gives a person.
 
     Args:
-        offsets, item_indices, items: as for `ItemKnn`.
+        offsets, item_indices, item_count: as for `ItemKnn`.
         factors: D.
         iterations: passes over the histories.
         regularization, alpha: of the loss, see the source.
@@ -71,7 +75,7 @@ class Als(DenseRanker):
         self,
         offsets: IntArray,
         item_indices: IntArray,
-        items: int,
+        item_count: int,
         *,
         factors: int = 100,
         iterations: int = 15,
@@ -84,8 +88,8 @@ class Als(DenseRanker):
         self._model: Any = AlternatingLeastSquares(
             factors=factors, iterations=iterations, regularization=regularization, alpha=alpha, random_state=seed
         )
-        self._model.fit(_met(np.split(item_indices, offsets[1:-1]), items), show_progress=False)
-        self._items = items
+        self._model.fit(_interaction_matrix(np.split(item_indices, offsets[1:-1]), item_count), show_progress=False)
+        self._items = item_count
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there is any history."""
@@ -93,17 +97,17 @@ class Als(DenseRanker):
 
     def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
         """float32 [U, N]."""
-        people = _met([request.history for request in requests], self._items)
+        people = _interaction_matrix([request.history for request in requests], self._items)
         factors = self._model.recalculate_user(np.arange(len(requests)), people)
         scores: DenseScores = np.atleast_2d(factors) @ self._model.item_factors.T
         return scores
 
 
-def _met(histories: Sequence[IntArray], items: int) -> sparse.csr_matrix:
+def _interaction_matrix(histories: Sequence[IntArray], item_count: int) -> sparse.csr_matrix:
     """float32 [U, N], 1 where a history holds an item; the library takes the older kind of sparse matrix."""
     rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     columns = np.concatenate([np.empty(0, dtype=np.int64), *histories])
-    met = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(histories), items))
+    met = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(histories), item_count))
     met.sum_duplicates()
     met.data[:] = 1.0
     return met

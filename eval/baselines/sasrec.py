@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genrec.artifact import map_arrays, verify, write_arrays, writing
+from genrec.artifact import artifact_writer, mmap_arrays, verify, write_arrays
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError
@@ -29,8 +29,8 @@ from genrec.rankers.base import DenseRanker, DenseScores, RankRequest
 from genrec.types import IntArray
 
 _KIND, _VERSION, _FILE = "sasrec", 1, "weights.safetensors"
-_FACTS = ("item_count", "dimension", "blocks", "length")
-_ROWS = 512  # histories computed at once
+_HYPERPARAMETERS = ("item_count", "dimension", "blocks", "length")
+_SCORING_BATCH_SIZE = 512  # histories computed at once
 _POOL = 32  # batches whose histories are sorted by length before they are cut
 
 
@@ -101,15 +101,15 @@ class SasRec(DenseRanker):
         histories = [request.history[-self.length :] for request in requests]
         expected = torch.empty(len(histories), self.dimension)
         order = np.argsort([len(history) for history in histories], kind="stable")
-        for rows in np.split(order, range(_ROWS, len(order), _ROWS)):
-            expected[rows] = self.network(_padded([histories[row] for row in rows], self.item_count))[:, -1]
+        for rows in np.split(order, range(_SCORING_BATCH_SIZE, len(order), _SCORING_BATCH_SIZE)):
+            expected[rows] = self.network(_pad([histories[row] for row in rows], self.item_count))[:, -1]
         scores: DenseScores = (expected @ self.network.items.weight[:-1].T).numpy()
         return scores
 
     def save(self, directory: Path) -> None:
         """Write a folder, whole or not at all: weights.safetensors, manifest.json."""
-        facts = {name: getattr(self, name) for name in _FACTS}
-        with writing(directory, kind=_KIND, version=_VERSION, facts=facts) as folder:
+        facts = {name: getattr(self, name) for name in _HYPERPARAMETERS}
+        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as folder:
             write_arrays(folder / _FILE, {name: one.numpy() for name, one in self.network.state_dict().items()})
 
     @classmethod
@@ -120,8 +120,8 @@ class SasRec(DenseRanker):
             ArtifactError: there is nothing, or it was altered.
         """
         facts = verify(directory, kind=_KIND, version=_VERSION)
-        ranker = cls(**{name: facts[name] for name in _FACTS})
-        arrays = map_arrays(directory / _FILE)
+        ranker = cls(**{name: facts[name] for name in _HYPERPARAMETERS})
+        arrays = mmap_arrays(directory / _FILE)
         ranker.network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
         return ranker
 
@@ -177,7 +177,7 @@ def train_sasrec(
         for epoch in range(1, epochs + 1):
             network.train()
             for batch in _batches([len(one) for one in sequences], batch_size, random):
-                rows = _padded([sequences[place] for place in batch], item_count)
+                rows = _pad([sequences[place] for place in batch], item_count)
                 others = None if negatives is None else torch.from_numpy(random.integers(0, item_count, negatives))
                 loss = _loss(network, rows, others)
                 optimizer.zero_grad()
@@ -206,7 +206,7 @@ def _batches(sizes: Sequence[int], batch_size: int, random: np.random.Generator)
         yield batches[place]
 
 
-def _padded(histories: Sequence[IntArray], padding: int) -> Tensor:
+def _pad(histories: Sequence[IntArray], padding: int) -> Tensor:
     """int64 [B, L]; each history ends at the right edge."""
     rows = np.full((len(histories), max(map(len, histories))), padding)
     for row, history in zip(rows, histories, strict=True):
@@ -232,13 +232,13 @@ def _ndcg(ranker: SasRec, validation: Sequence[tuple[IntArray, int]], among: int
     """NDCG@10 of one item each, among the same random ones at each call or all that its history lacks."""
     random, size, total = np.random.default_rng(seed), ranker.item_count, 0.0
     everything = Subset.everything(size)
-    for start in range(0, len(validation), _ROWS):
-        pairs, requests = validation[start : start + _ROWS], []
+    for start in range(0, len(validation), _SCORING_BATCH_SIZE):
+        pairs, requests = validation[start : start + _SCORING_BATCH_SIZE], []
         for history, item in pairs:
             allowed = everything.without(history)
             if among is not None:
                 others = np.setdiff1d(random.integers(0, size, among), history)
-                allowed = Subset.of(size, np.append(others, item))
+                allowed = Subset.from_indices(size, np.append(others, item))
             requests.append(RankRequest(history, "", allowed))
         for (_, item), ranking in zip(pairs, ranker.rank(requests, 10, deadline=Deadline.never()), strict=True):
             total += float((1.0 / np.log2(2.0 + np.flatnonzero(ranking.item_indices == item))).sum())

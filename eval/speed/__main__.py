@@ -61,16 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     wanted = frozenset(options.rows.split(",")) if options.rows is not None else frozenset()
     rounds = options.rounds or (3 if options.quick else 5)
-    settings = report.Options(options.quick, rounds, wanted, options.data)
+    settings = report.BenchmarkOptions(options.quick, rounds, wanted, options.data)
     try:
-        jobs: list[report.Job] = importlib.import_module(f"eval.speed.{options.benchmark}").jobs(settings)
+        jobs: list[report.BenchmarkJob] = importlib.import_module(f"eval.speed.{options.benchmark}").jobs(settings)
     except InputError as error:
         parser.error(str(error))
     known = {row for job in jobs for row in job.rows}
     if unknown := sorted(wanted - known):
         parser.error(f"`{options.benchmark}` has no row {unknown[0]!r}; choose from {', '.join(sorted(known))}")
     chosen = [job for job in jobs if settings.wants(*job.rows)]
-    rows: list[report.Row] = []
+    rows: list[report.BenchmarkRow] = []
     for job in show_progress(chosen, options.benchmark, len(chosen)):
         found = [row for row in job.run() if settings.wants(row.id)]
         rows += found
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in found:
                 print(f"{job.name}: {row.id} {row.variant}: {row.verdict}", file=sys.stderr, flush=True)
     rows.sort(key=lambda row: (row.id[0], int(row.id[1:])))
-    report.show(rows)
+    report.render_table(rows)
     if not find_spec("numba"):
         print("numba is not installed: the plain loops were measured; pip install -e '.[fast]' for the compiled ones")
     seconds = time.perf_counter() - begin

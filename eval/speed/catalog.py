@@ -19,7 +19,7 @@ Rows = TypeVar("Rows", Tokens, IntArray)
 
 
 @dataclass(frozen=True)
-class Codes:
+class Identifiers:
     """N distinct identifiers in no order.
 
     Attributes:
@@ -35,13 +35,13 @@ class Codes:
     lengths: IntArray
 
     @classmethod
-    def of(cls, name: str, rows: Tokens, vocab_size: int) -> "Codes":
+    def from_rows(cls, name: str, rows: Tokens, vocab_size: int) -> "Identifiers":
         """From identifiers of one length, uint16 [N, L]."""
         lengths = np.full(len(rows), rows.shape[1], dtype=np.int64)
         return cls(name, vocab_size, np.ascontiguousarray(rows).reshape(-1), lengths)
 
     @classmethod
-    def of_sequences(cls, name: str, sequences: Sequence[IntArray], vocab_size: int) -> "Codes":
+    def from_sequences(cls, name: str, sequences: Sequence[IntArray], vocab_size: int) -> "Identifiers":
         """From identifiers of any lengths."""
         lengths = np.array([len(one) for one in sequences], dtype=np.int64)
         return cls(name, vocab_size, np.concatenate(sequences).astype(np.uint16), lengths)
@@ -66,36 +66,38 @@ class Codes:
         """Every identifier as an array of its own."""
         return np.split(self.tokens.astype(np.int64), np.cumsum(self.lengths)[:-1])
 
-    def prefixes(self, depth: int, count: int, *, seed: int, among: IntArray | None = None) -> IntArray:
-        """int64 [count, depth], the beginnings of random items (of `among`), as different as there are that many.
+    def prefixes(self, depth: int, count: int, *, seed: int, items: IntArray | None = None) -> IntArray:
+        """int64 [count, depth], the beginnings of random items (of `items`), as different as there are that many.
 
         Items are drawn, not nodes: beams too stand where there are many items.
         """
         random = np.random.default_rng(seed)
-        long = np.flatnonzero(self.lengths > depth) if among is None else among[self.lengths[among] > depth]
+        long = np.flatnonzero(self.lengths > depth) if items is None else items[self.lengths[items] > depth]
         offsets = self.offsets
         chosen = offsets[random.choice(long, 8 * count)][:, None] + np.arange(depth)
         found, first = np.unique(self.tokens[chosen].astype(np.int64), axis=0, return_index=True)
         found = found[np.argsort(first)]
         return found[np.arange(count) % len(found)]
 
-    def hottest(self, count: int) -> IntArray:
+    def most_frequent_first_tokens(self, count: int) -> IntArray:
         """int64 [count, 1], the first tokens with most items behind them."""
         firsts = np.bincount(self.tokens[self.offsets[:-1]], minlength=self.vocab_size)
         return np.argsort(-firsts, kind="stable")[:count][:, None]
 
 
-def uniform(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Codes:
+def uniform(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Identifiers:
     """Every token equally likely in every place."""
     random = np.random.default_rng(seed)
 
     def draw(size: int) -> Tokens:
         return random.integers(0, vocab_size, (size, length), dtype=np.uint16)
 
-    return Codes.of(f"{_short(count)} uniform L{length} V{vocab_size}", _distinct(draw, count), vocab_size)
+    return Identifiers.from_rows(
+        f"{_count_label(count)} uniform L{length} V{vocab_size}", _distinct(draw, count), vocab_size
+    )
 
 
-def zipf(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Codes:
+def zipf(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Identifiers:
     """In each place the token of rank r is drawn in proportion to 1 / r; each place ranks the tokens anew."""
     random = np.random.default_rng(seed)
     share = np.cumsum(1.0 / np.arange(1, vocab_size + 1))
@@ -105,10 +107,12 @@ def zipf(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Codes:
         columns = [own[np.searchsorted(share, random.random(size) * share[-1])] for own in ranked]
         return np.stack(columns, axis=1)
 
-    return Codes.of(f"{_short(count)} zipf L{length} V{vocab_size}", _distinct(draw, count), vocab_size)
+    return Identifiers.from_rows(
+        f"{_count_label(count)} zipf L{length} V{vocab_size}", _distinct(draw, count), vocab_size
+    )
 
 
-def titles(count: int, real: Sequence[str], tokenizer: Tokenizer, *, seed: int = 1) -> Codes:
+def titles(count: int, real: Sequence[str], tokenizer: Tokenizer, *, seed: int = 1) -> Identifiers:
     """New titles from the words of real ones, closed by the end token; some are the beginning of others.
 
     A word is followed by one that follows it in some real title, or with probability 0.3 by whatever stands at a
@@ -128,7 +132,7 @@ def titles(count: int, real: Sequence[str], tokenizer: Tokenizer, *, seed: int =
     chains = _distinct(draw, count)
     pieces = [tokenizer.encode_text(word) for word in vocabulary]
     pieces += [tokenizer.encode_text(f" {word}") for word in vocabulary]
-    pieces.append(np.array([tokenizer.end_id]))
+    pieces.append(np.array([tokenizer.eos_token_id]))
     # A title is its first word, the others behind a space each, and the end.
     inside = chains >= 0
     chosen = np.where(inside, chains + len(vocabulary) * (np.arange(chains.shape[1]) > 0), -1)
@@ -140,19 +144,19 @@ def titles(count: int, real: Sequence[str], tokenizer: Tokenizer, *, seed: int =
     place, _ = ragged_ranges(ends[flat] - sizes[flat], ends[flat])
     lengths = np.where(chosen >= 0, sizes[chosen], 0).sum(axis=1)
     tokens = np.concatenate(pieces)[place].astype(np.uint16)
-    return Codes(f"{_short(count)} titles V{tokenizer.vocab_size}", tokenizer.vocab_size, tokens, lengths)
+    return Identifiers(f"{_count_label(count)} titles V{tokenizer.vocab_size}", tokenizer.vocab_size, tokens, lengths)
 
 
-_MOST_WORDS = 12
+_MAX_WORDS = 12
 
 
 def _chains(random: np.random.Generator, corpus: IntArray, starts: IntArray, size: int) -> IntArray:
     """int64 [size, words], word numbers; -1 behind the end."""
     order = np.argsort(corpus, kind="stable")  # where each word stands, in all its places
     keys = corpus[order]
-    chains = np.full((size, _MOST_WORDS), -1, dtype=np.int64)
+    chains = np.full((size, _MAX_WORDS), -1, dtype=np.int64)
     word = corpus[random.choice(starts, size)]
-    for step in range(_MOST_WORDS):
+    for step in range(_MAX_WORDS):
         chains[:, step] = word
         low, high = np.searchsorted(keys, word, side="left"), np.searchsorted(keys, word, side="right")
         place = order[low + (random.random(size) * (high - low)).astype(np.int64)]
@@ -185,7 +189,7 @@ def hashes(rows: Tokens | IntArray) -> NDArray[np.uint64]:
     return state
 
 
-def _short(count: int) -> str:
+def _count_label(count: int) -> str:
     if count >= 1_000_000:
         return f"{count / 1_000_000:g}M"
     return f"{count / 1_000:g}k" if count >= 1_000 else str(count)

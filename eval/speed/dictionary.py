@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
-from eval.speed.catalog import Codes, hashes
+from eval.speed.catalog import Identifiers, hashes
 from genrec.types import IntArray
 
 NAME = "dictionary trie and Hugging Face's mask"
@@ -20,7 +20,7 @@ Node = dict[int, Any]
 """From token to the next node, and from a last token to its item."""
 
 
-def build(codes: Codes) -> Node:
+def build(codes: Identifiers) -> Node:
     """From N unsorted identifiers."""
     root: Node = {}
     tokens, begin = codes.tokens.tolist(), 0
@@ -36,7 +36,7 @@ def build(codes: Codes) -> Node:
     return root
 
 
-def below(codes: Codes, prefixes: IntArray) -> Node:
+def below(codes: Identifiers, prefixes: IntArray) -> Node:
     """The part of the whole dictionary that lookups behind prefixes [R, D] read: what 10M items would not fit for."""
     depth = prefixes.shape[1]
     long = np.flatnonzero(codes.lengths > depth)
@@ -63,7 +63,7 @@ def mask(root: Node, width: int) -> PrefixConstrainedLogitsProcessor:
     return PrefixConstrainedLogitsProcessor(allowed_tokens(root, 0, otherwise=0), width)
 
 
-def _part(codes: Codes, items: IntArray) -> Codes:
+def _part(codes: Identifiers, items: IntArray) -> Identifiers:
     offsets = codes.offsets
     pieces = [codes.tokens[offsets[item] : offsets[item + 1]] for item in items.tolist()]
-    return Codes(codes.name, codes.vocab_size, np.concatenate(pieces), codes.lengths[items])
+    return Identifiers(codes.name, codes.vocab_size, np.concatenate(pieces), codes.lengths[items])

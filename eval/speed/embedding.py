@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from eval.speed.measurement import interleave
-from eval.speed.report import Job, Options, Row, Target, timed
+from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec import EmbeddingRanker, RankRequest
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
@@ -20,18 +20,18 @@ TARGET = Target(0.060, 0.030, judged="genrec")
 Vectors = NDArray[np.float32]
 
 
-def jobs(options: Options) -> list[Job]:
+def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
     """What `python -m eval.speed embedding` measures."""
-    return [Job("a million vectors", ("C16",), partial(rows, options))]
+    return [BenchmarkJob("a million vectors", ("C16",), partial(rows, options))]
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """Through `EmbeddingRanker.rank`, filter and all; peers multiply and select, and no more."""
     random = np.random.default_rng(1)
     vectors = random.standard_normal((ITEMS, DIMENSIONS), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ranker = EmbeddingRanker(vectors)
-    ranker.screen()
+    ranker.enable_quantization()
     history = random.integers(0, ITEMS, 5)
     request = RankRequest(history, "", Subset.everything(ITEMS))
     weights = (0.9 ** np.arange(5)[::-1]).astype(np.float32)
@@ -46,7 +46,7 @@ def rows(options: Options) -> Iterator[Row]:
         shared = len(np.intersect1d(ours().item_indices, peer()))
         if shared < K - 1:  # two that tie to the last bit may change places
             raise ValueError(f"{name} shares {shared} of {K} items with genrec")
-    found = interleave({"genrec": ours, **peers}, rounds=2 * options.rounds + 1, least=0.1)
+    found = interleave({"genrec": ours, **peers}, rounds=2 * options.rounds + 1, min_seconds=0.1)
     for name in peers:
         variant = f"top {K} of {ITEMS} x {DIMENSIONS}, float32"
         yield timed("C16", variant, found["genrec"], found[name], target=TARGET, peer_name=name, note="the same items")
@@ -56,13 +56,13 @@ def _rank(ranker: EmbeddingRanker, request: RankRequest) -> Ranking:
     return ranker.rank([request], K, deadline=Deadline.never())[0]
 
 
-def _numpy(vectors: Vectors, person: Vectors) -> IntArray:
-    scores = vectors @ person
+def _numpy(vectors: Vectors, user_vector: Vectors) -> IntArray:
+    scores = vectors @ user_vector
     best = np.argpartition(-scores, K)[:K]
     return best[np.argsort(-scores[best])]
 
 
 @torch.inference_mode()
-def _torch(vectors: torch.Tensor, person: torch.Tensor) -> IntArray:
-    found: IntArray = (vectors @ person).topk(K).indices.numpy()
+def _torch(vectors: torch.Tensor, user_vector: torch.Tensor) -> IntArray:
+    found: IntArray = (vectors @ user_vector).topk(K).indices.numpy()
     return found

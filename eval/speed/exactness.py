@@ -14,17 +14,17 @@ import numpy as np
 
 from eval.progress import show_progress
 from eval.speed import subject
-from eval.speed.catalog import Codes
-from eval.speed.report import Row, Target
-from genrec.decoding.bounds import Guide
+from eval.speed.catalog import Identifiers
+from eval.speed.report import BenchmarkRow, Target
+from genrec.decoding.bounds import PriorPenalty
 from genrec.decoding.search import ScoreKind
 from genrec.decoding.tree_scoring import score_tries
 from genrec.index.trie import TokenTrie
 from genrec.testing import TableBackend
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
-NONE = Target(0, 0, judged="genrec")
-PROMISES = (
+NO_VIOLATIONS = Target(0, 0, judged="genrec")
+GUARANTEES = (
     "item not allowed",
     "item repeated",
     "list too short",
@@ -40,7 +40,7 @@ PROMISES = (
 class Case:
     """A catalog, a model, and what is asked."""
 
-    codes: Codes
+    codes: Identifiers
     backend: TableBackend
     prompts: list[IntArray]
     allowed: BoolArray  # [U, N]
@@ -49,28 +49,28 @@ class Case:
     k: int
     width: int
     exact: bool
-    weight: float  # of the prior; 0 for none
-    other: TableBackend  # the model of the prior
+    prior_weight: float  # of the prior; 0 for none
+    prior_backend: TableBackend  # the model of the prior
     background: IntArray  # the prompt of the prior
 
-    def guide(self, trie: TokenTrie) -> Guide | None:
+    def prior_penalty(self, trie: TokenTrie) -> PriorPenalty | None:
         """What the search subtracts."""
-        if not self.weight:
+        if not self.prior_weight:
             return None
-        reading = score_tries(self.other.open([self.background]), [trie])[0]
+        reading = score_tries(self.prior_backend.open([self.background]), [trie])[0]
         if reading is None:
             raise ValueError("the prior was not read")
-        return Guide(trie, reading.steps, self.weight)
+        return PriorPenalty(trie, reading.log_probs, self.prior_weight)
 
 
-def rows(cases: int, seed: int = 1) -> Iterator[Row]:
+def rows(cases: int, seed: int = 1) -> Iterator[BenchmarkRow]:
     """How many answers to random cases break each promise."""
     broken: Counter[str] = Counter()
     random = np.random.default_rng(seed)
     for _ in show_progress(range(cases), "cases", cases):
         broken.update(violations(draw(random)))
-    for promise in PROMISES:
-        yield Row("C14", promise, broken[promise], f"of {cases} cases", NONE)
+    for promise in GUARANTEES:
+        yield BenchmarkRow("C14", promise, broken[promise], f"of {cases} cases", NO_VIOLATIONS)
 
 
 def draw(random: np.random.Generator) -> Case:
@@ -84,11 +84,11 @@ def draw(random: np.random.Generator) -> Case:
     sequences = [sequences[place] for place in random.permutation(len(sequences))]
     users, count = int(random.integers(1, 4)), len(sequences)
     models = [
-        TableBackend(vocab_size, seed=int(random.integers(1 << 30)), spread=float(random.choice([0, 0.5, 3])))
+        TableBackend(vocab_size, seed=int(random.integers(1 << 30)), logit_std=float(random.choice([0, 0.5, 3])))
         for _ in range(2)
     ]
     return Case(
-        codes=Codes.of_sequences("case", sequences, vocab_size),
+        codes=Identifiers.from_sequences("case", sequences, vocab_size),
         backend=models[0],
         prompts=[random.integers(0, vocab_size, int(random.integers(1, 5))) for _ in range(users)],
         allowed=random.random((users, count)) < random.choice([0.0, 0.1, 0.5, 1.0], p=[0.05, 0.25, 0.3, 0.4]),
@@ -97,8 +97,8 @@ def draw(random: np.random.Generator) -> Case:
         k=int(random.choice([1, 3, 10, 50])),
         width=int(random.choice([1, 3, 10, count])),
         exact=bool(random.random() < 0.5),
-        weight=float(random.choice([0.5, 1.0, 2.0])) if random.random() < 1 / 3 else 0.0,
-        other=models[1],
+        prior_weight=float(random.choice([0.5, 1.0, 2.0])) if random.random() < 1 / 3 else 0.0,
+        prior_backend=models[1],
         background=random.integers(0, vocab_size, int(random.integers(1, 5))),
     )
 
@@ -108,30 +108,30 @@ def violations(case: Case) -> Iterator[str]:
     trie, count = subject.build(case.codes), len(case.codes)
     truth = brute_scores(case)
     asked: dict[str, Any] = {
-        "k": case.k, "kind": case.kind, "allowed": case.allowed, "boost": case.boost, "guide": case.guide(trie)
+        "k": case.k, "kind": case.kind, "allowed": case.allowed, "boost": case.boost, "prior_penalty": case.prior_penalty(trie)
     }  # fmt: skip
     beam = subject.search(case.backend, trie, case.prompts, width=case.width, exact=case.exact, **asked)
     wide = subject.search(case.backend, trie, case.prompts, width=count, **asked)
-    every = subject.exhaust(case.backend, trie, case.prompts, **asked)
+    every = subject.search_exhaustively(case.backend, trie, case.prompts, **asked)
     found = set()
-    for rankings, name in ((beam, None), (wide, PROMISES[4]), (every, PROMISES[5])):
+    for rankings, name in ((beam, None), (wide, GUARANTEES[4]), (every, GUARANTEES[5])):
         for ranking, allowed, scores in zip(rankings, case.allowed, truth, strict=True):
-            found |= _broken(case, ranking, allowed, scores)
+            found |= _violated_guarantees(case, ranking, allowed, scores)
             if name is not None and not _is_best(case, ranking, scores):
                 found.add(name)
             if (name is not None or case.exact) and not ranking.proven:
-                found.add(PROMISES[7])
+                found.add(GUARANTEES[7])
     yield from found
 
 
-def _broken(case: Case, ranking: Ranking, allowed: BoolArray, scores: FloatArray) -> set[str]:
+def _violated_guarantees(case: Case, ranking: Ranking, allowed: BoolArray, scores: FloatArray) -> set[str]:
     items = ranking.item_indices
     broken = {
-        PROMISES[0]: not allowed[items].all(),
-        PROMISES[1]: len(np.unique(items)) != len(items),
-        PROMISES[2]: len(items) != min(case.k, int(allowed.sum())),
-        PROMISES[3]: not np.allclose(ranking.scores, scores[items], atol=1e-9),
-        PROMISES[6]: ranking.proven and not _is_best(case, ranking, scores),
+        GUARANTEES[0]: not allowed[items].all(),
+        GUARANTEES[1]: len(np.unique(items)) != len(items),
+        GUARANTEES[2]: len(items) != min(case.k, int(allowed.sum())),
+        GUARANTEES[3]: not np.allclose(ranking.scores, scores[items], atol=1e-9),
+        GUARANTEES[6]: ranking.proven and not _is_best(case, ranking, scores),
     }
     return {name for name, is_broken in broken.items() if is_broken}
 
@@ -152,8 +152,10 @@ def brute_scores(case: Case) -> FloatArray:
         known: dict[tuple[int, ...], FloatArray] = {}
         for item in np.flatnonzero(case.allowed[user]):
             score = _path_score(case.backend, case.kind, prompt, paths[item], own, known)
-            if case.weight:
-                score -= case.weight * _path_score(case.other, case.kind, case.background, paths[item], own, expected)
+            if case.prior_weight:
+                score -= case.prior_weight * _path_score(
+                    case.prior_backend, case.kind, case.background, paths[item], own, expected
+                )
             scores[user, item] = score
     return scores if case.boost is None else scores + case.boost
 

@@ -26,9 +26,9 @@ from genrec import (
 from genrec.backends.base import Backend, TokenTree
 from genrec.cache import default_cache
 from genrec.data.subset import Subset
-from genrec.decoding.search import Terms, beam_search
+from genrec.decoding.search import SearchRequest, beam_search
 from genrec.index.trie import TokenTrie
-from genrec.loading import find_weights
+from genrec.loading import find_model_directory
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
@@ -52,7 +52,7 @@ class RecordingTree:
 
     tree: TokenTree
     passes: list[tuple[IntArray, IntArray, IntArray]] = field(default_factory=list)
-    asked: list[tuple[int, int, int, float]] = field(default_factory=list)
+    reads: list[tuple[int, int, int, float]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -67,7 +67,7 @@ class RecordingTree:
         found = self.tree.log_probs(nodes, tokens, offsets)
         owners = np.repeat(nodes, np.diff(offsets))
         for node, token, step in zip(owners, tokens, found, strict=True):
-            self.asked.append((len(self.passes), int(node), int(token), float(step)))
+            self.reads.append((len(self.passes), int(node), int(token), float(step)))
         return found
 
     def rewind(self, size: int) -> None:
@@ -83,9 +83,9 @@ class Example:
         words: the text of each token [T].
         prompt: tokens of the prompt.
         allowed: bool [N], whether a row may be recommended.
-        grown: int64 [T], the pass that grew a prefix, 0 for none.
-        read: int64 [T], the pass after which its log-probability was read, -1 for never.
-        steps: float64 [T], that log-probability; NaN where it was not read.
+        grown_pass: int64 [T], the pass that grew a prefix, 0 for none.
+        read_pass: int64 [T], the pass after which its log-probability was read, -1 for never.
+        log_probs: float64 [T], that log-probability; NaN where it was not read.
         order: places in the order in which they were grown.
         plain: what the beam answers without `exact`.
         ranking: what it answers with it; the prefixes tell of this search.
@@ -95,36 +95,38 @@ class Example:
     words: list[str]
     prompt: int
     allowed: BoolArray
-    grown: IntArray
-    read: IntArray
-    steps: FloatArray
+    grown_pass: IntArray
+    read_pass: IntArray
+    log_probs: FloatArray
     order: list[int]
     plain: Ranking
     ranking: Ranking
 
     @property
-    def gains(self) -> FloatArray:
+    def path_scores(self) -> FloatArray:
         """float64 [T], the score of the path up to and with each prefix; NaN where it is not known."""
-        gains = self.steps.copy()
+        gains = self.log_probs.copy()
         for place in np.argsort(self.trie.depths, kind="stable"):
             above = self.trie.parents[place]
             gains[place] += gains[above] if above >= 0 else 0.0
         return gains
 
-    def finished(self, after: int) -> IntArray:
+    def scored_rows(self, passes: int) -> IntArray:
         """Rows whose score is known after so many passes."""
-        read = self.read[self.trie.last]
-        return np.flatnonzero((read >= 0) & (read <= after))
+        read = self.read_pass[self.trie.last_positions]
+        return np.flatnonzero((read >= 0) & (read <= passes))
 
-    def path(self, place: int) -> str:
+    def path(self, prefix: int) -> str:
         """The text of a prefix."""
-        row = np.searchsorted(self.trie.last, [place])
-        return "".join(self.words[above] for above in self.trie.paths(row)[: self.trie.depths[place] + 1])
+        row = np.searchsorted(self.trie.last_positions, [prefix])
+        return "".join(self.words[above] for above in self.trie.path_positions(row)[: self.trie.depths[prefix] + 1])
 
-    def open(self, after: int) -> IntArray:
+    def open_prefixes(self, passes: int) -> IntArray:
         """Places that were read but not followed after so many passes: what waits, or is left for good."""
-        waits = (self.read >= 0) & (self.read <= after) & ((self.grown == 0) | (self.grown > after))
-        waits[self.trie.last] = False
+        waits = (
+            (self.read_pass >= 0) & (self.read_pass <= passes) & ((self.grown_pass == 0) | (self.grown_pass > passes))
+        )
+        waits[self.trie.last_positions] = False
         return np.flatnonzero(waits)
 
 
@@ -143,11 +145,11 @@ def run(catalog: Catalog, backend: Backend, tokenizer: HuggingFaceTokenizer) -> 
         settings=GenerativeSettings(strategy="beam", prior=0.0),
     )  # fmt: skip
     prompt = ranker.render(RankRequest(bought, "", Subset.everything(len(titles)))).token_ids
-    terms = Terms([allowed], K)
+    terms = SearchRequest([allowed], K)
     plain = beam_search(backend.open([prompt]), trie, terms, width=WIDTH)[0]
     tree = RecordingTree(backend.open([prompt]))
     ranking = beam_search(tree, trie, terms, width=WIDTH, exact=True)[0]
-    words = [END if token == tokenizer.end_id else tokenizer.decode([int(token)]) for token in trie.tokens]
+    words = [END if token == tokenizer.eos_token_id else tokenizer.decode([int(token)]) for token in trie.tokens]
     return Example(trie, words, len(prompt), allowed.to_bool(), *_by_prefix(trie, tree), plain, ranking)
 
 
@@ -162,7 +164,7 @@ def _by_prefix(trie: TokenTrie, tree: RecordingTree) -> tuple[IntArray, IntArray
             place = places[int(node)] = behind[places[int(parent)], int(token)]
             grown[place] = number
             order.append(place)
-    for number, node, token, step in tree.asked:
+    for number, node, token, step in tree.reads:
         place = behind[places[node], token]
         read[place], steps[place] = number, step
     return grown, read, steps, order
@@ -170,25 +172,25 @@ def _by_prefix(trie: TokenTrie, tree: RecordingTree) -> tuple[IntArray, IntArray
 
 def describe(example: Example, titles: list[str]) -> Iterator[str]:
     """The rows of the trie, then every prefix that was read, pass by pass, then the answers."""
-    trie, gains = example.trie, example.gains
-    starts = trie.last + 1 - trie.tails
+    trie, gains = example.trie, example.path_scores
+    starts = trie.last_positions + 1 - trie.tails
     yield "row item shared tails  tokens of its own"
     for row, item in enumerate(trie.items):
-        own = " ".join(repr(example.words[place]) for place in range(starts[row], trie.last[row] + 1))
+        own = " ".join(repr(example.words[place]) for place in range(starts[row], trie.last_positions[row] + 1))
         yield f"{row:3} {item:4} {trie.shared[row]:6} {trie.tails[row]:5}  {own}"
     for name in ("tokens", "shared", "tails", "items"):
         array = getattr(trie, name)
         yield f"{name:6} {array.dtype} {array.tolist()}"
     yield f"prompt {example.prompt} tokens; allowed rows {np.flatnonzero(example.allowed).tolist()}"
-    for number in range(len(set(example.grown.tolist()) - {0}) + 1):
-        grown = [example.words[place] for place in example.order if example.grown[place] == number]
+    for number in range(len(set(example.grown_pass.tolist()) - {0}) + 1):
+        grown = [example.words[place] for place in example.order if example.grown_pass[place] == number]
         yield f"pass {number} grows {len(grown)}: {' '.join(map(repr, grown))}" if number else "after the prompt"
-        for place in np.flatnonzero(example.read == number):
-            yield f"  {example.steps[place]:7.2f} {gains[place]:7.2f}  {example.path(int(place))}"
+        for place in np.flatnonzero(example.read_pass == number):
+            yield f"  {example.log_probs[place]:7.2f} {gains[place]:7.2f}  {example.path(int(place))}"
     for name, ranking in (("width 2", example.plain), ("width 2, exact", example.ranking)):
         pairs = zip(ranking.item_indices, ranking.scores, strict=True)
         found = ", ".join(f"{titles[item]} {score:.2f}" for item, score in pairs)
-        yield f"{name}: {found}; proven {ranking.proven}, nodes {ranking.nodes}, passes {ranking.passes}"
+        yield f"{name}: {found}; proven {ranking.proven}, nodes {ranking.generated_tokens}, passes {ranking.forward_passes}"
 
 
 def main() -> None:
@@ -201,7 +203,7 @@ def main() -> None:
     from genrec.backends.transformers import TransformersBackend
 
     cache = default_cache()
-    weights = find_weights(LANGUAGE_MODEL, cache)
+    weights = find_model_directory(LANGUAGE_MODEL, cache)
     backend = TransformersBackend(weights, device="cpu", dtype=torch.float32, name=LANGUAGE_MODEL)
     catalog, _ = open_dataset("online-retail", cache)
     example = run(catalog, backend, HuggingFaceTokenizer.from_directory(weights))

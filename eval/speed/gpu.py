@@ -17,92 +17,92 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.soak import Reader, serving
+from eval.soak import ListParser, serving_catalogs
 from eval.speed import static, subject
 from eval.speed.catalog import uniform
-from eval.speed.measurement import Timing, interleave, keep
+from eval.speed.measurement import Timing, call_and_store, interleave
 from eval.speed.model import write_model
-from eval.speed.report import Job, Options, Row, Target, timed
-from eval.speed.vllm import BEAMS, plugin_row, rated, tokens_of
+from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
+from eval.speed.vllm import BEAMS, plugin_row, throughput_row, token_prompts
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
 from genrec.backends.base import Backend
 from genrec.backends.precision import default_device, native_dtype
 from genrec.cache import default_cache
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import Grammar, Marks
+from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
 from genrec.errors import InputError
-from genrec.loading import find_weights
+from genrec.loading import find_model_directory
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
-from genrec.vllm_plugin.tensor_trie import TensorFilter, TensorTrie
+from genrec.vllm_plugin.tensor_trie import TensorAllowedBatch, TensorTrie
 
 ROWS = 140  # nodes of a step: 2 users and 70 beams, as where the peer was published
 REPLAYS = 200  # of a graph, between two looks at the clock
-STEP = Target(33e-6, 10e-6, judged="genrec")
+CONSTRAINT_STEP = Target(33e-6, 10e-6, judged="genrec")
 TREE = Target(95e-3, 42e-3, judged="genrec")
 MANY = {50: Target(3.0, 7.0, at="least"), 128: Target(6.0, 12.0, at="least")}
 SUFFIX = Target(10.0, 40.0, at="least")
 ADAPTER = Target(0.8, 0.9, at="least")
 SECOND_TURN = Target(0.8, 0.95, judged="genrec", at="least")
 
-_Step = Callable[[], tuple[torch.Tensor, ...]]
+Step = Callable[[], tuple[torch.Tensor, ...]]
 
 
-def jobs(options: Options) -> list[Job]:
+def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
     """What belongs to `python -m eval.speed gpu`."""
     if not torch.cuda.is_available() and not options.quick:
         raise InputError("torch sees no GPU here; run on a machine that has one, or with --quick to see that it runs")
     return [
-        Job("constraint", ("G1",), partial(_constraint, options)),
-        Job("Transformers", ("G6",), partial(_tree, options)),
-        Job("vLLM", ("G3", "G4", "G5", "G8", "G12"), partial(_engine, options)),
-        Job("vLLM with an adapter", ("G10",), partial(_adapter, options)),
+        BenchmarkJob("constraint", ("G1",), partial(_constraint, options)),
+        BenchmarkJob("Transformers", ("G6",), partial(_tree, options)),
+        BenchmarkJob("vLLM", ("G3", "G4", "G5", "G8", "G12"), partial(_engine, options)),
+        BenchmarkJob("vLLM with an adapter", ("G10",), partial(_adapter, options)),
     ]
 
 
-def _constraint(options: Options) -> Iterator[Row]:
+def _constraint(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """G1: the children of 140 nodes with their log-probabilities, on the device from end to end."""
     codes, device = uniform(20_000 if options.quick else 20_000_000, 8, 2048), default_device()
     host = subject.build(codes)
     trie, peer = TensorTrie(host, device), static.build(codes).to(device)
     log_probs = torch.randn((ROWS, codes.vocab_size), device=device).log_softmax(dim=1)
     denied = np.random.default_rng(1).integers(0, len(host), (ROWS, 100))
-    allowed = TensorFilter([Subset.everything(len(host)).without(np.unique(own)) for own in denied], device)
+    allowed = TensorAllowedBatch([Subset.everything(len(host)).without(np.unique(own)) for own in denied], device)
     owner = torch.arange(ROWS, device=device)
     for depth in (2, 4):
         prefixes = codes.prefixes(depth, ROWS, seed=1)
-        states, most = _walk(trie, prefixes), trie.widest_below[depth]
+        states, most = _walk(trie, prefixes), trie.max_children_from_depth[depth]
         theirs = peer.locate(prefixes)
 
         def step(states: torch.Tensor = states, most: int = most) -> tuple[torch.Tensor, ...]:
-            return _gathered(trie, states, log_probs, most)
+            return _constrained_step(trie, states, log_probs, most)
 
         def filtered(states: torch.Tensor = states, most: int = most) -> tuple[torch.Tensor, ...]:
-            return _gathered(trie, states, log_probs, most, owner=owner, allowed=allowed)
+            return _constrained_step(trie, states, log_probs, most, owner=owner, allowed=allowed)
 
         def other(states: torch.Tensor = theirs, depth: int = depth) -> tuple[torch.Tensor, ...]:
             return peer.children(states, log_probs, depth)
 
-        steps: dict[str, _Step] = {"genrec": step, "with 100 items denied": filtered, "peer": other}
+        steps: dict[str, Step] = {"genrec": step, "with 100 items denied": filtered, "peer": other}
         mine, reference = step(), other()
         if int((mine[0] > -torch.inf).sum()) != int((reference[0] > -torch.inf).sum()):
             raise ValueError(f"two indexes differ behind {ROWS} nodes of depth {depth}")
-        for way, works in _ways(steps):
-            found = interleave(works, rounds=options.rounds, least=0.0)
+        for way, works in _launch_variants(steps):
+            found = interleave(works, rounds=options.rounds, min_seconds=0.0)
             for name in ("genrec", "with 100 items denied"):
                 variant = f"{codes.name} depth {depth}, {way}{'' if name == 'genrec' else ', ' + name}"
                 note = f"{most} places a node, the peer reads {peer.limits[depth]}; no host sync in any of genrec's"
-                times = [_shared(found[one], REPLAYS) for one in (name, "peer")]
-                target = Target() if options.quick else STEP
+                times = [_per_unit(found[one], REPLAYS) for one in (name, "peer")]
+                target = Target() if options.quick else CONSTRAINT_STEP
                 yield timed("G1", variant, *times, target=target, peer_name=static.NAME, note=note)
 
 
-def _gathered(
-    trie: TensorTrie, states: torch.Tensor, log_probs: torch.Tensor, most: int, **allowed: Any
+def _constrained_step(
+    trie: TensorTrie, states: torch.Tensor, log_probs: torch.Tensor, max_children: int, **allowed: Any
 ) -> tuple[torch.Tensor, ...]:
     """A step of genrec's: float32 and int64 [R, M] log-probabilities, tokens, states."""
-    found = trie.children(states, most, **allowed)
+    found = trie.children(states, max_children, **allowed)
     gathered = log_probs.gather(1, found.tokens).masked_fill(~found.valid, -torch.inf)
     return gathered, found.tokens, found.states
 
@@ -115,7 +115,7 @@ def _walk(trie: TensorTrie, prefixes: IntArray) -> torch.Tensor:
     return states
 
 
-def _ways(steps: dict[str, _Step]) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+def _launch_variants(steps: dict[str, Step]) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     """The same steps launched one by one, captured as graphs, and compiled before that."""
     if not torch.cuda.is_available():
         yield "on the CPU", {name: partial(_repeat, step) for name, step in steps.items()}
@@ -139,7 +139,7 @@ def _no_sync() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def _graph(step: _Step) -> Callable[[], object]:
+def _graph(step: Step) -> Callable[[], object]:
     """Capture a step; what is returned replays it."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
@@ -156,20 +156,20 @@ def _graph(step: _Step) -> Callable[[], object]:
 def _repeat(work: Callable[[], object]) -> None:
     for _ in range(REPLAYS):
         work()
-    _wait()
+    _synchronize()
 
 
-def _wait() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def _shared(timing: Timing, count: int) -> Timing:
+def _per_unit(timing: Timing, count: int) -> Timing:
     """The time of one of so many."""
     return replace(timing, seconds=timing.seconds / count, low=timing.low / count, high=timing.high / count)
 
 
-def _tree(options: Options) -> Iterator[Row]:
+def _tree(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """G6: one request's beams from its prompt to its list, in stock Transformers."""
     from genrec.backends.transformers import TransformersBackend
 
@@ -182,10 +182,12 @@ def _tree(options: Options) -> Iterator[Row]:
     prompt = np.random.default_rng(2).integers(0, backend.vocab_size, length)
     last: dict[str, Any] = {}
     works: dict[str, Callable[[], Any]] = {
-        "genrec": partial(keep, last, "genrec", partial(subject.search, backend, trie, [prompt], k=width, width=width)),
+        "genrec": partial(
+            call_and_store, last, "genrec", partial(subject.search, backend, trie, [prompt], k=width, width=width)
+        ),
         "prompt": partial(_read_prompt, backend, prompt),
     }
-    found = interleave(works, rounds=2 * options.rounds, least=0.0)
+    found = interleave(works, rounds=2 * options.rounds, min_seconds=0.0)
     ranking = last["genrec"][0]
     yield timed(
         "G6",
@@ -202,10 +204,10 @@ def _tree(options: Options) -> Iterator[Row]:
 
 def _read_prompt(backend: Any, prompt: IntArray) -> None:
     backend.open([prompt])
-    _wait()
+    _synchronize()
 
 
-def _engine(options: Options) -> Iterator[Row]:
+def _engine(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """What one engine of vLLM does, in both ways."""
     from genrec.backends.vllm_engine import VllmEngineBackend
 
@@ -214,38 +216,42 @@ def _engine(options: Options) -> Iterator[Row]:
     beams = {4: 2, 8: 2} if quick else {50: 16, 128: 16}  # users of each width
     with TemporaryDirectory() as place:
         model, catalogs = Path(place) / "model", Path(place) / "catalogs"
-        write_model(shape, model, tokenizer=find_weights(LANGUAGE_MODEL, default_cache()), device=default_device())
+        write_model(
+            shape, model, tokenizer=find_model_directory(LANGUAGE_MODEL, default_cache()), device=default_device()
+        )
         tokenizer = HuggingFaceTokenizer.from_directory(model)
         index = CatalogIndex.build(word_catalog(tokenizer, 500 if quick else 20_000), TitleIdentifiers(), tokenizer)
         index.save(catalogs / "words")
-        with serving(catalogs):
+        with serving_catalogs(catalogs):
             backend = VllmEngineBackend(
                 model,
-                max_tokens=longest,
+                context_length=longest,
                 name=f"random {shape}",
-                engine={"max_logprobs": 2 * max(beams), "skip_tokenizer_init": False, **_half_of_memory()},
+                llm_kwargs={"max_logprobs": 2 * max(beams), "skip_tokenizer_init": False, **_half_gpu_memory()},
             )
             try:
-                yield from _engine_rows(options, backend, _Writer(backend.llm, index, tokenizer), beams)
+                yield from _engine_rows(options, backend, _ListGenerator(backend.llm, index, tokenizer), beams)
             finally:
                 backend.close()
 
 
-def _engine_rows(options: Options, backend: Any, writer: "_Writer", beams: Mapping[int, int]) -> Iterator[Row]:
+def _engine_rows(
+    options: BenchmarkOptions, backend: Any, generator: "_ListGenerator", beams: Mapping[int, int]
+) -> Iterator[BenchmarkRow]:
     if options.wants("G3"):
-        yield from _plugin(options, writer)
+        yield from _plugin(options, generator)
     if options.wants("G4"):
         for width, users in beams.items():
-            yield from _many(options, backend, writer, width, users)
+            yield from _concurrent_users(options, backend, generator, width, users)
     if options.wants("G5"):
-        yield _broad(options, backend)
+        yield _wide_beams(options, backend)
     if options.wants("G8"):
         yield _suffixes(options, backend)
     if options.wants("G12"):
-        yield _second_turn(options, writer)
+        yield _second_turn(options, generator)
 
 
-def _half_of_memory() -> dict[str, Any]:
+def _half_gpu_memory() -> dict[str, Any]:
     """Room beside the engine's pool for what the peer's default takes: logits of every token of a prompt."""
     return {"gpu_memory_utilization": 0.5} if torch.cuda.is_available() else {}
 
@@ -261,33 +267,33 @@ def word_catalog(tokenizer: HuggingFaceTokenizer, count: int) -> Catalog:
     return Catalog.from_items(Item(str(number), title) for number, title in enumerate(sorted(titles)[:count]))
 
 
-class _Writer:
+class _ListGenerator:
     """Greedy lists of an engine under the plugin, behind random prompts."""
 
     def __init__(self, llm: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> None:
-        marks = Marks.of(tokenizer)
-        self.llm, self._grammar, self._count = llm, Grammar(index.trie, marks), len(index.trie)
-        self._reader = Reader(index, marks)
+        marks = DelimiterTokens.from_tokenizer(tokenizer)
+        self.llm, self._grammar, self._count = llm, CatalogGrammar(index.trie, marks), len(index.trie)
+        self._parser = ListParser(index, marks)
 
-    def write(self, prompts: list[list[int]], k: int) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], k: int) -> list[list[int]]:
         """The tokens of a list of k for each."""
-        return [list(answer.outputs[0].token_ids) for answer in self.answers(prompts, k)]
+        return [list(answer.outputs[0].token_ids) for answer in self.outputs(prompts, k)]
 
-    def answers(self, prompts: list[list[int]], k: int) -> list[Any]:
+    def outputs(self, prompts: list[list[int]], k: int) -> list[Any]:
         """What vLLM gives back for a list of k for each."""
         from vllm import SamplingParams
 
-        room = self._grammar.longest("list", k=k)
+        room = self._grammar.max_answer_tokens("list", k=k)
         wish = {"genrec_catalog": "words", "genrec_k": k}
         params = SamplingParams(temperature=0.0, max_tokens=room, extra_args=wish, detokenize=False)
-        found: list[Any] = self.llm.generate(tokens_of(prompts), params, use_tqdm=False)
+        found: list[Any] = self.llm.generate(token_prompts(prompts), params, use_tqdm=False)
         return found
 
-    def check(self, written: Sequence[list[int]], k: int) -> str:
+    def check(self, token_ids: Sequence[list[int]], k: int) -> str:
         """What is wrong with lists, in words."""
-        faults = Counter(fault for tokens in written for fault in self._reader.faults(tokens, {"genrec_k": k}))
+        faults = Counter(fault for tokens in token_ids for fault in self._parser.faults(tokens, {"genrec_k": k}))
         found = ", ".join(f"{faults[name]} {name}" for name in ("invalid", "repeated", "short"))
-        return f"{len(written)} lists of {self._count:,} items: {found}"
+        return f"{len(token_ids)} lists of {self._count:,} items: {found}"
 
 
 def _prompts(count: int, length: int, seed: int) -> list[list[int]]:
@@ -295,16 +301,23 @@ def _prompts(count: int, length: int, seed: int) -> list[list[int]]:
     return [random.integers(1000, 40_000, length).tolist() for _ in range(count)]
 
 
-def _plugin(options: Options, writer: _Writer) -> Iterator[Row]:
+def _plugin(options: BenchmarkOptions, generator: _ListGenerator) -> Iterator[BenchmarkRow]:
     """G3: decode throughput with the plugin over without."""
     for users in (2,) if options.quick else (1, 64, 256):
         prompts, k = _prompts(users, 100 if options.quick else 512, seed=users), 10
         last: dict[str, Any] = {}
-        row = plugin_row(options, writer.llm, prompts, partial(keep, last, "lists", partial(writer.write, prompts, k)))
-        yield replace(row, note=writer.check(last["lists"], k))
+        row = plugin_row(
+            options,
+            generator.llm,
+            prompts,
+            partial(call_and_store, last, "lists", partial(generator.generate, prompts, k)),
+        )
+        yield replace(row, note=generator.check(last["lists"], k))
 
 
-def _many(options: Options, backend: Any, writer: _Writer, width: int, users: int) -> Iterator[Row]:
+def _concurrent_users(
+    options: BenchmarkOptions, backend: Any, generator: _ListGenerator, width: int, users: int
+) -> Iterator[BenchmarkRow]:
     """G4: requests a second of beams and of lists over vLLM's beams of the same width; prompts are computed anew."""
     from vllm.sampling_params import BeamSearchParams
 
@@ -316,40 +329,47 @@ def _many(options: Options, backend: Any, writer: _Writer, width: int, users: in
     params = BeamSearchParams(beam_width=width, max_tokens=4, ignore_eos=True)
     works: dict[str, Callable[[], Any]] = {
         f"beams, width {width}, 4 tokens": partial(search, kind="model"),
-        f"list of {width}": partial(writer.write, prompts, width),
-        "peer": partial(llm.beam_search, tokens_of(prompts), params, use_tqdm=False),
+        f"list of {width}": partial(generator.generate, prompts, width),
+        "peer": partial(llm.beam_search, token_prompts(prompts), params, use_tqdm=False),
     }
-    fresh = {name: partial(_afresh, llm, partial(keep, last, name, work)) for name, work in works.items()}
-    found = interleave(fresh, rounds=options.rounds, warm=False)
+    fresh = {
+        name: partial(_without_prefix_cache, llm, partial(call_and_store, last, name, work))
+        for name, work in works.items()
+    }
+    found = interleave(fresh, rounds=options.rounds, warm_up=False)
     theirs = found.pop("peer")
     for name, ours in found.items():
         target = Target() if options.quick else MANY[width]
         note = f"{users} users at once in {ours.seconds:.3g} s, the peer in {theirs.seconds:.3g} s"
         if name.startswith("list"):
-            note += f"; {writer.check(last[name], width)}"
-        row = Row("G4", f"{name}, prompts of {len(prompts[0])}", None, "requests/s", target, peer_name=BEAMS)
-        yield rated(replace(row, note=note), ours, users, theirs, users)
+            note += f"; {generator.check(last[name], width)}"
+        row = BenchmarkRow("G4", f"{name}, prompts of {len(prompts[0])}", None, "requests/s", target, peer_name=BEAMS)
+        yield throughput_row(replace(row, note=note), ours, users, theirs, users)
 
 
-def _afresh(llm: Any, work: Callable[[], Any]) -> Any:
+def _without_prefix_cache(llm: Any, work: Callable[[], Any]) -> Any:
     llm.reset_prefix_cache()
     return work()
 
 
-def _broad(options: Options, backend: Any) -> Row:
+def _wide_beams(options: BenchmarkOptions, backend: Any) -> BenchmarkRow:
     """G5: 512 beams for 8 users at once."""
     width, users = (16, 2) if options.quick else (512, 8)
     prompts = [np.array(prompt) for prompt in _prompts(users, 100 if options.quick else 2500, seed=5)]
     trie = subject.build(uniform(2000 if options.quick else 1_000_000, 4, 256))
     search = partial(subject.search, backend, trie, prompts, k=width, width=width)
-    found = interleave({"genrec": partial(_afresh, backend.llm, search)}, rounds=min(options.rounds, 3), warm=False)
+    found = interleave(
+        {"genrec": partial(_without_prefix_cache, backend.llm, search)}, rounds=min(options.rounds, 3), warm_up=False
+    )
     ours = found["genrec"]
     rate, range_ = users / ours.seconds, (users / ours.high, users / ours.low)
     target = Target() if options.quick else Target(1e-9, 8.0, judged="genrec", at="least")
-    return Row("G5", f"beams, width {width}, {users} users at once", rate, "requests/s", target, genrec_range=range_)
+    return BenchmarkRow(
+        "G5", f"beams, width {width}, {users} users at once", rate, "requests/s", target, genrec_range=range_
+    )
 
 
-def _suffixes(options: Options, backend: Any) -> Row:
+def _suffixes(options: BenchmarkOptions, backend: Any) -> BenchmarkRow:
     """G8: 500 candidates of 4 tokens behind one prompt, which is computed once, over vLLM's own way."""
     from vllm import SamplingParams
 
@@ -359,12 +379,18 @@ def _suffixes(options: Options, backend: Any) -> Row:
     whole = [[*prompt, *own.tolist()] for own in codes.sequences()]
     params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
     last: dict[str, Any] = {}
-    score = partial(subject.exhaust, backend, trie, [np.array(prompt)], k=count)
+    score = partial(subject.search_exhaustively, backend, trie, [np.array(prompt)], k=count)
     works: dict[str, Callable[[], Any]] = {
-        "genrec": partial(_afresh, backend.llm, score),
-        "peer": partial(_afresh, backend.llm, partial(backend.llm.generate, tokens_of(whole), params, use_tqdm=False)),
+        "genrec": partial(_without_prefix_cache, backend.llm, score),
+        "peer": partial(
+            _without_prefix_cache,
+            backend.llm,
+            partial(backend.llm.generate, token_prompts(whole), params, use_tqdm=False),
+        ),
     }
-    found = interleave({n: partial(keep, last, n, w) for n, w in works.items()}, rounds=options.rounds, warm=False)
+    found = interleave(
+        {n: partial(call_and_store, last, n, w) for n, w in works.items()}, rounds=options.rounds, warm_up=False
+    )
     theirs = {
         number: sum(next(iter(place.values())).logprob for place in answer.prompt_logprobs[length:])
         for number, answer in enumerate(last["peer"])
@@ -383,18 +409,20 @@ def _suffixes(options: Options, backend: Any) -> Row:
     )
 
 
-def _second_turn(options: Options, writer: _Writer) -> Row:
+def _second_turn(options: BenchmarkOptions, generator: _ListGenerator) -> BenchmarkRow:
     """G12: what share of a chat's second prompt had been computed in its first turn."""
     first = _prompts(8, 100 if options.quick else 512, seed=12)
-    said = [[*prompt, *answer] for prompt, answer in zip(first, writer.write(first, 10), strict=True)]
+    said = [[*prompt, *answer] for prompt, answer in zip(first, generator.generate(first, 10), strict=True)]
     second = [[*own, *more] for own, more in zip(said, _prompts(8, 20, seed=13), strict=True)]
-    shares = [one.num_cached_tokens / len(own) for one, own in zip(writer.answers(second, 10), said, strict=True)]
+    shares = [one.num_cached_tokens / len(own) for one, own in zip(generator.outputs(second, 10), said, strict=True)]
     target = Target() if options.quick else SECOND_TURN
     note = f"of the {len(said[0])} tokens before what was said last"
-    return Row("G12", "second turn of a chat, with lists", float(np.mean(shares)), "of tokens", target, note=note)
+    return BenchmarkRow(
+        "G12", "second turn of a chat, with lists", float(np.mean(shares)), "of tokens", target, note=note
+    )
 
 
-def _adapter(options: Options) -> Iterator[Row]:
+def _adapter(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """G10: beams under a LoRA adapter over those of the bare model, as fast as a merged one."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -412,15 +440,15 @@ def _adapter(options: Options) -> Iterator[Row]:
         prompts = [np.array(prompt) for prompt in _prompts(users, length, seed=10)]
         found: dict[str, Timing] = {}
         for name, adapters in (("bare", 0), ("adapter", 1)):
-            plain = VllmEngineBackend(model, max_tokens=4096, adapters=adapters, engine=_half_of_memory())
+            plain = VllmEngineBackend(model, context_length=4096, max_adapters=adapters, llm_kwargs=_half_gpu_memory())
             try:
                 backend: Backend = plain.with_adapter(Path(place) / "adapter") if adapters else plain
                 search = partial(subject.search, backend, trie, prompts, k=width, width=width)
-                works = {name: partial(_afresh, plain.llm, search)}
-                found.update(interleave(works, rounds=options.rounds, warm=False))
+                works = {name: partial(_without_prefix_cache, plain.llm, search)}
+                found.update(interleave(works, rounds=options.rounds, warm_up=False))
             finally:
                 plain.close()
     target = Target() if options.quick else ADAPTER
-    row = Row("G10", f"{shape}, width {width}, {users} users, rank 16", None, "requests/s", target)
+    row = BenchmarkRow("G10", f"{shape}, width {width}, {users} users, rank 16", None, "requests/s", target)
     # Merged weights have the shapes, and so the speed, of the bare model's.
-    yield rated(replace(row, peer_name="genrec, no adapter"), found["adapter"], users, found["bare"], users)
+    yield throughput_row(replace(row, peer_name="genrec, no adapter"), found["adapter"], users, found["bare"], users)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from eval.speed import dictionary, lookup, selection, static, subject
-from eval.speed.catalog import Codes, titles, uniform, zipf
+from eval.speed.catalog import Identifiers, titles, uniform, zipf
 from eval.speed.measurement import Peak, cycling, interleave, peak_memory
-from eval.speed.report import Job, Options, Row, Target, timed, version_of
+from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed, version_of
 from genrec import TitleIdentifiers, open_dataset
 from genrec.cache import default_cache
-from genrec.loading import find_weights
+from genrec.loading import find_model_directory
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
@@ -31,10 +31,10 @@ FILTER = Target(1.25, 1.1)
 INFORMS = Target()
 
 
-def jobs(options: Options) -> list[Job]:
+def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
     """What `python -m eval.speed index` measures: 1M and 10M items, or 100k and 1M where it has to be quick."""
     small, large = (100_000, 1_000_000) if options.quick else (1_000_000, 10_000_000)
-    listed: list[Job] = []
+    listed: list[BenchmarkJob] = []
     for count in (small, large):
         for draw, length, vocab_size in ((uniform, 8, 2048), (zipf, 8, 2048), (uniform, 4, 8192), (zipf, 4, 8192)):
             law = draw.__name__
@@ -42,17 +42,17 @@ def jobs(options: Options) -> list[Job]:
                 continue
             given = {"C5", "C6", "C1" if length == 8 else "C4"} - ({"C4"} if law == "uniform" else set())
             run = partial(_codes, options, partial(draw, count, length, vocab_size))
-            listed.append(Job(f"{count} {law} L{length}", tuple(given), run))
+            listed.append(BenchmarkJob(f"{count} {law} L{length}", tuple(given), run))
     for draw in (uniform,) if options.quick else (uniform, zipf):
-        listed.append(Job(f"scale {draw.__name__}", ("C2",), partial(_scale, options, draw, small, large)))
-    listed.append(Job("selection", ("C3",), partial(selection.rows, options, small)))
+        listed.append(BenchmarkJob(f"scale {draw.__name__}", ("C2",), partial(_scale, options, draw, small, large)))
+    listed.append(BenchmarkJob("selection", ("C3",), partial(selection.rows, options, small)))
     for length, vocab_size in ((8, 2048),) if options.quick else ((8, 2048), (4, 8192)):
-        listed.append(Job(f"peak memory L{length}", ("C7",), partial(_peak, large, length, vocab_size)))
-    listed.append(Job("load, filter, change", ("C8", "C9"), partial(_living, options, large)))
-    return [*listed, Job("titles", ("C15",), partial(_titles, options, small))]
+        listed.append(BenchmarkJob(f"peak memory L{length}", ("C7",), partial(_peak, large, length, vocab_size)))
+    listed.append(BenchmarkJob("load, filter, change", ("C8", "C9"), partial(_living, options, large)))
+    return [*listed, BenchmarkJob("titles", ("C15",), partial(_titles, options, small))]
 
 
-def _codes(options: Options, draw: Callable[[], Codes]) -> Iterator[Row]:
+def _codes(options: BenchmarkOptions, draw: Callable[[], Identifiers]) -> Iterator[BenchmarkRow]:
     """Build, size and lookups of one catalog of codes."""
     codes = draw()
     length = codes.rows.shape[1]
@@ -64,10 +64,10 @@ def _codes(options: Options, draw: Callable[[], Codes]) -> Iterator[Row]:
     if options.wants("C6"):
         kept, peer_kept = subject.nbytes(trie) / len(codes), peer.nbytes / len(codes)
         version = version_of(static.NAME)
-        yield Row("C6", codes.name, kept, "B", BYTES[length], peer_kept, static.NAME, version)
+        yield BenchmarkRow("C6", codes.name, kept, "B", BYTES[length], peer_kept, static.NAME, version)
         if len(codes) <= 1_000_000 and not options.quick:
             peer_kept = _peak_of("dictionary", codes).kept / len(codes)
-            yield Row("C6", codes.name, kept, "B", BYTES[length], peer_kept, dictionary.NAME)
+            yield BenchmarkRow("C6", codes.name, kept, "B", BYTES[length], peer_kept, dictionary.NAME)
     if length == 8 and options.wants("C1"):
         for depth in (2, 4):
             yield from lookup.deep_rows(options, codes, trie, peer, depth)
@@ -75,7 +75,7 @@ def _codes(options: Options, draw: Callable[[], Codes]) -> Iterator[Row]:
         yield from lookup.wide_rows(options, codes, trie, peer)
 
 
-def _build(options: Options, codes: Codes) -> Iterator[Row]:
+def _build(options: BenchmarkOptions, codes: Identifiers) -> Iterator[BenchmarkRow]:
     """C5: from unsorted rows to the first lookup."""
     works: dict[str, Callable[[], object]] = {
         "genrec": partial(subject.build, codes),
@@ -84,21 +84,23 @@ def _build(options: Options, codes: Codes) -> Iterator[Row]:
     if len(codes) <= (100_000 if options.quick else 1_000_000):
         works[dictionary.NAME] = partial(dictionary.build, codes)
     subject.build(uniform(1000, 4, 64))  # functions that are compiled at their first call
-    found = interleave(works, rounds=options.rounds, warm=False)
+    found = interleave(works, rounds=options.rounds, warm_up=False)
     for name in list(works)[1:]:
         target = BUILD.get(len(codes), INFORMS)
         yield timed("C5", codes.name, found["genrec"], found[name], target=target, peer_name=name)
 
 
-def _scale(options: Options, draw: Callable[[int, int, int], Codes], small: int, large: int) -> Iterator[Row]:
+def _scale(
+    options: BenchmarkOptions, draw: Callable[[int, int, int], Identifiers], small: int, large: int
+) -> Iterator[BenchmarkRow]:
     yield from lookup.scale_rows(options, draw(small, 8, 2048), draw(large, 8, 2048))
 
 
-def _peak(count: int, length: int, vocab_size: int) -> Iterator[Row]:
+def _peak(count: int, length: int, vocab_size: int) -> Iterator[BenchmarkRow]:
     """C7: the most that a process holds while it builds, the rows themselves included."""
     codes = uniform(count, length, vocab_size)
     mine, peer = _peak_of("genrec", codes), _peak_of("STATIC", codes)
-    yield Row(
+    yield BenchmarkRow(
         "C7",
         codes.name,
         (mine.highest - mine.imported) / 1e9,
@@ -112,14 +114,14 @@ def _peak(count: int, length: int, vocab_size: int) -> Iterator[Row]:
     )
 
 
-def _peak_of(builder: str, codes: Codes) -> Peak:
+def _peak_of(builder: str, codes: Identifiers) -> Peak:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
         np.save(path, codes.rows, allow_pickle=False)
         return peak_memory(builder, path, codes.vocab_size)
 
 
-def _living(options: Options, count: int) -> Iterator[Row]:
+def _living(options: BenchmarkOptions, count: int) -> Iterator[BenchmarkRow]:
     """What happens to a catalog that is in use."""
     codes = uniform(count, 8, 2048)
     trie = subject.build(codes)
@@ -130,7 +132,7 @@ def _living(options: Options, count: int) -> Iterator[Row]:
         yield _update(options, codes, trie)
 
 
-def _load(options: Options, codes: Codes, trie: Any) -> Row:
+def _load(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> BenchmarkRow:
     """C8: from a folder to the first lookup."""
     target = LOAD.get(len(codes), INFORMS)
     with TemporaryDirectory() as folder:
@@ -140,7 +142,7 @@ def _load(options: Options, codes: Codes, trie: Any) -> Row:
     return timed("C8", codes.name, found["genrec"], target=target, note=note)
 
 
-def _filters(options: Options, codes: Codes, trie: Any) -> Iterator[Row]:
+def _filters(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> Iterator[BenchmarkRow]:
     """C9: a step under what one request allows, over the step without: from logits to the next beams of each user."""
     random = np.random.default_rng(2)
     half = random.random(len(codes)) < 0.5
@@ -148,7 +150,7 @@ def _filters(options: Options, codes: Codes, trie: Any) -> Iterator[Row]:
     few = random.choice(len(codes), len(codes) // 100, replace=False)
     filters: dict[str, tuple[Callable[[], Any], IntArray]] = {
         "1,000 denied": (lambda: subject.deny(trie, denied), np.setdiff1d(np.arange(len(codes)), denied)),
-        "a predicate that half fulfil": (lambda: subject.where(trie, half), np.flatnonzero(half)),
+        "a predicate that half fulfil": (lambda: subject.allow_mask(trie, half), np.flatnonzero(half)),
         "1 % allowed": (lambda: subject.allow(trie, few), few),
     }
     logits = lookup.some_log_probs(codes)
@@ -186,12 +188,12 @@ def _look_up(trie: Any, logits: Any, allowed: Any, places: Any) -> object:
     return subject.children(trie, places, logits, allowed)
 
 
-def _update(options: Options, codes: Codes, trie: Any) -> Row:
+def _update(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> BenchmarkRow:
     """C9: one item in a hundred added and as many withdrawn, in one call."""
     target, change = UPDATE.get(len(codes), INFORMS), len(codes) // 100
     variant = f"{codes.name}, {change} added, {change} withdrawn"
     longer = uniform(len(codes) + change, 8, 2048)  # the same draw, gone on with
-    added = Codes.of("added", longer.rows[-change:], codes.vocab_size)
+    added = Identifiers.from_rows("added", longer.rows[-change:], codes.vocab_size)
     withdrawn = np.random.default_rng(3).choice(len(codes), change, replace=False)
     numbers = np.arange(len(codes), len(codes) + change)
     update = partial(subject.update, trie, added, numbers, withdrawn)
@@ -199,13 +201,13 @@ def _update(options: Options, codes: Codes, trie: Any) -> Row:
     return timed("C9", variant, found["genrec"], target=target)
 
 
-def _titles(options: Options, count: int) -> Iterator[Row]:
+def _titles(options: BenchmarkOptions, count: int) -> Iterator[BenchmarkRow]:
     """C15: the shop's titles, and as many as there are codes, made of their words."""
     cache = default_cache()
-    tokenizer = HuggingFaceTokenizer.from_directory(find_weights(LANGUAGE_MODEL, cache))
+    tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(LANGUAGE_MODEL, cache))
     catalog, _ = open_dataset("online-retail", cache)
     shop = TitleIdentifiers().encode(catalog, tokenizer)
     codes = uniform(count, 8, 2048)
     name = f"{len(shop)} titles of a shop V{tokenizer.vocab_size}"
-    yield from lookup.title_rows(options, Codes.of_sequences(name, shop, tokenizer.vocab_size), codes)
+    yield from lookup.title_rows(options, Identifiers.from_sequences(name, shop, tokenizer.vocab_size), codes)
     yield from lookup.title_rows(options, titles(count, catalog.titles, tokenizer), codes)

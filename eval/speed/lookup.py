@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from eval.speed import dictionary, static, subject
-from eval.speed.catalog import Codes
+from eval.speed.catalog import Identifiers
 from eval.speed.measurement import cycling, interleave
-from eval.speed.report import Options, Row, Target, timed
+from eval.speed.report import BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec.types import FloatArray, IntArray
 
 USERS, WIDTH = 2, 70
@@ -26,7 +26,9 @@ WIDE = Target(1.0, 0.3)
 TITLES = Target(2, 1.3)
 
 
-def deep_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticIndex, depth: int) -> Iterator[Row]:
+def deep_rows(
+    options: BenchmarkOptions, codes: Identifiers, trie: Any, peer: static.StaticIndex, depth: int
+) -> Iterator[BenchmarkRow]:
     """C1: nodes of one depth, 2 or more."""
     log_probs, prefixes = some_log_probs(codes), some_prefixes(codes, depth)
     states = [peer.locate(own) for own in prefixes]
@@ -34,7 +36,7 @@ def deep_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticInde
     masked, children = _masked(codes, trie, prefixes, log_probs)
     found = interleave(
         {
-            "genrec": plain(trie, prefixes, log_probs),
+            "genrec": look_up_prefixes(trie, prefixes, log_probs),
             "static": cycling(lambda own: peer.children(own, log_probs, depth), [(own,) for own in states]),
             "dictionary": masked,
         },
@@ -46,9 +48,11 @@ def deep_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticInde
     yield _beside_dictionary("C1", variant, found)
 
 
-def wide_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticIndex) -> Iterator[Row]:
+def wide_rows(
+    options: BenchmarkOptions, codes: Identifiers, trie: Any, peer: static.StaticIndex
+) -> Iterator[BenchmarkRow]:
     """C4: the root, and the first tokens with most items behind them."""
-    log_probs, hot = some_log_probs(codes), codes.hottest(ROWS)
+    log_probs, hot = some_log_probs(codes), codes.most_frequent_first_tokens(ROWS)
     root, places, states = subject.root(trie, ROWS), subject.locate(trie, hot), peer.locate(hot)
     _compare(trie, hot[:, :0], log_probs, static.flat(peer.first(log_probs)))
     _compare(trie, hot, log_probs, static.flat(peer.second(states, log_probs)))
@@ -79,7 +83,7 @@ def wide_rows(options: Options, codes: Codes, trie: Any, peer: static.StaticInde
         )
 
 
-def scale_rows(options: Options, small: Codes, large: Codes) -> Iterator[Row]:
+def scale_rows(options: BenchmarkOptions, small: Identifiers, large: Identifiers) -> Iterator[BenchmarkRow]:
     """C2: the same lookup in a catalog ten times as large."""
     works: dict[str, Callable[[], object]] = {}
     widths: dict[str, float] = {}
@@ -87,7 +91,7 @@ def scale_rows(options: Options, small: Codes, large: Codes) -> Iterator[Row]:
         trie = subject.build(codes)
         for depth in (2, 4):
             prefixes = some_prefixes(codes, depth)
-            works[f"{codes.name} {depth}"] = plain(trie, prefixes, some_log_probs(codes))
+            works[f"{codes.name} {depth}"] = look_up_prefixes(trie, prefixes, some_log_probs(codes))
             widths[f"{codes.name} {depth}"] = _width(trie, prefixes, codes)
     found = interleave(works, rounds=2 * options.rounds + 1)
     for depth in (2, 4):
@@ -98,13 +102,13 @@ def scale_rows(options: Options, small: Codes, large: Codes) -> Iterator[Row]:
         yield timed("C2", f"{large.name} depth {depth}", *times, target=SCALE, peer_name=peer_name, note=note)
 
 
-def title_rows(options: Options, titled: Codes, codes: Codes) -> Iterator[Row]:
+def title_rows(options: BenchmarkOptions, titled: Identifiers, codes: Identifiers) -> Iterator[BenchmarkRow]:
     """C15: size and lookups of titles, relative to those of codes."""
     trie, base = subject.build(titled), subject.build(codes)
     peer_name = f"{subject.NAME} on {codes.name}"
     sizes = [subject.nbytes(built) / count for built, count in ((trie, len(titled)), (base, len(codes)))]
     note = f"{titled.lengths.mean():.1f} tokens an item"
-    yield Row("C15", f"{titled.name}, bytes an item", sizes[0], "B", TITLES, sizes[1], peer_name, note=note)
+    yield BenchmarkRow("C15", f"{titled.name}, bytes an item", sizes[0], "B", TITLES, sizes[1], peer_name, note=note)
     widths = {depth: _width(base, some_prefixes(codes, depth), codes) for depth in (1, 2)}
     for depth in (2, 4):
         log_probs, prefixes = some_log_probs(titled), some_prefixes(titled, depth)
@@ -113,8 +117,8 @@ def title_rows(options: Options, titled: Codes, codes: Codes) -> Iterator[Row]:
         alike = min(widths, key=lambda own: abs(np.log(widths[own] / children)))
         found = interleave(
             {
-                "genrec": plain(trie, prefixes, log_probs),
-                "codes": plain(base, some_prefixes(codes, alike), some_log_probs(codes)),
+                "genrec": look_up_prefixes(trie, prefixes, log_probs),
+                "codes": look_up_prefixes(base, some_prefixes(codes, alike), some_log_probs(codes)),
                 "dictionary": masked,
             },
             rounds=2 * options.rounds + 1,
@@ -125,24 +129,24 @@ def title_rows(options: Options, titled: Codes, codes: Codes) -> Iterator[Row]:
         yield _beside_dictionary("C15", variant, found)
 
 
-def _width(trie: Any, prefixes: list[IntArray], codes: Codes) -> float:
+def _width(trie: Any, prefixes: list[IntArray], codes: Identifiers) -> float:
     """The children a node has behind some prefixes."""
     found = subject.children(trie, subject.locate(trie, prefixes[0]), some_log_probs(codes))
     return len(found.tokens) / ROWS
 
 
-def plain(trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor) -> Callable[[], object]:
+def look_up_prefixes(trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor) -> Callable[[], object]:
     """genrec's lookup behind each of the prefixes in turn."""
     places = [(subject.locate(trie, own),) for own in prefixes]
     return cycling(lambda own: subject.children(trie, own, log_probs), places)
 
 
-def some_prefixes(codes: Codes, depth: int, among: IntArray | None = None) -> list[IntArray]:
+def some_prefixes(codes: Identifiers, depth: int, among: IntArray | None = None) -> list[IntArray]:
     """Sets of R prefixes."""
-    return [codes.prefixes(depth, ROWS, seed=seed, among=among) for seed in range(BATCHES)]
+    return [codes.prefixes(depth, ROWS, seed=seed, items=among) for seed in range(BATCHES)]
 
 
-def some_log_probs(codes: Codes) -> torch.Tensor:
+def some_log_probs(codes: Identifiers) -> torch.Tensor:
     """float32 [R, V], as a model's would be."""
     logits = torch.randn((ROWS, codes.vocab_size), generator=torch.Generator().manual_seed(1))
     return logits.log_softmax(dim=1)
@@ -155,7 +159,7 @@ def same_children(mine: tuple[IntArray, IntArray, FloatArray], other: tuple[IntA
 
 
 def _masked(
-    codes: Codes, trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor
+    codes: Identifiers, trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor
 ) -> tuple[Callable[[], object], float]:
     """The dictionary's lookup, and the children a node has."""
     mask = dictionary.mask(dictionary.below(codes, np.concatenate(prefixes)), WIDTH)
@@ -175,7 +179,7 @@ def _compare(
         )
 
 
-def _beside_dictionary(identifier: str, variant: str, found: Any) -> Row:
+def _beside_dictionary(identifier: str, variant: str, found: Any) -> BenchmarkRow:
     return timed(
         identifier,
         variant,

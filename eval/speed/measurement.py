@@ -42,21 +42,21 @@ class Peak:
 
 
 def interleave(
-    works: Mapping[str, Callable[[], object]], *, rounds: int, least: float = 0.02, warm: bool = True
+    workloads: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.02, warm_up: bool = True
 ) -> dict[str, Timing]:
     """Time A B A B ..., so that a machine that slows down slows all of them.
 
     Args:
-        works: what is compared, by name.
+        workloads: what is compared, by name.
         rounds: samples of each.
-        least: a sample repeats calls until about so many seconds have passed; only after a warm-up is it known how
+        min_seconds: a sample repeats calls until about so many seconds have passed; only after a warm-up is it known how
             many that takes.
-        warm: call each before it is timed; without, a sample is one call.
+        warm_up: call each before it is timed; without, a sample is one call.
     """
-    repeats = {name: _repeats(work, least) if warm else 1 for name, work in works.items()}
-    samples: dict[str, list[float]] = {name: [] for name in works}
+    repeats = {name: _repeats(work, min_seconds) if warm_up else 1 for name, work in workloads.items()}
+    samples: dict[str, list[float]] = {name: [] for name in workloads}
     for _ in range(rounds):
-        for name, work in works.items():
+        for name, work in workloads.items():
             samples[name].append(_sample(work, repeats[name]))
     return {name: Timing(statistics.median(own), min(own), max(own), rounds) for name, own in samples.items()}
 
@@ -67,7 +67,7 @@ def cycling(work: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> C
     return lambda: work(*next(source))
 
 
-def keep(last: dict[str, Any], name: str, work: Callable[[], Any]) -> Any:
+def call_and_store(last: dict[str, Any], name: str, work: Callable[[], Any]) -> Any:
     """Do the work and leave its result in `last`, so that what was timed can be compared."""
     last[name] = work()
     return last[name]
@@ -95,9 +95,9 @@ def _sample(work: Callable[[], object], repeats: int) -> float:
     return seconds / repeats
 
 
-def _repeats(work: Callable[[], object], least: float) -> int:
+def _repeats(work: Callable[[], object], min_seconds: float) -> int:
     gc.collect()
     seconds = _sample(work, 1)
-    if seconds < least:
+    if seconds < min_seconds:
         seconds = _sample(work, 3)
-    return max(1, round(least / max(seconds, 1e-9)))
+    return max(1, round(min_seconds / max(seconds, 1e-9)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.speed.catalog import Codes
+from eval.speed.catalog import Identifiers
 
 BUILDERS = {"genrec": "eval.speed.subject", "STATIC": "eval.speed.static", "dictionary": "eval.speed.dictionary"}
 
@@ -19,24 +19,24 @@ def main() -> None:
     name, path, vocab_size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     build = importlib.import_module(BUILDERS[name]).build
     few = np.arange(64 * 4, dtype=np.uint16).reshape(64, 4)
-    build(Codes.of("few", few, 256))  # what is compiled or loaded late is not the build's
+    build(Identifiers.from_rows("few", few, 256))  # what is compiled or loaded late is not the build's
     gc.collect()
-    imported, before = _highest(), _resident()
-    codes = Codes.of(path.stem, np.load(path, allow_pickle=False), vocab_size)
+    imported, before = _peak_bytes(), _resident_bytes()
+    codes = Identifiers.from_rows(path.stem, np.load(path, allow_pickle=False), vocab_size)
     built = build(codes)
-    highest, rows = _highest(), codes.tokens.nbytes + codes.lengths.nbytes
+    highest, rows = _peak_bytes(), codes.tokens.nbytes + codes.lengths.nbytes
     gc.collect()
-    kept = _resident() - before - rows
+    kept = _resident_bytes() - before - rows
     print(json.dumps({"highest": highest, "imported": imported, "kept": kept}))
     del built
 
 
-def _highest() -> int:
+def _peak_bytes() -> int:
     """The most this program held. Linux' ru_maxrss would also count what the parent held when it started us."""
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _resident() -> int:
+def _resident_bytes() -> int:
     return _status("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from genrec.backends.base import OnTokens, Text, TextRequest
+from genrec.backends.base import Completion, GenerationRequest, OnTokens
 from genrec.backends.precision import native_dtype
 from genrec.backends.provenance import Provenance
-from genrec.backends.quiet import quiet
+from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.transformers import TransformersBackend
 from genrec.deadline import Deadline
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -80,7 +80,7 @@ def write_model(
         own = HuggingFaceTokenizer.from_directory(tokenizer)
         settings["vocab_size"] = max(settings["vocab_size"], own.vocab_size)
     config = Qwen3Config(**settings, tie_word_embeddings=True, max_position_embeddings=8192)
-    with quiet(), torch.device(device):
+    with progress_bars_disabled(), torch.device(device):
         model: Any = Qwen3ForCausalLM(config)
         model.to(native_dtype(torch.device(device))).save_pretrained(folder)
     if tokenizer is not None:
@@ -102,7 +102,7 @@ def random_backend(shape: str, *, seed: int = 1) -> TransformersBackend:
     return backend
 
 
-class FreeBackend:
+class TableLookupBackend:
     """The same log-probabilities behind every node, from a table: what is timed with it is the search alone.
 
     Attributes:
@@ -110,32 +110,32 @@ class FreeBackend:
     """
 
     def __init__(self, vocab_size: int) -> None:
-        self.name, self.vocab_size, self.max_tokens, self.token_bytes = "free", vocab_size, 1 << 20, 8
+        self.name, self.vocab_size, self.context_length, self.token_bytes = "free", vocab_size, 1 << 20, 8
         self.provenance: Provenance | None = None
         logits = 2 * np.random.default_rng(1).standard_normal(vocab_size)
         self.table: FloatArray = logits - np.logaddexp.reduce(logits)
         self.steps = 0
 
-    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "FreeTree":
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "CountingTree":
         """A tree behind U prompts; what takes no time keeps every deadline."""
         self.steps = 0
-        return FreeTree(self, len(prompts))
+        return CountingTree(self, len(prompts))
 
-    def write(
+    def generate(
         self,
-        requests: Sequence[TextRequest],
+        requests: Sequence[GenerationRequest],
         *,
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         """It has nothing to say."""
-        return [Text(np.empty(0, dtype=np.int64), ended=True) for _ in requests]
+        return [Completion(np.empty(0, dtype=np.int64), stopped=True) for _ in requests]
 
 
-class FreeTree:
+class CountingTree:
     """Nodes that are only counted."""
 
-    def __init__(self, backend: FreeBackend, prompts: int) -> None:
+    def __init__(self, backend: TableLookupBackend, prompts: int) -> None:
         self._backend = backend
         self.size = prompts
 

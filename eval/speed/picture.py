@@ -26,13 +26,13 @@ INK, QUIET, FAINT, RULE = "#1b2733", "#5d6b78", "#9aa6b1", "#d5dce2"
 PASSES = ("#dcebf8", "#b6d6f0", "#86bbe4", "#5a9fd6")
 GOOD, OTHER, DENIED, OPEN = "#1f8a4c", "#6b7a88", "#c0392b", "#b8711a"
 DASHED = (0, (2.5, 1.8))
-CHIPS: dict[str, tuple[str, str, Any, str]] = {  # fill, edge, line, ink
+NODE_STYLES: dict[str, tuple[str, str, Any, str]] = {  # fill, edge, line, ink
     "read, never grown: a score is complete": ("white", GOOD, "-", GOOD),
     "read, left unopened": ("white", OPEN, DASHED, OPEN),
     "never computed": ("white", RULE, "-", FAINT),
     "not allowed": ("#fdf1ef", "#e4b4ad", "-", DENIED),
 }
-CHIP, LINE, BRANCH, GAP = 0.24, 0.5, 0.52, 0.045
+NODE_HEIGHT, LINE, BRANCH, GAP = 0.24, 0.5, 0.52, 0.045
 FONT = 9.0
 
 
@@ -56,8 +56,8 @@ def draw_tree(example: "Example", titles: list[str], path: Path) -> None:
         "scores: log-probabilities (nats), added up from the prompt to there.", fontsize=9, color=QUIET, va="center",
     )  # fmt: skip
     _legend(axes, 6.6)
-    _Tree(example, titles, axes, top=6.02).draw()
-    _Proof(example, axes, left=0.35, bottom=0.45, width=6.7).draw()
+    _TreeDrawing(example, titles, axes, top=6.02).draw()
+    _ProofDrawing(example, axes, left=0.35, bottom=0.45, width=6.7).draw()
     _mask(example, axes, left=7.8, top=2.62, cell=0.096)
     save(figure, path)
 
@@ -70,13 +70,13 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path.with_suffix(".png"), dpi=160, metadata={"Software": None})
 
 
-class _Tree:
+class _TreeDrawing:
     """Chips in a row for tokens that must follow each other, curves where they part."""
 
     def __init__(self, example: "Example", titles: list[str], axes: Axes, top: float) -> None:
         self.example, self.titles, self.axes, self.top = example, titles, axes, top
         trie = example.trie
-        self.paths = [trie.paths(np.array([row])) for row in range(len(trie))]
+        self.paths = [trie.path_positions(np.array([row])) for row in range(len(trie))]
         self.rows: list[list[int]] = [[] for _ in trie.tokens]
         for row, path in enumerate(self.paths):
             for place in path:
@@ -84,7 +84,7 @@ class _Tree:
         self.branches = np.bincount(trie.parents + 1, minlength=len(trie.tokens) + 1) > 1
         self.widths = [text_width(word.strip()) + 0.15 for word in example.words]
         self.allowed = [bool(example.allowed[rows].any()) for rows in self.rows]
-        self.starts = self._places()
+        self.starts = self._layout()
 
     def draw(self) -> None:
         example = self.example
@@ -98,15 +98,15 @@ class _Tree:
             va="center", linespacing=1.4,
         )  # fmt: skip
         for place, above in enumerate(example.trie.parents):
-            self._join(place, int(above), middle)
+            self._draw_edge(place, int(above), middle)
         for place in range(len(example.words)):
-            self._chip(place)
+            self._draw_node(place)
         self._labels()
 
     def height(self, rows: list[int]) -> float:
         return self.top - LINE * (rows[0] + rows[-1]) / 2
 
-    def _places(self) -> FloatArray:
+    def _layout(self) -> FloatArray:
         starts = np.zeros(len(self.widths))
         trie = self.example.trie
         for place in np.argsort(trie.depths, kind="stable"):
@@ -115,41 +115,41 @@ class _Tree:
             starts[place] = end + (BRANCH if self.branches[above + 1] else GAP)
         return starts
 
-    def _join(self, place: int, above: int, middle: float) -> None:
+    def _draw_edge(self, prefix: int, above: int, middle: float) -> None:
         if not self.branches[above + 1]:
             return
         begin = 1.3 if above < 0 else self.starts[above] + self.widths[above]
-        low, high = (middle if above < 0 else self.height(self.rows[above])), self.height(self.rows[place])
-        end = self.starts[place]
+        low, high = (middle if above < 0 else self.height(self.rows[above])), self.height(self.rows[prefix])
+        end = self.starts[prefix]
         bend = (begin + end) / 2
         curve = Curve([(begin, low), (bend, low), (bend, high), (end, high)], [1, 4, 4, 4])
-        kind: tuple[str, Any] = (INK, "-") if self.example.grown[place] else (FAINT, DASHED)
+        kind: tuple[str, Any] = (INK, "-") if self.example.grown_pass[prefix] else (FAINT, DASHED)
         self.axes.add_patch(PathPatch(curve, fc="none", ec=kind[0], lw=1.1, ls=kind[1], zorder=1))
         self.axes.add_patch(Circle((begin + 0.05, low), 0.042, fc="white", ec=INK, lw=1.1, zorder=3))
 
-    def _chip(self, place: int) -> None:
-        example, grown, read = self.example, self.example.grown[place], self.example.read[place] >= 0
-        last = place in example.trie.last
+    def _draw_node(self, prefix: int) -> None:
+        example, grown, read = self.example, self.example.grown_pass[prefix], self.example.read_pass[prefix] >= 0
+        last = prefix in example.trie.last_positions
         kind = "read, never grown: a score is complete" if last else "read, left unopened"
-        fill, edge, style, ink = CHIPS[kind if read else "never computed"]
-        if not self.allowed[place]:
-            fill, edge, style, ink = CHIPS["not allowed"]
+        fill, edge, style, ink = NODE_STYLES[kind if read else "never computed"]
+        if not self.allowed[prefix]:
+            fill, edge, style, ink = NODE_STYLES["not allowed"]
         elif grown:
             fill, edge, style, ink = PASSES[grown - 1], PASSES[grown - 1], "-", INK
-        x, y = self.starts[place], self.height(self.rows[place])
+        x, y = self.starts[prefix], self.height(self.rows[prefix])
         self.axes.add_patch(FancyBboxPatch(
-            (x, y - CHIP / 2), self.widths[place], CHIP, boxstyle="round,pad=0,rounding_size=0.05", fc=fill, ec=edge,
+            (x, y - NODE_HEIGHT / 2), self.widths[prefix], NODE_HEIGHT, boxstyle="round,pad=0,rounding_size=0.05", fc=fill, ec=edge,
             lw=1.1, ls=style, zorder=2,
         ))  # fmt: skip
-        word = example.words[place].strip()
+        word = example.words[prefix].strip()
         self.axes.text(
-            x + self.widths[place] / 2, y - 0.005, word, fontsize=FONT, color=ink, ha="center", va="center_baseline",
+            x + self.widths[prefix] / 2, y - 0.005, word, fontsize=FONT, color=ink, ha="center", va="center_baseline",
             style="italic" if last else "normal", zorder=4,
         )  # fmt: skip
-        above = int(example.trie.parents[place])
-        if self.branches[above + 1] and self.allowed[place]:
+        above = int(example.trie.parents[prefix])
+        if self.branches[above + 1] and self.allowed[prefix]:
             self.axes.text(
-                x + self.widths[place] / 2, y - CHIP / 2 - 0.04, _number(example.gains[place]), fontsize=7.5,
+                x + self.widths[prefix] / 2, y - NODE_HEIGHT / 2 - 0.04, _number(example.path_scores[prefix]), fontsize=7.5,
                 color=OPEN if read and not grown else QUIET, ha="center", va="top",
             )  # fmt: skip
 
@@ -165,11 +165,11 @@ class _Tree:
             elif item in found:
                 rank = list(found).index(item) + 1
                 color, weight, words = GOOD, "bold", f"{_number(found[item])}, number {rank}"
-            elif example.read[last] >= 0:
+            elif example.read_pass[last] >= 0:
                 color, weight = OTHER, "normal"
-                words = f"{_number(example.gains[last])}, finished, not in the top {len(found)}"
+                words = f"{_number(example.path_scores[last])}, finished, not in the top {len(found)}"
             else:
-                bound = [example.gains[place] for place in path if example.read[place] >= 0][-1]
+                bound = [example.path_scores[place] for place in path if example.read_pass[place] >= 0][-1]
                 color, weight, words = OPEN, "normal", f"at most {_number(bound)}: never opened"
             self.axes.text(x, y + 0.085, self.titles[item], fontsize=9.5, weight=weight, color=INK, va="center")
             self.axes.text(x, y - 0.095, words, fontsize=8.5, color=color, va="center")
@@ -184,8 +184,8 @@ def _legend(axes: Axes, y: float) -> None:
     axes.text(x, y - 0.005, "grown in pass", fontsize=8.5, color=QUIET, va="center_baseline")
     x += text_width("grown in pass", 8.5) + 0.1
     kinds = [(str(number), (fill, fill, "-", INK), 0.12) for number, fill in enumerate(PASSES, 1)]
-    for words, (fill, edge, style, _), gap in [*kinds, *((words, chip, 0.3) for words, chip in CHIPS.items())]:
-        x += 0.25 if words == next(iter(CHIPS)) else 0.0
+    for words, (fill, edge, style, _), gap in [*kinds, *((words, chip, 0.3) for words, chip in NODE_STYLES.items())]:
+        x += 0.25 if words == next(iter(NODE_STYLES)) else 0.0
         axes.add_patch(FancyBboxPatch(
             (x, y - 0.08), 0.26, 0.16, boxstyle="round,pad=0,rounding_size=0.04", fc=fill, ec=edge, lw=1.1, ls=style,
         ))  # fmt: skip
@@ -193,14 +193,14 @@ def _legend(axes: Axes, y: float) -> None:
         x += 0.34 + text_width(words, 8.5) + gap
 
 
-class _Proof:
+class _ProofDrawing:
     """Two lines of scores: one pass before the end, and at the end."""
 
     def __init__(self, example: "Example", axes: Axes, *, left: float, bottom: float, width: float) -> None:
         self.example, self.axes, self.left, self.bottom = example, axes, left, bottom
-        self.k, self.gains = len(example.ranking.scores), example.gains
-        ends = [self.gains[place] for after in self._passes() for place in self.example.open(after)]
-        ends += [self.gains[example.trie.last[row]] for row in example.finished(self._passes()[-1])]
+        self.k, self.path_scores = len(example.ranking.scores), example.path_scores
+        ends = [self.path_scores[place] for after in self._passes() for place in self.example.open_prefixes(after)]
+        ends += [self.path_scores[example.trie.last_positions[row]] for row in example.scored_rows(self._passes()[-1])]
         self.low, self.high = float(np.floor(min(ends) / 5) * 5 - 5), float(np.ceil(max(ends) / 5) * 5 + 5)
         self.begin, self.unit = left + 0.95, (width - 0.95) / (self.high - self.low)
 
@@ -210,23 +210,23 @@ class _Proof:
         words = "Scores only fall along a path: what is open ends where it stands, or to the left of it."
         self._text(left, bottom + 2.18, words, 8.5, QUIET)
         for lane, after in enumerate(self._passes()):
-            self._lane(after, bottom + 1.52 - 0.92 * lane)
+            self._draw_score_axis(after, bottom + 1.52 - 0.92 * lane)
         for score in np.arange(self.low, self.high, 10):
-            self._text(self._across(score), bottom + 0.12, _number(score, 0), 7.5, QUIET, ha="center")
-        self._text(self._across(self.high), bottom + 0.12, "score", 7.5, QUIET, ha="right")
+            self._text(self._x_of_score(score), bottom + 0.12, _number(score, 0), 7.5, QUIET, ha="center")
+        self._text(self._x_of_score(self.high), bottom + 0.12, "score", 7.5, QUIET, ha="right")
 
     def _passes(self) -> tuple[int, int]:
-        last = int(self.example.grown.max())
+        last = int(self.example.grown_pass.max())
         return last - 1, last
 
-    def _lane(self, after: int, y: float) -> None:
-        axes, gains, across = self.axes, self.gains, self._across
-        finished = self.example.finished(after)
-        scores = sorted((float(gains[place]) for place in self.example.trie.last[finished]), reverse=True)
-        kth, waiting = scores[self.k - 1], self.example.open(after)
+    def _draw_score_axis(self, passes: int, y: float) -> None:
+        axes, gains, across = self.axes, self.path_scores, self._x_of_score
+        finished = self.example.scored_rows(passes)
+        scores = sorted((float(gains[place]) for place in self.example.trie.last_positions[finished]), reverse=True)
+        kth, waiting = scores[self.k - 1], self.example.open_prefixes(passes)
         proven = all(gains[place] < kth for place in waiting)
         end = across(self.high)
-        self._text(self.left, y, f"after\npass {after}", 8.5, INK, linespacing=1.3)
+        self._text(self.left, y, f"after\npass {passes}", 8.5, INK, linespacing=1.3)
         axes.plot([across(self.low), end], [y, y], color=RULE, lw=1.4, zorder=1)
         fill = "#e6f4ea" if proven else "#fbf0e1"
         axes.add_patch(Rectangle((across(kth), y - 0.13), end - across(kth), 0.26, fc=fill, ec="none", zorder=0))
@@ -246,11 +246,11 @@ class _Proof:
         words += f"\N{RIGHT DOUBLE QUOTATION MARK} {_number(gains[best])}"
         self._text(across(gains[best]), y - 0.28, words, 8, OPEN, ha="center")
 
-    def _across(self, score: float) -> float:
+    def _x_of_score(self, score: float) -> float:
         return float(self.begin + self.unit * (score - self.low))
 
-    def _text(self, x: float, y: float, words: str, size: float, color: str, **how: Any) -> None:
-        self.axes.text(x, y, words, fontsize=size, color=color, va="center", **how)
+    def _text(self, x: float, y: float, words: str, size: float, color: str, **text_options: Any) -> None:
+        self.axes.text(x, y, words, fontsize=size, color=color, va="center", **text_options)
 
 
 def _mask(example: "Example", axes: Axes, *, left: float, top: float, cell: float) -> None:
@@ -261,7 +261,7 @@ def _mask(example: "Example", axes: Axes, *, left: float, top: float, cell: floa
     size = len(order)
     for number, place in enumerate(order):
         y = top - cell * (number + 1)
-        shade = PASSES[example.grown[place] - 1]
+        shade = PASSES[example.grown_pass[place] - 1]
         axes.add_patch(Rectangle((left, y), block, cell, fc=shade, ec="white", lw=0.5))
         seen = place
         while seen >= 0:
@@ -270,7 +270,7 @@ def _mask(example: "Example", axes: Axes, *, left: float, top: float, cell: floa
     right = left + block + cell * size
     axes.add_patch(Rectangle((left, top - cell * size), right - left, cell * size, fc="none", ec=RULE, lw=1))
     axes.plot([left + block] * 2, [top - cell * size, top], color=RULE, lw=1)
-    bounds = np.cumsum([0, *np.bincount(example.grown[order])[1:]])
+    bounds = np.cumsum([0, *np.bincount(example.grown_pass[order])[1:]])
     for number, (begin, stop) in enumerate(pairwise(bounds), 1):
         y = top - cell * (begin + stop) / 2
         axes.text(left - 0.07, y, f"pass {number}", fontsize=8, color=INK, ha="right", va="center")

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from eval.speed.picture import FAINT, INK, QUIET, RULE, save, text_width
-from eval.speed.report import show_value
+from eval.speed.report import format_value
 
-WHAT = {
+ROW_TITLES = {
     "C1": "children of 140 nodes",
     "C2": "ten times the items",
     "C3": "choosing the next beams",
@@ -44,9 +44,9 @@ PACKAGES = ("torch", "numpy", "numba", "transformers")
 LINE, TOP, FOOT = 0.37, 1.28, 0.62  # inches: a line of a figure, what stands above all, and below
 LEFT, RIGHT, WIDTH = 3.6, 3.9, 12.4
 SMALL = 7.5  # points
-FEWEST = 4  # lines that a figure has room for at least, so that its legend fits
+MIN_BARS = 4  # lines that a figure has room for at least, so that its legend fits
 
-Measured = dict[str, Any]
+RowJson = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Bar:
         dots: a place on the axis for each measured row, and how it is judged.
         floor, aim: places on the axis, or None.
         peer: a place for the peer's own value, or None.
-        says: the values in words, in two lines.
+        labels: the values in words, in two lines.
     """
 
     name: tuple[str, str]
@@ -66,16 +66,16 @@ class Bar:
     floor: float | None
     aim: float | None
     peer: float | None
-    says: tuple[str, str]
+    labels: tuple[str, str]
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[Measured], list[Measured]]:
+def read_runs(paths: Iterable[Path]) -> tuple[list[RowJson], list[RowJson]]:
     """The rows of runs, and what is said of each run; a row that is measured again later replaces the earlier one.
 
     Args:
         paths: files that `--json` wrote.
     """
-    rows: dict[tuple[Any, ...], Measured] = {}
+    rows: dict[tuple[Any, ...], RowJson] = {}
     runs = []
     for path in paths:
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def draw_runs(paths: Iterable[Path], directory: Path) -> list[Path]:
     return written
 
 
-def _ratios(rows: Sequence[Measured], facts: str) -> Figure:
+def _ratios(rows: Sequence[RowJson], facts: str) -> Figure:
     """How many times the peer needs what genrec needs: right is better, whichever way the row's ratio is taken."""
     bars = []
     for group in _groups(rows, "id", "peer_name", "ratio_of", "floor", "aim"):
@@ -122,22 +122,22 @@ def _ratios(rows: Sequence[Measured], facts: str) -> Figure:
         least = "least: " if len(group) > 1 else ""
         bars.append(Bar(
             _name(first, f"beside {first['peer_name']}"), dots, _bound(first, "floor"),
-            _bound(first, "aim"), None, (span + count, _short(least + group[worst]["variant"])),
+            _bound(first, "aim"), None, (span + count, _truncate(least + group[worst]["variant"])),
         ))  # fmt: skip
     axis = "what the peer takes / what genrec takes: right is better; a dot is a measured row"
     return _figure(bars, "genrec beside its peers", axis, facts)
 
 
-def _values(rows: Sequence[Measured], facts: str) -> Figure:
+def _values(rows: Sequence[RowJson], facts: str) -> Figure:
     """genrec's own value as a share of its floor: left is better."""
     bars, counts = [], []
     for row in rows:
         if not row["floor"]:
             counts.append(row)
             continue
-        mine, peer = show_value(row["genrec"], row["unit"]), show_value(row["peer"], row["unit"])
-        beside = f"  ·  {_short(row['peer_name'].split(',')[0], 1.4)} {peer}" if peer else ""
-        floor, aim = (show_value(row[name], row["unit"]) for name in ("floor", "aim"))
+        mine, peer = format_value(row["genrec"], row["unit"]), format_value(row["peer"], row["unit"])
+        beside = f"  ·  {_truncate(row['peer_name'].split(',')[0], 1.4)} {peer}" if peer else ""
+        floor, aim = (format_value(row[name], row["unit"]) for name in ("floor", "aim"))
         bars.append(Bar(
             _name(row, row["variant"]), [(row["genrec"] / row["floor"], _verdict(row))], 1.0,
             row["aim"] / row["floor"] if row["aim"] else None, row["peer"] / row["floor"] if row["peer"] else None,
@@ -163,10 +163,10 @@ def _merged(bars: Sequence[Bar]) -> list[Bar]:
 
 
 def _figure(bars: Sequence[Bar], title: str, axis: str, facts: str) -> Figure:
-    height = TOP + LINE * max(len(bars), FEWEST) + FOOT + 0.16 * facts.count("\n")
+    height = TOP + LINE * max(len(bars), MIN_BARS) + FOOT + 0.16 * facts.count("\n")
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     FigureCanvasAgg(figure)
-    foot = FOOT + 0.16 * facts.count("\n") + LINE * (max(len(bars), FEWEST) - len(bars))
+    foot = FOOT + 0.16 * facts.count("\n") + LINE * (max(len(bars), MIN_BARS) - len(bars))
     axes = figure.add_axes((
         LEFT / WIDTH, foot / height, (WIDTH - LEFT - RIGHT) / WIDTH, LINE * len(bars) / height,
     ))  # fmt: skip
@@ -214,7 +214,7 @@ def _draw(axes: Axes, bar: Bar, y: int) -> None:
     for place, verdict in bar.dots:
         axes.plot(place, y, "o", ms=7, mfc=VERDICTS[verdict][0], mec="white", mew=0.8, zorder=4)
     inner = WIDTH - LEFT - RIGHT
-    for x, lines in ((-(LEFT - 0.25) / inner, bar.name), (1 + 0.2 / inner, bar.says)):
+    for x, lines in ((-(LEFT - 0.25) / inner, bar.name), (1 + 0.2 / inner, bar.labels)):
         for line, (shift, size, color) in zip(lines, ((0.19, 9, INK), (-0.2, SMALL, QUIET)), strict=True):
             axes.text(x, y + shift, line, transform=axes.get_yaxis_transform(), fontsize=size, color=color, va="center")
 
@@ -244,19 +244,19 @@ def _legend(figure: Figure, bars: Sequence[Bar], height: float) -> None:
         x -= 0.42
 
 
-def _groups(rows: Sequence[Measured], *names: str) -> list[list[Measured]]:
-    groups: dict[tuple[Any, ...], list[Measured]] = {}
+def _groups(rows: Sequence[RowJson], *names: str) -> list[list[RowJson]]:
+    groups: dict[tuple[Any, ...], list[RowJson]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
     return list(groups.values())
 
 
-def _better(ratio: float, row: Measured) -> float:
+def _better(ratio: float, row: RowJson) -> float:
     """A ratio as peer / genrec."""
     return ratio if row["ratio_of"] == "peer/genrec" else 1 / ratio
 
 
-def _bound(row: Measured, name: str) -> float | None:
+def _bound(row: RowJson, name: str) -> float | None:
     """A bound as peer / genrec; one of 0 has no place on a logarithmic axis."""
     return _better(row[name], row) if row[name] else None
 
@@ -265,17 +265,17 @@ def _times(value: float) -> str:
     return f"{value:,.0f}x" if value >= 100 else f"{value:.3g}x"
 
 
-def _verdict(row: Measured) -> str:
+def _verdict(row: RowJson) -> str:
     if row["holds"] is None:
         return "plain"
     return "aim" if row["aim_holds"] else "floor" if row["holds"] else "missed"
 
 
-def _name(row: Measured, beside: str) -> tuple[str, str]:
-    return f"{row['id']}  {WHAT.get(row['id'], '')}".strip(), _short(beside, LEFT - 0.35)
+def _name(row: RowJson, beside: str) -> tuple[str, str]:
+    return f"{row['id']}  {ROW_TITLES.get(row['id'], '')}".strip(), _truncate(beside, LEFT - 0.35)
 
 
-def _short(words: str, room: float = RIGHT - 0.58) -> str:
+def _truncate(words: str, room: float = RIGHT - 0.58) -> str:
     """Words cut to so many inches of small print."""
     whole = words
     while text_width(words, SMALL) > room:
@@ -283,7 +283,7 @@ def _short(words: str, room: float = RIGHT - 0.58) -> str:
     return words if words == whole else words.rstrip(" ,")[:-1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _facts(runs: Sequence[Measured]) -> str:
+def _facts(runs: Sequence[RowJson]) -> str:
     """Where and when, a line for each run that differs; quick runs say so."""
     lines = []
     for run in runs:

@@ -34,7 +34,7 @@ class Target:
     judged: Literal["ratio", "genrec"] = "ratio"
     at: Literal["most", "least"] = "most"
 
-    def holds(self, value: float | None, bound: float | None) -> bool | None:
+    def is_met(self, value: float | None, bound: float | None) -> bool | None:
         """Whether a value keeps a bound; None where either is missing."""
         if value is None or bound is None:
             return None
@@ -42,7 +42,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """One figure of genrec beside one of a peer; None where there is none, and `note` says why.
 
     Attributes:
@@ -89,8 +89,8 @@ class Row:
             **row,
             "ratio": self.ratio,
             **target,
-            "holds": self.target.holds(value, self.target.floor),
-            "aim_holds": self.target.holds(value, self.target.aim),
+            "holds": self.target.is_met(value, self.target.floor),
+            "aim_holds": self.target.is_met(value, self.target.aim),
         }
 
 
@@ -104,9 +104,9 @@ def timed(
     peer_name: str = "",
     ratio_of: RatioOf = "genrec/peer",
     note: str = "",
-) -> Row:
+) -> BenchmarkRow:
     """A row from two timings; the peer's version is found by its name's first word."""
-    return Row(
+    return BenchmarkRow(
         identifier,
         variant,
         genrec.seconds,
@@ -145,7 +145,7 @@ PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchmarkJob:
     """Some rows that are measured together.
 
     Attributes:
@@ -156,11 +156,11 @@ class Job:
 
     name: str
     rows: tuple[str, ...]
-    run: Callable[[], Iterable[Row]]
+    run: Callable[[], Iterable[BenchmarkRow]]
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchmarkOptions:
     """How to measure.
 
     Attributes:
@@ -213,19 +213,19 @@ def commit() -> str:
     return answers[0] + ("+" if answers[1] else "")
 
 
-def write_json(path: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+def write_json(path: Path, rows: Sequence[BenchmarkRow], facts: Mapping[str, Any]) -> None:
     """The rows and the facts about the run."""
     content = {"rows": [row.as_json() for row in rows], **facts}
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def show(rows: Sequence[Row]) -> None:
+def render_table(rows: Sequence[BenchmarkRow]) -> None:
     """The rows as a table, then what is to be said about them."""
     table = Table("row", "variant", "genrec", "peer", "peer's name", "ratio", "floor", "aim", "verdict")
     for row in rows:
         of = "" if row.ratio is None else f"{row.ratio:.3g} {row.ratio_of}"
         bounds = [_bound(row, bound) for bound in (row.target.floor, row.target.aim)]
-        values = [show_value(value, row.unit) for value in (row.genrec, row.peer)]
+        values = [format_value(value, row.unit) for value in (row.genrec, row.peer)]
         table.add_row(row.id, row.variant, *values, row.peer_name, of, *bounds, row.verdict)
     console = wide_console()
     console.print(table)
@@ -234,14 +234,14 @@ def show(rows: Sequence[Row]) -> None:
             console.print(f"{row.id} {row.variant}: {row.note}", highlight=False, markup=False)
 
 
-def _bound(row: Row, bound: float | None) -> str:
+def _bound(row: BenchmarkRow, bound: float | None) -> str:
     if bound is None:
         return ""
     sign = "<=" if row.target.at == "most" else ">="
-    return f"{sign} {show_value(bound, row.unit) if row.target.judged == 'genrec' else f'{bound:g}x'}"
+    return f"{sign} {format_value(bound, row.unit) if row.target.judged == 'genrec' else f'{bound:g}x'}"
 
 
-def show_value(value: float | None, unit: str) -> str:
+def format_value(value: float | None, unit: str) -> str:
     """A value with its unit, seconds in their handiest multiple; nothing for None."""
     if value is None:
         return ""

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from eval.speed import huggingface, subject
-from eval.speed.catalog import Codes
-from eval.speed.measurement import interleave, keep
+from eval.speed.catalog import Identifiers
+from eval.speed.measurement import call_and_store, interleave
 from eval.speed.model import random_backend
-from eval.speed.report import Job, Options, Row, Target, timed
+from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec.backends.transformers import TransformersBackend
 from genrec.cache import default_cache
 from genrec.loading import load_backend
@@ -23,40 +23,40 @@ TARGETS = {
 }
 
 
-def jobs(options: Options) -> list[Job]:
+def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
     """What `python -m eval.speed scoring` measures."""
     if options.quick:
-        return [Job("random weights", ("C12",), partial(_random, options, "12M"))]
+        return [BenchmarkJob("random weights", ("C12",), partial(_random, options, "12M"))]
     return [
-        Job("SmolLM2", ("C12",), partial(_real, options)),
-        Job("random weights", ("C12",), partial(_random, options, "0.6B")),
+        BenchmarkJob("SmolLM2", ("C12",), partial(_real, options)),
+        BenchmarkJob("random weights", ("C12",), partial(_random, options, "0.6B")),
     ]
 
 
-def _real(options: Options) -> Iterator[Row]:
+def _real(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     backend, _ = load_backend(LANGUAGE_MODEL, default_cache())
     yield from rows(options, backend)
 
 
-def _random(options: Options, shape: str) -> Iterator[Row]:
+def _random(options: BenchmarkOptions, shape: str) -> Iterator[BenchmarkRow]:
     yield from rows(options, random_backend(shape))
 
 
-def rows(options: Options, backend: TransformersBackend) -> Iterator[Row]:
+def rows(options: BenchmarkOptions, backend: TransformersBackend) -> Iterator[BenchmarkRow]:
     """Candidates of random tokens, which share next to nothing: the worst case for a tree."""
     random = np.random.default_rng(1)
     prompt = random.integers(0, backend.vocab_size, PROMPT)
     chosen = random.integers(0, min(backend.vocab_size, 1 << 16), (CANDIDATES, LENGTH))
-    codes = Codes.of("candidates", chosen.astype(np.uint16), backend.vocab_size)
+    codes = Identifiers.from_rows("candidates", chosen.astype(np.uint16), backend.vocab_size)
     trie = subject.build(codes)
-    ours: Callable[[], Any] = partial(subject.exhaust, backend, trie, [prompt], k=CANDIDATES)
+    ours: Callable[[], Any] = partial(subject.search_exhaustively, backend, trie, [prompt], k=CANDIDATES)
     peers: dict[str, Callable[[], Any]] = {
         huggingface.ALONE: partial(huggingface.score_alone, backend.model, prompt, chosen),
         huggingface.REPEATED: partial(huggingface.score_repeated, backend.model, prompt, chosen),
     }
     last: dict[str, Any] = {}
-    works = {name: partial(keep, last, name, work) for name, work in {"genrec": ours, **peers}.items()}
-    found = interleave(works, rounds=options.rounds, warm=False)
+    works = {name: partial(call_and_store, last, name, work) for name, work in {"genrec": ours, **peers}.items()}
+    found = interleave(works, rounds=options.rounds, warm_up=False)
     [ranking] = last["genrec"]
     mine = np.empty(CANDIDATES)
     mine[ranking.item_indices] = ranking.scores

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from eval.speed import dictionary, exactness, huggingface, size, subject
-from eval.speed.catalog import Codes, uniform, zipf
-from eval.speed.measurement import interleave, keep
-from eval.speed.model import FreeBackend, random_backend
-from eval.speed.report import Job, Options, Row, Target, timed
+from eval.speed.catalog import Identifiers, uniform, zipf
+from eval.speed.measurement import call_and_store, interleave
+from eval.speed.model import TableLookupBackend, random_backend
+from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec import (
     Catalog,
     CatalogIndex,
@@ -30,39 +30,39 @@ from genrec.errors import GenrecError
 from genrec.loading import load_backend
 from genrec.settings import LANGUAGE_MODEL
 
-NARROW = Target(8, 13, at="least")
-BROAD = Target(15, 25, at="least")
+NARROW_BEAMS = Target(8, 13, at="least")
+WIDE_BEAMS = Target(15, 25, at="least")
 BOOKKEEPING = Target(5e-3, 1e-3, judged="genrec")
-WHOLE = Target(2.0, 1.3)
+FULL_RANKING = Target(2.0, 1.3)
 
 K = 10  # of a whole ranking
 BATCH = 64  # prompts computed at once
 
 
-def jobs(options: Options) -> list[Job]:
+def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
     """What `python -m eval.speed search` measures."""
-    beams = ((256, 20, "C10", NARROW), (512, 50, "C11", BROAD))
+    beams = ((256, 20, "C10", NARROW_BEAMS), (512, 50, "C11", WIDE_BEAMS))
     cases = 150 if options.quick else 1000
     return [
-        Job("bookkeeping", ("C13",), partial(_bookkeeping, options)),
-        Job("exactness", ("C14",), partial(exactness.rows, cases)),
-        Job("films", ("C17",), partial(_films, options)),
-        Job("beams", ("C10", "C11"), partial(_beams, options, beams)),
+        BenchmarkJob("bookkeeping", ("C13",), partial(_bookkeeping, options)),
+        BenchmarkJob("exactness", ("C14",), partial(exactness.rows, cases)),
+        BenchmarkJob("films", ("C17",), partial(_films, options)),
+        BenchmarkJob("beams", ("C10", "C11"), partial(_beams, options, beams)),
         *size.jobs(options),
     ]
 
 
-def grid(count: int, vocab_size: int, *, seed: int = 1) -> Codes:
+def grid(count: int, vocab_size: int, *, seed: int = 1) -> Identifiers:
     """Items of 4 tokens that part at every one of them, so that no step can be saved."""
     random = np.random.default_rng(seed)
     base = int(np.ceil((2 * count) ** 0.25))
     chosen = random.permutation(base**4)[:count]
     codes = np.stack(np.unravel_index(chosen, (base,) * 4), axis=1)
     tokens = random.permutation(min(vocab_size, 1 << 16))[: 4 * base].reshape(4, base)
-    return Codes.of(f"{count} items", tokens[np.arange(4), codes].astype(np.uint16), vocab_size)
+    return Identifiers.from_rows(f"{count} items", tokens[np.arange(4), codes].astype(np.uint16), vocab_size)
 
 
-def _beams(options: Options, shapes: tuple[tuple[int, int, str, Target], ...]) -> Iterator[Row]:
+def _beams(options: BenchmarkOptions, shapes: tuple[tuple[int, int, str, Target], ...]) -> Iterator[BenchmarkRow]:
     """C10 and C11: beams of equal width on equal weights."""
     shape = "12M" if options.quick else "0.6B"
     backend = random_backend(shape)
@@ -78,9 +78,9 @@ def _beams(options: Options, shapes: tuple[tuple[int, int, str, Target], ...]) -
         }
         last: dict[str, Any] = {}
         found = interleave(
-            {name: partial(keep, last, name, work) for name, work in works.items()},
+            {name: partial(call_and_store, last, name, work) for name, work in works.items()},
             rounds=1 if options.quick and width > 20 else options.rounds,
-            warm=False,
+            warm_up=False,
         )
         mine = last["genrec"][0].item_indices.tolist()
         theirs = [huggingface.item_of(root, path) for path in last["peer"]]
@@ -96,33 +96,33 @@ def _beams(options: Options, shapes: tuple[tuple[int, int, str, Target], ...]) -
         )
 
 
-def _bookkeeping(options: Options) -> Iterator[Row]:
+def _bookkeeping(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """C13: what a step costs when the model costs nothing."""
     count = 100_000 if options.quick else 1_000_000
     for codes in (uniform(count, 8, 2048), zipf(count, 8, 2048), uniform(count, 4, 8192)):
-        trie, backend = subject.build(codes), FreeBackend(codes.vocab_size)
+        trie, backend = subject.build(codes), TableLookupBackend(codes.vocab_size)
         work = partial(subject.search, backend, trie, [np.array([1])], k=K, width=256)
-        found = interleave({"genrec": work}, rounds=options.rounds, least=0.2)["genrec"]
+        found = interleave({"genrec": work}, rounds=options.rounds, min_seconds=0.2)["genrec"]
         steps = max(1, backend.steps)
         bounds = (found.low / steps, found.high / steps)
         note = f"{steps} steps in {found.seconds * 1e3:.3g} ms, opening and closing the search included"
-        yield Row(
+        yield BenchmarkRow(
             "C13", f"{codes.name}, width 256", found.seconds / steps, "s", BOOKKEEPING, note=note, genrec_range=bounds
         )
 
 
-def _films(options: Options) -> Iterator[Row]:
+def _films(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """C17: the ten best of a whole catalog for many people, over their prompts alone."""
     name, catalog, interactions = _film_catalog(fetch=not options.quick)
     backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
     settings = GenerativeSettings(strategy="beam", prior=0.0, width=K, batch_size=BATCH)
     warm, cold = read_template("next-item"), read_template("cold-start")
-    requests = _people(catalog, interactions, 2 if options.quick else 64)
+    requests = _user_requests(catalog, interactions, 2 if options.quick else 64)
     few = 1 if options.quick else 3
     plain = GenerativeRanker(index, backend, tokenizer, template=warm, cold_template=cold, settings=settings)
     prompts = [plain.render(request).token_ids for request in requests]
-    titles = Codes.of_sequences(name, TitleIdentifiers().encode(catalog, tokenizer), tokenizer.vocab_size)
+    titles = Identifiers.from_sequences(name, TitleIdentifiers().encode(catalog, tokenizer), tokenizer.vocab_size)
     root, steps = dictionary.build(titles), int(titles.lengths.max())
     ask: dict[str, Callable[[], Any]] = {
         score: partial(plain.with_settings(score=score, exact=exact).rank, requests, K, deadline=Deadline.never())
@@ -130,12 +130,12 @@ def _films(options: Options) -> Iterator[Row]:
     }
     ask["prompts"] = partial(huggingface.read_prompts, backend.model, prompts, BATCH)
     ask["generate"] = lambda: [
-        huggingface.generate(backend.model, prompt, root, width=K, steps=steps, end=tokenizer.end_id)
+        huggingface.generate(backend.model, prompt, root, width=K, steps=steps, end=tokenizer.eos_token_id)
         for prompt in prompts[:few]
     ]
     last: dict[str, Any] = {}
-    works = {name: partial(keep, last, name, work) for name, work in ask.items()}
-    found = interleave(works, rounds=1 if options.quick else options.rounds, warm=False)
+    works = {name: partial(call_and_store, last, name, work) for name, work in ask.items()}
+    found = interleave(works, rounds=1 if options.quick else options.rounds, warm_up=False)
     variant = f"{len(requests)} users, {len(catalog)} items of {name}, {backend.name}, width {K}"
     mean = f"prompts of {np.mean([len(prompt) for prompt in prompts]):.0f} tokens, in batches of {BATCH}"
     for score in ("model", "catalog"):
@@ -145,7 +145,9 @@ def _films(options: Options) -> Iterator[Row]:
             f"{100 * np.mean([ranking.proven for ranking in own]):.0f} % proven"
         )
         one = f"{variant}, {score} score{', exact' if score == 'catalog' else ''}"
-        yield timed("C17", one, found[score], found["prompts"], target=WHOLE, peer_name=huggingface.PROMPTS, note=note)
+        yield timed(
+            "C17", one, found[score], found["prompts"], target=FULL_RANKING, peer_name=huggingface.PROMPTS, note=note
+        )
     share, peer = len(requests) / few, found["generate"]
     theirs = [[huggingface.item_of(root, path) for path in paths] for paths in last["generate"]]
     pairs = zip(last["model"], theirs, strict=False)
@@ -154,7 +156,7 @@ def _films(options: Options) -> Iterator[Row]:
         sum(float(np.exp(own).sum()) for own in plain.score(requests[:few], lists, deadline=Deadline.never()))
         for lists in ([one.item_indices for one in last["model"][:few]], [np.array(items) for items in theirs])
     ]
-    yield Row(
+    yield BenchmarkRow(
         "C17",
         f"{variant}, model score",
         found["model"].seconds,
@@ -182,9 +184,9 @@ def _film_catalog(*, fetch: bool) -> tuple[str, Catalog, Interactions]:
         return "online-retail", *open_dataset("online-retail", cache)
 
 
-def _people(catalog: Catalog, interactions: Interactions, count: int) -> list[RankRequest]:
+def _user_requests(catalog: Catalog, interactions: Interactions, count: int) -> list[RankRequest]:
     """People with ten events or more; everything is allowed, since the peer cannot leave anything out."""
-    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     long = np.flatnonzero(np.diff(offsets) >= 10)
     chosen = np.random.default_rng(1).permutation(long)[:count]
     everything = Subset.everything(len(catalog))

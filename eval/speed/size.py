@@ -15,9 +15,9 @@ import numpy as np
 
 from eval.config import read_config
 from eval.data import open_experiment
-from eval.progress import tell_progress
+from eval.progress import report_progress
 from eval.speed.catalog import titles
-from eval.speed.report import Job, Options, Row
+from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow
 from genrec import (
     Catalog,
     CatalogIndex,
@@ -34,59 +34,62 @@ from genrec import (
 from genrec.cache import default_cache
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
-from genrec.evaluation.protocols import Task, next_basket
+from genrec.evaluation.protocols import EvaluationCase, next_basket
 from genrec.loading import load_backend
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import Item
 
-K, PEOPLE = 10, 16
+K, USERS = 10, 16
 SEED = 20261122
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """A way to use the model, by name, and the settings that make it."""
 
     name: str
     settings: dict[str, Any]
 
 
-WAYS = (
-    Way("50 candidates, evidence 50", {"strategy": "candidates", "evidence": 50.0}),
-    Way("whole catalog, exact, evidence 50", {"strategy": "beam", "evidence": 50.0}),
-    Way("whole catalog, exact, evidence 20", {"strategy": "beam", "evidence": 20.0}),
-    Way("whole catalog, exact to 2,000 tokens, no evidence", {"strategy": "beam", "evidence": 0.0}),
-    Way("whole catalog, catalog score, exact, no evidence", {"strategy": "beam", "evidence": 0.0, "score": "catalog"}),
+VARIANTS = (
+    Variant("50 candidates, evidence 50", {"strategy": "candidates", "fusion_weight": 50.0}),
+    Variant("whole catalog, exact, evidence 50", {"strategy": "beam", "fusion_weight": 50.0}),
+    Variant("whole catalog, exact, evidence 20", {"strategy": "beam", "fusion_weight": 20.0}),
+    Variant("whole catalog, exact to 2,000 tokens, no evidence", {"strategy": "beam", "fusion_weight": 0.0}),
+    Variant(
+        "whole catalog, catalog score, exact, no evidence",
+        {"strategy": "beam", "fusion_weight": 0.0, "score": "catalog"},
+    ),
 )
 
 
-def jobs(options: Options) -> list[Job]:
+def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
     """What belongs to `python -m eval.speed search` and is not quick."""
     if options.quick:
         return []
-    listed = [Job("a shop", ("S1",), _shop)]
+    listed = [BenchmarkJob("a shop", ("S1",), _shop)]
     if options.data is not None:
-        listed.append(Job("games", ("S2",), partial(_games, options.data)))
-    return [*listed, Job("a million titles", ("S3",), _million)]
+        listed.append(BenchmarkJob("games", ("S2",), partial(_games, options.data)))
+    return [*listed, BenchmarkJob("a million titles", ("S3",), _million)]
 
 
-def _shop() -> Iterator[Row]:
+def _shop() -> Iterator[BenchmarkRow]:
     """3,659 items of the embedded shop, next-basket people."""
     catalog, interactions = open_dataset("online-retail", default_cache())
-    experiment = next_basket(catalog, interactions, users=PEOPLE, part="validation", seed=SEED)
+    experiment = next_basket(catalog, interactions, users=USERS, part="validation", seed=SEED)
     recommender = open_recommender(catalog, experiment.train, cache=default_cache())
-    yield from _rows("S1", catalog, _ranker_of(recommender), requests_of(catalog, experiment.tasks), WAYS)
+    yield from _rows("S1", catalog, _ranker_of(recommender), requests_of(catalog, experiment.cases), VARIANTS)
 
 
-def _games(data: Path) -> Iterator[Row]:
+def _games(data: Path) -> Iterator[BenchmarkRow]:
     """16,859 video games, whose whole-catalog prior takes minutes."""
-    experiment = open_experiment(read_config("games"), data, PEOPLE)
+    experiment = open_experiment(read_config("games"), data, USERS)
     recommender = open_recommender(experiment.catalog, experiment.train, cache=default_cache())
-    requests = requests_of(experiment.catalog, experiment.tasks)
-    yield from _rows("S2", experiment.catalog, _ranker_of(recommender), requests, WAYS)
+    requests = requests_of(experiment.catalog, experiment.cases)
+    yield from _rows("S2", experiment.catalog, _ranker_of(recommender), requests, VARIANTS)
 
 
-def _million() -> Iterator[Row]:
+def _million() -> Iterator[BenchmarkRow]:
     """A million titles made of the shop's words; candidates come from random vectors, so nothing is known of taste."""
     backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
     shop, _ = open_dataset("online-retail", default_cache())
@@ -108,37 +111,41 @@ def _million() -> Iterator[Row]:
         tokenizer,
         template=read_template("next-item"),
         cold_template=read_template("cold-start"),
-        background=[random.integers(0, len(catalog), 12) for _ in range(3)],
-        proposer=EmbeddingRanker(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)),
-        settings=GenerativeSettings(evidence=50.0),
+        prior_histories=[random.integers(0, len(catalog), 12) for _ in range(3)],
+        retriever=EmbeddingRanker(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)),
+        settings=GenerativeSettings(fusion_weight=50.0),
     )
     everything = Subset.everything(len(catalog))
-    requests = [RankRequest(random.integers(0, len(catalog), 10), "", everything) for _ in range(PEOPLE)]
+    requests = [RankRequest(random.integers(0, len(catalog), 10), "", everything) for _ in range(USERS)]
     note = (
         f"; items read in {read:.0f} s, written in tokens and sorted in {built:.0f} s, {index.trie.nbytes / 1e6:.0f} MB"
     )
-    free: dict[str, Any] = {"strategy": "beam", "prior": 0.0, "score": "catalog", "evidence": 0.0}
-    plain = Way("whole catalog, catalog score, exact, no prior", free)
-    for row in _rows("S3", catalog, ranker, requests, (WAYS[0], plain)):
-        yield Row(row.id, row.variant, row.genrec, row.unit, note=row.note + note)
+    free: dict[str, Any] = {"strategy": "beam", "prior": 0.0, "score": "catalog", "fusion_weight": 0.0}
+    plain = Variant("whole catalog, catalog score, exact, no prior", free)
+    for row in _rows("S3", catalog, ranker, requests, (VARIANTS[0], plain)):
+        yield BenchmarkRow(row.id, row.variant, row.genrec, row.unit, note=row.note + note)
 
 
 def _rows(
-    identifier: str, catalog: Catalog, ranker: GenerativeRanker, requests: list[RankRequest], ways: Sequence[Way]
-) -> Iterator[Row]:
-    whole = any(way.settings["strategy"] == "beam" and way.settings.get("prior", 1.0) for way in ways)
+    identifier: str,
+    catalog: Catalog,
+    ranker: GenerativeRanker,
+    requests: list[RankRequest],
+    variants: Sequence[Variant],
+) -> Iterator[BenchmarkRow]:
+    whole = any(way.settings["strategy"] == "beam" and way.settings.get("prior", 1.0) for way in variants)
     begin = time.perf_counter()
     if whole:
-        ranker.fill_priors(tell_progress(f"the prior of {catalog.name}"))
+        ranker.compute_priors(report_progress(f"the prior of {catalog.name}"))
     filled = time.perf_counter() - begin
-    for way in ways:
+    for way in variants:
         own = ranker.with_settings(**way.settings)
         own.rank(requests[:1], K, deadline=Deadline.never())
         begin = time.perf_counter()
         rankings = own.rank(requests, K, deadline=Deadline.never())
         seconds = (time.perf_counter() - begin) / len(requests)
-        nodes = np.array([ranking.nodes for ranking in rankings])
-        passes = max(ranking.passes for ranking in rankings)
+        nodes = np.array([ranking.generated_tokens for ranking in rankings])
+        passes = max(ranking.forward_passes for ranking in rankings)
         proven = np.mean([ranking.proven for ranking in rankings])
         note = (
             f"{np.median(nodes):.0f} tokens behind the prompt (median; {nodes.max()} at most), {passes} passes, "
@@ -151,14 +158,14 @@ def _rows(
             note += f"; {again:.3g} s the second time, when the prior of what came up is known"
         else:
             note += f"; the prior took {filled:.0f} s (0: it was kept)"
-        yield Row(identifier, f"{catalog.name} ({len(catalog):,}): {way.name}", seconds, "s", note=note)
+        yield BenchmarkRow(identifier, f"{catalog.name} ({len(catalog):,}): {way.name}", seconds, "s", note=note)
 
 
 def _ranker_of(recommender: Recommender) -> GenerativeRanker:
-    return next(ranker for ranker in recommender.ladder if isinstance(ranker, GenerativeRanker))
+    return next(ranker for ranker in recommender.stages if isinstance(ranker, GenerativeRanker))
 
 
-def requests_of(catalog: Catalog, tasks: Sequence[Task]) -> list[RankRequest]:
+def requests_of(catalog: Catalog, tasks: Sequence[EvaluationCase]) -> list[RankRequest]:
     """People, and what they do not have."""
     histories = [catalog.indices_of(task.history.item_ids, "skip") for task in tasks]
     return [RankRequest(items, "", Subset.everything(len(catalog)).without(items)) for items in histories]

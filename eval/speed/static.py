@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eval.speed.catalog import Codes
+from eval.speed.catalog import Identifiers
 from genrec.types import FloatArray, IntArray
 
 NAME = "STATIC, own version in PyTorch"
@@ -102,7 +102,7 @@ class StaticIndex:
         return self.states[states - 1]
 
 
-def build(codes: Codes) -> StaticIndex:
+def build(codes: Identifiers) -> StaticIndex:
     """From N unsorted rows of one length."""
     order = _sorted(codes.rows)
     rows, vocab_size = codes.rows[order], codes.vocab_size

@@ -11,30 +11,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.speed.catalog import Codes
+from eval.speed.catalog import Identifiers
 from genrec.backends.base import Backend
 from genrec.data.subset import Boost, Mask, Subset
-from genrec.decoding.bounds import Guide
-from genrec.decoding.search import ScoreKind, Terms, beam_search, exhaustive_search
-from genrec.index.kernels.dispatch import choose_loops
+from genrec.decoding.bounds import PriorPenalty
+from genrec.decoding.search import ScoreKind, SearchRequest, beam_search, exhaustive_search
+from genrec.index.kernels.dispatch import select_kernels
+from genrec.index.trie import AllowedBatch, TokenTrie
 from genrec.index.trie import Children as TrieChildren
-from genrec.index.trie import Filter, TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 NAME = f"genrec {version('genrec')}"
 
 
 @dataclass(frozen=True)
-class Places:
+class Nodes:
     """R nodes: all rows that share a path of so many tokens."""
 
     low: IntArray
     high: IntArray
     depth: IntArray
 
-    def take(self, chosen: BoolArray) -> "Places":
+    def take(self, chosen: BoolArray) -> "Nodes":
         """Some of them."""
-        return Places(self.low[chosen].astype(np.int64), self.high[chosen].astype(np.int64), self.depth[chosen])
+        return Nodes(self.low[chosen].astype(np.int64), self.high[chosen].astype(np.int64), self.depth[chosen])
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Children:
     found: TrieChildren
 
     @property
-    def places(self) -> Places:
+    def nodes(self) -> Nodes:
         """The children as nodes to look up next."""
-        return Places(self.found.low, self.found.high, np.repeat(self.found.depths + 1, np.diff(self.offsets)))
+        return Nodes(self.found.low, self.found.high, np.repeat(self.found.depths + 1, np.diff(self.offsets)))
 
 
-def build(codes: Codes) -> TokenTrie:
+def build(codes: Identifiers) -> TokenTrie:
     """From N unsorted identifiers, ready for the first lookup."""
     trie = TokenTrie.from_rows(codes.tokens, codes.lengths, vocab_size=codes.vocab_size)
     _ = trie.nbytes
@@ -67,37 +67,37 @@ def nbytes(trie: TokenTrie) -> int:
     return trie.nbytes
 
 
-def root(trie: TokenTrie, count: int) -> Places:
+def root(trie: TokenTrie, count: int) -> Nodes:
     """The root, `count` times."""
     nothing = np.zeros(count, dtype=np.int64)
-    return Places(nothing, nothing + len(trie), nothing)
+    return Nodes(nothing, nothing + len(trie), nothing)
 
 
-def children(trie: TokenTrie, places: Places, log_probs: torch.Tensor, allowed: Filter | None = None) -> Children:
+def children(trie: TokenTrie, nodes: Nodes, log_probs: torch.Tensor, allowed: AllowedBatch | None = None) -> Children:
     """All children of R nodes with their log-probabilities [R, V], tokens and nodes."""
-    owner = None if allowed is None else np.zeros(len(places.low), dtype=np.int64)
-    found = trie.open(places.low, places.high, owner, allowed, depths=places.depth)
-    values = choose_loops().gather(log_probs.numpy(), found.tokens, found.offsets)
+    owner = None if allowed is None else np.zeros(len(nodes.low), dtype=np.int64)
+    found = trie.expand(nodes.low, nodes.high, owner, allowed, depths=nodes.depth)
+    values = select_kernels().gather(log_probs.numpy(), found.tokens, found.offsets)
     return Children(found.offsets, found.tokens, values, found)
 
 
-def allow(trie: TokenTrie, items: IntArray) -> Filter:
+def allow(trie: TokenTrie, items: IntArray) -> AllowedBatch:
     """A request that allows these items only."""
-    return _filter(Subset.of(len(trie), trie.rows_of_items[items]))
+    return _filter(Subset.from_indices(len(trie), trie.rows_of_items[items]))
 
 
-def deny(trie: TokenTrie, items: IntArray) -> Filter:
+def deny(trie: TokenTrie, items: IntArray) -> AllowedBatch:
     """A request that allows all but these items."""
     return _filter(Subset.everything(len(trie)).without(trie.rows_of_items[items]))
 
 
-def where(trie: TokenTrie, mask: BoolArray) -> Filter:
+def allow_mask(trie: TokenTrie, mask: BoolArray) -> AllowedBatch:
     """A request that allows the items of a mask [N]; a mask is turned into rows once for all requests that share it."""
     return _filter(Subset.from_mask(Mask.from_bool(mask[trie.items])))
 
 
-def _filter(subset: Subset) -> Filter:
-    made = Filter.of([subset])
+def _filter(subset: Subset) -> AllowedBatch:
+    made = AllowedBatch.from_subsets([subset])
     if made is None:
         raise ValueError("nothing is filtered")
     return made
@@ -115,23 +115,28 @@ def load(directory: Path) -> TokenTrie:
     return trie
 
 
-def update(trie: TokenTrie, added: Codes, items: IntArray, withdrawn: IntArray) -> TokenTrie:
+def update(trie: TokenTrie, added: Identifiers, items: IntArray, removed: IntArray) -> TokenTrie:
     """Add identifiers under the numbers `items` and withdraw items, in one call, ready for the next lookup."""
-    other = TokenTrie.from_rows(added.tokens, added.lengths, items=items, vocab_size=added.vocab_size)
-    updated = trie.merge(other, gone=np.sort(trie.rows_of_items[withdrawn]))
+    other = TokenTrie.from_rows(added.tokens, added.lengths, item_indices=items, vocab_size=added.vocab_size)
+    updated = trie.merge(other, removed_rows=np.sort(trie.rows_of_items[removed]))
     _ = updated.nbytes
     return updated
 
 
 def select(
-    trie: TokenTrie, places: Places, logits: torch.Tensor, scores: torch.Tensor, k: int, allowed: Filter | None = None
+    trie: TokenTrie,
+    nodes: Nodes,
+    logits: torch.Tensor,
+    scores: torch.Tensor,
+    k: int,
+    allowed: AllowedBatch | None = None,
 ) -> tuple[FloatArray, IntArray]:
     """One constrained selection: the k best children of R beams from their logits [R, V] and scores [R].
 
     Returns:
         Scores and numbers of children [k].
     """
-    found = children(trie, places, logits, allowed)
+    found = children(trie, nodes, logits, allowed)
     normaliser = (scores - logits.logsumexp(dim=1)).numpy()
     totals = found.log_probs + np.repeat(normaliser, np.diff(found.offsets))
     best = np.argpartition(-totals, min(k, len(totals)) - 1)[:k]
@@ -149,15 +154,15 @@ def search(
     kind: ScoreKind = "model",
     allowed: BoolArray | None = None,
     boost: FloatArray | None = None,
-    guide: Guide | None = None,
+    prior_penalty: PriorPenalty | None = None,
     exact: bool = False,
 ) -> list[Ranking]:
-    """Beams of U prompts; `allowed` and `boost` are [U, N] by item; `guide` is subtracted."""
-    terms = _terms(trie, prompts, k, kind, allowed, boost, guide)
+    """Beams of U prompts; `allowed` and `boost` are [U, N] by item; `prior_penalty` is subtracted."""
+    terms = _search_request(trie, prompts, k, kind, allowed, boost, prior_penalty)
     return beam_search(backend.open(prompts), trie, terms, width=width, exact=exact)
 
 
-def exhaust(
+def search_exhaustively(
     backend: Backend,
     trie: TokenTrie,
     prompts: Sequence[IntArray],
@@ -166,31 +171,33 @@ def exhaust(
     kind: ScoreKind = "model",
     allowed: BoolArray | None = None,
     boost: FloatArray | None = None,
-    guide: Guide | None = None,
+    prior_penalty: PriorPenalty | None = None,
 ) -> list[Ranking]:
     """The same by scoring every allowed item."""
-    return exhaustive_search(backend.open(prompts), trie, _terms(trie, prompts, k, kind, allowed, boost, guide))
+    return exhaustive_search(
+        backend.open(prompts), trie, _search_request(trie, prompts, k, kind, allowed, boost, prior_penalty)
+    )
 
 
-def _terms(
+def _search_request(
     trie: TokenTrie,
     prompts: Sequence[IntArray],
     k: int,
     kind: ScoreKind,
     allowed: BoolArray | None,
     boost: FloatArray | None,
-    guide: Guide | None,
-) -> Terms:
+    prior_penalty: PriorPenalty | None,
+) -> SearchRequest:
     subsets = [Subset.everything(len(trie))] * len(prompts)
     if allowed is not None:
-        subsets = [Subset.of(len(trie), np.flatnonzero(own[trie.items])) for own in allowed]
+        subsets = [Subset.from_indices(len(trie), np.flatnonzero(own[trie.items])) for own in allowed]
     boosts = None
     if boost is not None:
         boosts = [Boost(np.arange(len(trie)), own[trie.items]) for own in boost]
-    return Terms(subsets, k, kind, guide, boosts)
+    return SearchRequest(subsets, k, kind, prior_penalty, boosts)
 
 
-def locate(trie: TokenTrie, prefixes: IntArray) -> Places:
+def locate(trie: TokenTrie, prefixes: IntArray) -> Nodes:
     """The nodes behind prefixes [R, D], by walking."""
     places = root(trie, len(prefixes))
     silent = torch.zeros((1, 1)).expand(len(prefixes), 1 << 20)
@@ -199,7 +206,7 @@ def locate(trie: TokenTrie, prefixes: IntArray) -> Places:
         match = found.tokens == np.repeat(column, np.diff(found.offsets))
         if match.sum() != len(prefixes):
             raise ValueError("a prefix is not in the trie")
-        places = found.places.take(match)
+        places = found.nodes.take(match)
     return places
 
 

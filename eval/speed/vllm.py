@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from eval.shop import open_shop
-from eval.soak import serving
-from eval.speed.measurement import Timing, interleave, keep
-from eval.speed.report import Job, Options, Row, Target
+from eval.soak import serving_catalogs
+from eval.speed.measurement import Timing, call_and_store, interleave
+from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target
 from genrec import (
     GenerativeRanker,
     RankRequest,
@@ -25,8 +25,8 @@ from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.vllm_engine import VllmEngineBackend
 from genrec.cache import default_cache
 from genrec.deadline import Deadline
-from genrec.decoding.constraints import Grammar, Marks
-from genrec.loading import find_weights
+from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.loading import find_model_directory
 from genrec.settings import LANGUAGE_MODEL
 
 RANKING = Target(8.0, 20.0, at="least")
@@ -34,39 +34,41 @@ PLUGIN = Target(0.95, 0.98, at="least")
 BEAMS = "vLLM LLM.beam_search, unconstrained"
 K, WIDTH, STEPS = 10, 10, 16
 SEED = 20261125
-PATIENCE = 900.0  # seconds; thousands of requests at once on two cores
+TIMEOUT = 900.0  # seconds; thousands of requests at once on two cores
 
 
-def jobs(options: Options) -> list[Job]:
+def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
     """What belongs to `python -m eval.speed vllm`."""
-    return [Job("vLLM", ("C18", "G3"), partial(_rows, options))]
+    return [BenchmarkJob("vLLM", ("C18", "G3"), partial(_rows, options))]
 
 
-def _rows(options: Options) -> Iterator[Row]:
+def _rows(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     people, few = (4, 1) if options.quick else (64, 8)
-    shop, folder = open_shop(people, seed=SEED), find_weights(LANGUAGE_MODEL, default_cache())
+    shop, folder = open_shop(people, seed=SEED), find_model_directory(LANGUAGE_MODEL, default_cache())
     index, requests, ids = shop.index, shop.requests, shop.index.catalog.item_ids
-    trees = VllmEngineBackend(folder, patience=PATIENCE)
+    trees = VllmEngineBackend(folder, timeout=TIMEOUT)
     try:
         ranker = shop.ranker(trees, width=WIDTH, batch_size=people)
         prompts = [ranker.render(request).token_ids.tolist() for request in requests]
         with TemporaryDirectory() as catalogs:
             index.save(Path(catalogs) / "shop")
-            with serving(Path(catalogs)):
+            with serving_catalogs(Path(catalogs)):
                 engine = _start(folder)
                 wishes = [
                     {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [ids[item] for item in had]}
                     for had in (request.history for request in requests)
                 ]
-                room = Grammar(index.trie, Marks.of(shop.tokenizer)).longest("list", k=K)
-                write = partial(_write, engine, prompts, wishes, room)
+                room = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(shop.tokenizer)).max_answer_tokens(
+                    "list", k=K
+                )
+                write = partial(_generate_lists, engine, prompts, wishes, room)
                 works: dict[str, Callable[[], Any]] = {
                     f"list of {K}": write,
                     f"beam, width {WIDTH}, model score": partial(_rank, ranker, requests, "beam", "model"),
                     f"beam, width {WIDTH}, catalog score": partial(_rank, ranker, requests, "beam", "catalog"),
                     "50 candidates": partial(_rank, ranker, requests, "candidates", "model"),
                 }
-                yield from _beside_beams(options, engine, prompts, few, works)
+                yield from _compare_with_beams(options, engine, prompts, few, works)
                 yield plugin_row(options, engine, prompts, write)
     finally:
         trees.close()
@@ -87,22 +89,27 @@ def _start(folder: Path) -> Any:
     )
 
 
-def _write(engine: Any, prompts: list[list[int]], wishes: list[dict[str, Any]], room: int) -> list[list[int]]:
+def _generate_lists(
+    engine: Any, prompts: list[list[int]], constraints: list[dict[str, Any]], max_tokens: int
+) -> list[list[int]]:
     """The tokens of a greedy list for each."""
     from vllm import SamplingParams
 
-    params = [SamplingParams(temperature=0.0, max_tokens=room, extra_args=wish, detokenize=False) for wish in wishes]
-    return [answer.outputs[0].token_ids for answer in engine.generate(tokens_of(prompts), params, use_tqdm=False)]
+    params = [
+        SamplingParams(temperature=0.0, max_tokens=max_tokens, extra_args=wish, detokenize=False)
+        for wish in constraints
+    ]
+    return [answer.outputs[0].token_ids for answer in engine.generate(token_prompts(prompts), params, use_tqdm=False)]
 
 
-def _write_freely(engine: Any, prompts: list[list[int]], lengths: Sequence[int]) -> None:
+def _generate_text(engine: Any, prompts: list[list[int]], lengths: Sequence[int]) -> None:
     """As many tokens for each, of whatever kind."""
     from vllm import SamplingParams
 
     params = [
         SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True, detokenize=False) for length in lengths
     ]
-    engine.generate(tokens_of(prompts), params, use_tqdm=False)
+    engine.generate(token_prompts(prompts), params, use_tqdm=False)
 
 
 def _rank(ranker: GenerativeRanker, requests: list[RankRequest], strategy: Any, score: Any) -> Any:
@@ -112,23 +119,25 @@ def _rank(ranker: GenerativeRanker, requests: list[RankRequest], strategy: Any, 
 def _beams(engine: Any, prompts: list[list[int]]) -> None:
     from vllm.sampling_params import BeamSearchParams
 
-    engine.beam_search(tokens_of(prompts), BeamSearchParams(beam_width=WIDTH, max_tokens=STEPS, ignore_eos=True))
+    engine.beam_search(token_prompts(prompts), BeamSearchParams(beam_width=WIDTH, max_tokens=STEPS, ignore_eos=True))
 
 
-def tokens_of(prompts: list[list[int]]) -> list[dict[str, list[int]]]:
+def token_prompts(prompts: list[list[int]]) -> list[dict[str, list[int]]]:
     return [{"prompt_token_ids": prompt} for prompt in prompts]
 
 
-def _beside_beams(
-    options: Options, engine: Any, prompts: list[list[int]], few: int, works: dict[str, Callable[[], Any]]
-) -> Iterator[Row]:
+def _compare_with_beams(
+    options: BenchmarkOptions, engine: Any, prompts: list[list[int]], few: int, works: dict[str, Callable[[], Any]]
+) -> Iterator[BenchmarkRow]:
     """C18: users a second of each way, over vLLM's beams of the same width; prompts are in the prefix cache for all."""
     last: dict[str, Any] = {}
-    timed: dict[str, Callable[[], object]] = {name: partial(keep, last, name, work) for name, work in works.items()}
+    timed: dict[str, Callable[[], object]] = {
+        name: partial(call_and_store, last, name, work) for name, work in works.items()
+    }
     timed[BEAMS] = partial(_beams, engine, prompts[:few])
     for work in timed.values():
         work()
-    found = interleave(timed, rounds=options.rounds, warm=False)
+    found = interleave(timed, rounds=options.rounds, warm_up=False)
     theirs = found.pop(BEAMS)
     for name, ours in found.items():
         note = f"{len(prompts)} users at once in {ours.seconds:.3g} s; the peer's {few} in {theirs.seconds:.3g} s"
@@ -136,22 +145,29 @@ def _beside_beams(
             nodes = np.median([ranking.nodes for ranking in last[name]])
             note += f"; {nodes:.0f} tokens behind each prompt in {max(one.passes for one in last[name])} passes"
         target = Target() if options.quick else RANKING
-        row = Row("C18", f"{name}, {STEPS} steps of the peer", None, "users/s", target, peer_name=BEAMS, note=note)
-        yield rated(row, ours, len(prompts), theirs, few)
+        row = BenchmarkRow(
+            "C18", f"{name}, {STEPS} steps of the peer", None, "users/s", target, peer_name=BEAMS, note=note
+        )
+        yield throughput_row(row, ours, len(prompts), theirs, few)
 
 
-def plugin_row(options: Options, engine: Any, prompts: list[list[int]], write: Callable[[], list[list[int]]]) -> Row:
+def plugin_row(
+    options: BenchmarkOptions, engine: Any, prompts: list[list[int]], generate: Callable[[], list[list[int]]]
+) -> BenchmarkRow:
     """G3: tokens a second with the plugin over as many without; prompts are in the prefix cache for both."""
-    lengths = [len(answer) for answer in write()]
-    works: dict[str, Callable[[], object]] = {"genrec": write, "peer": partial(_write_freely, engine, prompts, lengths)}
-    found, count = interleave(works, rounds=options.rounds, warm=False), sum(lengths)
+    lengths = [len(answer) for answer in generate()]
+    works: dict[str, Callable[[], object]] = {
+        "genrec": generate,
+        "peer": partial(_generate_text, engine, prompts, lengths),
+    }
+    found, count = interleave(works, rounds=options.rounds, warm_up=False), sum(lengths)
     name = f"lists of {K} for {len(prompts)} users at once, {count} tokens"
     target = Target() if options.quick else PLUGIN
-    row = Row("G3", name, None, "tokens/s", target, peer_name="vLLM without the plugin")
-    return rated(row, found["genrec"], count, found["peer"], count)
+    row = BenchmarkRow("G3", name, None, "tokens/s", target, peer_name="vLLM without the plugin")
+    return throughput_row(row, found["genrec"], count, found["peer"], count)
 
 
-def rated(row: Row, ours: Timing, count: int, theirs: Timing, peer_count: int) -> Row:
+def throughput_row(row: BenchmarkRow, ours: Timing, count: int, theirs: Timing, peer_count: int) -> BenchmarkRow:
     """A row with what was done a second; the two timings did so much each."""
     import vllm
 

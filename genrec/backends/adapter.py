@@ -13,12 +13,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from genrec.artifact import sha256_of
-from genrec.backends.provenance import FILE as PROVENANCE
+from genrec.backends.provenance import FILENAME as PROVENANCE
 from genrec.backends.provenance import Provenance
 from genrec.errors import MismatchError, ModelMissingError
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PARTS = (".lora_A.weight", ".lora_B.weight")
+_LORA_SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Adapter:
     provenance: Provenance | None = None
 
 
-def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None = None) -> Adapter:
+def inspect_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None = None) -> Adapter:
     """Check an adapter by its configuration and by the names and shapes of its weights.
 
     Args:
@@ -80,11 +80,11 @@ def read_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None =
     _check_shapes(folder, shapes, Path(base))
     provenance = Provenance.read(folder) if (folder / PROVENANCE).is_file() else None
     if provenance is not None:
-        _check_base(folder, provenance, Path(base))
+        _check_base_weights(folder, provenance, Path(base))
     return Adapter(f"{folder.name}-{digest[:12]}", folder.resolve(), provenance)
 
 
-def _check_base(folder: Path, provenance: Provenance, base: Path) -> None:
+def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> None:
     there = [name for name in provenance.base_sha256 if (base / name).is_file()]
     if base.is_dir() and not there:
         raise MismatchError(
@@ -107,13 +107,13 @@ def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> Non
     if not shapes:
         raise MismatchError(f"the adapter {folder.name!r} holds no weights; save it with PEFT again")
     for key, shape in shapes.items():
-        part = next((part for part in _PARTS if key.endswith(part)), None)
+        part = next((part for part in _LORA_SUFFIXES if key.endswith(part)), None)
         if part is None:
             raise MismatchError(f"the adapter {folder.name!r} holds {key}, which is no LoRA weight; merge it instead")
         if known:
             module = key.removeprefix("base_model.model.").removesuffix(part) + ".weight"
             # lora_A is [rank, in] and lora_B [out, rank], of a weight [out, in].
-            place, expected = (1, known.get(module)) if part == _PARTS[0] else (0, known.get(module))
+            place, expected = (1, known.get(module)) if part == _LORA_SUFFIXES[0] else (0, known.get(module))
             if expected is None or shape[place] != expected[place]:
                 raise MismatchError(
                     f"the adapter {folder.name!r} changes {module} by {shape}, where {base.name!r} has {expected}; "

@@ -13,29 +13,29 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from genrec.backends.token_layout import Packing
+from genrec.backends.token_layout import TokenLayout
 
-_NAME = "genrec_packed"
+_ATTENTION_NAME = "genrec_packed"
 # Said by the mask, meant for training, or for layers other than attention. Whatever else a layer asks for, such as
 # sinks, changes its answer.
-_HARMLESS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
+_IGNORED_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
     """Give a model that was loaded with `sdpa` this attention instead, if it looks its attention up by name."""
     if model._supports_attention_backend:
-        AttentionInterface.register(_NAME, _attend)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
-        model.set_attn_implementation(_NAME)
+        AttentionInterface.register(_ATTENTION_NAME, _packed_attention)
+        AttentionMaskInterface.register(_ATTENTION_NAME, sdpa_mask)
+        model.set_attn_implementation(_ATTENTION_NAME)
 
 
-def _attend(
+def _packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    packing: Packing | None = None,
+    packing: TokenLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Query [U, H, Q, D], or [1, H, N, D] if packed, key and value [U, G, S, D] with H a multiple of G, or packed
@@ -46,17 +46,17 @@ def _attend(
     Raises:
         ValueError: the layer asks for something that none of them does.
     """
-    unknown = sorted(name for name, value in options.items() if name not in _HARMLESS and value is not None)
+    unknown = sorted(name for name, value in options.items() if name not in _IGNORED_OPTIONS and value is not None)
     if unknown:
         raise ValueError(f"{type(module).__name__} asks its attention for {', '.join(unknown)}; it needs another one")
     if packing is not None:
-        query = packing.spread(query)
-        if packing.keys:
-            key, value = packing.spread(key), packing.spread(value)
+        query = packing.pad(query)
+        if packing.keys_packed:
+            key, value = packing.pad(key), packing.pad(value)
     if attention_mask is not None and not module.training and query.device.type == "cpu":
         mixed = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=options.get("scaling"), enable_gqa=True
         ).transpose(1, 2)
     else:
         mixed = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
-    return mixed.contiguous() if packing is None else packing.gather(mixed), None
+    return mixed.contiguous() if packing is None else packing.pack(mixed), None

@@ -63,18 +63,18 @@ class TokenTree(Protocol):
         ...
 
 
-class TextState(Protocol):
+class GenerationState(Protocol):
     """Where a text stands that is held to something; it moves."""
 
-    def forced(self) -> Sequence[int]:
+    def forced_tokens(self) -> Sequence[int]:
         """Tokens that follow in any case, so that no model need be asked for them; none where there is a choice."""
         ...
 
-    def allowed(self) -> BoolArray:
+    def allowed_mask(self) -> BoolArray:
         """What may follow: bool [V], at least one token."""
         ...
 
-    def advance(self, token: int) -> None:
+    def advance(self, token_id: int) -> None:
         """Go on behind one more token.
 
         Raises:
@@ -83,53 +83,53 @@ class TextState(Protocol):
         ...
 
 
-class TextConstraint(Protocol):
+class GenerationConstraint(Protocol):
     """What a text is held to, such as `genrec.decoding.grammar.GrammarConstraint`."""
 
     @property
-    def for_engine(self) -> Mapping[str, Any]:
+    def engine_args(self) -> Mapping[str, Any]:
         """The same for engines that constrain by themselves.
 
         One of `{"json": a JSON Schema as text}`, `{"grammar": a grammar in llguidance's notation of Lark}`, and what
-        `genrec.vllm_plugin.registry.KEYS` names, for an engine with genrec's plugin.
+        `genrec.vllm_plugin.registry.EXTRA_ARG_KEYS` names, for an engine with genrec's plugin.
 
         Raises:
             EngineError: no engine can keep it by itself.
         """
         ...
 
-    def start(self) -> TextState:
+    def start(self) -> GenerationState:
         """The state before the first token."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class TextRequest:
+class GenerationRequest:
     """A text that is to be written.
 
     Attributes:
         prompt: int64 [P], at least one token.
-        stops: each of these ends the text and is no part of it; at least one.
-        most: tokens it may have, at least 1; prompt and text fit the context together.
+        stop_token_ids: each of these ends the text and is no part of it; at least one.
+        max_tokens: tokens it may have, at least 1; prompt and text fit the context together.
         temperature: 0 takes the likeliest token each time, more of it draws.
         seed: of what is drawn: the same request draws the same on the same backend, whoever is asked beside it.
         constraint: what it is held to, of the same tokenizer; None for nothing.
     """
 
     prompt: IntArray
-    stops: tuple[int, ...]
-    most: int
+    stop_token_ids: tuple[int, ...]
+    max_tokens: int
     temperature: float = 0.0
     seed: int = 0
-    constraint: TextConstraint | None = None
+    constraint: GenerationConstraint | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class Completion:
     """What was written: int64 [T], and whether it ended by itself, or was cut short at `most`."""
 
     token_ids: IntArray
-    ended: bool
+    stopped: bool
 
 
 OnTokens = Callable[[int, Sequence[int]], None]
@@ -142,7 +142,7 @@ class Backend(Protocol):
     Attributes:
         name: which weights these are; results and caches carry it.
         vocab_size: token ids are below it.
-        max_tokens: the context, prompt and answer together.
+        context_length: the context, prompt and answer together.
         token_bytes: what one token, of a prompt or of a node, takes at most while its tree is open: keys and values of
             all layers, and one hidden state. U prompts are held as U of the longest, and the nodes grown in one call
             as U times those of the prompt that grew most; a backend may hold a quarter more to grow into. An engine
@@ -152,7 +152,7 @@ class Backend(Protocol):
 
     name: str
     vocab_size: int
-    max_tokens: int
+    context_length: int
     token_bytes: int
     provenance: Provenance | None
 
@@ -172,13 +172,13 @@ class Backend(Protocol):
         """
         ...
 
-    def write(
+    def generate(
         self,
-        requests: Sequence[TextRequest],
+        requests: Sequence[GenerationRequest],
         *,
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         """Write a text behind each prompt, all in one batch.
 
         Args:

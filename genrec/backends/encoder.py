@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel
 
 from genrec.backends.precision import default_device
-from genrec.backends.quiet import quiet
+from genrec.backends.quiet import progress_bars_disabled
 from genrec.errors import EngineError, ModelMissingError
 
 
@@ -41,7 +41,7 @@ class SentenceEncoder:
         self.name = name or Path(model).name
         self._device = torch.device(device) if device else default_device()
         try:
-            with quiet():
+            with progress_bars_disabled():
                 loaded: Any = AutoModel.from_pretrained(str(model), use_safetensors=True)
             self._tokenizer = tokenizers.Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
         except Exception as error:  # tokenizers raises bare Exception

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from genrec.backends.base import OnTokens, Text, TextRequest
+from genrec.backends.base import Completion, GenerationRequest, OnTokens
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray
@@ -17,7 +17,7 @@ from genrec.types import FloatArray, IntArray
 class LogitBackend(Protocol):
     """A backend whose trees show logits, see `genrec.backends.base.Backend`."""
 
-    max_tokens: int
+    context_length: int
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "LogitTree":
         """Open a tree."""
@@ -41,58 +41,58 @@ class LogitTree(Protocol):
         ...
 
 
-def check_room(requests: Sequence[TextRequest], max_tokens: int) -> None:
+def check_context_length(requests: Sequence[GenerationRequest], context_length: int) -> None:
     """See that every text has room.
 
     Raises:
         EngineError: one has none.
     """
     for number, request in enumerate(requests):
-        if request.most < 1 or len(request.prompt) + request.most > max_tokens:
+        if request.max_tokens < 1 or len(request.prompt) + request.max_tokens > context_length:
             raise EngineError(
-                f"prompt {number} has {len(request.prompt)} tokens and may be followed by {request.most}; the context "
-                f"has {max_tokens}: ask for 1 or more that fit"
+                f"prompt {number} has {len(request.prompt)} tokens and may be followed by {request.max_tokens}; the context "
+                f"has {context_length}: ask for 1 or more that fit"
             )
 
 
-def write_along(
-    backend: LogitBackend, requests: Sequence[TextRequest], deadline: Deadline | None, on_tokens: OnTokens | None
-) -> list[Text]:
-    """Write U texts along a tree behind their U prompts, see `genrec.backends.base.Backend.write`."""
-    check_room(requests, backend.max_tokens)
+def generate_with_tree(
+    backend: LogitBackend, requests: Sequence[GenerationRequest], deadline: Deadline | None, on_tokens: OnTokens | None
+) -> list[Completion]:
+    """Write U texts along a tree behind their U prompts, see `genrec.backends.base.Backend.generate`."""
+    check_context_length(requests, backend.context_length)
     if not requests:
         return []
     (deadline or Deadline.never()).check()
-    pens = [_Pen(request, number) for number, request in enumerate(requests)]
-    open_ = [pen for pen in pens if pen.take_forced(on_tokens)]
+    pens = [_ActiveSequence(request, number) for number, request in enumerate(requests)]
+    open_ = [pen for pen in pens if pen.append_forced(on_tokens)]
     # What a text begins with in any case is told before the model is asked, and computed with the prompt.
-    prompts = [np.append(pen.prompt, pen.take_new()).astype(np.int64) for pen in pens]
+    prompts = [np.append(pen.prompt, pen.take_pending()).astype(np.int64) for pen in pens]
     tree = backend.open(prompts, deadline=deadline)
     while open_:
         for pen, logits in zip(open_, tree.logits(np.array([pen.node for pen in open_])), strict=True):
-            pen.choose(logits, on_tokens)
-        open_ = [pen for pen in open_ if pen.goes_on and pen.take_forced(on_tokens)]
-        _grow(tree, open_)
-    return [Text(np.array(pen.token_ids, dtype=np.int64), pen.ended) for pen in pens]
+            pen.sample(logits, on_tokens)
+        open_ = [pen for pen in open_ if pen.is_active and pen.append_forced(on_tokens)]
+        _grow_tree(tree, open_)
+    return [Completion(np.array(pen.token_ids, dtype=np.int64), pen.stopped) for pen in pens]
 
 
-def hold(requests: Sequence[TextRequest], on_tokens: OnTokens | None) -> "_Watch":
+def constraint_checker(requests: Sequence[GenerationRequest], on_tokens: OnTokens | None) -> "_ConstraintChecker":
     """A witness of what an engine writes that constrains by itself; it tells `on_tokens` of nothing that may not be.
 
     One that does not know the constraint, because a plugin is missing or a server ignores a field, writes as if there
     were none: that must be an error, and before anybody has read it.
     """
-    return _Watch(requests, on_tokens)
+    return _ConstraintChecker(requests, on_tokens)
 
 
-class _Watch:
+class _ConstraintChecker:
     """See `hold`."""
 
-    def __init__(self, requests: Sequence[TextRequest], on_tokens: OnTokens | None) -> None:
+    def __init__(self, requests: Sequence[GenerationRequest], on_tokens: OnTokens | None) -> None:
         self._states = [None if own.constraint is None else own.constraint.start() for own in requests]
         self._on_tokens = on_tokens
 
-    def __call__(self, number: int, new: Sequence[int]) -> None:
+    def __call__(self, number: int, token_ids: Sequence[int]) -> None:
         """See some tokens of a text.
 
         Raises:
@@ -101,7 +101,7 @@ class _Watch:
         state = self._states[number]
         try:
             if state is not None:
-                for token in new:
+                for token in token_ids:
                     state.advance(int(token))
         except InputError as error:
             raise EngineError(
@@ -109,15 +109,15 @@ class _Watch:
                 "names, with genrec's plugin beside it"
             ) from error
         if self._on_tokens is not None:
-            self._on_tokens(number, new)
+            self._on_tokens(number, token_ids)
 
 
-def _grow(tree: LogitTree, pens: "Sequence[_Pen]") -> None:
+def _grow_tree(tree: LogitTree, sequences: "Sequence[_ActiveSequence]") -> None:
     """One pass for all that was written since: of each pen a chain of nodes behind where it stands."""
     parents: list[int] = []
     tokens: list[int] = []
-    for pen in pens:
-        for token in pen.take_new() if pen.goes_on else ():
+    for pen in sequences:
+        for token in pen.take_pending() if pen.is_active else ():
             parents.append(pen.node)
             tokens.append(token)
             pen.node = tree.size + len(tokens) - 1
@@ -125,53 +125,53 @@ def _grow(tree: LogitTree, pens: "Sequence[_Pen]") -> None:
         tree.grow(np.array(parents, dtype=np.int64), np.array(tokens, dtype=np.int64))
 
 
-class _Pen:
+class _ActiveSequence:
     """One text under way: where it stands in the tree, and what is written so far."""
 
-    def __init__(self, request: TextRequest, number: int) -> None:
+    def __init__(self, request: GenerationRequest, number: int) -> None:
         self.number = self.node = number  # the end of the prompt is the node of its number
-        self.ended = False
+        self.stopped = False
         self.token_ids: list[int] = []
-        self._grown = 0
+        self._num_in_tree = 0
         self._request = request
         self._state = None if request.constraint is None else request.constraint.start()
-        self._random = np.random.default_rng(request.seed)
+        self._rng = np.random.default_rng(request.seed)
 
     @property
     def prompt(self) -> IntArray:
         return self._request.prompt
 
     @property
-    def goes_on(self) -> bool:
-        return not self.ended and len(self.token_ids) < self._request.most
+    def is_active(self) -> bool:
+        return not self.stopped and len(self.token_ids) < self._request.max_tokens
 
-    def take_new(self) -> list[int]:
+    def take_pending(self) -> list[int]:
         """What was written since the tree grew."""
-        new, self._grown = self.token_ids[self._grown :], len(self.token_ids)
+        new, self._num_in_tree = self.token_ids[self._num_in_tree :], len(self.token_ids)
         return new
 
-    def take_forced(self, on_tokens: OnTokens | None) -> bool:
+    def append_forced(self, on_tokens: OnTokens | None) -> bool:
         """Write what follows in any case; whether the text goes on."""
-        forced = () if self._state is None else self._state.forced()
-        self._write(list(forced)[: self._request.most - len(self.token_ids)], on_tokens)
-        return self.goes_on
+        forced = () if self._state is None else self._state.forced_tokens()
+        self._append(list(forced)[: self._request.max_tokens - len(self.token_ids)], on_tokens)
+        return self.is_active
 
-    def choose(self, logits: FloatArray, on_tokens: OnTokens | None) -> None:
+    def sample(self, logits: FloatArray, on_tokens: OnTokens | None) -> None:
         """Write one more token, or end. What is drawn is the largest of logits with Gumbel noise."""
         if self._state is not None:
-            allowed = self._state.allowed()
+            allowed = self._state.allowed_mask()
             logits = np.where(allowed, logits[: len(allowed)], -np.inf)
         if self._request.temperature:
-            logits = logits / self._request.temperature + self._random.gumbel(size=len(logits))
-        self._write([int(logits.argmax())], on_tokens)
+            logits = logits / self._request.temperature + self._rng.gumbel(size=len(logits))
+        self._append([int(logits.argmax())], on_tokens)
 
-    def _write(self, new: Sequence[int], on_tokens: OnTokens | None) -> None:
-        for place, token in enumerate(new):
-            if token in self._request.stops:
-                self.ended, new = True, new[:place]
+    def _append(self, token_ids: Sequence[int], on_tokens: OnTokens | None) -> None:
+        for place, token in enumerate(token_ids):
+            if token in self._request.stop_token_ids:
+                self.stopped, token_ids = True, token_ids[:place]
                 break
             if self._state is not None:
                 self._state.advance(token)
-        self.token_ids += new
-        if new and on_tokens is not None:
-            on_tokens(self.number, new)
+        self.token_ids += token_ids
+        if token_ids and on_tokens is not None:
+            on_tokens(self.number, token_ids)

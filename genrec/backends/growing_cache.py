@@ -13,17 +13,17 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from genrec.backends.token_layout import Packing
+from genrec.backends.token_layout import TokenLayout
 from genrec.errors import EngineError
 
-_SPARE = 4  # a room is made larger than what it is for by one part in so many
+_GROWTH_DIVISOR = 4  # a room is made larger than what it is for by one part in so many
 
 
 class GrowingCache(DynamicCache):
     """The keys and values of a model, all that were ever written: layers that slide forget nothing here.
 
     Attributes:
-        window: what the narrowest of its layers sees of a sequence, in tokens; `sys.maxsize` where all see everything.
+        sliding_window: what the narrowest of its layers sees of a sequence, in tokens; `sys.maxsize` where all see everything.
 
     Raises:
         EngineError: a layer remembers in another way, by a state that every token changes; no tree can grow on that.
@@ -31,39 +31,39 @@ class GrowingCache(DynamicCache):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config=config)
-        self.window = sys.maxsize
+        self.sliding_window = sys.maxsize
         for number, layer in enumerate(self.layers):
             if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
                 raise EngineError(
                     f"layer {number} keeps a {type(layer).__name__}; use a model of attention layers only"
                 )
             if isinstance(layer, DynamicSlidingWindowLayer):
-                self.window = min(self.window, int(layer.sliding_window))
-        self._growing = [GrowingLayer() for _ in self.layers]
-        self.layers = list(self._growing)
-        self._packing: Packing | None = None
+                self.sliding_window = min(self.sliding_window, int(layer.sliding_window))
+        self._growing_layers = [GrowingLayer() for _ in self.layers]
+        self.layers = list(self._growing_layers)
+        self._layout: TokenLayout | None = None
 
     @contextmanager
-    def taking(self, packing: Packing | None) -> Iterator[None]:
+    def update_with_layout(self, layout: TokenLayout | None) -> Iterator[None]:
         """While it lasts, tokens come packed so; where the pass fails, what it wrote is taken back."""
-        self._packing = packing
-        lengths = [layer.get_seq_length() for layer in self._growing]
+        self._layout = layout
+        lengths = [layer.get_seq_length() for layer in self._growing_layers]
         try:
             yield
         except BaseException:
-            for layer, length in zip(self._growing, lengths, strict=True):
+            for layer, length in zip(self._growing_layers, lengths, strict=True):
                 if layer.get_seq_length() > length:
                     layer.crop(length - layer.get_seq_length())  # a negative length removes
             raise
         finally:
-            self._packing = None
+            self._layout = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new tokens of a layer, [U, heads, Q, head size] or packed; returns views of all it holds."""
-        if self._packing is not None:
-            key_states, value_states = self._packing.spread(key_states), self._packing.spread(value_states)
+        if self._layout is not None:
+            key_states, value_states = self._layout.pad(key_states), self._layout.pad(value_states)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
@@ -72,7 +72,7 @@ class GrowingLayer(DynamicLayer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
-        self._rooms: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        self._buffers: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -82,9 +82,9 @@ class GrowingLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        keys = _write(self._rooms[0], self.keys, key_states, start)
-        values = _write(self._rooms[1], self.values, value_states, start)
-        self._rooms = (keys, values)
+        keys = _append(self._buffers[0], self.keys, key_states, start)
+        values = _append(self._buffers[1], self.values, value_states, start)
+        self._buffers = (keys, values)
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
@@ -95,21 +95,27 @@ class GrowingLayer(DynamicLayer):
             self.keys, self.values = keys.expand(repeats, -1, -1, -1), values.expand(repeats, -1, -1, -1)
 
 
-def _write(room: torch.Tensor | None, held: torch.Tensor | None, new: torch.Tensor, start: int) -> torch.Tensor:
-    """The room with `new` behind the first `start` tokens of `held`.
+def _append(buffer: torch.Tensor | None, current: torch.Tensor | None, new: torch.Tensor, start: int) -> torch.Tensor:
+    """The room with `new` behind the first `start` tokens of `current`.
 
-    Another room, with `held` copied, where this one is too small, or where `held` is no view of it any more: the cache
+    Another room, with `current` copied, where this one is too small, or where `current` is no view of it any more: the cache
     was reordered, some of its prompts were chosen, or it was emptied.
     """
     end = start + new.shape[-2]
-    if room is None or held is None or not _begins(held, room) or len(room) != len(new) or room.shape[-2] < end:
-        room = new.new_empty((*new.shape[:-2], end + end // _SPARE, new.shape[-1]))
-        if held is not None and start:
-            room[..., :start, :] = held
-    room[..., start:end, :] = new
-    return room
+    if (
+        buffer is None
+        or current is None
+        or not _is_prefix_view(current, buffer)
+        or len(buffer) != len(new)
+        or buffer.shape[-2] < end
+    ):
+        buffer = new.new_empty((*new.shape[:-2], end + end // _GROWTH_DIVISOR, new.shape[-1]))
+        if current is not None and start:
+            buffer[..., :start, :] = current
+    buffer[..., start:end, :] = new
+    return buffer
 
 
-def _begins(held: torch.Tensor, room: torch.Tensor) -> bool:
+def _is_prefix_view(current: torch.Tensor, buffer: torch.Tensor) -> bool:
     """Whether one is the beginning of the other, in the same memory."""
-    return held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
+    return current.data_ptr() == buffer.data_ptr() and current.stride() == buffer.stride()

@@ -12,45 +12,45 @@ from typing import Protocol
 
 import numpy as np
 
-from genrec.backends.tree_arrays import inherit
+from genrec.backends.tree_arrays import prompts_and_positions
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray
 
 TOKEN_BYTES = 32  # of this process: four numbers a node; keys and values lie in a pool that the engine owns
-_ROUNDING = 1e-4  # how far above 0 a log-probability may come out
+_ROUNDING_TOLERANCE = 1e-4  # how far above 0 a log-probability may come out
 
 
 @dataclass(frozen=True)
-class PathRequest:
+class PathScoreRequest:
     """What is read at the end of one path.
 
     Attributes:
-        path: a prompt and the tokens behind it.
-        tokens: next tokens whose log-probabilities are asked for; none if rows are.
-        rows: how many of the path's own last tokens are asked for, each behind those before it; 0 if tokens are.
+        token_ids: a prompt and the tokens behind it.
+        next_token_ids: next tokens whose log-probabilities are asked for; none if rows are.
+        num_path_tokens: how many of the path's own last tokens are asked for, each behind those before it; 0 if tokens are.
     """
 
-    path: list[int]
-    tokens: list[int]
-    rows: int = 0
+    token_ids: list[int]
+    next_token_ids: list[int]
+    num_path_tokens: int = 0
 
 
-class PathReader(Protocol):
+class PathScorer(Protocol):
     """What a tree needs of its backend.
 
     Attributes:
-        most_tokens: next tokens that one request may ask for.
-        reads_rows: whether it scores a path's own tokens; else every node is a request.
+        max_logprobs: next tokens that one request may ask for.
+        scores_path_tokens: whether it scores a path's own tokens; else every node is a request.
     """
 
     name: str
     vocab_size: int
-    max_tokens: int
-    most_tokens: int
-    reads_rows: bool
+    context_length: int
+    max_logprobs: int
+    scores_path_tokens: bool
 
-    def read(self, requests: Sequence[PathRequest], deadline: Deadline) -> list[FloatArray]:
+    def score(self, requests: Sequence[PathScoreRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities for each request, over the full vocabulary: of its tokens, or of its rows.
 
         Of rows only the last may come: those before were in the engine's cache, which keeps no log-probabilities.
@@ -65,21 +65,21 @@ class PathReader(Protocol):
 class PathTree:
     """Nodes behind U prompts as parents, tokens, prompts and lengths; the engine holds no more than its cache."""
 
-    def __init__(self, reader: PathReader, prompts: Sequence[IntArray], deadline: Deadline | None = None) -> None:
+    def __init__(self, scorer: PathScorer, prompts: Sequence[IntArray], deadline: Deadline | None = None) -> None:
         self._deadline = deadline or Deadline.never()
         self._deadline.check()
         for number, prompt in enumerate(prompts):
-            if not 0 < len(prompt) < reader.max_tokens:
+            if not 0 < len(prompt) < scorer.context_length:
                 raise EngineError(
-                    f"prompt {number} has {len(prompt)} tokens; {reader.name} takes 1 to {reader.max_tokens - 1}"
+                    f"prompt {number} has {len(prompt)} tokens; {scorer.name} takes 1 to {scorer.context_length - 1}"
                 )
-            _check_tokens(reader, prompt)
-        self._reader = reader
+            _check_tokens(scorer, prompt)
+        self._scorer = scorer
         self._prompts = [np.array(prompt, dtype=np.int64) for prompt in prompts]
-        self._roots = len(prompts)
-        self._parent = np.full(self._roots, -1)
-        self._token = np.full(self._roots, -1)
-        self._prompt = np.arange(self._roots)
+        self._num_prompts = len(prompts)
+        self._parent = np.full(self._num_prompts, -1)
+        self._token = np.full(self._num_prompts, -1)
+        self._prompt = np.arange(self._num_prompts)
         self._length = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
 
     @property
@@ -94,10 +94,10 @@ class PathTree:
         nodes = np.arange(size, size + len(parents))
         if (parents >= nodes).any() or (parents < 0).any():
             raise InputError("a node's parent must stand before it")
-        _check_tokens(self._reader, tokens)
+        _check_tokens(self._scorer, tokens)
         parent = np.append(self._parent, parents)
-        prompt, length = inherit(parent, size, self._prompt, self._length)
-        if len(nodes) and int(length[size:].max()) > self._reader.max_tokens:
+        prompt, length = prompts_and_positions(parent, size, self._prompt, self._length)
+        if len(nodes) and int(length[size:].max()) > self._scorer.context_length:
             raise EngineError(f"a path reaches {int(length[size:].max())} tokens; the context is shorter")
         self._parent, self._prompt, self._length = parent, prompt, length
         self._token = np.append(self._token, tokens)
@@ -109,31 +109,33 @@ class PathTree:
         counts = np.diff(offsets)
         owner = np.repeat(nodes, counts)
         lone = offsets[:-1][counts == 1]
-        chains = self._chains(owner, tokens, lone) if self._reader.reads_rows else [place[None] for place in lone]
+        chains = (
+            self._chains(owner, tokens, lone) if self._scorer.scores_path_tokens else [place[None] for place in lone]
+        )
         several = [np.arange(offsets[query], offsets[query + 1]) for query in np.flatnonzero(counts > 1)]
         found = np.full(len(tokens), np.nan)
-        rest = self._read(owner, tokens, chains + several, found)
+        rest = self._score(owner, tokens, chains + several, found)
         if rest:  # in the cache by now, so that each costs little alone
-            self._read(owner, tokens, [place[None] for part in rest for place in part], found)
+            self._score(owner, tokens, [place[None] for part in rest for place in part], found)
         if np.isnan(found).any():
-            raise EngineError(f"{self._reader.name} returned NaN; load it in float32 or check its weights")
-        if (found > _ROUNDING).any():
+            raise EngineError(f"{self._scorer.name} returned NaN; load it in float32 or check its weights")
+        if (found > _ROUNDING_TOLERANCE).any():
             raise EngineError(
-                f"{self._reader.name} returned {found.max():.3g} for a log-probability, which is at most 0; "
+                f"{self._scorer.name} returned {found.max():.3g} for a log-probability, which is at most 0; "
                 "start vLLM with --logprobs-mode raw_logprobs"
             )
         return found.clip(max=0.0)
 
     def rewind(self, size: int) -> None:
         """Forget every node from number `size` on; the engine's cache lets go of them by itself."""
-        if size < self._roots or size > self.size:
-            raise InputError(f"cannot rewind to {size}: the tree has {self._roots} prompts and {self.size} nodes")
+        if size < self._num_prompts or size > self.size:
+            raise InputError(f"cannot rewind to {size}: the tree has {self._num_prompts} prompts and {self.size} nodes")
         self._parent, self._token = self._parent[:size], self._token[:size]
         self._prompt, self._length = self._prompt[:size], self._length[:size]
 
-    def _chains(self, owner: IntArray, tokens: IntArray, lone: IntArray) -> list[IntArray]:
+    def _chains(self, owner: IntArray, tokens: IntArray, single: IntArray) -> list[IntArray]:
         """Places of one token each, as runs in which every node is the child that the one before was asked for."""
-        nodes, tokens = owner[lone], tokens[lone]
+        nodes, tokens = owner[single], tokens[single]
         steps = zip(self._parent[nodes].tolist(), self._token[nodes].tolist(), strict=True)
         child = {step: query for query, step in enumerate(steps)}
         follower: dict[int, int] = {}
@@ -149,40 +151,42 @@ class PathTree:
                 chain = [query]
                 while chain[-1] in follower:
                     chain.append(follower[chain[-1]])
-                chains.append(lone[chain])
+                chains.append(single[chain])
         return chains
 
-    def _read(self, owner: IntArray, tokens: IntArray, groups: Sequence[IntArray], found: FloatArray) -> list[IntArray]:
+    def _score(
+        self, owner: IntArray, tokens: IntArray, groups: Sequence[IntArray], log_probs: FloatArray
+    ) -> list[IntArray]:
         """Ask for groups of places, each of one node or of a chain of them; returns the places that did not come."""
         requests, places = [], []
         for group in groups:
             path = self._path(int(owner[group[-1]]))
             if owner[group[0]] != owner[group[-1]]:
-                requests.append(PathRequest([*path, int(tokens[group[-1]])], [], rows=len(group)))
+                requests.append(PathScoreRequest([*path, int(tokens[group[-1]])], [], num_path_tokens=len(group)))
                 places.append(group)
                 continue
-            for start in range(0, len(group), self._reader.most_tokens):
-                chunk = group[start : start + self._reader.most_tokens]
-                requests.append(PathRequest(path, tokens[chunk].tolist()))
+            for start in range(0, len(group), self._scorer.max_logprobs):
+                chunk = group[start : start + self._scorer.max_logprobs]
+                requests.append(PathScoreRequest(path, tokens[chunk].tolist()))
                 places.append(chunk)
         rest = []
-        for group, answer in zip(places, self._reader.read(requests, self._deadline) if requests else [], strict=True):
+        for group, answer in zip(places, self._scorer.score(requests, self._deadline) if requests else [], strict=True):
             hidden = len(group) - len(answer)
-            found[group[hidden:]] = answer
+            log_probs[group[hidden:]] = answer
             if hidden:
                 rest.append(group[:hidden])
         return rest
 
     def _path(self, node: int) -> list[int]:
         behind = []
-        while node >= self._roots:
+        while node >= self._num_prompts:
             behind.append(int(self._token[node]))
             node = int(self._parent[node])
         return [*self._prompts[node].tolist(), *reversed(behind)]
 
 
-def _check_tokens(reader: PathReader, tokens: IntArray) -> None:
+def _check_tokens(scorer: PathScorer, tokens: IntArray) -> None:
     """A token that is none ends vLLM's process, and every request in it."""
-    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < reader.vocab_size:
-        wrong = tokens[(tokens < 0) | (tokens >= reader.vocab_size)][0]
-        raise InputError(f"token {wrong} is none of the {reader.vocab_size:,} of {reader.name}; check the tokenizer")
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < scorer.vocab_size:
+        wrong = tokens[(tokens < 0) | (tokens >= scorer.vocab_size)][0]
+        raise InputError(f"token {wrong} is none of the {scorer.vocab_size:,} of {scorer.name}; check the tokenizer")

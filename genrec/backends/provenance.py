@@ -8,10 +8,10 @@ from typing import Any, Self
 from genrec.artifact import sha256_of, write_json
 from genrec.errors import ArtifactError
 
-FILE = "genrec.json"
+FILENAME = "genrec.json"
 
 
-def hashes_of(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
+def file_hashes(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
     """The SHA-256 of each file of weights in a folder, or of those that another pattern of `Path.glob` finds."""
     files = sorted(file for file in folder.glob(pattern) if file.is_file())
     return {str(file.relative_to(folder)): sha256_of(file) for file in files}
@@ -46,25 +46,25 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def differences(self, **here: str) -> list[str]:
+    def mismatches(self, **current: str) -> list[str]:
         """What differs where the adapter is to serve: a sentence for each of some attributes that are no longer so."""
         return [
             f"the adapter was trained with {name} {getattr(self, name)[:12]}, and serves with {value[:12]}"
-            for name, value in here.items()
+            for name, value in current.items()
             if getattr(self, name) != value
         ]
 
-    def settings_that_differ(self, **here: float) -> list[str]:
+    def setting_mismatches(self, **current: float) -> list[str]:
         """A sentence for each setting that is another than in training."""
         return [
             f"the adapter was trained with {name} = {self.config[name]:g}, and serves with {value:g}"
-            for name, value in here.items()
+            for name, value in current.items()
             if self.config.get(name, value) != value
         ]
 
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
-        write_json(folder / FILE, asdict(self))
+        write_json(folder / FILENAME, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -74,9 +74,9 @@ class Provenance:
             ArtifactError: it is damaged.
         """
         try:
-            found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            found = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
             return cls(**{one.name: found[one.name] for one in fields(cls)})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
-                f"cannot read {folder / FILE}: {error}; train the adapter again, or copy it again"
+                f"cannot read {folder / FILENAME}: {error}; train the adapter again, or copy it again"
             ) from error

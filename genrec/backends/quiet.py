@@ -7,7 +7,7 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def progress_bars_disabled() -> Iterator[None]:
     """Hold Transformers' progress bars back, and give them back as they were."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -11,27 +11,27 @@ import torch
 
 
 @dataclass(frozen=True)
-class Packing:
+class TokenLayout:
     """The places of N tokens in a table [U, Q] of prompts and columns.
 
     Attributes:
-        cells: int64 [N], row * Q + column, distinct.
+        flat_indices: int64 [N], row * Q + column, distinct.
         shape: U and Q.
-        keys: whether keys and values come packed too, as they do where there is no cache.
+        keys_packed: whether keys and values come packed too, as they do where there is no cache.
     """
 
-    cells: torch.Tensor
+    flat_indices: torch.Tensor
     shape: tuple[int, int]
-    keys: bool = False
+    keys_packed: bool = False
 
-    def spread(self, packed: torch.Tensor) -> torch.Tensor:
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """[1, H, N, D] as [U, H, Q, D], zeros where there is no token."""
         _, heads, _, size = packed.shape
         prompts, columns = self.shape
         table = packed.new_zeros((prompts * columns, heads, size))
-        table[self.cells] = packed[0].transpose(0, 1)
+        table[self.flat_indices] = packed[0].transpose(0, 1)
         return table.view(prompts, columns, heads, size).transpose(1, 2)
 
-    def gather(self, table: torch.Tensor) -> torch.Tensor:
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """[U, Q, ...] as [1, N, ...]."""
-        return table.flatten(0, 1)[self.cells][None]
+        return padded.flatten(0, 1)[self.flat_indices][None]

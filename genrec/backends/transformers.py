@@ -17,23 +17,23 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from genrec.backends.adapter import Adapter, read_adapter
+from genrec.backends.adapter import Adapter, inspect_adapter
 from genrec.backends.attention import use_packed_attention
-from genrec.backends.base import OnTokens, Text, TextRequest
-from genrec.backends.generation import write_along
+from genrec.backends.base import Completion, GenerationRequest, OnTokens
+from genrec.backends.generation import generate_with_tree
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.precision import default_device, native_dtype
-from genrec.backends.provenance import FILE as PROVENANCE
+from genrec.backends.provenance import FILENAME as PROVENANCE
 from genrec.backends.provenance import Provenance
-from genrec.backends.quiet import quiet
-from genrec.backends.token_layout import Packing
-from genrec.backends.tree_arrays import inherit
+from genrec.backends.quiet import progress_bars_disabled
+from genrec.backends.token_layout import TokenLayout
+from genrec.backends.tree_arrays import prompts_and_positions
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.types import BoolArray, FloatArray, IntArray
 
-_LOGIT_ROWS = 256  # rows whose logits over the whole vocabulary exist at once
-_HEAD_TOKENS = 64  # a pass over a shared head is worth its own cost where it spares so many tokens
+_LOGITS_CHUNK_SIZE = 256  # rows whose logits over the whole vocabulary exist at once
+_MIN_SHARED_PREFIX_TOKENS = 64  # a pass over a shared head is worth its own cost where it spares so many tokens
 
 
 class TransformersBackend:
@@ -41,7 +41,7 @@ class TransformersBackend:
 
     Args:
         model: a folder as `save_pretrained` writes it, or a Hub id. Only safetensors are read.
-        adapter: a LoRA adapter's folder, merged into the weights when they are loaded; see `read_adapter`. Needs PEFT.
+        adapter: a LoRA adapter's folder, merged into the weights when they are loaded; see `inspect_adapter`. Needs PEFT.
         device: where it runs; by default the first GPU, else the CPU.
         dtype: by default bfloat16 where the device computes in it, else float32.
         name: what results and caches call these weights, the dtype added; by default the last part of its path.
@@ -64,9 +64,9 @@ class TransformersBackend:
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.dtype = dtype or native_dtype(self.device)
-        tuned = None if adapter is None else read_adapter(adapter, base=model)
+        tuned = None if adapter is None else inspect_adapter(adapter, base=model)
         try:
-            with quiet():
+            with progress_bars_disabled():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     str(model),
                     dtype=self.dtype if tuned is None else torch.float32,
@@ -76,73 +76,83 @@ class TransformersBackend:
         except Exception as error:  # safetensors, torch and Transformers raise their own
             raise ModelMissingError(f"cannot load the model {Path(model).name!r}: {error}") from error
         if tuned is not None:
-            loaded = _merge(loaded, tuned)
+            loaded = _merge_adapter(loaded, tuned)
         self.model: PreTrainedModel = loaded.to(device=self.device, dtype=self.dtype).eval()
         called = f"{name or Path(model).name}{'' if tuned is None else f'+{tuned.name}'}"
         self.name = f"{called}@{str(self.dtype).removeprefix('torch.')}"
         use_packed_attention(self.model)
-        self.provenance = _merged(model) if tuned is None else tuned.provenance
+        self.provenance = _read_merged_provenance(model) if tuned is None else tuned.provenance
         self.vocab_size = int(self.model.config.vocab_size)
         # Within its window, attention that slides sees everything: paths that fit are computed as the model would.
-        window = GrowingCache(self.model.config).window
-        self.max_tokens = min(int(self.model.config.max_position_embeddings), window)
+        window = GrowingCache(self.model.config).sliding_window
+        self.context_length = min(int(self.model.config.max_position_embeddings), window)
         # Transformers 5.24 renames the argument and warns of the old name; earlier ones know only that.
         known = inspect.signature(self.model.base_model.forward).parameters
-        self._cache_name = "cache" if "cache" in known else "past_key_values"
-        self._packs = False
-        self.token_bytes = self._measure_token()
-        self._check_head()
-        self._packs = self._can_pack()
+        self._cache_argument = "cache" if "cache" in known else "past_key_values"
+        self._supports_packing = False
+        self.token_bytes = self._measure_token_bytes()
+        self._check_output_layer()
+        self._supports_packing = self._probe_packing()
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "TransformersTree":
         """Compute U prompts once, in one batch, and open a tree behind them."""
         deadline = deadline or Deadline.never()
         deadline.check()
         for number, prompt in enumerate(prompts):
-            if not 0 < len(prompt) < self.max_tokens:
+            if not 0 < len(prompt) < self.context_length:
                 raise EngineError(
-                    f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.max_tokens - 1}"
+                    f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.context_length - 1}"
                 )
         return TransformersTree(self, prompts, deadline)
 
-    def write(
+    def generate(
         self,
-        requests: Sequence[TextRequest],
+        requests: Sequence[GenerationRequest],
         *,
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         """Write a text behind each prompt, all in one batch."""
-        return write_along(self, requests, deadline, on_tokens)
+        return generate_with_tree(self, requests, deadline, on_tokens)
 
-    def hidden(
-        self, token_ids: IntArray, positions: IntArray, cells: IntArray, visible: BoolArray, cache: GrowingCache
+    def hidden_states(
+        self,
+        token_ids: IntArray,
+        positions: IntArray,
+        flat_indices: IntArray,
+        visible_mask: BoolArray,
+        cache: GrowingCache,
     ) -> torch.Tensor:
         """The last hidden states [N, D] of N new tokens; the cache gains their keys and values.
 
         Args:
             token_ids, positions: int64 [N].
-            cells: int64 [N], the place of each in the table [U, Q], counted row by row.
-            visible: [U, Q, S], what each place sees of what the cache will hold of its prompt.
+            flat_indices: int64 [N], the place of each in the table [U, Q], counted row by row.
+            visible_mask: [U, Q, S], what each place sees of what the cache will hold of its prompt.
             cache: keys and values of all tokens before.
         """
-        prompts, columns = visible.shape[:2]
-        with self._running(f"{len(token_ids)} tokens of {prompts} prompts"):
-            packing = Packing(torch.from_numpy(cells).to(self.device), (prompts, columns))
-            mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
-            mask.masked_fill_(torch.from_numpy(~visible).to(self.device), torch.finfo(self.dtype).min)
-            if self._packs and len(cells) < prompts * columns:
-                return self._run(token_ids[None], positions[None], mask, cache, packing)[0]
+        prompts, columns = visible_mask.shape[:2]
+        with self._inference_mode(f"{len(token_ids)} tokens of {prompts} prompts"):
+            packing = TokenLayout(torch.from_numpy(flat_indices).to(self.device), (prompts, columns))
+            mask = torch.zeros(visible_mask.shape, dtype=self.dtype, device=self.device)
+            mask.masked_fill_(torch.from_numpy(~visible_mask).to(self.device), torch.finfo(self.dtype).min)
+            if self._supports_packing and len(flat_indices) < prompts * columns:
+                return self._forward(token_ids[None], positions[None], mask, cache, packing)[0]
             table = np.zeros((2, prompts, columns), dtype=np.int64)
-            table.reshape(2, -1)[:, cells] = token_ids, positions
-            return packing.gather(self._run(table[0], table[1], mask, cache, None))[0]
+            table.reshape(2, -1)[:, flat_indices] = token_ids, positions
+            return packing.pack(self._forward(table[0], table[1], mask, cache, None))[0]
 
-    def _run(
-        self, token_ids: IntArray, positions: IntArray, mask: torch.Tensor, cache: GrowingCache, packing: Packing | None
+    def _forward(
+        self,
+        token_ids: IntArray,
+        positions: IntArray,
+        mask: torch.Tensor,
+        cache: GrowingCache,
+        layout: TokenLayout | None,
     ) -> torch.Tensor:
         """The layers under the head: tokens [U, Q], or packed [1, N], to states [U, Q, D] or [1, N, D]."""
-        options = {self._cache_name: cache, **({} if packing is None else {"packing": packing})}
-        with cache.taking(packing):
+        options = {self._cache_argument: cache, **({} if layout is None else {"packing": layout})}
+        with cache.update_with_layout(layout):
             answer = self.model.base_model(
                 input_ids=torch.from_numpy(np.ascontiguousarray(token_ids)).to(self.device),
                 position_ids=torch.from_numpy(np.ascontiguousarray(positions)).to(self.device),
@@ -157,9 +167,9 @@ class TransformersBackend:
         """Log-probabilities of chosen tokens at hidden states [Q, D]; the other arguments as in `TokenTree`."""
         head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         result = np.empty(len(tokens), dtype=np.float64)
-        with self._running(f"the logits behind {len(hidden)} nodes"):
-            for start in range(0, len(hidden), _LOGIT_ROWS):
-                block = hidden[start : start + _LOGIT_ROWS]
+        with self._inference_mode(f"the logits behind {len(hidden)} nodes"):
+            for start in range(0, len(hidden), _LOGITS_CHUNK_SIZE):
+                block = hidden[start : start + _LOGITS_CHUNK_SIZE]
                 bounds = offsets[start : start + len(block) + 1]
                 asked = tokens[bounds[0] : bounds[-1]]
                 every = head(block)
@@ -180,43 +190,43 @@ class TransformersBackend:
                 steps = (logits - normaliser[owner]).clamp(max=0.0)
                 result[bounds[0] : bounds[-1]] = steps.double().cpu().numpy()
         if np.isnan(result).any():
-            raise self._no_numbers()
+            raise self._nan_error()
         return result
 
     def logits(self, hidden: torch.Tensor) -> FloatArray:
         """Of all tokens at hidden states [Q, D]: float64 [Q, V]."""
         head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        with self._running(f"the logits behind {len(hidden)} nodes"):
+        with self._inference_mode(f"the logits behind {len(hidden)} nodes"):
             found: FloatArray = head(hidden).double().cpu().numpy()
         if np.isnan(found).any():
-            raise self._no_numbers()
+            raise self._nan_error()
         return found
 
-    def _no_numbers(self) -> EngineError:
+    def _nan_error(self) -> EngineError:
         return EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
 
     @contextmanager
-    def _running(self, what: str) -> Iterator[None]:
+    def _inference_mode(self, description: str) -> Iterator[None]:
         """Without gradients, and with torch's errors, such as too little memory, as those the ladder steps down on."""
         try:
             with torch.inference_mode():
                 yield
         except (RuntimeError, ValueError) as error:
-            raise EngineError(f"{self.name} failed on {what}: {error}") from error
+            raise EngineError(f"{self.name} failed on {description}: {error}") from error
 
-    def _measure_token(self) -> int:
+    def _measure_token_bytes(self) -> int:
         """Bytes of one token's keys and values, as the model really lays them out, and of its hidden state."""
         cache, zero = GrowingCache(self.model.config), np.zeros(1, dtype=np.int64)
-        hidden = self.hidden(zero, zero, zero, np.ones((1, 1, 1), dtype=bool), cache)
+        hidden = self.hidden_states(zero, zero, zero, np.ones((1, 1, 1), dtype=bool), cache)
         held = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
         return sum(part.nbytes for part in (*held, hidden) if part is not None)
 
-    def _can_pack(self) -> bool:
+    def _probe_packing(self) -> bool:
         """Whether the model takes its tokens packed: tried, because architectures do not say."""
         prompts = [np.arange(1, 2), np.arange(1, 4)]
         asked = np.arange(min(self.vocab_size, 100))
         found = []
-        for self._packs in (False, True):
+        for self._supports_packing in (False, True):
             try:
                 tree = self.open([prompt % self.vocab_size for prompt in prompts])
                 nodes = tree.grow(np.array([1, 0, 1, 2]), asked[:4])
@@ -226,7 +236,7 @@ class TransformersBackend:
         expected, packed = found
         return float(np.abs(packed - expected).max()) < 0.1 * float(expected.std())
 
-    def _check_head(self) -> None:
+    def _check_output_layer(self) -> None:
         """Refuse models that scale or cap their logits after the head, which `log_probs` would miss."""
         token_ids = torch.arange(4, device=self.device)[None] % self.vocab_size
         with torch.inference_mode():
@@ -244,23 +254,25 @@ class TransformersTree:
     def __init__(self, backend: TransformersBackend, prompts: Sequence[IntArray], deadline: Deadline) -> None:
         self._backend, self._deadline = backend, deadline
         self._cache = GrowingCache(backend.model.config)
-        count = self._roots = len(prompts)
+        count = self._num_prompts = len(prompts)
         lengths = self._prompt_lengths = np.array([len(prompt) for prompt in prompts])
-        width = self._width = self._slots = int(lengths.max())
+        width = self._max_prompt_length = self._num_slots = int(lengths.max())
         inside = np.arange(width) < lengths[:, None]
         tokens = np.zeros((count, width), dtype=np.int64)
         tokens[inside] = np.concatenate(list(prompts))
         positions = np.tile(np.arange(width), (count, 1))
         causal = np.tri(width, dtype=bool)[None]
-        head = _shared_head(tokens, int(lengths.min()))
-        if head * (count - 1) < _HEAD_TOKENS:
+        head = _shared_prefix_length(tokens, int(lengths.min()))
+        if head * (count - 1) < _MIN_SHARED_PREFIX_TOKENS:
             head = 0
         if head:
-            backend.hidden(tokens[0, :head], positions[0, :head], np.arange(head), causal[:, :head, :head], self._cache)
+            backend.hidden_states(
+                tokens[0, :head], positions[0, :head], np.arange(head), causal[:, :head, :head], self._cache
+            )
             self._cache.batch_repeat_interleave(count)
         visible = causal[:, head:] & inside[:, None, :]
         own = inside[:, head:]
-        hidden = backend.hidden(
+        hidden = backend.hidden_states(
             tokens[:, head:][own], positions[:, head:][own], np.flatnonzero(own), visible, self._cache
         )
         # A node: its prompt, its parent, its slot in the cache, its position, its hidden state.
@@ -285,74 +297,74 @@ class TransformersTree:
         if (parents >= nodes).any() or (parents < 0).any():
             raise InputError("a node's parent must stand before it")
         parent = np.concatenate([self._parent, parents])
-        prompt, position = inherit(parent, size, self._prompt, self._position)
-        if int(position.max()) >= self._backend.max_tokens:
+        prompt, position = prompts_and_positions(parent, size, self._prompt, self._position)
+        if int(position.max()) >= self._backend.context_length:
             raise EngineError(f"a path reaches {int(position.max()) + 1} tokens; the context is shorter")
         place = _rank_within(prompt[size:])
         columns = int(place.max()) + 1
-        slot = np.concatenate([self._slot, self._slots + place])
-        mask = np.zeros((self._roots, columns, self._slots + columns), dtype=bool)
-        mask[:, :, : self._width] = np.arange(self._width) < self._prompt_lengths[:, None, None]
+        slot = np.concatenate([self._slot, self._num_slots + place])
+        mask = np.zeros((self._num_prompts, columns, self._num_slots + columns), dtype=bool)
+        mask[:, :, : self._max_prompt_length] = np.arange(self._max_prompt_length) < self._prompt_lengths[:, None, None]
         ancestor, row = nodes, np.arange(count)
         while row.size:
             mask[prompt[size + row], place[row], slot[ancestor]] = True
             ancestor = parent[ancestor]
-            row, ancestor = row[ancestor >= self._roots], ancestor[ancestor >= self._roots]
+            row, ancestor = row[ancestor >= self._num_prompts], ancestor[ancestor >= self._num_prompts]
         cells = prompt[size:] * columns + place
-        hidden = self._backend.hidden(tokens, position[size:], cells, mask, self._cache)
+        hidden = self._backend.hidden_states(tokens, position[size:], cells, mask, self._cache)
         # Only now: a pass that failed leaves the tree as it was.
         self._hidden.append(hidden)
         self._parent, self._prompt, self._position, self._slot = parent, prompt, position, slot
-        self._slots += columns
+        self._num_slots += columns
         return nodes
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
         """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
         self._deadline.check()
-        return self._backend.log_probs(self._states(nodes), tokens, offsets)
+        return self._backend.log_probs(self._hidden_at(nodes), tokens, offsets)
 
     def logits(self, nodes: IntArray) -> FloatArray:
         """Of the tokens behind some nodes: float64 [Q, V]."""
         self._deadline.check()
-        return self._backend.logits(self._states(nodes))
+        return self._backend.logits(self._hidden_at(nodes))
 
-    def _states(self, nodes: IntArray) -> torch.Tensor:
+    def _hidden_at(self, nodes: IntArray) -> torch.Tensor:
         if len(self._hidden) > 1:
             self._hidden = [torch.cat(self._hidden)]
         return self._hidden[0][torch.from_numpy(nodes)]
 
     def rewind(self, size: int) -> None:
         """Forget every node from number `size` on; their room in the cache is kept for what is grown next."""
-        if size < self._roots or size > self.size:
-            raise InputError(f"cannot rewind to {size}: the tree has {self._roots} prompts and {self.size} nodes")
+        if size < self._num_prompts or size > self.size:
+            raise InputError(f"cannot rewind to {size}: the tree has {self._num_prompts} prompts and {self.size} nodes")
         self._hidden = [torch.cat(self._hidden)[:size]]
         self._prompt, self._parent = self._prompt[:size], self._parent[:size]
         self._slot, self._position = self._slot[:size], self._position[:size]
-        slots = max(self._width, int(self._slot.max()) + 1)
-        if slots < self._slots:
-            self._cache.crop(slots - self._slots)  # a negative length removes; a positive one newer versions refuse
-            self._slots = slots
+        slots = max(self._max_prompt_length, int(self._slot.max()) + 1)
+        if slots < self._num_slots:
+            self._cache.crop(slots - self._num_slots)  # a negative length removes; a positive one newer versions refuse
+            self._num_slots = slots
 
 
-def _merged(model: str | Path) -> Provenance | None:
+def _read_merged_provenance(model: str | Path) -> Provenance | None:
     """Of an adapter that was merged into a folder's weights."""
     return Provenance.read(Path(model)) if (Path(model) / PROVENANCE).is_file() else None
 
 
-def _merge(model: Any, adapter: Adapter) -> Any:
+def _merge_adapter(model: Any, adapter: Adapter) -> Any:
     """The model with an adapter added to its weights, in the precision of these."""
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ModelMissingError("adapters need PEFT; run: pip install 'genrec[local]'") from error
-    with quiet(), warnings.catch_warnings():
+    with progress_bars_disabled(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by names of before
         return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
 
 
-def _shared_head(tokens: IntArray, shortest: int) -> int:
+def _shared_prefix_length(tokens: IntArray, min_length: int) -> int:
     """How many first tokens all of [U, P] have in common; each prompt keeps one of its own, whose state is needed."""
-    same = (tokens[:, : shortest - 1] == tokens[0, : shortest - 1]).all(axis=0)
+    same = (tokens[:, : min_length - 1] == tokens[0, : min_length - 1]).all(axis=0)
     return int(np.cumprod(same).sum())
 
 

@@ -16,26 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from genrec.backends.base import Text, TextRequest
-from genrec.backends.path_tree import PathRequest
+from genrec.backends.base import Completion, GenerationRequest
+from genrec.backends.path_tree import PathScoreRequest
 from genrec.errors import EngineError
 from genrec.types import FloatArray
 
-MOST_TOKENS = 128  # that one request may ask for, in every version
-SERVE_ADVICE = "start it with what genrec.backends.vllm_protocol.serve_options names"
-_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+MAX_LOGPROBS = 128  # that one request may ask for, in every version
+SERVE_HINT = "start it with what genrec.backends.vllm_protocol.serve_options names"
+_ENGINE_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 """How an engine holds texts to a schema: by the same library as `genrec.decoding.grammar`, and as that does."""
 
-_STRUCTURED = {"json", "grammar"}
-_OURS = "genrec_"
-_CLAMPED = -9999.0  # what a server writes where a log-probability is no number JSON can hold
+_STRUCTURED_KEYS = {"json", "grammar"}
+_PLUGIN_PREFIX = "genrec_"
+_MIN_JSON_LOGPROB = -9999.0  # what a server writes where a log-probability is no number JSON can hold
 
 
 @contextmanager
-def starting() -> Iterator[None]:
+def engine_environment() -> Iterator[None]:
     """The environment that vLLM's processes take their settings from; what the caller has set stays."""
-    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    added = {name: value for name, value in _ENGINE_ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
@@ -49,114 +49,114 @@ def serve_options(version: str) -> list[str]:
     major, minor = version.split(".")[:2]
     door = ["--enable-scale-out"] if (int(major), int(minor)) >= (0, 30) else []
     structured = ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
-    return ["--max-logprobs", str(MOST_TOKENS), *structured, *door]
+    return ["--max-logprobs", str(MAX_LOGPROBS), *structured, *door]
 
 
-def sampling(request: PathRequest) -> dict[str, Any]:
+def scoring_params(request: PathScoreRequest) -> dict[str, Any]:
     """The arguments of `SamplingParams`. One token is drawn, as there is no request for none."""
     common = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
-    if request.rows:
+    if request.num_path_tokens:
         return {**common, "prompt_logprobs": 0, "skip_reading_prefix_cache": False}
-    return {**common, "logprob_token_ids": request.tokens}
+    return {**common, "logprob_token_ids": request.next_token_ids}
 
 
-def sampling_over_http(request: PathRequest) -> dict[str, Any]:
+def http_scoring_params(request: PathScoreRequest) -> dict[str, Any]:
     """The same for a server, which shows as many tokens as `logprobs` says: the drawn one, and all but one other."""
-    tokens = [*request.tokens, request.tokens[0]]
-    return {**sampling(request), "logprob_token_ids": tokens, "logprobs": len(tokens)}
+    tokens = [*request.next_token_ids, request.next_token_ids[0]]
+    return {**scoring_params(request), "logprob_token_ids": tokens, "logprobs": len(tokens)}
 
 
-def writing(request: TextRequest) -> dict[str, Any]:
+def generation_params(request: GenerationRequest) -> dict[str, Any]:
     """The arguments of `SamplingParams` for a text, but for what it is held to."""
     return {
-        "max_tokens": request.most,
+        "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
-        "stop_token_ids": list(request.stops),
+        "stop_token_ids": list(request.stop_token_ids),
         "detokenize": False,
     }
 
 
-def times_as_long(requests: Sequence[TextRequest]) -> float:
+def timeout_factor(requests: Sequence[GenerationRequest]) -> float:
     """How many times as long as an answer of one token the longest text may take; 100 tokens are one more."""
-    return 1 + max((request.most for request in requests), default=0) / 100
+    return 1 + max((request.max_tokens for request in requests), default=0) / 100
 
 
-def held(request: TextRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+def constraint_params(request: GenerationRequest) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a text is held to: the fields of vLLM's structured outputs, and the keys of genrec's plugin.
 
     Raises:
         EngineError: it is something that vLLM does not know.
     """
-    asked = {} if request.constraint is None else dict(request.constraint.for_engine)
-    if asked.keys() <= _STRUCTURED:
+    asked = {} if request.constraint is None else dict(request.constraint.engine_args)
+    if asked.keys() <= _STRUCTURED_KEYS:
         return asked, {}
-    if all(name.startswith(_OURS) for name in asked):
+    if all(name.startswith(_PLUGIN_PREFIX) for name in asked):
         return {}, asked
     raise EngineError(f"vLLM cannot hold a text to {', '.join(asked)}; write it with a backend that can")
 
 
-def writing_over_http(request: TextRequest) -> dict[str, Any]:
+def http_generation_params(request: GenerationRequest) -> dict[str, Any]:
     """The arguments of `SamplingParams` for a server, with what a text is held to."""
-    structured, keys = held(request)
+    structured, keys = constraint_params(request)
     return {
-        **writing(request),
+        **generation_params(request),
         **({"structured_outputs": structured} if structured else {}),
         **({"extra_args": keys} if keys else {}),
     }
 
 
-def streaming_over_http(request: TextRequest) -> dict[str, Any]:
+def http_completion_body(request: GenerationRequest) -> dict[str, Any]:
     """The body of `/v1/completions`, whose answer comes token by token."""
-    own = {name: value for name, value in writing_over_http(request).items() if name != "detokenize"}
+    own = {name: value for name, value in http_generation_params(request).items() if name != "detokenize"}
     if "extra_args" in own:
         own["vllm_xargs"] = own.pop("extra_args")
     return {**own, "prompt": request.prompt.tolist(), "stream": True, "return_token_ids": True}
 
 
-def read_text(token_ids: Sequence[int], reason: str | None, request: TextRequest) -> Text:
+def parse_completion(token_ids: Sequence[int], finish_reason: str | None, request: GenerationRequest) -> Completion:
     """A text of an answer's tokens, of which the last one may be what ended it.
 
     Raises:
         EngineError: it was given up.
     """
-    if reason not in ("stop", "length"):
-        raise EngineError(f"vLLM gave a text up: {reason}; see its log")
-    ended = reason == "stop"
-    if ended and token_ids and token_ids[-1] in request.stops:
+    if finish_reason not in ("stop", "length"):
+        raise EngineError(f"vLLM gave a text up: {finish_reason}; see its log")
+    ended = finish_reason == "stop"
+    if ended and token_ids and token_ids[-1] in request.stop_token_ids:
         token_ids = token_ids[:-1]
-    return Text(np.array(token_ids, dtype=np.int64), ended)
+    return Completion(np.array(token_ids, dtype=np.int64), ended)
 
 
-def read_output(output: Any, request: PathRequest) -> FloatArray:
+def parse_output(output: Any, request: PathScoreRequest) -> FloatArray:
     """What a `RequestOutput` with flat log-probabilities says of a request's tokens or rows."""
-    if request.rows:
-        count = _count(request, output.num_cached_tokens)
+    if request.num_path_tokens:
+        count = _num_computed_rows(request, output.num_cached_tokens)
         kept = output.prompt_logprobs
-        start, wanted = len(kept.logprobs) - count, request.path[len(request.path) - count :]
+        start, wanted = len(kept.logprobs) - count, request.token_ids[len(request.token_ids) - count :]
     else:
-        kept, start, count, wanted = output.outputs[0].logprobs, 1, len(request.tokens), request.tokens
+        kept, start, count, wanted = output.outputs[0].logprobs, 1, len(request.next_token_ids), request.next_token_ids
     if kept.token_ids[start : start + count] != wanted:
         raise EngineError("vLLM answered for other tokens than it was asked for; this version is not supported")
     return np.array(kept.logprobs[start : start + count], dtype=np.float64)
 
 
-def read_answer(answer: Any, request: PathRequest) -> FloatArray:
+def parse_response(response: Any, request: PathScoreRequest) -> FloatArray:
     """What the JSON of `/inference/v1/generate` says of a request's tokens.
 
     Raises:
         LookupError, TypeError, ValueError, AttributeError: it is no such answer.
     """
-    shown = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-    table = {_token(entry): entry["logprob"] for entry in shown}
-    found = np.array([table[token] for token in request.tokens], dtype=np.float64)
-    return np.where(found <= _CLAMPED, np.nan, found)
+    shown = response["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    table = {_parse_token_id(entry): entry["logprob"] for entry in shown}
+    found = np.array([table[token] for token in request.next_token_ids], dtype=np.float64)
+    return np.where(found <= _MIN_JSON_LOGPROB, np.nan, found)
 
 
-def _count(request: PathRequest, cached: int | None) -> int:
+def _num_computed_rows(request: PathScoreRequest, num_cached_tokens: int | None) -> int:
     """How many of a request's rows were computed: the row of a token belongs to the one before it."""
-    return max(0, min(request.rows, len(request.path) - 1 - (cached or 0)))
+    return max(0, min(request.num_path_tokens, len(request.token_ids) - 1 - (num_cached_tokens or 0)))
 
 
-def _token(entry: dict[str, Any]) -> int:
+def _parse_token_id(entry: dict[str, Any]) -> int:
     return int(entry["token_id"] if "token_id" in entry else entry["token"].removeprefix("token_id:"))

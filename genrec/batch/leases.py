@@ -14,8 +14,8 @@ import socket
 import threading
 from pathlib import Path
 
-RENEWED = 4.0  # seconds between two signs of life
-EXPIRED = 20.0  # seconds without one
+RENEW_INTERVAL = 4.0  # seconds between two signs of life
+LEASE_TIMEOUT = 20.0  # seconds without one
 
 
 class Leases:
@@ -23,23 +23,23 @@ class Leases:
 
     Args:
         folder: where all workers' leases lie; it exists.
-        expired: seconds without a sign of life after which a lease is anybody's.
-        renewed: seconds between two signs.
+        timeout: seconds without a sign of life after which a lease is anybody's.
+        renew_interval: seconds between two signs.
     """
 
-    def __init__(self, folder: Path, *, expired: float = EXPIRED, renewed: float = RENEWED) -> None:
-        self._folder, self._expired, self._renewed = folder, expired, renewed
-        self._mine: set[str] = set()
-        self._me = f"{_host()} {os.getpid()} {secrets.token_hex(4)}"
-        self._clock = folder / f".clock-{secrets.token_hex(4)}"
-        self._lock, self._over = threading.Lock(), threading.Event()
-        self._beat = threading.Thread(target=self._renew, daemon=True)
-        self._beat.start()
+    def __init__(self, folder: Path, *, timeout: float = LEASE_TIMEOUT, renew_interval: float = RENEW_INTERVAL) -> None:
+        self._folder, self._timeout, self._renew_interval = folder, timeout, renew_interval
+        self._held: set[str] = set()
+        self._owner_id = f"{_host_id()} {os.getpid()} {secrets.token_hex(4)}"
+        self._clock_file = folder / f".clock-{secrets.token_hex(4)}"
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._heartbeat = threading.Thread(target=self._renew, daemon=True)
+        self._heartbeat.start()
 
-    def take(self, name: str) -> bool:
+    def acquire(self, name: str) -> bool:
         """Take a lease; False where somebody alive has it."""
         path = self._folder / name
-        if not self._make(path):
+        if not self._create(path):
             if not self._is_expired(path):
                 return False
             aside = self._folder / f".expired-{name}-{secrets.token_hex(4)}"
@@ -48,53 +48,53 @@ class Leases:
             except OSError:
                 return False
             aside.unlink(missing_ok=True)
-            if not self._make(path):
+            if not self._create(path):
                 return False
         with self._lock:
-            self._mine.add(name)
+            self._held.add(name)
         return True
 
-    def has(self, name: str) -> bool:
+    def holds(self, name: str) -> bool:
         """Whether a lease is still this worker's, and was not taken over."""
-        return _owner(self._folder / name) == self._me
+        return _owner(self._folder / name) == self._owner_id
 
-    def give_back(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """What was to be done is done, or is left to others."""
         with self._lock:
-            self._mine.discard(name)
-        if self.has(name):
+            self._held.discard(name)
+        if self.holds(name):
             (self._folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give back all."""
-        self._over.set()
-        self._beat.join()
-        for name in list(self._mine):
-            self.give_back(name)
-        self._clock.unlink(missing_ok=True)
+        self._stopped.set()
+        self._heartbeat.join()
+        for name in list(self._held):
+            self.release(name)
+        self._clock_file.unlink(missing_ok=True)
 
-    def _make(self, path: Path) -> bool:
+    def _create(self, path: Path) -> bool:
         try:
             with path.open("x", encoding="utf-8") as file:
-                file.write(self._me)
+                file.write(self._owner_id)
         except FileExistsError:
             return False
         return True
 
     def _is_expired(self, path: Path) -> bool:
-        self._clock.touch()
+        self._clock_file.touch()
         try:
-            age = self._clock.stat().st_mtime - path.stat().st_mtime
+            age = self._clock_file.stat().st_mtime - path.stat().st_mtime
         except FileNotFoundError:
             return False  # given back this moment; it is free the next time it is asked for
         host, _, rest = _owner(path).partition(" ")
         process = rest.partition(" ")[0]
-        return age > self._expired or (host == _host() and process.isdecimal() and not _is_alive(int(process)))
+        return age > self._timeout or (host == _host_id() and process.isdecimal() and not _is_alive(int(process)))
 
     def _renew(self) -> None:
-        while not self._over.wait(self._renewed):
+        while not self._stopped.wait(self._renew_interval):
             with self._lock:
-                for name in self._mine:
+                for name in self._held:
                     try:
                         os.utime(self._folder / name)
                     except OSError:
@@ -109,7 +109,7 @@ def _owner(path: Path) -> str:
         return ""
 
 
-def _host() -> str:
+def _host_id() -> str:
     """What has numbers of processes of its own: this machine, or a container on it."""
     try:
         return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"

@@ -9,28 +9,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from genrec.batch.input import is_text
+from genrec.batch.input import is_encodable
 from genrec.errors import InputError
 from genrec.prompting.template import Prompt
 from genrec.types import Message, Role, Span
 
 
-def _written(text: str) -> str:
+def _check_text(text: str) -> str:
     """A text that can be written: a lone surrogate, which JSON can spell, cannot."""
-    if not is_text(text):
+    if not is_encodable(text):
         raise ValueError("Input should hold no lone surrogate")
     return text
 
 
-_Count = Annotated[int, Field(ge=1, lt=2**31)]
-_Text = Annotated[str, AfterValidator(_written)]
+_TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
+_Text = Annotated[str, AfterValidator(_check_text)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class _Piece(_Strict):
+class _ContentPart(_Strict):
     type: Literal["text"]
     text: _Text
 
@@ -39,7 +39,7 @@ class ChatMessage(_Strict):
     """One turn."""
 
     role: Role
-    content: _Text | list[_Piece]
+    content: _Text | list[_ContentPart]
 
     @property
     def text(self) -> str:
@@ -47,21 +47,21 @@ class ChatMessage(_Strict):
         return self.content if isinstance(self.content, str) else "\n".join(piece.text for piece in self.content)
 
 
-class _Named(BaseModel):
+class _NamedSchema(BaseModel):
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class _Free(_Strict):
+class _TextFormat(_Strict):
     type: Literal["text"]
 
 
-class _Object(_Strict):
+class _JsonObjectFormat(_Strict):
     type: Literal["json_object"]
 
 
-class _OfSchema(_Strict):
+class _JsonSchemaFormat(_Strict):
     type: Literal["json_schema"]
-    json_schema: _Named
+    json_schema: _NamedSchema
 
 
 class ChatRequest(_Strict):
@@ -77,11 +77,13 @@ class ChatRequest(_Strict):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: str | None = None
-    max_tokens: _Count | None = None
-    max_completion_tokens: _Count | None = None
+    max_tokens: _TokenCount | None = None
+    max_completion_tokens: _TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    response_format: Annotated[_Free | _Object | _OfSchema, Field(discriminator="type")] | None = None
+    response_format: (
+        Annotated[_TextFormat | _JsonObjectFormat | _JsonSchemaFormat, Field(discriminator="type")] | None
+    ) = None
     # What may be said of these, since it changes nothing.
     n: Literal[1] | None = None
     stream: Literal[False] | None = None
@@ -97,7 +99,7 @@ class ChatRequest(_Strict):
         return tuple(Message(one.role, (Span(one.text, trusted=False),)) for one in self.messages)
 
     @property
-    def most(self) -> int | None:
+    def token_limit(self) -> int | None:
         """How many tokens the answer may have."""
         return self.max_completion_tokens or self.max_tokens
 
@@ -105,9 +107,9 @@ class ChatRequest(_Strict):
     def answer_schema(self) -> Mapping[str, Any] | None:
         """The JSON Schema of the answer."""
         match self.response_format:
-            case _OfSchema(json_schema=named):
+            case _JsonSchemaFormat(json_schema=named):
                 return named.schema_
-            case _Object():
+            case _JsonObjectFormat():
                 return {"type": "object"}
         return None
 
@@ -121,7 +123,7 @@ class BatchLine(_Strict):
     body: ChatRequest
 
 
-def read_line(value: Mapping[str, Any]) -> BatchLine:
+def parse_batch_line(value: Mapping[str, Any]) -> BatchLine:
     """A line of a batch.
 
     Raises:

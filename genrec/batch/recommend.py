@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from genrec.batch.input import Row
-from genrec.batch.row import code_of, first_readable, id_kind, id_of, name_of, person_of
-from genrec.batch.run import ENGINE, Answers, Failure
+from genrec.batch.input import InputRow
+from genrec.batch.row import failure_code, first_valid_row, id_type_of, parse_id, parse_user, row_key
+from genrec.batch.run import ENGINE_ERROR, BatchResult, RowFailure
 from genrec.errors import InputError
-from genrec.recommender import Options, Person, Recommender
+from genrec.recommender import Recommender, RecommendOptions, UserLike
 from genrec.types import RecommendationList
 
 _COLUMNS = ("user_id", "item_id", "rank", "score", "source")
 
 
-class ListAnswerer:
+class RecommendTask:
     """Answers rows with lists.
 
     Args:
@@ -25,81 +25,81 @@ class ListAnswerer:
         options: of `Recommender.recommend`, without a deadline.
 
     Attributes:
-        keys: columns that a list's lines take over from their row.
+        key_columns: columns that a list's lines take over from their row.
 
     Raises:
         InputError: k or an option cannot be used.
     """
 
-    keys = ("user_id",)
+    key_columns = ("user_id",)
 
-    def __init__(self, recommender: Recommender, k: int, options: Options) -> None:
+    def __init__(self, recommender: Recommender, k: int, options: RecommendOptions) -> None:
         recommender.recommend([], k, **options)
         self._recommender, self._k, self._options = recommender, k, options
 
-    def schema(self, rows: Iterator[Row]) -> pa.Schema:
+    def schema(self, rows: Iterator[InputRow]) -> pa.Schema:
         """Ids as the caller has them: of users as in the first row that can be read, of items as in the catalog.
 
         Raises:
             InputError: no row can be read; it says why the first one cannot.
         """
-        row, _ = first_readable(rows, _person_of)
-        users = id_kind(row, "user_id")
+        row, _ = first_valid_row(rows, _parse_list_user)
+        users = id_type_of(row, "user_id")
         items = pa.int64() if self._recommender.catalog.item_ids.array.type == pa.int64() else pa.string()
         types = dict(zip(_COLUMNS, (users, items, pa.int64(), pa.float64(), pa.string()), strict=True))
         reason = {"reason": pa.string()} if self._options.get("explain") else {}
         return pa.schema({**types, **reason, "row": pa.int64()})
 
-    def __call__(self, rows: Sequence[Row], schema: pa.Schema) -> Answers:
+    def __call__(self, rows: Sequence[InputRow], schema: pa.Schema) -> BatchResult:
         """The lists of all rows that can be answered."""
         kind = schema.field("user_id").type
-        failures: dict[int, Failure] = {}
-        people: dict[int, Person] = {}
+        failures: dict[int, RowFailure] = {}
+        people: dict[int, UserLike] = {}
 
         def fail(place: int, code: str, message: object) -> None:
             people.pop(place, None)
-            failures[place] = Failure(place, name_of(rows[place], self.keys), code, str(message))
+            failures[place] = RowFailure(place, row_key(rows[place], self.key_columns), code, str(message))
 
         for place, row in enumerate(rows):
             try:
-                id_of(row, "user_id", kind)
-                people[place] = _person_of(row)
+                parse_id(row, "user_id", kind)
+                people[place] = _parse_list_user(row)
             except InputError as error:
                 fail(place, "unreadable", error)
         unknown = self._options.get("on_unknown", "raise")
-        problems = self._recommender.problems(list(people.values()), on_unknown=unknown)
+        problems = self._recommender.validation_errors(list(people.values()), on_unknown=unknown)
         for place, problem in zip(list(people), problems, strict=True):
             if problem is not None:
-                fail(place, code_of(problem), problem)
+                fail(place, failure_code(problem), problem)
         lists: dict[int, RecommendationList] = {}
-        for place, answer in zip(list(people), self._ask(list(people.values())), strict=True):
+        for place, answer in zip(list(people), self._recommend(list(people.values())), strict=True):
             if isinstance(answer, InputError):
-                fail(place, code_of(answer), answer)
-            elif (first := self._recommender.ladder[0].source) in answer.left_out:
+                fail(place, failure_code(answer), answer)
+            elif (first := self._recommender.stages[0].source) in answer.failed_stages:
                 said = (one for one in answer.notices if one.startswith(f"{first} was left out"))
-                fail(place, ENGINE, next(said, f"{first} did not answer"))
+                fail(place, ENGINE_ERROR, next(said, f"{first} did not answer"))
             elif not answer.items:
                 fail(place, "nothing_allowed", "; ".join(answer.notices))
             else:
                 lists[place] = answer
-        return Answers(
+        return BatchResult(
             _table(lists, schema),
             [failures[place] for place in sorted(failures)],
             Counter(item.source for answer in lists.values() for item in answer.items),
             sum(answer.tokens for answer in lists.values()),
         )
 
-    def _ask(self, people: Sequence[Person]) -> Sequence[RecommendationList | InputError]:
+    def _recommend(self, users: Sequence[UserLike]) -> Sequence[RecommendationList | InputError]:
         """Everybody's list; where one cannot be asked, such as by a template that fails on an item, each alone."""
-        if not people:
+        if not users:
             return []
         try:
-            answers: list[RecommendationList] = self._recommender.recommend(people, self._k, **self._options)
+            answers: list[RecommendationList] = self._recommender.recommend(users, self._k, **self._options)
             return answers
         except InputError as error:
-            if len(people) == 1:
+            if len(users) == 1:
                 return [error]
-            return [answer for person in people for answer in self._ask([person])]
+            return [answer for person in users for answer in self._recommend([person])]
 
 
 def _table(lists: Mapping[int, RecommendationList], schema: pa.Schema) -> pa.Table:
@@ -111,17 +111,17 @@ def _table(lists: Mapping[int, RecommendationList], schema: pa.Schema) -> pa.Tab
     return pa.table(columns, schema=schema)
 
 
-def _person_of(row: Row) -> Person:
+def _parse_list_user(row: InputRow) -> UserLike:
     """Who a row is.
 
     Raises:
         InputError: it says nobody, or something else than a row of people does.
     """
-    if "item_id" in row.value:
+    if "item_id" in row.columns:
         raise InputError(
             "a row with item_id is an event; name events with --interactions, and here the people, with user_id or "
             "with history"
         )
-    if "body" in row.value or "messages" in row.value:
+    if "body" in row.columns or "messages" in row.columns:
         raise InputError("a row with messages asks a language model, not for a list; give user_id, history or words")
-    return person_of(row)
+    return parse_user(row)

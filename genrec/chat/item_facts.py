@@ -7,15 +7,15 @@ in the wishes, and in the order of the list; nothing is inferred.
 import re
 from collections.abc import Mapping, Sequence
 
-from genrec.chat.languages.inflection import small, spellings
+from genrec.chat.languages.inflection import inflections, lowercase
 from genrec.data.catalog import Catalog
 from genrec.types import Recommendation
 
 _WORD = re.compile(r"\w{3,}")
 # What a clause may show of the catalog's own texts: what could be read as a mark of a reply or a model is left out.
-_PLAIN = re.compile(r"[\w ,.'/&+-]{1,40}")
+_SAFE_VALUE = re.compile(r"[\w ,.'/&+-]{1,40}")
 # What says nothing of a thing that somebody looks for.
-_EMPTY = re.compile(
+_STOP_WORDS = re.compile(
     r"all|and|another|any|are|because|but|can|could|ever|for|from|gift|give|good|got|had|has|have|her|him|his|how|into|"
     r"just|kind|likes?|look|looking|loved?|loves|made?|make|more|most|much|needs?|not|nice|one|our|out|please|set|she|"
     r"some|something|than|that|the|their|them|then|there|these|they|things?|this|those|too|very|wants?|was|were|what|"
@@ -23,8 +23,8 @@ _EMPTY = re.compile(
 )
 
 
-def clauses_of(
-    items: Sequence[Recommendation], catalog: Catalog, words: Sequence[str], *, price: str = "price"
+def build_item_facts(
+    items: Sequence[Recommendation], catalog: Catalog, words: Sequence[str], *, price_column: str = "price"
 ) -> list[list[str]]:
     """For each item the clauses that are true of it, to be put behind its name; some have none.
 
@@ -32,55 +32,55 @@ def clauses_of(
         items: what was recommended.
         catalog: holds their attributes.
         words: what is looked for, in the person's words.
-        price: the attribute that is a price.
+        price_column: the attribute that is a price.
     """
     facts = [catalog[catalog.index_of(item.item_id)].attributes for item in items]
-    prices = [own.get(price) for own in facts]
+    prices = [own.get(price_column) for own in facts]
     numbers = [value if isinstance(value, int | float) and not isinstance(value, bool) else None for value in prices]
-    wanted = {one for said in words for word in _WORD.findall(said) for one in _spelled(word)}
+    wanted = {one for said in words for word in _WORD.findall(said) for one in _term_variants(word)}
     found = []
     for place, (item, own) in enumerate(zip(items, facts, strict=True)):
-        said = _priced(numbers, place)
-        if name := _named(item.title, wanted):
-            said.insert(0, f"{name}, at {_amount(numbers[place] or 0)}" if numbers[place] is not None else name)
-        found.append([*said, *_valued(own, price)])
+        said = _price_facts(numbers, place)
+        if name := _title_match_fact(item.title, wanted):
+            said.insert(0, f"{name}, at {_format_number(numbers[place] or 0)}" if numbers[place] is not None else name)
+        found.append([*said, *_attribute_facts(own, price_column)])
     return found
 
 
-def _named(title: str, wanted: set[str]) -> str:
+def _title_match_fact(title: str, query_terms: set[str]) -> str:
     """What a title says of what is looked for; "" for nothing."""
-    shared = [word for word in _WORD.findall(title) if not wanted.isdisjoint(_spelled(word))]
+    shared = [word for word in _WORD.findall(title) if not query_terms.isdisjoint(_term_variants(word))]
     return f", with “{shared[0]}” in its name" if shared and len(shared[0]) <= 40 else ""
 
 
-def _priced(prices: Sequence[float | None], place: int) -> list[str]:
+def _price_facts(prices: Sequence[float | None], position: int) -> list[str]:
     """What a price says, by itself and beside the others."""
-    price, known = prices[place], sorted(own for own in prices if own is not None)
+    price, known = prices[position], sorted(own for own in prices if own is not None)
     if price is None:
         return []
     if len(known) == len(prices) > 1 and known.count(price) == 1 and price in (known[0], known[-1]):
         which = "cheapest" if price == known[0] else "most expensive"
-        return [f", the {which} of these at {_amount(price)}"]
-    return [f", which costs {_amount(price)}"]
+        return [f", the {which} of these at {_format_number(price)}"]
+    return [f", which costs {_format_number(price)}"]
 
 
-def _valued(attributes: Mapping[str, object], price: str) -> list[str]:
+def _attribute_facts(attributes: Mapping[str, object], price_column: str) -> list[str]:
     """Other attributes, of one short value each."""
     found = []
     for name, value in attributes.items():
-        if name == price or isinstance(value, bool) or not isinstance(value, str | int | float):
+        if name == price_column or isinstance(value, bool) or not isinstance(value, str | int | float):
             continue
-        text = f"{name} {_amount(value) if isinstance(value, float) else value}".replace("_", " ")
-        if _PLAIN.fullmatch(text):
+        text = f"{name} {_format_number(value) if isinstance(value, float) else value}".replace("_", " ")
+        if _SAFE_VALUE.fullmatch(text):
             found.append(f" ({text})")
     return found
 
 
-def _amount(value: float) -> str:
+def _format_number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
-def _spelled(word: str) -> tuple[str, ...]:
+def _term_variants(word: str) -> tuple[str, ...]:
     """A word as of one and of many, for comparing; nothing for one that says nothing."""
-    word = small(word)
-    return () if _EMPTY.fullmatch(word) or word.isdecimal() else spellings(word)
+    word = lowercase(word)
+    return () if _STOP_WORDS.fullmatch(word) or word.isdecimal() else inflections(word)

@@ -10,11 +10,11 @@ from typer.core import TyperGroup
 from genrec.cli import batch, chat, data, demo, doctor, evaluate, index, model, prompt, recommend, serve, terminal
 from genrec.errors import GenrecError
 
-_INTERRUPTED = 130
-_WRONG = 2
+_EXIT_INTERRUPTED = 130
+_EXIT_DISK_FULL = 2
 
 
-class _Commands(TyperGroup):
+class _ErrorReportingGroup(TyperGroup):
     """Ends a run the way its failure asks for: one line and an exit code, never a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -22,21 +22,21 @@ class _Commands(TyperGroup):
             result = super().invoke(ctx)
             terminal.flush()
         except GenrecError as error:
-            terminal.complain(str(error))
+            terminal.print_error(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(_EXIT_INTERRUPTED) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            terminal.abandon()
-            terminal.complain("the disk that the answer is written to is full; free some space and ask again")
-            raise typer.Exit(_WRONG) from None
+            terminal.discard_stdout()
+            terminal.print_error("the disk that the answer is written to is full; free some space and ask again")
+            raise typer.Exit(_EXIT_DISK_FULL) from None
         return result
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=_ErrorReportingGroup,
     name="genrec",
     help="Recommend with a language model that can only name things you really have.",
     epilog="Exit codes: 0 done, 2 wrong input, 3 a batch with failed rows, 4 parts that do not fit each other, 5 the "

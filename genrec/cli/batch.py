@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import loading, options, terminal
-from genrec.cli.batch_tasks import answerer_of, asked_of, needs_language_model, open_answerer
+from genrec.cli.batch_tasks import needs_language_model, open_task, task_from_run, task_options_from
 from genrec.errors import MismatchError
 
 if TYPE_CHECKING:
-    from genrec.batch.run import BatchRun, Status
-    from genrec.cli.batch_tasks import Answerer
+    from genrec.batch.run import BatchRun, RunStatus
+    from genrec.cli.batch_tasks import BatchTask
     from genrec.cli.terminal import Progress
 
-_FAILED = 3  # the exit code of a run that is finished and has failed rows
-_TERMINATED = 143
-_FEW_ROWS = 128  # of a part, where a language model answers: a kill may cost two minutes of a small one
-_MANY_ROWS = 4096  # where a ranker answers a thousand rows a second
-_PATIENCE = 10  # seconds until a worker that was asked to end is killed
-_SAMPLE = 50  # rows that a plan is made from
+_EXIT_FAILED_ROWS = 3  # the exit code of a run that is finished and has failed rows
+_EXIT_SIGTERM = 143
+_LLM_PART_ROWS = 128  # of a part, where a language model answers: a kill may cost two minutes of a small one
+_RANKER_PART_ROWS = 4096  # where a ranker answers a thousand rows a second
+_WORKER_EXIT_TIMEOUT = 10  # seconds until a worker that was asked to end is killed
+_SAMPLED_ROWS = 50  # rows that a plan is made from
 
 group = typer.Typer(help="Lists or texts for every row of a file, in a run that survives whatever happens.")
 
@@ -57,7 +57,7 @@ Engine = Annotated[
     ),
 ]
 WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True, help="End when standard input closes.")]
-_TEXTS = "Texts"
+_TEXT_PANEL = "Texts"
 Prompt = Annotated[
     str | None,
     typer.Option(
@@ -65,19 +65,21 @@ Prompt = Annotated[
         metavar="FILE",
         help="Write a text for each row, asked by this .j2 template; its inputs are columns, and history and item are "
         "looked up.",
-        rich_help_panel=_TEXTS,
+        rich_help_panel=_TEXT_PANEL,
     ),
 ]
 Schema = Annotated[
     Path | None,
-    typer.Option("--schema", metavar="FILE", help="A JSON Schema that every text is held to.", rich_help_panel=_TEXTS),
+    typer.Option(
+        "--schema", metavar="FILE", help="A JSON Schema that every text is held to.", rich_help_panel=_TEXT_PANEL
+    ),
 ]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Tokens of a text.", rich_help_panel=_TEXTS)]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Tokens of a text.", rich_help_panel=_TEXT_PANEL)]
 Temperature = Annotated[
     float,
-    typer.Option("--temperature", help="0 writes what is likeliest, up to 2 draws.", rich_help_panel=_TEXTS),
+    typer.Option("--temperature", help="0 writes what is likeliest, up to 2 draws.", rich_help_panel=_TEXT_PANEL),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.", rich_help_panel=_TEXTS)]
+Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.", rich_help_panel=_TEXT_PANEL)]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the run.")]
 Ray = Annotated[
     str | None,
@@ -102,7 +104,7 @@ OnUnknown = Annotated[
 ]
 
 
-def _what_is_asked(
+def _task_options(
     k: options.K = 10,
     ranker: RankerName = "generative",
     prompt: Prompt = None,
@@ -129,7 +131,7 @@ def _what_is_asked(
     strategy: options.Strategy = None,
     score: options.Score = None,
     prior: options.Prior = None,
-    evidence: options.Evidence = None,
+    fusion_weight: options.FusionWeight = None,
     candidates: options.Candidates = None,
     width: options.Width = None,
     background: options.Background = None,
@@ -139,7 +141,7 @@ def _what_is_asked(
 
 
 @group.command()
-@options.with_those_of(_what_is_asked)
+@options.with_options_of(_task_options)
 def run(
     context: typer.Context,
     rows: Input,
@@ -156,14 +158,16 @@ def run(
     OUTPUT/parts holds user_id, item_id, rank, score and source, or what a language model wrote for each row, in the
     order of the rows; OUTPUT/failed what could not be answered and why. The exit code is 3 where rows failed.
     """
-    from genrec.batch.run import begin
+    from genrec.batch.run import start_run
 
-    asked = asked_of(context, rows)
-    answer, facts = open_answerer(asked, offline)
-    size = part_rows or (_FEW_ROWS if needs_language_model(asked) else _MANY_ROWS)
-    with loading.in_options():
-        found = begin(rows, output, {**asked, **facts}, answer.schema, part_rows=size, keys=answer.keys)
-    _work(found, answer, workers, ray, as_json)
+    asked = task_options_from(context, rows)
+    answer, facts = open_task(asked, offline)
+    size = part_rows or (_LLM_PART_ROWS if needs_language_model(asked) else _RANKER_PART_ROWS)
+    with loading.translate_option_errors():
+        found = start_run(
+            rows, output, {**asked, **facts}, answer.schema, part_rows=size, key_columns=answer.key_columns
+        )
+    _run_batch(found, answer, workers, ray, as_json)
 
 
 @group.command()
@@ -178,15 +182,15 @@ def resume(
     from genrec.batch.run import BatchRun
 
     if with_parent:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
     found = BatchRun.open(output)
     found.check_source()
-    if not found.missing():  # else what makes the missing parts looks at the others first
+    if not found.missing_parts():  # else what makes the missing parts looks at the others first
         found.prepare()
-    if not found.missing():
-        _tell(found, as_json)
+    if not found.missing_parts():
+        _report_result(found, as_json)
         return
-    _work(found, None if ray else answerer_of(found), workers, ray, as_json)
+    _run_batch(found, None if ray else task_from_run(found), workers, ray, as_json)
 
 
 @group.command()
@@ -194,7 +198,7 @@ def status(output: Output, as_json: options.Json = False) -> None:
     """Say how far a run is."""
     from genrec.batch.run import BatchRun
 
-    _print(BatchRun.open(output).status(), as_json)
+    _print_status(BatchRun.open(output).status(), as_json)
 
 
 @group.command()
@@ -212,7 +216,9 @@ def verify(output: Output, as_json: options.Json = False) -> None:
     if not as_json:
         done = found.status()
         answered = done.rows - done.failed
-        terminal.out().print(f"each of {done.rows:,} rows is there once: {answered:,} answered, {done.failed:,} failed")
+        terminal.stdout_console().print(
+            f"each of {done.rows:,} rows is there once: {answered:,} answered, {done.failed:,} failed"
+        )
 
 
 @group.command("retry-failed")
@@ -223,26 +229,26 @@ def retry_failed(output: Output, as_json: options.Json = False) -> None:
     found = BatchRun.open(output)
     found.check_source()
     if found.status().failed:
-        with _ending_on_sigterm():
-            found.retry_failed(answerer_of(found))
-    _tell(found, as_json)
+        with _exiting_on_sigterm():
+            found.retry_failed(task_from_run(found))
+    _report_result(found, as_json)
 
 
 @group.command()
-@options.with_those_of(_what_is_asked)
+@options.with_options_of(_task_options)
 def plan(
     context: typer.Context, rows: Input, offline: options.Offline = False, as_json: options.Json = False, **_: Any
 ) -> None:
     """Ask about 50 of the rows, and say what all of them would take, beside a prior that is measured once."""
-    from genrec.batch.input import BlockReader, survey
+    from genrec.batch.input import BlockReader, build_input_index
 
-    found = survey(rows, _MANY_ROWS)
-    total, count = found.rows, min(_SAMPLE, found.rows)
+    found = build_input_index(rows, _RANKER_PART_ROWS)
+    total, count = found.num_rows, min(_SAMPLED_ROWS, found.num_rows)
     sample, reader = [], BlockReader(rows, found)
     for place in (number * total // count for number in range(count)):
-        block = found.blocks[bisect_right(found.blocks, place, key=lambda own: own.first) - 1]
-        sample.append(reader.read(block)[place - block.first])
-    answer, _facts = open_answerer(asked_of(context, rows), offline)
+        block = found.blocks[bisect_right(found.blocks, place, key=lambda own: own.first_row) - 1]
+        sample.append(reader.read(block)[place - block.first_row])
+    answer, _facts = open_task(task_options_from(context, rows), offline)
     schema = answer.schema(iter(sample))
     answer(sample[:1], schema)  # what is only slow the first time
     began = time.perf_counter()
@@ -255,42 +261,42 @@ def plan(
         "tokens": round(answers.tokens / len(sample) * total),
         "hours": seconds * total / 3600,
         "output_bytes": round(answers.table.nbytes / len(sample) * total),
-        "memory_bytes": _memory(),
+        "memory_bytes": _peak_memory(),
     }
     if as_json:
         terminal.write_json(told)
         return
-    terminal.out().print(
+    terminal.stdout_console().print(
         f"{told['rows']:,} rows, of which {told['sampled']} were asked ({told['failed']} failed): {told['tokens']:,} "
         f"tokens and {told['hours']:.1f} hours ({3600 * told['hours']:,.0f} s) with one worker here, "
         f"{told['memory_bytes'] / 1e9:.1f} GB of memory, at most {told['output_bytes'] / 1e6:,.0f} MB of output"
     )
 
 
-def _work(found: "BatchRun", answer: "Answerer | None", workers: int, ray: str | None, as_json: bool) -> None:
+def _run_batch(batch_run: "BatchRun", task: "BatchTask | None", workers: int, ray: str | None, as_json: bool) -> None:
     """Make what is missing, alone or with others, and say how it ended; actors of Ray open what answers themselves."""
-    began, at = time.monotonic(), found.status()
-    with terminal.progress() as progress, _ending_on_sigterm():
+    began, at = time.monotonic(), batch_run.status()
+    with terminal.progress() as progress, _exiting_on_sigterm():
 
-        def show(now: "Status") -> None:
-            _show(progress, now, now.rows_done - at.rows_done, time.monotonic() - began)
+        def show(now: "RunStatus") -> None:
+            _report_progress(progress, now, now.rows_done - at.rows_done, time.monotonic() - began)
 
         if ray is not None:
-            from genrec.cli.cluster import work_on_ray
+            from genrec.cli.cluster import run_on_ray
 
-            work_on_ray(found, ray, workers, show, needs_gpu=needs_language_model(found.facts))
-        elif answer is not None:
+            run_on_ray(batch_run, ray, workers, show, needs_gpu=needs_language_model(batch_run.config))
+        elif task is not None:
             from threadpoolctl import threadpool_limits
 
             # Workers that all take every core wait for each other: with two on two cores each is half as fast.
-            threads = max(1, _cores() // workers)
-            with threadpool_limits(threads), _helpers(found.folder, workers - 1, threads):
-                found.work(answer, on_progress=show)
-    _tell(found, as_json)
+            threads = max(1, _available_cores() // workers)
+            with threadpool_limits(threads), _worker_processes(batch_run.folder, workers - 1, threads):
+                batch_run.run(task, on_progress=show)
+    _report_result(batch_run, as_json)
 
 
 @contextmanager
-def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
+def _worker_processes(folder: Path, count: int, threads: int) -> Iterator[None]:
     """So many processes beside this one on a run, of so many threads; they end with it, and what they said is said."""
     environment = {**{f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}, **os.environ}
     command = [sys.executable, "-m", "genrec", "batch", "resume", str(folder), "--with-parent"]
@@ -303,7 +309,7 @@ def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
         try:
             yield
             for helper in helpers:
-                helper.wait(_PATIENCE)  # nothing is left to do
+                helper.wait(_WORKER_EXIT_TIMEOUT)  # nothing is left to do
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -311,28 +317,28 @@ def _helpers(folder: Path, count: int, threads: int) -> Iterator[None]:
                 helper.terminate()
             for helper, file in zip(helpers, told, strict=True):
                 try:
-                    helper.wait(_PATIENCE)
+                    helper.wait(_WORKER_EXIT_TIMEOUT)
                 except subprocess.TimeoutExpired:
                     helper.kill()
                     helper.wait()
-                if helper.returncode not in (0, _FAILED, _TERMINATED):
+                if helper.returncode not in (0, _EXIT_FAILED_ROWS, _EXIT_SIGTERM):
                     file.seek(0)
                     said = file.read().decode(errors="replace").strip().rpartition("\n")[2]
-                    terminal.say(f"note: a worker ended with exit code {helper.returncode}: {said}")
+                    terminal.print_notice(f"note: a worker ended with exit code {helper.returncode}: {said}")
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """End this process once the one that started it is gone, however that ended: then the pipe between them closes."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
+def _exiting_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the run as an exception does, so that leases and workers go with it."""
 
     def stop(*_: object) -> None:
-        raise SystemExit(_TERMINATED)
+        raise SystemExit(_EXIT_SIGTERM)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -341,59 +347,59 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show(progress: "Progress", now: "Status", rows: int, seconds: float) -> None:
+def _report_progress(progress: "Progress", run_status: "RunStatus", rows: int, seconds: float) -> None:
     rate = rows / seconds if seconds > 0 else 0.0
     parts = [f"{rate:,.0f} rows/s"]
-    if now.tokens and now.seconds:
-        parts.append(f"{now.tokens / now.seconds:,.0f} tokens/s a worker")
+    if run_status.tokens and run_status.seconds:
+        parts.append(f"{run_status.tokens / run_status.seconds:,.0f} tokens/s a worker")
     if rate:
-        parts.append(f"{(now.rows - now.rows_done) / rate:,.0f} s left")
-    parts += [f"{name} {100 * share:.0f} %" for name, share in _shares(now).items()]
-    if now.failed:
-        parts.append(f"{now.failed:,} failed")
-    progress("rows", now.rows_done, now.rows, ", ".join(parts))
+        parts.append(f"{(run_status.rows - run_status.rows_done) / rate:,.0f} s left")
+    parts += [f"{name} {100 * share:.0f} %" for name, share in _source_shares(run_status).items()]
+    if run_status.failed:
+        parts.append(f"{run_status.failed:,} failed")
+    progress("rows", run_status.rows_done, run_status.rows, ", ".join(parts))
 
 
-def _shares(now: "Status") -> dict[str, float]:
+def _source_shares(run_status: "RunStatus") -> dict[str, float]:
     steps: dict[str, int] = {}
-    for name, count in now.sources.items():
+    for name, count in run_status.sources.items():
         step = name.partition(": ")[0]
         steps[step] = steps.get(step, 0) + count
-    return {name: count / max(now.lines, 1) for name, count in steps.items()}
+    return {name: count / max(run_status.lines, 1) for name, count in steps.items()}
 
 
-def _tell(found: "BatchRun", as_json: bool) -> None:
+def _report_result(batch_run: "BatchRun", as_json: bool) -> None:
     """How a run ended; the exit code is 3 where rows failed."""
-    now = found.status()
-    _print(now, as_json)
+    now = batch_run.status()
+    _print_status(now, as_json)
     if now.failed:
-        codes = Counter(one.code for one in found.failures())
+        codes = Counter(one.code for one in batch_run.failures())
         kinds = ", ".join(f"{count:,} {code}" for code, count in codes.most_common())
-        terminal.say(
-            f"note: {now.failed:,} rows failed ({kinds}); {found.folder}/failed says why of each, and genrec batch "
-            f"retry-failed {found.folder} asks again, with the same rows and options"
+        terminal.print_notice(
+            f"note: {now.failed:,} rows failed ({kinds}); {batch_run.folder}/failed says why of each, and genrec batch "
+            f"retry-failed {batch_run.folder} asks again, with the same rows and options"
         )
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_EXIT_FAILED_ROWS)
 
 
-def _print(now: "Status", as_json: bool) -> None:
+def _print_status(run_status: "RunStatus", as_json: bool) -> None:
     if as_json:
-        terminal.write_json({**asdict(now), "finished": now.finished})
+        terminal.write_json({**asdict(run_status), "finished": run_status.finished})
         return
-    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in _shares(now).items())
-    terminal.out().print(
-        f"{now.rows_done:,} of {now.rows:,} rows in {now.parts_done:,} of {now.parts:,} parts, {now.failed:,} failed; "
-        f"{now.lines:,} lines ({shares or 'none yet'}), {now.tokens:,} tokens, {now.seconds:,.0f} s of work"
-        + ("" if now.finished else f"; {now.active} parts in the making")
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in _source_shares(run_status).items())
+    terminal.stdout_console().print(
+        f"{run_status.rows_done:,} of {run_status.rows:,} rows in {run_status.parts_done:,} of {run_status.parts:,} parts, {run_status.failed:,} failed; "
+        f"{run_status.lines:,} lines ({shares or 'none yet'}), {run_status.tokens:,} tokens, {run_status.seconds:,.0f} s of work"
+        + ("" if run_status.finished else f"; {run_status.active} parts in the making")
     )
 
 
-def _cores() -> int:
+def _available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory() -> int:
+def _peak_memory() -> int:
     """The most bytes this process held so far."""
     import resource
 

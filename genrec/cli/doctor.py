@@ -12,12 +12,12 @@ import typer
 from genrec.cli import loading, options, terminal
 from genrec.errors import EngineError, GenrecError, ModelMissingError
 
-State = Literal["ok", "slow", "degraded", "broken"]
+CheckState = Literal["ok", "slow", "degraded", "broken"]
 
-_PYTHON = (3, 11)
+_MIN_PYTHON = (3, 11)
 _PACKAGES = "genrec[local]"
-_INSTALL = f"pip install '{_PACKAGES}'"
-_STYLES: dict[State, str] = {"ok": "green", "slow": "yellow", "degraded": "yellow", "broken": "bold red"}
+_INSTALL_COMMAND = f"pip install '{_PACKAGES}'"
+_STYLES: dict[CheckState, str] = {"ok": "green", "slow": "yellow", "degraded": "yellow", "broken": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Check:
     """
 
     name: str
-    state: State
+    state: CheckState
     found: str
     remedy: str = ""
 
@@ -41,17 +41,17 @@ def doctor(model: options.Model = None, encoder: options.Encoder = None, as_json
     """Check Python, packages, models and cache, and let the language model rank three items."""
     from genrec.cache import default_cache
 
-    chosen = loading.settings({"model": model, "encoder": encoder})
+    chosen = loading.settings_from_options({"model": model, "encoder": encoder})
     cache = default_cache()
     with terminal.progress() as progress:
-        progress.say("looking around")
-        checks = [_python(), *_packages(), _cache(cache)]
+        progress.start("looking around")
+        checks = [_check_python(), *_check_packages(), _check_cache(cache)]
         for name, state in ((chosen.model, "broken"), (chosen.encoder, "degraded")):
             if name is not None:
-                checks.append(_model(name, cache, "broken" if state == "broken" else "degraded"))
+                checks.append(_check_model(name, cache, "broken" if state == "broken" else "degraded"))
         if chosen.model is not None and all(check.state != "broken" for check in checks):
-            progress.say("letting the model rank three items")
-            checks += _generation(chosen.model, cache)
+            progress.start("letting the model rank three items")
+            checks += _check_generation(chosen.model, cache)
     usable = all(check.state != "broken" for check in checks)
     if as_json:
         terminal.write_json({"usable": usable, "checks": [asdict(check) for check in checks]})
@@ -61,50 +61,50 @@ def doctor(model: options.Model = None, encoder: options.Encoder = None, as_json
         raise typer.Exit(EngineError.exit_code)
 
 
-def _python() -> Check:
+def _check_python() -> Check:
     found = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info >= _PYTHON:
+    if sys.version_info >= _MIN_PYTHON:
         return Check("python", "ok", found)
-    return Check("python", "broken", found, f"install Python {'.'.join(map(str, _PYTHON))} or newer")
+    return Check("python", "broken", found, f"install Python {'.'.join(map(str, _MIN_PYTHON))} or newer")
 
 
-def _packages() -> Iterator[Check]:
+def _check_packages() -> Iterator[Check]:
     from importlib.metadata import PackageNotFoundError, version
 
     for name in ("torch", "transformers", "tokenizers"):
         try:
             yield Check(name, "ok", version(name))
         except PackageNotFoundError:
-            yield Check(name, "broken", "not installed", _INSTALL)
+            yield Check(name, "broken", "not installed", _INSTALL_COMMAND)
 
 
-def _cache(cache: Path) -> Check:
-    from genrec.cache import why_unwritable
+def _check_cache(cache: Path) -> Check:
+    from genrec.cache import cache_write_error
 
-    if reason := why_unwritable(cache):
+    if reason := cache_write_error(cache):
         remedy = "make it writable, or name another folder in the environment variable GENREC_CACHE"
         return Check("cache", "degraded", f"{cache} cannot be written: {reason}", remedy)
     return Check("cache", "ok", str(cache))
 
 
-def _model(name: str | Path, cache: Path, worst: State) -> Check:
+def _check_model(name: str | Path, cache: Path, failure_state: CheckState) -> Check:
     from genrec.datasets.models import MODELS
-    from genrec.loading import find_weights
+    from genrec.loading import find_model_directory
 
     title = f"model {name}"
     remedy = f"genrec model get {name}" if str(name) in MODELS else "check the path"
     try:
-        folder = find_weights(name, cache)
+        folder = find_model_directory(name, cache)
     except ModelMissingError:
-        return Check(title, worst, "not on this machine", remedy)
+        return Check(title, failure_state, "not on this machine", remedy)
     except GenrecError as error:
-        return Check(title, worst, str(error), remedy)
+        return Check(title, failure_state, str(error), remedy)
     if str(name) in MODELS:
         return Check(title, "ok", "here, every file as it was pinned")
-    return Check(title, "ok", "here") if folder.is_dir() else Check(title, worst, f"no folder {folder}", remedy)
+    return Check(title, "ok", "here") if folder.is_dir() else Check(title, failure_state, f"no folder {folder}", remedy)
 
 
-def _generation(name: str | Path, cache: Path) -> Iterator[Check]:
+def _check_generation(name: str | Path, cache: Path) -> Iterator[Check]:
     """Rank three items for real; a model that only loads is no model that answers."""
     try:
         dtype, device, ranked = _rank_three(name, cache)
@@ -144,7 +144,7 @@ def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
         cold_template=read_template("cold-start"),
         settings=GenerativeSettings(strategy="exhaustive"),
     )
-    history, allowed = np.array([0]), Subset.of(4, [1, 2, 3])
+    history, allowed = np.array([0]), Subset.from_indices(4, [1, 2, 3])
     ranking = ranker.rank([RankRequest(history, "", allowed)], 3, deadline=Deadline.never())[0]
     if sorted(ranking.item_indices.tolist()) != [1, 2, 3]:
         raise EngineError(f"{backend.name} ranked items {ranking.item_indices.tolist()} where 1, 2 and 3 were allowed")
@@ -160,8 +160,8 @@ def _print(checks: list[Check]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in checks:
-        found = Text(terminal.clean(check.found, longest=1000))
+        found = Text(terminal.sanitize_line(check.found, max_length=1000))
         if check.remedy:
             found.append(f"\n{check.remedy}", style="bold")
-        table.add_row(Text(check.state, style=_STYLES[check.state]), terminal.clean(check.name), found)
-    terminal.out().print(table)
+        table.add_row(Text(check.state, style=_STYLES[check.state]), terminal.sanitize_line(check.name), found)
+    terminal.stdout_console().print(table)

@@ -12,13 +12,13 @@ from genrec.errors import InputError
 if TYPE_CHECKING:
     from genrec.cli.terminal import Progress
     from genrec.evaluation.metrics import Interval
-    from genrec.evaluation.protocols import Asked, Experiment, Row
+    from genrec.evaluation.protocols import EvaluatedCase, Experiment, MetricRow
     from genrec.recommender import Recommender
     from genrec.types import FloatArray
 
-_TOGETHER = 64  # people asked between two steps of the progress bar
+_BATCH_SIZE = 64  # people asked between two steps of the progress bar
 _SEED = 0  # of who is drawn, and of intervals
-_FLOOR = "popularity"
+_BASELINE = "popularity"
 
 Protocol = Annotated[
     str,
@@ -66,7 +66,7 @@ def evaluate(
     strategy: options.Strategy = None,
     score: options.Score = None,
     prior: options.Prior = None,
-    evidence: options.Evidence = None,
+    fusion_weight: options.FusionWeight = None,
     candidates: options.Candidates = None,
     background: options.Background = None,
     batch_size: options.BatchSize = None,
@@ -78,16 +78,16 @@ def evaluate(
     Items that a person has are not recommended. The difference to popularity is of the same people, with its p-value.
     """
     from genrec.cache import default_cache
-    from genrec.evaluation.metrics import accuracy, cutoff
+    from genrec.evaluation.metrics import accuracy, metric_cutoff
     from genrec.loading import open_recommender
 
     if users < 1:
         raise InputError(f"--users is {users}; ask about 1 person or more")
     metrics = metric or [f"ndcg@{k}", f"recall@{k}"]
     accuracy([], [], metrics)  # refuses them before hours are spent, and says what is not installed
-    if deep := [one for one in metrics if cutoff(one) > k]:
-        raise InputError(f"--metric {deep[0]} looks at more places than a list has; set --k {cutoff(deep[0])}")
-    chosen = loading.settings(
+    if deep := [one for one in metrics if metric_cutoff(one) > k]:
+        raise InputError(f"--metric {deep[0]} looks at more places than a list has; set --k {metric_cutoff(deep[0])}")
+    chosen = loading.settings_from_options(
         {
             "model": model,
             "adapter": adapter,
@@ -96,55 +96,57 @@ def evaluate(
             "strategy": strategy,
             "score": score,
             "prior": prior,
-            "evidence": evidence,
+            "fusion_weight": fusion_weight,
             "candidates": candidates,
             "background": background,
             "batch_size": batch_size,
         }
     )
-    named = loading.Source.of(data, items, interactions, columns)
-    with loading.in_options(), terminal.progress() as progress:
-        progress.say(f"reading {named.name}")
-        experiment = _experiment(named, protocol, at, users)
+    named = loading.DataSource.from_options(data, items, interactions, columns)
+    with loading.translate_option_errors(), terminal.progress() as progress:
+        progress.start(f"reading {named.name}")
+        experiment = _build_experiment(named, protocol, at, users)
         opened = open_recommender(
             experiment.catalog, experiment.train, cache=default_cache(), settings=chosen, on_progress=progress
         )
         for notice in opened.notices:
-            terminal.say(f"note: {notice}")
-        asked = _ask(opened, experiment, _chosen(opened, ranker), k, progress)
-        loading.keep(opened)
+            terminal.print_notice(f"note: {notice}")
+        asked = _evaluate_rankers(opened, experiment, _selected_rankers(opened, ranker), k, progress)
+        loading.save_priors(opened)
     report = _report(experiment, asked, metrics)
-    report |= {"data": experiment.digest, "protocol": protocol, "users": len(experiment.tasks), "k": k, "seed": _SEED}
+    report |= {"data": experiment.digest, "protocol": protocol, "users": len(experiment.cases), "k": k, "seed": _SEED}
     if as_json:
         terminal.write_json(report)
     else:
         _print(report, metrics)
 
 
-def _experiment(named: loading.Source, protocol: str, at: str | None, users: int) -> "Experiment":
+def _build_experiment(data_source: loading.DataSource, protocol: str, at: str | None, users: int) -> "Experiment":
     from genrec.cache import default_cache
-    from genrec.evaluation.protocols import by_time, check_order, leave_one_out, next_basket
+    from genrec.evaluation.protocols import check_order, leave_one_out, next_basket, temporal_split
 
     protocols: dict[str, Callable[..., Experiment]] = {
         "leave-one-out": leave_one_out,
         "next-basket": next_basket,
-        "by-time": by_time,
+        "by-time": temporal_split,
     }
     if protocol not in protocols:
         raise InputError(f"--protocol is {protocol!r}; choose one of {', '.join(protocols)}")
     if (at is None) == (protocol == "by-time"):
         raise InputError("--at DATE and --protocol by-time need each other")
-    catalog, events = named.read(default_cache())
+    catalog, events = data_source.read(default_cache())
     if events is None:
-        raise InputError(f"{named.name} has no events to be held back; add --interactions FILE")
+        raise InputError(f"{data_source.name} has no events to be held back; add --interactions FILE")
     check_order(catalog, events)
-    if missing := len(events) - len(events.known_to(catalog)):
-        terminal.say(f"note: {missing:,} of {len(events):,} events are of items that {named.name} lacks, and left out")
-    options = {} if at is None else {"at": _instant(at)}
+    if missing := len(events) - len(events.restricted_to(catalog)):
+        terminal.print_notice(
+            f"note: {missing:,} of {len(events):,} events are of items that {data_source.name} lacks, and left out"
+        )
+    options = {} if at is None else {"at": _parse_timestamp(at)}
     return protocols[protocol](catalog, events, users=users, seed=_SEED, **options)
 
 
-def _instant(at: str) -> float | str:
+def _parse_timestamp(at: str) -> float | str:
     """Seconds, or the order number that the log has, where it is a number."""
     try:
         return float(at)
@@ -152,61 +154,63 @@ def _instant(at: str) -> float | str:
         return at
 
 
-def _chosen(opened: "Recommender", names: Sequence[str] | None) -> list[str]:
-    there = [step.source for step in opened.ladder]
+def _selected_rankers(recommender: "Recommender", names: Sequence[str] | None) -> list[str]:
+    there = [step.source for step in recommender.stages]
     if names is None:
         return there
     for name in names:
         if name not in there:
             raise InputError(f"--ranker {name!r} is no step of the ladder; choose from {', '.join(there)}")
-    return [name for name in there if name in names or name == _FLOOR]
+    return [name for name in there if name in names or name == _BASELINE]
 
 
-def _ask(
-    opened: "Recommender", experiment: "Experiment", names: Sequence[str], k: int, progress: "Progress"
-) -> "dict[str, list[Asked]]":
+def _evaluate_rankers(
+    recommender: "Recommender", experiment: "Experiment", names: Sequence[str], k: int, progress: "Progress"
+) -> "dict[str, list[EvaluatedCase]]":
     """Everybody's answers, by step of the ladder."""
     from genrec.recommender import Recommender
 
-    asked: dict[str, list[Asked]] = {}
-    count, floor = len(experiment.tasks), opened.ladder[-1]
-    for step in opened.ladder:
+    asked: dict[str, list[EvaluatedCase]] = {}
+    count, floor = len(experiment.cases), recommender.stages[-1]
+    for step in recommender.stages:
         if step.source in names:
             alone, own = Recommender(experiment.catalog, [step, floor]), asked.setdefault(step.source, [])
-            for start in range(0, count, _TOGETHER):
+            for start in range(0, count, _BATCH_SIZE):
                 progress(step.source, start, count)
-                own += experiment.ask(alone, k, start=start, stop=start + _TOGETHER)
+                own += experiment.evaluate(alone, k, start=start, stop=start + _BATCH_SIZE)
             progress(step.source, count, count)
     return asked
 
 
-def _report(experiment: "Experiment", asked: "dict[str, list[Asked]]", metrics: Sequence[str]) -> dict[str, Any]:
+def _report(
+    experiment: "Experiment", results: "dict[str, list[EvaluatedCase]]", metrics: Sequence[str]
+) -> dict[str, Any]:
     """Rows of figures, and each ranker's difference to popularity."""
     from genrec.evaluation.metrics import accuracy, difference_interval, randomisation_test
-    from genrec.evaluation.protocols import groups_of, share_row, summarise
+    from genrec.evaluation.protocols import defect_share_row, summarise, user_groups
 
-    targets, groups = [task.targets for task in experiment.tasks], groups_of(experiment)
+    targets, groups = [task.targets for task in experiment.cases], user_groups(experiment)
     values: dict[str, dict[str, FloatArray]] = {}
-    rows: list[Row] = []
-    for name, own in asked.items():
-        lists = [[item.item_id for item in one.answer.items] for one in own]
+    rows: list[MetricRow] = []
+    for name, own in results.items():
+        lists = [[item.item_id for item in one.recommendations.items] for one in own]
         values[name] = accuracy(lists, targets, metrics)
         rows += summarise(name, values[name], groups, seed=_SEED)
-        others = sum(item.step != name for one in own for item in one.answer.items)
-        rows.append(share_row(name, "fallback", others, sum(map(len, lists)), len(own)))
+        others = sum(item.stage != name for one in own for item in one.recommendations.items)
+        rows.append(defect_share_row(name, "fallback", others, sum(map(len, lists)), len(own)))
     differences = []
-    for name, metric in ((name, metric) for name in asked if name != _FLOOR for metric in metrics):
-        ours, theirs = (100 * values[one][metric] for one in (name, _FLOOR))
+    for name, metric in ((name, metric) for name in results if name != _BASELINE for metric in metrics):
+        ours, theirs = (100 * values[one][metric] for one in (name, _BASELINE))
         found = difference_interval(ours, theirs, seed=_SEED)
         p = randomisation_test(ours, theirs, seed=_SEED)
-        differences.append({"ranker": name, "baseline": _FLOOR, "metric": metric, **asdict(found), "p": p})
+        differences.append({"ranker": name, "baseline": _BASELINE, "metric": metric, **asdict(found), "p": p})
     return {"rows": [asdict(row) for row in rows], "differences": differences}
 
 
 def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     from rich.table import Table
 
-    console, table = terminal.out(), Table("ranker", "metric", "x 100", f"over {_FLOOR}", "p")
+    console, table = terminal.stdout_console(), Table("ranker", "metric", "x 100", f"over {_BASELINE}", "p")
     compared = {(one["ranker"], one["metric"]): one for one in report["differences"]}
     own = {(row["ranker"], row["metric"]): row for row in report["rows"] if row["slice"] == "all"}
     names = list(dict.fromkeys(name for name, _ in own))
@@ -217,7 +221,7 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     console.print(table)
     for name in names:
         if filled := own[name, "fallback share"]["value"]:
-            console.print(f"{name} left {filled:.1f} % of the places to {_FLOOR}")
+            console.print(f"{name} left {filled:.1f} % of the places to {_BASELINE}")
     console.print(
         f"{report['users']:,} people, {report['protocol']}, items they have left out; in brackets 95 % intervals"
     )

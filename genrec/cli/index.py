@@ -30,18 +30,18 @@ def build(
     from genrec.cache import default_cache
     from genrec.index.catalog_index import CatalogIndex
     from genrec.index.identifiers import TitleIdentifiers
-    from genrec.loading import find_weights
+    from genrec.loading import find_model_directory
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
-    cache, name = default_cache(), loading.settings({"model": model}).model
+    cache, name = default_cache(), loading.settings_from_options({"model": model}).model
     if name is None:
         raise InputError("--model none has no tokens to write a catalog in; name a model, or leave --model out")
     with terminal.progress() as progress:
-        named = loading.Source.of(data, items, None, columns)
-        progress.say(f"reading {named.name}")
+        named = loading.DataSource.from_options(data, items, None, columns)
+        progress.start(f"reading {named.name}")
         catalog, _ = named.read(cache)
-        tokenizer = HuggingFaceTokenizer.from_directory(find_weights(name, cache))
-        progress.say(f"writing {len(catalog):,} items in tokens")
+        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(name, cache))
+        progress.start(f"writing {len(catalog):,} items in tokens")
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(out)
     facts = {
@@ -56,7 +56,7 @@ def build(
         terminal.write_json(facts)
         return
     mean = len(index.trie.tokens) / len(catalog)
-    terminal.out().print(
+    terminal.stdout_console().print(
         f"{facts['items']:,} items in {facts['tokens']:,} tokens, {mean:.1f} an item and {facts['longest']} at most; "
-        f"{facts['bytes']:,} bytes in {terminal.clean(str(out))}"
+        f"{facts['bytes']:,} bytes in {terminal.sanitize_line(str(out))}"
     )

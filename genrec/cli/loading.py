@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.cli.terminal import progress, say
+from genrec.cli.terminal import print_notice, progress
 from genrec.errors import ArtifactError, InputError, ModelMissingError
 
 if TYPE_CHECKING:
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from genrec.data.catalog import Catalog
     from genrec.data.interactions import Interactions
     from genrec.index.catalog_index import CatalogIndex
-    from genrec.pipeline import Parts
+    from genrec.pipeline import Pipeline
     from genrec.rankers.generative import GenerativeRanker
     from genrec.recommender import Recommender
     from genrec.settings import Settings
 
-DEFAULT = "online-retail"
-_OF_EVENTS = ("user_id", "timestamp", "event", "weight")
+DEFAULT_DATASET = "online-retail"
+_INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
-_CHOICE = re.compile(r'pass on_unknown="(\w+)"')
-_MAPPING = re.compile(r"pass columns=(\{[^}]*\})")
-_NEWCOMER = ("pass a History for somebody new", "use --history or --words for somebody new")
-_PAIR = re.compile(r"'([^']*)': '([^']*)'")
+_ON_UNKNOWN_ADVICE = re.compile(r'pass on_unknown="(\w+)"')
+_COLUMNS_ADVICE = re.compile(r"pass columns=(\{[^}]*\})")
+_NEW_USER_ADVICE = ("pass a History for somebody new", "use --history or --words for somebody new")
+_COLUMN_PAIR = re.compile(r"'([^']*)': '([^']*)'")
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """What was named on the command line: a data set, files, or a saved index.
 
     Attributes:
@@ -48,14 +48,14 @@ class Source:
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def of(
+    def from_options(
         cls,
         data: str | None,
         items: Path | None,
         interactions: Path | None,
         columns: Sequence[str] | None,
         index: Path | None = None,
-    ) -> "Source":
+    ) -> "DataSource":
         """From options.
 
         Raises:
@@ -69,12 +69,12 @@ class Source:
             raise InputError(f"--interactions {interactions} comes without its items; add --items FILE, and no --data")
         if columns and items is None and interactions is None:
             raise InputError(f"--columns {columns[0]} renames columns of your own files; add --items FILE")
-        return cls(data, items, interactions, index, _mappings(columns or ()))
+        return cls(data, items, interactions, index, _parse_columns(columns or ()))
 
     @property
     def name(self) -> str:
         """What is shown as the name of the data."""
-        return self.data or next((path.name for path in (self.items, self.index) if path is not None), DEFAULT)
+        return self.data or next((path.name for path in (self.items, self.index) if path is not None), DEFAULT_DATASET)
 
     def read(self, cache: Path, model: str | Path | None = None) -> "tuple[Catalog, Interactions | None]":
         """The catalog and, where there are any, the interactions.
@@ -91,32 +91,32 @@ class Source:
         if self.index is not None:
             catalog = _read_index(self.index, model, cache).catalog
         elif self.items is not None:
-            with in_options("items"):
+            with translate_option_errors("items"):
                 catalog = read_catalog(self.items, columns=self.columns["items"])
         else:
-            return open_dataset(self.data or DEFAULT, cache)
+            return open_dataset(self.data or DEFAULT_DATASET, cache)
         if self.interactions is None:
             return catalog, None
-        with in_options("interactions"):
+        with translate_option_errors("interactions"):
             return catalog, read_interactions(self.interactions, columns=self.columns["interactions"])
 
 
 @contextmanager
-def in_options(file: str = "interactions") -> Iterator[None]:
-    """Let what the library says of its parameters speak of the options they are here; `file` is whose columns."""
+def translate_option_errors(table: str = "interactions") -> Iterator[None]:
+    """Let what the library says of its parameters speak of the options they are here; `table` is whose columns."""
     try:
         yield
     except InputError as error:
-        message = _CHOICE.sub(r"pass --on-unknown \1", str(error)).replace(*_NEWCOMER)
-        raise type(error)(_MAPPING.sub(lambda found: _renaming(found[1], file), message)) from None
+        message = _ON_UNKNOWN_ADVICE.sub(r"pass --on-unknown \1", str(error)).replace(*_NEW_USER_ADVICE)
+        raise type(error)(_COLUMNS_ADVICE.sub(lambda found: _columns_flags(found[1], table), message)) from None
 
 
-def given(**options: Any) -> dict[str, Any]:
+def without_none(**options: Any) -> dict[str, Any]:
     """Options without those that are None, which keep the library's default."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def settings(options: Mapping[str, Any]) -> "Settings":
+def settings_from_options(options: Mapping[str, Any]) -> "Settings":
     """Settings from options by their names; those that are None keep the library's default.
 
     Raises:
@@ -126,10 +126,10 @@ def settings(options: Mapping[str, Any]) -> "Settings":
     from genrec.datasets.registry import find_adapter
     from genrec.settings import Settings
 
-    chosen = given(**options)
+    chosen = without_none(**options)
     for name in ("model", "encoder"):
         if name in chosen:
-            chosen[name] = None if chosen[name] == _NONE else _weights(chosen[name])
+            chosen[name] = None if chosen[name] == _NONE else _checked_model(chosen[name])
     if "adapter" in chosen and not find_adapter(chosen["adapter"]).is_dir():
         raise InputError(f"adapter {chosen['adapter']!r} is no folder here; name the one that training wrote")
     ours = {name: chosen[name] for name in chosen if name in Settings.__dataclass_fields__}
@@ -137,23 +137,23 @@ def settings(options: Mapping[str, Any]) -> "Settings":
     generative = replace(default.generative, **{name: chosen[name] for name in chosen if name not in ours})
     # Scoring everything needs the prior of everything: better now, with a progress bar, than in the first request.
     whole = generative.strategy == "exhaustive" and generative.prior > 0
-    return replace(default, generative=generative, fill_priors=whole, **ours)
+    return replace(default, generative=generative, compute_priors=whole, **ours)
 
 
-def load_parts(
-    source: Source,
-    chosen: "Settings",
+def load_pipeline(
+    data_source: DataSource,
+    settings: "Settings",
     cache: Path,
     *,
     need_model: bool = False,
     backend: "Backend | None" = None,
     prior_backend: "Backend | None" = None,
-) -> "Parts":
+) -> "Pipeline":
     """What ranks a source, with progress on standard error.
 
     Args:
-        source: the data.
-        chosen: the models and how they rank.
+        data_source: the data.
+        settings: the models and how they rank.
         cache: where models and what is slow to make are kept.
         need_model: refuse to go on without the language model.
         backend, prior_backend: as for `open_recommender`.
@@ -161,50 +161,50 @@ def load_parts(
     Raises:
         ModelMissingError: the model is needed and not there.
     """
-    with in_options(), progress() as shown:
-        shown.say(f"reading {source.name}")
-        catalog, interactions = source.read(cache, chosen.model)
-        shown.say("loading the models")
-        from genrec.loading import load_backend, open_parts
+    with translate_option_errors(), progress() as shown:
+        shown.start(f"reading {data_source.name}")
+        catalog, interactions = data_source.read(cache, settings.model)
+        shown.start("loading the models")
+        from genrec.loading import load_backend, open_pipeline
 
-        opened = open_parts(
+        opened = open_pipeline(
             catalog,
             interactions,
             cache=cache,
-            settings=chosen,
+            settings=settings,
             backend=backend,
             prior_backend=prior_backend,
             on_progress=shown,
         )
-        if need_model and chosen.model is not None and opened.generating is None:
-            load_backend(chosen.model, cache, adapter=chosen.adapter)  # says what is missing
+        if need_model and settings.model is not None and opened.llm is None:
+            load_backend(settings.model, cache, adapter=settings.adapter)  # says what is missing
     return opened
 
 
-def load(source: Source, chosen: "Settings", cache: Path, **options: Any) -> "Recommender":
-    """The ladder over a source; options and errors are those of `load_parts`."""
-    return load_parts(source, chosen, cache, **options).recommender()
+def load_recommender(data_source: DataSource, settings: "Settings", cache: Path, **options: Any) -> "Recommender":
+    """The ladder over a source; options and errors are those of `load_pipeline`."""
+    return load_pipeline(data_source, settings, cache, **options).recommender()
 
 
-def fetch(models: "Sequence[str | Path | None]", cache: Path) -> None:
+def fetch_models(models: "Sequence[str | Path | None]", cache: Path) -> None:
     """See that the bundled ones of some models are on this machine."""
     from genrec.datasets.models import MODELS, get_model
 
     for name in (str(model) for model in models if str(model) in MODELS):
         with progress() as shown:
-            get_model(name, cache, progress=shown.say)
+            get_model(name, cache, progress=shown.start)
 
 
-def keep(recommender: "Recommender") -> None:
+def save_priors(recommender: "Recommender") -> None:
     """Save the priors that were computed while it answered, so that the next run has them; the answer does not wait."""
     try:
-        for ranker in generative(recommender):
+        for ranker in generative_rankers(recommender):
             ranker.save_priors()
     except ArtifactError as error:
-        say(f"note: {error}")
+        print_notice(f"note: {error}")
 
 
-def numbers(values: Sequence[str] | None, option: str) -> dict[str, float] | None:
+def parse_item_numbers(values: Sequence[str] | None, flag: str) -> dict[str, float] | None:
     """ITEM=NUMBER options as a mapping; an id may hold an equals sign itself.
 
     Raises:
@@ -220,11 +220,11 @@ def numbers(values: Sequence[str] | None, option: str) -> dict[str, float] | Non
         except ValueError:
             equals = ""
         if not equals or not name:
-            raise InputError(f"{option} {value!r} is no ITEM=NUMBER; write for example {option} 22423=1.5")
+            raise InputError(f"{flag} {value!r} is no ITEM=NUMBER; write for example {flag} 22423=1.5")
     return found
 
 
-def _weights(name: str) -> str:
+def _checked_model(name: str) -> str:
     """A bundled model's name or a folder, as it was given."""
     from genrec.datasets.models import MODELS
 
@@ -235,32 +235,32 @@ def _weights(name: str) -> str:
     return name
 
 
-def generative(recommender: "Recommender") -> "list[GenerativeRanker]":
+def generative_rankers(recommender: "Recommender") -> "list[GenerativeRanker]":
     """The language model of a ladder, where it has one."""
     from genrec.rankers.generative import GenerativeRanker
 
-    return [ranker for ranker in recommender.ladder if isinstance(ranker, GenerativeRanker)][:1]
+    return [ranker for ranker in recommender.stages if isinstance(ranker, GenerativeRanker)][:1]
 
 
 def _read_index(directory: Path, model: str | Path | None, cache: Path) -> "CatalogIndex":
     """A saved index, held to the model's tokenizer where there is a model."""
     from genrec.index.catalog_index import CatalogIndex
-    from genrec.loading import find_weights
+    from genrec.loading import find_model_directory
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     tokenizer = None
     if model is not None:
         with suppress(ModelMissingError):  # the recommender says so itself, and does without
-            tokenizer = HuggingFaceTokenizer.from_directory(find_weights(model, cache))
+            tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache))
     return CatalogIndex.load(directory, tokenizer=tokenizer)
 
 
-def _renaming(mapping: str, file: str) -> str:
-    pairs = (f"{file}.{name}={column}" for name, column in _PAIR.findall(mapping))
+def _columns_flags(mapping: str, table: str) -> str:
+    pairs = (f"{table}.{name}={column}" for name, column in _COLUMN_PAIR.findall(mapping))
     return "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
 
 
-def _mappings(columns: Sequence[str]) -> dict[str, dict[str, str]]:
+def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """--columns for each of the two files: a plain item_id is meant for both, user_id for the events only."""
     chosen: dict[str, dict[str, str]] = {"items": {}, "interactions": {}}
     for value in columns:
@@ -274,5 +274,5 @@ def _mappings(columns: Sequence[str]) -> dict[str, dict[str, str]]:
             chosen["items"].setdefault(name, column)
             chosen["interactions"].setdefault(name, column)
         else:
-            chosen["interactions" if name in _OF_EVENTS else "items"][name] = column
+            chosen["interactions" if name in _INTERACTION_COLUMNS else "items"][name] = column
     return chosen

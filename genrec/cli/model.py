@@ -23,7 +23,7 @@ def get(names: Names = None, as_json: options.Json = False) -> None:
 
     cache = default_cache()
     with terminal.progress() as progress:
-        found = {name: get_model(name, cache, progress=progress.say) for name in names or MODELS}
+        found = {name: get_model(name, cache, progress=progress.start) for name in names or MODELS}
     facts = [{"name": name, "license": MODELS[name].license, "path": str(path)} for name, path in found.items()]
     if as_json:
         terminal.write_json(facts)

@@ -12,7 +12,7 @@ from genrec.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
     from genrec.data.catalog import Catalog
-    from genrec.prompting.renderer import Rendered
+    from genrec.prompting.renderer import RenderedPrompt
     from genrec.prompting.template import Prompt, Template
     from genrec.prompting.tokenizer import Tokenizer
     from genrec.settings import Settings
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="The prompt templates.")
 
-_EVERYTHING = 1 << 40  # tokens of room, where no model says how many it has
-_MARKS = "⟦⟧"
+_UNLIMITED_TOKENS = 1 << 40  # tokens of room, where no model says how many it has
+_DATA_MARKERS = "⟦⟧"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped template's name, or a .j2 file.")]
 User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Show the history of a known user.")]
-Shown = Annotated[
+CandidateItems = Annotated[
     list[str] | None,
     typer.Option("--candidate", metavar="ITEM", help="An item the prompt offers, where it offers any. Repeat it."),
 ]
@@ -53,7 +53,7 @@ def list_templates(as_json: options.Json = False) -> None:
         table.add_column(heading)
     for one in templates:
         table.add_row(one.name, str(one.version), ", ".join(one.inputs), one.output)
-    terminal.out().print(table)
+    terminal.stdout_console().print(table)
 
 
 @group.command()
@@ -62,7 +62,7 @@ def render(
     user: User = None,
     words: options.Words = None,
     history: options.History = None,
-    candidate: Shown = None,
+    candidate: CandidateItems = None,
     tokens: Tokens = False,
     data: options.Data = None,
     items: options.Items = None,
@@ -81,19 +81,19 @@ def render(
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
     template = read_template(name)
     cache = default_cache()
-    catalog, events = loading.Source.of(data, items, interactions, columns).read(cache)
-    with loading.in_options():
+    catalog, events = loading.DataSource.from_options(data, items, interactions, columns).read(cache)
+    with loading.translate_option_errors():
         if user is not None:
             if events is None:
                 raise InputError(f"--user {user} needs a history; add --interactions FILE")
             history = [str(item) for item in events.history_of(user).item_ids]
         shown = catalog.indices_of(history or ())
         offered = catalog.indices_of(candidate or ())
-    chosen = loading.settings({"model": model, "max_history": max_history, "history_step": history_step})
+    chosen = loading.settings_from_options({"model": model, "max_history": max_history, "history_step": history_step})
     if not set(template.inputs) <= {"history", "words", "candidates"}:
         if tokens:
             raise InputError(f"template {template.name!r} is no prompt of a ranking model; leave --tokens out")
-        _print(template, _fill_in(template, catalog, shown, words or "", offered), None, (), as_json)
+        _print(template, _render_text_template(template, catalog, shown, words or "", offered), None, (), as_json)
         return
     rendered = _render(template, catalog, shown, words or "", offered, chosen, tokens)
     token_ids = rendered.token_ids.tolist() if tokens else None
@@ -105,29 +105,31 @@ def _render(
     catalog: "Catalog",
     history: "IntArray",
     words: str,
-    offered: "IntArray",
-    chosen: "Settings",
-    measured: bool,
-) -> "Rendered":
+    candidates: "IntArray",
+    settings: "Settings",
+    count_tokens: bool,
+) -> "RenderedPrompt":
     """Render as the ranker does; the model's tokenizer and context are asked for only where tokens are shown."""
     from genrec.prompting.renderer import Renderer
 
-    tokenizer, room = _measure(catalog, chosen) if measured else (_Unmeasured(), _EVERYTHING)
-    shown = (chosen.generative.max_history, chosen.generative.history_step)
+    tokenizer, room = (
+        _tokenizer_and_budget(catalog, settings) if count_tokens else (_NullTokenizer(), _UNLIMITED_TOKENS)
+    )
+    shown = (settings.generative.max_history, settings.generative.history_step)
     renderer = Renderer(catalog, tokenizer, template, room, *shown)
-    return renderer.render(history, words, offered)
+    return renderer.render(history, words, candidates)
 
 
-def _measure(catalog: "Catalog", chosen: "Settings") -> "tuple[Tokenizer, int]":
+def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[Tokenizer, int]":
     """The model's tokenizer, and how many tokens a prompt may have beside the catalog's longest item."""
     from genrec.cache import default_cache
-    from genrec.loading import find_weights, open_index
+    from genrec.loading import find_model_directory, open_index
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
-    if chosen.model is None:
+    if settings.model is None:
         raise InputError("--model none has no tokens to show; name a model, or leave --tokens out")
     cache = default_cache()
-    folder = find_weights(chosen.model, cache)
+    folder = find_model_directory(settings.model, cache)
     tokenizer = HuggingFaceTokenizer.from_directory(folder)
     with terminal.progress() as progress:
         longest = int(open_index(catalog, tokenizer, cache, progress).trie.lengths.max())
@@ -138,12 +140,12 @@ def _measure(catalog: "Catalog", chosen: "Settings") -> "tuple[Tokenizer, int]":
     return tokenizer, context - longest
 
 
-class _Unmeasured:
+class _NullTokenizer:
     """Stands where a tokenizer belongs while nobody asks for tokens: every prompt has none, and so fits."""
 
     fingerprint = ""
-    vocab_size = end_id = 0
-    control_ids: tuple[int, ...] = ()
+    vocab_size = eos_token_id = 0
+    control_token_ids: tuple[int, ...] = ()
 
     def encode_text(self, text: str) -> "IntArray":
         import numpy as np
@@ -157,11 +159,11 @@ class _Unmeasured:
         return ""
 
 
-def _fill_in(
-    template: "Template", catalog: "Catalog", history: "IntArray", words: str, offered: "IntArray"
+def _render_text_template(
+    template: "Template", catalog: "Catalog", history: "IntArray", words: str, candidates: "IntArray"
 ) -> "Prompt":
     """A template for texts. The newest of the history is what drove an item, which is the first candidate."""
-    from genrec.prompting.renderer import view_of
+    from genrec.prompting.renderer import item_variables
 
     newest = [catalog[int(item)].title for item in history[::-1][:2]]
     values = {
@@ -169,9 +171,9 @@ def _fill_in(
         "words": words,
         "said": words,
         "wishes": [words] if words else [],
-        "items": [{**view_of(catalog, int(item)), "facts": []} for item in offered],
-        "history": [view_of(catalog, int(item)) for item in history],
-        "item": view_of(catalog, int(offered[0]) if len(offered) else 0),
+        "items": [{**item_variables(catalog, int(item)), "facts": []} for item in candidates],
+        "history": [item_variables(catalog, int(item)) for item in history],
+        "item": item_variables(catalog, int(candidates[0]) if len(candidates) else 0),
     }
     return template.render(**{name: value for name, value in values.items() if name in template.inputs})
 
@@ -194,7 +196,7 @@ def _print(
         return
     from rich.text import Text
 
-    console = terminal.out()
+    console = terminal.stdout_console()
     for message in prompt:
         console.print(Text(message.role, style="bold cyan"))
         text = Text()
@@ -202,11 +204,14 @@ def _print(
             if span.trusted:
                 text.append(span.text)
             else:
-                text.append(f"{_MARKS[0]}{terminal.clean(span.text, longest=10_000)}{_MARKS[1]}", style="yellow")
+                text.append(
+                    f"{_DATA_MARKERS[0]}{terminal.sanitize_line(span.text, max_length=10_000)}{_DATA_MARKERS[1]}",
+                    style="yellow",
+                )
         console.print(text, soft_wrap=True)
         console.print()
     for notice in notices:
-        terminal.say(f"note: {notice}")
+        terminal.print_notice(f"note: {notice}")
     if token_ids is not None:
         console.print(Text(f"{len(token_ids):,} tokens", style="bold cyan"))
         console.print(" ".join(map(str, token_ids)), soft_wrap=True)

@@ -10,10 +10,10 @@ from genrec.errors import InputError
 
 if TYPE_CHECKING:
     from genrec.cli.terminal import Progress
-    from genrec.recommender import Person, Recommender
+    from genrec.recommender import Recommender, UserLike
     from genrec.types import RecommendationList
 
-_TOGETHER = 8  # people asked for between two steps of the progress bar
+_PROGRESS_BATCH_SIZE = 8  # people asked for between two steps of the progress bar
 
 Users = Annotated[list[str] | None, typer.Argument(metavar="USER", help="Ids of known people.", show_default=False)]
 Deadline = Annotated[float | None, typer.Option("--deadline", help="Seconds until every answer must be there.")]
@@ -54,7 +54,7 @@ def recommend(
     strategy: options.Strategy = None,
     score: options.Score = None,
     prior: options.Prior = None,
-    evidence: options.Evidence = None,
+    fusion_weight: options.FusionWeight = None,
     candidates: options.Candidates = None,
     width: options.Width = None,
     exact: options.Exact = None,
@@ -79,10 +79,10 @@ def recommend(
             f"user {users[0]!r} and --words or --history exclude each other; words and a history are for somebody "
             "without an id"
         )
-    people: list[Person] = [*users] if users else [History(tuple(history or ()), words or "")]
+    people: list[UserLike] = [*users] if users else [History(tuple(history or ()), words or "")]
     limits: dict[str, Any] = {"filter_seen": filter_seen, "only": only, "exclude": exclude, "where": where}
-    limits |= {"boost": loading.numbers(boost, "--boost"), "deadline": deadline, "on_unknown": on_unknown}
-    chosen = loading.settings(
+    limits |= {"boost": loading.parse_item_numbers(boost, "--boost"), "deadline": deadline, "on_unknown": on_unknown}
+    chosen = loading.settings_from_options(
         {
             "model": model,
             "adapter": adapter,
@@ -92,7 +92,7 @@ def recommend(
             "strategy": strategy,
             "score": score,
             "prior": prior,
-            "evidence": evidence,
+            "fusion_weight": fusion_weight,
             "candidates": candidates,
             "width": width,
             "exact": exact,
@@ -105,41 +105,41 @@ def recommend(
             "memory": memory,
         }
     )
-    named = loading.Source.of(data, items, interactions, columns, index)
-    opened = loading.load(named, chosen, default_cache(), need_model=bool(model or adapter))
-    with loading.in_options(), terminal.progress() as progress:
-        answers = _ask(opened, people, progress, k=k, explain=explain, **limits)
-        loading.keep(opened)
+    named = loading.DataSource.from_options(data, items, interactions, columns, index)
+    opened = loading.load_recommender(named, chosen, default_cache(), need_model=bool(model or adapter))
+    with loading.translate_option_errors(), terminal.progress() as progress:
+        answers = _recommend_in_batches(opened, people, progress, k=k, explain=explain, **limits)
+        loading.save_priors(opened)
     if as_json:
         pairs = zip(people, answers, strict=True)
-        terminal.write_json([tables.as_json(_described(person), answer) for person, answer in pairs])
+        terminal.write_json([tables.as_json(_user_fields(person), answer) for person, answer in pairs])
         return
-    console = terminal.out()
+    console = terminal.stdout_console()
     for person, answer in zip(people, answers, strict=True):
         if len(people) > 1:
-            console.rule(f"user {terminal.clean(str(person))}", align="left", style="dim")
-        tables.show(console, answer, reasons=explain)
+            console.rule(f"user {terminal.sanitize_line(str(person))}", align="left", style="dim")
+        tables.print_list(console, answer, show_reasons=explain)
 
 
-def _ask(
-    recommender: "Recommender", people: "Sequence[Person]", progress: "Progress", **options: Any
+def _recommend_in_batches(
+    recommender: "Recommender", users: "Sequence[UserLike]", progress: "Progress", **options: Any
 ) -> "list[RecommendationList]":
     """The answers, a few people at a time; all at once where one deadline holds for them all."""
-    together = len(people) if options["deadline"] is not None else _TOGETHER
+    together = len(users) if options["deadline"] is not None else _PROGRESS_BATCH_SIZE
     answers: list[RecommendationList] = []
-    for start in range(0, len(people), together):
-        if len(people) > together:
-            progress("recommending", start, len(people))
+    for start in range(0, len(users), together):
+        if len(users) > together:
+            progress("recommending", start, len(users))
         else:
-            progress.say("recommending")
-        answers += recommender.recommend(people[start : start + together], **options)
+            progress.start("recommending")
+        answers += recommender.recommend(users[start : start + together], **options)
     return answers
 
 
-def _described(person: "Person") -> dict[str, Any]:
+def _user_fields(user: "UserLike") -> dict[str, Any]:
     """Who a list is for, in plain values."""
     from genrec.types import History
 
-    if isinstance(person, History):
-        return {"user_id": None, "history": list(person.item_ids), "words": person.words}
-    return {"user_id": person}
+    if isinstance(user, History):
+        return {"user_id": None, "history": list(user.item_ids), "words": user.words}
+    return {"user_id": user}

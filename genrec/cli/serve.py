@@ -15,31 +15,32 @@ from genrec.cli import loading, options, terminal
 from genrec.errors import EngineError, InputError, ModelMissingError, StoreError
 
 if TYPE_CHECKING:
-    from genrec.pipeline import Parts
-    from genrec.serve.auth import Keys
+    from genrec.pipeline import Pipeline
+    from genrec.serve.auth import ApiKeys
     from genrec.serve.service import Service
     from genrec.settings import Settings
     from genrec.store.event_store import Store
 
-_KEYS = "GENREC_KEYS"
+_KEYS_VARIABLE = "GENREC_KEYS"
 _GENERATIVE, _BLEND, _EMBEDDING, _POPULARITY = _RANKERS = ("generative", "blend", "embedding", "popularity")
-_QUICK_WAITING, _SLOW_WAITING = 48, 16  # lists that may wait where a list takes milliseconds, and where seconds
-_FIRST = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
-_PRIORS = 20_000  # items whose priors are measured before the first request: at most some minutes, once
-_PACKAGES = ("fastapi", "uvicorn", "httptools", "sqlalchemy", "prometheus_client")
-_SERVER = "Server"
+_FAST_MAX_QUEUE, _LLM_MAX_QUEUE = 48, 16  # lists that may wait where a list takes milliseconds, and where seconds
+_WARMUP_TIMEOUT = 120.0  # seconds that the first list may take: the model is read, and loops are compiled
+_MAX_PRIOR_ITEMS = 20_000  # items whose priors are measured before the first request: at most some minutes, once
+_REQUIRED_PACKAGES = ("fastapi", "uvicorn", "httptools", "sqlalchemy", "prometheus_client")
+_SERVER_PANEL = "Server"
 
-Host = Annotated[str, typer.Option("--host", help="The address to listen at.", rich_help_panel=_SERVER)]
+Host = Annotated[str, typer.Option("--host", help="The address to listen at.", rich_help_panel=_SERVER_PANEL)]
 Port = Annotated[
-    int, typer.Option("--port", min=0, max=65535, help="0 takes a free one, which is said.", rich_help_panel=_SERVER)
+    int,
+    typer.Option("--port", min=0, max=65535, help="0 takes a free one, which is said.", rich_help_panel=_SERVER_PANEL),
 ]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
         "--keys",
         metavar="FILE",
-        help=f"Keys that callers show, one a line; or the environment variable {_KEYS}, separated by commas.",
-        rich_help_panel=_SERVER,
+        help=f"Keys that callers show, one a line; or the environment variable {_KEYS_VARIABLE}, separated by commas.",
+        rich_help_panel=_SERVER_PANEL,
     ),
 ]
 StoreUrl = Annotated[
@@ -49,20 +50,20 @@ StoreUrl = Annotated[
         metavar="URL",
         help="Where events are kept: sqlite:///FILE or postgresql://...",
         show_default="a file of this user's",
-        rich_help_panel=_SERVER,
+        rich_help_panel=_SERVER_PANEL,
     ),
 ]
 Rate = Annotated[
     float | None,
-    typer.Option("--rate", help="Requests a second that each key may make for long.", rich_help_panel=_SERVER),
+    typer.Option("--rate", help="Requests a second that each key may make for long.", rich_help_panel=_SERVER_PANEL),
 ]
 Burst = Annotated[
-    float, typer.Option("--burst", help="Requests that may come at once under --rate.", rich_help_panel=_SERVER)
+    float, typer.Option("--burst", help="Requests that may come at once under --rate.", rich_help_panel=_SERVER_PANEL)
 ]
 Waiting = Annotated[
     int | None,
     typer.Option(
-        "--waiting", min=1, help="Lists that may wait to be ranked; more are refused.", rich_help_panel=_SERVER
+        "--waiting", min=1, help="Lists that may wait to be ranked; more are refused.", rich_help_panel=_SERVER_PANEL
     ),
 ]
 Ranker = Annotated[str, typer.Option("--ranker", metavar="CHOICE", help=f"The first to rank: {', '.join(_RANKERS)}.")]
@@ -85,7 +86,7 @@ def serve(
     adapter: options.Adapter = None,
     encoder: options.Encoder = None,
     strategy: options.Strategy = None,
-    evidence: options.Evidence = None,
+    fusion_weight: options.FusionWeight = None,
     candidates: options.Candidates = None,
     reader: options.Reader = None,
     replies: options.Replies = None,
@@ -95,14 +96,16 @@ def serve(
 
     Without keys it answers this machine alone.
     """
-    _need_packages()
+    _require_packages()
     from genrec.cache import default_cache
     from genrec.serve.admission import is_loopback
     from genrec.store.event_store import Store
 
-    known = _keys(keys, rate, burst)
+    known = _collect_keys(keys, rate, burst)
     if not len(known) and not is_loopback(host):
-        raise InputError(f"--host {host} can be reached from elsewhere and needs keys; add --keys FILE, or set {_KEYS}")
+        raise InputError(
+            f"--host {host} can be reached from elsewhere and needs keys; add --keys FILE, or set {_KEYS_VARIABLE}"
+        )
     if ranker not in _RANKERS:
         raise InputError(f"--ranker is {ranker!r}; choose one of {', '.join(_RANKERS)}")
     options: dict[str, Any] = {
@@ -110,98 +113,112 @@ def serve(
         "adapter": adapter,
         "encoder": "none" if ranker == _POPULARITY else encoder,
         "strategy": strategy,
-        "evidence": evidence,
+        "fusion_weight": fusion_weight,
         "candidates": candidates,
     }
-    chosen, cache = loading.settings(options), default_cache()
-    named = loading.Source.of(data, items, interactions, columns)
-    loading.fetch([chosen.model, chosen.encoder], cache)
+    chosen, cache = loading.settings_from_options(options), default_cache()
+    named = loading.DataSource.from_options(data, items, interactions, columns)
+    loading.fetch_models([chosen.model, chosen.encoder], cache)
     listening = _bind(host, port)  # before what takes long; until then connections are refused
-    with Store.open(store or _default_store(named)) as opened:
-        parts = _open(named, chosen, cache, ranker, need_model=bool(model or adapter))
-        service = _service(parts, opened, waiting, loading.given(reader=reader, replies=replies, patience=patience))
-        _run(service, named.name, known, host, listening)
+    with Store.open(store or _default_store_url(named)) as opened:
+        parts = _open_pipeline(named, chosen, cache, ranker, need_model=bool(model or adapter))
+        service = _build_service(
+            parts, opened, waiting, loading.without_none(reader=reader, replies=replies, patience=patience)
+        )
+        _run_server(service, named.name, known, host, listening)
 
 
-def _need_packages() -> None:
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+def _require_packages() -> None:
+    missing = [name for name in _REQUIRED_PACKAGES if find_spec(name) is None]
     if missing:
         raise ModelMissingError(f"{missing[0]} is not installed; run: pip install 'genrec[serve]'")
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    from genrec.serve.uvicorn_protocol import bind
+    from genrec.serve.uvicorn_protocol import bind_socket
 
     try:
-        return bind(host, port)
+        return bind_socket(host, port)
     except OSError as error:
         raise InputError(f"cannot listen at {host}:{port}: {error.strerror}; name another --port or --host") from error
 
 
-def _service(parts: "Parts", store: "Store", waiting: int | None, talking: dict[str, Any]) -> "Service":
+def _build_service(
+    pipeline: "Pipeline", store: "Store", max_queue: int | None, chat_options: dict[str, Any]
+) -> "Service":
     """What answers, warm."""
-    from genrec.chat.advising import advising
-    from genrec.serve.service import Load, Service
-    from genrec.serve.state import Live
+    from genrec.chat.advising import advisor_builder
+    from genrec.serve.service import Service, ServiceConfig
+    from genrec.serve.state import ServingState
     from genrec.serve.telemetry import Metrics
 
-    if parts.embedding is not None:
-        parts.embedding.screen()
-    live = Live(parts, store)
-    quick = parts.generating is None
-    load = Load(waiting=waiting or (_QUICK_WAITING if quick else _SLOW_WAITING), together=8 if quick else 4)
-    service = Service(live, store, advise=advising(live.recommender, **talking), load=load, metrics=Metrics())
+    if pipeline.embedding is not None:
+        pipeline.embedding.enable_quantization()
+    live = ServingState(pipeline, store)
+    quick = pipeline.llm is None
+    load = ServiceConfig(
+        max_queue=max_queue or (_FAST_MAX_QUEUE if quick else _LLM_MAX_QUEUE), max_batch_size=8 if quick else 4
+    )
+    service = Service(
+        live, store, build_advisor=advisor_builder(live.recommender, **chat_options), config=load, metrics=Metrics()
+    )
     try:
-        service.check(_FIRST)  # what is made at the first request is made now
+        service.check(_WARMUP_TIMEOUT)  # what is made at the first request is made now
     except EngineError as error:
-        terminal.say(f"note: {error}; lists come from further down the ladder meanwhile")
+        terminal.print_notice(f"note: {error}; lists come from further down the ladder meanwhile")
     return service
 
 
-def _run(service: "Service", name: str, keys: "Keys", host: str, listening: socket.socket) -> None:
+def _run_server(service: "Service", name: str, keys: "ApiKeys", host: str, listening: socket.socket) -> None:
     """Say where, and answer until the process is told to end."""
-    from genrec.serve.admission import Room
+    from genrec.serve.admission import Limits
     from genrec.serve.app import create_app
     from genrec.serve.uvicorn_protocol import serve as run
 
     whom = "whoever shows a key" if len(keys) else "this machine alone, since no keys are configured"
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     listening.listen()  # whoever is told the address may knock at once
-    terminal.say(f"{name}: {len(service.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
-    run(create_app(service, keys=keys, room=Room()), listening)
+    terminal.print_notice(f"{name}: {len(service.catalog):,} items at {address} for {whom}; Ctrl+C ends it")
+    run(create_app(service, keys=keys, limits=Limits()), listening)
 
 
-def _open(named: loading.Source, chosen: "Settings", cache: Path, ranker: str, need_model: bool) -> "Parts":
+def _open_pipeline(
+    data_source: loading.DataSource, settings: "Settings", cache: Path, ranker: str, need_model: bool
+) -> "Pipeline":
     """What ranks, from a step of the ladder on."""
-    parts = loading.load_parts(named, chosen, cache, need_model=need_model)
-    if parts.generating is not None and len(parts.catalog) <= _PRIORS:
+    parts = loading.load_pipeline(data_source, settings, cache, need_model=need_model)
+    if parts.llm is not None and len(parts.catalog) <= _MAX_PRIOR_ITEMS:
         with terminal.progress() as progress:  # once: a list that has to measure them first takes seconds longer
-            parts.generating.ranker.fill_priors(lambda done, total: progress("prior", done, total))
+            parts.llm.ranker.compute_priors(lambda done, total: progress("prior", done, total))
     for notice in parts.notices:
-        terminal.say(f"note: {notice}")
-    steps = [step.source for step in parts.ladder]
+        terminal.print_notice(f"note: {notice}")
+    steps = [step.source for step in parts.stages]
     if ranker not in (_GENERATIVE, *steps):
-        raise InputError(f"--ranker {ranker} has nothing to go on in {named.name}; choose from {', '.join(steps)}")
+        raise InputError(
+            f"--ranker {ranker} has nothing to go on in {data_source.name}; choose from {', '.join(steps)}"
+        )
     if ranker in (_EMBEDDING, _POPULARITY):
-        parts = replace(parts, learned=None, counting=None)
+        parts = replace(parts, collaborative=None, ensemble=None)
     return replace(parts, embedding=None) if ranker == _POPULARITY else parts
 
 
-def _keys(file: Path | None, rate: float | None, burst: float) -> "Keys":
+def _collect_keys(file: Path | None, rate: float | None, burst: float) -> "ApiKeys":
     """Those of a file and of the environment."""
-    from genrec.serve.auth import Keys, read_keys
+    from genrec.serve.auth import ApiKeys, read_keys
 
-    found = [key.strip() for key in os.environ.get(_KEYS, "").split(",") if key.strip()]
+    found = [key.strip() for key in os.environ.get(_KEYS_VARIABLE, "").split(",") if key.strip()]
     found += [] if file is None else read_keys(file)
     if rate is not None and not found:
         raise InputError(f"--rate {rate} is a limit for each key, and there are none; add --keys FILE, or leave it out")
-    return Keys(found, rate=rate, burst=burst, clock=time.monotonic)
+    return ApiKeys(found, rate=rate, burst=burst, clock=time.monotonic)
 
 
-def _default_store(named: loading.Source) -> str:
+def _default_store_url(data_source: loading.DataSource) -> str:
     """A file of this user's that nobody else may read, one for each catalog."""
-    place = next((path for path in (named.items, named.index) if path is not None), None)
-    name = named.name if place is None else f"{place.stem}-{sha256(str(place.resolve()).encode()).hexdigest()[:12]}"
+    place = next((path for path in (data_source.items, data_source.index) if path is not None), None)
+    name = (
+        data_source.name if place is None else f"{place.stem}-{sha256(str(place.resolve()).encode()).hexdigest()[:12]}"
+    )
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     folder = Path(state) / "genrec"
     file = folder / f"{name}.db"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from genrec.cli.terminal import clean
+from genrec.cli.terminal import sanitize_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -14,81 +14,95 @@ if TYPE_CHECKING:
     from genrec.types import Driver, Recommendation, RecommendationList
 
 _SHOWN_DRIVERS = 2
-_WIDEST = 130  # characters of a table, however wide the terminal
-_SOURCE = 20  # characters in a line of where an item is from
-_SEVERAL_COLUMNS = 110  # from this width on the drivers have a column of their own
+_MAX_TABLE_WIDTH = 130  # characters of a table, however wide the terminal
+_SOURCE_WIDTH = 20  # characters in a line of where an item is from
+_DRIVER_COLUMN_MIN_WIDTH = 110  # from this width on the drivers have a column of their own
 
 
-def as_json(person: Mapping[str, Any], answer: "RecommendationList") -> dict[str, Any]:
+def as_json(user: Mapping[str, Any], recommendations: "RecommendationList") -> dict[str, Any]:
     """One person and their list, in plain values; a drop that JSON cannot write (the item would go) becomes null."""
-    return {**person, **asdict(answer)}
+    return {**user, **list_fields(recommendations)}
+
+
+def list_fields(recommendations: "RecommendationList") -> dict[str, Any]:
+    """The fields of a list in plain values; `left_out` is the former name of `failed_stages`, kept for one release."""
+    return {**asdict(recommendations), "left_out": recommendations.failed_stages}
 
 
 def as_table(
-    answer: "RecommendationList", *, width: int, reasons: bool, extra: Mapping[str, Mapping[Any, str]] | None = None
+    recommendations: "RecommendationList",
+    *,
+    width: int,
+    show_reasons: bool,
+    extra_columns: Mapping[str, Mapping[Any, str]] | None = None,
 ) -> "Table":
     """Rank, title, score and source, and what drove each item.
 
     Args:
-        answer: the list.
+        recommendations: the list.
         width: characters there are; drivers stand under the title where they are few.
-        reasons: show the sentence too.
-        extra: further columns, by name: text for each item id.
+        show_reasons: show the sentence too.
+        extra_columns: further columns, by name: text for each item id.
     """
     from rich.table import Table
 
-    wide = width >= _SEVERAL_COLUMNS and any(item.drivers for item in answer.items)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", width=min(width, _WIDEST))
-    table.add_column("#", justify="right", no_wrap=True, min_width=len(str(len(answer.items))))
+    wide = width >= _DRIVER_COLUMN_MIN_WIDTH and any(item.drivers for item in recommendations.items)
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", width=min(width, _MAX_TABLE_WIDTH)
+    )
+    table.add_column("#", justify="right", no_wrap=True, min_width=len(str(len(recommendations.items))))
     table.add_column("title", ratio=1, overflow="fold")
-    for name in extra or {}:
+    for name in extra_columns or {}:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("source", max_width=_SOURCE, overflow="fold")
+    table.add_column("source", max_width=_SOURCE_WIDTH, overflow="fold")
     if wide:
         table.add_column("driven by", ratio=1, overflow="fold")
-    for item in answer.items:
+    for item in recommendations.items:
         drivers = _drivers(item.drivers)
-        cells: list[RenderableType] = [str(item.rank), _title(item, None if wide else drivers, reasons)]
-        cells += [clean(values.get(item.item_id, "")) for values in (extra or {}).values()]
-        cells += [f"{item.score:.2f}", clean(item.source)]
+        cells: list[RenderableType] = [str(item.rank), _title(item, None if wide else drivers, show_reasons)]
+        cells += [sanitize_line(values.get(item.item_id, "")) for values in (extra_columns or {}).values()]
+        cells += [f"{item.score:.2f}", sanitize_line(item.source)]
         table.add_row(*cells, *([drivers] if wide else []))
     return table
 
 
-def as_footer(answer: "RecommendationList") -> "Text":
+def as_footer(recommendations: "RecommendationList") -> "Text":
     """Whether the ranking is proven, over how many items, what should be known, and the time it took."""
     from rich.text import Text
 
-    if not answer.items:
+    if not recommendations.items:
         text = Text("nothing to recommend", style="yellow")
-    elif answer.proven:
+    elif recommendations.proven:
         text = Text(
-            f"proven: no other allowed item scores higher; {answer.compared:,} were compared in full", style="green"
+            f"proven: no other allowed item scores higher; {recommendations.compared:,} were compared in full",
+            style="green",
         )
     else:
-        text = Text(f"not proven: {answer.compared:,} items were compared, not all that are allowed", style="yellow")
-    text.append(f" · {answer.seconds:.2f} s", style="dim")
-    if any(item.drivers for item in answer.items):
+        text = Text(
+            f"not proven: {recommendations.compared:,} items were compared, not all that are allowed", style="yellow"
+        )
+    text.append(f" · {recommendations.seconds:.2f} s", style="dim")
+    if any(item.drivers for item in recommendations.items):
         text.append("\nIn brackets: how far the score falls without that item of the history.", style="dim")
-    for notice in answer.notices:
-        text.append(f"\nnote: {clean(notice, longest=1000)}", style="yellow")
+    for notice in recommendations.notices:
+        text.append(f"\nnote: {sanitize_line(notice, max_length=1000)}", style="yellow")
     return text
 
 
-def show(console: "Console", answer: "RecommendationList", *, reasons: bool) -> None:
+def print_list(console: "Console", recommendations: "RecommendationList", *, show_reasons: bool) -> None:
     """The table and the footer."""
-    if answer.items:
-        console.print(as_table(answer, width=console.width, reasons=reasons))
-    console.print(as_footer(answer))
+    if recommendations.items:
+        console.print(as_table(recommendations, width=console.width, show_reasons=show_reasons))
+    console.print(as_footer(recommendations))
 
 
-def _title(item: "Recommendation", drivers: "Text | None", reasons: bool) -> "Text":
+def _title(item: "Recommendation", drivers: "Text | None", show_reasons: bool) -> "Text":
     from rich.text import Text
 
-    text = Text(clean(item.title))
-    if reasons and item.reason:
-        text.append(f"\n{clean(item.reason)}", style="italic")
+    text = Text(sanitize_line(item.title))
+    if show_reasons and item.reason:
+        text.append(f"\n{sanitize_line(item.reason)}", style="italic")
     if drivers:
         text.append("\n").append("driven by ", style="dim").append_text(drivers)
     return text
@@ -97,6 +111,8 @@ def _title(item: "Recommendation", drivers: "Text | None", reasons: bool) -> "Te
 def _drivers(drivers: "tuple[Driver, ...]") -> "Text":
     from rich.text import Text
 
-    parts = [f"{clean(driver.title, longest=60)} (-{driver.drop:.2f})" for driver in drivers[:_SHOWN_DRIVERS]]
+    parts = [
+        f"{sanitize_line(driver.title, max_length=60)} (-{driver.drop:.2f})" for driver in drivers[:_SHOWN_DRIVERS]
+    ]
     left = len(drivers) - len(parts)
     return Text(", ".join(parts) + (f", and {left} more" if left else ""), style="dim")

@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-_FIRST_LINE_AFTER = 2.0  # seconds
-_LINE_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
-_LONGEST = 200  # characters of a title that are shown
-_LINE_END = re.compile(r" +(?=\n)")
+_FIRST_LINE_DELAY = 2.0  # seconds
+_LINE_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
+_MAX_LENGTH = 200  # characters of a title that are shown
+_TRAILING_SPACES = re.compile(r" +(?=\n)")
 # Joiners hold emoji and several scripts together; every other format character can reorder or hide what stands there.
 _JOINERS = "\u200c\u200d"
 
 
-def clean(text: str, longest: int = _LONGEST) -> str:
+def sanitize_line(text: str, max_length: int = _MAX_LENGTH) -> str:
     """Untrusted text as one harmless line: no control character, no escape sequence, no change of direction."""
-    line = " ".join(harmless(text).split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+    line = " ".join(sanitize(text).split())
+    return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
-def harmless(text: str, keep: str = "") -> str:
+def sanitize(text: str, keep: str = "") -> str:
     """Untrusted text whose control characters are spaces, but for those kept, and which changes no direction."""
     kept = (" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in keep else c for c in text)
     return "".join(c for c in kept if c in _JOINERS or unicodedata.category(c) != "Cf")
 
 
-def out() -> "Console":
+def stdout_console() -> "Console":
     """The console on standard output."""
     return _console(stderr=False)
 
@@ -48,21 +48,21 @@ def write_line(text: str) -> None:
 
 def write_json(value: object) -> None:
     """JSON on standard output, in ASCII, so that nothing in it can command a terminal; what is not finite is null."""
-    write_line(json.dumps(_finite(value), indent=2, allow_nan=False, default=str))
+    write_line(json.dumps(_replace_non_finite(value), indent=2, allow_nan=False, default=str))
 
 
-def say(text: str) -> None:
+def print_notice(text: str) -> None:
     """A line on standard error, for people."""
-    sys.stderr.write(f"{clean(text, longest=10_000)}\n")
+    sys.stderr.write(f"{sanitize_line(text, max_length=10_000)}\n")
     sys.stderr.flush()
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Say on standard error what went wrong."""
-    say(f"error: {message}")
+    print_notice(f"error: {message}")
 
 
-def abandon() -> None:
+def discard_stdout() -> None:
     """Let what still waits for standard output go nowhere, so that it fails no second time at the end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
@@ -85,43 +85,43 @@ class Progress:
     def __init__(self, bar: "Bar | None", clock: Callable[[], float] = time.monotonic) -> None:
         self._bar, self._clock = bar, clock
         self._task = None if bar is None else bar.add_task("", total=None)
-        self._what = self._line = ""
+        self._label = self._line = ""
         self._lock = Lock()
-        self._next_line = clock() + _FIRST_LINE_AFTER
-        self._first = Timer(_FIRST_LINE_AFTER, self._write)
-        self._first.daemon = True
+        self._next_line = clock() + _FIRST_LINE_DELAY
+        self._first_line_timer = Timer(_FIRST_LINE_DELAY, self._write_line)
+        self._first_line_timer.daemon = True
         if bar is None:
-            self._first.start()
+            self._first_line_timer.start()
 
-    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
+    def __call__(self, label: str, done: int, total: int, detail: str = "") -> None:
         """`done` of `total` parts are made; `detail` changes as it goes on."""
         beside = f"; {detail}" if detail else ""
-        self._show(what, done, total, f"{what}: {done:,} of {total:,}{beside}", beside)
+        self._update(label, done, total, f"{label}: {done:,} of {total:,}{beside}", beside)
 
-    def say(self, what: str) -> None:
+    def start(self, label: str) -> None:
         """Something of unknown length has begun."""
-        self._show(what, 0, None, what)
+        self._update(label, 0, None, label)
 
     def close(self) -> None:
         """Say nothing any more."""
-        self._first.cancel()
+        self._first_line_timer.cancel()
 
-    def _show(self, what: str, done: int, total: int | None, line: str, beside: str = "") -> None:
+    def _update(self, label: str, done: int, total: int | None, line: str, beside: str = "") -> None:
         if self._bar is None or self._task is None:
             self._line = line
-            self._write()
+            self._write_line()
             return
-        if what != self._what:
-            self._what = what
-            self._bar.reset(self._task, description=what)
-        self._bar.update(self._task, total=total, completed=done, description=f"{what}{beside}")
+        if label != self._label:
+            self._label = label
+            self._bar.reset(self._task, description=label)
+        self._bar.update(self._task, total=total, completed=done, description=f"{label}{beside}")
 
-    def _write(self) -> None:
+    def _write_line(self) -> None:
         with self._lock:
             now = self._clock()
             if self._line and now >= self._next_line:
-                self._next_line = now + _LINE_EVERY
-                say(self._line)
+                self._next_line = now + _LINE_INTERVAL
+                print_notice(self._line)
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def progress() -> Iterator[Progress]:
         yield Progress(bar)
 
 
-class _Trimmed:
+class _TrimmedStream:
     """A stream that is no terminal, without the spaces that tables put at the ends of lines."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -150,7 +150,7 @@ class _Trimmed:
         self.encoding = stream.encoding
 
     def write(self, text: str) -> int:
-        return self._stream.write(_LINE_END.sub("", text))
+        return self._stream.write(_TRAILING_SPACES.sub("", text))
 
     def flush(self) -> None:
         self._stream.flush()
@@ -165,13 +165,13 @@ def _console(*, stderr: bool) -> "Console":
     stream: Any = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")  # a title may hold what this terminal cannot write
-    file: Any = stream if stream.isatty() else _Trimmed(stream)
+    file: Any = stream if stream.isatty() else _TrimmedStream(stream)
     return Console(file=file, markup=False, emoji=False, highlight=False)
 
 
-def _finite(value: object) -> object:
+def _replace_non_finite(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _replace_non_finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_replace_non_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.artifact import writing_file
+from genrec.artifact import atomic_writer
 from genrec.data.filters import filter_mask
 from genrec.data.ids import Ids
-from genrec.data.table import Table, describe, read_table, shown, table_of
+from genrec.data.table import Table, describe_type, format_value, read_table, table_from_arrow
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.types import BoolArray, IntArray, Item
 
 OnUnknown = Literal["raise", "skip"]
 
-_OWN = ("item_id", "title")
-_METADATA = b"genrec.data.catalog"
+_REQUIRED_COLUMNS = ("item_id", "title")
+_METADATA_KEY = b"genrec.data.catalog"
 _VERSION = 1
-_CHUNK = 65_536  # rows that exist as Python values at once
+_CHUNK_ROWS = 65_536  # rows that exist as Python values at once
 
 
 class Catalog:
@@ -54,10 +54,12 @@ class Catalog:
         if len(table) == 0:
             raise InputError(f"{table.source} holds no items; a catalog needs at least one")
         self.name = name
-        self.item_ids = table.ids("item_id")
-        _refuse_repeats(self.item_ids, table)
-        self._titles = table.texts("title")
-        self._attributes = {key: _present(column) for key, column in table.columns.items() if key not in _OWN}
+        self.item_ids = table.id_column("item_id")
+        _reject_duplicate_ids(self.item_ids, table)
+        self._titles = table.text_column("title")
+        self._attributes = {
+            key: _nulls_for_missing(column) for key, column in table.columns.items() if key not in _REQUIRED_COLUMNS
+        }
         self.attribute_names = tuple(self._attributes)
         ordered = {name: self._attributes[name] for name in sorted(self._attributes)}
         self.fingerprint = _fingerprint({"item_id": self.item_ids.keys, "title": self._titles, **ordered})
@@ -71,14 +73,14 @@ class Catalog:
         """
         rows = list(items)
         keys = dict.fromkeys(key for item in rows for key in item.attributes)
-        clash = [key for key in keys if key in _OWN or not isinstance(key, str)]
+        clash = [key for key in keys if key in _REQUIRED_COLUMNS or not isinstance(key, str)]
         if clash:
             raise InputError(f"attribute {clash[0]!r} of the items is no free name; rename it")
         columns = {
-            "item_id": _column("item_id", [item.item_id for item in rows]),
-            "title": _column("title", [item.title for item in rows]),
-        } | {key: _column(key, [item.attributes.get(key) for item in rows]) for key in keys}
-        return cls(table_of(columns, "the items"), name=name)
+            "item_id": _to_array("item_id", [item.item_id for item in rows]),
+            "title": _to_array("title", [item.title for item in rows]),
+        } | {key: _to_array(key, [item.attributes.get(key) for item in rows]) for key in keys}
+        return cls(table_from_arrow(columns, "the items"), name=name)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -92,10 +94,10 @@ class Catalog:
         return Item(self.item_ids[row], self._titles[row].as_py(), attributes)
 
     def __iter__(self) -> Iterator[Item]:
-        for start in range(0, len(self), _CHUNK):
-            ids = self.item_ids.array.slice(start, _CHUNK).to_pylist()
-            titles = self._titles.slice(start, _CHUNK).to_pylist()
-            columns = [column.slice(start, _CHUNK).to_pylist() for column in self._attributes.values()]
+        for start in range(0, len(self), _CHUNK_ROWS):
+            ids = self.item_ids.array.slice(start, _CHUNK_ROWS).to_pylist()
+            titles = self._titles.slice(start, _CHUNK_ROWS).to_pylist()
+            columns = [column.slice(start, _CHUNK_ROWS).to_pylist() for column in self._attributes.values()]
             values = zip(*columns, strict=True) if columns else ((),) * len(ids)
             for item_id, title, row in zip(ids, titles, values, strict=True):
                 yield Item(item_id, title, dict(zip(self._attributes, row, strict=True)))
@@ -143,42 +145,42 @@ class Catalog:
         index = self.item_ids.position(item_id)
         if index < 0:
             raise UnknownItemError(
-                f"item {shown(item_id)} is not in catalog {self.name!r} ({len(self):,} items); "
+                f"item {format_value(item_id)} is not in catalog {self.name!r} ({len(self):,} items); "
                 "check the id, or that the catalog is the one it belongs to"
             )
         return index
 
-    def indices_of(self, ids: Iterable[object], on_unknown: OnUnknown = "raise") -> IntArray:
+    def indices_of(self, item_ids: Iterable[object], on_unknown: OnUnknown = "raise") -> IntArray:
         """The indices of many ids, int64, in their order and with their repeats.
 
         Args:
-            ids: ids of the caller.
+            item_ids: ids of the caller.
             on_unknown: what to do with an id that no item has; "skip" leaves it out, so fewer come back.
 
         Raises:
             UnknownItemError: an id that no item has, unless skipped.
         """
         known = check_on_unknown(on_unknown)
-        if not isinstance(ids, Ids | str | bytes):
-            ids = list(ids)
-        found = self.item_ids.positions(ids)
+        if not isinstance(item_ids, Ids | str | bytes):
+            item_ids = list(item_ids)
+        found = self.item_ids.positions(item_ids)
         lacking = found < 0
         if not lacking.any():
             return found
         if known == "raise":
-            first = next(one for one, absent in zip(ids, lacking, strict=True) if absent)
+            first = next(one for one, absent in zip(item_ids, lacking, strict=True) if absent)
             others = int(np.count_nonzero(lacking)) - 1
             more = f" and {others:,} more {'are' if others else 'is'}" if others else " is"
             raise UnknownItemError(
-                f"item {shown(first)}{more} not in catalog {self.name!r} ({len(self):,} items); "
+                f"item {format_value(first)}{more} not in catalog {self.name!r} ({len(self):,} items); "
                 'pass on_unknown="skip" to drop such items'
             )
         return found[~lacking]
 
-    def mask_of(self, ids: Iterable[object], on_unknown: OnUnknown = "raise") -> BoolArray:
+    def mask_of(self, item_ids: Iterable[object], on_unknown: OnUnknown = "raise") -> BoolArray:
         """Which items are listed: bool [N], for allow-lists. Raises as `indices_of`."""
         mask = np.zeros(len(self), dtype=np.bool_)
-        mask[self.indices_of(ids, on_unknown)] = True
+        mask[self.indices_of(item_ids, on_unknown)] = True
         return mask
 
     def where(self, expression: "str | pc.Expression") -> BoolArray:
@@ -198,38 +200,38 @@ class Catalog:
     def revised(
         self,
         *,
-        put: "Catalog | None" = None,
-        withdraw: Sequence[int] | IntArray = (),
-        retitle: Mapping[int, str] | None = None,
+        upsert: "Catalog | None" = None,
+        remove: Sequence[int] | IntArray = (),
+        new_titles: Mapping[int, str] | None = None,
     ) -> "Catalog":
         """This catalog without some items, with other titles for some, and with others put into it.
 
         Args:
-            put: items that take the place of those with their ids, and new ones, which follow behind; an attribute
+            upsert: items that take the place of those with their ids, and new ones, which follow behind; an attribute
                 that one of the catalogs lacks is missing in its items. Fractions among whole numbers make all of them
                 fractions.
-            withdraw: indices; an item that is put as well is a new one.
-            retitle: new titles by index.
+            remove: indices; an item that is put as well is a new one.
+            new_titles: new titles by index.
 
         Raises:
             InputError: nothing would be left, or an attribute is of another kind.
         """
         columns = self._columns()
-        if retitle:
+        if new_titles:
             texts = self._titles.to_pylist()
-            for index, title in retitle.items():
+            for index, title in new_titles.items():
                 texts[index] = title
             columns["title"] = pa.array(texts, pa.large_string())
         rows = np.arange(len(self))
-        if put is not None:
-            columns = _appended(columns, put._columns(), len(self), len(put))
-            places, theirs = self.item_ids.positions(put.item_ids), len(self) + np.arange(len(put))
-            there = (places >= 0) & ~np.isin(places, withdraw)
+        if upsert is not None:
+            columns = _concatenate_columns(columns, upsert._columns(), len(self), len(upsert))
+            places, theirs = self.item_ids.positions(upsert.item_ids), len(self) + np.arange(len(upsert))
+            there = (places >= 0) & ~np.isin(places, remove)
             rows[places[there]] = theirs[there]
             rows = np.concatenate([rows, theirs[~there]])
-        rows = np.delete(rows, np.asarray(withdraw, dtype=np.int64))
+        rows = np.delete(rows, np.asarray(remove, dtype=np.int64))
         columns = {name: column.take(pa.array(rows)) for name, column in columns.items()}
-        return Catalog(table_of(columns, f"the revised catalog {self.name!r}"), name=self.name)
+        return Catalog(table_from_arrow(columns, f"the revised catalog {self.name!r}"), name=self.name)
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file that `Catalog.read` brings back exactly; whole or not at all.
@@ -241,9 +243,9 @@ class Catalog:
 
         path = Path(path)
         facts = {"version": _VERSION, "name": self.name, "fingerprint": self.fingerprint}
-        table = pa.table(self._columns()).replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
+        table = pa.table(self._columns()).replace_schema_metadata({_METADATA_KEY: json.dumps(facts).encode()})
         try:
-            with writing_file(path) as file:
+            with atomic_writer(path) as file:
                 parquet.write_table(table, file, compression="zstd")
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(
@@ -263,7 +265,7 @@ class Catalog:
         try:
             with parquet.ParquetFile(path) as file:
                 table = file.read()
-            facts = json.loads((table.schema.metadata or {})[_METADATA])
+            facts = json.loads((table.schema.metadata or {})[_METADATA_KEY])
             version, name, fingerprint = facts["version"], facts["name"], facts["fingerprint"]
         except FileNotFoundError:
             raise ArtifactError(f"{path} is missing; write the catalog there first") from None
@@ -275,7 +277,7 @@ class Catalog:
             raise ArtifactError(f"{path} has format version {version!r}, this genrec reads {_VERSION}; write it again")
         try:
             columns = dict(zip(table.column_names, table.columns, strict=True))
-            catalog = cls(table_of(columns, path.name), name=name)
+            catalog = cls(table_from_arrow(columns, path.name), name=name)
         except (InputError, KeyError) as error:
             raise ArtifactError(f"{path} was altered since it was written ({error}); write it again") from error
         if catalog.fingerprint != fingerprint:
@@ -300,7 +302,7 @@ def read_catalog(source: Any, *, columns: Mapping[str, str] | None = None, name:
         InputError: the source cannot be read, lacks a column, holds no items, a row without an id or a title, or an
             id twice.
     """
-    table = read_table(source, needed=_OWN, columns=columns, verbatim=_OWN)
+    table = read_table(source, required=_REQUIRED_COLUMNS, columns=columns, as_text=_REQUIRED_COLUMNS)
     default = Path(source).stem if isinstance(source, str | Path) else "catalog"
     return Catalog(table, name=name if name is not None else default)
 
@@ -312,7 +314,7 @@ def check_on_unknown(choice: str) -> OnUnknown:
     return "raise" if choice == "raise" else "skip"
 
 
-def _kind(value: object) -> str:
+def _value_kind(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "true or false"
     if isinstance(value, numbers.Real | Decimal):
@@ -320,8 +322,8 @@ def _kind(value: object) -> str:
     return "text" if isinstance(value, str) else "lists" if isinstance(value, list | tuple) else type(value).__name__
 
 
-def _column(name: str, values: list[Any]) -> pa.Array:
-    kinds = {_kind(value) for value in values if value is not None}
+def _to_array(name: str, values: list[Any]) -> pa.Array:
+    kinds = {_value_kind(value) for value in values if value is not None}
     if len(kinds) > 1:
         raise InputError(f"{name} of the items holds {' and '.join(sorted(kinds))}; give every value one type")
     try:
@@ -330,7 +332,7 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         raise InputError(f"{name} of the items cannot be kept: {error}; use text, numbers, dates or lists") from error
 
 
-def _appended(
+def _concatenate_columns(
     columns: Mapping[str, pa.Array], more: Mapping[str, pa.Array], size: int, added: int
 ) -> dict[str, pa.Array]:
     """Columns of two catalogs, one after the other."""
@@ -348,13 +350,13 @@ def _appended(
             joined[name] = pa.concat_arrays([part.cast(kind) for part in filled])
         except pa.ArrowException as error:
             raise InputError(
-                f"{name} of the added items is {describe(filled[1].type)}, in the catalog it is {describe(kind)}: "
+                f"{name} of the added items is {describe_type(filled[1].type)}, in the catalog it is {describe_type(kind)}: "
                 f"{error}; give it the same kind"
             ) from error
     return joined
 
 
-def _present(column: pa.Array) -> pa.Array:
+def _nulls_for_missing(column: pa.Array) -> pa.Array:
     """An attribute with every way of saying "missing" made null."""
     if column.type == pa.float64():
         return pc.if_else(pc.is_nan(column), None, column)
@@ -363,7 +365,7 @@ def _present(column: pa.Array) -> pa.Array:
     return column
 
 
-def _refuse_repeats(ids: Ids, table: Table) -> None:
+def _reject_duplicate_ids(ids: Ids, table: Table) -> None:
     encoded = ids.keys.dictionary_encode()
     if len(encoded.dictionary) == len(ids):
         return
@@ -383,8 +385,8 @@ def _fingerprint(columns: Mapping[str, pa.Array]) -> str:
     digest = hashlib.sha256(b"genrec catalog 2")
     for name, column in columns.items():
         empty = column.null_count == len(column)
-        digest.update(json.dumps([name, len(column), None if empty else describe(column.type)]).encode())
-        for start in range(0, len(column), _CHUNK):
-            values = column.slice(start, _CHUNK).to_pylist()
+        digest.update(json.dumps([name, len(column), None if empty else describe_type(column.type)]).encode())
+        for start in range(0, len(column), _CHUNK_ROWS):
+            values = column.slice(start, _CHUNK_ROWS).to_pylist()
             digest.update(json.dumps(values, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -34,12 +34,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.data.table import describe
+from genrec.data.table import describe_type
 from genrec.errors import FilterError
 from genrec.types import BoolArray
 
-_LENGTH = 10_000  # characters
-_DEPTH = 32
+_MAX_LENGTH = 10_000  # characters
+_MAX_DEPTH = 32
 
 
 def filter_mask(expression: "str | pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
@@ -53,16 +53,16 @@ def filter_mask(expression: "str | pc.Expression", columns: Mapping[str, pa.Arra
         FilterError: it does not parse, names no column, or compares things of different kinds.
     """
     if isinstance(expression, pc.Expression):
-        return _computed(expression, columns)
+        return _evaluate_arrow(expression, columns)
     if not isinstance(expression, str):
         raise FilterError(
             f"a filter is a text or a pyarrow.compute.Expression, not {type(expression).__name__}; "
             'pass for example "price < 5"'
         )
-    return _Filter(expression, columns).mask()
+    return _FilterEvaluator(expression, columns).mask()
 
 
-def _computed(expression: "pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
+def _evaluate_arrow(expression: "pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
     row = "row"
     while row in columns:
         row += "_"
@@ -79,7 +79,7 @@ def _computed(expression: "pc.Expression", columns: Mapping[str, pa.Array]) -> B
     return mask
 
 
-_COMPARE = {
+_COMPARISONS = {
     ast.Eq: pc.equal,
     ast.NotEq: pc.not_equal,
     ast.Lt: pc.less,
@@ -87,12 +87,12 @@ _COMPARE = {
     ast.Gt: pc.greater,
     ast.GtE: pc.greater_equal,
 }
-_ASCII_EDGE = r"(?:{}|[\x00-/:-@\[-^`\x7b-\x7f])"
-_EDGE = r"(?:{}|[^\pL\pM\pN_])"
-_MIRROR = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
+_ASCII_WORD_BOUNDARY = r"(?:{}|[\x00-/:-@\[-^`\x7b-\x7f])"
+_WORD_BOUNDARY = r"(?:{}|[^\pL\pM\pN_])"
+_MIRRORED_OPERATORS = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
-class _Filter:
+class _FilterEvaluator:
     """One filter text over columns [N]. Truth values are Arrow booleans in which null means unknown."""
 
     def __init__(self, text: str, columns: Mapping[str, pa.Array]) -> None:
@@ -101,133 +101,135 @@ class _Filter:
         self.size = len(next(iter(columns.values())))
 
     def mask(self) -> BoolArray:
-        if len(self.text) > _LENGTH:
+        if len(self.text) > _MAX_LENGTH:
             self.text, length = f"{self.text[:40]}...", len(self.text)
-            raise self._wrong(f"it is {length:,} characters long, {_LENGTH:,} are allowed; pass ids as an allow-list")
+            raise self._error(
+                f"it is {length:,} characters long, {_MAX_LENGTH:,} are allowed; pass ids as an allow-list"
+            )
         if not self.text.strip():
-            raise self._wrong("it is empty; leave it out to allow every item")
+            raise self._error("it is empty; leave it out to allow every item")
         try:
             tree = ast.parse(self.text.strip(), mode="eval")
         except SyntaxError as error:
             rest = (error.text or "")[(error.offset or 1) - 1 :].strip()
             at = f" near {rest[:20]!r}" if rest else ""
-            raise self._wrong(
+            raise self._error(
                 f"it does not parse{at} ({error.msg}); write such as: price < 5 and title != 'x'"
             ) from error
         except (ValueError, RecursionError, MemoryError) as error:
-            raise self._wrong(f"it does not parse ({str(error) or 'nested too deeply'}); write it simpler") from error
-        truth = self._truth(tree.body, 0)
+            raise self._error(f"it does not parse ({str(error) or 'nested too deeply'}); write it simpler") from error
+        truth = self._evaluate(tree.body, 0)
         return np.asarray(truth.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
-    def _truth(self, node: ast.expr, depth: int) -> pa.Array:
-        if depth > _DEPTH:
-            raise self._wrong(f"it is nested more than {_DEPTH} deep; write it flatter")
+    def _evaluate(self, node: ast.expr, depth: int) -> pa.Array:
+        if depth > _MAX_DEPTH:
+            raise self._error(f"it is nested more than {_MAX_DEPTH} deep; write it flatter")
         if isinstance(node, ast.BoolOp):
             join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-            return reduce(join, [self._truth(part, depth + 1) for part in node.values])
+            return reduce(join, [self._evaluate(part, depth + 1) for part in node.values])
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return pc.invert(self._truth(node.operand, depth + 1))
+            return pc.invert(self._evaluate(node.operand, depth + 1))
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             pairs = zip(sides, node.ops, sides[1:], strict=False)
-            return reduce(pc.and_kleene, [self._pair(left, op, right) for left, op, right in pairs])
+            return reduce(pc.and_kleene, [self._compare(left, op, right) for left, op, right in pairs])
         if isinstance(node, ast.Name):
             column = self._column(node)
             if pa.types.is_null(column.type):
-                return self._unknown()
+                return self._all_unknown()
             if column.type != pa.bool_():
-                raise self._wrong(f"{node.id} holds {describe(column.type)}; compare it with something")
+                raise self._error(f"{node.id} holds {describe_type(column.type)}; compare it with something")
             return column
-        raise self._wrong(f"{self._excerpt(node)} is no condition; use comparisons, in, is None, and, or, not")
+        raise self._error(f"{self._excerpt(node)} is no condition; use comparisons, in, is None, and, or, not")
 
-    def _pair(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pa.Array:
+    def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pa.Array:
         if isinstance(op, ast.In | ast.NotIn):
             truth = self._membership(left, right)
             return pc.invert(truth) if isinstance(op, ast.NotIn) else truth
         if isinstance(op, ast.Is | ast.IsNot):
             if not isinstance(left, ast.Name) or not isinstance(right, ast.Constant) or right.value is not None:
-                raise self._wrong("is and is not ask only whether an attribute is None; write == or !=")
+                raise self._error("is and is not ask only whether an attribute is None; write == or !=")
             column = self._column(left)
             return pc.is_null(column) if isinstance(op, ast.Is) else pc.is_valid(column)
         kind: Any = type(op)
         if not isinstance(left, ast.Name):
-            left, right, kind = right, left, _MIRROR.get(kind, kind)
+            left, right, kind = right, left, _MIRRORED_OPERATORS.get(kind, kind)
         if not isinstance(left, ast.Name):
-            raise self._wrong(
+            raise self._error(
                 f"{self._excerpt(left)} and {self._excerpt(right)} are compared, but neither is an attribute"
             )
         column = self._column(left)
         if isinstance(right, ast.Name):
             other: Any = self._column(right)
             if pa.types.is_null(column.type) or pa.types.is_null(other.type):
-                return self._unknown()
-            if describe(column.type) != describe(other.type):
-                raise self._wrong(
-                    f"{left.id} holds {describe(column.type)} and {right.id} {describe(other.type)}; "
+                return self._all_unknown()
+            if describe_type(column.type) != describe_type(other.type):
+                raise self._error(
+                    f"{left.id} holds {describe_type(column.type)} and {right.id} {describe_type(other.type)}; "
                     "compare things of one kind"
                 )
         else:
             value = self._literal(right)
             if pa.types.is_null(column.type):
-                return self._unknown()
+                return self._all_unknown()
             other = self._scalar(value, left.id, column.type)
-        if describe(column.type) not in ("numbers", "text", "dates") and kind not in (ast.Eq, ast.NotEq):
-            raise self._wrong(f"{left.id} holds {describe(column.type)}, which has no order; write == or !=")
+        if describe_type(column.type) not in ("numbers", "text", "dates") and kind not in (ast.Eq, ast.NotEq):
+            raise self._error(f"{left.id} holds {describe_type(column.type)}, which has no order; write == or !=")
         try:
-            return _COMPARE[kind](column, other)
+            return _COMPARISONS[kind](column, other)
         except pa.ArrowException as error:
-            raise self._wrong(f"{left.id} cannot be compared: {str(error).splitlines()[0]}") from error
+            raise self._error(f"{left.id} cannot be compared: {str(error).splitlines()[0]}") from error
 
     def _membership(self, left: ast.expr, right: ast.expr) -> pa.Array:
         if isinstance(right, ast.List | ast.Tuple | ast.Set):
             if not isinstance(left, ast.Name):
-                raise self._wrong(f"{self._excerpt(left)} is no attribute; write the attribute before in")
+                raise self._error(f"{self._excerpt(left)} is no attribute; write the attribute before in")
             column = self._column(left)
             values = [self._literal(part) for part in right.elts]
             if pa.types.is_null(column.type):
-                return self._unknown()
+                return self._all_unknown()
             if pa.types.is_large_list(column.type):
-                raise self._wrong(f"{left.id} holds lists; write: 'one of them' in {left.id}")
+                raise self._error(f"{left.id} holds lists; write: 'one of them' in {left.id}")
             known = [self._scalar(value, left.id, column.type) for value in values]
             # A whole number never equals a fraction, which is what keeps another type here.
             listed = pa.array([one.as_py() for one in known if one.type == column.type], column.type)
             return pc.if_else(pc.is_valid(column), pc.is_in(column, value_set=listed), None)
         if isinstance(right, ast.Call):
-            return self._whole_words(left, right)
+            return self._contains_words(left, right)
         if not isinstance(right, ast.Name):
-            raise self._wrong(f"{self._excerpt(right)} is neither an attribute nor a list of values")
+            raise self._error(f"{self._excerpt(right)} is neither an attribute nor a list of values")
         column, value = self._column(right), self._literal(left)
         if pa.types.is_null(column.type):
-            return self._unknown()
+            return self._all_unknown()
         if pa.types.is_large_list(column.type):
-            return self._listed(column, self._scalar(value, right.id, column.type.value_type))
+            return self._list_contains(column, self._scalar(value, right.id, column.type.value_type))
         if column.type != pa.large_string():
-            raise self._wrong(f"{right.id} holds {describe(column.type)}; in looks into text and lists")
+            raise self._error(f"{right.id} holds {describe_type(column.type)}; in looks into text and lists")
         if not isinstance(value, str):
-            raise self._wrong(f"{right.id} holds text, and {value!r} is none; write it in quotes")
+            raise self._error(f"{right.id} holds text, and {value!r} is none; write it in quotes")
         return pc.match_substring(column, self._scalar(value, right.id, column.type).as_py(), ignore_case=True)
 
-    def _whole_words(self, left: ast.expr, call: ast.Call) -> pa.Array:
+    def _contains_words(self, left: ast.expr, call: ast.Call) -> pa.Array:
         """Whether texts hold another one as whole words."""
         named = (
             isinstance(call.func, ast.Name) and call.func.id == "words" and len(call.args) == 1 and not call.keywords
         )
         if not named or not isinstance(call.args[0], ast.Name):
-            raise self._wrong(f"{self._excerpt(call)} is no attribute; whole words are: 'art' in words(title)")
+            raise self._error(f"{self._excerpt(call)} is no attribute; whole words are: 'art' in words(title)")
         name = call.args[0].id
         column, value = self._column(call.args[0]), self._literal(left)
         if pa.types.is_null(column.type):
-            return self._unknown()
+            return self._all_unknown()
         if column.type != pa.large_string():
-            raise self._wrong(f"{name} holds {describe(column.type)}; words looks into text")
+            raise self._error(f"{name} holds {describe_type(column.type)}; words looks into text")
         if not isinstance(value, str):
-            raise self._wrong(f"{name} holds text, and {value!r} is none; write it in quotes")
+            raise self._error(f"{name} holds text, and {value!r} is none; write it in quotes")
         text = self._scalar(value, name, column.type).as_py()
         if not text.strip():
-            raise self._wrong(f"{value!r} has no word; write one")
-        return _hold_whole(column, text)
+            raise self._error(f"{value!r} has no word; write one")
+        return _contains_whole_words(column, text)
 
-    def _listed(self, column: pa.Array, value: pa.Scalar) -> pa.Array:
+    def _list_contains(self, column: pa.Array, value: pa.Scalar) -> pa.Array:
         # Only `flatten` knows of elements that lie unseen beneath a null list, so rows are counted by lengths.
         hits = pc.equal(column.flatten(), value).fill_null(False).to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
@@ -244,90 +246,90 @@ class _Filter:
             return self.columns[name]
         close = difflib.get_close_matches(node.id, self.columns, 1)
         hint = f"did you mean {close[0]!r}?" if close else "text goes in quotes"
-        raise self._wrong(f"{node.id!r} is no attribute; {hint}")
+        raise self._error(f"{node.id!r} is no attribute; {hint}")
 
     def _literal(self, node: ast.expr) -> Any:
         sign = 1
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
             if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
-                raise self._wrong(f"{self._excerpt(node)} is no number to put a sign before")
+                raise self._error(f"{self._excerpt(node)} is no number to put a sign before")
         if isinstance(node, ast.Constant):
             if node.value is None:
-                raise self._wrong("None equals nothing; write is None or is not None")
+                raise self._error("None equals nothing; write is None or is not None")
             if isinstance(node.value, int | float) and not isinstance(node.value, bool):
                 return sign * node.value
             if isinstance(node.value, str | bool):
                 return node.value
         hint = "; attributes stand on their own" if isinstance(node, ast.Name) else ""
-        raise self._wrong(f"{self._excerpt(node)} is neither text in quotes, a number, True nor False{hint}")
+        raise self._error(f"{self._excerpt(node)} is neither text in quotes, a number, True nor False{hint}")
 
     def _scalar(self, value: Any, name: str, kind: pa.DataType) -> pa.Scalar:
         """A literal in the type of the column it is compared with."""
-        holds = describe(kind)
+        holds = describe_type(kind)
         try:
             if holds == "text" and isinstance(value, str):
                 return pa.scalar(value, kind)
             if holds == "true or false" and isinstance(value, bool):
                 return pa.scalar(value)
             if holds == "numbers" and isinstance(value, int | float) and not isinstance(value, bool):
-                return _number(value, kind)
+                return _number_scalar(value, kind)
             if holds == "dates" and isinstance(value, str):
-                return _instant(value, kind)
+                return _instant_scalar(value, kind)
         except UnicodeEncodeError as error:
-            raise self._wrong(f"{value!r} is no text that UTF-8 can write") from error
+            raise self._error(f"{value!r} is no text that UTF-8 can write") from error
         except (ValueError, OverflowError) as error:
-            raise self._wrong(f"{name} holds dates, and {value!r} is none; write '2020-12-31'") from error
+            raise self._error(f"{name} holds dates, and {value!r} is none; write '2020-12-31'") from error
         if holds == "lists":
-            raise self._wrong(f"{name} holds lists; write: {value!r} in {name}")
+            raise self._error(f"{name} holds lists; write: {value!r} in {name}")
         given = "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
         example = {"numbers": "5", "text": "'x'", "true or false": "True", "dates": "'2020-12-31'"}.get(holds)
-        raise self._wrong(
+        raise self._error(
             f"{name} holds {holds}, and {value!r} is {given}"
             + (f"; compare it with such as {example}" if example else "")
         )
 
-    def _unknown(self) -> pa.Array:
+    def _all_unknown(self) -> pa.Array:
         return pa.nulls(self.size, pa.bool_())
 
     def _excerpt(self, node: ast.expr) -> str:
         part = ast.get_source_segment(self.text.strip(), node) or type(node).__name__
         return repr(part if len(part) <= 60 else part[:57] + "...")
 
-    def _wrong(self, what: str) -> FilterError:
+    def _error(self, what: str) -> FilterError:
         names = list(self.columns)
         listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if names[30:] else "")
         return FilterError(f"filter {self.text!r}: {what} (attributes: {listed})")
 
 
-def _hold_whole(column: pa.Array, text: str) -> pa.Array:
+def _contains_whole_words(column: pa.Array, text: str) -> pa.Array:
     """Which of N texts hold another one as whole words: Arrow booleans [N], unknown where a text is missing."""
     near = pc.match_substring(column, text, ignore_case=True)
     rows = np.flatnonzero(near.fill_null(False).to_numpy(zero_copy_only=False))
     found = np.zeros(len(column), dtype=np.bool_)
     # Compiling what is a letter in any script takes longer than all the rest, so few texts are asked that way.
-    for edge, only_ascii in ((_ASCII_EDGE, True), (_EDGE, False)):
+    for edge, only_ascii in ((_ASCII_WORD_BOUNDARY, True), (_WORD_BOUNDARY, False)):
         rows = rows[~found[rows]]
         texts = column.take(pa.array(rows))
         if not only_ascii:
             rows = rows[~np.asarray(pc.string_is_ascii(texts).to_numpy(zero_copy_only=False), dtype=np.bool_)]
             texts = column.take(pa.array(rows))
         if len(rows):
-            held = pc.match_substring_regex(texts, _whole(text, edge), ignore_case=True)
+            held = pc.match_substring_regex(texts, _whole_word_pattern(text, edge), ignore_case=True)
             found[rows] = held.to_numpy(zero_copy_only=False)
     return pc.if_else(pc.is_valid(column), pa.array(found), None)
 
 
-def _whole(text: str, edge: str) -> str:
+def _whole_word_pattern(text: str, boundary: str) -> str:
     """A text as whole words, in the language of RE2, whose own \\b knows only ASCII."""
     before, behind = (
-        edge.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
+        boundary.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
         for end, letter in (("^", text[0]), ("$", text[-1]))
     )
     return before + re.escape(text) + behind
 
 
-def _number(value: int | float, kind: pa.DataType) -> pa.Scalar:
+def _number_scalar(value: int | float, kind: pa.DataType) -> pa.Scalar:
     if kind == pa.int64() and value == value // 1 and -(2**63) <= value < 2**63:
         return pa.scalar(int(value), kind)
     try:
@@ -336,7 +338,7 @@ def _number(value: int | float, kind: pa.DataType) -> pa.Scalar:
         return pa.scalar(float("inf") if value > 0 else float("-inf"))
 
 
-def _instant(value: str, kind: pa.DataType) -> pa.Scalar:
+def _instant_scalar(value: str, kind: pa.DataType) -> pa.Scalar:
     if pa.types.is_date(kind):
         return pa.scalar(date.fromisoformat(value), kind)
     instant = datetime.fromisoformat(value)

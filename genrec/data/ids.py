@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from genrec.errors import InputError
 from genrec.types import IntArray, ItemId
 
-_CHUNK = 65_536  # ids that exist twice at once, as values or as the parts of a hash
-_FEW = 8  # fewer than one in so many are looked up by their hashes; for more a table of all is cheaper
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits as if drawn by chance
+_CHUNK_SIZE = 65_536  # ids that exist twice at once, as values or as the parts of a hash
+_HASH_LOOKUP_RATIO = 8  # fewer than one in so many are looked up by their hashes; for more a table of all is cheaper
+_HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits as if drawn by chance
 
 
 class Ids(Sequence[ItemId]):
@@ -47,8 +47,8 @@ class Ids(Sequence[ItemId]):
         return value
 
     def __iter__(self) -> Iterator[ItemId]:
-        for start in range(0, len(self), _CHUNK):
-            yield from self._values.slice(start, _CHUNK).to_pylist()
+        for start in range(0, len(self), _CHUNK_SIZE):
+            yield from self._values.slice(start, _CHUNK_SIZE).to_pylist()
 
     def __contains__(self, item_id: object) -> bool:
         return self.position(item_id) >= 0
@@ -61,9 +61,9 @@ class Ids(Sequence[ItemId]):
         """The caller's values as an Arrow array, large_string or int64."""
         return self._values
 
-    def take(self, places: IntArray) -> list[ItemId]:
+    def take(self, indices: IntArray) -> list[ItemId]:
         """The ids at some places, in their order."""
-        taken: list[ItemId] = self._values.take(pa.array(places)).to_pylist()
+        taken: list[ItemId] = self._values.take(pa.array(indices)).to_pylist()
         return taken
 
     def position(self, item_id: object) -> int:
@@ -79,17 +79,17 @@ class Ids(Sequence[ItemId]):
         else:
             wanted = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
             keys = pa.array([key_of(one) for one in wanted], pa.large_string())
-            if len(keys) * _FEW < max(len(self), _CHUNK):
-                return self._find(keys)
+            if len(keys) * _HASH_LOOKUP_RATIO < max(len(self), _CHUNK_SIZE):
+                return self._find_by_hash(keys)
         found = pc.index_in(keys, value_set=self.keys, skip_nulls=True)
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
-    def _find(self, keys: pa.Array) -> IntArray:
+    def _find_by_hash(self, keys: pa.Array) -> IntArray:
         """Where each of Q texts stands, or -1: those whose hashes are equal are compared, the first that is equal wins.
 
         A sorted array of hashes takes 16 bytes an id and no Python object, and is asked about all Q at once.
         """
-        hashes, rows = self._hashed
+        hashes, rows = self._hash_index
         wanted = _hashes(keys)
         at = np.searchsorted(hashes, wanted)
         found = np.full(len(keys), -1, dtype=np.int64)
@@ -107,7 +107,7 @@ class Ids(Sequence[ItemId]):
             at[left] += 1
 
     @cached_property
-    def _hashed(self) -> tuple[NDArray[np.uint64], IntArray]:
+    def _hash_index(self) -> tuple[NDArray[np.uint64], IntArray]:
         """The hashes in order, and where the id of each stands; equal ones in the order of the column."""
         hashes = _hashes(self.keys)
         order = np.argsort(hashes, kind="stable")
@@ -116,7 +116,7 @@ class Ids(Sequence[ItemId]):
 
 def _hashes(keys: pa.Array) -> NDArray[np.uint64]:
     """A number for each of N texts, uint64 [N]: its bytes are the digits of a polynomial, modulo 2 to the power 64."""
-    found = [_hash_chunk(keys.slice(start, _CHUNK)) for start in range(0, len(keys), _CHUNK)]
+    found = [_hash_chunk(keys.slice(start, _CHUNK_SIZE)) for start in range(0, len(keys), _CHUNK_SIZE)]
     return np.concatenate([np.empty(0, dtype=np.uint64), *found])
 
 
@@ -127,7 +127,7 @@ def _hash_chunk(keys: pa.Array) -> NDArray[np.uint64]:
     if not sizes.any():  # there may be no buffer of bytes
         return np.zeros(len(keys), dtype=np.uint64)
     digits = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
-    powers = np.multiply.accumulate(np.full(int(sizes.max()), _MULTIPLIER))
+    powers = np.multiply.accumulate(np.full(int(sizes.max()), _HASH_MULTIPLIER))
     ends = offsets - offsets[0]
     places = np.arange(len(digits)) - np.repeat(ends[:-1], sizes)
     sums = np.zeros(len(digits) + 1, dtype=np.uint64)

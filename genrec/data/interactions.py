@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 
 from genrec.data.catalog import Catalog, OnUnknown, check_on_unknown
 from genrec.data.ids import Ids
-from genrec.data.table import Table, describe, has, read_table, shown
+from genrec.data.table import Table, describe_type, format_value, has_or_have, read_table
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.types import BoolArray, FloatArray, History, IntArray, Interaction, ItemId
 
 _Array = TypeVar("_Array", IntArray, FloatArray)
 
-_NEEDED = ("user_id", "item_id", "timestamp")
-_OPTIONAL = ("event", "weight")
+_REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
+_OPTIONAL_COLUMNS = ("event", "weight")
 
 
 class IndexedHistories(NamedTuple):
@@ -54,7 +54,7 @@ class Interactions:
 
     Attributes:
         source: what messages call the log.
-        users: ids of the U users that have an event, in order.
+        user_ids: ids of the U users that have an event, in order.
         offsets: int64 [U + 1]; user u's events are rows `offsets[u]` to `offsets[u + 1]`.
         timestamps: float64 [E].
         weights: float64 [E], or None where the source has no weight.
@@ -64,41 +64,41 @@ class Interactions:
         self,
         *,
         source: str,
-        origin: Mapping[str, str],
-        users: Ids,
+        source_columns: Mapping[str, str],
+        user_ids: Ids,
         offsets: IntArray,
-        items: Ids,
+        item_ids: Ids,
         item_codes: IntArray,
         timestamps: FloatArray,
         events: pa.Array | None = None,
         weights: FloatArray | None = None,
     ) -> None:
         self.source = source
-        self.users = users
-        self.offsets = _frozen(offsets)
-        self.timestamps = _frozen(timestamps)
-        self.weights = None if weights is None else _frozen(weights)
-        self._origin = dict(origin)
-        self._items = items
-        self._item_codes = _frozen(item_codes)
+        self.user_ids = user_ids
+        self.offsets = _read_only(offsets)
+        self.timestamps = _read_only(timestamps)
+        self.weights = None if weights is None else _read_only(weights)
+        self._source_columns = dict(source_columns)
+        self._item_ids = item_ids
+        self._item_codes = _read_only(item_codes)
         self._events = events
 
     @classmethod
     def from_table(cls, table: Table) -> "Interactions":
         """Check and sort a table with the columns user_id, item_id and timestamp; see `read_interactions`."""
-        users, user_codes = _coded(table.ids("user_id"))
-        items, item_codes = _coded(table.ids("item_id"))
-        timestamps = _seconds(table)
-        weights = _weights(table) if "weight" in table.columns else None
-        events = _events(table) if "event" in table.columns else None
+        users, user_codes = _factorize(table.id_column("user_id"))
+        items, item_codes = _factorize(table.id_column("item_id"))
+        timestamps = _parse_timestamps(table)
+        weights = _parse_weights(table) if "weight" in table.columns else None
+        events = _parse_events(table) if "event" in table.columns else None
         order = np.lexsort((timestamps, user_codes))
         counts = np.bincount(user_codes, minlength=len(users))
         return cls(
             source=table.source,
-            origin=table.origin,
-            users=users,
-            offsets=_offsets(counts),
-            items=items,
+            source_columns=table.source_columns,
+            user_ids=users,
+            offsets=_offsets_from_counts(counts),
+            item_ids=items,
             item_codes=item_codes[order],
             timestamps=timestamps[order],
             events=None if events is None else events.take(pa.array(order)),
@@ -109,26 +109,26 @@ class Interactions:
         return len(self._item_codes)
 
     def __iter__(self) -> Iterator[Interaction]:
-        for user in range(len(self.users)):
-            user_id = self.users[user]
+        for user in range(len(self.user_ids)):
+            user_id = self.user_ids[user]
             for row in range(int(self.offsets[user]), int(self.offsets[user + 1])):
                 yield Interaction(
                     user_id,
-                    self._items[int(self._item_codes[row])],
+                    self._item_ids[int(self._item_codes[row])],
                     float(self.timestamps[row]),
                     None if self._events is None else self._events[row].as_py(),
                     1.0 if self.weights is None else float(self.weights[row]),
                 )
 
     def __repr__(self) -> str:
-        return f"Interactions({len(self):,} events of {len(self.users):,} users, from {self.source})"
+        return f"Interactions({len(self):,} events of {len(self.user_ids):,} users, from {self.source})"
 
     def to_table(self) -> pa.Table:
         """The events as an Arrow table [E], in order, with the columns they have."""
-        repeats = np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
+        repeats = np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
         columns = {
-            "user_id": self.users.array.take(pa.array(repeats)),
-            "item_id": self._items.array.take(pa.array(self._item_codes)),
+            "user_id": self.user_ids.array.take(pa.array(repeats)),
+            "item_id": self._item_ids.array.take(pa.array(self._item_codes)),
             "timestamp": pa.array(self.timestamps),
         }
         if self._events is not None:
@@ -141,15 +141,15 @@ class Interactions:
     def fingerprint(self) -> str:
         """SHA-256 over users, items and times, in hexadecimal; ids as text."""
         digest = sha256(self.offsets.tobytes() + self._item_codes.tobytes() + self.timestamps.tobytes())
-        for ids in (self.users, self._items):
+        for ids in (self.user_ids, self._item_ids):
             for piece in ids.keys.to_pylist():
                 digest.update(f"{piece}\n".encode())
         return digest.hexdigest()
 
     @property
-    def items(self) -> Ids:
+    def item_ids(self) -> Ids:
         """The D distinct items that anybody met."""
-        return self._items
+        return self._item_ids
 
     def codes_of(self, user_id: object) -> IntArray:
         """What one user met, oldest first, as places in `items`: int64 [H].
@@ -157,7 +157,7 @@ class Interactions:
         Raises:
             UnknownUserError: the user has no event.
         """
-        return self._codes(self._place_of(user_id))
+        return self._user_codes(self._user_index(user_id))
 
     def history_of(self, user_id: object) -> History:
         """What one user met, oldest first.
@@ -165,17 +165,17 @@ class Interactions:
         Raises:
             UnknownUserError: the user has no event.
         """
-        user = self._place_of(user_id)
-        met = self._items.array.take(pa.array(self._codes(user)))
-        return History(tuple(met.to_pylist()), user_id=self.users[user])
+        user = self._user_index(user_id)
+        met = self._item_ids.array.take(pa.array(self._user_codes(user)))
+        return History(tuple(met.to_pylist()), user_id=self.user_ids[user])
 
-    def _place_of(self, user_id: object) -> int:
-        user = self.users.position(user_id)
+    def _user_index(self, user_id: object) -> int:
+        user = self.user_ids.position(user_id)
         if user < 0:
-            raise self._unknown_user(user_id)
+            raise self._unknown_user_error(user_id)
         return user
 
-    def _codes(self, user: int) -> IntArray:
+    def _user_codes(self, user: int) -> IntArray:
         return self._item_codes[self.offsets[user] : self.offsets[user + 1]]
 
     def histories(self, users: Iterable[object] | None = None) -> list[History]:
@@ -184,25 +184,25 @@ class Interactions:
         Raises:
             UnknownUserError: a user named has no event.
         """
-        values = np.empty(len(self._items), dtype=object)
-        values[:] = list(self._items)
+        values = np.empty(len(self._item_ids), dtype=object)
+        values[:] = list(self._item_ids)
         met: list[ItemId] = values[self._item_codes].tolist()
         if users is None:
-            places, user_ids = np.arange(len(self.users)), list(self.users)
+            places, user_ids = np.arange(len(self.user_ids)), list(self.user_ids)
         else:
             named = users if isinstance(users, Ids | str | bytes) else list(users)
-            places = self.users.positions(named)
+            places = self.user_ids.positions(named)
             if (places < 0).any():
                 lacking = zip(named, places, strict=True)
-                raise self._unknown_user(next(user_id for user_id, place in lacking if place < 0))
-            user_ids = self.users.array.take(pa.array(places)).to_pylist()
+                raise self._unknown_user_error(next(user_id for user_id, place in lacking if place < 0))
+            user_ids = self.user_ids.array.take(pa.array(places)).to_pylist()
         starts, ends = self.offsets[places].tolist(), self.offsets[places + 1].tolist()
         return [
             History(tuple(met[start:end]), user_id=user_id)
             for start, end, user_id in zip(starts, ends, user_ids, strict=True)
         ]
 
-    def as_indices(self, catalog: Catalog, on_unknown: OnUnknown = "raise") -> IndexedHistories:
+    def to_indices(self, catalog: Catalog, on_unknown: OnUnknown = "raise") -> IndexedHistories:
         """The histories as indices of a catalog, user by user in the order of `users`.
 
         Args:
@@ -214,25 +214,25 @@ class Interactions:
             UnknownItemError: an item is not in the catalog, unless skipped.
             InputError: users and items look swapped.
         """
-        indices = self._indices(catalog, on_unknown)
+        indices = self._event_item_indices(catalog, on_unknown)
         known = indices >= 0
         if known.all():
             return IndexedHistories(self.offsets, indices)
-        return IndexedHistories(_offsets(self._per_user(known)), indices[known])
+        return IndexedHistories(_offsets_from_counts(self._counts_per_user(known)), indices[known])
 
     def item_counts(self, catalog: Catalog, on_unknown: OnUnknown = "raise") -> IntArray:
         """How many events each catalog item has: int64 [N]. Raises as `as_indices`."""
-        indices = self._indices(catalog, on_unknown)
+        indices = self._event_item_indices(catalog, on_unknown)
         return np.bincount(indices[indices >= 0], minlength=len(catalog)).astype(np.int64)
 
-    def known_to(self, catalog: Catalog) -> "Interactions":
+    def restricted_to(self, catalog: Catalog) -> "Interactions":
         """These without the events of items that the catalog lacks.
 
         Raises:
             InputError: users and items look swapped.
         """
-        known = self._indices(catalog, "skip") >= 0
-        return self if known.all() else self._only(known)
+        known = self._event_item_indices(catalog, "skip") >= 0
+        return self if known.all() else self._filtered(known)
 
     def leave_last_out(self, n: int = 1) -> "tuple[Interactions, Interactions]":
         """Hold out each user's last n events: (train, held_out).
@@ -248,7 +248,7 @@ class Interactions:
         counts = np.diff(self.offsets)
         first_held = np.where(counts > n, self.offsets[1:] - n, self.offsets[1:])
         held = np.arange(len(self)) >= np.repeat(first_held, counts)
-        return self._only(~held), self._only(held)
+        return self._filtered(~held), self._filtered(held)
 
     def leave_last_basket_out(self, n: int = 1) -> "tuple[Interactions, list[Basket]]":
         """Hold out what each user took from their n-th last basket on: (train, baskets), one basket a user.
@@ -276,9 +276,9 @@ class Interactions:
         for user, before, after in asked:
             items = histories[user].item_ids
             found.append(Basket(History(items[:before], user_id=histories[user].user_id), items[before:after]))
-        return self._only(kept), found
+        return self._filtered(kept), found
 
-    def by_time(self, at: float | str | datetime) -> "tuple[Interactions, Interactions]":
+    def split_by_time(self, at: float | str | datetime) -> "tuple[Interactions, Interactions]":
         """Split at an instant: (before, after); an event at exactly that instant is in after.
 
         Args:
@@ -287,54 +287,56 @@ class Interactions:
         Raises:
             InputError: `at` is no instant.
         """
-        after = self.timestamps >= _instant(at)
-        return self._only(~after), self._only(after)
+        after = self.timestamps >= _to_epoch_seconds(at)
+        return self._filtered(~after), self._filtered(after)
 
-    def _only(self, mask: BoolArray) -> "Interactions":
-        counts = self._per_user(mask)
+    def _filtered(self, mask: BoolArray) -> "Interactions":
+        counts = self._counts_per_user(mask)
         kept = np.flatnonzero(counts)
         return Interactions(
             source=self.source,
-            origin=self._origin,
-            users=self.users if len(kept) == len(self.users) else Ids(self.users.array.take(pa.array(kept))),
-            offsets=_offsets(counts[kept]),
-            items=self._items,
+            source_columns=self._source_columns,
+            user_ids=self.user_ids
+            if len(kept) == len(self.user_ids)
+            else Ids(self.user_ids.array.take(pa.array(kept))),
+            offsets=_offsets_from_counts(counts[kept]),
+            item_ids=self._item_ids,
             item_codes=self._item_codes[mask],
             timestamps=self.timestamps[mask],
             events=None if self._events is None else self._events.filter(pa.array(mask)),
             weights=None if self.weights is None else self.weights[mask],
         )
 
-    def _per_user(self, mask: BoolArray) -> IntArray:
+    def _counts_per_user(self, mask: BoolArray) -> IntArray:
         return np.diff(np.concatenate([[0], np.cumsum(mask)])[self.offsets]).astype(np.int64)
 
-    def _indices(self, catalog: Catalog, on_unknown: OnUnknown) -> IntArray:
+    def _event_item_indices(self, catalog: Catalog, on_unknown: OnUnknown) -> IntArray:
         """Catalog index of every event, -1 where the item is unknown and may be skipped."""
         choice = check_on_unknown(on_unknown)
-        places = catalog.item_ids.positions(self._items)
+        places = catalog.item_ids.positions(self._item_ids)
         indices = places[self._item_codes]
         unknown = indices < 0
         if unknown.any():
             if unknown.all():
-                self._refuse_swapped(catalog)
+                self._reject_swapped_columns(catalog)
             if choice == "raise":
-                raise self._unknown_item(catalog, unknown)
+                raise self._unknown_item_error(catalog, unknown)
         return indices
 
-    def _refuse_swapped(self, catalog: Catalog) -> None:
-        users = int(np.count_nonzero(catalog.item_ids.positions(self.users) >= 0))
+    def _reject_swapped_columns(self, catalog: Catalog) -> None:
+        users = int(np.count_nonzero(catalog.item_ids.positions(self.user_ids) >= 0))
         if users:
-            theirs = {name: self._origin.get(name, name) for name in ("user_id", "item_id")}
+            theirs = {name: self._source_columns.get(name, name) for name in ("user_id", "item_id")}
             mapping = {"user_id": theirs["item_id"], "item_id": theirs["user_id"]}
             raise InputError(
-                f"users and items of {self.source} look swapped: no item id but {users:,} of {len(self.users):,} "
+                f"users and items of {self.source} look swapped: no item id but {users:,} of {len(self.user_ids):,} "
                 f"user ids are in catalog {catalog.name!r} ({len(catalog):,} items); pass columns={mapping!r}"
             )
 
-    def _unknown_item(self, catalog: Catalog, unknown: BoolArray) -> UnknownItemError:
+    def _unknown_item_error(self, catalog: Catalog, unknown: BoolArray) -> UnknownItemError:
         row = int(np.argmax(unknown))
-        item_id = self._items[int(self._item_codes[row])]
-        user_id = self.users[int(np.searchsorted(self.offsets, row, side="right")) - 1]
+        item_id = self._item_ids[int(self._item_codes[row])]
+        user_id = self.user_ids[int(np.searchsorted(self.offsets, row, side="right")) - 1]
         others = len(np.unique(self._item_codes[unknown])) - 1
         more = f", nor {'are' if others > 1 else 'is'} {others:,} more" if others else ""
         return UnknownItemError(
@@ -342,9 +344,9 @@ class Interactions:
             f'({len(catalog):,} items){more}; pass on_unknown="skip" to drop such events'
         )
 
-    def _unknown_user(self, user_id: object) -> UnknownUserError:
+    def _unknown_user_error(self, user_id: object) -> UnknownUserError:
         return UnknownUserError(
-            f"user {shown(user_id)} is not among the {len(self.users):,} users of {self.source}; "
+            f"user {format_value(user_id)} is not among the {len(self.user_ids):,} users of {self.source}; "
             "check the id, or pass a History for somebody new"
         )
 
@@ -362,23 +364,29 @@ def read_interactions(source: Any, *, columns: Mapping[str, str] | None = None) 
     Raises:
         InputError: the source cannot be read or lacks a column, or a row has no id or no time, each by its number.
     """
-    names = (*_NEEDED, *_OPTIONAL)
+    names = (*_REQUIRED_COLUMNS, *_OPTIONAL_COLUMNS)
     verbatim = ("user_id", "item_id", "timestamp", "event")
     return Interactions.from_table(
-        read_table(source, needed=_NEEDED, optional=names[len(_NEEDED) :], columns=columns, verbatim=verbatim)
+        read_table(
+            source,
+            required=_REQUIRED_COLUMNS,
+            optional=names[len(_REQUIRED_COLUMNS) :],
+            columns=columns,
+            as_text=verbatim,
+        )
     )
 
 
-def _frozen(array: _Array) -> _Array:
+def _read_only(array: _Array) -> _Array:
     array.setflags(write=False)
     return array
 
 
-def _offsets(counts: IntArray) -> IntArray:
+def _offsets_from_counts(counts: IntArray) -> IntArray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _coded(ids: Ids) -> tuple[Ids, IntArray]:
+def _factorize(ids: Ids) -> tuple[Ids, IntArray]:
     """The distinct ids in order, and each row's place among them."""
     encoded = ids.array.dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
@@ -387,7 +395,7 @@ def _coded(ids: Ids) -> tuple[Ids, IntArray]:
     return Ids(encoded.dictionary.take(pa.array(order))), places[encoded.indices.to_numpy()]
 
 
-def _seconds(table: Table) -> FloatArray:
+def _parse_timestamps(table: Table) -> FloatArray:
     values = table.columns["timestamp"]
     kind = values.type
     lacking = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False), dtype=np.bool_)
@@ -395,53 +403,53 @@ def _seconds(table: Table) -> FloatArray:
         lacking |= pc.equal(pc.utf8_trim_whitespace(values), "").fill_null(True).to_numpy(zero_copy_only=False)
     if lacking.any():
         raise InputError(
-            f"{table.place(lacking)} {has(lacking)} no {table.called('timestamp')}; "
+            f"{table.describe_rows(lacking)} {has_or_have(lacking)} no {table.column_label('timestamp')}; "
             "drop such rows or give them a time or an order number"
         )
     if kind == pa.large_string():
-        return _written_seconds(pc.utf8_trim_whitespace(values), table)
-    if describe(kind) == "dates":
-        return _since_1970(values)
-    if describe(kind) != "numbers":
+        return _parse_timestamp_texts(pc.utf8_trim_whitespace(values), table)
+    if describe_type(kind) == "dates":
+        return _epoch_seconds(values)
+    if describe_type(kind) != "numbers":
         raise InputError(
-            f"{table.called('timestamp')} of {table.source} holds {describe(kind)}; "
+            f"{table.column_label('timestamp')} of {table.source} holds {describe_type(kind)}; "
             "it must be seconds, order numbers, dates or ISO 8601 text"
         )
-    return _finite(np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64), "timestamp", table)
+    return _require_finite(np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64), "timestamp", table)
 
 
-def _written_seconds(values: pa.Array, table: Table) -> FloatArray:
+def _parse_timestamp_texts(values: pa.Array, table: Table) -> FloatArray:
     """Numbers or ISO 8601 text in seconds; the whole column is one or the other."""
     try:
-        return _finite(np.array(values.cast(pa.float64()).to_numpy()), "timestamp", table)
+        return _require_finite(np.array(values.cast(pa.float64()).to_numpy()), "timestamp", table)
     except pa.ArrowInvalid:
         pass
     try:
-        return _since_1970(values.cast(pa.timestamp("us")))
+        return _epoch_seconds(values.cast(pa.timestamp("us")))
     except pa.ArrowInvalid:
         pass
     # Zones and rarer forms of ISO 8601: each distinct text once.
     encoded = values.dictionary_encode()
     texts = encoded.dictionary.to_pylist()
-    read = np.array([_parsed(text) for text in texts], dtype=np.float64)
+    read = np.array([_parse_iso_8601(text) for text in texts], dtype=np.float64)
     seconds: FloatArray = read[encoded.indices.to_numpy()]
     bad = np.isnan(seconds)
     if bad.any():
         value = values[int(np.argmax(bad))].as_py()
         raise InputError(
-            f"{table.place(bad)} {has(bad)} a {table.called('timestamp')} that cannot be read, such as {value!r}; "
+            f"{table.describe_rows(bad)} {has_or_have(bad)} a {table.column_label('timestamp')} that cannot be read, such as {value!r}; "
             "write seconds, or ISO 8601 such as 2010-12-01T08:26:00"
         )
     return seconds
 
 
-def _since_1970(instants: pa.Array) -> FloatArray:
+def _epoch_seconds(instants: pa.Array) -> FloatArray:
     if pa.types.is_date(instants.type):
         instants = instants.cast(pa.timestamp("us"))
     return np.asarray(instants.cast(pa.int64()).to_numpy() / 1e6, dtype=np.float64)
 
 
-def _parsed(text: str) -> float:
+def _parse_iso_8601(text: str) -> float:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
@@ -449,9 +457,9 @@ def _parsed(text: str) -> float:
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
 
 
-def _instant(at: object) -> float:
+def _to_epoch_seconds(at: object) -> float:
     if isinstance(at, str):
-        at = _parsed(at.strip())
+        at = _parse_iso_8601(at.strip())
     elif isinstance(at, datetime):
         at = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     if isinstance(at, bool) or not isinstance(at, int | float | np.integer | np.floating) or not math.isfinite(at):
@@ -459,26 +467,30 @@ def _instant(at: object) -> float:
     return float(at)
 
 
-def _weights(table: Table) -> FloatArray:
+def _parse_weights(table: Table) -> FloatArray:
     values = table.columns["weight"]
-    if describe(values.type) not in ("numbers", "nothing"):
-        raise InputError(f"{table.called('weight')} of {table.source} holds {describe(values.type)}; use numbers")
+    if describe_type(values.type) not in ("numbers", "nothing"):
+        raise InputError(
+            f"{table.column_label('weight')} of {table.source} holds {describe_type(values.type)}; use numbers"
+        )
     figures = values.cast(pa.float64()).fill_null(math.nan).to_numpy(zero_copy_only=False)
-    return _finite(np.array(figures, dtype=np.float64), "weight", table)
+    return _require_finite(np.array(figures, dtype=np.float64), "weight", table)
 
 
-def _finite(figures: FloatArray, name: str, table: Table) -> FloatArray:
-    bad = ~np.isfinite(figures)
+def _require_finite(values: FloatArray, name: str, table: Table) -> FloatArray:
+    bad = ~np.isfinite(values)
     if bad.any():
         raise InputError(
-            f"{table.place(bad)} {has(bad)} no finite number in {table.called(name)}; drop such rows or repair them"
+            f"{table.describe_rows(bad)} {has_or_have(bad)} no finite number in {table.column_label(name)}; drop such rows or repair them"
         )
-    return figures
+    return values
 
 
-def _events(table: Table) -> pa.Array:
+def _parse_events(table: Table) -> pa.Array:
     values = table.columns["event"]
-    if describe(values.type) not in ("text", "numbers", "true or false", "nothing"):
-        raise InputError(f"{table.called('event')} of {table.source} holds {describe(values.type)}; use text")
+    if describe_type(values.type) not in ("text", "numbers", "true or false", "nothing"):
+        raise InputError(
+            f"{table.column_label('event')} of {table.source} holds {describe_type(values.type)}; use text"
+        )
     texts = values.cast(pa.large_string())
     return pc.if_else(pc.equal(texts, ""), None, texts)

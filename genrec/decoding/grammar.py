@@ -17,7 +17,7 @@ from genrec.types import BoolArray
 _COMPACT = {"whitespace_flexible": False}
 
 
-class JsonGrammar:
+class GrammarCompiler:
     """Makes constraints for the texts of one tokenizer.
 
     Raises:
@@ -30,11 +30,11 @@ class JsonGrammar:
         except ImportError as error:
             raise ModelMissingError("schemas need llguidance; run: pip install 'genrec[local]'") from error
         self._matcher: Any = llguidance.LLMatcher
-        self._tokenizer: Any = llguidance.LLTokenizer(tokenizer.document, eos_token=tokenizer.end_id)
+        self._tokenizer: Any = llguidance.LLTokenizer(tokenizer.tokenizer_json, eos_token=tokenizer.eos_token_id)
         self._vocab_size = tokenizer.vocab_size
-        self._control = [tokenizer.decode([token]) for token in tokenizer.control_ids]
+        self._control_texts = [tokenizer.decode([token]) for token in tokenizer.control_token_ids]
 
-    def constrain(self, schema: Mapping[str, Any]) -> "GrammarConstraint":
+    def compile_json_schema(self, schema: Mapping[str, Any]) -> "GrammarConstraint":
         """The constraint of a JSON Schema.
 
         Raises:
@@ -42,39 +42,37 @@ class JsonGrammar:
         """
         text = json.dumps(schema)
         grammar = self._matcher.grammar_from_json_schema(text, overrides=_COMPACT)
-        return self._constraint(
-            f"the schema {text:.80}", grammar, json.dumps(schema, ensure_ascii=False), {"json": text}
-        )
+        return self._compile(f"the schema {text:.80}", grammar, json.dumps(schema, ensure_ascii=False), {"json": text})
 
-    def constrain_to(self, grammar: str) -> "GrammarConstraint":
+    def compile_lark(self, grammar: str) -> "GrammarConstraint":
         """The constraint of a context-free grammar in the notation of Lark, as llguidance reads it.
 
         Raises:
             InputError: it is none, or asks for what cannot be kept.
         """
         parsed = self._matcher.grammar_from_lark(grammar)
-        return self._constraint(f"the grammar {grammar:.80}", parsed, grammar, {"grammar": grammar})
+        return self._compile(f"the grammar {grammar:.80}", parsed, grammar, {"grammar": grammar})
 
-    def _constraint(self, what: str, grammar: str, said: str, for_engine: Mapping[str, Any]) -> "GrammarConstraint":
+    def _compile(self, what: str, grammar: str, source: str, engine_args: Mapping[str, Any]) -> "GrammarConstraint":
         # llguidance writes what spells a control token with that token, which would end the text in its middle.
-        if spelled := next((name for name in self._control if name in said), ""):
+        if spelled := next((name for name in self._control_texts if name in source), ""):
             raise InputError(f"{what} spells the control token {spelled!r}; write it otherwise")
         if fault := self._matcher.validate_grammar(grammar, self._tokenizer):
             raise InputError(f"{what} cannot be kept: {' '.join(fault.split())}; write it otherwise")
         return GrammarConstraint(
-            for_engine, lambda: GrammarState(self._matcher(self._tokenizer, grammar), self._vocab_size)
+            engine_args, lambda: GrammarState(self._matcher(self._tokenizer, grammar), self._vocab_size)
         )
 
 
 class GrammarConstraint:
-    """A schema or a grammar that texts are held to. Made by `JsonGrammar`.
+    """A schema or a grammar that texts are held to. Made by `GrammarCompiler`.
 
     Attributes:
-        for_engine: the same for engines that constrain by themselves, see `genrec.backends.base.TextConstraint`.
+        engine_args: the same for engines that constrain by themselves, see `genrec.backends.base.GenerationConstraint`.
     """
 
-    def __init__(self, for_engine: Mapping[str, Any], start: "Callable[[], GrammarState]") -> None:
-        self.for_engine, self._start = for_engine, start
+    def __init__(self, engine_args: Mapping[str, Any], start: "Callable[[], GrammarState]") -> None:
+        self.engine_args, self._start = engine_args, start
 
     def start(self) -> "GrammarState":
         """The state before a text's first token."""
@@ -87,12 +85,12 @@ class GrammarState:
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher, self._vocab_size = matcher, vocab_size
 
-    def forced(self) -> Sequence[int]:
+    def forced_tokens(self) -> Sequence[int]:
         """What follows in any case, written as the tokenizer writes it."""
         found: list[int] = self._matcher.compute_ff_tokens()
         return found
 
-    def allowed(self) -> BoolArray:
+    def allowed_mask(self) -> BoolArray:
         """What may follow: bool [V], at least one; the end token where the text may end.
 
         Raises:
@@ -105,11 +103,11 @@ class GrammarState:
             raise EngineError(f"a schema cannot be kept any further: {told[0] if told else 'nothing may follow'}")
         return found
 
-    def advance(self, token: int) -> None:
+    def advance(self, token_id: int) -> None:
         """Go on behind one more token.
 
         Raises:
             InputError: it could not have been written.
         """
-        if not self._matcher.consume_token(token):
-            raise InputError(f"token {token} may not follow here; write only what is allowed")
+        if not self._matcher.consume_token(token_id):
+            raise InputError(f"token {token_id} may not follow here; write only what is allowed")

@@ -1,4 +1,4 @@
-"""Text in which every item link is real: form "text" of `genrec.decoding.constraints.Grammar` as a text constraint.
+"""Text in which every item link is real: form "text" of `genrec.decoding.constraints.CatalogGrammar` as a text constraint.
 
 Letters: V vocabulary.
 """
@@ -10,108 +10,108 @@ from typing import Any
 import numpy as np
 
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import Grammar, State, advance
+from genrec.decoding.constraints import CatalogGrammar, ConstraintState, advance
 from genrec.errors import EngineError, InputError
 from genrec.types import BoolArray, ItemId
 
 
 @dataclass(frozen=True, eq=False)
-class MentionConstraint:
+class ItemLinkConstraint:
     """What stands in brackets is an allowed item's title, written as the index writes it.
 
     Attributes:
         grammar: the catalog's.
         allowed: rows that may be mentioned; at least one.
-        once: no item is mentioned twice.
-        most: how many mentions there may be; None for any number.
-        catalog: what a shelf calls the catalog, for an engine with genrec's plugin; see `genrec.vllm_plugin.registry`.
+        unique: no item is mentioned twice.
+        max_links: how many mentions there may be; None for any number.
+        catalog_name: what a shelf calls the catalog, for an engine with genrec's plugin; see `genrec.vllm_plugin.registry`.
         item_ids: the allowed items, for the same.
     """
 
-    grammar: Grammar
+    grammar: CatalogGrammar
     allowed: Subset
-    once: bool = False
-    most: int | None = None
-    catalog: str | None = None
+    unique: bool = False
+    max_links: int | None = None
+    catalog_name: str | None = None
     item_ids: Sequence[ItemId] = ()
 
     @property
-    def for_engine(self) -> Mapping[str, Any]:
+    def engine_args(self) -> Mapping[str, Any]:
         """The keys of genrec's plugin.
 
         Raises:
             EngineError: no shelf was named, or the plugin knows no such limit.
         """
-        if self.once or self.most is not None:
+        if self.unique or self.max_links is not None:
             raise EngineError("an engine's plugin counts no mentions; leave out once and most, or write locally")
-        if self.catalog is None or not self.item_ids:
+        if self.catalog_name is None or not self.item_ids:
             raise EngineError("mentions need a catalog that the engine serves; name it, and the items that it allows")
-        return {"genrec_catalog": self.catalog, "genrec_form": "text", "genrec_allow": list(self.item_ids)}
+        return {"genrec_catalog": self.catalog_name, "genrec_form": "text", "genrec_allow": list(self.item_ids)}
 
-    def start(self) -> "MentionState":
+    def start(self) -> "ItemLinkState":
         """The state before the first token.
 
         Raises:
-            InputError: nothing is allowed, or the identifiers do not fit mentions; see `Grammar.start`.
+            InputError: nothing is allowed, or the identifiers do not fit mentions; see `CatalogGrammar.start`.
         """
-        return MentionState(self, self.grammar.start("text", allowed=self.allowed))
+        return ItemLinkState(self, self.grammar.start("text", allowed=self.allowed))
 
 
-class MentionState:
+class ItemLinkState:
     """Where one text stands; it moves.
 
     Attributes:
         state: the same as the automaton has it; `state.rows` are the rows mentioned so far.
     """
 
-    def __init__(self, constraint: MentionConstraint, state: State) -> None:
+    def __init__(self, constraint: ItemLinkConstraint, state: ConstraintState) -> None:
         self.state = state
         self._constraint = constraint
-        marks = constraint.grammar.marks
-        self._free, self._opens = marks.free, marks.opens
+        marks = constraint.grammar.delimiters
+        self._free_text, self._opens_link = marks.free_text, marks.opens_link
 
     @property
-    def may_mention(self) -> bool:
+    def may_open_link(self) -> bool:
         """Whether another mention may begin."""
-        most, written = self._constraint.most, self.state.rows
+        most, written = self._constraint.max_links, self.state.written_rows
         if most is not None and len(written) >= most:
             return False
-        return not self._constraint.once or len(set(written)) < len(self._constraint.allowed)
+        return not self._constraint.unique or len(set(written)) < len(self._constraint.allowed)
 
-    def forced(self) -> Sequence[int]:
+    def forced_tokens(self) -> Sequence[int]:
         """A title's tokens, up to where titles part."""
         found: list[int] = []
         state = self.state
-        while state.phase == "name" and len(state.tokens) == 1:
-            found.append(int(state.tokens[0]))
-            state = self._left(advance([state], found[-1:])[0])
+        while state.phase == "name" and len(state.next_tokens) == 1:
+            found.append(int(state.next_tokens[0]))
+            state = self._exclude_written(advance([state], found[-1:])[0])
         return found
 
-    def allowed(self) -> BoolArray:
+    def allowed_mask(self) -> BoolArray:
         """What may follow: bool [V]."""
-        if self.state.free:
-            return self._free if self.may_mention else self._free & ~self._opens
-        held = np.zeros(len(self._free), dtype=np.bool_)
-        held[self.state.tokens] = True
+        if self.state.in_free_text:
+            return self._free_text if self.may_open_link else self._free_text & ~self._opens_link
+        held = np.zeros(len(self._free_text), dtype=np.bool_)
+        held[self.state.next_tokens] = True
         return held
 
-    def advance(self, token: int) -> None:
+    def advance(self, token_id: int) -> None:
         """Go on behind one more token.
 
         Raises:
             InputError: it may not follow here.
         """
-        begins = self.state.free and 0 <= token < len(self._opens) and bool(self._opens[token])
-        after = self._left(advance([self.state], [token])[0])
-        if after.dead or (begins and not self.may_mention):
-            raise InputError(f"token {token} may not follow here; write only what is allowed")
+        begins = self.state.in_free_text and 0 <= token_id < len(self._opens_link) and bool(self._opens_link[token_id])
+        after = self._exclude_written(advance([self.state], [token_id])[0])
+        if after.is_dead or (begins and not self.may_open_link):
+            raise InputError(f"token {token_id} may not follow here; write only what is allowed")
         self.state = after
 
-    def _left(self, state: State) -> State:
+    def _exclude_written(self, state: ConstraintState) -> ConstraintState:
         """A state that allows no row again that was written, where none may come twice."""
-        if not (self._constraint.once and state.rows and state.phase == "free"):
+        if not (self._constraint.unique and state.written_rows and state.phase == "free"):
             return state
-        left = self._constraint.allowed.without(list(state.rows))
+        left = self._constraint.allowed.without(list(state.written_rows))
         if len(left) == len(state.allowed) or not len(left):
             return state
-        return replace(self._constraint.grammar.start("text", allowed=left), rows=state.rows)
+        return replace(self._constraint.grammar.start("text", allowed=left), written_rows=state.written_rows)

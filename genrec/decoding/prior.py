@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
-from genrec.decoding.bounds import Guide
+from genrec.decoding.bounds import PriorPenalty
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import ArtifactError, MismatchError
 from genrec.index.trie import TokenTrie
@@ -26,7 +26,7 @@ from genrec.types import IntArray
 _KIND = "prior"
 _FILE = "steps.safetensors"
 _VERSION = 2
-_ROWS = 256  # rows scored between two calls of on_progress
+_BLOCK_ROWS = 256  # rows scored between two calls of on_progress
 
 
 class Prior:
@@ -41,17 +41,17 @@ class Prior:
         key: names the model, the prompts and the index; a saved prior of another key is refused.
 
     Attributes:
-        steps: float32 [T]; NaN for tokens of rows that nobody asked about yet.
+        log_probs: float32 [T]; NaN for tokens of rows that nobody asked about yet.
         unsaved: whether anything was scored that `save` has not written yet.
     """
 
     def __init__(self, backend: Backend, trie: TokenTrie, prompts: Sequence[IntArray], *, key: str) -> None:
         self._backend, self._trie, self._prompts, self._key = backend, trie, list(prompts), key
         self.unsaved = False
-        self._guides: dict[float, Guide] = {}
+        self._penalties: dict[float, PriorPenalty] = {}
         self._lock = threading.Lock()
-        self._whole = False  # nothing is missing any more
-        self.steps: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
+        self._is_complete = False  # nothing is missing any more
+        self.log_probs: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
 
     def fill(
         self,
@@ -70,56 +70,58 @@ class Prior:
         Raises:
             DeadlineExceededError: it passed.
         """
-        if self._whole:  # so that a request against a whole prior costs nothing that grows with the catalog
+        if self._is_complete:  # so that a request against a whole prior costs nothing that grows with the catalog
             return
         everything = rows is None
         deadline = deadline or Deadline.never()
         rows = np.arange(len(self._trie)) if rows is None else np.unique(rows)
-        missing = self._missing(rows)
-        for start in range(0, len(missing), _ROWS):
-            with deadline.holding(self._lock):
+        missing = self._missing_rows(rows)
+        for start in range(0, len(missing), _BLOCK_ROWS):
+            with deadline.acquire(self._lock):
                 # Another thread may have scored some of them by now.
-                block = self._missing(missing[start : start + _ROWS])
+                block = self._missing_rows(missing[start : start + _BLOCK_ROWS])
                 if len(block):
-                    self._score(block, deadline)
+                    self._score_rows(block, deadline)
             if on_progress is not None:
-                on_progress(min(start + _ROWS, len(missing)), len(missing))
-        self._whole = self._whole or everything
+                on_progress(min(start + _BLOCK_ROWS, len(missing)), len(missing))
+        self._is_complete = self._is_complete or everything
 
     @property
     def prompts(self) -> tuple[IntArray, ...]:
         """What it is measured behind."""
         return tuple(self._prompts)
 
-    def over(self, trie: TokenTrie, items: IntArray, *, key: str) -> "Prior":
+    def reindexed(self, trie: TokenTrie, new_item_indices: IntArray, *, key: str) -> "Prior":
         """The same behind the same prompts, of another trie; what was scored of rows that it has as well is kept.
 
         Args:
             trie: the other trie.
-            items: int64, of each item of this trie its number in the other, -1 where it is written otherwise or gone.
+            new_item_indices: int64, of each item of this trie its number in the other, -1 where it is written otherwise or gone.
             key: names the model, the prompts and the other index.
         """
         other = Prior(self._backend, trie, self._prompts, key=key)
-        kept = np.flatnonzero(items >= 0)
-        rows, places = self._trie.rows_of_items[kept], trie.rows_of_items[items[kept]]
+        kept = np.flatnonzero(new_item_indices >= 0)
+        rows, places = self._trie.rows_of_items[kept], trie.rows_of_items[new_item_indices[kept]]
         # What tells that a row is there is read first: another thread writes it last.
-        there = ~np.isnan(self.steps[self._trie.last[rows]])
+        there = ~np.isnan(self.log_probs[self._trie.last_positions[rows]])
         rows, places = rows[there], places[there]
-        other.steps[trie.paths(places)] = self.steps[self._trie.paths(rows)]
+        other.log_probs[trie.path_positions(places)] = self.log_probs[self._trie.path_positions(rows)]
         other.unsaved = bool(len(rows))
         return other
 
-    def guide(self, weight: float) -> Guide:
+    def penalty(self, weight: float) -> PriorPenalty:
         """What a search subtracts; the rows that it may recommend have to be scored before."""
-        if weight not in self._guides:
-            self._guides[weight] = Guide(self._trie, self.steps, weight)
-        return self._guides[weight]
+        if weight not in self._penalties:
+            self._penalties[weight] = PriorPenalty(self._trie, self.log_probs, weight)
+        return self._penalties[weight]
 
     def save(self, directory: Path) -> None:
         """Write a folder, whole or not at all."""
         with self._lock:
-            with artifact.writing(directory, kind=_KIND, version=_VERSION, facts={"key": self._key}) as folder:
-                artifact.write_arrays(folder / _FILE, {"steps": self.steps})
+            with artifact.artifact_writer(
+                directory, kind=_KIND, version=_VERSION, metadata={"key": self._key}
+            ) as folder:
+                artifact.write_arrays(folder / _FILE, {"steps": self.log_probs})
             self.unsaved = False
 
     def load(self, directory: Path) -> None:
@@ -132,31 +134,33 @@ class Prior:
         manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
         if manifest["key"] != self._key:
             raise MismatchError(f"the prior in {directory} is of {manifest['key']}, not of {self._key}; remove it")
-        arrays = artifact.map_arrays(directory / _FILE)
+        arrays = artifact.mmap_arrays(directory / _FILE)
         if "steps" not in arrays:
             raise ArtifactError(f"{directory / _FILE} holds no steps; remove it")
         steps = arrays["steps"]
-        if steps.shape != self.steps.shape:
-            raise MismatchError(f"the prior in {directory} has {len(steps)} tokens, not {len(self.steps)}; remove it")
+        if steps.shape != self.log_probs.shape:
+            raise MismatchError(
+                f"the prior in {directory} has {len(steps)} tokens, not {len(self.log_probs)}; remove it"
+            )
         with self._lock:
-            self.steps[:] = steps
-            self._guides.clear()
-            self._whole = False
+            self.log_probs[:] = steps
+            self._penalties.clear()
+            self._is_complete = False
             self.unsaved = False
 
-    def _missing(self, rows: IntArray) -> IntArray:
+    def _missing_rows(self, rows: IntArray) -> IntArray:
         """Those that were not scored yet: a row's last token is in no other row, so it tells."""
-        missing: IntArray = rows[np.isnan(self.steps[self._trie.last[rows]])]
+        missing: IntArray = rows[np.isnan(self.log_probs[self._trie.last_positions[rows]])]
         return missing
 
-    def _score(self, rows: IntArray, deadline: Deadline) -> None:
+    def _score_rows(self, rows: IntArray, deadline: Deadline) -> None:
         tree = self._backend.open(self._prompts, deadline=deadline)
         part = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
         readings = score_tries(tree, [part] * len(self._prompts))
-        steps = np.mean([reading.steps for reading in readings if reading is not None], axis=0)
-        places, values = self._trie.paths(rows), steps[part.paths(np.arange(len(part)))]
-        last = np.isin(places, self._trie.last[rows])
+        steps = np.mean([reading.log_probs for reading in readings if reading is not None], axis=0)
+        places, values = self._trie.path_positions(rows), steps[part.path_positions(np.arange(len(part)))]
+        last = np.isin(places, self._trie.last_positions[rows])
         # What tells that a row is there is written when it is: other threads look without waiting.
-        self.steps[places[~last]] = values[~last]
-        self.steps[places[last]] = values[last]
+        self.log_probs[places[~last]] = values[~last]
+        self.log_probs[places[last]] = values[last]
         self.unsaved = True

@@ -15,23 +15,23 @@ from genrec.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
-class Reading:
+class TreeScores:
     """What a model says of a trie behind one prompt.
 
     Attributes:
-        steps: float64 [T], the log-probability of each token behind its path; 0 where it was not asked for.
-        nodes: tokens that were grown.
-        passes: how many passes they took.
+        log_probs: float64 [T], the log-probability of each token behind its path; 0 where it was not asked for.
+        generated_tokens: tokens that were grown.
+        forward_passes: how many passes they took.
     """
 
-    steps: FloatArray
-    nodes: int
-    passes: int
+    log_probs: FloatArray
+    generated_tokens: int
+    forward_passes: int
 
 
 def score_tries(
     tree: TokenTree, tries: Sequence[TokenTrie | None], *, branching_only: bool = False, max_nodes: int = 512
-) -> list[Reading | None]:
+) -> list[TreeScores | None]:
     """Read every token of a trie behind each of U prompts.
 
     Args:
@@ -41,49 +41,49 @@ def score_tries(
         max_nodes: nodes grown in a pass for one prompt; a longer row passes alone. So memory does not grow with the
             catalog; tokens that rows of two passes share are grown in both.
     """
-    passes = {id(trie): _passes(trie, branching_only, max_nodes) for trie in tries if trie is not None}
+    passes = {id(trie): _plan_passes(trie, branching_only, max_nodes) for trie in tries if trie is not None}
     plans = [[] if trie is None else passes[id(trie)] for trie in tries]
     steps = [None if trie is None else np.zeros(len(trie.tokens)) for trie in tries]
     size = tree.size
     for number in range(max(map(len, plans), default=0)):
         parts = [(prompt, plan[number]) for prompt, plan in enumerate(plans) if number < len(plan)]
-        _read(tree, parts, steps)
+        _run_pass(tree, parts, steps)
         tree.rewind(size)
     return [
-        None if own is None else Reading(own, sum(len(one.grown) for one in plan), len(plan))
+        None if own is None else TreeScores(own, sum(len(one.positions) for one in plan), len(plan))
         for own, plan in zip(steps, plans, strict=True)
     ]
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _ForwardPass:
     """Some rows of a trie as a forest behind a prompt: parents before children.
 
     Attributes:
-        grown: int64 [M], places in the trie.
+        positions: int64 [M], places in the trie.
         tokens: int64 [M].
-        parents: int64 [M], places in `grown`, -1 for the prompt.
-        asked: int64, places in the trie that are read.
-        readers: int64, where each is read, in `grown`; -1 for the prompt.
-        wanted: int64, the tokens read.
+        parents: int64 [M], places in `positions`, -1 for the prompt.
+        scored_positions: int64, places in the trie that are read.
+        scored_parents: int64, where each is read, in `positions`; -1 for the prompt.
+        scored_tokens: int64, the tokens read.
     """
 
-    grown: IntArray
+    positions: IntArray
     tokens: IntArray
     parents: IntArray
-    asked: IntArray
-    readers: IntArray
-    wanted: IntArray
+    scored_positions: IntArray
+    scored_parents: IntArray
+    scored_tokens: IntArray
 
 
-def _passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> list[_Pass]:
+def _plan_passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> list[_ForwardPass]:
     parents = trie.parents
     asked = np.ones(len(parents), dtype=np.bool_)
     if branching_only:
         asked = np.bincount(parents + 1)[parents + 1] > 1
     needed = _ancestors(parents, np.unique(parents[asked]))
     counts = np.concatenate([[0], np.cumsum(needed)])
-    stops = trie.last + 1
+    stops = trie.last_positions + 1
     passes, row = [], 0
     begin = 0
     while row < len(trie):
@@ -93,45 +93,47 @@ def _passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> list[_Pass
         row = max(row + 1, int(np.searchsorted(counts[stops], counts[begin] + room, side="right")))
         stop = int(stops[row - 1])
         if asked[begin:stop].any():
-            passes.append(_plan(trie, asked, needed, begin, stop))
+            passes.append(_plan_pass(trie, asked, needed, begin, stop))
         begin = stop
     return passes
 
 
-def _plan(trie: TokenTrie, asked: BoolArray, needed: BoolArray, begin: int, stop: int) -> _Pass:
+def _plan_pass(trie: TokenTrie, is_scored: BoolArray, is_grown: BoolArray, begin: int, stop: int) -> _ForwardPass:
     above = []
     place = int(trie.parents[begin])
     while place >= 0:
         above.append(place)
         place = int(trie.parents[place])
-    grown = np.concatenate([np.array(above[::-1], dtype=np.int64), begin + np.flatnonzero(needed[begin:stop])])
-    wanted = begin + np.flatnonzero(asked[begin:stop])
-    return _Pass(
-        grown, trie.tokens[grown].astype(np.int64), _find(grown, trie.parents[grown]),
-        wanted, _find(grown, trie.parents[wanted]), trie.tokens[wanted].astype(np.int64),
+    grown = np.concatenate([np.array(above[::-1], dtype=np.int64), begin + np.flatnonzero(is_grown[begin:stop])])
+    wanted = begin + np.flatnonzero(is_scored[begin:stop])
+    return _ForwardPass(
+        grown, trie.tokens[grown].astype(np.int64), _index_in(grown, trie.parents[grown]),
+        wanted, _index_in(grown, trie.parents[wanted]), trie.tokens[wanted].astype(np.int64),
     )  # fmt: skip
 
 
-def _find(grown: IntArray, places: IntArray) -> IntArray:
+def _index_in(grown: IntArray, positions: IntArray) -> IntArray:
     """Where places stand among the grown ones, which rise; -1 for the prompt."""
-    return np.where(places < 0, -1, np.searchsorted(grown, places))
+    return np.where(positions < 0, -1, np.searchsorted(grown, positions))
 
 
-def _ancestors(parents: IntArray, places: IntArray) -> BoolArray:
+def _ancestors(parents: IntArray, positions: IntArray) -> BoolArray:
     """bool [T], the given places and all that stand above them."""
     marked = np.zeros(len(parents), dtype=np.bool_)
-    places = places[places >= 0]
-    while places.size:
-        marked[places] = True
-        places = np.unique(parents[places])
-        places = places[(places >= 0) & ~marked[places]]
+    positions = positions[positions >= 0]
+    while positions.size:
+        marked[positions] = True
+        positions = np.unique(parents[positions])
+        positions = positions[(positions >= 0) & ~marked[positions]]
     return marked
 
 
-def _read(tree: TokenTree, parts: Sequence[tuple[int, _Pass]], steps: Sequence[FloatArray | None]) -> None:
+def _run_pass(
+    tree: TokenTree, parts: Sequence[tuple[int, _ForwardPass]], log_probs: Sequence[FloatArray | None]
+) -> None:
     """One pass: grow what has something behind it, then read every token at its parent."""
     size = tree.size
-    starts = size + np.cumsum([0, *(len(one.grown) for _, one in parts)])
+    starts = size + np.cumsum([0, *(len(one.positions) for _, one in parts)])
     if starts[-1] > size:
         parents = [
             np.where(one.parents < 0, prompt, one.parents + start)
@@ -139,10 +141,10 @@ def _read(tree: TokenTree, parts: Sequence[tuple[int, _Pass]], steps: Sequence[F
         ]
         tree.grow(np.concatenate(parents), np.concatenate([one.tokens for _, one in parts]))
     readers = np.concatenate([
-        np.where(one.readers < 0, prompt, one.readers + start)
+        np.where(one.scored_parents < 0, prompt, one.scored_parents + start)
         for (prompt, one), start in zip(parts, starts[:-1], strict=True)
     ])  # fmt: skip
-    wanted = np.concatenate([one.wanted for _, one in parts])
+    wanted = np.concatenate([one.scored_tokens for _, one in parts])
     order = np.argsort(readers, kind="stable")
     nodes, counts = np.unique(readers, return_counts=True)
     found = np.empty(len(readers))
@@ -150,8 +152,8 @@ def _read(tree: TokenTree, parts: Sequence[tuple[int, _Pass]], steps: Sequence[F
     if np.isnan(found).any():
         raise EngineError("the model returned NaN, by which nothing can be ranked; load it in float32")
     for (prompt, one), own in zip(
-        parts, np.split(found, np.cumsum([len(one.asked) for _, one in parts])[:-1]), strict=True
+        parts, np.split(found, np.cumsum([len(one.scored_positions) for _, one in parts])[:-1]), strict=True
     ):
-        mine = steps[prompt]
+        mine = log_probs[prompt]
         if mine is not None:
-            mine[one.asked] = own
+            mine[one.scored_positions] = own

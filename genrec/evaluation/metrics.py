@@ -23,7 +23,7 @@ RESAMPLES = 2000
 PERMUTATIONS = 10_000
 
 _MEASURES = {"hit": "Success", "mrr": "RR", "ndcg": "nDCG", "precision": "P", "recall": "R"}
-_CHUNK = 1 << 22  # values drawn at once: 32 MB
+_MAX_VALUES_DRAWN = 1 << 22  # values drawn at once: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def accuracy(
         InputError: a user has no target, a metric is unknown, or lists and targets differ in number.
         ModelMissingError: ir-measures is not installed.
     """
-    parsed = {name: _parse(name) for name in metrics}
-    _same_length(lists=lists, targets=targets)
+    parsed = {name: _parse_metric(name) for name in metrics}
+    _require_same_length(lists=lists, targets=targets)
     try:
         import ir_measures
     except ImportError as error:
@@ -99,13 +99,13 @@ def accuracy(
     return values
 
 
-def cutoff(metric: str) -> int:
+def metric_cutoff(metric: str) -> int:
     """The k of a metric's name: how many places it looks at.
 
     Raises:
         InputError: there is no such metric.
     """
-    return _parse(metric)[1]
+    return _parse_metric(metric)[1]
 
 
 def coverage(lists: ItemLists, catalog_size: int) -> float:
@@ -114,7 +114,7 @@ def coverage(lists: ItemLists, catalog_size: int) -> float:
     Raises:
         InputError: an index is outside the catalog.
     """
-    return float(np.count_nonzero(_exposure(lists, catalog_size)) / catalog_size)
+    return float(np.count_nonzero(_exposure_counts(lists, catalog_size)) / catalog_size)
 
 
 def gini(lists: ItemLists, catalog_size: int) -> float:
@@ -126,7 +126,7 @@ def gini(lists: ItemLists, catalog_size: int) -> float:
     Raises:
         InputError: an index is outside the catalog, or nothing is recommended.
     """
-    exposure = np.sort(_exposure(lists, catalog_size))
+    exposure = np.sort(_exposure_counts(lists, catalog_size))
     if not exposure.any():
         raise InputError("the lists hold no item of the catalog, so none is exposed; check what was ranked")
     weights = 2 * np.arange(1, catalog_size + 1) - catalog_size - 1
@@ -147,8 +147,8 @@ def novelty(lists: ItemLists, counts: ArrayLike) -> FloatArray:
     Raises:
         InputError: an index is outside the catalog, or a count is negative or not finite.
     """
-    events = _figures(counts, "the count of item", least=0)
-    return _means(lists, -np.log2((events + 1) / (events.sum() + len(events))))
+    events = _validated(counts, "the count of item", minimum=0)
+    return _mean_per_list(lists, -np.log2((events + 1) / (events.sum() + len(events))))
 
 
 def diversity(lists: ItemLists, vectors: NDArray[np.floating[Any]]) -> FloatArray:
@@ -164,7 +164,7 @@ def diversity(lists: ItemLists, vectors: NDArray[np.floating[Any]]) -> FloatArra
     Raises:
         InputError: an index is outside the catalog, or a recommended item's vector is 0 or not finite.
     """
-    _flat(lists, len(vectors))
+    _flatten(lists, len(vectors))
     found = np.full(len(lists), np.nan)
     for user, one in enumerate(lists):
         items = np.asarray(one, dtype=np.int64)
@@ -186,7 +186,7 @@ def popularity(lists: ItemLists, counts: ArrayLike) -> FloatArray:
     Its mean is the average recommendation popularity of Abdollahpouri, Burke and Mobasher, "Managing Popularity Bias
     in Recommender Systems with Personalized Re-ranking", FLAIRS 2019.
     """
-    return _means(lists, _figures(counts, "the count of item", least=0))
+    return _mean_per_list(lists, _validated(counts, "the count of item", minimum=0))
 
 
 def popularity_lift(lists: ItemLists, histories: ItemLists, counts: ArrayLike) -> float:
@@ -198,7 +198,7 @@ def popularity_lift(lists: ItemLists, histories: ItemLists, counts: ArrayLike) -
     Raises:
         InputError: as `novelty`; lists and histories differ in number; or no history has an item that was met.
     """
-    _same_length(lists=lists, histories=histories)
+    _require_same_length(lists=lists, histories=histories)
     recommended, chosen = popularity(lists, counts), popularity(histories, counts)
     both = ~np.isnan(recommended) & ~np.isnan(chosen)
     if not chosen[both].any():
@@ -216,13 +216,13 @@ def length_bias(lists: ItemLists, lengths: ArrayLike) -> FloatArray:
     Raises:
         InputError: an index is outside the catalog, a length is below 0 or not finite, or all are 0.
     """
-    figures = _figures(lengths, "the length of item", least=0)
+    figures = _validated(lengths, "the length of item", minimum=0)
     if not figures.any():
         raise InputError("every title has length 0; there is nothing to compare with")
-    return _means(lists, figures / figures.mean())
+    return _mean_per_list(lists, figures / figures.mean())
 
 
-def faults(lists: ItemLists, histories: ItemLists, catalog_size: int) -> dict[str, FloatArray]:
+def list_defects(lists: ItemLists, histories: ItemLists, catalog_size: int) -> dict[str, FloatArray]:
     """What does not belong into a list, as shares of its places: each float64 [U], nan where a list is empty.
 
     `invalid`: not in the catalog (-1); `repeated`: further up in the same list already; `seen`: in the user's history.
@@ -230,20 +230,20 @@ def faults(lists: ItemLists, histories: ItemLists, catalog_size: int) -> dict[st
     Raises:
         InputError: an index is outside the catalog, or lists and histories differ in number.
     """
-    _same_length(lists=lists, histories=histories)
-    (flat, owners), (met, watchers) = _flat(lists, catalog_size), _flat(histories, catalog_size)
+    _require_same_length(lists=lists, histories=histories)
+    (flat, owners), (met, watchers) = _flatten(lists, catalog_size), _flatten(histories, catalog_size)
     valid, pairs = flat >= 0, owners * catalog_size + flat
     repeated = valid.copy()
     repeated[np.flatnonzero(valid)[np.unique(pairs[valid], return_index=True)[1]]] = False
     seen = valid & np.isin(pairs, (watchers * catalog_size + met)[met >= 0])
     masks = {"invalid": ~valid, "repeated": repeated, "seen": seen}
-    return {name: _by_user(mask.astype(np.float64), owners, len(lists)) for name, mask in masks.items()}
+    return {name: _mean_by_user(mask.astype(np.float64), owners, len(lists)) for name, mask in masks.items()}
 
 
 def source_shares(sources: Sequence[Sequence[str]]) -> dict[str, float]:
     """The share of all recommended items that each source served, largest first; {} where nothing is recommended.
 
-    Of `Recommendation.step`, what the first step of a ladder did not serve is the fallback share.
+    Of `Recommendation.stage`, what the first step of a ladder did not serve is the fallback share.
     """
     served = Counter(chain.from_iterable(sources))
     return {source: count / served.total() for source, count in served.most_common()}
@@ -257,14 +257,14 @@ def mean_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -
     Raises:
         InputError: there is no user, or a value is not finite.
     """
-    figures = _figures(values, "the value of user")
-    low, high = np.percentile(_resample(figures, resamples, np.random.default_rng(seed)), [2.5, 97.5])
+    figures = _validated(values, "the value of user")
+    low, high = np.percentile(_bootstrap_means(figures, resamples, np.random.default_rng(seed)), [2.5, 97.5])
     return Interval(float(figures.mean()), float(low), float(high))
 
 
 def difference_interval(ours: ArrayLike, theirs: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -> Interval:
     """The mean of `ours` - `theirs`, [U] each of the same users in the same order; otherwise as `mean_interval`."""
-    return mean_interval(_differences(ours, theirs), seed=seed, resamples=resamples)
+    return mean_interval(_paired_differences(ours, theirs), seed=seed, resamples=resamples)
 
 
 def randomisation_test(ours: ArrayLike, theirs: ArrayLike, *, seed: int, permutations: int = PERMUTATIONS) -> float:
@@ -278,7 +278,7 @@ def randomisation_test(ours: ArrayLike, theirs: ArrayLike, *, seed: int, permuta
     Raises:
         InputError: there is no user, a value is not finite, or the two differ in number.
     """
-    differences = _differences(ours, theirs)
+    differences = _paired_differences(ours, theirs)
     sizes = np.sort(np.abs(differences[differences != 0]))  # to swap equal values changes nothing
     if not len(sizes):
         return 1.0
@@ -301,8 +301,8 @@ def parity(values: ArrayLike, groups: Sequence[Hashable], *, seed: int, resample
     Raises:
         InputError: a value is not finite, values and groups differ in number, or there are fewer than two groups.
     """
-    figures = _figures(values, "the value of user")
-    _same_length(values=figures, groups=groups)
+    figures = _validated(values, "the value of user")
+    _require_same_length(values=figures, groups=groups)
     rows: dict[Hashable, list[int]] = {}
     for user, label in enumerate(groups):
         rows.setdefault(label, []).append(user)
@@ -311,7 +311,7 @@ def parity(values: ArrayLike, groups: Sequence[Hashable], *, seed: int, resample
     own = {label: figures[rows[label]] for label in sorted(rows, key=str)}
     means = {label: float(one.mean()) for label, one in own.items()}
     rng = np.random.default_rng(seed)
-    moves = np.stack([_resample(one, resamples, rng) - means[label] for label, one in own.items()])
+    moves = np.stack([_bootstrap_means(one, resamples, rng) - means[label] for label, one in own.items()])
     reach = float(np.percentile(np.ptp(moves, axis=0), 95))
     highest, lowest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     gap = means[highest] - means[lowest]
@@ -319,7 +319,7 @@ def parity(values: ArrayLike, groups: Sequence[Hashable], *, seed: int, resample
     return Parity(means, users, highest, lowest, Interval(gap, gap - reach, gap + reach))
 
 
-def _parse(name: str) -> tuple[str, int]:
+def _parse_metric(name: str) -> tuple[str, int]:
     match = re.fullmatch("([a-z]+)@([1-9][0-9]*)", name)
     if match is None or match[1] not in _MEASURES:
         known = ", ".join(f"{one}@k" for one in _MEASURES)
@@ -327,7 +327,7 @@ def _parse(name: str) -> tuple[str, int]:
     return _MEASURES[match[1]], int(match[2])
 
 
-def _flat(lists: ItemLists, size: int) -> tuple[IntArray, IntArray]:
+def _flatten(lists: ItemLists, size: int) -> tuple[IntArray, IntArray]:
     """All indices, checked, one after the other; and the user whose list each is from."""
     arrays = [np.asarray(one, dtype=np.int64) for one in lists]
     flat = np.concatenate([np.empty(0, dtype=np.int64), *arrays])
@@ -338,53 +338,53 @@ def _flat(lists: ItemLists, size: int) -> tuple[IntArray, IntArray]:
     return flat, owners
 
 
-def _exposure(lists: ItemLists, size: int) -> NDArray[np.intp]:
-    flat, _ = _flat(lists, size)
+def _exposure_counts(lists: ItemLists, size: int) -> NDArray[np.intp]:
+    flat, _ = _flatten(lists, size)
     return np.bincount(flat[flat >= 0], minlength=size)
 
 
-def _means(lists: ItemLists, figures: FloatArray) -> FloatArray:
-    flat, owners = _flat(lists, len(figures))
-    return _by_user(figures[flat[flat >= 0]], owners[flat >= 0], len(lists))
+def _mean_per_list(lists: ItemLists, item_values: FloatArray) -> FloatArray:
+    flat, owners = _flatten(lists, len(item_values))
+    return _mean_by_user(item_values[flat[flat >= 0]], owners[flat >= 0], len(lists))
 
 
-def _by_user(figures: FloatArray, owners: IntArray, users: int) -> FloatArray:
-    sums, counts = np.bincount(owners, figures, users), np.bincount(owners, minlength=users)
-    means = np.full(users, np.nan)
+def _mean_by_user(values: FloatArray, owners: IntArray, n_users: int) -> FloatArray:
+    sums, counts = np.bincount(owners, values, n_users), np.bincount(owners, minlength=n_users)
+    means = np.full(n_users, np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
 
 
-def _figures(values: ArrayLike, what: str, least: float = -np.inf) -> FloatArray:
+def _validated(values: ArrayLike, what: str, minimum: float = -np.inf) -> FloatArray:
     figures = np.asarray(values, dtype=np.float64)
     if figures.ndim != 1 or not len(figures):
         raise InputError(f"{what} must be one number each, one at least; got an array of shape {figures.shape}")
-    if (bad := ~np.isfinite(figures) | (figures < least)).any():
+    if (bad := ~np.isfinite(figures) | (figures < minimum)).any():
         raise InputError(f"{what} {np.argmax(bad)} is {figures[np.argmax(bad)]}; mend it or leave it out")
     return figures
 
 
-def _same_length(**columns: Sized) -> None:
+def _require_same_length(**columns: Sized) -> None:
     if len({len(column) for column in columns.values()}) > 1:
         found = " and ".join(f"{len(column):,} {name}" for name, column in columns.items())
         raise InputError(f"got {found}; pass one of each for every user")
 
 
-def _differences(ours: ArrayLike, theirs: ArrayLike) -> FloatArray:
-    one, other = (_figures(values, "the value of user") for values in (ours, theirs))
-    _same_length(ours=one, theirs=other)
+def _paired_differences(ours: ArrayLike, theirs: ArrayLike) -> FloatArray:
+    one, other = (_validated(values, "the value of user") for values in (ours, theirs))
+    _require_same_length(ours=one, theirs=other)
     return one - other
 
 
 def _chunks(rows: int, width: int) -> Iterator[tuple[int, int]]:
     """Where runs of rows start and stop, each of _CHUNK values at the most and one row at least."""
-    step = max(1, _CHUNK // width)
+    step = max(1, _MAX_VALUES_DRAWN // width)
     return ((start, min(rows, start + step)) for start in range(0, rows, step))
 
 
-def _resample(figures: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
+def _bootstrap_means(values: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
     """Means of U values drawn with replacement: float64 [resamples]."""
-    ordered, means = np.sort(figures), np.empty(resamples)
+    ordered, means = np.sort(values), np.empty(resamples)
     for start, stop in _chunks(resamples, len(ordered)):
         means[start:stop] = ordered[rng.integers(0, len(ordered), (stop - start, len(ordered)))].mean(axis=1)
     return means

@@ -34,7 +34,7 @@ class CatalogIndex:
     trie: TokenTrie
     tokenizer_fingerprint: str
     identifiers_fingerprint: str
-    _masks: "WeakKeyDictionary[Mask, Mask]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+    _row_masks: "WeakKeyDictionary[Mask, Mask]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
         # To another process goes what an index is made of, not what it has kept of masks.
@@ -58,31 +58,33 @@ class CatalogIndex:
         )
         return "-".join((str(INDEX_VERSION), *parts))
 
-    def rows(self, items: Subset) -> Subset:
+    def to_row_subset(self, item_subset: Subset) -> Subset:
         """The rows of a subset of items; a mask is turned into rows once, and kept for as long as it lives.
 
         Raises:
             InputError: the subset is of another number of items.
         """
-        self._check_universe(items.universe)
+        self._check_universe(item_subset.universe)
         mask = None
-        if items.mask is not None:
-            mask = self._masks.get(items.mask)
+        if item_subset.mask is not None:
+            mask = self._row_masks.get(item_subset.mask)
             if mask is None:
                 # Of two requests that make it at once, both go on with the first: a batch has to have one mask.
-                made = Mask.from_bool(items.mask.to_bool()[self.trie.items])
-                mask = self._masks.setdefault(items.mask, made)
-        return Subset(len(self.trie), mask, np.sort(self.trie.rows_of_items[items.listed]), items.only)
+                made = Mask.from_bool(item_subset.mask.to_bool()[self.trie.items])
+                mask = self._row_masks.setdefault(item_subset.mask, made)
+        return Subset(
+            len(self.trie), mask, np.sort(self.trie.rows_of_items[item_subset.listed]), item_subset.is_allowlist
+        )
 
-    def boosted_rows(self, boost: Boost) -> Boost:
+    def to_row_boost(self, boost: Boost) -> Boost:
         """A boost of items as one of rows.
 
         Raises:
             InputError: a boosted item is not in the index.
         """
-        if len(boost) and int(boost.places[-1]) >= len(self.trie):
-            raise InputError(f"item {boost.places[-1]} is boosted; the index has items 0 to {len(self.trie) - 1:,}")
-        rows = self.trie.rows_of_items[boost.places]
+        if len(boost) and int(boost.indices[-1]) >= len(self.trie):
+            raise InputError(f"item {boost.indices[-1]} is boosted; the index has items 0 to {len(self.trie) - 1:,}")
+        rows = self.trie.rows_of_items[boost.indices]
         order = np.argsort(rows)
         return Boost(rows[order], boost.values[order])
 
@@ -112,15 +114,15 @@ class CatalogIndex:
             UnknownItemError: an id to withdraw or retitle is not in the catalog.
             InputError: an added id is there already, an item is both withdrawn and retitled, or nothing would be left.
         """
-        self._check_parts(identifiers, tokenizer)
+        self._check_fingerprints(identifiers, tokenizer)
         if add is not None and not isinstance(add, Catalog):
             raise InputError(f"add is a {type(add).__name__}; pass a Catalog, such as Catalog.from_items(...)")
         titles = dict(retitle or {})
         for item_id, title in titles.items():
             if not isinstance(title, str) or not title.strip():
                 raise InputError(f"the new title of item {item_id!r} is {title!r}; give a text")
-        gone = np.unique(self._known("withdraw", withdraw))
-        changed = self._known("retitle", list(titles))
+        gone = np.unique(self._item_indices_of("withdraw", withdraw))
+        changed = self._item_indices_of("retitle", list(titles))
         if len(again := changed[np.argsort(changed)][1:][np.diff(np.sort(changed)) == 0]):
             raise InputError(
                 f"item {self.catalog.item_ids[int(again[0])]!r} is to be retitled twice; give it one title"
@@ -135,9 +137,9 @@ class CatalogIndex:
                 item_id = self.catalog.item_ids[int(there[0])]
                 raise InputError(f"item {item_id!r} is to be added and is there already; withdraw or retitle it")
         named = dict(zip(changed.tolist(), titles.values(), strict=True))
-        return self.over(self.catalog.revised(put=add, withdraw=gone, retitle=named), identifiers, tokenizer)
+        return self.reindexed(self.catalog.revised(upsert=add, remove=gone, new_titles=named), identifiers, tokenizer)
 
-    def over(self, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
+    def reindexed(self, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
         """The index of another version of the catalog; only items with a new id or title are encoded and sorted.
 
         All others stay written as they are, whatever their attributes are now.
@@ -149,31 +151,31 @@ class CatalogIndex:
         Raises:
             MismatchError: the index was built with other identifiers, or for another tokenizer.
         """
-        self._check_parts(identifiers, tokenizer)
-        numbers = stays_at(self.catalog, catalog)
+        self._check_fingerprints(identifiers, tokenizer)
+        numbers = unchanged_item_indices(self.catalog, catalog)
         rows = np.sort(self.trie.rows_of_items[np.flatnonzero(numbers < 0)])
         fresh = np.delete(np.arange(len(catalog)), numbers[numbers >= 0])
         rest, other = self.trie, None
         if len(rows) == len(rest):
             return CatalogIndex.build(catalog, identifiers, tokenizer)
         if len(rows):
-            rest = rest.merge(gone=rows)
+            rest = rest.merge(removed_rows=rows)
         rest = replace(rest, items=numbers[rest.items].astype(np.int32))
         if len(fresh):
             some = Catalog.from_items((catalog[int(item)] for item in fresh), name=catalog.name)
-            sequences = identifiers.encode(some, tokenizer, taken=rest.has)
+            sequences = identifiers.encode(some, tokenizer, is_taken=rest.conflicts_with)
             lengths = np.array([len(sequence) for sequence in sequences])
             other = TokenTrie.from_rows(
-                np.concatenate(sequences), lengths, items=fresh, vocab_size=tokenizer.vocab_size
+                np.concatenate(sequences), lengths, item_indices=fresh, vocab_size=tokenizer.vocab_size
             )
         return CatalogIndex(catalog, rest.merge(other), self.tokenizer_fingerprint, self.identifiers_fingerprint)
 
-    def _known(self, name: str, ids: Iterable[object]) -> IntArray:
+    def _item_indices_of(self, name: str, item_ids: Iterable[object]) -> IntArray:
         """The indices of ids that an update names."""
-        ids = ids if isinstance(ids, str | bytes) else list(ids)
-        found = self.catalog.item_ids.positions(ids)
+        item_ids = item_ids if isinstance(item_ids, str | bytes) else list(item_ids)
+        found = self.catalog.item_ids.positions(item_ids)
         if (found < 0).any():
-            unknown = list(ids)[int(np.argmin(found))]
+            unknown = list(item_ids)[int(np.argmin(found))]
             raise UnknownItemError(
                 f"{name} names item {unknown!r}, which is not in catalog {self.catalog.name!r} "
                 f"({len(self.catalog):,} items); leave it out"
@@ -186,7 +188,7 @@ class CatalogIndex:
                 f"a subset of {universe:,} items; the index has {len(self.trie):,}; make it for this catalog"
             )
 
-    def _check_parts(self, identifiers: Identifiers, tokenizer: Tokenizer) -> None:
+    def _check_fingerprints(self, identifiers: Identifiers, tokenizer: Tokenizer) -> None:
         if tokenizer.fingerprint != self.tokenizer_fingerprint:
             raise TokenizerMismatchError(
                 f"the index was built for tokenizer {self.tokenizer_fingerprint[:12]}, not for "
@@ -210,7 +212,7 @@ class CatalogIndex:
             "tokenizer": self.tokenizer_fingerprint,
             "identifiers": self.identifiers_fingerprint,
         }
-        with artifact.writing(Path(directory), kind=_KIND, version=INDEX_VERSION, facts=facts) as folder:
+        with artifact.artifact_writer(Path(directory), kind=_KIND, version=INDEX_VERSION, metadata=facts) as folder:
             self.catalog.write(folder / "catalog.parquet")
             self.trie.write(folder / "trie.safetensors")
 
@@ -243,7 +245,7 @@ class CatalogIndex:
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])
 
 
-def stays_at(before: Catalog, after: Catalog) -> IntArray:
+def unchanged_item_indices(before: Catalog, after: Catalog) -> IntArray:
     """Where each of N items stands in another version of a catalog, -1 where it is gone or retitled: int64 [N]."""
     places = after.item_ids.positions(before.item_ids)
     kept = np.flatnonzero(places >= 0)

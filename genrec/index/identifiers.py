@@ -21,14 +21,14 @@ class Identifiers(Protocol):
     fingerprint: str
 
     def encode(
-        self, catalog: Catalog, tokenizer: Tokenizer, *, taken: Callable[[IntArray], bool] | None = None
+        self, catalog: Catalog, tokenizer: Tokenizer, *, is_taken: Callable[[IntArray], bool] | None = None
     ) -> list[IntArray]:
         """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token.
 
         Args:
             catalog: the items.
             tokenizer: the model's.
-            taken: whether an identifier is in use already, where these items join others.
+            is_taken: whether an identifier is in use already, where these items join others.
         """
         ...
 
@@ -51,55 +51,55 @@ class TitleIdentifiers:
         self.fingerprint = hashlib.sha256(f"title 1 {max_tokens}".encode()).hexdigest()
 
     def encode(
-        self, catalog: Catalog, tokenizer: Tokenizer, *, taken: Callable[[IntArray], bool] | None = None
+        self, catalog: Catalog, tokenizer: Tokenizer, *, is_taken: Callable[[IntArray], bool] | None = None
     ) -> list[IntArray]:
         """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token."""
-        end = np.array([tokenizer.end_id])
+        end = np.array([tokenizer.eos_token_id])
 
         def clashing() -> list[list[int]]:
-            return _clashes(bodies, None if taken is None else lambda body: taken(_join(body, end)))
+            return _conflict_groups(bodies, None if is_taken is None else lambda body: is_taken(_concat(body, end)))
 
-        bodies = [self._body(title, tokenizer) for title in catalog.titles]
+        bodies = [self._encode_title(title, tokenizer) for title in catalog.titles]
         for name in catalog.attribute_names:
             clashes = clashing()
             if not clashes:
                 break
             values = catalog.column(name)
             for group in clashes:
-                marks = [_mark(values[item].as_py()) for item in group]
+                marks = [_suffix(values[item].as_py()) for item in group]
                 if all(marks) and len(set(marks)) == len(marks):
                     for item, mark in zip(group, marks, strict=True):
-                        bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
+                        bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" ({mark})"))
         for item in chain.from_iterable(clashing()):
-            if mark := _mark(catalog.item_ids[item]):
-                bodies[item] = _join(bodies[item], tokenizer.encode_text(f" ({mark})"))
+            if mark := _suffix(catalog.item_ids[item]):
+                bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" ({mark})"))
         # Places in the catalog differ whatever a tokenizer does to ids. One round is enough, unless a title was chosen
         # to look like another one with its mark; such a title is marked in the next.
         for _ in range(self.max_tokens):
             for item in chain.from_iterable(clashes := clashing()):
-                bodies[item] = _join(bodies[item], tokenizer.encode_text(f" [{item}]"))
+                bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" [{item}]"))
             if not clashes:
                 break
-        return [_join(body, end) for body in bodies]
+        return [_concat(body, end) for body in bodies]
 
-    def _body(self, title: str, tokenizer: Tokenizer) -> IntArray:
+    def _encode_title(self, title: str, tokenizer: Tokenizer) -> IntArray:
         # No title needs more characters than this for its first tokens; a 4 MB one would be encoded whole otherwise.
         return tokenizer.encode_text(one_line(title[: 64 * self.max_tokens]))[: self.max_tokens]
 
 
-_MARK_LENGTH = 40  # an attribute or id longer than this is a text, not a mark
+_MAX_SUFFIX_LENGTH = 40  # an attribute or id longer than this is a text, not a mark
 
 
-def _mark(value: object) -> str:
+def _suffix(value: object) -> str:
     mark = "" if value is None else one_line(str(value))
-    return mark if len(mark) <= _MARK_LENGTH else ""
+    return mark if len(mark) <= _MAX_SUFFIX_LENGTH else ""
 
 
-def _join(left: IntArray, right: IntArray) -> IntArray:
+def _concat(left: IntArray, right: IntArray) -> IntArray:
     return np.concatenate([left, right])
 
 
-def _clashes(bodies: Sequence[IntArray], taken: Callable[[IntArray], bool] | None) -> list[list[int]]:
+def _conflict_groups(bodies: Sequence[IntArray], is_taken: Callable[[IntArray], bool] | None) -> list[list[int]]:
     """Groups of items whose tokens are equal, or those of others, or none at all, in catalog order."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for item, body in enumerate(bodies):
@@ -107,5 +107,5 @@ def _clashes(bodies: Sequence[IntArray], taken: Callable[[IntArray], bool] | Non
     return [
         group
         for key, group in groups.items()
-        if len(group) > 1 or not key or (taken is not None and taken(bodies[group[0]]))
+        if len(group) > 1 or not key or (is_taken is not None and is_taken(bodies[group[0]]))
     ]

@@ -19,7 +19,7 @@ from genrec.index.catalog_index import CatalogIndex
 from genrec.prompting.renderer import Renderer
 from genrec.types import BoolArray, IntArray
 
-_NOTHING: IntArray = np.empty(0, dtype=np.int64)
+_EMPTY: IntArray = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -27,53 +27,53 @@ class Target:
     """One moment of a history.
 
     Attributes:
-        place: of the item that was taken, in the history.
-        others: int64, items that it is set against; empty where only its own likelihood counts.
+        event_index: of the item that was taken, in the history.
+        negatives: int64, items that it is set against; empty where only its own likelihood counts.
         words: what the person says then.
         candidates: int64, what the prompt shows to choose from.
-        known: how many items were known when it was taken, at most `place`: of a basket, those before the basket. By
+        num_known: how many items were known when it was taken, at most `event_index`: of a basket, those before the basket. By
             default all that stand before it.
     """
 
-    place: int
-    others: IntArray
+    event_index: int
+    negatives: IntArray
     words: str = ""
-    candidates: IntArray = field(default_factory=lambda: _NOTHING)
-    known: int | None = None
+    candidates: IntArray = field(default_factory=lambda: _EMPTY)
+    num_known: int | None = None
 
 
 @dataclass(frozen=True)
-class Example:
+class TrainingExample:
     """A tree of tokens with what was taken in it.
 
     Attributes:
         token_ids: int64 [T].
         parents: int64 [T], the place of each token's predecessor, before its own; -1 for a first one.
         positions: int64 [T], how many tokens stand before each on its path.
-        items: int64 [C], item indices; of each target the taken one first.
-        targets: int64 [C], the target that each choice belongs to.
-        steps: int64 [S], places in the tree.
-        choices: int64 [S], the choice whose item each step writes.
-        forks: int64 [F], steps.
-        fork_offsets: int64 [F + 1].
-        fork_tokens: int64, the tokens that the catalog allows at each fork, from one offset to the next.
+        item_indices: int64 [C], item indices; of each target the taken one first.
+        item_targets: int64 [C], the target that each choice belongs to.
+        item_tokens: int64 [S], places in the tree.
+        token_items: int64 [S], the choice whose item each step writes.
+        branch_points: int64 [F], steps.
+        branch_offsets: int64 [F + 1].
+        branch_tokens: int64, the tokens that the catalog allows at each fork, from one offset to the next.
     """
 
     token_ids: IntArray
     parents: IntArray
     positions: IntArray
-    items: IntArray
-    targets: IntArray
-    steps: IntArray
-    choices: IntArray
-    forks: IntArray
-    fork_offsets: IntArray
-    fork_tokens: IntArray
+    item_indices: IntArray
+    item_targets: IntArray
+    item_tokens: IntArray
+    token_items: IntArray
+    branch_points: IntArray
+    branch_offsets: IntArray
+    branch_tokens: IntArray
 
     @property
-    def taken(self) -> IntArray:
+    def positives(self) -> IntArray:
         """int64 [J], the choice that was taken of each target."""
-        return np.flatnonzero(np.diff(self.targets, prepend=-1))
+        return np.flatnonzero(np.diff(self.item_targets, prepend=-1))
 
     def visible(self) -> BoolArray:
         """bool [T, T], what each token sees: itself and what stands before it on its path."""
@@ -84,7 +84,9 @@ class Example:
         return seen
 
 
-def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, targets: Sequence[Target]) -> Example:
+def build_example(
+    renderer: Renderer, index: CatalogIndex, history: IntArray, targets: Sequence[Target]
+) -> TrainingExample:
     """One person's tree.
 
     Args:
@@ -98,7 +100,7 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
     """
     if not targets:
         raise InputError("an example needs at least one target")
-    tree = _Tree()
+    tree = _TreeBuilder()
     items: list[int] = []
     owners: list[int] = []
     steps: list[int] = []
@@ -106,21 +108,25 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
     forks: list[int] = []
     allowed: list[IntArray] = []
     for number, target in enumerate(targets):
-        if not 0 <= target.place < len(history):
-            raise InputError(f"a target stands at place {target.place} of a history of {len(history)} items")
-        taken = int(history[target.place])
-        if taken in target.others:
-            raise InputError(f"item {taken} at place {target.place} is set against itself; leave it out of the others")
-        known = target.place if target.known is None else target.known
-        if not 0 <= known <= target.place:
-            raise InputError(f"{known} items are known before the target at place {target.place}; it must be 0 to that")
+        if not 0 <= target.event_index < len(history):
+            raise InputError(f"a target stands at place {target.event_index} of a history of {len(history)} items")
+        taken = int(history[target.event_index])
+        if taken in target.negatives:
+            raise InputError(
+                f"item {taken} at place {target.event_index} is set against itself; leave it out of the others"
+            )
+        known = target.event_index if target.num_known is None else target.num_known
+        if not 0 <= known <= target.event_index:
+            raise InputError(
+                f"{known} items are known before the target at place {target.event_index}; it must be 0 to that"
+            )
         prompt = renderer.render(history[:known], target.words, target.candidates)
         end = tree.add(-1, prompt.token_ids)[-1]
-        for depth, tokens in index.trie.forks(int(index.trie.rows_of_items[taken])):
+        for depth, tokens in index.trie.branching_points(int(index.trie.rows_of_items[taken])):
             forks.append(len(steps) + depth)
             allowed.append(tokens.astype(np.int64))
-        for item in (taken, *target.others.tolist()):
-            path = tree.add(end, index.trie.row(int(index.trie.rows_of_items[item])))
+        for item in (taken, *target.negatives.tolist()):
+            path = tree.add(end, index.trie.tokens_of_row(int(index.trie.rows_of_items[item])))
             steps += path
             choices += [len(items)] * len(path)
             items.append(item)
@@ -130,27 +136,27 @@ def make_example(renderer: Renderer, index: CatalogIndex, history: IntArray, tar
     for place, parent in enumerate(parents):
         positions[place] = 0 if parent < 0 else positions[parent] + 1
     offsets = np.cumsum([0, *map(len, allowed)])
-    lists = (items, owners, steps, choices, forks, offsets, np.concatenate([_NOTHING, *allowed]))
-    return Example(token_ids, parents, positions, *(np.array(one, dtype=np.int64) for one in lists))
+    lists = (items, owners, steps, choices, forks, offsets, np.concatenate([_EMPTY, *allowed]))
+    return TrainingExample(token_ids, parents, positions, *(np.array(one, dtype=np.int64) for one in lists))
 
 
-class _Tree:
+class _TreeBuilder:
     """Tokens that are added path by path; what is there already is not added again."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
         self.parents: list[int] = []
-        self._known: dict[tuple[int, int], int] = {}
+        self._node_of: dict[tuple[int, int], int] = {}
 
     def add(self, parent: int, token_ids: IntArray) -> list[int]:
         """The places of a path behind `parent`."""
         path = []
         for token_id in token_ids.tolist():
             key = (parent, token_id)
-            if key not in self._known:
-                self._known[key] = len(self.token_ids)
+            if key not in self._node_of:
+                self._node_of[key] = len(self.token_ids)
                 self.token_ids.append(token_id)
                 self.parents.append(parent)
-            parent = self._known[key]
+            parent = self._node_of[key]
             path.append(parent)
         return path

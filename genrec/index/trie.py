@@ -21,22 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec import artifact
-from genrec.data.subset import Subset, join_places
+from genrec.data.subset import Subset, concat_ragged
 from genrec.errors import ArtifactError, InputError
-from genrec.index.kernels.dispatch import choose_loops
-from genrec.index.kernels.numpy import BLOCK, end_rows
+from genrec.index.kernels.dispatch import select_kernels
+from genrec.index.kernels.numpy import START_BLOCK, child_row_ends
 from genrec.types import BoolArray, IntArray
 
 _KIND = "trie"
 _VERSION = 1
-_WIDE = 8192  # rows from which on a node's children are looked up instead of found
-_MOST = 2**31 - 1
-_CHUNK = 1 << 20  # numbers that are hashed at once
-_ENOUGH = 33  # bits of a first key that leave few ties among ten million rows
+_WIDE_NODE_ROWS = 8192  # rows from which on a node's children are looked up instead of found
+_INT32_MAX = 2**31 - 1
+_HASH_CHUNK = 1 << 20  # numbers that are hashed at once
+_MIN_KEY_BITS = 33  # bits of a first key that leave few ties among ten million rows
 
-_NOWHERE = np.empty(0, dtype=np.int64)
+_NO_DEPTHS = np.empty(0, dtype=np.int64)
 
-Numbers = NDArray[Any]
+AnyArray = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -52,43 +52,45 @@ class Children:
 
     depths: IntArray
     offsets: IntArray
-    low: Numbers
-    tokens: Numbers
-    _node_high: IntArray
-    _kept_high: Numbers | None = None
+    low: AnyArray
+    tokens: AnyArray
+    _parent_high: IntArray
+    _known_high: AnyArray | None = None
 
     @cached_property
-    def high(self) -> Numbers:
+    def high(self) -> AnyArray:
         """int32 [C], behind which row each child ends; written down when it is asked for."""
-        return end_rows(self.offsets, self.low, self._node_high) if self._kept_high is None else self._kept_high
+        return (
+            child_row_ends(self.offsets, self.low, self._parent_high) if self._known_high is None else self._known_high
+        )
 
 
 @dataclass(frozen=True)
-class Filter:
-    """The subsets of U prompts as the trie's loops read them. Made by `Filter.of`."""
+class AllowedBatch:
+    """The subsets of U prompts as the trie's loops read them. Made by `AllowedBatch.from_subsets`."""
 
     listed: IntArray
-    bounds: IntArray
-    only: BoolArray
-    counts: Numbers
+    offsets: IntArray
+    is_allowlist: BoolArray
+    prefix_counts: AnyArray
 
     @classmethod
-    def of(cls, subsets: Sequence[Subset]) -> "Filter | None":
+    def from_subsets(cls, subsets: Sequence[Subset]) -> "AllowedBatch | None":
         """The filter of prompts that share a mask, or none; None where every row is allowed to all.
 
         Raises:
             InputError: they have different masks; ask about each group of prompts alone.
         """
-        masks = {id(subset.mask): subset.mask for subset in subsets if not subset.only}
+        masks = {id(subset.mask): subset.mask for subset in subsets if not subset.is_allowlist}
         if len(masks) > 1:
             raise InputError(f"{len(masks)} different masks in one batch; ask about the prompts of each mask together")
         mask = next(iter(masks.values()), None)
-        if mask is None and not any(subset.only or len(subset.listed) for subset in subsets):
+        if mask is None and not any(subset.is_allowlist or len(subset.listed) for subset in subsets):
             return None
         return cls(
-            *join_places([subset.listed for subset in subsets]),
-            np.array([subset.only for subset in subsets]),
-            np.empty(0, dtype=np.uint32) if mask is None else mask.counts,
+            *concat_ragged([subset.listed for subset in subsets]),
+            np.array([subset.is_allowlist for subset in subsets]),
+            np.empty(0, dtype=np.uint32) if mask is None else mask.prefix_counts,
         )
 
 
@@ -104,10 +106,10 @@ class TokenTrie:
         items: int32 [N], the item of each row; ties between items are broken by this number.
     """
 
-    tokens: Numbers
-    shared: Numbers
-    tails: Numbers
-    items: Numbers
+    tokens: AnyArray
+    shared: AnyArray
+    tails: AnyArray
+    items: AnyArray
 
     def __reduce__(self) -> tuple[object, ...]:
         # To another process goes what cannot be derived; a mapped file is read whole for it.
@@ -127,7 +129,7 @@ class TokenTrie:
         tokens: NDArray[Any],
         lengths: IntArray | None = None,
         *,
-        items: IntArray | None = None,
+        item_indices: IntArray | None = None,
         vocab_size: int | None = None,
     ) -> "TokenTrie":
         """Sort identifiers, in any order, into a trie.
@@ -135,7 +137,7 @@ class TokenTrie:
         Args:
             tokens: [N, L], or all identifiers one after the other.
             lengths: int64 [N], where `tokens` is flat.
-            items: the item of each identifier; by default 0, 1, ...
+            item_indices: the item of each identifier; by default 0, 1, ...
             vocab_size: token ids lie below it.
 
         Raises:
@@ -147,28 +149,33 @@ class TokenTrie:
                 raise InputError(f"tokens have shape {tokens.shape}; give [N, L], or all in one row and their lengths")
             lengths = np.full(len(tokens), tokens.shape[1], dtype=np.int64)
             tokens = tokens.reshape(-1)
-        items = np.arange(len(lengths), dtype=np.int32) if items is None else np.asarray(items)
-        for name, array in (("tokens", tokens), ("lengths", lengths), ("items", items)):
+        item_indices = np.arange(len(lengths), dtype=np.int32) if item_indices is None else np.asarray(item_indices)
+        for name, array in (("tokens", tokens), ("lengths", lengths), ("items", item_indices)):
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 raise InputError(
                     f"{name} are of type {array.dtype} and shape {array.shape}; give whole numbers in a row"
                 )
         if not len(lengths):
             raise InputError("an index needs at least one identifier")
-        if len(items) == len(lengths):
-            _check_items(items)
-        if int(lengths.min()) == 0 and len(items) == len(lengths):
-            raise InputError(f"item {int(items[np.argmin(lengths)])} has an empty identifier; give it a title")
+        if len(item_indices) == len(lengths):
+            _check_item_indices(item_indices)
+        if int(lengths.min()) == 0 and len(item_indices) == len(lengths):
+            raise InputError(f"item {int(item_indices[np.argmin(lengths)])} has an empty identifier; give it a title")
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        if lengths.min() < 0 or len(lengths) > _MOST or len(offsets) != len(items) + 1 or offsets[-1] != len(tokens):
+        if (
+            lengths.min() < 0
+            or len(lengths) > _INT32_MAX
+            or len(offsets) != len(item_indices) + 1
+            or offsets[-1] != len(tokens)
+        ):
             raise InputError(
                 f"{len(tokens):,} tokens, {len(lengths):,} lengths that add up to {int(offsets[-1]):,} and "
-                f"{len(items):,} items do not fit; give one length and one item for each of at most {_MOST:,} rows"
+                f"{len(item_indices):,} items do not fit; give one length and one item for each of at most {_INT32_MAX:,} rows"
             )
-        _check_tokens(tokens, offsets, items, vocab_size)
-        kernel = choose_loops()
-        return _front_coded(kernel, tokens, lengths, _sort(kernel, tokens, offsets), items)
+        _check_tokens(tokens, offsets, item_indices, vocab_size)
+        kernel = select_kernels()
+        return _build_front_coded(kernel, tokens, lengths, _sort_rows(kernel, tokens, offsets), item_indices)
 
     def __len__(self) -> int:
         """The number of rows (N)."""
@@ -180,7 +187,7 @@ class TokenTrie:
 
         What is made of them on request counts apart: `rows_of_items` (8 an item), `parents` and `depths` (8 a token).
         """
-        total: int = self.items.nbytes + sum(array.nbytes for array in self._arrays[:-1])
+        total: int = self.items.nbytes + sum(array.nbytes for array in self._kernel_arrays[:-1])
         return total
 
     @cached_property
@@ -188,12 +195,12 @@ class TokenTrie:
         """SHA-256 over the rows and their items, in hexadecimal, whatever types hold them."""
         digest = hashlib.sha256()
         for array in (self.tokens, self.shared, self.tails, self.items):
-            for start in range(0, len(array), _CHUNK):
-                digest.update(np.ascontiguousarray(array[start : start + _CHUNK], dtype="<u4").tobytes())
+            for start in range(0, len(array), _HASH_CHUNK):
+                digest.update(np.ascontiguousarray(array[start : start + _HASH_CHUNK], dtype="<u4").tobytes())
         return digest.hexdigest()
 
     @cached_property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens in the longest row."""
         return int(np.add(self.shared, self.tails, dtype=np.int32).max())
 
@@ -203,7 +210,7 @@ class TokenTrie:
         return self.shared.astype(np.int64) + self.tails
 
     @cached_property
-    def last(self) -> IntArray:
+    def last_positions(self) -> IntArray:
         """int64 [N], the place in `tokens` of each row's last token."""
         return np.cumsum(self.tails, dtype=np.int64) - 1
 
@@ -212,7 +219,7 @@ class TokenTrie:
         """int64 [T], the place of the token before each token on its path, -1 at the beginning of a path."""
         parents = np.arange(-1, len(self.tokens) - 1)
         shared = self.shared.astype(np.int64)
-        begins = self.last + 1 - self.tails
+        begins = self.last_positions + 1 - self.tails
         rows = np.arange(len(self))
         for depth in range(int(shared.max()) + 1):
             here = np.flatnonzero(shared == depth)
@@ -227,7 +234,7 @@ class TokenTrie:
     @cached_property
     def depths(self) -> IntArray:
         """int64 [T], how many tokens stand before each token on its path."""
-        begins = self.last + 1 - self.tails
+        begins = self.last_positions + 1 - self.tails
         return np.arange(len(self.tokens)) - np.repeat(begins - self.shared, self.tails)
 
     @cached_property
@@ -237,16 +244,16 @@ class TokenTrie:
         rows[self.items] = np.arange(len(self))
         return rows
 
-    def row(self, row: int) -> Numbers:
+    def tokens_of_row(self, row: int) -> AnyArray:
         """The tokens of one row."""
-        return self.decode(np.array([row]))
+        return self.tokens_of_rows(np.array([row]))
 
-    def paths(self, rows: IntArray) -> IntArray:
+    def path_positions(self, rows: IntArray) -> IntArray:
         """int64, for every row the places in `tokens` of its path from its beginning; row after row."""
         lengths = self.lengths[rows]
         stops = np.cumsum(lengths)
         result = np.empty(int(stops[-1]) if len(rows) else 0, dtype=np.int64)
-        place, into = self.last[rows], stops - 1
+        place, into = self.last_positions[rows], stops - 1
         while place.size:
             result[into] = place
             place = self.parents[place]
@@ -254,19 +261,19 @@ class TokenTrie:
             place, into = place[left], into[left] - 1
         return result
 
-    def has(self, tokens: IntArray) -> bool:
+    def conflicts_with(self, tokens: IntArray) -> bool:
         """Whether an identifier is equal to a row, its beginning, or a continuation of one."""
         low, high, depth = 0, len(self), 0
         while high - low > 1:
-            children = self.open(np.array([low]), np.array([high]))
-            at, edge = int(children.depths[0]), self.decode(np.array([low]))
+            children = self.expand(np.array([low]), np.array([high]))
+            at, edge = int(children.depths[0]), self.tokens_of_rows(np.array([low]))
             if len(tokens) <= at or (edge[depth:at] != tokens[depth:at]).any():
                 return len(tokens) <= at and bool((edge[depth : len(tokens)] == tokens[depth:]).all())
             child = int(np.searchsorted(children.tokens, tokens[at]))
             if child == len(children.tokens) or children.tokens[child] != tokens[at]:
                 return False
             low, high, depth = int(children.low[child]), int(children.high[child]), at
-        row = self.decode(np.array([low]))
+        row = self.tokens_of_rows(np.array([low]))
         size = min(len(row), len(tokens))
         return bool((row[:size] == tokens[:size]).all())
 
@@ -277,22 +284,22 @@ class TokenTrie:
             rows: int64, rising and distinct.
         """
         lengths = self.shared[rows].astype(np.int64) + self.tails[rows]
-        return _front_coded(self._loops, self.decode(rows), lengths, np.arange(len(rows)), rows)
+        return _build_front_coded(self._kernels, self.tokens_of_rows(rows), lengths, np.arange(len(rows)), rows)
 
-    def decode(self, rows: IntArray) -> Numbers:
+    def tokens_of_rows(self, rows: IntArray) -> AnyArray:
         """The tokens of rows, one row after the other."""
-        if not hasattr(self._loops, "decode_rows"):
-            return self.tokens[self.paths(rows)]
+        if not hasattr(self._kernels, "tokens_of_rows"):
+            return self.tokens[self.path_positions(rows)]
         lengths = self.shared[rows].astype(np.int64) + self.tails[rows]
-        tokens: Numbers = self._loops.decode_rows(*self._arrays, rows, np.cumsum(lengths))
+        tokens: AnyArray = self._kernels.tokens_of_rows(*self._kernel_arrays, rows, np.cumsum(lengths))
         return tokens
 
-    def open(
+    def expand(
         self,
         low: IntArray,
         high: IntArray,
-        owner: IntArray | None = None,
-        allowed: Filter | None = None,
+        prompt_indices: IntArray | None = None,
+        allowed: AllowedBatch | None = None,
         *,
         depths: IntArray | None = None,
     ) -> Children:
@@ -300,89 +307,101 @@ class TokenTrie:
 
         Args:
             low, high: int64 [R], the rows of the nodes, two or more each.
-            owner: int64 [R], the prompt of each node, where there is a filter.
+            prompt_indices: int64 [R], the prompt of each node, where there is a filter.
             allowed: children without an allowed row are left out.
             depths: int64 [R], to go token by token: a node is then all rows that share a path of so many tokens, one
                 row too, and its children are what follows there, even where nothing parts. A row that has ended has
                 none.
         """
-        if allowed is not None and owner is None:
+        if allowed is not None and prompt_indices is None:
             raise InputError("children are filtered by the prompt of each node; pass owner beside allowed")
-        at = _NOWHERE if depths is None else depths
-        depths, offsets, below, tokens = self._loops.open_nodes(*self._arrays, low, high, at)
+        at = _NO_DEPTHS if depths is None else depths
+        depths, offsets, below, tokens = self._kernels.expand_nodes(*self._kernel_arrays, low, high, at)
         if allowed is None:
             return Children(depths, offsets, below, tokens, high)
-        below, above, tokens = self._loops.keep_alive(
-            offsets, below, tokens, high, owner, allowed.listed, allowed.bounds, allowed.only, allowed.counts
+        below, above, tokens = self._kernels.filter_children(
+            offsets,
+            below,
+            tokens,
+            high,
+            prompt_indices,
+            allowed.listed,
+            allowed.offsets,
+            allowed.is_allowlist,
+            allowed.prefix_counts,
         )
         return Children(depths, offsets, below, tokens, high, above)
 
-    def forks(self, row: int) -> list[tuple[int, Numbers]]:
+    def branching_points(self, row: int) -> list[tuple[int, AnyArray]]:
         """Where a row parts from others: the depth, and the tokens that may follow there, its own among them."""
         found, low, high = [], 0, len(self)
         while high - low > 1:
-            children = self.open(np.array([low]), np.array([high]))
+            children = self.expand(np.array([low]), np.array([high]))
             found.append((int(children.depths[0]), children.tokens))
             own = int(np.searchsorted(children.low, row, side="right")) - 1
             low, high = int(children.low[own]), int(children.high[own])
         return found
 
-    def measure(self, low: IntArray, high: IntArray) -> IntArray:
+    def node_depths(self, low: IntArray, high: IntArray) -> IntArray:
         """int64 [R], tokens on the path to each node; a leaf's is its row's length."""
-        shared, tails, _, _, wide_low, wide_high, wide_depth, *_, limit = self._arrays
-        depths: IntArray = self._loops.measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
+        shared, tails, _, _, wide_low, wide_high, wide_depth, *_, limit = self._kernel_arrays
+        depths: IntArray = self._kernels.node_depths(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
         return depths
 
-    def find(self, low: IntArray, depth: IntArray) -> IntArray:
+    def positions_at_depth(self, low: IntArray, depths: IntArray) -> IntArray:
         """int64 [R], the place of the token at a depth of a node's path, where the node's parent is no deeper."""
-        return self.start(low) + depth - self.shared[low]
+        return self.row_starts(low) + depths - self.shared[low]
 
-    def start(self, rows: IntArray) -> IntArray:
+    def row_starts(self, rows: IntArray) -> IntArray:
         """int64 [rows], the place where the tokens of a row's own begin."""
-        starts: IntArray = self._loops.start_rows(self.tails, self._starts, rows)
+        starts: IntArray = self._kernels.row_starts(self.tails, self._block_starts, rows)
         return starts
 
-    def merge(self, other: "TokenTrie | None" = None, *, gone: IntArray | None = None) -> "TokenTrie":
+    def merge(self, other: "TokenTrie | None" = None, *, removed_rows: IntArray | None = None) -> "TokenTrie":
         """This trie with other rows added and some left out, in one pass and without sorting.
 
         Args:
             other: rows to add, with the items they are of.
-            gone: int64, rows to leave out, rising and distinct.
+            removed_rows: int64, rows to leave out, rising and distinct.
 
         Raises:
             InputError: nothing would be left, an added identifier is equal to one that stays, or its beginning, an
-                added item is there already, or `gone` is not what it has to be.
+                added item is there already, or `removed_rows` is not what it has to be.
         """
-        gone = np.empty(0, dtype=np.int64) if gone is None else np.asarray(gone)
-        if gone.ndim != 1 or (gone.size and gone.dtype.kind not in "iu"):
-            raise InputError(f"rows to leave out are of type {gone.dtype}; give whole numbers in a row")
-        if gone.size and (gone[0] < 0 or gone[-1] >= len(self) or (np.diff(gone) <= 0).any()):
+        removed_rows = np.empty(0, dtype=np.int64) if removed_rows is None else np.asarray(removed_rows)
+        if removed_rows.ndim != 1 or (removed_rows.size and removed_rows.dtype.kind not in "iu"):
+            raise InputError(f"rows to leave out are of type {removed_rows.dtype}; give whole numbers in a row")
+        if removed_rows.size and (
+            removed_rows[0] < 0 or removed_rows[-1] >= len(self) or (np.diff(removed_rows) <= 0).any()
+        ):
             raise InputError(
-                f"rows to leave out are {gone[:5].tolist()}...; give rows of this trie, rising and distinct"
+                f"rows to leave out are {removed_rows[:5].tolist()}...; give rows of this trie, rising and distinct"
             )
         if other is None:
             other = TokenTrie(*(array[:0] for array in (self.tokens, self.shared, self.tails, self.items)))
-        rows = len(self) + len(other) - len(gone)
+        rows = len(self) + len(other) - len(removed_rows)
         if rows <= 0:
             raise InputError("nothing would be left in the index; keep or add an item")
-        self._refuse_there(other, gone)
-        if not hasattr(self._loops, "merge"):
-            return self._rebuild(other, gone)
-        sizes = [trie.longest if len(trie) else 1 for trie in (self, other)]
+        self._check_no_duplicate_items(other, removed_rows)
+        if not hasattr(self._kernels, "merge"):
+            return self._merge_by_sorting(other, removed_rows)
+        sizes = [trie.max_length if len(trie) else 1 for trie in (self, other)]
         small, wide = np.min_scalar_type(max(sizes)), max(self.tokens.dtype, other.tokens.dtype)
         # A row behind one that goes may have to keep all it shared with it. What is not written to takes no memory.
-        room = len(self.tokens) + len(other.tokens) + len(gone) * sizes[0]
+        room = len(self.tokens) + len(other.tokens) + len(removed_rows) * sizes[0]
         shared, tails, tokens, items = (
             np.empty(size, kind) for size, kind in ((rows, small), (rows, small), (room, wide), (rows, np.int32))
         )
-        done, filled = self._loops.merge(
-            self.shared, self.tails, self.tokens, self.items, gone,
+        done, filled = self._kernels.merge(
+            self.shared, self.tails, self.tokens, self.items, removed_rows,
             other.shared, other.tails, other.tokens, other.items,
             shared, tails, tokens, items, *(np.empty(size, wide) for size in sizes),
         )  # fmt: skip
         if done < 0:
             row = -1 - done
-            raise _clash((int(self.lengths[row]), self.items[row]), (int(other.lengths[filled]), other.items[filled]))
+            raise _prefix_conflict_error(
+                (int(self.lengths[row]), self.items[row]), (int(other.lengths[filled]), other.items[filled])
+            )
         return TokenTrie(tokens[:filled], shared, tails, items)
 
     def save(self, directory: str | Path) -> None:
@@ -391,7 +410,9 @@ class TokenTrie:
         Raises:
             ArtifactError: the place cannot be written, or holds something else.
         """
-        with artifact.writing(Path(directory), kind=_KIND, version=_VERSION, facts={"rows": len(self)}) as folder:
+        with artifact.artifact_writer(
+            Path(directory), kind=_KIND, version=_VERSION, metadata={"rows": len(self)}
+        ) as folder:
             self.write(folder / "trie.safetensors")
 
     @classmethod
@@ -416,7 +437,7 @@ class TokenTrie:
         Raises:
             ArtifactError: it is no such file.
         """
-        arrays = artifact.map_arrays(path)
+        arrays = artifact.mmap_arrays(path)
         try:
             trie = cls(**arrays)
         except TypeError:
@@ -426,21 +447,21 @@ class TokenTrie:
         return trie
 
     @cached_property
-    def _loops(self) -> Any:
-        return choose_loops()
+    def _kernels(self) -> Any:
+        return select_kernels()
 
     @cached_property
-    def _starts(self) -> IntArray:
+    def _block_starts(self) -> IntArray:
         """Where the tokens of every 64th row begin; sums of short runs give the rest."""
-        sums = np.add.reduceat(self.tails, np.arange(0, len(self), BLOCK), dtype=np.int64)
+        sums = np.add.reduceat(self.tails, np.arange(0, len(self), START_BLOCK), dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(sums[:-1])])
         return starts.astype(np.uint32 if len(self.tokens) < 1 << 32 else np.int64)
 
     @cached_property
-    def _wide(self) -> tuple[Any, ...]:
+    def _wide_nodes(self) -> tuple[Any, ...]:
         """The nodes of more than `_WIDE` rows, by `low` and `high`: these, depths, first children, children, tokens."""
         found: list[tuple[int, int, int, IntArray]] = []
-        waiting = [(0, len(self))] if len(self) > _WIDE else []
+        waiting = [(0, len(self))] if len(self) > _WIDE_NODE_ROWS else []
         while waiting:
             low, high = waiting.pop()
             inner = self.shared[low + 1 : high]
@@ -448,7 +469,7 @@ class TokenTrie:
             below = np.append(low, low + 1 + np.flatnonzero(inner == depth))
             found.append((low, high, depth, below))
             sizes = np.diff(np.append(below, high))
-            waiting += [(int(below[at]), int(below[at] + sizes[at])) for at in np.flatnonzero(sizes > _WIDE)]
+            waiting += [(int(below[at]), int(below[at] + sizes[at])) for at in np.flatnonzero(sizes > _WIDE_NODE_ROWS)]
         found.sort(key=lambda node: node[:2])
         low_, high_, depths, first = (
             np.array(column, dtype=np.int64)
@@ -460,35 +481,37 @@ class TokenTrie:
             )
         )
         rows = np.concatenate([node[3] for node in found]) if found else np.empty(0, dtype=np.int64)
-        tokens = self.tokens[self.start(rows) + np.repeat(depths, np.diff(first)) - self.shared[rows]]
+        tokens = self.tokens[self.row_starts(rows) + np.repeat(depths, np.diff(first)) - self.shared[rows]]
         return low_, high_, depths, first, rows.astype(np.int32), tokens
 
     @cached_property
-    def _arrays(self) -> tuple[Any, ...]:
-        return (self.shared, self.tails, self._starts, self.tokens, *self._wide, _WIDE)
+    def _kernel_arrays(self) -> tuple[Any, ...]:
+        return (self.shared, self.tails, self._block_starts, self.tokens, *self._wide_nodes, _WIDE_NODE_ROWS)
 
-    def _refuse_there(self, other: "TokenTrie", gone: IntArray) -> None:
+    def _check_no_duplicate_items(self, other: "TokenTrie", removed_rows: IntArray) -> None:
         """An item that stays must not be added: it would stand in a list twice."""
         if not len(other) or int(other.items.min()) > int(self.items.max()):
             return
         added = np.zeros(int(max(other.items.max(), self.items.max())) + 1, dtype=np.bool_)
         added[other.items] = True
-        twice = np.setdiff1d(np.flatnonzero(added[self.items]), gone)
+        twice = np.setdiff1d(np.flatnonzero(added[self.items]), removed_rows)
         if twice.size:
             raise InputError(f"item {int(self.items[twice[0]])} is there already; leave its row out to add it anew")
 
-    def _rebuild(self, other: "TokenTrie", gone: IntArray) -> "TokenTrie":
+    def _merge_by_sorting(self, other: "TokenTrie", removed_rows: IntArray) -> "TokenTrie":
         """What `merge` does, by sorting everything again."""
-        parts = [(self, np.delete(np.arange(len(self)), gone)), (other, np.arange(len(other)))]
+        parts = [(self, np.delete(np.arange(len(self)), removed_rows)), (other, np.arange(len(other)))]
         parts = [part for part in parts if len(part[1])]
         return TokenTrie.from_rows(
-            np.concatenate([trie.tokens[trie.paths(rows)] for trie, rows in parts]),
+            np.concatenate([trie.tokens[trie.path_positions(rows)] for trie, rows in parts]),
             np.concatenate([trie.lengths[rows] for trie, rows in parts]),
-            items=np.concatenate([trie.items[rows] for trie, rows in parts]),
+            item_indices=np.concatenate([trie.items[rows] for trie, rows in parts]),
         )
 
 
-def _front_coded(kernel: Any, tokens: Numbers, lengths: IntArray, order: IntArray, items: IntArray) -> TokenTrie:
+def _build_front_coded(
+    kernel: Any, tokens: AnyArray, lengths: IntArray, order: IntArray, item_indices: IntArray
+) -> TokenTrie:
     """The trie of identifiers that stand one after the other in `tokens`, taken in `order`, which sorts them."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     small = np.min_scalar_type(int(lengths.max()))
@@ -496,35 +519,39 @@ def _front_coded(kernel: Any, tokens: Numbers, lengths: IntArray, order: IntArra
     own = np.empty(len(tokens), dtype=np.uint16 if int(tokens.max()) < 1 << 16 else np.uint32)
     filled = kernel.front_code(tokens, offsets, order, shared, tails, own)
     if filled <= 0:
-        raise _clash(*((lengths[row], items[row]) for row in order[-filled - 1 : 1 - filled or None]))
-    return TokenTrie(own[:filled], shared, tails, items[order].astype(np.int32))
+        raise _prefix_conflict_error(
+            *((lengths[row], item_indices[row]) for row in order[-filled - 1 : 1 - filled or None])
+        )
+    return TokenTrie(own[:filled], shared, tails, item_indices[order].astype(np.int32))
 
 
-def _check_items(items: IntArray) -> None:
+def _check_item_indices(item_indices: IntArray) -> None:
     """Refuse two rows of one item, and numbers that are none of an item."""
-    if int(items.min()) < 0 or int(items.max()) > _MOST:
-        raise InputError(f"items go from {int(items.min())} to {int(items.max())}; number them from 0 to {_MOST:,}")
-    if (np.diff(items) > 0).all():
+    if int(item_indices.min()) < 0 or int(item_indices.max()) > _INT32_MAX:
+        raise InputError(
+            f"items go from {int(item_indices.min())} to {int(item_indices.max())}; number them from 0 to {_INT32_MAX:,}"
+        )
+    if (np.diff(item_indices) > 0).all():
         return
-    ordered = np.sort(items)
+    ordered = np.sort(item_indices)
     again = np.flatnonzero(ordered[1:] == ordered[:-1])
     if again.size:
         raise InputError(f"item {int(ordered[again[0]])} has more than one identifier; give each item one")
 
 
-def _check_tokens(tokens: Numbers, offsets: IntArray, items: IntArray, vocab_size: int | None) -> None:
-    most = min(_MOST, vocab_size if vocab_size is not None else _MOST)
+def _check_tokens(tokens: AnyArray, offsets: IntArray, item_indices: IntArray, vocab_size: int | None) -> None:
+    most = min(_INT32_MAX, vocab_size if vocab_size is not None else _INT32_MAX)
     if int(tokens.max()) < most and int(tokens.min()) >= 0:
         return
     place = int(np.argmax((tokens >= most) | (tokens < 0)))
-    item = int(items[np.searchsorted(offsets, place, side="right") - 1])
+    item = int(item_indices[np.searchsorted(offsets, place, side="right") - 1])
     raise InputError(
         f"the identifier of item {item} holds token {int(tokens[place])}; the vocabulary has tokens 0 to {most - 1:,}; "
         "encode the catalog with the tokenizer of the model that will rank it"
     )
 
 
-def _sort(kernel: Any, tokens: Numbers, offsets: IntArray) -> IntArray:
+def _sort_rows(kernel: Any, tokens: AnyArray, offsets: IntArray) -> IntArray:
     """int64 [N], the order of rows by their tokens: a few tokens at a time, as one number, and only where they tie."""
     rows, lengths = len(offsets) - 1, np.diff(offsets)
     longest = int(lengths.max())
@@ -533,7 +560,7 @@ def _sort(kernel: Any, tokens: Numbers, offsets: IntArray) -> IntArray:
     bits = max(1, (int(tokens.max()) + end).bit_length())
     # A number that holds its row beside some tokens is sorted as it is, which is faster than sorting rows by it.
     room = 64 - (rows - 1).bit_length()
-    packed = room // bits * bits >= _ENOUGH
+    packed = room // bits * bits >= _MIN_KEY_BITS
     depth = count = room // bits if packed else 64 // bits
     keys = kernel.pack_keys(tokens, offsets, np.arange(rows), 0, count, bits, end)
     if packed:
@@ -564,7 +591,7 @@ def _sort(kernel: Any, tokens: Numbers, offsets: IntArray) -> IntArray:
         depth += count
 
 
-def _clash(one: tuple[int, int], other: tuple[int, int]) -> InputError:
+def _prefix_conflict_error(one: tuple[int, int], other: tuple[int, int]) -> InputError:
     """What to say of two rows, each a length and an item."""
     (_, first), (_, second) = sorted((one, other))
     return InputError(

@@ -10,13 +10,13 @@ from genrec.prompting.template import Prompt, Template, one_line
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import IntArray
 
-_TITLE_CHARACTERS = 200
-_WORDS_CHARACTERS = 1000
-_INPUTS = ("history", "words", "candidates")
+_MAX_TITLE_CHARACTERS = 200
+_MAX_WORDS_CHARACTERS = 1000
+_KNOWN_INPUTS = ("history", "words", "candidates")
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedPrompt:
     """A prompt, its token ids int64 [P], and what had to be left out of it."""
 
     prompt: Prompt
@@ -32,7 +32,7 @@ class Renderer:
         catalog: names the items.
         tokenizer: the model's.
         template: takes `history`, `words`, `candidates` or some of these; an item has `title` and its attributes.
-        room: tokens a prompt may have.
+        max_prompt_tokens: tokens a prompt may have.
         max_history: the most items of a history that are shown.
         history_step: how many of them leave together when one more would be too many; see `window_start`.
 
@@ -43,20 +43,20 @@ class Renderer:
     catalog: Catalog
     tokenizer: Tokenizer
     template: Template
-    room: int
+    max_prompt_tokens: int
     max_history: int
     history_step: int = 4
 
     def __post_init__(self) -> None:
-        if strange := sorted(set(self.template.inputs) - set(_INPUTS)):
+        if strange := sorted(set(self.template.inputs) - set(_KNOWN_INPUTS)):
             raise InputError(
-                f"template {self.template.name!r} asks for {strange[0]!r}; a ranker can give {', '.join(_INPUTS)}"
+                f"template {self.template.name!r} asks for {strange[0]!r}; a ranker can give {', '.join(_KNOWN_INPUTS)}"
             )
         for name in ("max_history", "history_step"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
-    def render(self, history: IntArray, words: str, candidates: IntArray) -> Rendered:
+    def render(self, history: IntArray, words: str, candidates: IntArray) -> RenderedPrompt:
         """The prompt for a person; where it would not fit, the oldest items go first, `history_step` at a time.
 
         While the window stays, what is shown of a history is the beginning of what is shown of it and one event more,
@@ -74,48 +74,48 @@ class Renderer:
         shown = np.array(list(dict.fromkeys(recent.tolist())), dtype=np.int64)
         steps = range(0, max(len(shown), 1), self.history_step)
         for start in (*steps, *range(steps[-1] + 1, len(shown) + 1)):
-            prompt = self._fill_in(shown[start:], words, candidates)
+            prompt = self._render_prompt(shown[start:], words, candidates)
             token_ids = self.tokenizer.encode_prompt(prompt)
-            if len(token_ids) <= self.room:
+            if len(token_ids) <= self.max_prompt_tokens:
                 kept = f"the prompt shows the newest {len(shown) - start} of {len(shown)} history items"
-                notices = (f"{kept}; the rest does not fit {self.room} tokens",) if start else ()
-                return Rendered(prompt, token_ids, notices)
+                notices = (f"{kept}; the rest does not fit {self.max_prompt_tokens} tokens",) if start else ()
+                return RenderedPrompt(prompt, token_ids, notices)
         raise EngineError(
-            f"template {self.template.name!r} does not fit {self.room} tokens even without a history; "
+            f"template {self.template.name!r} does not fit {self.max_prompt_tokens} tokens even without a history; "
             "shorten the words, the candidates or the template"
         )
 
-    def _fill_in(self, history: IntArray, words: str, candidates: IntArray) -> Prompt:
+    def _render_prompt(self, history: IntArray, words: str, candidates: IntArray) -> Prompt:
         items = {"history": history, "candidates": candidates}
-        values: dict[str, object] = {"words": one_line(words)[:_WORDS_CHARACTERS]}
+        values: dict[str, object] = {"words": one_line(words)[:_MAX_WORDS_CHARACTERS]}
         for name in items.keys() & set(self.template.inputs):
-            values[name] = [view_of(self.catalog, int(item)) for item in items[name]]
+            values[name] = [item_variables(self.catalog, int(item)) for item in items[name]]
         return self.template.render(**{name: values[name] for name in self.template.inputs})
 
 
-def view_of(catalog: Catalog, index: int) -> dict[str, object]:
+def item_variables(catalog: Catalog, item_index: int) -> dict[str, object]:
     """What a template sees of an item."""
-    item = catalog[index]
-    return {**item.attributes, "title": one_line(item.title)[:_TITLE_CHARACTERS]}
+    item = catalog[item_index]
+    return {**item.attributes, "title": one_line(item.title)[:_MAX_TITLE_CHARACTERS]}
 
 
-def window_start(history: IntArray, most: int, step: int) -> int:
+def window_start(history: IntArray, max_items: int, stride: int) -> int:
     """The place from which a history is shown: it moves in jumps, so that between them prompts grow at their end only.
 
-    `history[start:]` holds at most `most` distinct items. When one more comes, the `step` that were not met for longest
+    `history[start:]` holds at most `max_items` distinct items. When one more comes, the `stride` that were not met for longest
     leave together, and the start moves to where the others begin. So what is shown are always the newest distinct
-    items: all while there are no more than `most`, later `most` or up to `step - 1` fewer, never none. Between two
-    moves lie at least `step` new items, or `most` if that is less. The answer depends on every event from the first on.
+    items: all while there are no more than `max_items`, later `max_items` or up to `step - 1` fewer, never none. Between two
+    moves lie at least `stride` new items, or `max_items` if that is less. The answer depends on every event from the first on.
 
     Args:
         history: int64 [H], item indices, oldest first.
-        most, step: at least 1.
+        max_items, stride: at least 1.
     """
     start = 0
     last: dict[int, int] = {}
     for place, item in enumerate(history.tolist()):
-        if item not in last and len(last) == most:
-            kept = sorted(last.values())[step:]
+        if item not in last and len(last) == max_items:
+            kept = sorted(last.values())[stride:]
             start = kept[0] if kept else place
             last = {one: met for one, met in last.items() if met >= start}
         last[item] = place

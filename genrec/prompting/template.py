@@ -42,7 +42,7 @@ Prompt = tuple[Message, ...]
 
 _HEADER = re.compile(r"\A\s*\{#-?(.*?)-?#\}", re.DOTALL)
 # What an expression of a template may run into.
-_FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_RENDER_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
@@ -66,31 +66,31 @@ class Template:
     _compiled: jinja2.Template = field(repr=False, compare=False)
 
     @classmethod
-    def from_source(cls, source: str, *, place: str = "the template") -> "Template":
+    def from_source(cls, source: str, *, origin: str = "the template") -> "Template":
         """Parse a template's text.
 
         Raises:
             TemplateError: no or a wrong header, a syntax error (line named), a variable that is no input, or a block
                 that is no role.
         """
-        header = _read_header(source, place)
+        header = _read_header(source, origin)
         environment = _SpanEnvironment()
         try:
             parsed = environment.parse(source)
             compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"{place}, line {error.lineno}: {error.message}; mend the Jinja syntax") from error
-        _refuse_outside_blocks(parsed, place)
+            raise TemplateError(f"{origin}, line {error.lineno}: {error.message}; mend the Jinja syntax") from error
+        _check_blocks(parsed, origin)
         undeclared = sorted(jinja2.meta.find_undeclared_variables(parsed) - set(header["inputs"]))
         if undeclared:
             raise TemplateError(
-                f"{place} uses {', '.join(map(repr, undeclared))}, which its header does not list under inputs "
+                f"{origin} uses {', '.join(map(repr, undeclared))}, which its header does not list under inputs "
                 f"({', '.join(header['inputs'])}); declare or rename"
             )
         strange = sorted(set(compiled.blocks) - set(_ROLES))
         if strange or not compiled.blocks:
             raise TemplateError(
-                f"{place} has blocks {', '.join(map(repr, strange)) or 'none'}; "
+                f"{origin} has blocks {', '.join(map(repr, strange)) or 'none'}; "
                 f"write each message as a block named {', '.join(_ROLES)}"
             )
         fingerprint = hashlib.sha256(source.encode()).hexdigest()
@@ -109,8 +109,8 @@ class Template:
         messages = []
         for role, block in self._compiled.blocks.items():
             try:
-                spans = _strip(_merge(block(self._compiled.new_context(values))))
-            except (jinja2.TemplateError, *_FAILURES) as error:
+                spans = _strip_spans(_merge_spans(block(self._compiled.new_context(values))))
+            except (jinja2.TemplateError, *_RENDER_ERRORS) as error:
                 raise TemplateError(f"template {self.name!r}, block {role!r}: {error}") from error
             if spans:
                 messages.append(Message(_as_role(role), spans))
@@ -125,12 +125,12 @@ def read_template(name: str | Path) -> Template:
     """
     if isinstance(name, str) and name in template_names():
         source = resources.files("genrec.prompts").joinpath(f"{name}.j2").read_text(encoding="utf-8")
-        return Template.from_source(source, place=f"template {name!r}")
+        return Template.from_source(source, origin=f"template {name!r}")
     path = Path(name)
     if path.suffix != ".j2" or not path.is_file():
         raise TemplateError(f"no template {str(name)!r}; name one of {', '.join(template_names())}, or a .j2 file")
     try:
-        return Template.from_source(path.read_text(encoding="utf-8"), place=f"template {path.name}")
+        return Template.from_source(path.read_text(encoding="utf-8"), origin=f"template {path.name}")
     except UnicodeDecodeError as error:
         raise TemplateError(f"template {path.name} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except OSError as error:
@@ -197,7 +197,7 @@ def _flatten(pieces: Iterable[Any]) -> Iterator[str]:
             yield piece if isinstance(piece, _Trusted) else one_line(str(piece))  # StrictUndefined raises here
 
 
-def _merge(pieces: Iterable[Any]) -> list[Span]:
+def _merge_spans(pieces: Iterable[Any]) -> list[Span]:
     spans: list[Span] = []
     for piece in _flatten(pieces):
         trusted = isinstance(piece, _Trusted)
@@ -208,7 +208,7 @@ def _merge(pieces: Iterable[Any]) -> list[Span]:
     return spans
 
 
-def _strip(spans: list[Span]) -> tuple[Span, ...]:
+def _strip_spans(spans: list[Span]) -> tuple[Span, ...]:
     """Without white space at either end: the ends of a message are where chat templates differ."""
     sides: tuple[tuple[int, Callable[[str], str]], ...] = ((0, str.lstrip), (-1, str.rstrip))
     for end, strip in sides:
@@ -221,7 +221,7 @@ def _strip(spans: list[Span]) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _refuse_outside_blocks(parsed: nodes.Template, place: str) -> None:
+def _check_blocks(parsed: nodes.Template, origin: str) -> None:
     """Blocks are rendered alone: what stands outside them would never be shown, and nested ones would be twice."""
     for node in parsed.body:
         stray: nodes.Node | None = node
@@ -231,7 +231,7 @@ def _refuse_outside_blocks(parsed: nodes.Template, place: str) -> None:
         elif isinstance(node, nodes.Output) and all(_is_blank(part) for part in node.nodes):
             stray = None
         if stray is not None:
-            raise TemplateError(f"{place}, line {stray.lineno}: {what}; write every message as a block of its own")
+            raise TemplateError(f"{origin}, line {stray.lineno}: {what}; write every message as a block of its own")
 
 
 def _is_blank(part: nodes.Expr) -> bool:
@@ -242,20 +242,20 @@ def _as_role(name: str) -> Role:
     return next(role for role in _ROLES if role == name)
 
 
-def _read_header(source: str, place: str) -> Mapping[str, Any]:
+def _read_header(source: str, origin: str) -> Mapping[str, Any]:
     found = _HEADER.match(source)
     if not found:
-        raise TemplateError(f"{place} has no header; open the file with {{# name = ..., version = ..., ... #}}")
+        raise TemplateError(f"{origin} has no header; open the file with {{# name = ..., version = ..., ... #}}")
     try:
         header = tomllib.loads(found.group(1))
     except tomllib.TOMLDecodeError as error:
-        raise TemplateError(f"{place}: the header is not TOML: {error}") from error
+        raise TemplateError(f"{origin}: the header is not TOML: {error}") from error
     kinds = {"name": str, "version": int, "inputs": list, "output": str}
     for key, kind in kinds.items():
         if not isinstance(header.get(key), kind):
-            raise TemplateError(f"{place}: the header needs {key} ({kind.__name__}), found {header.get(key)!r}")
+            raise TemplateError(f"{origin}: the header needs {key} ({kind.__name__}), found {header.get(key)!r}")
     if unknown := sorted(set(header) - set(kinds)):
-        raise TemplateError(f"{place}: unknown header key {unknown[0]!r}; known are {', '.join(kinds)}")
+        raise TemplateError(f"{origin}: unknown header key {unknown[0]!r}; known are {', '.join(kinds)}")
     if header["output"] not in get_args(Output):
-        raise TemplateError(f"{place}: output {header['output']!r} is none of {', '.join(get_args(Output))}")
+        raise TemplateError(f"{origin}: output {header['output']!r} is none of {', '.join(get_args(Output))}")
     return {**header, "inputs": tuple(map(str, header["inputs"]))}

@@ -16,8 +16,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from genrec.errors import ArtifactError
 from genrec.types import IntArray, Message, Role, Span
 
-_SCAFFOLDS = 256  # that are kept
-_SLOT = re.compile("\ue000([0-9]+)\ue001")
+_MAX_SCAFFOLDS = 256  # that are kept
+_CONTENT_PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")
 
 
 class Tokenizer(Protocol):
@@ -26,14 +26,14 @@ class Tokenizer(Protocol):
     Attributes:
         fingerprint: identifies the vocabulary; an index built with one tokenizer serves no other.
         vocab_size: ids are below it.
-        end_id: the control token that closes an answer.
-        control_ids: every control token; no text is written with them.
+        eos_token_id: the control token that closes an answer.
+        control_token_ids: every control token; no text is written with them.
     """
 
     fingerprint: str
     vocab_size: int
-    end_id: int
-    control_ids: tuple[int, ...]
+    eos_token_id: int
+    control_token_ids: tuple[int, ...]
 
     def encode_text(self, text: str) -> IntArray:
         """Token ids of untrusted text: never a control token."""
@@ -55,28 +55,28 @@ class HuggingFaceTokenizer:
     control token, and the ids of the control tokens themselves, which only trusted spans may name.
 
     Attributes:
-        document: the text of `tokenizer.json`, for libraries that read it themselves.
+        tokenizer_json: the text of `tokenizer.json`, for libraries that read it themselves.
     """
 
-    def __init__(self, tokenizer_json: str, *, chat_template: str | None, begin_token: str, end_token: str) -> None:
+    def __init__(self, tokenizer_json: str, *, chat_template: str | None, bos_token: str, eos_token: str) -> None:
         try:
             document = json.loads(tokenizer_json)
             added = document["added_tokens"]
             document.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-            self._plain = tokenizers.Tokenizer.from_str(json.dumps(document))
-            self._control = {token["content"]: int(token["id"]) for token in added if not self._is_text(token)}
+            self._text_tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
+            self._control_tokens = {token["content"]: int(token["id"]) for token in added if not self._is_text(token)}
         except ArtifactError:
             raise
         except Exception as error:  # tokenizers raises bare Exception
             raise ArtifactError(f"the tokenizer cannot be read: {error}; fetch the model again") from error
-        self.control_ids = tuple(sorted(self._control.values()))
+        self.control_token_ids = tuple(sorted(self._control_tokens.values()))
         self._chat_template = chat_template
-        self._named = {"bos_token": begin_token, "eos_token": end_token}
+        self._special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._scaffolds: dict[tuple[Role, ...], tuple[str, ...]] = {}
-        self.document = tokenizer_json
-        self.vocab_size = 1 + max([*self._control.values(), *self._plain.get_vocab().values()])
-        self.end_id = self._find_end(end_token)
-        self.fingerprint = hashlib.sha256(f"{self.end_id}\n{tokenizer_json}".encode()).hexdigest()
+        self.tokenizer_json = tokenizer_json
+        self.vocab_size = 1 + max([*self._control_tokens.values(), *self._text_tokenizer.get_vocab().values()])
+        self.eos_token_id = self._find_eos_token_id(eos_token)
+        self.fingerprint = hashlib.sha256(f"{self.eos_token_id}\n{tokenizer_json}".encode()).hexdigest()
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> "HuggingFaceTokenizer":
@@ -98,13 +98,13 @@ class HuggingFaceTokenizer:
             template = template or config.get("chat_template")
         except (OSError, ValueError, LookupError, AttributeError) as error:
             raise ArtifactError(f"no readable tokenizer in {directory}: {error}; fetch the model again") from error
-        return cls(tokenizer_json, chat_template=template, begin_token=begin, end_token=end)
+        return cls(tokenizer_json, chat_template=template, bos_token=begin, eos_token=end)
 
     def encode_text(self, text: str) -> IntArray:
         """Token ids of untrusted text: never a control token."""
-        token_ids = np.asarray(self._plain.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        token_ids = np.asarray(self._text_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
         # What is left to drop is the token for unknown characters, where that is a control token.
-        return token_ids[~np.isin(token_ids, self.control_ids)]
+        return token_ids[~np.isin(token_ids, self.control_token_ids)]
 
     def encode_spans(self, spans: Sequence[Span]) -> IntArray:
         """Token ids of spans side by side; control tokens only where a trusted span names them.
@@ -116,8 +116,8 @@ class HuggingFaceTokenizer:
         for span in spans:
             parts = self._control_pattern.split(span.text) if span.trusted else [span.text]
             for part in parts:
-                if span.trusted and part in self._control:
-                    token_ids += [*self.encode_text(text).tolist(), self._control[part]]
+                if span.trusted and part in self._control_tokens:
+                    token_ids += [*self.encode_text(text).tolist(), self._control_tokens[part]]
                     text = ""
                 else:
                     text += part
@@ -151,20 +151,20 @@ class HuggingFaceTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text for people to read; never a key."""
-        names = {token_id: token for token, token_id in self._control.items()}
+        names = {token_id: token for token, token_id in self._control_tokens.items()}
         pieces: list[str] = []
         plain: list[int] = []
         for token_id in map(int, token_ids):
             if token_id in names:
-                pieces += [self._plain.decode(plain), names[token_id]]
+                pieces += [self._text_tokenizer.decode(plain), names[token_id]]
                 plain = []
             else:
                 plain.append(token_id)
-        return "".join([*pieces, self._plain.decode(plain)])
+        return "".join([*pieces, self._text_tokenizer.decode(plain)])
 
     def _is_text(self, token: Mapping[str, Any]) -> bool:
         """Whether an added token, such as a run of line breaks, is one that ordinary text is written with."""
-        if token["id"] not in self._plain.encode(token["content"], add_special_tokens=False).ids:
+        if token["id"] not in self._text_tokenizer.encode(token["content"], add_special_tokens=False).ids:
             return False
         if token.get("special"):
             raise ArtifactError(
@@ -175,36 +175,36 @@ class HuggingFaceTokenizer:
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self._control, key=len, reverse=True)
+        longest_first = sorted(self._control_tokens, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def _scaffold(self, roles: tuple[Role, ...]) -> tuple[str, ...]:
         """What the chat template writes before, between and after the contents of these roles."""
         if roles not in self._scaffolds:
-            if len(self._scaffolds) >= _SCAFFOLDS:
+            if len(self._scaffolds) >= _MAX_SCAFFOLDS:
                 self._scaffolds.clear()  # whoever may say which roles speak in turn may say many
             self._scaffolds[roles] = self._render_scaffold(roles)
         return self._scaffolds[roles]
 
-    def _render_scaffold(self, roles: tuple[Role, ...], *, open_answer: bool = True) -> tuple[str, ...]:
+    def _render_scaffold(self, roles: tuple[Role, ...], *, add_generation_prompt: bool = True) -> tuple[str, ...]:
         if self._chat_template is None:
-            return (self._named["bos_token"], *("\n\n" for _ in roles))
+            return (self._special_tokens["bos_token"], *("\n\n" for _ in roles))
         contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
-        environment.globals["raise_exception"] = _refuse
+        environment.globals["raise_exception"] = _raise_exception
         try:
             text = environment.from_string(self._chat_template).render(
-                messages=messages, add_generation_prompt=open_answer, **self._named
+                messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
             )
         except jinja2.TemplateError as error:
             raise ArtifactError(
                 f"the model's chat template refuses the roles {', '.join(roles)}: {error}; "
                 "use a prompt template without that role"
             ) from error
-        pieces = _SLOT.split(text)
+        pieces = _CONTENT_PLACEHOLDER.split(text)
         if pieces[1::2] != [str(number) for number in range(len(roles))]:
             raise ArtifactError(
                 f"the model's chat template does not show the messages {', '.join(roles)} once and in order; "
@@ -212,17 +212,17 @@ class HuggingFaceTokenizer:
             )
         return tuple(pieces[::2])
 
-    def _find_end(self, end_token: str) -> int:
+    def _find_eos_token_id(self, eos_token: str) -> int:
         """The control token the chat template puts behind an answer; without one, the tokenizer's end token."""
         if self._chat_template is not None:
-            after = self._render_scaffold(("user", "assistant"), open_answer=False)[-1]
+            after = self._render_scaffold(("user", "assistant"), add_generation_prompt=False)[-1]
             for part in self._control_pattern.split(after):
-                if part in self._control:
-                    return self._control[part]
-        if end_token in self._control:
-            return self._control[end_token]
+                if part in self._control_tokens:
+                    return self._control_tokens[part]
+        if eos_token in self._control_tokens:
+            return self._control_tokens[eos_token]
         raise ArtifactError("the tokenizer names no end token; set eos_token in tokenizer_config.json")
 
 
-def _refuse(message: str) -> str:
+def _raise_exception(message: str) -> str:
     raise jinja2.TemplateError(message)

@@ -16,7 +16,7 @@ from genrec.types import FloatArray, IntArray, Ranking
 # Scores of a whole catalog, in the precision the ranker computes them in; those of an answer are always float64.
 DenseScores = NDArray[np.float32] | FloatArray
 
-_BLOCKS = 4  # maxima looked at for each place that is wanted; more make the threshold closer, and dearer
+_BLOCKS_PER_ITEM = 4  # maxima looked at for each place that is wanted; more make the threshold closer, and dearer
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Ranker(Protocol):
         ...
 
     def score(
-        self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline
+        self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
         """The scores of chosen items, in the order given, as `rank` scores them; the filter is not applied."""
         ...
@@ -94,13 +94,13 @@ class DenseRanker(ABC):
         return [top_k(scores, request.allowed, k, request.boost) for request, scores in rows]
 
     def score(
-        self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline
+        self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
         """The scores of chosen items."""
         if not requests:
             return []
-        rows = zip(requests, self.scores(requests), items, strict=True)
-        return [_boosted(scores, own, request.boost) for request, scores, own in rows]
+        rows = zip(requests, self.scores(requests), item_indices, strict=True)
+        return [_boosted_scores(scores, own, request.boost) for request, scores, own in rows]
 
 
 def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = None) -> Ranking:
@@ -120,24 +120,24 @@ def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = No
     check_count("k", k)
     if allowed.universe != len(scores):
         raise InputError(f"allowed is a subset of {allowed.universe:,} items; there are scores of {len(scores):,}")
-    if allowed.only or not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
-        places = allowed.listed if allowed.only else np.flatnonzero(np.isfinite(scores))
+    if allowed.is_allowlist or not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
+        places = allowed.listed if allowed.is_allowlist else np.flatnonzero(np.isfinite(scores))
         places = places[np.isfinite(scores[places]) & allowed.contains(places)]
-        values, compared = _boosted(scores, places, boost), len(places)
+        values, compared = _boosted_scores(scores, places, boost), len(places)
     else:
         # A boosted item is compared whatever its score is, so the others are found by their scores alone.
-        lifted = np.empty(0, dtype=np.int64) if boost is None else boost.places[allowed.contains(boost.places)]
-        places = np.concatenate([_leaders(scores, allowed.without(lifted), k), lifted])
-        values, compared = _boosted(scores, places, boost), len(allowed)
+        lifted = np.empty(0, dtype=np.int64) if boost is None else boost.indices[allowed.contains(boost.indices)]
+        places = np.concatenate([_top_allowed(scores, allowed.without(lifted), k), lifted])
+        values, compared = _boosted_scores(scores, places, boost), len(allowed)
     if len(places) > 4 * k:
         # Everything that ties with the k-th stays, so that the order of ties is the catalog's.
         kth = np.partition(values, len(values) - k)[len(values) - k]
         places, values = places[values >= kth], values[values >= kth]
     best = np.lexsort((places, -values))[:k]
-    return Ranking(places[best], values[best], proven=True, compared=compared)
+    return Ranking(places[best], values[best], proven=True, num_scored=compared)
 
 
-def _leaders(scores: DenseScores, allowed: Subset, k: int) -> IntArray:
+def _top_allowed(scores: DenseScores, allowed: Subset, k: int) -> IntArray:
     """The k allowed of N finite scores that come first, ties in order: int64 [at least min(k, allowed)], in any order.
 
     Guesses how many of all places hold k allowed ones, and looks further where they do not: a beginning of the order
@@ -151,17 +151,17 @@ def _leaders(scores: DenseScores, allowed: Subset, k: int) -> IntArray:
     if allowed.mask is not None:
         depth = len(allowed.listed) + wanted * allowed.universe * 3 // (2 * allowed.mask.total) + 16
     while depth <= few:
-        first = _first(scores, depth)
+        first = _top_by_threshold(scores, depth)
         first = first[allowed.contains(first)]
         if len(first) >= wanted:
             return first
         depth *= 4
-    return allowed.places()
+    return allowed.to_indices()
 
 
-def _first(scores: DenseScores, depth: int) -> IntArray:
+def _top_by_threshold(scores: DenseScores, depth: int) -> IntArray:
     """The `depth` of N finite scores that come first, ties in order: int64 [depth], in any order."""
-    blocks = _BLOCKS * depth
+    blocks = _BLOCKS_PER_ITEM * depth
     rows = len(scores) // blocks
     maxima = scores[: rows * blocks].reshape(rows, blocks).max(axis=0)
     # As many blocks reach this as places are wanted, and each of them by at least one place.
@@ -173,6 +173,6 @@ def _first(scores: DenseScores, depth: int) -> IntArray:
     return np.concatenate([above, equal[: depth - len(above)]])
 
 
-def _boosted(scores: DenseScores, items: IntArray, boost: Boost | None) -> FloatArray:
-    values = scores[items].astype(np.float64)
-    return values if boost is None else values + boost.at(items)
+def _boosted_scores(scores: DenseScores, item_indices: IntArray, boost: Boost | None) -> FloatArray:
+    values = scores[item_indices].astype(np.float64)
+    return values if boost is None else values + boost.values_at(item_indices)

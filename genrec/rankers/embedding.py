@@ -6,21 +6,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.data.subset import join_places
+from genrec.data.subset import concat_ragged
 from genrec.deadline import Deadline
 from genrec.errors import InputError, check_count
 from genrec.index.kernels import numpy as numpy_kernels
-from genrec.index.kernels.dispatch import choose_loops
+from genrec.index.kernels.dispatch import select_kernels
 from genrec.prompting.template import one_line
 from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.rankers.quantized_vectors import Screen
+from genrec.rankers.quantized_vectors import QuantizedVectors
 from genrec.types import BoolArray, Encoder, IntArray, Ranking
 
-_FEW = 16  # people
-_MANY = 16_384  # items from which a screen saves time
-_OF_EACH = 64  # items for each place of a list, by which it does
-_NO_COUNTS = np.empty(0, dtype=np.uint32)
-_NO_COUNTS.flags.writeable = False  # as those of a mask are: compiled loops tell them apart
+_MAX_USERS_COMPILED = 16  # people
+_MIN_ITEMS_QUANTIZED = 16_384  # items from which a screen saves time
+_MIN_ITEMS_PER_RANK = 64  # items for each place of a list, by which it does
+_EMPTY_MASK_COUNTS = np.empty(0, dtype=np.uint32)
+_EMPTY_MASK_COUNTS.flags.writeable = False  # as those of a mask are: compiled loops tell them apart
 
 
 class EmbeddingRanker(DenseRanker):
@@ -62,84 +62,86 @@ class EmbeddingRanker(DenseRanker):
         self.vectors, self._encoder = vectors, encoder
         self._decay, self._words_weight, self._history_weight = decay, words_weight, history_weight
         self._known: BoolArray = (vectors != 0).any(axis=1)
-        self._screen: Screen | None = None
+        self._quantized: QuantizedVectors | None = None
 
-    def screen(self) -> None:
+    def enable_quantization(self) -> None:
         """Look at bytes of all items first from now on: lists stay as they are, and take a third or less of the time.
 
         Costs as much as some hundred lists, and a quarter of the vectors' memory more; with few items it saves nothing,
         and nothing is done. For whoever answers many, one or a few at a time.
         """
-        self._screen = Screen.of(self.vectors) if len(self.vectors) >= _MANY else None
+        self._quantized = (
+            QuantizedVectors.from_vectors(self.vectors) if len(self.vectors) >= _MIN_ITEMS_QUANTIZED else None
+        )
 
-    def apart(self) -> "tuple[EmbeddingRanker, EmbeddingRanker]":
+    def history_and_words_rankers(self) -> "tuple[EmbeddingRanker, EmbeddingRanker]":
         """Two rankers by the same vectors: one that looks at items alone, and one that reads words alone."""
         items, words = copy.copy(self), copy.copy(self)
         items._words_weight, items._history_weight = 0.0, 1.0
         words._words_weight, words._history_weight = 1.0, 0.0
         return items, words
 
-    def over(self, places: IntArray, texts: Sequence[str]) -> "EmbeddingRanker":
+    def reindexed(self, new_indices: IntArray, new_texts: Sequence[str]) -> "EmbeddingRanker":
         """The same over another numbering of the items; only new ones are encoded.
 
         Args:
-            places: int64 [N], the new number of each item, distinct, -1 for one that is gone.
-            texts: of the items that get the other numbers, in their order; without an encoder nothing is known of them.
+            new_indices: int64 [N], the new number of each item, distinct, -1 for one that is gone.
+            new_texts: of the items that get the other numbers, in their order; without an encoder nothing is known of them.
         """
-        kept = np.flatnonzero(places >= 0)
-        before = np.full(len(kept) + len(texts), -1, dtype=np.int64)
-        before[places[kept]] = kept
+        kept = np.flatnonzero(new_indices >= 0)
+        before = np.full(len(kept) + len(new_texts), -1, dtype=np.int64)
+        before[new_indices[kept]] = kept
         fresh, vectors = np.flatnonzero(before < 0), self.vectors[before]
-        vectors[fresh] = self._encoder.encode(texts) if len(texts) and self._encoder is not None else 0
+        vectors[fresh] = self._encoder.encode(new_texts) if len(new_texts) and self._encoder is not None else 0
         other = copy.copy(self)
         other.vectors, other._known = vectors, (vectors != 0).any(axis=1)
-        if self._screen is not None:
-            other.screen()
+        if self._quantized is not None:
+            other.enable_quantization()
         return other
 
     def can_rank(self, request: RankRequest) -> bool:
         """Whether there is a known item or a word to start from."""
         looks = self._history_weight > 0 and bool(self._known[request.history].any())
-        return looks or (self._reads and bool(request.words.strip()))
+        return looks or (self._uses_words and bool(request.words.strip()))
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request; exact, so proven: a screen only saves most of the reading."""
         check_count("k", k)
-        fits = all(not request.boost and not request.allowed.only for request in requests)
-        if not requests or self._screen is None or not fits or k > len(self.vectors) // _OF_EACH:
+        fits = all(not request.boost and not request.allowed.is_allowlist for request in requests)
+        if not requests or self._quantized is None or not fits or k > len(self.vectors) // _MIN_ITEMS_PER_RANK:
             return super().rank(requests, k, deadline=deadline)
         masks = {id(request.allowed.mask): request.allowed.mask for request in requests}
         if len(masks) > 1:
             return [self.rank([request], k, deadline=deadline)[0] for request in requests]
         # Wherever numpy or a compiled loop lets other threads run, this one waits for its next turn: so there are few.
-        people = self._people(requests)
-        near, errors = self._screen.near(people)
+        people = self._user_vectors(requests)
+        near, errors = self._quantized.approximate_products(people)
         (mask,) = masks.values()
-        counts = _NO_COUNTS if mask is None else mask.counts
-        listed, bounds = join_places([request.allowed.listed for request in requests])
+        counts = _EMPTY_MASK_COUNTS if mask is None else mask.prefix_counts
+        listed, bounds = concat_ragged([request.allowed.listed for request in requests])
         held = np.array([min(k, len(request.allowed)) for request in requests])
         compared = np.zeros(len(requests), dtype=np.int64)
         rows = np.empty((len(requests), held.max()), dtype=np.int64)
         scores = np.empty(rows.shape, dtype=np.float32)
-        choose_loops().lead(
+        select_kernels().top_k(
             near, errors, self.vectors, people, self._known, counts, listed, bounds, rows, scores, held, compared
         )
         return [
-            Ranking(rows[u, :size], scores[u, :size].astype(np.float64), proven=True, compared=int(compared[u]))
+            Ranking(rows[u, :size], scores[u, :size].astype(np.float64), proven=True, num_scored=int(compared[u]))
             for u, size in enumerate(held)
         ]
 
     def scores(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """float32 [U, N], cosines; minus infinity for an item of which nothing is known."""
-        people = self._people(requests)
+        people = self._user_vectors(requests)
         cosines = np.empty((len(people), len(self.vectors)), dtype=np.float32)
         # For a few people compiled loops read the vectors faster than BLAS does; of more it makes more, and in threads.
-        loops = choose_loops() if len(people) <= _FEW else numpy_kernels
-        loops.multiply(self.vectors, people, cosines)
+        loops = select_kernels() if len(people) <= _MAX_USERS_COMPILED else numpy_kernels
+        loops.inner_products(self.vectors, people, cosines)
         cosines[:, ~self._known] = -np.inf
         return cosines
 
-    def _people(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
+    def _user_vectors(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """What each person looks for: float32 [U, D], of length 1, or 0 where nothing is known.
 
         Raises:
@@ -151,32 +153,32 @@ class EmbeddingRanker(DenseRanker):
                     f"allowed is a subset of {request.allowed.universe:,} items; there are vectors of "
                     f"{len(self.vectors):,}"
                 )
-        people = self._histories(requests)
-        spoken = [row for row, request in enumerate(requests) if self._reads and request.words.strip()]
+        people = self._history_vectors(requests)
+        spoken = [row for row, request in enumerate(requests) if self._uses_words and request.words.strip()]
         if spoken and self._encoder is not None:
             people[spoken] += self._words_weight * self._encoder.encode(
                 [one_line(requests[row].words) for row in spoken]
             )
-        return _of_length(1.0, people)
+        return _scaled_to_norm(1.0, people)
 
     @property
-    def _reads(self) -> bool:
+    def _uses_words(self) -> bool:
         """Whether words count at all."""
         return self._encoder is not None and self._words_weight > 0
 
-    def _histories(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
+    def _history_vectors(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """What each person met, newest most: float32 [U, D], of length `history_weight`, or 0 where nothing is."""
         shape = (len(requests), self.vectors.shape[1])
         if not self._history_weight:
             return np.zeros(shape, dtype=np.float32)
         sums = np.empty(shape, dtype=np.float32)
-        rows, bounds = join_places([request.history for request in requests])
+        rows, bounds = concat_ragged([request.history for request in requests])
         age = np.repeat(bounds[1:], np.diff(bounds)) - np.arange(len(rows)) - 1
-        choose_loops().sum_rows(self.vectors, rows, bounds, (self._decay**age).astype(np.float32), sums)
-        return _of_length(self._history_weight, sums)
+        select_kernels().sum_rows(self.vectors, rows, bounds, (self._decay**age).astype(np.float32), sums)
+        return _scaled_to_norm(self._history_weight, sums)
 
 
-def _of_length(length: float, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scaled_to_norm(norm: float, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Float32 [U, D], each of a length, but for those that have none."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors * (length / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    return vectors * (norm / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)

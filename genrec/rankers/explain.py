@@ -18,14 +18,14 @@ from genrec.prompting.template import Template
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.types import Driver, IntArray
 
-_TRIED = 12  # items of a history that are tried where the ranker looks at all of them
+_MAX_ERASED_ITEMS = 12  # items of a history that are tried where the ranker looks at all of them
 
 
 @runtime_checkable
-class Windowed(Protocol):
+class WindowedRanker(Protocol):
     """A ranker that looks at the end of a history only, such as one whose prompt shows so many items."""
 
-    def window(self, history: IntArray) -> IntArray:
+    def visible_history(self, history: IntArray) -> IntArray:
         """What it looks at: `history[start:]` for some start; of that, or of less of it, it must look at everything."""
         ...
 
@@ -33,50 +33,50 @@ class Windowed(Protocol):
 def find_drivers(
     ranker: Ranker,
     request: RankRequest,
-    items: IntArray,
+    item_indices: IntArray,
     catalog: Catalog,
     *,
     deadline: Deadline | None = None,
 ) -> list[tuple[Driver, ...]]:
     """For each recommended item, the history items that carried it, strongest first.
 
-    Every item that a `Windowed` ranker looks at is tried, one more scoring for each. What came before its window is
+    Every item that a `WindowedRanker` ranker looks at is tried, one more scoring for each. What came before its window is
     left out throughout: taking an item away must not bring older ones back into the prompt. Of a history that is
     looked at as a whole, the newest 12 distinct items are tried, and the rest stays.
 
     Args:
         ranker: the ranker that recommended them.
         request: as it was answered.
-        items: int64 [k], item indices.
+        item_indices: int64 [k], item indices.
         catalog: names the items.
         deadline: when to give up.
 
     Returns:
         k tuples; an item without which the score does not fall is not in them.
     """
-    seen, most = request.history, _TRIED
-    if isinstance(ranker, Windowed):
-        seen = ranker.window(request.history)
+    seen, most = request.history, _MAX_ERASED_ITEMS
+    if isinstance(ranker, WindowedRanker):
+        seen = ranker.visible_history(request.history)
         most = len(seen)
     tried = newest_distinct(seen, most)
-    if not len(tried) or not len(items):
-        return [() for _ in items]
+    if not len(tried) or not len(item_indices):
+        return [() for _ in item_indices]
     asked = [replace(request, history=own) for own in (seen, *(seen[seen != item] for item in tried))]
-    scores = np.stack(ranker.score(asked, [items] * len(asked), deadline=deadline or Deadline.never()))
+    scores = np.stack(ranker.score(asked, [item_indices] * len(asked), deadline=deadline or Deadline.never()))
     drops = scores[0] - scores[1:]
-    return [_drivers(tried, drops[:, place], catalog) for place in range(len(items))]
+    return [_drivers_of_item(tried, drops[:, place], catalog) for place in range(len(item_indices))]
 
 
-def give_reason(template: Template, drivers: Sequence[Driver], words: str) -> str:
+def render_reason(template: Template, drivers: Sequence[Driver], words: str) -> str:
     """One sentence for a person, from what was measured: the template sees `drivers` and the `words` asked for."""
     messages = template.render(drivers=[{"title": driver.title} for driver in drivers], words=words)
     return " ".join(message.text for message in messages)
 
 
-def _drivers(
-    tried: IntArray, drops: np.ndarray[tuple[int], np.dtype[np.float64]], catalog: Catalog
+def _drivers_of_item(
+    erased: IntArray, drops: np.ndarray[tuple[int], np.dtype[np.float64]], catalog: Catalog
 ) -> tuple[Driver, ...]:
     drops = np.where(np.isnan(drops), 0.0, drops)  # minus infinity both with and without: it carried nothing
     order = [place for place in np.argsort(-drops, kind="stable") if drops[place] > 0]
-    items = [(catalog[int(tried[place])], float(drops[place])) for place in order]
+    items = [(catalog[int(erased[place])], float(drops[place])) for place in order]
     return tuple(Driver(item.item_id, item.title, drop) for item, drop in items)

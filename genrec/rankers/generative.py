@@ -14,10 +14,10 @@ from genrec.data.subset import Boost, Subset
 from genrec.deadline import Deadline
 from genrec.decoding.bounds import prefix_sums
 from genrec.decoding.prior import Prior
-from genrec.decoding.search import ScoreKind, Terms, beam_search, exhaustive_search
+from genrec.decoding.search import ScoreKind, SearchRequest, beam_search, exhaustive_search
 from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, check_count
-from genrec.index.catalog_index import CatalogIndex, stays_at
-from genrec.prompting.renderer import Rendered, Renderer, window_start
+from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
+from genrec.prompting.renderer import RenderedPrompt, Renderer, window_start
 from genrec.prompting.template import Template
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.rankers.base import Ranker, RankRequest
@@ -33,9 +33,9 @@ class GenerativeSettings:
     Attributes:
         strategy: `candidates` scores what another ranker proposes; `beam` searches the whole catalog; `exhaustive`
             scores the whole catalog.
-        score: `model` or `catalog`, see `genrec.decoding.search.Terms`.
+        score: `model` or `catalog`, see `genrec.decoding.search.SearchRequest`.
         prior: weight of the score behind other people's histories, which is subtracted; see `genrec.decoding.prior`.
-        evidence: nats that are added for each standard deviation by which the proposer's own score of an item lies
+        fusion_weight: nats that are added for each standard deviation by which the proposer's own score of an item lies
             above the mean of the `candidates` it likes best.
         candidates: how many items are proposed and scored, at least k.
         width: beam width, see `genrec.decoding.search.beam_search`; with `exact` the nodes opened at once.
@@ -53,7 +53,7 @@ class GenerativeSettings:
     strategy: Strategy = "candidates"
     score: ScoreKind = "model"
     prior: float = 1.0
-    evidence: float = 0.0
+    fusion_weight: float = 0.0
     candidates: int = 50
     width: int = 8
     exact: bool = True
@@ -76,7 +76,7 @@ class GenerativeSettings:
             raise InputError(
                 f"memory is {self.memory!r}; give a number of bytes above 0, or leave it out for no budget"
             )
-        for name in ("prior", "evidence"):
+        for name in ("prior", "fusion_weight"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value < np.inf):
                 raise InputError(f"{name} is {value!r}; it must be a number of at least 0")
@@ -95,9 +95,9 @@ class GenerativeRanker:
         tokenizer: the model's tokenizer, the one the index was built with.
         template: shows `history` and `words`, answers with an item.
         cold_template: the same for people without a history, showing `words` alone.
-        background: int64 histories of other people, in item indices; the prior is the mean score behind them. Without
+        prior_histories: int64 histories of other people, in item indices; the prior is the mean score behind them. Without
             any it is the score behind an empty history, which corrects less well.
-        proposer: proposes candidates and gives evidence; needed by the strategy `candidates` and for `evidence`.
+        retriever: proposes candidates and gives evidence; needed by the strategy `candidates` and for `evidence`.
         settings: how to search and score.
         prior_cache: a folder that `save_priors` writes to, and from which priors are read.
         prior_backend: the model whose prior it is, by default `backend`. An adapter is trained on top of the untrained
@@ -121,8 +121,8 @@ class GenerativeRanker:
         *,
         template: Template,
         cold_template: Template,
-        background: Sequence[IntArray] = (),
-        proposer: Ranker | None = None,
+        prior_histories: Sequence[IntArray] = (),
+        retriever: Ranker | None = None,
         settings: GenerativeSettings | None = None,
         prior_cache: Path | None = None,
         prior_backend: Backend | None = None,
@@ -152,46 +152,46 @@ class GenerativeRanker:
             "catalog": index.catalog.fingerprint,
             "index": index.fingerprint,
         }
-        self._differences = () if trained is None else tuple(trained.differences(**here))
+        self._provenance_differences = () if trained is None else tuple(trained.mismatches(**here))
         self.settings, self.source = settings, source
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
         self._prior_backend = prior_backend or backend
         self._templates = (template, cold_template)
-        self._background = tuple(background)
-        self._proposer = proposer
+        self._prior_histories = tuple(prior_histories)
+        self._retriever = retriever
         self._prior_cache = prior_cache
         self._priors: dict[str, Prior] = {}
-        self._behind: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
-        self._prepare()
+        self._prior_prompts: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
+        self._apply_settings()
 
     def with_settings(
         self,
         *,
         source: str | None = None,
-        proposer: Ranker | None = None,
-        background: Sequence[IntArray] | None = None,
+        retriever: Ranker | None = None,
+        prior_histories: Sequence[IntArray] | None = None,
         **changes: Any,
     ) -> "GenerativeRanker":
         """The same ranker under other settings, or with other parts; models, index and priors are shared."""
         other = copy.copy(self)
         other.source = source or self.source
-        other._background = self._background if background is None else tuple(background)
-        if background is not None or changes.keys() & {"max_history", "history_step"}:
-            other._behind = (None, None)
+        other._prior_histories = self._prior_histories if prior_histories is None else tuple(prior_histories)
+        if prior_histories is not None or changes.keys() & {"max_history", "history_step"}:
+            other._prior_prompts = (None, None)
         other.settings = replace(self.settings, **changes)
-        other._proposer = proposer or self._proposer
-        other._prepare()
+        other._retriever = retriever or self._retriever
+        other._apply_settings()
         return other
 
-    def over(self, index: CatalogIndex, *, proposer: Ranker | None = None) -> "GenerativeRanker":
+    def reindexed(self, index: CatalogIndex, *, retriever: Ranker | None = None) -> "GenerativeRanker":
         """The same ranker over the index of another version of the catalog; the model is shared.
 
         The prior stays measured behind the same prompts, even where these show an item that is gone; what was measured
         of items that are written as before stays, and nothing is kept on disk.
 
         Args:
-            index: made by `CatalogIndex.over` or `update` from the one there is.
-            proposer: proposes items of the other version.
+            index: made by `CatalogIndex.reindexed` or `update` from the one there is.
+            retriever: proposes items of the other version.
 
         Raises:
             TokenizerMismatchError: the index was built with another tokenizer.
@@ -203,16 +203,18 @@ class GenerativeRanker:
             )
         other = copy.copy(self)
         places = index.catalog.item_ids.positions(self._index.catalog.item_ids)
-        moved = [places[history] for history in self._background]
-        other._background = tuple(history[history >= 0] for history in moved)
-        other._index, other._proposer, other._prior_cache = index, proposer or self._proposer, None
-        stays = stays_at(self._index.catalog, index.catalog)
+        moved = [places[history] for history in self._prior_histories]
+        other._prior_histories = tuple(history[history >= 0] for history in moved)
+        other._index, other._retriever, other._prior_cache = index, retriever or self._retriever, None
+        stays = unchanged_item_indices(self._index.catalog, index.catalog)
         warm, cold = (None if prior is None else prior.prompts for prior in self._renderer_priors)
-        other._behind = (warm, cold)
+        other._prior_prompts = (warm, cold)
         found = [prior for prior in self._renderer_priors if prior is not None]
-        keys = [other._key_of(prior.prompts) for prior in found]
-        other._priors = {key: prior.over(index.trie, stays, key=key) for key, prior in zip(keys, found, strict=True)}
-        other._prepare()
+        keys = [other._prior_key(prior.prompts) for prior in found]
+        other._priors = {
+            key: prior.reindexed(index.trie, stays, key=key) for key, prior in zip(keys, found, strict=True)
+        }
+        other._apply_settings()
         return other
 
     @property
@@ -226,7 +228,7 @@ class GenerativeRanker:
         return self._tokenizer
 
     @property
-    def writer(self) -> Backend:
+    def generation_backend(self) -> Backend:
         """What writes texts: the model as it is without an adapter, which was trained to name items."""
         return self._prior_backend
 
@@ -237,7 +239,7 @@ class GenerativeRanker:
         if trained is None:
             return ()
         shown = {name: getattr(self.settings, name) for name in ("prior", "max_history", "history_step")}
-        found = [*self._differences, *trained.settings_that_differ(**shown)]
+        found = [*self._provenance_differences, *trained.setting_mismatches(**shown)]
         if self.settings.prior and self._prior_backend is self._backend:
             found.append(f"the prior is measured with the adapter, which was trained on that of {trained.base} without")
         return tuple(found)
@@ -246,7 +248,7 @@ class GenerativeRanker:
         """Whether there are items enough, or words, to show the model, and somebody to propose candidates."""
         if len(request.history) < self.settings.min_history and not request.words.strip():
             return False
-        return self.settings.strategy != "candidates" or self._proposing().can_rank(request)
+        return self.settings.strategy != "candidates" or self._require_retriever().can_rank(request)
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """The k best allowed items of each request under the settings' score.
@@ -259,7 +261,7 @@ class GenerativeRanker:
         for renderer, places in self._batches(requests):
             deadline.check()
             batch = [requests[place] for place in places]
-            considered = self._considered(batch, k, deadline)
+            considered = self._candidates(batch, k, deadline)
             found = self._search(renderer, batch, considered, k, self.settings.strategy, deadline)
             for place, own, ranking in zip(places, considered, found, strict=True):
                 whole = len(own) == len(requests[place].allowed)
@@ -267,7 +269,7 @@ class GenerativeRanker:
         return [answers[place] for place in range(len(requests))]
 
     def score(
-        self, requests: Sequence[RankRequest], items: Sequence[IntArray], *, deadline: Deadline
+        self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
         """The scores of chosen items as `rank` gives them, with the prior and the proposer's evidence."""
         answers: dict[int, FloatArray] = {}
@@ -275,21 +277,21 @@ class GenerativeRanker:
         for renderer, places in self._batches(requests):
             deadline.check()
             batch = [requests[place] for place in places]
-            asked = [Subset.of(size, items[place]) for place in places]
+            asked = [Subset.from_indices(size, item_indices[place]) for place in places]
             if self.settings.score == "catalog" or _shows_candidates(renderer):
                 # A score that depends on what else is considered needs all of that beside it.
-                beside = self._considered(batch, 1, deadline)
+                beside = self._candidates(batch, 1, deadline)
                 asked = [_union(own, other) for own, other in zip(asked, beside, strict=True)]
             found = self._search(renderer, batch, asked, size, "exhaustive", deadline)
             for place, ranking in zip(places, found, strict=True):
-                answers[place] = _scores_of(items[place], ranking, size)
+                answers[place] = _scores_for(item_indices[place], ranking, size)
         return [answers[place] for place in range(len(requests))]
 
-    def window(self, history: IntArray) -> IntArray:
+    def visible_history(self, history: IntArray) -> IntArray:
         """What the prompt shows of a history, repeats included; see `genrec.prompting.renderer.window_start`."""
         return history[window_start(history, self.settings.max_history, self.settings.history_step) :]
 
-    def fill_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+    def compute_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Score the whole catalog behind the prior's prompts now, and keep the result for the next run."""
         for renderer in self._renderers:
             if self.settings.prior and not _shows_candidates(renderer):
@@ -300,7 +302,7 @@ class GenerativeRanker:
         """float64 [N], the prior of every item, in nats, for people with a history; measured where it is missing."""
         prior, trie = self._prior(self._renderers[0]), self._index.trie
         prior.fill()
-        totals = prefix_sums(trie, prior.steps.astype(np.float64))[trie.last]
+        totals = prefix_sums(trie, prior.log_probs.astype(np.float64))[trie.last_positions]
         return totals[trie.rows_of_items]
 
     def save_priors(self) -> None:
@@ -310,16 +312,16 @@ class GenerativeRanker:
                 if prior.unsaved:
                     prior.save(self._prior_cache / key)
 
-    def render(self, request: RankRequest, candidates: IntArray | None = None) -> Rendered:
+    def render(self, request: RankRequest, candidates: IntArray | None = None) -> RenderedPrompt:
         """The prompt this request is answered from."""
         shown = np.empty(0, dtype=np.int64) if candidates is None else candidates
         return self._renderer_for(request).render(request.history, request.words, shown)
 
-    def _prepare(self) -> None:
+    def _apply_settings(self) -> None:
         """Make what follows from the settings, and refuse settings that lack a part."""
-        if self.settings.strategy == "candidates" or self.settings.evidence:
-            self._proposing()
-        room = self._backend.max_tokens - int(self._index.trie.lengths.max())
+        if self.settings.strategy == "candidates" or self.settings.fusion_weight:
+            self._require_retriever()
+        room = self._backend.context_length - int(self._index.trie.lengths.max())
         shown = (self.settings.max_history, self.settings.history_step)
         warm, cold = (
             Renderer(self._index.catalog, self._tokenizer, template, room, *shown) for template in self._templates
@@ -327,7 +329,7 @@ class GenerativeRanker:
         self._renderers = (warm, cold)
         if self.settings.strategy == "beam" and any(map(_shows_candidates, self._renderers)):
             raise InputError("a template that shows candidates cannot guide a beam over the catalog; name another")
-        self._renderer_priors = tuple(map(self._find_prior, self._renderers))
+        self._renderer_priors = tuple(map(self._load_prior, self._renderers))
 
     def _renderer_for(self, request: RankRequest) -> Renderer:
         """Somebody without a history who says something is shown by the cold template, everybody else by the other."""
@@ -359,49 +361,49 @@ class GenerativeRanker:
             some = [requests[place] for place in asked]
             found = iter(self._search(renderer, some, [allowed[place] for place in asked], k, strategy, deadline))
             return [
-                next(found) if len(own) else self._nothing(request)
+                next(found) if len(own) else self._empty_ranking(request)
                 for own, request in zip(allowed, requests, strict=True)
             ]
         if not requests:
             return []
         asked_for = [Boost.from_pairs([]) if request.boost is None else request.boost for request in requests]
         boosts, most = asked_for, k
-        if self.settings.evidence:
-            evidence = self._evidence(requests, [one.places() for one in allowed], deadline)
+        if self.settings.fusion_weight:
+            evidence = self._fusion_boosts(requests, [one.to_indices() for one in allowed], deadline)
             boosts = [boost.add(own) for boost, own in zip(asked_for, evidence, strict=True)]
-        judges = strategy == "candidates" and self.settings.evidence > 0
+        judges = strategy == "candidates" and self.settings.fusion_weight > 0
         if judges:
             most = max(map(len, allowed))  # what spoke for an item is told beside all that it was compared with
         rendered = [
-            renderer.render(request.history, request.words, _shown(renderer, own))
+            renderer.render(request.history, request.words, _shown_candidates(renderer, own))
             for request, own in zip(requests, allowed, strict=True)
         ]
         prompts = [one.token_ids for one in rendered]
-        room = self._room(prompts, strategy, k)
-        terms = self._terms(renderer, allowed, boosts, most, strategy, deadline)
+        room = self._node_budget(prompts, strategy, k)
+        terms = self._search_request(renderer, allowed, boosts, most, strategy, deadline)
         tree = self._backend.open(prompts, deadline=deadline)
         if strategy == "beam":
             width, exact = self.settings.width, self.settings.exact
             rankings = beam_search(tree, self._index.trie, terms, width=width, exact=exact, max_nodes=room)
         else:
-            rankings = exhaustive_search(tree, self._index.trie, terms, max_nodes=_PASS)
+            rankings = exhaustive_search(tree, self._index.trie, terms, max_nodes=_NODES_PER_PASS)
         if judges:
             rankings = [
-                _judged(ranking, k, boost, own, self._proposing().source)
+                _with_contributors(ranking, k, boost, own, self._require_retriever().source)
                 for ranking, boost, own in zip(rankings, asked_for, evidence, strict=True)
             ]
         return [
-            replace(ranking, notices=one.notices, prompt=len(one.token_ids))
+            replace(ranking, notices=one.notices, prompt_tokens=len(one.token_ids))
             for ranking, one in zip(rankings, rendered, strict=True)
         ]
 
     @staticmethod
-    def _nothing(request: RankRequest) -> Ranking:
+    def _empty_ranking(request: RankRequest) -> Ranking:
         """The answer where nothing was considered; it says so only where nothing is allowed at all."""
         notices = () if len(request.allowed) else ("nothing is allowed",)
         return Ranking(np.empty(0, dtype=np.int64), np.empty(0), True, 0, notices)
 
-    def _terms(
+    def _search_request(
         self,
         renderer: Renderer,
         allowed: Sequence[Subset],
@@ -409,23 +411,23 @@ class GenerativeRanker:
         k: int,
         strategy: Strategy,
         deadline: Deadline,
-    ) -> Terms:
+    ) -> SearchRequest:
         """What is asked of the search, in rows, with the prior of what it may meet."""
-        rows = [self._index.rows(own) for own in allowed]
+        rows = [self._index.to_row_subset(own) for own in allowed]
         guide = None
         if self.settings.prior and _shows_candidates(renderer):
             boosts = [
                 boost.add(prior)
-                for boost, prior in zip(boosts, self._priors_beside(renderer, allowed, deadline), strict=True)
+                for boost, prior in zip(boosts, self._candidate_priors(renderer, allowed, deadline), strict=True)
             ]
         elif self.settings.prior:
             prior = self._prior(renderer)
-            prior.fill(None if strategy == "beam" else _all_places(rows), deadline=deadline)
-            guide = prior.guide(self.settings.prior)
-        boosted = [self._index.boosted_rows(boost) for boost in boosts]
-        return Terms(rows, k, self.settings.score, guide, boosted)
+            prior.fill(None if strategy == "beam" else _all_rows(rows), deadline=deadline)
+            guide = prior.penalty(self.settings.prior)
+        boosted = [self._index.to_row_boost(boost) for boost in boosts]
+        return SearchRequest(rows, k, self.settings.score, guide, boosted)
 
-    def _room(self, prompts: Sequence[IntArray], strategy: Strategy, k: int) -> int:
+    def _node_budget(self, prompts: Sequence[IntArray], strategy: Strategy, k: int) -> int:
         """Nodes that an exact search may grow for each prompt; a batch that would not fit is refused before it starts.
 
         Counted as a tree holds them: every prompt, and what is grown for it, as long as the longest of the batch. A
@@ -437,11 +439,13 @@ class GenerativeRanker:
         budget = self.settings.memory
         if budget is None:
             return self.settings.max_nodes
-        longest, size = self._index.trie.longest, self._backend.token_bytes
+        longest, size = self._index.trie.max_length, self._backend.token_bytes
         width = max(self.settings.width, k)
         beam = strategy == "beam"
         each, more = (
-            (width * longest, f"{width} x {longest}") if beam else (max(_PASS, longest), str(max(_PASS, longest)))
+            (width * longest, f"{width} x {longest}")
+            if beam
+            else (max(_NODES_PER_PASS, longest), str(max(_NODES_PER_PASS, longest)))
         )
         prompt = max(map(len, prompts))
         tokens = len(prompts) * (prompt + each)
@@ -453,62 +457,66 @@ class GenerativeRanker:
             )
         return min(self.settings.max_nodes, int(budget / size - tokens) // len(prompts))
 
-    def _priors_beside(self, renderer: Renderer, allowed: Sequence[Subset], deadline: Deadline) -> list[Boost]:
+    def _candidate_priors(self, renderer: Renderer, allowed: Sequence[Subset], deadline: Deadline) -> list[Boost]:
         """What to subtract where prompts show candidates: the score behind an empty history beside the same ones."""
         trie, kind = self._index.trie, self.settings.score
         nobody = np.empty(0, dtype=np.int64)
-        prompts = [renderer.render(nobody, "", own.places()).token_ids for own in allowed]
+        prompts = [renderer.render(nobody, "", own.to_indices()).token_ids for own in allowed]
         tree = self._prior_backend.open(prompts, deadline=deadline)
-        found = exhaustive_search(tree, trie, Terms([self._index.rows(own) for own in allowed], len(trie), kind))
+        found = exhaustive_search(
+            tree, trie, SearchRequest([self._index.to_row_subset(own) for own in allowed], len(trie), kind)
+        )
         weight = -self.settings.prior
         return [
-            Boost(own.places(), weight * _scores_of(own.places(), ranking, len(trie)))
+            Boost(own.to_indices(), weight * _scores_for(own.to_indices(), ranking, len(trie)))
             for ranking, own in zip(found, allowed, strict=True)
         ]
 
-    def _considered(self, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> list[Subset]:
+    def _candidates(self, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> list[Subset]:
         """What is compared: everything allowed or, with the strategy `candidates`, what is proposed."""
         if self.settings.strategy == "candidates":
-            return self._propose(requests, max(k, self.settings.candidates), deadline)
+            return self._retrieve(requests, max(k, self.settings.candidates), deadline)
         return [request.allowed for request in requests]
 
-    def _propose(self, requests: Sequence[RankRequest], count: int, deadline: Deadline) -> list[Subset]:
-        """What the proposer puts forward, and the `count` allowed items of highest boost, if above 0."""
+    def _retrieve(self, requests: Sequence[RankRequest], n_candidates: int, deadline: Deadline) -> list[Subset]:
+        """What the proposer puts forward, and the `n_candidates` allowed items of highest boost, if above 0."""
         proposed = []
-        ranked = self._proposing().rank(_unboosted(requests), count, deadline=deadline)
+        ranked = self._require_retriever().rank(_without_boosts(requests), n_candidates, deadline=deadline)
         for request, ranking in zip(requests, ranked, strict=True):
             items = ranking.item_indices
             if request.boost is not None:
-                places, values = request.boost.places, request.boost.values
+                places, values = request.boost.indices, request.boost.values
                 lifted = np.flatnonzero(request.allowed.contains(places) & (values > 0))
-                best = lifted[np.argsort(-values[lifted], kind="stable")[:count]]
+                best = lifted[np.argsort(-values[lifted], kind="stable")[:n_candidates]]
                 items = np.concatenate([items, places[best]])
-            proposed.append(Subset.of(request.allowed.universe, items))
+            proposed.append(Subset.from_indices(request.allowed.universe, items))
         return proposed
 
-    def _evidence(self, requests: Sequence[RankRequest], items: Sequence[IntArray], deadline: Deadline) -> list[Boost]:
+    def _fusion_boosts(
+        self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], deadline: Deadline
+    ) -> list[Boost]:
         """The proposer's weighted scores of chosen items, standardised over the candidates it likes best.
 
         An item it knows nothing of counts as the least of these; where it cannot rank at all, all items count alike.
         """
-        evidence = [Boost.from_pairs([])] * len(items)
-        plain = _unboosted(requests)
-        able = [place for place, request in enumerate(plain) if self._proposing().can_rank(request)]
-        asked, chosen = [plain[place] for place in able], [items[place] for place in able]
-        liked = self._proposing().rank(asked, self.settings.candidates, deadline=deadline)
-        scored = self._proposing().score(asked, chosen, deadline=deadline)
+        evidence = [Boost.from_pairs([])] * len(item_indices)
+        plain = _without_boosts(requests)
+        able = [place for place, request in enumerate(plain) if self._require_retriever().can_rank(request)]
+        asked, chosen = [plain[place] for place in able], [item_indices[place] for place in able]
+        liked = self._require_retriever().rank(asked, self.settings.candidates, deadline=deadline)
+        scored = self._require_retriever().score(asked, chosen, deadline=deadline)
         for place, best, own in zip(able, liked, scored, strict=True):
             spread = float(best.scores.std()) if len(best.scores) else 0.0
             if spread > 0:
                 known = np.where(np.isfinite(own), own, best.scores[-1])
-                weighted = self.settings.evidence * (known - best.scores.mean()) / spread
-                evidence[place] = Boost(items[place], weighted)
+                weighted = self.settings.fusion_weight * (known - best.scores.mean()) / spread
+                evidence[place] = Boost(item_indices[place], weighted)
         return evidence
 
-    def _proposing(self) -> Ranker:
-        if self._proposer is None:
+    def _require_retriever(self) -> Ranker:
+        if self._retriever is None:
             raise InputError("the strategy 'candidates' and evidence need a proposer, such as an embedding ranker")
-        return self._proposer
+        return self._retriever
 
     def _prior(self, renderer: Renderer) -> Prior:
         prior = self._renderer_priors[0 if renderer is self._renderers[0] else 1]
@@ -516,16 +524,16 @@ class GenerativeRanker:
             raise InputError(f"template {renderer.template.name!r} has no prior of its own")
         return prior
 
-    def _find_prior(self, renderer: Renderer) -> Prior | None:
+    def _load_prior(self, renderer: Renderer) -> Prior | None:
         """The prior behind a template's prompts, from the cache where it is kept; none where candidates are shown."""
         if not self.settings.prior or _shows_candidates(renderer):
             return None
         nothing, warm = np.empty(0, dtype=np.int64), renderer is self._renderers[0]
-        prompts = self._behind[0 if warm else 1]
+        prompts = self._prior_prompts[0 if warm else 1]
         if prompts is None:
-            histories = self._background if warm and self._background else (nothing,)
+            histories = self._prior_histories if warm and self._prior_histories else (nothing,)
             prompts = [renderer.render(history, "", nothing).token_ids for history in histories]
-        key = self._key_of(prompts)
+        key = self._prior_key(prompts)
         if key not in self._priors:
             prior = Prior(self._prior_backend, self._index.trie, prompts, key=key)
             if self._prior_cache is not None and (self._prior_cache / key).is_dir():
@@ -538,7 +546,7 @@ class GenerativeRanker:
             self._priors[key] = prior
         return self._priors[key]
 
-    def _key_of(self, prompts: Sequence[IntArray]) -> str:
+    def _prior_key(self, prompts: Sequence[IntArray]) -> str:
         """Names a prior: the index, the model and the prompts it is measured behind."""
         name = self._prior_backend.name.encode()
         digest = hashlib.sha256(b"\0".join([name, *(one.tobytes() for one in prompts)]))
@@ -549,42 +557,42 @@ def _shows_candidates(renderer: Renderer) -> bool:
     return "candidates" in renderer.template.inputs
 
 
-_MODEL = "language model"  # what speaks for an item where the proposer does not
-_PASS = 512  # nodes a prompt that one pass over candidates grows
+_LLM_CONTRIBUTOR = "language model"  # what speaks for an item where the proposer does not
+_NODES_PER_PASS = 512  # nodes a prompt that one pass over candidates grows
 
 
-def _unboosted(requests: Sequence[RankRequest]) -> list[RankRequest]:
+def _without_boosts(requests: Sequence[RankRequest]) -> list[RankRequest]:
     return [replace(request, boost=None) for request in requests]
 
 
-def _scores_of(items: IntArray, ranking: Ranking, count: int) -> FloatArray:
+def _scores_for(item_indices: IntArray, ranking: Ranking, n_items: int) -> FloatArray:
     """The scores of items, all of which are ranked, in their own order."""
-    scores = np.empty(count)
+    scores = np.empty(n_items)
     scores[ranking.item_indices] = ranking.scores
-    return scores[items]
+    return scores[item_indices]
 
 
-def _judged(ranking: Ranking, k: int, boost: Boost, evidence: Boost, proposer: str) -> Ranking:
+def _with_contributors(ranking: Ranking, k: int, boost: Boost, fusion_boost: Boost, retriever: str) -> Ranking:
     """The k best with what spoke for each: the side that lifts it further above its own mean over what was compared."""
     items = ranking.item_indices
-    told = evidence.at(items)
-    read = ranking.scores - told - boost.at(items)
-    by_proposer = told - told.mean() > read - read.mean() if len(evidence) else np.zeros(len(items), dtype=np.bool_)
-    names = tuple(proposer if own else _MODEL for own in by_proposer[:k])
-    return replace(ranking, item_indices=items[:k], scores=ranking.scores[:k], evidence=names)
+    told = fusion_boost.values_at(items)
+    read = ranking.scores - told - boost.values_at(items)
+    by_proposer = told - told.mean() > read - read.mean() if len(fusion_boost) else np.zeros(len(items), dtype=np.bool_)
+    names = tuple(retriever if own else _LLM_CONTRIBUTOR for own in by_proposer[:k])
+    return replace(ranking, item_indices=items[:k], scores=ranking.scores[:k], main_signals=names)
 
 
 def _union(one: Subset, other: Subset) -> Subset:
-    return Subset.of(one.universe, np.concatenate([one.places(), other.places()]))
+    return Subset.from_indices(one.universe, np.concatenate([one.to_indices(), other.to_indices()]))
 
 
-def _shown(renderer: Renderer, allowed: Subset) -> IntArray:
+def _shown_candidates(renderer: Renderer, allowed: Subset) -> IntArray:
     """The candidates a prompt shows; none where its template shows none, whatever is allowed."""
-    return allowed.places() if _shows_candidates(renderer) else np.empty(0, dtype=np.int64)
+    return allowed.to_indices() if _shows_candidates(renderer) else np.empty(0, dtype=np.int64)
 
 
-def _all_places(subsets: Sequence[Subset]) -> IntArray | None:
+def _all_rows(subsets: Sequence[Subset]) -> IntArray | None:
     """All rows of some subsets; None where one of them holds every row."""
     if any(len(subset) == subset.universe for subset in subsets):
         return None
-    return np.concatenate([subset.places() for subset in subsets])
+    return np.concatenate([subset.to_indices() for subset in subsets])

@@ -12,75 +12,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.index.kernels.dispatch import find_narrow_loops
+from genrec.index.kernels.dispatch import find_int8_kernels
 from genrec.types import FloatArray
 
-_ROWS = 4096  # vectors written in bytes at once
-_ROUNDING = float(np.finfo(np.float32).eps)
+_BLOCK_ROWS = 4096  # vectors written in bytes at once
+_FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, eq=False)
-class Screen:
+class QuantizedVectors:
     """N vectors in bytes, and how far a product with them can be from the one with the vectors themselves.
 
-    Number d of an item is `(narrow[n, d] - 128) * steps[d]`, off by half a step at most. Made by `Screen.of`, where
-    the compiled loops are that read it.
+    Number d of an item is `(narrow[n, d] - 128) * steps[d]`, off by half a step at most. Made by `QuantizedVectors.from_vectors`, where
+    the compiled kernels are that read it.
 
     Attributes:
-        narrow: uint8 [N, W].
-        steps: float64 [D].
-        off: the longest of the N differences between a vector and what stands for it.
-        whole: the longest of the N vectors in steps.
-        reach: the longest of the N vectors.
-        loops: `genrec.index.kernels.int8`.
+        quantized: uint8 [N, W].
+        scales: float64 [D].
+        max_error_norm: the longest of the N differences between a vector and what stands for it.
+        max_quantized_norm: the longest of the N vectors in steps.
+        max_norm: the longest of the N vectors.
+        kernels: `genrec.index.kernels.int8`.
     """
 
-    narrow: NDArray[np.uint8]
-    steps: FloatArray
-    off: float
-    whole: float
-    reach: float
-    loops: Any
+    quantized: NDArray[np.uint8]
+    scales: FloatArray
+    max_error_norm: float
+    max_quantized_norm: float
+    max_norm: float
+    kernels: Any
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float32]) -> "Screen | None":
+    def from_vectors(cls, vectors: NDArray[np.float32]) -> "QuantizedVectors | None":
         """The screen of float32 [N, D]; costs a few looks at each number. None where it cannot be read."""
-        loops = find_narrow_loops()
-        if loops is None or not len(vectors) or vectors.shape[1] > loops.WIDEST:
+        kernels = find_int8_kernels()
+        if kernels is None or not len(vectors) or vectors.shape[1] > kernels.MAX_WIDTH:
             return None
-        parts = [slice(first, first + _ROWS) for first in range(0, len(vectors), _ROWS)]
+        parts = [slice(first, first + _BLOCK_ROWS) for first in range(0, len(vectors), _BLOCK_ROWS)]
         largest = np.max([np.abs(vectors[part]).max(axis=0) for part in parts], axis=0).astype(np.float64)
-        steps = np.where(largest > 0, largest / loops.LARGEST, 1.0)
-        width = -(-len(steps) // loops.WIDTH) * loops.WIDTH
-        narrow = np.full((len(vectors), width), loops.ZERO, dtype=np.uint8)
+        steps = np.where(largest > 0, largest / kernels.INT8_MAX, 1.0)
+        width = -(-len(steps) // kernels.SIMD_WIDTH) * kernels.SIMD_WIDTH
+        narrow = np.full((len(vectors), width), kernels.ZERO_POINT, dtype=np.uint8)
         off, whole, reach = 0.0, 0.0, 0.0
         for part in parts:
             rounded = np.rint(vectors[part] / steps)
-            narrow[part, : len(steps)] = rounded + loops.ZERO
-            off = max(off, _longest(vectors[part] - rounded * steps))
-            whole, reach = max(whole, _longest(rounded)), max(reach, _longest(vectors[part]))
-        return cls(narrow, steps, off, whole, reach, loops)
+            narrow[part, : len(steps)] = rounded + kernels.ZERO_POINT
+            off = max(off, _max_norm(vectors[part] - rounded * steps))
+            whole, reach = max(whole, _max_norm(rounded)), max(reach, _max_norm(vectors[part]))
+        return cls(narrow, steps, off, whole, reach, kernels)
 
-    def near(self, people: NDArray[np.float32]) -> tuple[NDArray[np.float32], FloatArray]:
+    def approximate_products(self, user_vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], FloatArray]:
         """The inner products of U people and N items, nearly.
 
         By the inequality of Cauchy and Schwarz what the bytes of an item leave out adds no more to the product than
         the person's length times the length of what is left out; likewise for the person, who is rounded, too.
 
         Args:
-            people: float32 [U, D].
+            user_vectors: float32 [U, D].
 
         Returns:
             float32 [U, N], and float64 [U], how far one of them can be from the product in float32.
         """
-        near = np.empty((len(people), len(self.narrow)), dtype=np.float32)
-        lengths, lefts = np.empty(len(people)), np.empty(len(people))
-        self.loops.multiply_nearly(self.narrow, self.steps, people, near, lengths, lefts)
+        near = np.empty((len(user_vectors), len(self.quantized)), dtype=np.float32)
+        lengths, lefts = np.empty(len(user_vectors)), np.empty(len(user_vectors))
+        self.kernels.quantized_inner_products(self.quantized, self.scales, user_vectors, near, lengths, lefts)
         # Sums of float32, in whatever order, are off by half of this.
-        rounding = _ROUNDING * (people.shape[1] + 4) * lengths * (self.reach + self.off)
-        return near, lengths * self.off + lefts * self.whole + rounding
+        rounding = _FLOAT32_EPSILON * (user_vectors.shape[1] + 4) * lengths * (self.max_norm + self.max_error_norm)
+        return near, lengths * self.max_error_norm + lefts * self.max_quantized_norm + rounding
 
 
-def _longest(vectors: NDArray[np.float32] | FloatArray) -> float:
+def _max_norm(vectors: NDArray[np.float32] | FloatArray) -> float:
     """The greatest length of some vectors."""
     return float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64).max()))

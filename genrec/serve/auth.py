@@ -7,10 +7,10 @@ from pathlib import Path
 
 from genrec.errors import InputError
 
-_SHORTEST = 16  # characters of a key that cannot be guessed
+_MIN_KEY_LENGTH = 16  # characters of a key that cannot be guessed
 
 
-class Keys:
+class ApiKeys:
     """Keys that callers show, kept as digests, each with the bucket of its requests.
 
     Args:
@@ -26,28 +26,28 @@ class Keys:
     def __init__(
         self, keys: Iterable[str], *, rate: float | None = None, burst: float = 1.0, clock: Callable[[], float]
     ) -> None:
-        self._buckets: dict[bytes, Bucket | None] = {}
+        self._buckets: dict[bytes, TokenBucket | None] = {}
         for place, key in enumerate(keys, start=1):
-            if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+            if len(key) < _MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
                 raise InputError(
-                    f"key {place} is no text of {_SHORTEST} or more ASCII characters without spaces; make one with "
+                    f"key {place} is no text of {_MIN_KEY_LENGTH} or more ASCII characters without spaces; make one with "
                     "python -c 'import secrets; print(secrets.token_urlsafe())'"
                 )
-            self._buckets[_digest(key)] = None if rate is None else Bucket(rate, burst, clock)
+            self._buckets[_digest(key)] = None if rate is None else TokenBucket(rate, burst, clock)
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def find(self, shown: str) -> "tuple[bool, Bucket | None]":
+    def find(self, presented: str) -> "tuple[bool, TokenBucket | None]":
         """Whether a key is one of these, and the bucket of its requests."""
-        digest = _digest(shown)
+        digest = _digest(presented)
         for own, bucket in self._buckets.items():
             if hmac.compare_digest(own, digest):
                 return True, bucket
         return False, None
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket: a request takes a token, and tokens come back evenly. Used by one thread.
 
     Source: Turner, "New Directions in Communications (or Which Way to the Information Age?)", IEEE Communications 1986.
@@ -57,16 +57,16 @@ class Bucket:
         if not (0 < rate < float("inf") and 1 <= burst < float("inf")):
             raise InputError(f"rate is {rate} and burst {burst}; give requests a second above 0, and 1 or more at once")
         self._rate, self._burst, self._clock = rate, burst, clock
-        self._left, self._seen = burst, clock()
+        self._tokens, self._refilled_at = burst, clock()
 
     def take(self) -> float:
         """Take a token: 0, or the seconds until there is one, and none is taken."""
         now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
-        self._seen = now
-        if self._left < 1:
-            return (1 - self._left) / self._rate
-        self._left -= 1
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * self._rate)
+        self._refilled_at = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
         return 0.0
 
 

@@ -11,55 +11,55 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from genrec.errors import EngineError, FullError, check_count
+from genrec.errors import EngineError, QueueFullError, check_count
 
 Request = TypeVar("Request")
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
-_RUSHES = 2  # full queues whose batches come in a row until it is no rush any more, but a load that lasts
+_OVERLOAD_QUEUES = 2  # full queues whose batches come in a row until it is no rush any more, but a load that lasts
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class _Waiting(Generic[Request, Answer]):
+class _QueuedRequest(Generic[Request, Response]):
     request: Request
     key: Hashable
-    future: "Future[Answer]" = field(default_factory=Future)
+    future: "Future[Response]" = field(default_factory=Future)
 
 
-class Lane(Generic[Request, Answer]):
+class DynamicBatcher(Generic[Request, Response]):
     """Hands requests of many threads to a function that answers U of them in less time than one after the other.
 
     The oldest request goes first, and with it, in the order they came, those of its key. Nobody waits for others to
     come: a batch is what came while the last one was answered. A context manager, which closes it.
 
     Args:
-        answer: called with a key and U requests of it, in a thread of the lane's own; gives U answers in their order.
+        process: called with a key and U requests of it, in a thread of the lane's own; gives U answers in their order.
             Where it raises, each request is tried alone, so that one spoils no other.
-        most: requests that may wait; those being answered do not count. Where the load lasts, no more may
+        max_queue: requests that may wait; those being answered do not count. Where the load lasts, no more may
             wait than are answered next: a queue that never ends makes everybody wait, and nobody is answered for it
             (Nichols and Jacobson, "Controlling Queue Delay", 2012).
-        together: U at most.
+        max_batch_size: U at most.
     """
 
     def __init__(
         self,
-        answer: Callable[[Hashable, Sequence[Request]], Sequence[Answer]],
+        process: Callable[[Hashable, Sequence[Request]], Sequence[Response]],
         *,
-        most: int,
-        together: int,
+        max_queue: int,
+        max_batch_size: int,
     ) -> None:
-        for name, value in (("most", most), ("together", together)):
+        for name, value in (("max_queue", max_queue), ("max_batch_size", max_batch_size)):
             check_count(name, value)
-        self._answer, self._most, self._together = answer, most, together
-        self._queue: deque[_Waiting[Request, Answer]] = deque()
+        self._process, self._max_queue, self._max_batch_size = process, max_queue, max_batch_size
+        self._queue: deque[_QueuedRequest[Request, Response]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._full_batches = 0  # in a row
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._full_batch_streak = 0  # in a row
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> "Lane[Request, Answer]":
+    def __enter__(self) -> "DynamicBatcher[Request, Response]":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -74,9 +74,9 @@ class Lane(Generic[Request, Answer]):
     def is_full(self) -> bool:
         """Whether another request would be refused."""
         with self._changed:
-            return not self._has_room()
+            return not self._can_accept()
 
-    def put(self, request: Request, key: Hashable = None) -> "Future[Answer]":
+    def submit(self, request: Request, key: Hashable = None) -> "Future[Response]":
         """Hand in a request; the future, once cancelled, is not computed, unless it is already.
 
         Args:
@@ -87,12 +87,12 @@ class Lane(Generic[Request, Answer]):
             FullError: as many wait as may.
             EngineError: the lane is closed.
         """
-        waiting = _Waiting[Request, Answer](request, key)
+        waiting = _QueuedRequest[Request, Response](request, key)
         with self._changed:
             if self._closed:
                 raise EngineError("the lane is closed; ask one that is open")
-            if not self._has_room():
-                raise FullError(f"{len(self._queue):,} requests wait already; try again later")
+            if not self._can_accept():
+                raise QueueFullError(f"{len(self._queue):,} requests wait already; try again later")
             self._queue.append(waiting)
             self._changed.notify()
         return waiting.future
@@ -108,49 +108,49 @@ class Lane(Generic[Request, Answer]):
                 one.future.set_exception(EngineError("the lane was closed before the request was answered; ask again"))
         self._thread.join()
 
-    def _has_room(self) -> bool:
+    def _can_accept(self) -> bool:
         """Whether one more may wait; those who left wait no longer."""
-        lasts = self._full_batches * self._together > _RUSHES * self._most
-        most = min(self._most, self._together) if lasts else self._most
+        lasts = self._full_batch_streak * self._max_batch_size > _OVERLOAD_QUEUES * self._max_queue
+        most = min(self._max_queue, self._max_batch_size) if lasts else self._max_queue
         if len(self._queue) >= most:
             self._queue = deque(one for one in self._queue if not one.future.cancelled())
         return len(self._queue) < most
 
-    def _work(self) -> None:
-        while batch := self._take():
+    def _run(self) -> None:
+        while batch := self._next_batch():
             running = [one for one in batch if one.future.set_running_or_notify_cancel()]
             if running:
-                self._serve(running)
+                self._process_batch(running)
 
-    def _take(self) -> list[_Waiting[Request, Answer]]:
+    def _next_batch(self) -> list[_QueuedRequest[Request, Response]]:
         """The next batch, once there is one; nothing once the lane is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
-            batch: list[_Waiting[Request, Answer]] = []
-            others: deque[_Waiting[Request, Answer]] = deque()
+            batch: list[_QueuedRequest[Request, Response]] = []
+            others: deque[_QueuedRequest[Request, Response]] = deque()
             for one in self._queue:
-                fits = one.key == self._queue[0].key and len(batch) < self._together
+                fits = one.key == self._queue[0].key and len(batch) < self._max_batch_size
                 (batch if fits else others).append(one)
             self._queue = others
-            self._full_batches = self._full_batches + 1 if len(batch) == self._together else 0
+            self._full_batch_streak = self._full_batch_streak + 1 if len(batch) == self._max_batch_size else 0
             return batch
 
-    def _serve(self, batch: Sequence[_Waiting[Request, Answer]]) -> None:
+    def _process_batch(self, batch: Sequence[_QueuedRequest[Request, Response]]) -> None:
         try:
-            answers = self._answer(batch[0].key, [one.request for one in batch])
+            answers = self._process(batch[0].key, [one.request for one in batch])
             pairs = list(zip(batch, answers, strict=True))
         except BaseException as error:  # noqa: BLE001  (raised again in the thread that asks)
             if len(batch) == 1:
-                batch[0].future.set_exception(_caught(error))
+                batch[0].future.set_exception(_as_exception(error))
             else:
                 for one in batch:
-                    self._serve([one])
+                    self._process_batch([one])
         else:
             for one, answer in pairs:
                 one.future.set_result(answer)
 
 
-def _caught(error: BaseException) -> Exception:
+def _as_exception(error: BaseException) -> Exception:
     """What whoever asks can bear: a panic of compiled code is no Exception, and would end their loop, too."""
     if isinstance(error, Exception):
         return error

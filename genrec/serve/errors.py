@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from genrec.errors import EngineError, FullError, GenrecError, InputError, StoreError
+from genrec.errors import EngineError, GenrecError, InputError, QueueFullError, StoreError
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_BUSY = 1  # seconds after which it is worth to ask again
+_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_RETRY_AFTER = 1  # seconds after which it is worth to ask again
 
 
 @dataclass(eq=False)
-class RefusedError(Exception):
+class ApiError(Exception):
     """Why a request gets no answer.
 
     Attributes:
@@ -37,22 +37,22 @@ class RefusedError(Exception):
     @property
     def body(self) -> bytes:
         """As JSON."""
-        return json.dumps({"error": self.error}).encode()
+        return json.dumps({"error": self.error_object}).encode()
 
     @property
-    def error(self) -> dict[str, str | None]:
+    def error_object(self) -> dict[str, str | None]:
         """Inside the body."""
-        kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        kind = _ERROR_TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
 
     @classmethod
-    def of(cls, error: Exception) -> "RefusedError":
+    def from_exception(cls, error: Exception) -> "ApiError":
         """What an error is to the caller."""
         match error:
-            case RefusedError():
+            case ApiError():
                 return error
-            case FullError():
-                return cls.busy()
+            case QueueFullError():
+                return cls.overloaded()
             case InputError():
                 return cls(400, str(error), "invalid_value")
             case StoreError():
@@ -64,19 +64,19 @@ class RefusedError(Exception):
         return cls(500, "the server failed; its log says more", "internal_error")
 
     @classmethod
-    def busy(cls, seconds: int = _BUSY) -> "RefusedError":
+    def overloaded(cls, retry_after: int = _RETRY_AFTER) -> "ApiError":
         """More is asked than can be answered in time; after some seconds it may be less."""
         message = "too many requests are being answered; try again after what Retry-After says"
-        return cls(429, message, "overloaded", headers={"retry-after": str(seconds)})
+        return cls(429, message, "overloaded", headers={"retry-after": str(retry_after)})
 
     @classmethod
-    def too_large(cls, most: int) -> "RefusedError":
+    def too_large(cls, max_bytes: int) -> "ApiError":
         """A body has more bytes than it may; whatever comes behind it is the rest of it."""
-        message = f"a request here may have {most:,} bytes; send less at once"
+        message = f"a request here may have {max_bytes:,} bytes; send less at once"
         return cls(413, message, "too_large", headers={"connection": "close"})
 
     @classmethod
-    def plain(cls, status: int, headers: Mapping[str, str] | None = None) -> "RefusedError":
+    def from_status(cls, status: int, headers: Mapping[str, str] | None = None) -> "ApiError":
         """A status of HTTP without more to say."""
         phrase = HTTPStatus(status).phrase
         return cls(status, phrase.lower(), phrase.lower().replace(" ", "_"), headers=dict(headers or {}))

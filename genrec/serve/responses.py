@@ -12,15 +12,15 @@ from genrec.data.catalog import Catalog
 from genrec.types import ItemId, RecommendationList
 
 _LOGGER = logging.getLogger(__name__)
-_QUIET = 60.0  # seconds until the log hears again of what goes on failing
+_LOG_INTERVAL = 60.0  # seconds until the log hears again of what goes on failing
 
 
-def write_json(value: object) -> bytes:
+def to_json_bytes(value: object) -> bytes:
     """JSON of what is no text of a caller; numbers that JSON does not know are null, as in its attributes."""
     return to_json(value, inf_nan_mode="null")
 
 
-class Reason(TypedDict):
+class DriverItem(TypedDict):
     """An item of the history that spoke for a recommendation; `drop` is null where nothing would be left without it."""
 
     item_id: ItemId
@@ -28,7 +28,7 @@ class Reason(TypedDict):
     drop: float | None
 
 
-class Recommended(TypedDict):
+class RecommendedItem(TypedDict):
     """One item of a list."""
 
     item_id: ItemId
@@ -37,21 +37,21 @@ class Recommended(TypedDict):
     score: float | None
     source: str
     reason: str | None
-    drivers: list[Reason]
+    drivers: list[DriverItem]
     attributes: dict[str, Any]
 
 
-class Answer(TypedDict):
+class RecommendResponse(TypedDict):
     """A list: exactly k items whenever k are allowed, best first."""
 
-    items: list[Recommended]
+    items: list[RecommendedItem]
     proven: bool
     compared: int
     notices: list[str]
     seconds: float
 
 
-class Notices:
+class NoticeFilter:
     """What callers are told of how lists were made.
 
     That a step was left out is theirs to know. Why, which may tell paths of this machine, is for the log, now and then.
@@ -62,76 +62,78 @@ class Notices:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._logged: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
-    def of(self, found: RecommendationList, always: Sequence[str]) -> list[str]:
+    def for_list(self, result: RecommendationList, suppressed: Sequence[str]) -> list[str]:
         """The notices of a list.
 
         Args:
-            found: the list.
-            always: notices of the recommender itself, which are not for callers.
+            result: the list.
+            suppressed: notices of the recommender itself, which are not for callers.
         """
-        if not found.notices:  # nearly always, and lists are made by the hundred
+        if not result.notices:  # nearly always, and lists are made by the hundred
             return []
-        failures = {f"{source} was left out" for source in found.left_out}
-        failures |= {f"no reasons for the items from {item.source.partition(':')[0]}" for item in found.items}
+        failures = {f"{source} was left out" for source in result.failed_stages}
+        failures |= {f"no reasons for the items from {item.source.partition(':')[0]}" for item in result.items}
         told = []
-        for notice in found.notices:
+        for notice in result.notices:
             what, _, why = notice.partition(": ")
             if what in failures:
                 self._log(what, why)
                 told.append(what)
-            elif notice not in always:
+            elif notice not in suppressed:
                 told.append(notice)
         return told
 
-    def _log(self, what: str, why: str) -> None:
+    def _log(self, notice: str, detail: str) -> None:
         now = self._clock()
-        if now - self._logged.get(what, -_QUIET) >= _QUIET:
-            self._logged[what] = now
-            _LOGGER.warning("%s: %s", what, why)
+        if now - self._logged_at.get(notice, -_LOG_INTERVAL) >= _LOG_INTERVAL:
+            self._logged_at[notice] = now
+            _LOGGER.warning("%s: %s", notice, detail)
 
 
-def answers_of(
-    lists: Sequence[RecommendationList], catalog: Catalog, notices: Callable[[RecommendationList], list[str]]
-) -> list[Answer]:
+def to_responses(
+    lists: Sequence[RecommendationList], catalog: Catalog, notices_for: Callable[[RecommendationList], list[str]]
+) -> list[RecommendResponse]:
     """Lists as they go over the wire; of what the catalog lacks by now, the attributes are missing.
 
     Args:
         lists: that were made.
         catalog: has the attributes.
-        notices: what is told of how a list was made.
+        notices_for: what is told of how a list was made.
     """
     item_ids = [item.item_id for found in lists for item in found.items]
     places = catalog.item_ids.positions(item_ids)
     there = {item.item_id: item.attributes for item in catalog.items_at(np.unique(places[places >= 0]))}
-    return [_answer_of(found, there, notices(found)) for found in lists]
+    return [_to_response(found, there, notices_for(found)) for found in lists]
 
 
-def _answer_of(found: RecommendationList, there: Mapping[ItemId, Mapping[str, Any]], notices: list[str]) -> Answer:
-    items: list[Recommended] = [
+def _to_response(
+    result: RecommendationList, attributes_by_id: Mapping[ItemId, Mapping[str, Any]], notices: list[str]
+) -> RecommendResponse:
+    items: list[RecommendedItem] = [
         {
             "item_id": item.item_id,
             "rank": item.rank,
             "title": item.title,
-            "score": _finite(item.score),
+            "score": _finite_or_none(item.score),
             "source": item.source,
             "reason": item.reason,
             "drivers": [
-                {"item_id": own.item_id, "title": own.title, "drop": _finite(own.drop)} for own in item.drivers
+                {"item_id": own.item_id, "title": own.title, "drop": _finite_or_none(own.drop)} for own in item.drivers
             ],
-            "attributes": dict(there.get(item.item_id, {})),
+            "attributes": dict(attributes_by_id.get(item.item_id, {})),
         }
-        for item in found.items
+        for item in result.items
     ]
     return {
         "items": items,
-        "proven": found.proven,
-        "compared": found.compared,
+        "proven": result.proven,
+        "compared": result.compared,
         "notices": notices,
-        "seconds": found.seconds,
+        "seconds": result.seconds,
     }
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if abs(value) < float("inf") else None

@@ -14,61 +14,61 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from genrec.batch.input import is_text
-from genrec.chat.conversation import Limit, Wishes
+from genrec.batch.input import is_encodable
+from genrec.chat.conversation import PreferenceFilter, Preferences
 from genrec.types import ItemId, Role, UserId
 
-_MOST_ITEMS, _MOST_K, _MOST_EVENTS, _MOST_SECONDS = 10_000, 1_000, 1_000, 60.0
-_LONG, _EXACT = 2**63, 2**53
-_LONGEST_ID = 200
+_MAX_ITEM_IDS, _MAX_K, _MAX_EVENTS, _MAX_DEADLINE = 10_000, 1_000, 1_000, 60.0
+_INT64_LIMIT, _MAX_EXACT_FLOAT = 2**63, 2**53
+_MAX_ID_LENGTH = 200
 
 
-def _written(text: str) -> str:
+def _check_text(text: str) -> str:
     """A text that can be written: neither a lone surrogate, which JSON can spell, nor a null character."""
-    if not is_text(text) or "\0" in text:
+    if not is_encodable(text) or "\0" in text:
         raise ValueError("Input should hold no lone surrogate and no null character")
     return text
 
 
-def _whole(value: object) -> object:
+def _integral_float_to_int(value: object) -> object:
     """JSON knows one kind of number: 5.0 is as whole as 5, as JSON Schema has it."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_EXACT_FLOAT else value
 
 
-def _read_id(value: object) -> ItemId:
+def _parse_id(value: object) -> ItemId:
     """One function for texts and numbers: a union tells of what it tried, not of what is wrong."""
-    value = _whole(value)
-    if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID:
-        return _written(value)
-    if isinstance(value, int) and not isinstance(value, bool) and -_LONG <= value < _LONG:
+    value = _integral_float_to_int(value)
+    if isinstance(value, str) and 0 < len(value) <= _MAX_ID_LENGTH:
+        return _check_text(value)
+    if isinstance(value, int) and not isinstance(value, bool) and -_INT64_LIMIT <= value < _INT64_LIMIT:
         return value
-    raise ValueError(f"Input should be a text of 1 to {_LONGEST_ID} characters, or a whole number of 64 bits")
+    raise ValueError(f"Input should be a text of 1 to {_MAX_ID_LENGTH} characters, or a whole number of 64 bits")
 
 
-_WRITTEN: dict[str, Any] = {"pattern": "^[^\\u0000]*$"}
-_Checked = AfterValidator(_written)
-Name = Annotated[StrictStr, Field(min_length=1, max_length=_LONGEST_ID, json_schema_extra=_WRITTEN), _Checked]
-Short = Annotated[StrictStr, Field(min_length=1, max_length=100, json_schema_extra=_WRITTEN), _Checked]
-Line = Annotated[StrictStr, Field(min_length=1, max_length=2000, json_schema_extra=_WRITTEN), _Checked]
-Said = Annotated[StrictStr, Field(max_length=20_000, json_schema_extra=_WRITTEN), _Checked]
-Words = Annotated[StrictStr, Field(min_length=1, max_length=1000, json_schema_extra=_WRITTEN), _Checked]
-AnyWords = Annotated[StrictStr, Field(max_length=1000, json_schema_extra=_WRITTEN), _Checked]
+_TEXT_SCHEMA: dict[str, Any] = {"pattern": "^[^\\u0000]*$"}
+_TextCheck = AfterValidator(_check_text)
+Name = Annotated[StrictStr, Field(min_length=1, max_length=_MAX_ID_LENGTH, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
+ShortText = Annotated[StrictStr, Field(min_length=1, max_length=100, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
+LongText = Annotated[StrictStr, Field(min_length=1, max_length=2000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
+MessageText = Annotated[StrictStr, Field(max_length=20_000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
+QueryText = Annotated[StrictStr, Field(min_length=1, max_length=1000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
+OptionalQueryText = Annotated[StrictStr, Field(max_length=1000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
 
 _ID_SCHEMA = {
     "anyOf": [
-        {"type": "string", "minLength": 1, "maxLength": _LONGEST_ID, **_WRITTEN},
+        {"type": "string", "minLength": 1, "maxLength": _MAX_ID_LENGTH, **_TEXT_SCHEMA},
         {"type": "integer", "format": "int64"},
     ]
 }
-_Whole = BeforeValidator(_whole)
-Id = Annotated[ItemId, PlainValidator(_read_id), WithJsonSchema(_ID_SCHEMA)]
-Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Ids = Annotated[list[Id], Field(max_length=_MOST_ITEMS)]
+_IntegralFloat = BeforeValidator(_integral_float_to_int)
+Id = Annotated[ItemId, PlainValidator(_parse_id), WithJsonSchema(_ID_SCHEMA)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+ItemIds = Annotated[list[Id], Field(max_length=_MAX_ITEM_IDS)]
 
 
-def _names(longest: int) -> dict[str, Any]:
+def _property_names(max_length: int) -> dict[str, Any]:
     """What the names in an object may be, where pydantic tells but a part of it."""
-    return {"propertyNames": {"type": "string", "minLength": 1, "maxLength": longest, **_WRITTEN}}
+    return {"propertyNames": {"type": "string", "minLength": 1, "maxLength": max_length, **_TEXT_SCHEMA}}
 
 
 class Body(BaseModel):
@@ -77,7 +77,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Fault(BaseModel):
+class ErrorDetail(BaseModel):
     """Why a request was refused."""
 
     message: str
@@ -86,25 +86,27 @@ class Fault(BaseModel):
     code: str
 
 
-class Failure(BaseModel):
+class ErrorResponse(BaseModel):
     """A refusal, in OpenAI's shape."""
 
-    error: Fault
+    error: ErrorDetail
 
 
-class Ask(Body):
+class RecommendOptions(Body):
     """How many items, and which may be among them; see `Recommender.recommend`."""
 
-    k: Annotated[StrictInt, Field(ge=1, le=_MOST_K, description="List length."), _Whole] = 10
+    k: Annotated[StrictInt, Field(ge=1, le=_MAX_K, description="List length."), _IntegralFloat] = 10
     filter_seen: Annotated[bool, Field(strict=True, description="Leave out what is in the history.")] = True
-    only: Ids | None = None
-    exclude: Ids | None = None
-    where: Annotated[Line, Field(description="A filter on attributes, such as price < 5.")] | None = None
-    boost: Annotated[dict[Name, Number], Field(max_length=_MOST_K, json_schema_extra=_names(200))] | None = None
+    only: ItemIds | None = None
+    exclude: ItemIds | None = None
+    where: Annotated[LongText, Field(description="A filter on attributes, such as price < 5.")] | None = None
+    boost: (
+        Annotated[dict[Name, FiniteFloat], Field(max_length=_MAX_K, json_schema_extra=_property_names(200))] | None
+    ) = None
     explain: Annotated[bool, Field(strict=True)] = False
-    deadline: Annotated[Number, Field(gt=0, le=_MOST_SECONDS, description="Seconds that ranking may take.")] | None = (
-        None
-    )
+    deadline: (
+        Annotated[FiniteFloat, Field(gt=0, le=_MAX_DEADLINE, description="Seconds that ranking may take.")] | None
+    ) = None
     on_unknown: Annotated[
         Literal["raise", "skip", "fallback"], Field(description="What becomes of users and items nobody knows.")
     ] = "fallback"
@@ -112,24 +114,24 @@ class Ask(Body):
     @property
     def options(self) -> dict[str, Any]:
         """What `Recommender.recommend` takes by name."""
-        return {name: getattr(self, name) for name in Ask.model_fields if name != "k"}
+        return {name: getattr(self, name) for name in RecommendOptions.model_fields if name != "k"}
 
 
-class Recommend(Ask):
+class RecommendBody(RecommendOptions):
     """A list for somebody: known by an id, by a history, by words, by several of these or by nothing."""
 
     user_id: Id | None = None
-    history: Annotated[Ids, Field(description="Items met, oldest first; behind those that are known.")] = []
-    words: Annotated[AnyWords, Field(description="What they say they look for.")] = ""
+    history: Annotated[ItemIds, Field(description="Items met, oldest first; behind those that are known.")] = []
+    words: Annotated[OptionalQueryText, Field(description="What they say they look for.")] = ""
 
 
-class Search(Recommend):
+class SearchBody(RecommendBody):
     """A list for words."""
 
-    words: Annotated[Words, Field(description="What is looked for.")]
+    words: Annotated[QueryText, Field(description="What is looked for.")]
 
 
-class Related(Ask):
+class RelatedBody(RecommendOptions):
     """A list beside one item."""
 
     item_id: Id
@@ -141,11 +143,11 @@ class EventBody(Body):
     user_id: Id
     item_id: Id
     timestamp: (
-        Annotated[Number, Field(ge=-1e12, le=1e12, description="Seconds since 1970; now if left out.")] | None
+        Annotated[FiniteFloat, Field(ge=-1e12, le=1e12, description="Seconds since 1970; now if left out.")] | None
     ) = None
-    event: Short | None = None
+    event: ShortText | None = None
     weight: Annotated[
-        Number,
+        FiniteFloat,
         Field(
             ge=-1e6,
             le=1e6,
@@ -158,47 +160,49 @@ class EventBody(Body):
 class EventsBody(Body):
     """Events, kept all or none."""
 
-    events: Annotated[list[EventBody], Field(min_length=1, max_length=_MOST_EVENTS)]
+    events: Annotated[list[EventBody], Field(min_length=1, max_length=_MAX_EVENTS)]
 
 
-class Kept(BaseModel):
+class EventsResponse(BaseModel):
     """How many events were new."""
 
     added: int
 
 
-class Met(BaseModel):
+class HistoryItem(BaseModel):
     """An item of a history."""
 
     item_id: ItemId
     title: str
 
 
-class HistoryAnswer(BaseModel):
+class HistoryResponse(BaseModel):
     """What somebody met, oldest first, as it is shown to rankers."""
 
     user_id: UserId
-    items: list[Met]
+    items: list[HistoryItem]
 
 
-class Forgotten(BaseModel):
+class ForgetResponse(BaseModel):
     """What was removed of somebody, by where it was kept."""
 
     user_id: UserId
     removed: dict[str, int]
 
 
-Attribute = StrictStr | StrictInt | Number | bool | None | list[StrictStr]
+Attribute = StrictStr | StrictInt | FiniteFloat | bool | None | list[StrictStr]
 
 
 class ItemBody(Body):
     """An item by its title and other columns."""
 
-    title: Line
-    attributes: Annotated[dict[Short, Attribute], Field(max_length=100, json_schema_extra=_names(100))] = {}
+    title: LongText
+    attributes: Annotated[
+        dict[ShortText, Attribute], Field(max_length=100, json_schema_extra=_property_names(100))
+    ] = {}
 
 
-class NamedItem(ItemBody):
+class ItemWithId(ItemBody):
     """An item with its id."""
 
     item_id: Id
@@ -207,10 +211,10 @@ class NamedItem(ItemBody):
 class ItemsBody(Body):
     """Items to add, or to put in the place of those of the same ids."""
 
-    items: Annotated[list[NamedItem], Field(min_length=1, max_length=_MOST_EVENTS)]
+    items: Annotated[list[ItemWithId], Field(min_length=1, max_length=_MAX_EVENTS)]
 
 
-class ItemAnswer(BaseModel):
+class ItemResponse(BaseModel):
     """An item as the catalog has it."""
 
     item_id: ItemId
@@ -218,50 +222,53 @@ class ItemAnswer(BaseModel):
     attributes: dict[str, Any]
 
 
-class ItemsAnswer(BaseModel):
+class ItemsResponse(BaseModel):
     """Some items in the catalog's order, and how many there are."""
 
-    items: list[ItemAnswer]
+    items: list[ItemResponse]
     total: int
 
 
-class CatalogAnswer(BaseModel):
+class CatalogResponse(BaseModel):
     """How many items the catalog has after a change, which the next request sees."""
 
     total: int
 
 
 class LimitBody(Body):
-    """A limit, see `genrec.chat.conversation.Limit`."""
+    """A limit, see `genrec.chat.conversation.PreferenceFilter`."""
 
-    about: Line
-    where: Line
+    about: LongText
+    where: LongText
 
 
-class WishesBody(Body):
-    """Wishes, see `genrec.chat.conversation.Wishes`."""
+class PreferencesBody(Body):
+    """Wishes, see `genrec.chat.conversation.Preferences`."""
 
     liked: Annotated[list[Id], Field(max_length=100)] = []
     disliked: Annotated[list[Id], Field(max_length=1000)] = []
-    words: Annotated[list[Words], Field(max_length=10)] = []
+    words: Annotated[list[QueryText], Field(max_length=10)] = []
     limits: Annotated[list[LimitBody], Field(max_length=50)] = []
 
     @property
-    def wishes(self) -> Wishes:
+    def preferences(self) -> Preferences:
         """As a value."""
-        limits = tuple(Limit(own.about, own.where) for own in self.limits)
-        return Wishes(tuple(self.liked), tuple(self.disliked), tuple(self.words), limits)
+        limits = tuple(PreferenceFilter(own.about, own.where) for own in self.limits)
+        return Preferences(tuple(self.liked), tuple(self.disliked), tuple(self.words), limits)
 
     @classmethod
-    def of(cls, wishes: Wishes) -> "WishesBody":
+    def from_preferences(cls, preferences: Preferences) -> "PreferencesBody":
         """As a body, unchecked: they were checked when they were read."""
-        limits = [LimitBody.model_construct(about=own.about, where=own.where) for own in wishes.limits]
+        limits = [LimitBody.model_construct(about=own.key, where=own.where) for own in preferences.filters]
         return cls.model_construct(
-            liked=list(wishes.liked), disliked=list(wishes.disliked), words=list(wishes.words), limits=limits
+            liked=list(preferences.liked),
+            disliked=list(preferences.disliked),
+            words=list(preferences.words),
+            limits=limits,
         )
 
 
-class Extension(Body):
+class GenrecExtension(Body):
     """What genrec takes beside what OpenAI's API has.
 
     Without `wishes` these are read from all messages. With them they are what was wished before the last message; where
@@ -270,25 +277,25 @@ class Extension(Body):
 
     user_id: Id | None = None
     history: Annotated[list[Id], Field(max_length=1000)] = []
-    wishes: WishesBody | None = None
-    k: Annotated[StrictInt, Field(ge=1, le=50), _Whole] | None = None
+    wishes: PreferencesBody | None = None
+    k: Annotated[StrictInt, Field(ge=1, le=50), _IntegralFloat] | None = None
 
 
-class Piece(BaseModel):
+class ContentPart(BaseModel):
     """A part of a message."""
 
     type: Literal["text"]
-    text: Said
+    text: MessageText
 
 
 class ChatMessage(BaseModel):
     """One turn; only what persons and the assistant said is read."""
 
     role: Role | Literal["developer", "tool"]
-    content: Said | Annotated[list[Piece], Field(max_length=100)] | None = None
+    content: MessageText | Annotated[list[ContentPart], Field(max_length=100)] | None = None
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """All of it."""
         if isinstance(self.content, list):
             return "\n".join(piece.text for piece in self.content)
@@ -311,5 +318,5 @@ class ChatBody(BaseModel):
     messages: Annotated[list[ChatMessage], Field(max_length=200)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[Literal[1], _Whole] | None = None
-    genrec: Extension | None = None
+    n: Annotated[Literal[1], _IntegralFloat] | None = None
+    genrec: GenrecExtension | None = None

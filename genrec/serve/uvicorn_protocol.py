@@ -11,24 +11,26 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from genrec.serve.admission import HEADERS, App, Door, headers_of
-from genrec.serve.errors import RefusedError
+from genrec.serve.admission import SECURITY_HEADERS, AdmissionMiddleware, AsgiApp, error_headers
+from genrec.serve.errors import ApiError
 
-_PATIENCE = (
+_IO_TIMEOUT = (
     4.0  # seconds until what a connection began to say is the head of a request, and until it read what is there
 )
-_HEAD = 1 << 16  # bytes that a head may have, and that may come without any part of a request being whole
-_SLOWEST = 1 << 14  # bytes that are read meanwhile where somebody reads
-_UNSENT = 1 << 18  # bytes of answers that the system keeps for who does not read; by itself it would keep megabytes
-_SWITCH = 0.0002  # seconds that a thread may keep others waiting for its turn; Python's default is 5 ms
-_GRACE = 10  # seconds that answers under way have when the server ends
+_MAX_HEAD_BYTES = 1 << 16  # bytes that a head may have, and that may come without any part of a request being whole
+_MIN_BYTES_PER_TIMEOUT = 1 << 14  # bytes that are read meanwhile where somebody reads
+_SEND_BUFFER_BYTES = (
+    1 << 18
+)  # bytes of answers that the system keeps for who does not read; by itself it would keep megabytes
+_THREAD_SWITCH_INTERVAL = 0.0002  # seconds that a thread may keep others waiting for its turn; Python's default is 5 ms
+_SHUTDOWN_TIMEOUT = 10  # seconds that answers under way have when the server ends
 
 
-class _TooLargeError(Exception):
+class _HeadTooLargeError(Exception):
     """Ends what httptools reads."""
 
 
-class PatientProtocol(HttpToolsProtocol):
+class TimeoutHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 as uvicorn has it, for connections that may say anything, or nothing, and read or not.
 
     Whatever comes while no request is being answered has to become one within some seconds, and whatever comes at any
@@ -39,167 +41,172 @@ class PatientProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._waiting: asyncio.TimerHandle | None = None
-        self._unsent: asyncio.TimerHandle | None = None
-        self._answering: RequestResponseCycle | None = None
-        self._unread = 0
-        self._is_too_large = self._moved = self._is_whole = self._refused = False
-        self._wait()
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._active_cycle: RequestResponseCycle | None = None
+        self._unparsed_bytes = 0
+        self._is_head_too_large = self._has_progressed = self._is_message_complete = self._has_rejected = False
+        self._start_request_timer()
 
     def data_received(self, data: bytes) -> None:
         """Read on, and wait for the rest of what is no request yet."""
-        self._moved = self._is_whole = self._refused = False
+        self._has_progressed = self._is_message_complete = self._has_rejected = False
         super().data_received(data)
         if self.transport.is_closing():
             return
         # What httptools gathers until a header, or a line behind the body, is whole is seen nowhere else.
-        self._unread = 0 if self._moved else self._unread + len(data)
-        if self._unread > _HEAD:
-            self._end(_too_large())
-        elif not self._is_answering and not self._is_whole and self._waiting is None:
-            self._wait()
+        self._unparsed_bytes = 0 if self._has_progressed else self._unparsed_bytes + len(data)
+        if self._unparsed_bytes > _MAX_HEAD_BYTES:
+            self._reject_and_close(_head_too_large())
+        elif not self._is_responding and not self._is_message_complete and self._request_timer is None:
+            self._start_request_timer()
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._moved, self._is_whole = True, False
+        self._has_progressed, self._is_message_complete = True, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Stop waiting: it is a request, and the door waits for its body."""
-        self._moved = True
-        self._stop()
-        if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > _HEAD:
-            self._is_too_large = True
-            raise _TooLargeError
+        self._has_progressed = True
+        self._cancel_request_timer()
+        if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > _MAX_HEAD_BYTES:
+            self._is_head_too_large = True
+            raise _HeadTooLargeError
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of a body, which the door counts."""
-        self._moved = True
+        self._has_progressed = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of a request is there."""
-        self._is_whole = True
+        self._is_message_complete = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on, or see that what is closed ends, read or not."""
         super().on_response_complete()
         if self.transport.is_closing():
-            self._hurry()
+            self._start_write_timer()
 
     def pause_writing(self) -> None:
         """Too much is not read yet: it has to be, in some seconds."""
-        self._hurry()
+        self._start_write_timer()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """It was read."""
-        if self._unsent is not None and not self.transport.is_closing():
-            self._unsent.cancel()
-            self._unsent = None
+        if self._write_timer is not None and not self.transport.is_closing():
+            self._write_timer.cancel()
+            self._write_timer = None
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
         """Nobody asks any more."""
-        self._close()
+        self._close_transport()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell who answers."""
-        self._stop()
-        if self._unsent is not None:
-            self._unsent.cancel()
-        self._break_off()
+        self._cancel_request_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        self._disconnect_cycle()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, or too much of it."""
-        refusal = RefusedError(400, "this is no request of HTTP/1.1", "no_http")
-        self._end(_too_large() if self._is_too_large else refusal)
+        refusal = ApiError(400, "this is no request of HTTP/1.1", "no_http")
+        self._reject_and_close(_head_too_large() if self._is_head_too_large else refusal)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self.transport.is_closing():  # what comes behind the last request is no request
             return
-        self._answering = cycle
+        self._active_cycle = cycle
         if cycle.scope["method"] != "HEAD":  # of whose answer no body comes
-            cycle.transport = _Joined(cycle.transport)
+            cycle.transport = _HeadBufferingTransport(cycle.transport)
         # One of what came together, so that a thousand take turns with others; and none for who reads no answers.
-        if isinstance(app, Door) and not self._refused and not self.pipeline and not self.flow.write_paused:
-            refusal = app.refuse_at_once(cycle.scope)
+        if (
+            isinstance(app, AdmissionMiddleware)
+            and not self._has_rejected
+            and not self.pipeline
+            and not self.flow.write_paused
+        ):
+            refusal = app.reject_early(cycle.scope)
             if refusal is not None:
-                self._refused = True
-                self._refuse(cycle, refusal)
+                self._has_rejected = True
+                self._respond_with_error(cycle, refusal)
                 return
         super()._start_asgi_task(cycle, app)
 
-    def _refuse(self, cycle: RequestResponseCycle, refusal: RefusedError) -> None:
+    def _respond_with_error(self, cycle: RequestResponseCycle, error: ApiError) -> None:
         """Answer in place of the app; nothing is kept of what else comes of this request."""
-        self.transport.write(_written(refusal, close=not cycle.keep_alive))
+        self.transport.write(_error_response(error, close=not cycle.keep_alive))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
 
     @property
-    def _is_answering(self) -> bool:
-        return self._answering is not None and not self._answering.response_complete
+    def _is_responding(self) -> bool:
+        return self._active_cycle is not None and not self._active_cycle.response_complete
 
-    def _break_off(self) -> None:
+    def _disconnect_cycle(self) -> None:
         """Let nothing be sent any more; of requests that came together uvicorn would tell the last one alone."""
-        if self._answering is not None and self._is_answering:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+        if self._active_cycle is not None and self._is_responding:
+            self._active_cycle.disconnected = True
+            self._active_cycle.message_event.set()
 
-    def _wait(self) -> None:
-        self._waiting = self.loop.call_later(_PATIENCE, self._close)
+    def _start_request_timer(self) -> None:
+        self._request_timer = self.loop.call_later(_IO_TIMEOUT, self._close_transport)
 
-    def _hurry(self) -> None:
+    def _start_write_timer(self) -> None:
         """End the connection in some seconds, whatever is not read by then, unless much of it is."""
-        if self._unsent is None:
+        if self._write_timer is None:
             there = self.transport.get_write_buffer_size()
-            self._unsent = self.loop.call_later(_PATIENCE, self._look, there)
+            self._write_timer = self.loop.call_later(_IO_TIMEOUT, self._check_write_progress, there)
 
-    def _look(self, before: int) -> None:
-        self._unsent = None
-        if before - self.transport.get_write_buffer_size() < _SLOWEST:
+    def _check_write_progress(self, previous_size: int) -> None:
+        self._write_timer = None
+        if previous_size - self.transport.get_write_buffer_size() < _MIN_BYTES_PER_TIMEOUT:
             self.transport.abort()
         else:
-            self._hurry()
+            self._start_write_timer()
 
-    def _close(self) -> None:
+    def _close_transport(self) -> None:
         """End it once all is read, or in some seconds."""
         self.transport.close()
-        self._hurry()
+        self._start_write_timer()
 
-    def _stop(self) -> None:
-        self._unread = 0
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+    def _cancel_request_timer(self) -> None:
+        self._unparsed_bytes = 0
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
 
-    def _end(self, refusal: RefusedError) -> None:
+    def _reject_and_close(self, error: ApiError) -> None:
         """The last thing that is said; where an answer is under way, it is broken off."""
-        begun = self._answering is not None and self._is_answering and self._answering.response_started
-        self._break_off()
+        begun = self._active_cycle is not None and self._is_responding and self._active_cycle.response_started
+        self._disconnect_cycle()
         if not begun:
-            self.transport.write(_written(refusal, close=True))
-        self._close()
+            self.transport.write(_error_response(error, close=True))
+        self._close_transport()
 
 
-class _Joined(asyncio.Transport):
+class _HeadBufferingTransport(asyncio.Transport):
     """Keeps the head of an answer until some of its body comes, so that both are one message to the system."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
-        self._transport, self._head, self._is_begun = transport, b"", False
+        self._transport, self._head, self._has_started = transport, b"", False
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
         """Send it, but for the head, which comes first; a call to go on with the body is no part of the answer."""
-        if self._is_begun or data.startswith(b"HTTP/1.1 100"):
+        if self._has_started or data.startswith(b"HTTP/1.1 100"):
             self._flush(data)
         else:
-            self._is_begun, self._head = True, data
+            self._has_started, self._head = True, data
 
     def close(self) -> None:
         """End it, with all that is kept sent."""
@@ -216,44 +223,44 @@ class _Joined(asyncio.Transport):
             self._transport.write(data)
 
 
-def _written(refusal: RefusedError, *, close: bool) -> bytes:
+def _error_response(error: ApiError, *, close: bool) -> bytes:
     """A whole answer of HTTP/1.1."""
-    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers_of(refusal).items()]
-    lines += [f"{name.decode()}: {value.decode()}" for name, value in HEADERS]
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in error_headers(error).items()]
+    lines += [f"{name.decode()}: {value.decode()}" for name, value in SECURITY_HEADERS]
     lines += ["connection: close"] if close else []
-    return "\r\n".join([*lines, "", ""]).encode() + refusal.body
+    return "\r\n".join([*lines, "", ""]).encode() + error.body
 
 
-def _too_large() -> RefusedError:
-    return RefusedError(431, f"a request's head may have {_HEAD:,} bytes; send less", "too_large")
+def _head_too_large() -> ApiError:
+    return ApiError(431, f"a request's head may have {_MAX_HEAD_BYTES:,} bytes; send less", "too_large")
 
 
-def config_of(app: App) -> uvicorn.Config:
+def uvicorn_config(app: AsgiApp) -> uvicorn.Config:
     """How uvicorn runs the app."""
     return uvicorn.Config(
         app=app,
-        http=PatientProtocol,
+        http=TimeoutHttpProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
         log_level="error",  # warnings are about what strangers send
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
         timeout_keep_alive=15,
     )
 
 
-def serve(app: App, listening: socket.socket) -> None:
+def serve(app: AsgiApp, listen_socket: socket.socket) -> None:
     """Answer until the process is told to end; answers under way have some seconds then."""
-    sys.setswitchinterval(_SWITCH)
+    sys.setswitchinterval(_THREAD_SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()  # what is there now stays; to look through it for garbage again would hold up answers for 0.1 s
-    uvicorn.Server(config_of(app)).run(sockets=[listening])
+    uvicorn.Server(uvicorn_config(app)).run(sockets=[listen_socket])
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket for `serve`, which refuses connections until then; port 0 takes a free one.
 
     Raises:
@@ -263,7 +270,7 @@ def bind(host: str, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT)  # its connections have it from here
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # its connections have it from here
         made.bind((host, port))
     except OSError:
         made.close()

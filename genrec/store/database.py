@@ -17,30 +17,30 @@ from sqlalchemy.dialects import postgresql, sqlite
 from genrec.errors import StoreError
 
 _Result = TypeVar("_Result")
-_FORMS = "write sqlite:///PATH, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-_PATIENCE = 10  # seconds that a writer of SQLite waits for others
-_CONNECT = 5  # seconds until a PostgreSQL that says nothing is taken for down
-_POOL = 16  # connections that one process holds at most; PostgreSQL allows 100 to all
-_ATTEMPTS = 20
-_CONFLICTS = ("40P01", "40001")  # two writers waited for each other, and PostgreSQL sent this one back
-_LOCK = 0x67656E726563  # "genrec": who prepares a PostgreSQL database holds it
+_URL_FORMATS = "write sqlite:///PATH, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+_BUSY_TIMEOUT = 10  # seconds that a writer of SQLite waits for others
+_CONNECT_TIMEOUT = 5  # seconds until a PostgreSQL that says nothing is taken for down
+_MAX_CONNECTIONS = 16  # connections that one process holds at most; PostgreSQL allows 100 to all
+_MAX_ATTEMPTS = 20
+_RETRYABLE_SQLSTATES = ("40P01", "40001")  # two writers waited for each other, and PostgreSQL sent this one back
+_ADVISORY_LOCK_KEY = 0x67656E726563  # "genrec": who prepares a PostgreSQL database holds it
 
 
 class Database:
     """An open database; its threads share a pool of connections.
 
     Attributes:
-        place: what messages call it, without user and password.
+        location: what messages call it, without user and password.
         is_sqlite: it is a file of SQLite, in WAL.
     """
 
-    def __init__(self, engine: sa.Engine, place: str, file: Path | None, secrets: tuple[str, ...]) -> None:
-        self.place, self.is_sqlite = place, file is not None
+    def __init__(self, engine: sa.Engine, location: str, file: Path | None, secrets: tuple[str, ...]) -> None:
+        self.location, self.is_sqlite = location, file is not None
         self._engine, self._file, self._secrets = engine, file, secrets
         self._closed = False
-        self._opened: tuple[int, int] | None = None
+        self._file_identity: tuple[int, int] | None = None
         # Whoever waits for SQLite sleeps for longer each time, and may wait for ever; within a process there is a turn.
-        self._turn = threading.Lock() if self.is_sqlite else nullcontext()
+        self._write_lock = threading.Lock() if self.is_sqlite else nullcontext()
         # A single statement needs no transaction around it, and PostgreSQL no round trips to begin and end one. The
         # connections of SQLite are always so: only `write` begins one.
         self._reader = engine if self.is_sqlite else engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -57,13 +57,13 @@ class Database:
             StoreError: the URL is of another kind, the driver is not installed, or the database cannot be reached,
                 is none, or cannot be written.
         """
-        parsed = _parsed(url)
+        parsed = _parse_url(url)
         file = Path(os.path.abspath(parsed.database or "")) if parsed.drivername == "sqlite" else None
         named = sa.URL.create("postgresql", host=parsed.host, port=parsed.port, database=parsed.database)
         place = str(file) if file else named.render_as_string()
         secrets = [parsed.password, *(value for name, value in parsed.query.items() if "pass" in name)]
         try:
-            engine = _engine_of(parsed, file)
+            engine = _create_engine(parsed, file)
         except ImportError:
             remedy = "use a Python that has it" if file else "run: pip install 'genrec[postgres]'"
             raise StoreError(
@@ -92,7 +92,7 @@ class Database:
         Raises:
             StoreError: the database cannot be reached or used.
         """
-        with self._told():
+        with self._translated_errors():
             try:
                 return self._read_once(statement, values)
             except sa.exc.DBAPIError as error:
@@ -104,32 +104,32 @@ class Database:
         with self._reader.connect() as connection:
             return list(connection.execute(statement, values or {}).fetchall())
 
-    def write(self, step: Callable[[sa.Connection], _Result]) -> _Result:
+    def write(self, transaction: Callable[[sa.Connection], _Result]) -> _Result:
         """Take a step as a whole or not at all; when this returns, no end of the process undoes it.
 
         Args:
-            step: is taken again from the start where another writer stood in its way.
+            transaction: is taken again from the start where another writer stood in its way.
 
         Raises:
             StoreError: the database cannot be reached or used; nothing was changed, unless it was lost on the way back.
         """
-        with self._told():
+        with self._translated_errors():
             attempt = 0
             while True:
                 attempt, committing = attempt + 1, False
                 try:
-                    with self._turn, self._engine.connect() as connection:
+                    with self._write_lock, self._engine.connect() as connection:
                         if self.is_sqlite:  # at once: a reader that becomes a writer cannot wait for one
                             connection.exec_driver_sql("BEGIN IMMEDIATE")
-                        result = step(connection)
+                        result = transaction(connection)
                         committing = True
                         connection.commit()
                         return result
                 except sa.exc.DBAPIError as error:
-                    conflict = getattr(error.orig, "sqlstate", None) in _CONFLICTS
+                    conflict = getattr(error.orig, "sqlstate", None) in _RETRYABLE_SQLSTATES
                     # A connection that breaks before the end has changed nothing; at the end nobody knows.
                     lost = error.connection_invalidated and not committing
-                    if attempt == _ATTEMPTS or not (conflict or lost):
+                    if attempt == _MAX_ATTEMPTS or not (conflict or lost):
                         raise
 
     def purge(self) -> None:
@@ -140,11 +140,11 @@ class Database:
         """
         if not self.is_sqlite:
             return
-        with self._told(), self._reader.connect() as connection:
+        with self._translated_errors(), self._reader.connect() as connection:
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # it raises nothing
         if busy is None or busy[0]:
             raise StoreError(
-                f"what was to be forgotten is forgotten, but the log of the store {self.place} still holds it: "
+                f"what was to be forgotten is forgotten, but the log of the store {self.location} still holds it: "
                 "somebody reads the file; end that and forget again"
             )
 
@@ -155,60 +155,64 @@ class Database:
             StoreError: it cannot be reached, or its file was removed or replaced.
         """
         self.read(sa.select(sa.literal(1)))
-        if self._file is not None and self._identity() != self._opened:
-            raise StoreError(f"the store {self.place} was removed or replaced while it was in use; start again")
+        if self._file is not None and self._current_identity() != self._file_identity:
+            raise StoreError(f"the store {self.location} was removed or replaced while it was in use; start again")
 
-    def _identity(self) -> tuple[int, int] | None:
+    def _current_identity(self) -> tuple[int, int] | None:
         try:
-            status = os.stat(self.place)
+            status = os.stat(self.location)
         except OSError:
             return None
         return status.st_dev, status.st_ino
 
     def _prepare(self) -> None:
         if self._file is None:
-            with self._told(), self._reader.connect() as connection:
+            with self._translated_errors(), self._reader.connect() as connection:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
             if encoding != "UTF8":
                 raise StoreError(
-                    f"the database {self.place} is encoded as {encoding}, which cannot hold every text; "
+                    f"the database {self.location} is encoded as {encoding}, which cannot hold every text; "
                     "create one with ENCODING 'UTF8'"
                 )
             return
         if self._file.is_dir():
-            raise StoreError(f"{self.place} is a folder; name a file in it, such as sqlite:///{self.place}/events.db")
+            raise StoreError(
+                f"{self.location} is a folder; name a file in it, such as sqlite:///{self.location}/events.db"
+            )
         if not self._file.parent.is_dir():
             raise StoreError(f"the folder {self._file.parent} is not there; make it, or name another place")
-        sa.event.listen(self._engine, "connect", _set_up_sqlite)
-        with self._told():
-            self._log_ahead()
-        self._opened = self._identity()
+        sa.event.listen(self._engine, "connect", _configure_sqlite)
+        with self._translated_errors():
+            self._enable_wal()
+        self._file_identity = self._current_identity()
 
-    def _log_ahead(self) -> None:
+    def _enable_wal(self) -> None:
         """Put a file into WAL, where readers never wait; two that try at once may both be told that it is locked."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
                 with self._reader.connect() as connection:
                     mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar_one()
             except sa.exc.OperationalError as error:
-                if attempt == _ATTEMPTS or "locked" not in str(error.orig):
+                if attempt == _MAX_ATTEMPTS or "locked" not in str(error.orig):
                     raise
                 time.sleep(0.02 * attempt)
             else:
                 if mode != "wal":
-                    raise StoreError(f"the store {self.place} cannot be in WAL (it is in {mode}); name another place")
+                    raise StoreError(
+                        f"the store {self.location} cannot be in WAL (it is in {mode}); name another place"
+                    )
                 return
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Within a step: nobody else prepares the tables meanwhile."""
         if not self.is_sqlite:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK_KEY})")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """Whatever the driver raises, as a StoreError that holds no secret."""
         if self._closed:
-            raise StoreError(f"the store {self.place} is closed; open it again")
+            raise StoreError(f"the store {self.location} is closed; open it again")
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
@@ -217,7 +221,7 @@ class Database:
                 reason = reason.replace(secret, "***")
             remedy = _remedy(reason, self.is_sqlite)
             # Of what was caught nothing is shown: it may hold what the connection was made with.
-            raise StoreError(f"the store {self.place} cannot be used: {reason}; {remedy}") from None
+            raise StoreError(f"the store {self.location} cannot be used: {reason}; {remedy}") from None
 
 
 def _remedy(reason: str, is_sqlite: bool) -> str:
@@ -232,46 +236,53 @@ def _remedy(reason: str, is_sqlite: bool) -> str:
     return "check that this user may write the file and its folder, or name another place"
 
 
-def _engine_of(url: sa.URL, file: Path | None) -> sa.Engine:
-    arguments: dict[str, Any] = {"timeout": _PATIENCE, "check_same_thread": False}  # the pool lends to one at a time
+def _create_engine(url: sa.URL, file: Path | None) -> sa.Engine:
+    arguments: dict[str, Any] = {
+        "timeout": _BUSY_TIMEOUT,
+        "check_same_thread": False,
+    }  # the pool lends to one at a time
     if file is None:
-        arguments = {"connect_timeout": _CONNECT, "client_encoding": "utf8", **url.query}
+        arguments = {"connect_timeout": _CONNECT_TIMEOUT, "client_encoding": "utf8", **url.query}
     return sa.create_engine(
         url if file is None else url.set(database=str(file)),
         connect_args=arguments,
         hide_parameters=True,
         poolclass=sa.QueuePool,
-        max_overflow=_POOL - 5,
-        pool_timeout=_PATIENCE,
+        max_overflow=_MAX_CONNECTIONS - 5,
+        pool_timeout=_BUSY_TIMEOUT,
     )
 
 
-def _set_up_sqlite(connection: Any, _: object) -> None:
+def _configure_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself
     connection.execute("PRAGMA synchronous=FULL")  # what was acknowledged outlives a power cut, too
     connection.execute("PRAGMA secure_delete=ON")  # what was deleted is overwritten
     connection.execute("PRAGMA cache_size=-16384")  # KiB
 
 
-def _parsed(url: str) -> sa.URL:
+def _parse_url(url: str) -> sa.URL:
     """A URL for SQLAlchemy. Messages repeat nothing of it but its scheme: any part may be a password cut wrongly."""
     scheme, separator, _ = url.partition("://")
     known = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
     known["postgresql+psycopg"] = "postgresql+psycopg"
     if not separator or scheme not in known:
         what = f"the scheme {scheme!r:.40}, which genrec does not know" if separator else "no scheme"
-        raise StoreError(f"the URL of the store has {what}; {_FORMS}")
+        raise StoreError(f"the URL of the store has {what}; {_URL_FORMATS}")
     try:
         parsed = sa.make_url(url).set(drivername=known[scheme])
     except (sa.exc.ArgumentError, ValueError):
         parsed = None
     if scheme == "sqlite":
         if parsed is None or parsed.host or parsed.username or parsed.query:
-            raise StoreError(f"the URL of the store is none of SQLite; {_FORMS}, with three slashes and no options")
+            raise StoreError(
+                f"the URL of the store is none of SQLite; {_URL_FORMATS}, with three slashes and no options"
+            )
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
             raise StoreError("a store in memory is lost with the process; name a file: sqlite:///PATH")
     elif parsed is None or "@" in f"{parsed.host}{parsed.database}":
-        raise StoreError(f"the URL of the store cannot be read; {_FORMS}, with / : @ of a password percent-encoded")
+        raise StoreError(
+            f"the URL of the store cannot be read; {_URL_FORMATS}, with / : @ of a password percent-encoded"
+        )
     elif not parsed.database:
-        raise StoreError(f"the URL of the store names no database; {_FORMS}")
+        raise StoreError(f"the URL of the store names no database; {_URL_FORMATS}")
     return parsed

@@ -13,7 +13,7 @@ from genrec.errors import InputError
 from genrec.types import Item
 
 # What JSON has no word for stands as an object of one key. An attribute is no object, so none can be taken for one.
-_READERS: dict[str, Callable[[str], object]] = {
+_TAG_PARSERS: dict[str, Callable[[str], object]] = {
     "date": date.fromisoformat,
     "instant": datetime.fromisoformat,
     "decimal": Decimal,
@@ -21,7 +21,7 @@ _READERS: dict[str, Callable[[str], object]] = {
 }
 
 
-def write_item(item: Item) -> str:
+def item_to_json(item: Item) -> str:
     """One line of ASCII.
 
     Attributes are true or false, numbers, text, dates, instants, or lists of these; None and NaN are missing, and left
@@ -33,7 +33,7 @@ def write_item(item: Item) -> str:
     kept = {}
     for name, value in item.attributes.items():
         try:
-            plain = _plain(value)
+            plain = _to_json_value(value)
         except TypeError:
             raise InputError(
                 f"{name} of item {item.item_id!r:.80} is {value!r:.80}, of type {type(value).__name__}; "
@@ -44,20 +44,20 @@ def write_item(item: Item) -> str:
     return json.dumps([item.item_id, item.title, kept], allow_nan=False, separators=(",", ":"))
 
 
-def read_item(text: str) -> Item:
+def item_from_json(text: str) -> Item:
     """The item of a line; a tuple that was written comes back as a list.
 
     Raises:
-        ValueError: the line is none that `write_item` wrote.
+        ValueError: the line is none that `item_to_json` wrote.
     """
     try:
         item_id, title, attributes = json.loads(text)
-        return Item(item_id, title, {name: _value(plain) for name, plain in attributes.items()})
+        return Item(item_id, title, {name: _from_json_value(plain) for name, plain in attributes.items()})
     except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"no item is written as {text!r:.80}") from error
 
 
-def _plain(value: object) -> Any:
+def _to_json_value(value: object) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -71,14 +71,14 @@ def _plain(value: object) -> Any:
     if isinstance(value, Decimal):
         return {"decimal": str(value)}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_to_json_value(one) for one in value]
     raise TypeError
 
 
-def _value(plain: Any) -> object:
-    if isinstance(plain, list):
-        return [_value(one) for one in plain]
-    if isinstance(plain, dict):
-        ((kind, text),) = plain.items()
-        return _READERS[kind](text)
-    return plain
+def _from_json_value(value: Any) -> object:
+    if isinstance(value, list):
+        return [_from_json_value(one) for one in value]
+    if isinstance(value, dict):
+        ((kind, text),) = value.items()
+        return _TAG_PARSERS[kind](text)
+    return value

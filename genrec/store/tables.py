@@ -6,17 +6,19 @@ import sqlalchemy as sa
 
 from genrec.store.database import Database
 
-VERSION = 1
+SCHEMA_VERSION = 1
 _METADATA = sa.MetaData()
-_ORDER = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # the one whole number that SQLite counts up by itself
+_SEQUENCE_TYPE = sa.BigInteger().with_variant(
+    sa.Integer, "sqlite"
+)  # the one whole number that SQLite counts up by itself
 
 
-def _number() -> sa.Column[int]:
+def _sequence_column() -> sa.Column[int]:
     """Counts the rows in the order of their arrival."""
-    return sa.Column("number", _ORDER, sa.Identity(), primary_key=True)
+    return sa.Column("number", _SEQUENCE_TYPE, sa.Identity(), primary_key=True)
 
 
-FACTS = sa.Table(
+STORE_METADATA = sa.Table(
     "genrec_facts",
     _METADATA,
     sa.Column("name", sa.Text, primary_key=True),
@@ -25,7 +27,7 @@ FACTS = sa.Table(
 EVENTS = sa.Table(
     "genrec_events",
     _METADATA,
-    _number(),
+    _sequence_column(),
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("item_id", sa.Text, nullable=False),
     sa.Column("timestamp", sa.Double, nullable=False),
@@ -52,22 +54,22 @@ FORGOTTEN = sa.Table(
 REVISIONS = sa.Table(
     "genrec_revisions",
     _METADATA,
-    _number(),
+    _sequence_column(),
     sa.Column("item_id", sa.Text, nullable=False, unique=True),
     sa.Column("item", sa.Text),
 )
 
-MANIFEST: tuple[sa.Column[str], ...] = (EVENTS.c.user_id,)
+USER_COLUMNS: tuple[sa.Column[str], ...] = (EVENTS.c.user_id,)
 """Every column that says whose a row is: `Store.forget` removes from each, and a new table of users belongs here."""
 
 
-def prepare(connection: sa.Connection, database: Database) -> dict[str, str]:
+def create_tables(connection: sa.Connection, database: Database) -> dict[str, str]:
     """Make the tables where there are none; the facts of those that are there."""
     database.lock_schema(connection)
-    if not sa.inspect(connection).has_table(FACTS.name):
+    if not sa.inspect(connection).has_table(STORE_METADATA.name):
         _METADATA.create_all(connection)
-        facts = {"version": str(VERSION), "salt": secrets.token_hex(32)}
-        connection.execute(sa.insert(FACTS), [{"name": name, "value": value} for name, value in facts.items()])
+        facts = {"version": str(SCHEMA_VERSION), "salt": secrets.token_hex(32)}
+        connection.execute(sa.insert(STORE_METADATA), [{"name": name, "value": value} for name, value in facts.items()])
     # Whoever made this store may not have counted revisions yet.
-    connection.execute(database.insert(FACTS).values(name="revision", value="0").on_conflict_do_nothing())
-    return {row.name: row.value for row in connection.execute(sa.select(FACTS.c.name, FACTS.c.value))}
+    connection.execute(database.insert(STORE_METADATA).values(name="revision", value="0").on_conflict_do_nothing())
+    return {row.name: row.value for row in connection.execute(sa.select(STORE_METADATA.c.name, STORE_METADATA.c.value))}

@@ -9,20 +9,20 @@ import numpy as np
 import torch
 
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import Form, Grammar, State
+from genrec.decoding.constraints import CatalogGrammar, ConstraintState, Form
 from genrec.errors import InputError
-from genrec.vllm_plugin.tensor_trie import TensorFilter, TensorTrie
+from genrec.vllm_plugin.tensor_trie import TensorAllowedBatch, TensorTrie
 
-_OFF, _NAME, _FREE, _OVER = range(4)
+_INACTIVE, _IN_IDENTIFIER, _IN_FREE_TEXT, _ENDED = range(4)
 _ITEM, _LIST, _TEXT = range(3)
-_FORMS: dict[Form, int] = {"item": _ITEM, "list": _LIST, "text": _TEXT}
-LEAST = -1e30
+_FORM_CODES: dict[Form, int] = {"item": _ITEM, "list": _LIST, "text": _TEXT}
+MIN_LOGIT = -1e30
 """The least logit of an allowed token: one that something else took away stays possible where it is the only one."""
-MOST_LISTED = 1 << 14
+MAX_LISTED_ROWS = 1 << 14
 """Rows that a request's filter may list: every slot has room for as many as the longest list has."""
 
 
-class _SlotFilter(TensorFilter):
+class _SlotAllowed(TensorAllowedBatch):
     """What the slots of an engine allow: their subsets, less what they have written.
 
     Both tables are as wide as the slots that are taken need, to a power of two; every row is rising, padded with the
@@ -34,34 +34,38 @@ class _SlotFilter(TensorFilter):
         self._sizes = np.zeros((slots, 2), dtype=np.int64)
         self._written = torch.full((slots, 1), universe, device=device)
         self._listed = torch.full((slots, 1), universe, device=device)
-        self._only = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._counts = torch.arange(universe + 1, device=device)
+        self._is_allowlist = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._prefix_counts = torch.arange(universe + 1, device=device)
 
-    def put(self, slot: int, subset: Subset, k: int) -> None:
+    def assign(self, slot: int, subset: Subset, capacity: int) -> None:
         """Take a subset without a mask, and make room for k items."""
         size = len(subset.listed)
-        self._sizes[slot] = size, k
+        self._sizes[slot] = size, capacity
         tables = zip((self._listed, self._written), self._sizes.max(axis=0).tolist(), strict=True)
         self._listed, self._written = (self._resized(table, width) for table, width in tables)
-        self._listed[slot], self._written[slot], self._only[slot] = self.universe, self.universe, subset.only
+        self._listed[slot], self._written[slot], self._is_allowlist[slot] = (
+            self.universe,
+            self.universe,
+            subset.is_allowlist,
+        )
         self._listed[slot, :size] = torch.from_numpy(subset.listed).to(self.device, non_blocking=True)
 
-    def forget(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """Need no room for a slot; the next one that is taken makes the tables as narrow as they may be."""
         self._sizes[slot] = 0
 
-    def write(self, slots: torch.Tensor, rows: torch.Tensor, where: torch.Tensor) -> None:
+    def exclude_rows(self, slots: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> None:
         """Allow rows int64 [R] no more, one in each of R slots, where bool [R] says so."""
         written = self._written[slots]
         place, column = torch.searchsorted(written, rows[:, None]), torch.arange(written.shape[1], device=self.device)
         behind = torch.where(column == place, rows[:, None], written.roll(1, dims=1))
-        self._written[slots] = torch.where(where[:, None] & (column >= place), behind, written)
+        self._written[slots] = torch.where(mask[:, None] & (column >= place), behind, written)
 
-    def count(self, owner: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """See `TensorFilter.count`; the prompts are slots."""
-        written = self._written[owner]
+    def count(self, prompt_indices: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """See `TensorAllowedBatch.count`; the prompts are slots."""
+        written = self._written[prompt_indices]
         gone = torch.searchsorted(written, high) - torch.searchsorted(written, low)
-        return super().count(owner, low, high) - gone
+        return super().count(prompt_indices, low, high) - gone
 
     def _resized(self, table: torch.Tensor, width: int) -> torch.Tensor:
         """A table [S, ...] that has room for so many rows in every slot, and not for many more."""
@@ -82,106 +86,113 @@ class TensorConstraint:
         device: where logits lie.
     """
 
-    def __init__(self, grammar: Grammar, slots: int, device: torch.device | str) -> None:
-        marks, self._device = grammar.marks, device
-        self._end, self._separator, self._closing = marks.end, marks.separator, marks.closing
+    def __init__(self, grammar: CatalogGrammar, slots: int, device: torch.device | str) -> None:
+        marks, self._device = grammar.delimiters, device
+        self._end_id, self._separator_id, self._closing_id = marks.end_id, marks.separator_id, marks.closing_id
         self._trie = TensorTrie(grammar.trie, device)
-        self._filter = _SlotFilter(len(grammar.trie), slots, device)
-        self._opens, self._free = (torch.from_numpy(table).to(device) for table in (marks.opens, marks.free))
-        self._phase, self._prefix, self._form, self._left = (
+        self._allowed_batch = _SlotAllowed(len(grammar.trie), slots, device)
+        self._opens_link, self._free_text = (
+            torch.from_numpy(table).to(device) for table in (marks.opens_link, marks.free_text)
+        )
+        self._phase, self._prefix, self._form, self._remaining_items = (
             torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(4)
         )
 
-    def enter(self, slot: int, start: State) -> None:
+    def add_request(self, slot: int, start: ConstraintState) -> None:
         """A request takes a slot; its state is as before its first token.
 
         Raises:
             InputError: its filter lists too many rows.
         """
-        check_listed(start)
+        check_listed_rows(start)
         allowed = start.allowed
         if allowed.mask is not None:
-            allowed = Subset.of(allowed.universe, allowed.places())
-        self._filter.put(slot, allowed, start.left)
-        self._form[slot], self._left[slot] = _FORMS[start.form], start.left
+            allowed = Subset.from_indices(allowed.universe, allowed.to_indices())
+        self._allowed_batch.assign(slot, allowed, start.remaining_items)
+        self._form[slot], self._remaining_items[slot] = _FORM_CODES[start.form], start.remaining_items
         self._prefix[slot] = 0
-        self._phase[slot] = _FREE if start.free else _NAME
+        self._phase[slot] = _IN_FREE_TEXT if start.in_free_text else _IN_IDENTIFIER
 
-    def leave(self, slot: int) -> None:
+    def remove_request(self, slot: int) -> None:
         """A slot is left alone from here on."""
-        self._phase[slot] = _OFF
-        self._filter.forget(slot)
+        self._phase[slot] = _INACTIVE
+        self._allowed_batch.release(slot)
 
-    def advance(self, slots: torch.Tensor, tokens: torch.Tensor, moved: torch.Tensor) -> None:
+    def advance(self, slots: torch.Tensor, tokens: torch.Tensor, has_new_token: torch.Tensor) -> None:
         """Write one more token.
 
         Args:
             slots: int64 [R], distinct.
             tokens: int64 [R].
-            moved: bool [R], which of them have written a token.
+            has_new_token: bool [R], which of them have written a token.
         """
-        phase, prefix, form, left = (table[slots] for table in (self._phase, self._prefix, self._form, self._left))
-        closed = self._trie.advance(prefix, torch.full_like(tokens, self._end))
-        deeper = self._trie.advance(prefix, torch.where(tokens == self._end, -1, tokens))
-        named, free = phase == _NAME, phase == _FREE
-        row = self._trie.rows(closed)
-        allowed = self._filter.count(slots, row[:, None], row[:, None] + 1)[:, 0] > 0
-        closes = named & (tokens == self._mark(form, left)) & (closed != self._trie.dead) & allowed
-        inside = named & ~closes & (deeper != self._trie.dead)
-        known = (tokens >= 0) & (tokens < len(self._free)) & (tokens != self._end)
-        place = tokens.clamp(0, len(self._free) - 1)
-        opens, plain = free & known & self._opens[place], free & known & self._free[place] & ~self._opens[place]
+        phase, prefix, form, left = (
+            table[slots] for table in (self._phase, self._prefix, self._form, self._remaining_items)
+        )
+        closed = self._trie.advance(prefix, torch.full_like(tokens, self._end_id))
+        deeper = self._trie.advance(prefix, torch.where(tokens == self._end_id, -1, tokens))
+        named, free = phase == _IN_IDENTIFIER, phase == _IN_FREE_TEXT
+        row = self._trie.first_rows(closed)
+        allowed = self._allowed_batch.count(slots, row[:, None], row[:, None] + 1)[:, 0] > 0
+        closes = named & (tokens == self._closing_tokens(form, left)) & (closed != self._trie.dead_state) & allowed
+        inside = named & ~closes & (deeper != self._trie.dead_state)
+        known = (tokens >= 0) & (tokens < len(self._free_text)) & (tokens != self._end_id)
+        place = tokens.clamp(0, len(self._free_text) - 1)
+        opens, plain = (
+            free & known & self._opens_link[place],
+            free & known & self._free_text[place] & ~self._opens_link[place],
+        )
         lists = closes & (form == _LIST)
-        after = torch.full_like(phase, _OVER)
-        after = torch.where(inside | opens | (lists & (left > 1)), _NAME, after)
-        after = torch.where(plain | (closes & (form == _TEXT)), _FREE, after)
-        moved = moved & (phase != _OFF)
-        self._phase[slots] = torch.where(moved, after, phase)
-        self._prefix[slots] = torch.where(moved, torch.where(inside, deeper, 0), prefix)
-        self._left[slots] = left - (moved & lists).long()
-        self._filter.write(slots, row, moved & lists)
+        after = torch.full_like(phase, _ENDED)
+        after = torch.where(inside | opens | (lists & (left > 1)), _IN_IDENTIFIER, after)
+        after = torch.where(plain | (closes & (form == _TEXT)), _IN_FREE_TEXT, after)
+        has_new_token = has_new_token & (phase != _INACTIVE)
+        self._phase[slots] = torch.where(has_new_token, after, phase)
+        self._prefix[slots] = torch.where(has_new_token, torch.where(inside, deeper, 0), prefix)
+        self._remaining_items[slots] = left - (has_new_token & lists).long()
+        self._allowed_batch.exclude_rows(slots, row, has_new_token & lists)
 
-    def mask(self, logits: torch.Tensor, slots: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
+    def mask(self, logits: torch.Tensor, slots: torch.Tensor, out_of_sync: torch.Tensor) -> torch.Tensor:
         """Logits in which only what may follow is possible: float32 [R, V].
 
         Args:
             logits: float32 [R, V].
             slots: int64 [R].
-            lost: bool [R], rows whose state is not known; they may only end.
+            out_of_sync: bool [R], rows whose state is not known; they may only end.
         """
         phase = self._phase[slots]
-        phase = torch.where(lost & (phase != _OFF), _OVER, phase)
-        children = self._trie.children(self._prefix[slots], owner=slots, allowed=self._filter)
-        valid = children.valid & (phase == _NAME)[:, None]
-        mark = self._mark(self._form[slots], self._left[slots])[:, None]
-        tokens = torch.where(children.tokens == self._end, mark, children.tokens)
-        kept = torch.where(valid, logits.gather(1, tokens).clamp(min=LEAST), -torch.inf)
+        phase = torch.where(out_of_sync & (phase != _INACTIVE), _ENDED, phase)
+        children = self._trie.children(self._prefix[slots], prompt_indices=slots, allowed=self._allowed_batch)
+        valid = children.valid & (phase == _IN_IDENTIFIER)[:, None]
+        mark = self._closing_tokens(self._form[slots], self._remaining_items[slots])[:, None]
+        tokens = torch.where(children.tokens == self._end_id, mark, children.tokens)
+        kept = torch.where(valid, logits.gather(1, tokens).clamp(min=MIN_LOGIT), -torch.inf)
         # Places without a child point to token 0, which is why what meets there is not written but compared.
         held = torch.full_like(logits, -torch.inf).scatter_reduce(1, tokens, kept, "amax")
-        over = (phase == _OVER) | ((phase == _NAME) & ~valid.any(1))
-        held[:, self._end] = torch.where(over, 0.0, held[:, self._end])
+        over = (phase == _ENDED) | ((phase == _IN_IDENTIFIER) & ~valid.any(1))
+        held[:, self._end_id] = torch.where(over, 0.0, held[:, self._end_id])
         text = torch.full_like(logits, -torch.inf)
-        size = min(len(self._free), logits.shape[1])
-        text[:, :size] = torch.where(self._free[:size], logits[:, :size].clamp(min=LEAST), -torch.inf)
-        bound = torch.where((phase == _FREE)[:, None], text, held)
-        return torch.where((phase == _OFF)[:, None], logits, bound)
+        size = min(len(self._free_text), logits.shape[1])
+        text[:, :size] = torch.where(self._free_text[:size], logits[:, :size].clamp(min=MIN_LOGIT), -torch.inf)
+        bound = torch.where((phase == _IN_FREE_TEXT)[:, None], text, held)
+        return torch.where((phase == _INACTIVE)[:, None], logits, bound)
 
-    def _mark(self, form: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    def _closing_tokens(self, form: torch.Tensor, remaining_items: torch.Tensor) -> torch.Tensor:
         """int64 [R], the token that stands in the place of an identifier's end token."""
-        mark = torch.where((form == _LIST) & (left > 1), self._separator, self._end)
-        return torch.where(form == _TEXT, self._closing, mark)
+        mark = torch.where((form == _LIST) & (remaining_items > 1), self._separator_id, self._end_id)
+        return torch.where(form == _TEXT, self._closing_id, mark)
 
 
-def check_listed(start: State) -> None:
+def check_listed_rows(start: ConstraintState) -> None:
     """Refuse a request whose filter would make the tables of every slot too wide.
 
     Raises:
-        InputError: it lists more than `MOST_LISTED` rows.
+        InputError: it lists more than `MAX_LISTED_ROWS` rows.
     """
     allowed = start.allowed
-    if (listed := len(allowed.listed) if allowed.mask is None else len(allowed)) > MOST_LISTED:
-        what = "allows" if allowed.only or allowed.mask is not None else "denies"
+    if (listed := len(allowed.listed) if allowed.mask is None else len(allowed)) > MAX_LISTED_ROWS:
+        what = "allows" if allowed.is_allowlist or allowed.mask is not None else "denies"
         raise InputError(
-            f"a filter {what} {listed:,} items one by one, and an engine on this model runner takes {MOST_LISTED:,}; "
+            f"a filter {what} {listed:,} items one by one, and an engine on this model runner takes {MAX_LISTED_ROWS:,}; "
             "name fewer, or save a catalog of the allowed items beside the others"
         )

@@ -15,7 +15,7 @@ import torch
 
 from genrec.data.subset import Subset
 from genrec.errors import InputError
-from genrec.index.trie import Filter, TokenTrie
+from genrec.index.trie import AllowedBatch, TokenTrie
 
 
 @dataclass(frozen=True)
@@ -33,35 +33,39 @@ class TensorChildren:
     valid: torch.Tensor
 
 
-class TensorFilter:
-    """The subsets of U prompts on a device; see `genrec.index.trie.Filter`."""
+class TensorAllowedBatch:
+    """The subsets of U prompts on a device; see `genrec.index.trie.AllowedBatch`."""
 
     def __init__(self, subsets: Sequence[Subset], device: torch.device | str) -> None:
         sizes = {subset.universe for subset in subsets}
         if len(sizes) != 1:
             raise InputError(f"subsets of {sorted(sizes)} rows in one batch; give one or more, all of one trie")
-        made, universe = Filter.of(subsets), sizes.pop()
-        every = Filter(
+        made, universe = AllowedBatch.from_subsets(subsets), sizes.pop()
+        every = AllowedBatch(
             np.empty(0, np.int64),
             np.zeros(len(subsets) + 1, np.int64),
             np.zeros(len(subsets), bool),
             np.empty(0, np.uint32),
         )
         made = made or every
-        size = max(int(np.diff(made.bounds).max()), 1)
+        size = max(int(np.diff(made.offsets).max()), 1)
         # Each prompt's list, padded with what lies behind every row, so that one search serves all prompts.
         listed = np.full((len(subsets), size), universe, dtype=np.int64)
-        listed[np.arange(size) < np.diff(made.bounds)[:, None]] = made.listed
+        listed[np.arange(size) < np.diff(made.offsets)[:, None]] = made.listed
         self._listed = torch.from_numpy(listed).to(device)
-        self._only = torch.from_numpy(made.only).to(device)
-        counts = made.counts.astype(np.int64) if len(made.counts) else np.arange(universe + 1)
-        self._counts = torch.from_numpy(counts).to(device)
+        self._is_allowlist = torch.from_numpy(made.is_allowlist).to(device)
+        counts = made.prefix_counts.astype(np.int64) if len(made.prefix_counts) else np.arange(universe + 1)
+        self._prefix_counts = torch.from_numpy(counts).to(device)
 
-    def count(self, owner: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """int64 [R, M], how many of the rows `low <= row < high` are allowed to the prompt `owner` [R]."""
-        listed = self._listed[owner]
+    def count(self, prompt_indices: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """int64 [R, M], how many of the rows `low <= row < high` are allowed to the prompt `prompt_indices` [R]."""
+        listed = self._listed[prompt_indices]
         named = torch.searchsorted(listed, high) - torch.searchsorted(listed, low)
-        return torch.where(self._only[owner][:, None], named, self._counts[high] - self._counts[low] - named)
+        return torch.where(
+            self._is_allowlist[prompt_indices][:, None],
+            named,
+            self._prefix_counts[high] - self._prefix_counts[low] - named,
+        )
 
 
 class TensorTrie:
@@ -72,9 +76,9 @@ class TensorTrie:
         device: where its tables lie.
 
     Attributes:
-        widest: the most children that any state has; looking at so many finds all.
-        widest_below: int list, the most children of a state of each depth or deeper, for callers that know the depth.
-        dead: the dead end, T + 1.
+        max_children: the most children that any state has; looking at so many finds all.
+        max_children_from_depth: int list, the most children of a state of each depth or deeper, for callers that know the depth.
+        dead_state: the dead end, T + 1.
     """
 
     def __init__(self, trie: TokenTrie, device: torch.device | str) -> None:
@@ -88,13 +92,13 @@ class TensorTrie:
         depth = np.concatenate([[0], trie.depths + 1])
         widest = np.zeros(int(depth.max()) + 1, dtype=np.int64)
         np.maximum.at(widest, depth, counts)
-        self.widest_below = np.maximum.accumulate(widest[::-1])[::-1].tolist()
-        self.widest = self.widest_below[0]
-        self.dead = size + 1
+        self.max_children_from_depth = np.maximum.accumulate(widest[::-1])[::-1].tolist()
+        self.max_children = self.max_children_from_depth[0]
+        self.dead_state = size + 1
         low = np.repeat(np.arange(len(trie)), trie.tails)
         high = _row_ends(trie)
         item = np.full(size + 2, -1, dtype=np.int64)
-        item[1 + trie.last] = trie.items
+        item[1 + trie.last_positions] = trie.items
         tables = (first, 1 + order, trie.tokens[order], low, high, item)
         self._first, self._states, self._tokens, self._low, self._high, self._item = (
             torch.from_numpy(np.asarray(table, dtype=np.int32)).to(device) for table in tables
@@ -103,32 +107,32 @@ class TensorTrie:
     def children(
         self,
         states: torch.Tensor,
-        most: int | None = None,
+        max_children: int | None = None,
         *,
-        owner: torch.Tensor | None = None,
-        allowed: TensorFilter | None = None,
+        prompt_indices: torch.Tensor | None = None,
+        allowed: TensorAllowedBatch | None = None,
     ) -> TensorChildren:
         """The children of R states, in the order of their tokens; those that no allowed identifier has are not valid.
 
         Args:
             states: int64 [R].
-            most: M, at least `widest_below` of the least depth among the states: fewer would lose children. By
+            max_children: M, at least `widest_below` of the least depth among the states: fewer would lose children. By
                 default `widest`, which is enough anywhere.
-            owner: int64 [R], the prompt of each state, where there is a filter.
+            prompt_indices: int64 [R], the prompt of each state, where there is a filter.
             allowed: the filter of each prompt.
         """
-        if most is not None and most < 1:
-            raise InputError(f"most is {most}; look at 1 child or more")
-        if (owner is None) != (allowed is None):
+        if max_children is not None and max_children < 1:
+            raise InputError(f"most is {max_children}; look at 1 child or more")
+        if (prompt_indices is None) != (allowed is None):
             raise InputError("children are filtered by the prompt of each state; pass owner and allowed together")
-        steps = torch.arange(self.widest if most is None else most, device=states.device)
+        steps = torch.arange(self.max_children if max_children is None else max_children, device=states.device)
         first = self._first[states].long()[:, None]
         valid = steps < self._first[states + 1].long()[:, None] - first
         places = torch.where(valid, first + steps, 0)
         tokens, children = self._tokens[places].long(), self._states[places].long()
-        if allowed is not None and owner is not None:
+        if allowed is not None and prompt_indices is not None:
             low, high = self._low[children - 1].long(), self._high[children - 1].long()
-            valid = valid & (allowed.count(owner, low, high) > 0)
+            valid = valid & (allowed.count(prompt_indices, low, high) > 0)
         return TensorChildren(torch.where(valid, tokens, 0), torch.where(valid, children, 0), valid)
 
     def advance(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -136,20 +140,20 @@ class TensorTrie:
         begin, stop = self._first[states].long(), self._first[states + 1].long()
         size = len(self._tokens)
         # A binary search of as many steps as the widest state can need, in every row alike.
-        for _ in range(int(self.widest).bit_length()):
+        for _ in range(int(self.max_children).bit_length()):
             middle = (begin + stop) // 2
             below = self._tokens[middle.clamp(max=size - 1)] < tokens
             open_ = begin < stop
             begin, stop = torch.where(open_ & below, middle + 1, begin), torch.where(open_ & ~below, middle, stop)
         found = begin.clamp(max=size - 1)
         hit = (begin < self._first[states + 1]) & (self._tokens[found] == tokens)
-        return torch.where(hit, self._states[found].long(), self.dead)
+        return torch.where(hit, self._states[found].long(), self.dead_state)
 
-    def rows(self, states: torch.Tensor) -> torch.Tensor:
+    def first_rows(self, states: torch.Tensor) -> torch.Tensor:
         """int64 [R], the first row that begins with a prefix; of no meaning for the empty prefix and the dead end."""
         return self._low[(states - 1).clamp(0, len(self._low) - 1)].long()
 
-    def items(self, states: torch.Tensor) -> torch.Tensor:
+    def item_indices(self, states: torch.Tensor) -> torch.Tensor:
         """int64 [R], the item whose identifier ends at a state, or -1."""
         return self._item[states].long()
 

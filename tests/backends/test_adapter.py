@@ -8,7 +8,7 @@ import pytest
 from backend_support import MODULE, save_adapter
 from safetensors.numpy import save_file
 
-from genrec.backends.adapter import read_adapter
+from genrec.backends.adapter import inspect_adapter
 from genrec.errors import GenrecError, MismatchError, ModelMissingError
 
 
@@ -22,9 +22,9 @@ def base(tmp_path: Path) -> Path:
 
 def test_an_adapter_is_named_by_its_weights(base: Path, tmp_path: Path) -> None:
     """Two trainings in folders of one name must not share what is cached of them."""
-    one = read_adapter(save_adapter(tmp_path / "a" / "tuned"), base=base, max_rank=2)
-    same = read_adapter(save_adapter(tmp_path / "b" / "tuned"), base=base, max_rank=2)
-    other = read_adapter(save_adapter(tmp_path / "c" / "tuned", rank=1), base=base, max_rank=2)
+    one = inspect_adapter(save_adapter(tmp_path / "a" / "tuned"), base=base, max_rank=2)
+    same = inspect_adapter(save_adapter(tmp_path / "b" / "tuned"), base=base, max_rank=2)
+    other = inspect_adapter(save_adapter(tmp_path / "c" / "tuned", rank=1), base=base, max_rank=2)
     assert one.name.startswith("tuned-")
     assert one.name == same.name != other.name
 
@@ -49,7 +49,7 @@ def test_what_an_engine_cannot_serve_is_refused_by_name(
 ) -> None:
     """vLLM fails on these when the first customer comes, or serves something else."""
     with pytest.raises(error, match=says):
-        read_adapter(save_adapter(tmp_path / "tuned", **changes), base=base, max_rank=8)
+        inspect_adapter(save_adapter(tmp_path / "tuned", **changes), base=base, max_rank=8)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
@@ -58,7 +58,7 @@ def test_an_adapter_that_is_cut_short_is_refused(base: Path, tmp_path: Path, nam
     folder = save_adapter(tmp_path / "tuned")
     (folder / name).write_bytes((folder / name).read_bytes()[:20])
     with pytest.raises(ModelMissingError, match="cannot read the adapter 'tuned'"):
-        read_adapter(folder, base=base, max_rank=8)
+        inspect_adapter(folder, base=base, max_rank=8)
     (folder / name).unlink()
     with pytest.raises(ModelMissingError, match="cannot read the adapter 'tuned'"):
-        read_adapter(folder, base=base, max_rank=8)
+        inspect_adapter(folder, base=base, max_rank=8)

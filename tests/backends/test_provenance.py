@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from backend_support import save_adapter
 from safetensors.numpy import save_file
-from tests.test_adapter import save_adapter
 
 from genrec import Catalog, CatalogIndex, GenerativeRanker, GenerativeSettings, Item, TitleIdentifiers, read_template
 from genrec.artifact import sha256_of
-from genrec.backends.adapter import read_adapter
-from genrec.backends.provenance import FILE, Provenance
+from genrec.backends.adapter import inspect_adapter
+from genrec.backends.provenance import FILENAME, Provenance
 from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
 from genrec.testing import ByteTokenizer, TableBackend
 
@@ -25,9 +25,9 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
     """Half of what an adapter was made of is a story about another one."""
     FACTS.write(tmp_path)
     assert Provenance.read(tmp_path) == FACTS
-    told = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    told = json.loads((tmp_path / FILENAME).read_text(encoding="utf-8"))
     for damaged in (json.dumps({**told, "seed": None})[:-9], json.dumps({key: told[key] for key in list(told)[1:]})):
-        (tmp_path / FILE).write_text(damaged, encoding="utf-8")
+        (tmp_path / FILENAME).write_text(damaged, encoding="utf-8")
         with pytest.raises(ArtifactError, match=r"cannot read .*genrec\.json"):
             Provenance.read(tmp_path)
 
@@ -39,13 +39,13 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
     module = "model.layers.0.self_attn.q_proj.weight"
     save_file({module: np.zeros((6, 4), np.float32)}, base / "model.safetensors")
     folder = save_adapter(tmp_path / "tuned")
-    assert read_adapter(folder, base=base).provenance is None
+    assert inspect_adapter(folder, base=base).provenance is None
     facts = replace(FACTS, base_sha256={"model.safetensors": sha256_of(base / "model.safetensors")})
     facts.write(folder)
-    assert read_adapter(folder, base=base).provenance == facts
+    assert inspect_adapter(folder, base=base).provenance == facts
     save_file({module: np.ones((6, 4), np.float32)}, base / "model.safetensors")
     with pytest.raises(MismatchError, match=r"was trained on other weights: model.safetensors of 'Tiny' has SHA-256"):
-        read_adapter(folder, base=base)
+        inspect_adapter(folder, base=base)
 
 
 def test_what_differs_from_training_is_named() -> None:

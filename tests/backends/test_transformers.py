@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts import BackendContract, defines, has_base, read, subjects
+from contracts import BackendContract, defines, has_base, read_log_probs, subjects
 
 import genrec
 from genrec.backends.base import Backend
@@ -23,7 +23,7 @@ class TestTableBackend(BackendContract):
     def backend(self) -> Backend:
         return TableBackend(97, seed=5)
 
-    def held(self, tree: Any) -> int:
+    def tree_bytes(self, tree: Any) -> int:
         return int(tree._states.nbytes + tree._lengths.nbytes)
 
     def test_it_fails_when_it_is_told_to(self) -> None:
@@ -42,7 +42,7 @@ class TestTransformersBackend(BackendContract):
     def backend(self, smollm2_float64: Backend) -> Backend:
         return smollm2_float64
 
-    def held(self, tree: Any) -> int:
+    def tree_bytes(self, tree: Any) -> int:
         kept = [*tree._hidden, *(part for layer in tree._cache.layers for part in (layer.keys, layer.values))]
         return sum(part.nbytes for part in kept)
 
@@ -73,10 +73,10 @@ class TestTransformersBackend(BackendContract):
             tree = backend.open([np.arange(30), np.arange(5)])
             tree.grow(np.array([0, 1, 2, 2]), np.array([5, 6, 7, 8]))
             plain = backend.model(input_ids=torch.arange(9)[None]).logits.detach().numpy()
-            answers.append((read(backend, tree), plain))
+            answers.append((read_log_probs(backend, tree), plain))
         assert backend.model.config._attn_implementation == "sdpa"
         for found, expected in zip(*answers, strict=True):
-            self.same(found, expected)
+            self.assert_close(found, expected)
 
     def test_layers_compute_what_is_read_and_no_padding(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch is as uneven as its people: padded to the longest, most of the work can be for nobody."""
@@ -90,11 +90,11 @@ class TestTransformersBackend(BackendContract):
                 monkeypatch.setattr(backend, "_packs", packs)
                 tree = backend.open(prompts)
                 tree.grow(parents, np.arange(6))
-                answers.append(read(backend, tree))
+                answers.append(read_log_probs(backend, tree))
         finally:
             hook.remove()
         assert widths == [62, 6, 3 * 50, 3 * 5]
-        self.same(*answers)
+        self.assert_close(*answers)
 
     def test_a_shared_head_is_computed_once(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch of people under one template would pay for its words as often as there are people."""
@@ -136,7 +136,7 @@ class TestTransformersBackend(BackendContract):
         assert tree.size == 2
         for one in (tree, whole):
             one.grow(np.array([1, 0]), np.array([8, 9]))
-        self.same(read(backend, tree), read(backend, whole))
+        self.assert_close(read_log_probs(backend, tree), read_log_probs(backend, whole))
 
     def test_damaged_weights_are_refused_by_name(self, smollm2: Path, tmp_path: Path) -> None:
         """Whoever copied half of a model must read that, and no traceback of the library that reads it."""
@@ -197,7 +197,7 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
     paths = list(prompts)
     for parent, token in grown:
         paths.append(np.append(paths[parent], token))
-    for path, own in zip(paths, read(backend, tree, np.arange(99)), strict=True):
+    for path, own in zip(paths, read_log_probs(backend, tree, np.arange(99)), strict=True):
         with torch.no_grad():
             expected = backend.model(torch.from_numpy(path)[None]).logits[0, -1].log_softmax(dim=-1).numpy()
         np.testing.assert_allclose(own, expected, atol=1e-4)
@@ -209,13 +209,13 @@ def test_attention_that_needs_more_than_a_mask_is_refused(tmp_path: Path) -> Non
     import torch
     from transformers import GptOssConfig
 
-    from genrec.backends.attention import _attend
+    from genrec.backends.attention import _packed_attention
 
     with pytest.raises(ModelMissingError, match="cannot load the model"):
         tiny(GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1), tmp_path)
     states = torch.zeros(1, 2, 3, 4)
     with pytest.raises(ValueError, match="Linear asks its attention for s_aux"):
-        _attend(torch.nn.Linear(1, 1).eval(), states, states, states, None, s_aux=states)
+        _packed_attention(torch.nn.Linear(1, 1).eval(), states, states, states, None, s_aux=states)
 
 
 @pytest.mark.model

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from backend_support import check_texts, needs_vllm, path_tree_bytes, save_adapter, strike
-from contracts import BackendContract, branches, read
+from contracts import BackendContract, random_tree, read_log_probs
 
 from genrec import (
     Catalog,
@@ -32,15 +32,15 @@ from genrec import (
     open_dataset,
     read_template,
 )
-from genrec.backends.base import Backend, TextRequest
+from genrec.backends.base import Backend, GenerationRequest
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
 from genrec.datasets.registry import find_adapter
 from genrec.deadline import Deadline
-from genrec.decoding.constraints import Grammar, Marks
-from genrec.decoding.grammar import JsonGrammar
-from genrec.decoding.item_link_constraint import MentionConstraint
-from genrec.decoding.search import Terms, beam_search, exhaustive_search
+from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.grammar import GrammarCompiler
+from genrec.decoding.item_link_constraint import ItemLinkConstraint
+from genrec.decoding.search import SearchRequest, beam_search, exhaustive_search
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray, Message, Span
@@ -55,7 +55,9 @@ needs_httpx = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is no
 def engine(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
-    backend = VllmEngineBackend(smollm2, dtype="float32", max_tokens=1024, memory=1 << 30, patience=PATIENCE)
+    backend = VllmEngineBackend(
+        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 30, timeout=PATIENCE
+    )
     yield backend
     backend.close()
 
@@ -65,7 +67,7 @@ def engine_with_adapters(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend = VllmEngineBackend(
-        smollm2, dtype="float32", max_tokens=1024, memory=1 << 28, adapters=2, patience=PATIENCE
+        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 28, max_adapters=2, timeout=PATIENCE
     )
     yield backend
     backend.close()
@@ -119,8 +121,8 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
 def server(server_url: str) -> Iterator[Any]:
     from genrec.backends.vllm_server import VllmServerBackend
 
-    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=PATIENCE)
-    backend.ready()
+    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=PATIENCE)
+    backend.check_ready()
     yield backend
     backend.close()
 
@@ -133,26 +135,26 @@ class VllmBackendContract(BackendContract):
         self, backend: Backend, tokenizer: HuggingFaceTokenizer
     ) -> None:
         """The engine's own way to keep it, which must keep what genrec's does."""
-        check_texts(backend, tokenizer, JsonGrammar(tokenizer))
+        check_texts(backend, tokenizer, GrammarCompiler(tokenizer))
 
     def test_a_text_that_is_held_to_a_grammar_is_a_sentence_of_it(
         self, backend: Backend, tokenizer: HuggingFaceTokenizer
     ) -> None:
         """Replies are held so, whoever writes them; told as they come or not."""
-        constraint = JsonGrammar(tokenizer).constrain_to(
+        constraint = GrammarCompiler(tokenizer).compile_lark(
             'start: "Take [" ("1" | "2") "], " ("it is red" | "please") "."'
         )
         prompt = tokenizer.encode_prompt([Message("user", (Span(SAID, False),))])
-        request = TextRequest(prompt, tokenizer.control_ids, 40, 2.0, 1, constraint)
+        request = GenerationRequest(prompt, tokenizer.control_token_ids, 40, 2.0, 1, constraint)
         told: list[int] = []
         for on_tokens in (None, lambda _, new: told.extend(new)):
-            (text,) = backend.write([request], on_tokens=on_tokens)
+            (text,) = backend.generate([request], on_tokens=on_tokens)
             written = tokenizer.decode(text.token_ids.tolist())
-            assert text.ended
+            assert text.stopped
             assert written in {f"Take [{one}], {what}." for one in (1, 2) for what in ("it is red", "please")}
         assert told == text.token_ids.tolist()
 
-    def held(self, tree: Any) -> int:
+    def tree_bytes(self, tree: Any) -> int:
         return path_tree_bytes(tree)
 
 
@@ -182,14 +184,14 @@ class TestVllmServerBackend(VllmBackendContract):
         """Requests under way together meet in batches of chance, which round otherwise; one by one they repeat."""
         from genrec.backends.vllm_server import VllmServerBackend
 
-        parents, tokens, _ = branches(backend, prompts)
+        parents, tokens, _ = random_tree(backend, prompts)
         answers = []
         for _ in range(2):
             tree = backend.open(prompts)
             tree.grow(np.array(parents), np.array(tokens))
-            answers.append(read(backend, tree))
-        self.same(*answers)
-        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, patience=PATIENCE, concurrency=1)
+            answers.append(read_log_probs(backend, tree))
+        self.assert_close(*answers)
+        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=PATIENCE, max_concurrency=1)
         super().test_the_same_call_gives_the_same_numbers(alone, prompts)
         alone.close()
 
@@ -221,7 +223,12 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
     answer = ask(genrec_allow=some, genrec_deny=some[:2])
     assert answer.status_code == 200, answer.text
     (choice,) = answer.json()["choices"]
-    items = Grammar(index.trie, Marks.of(tokenizer)).start("list", k=3).read(choice["token_ids"]).tolist()
+    items = (
+        CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
+        .start("list", k=3)
+        .parse_items(choice["token_ids"])
+        .tolist()
+    )
     assert len(set(items)) == 3
     assert set(items) <= {2, 3, 4, 5}
     assert choice["finish_reason"] == "stop"
@@ -234,14 +241,14 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
 @pytest.mark.vllm
 @needs_vllm
 @needs_httpx
-def test_a_server_holds_the_mentions_of_a_text_to_the_catalog(
+def test_server_constrains_item_links_to_the_catalog(
     server: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """In a conversation the words are free, and what is named is not; told as they come or not."""
-    grammar = Grammar(index.trie, Marks.of(tokenizer))
-    allowed = Subset.of(len(index.catalog), [2, 3])
+    grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
+    allowed = Subset.from_indices(len(index.catalog), [2, 3])
     ids = [index.catalog.item_ids[item] for item in (2, 3)]
-    constraint = MentionConstraint(grammar, index.rows(allowed), catalog="shop", item_ids=ids)
+    constraint = ItemLinkConstraint(grammar, index.to_row_subset(allowed), catalog_name="shop", item_ids=ids)
     requests = mention_requests(tokenizer, constraint)
     told: dict[int, list[int]] = {}
     texts = server.write(requests)
@@ -253,7 +260,7 @@ def test_a_server_holds_the_mentions_of_a_text_to_the_catalog(
             state = constraint.start()
             for token in token_ids:
                 state.advance(token)
-            named |= set(index.trie.items[list(state.state.rows)].tolist())
+            named |= set(index.trie.items[list(state.state.written_rows)].tolist())
     assert named
     assert named <= {2, 3}
     with pytest.raises(EngineError, match="'attic'; choose one"):
@@ -262,26 +269,26 @@ def test_a_server_holds_the_mentions_of_a_text_to_the_catalog(
 
 @pytest.mark.vllm
 @needs_vllm
-def test_an_engine_that_serves_no_catalog_writes_nothing(
+def test_engine_without_catalog_rejects_generation(
     engine: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """A constraint that is dropped on the way lets the model name what nobody sells."""
-    grammar = Grammar(index.trie, Marks.of(tokenizer))
+    grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
     everything = Subset.everything(len(index.trie))
     ids = list(index.catalog.item_ids)
     for constraint, says in (
-        (MentionConstraint(grammar, everything, catalog="shop", item_ids=ids), "GENREC_CATALOGS is not set"),
-        (MentionConstraint(grammar, everything, once=True), "counts no mentions"),
-        (MentionConstraint(grammar, everything), "need a catalog that the engine serves"),
+        (ItemLinkConstraint(grammar, everything, catalog_name="shop", item_ids=ids), "GENREC_CATALOGS is not set"),
+        (ItemLinkConstraint(grammar, everything, unique=True), "counts no mentions"),
+        (ItemLinkConstraint(grammar, everything), "need a catalog that the engine serves"),
     ):
         with pytest.raises(EngineError, match=says):
             engine.write(mention_requests(tokenizer, constraint))
 
 
-def mention_requests(tokenizer: HuggingFaceTokenizer, constraint: MentionConstraint) -> list[TextRequest]:
+def mention_requests(tokenizer: HuggingFaceTokenizer, constraint: ItemLinkConstraint) -> list[GenerationRequest]:
     turns = [Message("user", (Span(SAID, False),)), Message("assistant", (Span("I recommend the", True),))]
     prompt = tokenizer.encode_prompt(turns)
-    return [TextRequest(prompt, tokenizer.control_ids, 60, 1.0, seed, constraint) for seed in range(4)]
+    return [GenerationRequest(prompt, tokenizer.control_token_ids, 60, 1.0, seed, constraint) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -304,10 +311,10 @@ def test_rankings_are_those_of_transformers(
     engine: Backend, smollm2_float32: Backend, index: CatalogIndex, prompts: list[IntArray]
 ) -> None:
     """Who moves from one engine to the other must find the same lists."""
-    terms = Terms([Subset.everything(len(index.trie))] * len(prompts), 10)
+    terms = SearchRequest([Subset.everything(len(index.trie))] * len(prompts), 10)
     for search in (
         lambda tree: beam_search(tree, index.trie, terms, width=4, exact=True),
-        lambda tree: beam_search(tree, index.trie, replace(terms, kind="catalog"), width=12),
+        lambda tree: beam_search(tree, index.trie, replace(terms, score_kind="catalog"), width=12),
         lambda tree: exhaustive_search(tree, index.trie, terms, max_nodes=64),
     ):
         found, expected = (search(backend.open(prompts)) for backend in (engine, smollm2_float32))
@@ -336,11 +343,11 @@ def test_an_adapter_is_chosen_by_the_request(
     tuned = engine.with_adapter(folder)
     assert tuned.name.startswith(f"{engine.name}+tuned-")
     prompt = [np.arange(20, 60)]
-    plain, changed = read(engine, engine.open(prompt)), read(tuned, tuned.open(prompt))
+    plain, changed = read_log_probs(engine, engine.open(prompt)), read_log_probs(tuned, tuned.open(prompt))
     assert np.abs(plain - changed).max() > 0.1
-    np.testing.assert_allclose(read(engine, engine.open(prompt)), plain, atol=2e-4)
+    np.testing.assert_allclose(read_log_probs(engine, engine.open(prompt)), plain, atol=2e-4)
     tuned.unload_adapter()
-    np.testing.assert_allclose(read(tuned, tuned.open(prompt)), changed, atol=2e-4)
+    np.testing.assert_allclose(read_log_probs(tuned, tuned.open(prompt)), changed, atol=2e-4)
     with pytest.raises(MismatchError, match="was made for 'Somebody/Tiny'"):
         engine.with_adapter(save_adapter(tmp_path / "other"))
     # The one that ships scores items as it does merged into the weights, less the prior of the model without it.
@@ -378,18 +385,18 @@ def within(seconds: float) -> Deadline:
 
 @pytest.mark.vllm
 @needs_vllm
-def test_who_leaves_at_a_deadline_leaves_the_engine_at_its_work(engine: Any) -> None:
+def test_deadline_does_not_stop_the_engine(engine: Any) -> None:
     """A caller in a hurry must neither wait for a batch, their own or another's, nor have the engine started again."""
     short = [np.arange(30)]
     long = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(6)]
-    before, llm = read(engine, engine.open(short)), engine.llm
+    before, llm = read_log_probs(engine, engine.open(short)), engine.llm
     for prompts in (long, short):  # the second waits behind the first
         deadline = within(0.5)
         tree = engine.open(prompts, deadline=deadline)
         with pytest.raises(DeadlineExceededError):
-            read(engine, tree)
-        assert deadline.left() > -1.0
-    np.testing.assert_allclose(read(engine, engine.open(short)), before, atol=2e-4)
+            read_log_probs(engine, tree)
+        assert deadline.remaining() > -1.0
+    np.testing.assert_allclose(read_log_probs(engine, engine.open(short)), before, atol=2e-4)
     assert engine.llm is llm
 
 
@@ -398,12 +405,12 @@ def test_who_leaves_at_a_deadline_leaves_the_engine_at_its_work(engine: Any) -> 
 def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> None:
     """vLLM's own client waits for ever; the ladder needs an error while there is still time to answer."""
     prompts = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(40)]
-    before = read(engine, engine.open([np.arange(30)]))
+    before = read_log_probs(engine, engine.open([np.arange(30)]))
     failed: list[tuple[float, str]] = []
 
     def ask() -> None:
         try:
-            read(engine, engine.open(prompts))
+            read_log_probs(engine, engine.open(prompts))
         except EngineError as error:
             failed.append((time.monotonic(), str(error)))
 
@@ -422,7 +429,7 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
     for _ in range(600):
         asked = time.monotonic()
         try:
-            after = read(engine, engine.open([np.arange(30)]))
+            after = read_log_probs(engine, engine.open([np.arange(30)]))
             break
         except EngineError:
             waits.append(time.monotonic() - asked)
@@ -430,7 +437,7 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
     np.testing.assert_allclose(after, before, atol=2e-4)
     assert max(waits) < 1  # nobody waits for the new engine but who has the time
     engine.restart()
-    np.testing.assert_allclose(read(engine, engine.open([np.arange(30)])), before, atol=2e-4)
+    np.testing.assert_allclose(read_log_probs(engine, engine.open([np.arange(30)])), before, atol=2e-4)
 
 
 MODELS = {"data": [{"id": "m", "max_model_len": 100}]}
@@ -546,7 +553,7 @@ def test_a_server_that_is_slow_but_answers_is_waited_for(serve: Any) -> None:
         time.sleep(0.4)
         send(handler, 200, RIGHT)
 
-    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, patience=1.5, concurrency=1)
+    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, timeout=1.5, max_concurrency=1)
     try:
         begun = time.monotonic()
         tree = backend.open([np.array([1])] * 6)
@@ -572,7 +579,7 @@ def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
 
     begun = time.monotonic()
     with pytest.raises(EngineError, match=r"did not answer within 1 s"):
-        ask(serve(answer), patience=1.0)
+        ask(serve(answer), timeout=1.0)
     assert time.monotonic() - begun < 5
     begun = time.monotonic()
     with pytest.raises(DeadlineExceededError, match="did not answer before the deadline"):
@@ -582,7 +589,7 @@ def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
 
 
 @needs_httpx
-def test_a_server_that_drips_holds_no_connection(serve: Any) -> None:
+def test_slow_stream_is_cut_at_the_deadline(serve: Any) -> None:
     """A time-out is of each piece that is read: a connection that never ends would be lost for good."""
     from genrec.backends.vllm_server import VllmServerBackend
 
@@ -596,7 +603,7 @@ def test_a_server_that_drips_holds_no_connection(serve: Any) -> None:
         while not over.wait(0.1):
             handler.wfile.write(b" ")
 
-    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, concurrency=1)
+    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, max_concurrency=1)
     asked = (np.array([0]), np.array([3]), np.array([0, 1]))
     with pytest.raises(DeadlineExceededError):
         backend.open([np.array([1])], deadline=within(0.5)).log_probs(*asked)

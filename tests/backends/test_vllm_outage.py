@@ -25,7 +25,7 @@ LLM = {"generative", "generative-small"}
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedEngine:
     """One answer: who asked, when, and how long it took, in seconds."""
 
     person: str
@@ -39,17 +39,17 @@ class Served:
 
     @property
     def sources(self) -> set[str]:
-        return {item.step for item in self.answer.items}
+        return {item.stage for item in self.answer.items}
 
 
-def go_on_asking(recommender: Recommender, person: str, over: threading.Event, served: list[Served]) -> None:
+def go_on_asking(recommender: Recommender, person: str, over: threading.Event, served: list[ServedEngine]) -> None:
     while not over.wait(0.3):
         asked = time.monotonic()
         answer = recommender.recommend(person, k=K, where=WHERE, deadline=DEADLINE)
-        served.append(Served(person, asked, time.monotonic() - asked, answer))
+        served.append(ServedEngine(person, asked, time.monotonic() - asked, answer))
 
 
-def first(served: list[Served], since: float, is_meant: Callable[[Served], bool]) -> Served:
+def first(served: list[ServedEngine], since: float, is_meant: Callable[[ServedEngine], bool]) -> ServedEngine:
     """The first answer of a kind to a request made since a moment, waited for."""
     seen = 0
     for _ in range(6000):
@@ -61,11 +61,11 @@ def first(served: list[Served], since: float, is_meant: Callable[[Served], bool]
     pytest.fail(f"no such answer among {seen}; the last is {served[-1]}")
 
 
-def is_the_models(one: Served) -> bool:
+def is_the_models(one: ServedEngine) -> bool:
     return one.sources <= LLM
 
 
-def says(why: str, one: Served) -> bool:
+def says(why: str, one: ServedEngine) -> bool:
     return any(why in notice for notice in one.answer.notices)
 
 
@@ -78,9 +78,9 @@ def test_an_engine_that_hangs_or_dies_under_load_costs_no_request_and_comes_back
 
     catalog, interactions = open_dataset("online-retail", tmp_path)
     allowed = {catalog.item_ids[int(place)] for place in catalog.where(WHERE).nonzero()[0]}
-    served: list[Served] = []
+    served: list[ServedEngine] = []
     over = threading.Event()
-    engine = VllmEngineBackend(smollm2, max_tokens=1024, memory=1 << 28, patience=PATIENCE)
+    engine = VllmEngineBackend(smollm2, context_length=1024, kv_cache_memory_bytes=1 << 28, timeout=PATIENCE)
     try:
         recommender = open_recommender(
             catalog,
@@ -90,8 +90,8 @@ def test_an_engine_that_hangs_or_dies_under_load_costs_no_request_and_comes_back
             settings=Settings(
                 model=smollm2,
                 encoder=None,
-                generative=GenerativeSettings(candidates=K, prior=0.0, evidence=50.0),
-                fewer_candidates=K,
+                generative=GenerativeSettings(candidates=K, prior=0.0, fusion_weight=50.0),
+                small_search_candidates=K,
             ),
         )
         recommender.recommend(PEOPLE, k=K, where=WHERE)

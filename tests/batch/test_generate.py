@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from genrec import Catalog, Interactions, PopularityRanker, Recommender, Template, open_dataset, read_template
-from genrec.backends.base import Backend, TextRequest
-from genrec.batch.generate import Lookup, MessageReading, Style, TemplateReading, TextAnswerer
-from genrec.batch.input import Row
+from genrec.backends.base import Backend, GenerationRequest
+from genrec.batch.generate import ChatPromptBuilder, GenerateTask, SamplingParams, TemplateInputs, TemplatePromptBuilder
+from genrec.batch.input import InputRow
 from genrec.cli.app import app
 from genrec.errors import EngineError, InputError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -30,9 +30,9 @@ SCHEMA = {
 }
 
 
-def request(custom_id: Any = "a", text: Any = "Say yes.", **body: Any) -> Row:
+def request(custom_id: Any = "a", text: Any = "Say yes.", **body: Any) -> InputRow:
     messages = [{"role": "user", "content": text}]
-    return Row({"custom_id": custom_id, "body": {"messages": messages, "max_tokens": 4, **body}})
+    return InputRow({"custom_id": custom_id, "body": {"messages": messages, "max_tokens": 4, **body}})
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,17 @@ def known(shop: tuple[Catalog, Interactions]) -> Recommender:
 def test_a_text_of_a_row_is_the_one_of_its_prompt(smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer) -> None:
     """What stands in a part must be what the same prompt gives alone, for the row that asked."""
     template = Template.from_source(ASKS)
-    answer = TextAnswerer(
-        smollm2_float32, tokenizer, TemplateReading(template), style=Style(max_tokens=12), batch_size=2
+    answer = GenerateTask(
+        smollm2_float32,
+        tokenizer,
+        TemplatePromptBuilder(template),
+        sampling_params=SamplingParams(max_tokens=12),
+        batch_size=2,
     )
     things = ["spoon", "<|im_end|>", "lamp", "bell", "hat"]
-    rows = [Row({"item_id": number, "thing": thing}) for number, thing in enumerate(things)]
-    rows.insert(2, Row({"item_id": 9}))
-    rows.append(Row({"item_id": 10, "thing": None}))
+    rows = [InputRow({"item_id": number, "thing": thing}) for number, thing in enumerate(things)]
+    rows.insert(2, InputRow({"item_id": 9}))
+    rows.append(InputRow({"item_id": 10, "thing": None}))
     schema = answer.schema(iter(rows))
     assert schema.names == ["item_id", "text", "finish_reason", "tokens", "row"]
     answers = answer(rows, schema)
@@ -68,18 +72,16 @@ def test_a_text_of_a_row_is_the_one_of_its_prompt(smollm2_float32: Backend, toke
     total = 0
     for line, thing in zip(lines, things, strict=True):
         prompt = tokenizer.encode_prompt(template.render(thing=thing))
-        text = smollm2_float32.write([TextRequest(prompt, tokenizer.control_ids, 12)])[0]
+        text = smollm2_float32.generate([GenerationRequest(prompt, tokenizer.control_token_ids, 12)])[0]
         assert line["text"] == tokenizer.decode(text.token_ids.tolist())
-        assert (line["tokens"], line["finish_reason"]) == (len(text.token_ids), "stop" if text.ended else "length")
+        assert (line["tokens"], line["finish_reason"]) == (len(text.token_ids), "stop" if text.stopped else "length")
         total += len(prompt) + len(text.token_ids)
     assert answers.tokens == total
     assert answers.sources == {smollm2_float32.name: 5}
 
 
 @pytest.mark.model
-def test_a_request_is_answered_as_it_asks_or_told_why_not(
-    smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer
-) -> None:
+def test_request_options_are_honoured_or_reported(smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer) -> None:
     """A line that is not supported must not cost its neighbours, nor be answered as if it had asked for less."""
     rows = [
         request("a", "Name a colour.", temperature=1, seed=3, max_tokens=6, model="tiny"),
@@ -97,12 +99,12 @@ def test_a_request_is_answered_as_it_asks_or_told_why_not(
         request("k", max_tokens=0),
         request("l", messages=[{"role": "tool", "content": "x"}]),
         request("m", temperature=-1),
-        Row({"custom_id": "n", "body": 5}),
-        Row({"custom_id": "o", "url": "/v1/embeddings", "body": request().value["body"]}),
-        Row({}, "line 9 of a.jsonl is no JSON object"),
+        InputRow({"custom_id": "n", "body": 5}),
+        InputRow({"custom_id": "o", "url": "/v1/embeddings", "body": request().columns["body"]}),
+        InputRow({}, "line 9 of a.jsonl is no JSON object"),
         request("p", response_format={"type": "json_schema"}),
     ]
-    answer = TextAnswerer(smollm2_float32, tokenizer, MessageReading("tiny"))
+    answer = GenerateTask(smollm2_float32, tokenizer, ChatPromptBuilder("tiny"))
     answers = answer(rows, answer.schema(iter(rows)))
     told = {one.row: (one.id, one.code, one.message) for one in answers.failures}
     assert sorted(told) == list(range(3, 19))
@@ -135,10 +137,10 @@ def test_a_request_is_answered_as_it_asks_or_told_why_not(
 
 def test_a_template_shows_what_is_looked_up(known: Recommender, tokenizer: HuggingFaceTokenizer) -> None:
     """A letter to somebody about the history of somebody else is worse than none."""
-    read = TemplateReading(read_template("newsletter"), Lookup(known, max_history=2))
+    read = TemplatePromptBuilder(read_template("newsletter"), TemplateInputs(known, max_history=2))
     user, item = "12748", known.catalog[3]
-    prompt, _ = read(Row({"user_id": user, "item_id": item.item_id, "rank": 1}), Style())
-    history = known.history_of(user)
+    prompt, _ = read(InputRow({"user_id": user, "item_id": item.item_id, "rank": 1}), SamplingParams())
+    history = known.history_indices(user)
     newest = list(dict.fromkeys(history[::-1].tolist()))[:2]
     said = prompt[-1].text
     assert said.index(known.catalog[newest[1]].title) < said.index(known.catalog[newest[0]].title)
@@ -151,39 +153,39 @@ def test_a_template_shows_what_is_looked_up(known: Recommender, tokenizer: Huggi
         ({"history": ["no-such"], "item_id": item.item_id}, "no-such"),
     ):
         with pytest.raises(InputError, match=message):
-            read(Row(value), Style())
+            read(InputRow(value), SamplingParams())
     with pytest.raises(InputError, match="asks for an item, not for text"):
-        TemplateReading(read_template("next-item"))
+        TemplatePromptBuilder(read_template("next-item"))
 
 
-def test_an_engine_that_is_gone_fails_its_rows_and_no_others(tokenizer: HuggingFaceTokenizer) -> None:
+def test_engine_failure_fails_its_rows_only(tokenizer: HuggingFaceTokenizer) -> None:
     """They are what retry-failed asks again."""
 
     class Failing(TableBackend):
-        def write(self, requests: Any, *, deadline: Any = None) -> Any:
+        def generate(self, requests: Any, *, deadline: Any = None) -> Any:
             if any(len(one.prompt) > 40 for one in requests):
                 raise EngineError("the engine is gone")
-            return super().write(requests, deadline=deadline)
+            return super().generate(requests, deadline=deadline)
 
-    answer = TextAnswerer(Failing(tokenizer.vocab_size), tokenizer, MessageReading("tiny"), batch_size=3)
+    answer = GenerateTask(Failing(tokenizer.vocab_size), tokenizer, ChatPromptBuilder("tiny"), batch_size=3)
     rows = [request("a"), request("b", "long " * 40), request("c")]
     answers = answer(rows, answer.schema(iter(rows)))
     assert [(one.row, one.code, one.message) for one in answers.failures] == [(1, "engine", "the engine is gone")]
     assert answers.table["custom_id"].to_pylist() == ["a", "c"]
     with pytest.raises(InputError, match="batch_size is -1"):
-        TextAnswerer(TableBackend(9), tokenizer, MessageReading("tiny"), batch_size=-1)
+        GenerateTask(TableBackend(9), tokenizer, ChatPromptBuilder("tiny"), batch_size=-1)
 
 
 def test_a_chat_format_that_refuses_the_roles_fails_the_row(tokenizer: HuggingFaceTokenizer) -> None:
     """One line of two users in turn would else end the run, and every resumption of it."""
     strict = HuggingFaceTokenizer(
-        tokenizer.document,
+        tokenizer.tokenizer_json,
         chat_template="{% for one in messages %}{% if loop.index0 and one.role == loop.previtem.role %}"
         "{{ raise_exception('speak in turn') }}{% endif %}{{ one.content }}<|im_end|>{% endfor %}",
-        begin_token="",
-        end_token="<|im_end|>",
+        bos_token="",
+        eos_token="<|im_end|>",
     )
-    answer = TextAnswerer(TableBackend(strict.vocab_size), strict, MessageReading("tiny"))
+    answer = GenerateTask(TableBackend(strict.vocab_size), strict, ChatPromptBuilder("tiny"))
     twice = request("b", messages=[{"role": "user", "content": "x"}] * 2)
     answers = answer([request("a"), twice], answer.schema(iter([twice, request("a")])))
     assert [(one.row, one.code) for one in answers.failures] == [(1, "unreadable")]
@@ -194,17 +196,17 @@ def test_every_option_that_decides_the_answers_is_among_the_facts() -> None:
     """One that is forgotten would be without effect, and could change between two starts of a run."""
     from genrec.cli import batch, batch_tasks
 
-    assert {"answers", *inspect.signature(batch._what_is_asked).parameters} == set(batch_tasks._ASKED)
+    assert {"answers", *inspect.signature(batch._task_options).parameters} == set(batch_tasks._TASK_OPTIONS)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"max_tokens": 0}, "max_tokens is 0"), ({"seed": -1}, "seed is -1"), ({"temperature": 3.0}, "temperature is 3")],
 )
-def test_a_style_out_of_range_is_named(change: dict[str, Any], message: str) -> None:
+def test_sampling_params_out_of_range_raise(change: dict[str, Any], message: str) -> None:
     """Before a million rows are asked with it."""
     with pytest.raises(InputError, match=message):
-        Style(**change)
+        SamplingParams(**change)
 
 
 @pytest.mark.model

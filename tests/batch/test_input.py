@@ -9,24 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.batch.input import BlockReader, Row, survey
+from genrec.batch.input import BlockReader, InputRow, build_input_index
 from genrec.errors import InputError, MismatchError
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=8)
 
 
-def read(source: Path, size: int) -> list[Row]:
+def read(source: Path, size: int) -> list[InputRow]:
     """Every block: in order, the last one first, each alone, and in any order."""
-    found = survey(source, size)
-    assert all(block.rows <= size for block in found.blocks)
+    found = build_input_index(source, size)
+    assert all(block.num_rows <= size for block in found.blocks)
     mixed = random.Random(size).sample(found.blocks, len(found.blocks))
     answers = []
     for order in (found.blocks, found.blocks[::-1], mixed):
         reader = BlockReader(source, found)
-        blocks = {block.first: reader.read(block) for block in order}
+        blocks = {block.first_row: reader.read(block) for block in order}
         answers.append([row for first in sorted(blocks) for row in blocks[first]])
     answers.append([row for block in found.blocks for row in BlockReader(source, found).read(block)])
-    assert len(answers[0]) == found.rows
+    assert len(answers[0]) == found.num_rows
     assert all(own == answers[0] for own in answers)
     return answers[0]
 
@@ -45,18 +45,18 @@ def test_blocks_hold_what_the_whole_file_holds(
     frame.to_parquet(folder / "d.parquet", row_group_size=3)
     expected = frame.to_dict("records")
     for name in ("a.csv", "b.tsv", "c.jsonl", "d.parquet"):
-        assert [row.value for row in read(folder / name, size)] == expected, name
-    assert [row.value for row in read(folder, size)] == expected * 4
+        assert [row.columns for row in read(folder / name, size)] == expected, name
+    assert [row.columns for row in read(folder, size)] == expected * 4
 
 
-def test_a_row_that_cannot_be_read_is_told_with_its_line(tmp_path: Path) -> None:
+def test_unreadable_row_is_reported_with_its_line(tmp_path: Path) -> None:
     """One broken line of a million must cost one row."""
     lines = [b'{"user_id": 1}', b"{broken", b"", b"[1, 2]", b'{"user_id": "\xff"}', b'{"user_id": 2}', b"[" * 99_999]
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
     for size in (1, 2, 10):
         rows = read(tmp_path / "a.jsonl", size)
-        assert [row.value for row in rows] == [{"user_id": 1}, {}, {}, {}, {"user_id": 2}, {}]
-        faults = [row.fault for row in rows]
+        assert [row.columns for row in rows] == [{"user_id": 1}, {}, {}, {}, {"user_id": 2}, {}]
+        faults = [row.error for row in rows]
         assert faults[0] == faults[4] == ""
         assert faults[1].startswith("line 2 of a.jsonl is no JSON object: ")
         assert faults[2] == "line 4 of a.jsonl is no JSON object"
@@ -65,20 +65,20 @@ def test_a_row_that_cannot_be_read_is_told_with_its_line(tmp_path: Path) -> None
     (tmp_path / "a.csv").write_bytes(b'user_id,words\n1,"two\nlines"\n2\n\n3,\xff\n4,' + b"x" * 200_000 + b"\n5,end\n")
     for size in (1, 2, 10):
         rows = read(tmp_path / "a.csv", size)
-        assert [row.value for row in rows if row.value] == [
+        assert [row.columns for row in rows if row.columns] == [
             {"user_id": "1", "words": "two\nlines"},
             {"user_id": "5", "words": "end"},
         ]
-        assert rows[1].fault == "line 4 of a.csv has 1 fields where the header has 2"
-        assert rows[2].fault == "line 6 of a.csv is not UTF-8"
-        assert rows[3].fault.startswith("line 7 of a.csv cannot be read: field larger")
+        assert rows[1].error == "line 4 of a.csv has 1 fields where the header has 2"
+        assert rows[2].error == "line 6 of a.csv is not UTF-8"
+        assert rows[3].error.startswith("line 7 of a.csv cannot be read: field larger")
 
 
 def test_a_file_that_changed_is_another_one(tmp_path: Path) -> None:
     """Half a run over one file and half over another is a run over neither."""
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"user_id": number}) + "\n" for number in range(10)), encoding="utf-8")
-    found = survey(path, 4)
+    found = build_input_index(path, 4)
     path.write_text('{"user_id": 1}\n', encoding="utf-8")
     with pytest.raises(MismatchError, match="put back the file that the run began with"):
         BlockReader(path, found).read(found.blocks[1])
@@ -104,7 +104,7 @@ def test_what_holds_no_rows_is_refused(tmp_path: Path, name: str, content: bytes
     if name.strip("."):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=says):
-        survey(tmp_path / (name or "nothing"), 10)
+        build_input_index(tmp_path / (name or "nothing"), 10)
 
 
 def test_a_stray_quote_costs_its_own_line(tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ def test_a_stray_quote_costs_its_own_line(tmp_path: Path) -> None:
     (tmp_path / "b.tsv").write_text('user_id\twords\n7\t"12 inch\n8\ta\n9\tb\n10\t"c\n11\td\n', encoding="utf-8")
     for size in (1, 3, 5000):
         rows = read(tmp_path / "a.csv", size)
-        assert [row.value.get("user_id") for row in rows] == [None, *map(str, range(1000))]
-        assert rows[0].fault.startswith("line 2 of a.csv cannot be read")
+        assert [row.columns.get("user_id") for row in rows] == [None, *map(str, range(1000))]
+        assert rows[0].error.startswith("line 2 of a.csv cannot be read")
         rows = read(tmp_path / "b.tsv", size)
-        assert [row.value.get("user_id") for row in rows] == [None, "8", "9", None, "11"]
+        assert [row.columns.get("user_id") for row in rows] == [None, "8", "9", None, "11"]
 
 
 @pytest.mark.parametrize("content", [b"user_id,n\xe4me\n1,2\n", b'user_id,"words\n1,2\n', b"user_id\r1\r2\r"])
@@ -124,4 +124,4 @@ def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes)
     """Every row would fail, each with a name nobody wrote."""
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"the header of .*a\.csv cannot be read"):
-        survey(tmp_path / "a.csv", 10)
+        build_input_index(tmp_path / "a.csv", 10)

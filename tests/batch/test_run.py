@@ -19,12 +19,12 @@ import pytest
 from typer.testing import CliRunner
 
 from genrec import Catalog, Interactions, PopularityRanker, RankRequest, Recommender, open_dataset
-from genrec.artifact import sha256_of, writing_file
+from genrec.artifact import atomic_writer, sha256_of
 from genrec.batch import run as batch_module
-from genrec.batch.input import Row
+from genrec.batch.input import InputRow
 from genrec.batch.leases import Leases
-from genrec.batch.recommend import ListAnswerer
-from genrec.batch.run import Answers, BatchRun, Failure, begin
+from genrec.batch.recommend import RecommendTask
+from genrec.batch.run import BatchResult, BatchRun, RowFailure, start_run
 from genrec.cli.app import app
 from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, EngineError, InputError, MismatchError
@@ -40,15 +40,17 @@ class Counting:
         self.failing, self.slow = set(failing), slow
         self.asked: list[int] = []
 
-    def __call__(self, rows: Sequence[Row], schema: pa.Schema) -> Answers:
+    def __call__(self, rows: Sequence[InputRow], schema: pa.Schema) -> BatchResult:
         time.sleep(self.slow)
-        users = [row.value["user_id"] for row in rows]
+        users = [row.columns["user_id"] for row in rows]
         self.asked += users
         kept = [(place, user) for place, user in enumerate(users) if user not in self.failing]
-        failures = [Failure(place, user, "bad", "no\u2028") for place, user in enumerate(users) if user in self.failing]
+        failures = [
+            RowFailure(place, user, "bad", "no\u2028") for place, user in enumerate(users) if user in self.failing
+        ]
         lines = [(user, f"{user}/{rank}", rank, place) for place, user in kept for rank in (1, 2)]
         table = pa.Table.from_pylist([dict(zip(SCHEMA.names, line, strict=True)) for line in lines], schema=SCHEMA)
-        return Answers(table, failures, {"counting": table.num_rows}, tokens=len(kept))
+        return BatchResult(table, failures, {"counting": table.num_rows}, tokens=len(kept))
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def start(rows: Path, folder: Path, **facts: Any) -> BatchRun:
-    return begin(rows, folder, facts, lambda _: SCHEMA, part_rows=10)
+    return start_run(rows, folder, facts, lambda _: SCHEMA, part_rows=10)
 
 
 def lines_of(folder: Path) -> list[tuple[int, str, int, int]]:
@@ -74,7 +76,7 @@ def test_every_row_is_there_once_and_in_order(rows: Path, tmp_path: Path) -> Non
     run = start(rows, tmp_path / "run", k=2)
     assert run.verify()[0] == "part 00000000 is missing: 10 rows from row 0 on; resume it"
     seen: list[int] = []
-    status = run.work(Counting(), on_progress=lambda now: seen.append(now.rows_done))
+    status = run.run(Counting(), on_progress=lambda now: seen.append(now.rows_done))
     assert status.finished
     assert (status.rows, status.parts, status.lines, status.failed, status.tokens) == (97, 10, 194, 0, 97)
     assert status.sources == {"counting": 194}
@@ -86,14 +88,14 @@ def test_every_row_is_there_once_and_in_order(rows: Path, tmp_path: Path) -> Non
     assert told["rows_done"] == 97
     assert set(told["versions"]) == {"genrec", "numpy", "pyarrow", "python"}
     again = Counting()
-    assert start(rows, tmp_path / "run", k=2).work(again).finished
+    assert start(rows, tmp_path / "run", k=2).run(again).finished
     assert not again.asked, "what is done is not asked again"
 
 
-def test_a_part_that_was_damaged_is_set_aside_and_made_again(rows: Path, tmp_path: Path) -> None:
+def test_damaged_part_is_quarantined_and_rebuilt(rows: Path, tmp_path: Path) -> None:
     """A disk that turned one bit, or a copy that ended early, must not be found by the reader of the lists."""
     folder = tmp_path / "run"
-    start(rows, folder).work(Counting(failing=[33]))
+    start(rows, folder).run(Counting(failing=[33]))
     whole = {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
     for number, damage in ((2, lambda own: own[:-7]), (5, lambda own: own[:100] + bytes([own[100] ^ 1]) + own[101:])):
         path = folder / "parts" / f"{number:08}.parquet"
@@ -104,59 +106,58 @@ def test_a_part_that_was_damaged_is_set_aside_and_made_again(rows: Path, tmp_pat
     run = BatchRun.open(folder)
     assert len(run.verify()) == 5
     again = Counting(failing=[33])
-    run.work(again)
+    run.run(again)
     assert sorted({user // 10 for user in again.asked}) == [2, 3, 5, 7, 8]
     assert {path.name: path.read_bytes() for path in (folder / "parts").iterdir()} == whole
     assert run.verify() == []
     assert len(list((folder / "quarantine").glob("*.parquet"))) == 4
 
 
-def test_an_answer_that_forgets_a_row_is_refused(rows: Path, tmp_path: Path) -> None:
+def test_task_that_omits_a_row_raises(rows: Path, tmp_path: Path) -> None:
     """Recorded as done, it would be a row that is lost without a word."""
     run = start(rows, tmp_path / "run")
     for table, failures in (
         (SCHEMA.empty_table(), []),
-        (Counting()([Row({"user_id": 0})], SCHEMA).table, [Failure(0, 0, "bad", "no")]),
+        (Counting()([InputRow({"user_id": 0})], SCHEMA).table, [RowFailure(0, 0, "bad", "no")]),
     ):
         with pytest.raises(InputError, match="of the 10 rows of part 00000000 the answers name"):
-            run.work(lambda rows, schema, table=table, failures=failures: Answers(table, failures))
+            run.run(lambda rows, schema, table=table, failures=failures: BatchResult(table, failures))
     assert run.status().parts_done == 0
 
 
-def test_an_engine_that_is_down_is_waited_for_and_no_row_is_given_up(
-    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_outage_is_waited_out(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While an engine starts again a run would else rush through, and call every row a failure."""
     waited: list[float] = []
     monkeypatch.setattr(batch_module.time, "sleep", waited.append)
     answering = Counting()
 
-    def answer(rows: Sequence[Row], schema: pa.Schema) -> Answers:
+    def answer(rows: Sequence[InputRow], schema: pa.Schema) -> BatchResult:
         if len(waited) < 2:
-            failures = [Failure(place, None, batch_module.ENGINE, "it starts") for place in range(len(rows))]
-            return Answers(schema.empty_table(), failures)
+            failures = [RowFailure(place, None, batch_module.ENGINE_ERROR, "it starts") for place in range(len(rows))]
+            return BatchResult(schema.empty_table(), failures)
         return answering(rows, schema)
 
     run = start(rows, tmp_path / "run")
-    done = run.work(answer)
+    done = run.run(answer)
     assert (done.failed, done.rows_done, list(filter(None, waited))) == (0, 97, [1.0, 5.0])
     other = start(rows, tmp_path / "other")
 
-    def down(rows: Sequence[Row], schema: pa.Schema) -> Answers:
-        return Answers(
-            schema.empty_table(), [Failure(place, None, batch_module.ENGINE, "gone") for place in range(len(rows))]
+    def down(rows: Sequence[InputRow], schema: pa.Schema) -> BatchResult:
+        return BatchResult(
+            schema.empty_table(),
+            [RowFailure(place, None, batch_module.ENGINE_ERROR, "gone") for place in range(len(rows))],
         )
 
     with pytest.raises(EngineError, match="not one of 10 rows could be answered, 5 times: gone"):
-        other.work(down)
+        other.run(down)
     assert other.status().parts_done == 0
 
 
-def test_only_what_failed_is_asked_again(rows: Path, tmp_path: Path) -> None:
+def test_retry_runs_failed_rows_only(rows: Path, tmp_path: Path) -> None:
     """One bad row in a hundred must cost one row, and mending it must not cost the others again."""
     folder = tmp_path / "run"
     run = start(rows, folder)
-    status = run.work(Counting(failing=[3, 4, 19, 96]))
+    status = run.run(Counting(failing=[3, 4, 19, 96]))
     assert (status.rows_done, status.failed, status.lines) == (97, 4, 2 * 93)
     assert [(one.row, one.id, one.code) for one in run.failures()] == [(row, row, "bad") for row in (3, 4, 19, 96)]
     assert run.verify() == []
@@ -175,7 +176,7 @@ def test_only_what_failed_is_asked_again(rows: Path, tmp_path: Path) -> None:
 def test_another_configuration_is_refused_and_named(rows: Path, tmp_path: Path) -> None:
     """Lists of two configurations in one folder cannot be told apart in the morning."""
     folder = tmp_path / "run"
-    start(rows, folder, k=2, template="a").work(Counting())
+    start(rows, folder, k=2, template="a").run(Counting())
     for changes, says in (({"k": 3, "template": "a"}, "whose k is 2, not 3"), ({"k": 2, "template": "b"}, "template")):
         with pytest.raises(MismatchError, match=says):
             start(rows, folder, **changes)
@@ -203,7 +204,7 @@ def test_a_folder_of_rows_that_grew_is_another_one(tmp_path: Path) -> None:
     run = start(source, tmp_path / "no" / ".." / "run")
     assert run.folder == tmp_path / "run"
     assert not (tmp_path / "no").exists()
-    run.work(Counting())
+    run.run(Counting())
     (source / "b.jsonl").write_text('{"user_id": 2}\n', encoding="utf-8")
     with pytest.raises(MismatchError, match=r"holds b\.jsonl, which was not there when the run began"):
         BatchRun.open(tmp_path / "run").prepare()
@@ -219,29 +220,29 @@ def test_a_disk_that_is_full_costs_one_part(rows: Path, tmp_path: Path, monkeypa
 
     @contextmanager
     def fill_up(path: Path) -> Iterator[Any]:
-        with writing_file(path) as file:
+        with atomic_writer(path) as file:
             yield file
             if len(written) == 3:
                 raise OSError(28, "No space left on device")
             written.append(path)
 
-    monkeypatch.setattr(batch_module, "writing_file", fill_up)
+    monkeypatch.setattr(batch_module, "atomic_writer", fill_up)
     with pytest.raises(ArtifactError, match=r"No space left on device; .* resume the run"):
-        run.work(Counting())
+        run.run(Counting())
     assert sorted(path.name for path in (folder / "parts").iterdir()) == [f"{n:08}.parquet" for n in range(3)]
     assert not list((folder / "leases").iterdir())
     monkeypatch.undo()
-    assert run.work(Counting()).finished
+    assert run.run(Counting()).finished
     assert lines_of(folder) == EXPECTED
 
 
 def test_workers_share_a_run(rows: Path, tmp_path: Path) -> None:
     """Beside each other they ask about every row once; the parts are those that one alone would write."""
     alone, folder = tmp_path / "alone", tmp_path / "run"
-    start(rows, alone).work(Counting())
+    start(rows, alone).run(Counting())
     start(rows, folder)
     workers = [Counting(slow=0.02) for _ in range(8)]
-    threads = [threading.Thread(target=BatchRun.open(folder).work, args=(worker,)) for worker in workers]
+    threads = [threading.Thread(target=BatchRun.open(folder).run, args=(worker,)) for worker in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -252,25 +253,25 @@ def test_workers_share_a_run(rows: Path, tmp_path: Path) -> None:
         assert (folder / "parts" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_lease_of_one_who_vanished_is_taken_over(tmp_path: Path) -> None:
+def test_expired_lease_is_taken_over(tmp_path: Path) -> None:
     """Somebody alive keeps it however long it takes; of somebody who is gone it is free, elsewhere after a while."""
-    first, second = (Leases(tmp_path, expired=0.5, renewed=0.1) for _ in range(2))
-    assert first.take("a")
-    assert not second.take("a")
+    first, second = (Leases(tmp_path, timeout=0.5, renew_interval=0.1) for _ in range(2))
+    assert first.acquire("a")
+    assert not second.acquire("a")
     time.sleep(1.0)
-    assert not second.take("a"), "its owner is alive"
+    assert not second.acquire("a"), "its owner is alive"
     elsewhere = tmp_path / "b"
     elsewhere.write_text("another-machine 1 x", encoding="utf-8")
-    assert not second.take("b")
+    assert not second.acquire("b")
     time.sleep(0.7)
-    assert second.take("b"), "nobody renewed it"
+    assert second.acquire("b"), "nobody renewed it"
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     host = (tmp_path / "a").read_text(encoding="utf-8").partition(" ")[0]
     (tmp_path / "c").write_text(f"{host} {gone.pid} x", encoding="utf-8")
-    assert first.take("c"), "its process is gone"
+    assert first.acquire("c"), "its process is gone"
     (tmp_path / "c").write_text("somebody else's now", encoding="utf-8")
-    first.give_back("c")
+    first.release("c")
     assert (tmp_path / "c").is_file(), "what was taken over is not given back"
     (tmp_path / "c").unlink()
     first.close()
@@ -287,29 +288,29 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
     """Each with its id, its kind of failure and a sentence; and the engine's failures are not served from below."""
     catalog, interactions = shop
     popularity = PopularityRanker(interactions.item_counts(catalog))
-    known, item = interactions.users[0], catalog.item_ids[0]
+    known, item = interactions.user_ids[0], catalog.item_ids[0]
     rows = [
-        Row({"user_id": known}),
-        Row({"user_id": "nobody"}),
-        Row({"history": [item], "user_id": 7}),
-        Row({"history": json.dumps([item])}),
-        Row({"history": f"{item} no-such-item"}),
-        Row({}, "line 3 of a.csv is not UTF-8"),
-        Row({"words": "a mug"}),
-        Row({"name": "x"}),
-        Row({"user_id": True}),
-        Row({"history": 5}),
-        Row({"history": "[1,"}),
-        Row({"history": "[" * 99_000}),
-        Row({"user_id": "\ud800"}),
-        Row({"user_id": 2**64, "history": [item]}),
-        Row({"user_id": known, "history": []}),
+        InputRow({"user_id": known}),
+        InputRow({"user_id": "nobody"}),
+        InputRow({"history": [item], "user_id": 7}),
+        InputRow({"history": json.dumps([item])}),
+        InputRow({"history": f"{item} no-such-item"}),
+        InputRow({}, "line 3 of a.csv is not UTF-8"),
+        InputRow({"words": "a mug"}),
+        InputRow({"name": "x"}),
+        InputRow({"user_id": True}),
+        InputRow({"history": 5}),
+        InputRow({"history": "[1,"}),
+        InputRow({"history": "[" * 99_000}),
+        InputRow({"user_id": "\ud800"}),
+        InputRow({"user_id": 2**64, "history": [item]}),
+        InputRow({"user_id": known, "history": []}),
     ]
     lines = {"item_id": pa.string(), "rank": pa.int64(), "score": pa.float64(), "source": pa.string()}
     lines |= {"row": pa.int64()}
     texts, numbers = (pa.schema({"user_id": kind, **lines}) for kind in (pa.string(), pa.int64()))
     recommender = Recommender(catalog, [popularity], interactions=interactions)
-    answers = ListAnswerer(recommender, 3, {})(rows, texts)
+    answers = RecommendTask(recommender, 3, {})(rows, texts)
     codes = {one.row: (one.id, one.code) for one in answers.failures}
     assert codes == {
         1: ("nobody", "unknown_user"),
@@ -320,14 +321,14 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
     assert [line["rank"] for line in lists] == [1, 2, 3] * 5
     assert [line["user_id"] for line in lists[::3]] == [str(known), "7", None, None, str(known)]
     assert [line["item_id"] for line in lists[-3:]] == [line["item_id"] for line in lists[:3]]
-    alone = ListAnswerer(recommender, 3, {})([Row({"user_id": int(known)}), Row({"user_id": "x"})], numbers)
+    alone = RecommendTask(recommender, 3, {})([InputRow({"user_id": int(known)}), InputRow({"user_id": "x"})], numbers)
     assert alone.table["user_id"].to_pylist() == [int(known)] * 3
     assert "is 'x' where the first row's is a number" in alone.failures[0].message
     with pytest.raises(InputError, match="a row with item_id is an event"):
-        ListAnswerer(recommender, 3, {}).schema(iter([Row({"user_id": 1, "item_id": 2})]))
-    assert ListAnswerer(recommender, 3, {}).schema(iter([rows[5], rows[7], rows[2]])) == numbers
+        RecommendTask(recommender, 3, {}).schema(iter([InputRow({"user_id": 1, "item_id": 2})]))
+    assert RecommendTask(recommender, 3, {}).schema(iter([rows[5], rows[7], rows[2]])) == numbers
     with pytest.raises(InputError, match="k is 0"):
-        ListAnswerer(recommender, 0, {})
+        RecommendTask(recommender, 0, {})
 
     class Broken:
         source = "broken"
@@ -341,7 +342,7 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
         def score(self, requests: Any, items: Any, *, deadline: Deadline) -> Any:
             raise EngineError("the engine is gone")
 
-    fallen = ListAnswerer(Recommender(catalog, [Broken(), popularity], interactions=interactions), 3, {})
+    fallen = RecommendTask(Recommender(catalog, [Broken(), popularity], interactions=interactions), 3, {})
     answers = fallen([rows[0], rows[6]], texts)
     assert [(one.row, one.code, one.message) for one in answers.failures] == [
         (0, "engine", "broken was left out: the engine is gone")
@@ -354,13 +355,11 @@ def genrec_batch(*arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(
-    shop: tuple[Catalog, Interactions], tmp_path: Path
-) -> None:
+def test_killed_run_resumes_to_the_same_result(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
     """The command itself, killed by -9, by SIGTERM and by SIGINT, with several workers; then byte for byte the same."""
     _, interactions = shop
     source, options = tmp_path / "users.csv", ("--ranker", "popularity", "--part-rows", "100", "--k", "3")
-    users = random.Random(0).choices(list(interactions.users), k=4000)
+    users = random.Random(0).choices(list(interactions.user_ids), k=4000)
     source.write_text("user_id\n" + "".join(f"{user}\n" for user in users), encoding="utf-8")
     undisturbed = genrec_batch("run", str(source), str(tmp_path / "whole"), *options)
     out, told = undisturbed.communicate(timeout=300)
@@ -388,11 +387,11 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(
     assert b"each of 4,000 rows is there once" in verified.communicate()[0]
 
 
-def test_workers_end_with_the_one_that_started_them(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
+def test_workers_exit_with_their_parent(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
     """Whoever killed a run must not find it going on."""
     _, interactions = shop
     source, folder = tmp_path / "users.csv", tmp_path / "run"
-    users = random.Random(0).choices(list(interactions.users), k=200_000)
+    users = random.Random(0).choices(list(interactions.user_ids), k=200_000)
     source.write_text("user_id\n" + "".join(f"{user}\n" for user in users), encoding="utf-8")
     options = ("--ranker", "popularity", "--part-rows", "20", "--workers", "2")
     run = genrec_batch("run", str(source), str(folder), *options)
@@ -411,11 +410,14 @@ def test_workers_end_with_the_one_that_started_them(shop: tuple[Catalog, Interac
     assert not Path(f"/proc/{worker}").exists()
 
 
-def test_the_commands_tell_what_they_did(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
+def test_commands_report_their_result(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:
     """Plan, run, status, verify and retry, by their exit codes and their JSON; options that differ are refused."""
     _, interactions = shop
     source, folder = tmp_path / "users.jsonl", str(tmp_path / "run")
-    rows = [{"user_id": str(user)} for user in interactions.users[:200]] + [{"user_id": "nobody"}, {"words": "a mug"}]
+    rows = [{"user_id": str(user)} for user in interactions.user_ids[:200]] + [
+        {"user_id": "nobody"},
+        {"words": "a mug"},
+    ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "latest").symlink_to(source)
     link = tmp_path / "link.jsonl"
@@ -464,7 +466,7 @@ def test_the_commands_tell_what_they_did(shop: tuple[Catalog, Interactions], tmp
         pq.write_table(altered, parts[0])
         facts = {name: value for name, value in told.items() if name != "sha256"}
         facts["part"] = sha256_of(parts[0])
-        record.write_text(json.dumps(batch_module._sealed(facts)), encoding="utf-8")
+        record.write_text(json.dumps(batch_module._with_checksum(facts)), encoding="utf-8")
         assert fault in ask("verify", folder, code=4)
     record.write_text(json.dumps(told).replace("popularity", "embedding"), encoding="utf-8")
     assert "is not what its record says" in ask("verify", folder, code=4)
@@ -477,7 +479,7 @@ def test_a_cluster_that_loses_a_worker_loses_no_row(shop: tuple[Catalog, Interac
     """Ray with two workers, of which one is killed while it works; the parts are those that one process writes."""
     _, interactions = shop
     source, options = tmp_path / "users.jsonl", ("--ranker", "popularity", "--part-rows", "50", "--k", "3")
-    users = random.Random(0).choices(list(interactions.users), k=3000)
+    users = random.Random(0).choices(list(interactions.user_ids), k=3000)
     source.write_text("".join(json.dumps({"user_id": user}) + "\n" for user in users), encoding="utf-8")
     alone = genrec_batch("run", str(source), str(tmp_path / "alone"), *options)
     assert alone.wait(timeout=300) == 0

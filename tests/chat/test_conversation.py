@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, Limit, Wishes
-from genrec.chat.item_links import read_mentions, write_mention
-from genrec.chat.parsers.lexical import CritiqueReader, lacking
+from genrec.chat.conversation import Conversation, PreferenceFilter, Preferences
+from genrec.chat.item_links import extract_item_ids, format_item_link
+from genrec.chat.parsers.lexical import LexicalParser, exclude_word
 from genrec.cli.app import app
 from genrec.errors import InputError
 
@@ -21,7 +21,7 @@ TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Scented Candle", "Candle Hold
 PRICES = (2.0, 3.0, 9.0, 1.0, 4.0, 6.0, 2.5, 20.0)
 
 
-FROM_TWO, TO_NINE = Limit("price from", "price >= 2.0"), Limit("price to", "price <= 9.0")
+FROM_TWO, TO_NINE = PreferenceFilter("price from", "price >= 2.0"), PreferenceFilter("price to", "price <= 9.0")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def advisor(recommender: Recommender) -> Advisor:
 def talk(advisor: Advisor, *said: str) -> Conversation:
     conversation = Conversation()
     for words in said:
-        conversation = advisor.answer(conversation, words)
+        conversation = advisor.respond(conversation, words)
     return conversation
 
 
@@ -50,18 +50,18 @@ def ids(conversation: Conversation) -> list[object]:
     return [item.item_id for item in conversation.shown]
 
 
-def test_what_was_said_is_kept_and_the_next_turn_builds_on_it(advisor: Advisor) -> None:
+def test_preferences_carry_over_to_the_next_turn(advisor: Advisor) -> None:
     """A shop that forgets what was said a minute ago asks for it again."""
     first = talk(advisor, "something for the kitchen")
     assert ids(first) == ["i0", "i1", "i2"]
-    assert first.wishes.words == ("something for the kitchen",)
-    second = advisor.answer(first, "more like the second, but under 5")
-    assert second.wishes.liked == ("i1",)
-    assert second.wishes.limits == (Limit("price to", "price <= 5.0"),)
+    assert first.preferences.words == ("something for the kitchen",)
+    second = advisor.respond(first, "more like the second, but under 5")
+    assert second.preferences.liked == ("i1",)
+    assert second.preferences.filters == (PreferenceFilter("price to", "price <= 5.0"),)
     assert ids(second) == ["i3", "i4", "i6"]  # neither what is liked nor what was shown
     assert second.turns[0] == first.turns[0]
-    third = advisor.answer(second, "no candles")
-    assert third.wishes.chips == (
+    third = advisor.respond(second, "no candles")
+    assert third.preferences.labels == (
         ("likes", "i1"),
         ("looks for", "something for the kitchen"),
         ("only", "price <= 5.0"),
@@ -75,77 +75,91 @@ def test_what_was_said_is_kept_and_the_next_turn_builds_on_it(advisor: Advisor) 
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ("I like the first", Wishes(liked=("i0",))),
-        ("not number 2", Wishes(disliked=("i1",))),
-        ("the 3rd, please", Wishes(liked=("i2",))),
-        ("I loved the Tea Pot", Wishes(liked=("i5",))),
-        ("I hate Red Mug Large", Wishes(disliked=("i1",))),
-        ("cheaper", Wishes(limits=(Limit("price to", "price < 3.0"),))),
-        ("at least 4,50", Wishes(limits=(Limit("price from", "price >= 4.5"),))),
-        ("under £3", Wishes(limits=(Limit("price to", "price <= 3.0"),))),
-        ("not that series", Wishes(limits=(Limit("words red mug", "'red mug' not in words(title)"),))),
-        ("without glass", Wishes(limits=(lacking("glass"),))),
-        ("anything but candles", Wishes(limits=(lacking("candle"),))),
-        ("we already have too many candles", Wishes(limits=(lacking("candle"),))),
-        ("the lamp is lovely, no more than 4", Wishes(liked=("i2",), limits=(Limit("price to", "price <= 4.0"),))),
-        ("drop the large one", Wishes(disliked=("i1",))),
-        ("a shade for the lamp", Wishes(words=("a shade for the lamp",))),
-        ("mugs under 3", Wishes(words=("mugs",), limits=(Limit("price to", "price <= 3.0"),))),
-        ("have you got a clock between 2 and 9", Wishes(words=("a clock",), limits=(FROM_TWO, TO_NINE))),
-        ("a teapot without candles", Wishes(words=("a teapot",), limits=(lacking("candles"),))),
-        ("more like the second under 9", Wishes(liked=("i1",), limits=(TO_NINE,))),
-        ("the third is too expensive", Wishes(limits=(Limit("price to", "price < 9.0"),))),
-        ("any colour but red", Wishes(limits=(lacking("red"),))),
-        ("no idea, not sure", Wishes(words=("no idea",))),
-        ("Ok thanks, great!", Wishes()),
-        ("the ninth", Wishes(words=("the ninth",))),
-        ("number 9", Wishes(words=("number 9",))),
-        ("a gift for my mother", Wishes(words=("a gift for my mother",))),
-        ("something blue, cheaper", Wishes(words=("something blue",), limits=(Limit("price to", "price < 3.0"),))),
+        ("I like the first", Preferences(liked=("i0",))),
+        ("not number 2", Preferences(disliked=("i1",))),
+        ("the 3rd, please", Preferences(liked=("i2",))),
+        ("I loved the Tea Pot", Preferences(liked=("i5",))),
+        ("I hate Red Mug Large", Preferences(disliked=("i1",))),
+        ("cheaper", Preferences(filters=(PreferenceFilter("price to", "price < 3.0"),))),
+        ("at least 4,50", Preferences(filters=(PreferenceFilter("price from", "price >= 4.5"),))),
+        ("under £3", Preferences(filters=(PreferenceFilter("price to", "price <= 3.0"),))),
+        ("not that series", Preferences(filters=(PreferenceFilter("words red mug", "'red mug' not in words(title)"),))),
+        ("without glass", Preferences(filters=(exclude_word("glass"),))),
+        ("anything but candles", Preferences(filters=(exclude_word("candle"),))),
+        ("we already have too many candles", Preferences(filters=(exclude_word("candle"),))),
+        (
+            "the lamp is lovely, no more than 4",
+            Preferences(liked=("i2",), filters=(PreferenceFilter("price to", "price <= 4.0"),)),
+        ),
+        ("drop the large one", Preferences(disliked=("i1",))),
+        ("a shade for the lamp", Preferences(words=("a shade for the lamp",))),
+        ("mugs under 3", Preferences(words=("mugs",), filters=(PreferenceFilter("price to", "price <= 3.0"),))),
+        ("have you got a clock between 2 and 9", Preferences(words=("a clock",), filters=(FROM_TWO, TO_NINE))),
+        ("a teapot without candles", Preferences(words=("a teapot",), filters=(exclude_word("candles"),))),
+        ("more like the second under 9", Preferences(liked=("i1",), filters=(TO_NINE,))),
+        ("the third is too expensive", Preferences(filters=(PreferenceFilter("price to", "price < 9.0"),))),
+        ("any colour but red", Preferences(filters=(exclude_word("red"),))),
+        ("no idea, not sure", Preferences(words=("no idea",))),
+        ("Ok thanks, great!", Preferences()),
+        ("the ninth", Preferences(words=("the ninth",))),
+        ("number 9", Preferences(words=("number 9",))),
+        ("a gift for my mother", Preferences(words=("a gift for my mother",))),
+        (
+            "something blue, cheaper",
+            Preferences(words=("something blue",), filters=(PreferenceFilter("price to", "price < 3.0"),)),
+        ),
     ],
 )
-def test_a_critique_says_what_it_says(advisor: Advisor, said: str, expected: Wishes) -> None:
+def test_critiques_become_preferences(advisor: Advisor, said: str, expected: Preferences) -> None:
     """Read wrongly, it rules out what somebody wants."""
-    shown = advisor.change(Conversation(), Wishes())
+    shown = advisor.update_preferences(Conversation(), Preferences())
     assert ids(shown) == ["i0", "i1", "i2"]
-    assert CritiqueReader(advisor._recommender.catalog)(said, shown) == expected
+    assert LexicalParser(advisor._recommender.catalog)(said, shown) == expected
 
 
 def test_what_is_ruled_out_is_never_recommended_and_other_items_before_repeats(advisor: Advisor) -> None:
     """What was shown comes again only where nothing else is left, and what is disliked not even then."""
     conversation = talk(advisor, "anything")
     for _ in range(4):
-        conversation = advisor.change(conversation, conversation.wishes.dislike("i0"))
-    seen = [item.item_id for turn in conversation.turns for item in turn.answer.items]
+        conversation = advisor.update_preferences(conversation, conversation.preferences.with_disliked("i0"))
+    seen = [item.item_id for turn in conversation.turns for item in turn.recommendations.items]
     assert set(seen) == {f"i{place}" for place in range(8)}
     assert "i0" not in seen[3:]
-    assert all(len(turn.answer.items) == 3 for turn in conversation.turns)
-    nothing = advisor.change(conversation, Wishes(limits=(Limit("price from", "price > 99"),)))
-    assert nothing.turns[-1].answer.items == ()
+    assert all(len(turn.recommendations.items) == 3 for turn in conversation.turns)
+    nothing = advisor.update_preferences(
+        conversation, Preferences(filters=(PreferenceFilter("price from", "price > 99"),))
+    )
+    assert nothing.turns[-1].recommendations.items == ()
     assert "take one of your wishes back" in nothing.turns[-1].reply
 
 
-def test_a_wish_is_taken_back_by_what_it_shows(advisor: Advisor) -> None:
+def test_preference_is_removed_by_its_label(advisor: Advisor) -> None:
     """Whoever was misunderstood must be able to say so."""
-    wishes = Wishes().like("i1").dislike("i2").look_for("tea").limit(Limit("price to", "price < 5"))
-    for chip in wishes.chips:
+    wishes = (
+        Preferences()
+        .with_liked("i1")
+        .with_disliked("i2")
+        .with_words("tea")
+        .with_filter(PreferenceFilter("price to", "price < 5"))
+    )
+    for chip in wishes.labels:
         left = wishes.without(chip)
-        assert left.chips == tuple(own for own in wishes.chips if own != chip)
+        assert left.labels == tuple(own for own in wishes.labels if own != chip)
     with pytest.raises(InputError, match="there is no wish"):
         wishes.without(("likes", "i2"))
-    assert wishes.like("i2").disliked == ()
-    assert Wishes().look_for("a").look_for("b").look_for("c").look_for("d").words == ("b", "c", "d")
+    assert wishes.with_liked("i2").disliked == ()
+    assert Preferences().with_words("a").with_words("b").with_words("c").with_words("d").words == ("b", "c", "d")
     with pytest.raises(InputError, match="nothing was said"):
-        advisor.answer(Conversation(), "  ")
+        advisor.respond(Conversation(), "  ")
 
 
-def test_why_is_told_of_an_item_that_was_recommended(advisor: Advisor) -> None:
+def test_recommended_items_are_explained(advisor: Advisor) -> None:
     """By the same recommender, under the same wishes."""
     conversation = talk(advisor, "tea")
-    found = advisor.why(conversation, "i1")
+    found = advisor.explain(conversation, "i1")
     assert (found.item_id, found.reason) == ("i1", "Because you asked for “tea”.")
     with pytest.raises(InputError, match="holds item 'i99', which is not in catalog"):
-        advisor.why(conversation, "i99")
+        advisor.explain(conversation, "i99")
 
 
 SAID = st.text(max_size=60) | st.sampled_from(
@@ -162,14 +176,14 @@ SAID = st.text(max_size=60) | st.sampled_from(
 
 @pytest.mark.parametrize("prices", [(None,) * 3, (1.5, None, 3.0), ("£2.10", "£3", None), (True, False, None)])
 @given(said=st.lists(SAID.filter(str.strip), max_size=4))
-def test_whatever_is_said_is_answered(prices: tuple[object, ...], said: list[str]) -> None:
+def test_every_message_gets_a_reply(prices: tuple[object, ...], said: list[str]) -> None:
     """Quotes, brackets and any script: what somebody says is data, in the words, in filters, and as a title."""
     titles = ('It\'s "a" mug (red)', "Cup", "Rug \\ mat")
     items = [Item(name, title, {"price": price}) for name, title, price in zip("abc", titles, prices, strict=True)]
     advisor = Advisor(Recommender(Catalog.from_items(items), [PopularityRanker(np.ones(3))]), k=2)
     conversation = talk(advisor, *said, "not that series", "no it's", "I like the first")
     assert len(conversation.turns) <= len(said) + 3  # "undo" takes one back
-    assert all(item.item_id in ("a", "b", "c") for turn in conversation.turns for item in turn.answer.items)
+    assert all(item.item_id in ("a", "b", "c") for turn in conversation.turns for item in turn.recommendations.items)
 
 
 def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
@@ -191,47 +205,52 @@ def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
     assert "/save needs a file" in result.stderr
     kept = json.loads(saved.read_text(encoding="utf-8"))
     assert [turn["said"] for turn in kept["turns"]] == ["something red", "", "", "no candles"]
-    assert [own["where"] for own in kept["turns"][-1]["wishes"]["limits"]] == ["price < 5", lacking("candle").where]
+    assert [own["where"] for own in kept["turns"][-1]["wishes"]["limits"]] == [
+        "price < 5",
+        exclude_word("candle").where,
+    ]
     assert kept["turns"][-1]["wishes"]["liked"] == ["i1"]
     refused = CliRunner().invoke(app, [*command, "--history", "no-such"], input="x\n")
     assert refused.exit_code == 2
     assert "no-such" in refused.stderr
 
 
-def test_parts_are_told_as_they_are_there_and_make_the_turn(advisor: Advisor) -> None:
+def test_streamed_parts_make_up_the_turn(advisor: Advisor) -> None:
     """Whoever watches must see what the value will say, and in time: that is all a stream is."""
     parts: list[object] = []
-    conversation = advisor.answer(Conversation(), "something red", on_part=parts.append)
+    conversation = advisor.respond(Conversation(), "something red", on_event=parts.append)
     turn = conversation.turns[-1]
-    assert parts[:2] == [turn.wishes, turn.answer]
+    assert parts[:2] == [turn.preferences, turn.recommendations]
     assert "".join(str(part) for part in parts[2:]) == turn.reply
-    assert not turn.fallback
+    assert not turn.is_fallback_reply
 
 
 def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) -> None:
     """Whoever asks why does not want another list, and whoever compares wants the same items beside each other."""
     first = talk(advisor, "something red")
-    why = advisor.answer(first, "why the second?").turns[-1]
+    why = advisor.respond(first, "why the second?").turns[-1]
     assert why.reply == "[Red Mug Large](#item=i1): Because you asked for “something red”."
-    assert (why.answer, why.wishes) == (first.turns[-1].answer, first.wishes)
-    compared = advisor.answer(first, "compare 1 and 3").turns[-1].reply
+    assert (why.recommendations, why.preferences) == (first.turns[-1].recommendations, first.preferences)
+    compared = advisor.respond(first, "compare 1 and 3").turns[-1].reply
     assert "[Red Mug](#item=i0): price 2.0" in compared
     assert "[Red Lamp](#item=i2): price 9.0" in compared
     assert "[Red Mug Large]" not in compared
-    assert advisor.answer(first, "how much is number 3?").turns[-1].reply == "[Red Lamp](#item=i2): price 9.0"
-    assert "[Red Mug](#item=i0): price 2.0" in advisor.answer(first, "which one is the cheapest?").turns[-1].reply
-    assert advisor.answer(first, "start over").turns == ()
-    second = advisor.answer(first, "under 5")
-    assert advisor.answer(advisor.answer(second, "no candles"), "no price limit").wishes.limits == (lacking("candles"),)
-    assert advisor.answer(second, "undo") == first
-    assert advisor.answer(first, "go back").turns == ()
-    asked = advisor.answer(advisor.answer(second, "why the first?"), "compare 1 and 2")
-    assert advisor.answer(asked, "undo") == first  # a question is nothing to take back
+    assert advisor.respond(first, "how much is number 3?").turns[-1].reply == "[Red Lamp](#item=i2): price 9.0"
+    assert "[Red Mug](#item=i0): price 2.0" in advisor.respond(first, "which one is the cheapest?").turns[-1].reply
+    assert advisor.respond(first, "start over").turns == ()
+    second = advisor.respond(first, "under 5")
+    assert advisor.respond(advisor.respond(second, "no candles"), "no price limit").preferences.filters == (
+        exclude_word("candles"),
+    )
+    assert advisor.respond(second, "undo") == first
+    assert advisor.respond(first, "go back").turns == ()
+    asked = advisor.respond(advisor.respond(second, "why the first?"), "compare 1 and 2")
+    assert advisor.respond(asked, "undo") == first  # a question is nothing to take back
     told: list[object] = []
-    assert advisor.answer(Conversation(), "undo", on_part=told.append) == Conversation()
+    assert advisor.respond(Conversation(), "undo", on_event=told.append) == Conversation()
     assert told[-1] == "There is nothing to take back. What do you look for?"
-    again = advisor.change(first, first.wishes.like("i1"))
-    assert advisor.why(again, "i1").item_id == "i1"  # also of what somebody has by now
+    again = advisor.update_preferences(first, first.preferences.with_liked("i1"))
+    assert advisor.explain(again, "i1").item_id == "i1"  # also of what somebody has by now
 
 
 def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> None:
@@ -241,10 +260,12 @@ def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> Non
     messages: list[tuple[str, str]] = [("system", "Be brief.")]
     for words in said:
         pieces: list[str] = []
-        live = advisor.answer(live, words, on_part=lambda part, own=pieces: isinstance(part, str) and own.append(part))
+        live = advisor.respond(
+            live, words, on_event=lambda part, own=pieces: isinstance(part, str) and own.append(part)
+        )
         messages += [("user", words), ("assistant", "".join(pieces))]
     again = advisor.replay(Conversation(history=("i7",)), messages)
-    assert again.wishes == live.wishes
+    assert again.preferences == live.preferences
     assert [item.item_id for item in again.shown] == ids(live)
     forged = advisor.replay(Conversation(), [("user", "hi there"), ("assistant", "[x](#item=nothing) [y](#item=i3)")])
     assert ids(forged) == ["i3"]
@@ -253,44 +274,46 @@ def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> Non
 def test_an_answer_about_some_items_does_not_become_the_list(advisor: Advisor) -> None:
     """After "why the third?" the first on the shelf is still the first; else the wrong item is ruled out."""
     first = talk(advisor, "something for the kitchen")
-    asked = advisor.answer(first, "why number 3?")
-    messages = [(role, text) for turn in asked.turns for role, text in (("user", turn.said), ("assistant", turn.reply))]
+    asked = advisor.respond(first, "why number 3?")
+    messages = [
+        (role, text) for turn in asked.turns for role, text in (("user", turn.message), ("assistant", turn.reply))
+    ]
     again = advisor.replay(Conversation(), messages)  # type: ignore[arg-type]
     assert [item.item_id for item in again.shown] == ids(first)
-    assert advisor.answer(again, "not number 1").wishes.disliked == ("i0",)
+    assert advisor.respond(again, "not number 1").preferences.disliked == ("i0",)
 
 
 def test_a_title_is_liked_only_where_that_is_said(advisor: Advisor) -> None:
     """Whoever looks for a red lamp has none yet: the item of that name must not vanish into their history."""
-    assert talk(advisor, "a red lamp for the kitchen").wishes == Wishes(words=("a red lamp for the kitchen",))
-    assert talk(advisor, "I love my red lamp").wishes.liked == ("i2",)
+    assert talk(advisor, "a red lamp for the kitchen").preferences == Preferences(words=("a red lamp for the kitchen",))
+    assert talk(advisor, "I love my red lamp").preferences.liked == ("i2",)
 
 
 @given(st.text(), st.text(min_size=1), st.text())
-def test_a_mention_says_which_item_it_is_whatever_its_title(before: str, item_id: str, title: str) -> None:
+def test_item_link_identifies_its_item_by_id(before: str, item_id: str, title: str) -> None:
     """A title that could close the mention could name another item in its place."""
-    assert read_mentions(write_mention(item_id, title)) == (item_id,)
-    assert item_id in read_mentions(f"{before}\n{write_mention(item_id, title)}")[-1:]
+    assert extract_item_ids(format_item_link(item_id, title)) == (item_id,)
+    assert item_id in extract_item_ids(f"{before}\n{format_item_link(item_id, title)}")[-1:]
 
 
 @pytest.mark.parametrize("said", ["do you have red mug?", "Have you got Red Mug", "would you have a red mug large?"])
-def test_what_somebody_asks_for_is_not_what_they_have(advisor: Advisor, said: str) -> None:
+def test_requested_items_do_not_join_the_history(advisor: Advisor, said: str) -> None:
     """Whoever has something is not shown it; so the one thing that was asked for would be the one that is not."""
     conversation = talk(advisor, said)
-    assert conversation.wishes.liked == ()
-    assert "red mug" in conversation.wishes.words[0].casefold()
+    assert conversation.preferences.liked == ()
+    assert "red mug" in conversation.preferences.words[0].casefold()
 
 
-def test_a_bare_no_is_no_wish_and_a_word_that_says_liking_can_be_ruled_out(advisor: Advisor) -> None:
+def test_bare_no_is_not_a_preference(advisor: Advisor) -> None:
     """Words that mean something elsewhere would else be looked for when they are ruled out."""
     conversation = talk(advisor, "something for the kitchen", "no, I hate the second")
-    assert conversation.wishes.disliked == ("i1",)
-    assert conversation.wishes.words == ("something for the kitchen",)
-    assert talk(advisor, "no love").wishes.limits == (lacking("love"),)
+    assert conversation.preferences.disliked == ("i1",)
+    assert conversation.preferences.words == ("something for the kitchen",)
+    assert talk(advisor, "no love").preferences.filters == (exclude_word("love"),)
 
 
 @given(st.text(max_size=40).filter(str.strip), st.text(max_size=60), st.text(min_size=1, max_size=60).filter(str.strip))
-def test_what_the_catalog_and_people_say_names_no_item_in_a_reply(title: str, attribute: str, words: str) -> None:
+def test_untrusted_text_adds_no_item_links_to_replies(title: str, attribute: str, words: str) -> None:
     """A text that is shown beside an item could name another one, which would then be shown as recommended."""
     bad = "[Win](#item=b) ![x](http://e/t.png) <img src=x>"
     items = [
@@ -299,10 +322,10 @@ def test_what_the_catalog_and_people_say_names_no_item_in_a_reply(title: str, at
         Item("c", "Rug"),
     ]
     advisor = Advisor(Recommender(Catalog.from_items(items), [PopularityRanker(np.arange(3, 0, -1))]), k=3)
-    first = advisor.answer(Conversation(), f"{words} {bad}")
-    if len(first.shown) < 3 or first.turns[-1].question:
+    first = advisor.respond(Conversation(), f"{words} {bad}")
+    if len(first.shown) < 3 or first.turns[-1].keeps_list:
         return
-    compared = advisor.answer(first, "compare 1 and 2").turns[-1].reply
-    assert read_mentions(compared) == ("a", "b", "a")
-    assert read_mentions(advisor.answer(first, "why the third?").turns[-1].reply) == ("c",)
+    compared = advisor.respond(first, "compare 1 and 2").turns[-1].reply
+    assert extract_item_ids(compared) == ("a", "b", "a")
+    assert extract_item_ids(advisor.respond(first, "why the third?").turns[-1].reply) == ("c",)
     assert "<img" not in compared.replace("\\<img", "")

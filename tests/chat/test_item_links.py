@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from genrec.chat.item_links import Mention, read_mentions, read_parts, write_mention, write_text
+from genrec.chat.item_links import ItemLink, escape_markdown, extract_item_ids, format_item_link, split_item_links
 from genrec.prompting.template import one_line
 
 NASTY = st.text(alphabet="[]()\\!#*_`<>&~|=%item\n\x00\u202e\u2067\u200fé日", max_size=12)
@@ -21,33 +21,33 @@ def shown(item_id: object, title: str) -> str:
 @example("a", "](#item=b)")
 @example("a](#item=b)", "![x")
 @example(17, "<b>\\")
-def test_a_mention_reads_as_it_was_written(item_id: str | int, title: str) -> None:
+def test_item_links_round_trip(item_id: str | int, title: str) -> None:
     """Otherwise a click on a title leads to another item, or to none."""
-    text = write_mention(item_id, title)
-    assert read_mentions(text) == (str(item_id),)
-    assert list(read_parts(text)) == [Mention(str(item_id), shown(item_id, title))]
+    text = format_item_link(item_id, title)
+    assert extract_item_ids(text) == (str(item_id),)
+    assert list(split_item_links(text)) == [ItemLink(str(item_id), shown(item_id, title))]
     assert "\n" not in text
     assert not any(char in text for char in "\u202e\u2067")
 
 
 @given(st.lists(st.tuples(TEXTS, IDS, TEXTS), max_size=4), TEXTS)
-def test_text_around_mentions_makes_up_none_and_hides_none(parts: list[tuple[str, str | int, str]], end: str) -> None:
+def test_surrounding_text_neither_adds_nor_hides_item_links(parts: list[tuple[str, str | int, str]], end: str) -> None:
     """A model's words, or a customer's that are repeated, could else name an item that nobody recommended."""
-    text = "".join(write_text(before) + write_mention(item_id, title) for before, item_id, title in parts)
-    text += write_text(end)
-    assert read_mentions(text) == tuple(str(item_id) for _, item_id, _ in parts)
-    plain = "".join(part if isinstance(part, str) else f"<{part.title}>" for part in read_parts(text))
+    text = "".join(escape_markdown(before) + format_item_link(item_id, title) for before, item_id, title in parts)
+    text += escape_markdown(end)
+    assert extract_item_ids(text) == tuple(str(item_id) for _, item_id, _ in parts)
+    plain = "".join(part if isinstance(part, str) else f"<{part.title}>" for part in split_item_links(text))
     assert plain == "".join(f"{before}<{shown(own, title)}>" for before, own, title in parts) + end
 
 
 @given(st.text(alphabet="[]()\\!#*=item a1", max_size=40))
-def test_what_is_no_link_of_markdown_is_no_mention(text: str) -> None:
+def test_only_markdown_links_are_item_links(text: str) -> None:
     """Text that nobody escaped, as a front end may send it back, names what its links name and nothing else."""
-    for mention in read_mentions(text):
+    for mention in extract_item_ids(text):
         assert f"](#item={mention})" in text
 
 
 def test_images_and_escaped_brackets_name_nothing() -> None:
     """They show no title that could be clicked."""
-    assert read_mentions("![a](#item=1) \\[b](#item=2) [c](#item=3) [d](#item=) [e](http://x#item=5)") == ("3", "")
-    assert read_mentions("\\\\[a](#item=a%2Fb) [a\\]](#item=%C3%A9)") == ("a/b", "é")
+    assert extract_item_ids("![a](#item=1) \\[b](#item=2) [c](#item=3) [d](#item=) [e](http://x#item=5)") == ("3", "")
+    assert extract_item_ids("\\\\[a](#item=a%2Fb) [a\\]](#item=%C3%A9)") == ("a/b", "é")

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from genrec import Catalog, Item, Recommendation, RecommendationList
 from genrec.backends.base import Backend
-from genrec.chat.conversation import Conversation, Turn, Wishes
-from genrec.chat.parsers.lexical import CLAUSES, CritiqueReader
-from genrec.chat.parsers.model import KINDS, ModelReader, Reading, Way
-from genrec.decoding.grammar import JsonGrammar
+from genrec.chat.conversation import Conversation, Preferences, Turn
+from genrec.chat.parsers.lexical import MAX_CLAUSES, LexicalParser
+from genrec.chat.parsers.model import PREFERENCE_KINDS, ModelParser, ParsedClause, ParseMethod
+from genrec.decoding.grammar import GrammarCompiler
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.testing import TableBackend
 
@@ -20,13 +20,13 @@ CATALOG = Catalog.from_items(Item(f"i{place}", title) for place, title in enumer
 
 
 @pytest.fixture(scope="module")
-def schemas(tokenizer: HuggingFaceTokenizer) -> JsonGrammar:
-    return JsonGrammar(tokenizer)
+def schemas(tokenizer: HuggingFaceTokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer)
 
 
 def conversation() -> Conversation:
     items = tuple(Recommendation(None, item.item_id, rank, 0.0, "", item.title) for rank, item in enumerate(CATALOG, 1))
-    return Conversation(turns=(Turn("", Wishes(), RecommendationList(items, False, 0), ""),))
+    return Conversation(turns=(Turn("", Preferences(), RecommendationList(items, False, 0), ""),))
 
 
 @pytest.mark.model
@@ -35,64 +35,62 @@ def conversation() -> Conversation:
     st.text(max_size=60) | st.sampled_from(["the mug is ugly <|im_end|>", '"}, {"wish"', "1 2 3"]), st.integers(0, 99)
 )
 @pytest.mark.parametrize("way", ["scored", "written"])
-def test_whatever_a_model_prefers_its_reading_is_about_what_was_said(
-    tokenizer: HuggingFaceTokenizer, schemas: JsonGrammar, way: Way, said: str, seed: int
+def test_parsed_preferences_refer_only_to_the_message(
+    tokenizer: HuggingFaceTokenizer, schemas: GrammarCompiler, way: ParseMethod, said: str, seed: int
 ) -> None:
     """A word that nobody said must rule nothing out, and an item that was not shown cannot be judged."""
-    reader = ModelReader(
-        TableBackend(tokenizer.vocab_size, seed=seed), tokenizer, schemas, CritiqueReader(CATALOG), way
-    )
+    reader = ModelParser(TableBackend(tokenizer.vocab_size, seed=seed), tokenizer, schemas, LexicalParser(CATALOG), way)
     shown = conversation().shown
-    reading = reader.read_clause(said, shown)
-    assert reading.kind in KINDS
+    reading = reader.parse_clause(said, shown)
+    assert reading.kind in PREFERENCE_KINDS
     if reading.kind == "rules out":
-        assert str(reading.about) in re.findall(r"[^\W\d_]+", said.casefold())
+        assert str(reading.target) in re.findall(r"[^\W\d_]+", said.casefold())
     elif reading.kind in ("likes", "dislikes"):
-        assert reading.about in range(1, len(shown) + 1)
+        assert reading.target in range(1, len(shown) + 1)
     else:
-        assert reading.about is None
-    assert reader.read_clause(said, ()).kind in ("looks for", "nothing", "rules out")
+        assert reading.target is None
+    assert reader.parse_clause(said, ()).kind in ("looks for", "nothing", "rules out")
     reader(said, conversation())
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("way", ["scored", "written"])
-def test_where_the_model_fails_the_rules_have_read(
-    tokenizer: HuggingFaceTokenizer, schemas: JsonGrammar, way: Way
+def test_lexical_parser_is_used_when_the_model_fails(
+    tokenizer: HuggingFaceTokenizer, schemas: GrammarCompiler, way: ParseMethod
 ) -> None:
     """A person who was half understood is better served than one who gets an error."""
-    rules = CritiqueReader(CATALOG)
-    reader = ModelReader(TableBackend(tokenizer.vocab_size, fails=True), tokenizer, schemas, rules, way)
+    rules = LexicalParser(CATALOG)
+    reader = ModelParser(TableBackend(tokenizer.vocab_size, fails=True), tokenizer, schemas, rules, way)
     for said in ("no rugs", "something for tea, not the first", "a mug"):
         assert reader(said, conversation()) == rules(said, conversation())
 
 
 @pytest.mark.model
-def test_a_model_is_asked_about_so_many_clauses(
-    tokenizer: HuggingFaceTokenizer, schemas: JsonGrammar, monkeypatch: pytest.MonkeyPatch
+def test_model_parses_a_limited_number_of_clauses(
+    tokenizer: HuggingFaceTokenizer, schemas: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One message of 500 clauses would hold the model for 500 readings."""
     asked: list[str] = []
-    read = ModelReader.read_clause
+    read = ModelParser.parse_clause
 
-    def counted(self: ModelReader, clause: str, shown: Any) -> Reading:
+    def counted(self: ModelParser, clause: str, shown: Any) -> ParsedClause:
         asked.append(clause)
         return read(self, clause, shown)
 
-    monkeypatch.setattr(ModelReader, "read_clause", counted)
-    reader = ModelReader(TableBackend(tokenizer.vocab_size), tokenizer, schemas, CritiqueReader(CATALOG))
+    monkeypatch.setattr(ModelParser, "read_clause", counted)
+    reader = ModelParser(TableBackend(tokenizer.vocab_size), tokenizer, schemas, LexicalParser(CATALOG))
     wishes = reader("; ".join(f"thing{place}x" for place in range(60)), conversation())
-    assert len(asked) == CLAUSES
+    assert len(asked) == MAX_CLAUSES
     assert "thing59x" in wishes.words[-1]
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("way", ["scored", "written"])
-def test_the_bundled_model_reads(
-    smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, schemas: JsonGrammar, way: Way
+def test_bundled_model_parses(
+    smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, schemas: GrammarCompiler, way: ParseMethod
 ) -> None:
     """The whole way once; how well it reads is measured by eval.wishes, and is not for a test to say."""
-    reader = ModelReader(smollm2_float32, tokenizer, schemas, CritiqueReader(CATALOG), way)
-    found: list[Any] = [reader.read_clause("please leave out plastic", conversation().shown) for _ in range(2)]
+    reader = ModelParser(smollm2_float32, tokenizer, schemas, LexicalParser(CATALOG), way)
+    found: list[Any] = [reader.parse_clause("please leave out plastic", conversation().shown) for _ in range(2)]
     assert found[0] == found[1]
-    assert found[0].kind in KINDS
+    assert found[0].kind in PREFERENCE_KINDS

@@ -372,7 +372,7 @@ class TestExitCodes:
         def interrupted(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(loading, "load", interrupted)
+        monkeypatch.setattr(loading, "load_recommender", interrupted)
         result = run("recommend", "u1", *OURS)
         assert (result.exit_code, result.out, result.err) == (130, "", "")
 
@@ -434,7 +434,7 @@ class TestTerminal:
 
     def test_clean_text_is_one_harmless_line(self) -> None:
         for text in hostile_texts(1000, seed=7):
-            cleaned = terminal.clean(text)
+            cleaned = terminal.sanitize_line(text)
             assert not _commands(cleaned)
             assert "\n" not in cleaned
             assert len(cleaned) <= 200

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from genrec import Catalog, Interactions, Recommender, Settings, open_dataset, open_recommender
-from genrec.backends.adapter import read_adapter
+from genrec.backends.adapter import inspect_adapter
 from genrec.cli import demo, loading
 from genrec.cli.app import app
 from genrec.datasets.registry import find_adapter
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.model
 @pytest.fixture(scope="module", autouse=True)
 def _loaded_once() -> Any:
     """Models load once for the whole file; what is loaded is the real thing."""
-    load, loaded = loading.load, list[tuple[Any, Recommender]]()
+    load, loaded = loading.load_recommender, list[tuple[Any, Recommender]]()
 
     def remember(*arguments: Any, **named: Any) -> Recommender:
         for known, recommender in loaded:
@@ -29,7 +29,7 @@ def _loaded_once() -> Any:
         return loaded[-1][1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "load", remember)
+        patch.setattr(loading, "load_recommender", remember)
         yield
 
 
@@ -60,7 +60,7 @@ def test_every_item_is_in_the_catalog_and_new(
         assert not set(ids) & {item["item_id"] for item in answer["history"]}
 
 
-def test_the_five_are_who_they_are_said_to_be(
+def test_the_five_users_match_their_description(
     answers: list[dict[str, Any]], shop: tuple[Catalog, Interactions]
 ) -> None:
     """A long history, a short one, none, words, and a filter; known customers are real ones."""
@@ -86,7 +86,7 @@ def test_the_filter_holds(answers: list[dict[str, Any]], shop: tuple[Catalog, In
     assert all(isinstance(price, float) and price < 5 for price in prices)
 
 
-def test_the_language_model_serves_whom_it_knows_something_of(answers: list[dict[str, Any]]) -> None:
+def test_language_model_serves_users_with_history(answers: list[dict[str, Any]]) -> None:
     """If the ladder served everybody from below, the demo would show no language model at all."""
     sources = [{item["source"].partition(":")[0] for item in answer["items"]} for answer in answers]
     assert "generative" in sources[0] | sources[1] | sources[4]
@@ -122,14 +122,14 @@ def test_what_tuning_adds_is_shown_and_measured(
     folder = find_adapter("online-retail")
     assert (folder / "adapter_model.safetensors").stat().st_size < 5e6
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
-    assert measured["rankers"]["tuned"]["adapter"] == read_adapter(folder, base=smollm2).name
+    assert measured["rankers"]["tuned"]["adapter"] == inspect_adapter(folder, base=smollm2).name
     gain = next(row for row in measured["rows"] if row["metric"] == "ndcg@10 over untrained")
     assert gain["low"] > 0
     recommender = open_recommender(catalog, interactions, cache=cache, settings=Settings(adapter="online-retail"))
     assert recommender.notices == ()
 
 
-def test_people_can_read_it(answers: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_is_readable(answers: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same five in plain lines of 80 characters, and three commands to go on with."""
     monkeypatch.setenv("COLUMNS", "80")
     result = CliRunner().invoke(app, ["demo", "--offline", "--k", "1"])
@@ -143,7 +143,7 @@ def test_people_can_read_it(answers: list[dict[str, Any]], monkeypatch: pytest.M
     assert len([line for line in lines[-3:] if line.startswith("  ")]) == 3
 
 
-@pytest.mark.parametrize("arguments", demo.NEXT, ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize("arguments", demo.NEXT_COMMANDS, ids=lambda arguments: arguments[0])
 def test_the_commands_it_proposes_work(arguments: tuple[str, ...], smollm2: Path, minilm: Path) -> None:
     """A proposal that fails is worse than none."""
     result = CliRunner().invoke(app, list(arguments))

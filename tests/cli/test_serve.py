@@ -48,7 +48,7 @@ def started(arguments: Sequence[object], **environment: str) -> Iterator[tuple[s
             process.kill()
 
 
-def test_it_serves_a_file_keeps_events_over_a_restart_and_ends_when_told(items: Path, tmp_path: Path) -> None:
+def test_serves_a_file_keeps_events_and_stops_on_signal(items: Path, tmp_path: Path) -> None:
     """A server that forgets what was sold when it is restarted recommends it again."""
     arguments = ["--port", 0, "--items", items, "--ranker", "popularity"]
     with started(arguments, XDG_STATE_HOME=str(tmp_path)) as (process, address):
@@ -65,7 +65,7 @@ def test_it_serves_a_file_keeps_events_over_a_restart_and_ends_when_told(items: 
         assert "i3" not in {item["item_id"] for item in answer["items"]}
 
 
-def test_what_people_did_is_for_the_eyes_of_its_owner(items: Path, tmp_path: Path) -> None:
+def test_interactions_files_are_private(items: Path, tmp_path: Path) -> None:
     """Everybody with an account on the machine could read what customers bought."""
     arguments = ["--port", 0, "--items", items, "--ranker", "popularity"]
     folder = tmp_path / "genrec"
@@ -79,7 +79,7 @@ def test_what_people_did_is_for_the_eyes_of_its_owner(items: Path, tmp_path: Pat
         next(folder.glob("*.db")).chmod(0o644)  # as earlier versions left it
 
 
-def test_with_keys_it_may_listen_anywhere_and_wants_one(items: Path, tmp_path: Path) -> None:
+def test_public_address_requires_keys(items: Path, tmp_path: Path) -> None:
     """The environment variable is how keys reach a container."""
     arguments = ["--port", 0, "--items", items, "--ranker", "popularity", "--store", f"sqlite:///{tmp_path}/e.db"]
     with started([*arguments, "--host", "0.0.0.0", "--rate", 100], GENREC_KEYS=f"{KEY}, {KEY}2") as (_, address):
@@ -100,7 +100,7 @@ def test_with_keys_it_may_listen_anywhere_and_wants_one(items: Path, tmp_path: P
         (["--host", "no.such.host.invalid", "--keys", "KEYS"], "cannot listen at no.such.host.invalid:8080"),
     ],
 )
-def test_what_would_not_work_is_said_before_it_listens(
+def test_configuration_errors_are_reported_before_listening(
     items: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     """A server that starts and then refuses everybody is found out by customers."""

@@ -48,7 +48,7 @@ def test_events_are_sorted_by_user_and_time_and_ties_keep_their_order(events: li
     expected = sorted(events, key=lambda event: (event[0], event[2]))
     assert rows(read) == expected
     assert len(read) == len(events)
-    assert list(read.users) == sorted({user for user, _, _ in events})
+    assert list(read.user_ids) == sorted({user for user, _, _ in events})
     assert read.to_table().select(["user_id", "item_id", "timestamp"]).to_pylist() == [
         {"user_id": user, "item_id": item, "timestamp": float(time)} for user, item, time in expected
     ]
@@ -71,7 +71,7 @@ def test_histories_hold_each_users_items_oldest_first(events: list[Event]) -> No
 def test_indices_say_the_same_as_histories(events: list[Event]) -> None:
     """Otherwise rankers that read indices and prompts that read ids see different people."""
     read = log(events)
-    offsets, item_indices = read.as_indices(CATALOG)
+    offsets, item_indices = read.to_indices(CATALOG)
     assert offsets.dtype == item_indices.dtype == np.int64
     for user, history in enumerate(read.histories()):
         ids = [CATALOG.item_ids[int(index)] for index in item_indices[offsets[user] : offsets[user + 1]]]
@@ -85,8 +85,8 @@ def test_skipping_unknown_items_drops_those_events_only(events: list[Event], kno
     """Otherwise offsets slip and events move from one user to the next."""
     catalog = catalog_of(*sorted(known))
     read = log(events)
-    offsets, item_indices = read.as_indices(catalog, on_unknown="skip")
-    assert len(offsets) == len(read.users) + 1
+    offsets, item_indices = read.to_indices(catalog, on_unknown="skip")
+    assert len(offsets) == len(read.user_ids) + 1
     for user, history in enumerate(read.histories()):
         ids = [catalog.item_ids[int(index)] for index in item_indices[offsets[user] : offsets[user + 1]]]
         assert ids == [item_id for item_id in history.item_ids if item_id in known]
@@ -99,28 +99,28 @@ def test_leaving_the_last_out_loses_nothing_and_never_peeks(events: list[Event],
     read = log(events)
     train, held_out = read.leave_last_out(n)
     assert sorted(rows(train) + rows(held_out)) == sorted(events)
-    assert list(train.users) == list(read.users)
-    for user in read.users:
+    assert list(train.user_ids) == list(read.user_ids)
+    for user in read.user_ids:
         whole, kept = read.history_of(user).item_ids, train.history_of(user).item_ids
         if len(whole) > n:
             assert kept + held_out.history_of(user).item_ids == whole
             assert len(held_out.history_of(user).item_ids) == n
         else:
             assert kept == whole
-            assert user not in held_out.users
+            assert user not in held_out.user_ids
 
 
 @given(EVENTS, st.integers(-4, 4))
 def test_splitting_by_time_loses_nothing_and_never_peeks(events: list[Event], at: int) -> None:
     """Otherwise events of the test period are trained on."""
-    before, after = log(events).by_time(at)
+    before, after = log(events).split_by_time(at)
     assert sorted(rows(before) + rows(after)) == sorted(events)
     assert all(event.timestamp < at for event in before)
     assert all(event.timestamp >= at for event in after)
-    assert set(before.users) == {user for user, _, time in events if time < at}
+    assert set(before.user_ids) == {user for user, _, time in events if time < at}
     for part in (before, after):
-        assert part.as_indices(CATALOG).offsets[-1] == len(part)
-        assert len(part.histories()) == len(part.users)
+        assert part.to_indices(CATALOG).offsets[-1] == len(part)
+        assert len(part.histories()) == len(part.user_ids)
 
 
 def test_optional_columns_travel_with_their_events() -> None:
@@ -143,10 +143,10 @@ def test_optional_columns_travel_with_their_events() -> None:
 def test_ids_come_back_as_they_came_and_are_found_either_way() -> None:
     """Otherwise 85123 from a database and "85123" from a URL are two customers."""
     read = log([(10, 7, 1), (9, 85123, 2), (10, 8, 0)])
-    assert list(read.users) == [9, 10]
+    assert list(read.user_ids) == [9, 10]
     assert read.history_of("10") == read.history_of(10) == History((8, 7), user_id=10)
     catalog = catalog_of("7", "8", "85123")
-    assert read.as_indices(catalog).item_indices.tolist() == [2, 1, 0]
+    assert read.to_indices(catalog).item_indices.tolist() == [2, 1, 0]
 
 
 def test_leading_zeros_of_ids_in_text_files_are_kept(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_leading_zeros_of_ids_in_text_files_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("user_id,item_id,timestamp\n00123,007,5\n123,7,6\n", encoding="utf-8")
     read = read_interactions(path)
-    assert list(read.users) == ["00123", "123"]
+    assert list(read.user_ids) == ["00123", "123"]
     assert read.histories()[0].item_ids == ("007",)
 
 
@@ -227,7 +227,7 @@ def test_a_row_that_is_no_event_is_refused_by_number(columns: dict[str, Any], me
 def test_an_unknown_item_is_named_with_its_user_and_the_catalog() -> None:
     """Otherwise nobody can tell one stray event from the wrong catalog."""
     read = log([("u17", "a", 1), ("u17", "B00X4", 2), ("u2", "a", 1)])
-    for ask in (read.as_indices, read.item_counts):
+    for ask in (read.to_indices, read.item_counts):
         with pytest.raises(UnknownItemError) as caught:
             ask(CATALOG)
         assert str(caught.value) == (
@@ -235,9 +235,9 @@ def test_an_unknown_item_is_named_with_its_user_and_the_catalog() -> None:
             'pass on_unknown="skip" to drop such events'
         )
     with pytest.raises(UnknownItemError, match="nor are 2 more"):
-        log([("u", "x", 1), ("u", "y", 2), ("u", "z", 3), ("u", "a", 4)]).as_indices(CATALOG)
+        log([("u", "x", 1), ("u", "y", 2), ("u", "z", 3), ("u", "a", 4)]).to_indices(CATALOG)
     with pytest.raises(InputError, match="on_unknown is 'drop'"):
-        read.as_indices(CATALOG, on_unknown="drop")  # type: ignore[arg-type]
+        read.to_indices(CATALOG, on_unknown="drop")  # type: ignore[arg-type]
 
 
 def test_an_unknown_user_is_named_with_how_many_there_are() -> None:
@@ -257,10 +257,10 @@ def test_swapped_columns_are_recognised(on_unknown: Any) -> None:
     frame = pa.table({"who": ["a", "b", "zz"], "item_id": ["u1", "u1", "u2"], "timestamp": [1, 2, 3]})
     mapping = {"user_id": "who"}
     with pytest.raises(InputError, match="look swapped: no item id but 2 of 3 user ids are in catalog") as caught:
-        read_interactions(frame, columns=mapping).as_indices(CATALOG, on_unknown=on_unknown)
+        read_interactions(frame, columns=mapping).to_indices(CATALOG, on_unknown=on_unknown)
     assert "pass columns={'user_id': 'item_id', 'item_id': 'who'}" in str(caught.value)
     right = read_interactions(frame, columns={"user_id": "item_id", "item_id": "who"})
-    assert len(right.as_indices(CATALOG, on_unknown="skip").item_indices) == 2
+    assert len(right.to_indices(CATALOG, on_unknown="skip").item_indices) == 2
 
 
 def test_a_split_at_nothing_is_refused() -> None:
@@ -271,16 +271,16 @@ def test_a_split_at_nothing_is_refused() -> None:
             read.leave_last_out(n)
     for at in (float("nan"), "soon", None, True):
         with pytest.raises(InputError, match="at is no instant"):
-            read.by_time(at)  # type: ignore[arg-type]
+            read.split_by_time(at)  # type: ignore[arg-type]
     zoned = datetime(1970, 1, 2, 2, tzinfo=timezone(timedelta(hours=2)))
     days: tuple[Any, ...] = ("1970-01-02", datetime(1970, 1, 2), zoned, 86400, np.int64(86400))
     for day in days:
-        assert [len(part) for part in read.by_time(day)] == [1, 1]
+        assert [len(part) for part in read.split_by_time(day)] == [1, 1]
 
 
 def test_a_log_cannot_be_changed() -> None:
     """Otherwise one ranker's scratch work alters what the next one reads."""
     read = log([("u", "a", 0), ("u", "b", 1)])
-    for array in (read.offsets, read.timestamps, read.as_indices(CATALOG).offsets):
+    for array in (read.offsets, read.timestamps, read.to_indices(CATALOG).offsets):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 5

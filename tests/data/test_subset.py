@@ -32,7 +32,7 @@ def subsets(draw: st.DrawFn) -> tuple[Subset, set[int]]:
         subset = Subset.everything(size)
     elif kind == "of":
         places = draw(places_below(size))
-        subset, truth = Subset.of(size, places), set(places)
+        subset, truth = Subset.from_indices(size, places), set(places)
     else:
         allowed = draw(masks(size))
         subset = Subset.from_mask(Mask.from_bool(np.array(allowed, dtype=bool)))
@@ -40,11 +40,11 @@ def subsets(draw: st.DrawFn) -> tuple[Subset, set[int]]:
     for step in draw(st.lists(st.sampled_from(["without", "within", "within_mask"]), max_size=4)):
         if step == "within_mask":
             allowed = draw(masks(size))
-            subset = subset.within_mask(Mask.from_bool(np.array(allowed, dtype=bool)))
+            subset = subset.intersect_mask(Mask.from_bool(np.array(allowed, dtype=bool)))
             truth &= {place for place in range(size) if allowed[place]}
         else:
             places = draw(places_below(size))
-            subset = subset.without(places) if step == "without" else subset.within(places)
+            subset = subset.without(places) if step == "without" else subset.intersect(places)
             truth = truth - set(places) if step == "without" else truth & set(places)
     return subset, truth
 
@@ -55,8 +55,8 @@ def test_a_subset_is_the_set_it_says(case: tuple[Subset, set[int]]) -> None:
     subset, truth = case
     size = subset.universe
     assert len(subset) == len(truth)
-    assert subset.places().tolist() == sorted(truth)
-    assert subset.places().dtype == np.int64
+    assert subset.to_indices().tolist() == sorted(truth)
+    assert subset.to_indices().dtype == np.int64
     assert subset.to_bool().tolist() == [place in truth for place in range(size)]
     asked = np.arange(size)[::-1]
     assert subset.contains(asked).tolist() == [place in truth for place in asked]
@@ -81,7 +81,7 @@ def test_what_is_listed_is_kept_as_promised(case: tuple[Subset, set[int]]) -> No
     listed = subset.listed.tolist()
     assert listed == sorted(set(listed))
     assert subset.listed.dtype == np.int64
-    if subset.only:
+    if subset.is_allowlist:
         assert subset.mask is None
         assert set(listed) == truth
     else:
@@ -91,13 +91,13 @@ def test_what_is_listed_is_kept_as_promised(case: tuple[Subset, set[int]]) -> No
 
 
 @given(st.data())
-def test_a_mask_counts_and_meets_another(data: st.DataObject) -> None:
+def test_masks_count_and_intersect(data: st.DataObject) -> None:
     """It is compiled once and read by every request under the same filter."""
     size = data.draw(SIZES)
     one, other = (np.array(data.draw(masks(size)), dtype=bool) for _ in range(2))
     mask = Mask.from_bool(one)
     assert len(mask) == size
-    assert mask.counts.tolist() == [int(one[:place].sum()) for place in range(size + 1)]
+    assert mask.prefix_counts.tolist() == [int(one[:place].sum()) for place in range(size + 1)]
     assert mask.total == one.sum()
     assert mask.to_bool().tolist() == one.tolist()
     assert mask.contains(np.arange(size)).tolist() == one.tolist()
@@ -111,18 +111,18 @@ def test_narrowing_leaves_the_wider_one_as_it_was(case: tuple[Subset, set[int]],
     places = np.array(data.draw(places_below(subset.universe)), dtype=np.int64)
     given_places = places.copy()
     subset.without(places)
-    subset.within(places)
+    subset.intersect(places)
     subset.to_bool()[:] = True
-    Subset.of(subset.universe, places).without(places)
+    Subset.from_indices(subset.universe, places).without(places)
     assert places.tolist() == given_places.tolist()
-    assert set(subset.places().tolist()) == truth
+    assert set(subset.to_indices().tolist()) == truth
 
 
 def test_a_shared_mask_cannot_be_written_to() -> None:
     """One careless line would change the filter of every later request."""
     mask = Mask.from_bool(np.array([True, False]))
     with pytest.raises(ValueError, match="read-only"):
-        mask.counts[1] = 0
+        mask.prefix_counts[1] = 0
 
 
 def test_lists_cost_what_they_list() -> None:
@@ -136,7 +136,7 @@ def test_lists_cost_what_they_list() -> None:
             part = subset.without(places)
             part.contains(places)
             part.count(places, places + 1)
-            len(part.within(places).without(places[:3]))
+            len(part.intersect(places).without(places[:3]))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -146,18 +146,18 @@ def test_lists_cost_what_they_list() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Subset.of(3, [0, 3]), "place 3 does not lie within 0 to 2"),
-        (lambda: Subset.of(3, [-1]), "place -1 does not lie within 0 to 2"),
-        (lambda: Subset.of(0, [0]), "place 0 does not lie within"),
+        (lambda: Subset.from_indices(3, [0, 3]), "place 3 does not lie within 0 to 2"),
+        (lambda: Subset.from_indices(3, [-1]), "place -1 does not lie within 0 to 2"),
+        (lambda: Subset.from_indices(0, [0]), "place 0 does not lie within"),
         (lambda: Subset.everything(3).without([7]), "place 7"),
-        (lambda: Subset.everything(3).within([-7]), "place -7"),
+        (lambda: Subset.everything(3).intersect([-7]), "place -7"),
         (lambda: Subset.everything(3).contains([5]), "place 5"),
         (lambda: Subset.from_mask(Mask.from_bool(np.ones(3, dtype=bool))).contains([3]), "place 3"),
         (lambda: Mask.from_bool(np.ones(3, dtype=bool)).contains([-1]), "place -1"),
-        (lambda: Subset.of(3, [0.5]), r"places are \[0\.5\]; give whole numbers"),
-        (lambda: Subset.of(3, np.ones(3, dtype=bool)), r"places are an array of type bool and shape \(3,\)"),
+        (lambda: Subset.from_indices(3, [0.5]), r"places are \[0\.5\]; give whole numbers"),
+        (lambda: Subset.from_indices(3, np.ones(3, dtype=bool)), r"places are an array of type bool and shape \(3,\)"),
         (
-            lambda: Subset.of(3, np.zeros((1, 1), dtype=np.int64)),
+            lambda: Subset.from_indices(3, np.zeros((1, 1), dtype=np.int64)),
             r"shape \(1, 1\); give whole",
         ),
         (lambda: Subset.everything(-1), "a subset of -1 places"),
@@ -166,7 +166,7 @@ def test_lists_cost_what_they_list() -> None:
         (lambda: Subset.everything(3).count([2], [1]), r"ranges begin at \[2\] and end at \[1\]"),
         (lambda: Subset.everything(3).count([0, 1], [1]), "give pairs that rise"),
         (
-            lambda: Subset.everything(3).within_mask(Mask.from_bool(np.ones(4, dtype=bool))),
+            lambda: Subset.everything(3).intersect_mask(Mask.from_bool(np.ones(4, dtype=bool))),
             "mask of 4 places meets 3",
         ),
         (
@@ -197,13 +197,13 @@ def test_a_boost_is_what_was_listed_and_nothing_elsewhere(one: dict[int, float],
     """A promotion that reaches its neighbour sells the wrong thing."""
     boost = Boost.from_pairs(one.items())
     asked = np.arange(40)[::-1]
-    assert boost.places.tolist() == sorted(one)
+    assert boost.indices.tolist() == sorted(one)
     assert len(boost) == len(one)
-    assert boost.at(asked).tolist() == [one.get(int(place), 0.0) for place in asked]
+    assert boost.values_at(asked).tolist() == [one.get(int(place), 0.0) for place in asked]
     both = boost.add(Boost.from_pairs(other.items()))
     expected = [one.get(int(place), 0.0) + other.get(int(place), 0.0) for place in asked]
-    assert both.at(asked).tolist() == expected
-    assert both.places.tolist() == sorted({*one, *other})
+    assert both.values_at(asked).tolist() == expected
+    assert both.indices.tolist() == sorted({*one, *other})
 
 
 def test_a_subset_that_does_not_rise_is_refused() -> None:
@@ -212,11 +212,11 @@ def test_a_subset_that_does_not_rise_is_refused() -> None:
         with pytest.raises(InputError, match=f"place {listed[1]} is listed after place {listed[0]}"):
             Subset(5, None, np.array(listed))
     with pytest.raises(InputError, match="place 5 does not lie within"):
-        Subset(5, None, np.array([5]), only=True)
+        Subset(5, None, np.array([5]), is_allowlist=True)
 
 
 def test_what_a_subset_hands_out_does_not_change_it() -> None:
     """Whoever sorts or fills the answer would change what is allowed for the next request."""
-    subset = Subset.of(10, np.array([1, 9]))
-    subset.places()[:] = 0
-    assert subset.places().tolist() == [1, 9]
+    subset = Subset.from_indices(10, np.array([1, 9]))
+    subset.to_indices()[:] = 0
+    assert subset.to_indices().tolist() == [1, 9]

@@ -42,7 +42,7 @@ def text_file(folder: Path, content: str | bytes, name: str = "items.csv") -> Pa
 
 
 def read(source: Any, **options: Any) -> Table:
-    return read_table(source, needed=("item_id", "title"), verbatim=("item_id", "title"), **options)
+    return read_table(source, required=("item_id", "title"), as_text=("item_id", "title"), **options)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -32,7 +32,7 @@ def test_a_model_that_was_not_fetched_names_itself_and_the_remedy(tmp_path: Path
         find_model("SmolLM2-135M-Instruct", tmp_path)
 
 
-def test_a_name_nobody_bundled_is_an_input_error_that_lists_the_others(tmp_path: Path) -> None:
+def test_unknown_model_raises_and_lists_the_known(tmp_path: Path) -> None:
     """A typo is the caller's, and no engine failed."""
     with pytest.raises(InputError, match="all-MiniLM-L6-v2"):
         get_model("gpt-7", tmp_path)
@@ -61,7 +61,7 @@ def test_one_altered_byte_in_the_weights_is_refused_and_the_file_named(own_cache
         find_model("all-MiniLM-L6-v2", own_cache)
 
 
-def test_a_get_that_fails_leaves_no_model_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a model that looks like a whole one is worse than none."""
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -6,14 +6,22 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from eval.online_retail import Line, check_counts, interactions_table, items_table, read_lines, title_case, write_small
+from eval.online_retail import (
+    InvoiceLine,
+    check_counts,
+    interactions_table,
+    items_table,
+    read_lines,
+    title_case,
+    write_small,
+)
 from genrec.datasets.registry import dataset_paths
 from genrec.errors import ArtifactError
 
 
-def line(code: str = "22423", description: str = "CAKESTAND", price: float = 1.0, **changes: object) -> Line:
+def line(code: str = "22423", description: str = "CAKESTAND", price: float = 1.0, **changes: object) -> InvoiceLine:
     values = {"customer": "12346", "invoice": "1", "seconds": 0, **changes}
-    return Line(code=code, description=description, price=price, **values)  # type: ignore[arg-type]
+    return InvoiceLine(code=code, description=description, price=price, **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

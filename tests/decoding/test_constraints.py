@@ -8,95 +8,82 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shop import ITEMS
+from tiny_grammar import CLOSING, END, FIRST, MARKS, OPENING, SEPARATOR, VOCABULARY, Written, trie_of
 
 from genrec.data.catalog import Catalog
 from genrec.data.subset import Mask, Subset
-from genrec.decoding.constraints import Grammar, Marks, State, advance
+from genrec.decoding.constraints import CatalogGrammar, ConstraintState, DelimiterTokens, advance
 from genrec.errors import InputError, TokenizerMismatchError
 from genrec.index.catalog_index import CatalogIndex
 from genrec.index.identifiers import TitleIdentifiers
 from genrec.index.trie import TokenTrie
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.testing import ByteTokenizer
-from tests.shop import ITEMS
-
-END, SEPARATOR, CLOSING, OPENING, FIRST, VOCABULARY = 0, 1, 2, 3, 4, 8
-MARKS = Marks(
-    END,
-    SEPARATOR,
-    CLOSING,
-    opens=np.arange(VOCABULARY) == OPENING,
-    free=np.isin(np.arange(VOCABULARY), [END, CLOSING, OPENING, 5]),
-)
-Written = tuple[int, ...]
 
 bodies = st.sets(
     st.lists(st.integers(CLOSING, VOCABULARY - 1), min_size=1, max_size=3).map(tuple), min_size=1, max_size=5
 )
 
 
-def trie_of(bodies: set[Written]) -> TokenTrie:
-    return TokenTrie.from_sequences([np.array([*body, END]) for body in sorted(bodies)])
-
-
 def subset_of(size: int, draw: st.DataObject) -> Subset:
     """Some rows: by a mask, by a list, or by both."""
     chosen = np.array(draw.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     chosen[draw.draw(st.integers(0, size - 1))] = True
-    by_mask, by_list = Subset.from_mask(Mask.from_bool(chosen)), Subset.of(size, np.flatnonzero(chosen))
+    by_mask, by_list = Subset.from_mask(Mask.from_bool(chosen)), Subset.from_indices(size, np.flatnonzero(chosen))
     left_out = Subset.everything(size).without(np.flatnonzero(~chosen))
     return draw.draw(st.sampled_from([by_mask, by_list, left_out, Subset.from_mask(by_mask.mask)]))
 
 
-def following(state: State) -> list[int]:
-    return np.flatnonzero(MARKS.free).tolist() if state.free else state.tokens.tolist()
+def following(state: ConstraintState) -> list[int]:
+    return np.flatnonzero(MARKS.free_text).tolist() if state.in_free_text else state.next_tokens.tolist()
 
 
-def language(state: State, most: int) -> Iterator[tuple[Written, Written]]:
+def language(state: ConstraintState, most: int) -> Iterator[tuple[Written, Written]]:
     """Every answer of at most so many tokens, and the rows it names."""
-    if state.done:
-        yield (), state.rows
+    if state.is_complete:
+        yield (), state.written_rows
     elif most:
         tokens = following(state)
         assert tokens, "a model must be able to go on"
         assert len(set(tokens)) == len(tokens)
         for token, after in zip(tokens, advance([state] * len(tokens), tokens), strict=True):
-            assert not after.dead, "what may follow must lead somewhere"
+            assert not after.is_dead, "what may follow must lead somewhere"
             yield from (((token, *rest), rows) for rest, rows in language(after, most - 1))
 
 
 @given(bodies, st.data())
-def test_items_and_lists_are_all_that_brute_force_writes(bodies: set[Written], draw: st.DataObject) -> None:
+def test_item_and_list_languages_equal_brute_force(bodies: set[Written], draw: st.DataObject) -> None:
     """One string more is an item that nobody sells; one fewer is an item that can never be recommended."""
     trie = trie_of(bodies)
-    grammar, allowed = Grammar(trie, MARKS), subset_of(len(trie), draw)
-    rows = [tuple(trie.row(row)[:-1].tolist()) for row in range(len(trie))]
+    grammar, allowed = CatalogGrammar(trie, MARKS), subset_of(len(trie), draw)
+    rows = [tuple(trie.tokens_of_row(row)[:-1].tolist()) for row in range(len(trie))]
     most = min(len(allowed), 3)
     for form, k in [("item", None), *(("list", size) for size in range(1, most + 1))]:
         expected = {}
-        for chosen in permutations(allowed.places().tolist(), k or 1):
+        for chosen in permutations(allowed.to_indices().tolist(), k or 1):
             text = [token for row in chosen for token in (*rows[row], SEPARATOR)]
             expected[(*text[:-1], END)] = chosen
         state = grammar.start(form, k=k, allowed=allowed)
         found = list(language(state, 100))
         assert len(found) == len(expected)
         assert dict(found) == expected
-        assert max(map(len, expected)) <= grammar.longest(form, k=k, allowed=allowed)
+        assert max(map(len, expected)) <= grammar.max_answer_tokens(form, k=k, allowed=allowed)
         for text, chosen in expected.items():
-            assert state.read(text).tolist() == trie.items[list(chosen)].tolist()
+            assert state.parse_items(text).tolist() == trie.items[list(chosen)].tolist()
 
 
 @given(bodies, st.data())
-def test_text_is_all_that_brute_force_writes(bodies: set[Written], draw: st.DataObject) -> None:
+def test_text_language_equals_brute_force(bodies: set[Written], draw: st.DataObject) -> None:
     """A mention that no item stands behind is an invention, in the one place where the model may talk."""
     trie = trie_of(bodies)
-    grammar, allowed = Grammar(trie, MARKS), subset_of(len(trie), draw)
-    rows = {tuple(trie.row(row)[:-1].tolist()): row for row in range(len(trie))}
+    grammar, allowed = CatalogGrammar(trie, MARKS), subset_of(len(trie), draw)
+    rows = {tuple(trie.tokens_of_row(row)[:-1].tolist()): row for row in range(len(trie))}
     if any(row[: len(other) + 1] == (*other, CLOSING) for row in rows for other in rows):
         with pytest.raises(InputError, match="goes on with token 2 where another one ends"):
             grammar.start("text", allowed=allowed)
         return
-    plain = [token for token in np.flatnonzero(MARKS.free).tolist() if token not in (END, OPENING)]
+    plain = [token for token in np.flatnonzero(MARKS.free_text).tolist() if token not in (END, OPENING)]
     pieces = {(token,): () for token in plain} | {
         (OPENING, *body, CLOSING): (row,) for body, row in rows.items() if allowed.contains([row])[0]
     }
@@ -122,38 +109,38 @@ def test_random_walks_name_k_items_once_each(seed: int) -> None:
     size = int(random.integers(50, 3000))
     bodies = {tuple(random.integers(FIRST, 40, random.integers(1, 9)).tolist()) for _ in range(size)}
     trie = trie_of(bodies)
-    marks = replace(MARKS, opens=np.arange(40) == OPENING, free=np.arange(40) != 6)
-    grammar = Grammar(trie, marks)
+    marks = replace(MARKS, opens_link=np.arange(40) == OPENING, free_text=np.arange(40) != 6)
+    grammar = CatalogGrammar(trie, marks)
     masks = [Mask.from_bool(random.random(len(trie)) < share) for share in (0.1, 0.5)]
     subsets, states, sizes = [], [], []
     for number in range(60):
         few = random.permutation(len(trie))[: random.integers(1, 30)]
         whole = Subset.everything(len(trie))
         by_mask = Subset.from_mask(masks[number % 2])
-        allowed = [whole, by_mask, whole.within(few), by_mask.without(few), whole.without(few)][number % 5]
+        allowed = [whole, by_mask, whole.intersect(few), by_mask.without(few), whole.without(few)][number % 5]
         k = int(random.integers(1, min(len(allowed), 25) + 1))
         subsets.append(allowed)
         states.append(grammar.start("list", k=k, allowed=allowed))
         sizes.append(k)
     first, written = list(states), [[] for _ in states]
-    while not all(state.done for state in states):
-        tokens = [int(random.choice(state.tokens)) for state in states]
+    while not all(state.is_complete for state in states):
+        tokens = [int(random.choice(state.next_tokens)) for state in states]
         for state, token, text in zip(states, tokens, written, strict=True):
-            text += [] if state.done else [token]
+            text += [] if state.is_complete else [token]
         after = advance(states, tokens)
-        states = [before if before.done else now for before, now in zip(states, after, strict=True)]
+        states = [before if before.is_complete else now for before, now in zip(states, after, strict=True)]
     for state, start, text, allowed, k in zip(states, first, written, subsets, sizes, strict=True):
-        assert len(text) <= grammar.longest("list", k=k, allowed=allowed)
-        assert len(set(state.rows)) == k
-        assert allowed.contains(list(state.rows)).all()
-        assert start.read(text).tolist() == trie.items[list(state.rows)].tolist()
+        assert len(text) <= grammar.max_answer_tokens("list", k=k, allowed=allowed)
+        assert len(set(state.written_rows)) == k
+        assert allowed.contains(list(state.written_rows)).all()
+        assert start.parse_items(text).tolist() == trie.items[list(state.written_rows)].tolist()
 
 
 def test_states_move_together_as_they_move_alone() -> None:
     """What one request may write must not hang on who shares its batch."""
     random = np.random.default_rng(7)
     trie = trie_of({tuple(random.integers(FIRST, 8, random.integers(1, 6)).tolist()) for _ in range(80)})
-    grammar = Grammar(trie, MARKS)
+    grammar = CatalogGrammar(trie, MARKS)
     masks = [Mask.from_bool(random.random(len(trie)) < 0.6) for _ in range(3)]
     together = [
         grammar.start(form, allowed=Subset.from_mask(mask)) for mask in masks for form in ("item", "list", "text")
@@ -164,13 +151,13 @@ def test_states_move_together_as_they_move_alone() -> None:
         together = advance(together, tokens)
         alone = [advance([state], [token])[0] for state, token in zip(alone, tokens, strict=True)]
         assert [following(state) for state in together] == [following(state) for state in alone]
-        assert [state.rows for state in together] == [state.rows for state in alone]
+        assert [state.written_rows for state in together] == [state.written_rows for state in alone]
 
 
 @pytest.mark.parametrize("form", ["item", "list", "text"])
-def test_a_token_that_leads_nowhere_closes_the_way(form: str) -> None:
+def test_disallowed_token_ends_the_state(form: str) -> None:
     """A constraint that lives on behind a wrong token lets through what nobody checked; an engine may hand it any."""
-    grammar = Grammar(trie_of({(4, 4), (4, 5), (5, 4)}), MARKS)
+    grammar = CatalogGrammar(trie_of({(4, 4), (4, 5), (5, 4)}), MARKS)
     start = grammar.start(form, k=2 if form == "list" else None)
     wrong = {"item": [[6], [4, 6], [-1], [END], [4, END], [4, 4, SEPARATOR], [4, 4, END, END]]}
     wrong["list"] = [[6], [SEPARATOR], [4, 4, END], [4, 4, SEPARATOR, 4, 4], [4, 4, SEPARATOR, 5, 4, SEPARATOR], [-1]]
@@ -178,33 +165,33 @@ def test_a_token_that_leads_nowhere_closes_the_way(form: str) -> None:
     for text in wrong[form]:
         state = start
         for token in text:
-            assert not state.dead
+            assert not state.is_dead
             (state,) = advance([state], [token])
-        assert state.dead
-        assert state.tokens.tolist() == [END]
-        assert advance([state], [END])[0].dead
+        assert state.is_dead
+        assert state.next_tokens.tolist() == [END]
+        assert advance([state], [END])[0].is_dead
         with pytest.raises(InputError, match=f"token {text[-1]} at place {len(text) - 1} of {len(text)} leads nowhere"):
-            start.read(text)
+            start.parse_items(text)
 
 
 def test_an_answer_that_was_cut_short_is_not_read() -> None:
     """Half a list looks like a whole one, and half a title like another item's."""
-    grammar = Grammar(trie_of({(4,), (4, 5), (5, 4)}), MARKS)
+    grammar = CatalogGrammar(trie_of({(4,), (4, 5), (5, 4)}), MARKS)
     for form, k, text in (
         ("item", None, [4, 5, END]),
         ("list", 3, [4, SEPARATOR, 5, 4, SEPARATOR, 4, 5, END]),
         ("text", None, [5, OPENING, 4, 5, CLOSING, OPENING, 4, 5, CLOSING, END]),
     ):
         start = grammar.start(form, k=k)
-        assert len(start.read(text)) == {"item": 1, "list": 3, "text": 2}[form]
+        assert len(start.parse_items(text)) == {"item": 1, "list": 3, "text": 2}[form]
         for size in range(len(text)):
             with pytest.raises(InputError, match=f"is cut short after {size} tokens"):
-                start.read(text[:size])
+                start.parse_items(text[:size])
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
     """A constraint that means something else than it says is worse than none."""
-    grammar = Grammar(trie_of({(4,), (5,), (6,)}), MARKS)
+    grammar = CatalogGrammar(trie_of({(4,), (5,), (6,)}), MARKS)
     for wishes, message in (
         ({"form": "poem"}, "form is 'poem'; choose one of item, list, text"),
         ({"k": 0}, "k is 0; give a whole number"),
@@ -213,50 +200,50 @@ def test_what_cannot_be_kept_is_refused() -> None:
         ({"form": "item", "k": 1}, "form 'item' takes none"),
         ({"form": "text", "k": 3}, "form 'text' takes none"),
         ({"k": 4}, "k is 4, but 3 of 3 items are allowed; ask for fewer"),
-        ({"k": 2, "allowed": Subset.of(3, [1])}, "k is 2, but 1 of 3 items"),
-        ({"form": "text", "allowed": Subset.of(3, [])}, "none of 3 items is allowed; allow one at least"),
+        ({"k": 2, "allowed": Subset.from_indices(3, [1])}, "k is 2, but 1 of 3 items"),
+        ({"form": "text", "allowed": Subset.from_indices(3, [])}, "none of 3 items is allowed; allow one at least"),
         ({"k": 1, "allowed": Subset.everything(4)}, "a subset of 4 rows; the trie has 3"),
     ):
         with pytest.raises(InputError, match=message):
             grammar.start(**wishes)
     with pytest.raises(TokenizerMismatchError, match="not every identifier is closed by end token 5"):
-        Grammar(trie_of({(4,), (6,)}), replace(MARKS, end=5))
+        CatalogGrammar(trie_of({(4,), (6,)}), replace(MARKS, end_id=5))
     with pytest.raises(TokenizerMismatchError, match="or one holds it elsewhere"):
-        Grammar(TokenTrie.from_sequences([np.array([4, END, 5, END]), np.array([5, END])]), MARKS)
-    lines = Grammar(TokenTrie.from_sequences([np.array([4, SEPARATOR, 5, END]), np.array([4, END])]), MARKS)
+        CatalogGrammar(TokenTrie.from_sequences([np.array([4, END, 5, END]), np.array([5, END])]), MARKS)
+    lines = CatalogGrammar(TokenTrie.from_sequences([np.array([4, SEPARATOR, 5, END]), np.array([4, END])]), MARKS)
     with pytest.raises(InputError, match="goes on with token 1 where another one ends"):
         lines.start("list", k=1)
-    assert lines.start("item").read([4, SEPARATOR, 5, END]).tolist() == [0]
+    assert lines.start("item").parse_items([4, SEPARATOR, 5, END]).tolist() == [0]
 
 
-def test_no_mention_can_be_written_that_is_held_to_nothing(tokenizer: HuggingFaceTokenizer) -> None:
+def test_every_item_link_is_constrained(tokenizer: HuggingFaceTokenizer) -> None:
     """A bracket in the middle of a token would open a mention behind the constraint's back."""
-    marks = Marks.of(tokenizer)
-    assert tokenizer.decode([marks.separator, marks.closing]) == "\n]"
-    assert len(marks.free) == len(marks.opens) == tokenizer.vocab_size
+    marks = DelimiterTokens.from_tokenizer(tokenizer)
+    assert tokenizer.decode([marks.separator_id, marks.closing_id]) == "\n]"
+    assert len(marks.free_text) == len(marks.opens_link) == tokenizer.vocab_size
     for token in range(tokenizer.vocab_size):
         text = tokenizer.decode([token])
-        if marks.opens[token]:
+        if marks.opens_link[token]:
             assert text.endswith("[")
             assert "[" not in text[:-1]
-        elif marks.free[token] and token != tokenizer.end_id:
+        elif marks.free_text[token] and token != tokenizer.eos_token_id:
             assert "[" not in text
-    assert not marks.free[tokenizer.control_ids[0]]
-    assert marks.opens.sum() > 2
-    assert marks.free.sum() > 0.99 * tokenizer.vocab_size - len(tokenizer.control_ids)
+    assert not marks.free_text[tokenizer.control_token_ids[0]]
+    assert marks.opens_link.sum() > 2
+    assert marks.free_text.sum() > 0.99 * tokenizer.vocab_size - len(tokenizer.control_token_ids)
 
 
 def test_titles_of_a_shop_are_written_and_read_back() -> None:
     """The whole way once: what was written is told by its tokens, whatever its text looks like."""
     tokenizer = ByteTokenizer()
     index = CatalogIndex.build(Catalog.from_items(ITEMS), TitleIdentifiers(), tokenizer)
-    grammar = Grammar(index.trie, Marks.of(tokenizer))
-    answer = [*tokenizer.encode_text("Chair\nDesk Lamp").tolist(), tokenizer.end_id]
-    assert grammar.start("list", k=2).read(answer).tolist() == [2, 0]
-    talk = [*tokenizer.encode_text("Sit on [Chair] or [Chair].").tolist(), tokenizer.end_id]
-    assert grammar.start("text").read(talk).tolist() == [2, 2]
+    grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
+    answer = [*tokenizer.encode_text("Chair\nDesk Lamp").tolist(), tokenizer.eos_token_id]
+    assert grammar.start("list", k=2).parse_items(answer).tolist() == [2, 0]
+    talk = [*tokenizer.encode_text("Sit on [Chair] or [Chair].").tolist(), tokenizer.eos_token_id]
+    assert grammar.start("text").parse_items(talk).tolist() == [2, 2]
     with pytest.raises(InputError, match="leads nowhere"):
-        grammar.start("text").read(tokenizer.encode_text("Sit on [Sofa].").tolist())
+        grammar.start("text").parse_items(tokenizer.encode_text("Sit on [Sofa].").tolist())
 
 
 def test_a_tokenizer_without_a_line_break_is_refused() -> None:
@@ -267,4 +254,4 @@ def test_a_tokenizer_without_a_line_break_is_refused() -> None:
             return np.repeat(super().encode_text(text), 2)
 
     with pytest.raises(InputError, match=r"writes '\\n' in 2 tokens"):
-        Marks.of(Wordy())
+        DelimiterTokens.from_tokenizer(Wordy())

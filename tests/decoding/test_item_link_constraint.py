@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
-from genrec.backends.base import Backend, TextRequest
+from genrec.backends.base import Backend, GenerationRequest
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import Grammar, Marks
-from genrec.decoding.item_link_constraint import MentionConstraint
+from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.errors import EngineError, InputError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.testing import ByteTokenizer, TableBackend
@@ -19,17 +19,17 @@ TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Tea [Pot]", "Rug")
 TOKENIZER = ByteTokenizer()
 
 
-def grammar_of(tokenizer: ByteTokenizer | HuggingFaceTokenizer) -> tuple[CatalogIndex, Grammar]:
+def grammar_of(tokenizer: ByteTokenizer | HuggingFaceTokenizer) -> tuple[CatalogIndex, CatalogGrammar]:
     catalog = Catalog.from_items(Item(place, title) for place, title in enumerate(TITLES))
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
-    return index, Grammar(index.trie, Marks.of(tokenizer))
+    return index, CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
 
 
 INDEX, GRAMMAR = grammar_of(TOKENIZER)
 
 
 def rows_of(items: set[int]) -> Subset:
-    return INDEX.rows(Subset.of(len(TITLES), sorted(items)))
+    return INDEX.to_row_subset(Subset.from_indices(len(TITLES), sorted(items)))
 
 
 @settings(max_examples=60)
@@ -39,20 +39,20 @@ def rows_of(items: set[int]) -> Subset:
     st.none() | st.integers(0, 3),
     st.integers(0, 10**6),
 )
-def test_whatever_is_drawn_mentions_allowed_items_only(
-    items: set[int], once: bool, most: int | None, seed: int
-) -> None:
+def test_sampled_text_links_allowed_items_only(items: set[int], once: bool, most: int | None, seed: int) -> None:
     """A reply that names what may not be named, or the same thing again and again, is worse than none."""
-    constraint = MentionConstraint(GRAMMAR, rows_of(items), once=once, most=most)
-    request = TextRequest(np.array([258, 65]), (256,), 120, 3.0, seed, constraint)
+    constraint = ItemLinkConstraint(GRAMMAR, rows_of(items), unique=once, max_links=most)
+    request = GenerationRequest(np.array([258, 65]), (256,), 120, 3.0, seed, constraint)
     told: list[int] = []
-    (text,) = TableBackend(TOKENIZER.vocab_size, seed=seed).write([request], on_tokens=lambda _, new: told.extend(new))
+    (text,) = TableBackend(TOKENIZER.vocab_size, seed=seed).generate(
+        [request], on_tokens=lambda _, new: told.extend(new)
+    )
     assert told == text.token_ids.tolist()
     state = constraint.start()
     for token in told:
-        assert state.allowed()[token]
+        assert state.allowed_mask()[token]
         state.advance(token)
-    found = INDEX.trie.items[np.array(state.state.rows, dtype=np.int64)].tolist()
+    found = INDEX.trie.items[np.array(state.state.written_rows, dtype=np.int64)].tolist()
     assert set(found) <= items
     assert not once or len(set(found)) == len(found)
     assert most is None or len(found) <= most
@@ -60,47 +60,47 @@ def test_whatever_is_drawn_mentions_allowed_items_only(
 
 def test_what_is_forced_is_all_that_may_follow() -> None:
     """A token that is written without asking the model must not have been a choice."""
-    state = MentionConstraint(GRAMMAR, Subset.everything(len(TITLES))).start()
-    assert not state.forced()
+    state = ItemLinkConstraint(GRAMMAR, Subset.everything(len(TITLES))).start()
+    assert not state.forced_tokens()
     for token in TOKENIZER.encode_text("Take the [Red "):
         state.advance(int(token))
-    assert not state.forced()
+    assert not state.forced_tokens()
     state.advance(ord("M"))
-    forced = list(state.forced())
+    forced = list(state.forced_tokens())
     assert bytes(forced) == b"ug"
     for token in forced:
-        assert np.flatnonzero(state.allowed()).tolist() == [token]
+        assert np.flatnonzero(state.allowed_mask()).tolist() == [token]
         state.advance(token)
     with pytest.raises(InputError, match="token 65 may not follow here"):
         state.advance(65)
 
 
-def test_an_engine_is_told_all_of_it_or_the_text_is_not_written() -> None:
+def test_incomplete_constraint_prevents_generation() -> None:
     """A limit that is left out on the way would be broken without a word."""
-    told = MentionConstraint(GRAMMAR, Subset.everything(5), catalog="shop", item_ids=[3, 4]).for_engine
+    told = ItemLinkConstraint(GRAMMAR, Subset.everything(5), catalog_name="shop", item_ids=[3, 4]).engine_args
     assert told == {"genrec_catalog": "shop", "genrec_form": "text", "genrec_allow": [3, 4]}
     for wrong in (
-        MentionConstraint(GRAMMAR, Subset.everything(5)),
-        MentionConstraint(GRAMMAR, Subset.everything(5), once=True, catalog="shop", item_ids=[3]),
-        MentionConstraint(GRAMMAR, Subset.everything(5), most=1, catalog="shop", item_ids=[3]),
+        ItemLinkConstraint(GRAMMAR, Subset.everything(5)),
+        ItemLinkConstraint(GRAMMAR, Subset.everything(5), unique=True, catalog_name="shop", item_ids=[3]),
+        ItemLinkConstraint(GRAMMAR, Subset.everything(5), max_links=1, catalog_name="shop", item_ids=[3]),
     ):
         with pytest.raises(EngineError):
-            wrong.for_engine  # noqa: B018
+            wrong.engine_args  # noqa: B018
 
 
 @pytest.mark.model
 def test_a_real_model_names_what_it_may(smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer) -> None:
     """The whole way once, at a temperature at which it would name anything."""
     index, grammar = grammar_of(tokenizer)
-    allowed = index.rows(Subset.of(len(TITLES), [0, 2]))
-    constraint = MentionConstraint(grammar, allowed, once=True)
+    allowed = index.to_row_subset(Subset.from_indices(len(TITLES), [0, 2]))
+    constraint = ItemLinkConstraint(grammar, allowed, unique=True)
     said = "Which colours do my products have? Answer with [Red Mug] is red, [Red Lamp] is red."
     turns = [Message("user", (Span(said, trusted=False),)), Message("assistant", (Span("Answer:", trusted=True),))]
     requests = [
-        TextRequest(tokenizer.encode_prompt(turns), tokenizer.control_ids, 40, 0.7, seed, constraint)
+        GenerationRequest(tokenizer.encode_prompt(turns), tokenizer.control_token_ids, 40, 0.7, seed, constraint)
         for seed in range(4)
     ]
-    texts = [tokenizer.decode(text.token_ids.tolist()) for text in smollm2_float32.write(requests)]
+    texts = [tokenizer.decode(text.token_ids.tolist()) for text in smollm2_float32.generate(requests)]
     assert any("[" in text for text in texts)
     for text in texts:
         named = [part.partition("]") for part in text.split("[")[1:]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from brute import log_probs, path_score
-from hostile import damaged
+from hostile import damaged_copies
 
 from genrec.deadline import Deadline
 from genrec.decoding.prior import Prior
@@ -49,7 +49,7 @@ def rows_of(trie: TokenTrie, *items: int) -> IntArray:
 def scores_of(prior: Prior, trie: TokenTrie, rows: IntArray) -> FloatArray:
     """The prior's log-probability of whole rows."""
     prior.fill(rows)
-    return np.array([prior.steps[trie.paths(np.array([row]))].sum(dtype=np.float64) for row in rows])
+    return np.array([prior.log_probs[trie.path_positions(np.array([row]))].sum(dtype=np.float64) for row in rows])
 
 
 def test_a_row_has_the_score_of_reading_it(backend: Counting, trie: TokenTrie) -> None:
@@ -59,8 +59,8 @@ def test_a_row_has_the_score_of_reading_it(backend: Counting, trie: TokenTrie) -
     some = [5, 0, 5]
     np.testing.assert_allclose(scores_of(prior, trie, rows_of(trie, *some)), expected[some], atol=1e-5)
     np.testing.assert_allclose(scores_of(prior, trie, trie.rows_of_items), expected, atol=1e-5)
-    place = trie.paths(rows_of(trie, 3))[2]
-    assert prior.steps[place] == pytest.approx(log_probs(backend, [*PROMPT, 4, 4], [4])[0], abs=1e-5)
+    place = trie.path_positions(rows_of(trie, 3))[2]
+    assert prior.log_probs[place] == pytest.approx(log_probs(backend, [*PROMPT, 4, 4], [4])[0], abs=1e-5)
 
 
 def test_behind_several_prompts_it_is_their_mean(backend: Counting, trie: TokenTrie) -> None:
@@ -83,7 +83,7 @@ def test_rows_are_scored_once_and_when_they_are_needed(backend: Counting, trie: 
     told: list[tuple[int, int]] = []
     prior.fill(on_progress=lambda done, total: told.append((done, total)))
     assert told == [(4, 4)]
-    assert not np.isnan(prior.steps).any()
+    assert not np.isnan(prior.log_probs).any()
     opened = backend.opened
     prior.fill(on_progress=lambda done, total: told.append((done, total)))
     assert backend.opened == opened
@@ -121,10 +121,10 @@ def test_two_threads_score_each_row_once(trie: TokenTrie) -> None:
     assert backend.opened == 1
     alone = Prior(TableBackend(7, seed=2), trie, [PROMPT], key="k")
     alone.fill(rows_of(trie, 0, 1, 2, 3))
-    np.testing.assert_array_equal(prior.steps, alone.steps)
+    np.testing.assert_array_equal(prior.log_probs, alone.log_probs)
 
 
-def test_whoever_waits_for_another_thread_keeps_to_their_own_deadline(trie: TokenTrie) -> None:
+def test_waiting_thread_keeps_its_own_deadline(trie: TokenTrie) -> None:
     """Otherwise the slowest request decides when all others are answered."""
     backend = Slow(7, seed=2)
     prior = Prior(backend, trie, [PROMPT], key="k")
@@ -140,27 +140,27 @@ def test_whoever_waits_for_another_thread_keeps_to_their_own_deadline(trie: Toke
     assert backend.opened == 1
 
 
-def test_a_guide_subtracts_what_was_loaded_last(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
+def test_prior_penalty_uses_the_latest_prior(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
     """A search that subtracts one prior and bounds itself by another proves what is not so."""
     other = Prior(Counting(7, seed=3), trie, [PROMPT], key="k")
     other.fill()
     other.save(tmp_path / "prior")
     prior = Prior(backend, trie, [PROMPT], key="k")
     prior.fill()
-    before = prior.guide(1.0)
-    assert not np.array_equal(before.most("model").totals, other.guide(1.0).most("model").totals)
+    before = prior.penalty(1.0)
+    assert not np.array_equal(before.score_bound("model").row_gains, other.penalty(1.0).score_bound("model").row_gains)
     prior.load(tmp_path / "prior")
     assert not prior.unsaved
-    after = prior.guide(1.0)
+    after = prior.penalty(1.0)
     assert after is not before
     places = np.arange(len(trie.tokens))
-    np.testing.assert_array_equal(after.at(places), other.guide(1.0).at(places))
+    np.testing.assert_array_equal(after.log_probs_at(places), other.penalty(1.0).log_probs_at(places))
     for kind in ("model", "catalog"):
-        np.testing.assert_array_equal(after.most(kind).totals, other.guide(1.0).most(kind).totals)
+        np.testing.assert_array_equal(after.score_bound(kind).row_gains, other.penalty(1.0).score_bound(kind).row_gains)
     kept = Prior(Counting(7, seed=2), trie, [PROMPT], key="k")
-    early = kept.guide(1.0)
+    early = kept.penalty(1.0)
     kept.load(tmp_path / "prior")
-    np.testing.assert_array_equal(early.at(places), other.steps)
+    np.testing.assert_array_equal(early.log_probs_at(places), other.log_probs)
 
 
 def test_what_was_saved_comes_back_without_the_model(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
@@ -174,11 +174,11 @@ def test_what_was_saved_comes_back_without_the_model(backend: Counting, trie: To
     again.load(tmp_path / "prior")
     again.fill(rows_of(trie, 1, 2))
     assert other.opened == 0
-    np.testing.assert_array_equal(again.steps, prior.steps)
+    np.testing.assert_array_equal(again.log_probs, prior.log_probs)
     again.fill()
     prior.fill()
     assert other.opened == 1
-    np.testing.assert_array_equal(again.steps, prior.steps)
+    np.testing.assert_array_equal(again.log_probs, prior.log_probs)
 
 
 def test_a_prior_of_something_else_is_refused(backend: Counting, trie: TokenTrie, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_any_changed_byte_is_refused_and_the_file_named(
     prior = Prior(backend, trie, [PROMPT], key="k")
     prior.fill()
     prior.save(tmp_path)
-    for content in damaged(tmp_path / name):
+    for content in damaged_copies(tmp_path / name):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ArtifactError, match=name):
             prior.load(tmp_path)

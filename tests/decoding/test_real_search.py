@@ -9,7 +9,7 @@ import torch
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
-from genrec.decoding.search import Terms, beam_search, exhaustive_search
+from genrec.decoding.search import SearchRequest, beam_search, exhaustive_search
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray, Message, Span
 
@@ -36,7 +36,7 @@ def truth(smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: li
     scores = np.empty((len(prompts), len(index.trie)))
     for row, prompt in enumerate(prompts):
         for item, trie_row in enumerate(index.trie.rows_of_items):
-            title = torch.from_numpy(index.trie.row(int(trie_row)).astype(np.int64))
+            title = torch.from_numpy(index.trie.tokens_of_row(int(trie_row)).astype(np.int64))
             with torch.inference_mode():
                 logits = smollm2_float32.model(torch.cat([torch.from_numpy(prompt), title])[None]).logits[0]
             steps = logits[len(prompt) - 1 : -1].log_softmax(dim=-1)
@@ -48,7 +48,7 @@ def test_wide_and_exhaustive_search_equal_the_plain_model(
     smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
 ) -> None:
     """The tree, the mask, the packing and the beam may change the cost of an answer, never the answer."""
-    terms = Terms([Subset.everything(100)] * len(prompts), 100)
+    terms = SearchRequest([Subset.everything(100)] * len(prompts), 100)
     wide = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=100)
     packed = exhaustive_search(smollm2_float32.open(prompts), index.trie, terms)
     for row, rankings in enumerate(zip(wide, packed, strict=True)):
@@ -65,7 +65,7 @@ def test_narrow_search_is_right_where_it_says_it_is_proven(
     outcomes = []
     for k, width in ((1, 4), (3, 20)):
         for exact in (False, True):
-            terms = Terms([Subset.everything(100)] * len(prompts), k)
+            terms = SearchRequest([Subset.everything(100)] * len(prompts), k)
             found = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=width, exact=exact)
             for row, ranking in enumerate(found):
                 assert len(ranking.item_indices) == k

@@ -12,8 +12,8 @@ import pytest
 from brute import path_score
 
 from genrec.data.subset import Boost, Mask, Subset
-from genrec.decoding.bounds import Guide
-from genrec.decoding.search import ScoreKind, Terms, beam_search, exhaustive_search
+from genrec.decoding.bounds import PriorPenalty
+from genrec.decoding.search import ScoreKind, SearchRequest, beam_search, exhaustive_search
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import InputError
 from genrec.index.trie import TokenTrie
@@ -45,28 +45,28 @@ class Case:
     @cached_property
     def other(self) -> TableBackend:
         """The model of the prior."""
-        return TableBackend(self.backend.vocab_size, seed=self.backend.seed + 1000, spread=self.backend.spread)
+        return TableBackend(self.backend.vocab_size, seed=self.backend.seed + 1000, logit_std=self.backend.logit_std)
 
     @cached_property
-    def guide(self) -> Guide | None:
+    def guide(self) -> PriorPenalty | None:
         if not self.weight:
             return None
         reading = score_tries(self.other.open([PRIOR]), [self.trie])[0]
         assert reading is not None
-        return Guide(self.trie, reading.steps, self.weight)
+        return PriorPenalty(self.trie, reading.log_probs, self.weight)
 
-    def terms(self, kind: ScoreKind) -> Terms:
+    def terms(self, kind: ScoreKind) -> SearchRequest:
         items = self.trie.items
         # The same rows said in three ways: as a mask, as a list, and as what is left of a mask.
         mask = Mask.from_bool(self.allowed[:, items].any(axis=0))
         allowed = []
         for number, own in enumerate(self.allowed[:, items]):
             left = Subset.from_mask(mask).without(np.flatnonzero(~own))
-            allowed.append(Subset.of(len(items), np.flatnonzero(own)) if number % 2 else left)
+            allowed.append(Subset.from_indices(len(items), np.flatnonzero(own)) if number % 2 else left)
         boosts = None
         if self.boost is not None:
             boosts = [Boost(np.flatnonzero(own), own[own != 0]) for own in self.boost[:, items]]
-        return Terms(allowed, self.k, kind, self.guide, boosts)
+        return SearchRequest(allowed, self.k, kind, self.guide, boosts)
 
     @cached_property
     def _known(self) -> dict[tuple[int, str], dict[int, float]]:
@@ -107,7 +107,7 @@ def make_case(seed: int, *, spread: float = 2.0) -> Case:
     boost = random.normal(size=allowed.shape) * 3
     boost *= random.random(allowed.shape) < random.choice([0.0, 0.2, 1.0])
     weight = float(random.choice([0.5, 1.0, 2.0])) if seed % 3 == 0 else 0.0
-    backend = TableBackend(vocab_size, seed=seed, spread=spread)
+    backend = TableBackend(vocab_size, seed=seed, logit_std=spread)
     return Case(backend, sequences, prompts, allowed, int(random.integers(1, 12)), weight, boost if seed % 2 else None)
 
 
@@ -196,7 +196,7 @@ def test_a_limit_on_an_exact_search_keeps_the_list_full() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_answers_as_each_alone(kind: ScoreKind) -> None:
+def test_ranking_does_not_depend_on_the_batch(kind: ScoreKind) -> None:
     """Whoever shares a batch with somebody must not be recommended anything else for it."""
     for seed in range(50):
         case = make_case(seed)
@@ -209,13 +209,13 @@ def test_a_batch_answers_as_each_alone(kind: ScoreKind) -> None:
                 (other,) = beam_search(alone.backend.open(alone.prompts), alone.trie, alone.terms(kind), **options)
                 assert other.item_indices.tolist() == ranking.item_indices.tolist()
                 assert other.scores.tolist() == ranking.scores.tolist()
-                assert (other.proven, other.compared) == (ranking.proven, ranking.compared)
+                assert (other.proven, other.num_scored) == (ranking.proven, ranking.num_scored)
 
 
 def test_nothing_allowed_is_an_empty_and_proven_list() -> None:
     """A filter that nothing passes must give nothing, never something else."""
     case = make_case(4)
-    nothing = [Subset.of(len(case.trie), [])] * len(case.prompts)
+    nothing = [Subset.from_indices(len(case.trie), [])] * len(case.prompts)
     terms = replace(case.terms("model"), allowed=nothing)
     for rankings in (
         beam_search(case.backend.open(case.prompts), case.trie, terms, width=4),
@@ -225,15 +225,15 @@ def test_nothing_allowed_is_an_empty_and_proven_list() -> None:
         assert all(ranking.notices == ("nothing is allowed",) for ranking in rankings)
 
 
-def test_nobody_asked_is_nobody_answered() -> None:
+def test_empty_batch_gives_no_rankings() -> None:
     """A batch that a filter emptied must not end in an error of indices."""
     case = make_case(4)
-    terms = Terms([], case.k)
+    terms = SearchRequest([], case.k)
     assert beam_search(case.backend.open([]), case.trie, terms, width=4) == []
     assert exhaustive_search(case.backend.open([]), case.trie, terms) == []
 
 
-def test_bad_terms_are_refused_by_value() -> None:
+def test_invalid_search_request_raises() -> None:
     """A mask of the wrong catalog would silently filter other items."""
     case = make_case(1)
     good = case.terms("model")
@@ -241,9 +241,9 @@ def test_bad_terms_are_refused_by_value() -> None:
     other = make_case(3).guide
     for change, message in [
         ({"k": 0}, "k is 0; give a whole number of at least 1"),
-        ({"kind": "best"}, "score 'best' is none of model, catalog"),
+        ({"score_kind": "best"}, "score 'best' is none of model, catalog"),
         ({"allowed": [Subset.everything(size + 1)] * users}, rf"subset of {size + 1} rows; the trie has {size}"),
-        ({"guide": other}, "the guide is of another trie"),
+        ({"prior_penalty": other}, "the guide is of another trie"),
         ({"boosts": []}, "there are 0 boosts for"),
         ({"boosts": [Boost(np.array([size]), np.array([1.0]))] * users}, f"row {size} is boosted"),
     ]:
@@ -272,6 +272,6 @@ def test_an_exact_search_says_what_it_cost_and_saves_nodes() -> None:
         case = make_case(seed)
         tree = case.backend.open(case.prompts)
         rankings = beam_search(tree, case.trie, case.terms("model"), width=1, exact=True)
-        assert sum(ranking.nodes for ranking in rankings) == tree.size - len(case.prompts)
+        assert sum(ranking.generated_tokens for ranking in rankings) == tree.size - len(case.prompts)
         for ranking in rankings:
-            assert ranking.passes <= ranking.nodes <= len(case.trie.tokens)
+            assert ranking.forward_passes <= ranking.generated_tokens <= len(case.trie.tokens)

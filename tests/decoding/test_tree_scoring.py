@@ -8,7 +8,7 @@ import pytest
 from brute import log_probs
 
 from genrec.data.subset import Subset
-from genrec.decoding.search import Terms, beam_search
+from genrec.decoding.search import SearchRequest, beam_search
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import EngineError
 from genrec.index.trie import TokenTrie
@@ -23,7 +23,7 @@ def random_trie(random: np.random.Generator, vocab_size: int) -> TokenTrie:
 
 @pytest.mark.parametrize("branching_only", [False, True])
 @pytest.mark.parametrize("max_nodes", [1, 2, 7, 30, 512])
-def test_tokens_have_their_log_probs_whatever_the_packing(max_nodes: int, branching_only: bool) -> None:
+def test_log_probs_do_not_depend_on_the_token_layout(max_nodes: int, branching_only: bool) -> None:
     """Packing is for speed alone; a score that depends on it depends on the machine's memory."""
     for seed in range(10):
         random = np.random.default_rng(seed)
@@ -38,34 +38,36 @@ def test_tokens_have_their_log_probs_whatever_the_packing(max_nodes: int, branch
             if trie is None or reading is None:
                 assert trie is reading
                 continue
-            rows = [trie.row(row).tolist() for row in range(len(trie))]
-            paths = np.split(trie.paths(np.arange(len(trie))), np.cumsum(trie.lengths)[:-1])
+            rows = [trie.tokens_of_row(row).tolist() for row in range(len(trie))]
+            paths = np.split(trie.path_positions(np.arange(len(trie))), np.cumsum(trie.lengths)[:-1])
             asked = 0
             for row, path in zip(rows, paths, strict=True):
                 for depth, place in enumerate(path):
                     siblings = {other[depth] for other in rows if len(other) > depth and other[:depth] == row[:depth]}
                     if branching_only and len(siblings) == 1:
-                        assert reading.steps[place] == 0
+                        assert reading.log_probs[place] == 0
                         continue
                     expected = log_probs(backend, [*prompt, *row[:depth]], [row[depth]])[0]
-                    assert reading.steps[place] == pytest.approx(expected, abs=1e-12)
+                    assert reading.log_probs[place] == pytest.approx(expected, abs=1e-12)
                     asked += 1
             assert asked
             # A pass holds no more than it may, or one row that is longer.
-            assert reading.nodes <= reading.passes * max(max_nodes, trie.longest)
+            assert reading.generated_tokens <= reading.forward_passes * max(max_nodes, trie.max_length)
 
 
 def test_a_model_that_returns_no_numbers_is_named() -> None:
     """NaN compares false with everything: items would be lost, and the list called proven."""
     trie = random_trie(np.random.default_rng(1), 9)
-    tree = Broken(9).open([np.array([1])])
+    tree = NanBackend(9).open([np.array([1])])
     with pytest.raises(EngineError, match="returned NaN"):
         score_tries(tree, [trie])
     with pytest.raises(EngineError, match="returned NaN"):
-        beam_search(Broken(9).open([np.array([1])]), trie, Terms([Subset.everything(len(trie))], 3), width=3)
+        beam_search(
+            NanBackend(9).open([np.array([1])]), trie, SearchRequest([Subset.everything(len(trie))], 3), width=3
+        )
 
 
-class Broken(TableBackend):
+class NanBackend(TableBackend):
     """Weights that overflowed."""
 
     def open(self, prompts: Sequence[IntArray], **options: Any) -> Any:
@@ -74,10 +76,10 @@ class Broken(TableBackend):
         return tree
 
 
-def test_what_needs_no_node_grows_none() -> None:
+def test_scores_known_from_the_prompt_grow_no_node() -> None:
     """Under a score by which forced tokens are free, a catalog of lone words costs one look at the prompt."""
     trie = TokenTrie.from_sequences([np.array([token, 9, 9, 9, 0]) for token in range(1, 8)])
     tree = TableBackend(10).open([np.array([3])])
     (reading,) = score_tries(tree, [trie], branching_only=True)
     assert reading is not None
-    assert (reading.nodes, reading.passes) == (0, 1)
+    assert (reading.generated_tokens, reading.forward_passes) == (0, 1)

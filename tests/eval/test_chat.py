@@ -12,14 +12,14 @@ import pytest
 
 from eval import chat, dialogue_rankers
 from eval import simulate as simulation
-from eval.chat import Answers, ask, cluster_interval
-from eval.dialogue import Dialogues, folds, log_of, read_dialogues, recall
-from eval.dialogue_rankers import BLEND, Texts, make_answerers, open_one
-from eval.shopper import KINDS, Meant, Shopper, shelf_of
-from eval.simulate import FAULTS, Reading, Score, check, obeys, talk
+from eval.chat import RankerAnswers, cluster_interval, run_turns
+from eval.dialogue import Dialogues, folds, interactions_of, read_dialogues, recall
+from eval.dialogue_rankers import BLEND, TextVectors, make_fold_rankers, make_recommender
+from eval.shopper import KINDS, Intent, Shopper, item_facts_of
+from eval.simulate import FAULTS, ParserAccuracy, StrategyResult, check_list, run_conversation, satisfies_filter
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, Limit, Turn, Wishes
+from genrec.chat.conversation import Conversation, PreferenceFilter, Preferences, Turn
 from genrec.errors import InputError
 from genrec.types import Recommendation, RecommendationList
 
@@ -64,19 +64,19 @@ def letters(texts: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
     return unit
 
 
-def test_what_was_mentioned_is_neither_true_nor_recommended(tmp_path: Path) -> None:
+def test_mentioned_items_are_neither_targets_nor_recommended(tmp_path: Path) -> None:
     """Else whoever repeats what was said looks best: on ReDial every twelfth recommended title was said before."""
     write_films(tmp_path)
     context = [f"I saw {FILMS[0]} and {FILMS[1]}", "and?"]
     write(tmp_path, "valid", [("d", context, [FILMS[0], FILMS[1], FILMS[2], "Nowhere (1900)"], [FILMS[0]])])
     data = read_dialogues(tmp_path, "redial")
-    (turn,) = data.asked
-    assert turn.truth == ("f2",), "neither what an annotator marked, nor what stands there, nor what no catalog has"
+    (turn,) = data.test_turns
+    assert turn.targets == ("f2",), "neither what an annotator marked, nor what stands there, nor what no catalog has"
     assert turn.mentioned == {"f0", "f1"}
     assert set(turn.history) == {"f0", "f1"}
-    found = Answers()
+    found = RankerAnswers()
     popular = PopularityRanker(np.arange(len(FILMS), 0, -1))
-    ask(data, open_one(data, popular, popular), data.asked, "popularity", found)
+    run_turns(data, make_recommender(data, popular, popular), data.test_turns, "popularity", found)
     assert found.lists[0][:2] == ["f2", "f3"]
 
 
@@ -84,7 +84,7 @@ def test_what_only_an_annotator_found_is_ruled_out_and_no_history(tmp_path: Path
     """An annotation that reads the answer would hand it to the ranker."""
     write_films(tmp_path)
     write(tmp_path, "valid", [("d", ["what now?"], [FILMS[3]], [FILMS[5]])])
-    (turn,) = read_dialogues(tmp_path, "redial").asked
+    (turn,) = read_dialogues(tmp_path, "redial").test_turns
     assert turn.history == ()
     assert turn.mentioned == {"f5"}
 
@@ -94,43 +94,43 @@ def test_each_true_item_that_remains_is_one_example(tmp_path: Path) -> None:
     write_films(tmp_path)
     write(tmp_path, "valid", [("d", ["hi"], FILMS[:3], []), ("e", ["hi"], FILMS[4:5], [])])
     data = read_dialogues(tmp_path, "redial")
-    found, there = recall(data.asked, [["f0", "f1", "f9"], ["f9", "f4"]], 2)
+    found, there = recall(data.test_turns, [["f0", "f1", "f9"], ["f9", "f4"]], 2)
     assert (found.sum(), there.sum()) == (3, 4)
     assert cluster_interval(found, there, ["d", "e"], seed=0).value == 75
 
 
-def test_no_dialogue_is_answered_by_what_it_says_itself(folder: Path) -> None:
+def test_no_dialogue_is_ranked_by_a_model_trained_on_it(folder: Path) -> None:
     """Counting the answer before it is asked for finds it every time."""
     data = read_dialogues(folder, "redial")
-    for inside, outside in folds(data.asked, 5, seed=1):
+    for inside, outside in folds(data.test_turns, 5, seed=1):
         assert not {turn.dialogue for turn in inside} & {turn.dialogue for turn in outside}
-        assert sorted(map(id, [*inside, *outside])) == sorted(map(id, data.asked))
-    alone = replace(data, asked=data.asked[:6], others=())  # six dialogues of six different films
-    texts = Texts.of(alone, letters)
-    for own in make_answerers(alone, texts, seed=0):
+        assert sorted(map(id, [*inside, *outside])) == sorted(map(id, data.test_turns))
+    alone = replace(data, test_turns=data.test_turns[:6], train_turns=())  # six dialogues of six different films
+    texts = TextVectors.from_dialogues(alone, letters)
+    for own in make_fold_rankers(alone, texts, seed=0):
         popular = own.rankers["popularity"].scores([dialogue_rankers._request(alone, turn) for turn in own.turns])
         for row, turn in enumerate(own.turns):
-            others = [other for other in alone.asked if other not in own.turns]
-            counted = sum(turn.truth[0] in (*other.truth, *other.history) for other in others)
-            assert popular[row, data.catalog.index_of(turn.truth[0])] == pytest.approx(np.log1p(counted))
+            others = [other for other in alone.test_turns if other not in own.turns]
+            counted = sum(turn.targets[0] in (*other.targets, *other.history) for other in others)
+            assert popular[row, data.catalog.index_of(turn.targets[0])] == pytest.approx(np.log1p(counted))
 
 
 def test_where_there_are_other_dialogues_they_are_learned_from(folder: Path) -> None:
     """Folds are for want of them."""
     write(folder, "train", [("t", [f"{FILMS[20]}?"], [FILMS[21]], [FILMS[20]])] * 3)
     data = read_dialogues(folder, "redial")
-    (own,) = make_answerers(data, Texts.of(data, letters), seed=0)
-    assert own.turns == list(data.asked)
-    counts = own.rankers["popularity"].scores([dialogue_rankers._request(data, data.asked[0])])[0]
+    (own,) = make_fold_rankers(data, TextVectors.from_dialogues(data, letters), seed=0)
+    assert own.turns == list(data.test_turns)
+    counts = own.rankers["popularity"].scores([dialogue_rankers._request(data, data.test_turns[0])])[0]
     assert np.flatnonzero(counts).tolist() == [20, 21]
-    assert log_of([]) is None
+    assert interactions_of([]) is None
 
 
 def test_the_blend_finds_what_its_parts_find_together(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole command, with vectors that need no model: nothing outside the catalog, repeated or ruled out."""
-    monkeypatch.setattr(chat, "kept_vectors", lambda _: letters)
+    monkeypatch.setattr(chat, "make_embed", lambda _: letters)
     out = tmp_path / "out.json"
     chat.main(["--data", str(folder), "--sets", "redial", "--model-turns", "0", "--json", str(out)])
     rows = {row["ranker"]: row for row in json.loads(out.read_text())["rows"]}
@@ -147,9 +147,9 @@ def test_the_blend_finds_what_its_parts_find_together(
 def test_faults_of_lists_are_counted(folder: Path) -> None:
     """A 0 that nothing could change says nothing."""
     data = read_dialogues(folder, "redial")
-    turn = data.asked[0]
-    bad = Answers([turn], [["f5", "f5", "nowhere", *turn.mentioned]])
-    assert chat._faults(bad, set(map(str, data.catalog.item_ids))) == (1, 1, 1)
+    turn = data.test_turns[0]
+    bad = RankerAnswers([turn], [["f5", "f5", "nowhere", *turn.mentioned]])
+    assert chat._count_faults(bad, set(map(str, data.catalog.item_ids))) == (1, 1, 1)
 
 
 def test_dialogues_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -181,28 +181,32 @@ def advisor(catalog: Catalog) -> Advisor:
     return Advisor(Recommender(catalog, [PopularityRanker(np.arange(len(catalog), 0, -1))]), k=5)
 
 
-def converse(advisor: Advisor, catalog: Catalog, shoppers: int, way: str = "critique") -> tuple[Score, Reading]:
-    score, reading = Score(), Reading()
+def converse(
+    advisor: Advisor, catalog: Catalog, shoppers: int, way: str = "critique"
+) -> tuple[StrategyResult, ParserAccuracy]:
+    score, reading = StrategyResult(), ParserAccuracy()
     for number in range(shoppers):
         random = np.random.default_rng(number)
         shopper = Shopper(catalog, f"i{random.integers(len(catalog))}", random)
-        talk(advisor, shelf_of(catalog), Conversation(history=("i3",)), shopper, way, score, reading, 10**6)
+        run_conversation(
+            advisor, item_facts_of(catalog), Conversation(history=("i3",)), shopper, way, score, reading, 10**6
+        )
     return score, reading
 
 
-def test_what_shoppers_say_is_read_and_nothing_that_they_rule_out_is_shown(advisor: Advisor, catalog: Catalog) -> None:
+def test_shopper_messages_are_parsed_and_exclusions_respected(advisor: Advisor, catalog: Catalog) -> None:
     """Every kind of critique, by shoppers whose words are unambiguous: all of it has to be understood."""
     score, reading = converse(advisor, catalog, 150)
     assert sum(score.faults.values()) == 0
-    assert set(reading.said) == set(KINDS)
-    assert reading.read == reading.said, dict(reading.missed)
-    assert len(score.found) == 150
+    assert set(reading.total) == set(KINDS)
+    assert reading.correct == reading.total, dict(reading.errors)
+    assert len(score.found_at_turn) == 150
 
 
 def test_shoppers_are_the_same_every_time(advisor: Advisor, catalog: Catalog) -> None:
     """A figure that nobody can get again is none."""
     first, second = (converse(advisor, catalog, 10)[0] for _ in range(2))
-    assert (first.found, first.items, first.turns) == (second.found, second.items, second.turns)
+    assert (first.found_at_turn, first.items, first.turns) == (second.found_at_turn, second.items, second.turns)
 
 
 def test_shoppers_rule_out_nothing_that_they_look_for(advisor: Advisor, catalog: Catalog) -> None:
@@ -210,65 +214,67 @@ def test_shoppers_rule_out_nothing_that_they_look_for(advisor: Advisor, catalog:
     for number in range(60):
         random = np.random.default_rng(number)
         target = f"i{random.integers(len(catalog))}"
-        shopper, meant, conversation = Shopper(catalog, target, random), Meant(), Conversation()
+        shopper, meant, conversation = Shopper(catalog, target, random), Intent(), Conversation()
         for _ in range(8):
-            said = shopper.speak(conversation, meant)
-            if said.drop is None and said.kind != "undo":
-                conversation, meant = advisor.answer(conversation, said.text), said.after(meant)
-                assert meant.allows(target, *shelf_of(catalog)[target]), said.text
+            said = shopper.next_utterance(conversation, meant)
+            if said.removed_preference is None and said.kind != "undo":
+                conversation, meant = advisor.respond(conversation, said.text), said.update_intent(meant)
+                assert meant.allows(target, *item_facts_of(catalog)[target]), said.text
 
 
 def test_turning_pages_is_the_same_words_again(advisor: Advisor, catalog: Catalog) -> None:
     """What critique is measured against must not have any."""
     score, reading = converse(advisor, catalog, 5, "words, then pages")
-    assert set(reading.said) == {"words"}
+    assert set(reading.total) == {"words"}
     assert sum(score.faults.values()) == 0
 
 
-def bad_turns() -> list[tuple[str, list[str], Wishes, Meant, list[str]]]:
+def bad_turns() -> list[tuple[str, list[str], Preferences, Intent, list[str]]]:
     """A fault, a list that has it, wishes, what was meant, and what was shown before."""
-    cheap = Wishes(limits=(Limit("price", "price <= 2.0"),))
-    plain, good = Wishes(), ["i0", "i1", "i2", "i4", "i5"]
+    cheap = Preferences(filters=(PreferenceFilter("price", "price <= 2.0"),))
+    plain, good = Preferences(), ["i0", "i1", "i2", "i4", "i5"]
     return [
-        ("outside the catalog", [*good[:4], "nowhere"], plain, Meant(), []),
-        ("ruled out by the wishes", ["i0", "i1", "i2", "i11", "i12"], cheap, Meant(), []),
-        ("ruled out as meant", good, plain, Meant(lacking=frozenset({"lamp"})), []),
-        ("repeated", [*good[:4], good[0]], plain, Meant(), []),
-        ("disliked or had", good, Wishes(disliked=("i0",)), Meant(), []),
-        ("disliked or had", ["i3", *good[:4]], plain, Meant(), []),
-        ("too few", good[:4], plain, Meant(), []),
-        ("shown before", good, plain, Meant(), ["i0"]),
+        ("outside the catalog", [*good[:4], "nowhere"], plain, Intent(), []),
+        ("ruled out by the wishes", ["i0", "i1", "i2", "i11", "i12"], cheap, Intent(), []),
+        ("ruled out as meant", good, plain, Intent(excluded_words=frozenset({"lamp"})), []),
+        ("repeated", [*good[:4], good[0]], plain, Intent(), []),
+        ("disliked or had", good, Preferences(disliked=("i0",)), Intent(), []),
+        ("disliked or had", ["i3", *good[:4]], plain, Intent(), []),
+        ("too few", good[:4], plain, Intent(), []),
+        ("shown before", good, plain, Intent(), ["i0"]),
     ]
 
 
 @pytest.mark.parametrize(("fault", "shown", "wishes", "meant", "before"), bad_turns())
 def test_each_fault_is_seen(
-    catalog: Catalog, fault: str, shown: list[str], wishes: Wishes, meant: Meant, before: list[str]
+    catalog: Catalog, fault: str, shown: list[str], wishes: Preferences, meant: Intent, before: list[str]
 ) -> None:
     """A check that cannot fail proves nothing about 2,000 turns."""
 
-    def turn(items: list[str], own: Wishes) -> Turn:
+    def turn(items: list[str], own: Preferences) -> Turn:
         listed = tuple(Recommendation(None, item, rank, 0.0, "test", item) for rank, item in enumerate(items, 1))
         return Turn("", own, RecommendationList(listed, proven=True, compared=5), "")
 
-    earlier = Conversation(history=("i3",), turns=(turn(before, Wishes()),) if before else ())
-    score = Score()
-    check(shelf_of(catalog), earlier, replace(earlier, turns=(*earlier.turns, turn(shown, wishes))), meant, score)
+    earlier = Conversation(history=("i3",), turns=(turn(before, Preferences()),) if before else ())
+    score = StrategyResult()
+    check_list(
+        item_facts_of(catalog), earlier, replace(earlier, turns=(*earlier.turns, turn(shown, wishes))), meant, score
+    )
     assert {name for name, count in score.faults.items() if count} == {fault}
 
 
-def test_limits_are_evaluated_by_the_check_itself() -> None:
+def test_check_evaluates_filters_independently() -> None:
     """Asking the filter whether the filter is right would always say yes."""
-    assert obeys("price <= 2.0", "Mug", 2.0)
-    assert not obeys("price < 2.0", "Mug", 2.0)
-    assert not obeys("price > 1.0", "Mug", None)
+    assert satisfies_filter("price <= 2.0", "Mug", 2.0)
+    assert not satisfies_filter("price < 2.0", "Mug", 2.0)
+    assert not satisfies_filter("price > 1.0", "Mug", None)
     one_or_many = "'candle' not in words(title) and 'CANDLES' not in words(title)"
-    assert not obeys(one_or_many, "Scented candles", 1.0)
-    assert not obeys(one_or_many, "Candle", 1.0)
-    assert obeys(one_or_many, "Candlestick", 1.0)
-    assert obeys('"lady\'s" not in words(title)', "Candle", 1.0)
+    assert not satisfies_filter(one_or_many, "Scented candles", 1.0)
+    assert not satisfies_filter(one_or_many, "Candle", 1.0)
+    assert satisfies_filter(one_or_many, "Candlestick", 1.0)
+    assert satisfies_filter('"lady\'s" not in words(title)', "Candle", 1.0)
     with pytest.raises(InputError, match="teach"):
-        obeys("year > 1990", "Mug", 1.0)
+        satisfies_filter("year > 1990", "Mug", 1.0)
 
 
 def test_the_command_runs_on_other_data(
@@ -290,7 +296,7 @@ def test_the_command_runs_on_other_data(
     out = tmp_path / "out.json"
     chat.main(["simulate", *paths, "--turns", "60", "--model", "none", "--json", str(out)])
     summary = json.loads(out.read_text())
-    for way in simulation.WAYS:
+    for way in simulation.STRATEGIES:
         assert summary["ways"][way]["turns"] == 60
         assert summary["ways"][way]["faults"] == dict.fromkeys(FAULTS, 0)
     assert "read as meant" in capsys.readouterr().out

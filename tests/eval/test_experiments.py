@@ -68,7 +68,7 @@ def test_candidate_lists_hold_the_true_item_last_and_once(tmp_path: Path) -> Non
     pq.write_table(lists, folder / "candidates_random_200.parquet")
     with pytest.raises(InputError, match=r"holds no beauty/items\.parquet"):
         open_experiment(read_config("beauty"), folder, 1)
-    [task] = open_experiment(read_config("games"), tmp_path, 1).tasks
+    [task] = open_experiment(read_config("games"), tmp_path, 1).cases
     assert task.candidates is not None
     assert task.candidates[-1] == "4"
     assert len(task.candidates) == len(set(task.candidates)) == 20
@@ -79,13 +79,13 @@ def test_a_run_that_was_stopped_goes_on(config: Path, tmp_path: Path, monkeypatc
     """What was answered is not asked again, and the figures are those of a run that was never stopped."""
     whole = run(config, tmp_path / "whole")
     asked: list[int] = []
-    ask = rank.Experiment.ask
+    ask = rank.Experiment.evaluate
 
     def counted(self: rank.Experiment, *words: object, start: int, stop: int) -> object:
         asked.append(start)
         return ask(self, *words, start=start, stop=stop)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rank.Experiment, "ask", counted)
+    monkeypatch.setattr(rank.Experiment, "evaluate", counted)
     assert run(config, tmp_path / "run", "--rankers", "popularity")
     (tmp_path / "run" / "popularity" / "00000100.parquet").unlink()
     again = run(config, tmp_path / "run")
@@ -121,10 +121,10 @@ def test_a_split_by_time_asks_for_what_came_later(config: Path) -> None:
     later = '"by-time"\nat = "2011-11-01"'
     config.write_text(CONFIG.replace('"next-basket"', later), encoding="utf-8")
     experiment = open_experiment(read_config(str(config)), None, None)
-    assert len(experiment.tasks) == 150
+    assert len(experiment.cases) == 150
     cut = datetime(2011, 11, 1, tzinfo=UTC).timestamp()
     assert experiment.train.timestamps.max() < cut
-    assert all(task.targets.isdisjoint(task.history.item_ids) for task in experiment.tasks)
+    assert all(task.targets.isdisjoint(task.history.item_ids) for task in experiment.cases)
 
 
 @pytest.mark.model
@@ -193,7 +193,7 @@ def test_a_config_that_is_wrong_is_named(config: Path, tmp_path: Path, old: str,
         run(config, tmp_path / "run")
 
 
-def test_answers_of_another_run_are_never_summed_up(config: Path, tmp_path: Path) -> None:
+def test_answers_of_another_run_are_never_summarised(config: Path, tmp_path: Path) -> None:
     """Rows that were left behind, copied or cut short would be figures of something else."""
     out = tmp_path / "run"
     run(config, out)
@@ -233,7 +233,7 @@ def test_a_template_that_was_changed_is_another_run(config: Path, tmp_path: Path
         run(config, tmp_path / "run", "--rankers", "popularity")
 
 
-def test_two_rankers_are_compared_on_the_same_people(
+def test_two_rankers_are_compared_on_the_same_users(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A difference needs an interval and a test; a page needs to show titles as text."""
@@ -257,7 +257,7 @@ def test_two_rankers_are_compared_on_the_same_people(
     assert "counting" in capsys.readouterr().out
     assert picture.stat().st_size > 10_000
     text = page.read_text(encoding="utf-8")
-    assert text.count("<section>") == compare.PEOPLE
+    assert text.count("<section>") == compare.SAMPLE_USERS
     assert "http" not in text
     (tmp_path / "run" / "counting" / "00000100.parquet").unlink()
     compare.main([str(tmp_path / "run")])

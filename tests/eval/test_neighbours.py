@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from contracts import Planted, RankerContract
+from contracts import KnownAnswer, RankerContract
 
 from eval.baselines.neighbours import Als, ItemKnn
 from genrec import Ranker, RankRequest, Subset
@@ -33,8 +33,8 @@ class _Baseline:
         return N
 
     @pytest.fixture
-    def planted(self) -> Planted:
-        return Planted(request(3, 4), 5)
+    def planted(self) -> KnownAnswer:
+        return KnownAnswer(request(3, 4), 5)
 
 
 class TestItemKnn(_Baseline, RankerContract):

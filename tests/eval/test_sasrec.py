@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contracts import Planted, RankerContract
+from contracts import KnownAnswer, RankerContract
 
 from eval.baselines.sasrec import SasRec, train_sasrec
 from genrec import Ranker, RankRequest, Subset
@@ -55,8 +55,8 @@ class TestSasRec(RankerContract):
         return learned
 
     @pytest.fixture
-    def planted(self) -> Planted:
-        return Planted(request(3, 4, 5), 6)
+    def planted(self) -> KnownAnswer:
+        return KnownAnswer(request(3, 4, 5), 6)
 
 
 def test_order_decides(learned: SasRec) -> None:

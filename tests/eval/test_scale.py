@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.scale import RATES, need, table
+from eval.scale import RATES, estimate, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ def test_the_page_shows_what_the_command_prints() -> None:
     assert "\n".join(shown) in page
 
 
-@pytest.mark.parametrize("rate", RATES, ids=lambda rate: rate.what)
+@pytest.mark.parametrize("rate", RATES, ids=lambda rate: rate.workload)
 def test_every_rate_stands_among_what_was_measured(rate) -> None:  # type: ignore[no-untyped-def]
     """Hours that are computed from a rate that nobody measured are a wish."""
     results = (ROOT / "eval" / "RESULTS.md").read_text(encoding="utf-8")
@@ -31,5 +31,5 @@ def test_every_rate_stands_among_what_was_measured(rate) -> None:  # type: ignor
 def test_half_the_rate_takes_twice_the_hours() -> None:
     """Of machines one too few is a run that is not over in the morning."""
     rate = RATES[0]
-    own = need(rate, rate.rows * 3600 * 24.5, 12, 2.0)
+    own = estimate(rate, rate.rows * 3600 * 24.5, 12, 2.0)
     assert (own.machine_hours, own.workers, own.cost) == (24.5, 3, 49.0)

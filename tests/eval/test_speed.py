@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.speed import dictionary, exactness, huggingface, lookup, static, subject
-from eval.speed.catalog import Codes, titles, uniform, zipf
+from eval.speed.catalog import Identifiers, titles, uniform, zipf
 from eval.speed.measurement import interleave, peak_memory
 from eval.speed.model import random_backend
 from eval.speed.plot import draw_runs, read_runs
-from eval.speed.report import Row, Target, write_json
+from eval.speed.report import BenchmarkRow, Target, write_json
 from eval.speed.search import grid
 from genrec import open_dataset
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -35,7 +35,7 @@ def test_static_dictionary_and_genrec_name_the_same_children(
     """A ratio of two lookups that answer differently says nothing."""
     random = np.random.default_rng(seed)
     rows = np.unique(random.integers(0, vocab_size, (count, length), dtype=np.uint16), axis=0)
-    codes = Codes.of("random", random.permutation(rows), vocab_size)
+    codes = Identifiers.from_rows("random", random.permutation(rows), vocab_size)
     trie, table, root = subject.build(codes), static.build(codes), dictionary.build(codes)
     for depth in range(length):
         prefixes = codes.prefixes(depth, 12, seed=seed)
@@ -76,7 +76,7 @@ def test_static_leads_every_row_to_its_item() -> None:
 @pytest.mark.parametrize("draw", [uniform, zipf])
 def test_catalogs_hold_distinct_items(draw: type) -> None:
     """An identifier that stands twice would be refused by genrec, or counted once by a peer."""
-    codes: Codes = draw(5000, 4, 64)
+    codes: Identifiers = draw(5000, 4, 64)
     assert len(np.unique(codes.rows, axis=0)) == len(codes) == 5000
 
 
@@ -89,14 +89,14 @@ def test_titles_are_encoded_as_their_text(tokenizer: HuggingFaceTokenizer, tmp_p
     bodies = {tuple(one[:-1].tolist()) for one in sequences}
     assert any(body[:end] in bodies for body in bodies for end in range(1, len(body)))
     for one in sequences[:300]:
-        assert one[-1] == tokenizer.end_id
+        assert one[-1] == tokenizer.eos_token_id
         np.testing.assert_array_equal(one[:-1], tokenizer.encode_text(tokenizer.decode(one[:-1].tolist())))
 
 
 def test_what_is_compared_is_called_in_turns() -> None:
     """A machine that slows down must slow both."""
     called: list[str] = []
-    found = interleave({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=5, warm=False)
+    found = interleave({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=5, warm_up=False)
     assert called == ["a", "b"] * 5
     assert found["a"].rounds == 5
     assert found["a"].low <= found["a"].seconds <= found["a"].high
@@ -115,9 +115,9 @@ def test_the_highest_memory_is_that_of_the_build(tmp_path: Path) -> None:
 def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
     """Whoever reads the file must find what held and what did not without knowing the floors."""
     rows = [
-        Row("C1", "fast", 1.0, "s", Target(25, 60, at="least"), 30.0, ratio_of="peer/genrec"),
-        Row("C5", "slow", 6.0, "s", Target(5, 2, judged="genrec"), 1.0),
-        Row("C8", "none", None, "s", Target(0.5, 0.05, judged="genrec")),
+        BenchmarkRow("C1", "fast", 1.0, "s", Target(25, 60, at="least"), 30.0, ratio_of="peer/genrec"),
+        BenchmarkRow("C5", "slow", 6.0, "s", Target(5, 2, judged="genrec"), 1.0),
+        BenchmarkRow("C8", "none", None, "s", Target(0.5, 0.05, judged="genrec")),
     ]
     write_json(tmp_path / "report.json", rows, {"machine": {}, "commit": "0", "seconds": 1.0, "arguments": []})
     written = json.loads((tmp_path / "report.json").read_text())
@@ -141,20 +141,20 @@ def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
     assert {"machine", "commit", "seconds", "arguments"} <= set(written)
 
 
-def some_rows() -> list[Row]:
+def some_rows() -> list[BenchmarkRow]:
     """One row of each kind that a figure has to show."""
     least, own = Target(25, 60, at="least"), Target(5, 2, judged="genrec")
     return [
-        Row("C1", "fast", 1.0, "s", least, 70.0, "dictionary", ratio_of="peer/genrec"),
-        Row("C1", "slow", 1.0, "s", least, 20.0, "dictionary", ratio_of="peer/genrec"),
-        Row("C2", "even", 1.0, "s", Target(1.25, 1.1), 0.9, "genrec on less"),
-        Row("C5", "late", 6.0, "s", own, 9.0, "STATIC"),
-        Row("C5", "late", 6.0, "s", own, 40.0, "dictionary"),
-        Row("C8", "none", None, "s", own),
-        Row("C13", "lone", 3.0, "s", own),
-        Row("C14", "item repeated", 0, "of 60 cases", Target(0, 0, judged="genrec")),
-        Row("C14", "list too short", 2, "of 60 cases", Target(0, 0, judged="genrec")),
-        Row("S1", "informs", 0.7, "s"),
+        BenchmarkRow("C1", "fast", 1.0, "s", least, 70.0, "dictionary", ratio_of="peer/genrec"),
+        BenchmarkRow("C1", "slow", 1.0, "s", least, 20.0, "dictionary", ratio_of="peer/genrec"),
+        BenchmarkRow("C2", "even", 1.0, "s", Target(1.25, 1.1), 0.9, "genrec on less"),
+        BenchmarkRow("C5", "late", 6.0, "s", own, 9.0, "STATIC"),
+        BenchmarkRow("C5", "late", 6.0, "s", own, 40.0, "dictionary"),
+        BenchmarkRow("C8", "none", None, "s", own),
+        BenchmarkRow("C13", "lone", 3.0, "s", own),
+        BenchmarkRow("C14", "item repeated", 0, "of 60 cases", Target(0, 0, judged="genrec")),
+        BenchmarkRow("C14", "list too short", 2, "of 60 cases", Target(0, 0, judged="genrec")),
+        BenchmarkRow("S1", "informs", 0.7, "s"),
     ]
 
 
@@ -215,7 +215,7 @@ def test_generate_finds_paths_of_any_length() -> None:
     """Titles end where they end; a path that is cut, or goes on behind its end, is not an item."""
     backend = random_backend("tiny")
     sequences = [np.array(one) for one in ([5, 9], [5, 6, 9], [7, 8, 4, 9], [3, 9])]
-    codes = Codes.of_sequences("titles", sequences, backend.vocab_size)
+    codes = Identifiers.from_sequences("titles", sequences, backend.vocab_size)
     prompt = np.array([11, 12, 13])
     root = dictionary.build(codes)
     theirs = huggingface.generate(backend.model, prompt, root, width=4, steps=4, end=9)
@@ -228,8 +228,8 @@ def test_all_ways_to_score_give_the_same_scores() -> None:
     backend = random_backend("tiny")
     random = np.random.default_rng(1)
     prompt, chosen = random.integers(0, 500, 9), np.unique(random.integers(0, 500, (20, 4)), axis=0)
-    trie = subject.build(Codes.of("candidates", chosen.astype(np.uint16), 500))
-    ranking = subject.exhaust(backend, trie, [prompt], k=20)[0]
+    trie = subject.build(Identifiers.from_rows("candidates", chosen.astype(np.uint16), 500))
+    ranking = subject.search_exhaustively(backend, trie, [prompt], k=20)[0]
     for score in (huggingface.score_alone, huggingface.score_repeated):
         scores = score(backend.model, prompt, chosen)
         np.testing.assert_allclose(scores[ranking.item_indices], ranking.scores, atol=1e-4)
@@ -237,23 +237,23 @@ def test_all_ways_to_score_give_the_same_scores() -> None:
 
 def test_random_cases_break_no_promise() -> None:
     """The published count of broken promises is zero; so is this smaller one."""
-    assert {row.variant: row.genrec for row in exactness.rows(60, seed=7)} == dict.fromkeys(exactness.PROMISES, 0)
+    assert {row.variant: row.genrec for row in exactness.rows(60, seed=7)} == dict.fromkeys(exactness.GUARANTEES, 0)
 
 
 def test_a_third_of_the_random_cases_subtract_a_prior() -> None:
     """With a prior a score can rise along a path; a count without it would leave out the bound that can fail."""
     random = np.random.default_rng(7)
     cases = [exactness.draw(random) for _ in range(300)]
-    guided = [case for case in cases if case.weight]
+    guided = [case for case in cases if case.prior_weight]
     assert 0.25 < len(guided) / len(cases) < 0.42
-    assert {(case.weight, case.kind) for case in guided} == {
+    assert {(case.prior_weight, case.kind) for case in guided} == {
         (weight, kind) for weight in (0.5, 1.0, 2.0) for kind in ("model", "catalog")
     }
 
 
 def test_a_prior_that_is_not_subtracted_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The brute force must know of the prior by itself, not through what it checks."""
-    monkeypatch.setattr(exactness.Case, "guide", lambda *_: None)
+    monkeypatch.setattr(exactness.Case, "prior_penalty", lambda *_: None)
     counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
     assert counted["score of an item wrong"]
 
@@ -262,7 +262,7 @@ def test_a_wrong_search_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A count that is always zero counts nothing."""
 
     def backwards(*arguments: Any, **options: Any) -> list[Ranking]:
-        found = subject.exhaust(
+        found = subject.search_exhaustively(
             *arguments, **{name: options[name] for name in options if name not in ("width", "exact")}
         )
         return [replace(one, item_indices=one.item_indices[::-1]) for one in found]

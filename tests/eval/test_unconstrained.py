@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.baselines.unconstrained import NOT_A_TITLE, UnconstrainedLlm, lines_of
+from eval.baselines.unconstrained import NOT_A_TITLE, UnconstrainedLlm, listed_lines
 from genrec import Catalog, History, Item, read_template
 from genrec.errors import InputError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -33,7 +33,7 @@ def baseline(smollm2: Path) -> UnconstrainedLlm:
 )
 def test_a_list_is_read_in_whatever_way_it_is_written(text: str, lines: list[str]) -> None:
     """A reader that misses lines would make the baseline look worse than it is."""
-    assert lines_of(text) == lines
+    assert listed_lines(text) == lines
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_a_list_is_read_in_whatever_way_it_is_written(text: str, lines: list[str
 )
 def test_a_line_is_the_title_that_it_nearly_is(baseline: UnconstrainedLlm, line: str, title: str | None) -> None:
     """What is taken for another title is a hit that was not named, what is not taken a miss that was."""
-    assert baseline.item_of(line) == (None if title is None else TITLES.index(title))
+    assert baseline.match_line(line) == (None if title is None else TITLES.index(title))
 
 
 def test_of_several_it_is_one_that_was_to_be_ranked(baseline: UnconstrainedLlm) -> None:
     """A title outside of the candidates counts as what was named: a real item, which is not allowed."""
-    assert baseline.item_of("Alien 3", among=[0, 1]) == TITLES.index("Alien 3")
-    assert baseline.item_of("Alien 1978", among=[0, 1]) == TITLES.index("Alien (1979)")
-    assert baseline.item_of("Heat - Director's Cut", among=[5]) == TITLES.index("Heat - Director's Cut")
-    assert baseline.item_of("Heat: with Al Pacino", among=[0, 5]) == TITLES.index("Heat")
+    assert baseline.match_line("Alien 3", candidates=[0, 1]) == TITLES.index("Alien 3")
+    assert baseline.match_line("Alien 1978", candidates=[0, 1]) == TITLES.index("Alien (1979)")
+    assert baseline.match_line("Heat - Director's Cut", candidates=[5]) == TITLES.index("Heat - Director's Cut")
+    assert baseline.match_line("Heat: with Al Pacino", candidates=[0, 5]) == TITLES.index("Heat")
 
 
 @pytest.mark.parametrize(
@@ -69,23 +69,23 @@ def test_of_several_it_is_one_that_was_to_be_ranked(baseline: UnconstrainedLlm) 
         ("", []),
     ],
 )
-def test_nothing_is_filled_up_nor_left_out(
+def test_lists_are_neither_padded_nor_filtered(
     baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer, text: str, ids: list[str]
 ) -> None:
     """What was named twice or does not exist is what is measured beside genrec's rows."""
-    answer = [*tokenizer.encode_text(text).tolist(), tokenizer.end_id]
-    items = baseline.read(answer, 3)
+    answer = [*tokenizer.encode_text(text).tolist(), tokenizer.eos_token_id]
+    items = baseline.parse_answer(answer, 3)
     assert [item.item_id for item in items] == ids
     assert [item.rank for item in items] == list(range(1, len(ids) + 1))
 
 
 def test_a_line_that_was_cut_off_does_not_count(baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer) -> None:
     """Half a title is the fault of the budget, not of the model."""
-    items = baseline.read(tokenizer.encode_text("1. Alien 3\n2. The Bab").tolist(), 3)
+    items = baseline.parse_answer(tokenizer.encode_text("1. Alien 3\n2. The Bab").tolist(), 3)
     assert [item.item_id for item in items] == ["i2"]
 
 
-def test_people_are_asked_one_or_many(baseline: UnconstrainedLlm) -> None:
+def test_recommend_takes_one_user_or_many(baseline: UnconstrainedLlm) -> None:
     """It is asked as a `Recommender` is, and refuses what that refuses."""
     people = [History(("i0", "i1", "i2"), user_id="u"), History(("i2",))]
     answers = baseline.recommend(people, 2)

@@ -207,7 +207,7 @@ def test_diversity_is_the_mean_over_pairs(lists: list[list[int]], seed: int) -> 
 
 def test_faults_and_sources_by_hand() -> None:
     """Five places: 2 twice, one that does not exist, and 3, which the user has."""
-    found = metrics.faults([[2, -1, 3, 2, 4], [1], []], [[3, 3, 0], [-1], [1]], 5)
+    found = metrics.list_defects([[2, -1, 3, 2, 4], [1], []], [[3, 3, 0], [-1], [1]], 5)
     assert {name: values[:2].tolist() for name, values in found.items()} == {
         "invalid": [0.2, 0],
         "repeated": [0.2, 0],
@@ -223,7 +223,7 @@ def test_faults_and_sources_by_hand() -> None:
 def test_faults_count_places(lists: list[list[int]], data: st.DataObject) -> None:
     """One user's history or list must not be held against another's."""
     histories = [data.draw(ITEMS) for _ in lists]
-    found = metrics.faults(lists, histories, SIZE)
+    found = metrics.list_defects(lists, histories, SIZE)
     for user, (one, history) in enumerate(zip(lists, histories, strict=True)):
         if one:
             assert found["repeated"][user] == pytest.approx(1 - len(set(one)) / len(one))
@@ -237,7 +237,7 @@ def test_faults_count_places(lists: list[list[int]], data: st.DataObject) -> Non
         lambda lists: metrics.coverage(lists, 4),
         lambda lists: metrics.novelty(lists, np.ones(4)),
         lambda lists: metrics.diversity(lists, np.ones((4, 2))),
-        lambda lists: metrics.faults(lists, [[], []], 4),
+        lambda lists: metrics.list_defects(lists, [[], []], 4),
     ],
 )
 @pytest.mark.parametrize("index", [4, -2])

@@ -11,7 +11,14 @@ import pytest
 
 from genrec import Catalog, History, Interactions, Item, PopularityRanker, Recommender, open_dataset, read_interactions
 from genrec.errors import InputError
-from genrec.evaluation.protocols import Experiment, Task, by_time, check_order, leave_one_out, next_basket
+from genrec.evaluation.protocols import (
+    EvaluationCase,
+    Experiment,
+    check_order,
+    leave_one_out,
+    next_basket,
+    temporal_split,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +42,8 @@ def test_what_is_held_back_is_never_counted(shop: tuple[Catalog, Interactions], 
     assert callable(protocol)
     experiment = protocol(*shop, part=part, users=300, seed=1)
     counted = {history.user_id: set(history.item_ids) for history in experiment.train.histories()}
-    assert len(experiment.tasks) == 300
-    for task in experiment.tasks:
+    assert len(experiment.cases) == 300
+    for task in experiment.cases:
         assert not task.targets & counted.get(task.history.user_id, set())
         assert not task.targets & set(task.history.item_ids)
         assert counted.get(task.history.user_id, set()) <= set(task.history.item_ids)
@@ -45,22 +52,22 @@ def test_what_is_held_back_is_never_counted(shop: tuple[Catalog, Interactions], 
 def test_leaving_one_out_asks_for_the_last_item(small: tuple[Catalog, Interactions]) -> None:
     """Whoever has fewer than three items is not asked about."""
     test, validation = (leave_one_out(*small, part=part) for part in ("test", "validation"))  # type: ignore[arg-type]
-    asked = [(task.history.user_id, task.history.item_ids, set(task.targets)) for task in test.tasks]
+    asked = [(task.history.user_id, task.history.item_ids, set(task.targets)) for task in test.cases]
     assert asked == [("ann", ("3", "1", "4", "2"), {"5"}), ("cid", ("9", "1"), {"8"})]
-    assert [set(task.targets) for task in validation.tasks] == [{"2"}, {"1"}]
+    assert [set(task.targets) for task in validation.cases] == [{"2"}, {"1"}]
     assert len(test.train) == 3 + 2 + 1
 
 
 def test_splitting_by_time_knows_nothing_of_later(small: tuple[Catalog, Interactions]) -> None:
     """As on the day itself: nobody's later events are counted, whoever's they are."""
-    experiment = by_time(*small, at=2)
+    experiment = temporal_split(*small, at=2)
     assert len(experiment.train) == 6
-    assert {task.history.user_id: set(task.targets) for task in experiment.tasks} == {
+    assert {task.history.user_id: set(task.targets) for task in experiment.cases} == {
         "ann": {"4", "2", "5"},
         "cid": {"8"},
     }
     with pytest.raises(InputError, match="nobody"):
-        by_time(*small, at=99)
+        temporal_split(*small, at=99)
 
 
 def test_histories_in_alphabetical_order_are_refused(shop: tuple[Catalog, Interactions]) -> None:
@@ -85,22 +92,29 @@ def test_slices_say_how_much_is_known(small: tuple[Catalog, Interactions]) -> No
     many = [("dan", str(place % 9), place) for place in range(40)]
     frame = pl.DataFrame(many, schema=["user_id", "item_id", "timestamp"], orient="row")
     experiment = Experiment(
-        catalog, read_interactions(frame), [Task(History(("1",) * size), None, frozenset("2")) for size in (5, 6, 20)]
+        catalog,
+        read_interactions(frame),
+        [EvaluationCase(History(("1",) * size), None, frozenset("2")) for size in (5, 6, 20)],
     )
-    assert experiment.slices_of_users() == ["cold", "warm", "hot"]
-    assert experiment.slices_of_items()["9"] == "cold"
-    assert set(experiment.slices_of_items().values()) == {"cold"}  # five events at most each
-    assert leave_one_out(catalog, interactions).slices_of_items()["3"] == "cold"
+    assert experiment.user_slices() == ["cold", "warm", "hot"]
+    assert experiment.item_slices()["9"] == "cold"
+    assert set(experiment.item_slices().values()) == {"cold"}  # five events at most each
+    assert leave_one_out(catalog, interactions).item_slices()["3"] == "cold"
 
 
 @pytest.mark.parametrize(
     ("task", "says"),
     [
-        (Task(History(("1",), user_id="ann"), None, frozenset()), "'ann' has no item to be found"),
-        (Task(History(("1",), user_id="ann"), ("2", "3"), frozenset("4")), "candidates of user 'ann' lack .* '4'"),
+        (EvaluationCase(History(("1",), user_id="ann"), None, frozenset()), "'ann' has no item to be found"),
+        (
+            EvaluationCase(History(("1",), user_id="ann"), ("2", "3"), frozenset("4")),
+            "candidates of user 'ann' lack .* '4'",
+        ),
     ],
 )
-def test_a_task_that_cannot_be_solved_is_refused(small: tuple[Catalog, Interactions], task: Task, says: str) -> None:
+def test_a_task_that_cannot_be_solved_is_refused(
+    small: tuple[Catalog, Interactions], task: EvaluationCase, says: str
+) -> None:
     """It would count as a miss of every ranker."""
     with pytest.raises(InputError, match=says):
         Experiment(*small, [task])
@@ -112,7 +126,7 @@ def test_the_digest_tells_apart_what_is_asked(small: tuple[Catalog, Interactions
     others = [
         leave_one_out(*small, part="validation"),
         replace(experiment, seen="in"),
-        replace(experiment, tasks=experiment.tasks[:1]),
+        replace(experiment, cases=experiment.cases[:1]),
     ]
     assert experiment.digest == leave_one_out(*small).digest
     assert len({experiment.digest, *(other.digest for other in others)}) == 4
@@ -124,12 +138,12 @@ def test_every_task_is_asked_once_and_in_order(small: tuple[Catalog, Interaction
     catalog, interactions = small
     experiment = replace(leave_one_out(catalog, interactions), seen=seen)  # type: ignore[arg-type]
     popular = Recommender(catalog, [PopularityRanker(interactions.item_counts(catalog))])
-    asked = list(experiment.ask(popular, 10))
-    assert [one.task for one in asked] == list(experiment.tasks)
+    asked = list(experiment.evaluate(popular, 10))
+    assert [one.case for one in asked] == list(experiment.cases)
     for one in asked:
-        known = {item.item_id for item in one.answer.items} & set(one.task.history.item_ids)
+        known = {item.item_id for item in one.recommendations.items} & set(one.case.history.item_ids)
         assert bool(known) == (seen == "in")
-    assert [one.task for one in experiment.ask(popular, 10, start=1)] == list(experiment.tasks[1:])
+    assert [one.case for one in experiment.evaluate(popular, 10, start=1)] == list(experiment.cases[1:])
 
 
 @pytest.mark.parametrize("ascending", [True, False])
@@ -145,14 +159,14 @@ def test_histories_that_are_sorted_by_number_are_refused(ascending: bool) -> Non
         check_order(catalog, read_interactions(frame))
 
 
-@pytest.mark.parametrize("protocol", [leave_one_out, next_basket, partial(by_time, at=3)])
+@pytest.mark.parametrize("protocol", [leave_one_out, next_basket, partial(temporal_split, at=3)])
 def test_what_the_catalog_lacks_is_not_asked_for(protocol: Callable[..., Experiment]) -> None:
     """Nobody can find it, and every ranker would look worse by the same unknown amount."""
     catalog = Catalog.from_items(Item(letter, letter) for letter in "abcdef")
     rows = [("u", "a", 1), ("u", "b", 2), ("u", "gone", 2.5), ("u", "c", 3), ("u", "d", 4), ("u", "gone", 5)]
     rows += [("v", "e", 1), ("v", "f", 2), ("v", "gone", 3), ("v", "lost", 4)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    for task in protocol(catalog, read_interactions(frame)).tasks:
+    for task in protocol(catalog, read_interactions(frame)).cases:
         assert task.targets <= set("abcdef")
         assert set(task.history.item_ids) <= set("abcdef")
         assert task.history.user_id == "u"

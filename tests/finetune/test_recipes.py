@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from backend_support import save_adapter
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
-from tests.test_adapter import save_adapter
 from transformers import AutoModelForCausalLM
 
 from finetune.config import TrainConfig, read_config
-from finetune.data import Moments
+from finetune.data import TrainingData
 from finetune.folder import last_checkpoint
-from finetune.forward import Reading, pack, read, sums
+from finetune.forward import ExampleLogProbs, compute_log_probs, item_log_probs, pack_examples
 from finetune.merge import merge
 from finetune.model import open_model
-from finetune.objectives import constrained, likelihood, listwise, loss_of
-from finetune.promote import Verdict, main, promote
-from finetune.tasks import say
+from finetune.objectives import compute_loss, constrained_loss, likelihood_loss, listwise_loss
+from finetune.promote import AdapterComparison, main, promote
+from finetune.tasks import query_text
 from genrec import (
     Catalog,
     CatalogIndex,
@@ -43,10 +43,10 @@ from genrec.backends.base import Backend
 from genrec.backends.provenance import Provenance
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
-from genrec.decoding.search import Terms, exhaustive_search
+from genrec.decoding.search import SearchRequest, exhaustive_search
 from genrec.errors import InputError, MismatchError
 from genrec.evaluation.metrics import Interval
-from genrec.index.training_examples import Example, Target, make_example
+from genrec.index.training_examples import Target, TrainingExample, build_example
 from genrec.prompting.renderer import Renderer
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
@@ -64,35 +64,35 @@ def test_a_score_in_training_is_the_score_in_serving(
     people = [np.array([1, 4, 2, 6]), np.array([7, 0, 3])]
     targets = [[Target(2, np.array([0, 5])), Target(3, np.array([7]))], [Target(1, np.array([1, 2, 3]))]]
     pairs = zip(people, targets, strict=True)
-    packed = pack([make_example(renderer, index, history, own) for history, own in pairs], [True, True])
+    packed = pack_examples([build_example(renderer, index, history, own) for history, own in pairs], [True, True])
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     use_packed_attention(model)
     with torch.inference_mode():
-        reading = read(model, packed)
-        found = sums(reading.steps, packed).numpy()
+        reading = compute_log_probs(model, packed)
+        found = item_log_probs(reading.item_tokens, packed).numpy()
     expected = []
     for history, own in zip(people, targets, strict=True):
         for target in own:
-            items = [int(history[target.place]), *target.others.tolist()]
-            prompt = renderer.render(history[: target.place], "", np.empty(0, dtype=np.int64)).token_ids
+            items = [int(history[target.event_index]), *target.negatives.tolist()]
+            prompt = renderer.render(history[: target.event_index], "", np.empty(0, dtype=np.int64)).token_ids
             tree = smollm2_float32.open([prompt])
-            terms = Terms([index.rows(Subset.of(len(catalog), items))], len(catalog))
+            terms = SearchRequest([index.to_row_subset(Subset.from_indices(len(catalog), items))], len(catalog))
             (ranking,) = exhaustive_search(tree, index.trie, terms)
             scores = dict(zip(ranking.item_indices.tolist(), ranking.scores.tolist(), strict=True))
             expected += [scores[item] for item in items]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert packed["items"][packed["taken"]].tolist() == [2, 6, 0]
     # What of a step lies among the catalog's tokens is what the search calls the score of the catalog.
-    sure = [float(reading.allowed[packed["forks"] == step]) for step in packed["forks"]]
-    assert float(reading.steps[packed["forks"]].sum()) <= sum(sure) < 0
-    catalog_score = -constrained(reading.steps, packed["forks"], reading.allowed, 1)
+    sure = [float(reading.allowed_tokens[packed["forks"] == step]) for step in packed["forks"]]
+    assert float(reading.item_tokens[packed["forks"]].sum()) <= sum(sure) < 0
+    catalog_score = -constrained_loss(reading.item_tokens, packed["forks"], reading.allowed_tokens, 1)
     expected = []
     for history, own in zip(people, targets, strict=True):
         for target in own:
-            prompt = renderer.render(history[: target.place], "", np.empty(0, dtype=np.int64)).token_ids
-            terms = Terms([index.rows(Subset.everything(len(catalog)))], len(catalog), "catalog")
+            prompt = renderer.render(history[: target.event_index], "", np.empty(0, dtype=np.int64)).token_ids
+            terms = SearchRequest([index.to_row_subset(Subset.everything(len(catalog)))], len(catalog), "catalog")
             (ranking,) = exhaustive_search(smollm2_float32.open([prompt]), index.trie, terms)
-            expected += ranking.scores[ranking.item_indices == history[target.place]].tolist()
+            expected += ranking.scores[ranking.item_indices == history[target.event_index]].tolist()
     assert float(catalog_score) == pytest.approx(sum(expected), abs=2e-3)
 
 
@@ -104,50 +104,50 @@ def test_a_mixture_is_its_parts(objective: str) -> None:
     )
     random = np.random.default_rng(0)
 
-    def example(counts: list[int]) -> Example:
+    def example(counts: list[int]) -> TrainingExample:
         """Targets with so many choices each, three steps a choice; what was taken has a fork at its second one."""
         targets = np.repeat(np.arange(len(counts)), counts)
         size, starts = 3 * len(targets), 3 * np.cumsum([0, *counts[:-1]])
         steps = np.arange(1, size + 1)
-        return Example(
+        return TrainingExample(
             token_ids=random.integers(0, 50, size + 1),
             parents=np.arange(-1, size),
             positions=np.arange(size + 1),
-            items=random.integers(0, 9, len(targets)),
-            targets=targets,
-            steps=steps,
-            choices=np.repeat(np.arange(len(targets)), 3),
-            forks=starts + 1,
-            fork_offsets=np.arange(0, 2 * len(counts) + 1, 2),
-            fork_tokens=random.integers(0, 50, 2 * len(counts)),
+            item_indices=random.integers(0, 9, len(targets)),
+            item_targets=targets,
+            item_tokens=steps,
+            token_items=np.repeat(np.arange(len(targets)), 3),
+            branch_points=starts + 1,
+            branch_offsets=np.arange(0, 2 * len(counts) + 1, 2),
+            branch_tokens=random.integers(0, 50, 2 * len(counts)),
         )
 
     parts, ranked = [example([3, 2]), example([1, 1]), example([4]), example([2, 2, 2])], [True, False, True, False]
 
     def loss(chosen: list[int]) -> float:
-        packed = pack([parts[place] for place in chosen], [ranked[place] for place in chosen])
+        packed = pack_examples([parts[place] for place in chosen], [ranked[place] for place in chosen])
         steps = torch.cat([logs[place] for place in chosen])
         allowed = torch.cat([sure[place] for place in chosen])
-        return float(loss_of(config, Reading(steps, allowed), packed, torch.zeros(len(packed["items"]))))
+        return float(compute_loss(config, ExampleLogProbs(steps, allowed), packed, torch.zeros(len(packed["items"]))))
 
-    logs = [-torch.rand(len(part.steps), generator=torch.Generator().manual_seed(1)) for part in parts]
-    sure = [torch.full((len(part.forks),), -0.01) for part in parts]
+    logs = [-torch.rand(len(part.item_tokens), generator=torch.Generator().manual_seed(1)) for part in parts]
+    sure = [torch.full((len(part.branch_points),), -0.01) for part in parts]
     # Means over targets, or over steps, of as many for each.
     expected = 3 / 8 * loss([0, 2]) + 5 / 8 * loss([1, 3])
     assert loss([0, 1, 2, 3]) == pytest.approx(expected, abs=1e-5)
     if objective in ("listwise", "dpo"):
-        logs = [torch.full((len(part.steps),), -1.0) for part in parts]
+        logs = [torch.full((len(part.item_tokens),), -1.0) for part in parts]
         assert loss([2]) == pytest.approx(np.log(4) + 0.5, abs=1e-5)  # nothing learned: any of four
 
 
 def test_objectives_are_what_they_say() -> None:
     """A softmax over the wrong group would still fall, and teach nothing."""
     scores, targets = torch.tensor([2.0, 1.0, 0.0, 3.0, -1.0]), torch.tensor([0, 0, 0, 1, 1])
-    found = listwise(scores, targets, torch.tensor([0, 3]), 2.0)
+    found = listwise_loss(scores, targets, torch.tensor([0, 3]), 2.0)
     one, other = torch.log_softmax(scores[:3] / 2, 0)[0], torch.log_softmax(scores[3:] / 2, 0)[0]
     assert float(found) == pytest.approx(float(-(one + other) / 2))
     steps, choices = torch.tensor([-1.0, -2.0, -4.0, -8.0]), torch.tensor([0, 0, 1, 2])
-    assert float(likelihood(steps, choices, torch.tensor([0, 2]))) == pytest.approx(11 / 3)
+    assert float(likelihood_loss(steps, choices, torch.tensor([0, 2]))) == pytest.approx(11 / 3)
 
 
 def test_a_config_that_is_wrong_is_named(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_each_task_says_what_it_promises() -> None:
         [Item("a", "Alien"), Item("b", "The Big Red Wooden Box", {"price": 2.5, "colour": None})]
     )
     random = np.random.default_rng(0)
-    assert say("next-item", catalog, 0, 1, random) == say("candidates", catalog, 0, 1, random) == ""
-    assert say("cold-start", catalog, 0, 1, random) == "Something like Alien"
-    assert say("search", catalog, 1, 0, random) == "Alien"
-    searched = {say("search", catalog, 0, 1, random) for _ in range(50)}
+    assert query_text("next-item", catalog, 0, 1, random) == query_text("candidates", catalog, 0, 1, random) == ""
+    assert query_text("cold-start", catalog, 0, 1, random) == "Something like Alien"
+    assert query_text("search", catalog, 1, 0, random) == "Alien"
+    searched = {query_text("search", catalog, 0, 1, random) for _ in range(50)}
     assert searched == {"The Big", "Big Red", "Red Wooden", "Wooden Box"}
-    described = {say("description", catalog, 0, 1, random) for _ in range(50)}
+    described = {query_text("description", catalog, 0, 1, random) for _ in range(50)}
     assert len(described) > 5
     for text in described:
         words, fact = text.split(", ")
@@ -195,7 +195,7 @@ def test_tasks_are_drawn_as_often_as_asked(cache: Path) -> None:
     """A mixture that is not the one in the config compares nothing."""
     mixture = {"next-item": 2.0, "candidates": 1.0, "cold-start": 1.0}
     config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, others=3, targets=2, tasks=mixture)
-    rows = Moments(config, None).rows(2000)
+    rows = TrainingData(config, None).sample_examples(2000)
     counts = Counter(row["task"] for row in rows)
     assert {task: round(counts[task] / 500, 1) for task in mixture} == pytest.approx(mixture, abs=0.2)
     for row in rows:
@@ -212,7 +212,7 @@ def test_tasks_are_drawn_as_often_as_asked(cache: Path) -> None:
 def test_of_a_basket_nothing_is_known_before_all_of_it_is_taken() -> None:
     """Who asks for the next basket has shown none of it; learning from half of it learns another question."""
     config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, others=1, targets=4, evaluate_users=50)
-    moments = Moments(config, None)
+    moments = TrainingData(config, None)
     log = moments.interactions
     expected, cut = {}, set()
     for user, history in enumerate(log.histories()):
@@ -224,7 +224,7 @@ def test_of_a_basket_nothing_is_known_before_all_of_it_is_taken() -> None:
     assert set(lists[:50]) <= cut, "of those who tell, the last basket is kept whole"
     assert [history.known.tolist() for history in moments.train[50:]] == [expected[items] for items in lists[50:]]
     shared = 0
-    for row in moments.rows(200):
+    for row in moments.sample_examples(200):
         whole = next(items for items in expected if items[: len(row["history"])] == tuple(row["history"]))
         assert row["known"] == [expected[whole][place] for place in row["places"]]
         shared += len(set(row["known"])) < len(row["known"])
@@ -235,12 +235,12 @@ def test_new_events_are_learned_and_old_ones_replayed() -> None:
     """Without the new ones nothing is learned by continuing; without the old ones they are forgotten."""
     since = "2011-10-01"
     config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, since=since, replay=0.25, others=1)
-    moments = Moments(config, None)
-    old, _ = moments.interactions.by_time(since)
+    moments = TrainingData(config, None)
+    old, _ = moments.interactions.split_by_time(since)
     past = {tuple(moments.catalog.indices_of(one.item_ids).tolist()) for one in old.histories()}
     beginnings = {history[:size] for history in past for size in range(1, len(history) + 1)}
     # Whose first items are those of somebody else cannot be told apart: rows with more are looked at.
-    rows = [row for row in moments.rows(2000) if row["places"][0] > 4]
+    rows = [row for row in moments.sample_examples(2000) if row["places"][0] > 4]
     replayed = 0
     for row in rows:
         sides = {tuple(row["history"][: place + 1]) in beginnings for place in row["places"]}
@@ -248,13 +248,13 @@ def test_new_events_are_learned_and_old_ones_replayed() -> None:
         replayed += sides.pop()
     assert replayed / len(rows) == pytest.approx(0.25, abs=0.1)
     with pytest.raises(InputError, match="nobody took anything since 2031-01-01"):
-        Moments(config.model_copy(update={"since": "2031-01-01"}), None)
+        TrainingData(config.model_copy(update={"since": "2031-01-01"}), None)
 
 
 def test_only_what_ranks_no_worse_is_promoted(tmp_path: Path) -> None:
     """A night's training that went wrong must not serve in the morning."""
     for value, passed in ((0.0, True), (-0.01, False), (1.0, True)):
-        assert Verdict("ndcg@10", 1.0, 1.0 + value, Interval(value, value - 1, value + 1)).passed == passed
+        assert AdapterComparison("ndcg@10", 1.0, 1.0 + value, Interval(value, value - 1, value + 1)).passed == passed
     place = tmp_path / "serving" / "adapter"
     for rank in (2, 3, 2):
         folder = tmp_path / f"rank{rank}"
@@ -443,6 +443,6 @@ def test_an_adapter_that_writes_codes_is_served_with_its_codes(smollm2: Path, ca
     settings = Settings(adapter=folder, generative=as_trained)
     recommender = open_recommender(catalog, interactions, cache=cache, settings=settings)
     assert not recommender.notices
-    assert [item.step for item in recommender.recommend("12748", k=3).items] == ["generative"] * 3
+    assert [item.stage for item in recommender.recommend("12748", k=3).items] == ["generative"] * 3
     without = open_recommender(catalog, interactions, cache=cache, settings=replace(settings, encoder=None))
     assert any("writes codes, which need the sentence encoder" in notice for notice in without.notices)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import damaged
+from hostile import damaged_copies
 
 from genrec import artifact
 from genrec.data.catalog import Catalog
@@ -40,7 +40,7 @@ def test_every_item_has_a_row_that_says_its_title() -> None:
     index = build(ITEMS)
     assert sorted(index.trie.items.tolist()) == list(range(len(ITEMS)))
     for row, item in enumerate(index.trie.items):
-        assert ByteTokenizer().decode(index.trie.row(row).tolist()).startswith(ITEMS[item].title)
+        assert ByteTokenizer().decode(index.trie.tokens_of_row(row).tolist()).startswith(ITEMS[item].title)
 
 
 def test_what_was_saved_comes_back(saved: Path) -> None:
@@ -61,7 +61,7 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
 def test_an_index_goes_to_another_process_whole(saved: Path) -> None:
     """A batch over many processes sends it to each of them."""
     for index in (build(ITEMS), CatalogIndex.load(saved)):
-        index.rows(Subset.from_mask(Mask.from_bool(np.arange(len(ITEMS)) % 2 == 0)))
+        index.to_row_subset(Subset.from_mask(Mask.from_bool(np.arange(len(ITEMS)) % 2 == 0)))
         again = pickle.loads(pickle.dumps(index))
         assert again.fingerprint == index.fingerprint
         assert list(again.catalog) == list(index.catalog)
@@ -71,7 +71,7 @@ def test_an_index_goes_to_another_process_whole(saved: Path) -> None:
 @pytest.mark.parametrize("name", ["catalog.parquet", "trie.safetensors", "manifest.json"])
 def test_any_changed_byte_is_refused_and_the_file_named(saved: Path, name: str) -> None:
     """One flipped bit in the trie recommends another product."""
-    for content in damaged(saved / name):
+    for content in damaged_copies(saved / name):
         (saved / name).write_bytes(content)
         with pytest.raises(ArtifactError, match=name):
             CatalogIndex.load(saved)
@@ -90,7 +90,7 @@ def test_parts_of_two_indexes_are_refused(saved: Path, tmp_path: Path) -> None:
     facts = artifact.verify(saved, kind="index", version=2)
     for file in ("catalog.parquet", "trie.safetensors"):
         kept = {key: facts[key] for key in ("catalog", "items", "tokenizer", "identifiers")}
-        with artifact.writing(tmp_path / "mixed", kind="index", version=2, facts=kept) as folder:
+        with artifact.artifact_writer(tmp_path / "mixed", kind="index", version=2, metadata=kept) as folder:
             for one in ("catalog.parquet", "trie.safetensors"):
                 shutil.copy((tmp_path / "other" if one == file else saved) / one, folder / one)
         with pytest.raises(MismatchError, match="not of one index; build it again"):
@@ -99,7 +99,10 @@ def test_parts_of_two_indexes_are_refused(saved: Path, tmp_path: Path) -> None:
 
 def tokens_of(index: CatalogIndex) -> dict[str, list[int]]:
     rows = index.trie.rows_of_items
-    return {str(item.item_id): index.trie.row(int(row)).tolist() for item, row in zip(index.catalog, rows, strict=True)}
+    return {
+        str(item.item_id): index.trie.tokens_of_row(int(row)).tolist()
+        for item, row in zip(index.catalog, rows, strict=True)
+    }
 
 
 def test_an_update_is_the_index_of_what_is_left() -> None:
@@ -198,17 +201,20 @@ def test_subsets_and_boosts_of_items_become_those_of_their_rows() -> None:
     """A filter by the wrong numbers lets other items through."""
     index = build(ITEMS)
     mask = Mask.from_bool(np.arange(40) % 3 == 0)
-    for subset in (Subset.everything(40), Subset.of(40, [7, 3]), Subset.from_mask(mask).without([9, 0])):
-        rows = index.rows(subset)
-        assert sorted(index.trie.items[rows.places()]) == subset.places().tolist()
-    assert index.rows(Subset.from_mask(mask)).mask is index.rows(Subset.from_mask(mask).without([3])).mask
+    for subset in (Subset.everything(40), Subset.from_indices(40, [7, 3]), Subset.from_mask(mask).without([9, 0])):
+        rows = index.to_row_subset(subset)
+        assert sorted(index.trie.items[rows.to_indices()]) == subset.to_indices().tolist()
+    assert (
+        index.to_row_subset(Subset.from_mask(mask)).mask
+        is index.to_row_subset(Subset.from_mask(mask).without([3])).mask
+    )
     for wrong in (Subset.everything(41), Subset.from_mask(Mask.from_bool(np.ones(39, dtype=bool)))):
         with pytest.raises(InputError, match="the index has 40; make it for this catalog"):
-            index.rows(wrong)
+            index.to_row_subset(wrong)
     with pytest.raises(InputError, match="item 40 is boosted; the index has items 0 to 39"):
-        index.boosted_rows(Boost(np.array([40]), np.array([1.0])))
-    boost = index.boosted_rows(Boost(np.array([3, 30]), np.array([1.0, 2.0])))
-    assert boost.at(index.trie.rows_of_items[[3, 30, 4]]).tolist() == [1.0, 2.0, 0.0]
+        index.to_row_boost(Boost(np.array([40]), np.array([1.0])))
+    boost = index.to_row_boost(Boost(np.array([3, 30]), np.array([1.0, 2.0])))
+    assert boost.values_at(index.trie.rows_of_items[[3, 30, 4]]).tolist() == [1.0, 2.0, 0.0]
 
 
 def test_the_fingerprint_is_of_catalog_identifiers_and_tokenizer() -> None:

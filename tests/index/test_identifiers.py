@@ -34,7 +34,7 @@ def check(titles: Sequence[str], tokenizer: Tokenizer, *, max_tokens: int = 48) 
     for sequence in sequences:
         assert sequence.dtype == np.int64
         assert len(sequence) > 1
-        assert (sequence == tokenizer.end_id).nonzero()[0].tolist() == [len(sequence) - 1]
+        assert (sequence == tokenizer.eos_token_id).nonzero()[0].tolist() == [len(sequence) - 1]
         assert len(sequence) <= max_tokens + 40
     assert len(TokenTrie.from_sequences(sequences)) == len(titles)
     return sequences

@@ -30,7 +30,7 @@ def encoder(minilm: Path) -> SentenceEncoder:
 
 @pytest.fixture(scope="module")
 def codes(shop: Catalog, encoder: SentenceEncoder, tokenizer: HuggingFaceTokenizer) -> SemanticIdentifiers:
-    return SemanticIdentifiers.learn(shop.titles, encoder, tokenizer, levels=2, width=24)
+    return SemanticIdentifiers.train(shop.titles, encoder, tokenizer, levels=2, codebook_size=24)
 
 
 def test_every_item_has_a_code_of_its_own(
@@ -39,18 +39,18 @@ def test_every_item_has_a_code_of_its_own(
     """Two items of one code are one item to a search."""
     written = codes.encode(shop, tokenizer)
     assert len({own.tobytes() for own in written}) == len(shop)
-    assert all(own[-1] == tokenizer.end_id for own in written)
+    assert all(own[-1] == tokenizer.eos_token_id for own in written)
     assert sorted({len(own) for own in written}) == [3, 4], "two levels and an end, and one more where codes meet"
     index = CatalogIndex.build(shop, codes, tokenizer)
     assert len(index.trie) == len(shop)
     report = codes.report(shop.titles)
-    assert report.collisions == pytest.approx(np.mean([len(own) == 4 for own in written]))
-    assert (report.used > 0.9).all()
-    assert (report.balance > 0.85).all()
-    assert (report.balance <= 1).all()
+    assert report.collision_rate == pytest.approx(np.mean([len(own) == 4 for own in written]))
+    assert (report.utilization > 0.9).all()
+    assert (report.normalized_entropy > 0.85).all()
+    assert (report.normalized_entropy <= 1).all()
 
 
-def test_codes_are_words_of_the_vocabulary_and_say_what_is_meant(
+def test_semantic_ids_are_vocabulary_words_related_to_the_item(
     shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder
 ) -> None:
     """A new token would not be served by an engine; a word that means nothing near would have to be unlearned first."""
@@ -63,7 +63,7 @@ def test_codes_are_words_of_the_vocabulary_and_say_what_is_meant(
     assert own > others + 0.1
 
 
-def test_alike_items_share_their_beginning(
+def test_similar_items_share_a_prefix(
     shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder
 ) -> None:
     """What was learned of a lamp is to serve all lamps."""
@@ -81,8 +81,8 @@ def test_a_new_item_is_written_without_learning(
     index = CatalogIndex.build(shop, codes, tokenizer)
     twin = Catalog.from_items([Item("new", shop.titles[0]), Item("newer", shop.titles[0])])
     later = index.update(codes, tokenizer, add=twin, withdraw=[shop.item_ids[5]])
-    before = [index.trie.row(int(row)).tolist() for row in index.trie.rows_of_items]
-    after = [later.trie.row(int(row)).tolist() for row in later.trie.rows_of_items]
+    before = [index.trie.tokens_of_row(int(row)).tolist() for row in index.trie.rows_of_items]
+    after = [later.trie.tokens_of_row(int(row)).tolist() for row in later.trie.rows_of_items]
     assert after[: len(shop) - 1] == before[:5] + before[6:]
     assert after[-1][:2] == after[-2][:2] == before[0][:2]
     assert len({tuple(own) for own in after}) == len(later.trie)
@@ -97,7 +97,7 @@ def test_saved_codes_are_the_same_codes(
     assert again.fingerprint == codes.fingerprint
     pairs = zip(again.encode(shop, tokenizer), codes.encode(shop, tokenizer), strict=True)
     assert all(one.tolist() == other.tolist() for one, other in pairs)
-    one, other = (SemanticIdentifiers.learn(shop.titles, _Flat(), tokenizer, levels=1, width=n) for n in (2, 3))
+    one, other = (SemanticIdentifiers.train(shop.titles, _Flat(), tokenizer, levels=1, codebook_size=n) for n in (2, 3))
     assert one.fingerprint != other.fingerprint != codes.fingerprint
     with pytest.raises(MismatchError, match="were made with 'all-MiniLM-L6-v2', not with 'flat'"):
         SemanticIdentifiers.load(tmp_path / "codes", _Flat())
@@ -120,14 +120,14 @@ def test_what_cannot_be_coded_is_named(
 ) -> None:
     """Whoever learns too narrow codes learns of it before hours of training."""
     with pytest.raises(InputError, match="3 titles cannot fill 24 clusters"):
-        SemanticIdentifiers.learn(["a", "b", "c"], _Flat(), tokenizer, width=24)
+        SemanticIdentifiers.train(["a", "b", "c"], _Flat(), tokenizer, codebook_size=24)
     with pytest.raises(InputError, match="width is 0"):
-        SemanticIdentifiers.learn(["a"], _Flat(), tokenizer, width=0)
+        SemanticIdentifiers.train(["a"], _Flat(), tokenizer, codebook_size=0)
     with pytest.raises(InputError, match="the tokenizer has 0 words of one token, 2 are needed"):
-        SemanticIdentifiers.learn(["a", "b"], _Flat(), ByteTokenizer(), width=2)
+        SemanticIdentifiers.train(["a", "b"], _Flat(), ByteTokenizer(), codebook_size=2)
     with pytest.raises(MismatchError, match="the codes were made for tokenizer"):
         codes.encode(shop, ByteTokenizer())
-    narrow = SemanticIdentifiers.learn(shop.titles, _Flat(), tokenizer, levels=1, width=2)
+    narrow = SemanticIdentifiers.train(shop.titles, _Flat(), tokenizer, levels=1, codebook_size=2)
     six = Catalog.from_items(shop[place] for place in range(7))
     assert len({own.tobytes() for own in narrow.encode(six, tokenizer)}) == 7
     with pytest.raises(InputError, match="7 others have one code; learn more levels"):

@@ -8,7 +8,7 @@ import pytest
 
 from genrec import CatalogIndex, TitleIdentifiers, open_dataset, read_template
 from genrec.errors import InputError
-from genrec.index.training_examples import Example, Target, make_example
+from genrec.index.training_examples import Target, TrainingExample, build_example
 from genrec.prompting.renderer import Renderer
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import IntArray
@@ -21,16 +21,16 @@ NOTHING = np.empty(0, dtype=np.int64)
 def served(tokenizer: HuggingFaceTokenizer, cache: Path) -> tuple[Renderer, CatalogIndex, list[IntArray]]:
     catalog, interactions = open_dataset("online-retail", cache)
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
-    offsets, items = interactions.as_indices(catalog, on_unknown="skip")
+    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     renderer = Renderer(catalog, tokenizer, read_template("next-item"), 2000, 12)
     return renderer, index, np.split(items, offsets[1:-1])
 
 
-def paths(example: Example) -> list[list[int]]:
+def paths(example: TrainingExample) -> list[list[int]]:
     """The tokens from the root to the end of each choice."""
     found = []
-    for choice in range(len(example.items)):
-        place, path = int(example.steps[example.choices == choice][-1]), []
+    for choice in range(len(example.item_indices)):
+        place, path = int(example.item_tokens[example.token_items == choice][-1]), []
         while place >= 0:
             path.append(int(example.token_ids[place]))
             place = int(example.parents[place])
@@ -47,15 +47,15 @@ def test_a_path_is_what_serving_sends(served: tuple[Renderer, CatalogIndex, list
         places = np.sort(random.choice(np.arange(1, len(history)), min(3, len(history) - 1), replace=False))
         others = [np.setdiff1d(random.integers(0, len(index.catalog), 3), history[place]) for place in places]
         targets = [Target(int(place), own) for place, own in zip(places, others, strict=True)]
-        example = make_example(renderer, index, history, targets)
+        example = build_example(renderer, index, history, targets)
         expected = []
         for target in targets:
-            prompt = renderer.render(history[: target.place], "", NOTHING).token_ids
-            for item in (history[target.place], *target.others):
-                row = index.trie.row(int(index.trie.rows_of_items[item]))
+            prompt = renderer.render(history[: target.event_index], "", NOTHING).token_ids
+            for item in (history[target.event_index], *target.negatives):
+                row = index.trie.tokens_of_row(int(index.trie.rows_of_items[item]))
                 expected.append([*prompt.tolist(), *row.tolist()])
         assert paths(example) == expected
-        assert example.items[example.taken].tolist() == history[places].tolist()
+        assert example.item_indices[example.positives].tolist() == history[places].tolist()
         assert len(
             {(int(parent), int(token)) for parent, token in zip(example.parents, example.token_ids, strict=True)}
         ) == len(example.token_ids)
@@ -65,21 +65,23 @@ def test_a_path_is_what_serving_sends(served: tuple[Renderer, CatalogIndex, list
     assert tried == 1000
 
 
-def test_a_fork_is_where_the_catalog_leaves_a_choice(
+def test_branching_nodes_are_those_with_several_children(
     served: tuple[Renderer, CatalogIndex, list[IntArray]],
 ) -> None:
     """A fork too few and nothing is learned there; a token that no item has teaches to avoid what cannot be written."""
     renderer, index, histories = served
-    rows = [tuple(index.trie.row(row).tolist()) for row in range(len(index.trie))]
+    rows = [tuple(index.trie.tokens_of_row(row).tolist()) for row in range(len(index.trie))]
     for history in [own[:6] for own in histories if len(own) >= 6][:20]:
-        example = make_example(renderer, index, history, [Target(3, NOTHING), Target(5, history[:1])])
+        example = build_example(renderer, index, history, [Target(3, NOTHING), Target(5, history[:1])])
         found = {}
-        for fork, start, end in zip(example.forks, example.fork_offsets, example.fork_offsets[1:], strict=False):
-            found[int(fork)] = sorted(example.fork_tokens[start:end].tolist())
+        for fork, start, end in zip(
+            example.branch_points, example.branch_offsets, example.branch_offsets[1:], strict=False
+        ):
+            found[int(fork)] = sorted(example.branch_tokens[start:end].tolist())
         expected = {}
-        for choice in example.taken:
-            own = np.flatnonzero(example.choices == choice)
-            path = tuple(example.token_ids[example.steps[own]].tolist())
+        for choice in example.positives:
+            own = np.flatnonzero(example.token_items == choice)
+            path = tuple(example.token_ids[example.item_tokens[own]].tolist())
             for depth, step in enumerate(own):
                 allowed = sorted({row[depth] for row in rows if row[:depth] == path[:depth] and len(row) > depth})
                 if len(allowed) > 1:
@@ -87,7 +89,7 @@ def test_a_fork_is_where_the_catalog_leaves_a_choice(
         assert found == expected
 
 
-def test_what_a_person_says_and_may_choose_from_is_shown(
+def test_query_and_candidates_are_rendered(
     served: tuple[Renderer, CatalogIndex, list[IntArray]], tokenizer: HuggingFaceTokenizer
 ) -> None:
     """An adapter that was not asked in the words of serving does not know them."""
@@ -95,7 +97,7 @@ def test_what_a_person_says_and_may_choose_from_is_shown(
     showing = replace(renderer, template=read_template("rank-candidates"))
     history = next(own for own in histories if len(own) >= 6)[:6]
     target = Target(4, NOTHING, "something red", history[3:6])
-    example = make_example(showing, index, history, [target])
+    example = build_example(showing, index, history, [target])
     expected = showing.render(history[:4], "something red", history[3:6]).token_ids.tolist()
     assert paths(example)[0][: len(expected)] == expected
     assert "something red" in tokenizer.decode(expected)
@@ -110,8 +112,8 @@ def test_what_begins_alike_is_there_once(served: tuple[Renderer, CatalogIndex, l
         whole = alone = 0
         for history in [own[:size] for own in histories if len(own) >= size][:50]:
             targets = [Target(place, NOTHING) for place in range(first, size)]
-            whole += len(make_example(renderer, index, history, targets).token_ids)
-            alone += sum(len(make_example(renderer, index, history, [target]).token_ids) for target in targets)
+            whole += len(build_example(renderer, index, history, targets).token_ids)
+            alone += sum(len(build_example(renderer, index, history, [target]).token_ids) for target in targets)
         return whole, alone
 
     whole, alone = tokens(renderer, 2, 12)
@@ -126,7 +128,7 @@ def test_a_token_sees_its_own_path_only(served: tuple[Renderer, CatalogIndex, li
     """One more would tell the model what it is to find."""
     renderer, index, histories = served
     history = next(own for own in histories if len(own) >= 6)[:6]
-    example = make_example(renderer, index, history, [Target(3, NOTHING), Target(5, NOTHING)])
+    example = build_example(renderer, index, history, [Target(3, NOTHING), Target(5, NOTHING)])
     seen = example.visible()
     for place in range(len(example.parents)):
         path, at = set(), place
@@ -145,8 +147,8 @@ def test_what_teaches_nothing_is_refused(served: tuple[Renderer, CatalogIndex, l
         ([], "at least one target"),
         ([Target(6, NOTHING)], "place 6 of a history of 6 items"),
         ([Target(-1, NOTHING)], "place -1 of a history"),
-        ([Target(3, NOTHING, known=4)], "4 items are known before the target at place 3"),
+        ([Target(3, NOTHING, num_known=4)], "4 items are known before the target at place 3"),
         ([Target(2, history[2:3])], "is set against itself"),
     ):
         with pytest.raises(InputError, match=message):
-            make_example(renderer, index, history, targets)
+            build_example(renderer, index, history, targets)

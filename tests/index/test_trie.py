@@ -14,7 +14,7 @@ from genrec.index import trie as trie_module
 from genrec.index.kernels import numba as numba_kernels
 from genrec.index.kernels import numpy as numpy_kernels
 from genrec.index.kernels.numpy import ragged_ranges
-from genrec.index.trie import Filter, TokenTrie
+from genrec.index.trie import AllowedBatch, TokenTrie
 from genrec.types import IntArray
 
 END = 0
@@ -32,7 +32,7 @@ law = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.fixture(params=[numba_kernels, numpy_kernels], ids=["compiled", "plain"], autouse=True)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every law holds for the loops that numba compiles and for those of numpy."""
-    monkeypatch.setattr(trie_module, "choose_loops", lambda: request.param)
+    monkeypatch.setattr(trie_module, "select_kernels", lambda: request.param)
 
 
 def identifiers(bodies: Rows) -> list[IntArray]:
@@ -41,14 +41,14 @@ def identifiers(bodies: Rows) -> list[IntArray]:
 
 def trie_of(bodies: Rows, wide: int = 8192) -> TokenTrie:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trie_module, "_WIDE", wide)
+        patch.setattr(trie_module, "_WIDE_NODE_ROWS", wide)
         trie = TokenTrie.from_sequences(identifiers(bodies))
         assert trie.nbytes  # looks the wide nodes up
     return trie
 
 
 def rows_of(trie: TokenTrie) -> Rows:
-    return [tuple(trie.row(row).tolist()) for row in range(len(trie))]
+    return [tuple(trie.tokens_of_row(row).tolist()) for row in range(len(trie))]
 
 
 def common(rows: Rows) -> int:
@@ -73,19 +73,19 @@ def test_rows_are_the_identifiers_in_order(bodies: Rows, wide: int) -> None:
 
 @law
 @given(BODIES)
-def test_every_prefix_has_one_place(bodies: Rows) -> None:
+def test_every_prefix_has_one_index(bodies: Rows) -> None:
     """Priors are kept by place; two places for a prefix, or one for two, would correct the wrong titles."""
     trie = trie_of(bodies)
     rows = rows_of(trie)
     prefixes = [row[:depth] for row in rows for depth in range(1, len(row) + 1)]
-    places = trie.paths(np.arange(len(trie))).tolist()
+    places = trie.path_positions(np.arange(len(trie))).tolist()
     named = dict(zip(prefixes, places, strict=True))
     assert sorted(named.values()) == list(range(len(trie.tokens)))
     for prefix, place in named.items():
         assert trie.tokens[place] == prefix[-1]
         assert trie.depths[place] == len(prefix) - 1
         assert trie.parents[place] == (named[prefix[:-1]] if prefix[1:] else -1)
-    assert trie.last.tolist() == [named[row] for row in rows]
+    assert trie.last_positions.tolist() == [named[row] for row in rows]
 
 
 @law
@@ -94,13 +94,13 @@ def test_a_node_is_the_range_of_rows_that_share_its_path(bodies: Rows, wide: int
     """Otherwise the search lets a path into items that do not begin with it, or loses some that do."""
     trie = trie_of(bodies, wide)
     rows = rows_of(trie)
-    assert trie.measure(np.arange(len(rows)), np.arange(1, len(rows) + 1)).tolist() == [len(row) for row in rows]
+    assert trie.node_depths(np.arange(len(rows)), np.arange(1, len(rows) + 1)).tolist() == [len(row) for row in rows]
     low, high = np.array([0]), np.array([len(rows)])
     seen = []
     while (inner := high - low > 1).any():
         low, high = low[inner], high[inner]
-        children = trie.open(low, high)
-        assert trie.measure(low, high).tolist() == children.depths.tolist()
+        children = trie.expand(low, high)
+        assert trie.node_depths(low, high).tolist() == children.depths.tolist()
         for node in range(len(low)):
             below, depth = rows[low[node] : high[node]], int(children.depths[node])
             assert depth == common(below)
@@ -109,7 +109,7 @@ def test_a_node_is_the_range_of_rows_that_share_its_path(bodies: Rows, wide: int
             assert children.tokens[own].tolist() == tokens
             found = [rows[a:b] for a, b in zip(children.low[own], children.high[own], strict=True)]
             assert found == [[row for row in below if row[depth] == token] for token in tokens]
-            places = trie.find(children.low[own].astype(np.int64), np.full(len(tokens), depth))
+            places = trie.positions_at_depth(children.low[own].astype(np.int64), np.full(len(tokens), depth))
             assert trie.tokens[places].tolist() == tokens
         seen += children.low[children.high - children.low == 1].tolist()
         low, high = children.low.astype(np.int64), children.high.astype(np.int64)
@@ -124,7 +124,7 @@ def test_token_by_token_every_prefix_has_the_tokens_that_follow_it(bodies: Rows,
     rows = rows_of(trie)
     low, high, depth = np.array([0]), np.array([len(rows)]), 0
     while low.size:
-        found = trie.open(low, high, depths=np.full(len(low), depth))
+        found = trie.expand(low, high, depths=np.full(len(low), depth))
         for node in range(len(low)):
             below = rows[low[node] : high[node]]
             own = slice(*found.offsets[node : node + 2])
@@ -147,19 +147,19 @@ def test_a_filter_leaves_the_children_that_hold_an_allowed_row(bodies: Rows, dat
     mask = Mask.from_bool(np.isin(np.arange(size), data.draw(chosen)))
     kinds = [
         Subset.everything(size),
-        Subset.of(size, data.draw(chosen)),
+        Subset.from_indices(size, data.draw(chosen)),
         Subset.everything(size).without(data.draw(chosen)),
     ]
     if data.draw(st.booleans()):
         kinds = [
             Subset.from_mask(mask),
-            Subset.of(size, data.draw(chosen)),
+            Subset.from_indices(size, data.draw(chosen)),
             Subset.from_mask(mask).without(data.draw(chosen)),
         ]
     owner = np.array([0, 1, 2, 1])
     low, high = np.zeros(4, dtype=np.int64), np.full(4, size)
-    every = trie.open(low, high)
-    found = trie.open(low, high, owner, Filter.of(kinds))
+    every = trie.expand(low, high)
+    found = trie.expand(low, high, owner, AllowedBatch.from_subsets(kinds))
     for node, prompt in enumerate(owner):
         own, kept = slice(*every.offsets[node : node + 2]), slice(*found.offsets[node : node + 2])
         pairs = zip(every.low[own].tolist(), every.high[own].tolist(), every.tokens[own].tolist(), strict=True)
@@ -167,9 +167,9 @@ def test_a_filter_leaves_the_children_that_hold_an_allowed_row(bodies: Rows, dat
         assert list(zip(found.low[kept], found.high[kept], found.tokens[kept], strict=True)) == expected
 
 
-def test_both_kinds_of_loops_count_rows_alike() -> None:
+def test_numpy_and_numba_kernels_agree() -> None:
     """A start counted in other blocks than it was summed in is the start of another row."""
-    assert numba_kernels.BLOCK == numpy_kernels.BLOCK
+    assert numba_kernels.START_BLOCK == numpy_kernels.START_BLOCK
 
 
 def test_gathering_takes_each_row_its_own() -> None:
@@ -184,8 +184,8 @@ def test_prompts_of_different_masks_are_refused() -> None:
     """The loops know one mask; any other prompt's would be filtered by it."""
     masks = [Subset.from_mask(Mask.from_bool(np.array([True, place == 1]))) for place in range(2)]
     with pytest.raises(InputError, match="2 different masks in one batch"):
-        Filter.of(masks)
-    assert Filter.of([Subset.everything(2)]) is None
+        AllowedBatch.from_subsets(masks)
+    assert AllowedBatch.from_subsets([Subset.everything(2)]) is None
 
 
 @law
@@ -209,17 +209,17 @@ def test_a_merge_is_the_trie_of_what_is_left(bodies: Rows, more: Rows, data: st.
     fresh = [body for body in more if body not in stay]
     if not stay and not fresh:
         with pytest.raises(InputError, match="nothing would be left"):
-            trie.merge(gone=np.array(gone))
+            trie.merge(removed_rows=np.array(gone))
         return
     other = None
     if fresh:
         tokens, lengths = np.concatenate(identifiers(fresh)), np.array([len(body) + 1 for body in fresh])
-        other = TokenTrie.from_rows(tokens, lengths, items=np.arange(len(fresh)) + len(bodies))
-    merged = trie.merge(other, gone=np.array(gone, dtype=np.int64))
+        other = TokenTrie.from_rows(tokens, lengths, item_indices=np.arange(len(fresh)) + len(bodies))
+    merged = trie.merge(other, removed_rows=np.array(gone, dtype=np.int64))
     whole = [*stay, *fresh]
     items = np.array([*stay.values(), *range(len(bodies), len(bodies) + len(fresh))])
     lengths = np.array([len(body) + 1 for body in whole])
-    rebuilt = TokenTrie.from_rows(np.concatenate(identifiers(whole)), lengths, items=items)
+    rebuilt = TokenTrie.from_rows(np.concatenate(identifiers(whole)), lengths, item_indices=items)
     for name in ("tokens", "shared", "tails", "items"):
         assert getattr(merged, name).tolist() == getattr(rebuilt, name).tolist()
 
@@ -231,11 +231,14 @@ def test_a_merge_refuses_what_is_there_already() -> None:
         ([2, 3, END], "item 1 is equal to"),
         ([7], "item 9 is equal to, or the beginning of, that of item 2"),
     ):
-        other = TokenTrie.from_rows(np.array(tokens), np.array([len(tokens)]), items=np.array([9]))
+        other = TokenTrie.from_rows(np.array(tokens), np.array([len(tokens)]), item_indices=np.array([9]))
         with pytest.raises(InputError, match=message):
             trie.merge(other)
     gone = trie.rows_of_items[[1]]
-    assert len(trie.merge(TokenTrie.from_rows(np.array([[2, 3, END]]), items=np.array([9])), gone=gone)) == 3
+    assert (
+        len(trie.merge(TokenTrie.from_rows(np.array([[2, 3, END]]), item_indices=np.array([9])), removed_rows=gone))
+        == 3
+    )
 
 
 def test_a_trie_of_many_rows_is_quick_and_small() -> None:
@@ -244,7 +247,7 @@ def test_a_trie_of_many_rows_is_quick_and_small() -> None:
     bodies = np.unique(random.integers(1, 500, (200_000, 4)), axis=0)
     rows = np.column_stack([bodies, np.zeros(len(bodies), dtype=np.int64)])
     trie = TokenTrie.from_rows(random.permutation(rows))
-    assert (trie.decode(np.arange(len(trie))).reshape(-1, 5) == rows).all()
+    assert (trie.tokens_of_rows(np.arange(len(trie))).reshape(-1, 5) == rows).all()
     assert trie.nbytes < 14 * len(trie)
 
 
@@ -269,32 +272,39 @@ def test_identifiers_that_cannot_be_told_apart_are_refused(sequences: list[list[
 def test_an_item_has_one_row() -> None:
     """With two it would stand in a list twice."""
     with pytest.raises(InputError, match="item 7 has more than one identifier"):
-        TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=np.array([7, 7]))
+        TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), item_indices=np.array([7, 7]))
     with pytest.raises(InputError, match="items go from -1 to 0"):
-        TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=np.array([0, -1]))
+        TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), item_indices=np.array([0, -1]))
     with pytest.raises(InputError, match="tokens are of type float64 and shape"):
         TokenTrie.from_rows(np.array([[1.5, 0.0]]))
     for items in (np.array([0.2, 0.7]), np.array([True, False]), np.array([[0], [1]])):
         with pytest.raises(InputError, match="items are of type"):
-            TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), items=items)
+            TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), item_indices=items)
     with pytest.raises(InputError, match=r"tokens have shape \(2,\); give \[N, L\]"):
         TokenTrie.from_rows(np.array([1, 0]))
     trie = trie_of([(1,), (2,)])
     with pytest.raises(InputError, match="rows to leave out are of type float64"):
-        trie.merge(gone=np.array([0.5]))
+        trie.merge(removed_rows=np.array([0.5]))
     with pytest.raises(InputError, match="item 1 is there already"):
-        trie.merge(TokenTrie.from_rows(np.array([[9, END]]), items=np.array([1])))
-    assert len(trie.merge(TokenTrie.from_rows(np.array([[9, END]]), items=np.array([1])), gone=np.array([1]))) == 2
+        trie.merge(TokenTrie.from_rows(np.array([[9, END]]), item_indices=np.array([1])))
+    assert (
+        len(
+            trie.merge(
+                TokenTrie.from_rows(np.array([[9, END]]), item_indices=np.array([1])), removed_rows=np.array([1])
+            )
+        )
+        == 2
+    )
     for gone in ([0, 0], [1, 0], [-1], [2]):
         with pytest.raises(InputError, match="rows to leave out are"):
-            trie.merge(gone=np.array(gone))
+            trie.merge(removed_rows=np.array(gone))
 
 
 def test_a_filter_without_prompts_is_refused() -> None:
     """Left out in silence, it would let everything through."""
     trie = trie_of([(1,), (2,)])
     with pytest.raises(InputError, match="pass owner beside allowed"):
-        trie.open(np.array([0]), np.array([2]), None, Filter.of([Subset.of(2, [0])]))
+        trie.expand(np.array([0]), np.array([2]), None, AllowedBatch.from_subsets([Subset.from_indices(2, [0])]))
 
 
 @law
@@ -306,7 +316,7 @@ def test_an_identifier_is_there_if_one_cannot_stand_beside_it(bodies: Rows, othe
         if other:
             size = len(other)
             expected = any(row[:size] == other or other[: len(row)] == row for row in rows)
-            assert trie.has(np.array(other)) == expected
+            assert trie.conflicts_with(np.array(other)) == expected
 
 
 def test_tokens_lengths_and_items_have_to_fit() -> None:
@@ -314,7 +324,7 @@ def test_tokens_lengths_and_items_have_to_fit() -> None:
     for lengths, items in (([2, 3], None), ([2, 2], [0]), ([-1, 5], None)):
         given = None if items is None else np.array(items)
         with pytest.raises(InputError, match="do not fit"):
-            TokenTrie.from_rows(np.array([1, 0, 2, 0]), np.array(lengths), items=given)
+            TokenTrie.from_rows(np.array([1, 0, 2, 0]), np.array(lengths), item_indices=given)
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genrec import Catalog, Item, Template, open_dataset, read_template
 from genrec.errors import EngineError, InputError
-from genrec.prompting.renderer import Rendered, Renderer, newest_distinct, window_start
+from genrec.prompting.renderer import RenderedPrompt, Renderer, newest_distinct, window_start
 from genrec.prompting.template import one_line, template_names
 from genrec.prompting.tokenizer import HuggingFaceTokenizer, Tokenizer
 from genrec.testing import ByteTokenizer
@@ -175,7 +175,7 @@ def grows_at_its_end(tokenizer: Tokenizer, template: str, history: IntArray, see
             assert later.token_ids[: len(kept)].tolist() == kept
 
 
-def tokens_up_to(end: str, rendered: Rendered, tokenizer: Tokenizer) -> list[int]:
+def tokens_up_to(end: str, rendered: RenderedPrompt, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a prompt up to the end of some text in it; one of them ends exactly there."""
     token_ids = rendered.token_ids.tolist()
     size = next(size for size in range(len(token_ids)) if end in tokenizer.decode(token_ids[:size]))
@@ -203,7 +203,7 @@ def shop(cache: Path) -> Catalog:
     return open_dataset("online-retail", cache)[0]
 
 
-def reused(turns: list[Rendered]) -> float:
+def reused(turns: list[RenderedPrompt]) -> float:
     """The mean share of a prompt's tokens that the prompt before it begins with."""
     shares = []
     for before, now in pairwise(one.token_ids for one in turns):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import CONTROL, hostile_texts
+from hostile import CONTROL_TOKENS, hostile_texts
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -90,7 +90,7 @@ def test_decoding_names_control_tokens(tokenizer: HuggingFaceTokenizer) -> None:
 # Text is data
 
 
-def test_no_text_becomes_a_control_token(tokenizer: HuggingFaceTokenizer, reference: Any) -> None:
+def test_untrusted_text_never_encodes_to_control_tokens(tokenizer: HuggingFaceTokenizer, reference: Any) -> None:
     """A title with <|im_end|> in it must not end the customer's turn and speak as the system."""
     texts = hostile_texts(10_000, seed=0)
     template = read_template("next-item")
@@ -105,7 +105,7 @@ def test_no_text_becomes_a_control_token(tokenizer: HuggingFaceTokenizer, refere
     assert forged > 100, "the texts are too tame to show anything"
 
 
-@given(st.lists(st.sampled_from([*CONTROL, "<|im_", "end|>", "a", "\n"]), min_size=1, max_size=6))
+@given(st.lists(st.sampled_from([*CONTROL_TOKENS, "<|im_", "end|>", "a", "\n"]), min_size=1, max_size=6))
 def test_not_even_halves_that_meet_become_a_control_token(tokenizer: HuggingFaceTokenizer, pieces: list[str]) -> None:
     """Untrusted text beside the operator's must not complete a token together."""
     spans = [Span("<|im_", trusted=True), Span("".join(pieces), trusted=False), Span("end|>", trusted=True)]
@@ -119,7 +119,7 @@ def test_the_operator_can_name_control_tokens(tokenizer: HuggingFaceTokenizer) -
     ids = tokenizer.encode_spans([Span("a<|im_end|>", trusted=True), Span("<|im_end|>", trusted=False)]).tolist()
     assert ids[: ids.index(2) + 1] == [*tokenizer.encode_text("a").tolist(), 2]
     assert control_counts(tokenizer, ids) == {2: 1}
-    assert tokenizer.end_id == 2
+    assert tokenizer.eos_token_id == 2
 
 
 def test_slots_of_the_scaffold_cannot_be_forged(tokenizer: HuggingFaceTokenizer) -> None:
@@ -147,7 +147,7 @@ def small(chat_template: str | None = CHATML, *, end: str = "</s>") -> HuggingFa
     tokenizer = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens(["<s>", "</s>"])
-    return HuggingFaceTokenizer(tokenizer.to_str(), chat_template=chat_template, begin_token="<s>", end_token=end)
+    return HuggingFaceTokenizer(tokenizer.to_str(), chat_template=chat_template, bos_token="<s>", eos_token=end)
 
 
 TURNS: list[Message] = [said("system", "s"), said("user", "u")]
@@ -181,7 +181,7 @@ def test_a_chat_template_that_loses_or_moves_a_message_is_refused(chat_template:
         small(chat_template).encode_prompt(TURNS)
 
 
-def test_where_no_system_role_is_known_the_user_says_it_first() -> None:
+def test_system_message_is_prepended_to_the_user_without_a_system_role() -> None:
     """Gemma's format refuses a system message; a template with one must not fail on every request."""
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('unknown') }}{% endif %}" + CHATML
     merged = small(refusing).encode_prompt(TURNS)
@@ -201,7 +201,7 @@ def test_without_a_chat_template_messages_are_paragraphs() -> None:
     begin, *rest = tokenizer.encode_prompt(TURNS).tolist()
     assert tokenizer.decode([begin]) == "<s>"
     assert rest == tokenizer.encode_text("s\n\nu\n\n").tolist()
-    assert tokenizer.decode([tokenizer.end_id]) == "</s>"
+    assert tokenizer.decode([tokenizer.eos_token_id]) == "</s>"
 
 
 def test_a_tokenizer_that_writes_control_tokens_as_text_is_refused() -> None:
@@ -210,7 +210,7 @@ def test_a_tokenizer_that_writes_control_tokens_as_text_is_refused() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(["<s>", "</s>"])
     with pytest.raises(ArtifactError, match="writes its control token '<s>' as ordinary text"):
-        HuggingFaceTokenizer(tokenizer.to_str(), chat_template=None, begin_token="<s>", end_token="</s>")
+        HuggingFaceTokenizer(tokenizer.to_str(), chat_template=None, bos_token="<s>", eos_token="</s>")
 
 
 def test_an_added_token_that_is_ordinary_text_is_no_control_token() -> None:
@@ -219,16 +219,16 @@ def test_an_added_token_that_is_ordinary_text_is_no_control_token() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_tokens(["<b>"])
     tokenizer.add_special_tokens(["</s>"])
-    adapted = HuggingFaceTokenizer(tokenizer.to_str(), chat_template=None, begin_token="", end_token="</s>")
+    adapted = HuggingFaceTokenizer(tokenizer.to_str(), chat_template=None, bos_token="", eos_token="</s>")
     assert adapted.encode_text("<b> a </s>").tolist() == [0, 1, 2]
 
 
-def test_an_unknown_character_is_no_way_to_a_control_token() -> None:
+def test_unknown_character_never_encodes_to_a_control_token() -> None:
     """Where the end token also stands for what the vocabulary lacks, any odd character would close the turn."""
     vocab = {token: place for place, token in enumerate(["a", "<", "/", "s", ">", "</s>"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="</s>"))
     tokenizer.add_special_tokens(["</s>"])
-    adapted = HuggingFaceTokenizer(tokenizer.to_str(), chat_template=None, begin_token="", end_token="</s>")
+    adapted = HuggingFaceTokenizer(tokenizer.to_str(), chat_template=None, bos_token="", eos_token="</s>")
     assert adapted.encode_text("axa").tolist() == [0, 0]
 
 
@@ -236,7 +236,7 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
     """Identifiers are closed by it; without one an item could be the beginning of another."""
     with pytest.raises(ArtifactError, match="names no end token; set eos_token"):
         small(None, end="<none>")
-    assert small(CHATML, end="<none>").end_id == small().end_id
+    assert small(CHATML, end="<none>").eos_token_id == small().eos_token_id
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
@@ -244,7 +244,7 @@ def test_a_folder_without_a_tokenizer_is_named(smollm2: Path, tmp_path: Path, na
     """The caller gets the folder and the remedy, not a traceback of a parser."""
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / file).write_bytes((smollm2 / file).read_bytes())
-    assert HuggingFaceTokenizer.from_directory(tmp_path).end_id == 2
+    assert HuggingFaceTokenizer.from_directory(tmp_path).eos_token_id == 2
     for damage in (b"", b"{", b"[]", b"\xff", b"5", b'{"eos_token": {}, "added_tokens": 3}'):
         (tmp_path / name).write_bytes(damage)
         with pytest.raises(ArtifactError, match="tokenizer"):

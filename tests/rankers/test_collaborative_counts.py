@@ -9,7 +9,7 @@ import pytest
 from genrec import Catalog, Interactions, Item, RankRequest, Subset, read_interactions
 from genrec.deadline import Deadline
 from genrec.loading import open_recommender
-from genrec.rankers.collaborative_counts import Counts, item_vectors, learn_weights
+from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.settings import Settings
 
@@ -56,7 +56,7 @@ class Words:
 
 
 class Names:
-    """Knows one direction for each name of `NAMES`."""
+    """Knows one direction for each name of `DATASETS`."""
 
     name = "names"
 
@@ -72,14 +72,14 @@ def test_what_comes_next_outweighs_what_is_popular() -> None:
     catalog = shop(150)
     log = events(walks(600, 150))
     weights = learn_weights(catalog, log, None)
-    ranker = Counts.of(catalog, log).blend(None, weights)
+    ranker = CollaborativeCounts.from_interactions(catalog, log).blend(None, weights)
     people = [request(catalog, start, start + 1) for start in range(0, 140, 7)]
     found = ranker.rank(people, 1, deadline=Deadline.never())
     assert [int(one.item_indices[0]) for one in found] == [start + 2 for start in range(0, 140, 7)]
     assert weights["after recent items"] > weights["popularity"]
 
 
-def test_what_was_held_back_is_not_counted() -> None:
+def test_held_out_events_are_not_counted() -> None:
     """If the last item were counted, what stands beside it only there would look like the best sign of all."""
     random = np.random.default_rng(1)
     # Everybody's last item is one that nobody else has: no count of the others can find it, popularity least of all.
@@ -108,7 +108,7 @@ def test_an_item_that_stood_near_nothing_has_no_neighbours() -> None:
         catalog, random = shop(40), np.random.default_rng(seed)
         log = events([random.permutation(8)[:3].tolist() for _ in range(12)])
         vectors = item_vectors(catalog, log)
-        _, items = log.as_indices(catalog)
+        _, items = log.to_indices(catalog)
         assert not vectors[np.setdiff1d(np.arange(40), items)].any()
         ranker = EmbeddingRanker(vectors)
         (scores,) = ranker.scores([request(catalog, int(items[0]))])
@@ -116,34 +116,36 @@ def test_an_item_that_stood_near_nothing_has_no_neighbours() -> None:
         assert not ranker.can_rank(request(catalog, 30))
 
 
-def test_words_lead_where_there_is_no_history() -> None:
+def test_query_ranks_cold_start_users() -> None:
     """What is popular must not stand in the place of what somebody asks for."""
     catalog = shop(30)
     embedding = EmbeddingRanker(np.eye(30, dtype=np.float32), encoder=Words(30))
     log = events([[0, 1, 2]] * 50)
-    ranker = Counts.of(catalog, log).blend(embedding, learn_weights(catalog, log, embedding))
+    ranker = CollaborativeCounts.from_interactions(catalog, log).blend(
+        embedding, learn_weights(catalog, log, embedding)
+    )
     (found,) = ranker.rank([request(catalog, words="thing 17")], 3, deadline=Deadline.never())
     assert found.item_indices[0] == 17
-    alone = Counts.of(catalog, log).blend(None, learn_weights(catalog, log, None))
+    alone = CollaborativeCounts.from_interactions(catalog, log).blend(None, learn_weights(catalog, log, None))
     assert not alone.can_rank(request(catalog, words="thing 17"))
     assert not alone.can_rank(request(catalog, 29)), "of which nothing is known"
 
 
-def test_who_asks_for_something_is_shown_it_whatever_they_had() -> None:
+def test_query_outweighs_history() -> None:
     """Else habit answers whoever says what they look for with what they always took, and words seem not to be read."""
     catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
     embedding = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32), encoder=Names())
     log = events(walks(400, len(NAMES)))
     weights = learn_weights(catalog, log, embedding)
-    ranker = Counts.of(catalog, log).blend(embedding, weights)
+    ranker = CollaborativeCounts.from_interactions(catalog, log).blend(embedding, weights)
     asked = [request(catalog, 3, 4), request(catalog, 3, 4, words=NAMES[17])]
     habit, spoken = ranker.rank(asked, 3, deadline=Deadline.never())
     assert habit.item_indices[0] == 5
     assert spoken.item_indices[:2].tolist() == [17, 5], "what was asked for, and then what they would take anyway"
-    assert spoken.evidence[0] == "like their words"
+    assert spoken.main_signals[0] == "like their words"
 
 
-def test_what_words_are_worth_changes_nothing_where_nobody_says_anything() -> None:
+def test_query_weight_has_no_effect_without_a_query() -> None:
     """Weights of what people did that moved with the words would make every list without words another one."""
     catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
     log = events(walks(200, len(NAMES)))
@@ -151,8 +153,10 @@ def test_what_words_are_worth_changes_nothing_where_nobody_says_anything() -> No
     without = learn_weights(catalog, log, silent)
     beside = learn_weights(catalog, log, EmbeddingRanker(silent.vectors, encoder=Names()))
     assert {**beside, "like their words": 0} == {**without, "like their words": 0}
-    plain = Counts.of(catalog, log).blend(silent, without)
-    both = Counts.of(catalog, log).blend(EmbeddingRanker(silent.vectors, encoder=Names()), beside)
+    plain = CollaborativeCounts.from_interactions(catalog, log).blend(silent, without)
+    both = CollaborativeCounts.from_interactions(catalog, log).blend(
+        EmbeddingRanker(silent.vectors, encoder=Names()), beside
+    )
     people = [request(catalog, start) for start in range(10)]
     assert (plain.scores(people) == both.scores(people)).all()
 
@@ -164,7 +168,7 @@ def test_what_was_learned_is_kept_and_read_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("genrec.loading.learn_weights", lambda *_: pytest.fail("learned twice"))
     again = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS).recommend("u3", 10)
     assert [(item.item_id, item.score) for item in again.items] == [(item.item_id, item.score) for item in first.items]
-    assert again.items[0].step == "blend"
+    assert again.items[0].stage == "blend"
     monkeypatch.undo()
     for day in range(12):
         open_recommender(catalog, events(walks(60, 20, seed=day + 1)), cache=tmp_path, settings=NO_MODELS)

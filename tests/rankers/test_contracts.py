@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from brute import path_score
-from contracts import Planted, RankerContract, subjects
+from contracts import KnownAnswer, RankerContract, subjects
 from numpy.typing import NDArray
 
 import eval.baselines
@@ -27,7 +27,7 @@ from genrec.index.kernels import numba as numba_kernels
 from genrec.index.kernels import numpy as numpy_kernels
 from genrec.prompting.template import Template
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest, top_k
-from genrec.rankers.collaborative import CooccurrenceRanker, count_vectors
+from genrec.rankers.collaborative import CooccurrenceRanker, fit_pmi_vectors
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.ensemble import BlendRanker, fit_weights
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
@@ -43,7 +43,7 @@ CATALOG = Catalog.from_items([Item(f"i{place}", title) for place, title in enume
 
 
 def only(*items: int) -> Subset:
-    return Subset.of(N, items)
+    return Subset.from_indices(N, items)
 
 
 def history(*items: int) -> IntArray:
@@ -86,8 +86,8 @@ class _Dense(RankerContract):
         return N
 
     @pytest.fixture
-    def planted(self) -> Planted:
-        return Planted(RankRequest(history(3), "", EVERYTHING.without([3])), 7)
+    def planted(self) -> KnownAnswer:
+        return KnownAnswer(RankRequest(history(3), "", EVERYTHING.without([3])), 7)
 
 
 class TestPopularityRanker(_Dense):
@@ -98,9 +98,9 @@ class TestPopularityRanker(_Dense):
         return popularity()
 
     @pytest.fixture
-    def planted(self) -> Planted:
+    def planted(self) -> KnownAnswer:
         counts = np.random.default_rng(4).integers(0, 6, N)
-        return Planted(RankRequest(history(), "", EVERYTHING), int(np.argmax(counts)))
+        return KnownAnswer(RankRequest(history(), "", EVERYTHING), int(np.argmax(counts)))
 
     def test_it_always_has_an_answer(self, ranker: Ranker) -> None:
         """The ladder ends here."""
@@ -120,7 +120,7 @@ class TestCooccurrenceRanker(_Dense):
     def ranker(self) -> Ranker:
         return cooccurrence()
 
-    def test_of_an_item_nobody_met_it_knows_nothing(self) -> None:
+    def test_item_without_interactions_is_not_scored(self) -> None:
         """It must say so, and leave the request to the next step, rather than score everything zero."""
         ranker = CooccurrenceRanker(np.array([0, 2, 3]), np.array([0, 1, 2]), 4)
         everything = Subset.everything(4)
@@ -162,7 +162,7 @@ class TestEmbeddingRanker(_Dense):
     def ranker(self) -> Ranker:
         return embedding()
 
-    def test_words_alone_find_what_they_name(self, ranker: Ranker) -> None:
+    def test_query_alone_finds_matching_items(self, ranker: Ranker) -> None:
         """Somebody new who says what they look for is not left with what is popular."""
         (ranking,) = ranker.rank([RankRequest(history(), TITLES[11], EVERYTHING)], 1, deadline=Deadline.never())
         assert ranking.item_indices.tolist() == [11]
@@ -179,14 +179,14 @@ class TestEmbeddingRanker(_Dense):
             EmbeddingRanker(np.ones((1, 1), dtype=np.float32), decay=0)
 
     @pytest.mark.parametrize("people", [1, 3, 4, 7, 16, 17])
-    def test_plain_and_compiled_loops_multiply_alike(self, people: int) -> None:
+    def test_numpy_and_numba_kernels_agree(self, people: int) -> None:
         """Scores must not depend on what is installed, nor on how many people are asked about at once."""
         random = np.random.default_rng(people)
         vectors = random.standard_normal((2500, 19), dtype=np.float32)
         asked = random.standard_normal((people, 19), dtype=np.float32)
         for loops in (numpy_kernels, numba_kernels):
             found = np.full((people, 2500), np.nan, dtype=np.float32)
-            loops.multiply(vectors, asked, found)
+            loops.inner_products(vectors, asked, found)
             np.testing.assert_allclose(found, asked @ vectors.T, atol=1e-5)
 
 
@@ -211,11 +211,11 @@ class TestBlendRanker(_Dense):
         assert np.flatnonzero(np.isfinite(alone.scores(people[:1])[0])).tolist() == [4]
         assert not alone.can_rank(people[1])
 
-    def test_what_supports_ranks_nobody_alone(self) -> None:
+    def test_supporting_part_ranks_no_user_alone(self) -> None:
         """What everybody gets must not look as if it were meant for somebody."""
         near = EmbeddingRanker(np.eye(N, dtype=np.float32)[[*range(N - 1), 0]] * (np.arange(N) < 9)[:, None])
         parts = {"near": near, "popular": popularity()}
-        ranker = BlendRanker(parts, {"near": 1.0, "popular": 0.5}, support=["popular"])
+        ranker = BlendRanker(parts, {"near": 1.0, "popular": 0.5}, non_personalized=["popular"])
         assert not ranker.can_rank(RankRequest(history(), "tea", EVERYTHING))
         assert not ranker.can_rank(RankRequest(history(9), "", EVERYTHING))
         request = RankRequest(history(3), "", EVERYTHING)
@@ -223,33 +223,33 @@ class TestBlendRanker(_Dense):
         assert np.flatnonzero(np.isfinite(scores)).tolist() == list(range(9))
         np.testing.assert_allclose(scores[:9], (np.arange(9) == 3) + 0.5 * popularity().scores([request])[0, :9])
 
-    def test_each_item_says_which_part_spoke_for_it(self) -> None:
+    def test_each_item_names_its_source(self) -> None:
         """A list that says only "blend" could not be explained, nor could what it is made of be judged."""
         counting, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
         ranker = BlendRanker({"beside": counting, "near": near}, {"beside": 100.0, "near": 0.5})
         request = RankRequest(history(3), "", EVERYTHING.without([3]))
         (ranking,) = ranker.rank([request], N, deadline=Deadline.never())
         assert ranking.item_indices[0] == 4
-        assert ranking.evidence[1:] == ("near",) * (N - 2), "the other part knows nothing of these"
+        assert ranking.main_signals[1:] == ("near",) * (N - 2), "the other part knows nothing of these"
         other = BlendRanker({"beside": cooccurrence(), "near": near}, {"beside": 100.0, "near": 1e-6})
         (ranking,) = other.rank([request], 1, deadline=Deadline.never())
-        assert (ranking.item_indices[0], ranking.evidence) == (7, ("beside",))
+        assert (ranking.item_indices[0], ranking.main_signals) == (7, ("beside",))
         answer = Recommender(CATALOG, [other, popularity()]).recommend(History(("i3",)), 1)
-        assert (answer.items[0].source, answer.items[0].step) == ("blend: beside", "blend")
+        assert (answer.items[0].source, answer.items[0].stage) == ("blend: beside", "blend")
 
-    def test_a_part_speaks_by_what_it_says_beyond_its_mean(self) -> None:
+    def test_contribution_is_measured_against_the_mean(self) -> None:
         """A part that likes everything would speak for everything."""
         flat, steep = _Fixed(np.full(N, 9.0)), _Fixed(np.linspace(0, 1, N))
         ranker = BlendRanker({"flat": flat, "steep": steep}, {"flat": 1.0, "steep": 1.0})
         (ranking,) = ranker.rank([RankRequest(history(3), "", EVERYTHING)], N, deadline=Deadline.never())
-        assert ranking.evidence == ("steep",) * (N // 2) + ("flat",) * (N // 2)
+        assert ranking.main_signals == ("steep",) * (N // 2) + ("flat",) * (N // 2)
 
-    def test_a_part_that_knows_nothing_speaks_for_nothing(self) -> None:
+    def test_uninformed_part_contributes_nothing(self) -> None:
         """Somebody who only says a word has nothing beside which anything could have stood."""
         parts = {"near": embedding(), "beside": cooccurrence(), "popular": popularity()}
-        ranker = BlendRanker(parts, dict.fromkeys(parts, 1.0), support=["popular"])
+        ranker = BlendRanker(parts, dict.fromkeys(parts, 1.0), non_personalized=["popular"])
         (ranking,) = ranker.rank([RankRequest(history(), "b", EVERYTHING)], N, deadline=Deadline.never())
-        assert ranking.evidence == ("near",) * N
+        assert ranking.main_signals == ("near",) * N
 
     def test_what_cannot_be_blended_is_named(self) -> None:
         """A weight that is no number would silence the whole blend, and a name that is wrong one part of it."""
@@ -266,7 +266,7 @@ class TestBlendRanker(_Dense):
         ]
         for parts, weights, support, message in wrong:
             with pytest.raises(InputError, match=message):
-                BlendRanker(parts, weights, support=support)
+                BlendRanker(parts, weights, non_personalized=support)
 
 
 class _Fixed(DenseRanker):
@@ -284,7 +284,7 @@ class _Fixed(DenseRanker):
         return np.broadcast_to(self._scores, (len(requests), len(self._scores)))
 
 
-def test_weights_are_found_again_from_what_people_took() -> None:
+def test_weights_are_recovered_from_interactions() -> None:
     """Choices drawn from known weights lead back to them; from a handful nothing is concluded."""
     random, size, true = np.random.default_rng(0), 60, np.array([1.5, 0.0, 0.7])
     tables = random.normal(size=(3, size))
@@ -293,19 +293,21 @@ def test_weights_are_found_again_from_what_people_took() -> None:
     taken = random.choice(size, 4000, p=odds / odds.sum())
     requests = [RankRequest(np.array([0]), "", Subset.everything(size))] * len(taken)
     start = np.array([1.0, 1.0, 1.0])
-    np.testing.assert_allclose(fit_weights(parts, requests, taken, start=start, seed=0), true, atol=0.1)
-    np.testing.assert_allclose(fit_weights(parts, requests[:1], taken[:1], start=start, seed=0), start, atol=0.1)
-    assert fit_weights(parts, [], taken[:0], start=start, seed=0).tolist() == start.tolist()
+    np.testing.assert_allclose(fit_weights(parts, requests, taken, initial_weights=start, seed=0), true, atol=0.1)
+    np.testing.assert_allclose(
+        fit_weights(parts, requests[:1], taken[:1], initial_weights=start, seed=0), start, atol=0.1
+    )
+    assert fit_weights(parts, [], taken[:0], initial_weights=start, seed=0).tolist() == start.tolist()
     with pytest.raises(InputError, match="2 requests and 1 items taken"):
-        fit_weights(parts, requests[:2], taken[:1], start=start, seed=0)
+        fit_weights(parts, requests[:2], taken[:1], initial_weights=start, seed=0)
 
 
 @pytest.mark.parametrize("same", [-np.inf, 0.0, np.log1p(1.0), 1e9])
-def test_a_part_that_says_nothing_keeps_its_weight(same: float) -> None:
+def test_uninformative_part_keeps_its_weight(same: float) -> None:
     """Of what was never seen to help or to harm nothing is learned."""
     parts = [_Fixed(np.arange(300.0)), _Fixed(np.full(300, same))]
     requests = [RankRequest(np.array([0]), "", Subset.everything(300))] * 50
-    found = fit_weights(parts, requests, np.full(50, 299), start=np.array([0.01, 3.0]), seed=0)
+    found = fit_weights(parts, requests, np.full(50, 299), initial_weights=np.array([0.01, 3.0]), seed=0)
     assert found[0] > 0.01
     assert found[1] == 3.0
 
@@ -314,7 +316,7 @@ def test_vectors_of_items_that_stand_near_the_same_others_are_near() -> None:
     """Red and blue lamps are never bought together, but both stand beside the same shades."""
     histories = [[0, 2, 3], [0, 3, 2], [1, 2, 3], [1, 3, 2], [4, 5, 6], [4, 6, 5], [7]] * 20
     offsets = np.cumsum([0, *map(len, histories)])
-    vectors = count_vectors(offsets, np.concatenate([np.array(one) for one in histories]), 9)
+    vectors = fit_pmi_vectors(offsets, np.concatenate([np.array(one) for one in histories]), 9)
     assert vectors.shape == (9, 8)
     near = vectors @ vectors.T
     assert near[0, 1] > 0.9
@@ -322,10 +324,10 @@ def test_vectors_of_items_that_stand_near_the_same_others_are_near() -> None:
     assert near[7].tolist() == near[8].tolist() == [0.0] * 9
     lengths = np.linalg.norm(vectors[:7], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
-    again = count_vectors(offsets, np.concatenate([np.array(one) for one in histories]), 9)
+    again = fit_pmi_vectors(offsets, np.concatenate([np.array(one) for one in histories]), 9)
     np.testing.assert_allclose(again @ again.T, near, atol=1e-5)
     for size, own in ((1, [0]), (2, [0, 1]), (3, [])):
-        few = count_vectors(np.array([0, len(own)]), np.array(own, dtype=np.int64), size)
+        few = fit_pmi_vectors(np.array([0, len(own)]), np.array(own, dtype=np.int64), size)
         assert np.isfinite(few).all()
         assert len(few) == size
 
@@ -344,7 +346,11 @@ def dense_case(seed: int) -> tuple[NDArray[Any], Subset, int, Boost | None]:
     share = float(random.choice([0.0, 0.02, 0.5, 1.0]))
     by_rank = np.argsort(np.argsort(-np.nan_to_num(scores), kind="stable"), kind="stable")
     passed = random.random(size) < share if random.random() < 0.5 else by_rank >= size * (1 - share)
-    kinds = [Subset.everything(size), Subset.from_mask(Mask.from_bool(passed)), Subset.of(size, np.flatnonzero(passed))]
+    kinds = [
+        Subset.everything(size),
+        Subset.from_mask(Mask.from_bool(passed)),
+        Subset.from_indices(size, np.flatnonzero(passed)),
+    ]
     allowed = kinds[int(random.integers(3))]
     allowed = allowed.without(np.argsort(by_rank)[: int(random.choice([0, 1, 40, size]))])
     places = np.unique(random.integers(0, size, int(random.choice([1, 30]))))
@@ -359,7 +365,7 @@ def test_the_best_of_a_dense_row_are_those_of_a_full_sort(first: int) -> None:
         scores, allowed, k, boost = dense_case(seed)
         full = scores.astype(np.float64)
         if boost is not None:
-            full[boost.places] += boost.values
+            full[boost.indices] += boost.values
         places = np.flatnonzero(allowed.to_bool() & np.isfinite(scores))
         best = places[np.lexsort((places, -full[places]))][:k]
         before = scores.copy()
@@ -367,7 +373,7 @@ def test_the_best_of_a_dense_row_are_those_of_a_full_sort(first: int) -> None:
         assert ranking.item_indices.tolist() == best.tolist(), seed
         assert ranking.scores.tolist() == full[best].tolist(), seed
         assert ranking.scores.dtype == np.float64
-        assert (ranking.proven, ranking.compared) == (True, len(places))
+        assert (ranking.proven, ranking.num_scored) == (True, len(places))
         np.testing.assert_array_equal(scores, before)
 
 
@@ -380,14 +386,14 @@ COLD = HEADER.format("cold", '["words"]', "item") + "{% block user %}{{ words }}
 
 def generative(*, backend: TableBackend | None = None, **options: Any) -> GenerativeRanker:
     tokenizer = ByteTokenizer()
-    parts = {name: options.pop(name) for name in ("background", "prior_cache", "prior_backend") if name in options}
+    parts = {name: options.pop(name) for name in ("prior_histories", "prior_cache", "prior_backend") if name in options}
     return GenerativeRanker(
         CatalogIndex.build(CATALOG, TitleIdentifiers(), tokenizer),
         backend or TableBackend(tokenizer.vocab_size, seed=9),
         tokenizer,
         template=Template.from_source(WARM),
         cold_template=Template.from_source(COLD),
-        proposer=popularity(),
+        retriever=popularity(),
         settings=GenerativeSettings(**options),
         **parts,
     )
@@ -401,9 +407,9 @@ def generative(*, backend: TableBackend | None = None, **options: Any) -> Genera
         {"strategy": "beam", "width": 50},
         {"strategy": "beam", "width": 5},
         {"strategy": "beam", "width": 1, "exact": True, "score": "catalog", "batch_size": 2},
-        {"strategy": "beam", "width": 5, "evidence": 0.7, "prior": 0.5},
+        {"strategy": "beam", "width": 5, "fusion_weight": 0.7, "prior": 0.5},
         {"strategy": "candidates", "score": "catalog"},
-        {"strategy": "candidates", "candidates": 5, "evidence": 2.0},
+        {"strategy": "candidates", "candidates": 5, "fusion_weight": 2.0},
         {"strategy": "candidates", "candidates": 5, "batch_size": 1},
     ],
     ids=lambda options: "-".join(f"{value}" for value in options.values()),
@@ -420,11 +426,11 @@ class TestGenerativeRanker(RankerContract):
         return generative(**options)
 
     @pytest.fixture
-    def planted(self, ranker: GenerativeRanker, options: dict[str, Any]) -> Planted:
+    def planted(self, ranker: GenerativeRanker, options: dict[str, Any]) -> KnownAnswer:
         """Few enough are allowed that each strategy compares them all; the best is found by hand."""
         allowed = [2, 6, 9, 13, 17]
         request = RankRequest(history(3, 8), "b", only(*allowed))
-        settings, paths = ranker.settings, [(*title.encode(), ByteTokenizer.end_id) for title in TITLES]
+        settings, paths = ranker.settings, [(*title.encode(), ByteTokenizer.eos_token_id) for title in TITLES]
         backend = TableBackend(ByteTokenizer.vocab_size, seed=9)
         blank = ranker.render(replace(request, words="", history=history(3)))
         blank_ids = np.concatenate([blank.token_ids[:1], ByteTokenizer().encode_text("?"), blank.token_ids[-1:]])
@@ -438,8 +444,8 @@ class TestGenerativeRanker(RankerContract):
             ]
         )
         popular = popularity().score([request], [np.array(allowed)], deadline=Deadline.never())[0]
-        scores += settings.evidence * (popular - popular.mean()) / popular.std()
-        return Planted(request, allowed[int(np.argmax(scores))])
+        scores += settings.fusion_weight * (popular - popular.mean()) / popular.std()
+        return KnownAnswer(request, allowed[int(np.argmax(scores))])
 
 
 def test_every_ranker_has_its_contract() -> None:
@@ -490,7 +496,7 @@ def test_a_deadline_that_passes_on_the_way_leaves_nothing_broken(strategy: str) 
 
 def test_a_long_history_loses_its_oldest_items_and_says_so() -> None:
     """The newest items say most; what was left out must be seen, not guessed."""
-    backend = TableBackend(ByteTokenizer.vocab_size, max_tokens=24)
+    backend = TableBackend(ByteTokenizer.vocab_size, context_length=24)
     ranker = generative(backend=backend, strategy="exhaustive", max_history=12)
     request = RankRequest(np.arange(N), "", EVERYTHING)
     rendered = ranker.render(request)
@@ -503,7 +509,7 @@ def test_a_long_history_loses_its_oldest_items_and_says_so() -> None:
         ranker.rank([replace(request, words="x" * 30)], 3, deadline=Deadline.never())
 
 
-def test_an_item_met_twice_is_shown_once() -> None:
+def test_repeated_history_item_is_rendered_once() -> None:
     """Repeated purchases must not push everything else out of the prompt."""
     met = RankRequest(history(5, 1, 2, 5, 3, 3, 5), "", EVERYTHING)
     for step, shown in [(1, [2, 5, 3]), (2, [5, 3]), (4, [3, 5])]:
@@ -511,15 +517,15 @@ def test_an_item_met_twice_is_shown_once() -> None:
         assert ranker.render(met).prompt[0].text == ",".join(TITLES[item] for item in shown) + ",?"
 
 
-def test_a_proposer_that_knows_nobody_does_not_stop_the_model() -> None:
+def test_uninformed_retriever_does_not_stop_the_model() -> None:
     """Evidence is an extra: words of somebody new are ranked without it."""
-    ranker = generative(strategy="exhaustive", evidence=1.0).with_settings(proposer=cooccurrence())
+    ranker = generative(strategy="exhaustive", fusion_weight=1.0).with_settings(retriever=cooccurrence())
     numpy_kernels = generative(strategy="exhaustive")
     for request in (RankRequest(history(), "a lamp", EVERYTHING), RankRequest(history(), "b", only(1, 2))):
         (with_evidence,) = ranker.rank([request], 5, deadline=Deadline.never())
         (without,) = numpy_kernels.rank([request], 5, deadline=Deadline.never())
         assert with_evidence.item_indices.tolist() == without.item_indices.tolist()
-        assert with_evidence.evidence == ()
+        assert with_evidence.main_signals == ()
 
 
 @pytest.mark.parametrize(
@@ -532,20 +538,22 @@ def test_a_proposer_that_knows_nobody_does_not_stop_the_model() -> None:
         ("beam", 1e9, set()),
     ],
 )
-def test_each_item_says_whether_the_model_spoke_for_it(strategy: str, evidence: float, expected: set[str]) -> None:
+def test_each_item_names_whether_the_model_ranked_it(strategy: str, evidence: float, expected: set[str]) -> None:
     """Who tunes the weight of evidence sees by it which side decides; told wrong, it would be tuned the wrong way."""
-    ranker = generative(strategy=strategy, evidence=evidence)
+    ranker = generative(strategy=strategy, fusion_weight=evidence)
     request = RankRequest(history(3), "", EVERYTHING)
     (whole,) = ranker.rank([request], N, deadline=Deadline.never())
-    assert set(whole.evidence) <= expected
+    assert set(whole.main_signals) <= expected
     for k in (1, 4):
         (ranking,) = ranker.rank([request], k, deadline=Deadline.never())
         assert len(ranking.item_indices) == len(ranking.scores) == k
-        assert ranking.evidence == whole.evidence[:k], "what spoke for an item is the same however long the list"
+        assert ranking.main_signals == whole.main_signals[:k], (
+            "what spoke for an item is the same however long the list"
+        )
     if expected:
         liked = popularity().scores([request])[0]
         above = liked[whole.item_indices] > liked.mean()
-        spoke = np.array(whole.evidence) == "popularity"
+        spoke = np.array(whole.main_signals) == "popularity"
         assert spoke.tolist() == above.tolist() if evidence > 1 else not spoke.all()
 
 
@@ -554,7 +562,7 @@ def test_priors_are_kept_between_runs_and_only_for_what_they_are_of(tmp_path: Pa
     request = RankRequest(history(3), "", EVERYTHING)
     first = generative(strategy="exhaustive", prior_cache=tmp_path)
     (expected,) = first.rank([request], 5, deadline=Deadline.never())
-    first.fill_priors()
+    first.compute_priors()
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert len(kept) == 1, "both templates say the same of nobody"
     counting = _Counting(ByteTokenizer.vocab_size, seed=9)
@@ -563,8 +571,8 @@ def test_priors_are_kept_between_runs_and_only_for_what_they_are_of(tmp_path: Pa
     assert counting.opened == 1
     assert ranking.item_indices.tolist() == expected.item_indices.tolist()
     assert ranking.scores.tolist() == expected.scores.tolist()
-    generative(backend=TableBackend(260, seed=1), strategy="exhaustive", prior_cache=tmp_path).fill_priors()
-    generative(strategy="exhaustive", prior_cache=tmp_path, background=[history(1)]).fill_priors()
+    generative(backend=TableBackend(260, seed=1), strategy="exhaustive", prior_cache=tmp_path).compute_priors()
+    generative(strategy="exhaustive", prior_cache=tmp_path, prior_histories=[history(1)]).compute_priors()
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -638,10 +646,10 @@ def test_a_budget_counts_what_a_ragged_batch_and_a_long_list_take() -> None:
 def test_nothing_proposed_is_not_called_nothing_allowed() -> None:
     """The next step of the ladder fills the list, and the notice would stand above it."""
     request = RankRequest(history(3), "b", Subset.everything(N))
-    ranker = generative(strategy="candidates", prior=0.0).with_settings(proposer=Silent())
+    ranker = generative(strategy="candidates", prior=0.0).with_settings(retriever=Silent())
     (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
     assert (len(ranking.item_indices), ranking.notices) == (0, ())
-    nobody = replace(request, allowed=Subset.of(N, []))
+    nobody = replace(request, allowed=Subset.from_indices(N, []))
     assert ranker.rank([nobody], 3, deadline=Deadline.never())[0].notices == ("nothing is allowed",)
 
 
@@ -679,7 +687,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"history_step": 0}, "history_step is 0"),
         ({"prior": -1.0}, r"prior is -1\.0; it must be a number of at least 0"),
-        ({"evidence": float("nan")}, "evidence is nan"),
+        ({"fusion_weight": float("nan")}, "fusion_weight is nan"),
         ({"memory": 0.0}, r"memory is 0\.0; give a number of bytes above 0"),
         ({"memory": float("nan")}, "memory is nan"),
         ({"memory": float("inf")}, "memory is inf"),
@@ -703,7 +711,11 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         ({"backend": TableBackend(259)}, TokenizerMismatchError, "tokenizer has 260 tokens, the model .* only 259"),
         ({}, InputError, "need a proposer"),
         ({"template": text}, InputError, "template 'cold' answers with text"),
-        ({"cold_template": strange, "proposer": popularity()}, InputError, "'cold' asks for 'mood'; a ranker can give"),
+        (
+            {"cold_template": strange, "retriever": popularity()},
+            InputError,
+            "'cold' asks for 'mood'; a ranker can give",
+        ),
         (
             {"template": showing, "settings": GenerativeSettings(strategy="beam")},
             InputError,
@@ -724,7 +736,7 @@ def test_candidates_can_be_shown_in_the_prompt() -> None:
     ranker = GenerativeRanker(
         index, TableBackend(260), ByteTokenizer(),
         template=Template.from_source(showing), cold_template=Template.from_source(COLD),
-        proposer=popularity(), settings=ranker.settings,
+        retriever=popularity(), settings=ranker.settings,
     )  # fmt: skip
     request = RankRequest(history(3), "", EVERYTHING)
     (proposed,) = popularity().rank([request], 4, deadline=Deadline.never())

@@ -15,8 +15,8 @@ from genrec.index.identifiers import TitleIdentifiers
 from genrec.prompting.renderer import newest_distinct
 from genrec.prompting.template import Template
 from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.rankers.explain import Windowed, find_drivers
-from genrec.rankers.fallback import Task
+from genrec.rankers.explain import WindowedRanker, find_drivers
+from genrec.rankers.fallback import PendingRequest
 from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
 from genrec.testing import ByteTokenizer, TableBackend
 from genrec.types import FloatArray, IntArray, Item
@@ -35,7 +35,7 @@ REASON = HEADER.format("reason", '["drivers", "words"]', "text") + (
 HISTORIES = [np.arange(size) for size in range(1, N)] + [np.arange(40) % 7, np.array([5, 1, 2, 5, 3, 3, 5])]
 
 
-class Reading(GenerativeRanker):
+class RecordingRanker(GenerativeRanker):
     """Keeps what it was asked to score."""
 
     def score(
@@ -45,9 +45,9 @@ class Reading(GenerativeRanker):
         return super().score(requests, items, deadline=deadline)
 
 
-def reading(**options: Any) -> Reading:
+def reading(**options: Any) -> RecordingRanker:
     tokenizer = ByteTokenizer()
-    return Reading(
+    return RecordingRanker(
         CatalogIndex.build(CATALOG, TitleIdentifiers(), tokenizer),
         TableBackend(tokenizer.vocab_size, seed=9),
         tokenizer,
@@ -77,7 +77,7 @@ class Whole(DenseRanker):
 def test_reasons_are_measured_on_the_prompt_that_was_served(max_history: int, history_step: int) -> None:
     """Of a prompt that nobody was answered from, every reason is an invention."""
     ranker = reading(max_history=max_history, history_step=history_step)
-    assert isinstance(ranker, Windowed)
+    assert isinstance(ranker, WindowedRanker)
     for met in HISTORIES[::3]:
         request = RankRequest(met, "", EVERYTHING)
         find_drivers(ranker, request, np.array([0]), CATALOG)
@@ -92,7 +92,7 @@ def test_reasons_are_measured_on_the_prompt_that_was_served(max_history: int, hi
 def test_a_ranker_that_looks_at_everything_is_measured_on_everything() -> None:
     """A crop made for prompts would explain a list that counting has never given."""
     ranker = Whole()
-    assert not isinstance(ranker, Windowed)
+    assert not isinstance(ranker, WindowedRanker)
     for met in HISTORIES:
         request = RankRequest(met, "", EVERYTHING)
         (drivers,) = find_drivers(ranker, request, np.array([4]), CATALOG)
@@ -105,18 +105,18 @@ def test_a_ranker_that_looks_at_everything_is_measured_on_everything() -> None:
         assert [one.drop for one in drivers] == sorted(drops.values(), reverse=True)
 
 
-def test_a_task_explains_each_part_by_what_its_own_ranker_saw() -> None:
+def test_each_item_is_explained_by_its_own_ranker() -> None:
     """A list that two rankers filled has two kinds of reasons."""
     seeing, whole, met = reading(max_history=3, history_step=2), Whole(), np.arange(20)
-    task = Task("u", RankRequest(met, "", EVERYTHING), 4, [])
+    task = PendingRequest("u", RankRequest(met, "", EVERYTHING), 4, [])
     for ranker in (seeing, whole):
-        (ranking,) = ranker.rank([task.rest], 2, deadline=Deadline.never())
-        task.take(ranker, ranking)
+        (ranking,) = ranker.rank([task.remaining_request], 2, deadline=Deadline.never())
+        task.add_ranking(ranker, ranking)
     task.explain(CATALOG, Template.from_source(REASON), Deadline.never())
-    answer = task.finish(CATALOG, (), 0.0)
+    answer = task.to_recommendation_list(CATALOG, (), 0.0)
     assert not task.notices
     assert [item.source for item in answer.items] == ["generative"] * 2 + ["whole"] * 2
-    shown = {f"i{item}" for item in seeing.window(met)}
+    shown = {f"i{item}" for item in seeing.visible_history(met)}
     assert all({one.item_id for one in item.drivers} <= shown for item in answer.items[:2])
     assert all({one.item_id for one in item.drivers} == {f"i{i}" for i in range(8, 20)} for item in answer.items[2:])
 

@@ -18,7 +18,7 @@ from genrec.errors import InputError
 from genrec.index.kernels import int8 as int8_kernels
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.embedding import EmbeddingRanker
-from genrec.rankers.quantized_vectors import Screen
+from genrec.rankers.quantized_vectors import QuantizedVectors
 from genrec.types import Ranking
 
 N = 20_000
@@ -62,7 +62,7 @@ KINDS = {
 
 def screened(vectors: Vectors) -> EmbeddingRanker:
     found = EmbeddingRanker(normal(vectors))
-    found.screen()
+    found.enable_quantization()
     return found
 
 
@@ -76,7 +76,7 @@ def ways(seed: int) -> list[Subset]:
     random = np.random.default_rng(seed)
     half, few, none = (Subset.from_mask(Mask.from_bool(random.random(N) < share)) for share in (0.5, 0.001, 0.0))
     some = random.integers(0, N, 3_000)
-    return [EVERYTHING, EVERYTHING.without(some), half, half.without(some), few, none, Subset.of(N, some)]
+    return [EVERYTHING, EVERYTHING.without(some), half, half.without(some), few, none, Subset.from_indices(N, some)]
 
 
 def listed(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
@@ -96,7 +96,7 @@ def alike(found: list[Ranking], expected: list[Ranking]) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 10, 300])
-def test_lists_are_those_of_whole_vectors(ranker: EmbeddingRanker, k: int) -> None:
+def test_quantized_ranking_equals_exact_ranking(ranker: EmbeddingRanker, k: int) -> None:
     """Ties, filters, nobody known, and vectors that bytes tell badly: whatever it is, a list is exact."""
     histories = [*np.random.default_rng(k).integers(0, N, (6, 5)), np.empty(0, dtype=np.int64)]
     requests = [RankRequest(history, "", way) for history, way in zip(histories, ways(k), strict=True)]
@@ -104,7 +104,7 @@ def test_lists_are_those_of_whole_vectors(ranker: EmbeddingRanker, k: int) -> No
     alike(ranker.rank(requests, k, deadline=Deadline.never()), expected)
 
 
-def test_a_list_does_not_depend_on_who_is_ranked_beside_it(ranker: EmbeddingRanker) -> None:
+def test_ranking_does_not_depend_on_the_batch(ranker: EmbeddingRanker) -> None:
     """What somebody gets must not change with the load."""
     requests = [RankRequest(np.arange(start, start + 4), "", EVERYTHING) for start in range(9)]
     together = ranker.rank(requests, 10, deadline=Deadline.never())
@@ -114,14 +114,14 @@ def test_a_list_does_not_depend_on_who_is_ranked_beside_it(ranker: EmbeddingRank
         assert alone.scores.tolist() == beside.scores.tolist()
 
 
-def test_few_of_many_are_compared_in_full() -> None:
+def test_few_items_are_rescored_exactly() -> None:
     """Otherwise a screen costs more than it saves; and it says so, as other proofs by bounds do."""
     ranker = screened(drawn(1, N, 384))
     (found,) = listed(ranker, RankRequest(np.arange(5), "", EVERYTHING))
-    assert 10 <= found.compared < N // 100
+    assert 10 <= found.num_scored < N // 100
 
 
-def test_boosts_are_added_to_whole_scores() -> None:
+def test_boosts_are_added_to_exact_scores() -> None:
     """An item that is lifted may come from below all that bytes let through."""
     ranker = screened(drawn(2, N, 40))
     request = RankRequest(np.arange(5), "", EVERYTHING, Boost.from_pairs([(19_999, 2.0), (3, -2.0)]))
@@ -130,14 +130,14 @@ def test_boosts_are_added_to_whole_scores() -> None:
     alike(found, in_full(ranker, request))
 
 
-def test_another_numbering_is_screened_anew() -> None:
+def test_reindexed_items_are_quantized_again() -> None:
     """The bytes of items that moved would stand for others, and who was screened has many to answer."""
     ranker = screened(drawn(3, N, 40))
     request = RankRequest(np.arange(5), "", EVERYTHING)
     listed(ranker, request)
-    turned = ranker.over(np.arange(N)[::-1].copy(), [])
+    turned = ranker.reindexed(np.arange(N)[::-1].copy(), [])
     found = listed(turned, request)
-    assert found[0].compared < N // 100
+    assert found[0].num_scored < N // 100
     alike(found, in_full(turned, request))
 
 
@@ -148,29 +148,29 @@ def test_another_numbering_is_screened_anew() -> None:
     kind=st.sampled_from(sorted(KINDS)),
     scale=st.sampled_from([1e-6, 1.0, 1e4]),
 )
-def test_no_product_is_further_off_than_it_says(seed: int, width: int, kind: str, scale: float) -> None:
+def test_quantization_error_is_within_its_bound(seed: int, width: int, kind: str, scale: float) -> None:
     """A bound that fails once loses an item that belongs into a list."""
     vectors = KINDS[kind](drawn(seed, 60, width)) * np.float32(scale)
     people = drawn(seed + 1, 5, width)
     people[0] = 0
-    screen = Screen.of(vectors)
+    screen = QuantizedVectors.from_vectors(vectors)
     assert screen is not None
-    near, error = screen.near(people)
+    near, error = screen.approximate_products(people)
     off = np.abs(near - people.astype(np.float64) @ vectors.astype(np.float64).T).max(axis=1)
     assert (off <= error).all()
 
 
 @pytest.mark.parametrize("kind", ["loop", "instruction"])
-def test_loop_and_instruction_add_alike(kind: str) -> None:
+def test_scalar_and_simd_kernels_agree(kind: str) -> None:
     """Machines run one or the other; and the largest sum there can be must not run over."""
-    if kind == "instruction" and not int8_kernels._has_instruction():
+    if kind == "instruction" and not int8_kernels._has_vnni():
         pytest.skip("this processor, or its LLVM, has no such instruction")
-    inner = int8_kernels._inner_by_loop if kind == "loop" else int8_kernels._inner_at_once
+    inner = int8_kernels._dot_scalar if kind == "loop" else int8_kernels._dot_vnni
     added = numba.njit(lambda item, person: inner(item, person))
     random = np.random.default_rng(4)
-    for width in (64, 384, int8_kernels.WIDEST):
+    for width in (64, 384, int8_kernels.MAX_WIDTH):
         item = random.integers(0, 256, width).astype(np.uint8)
-        person = random.integers(-127, 128, width).astype(int8_kernels._PERSON)
+        person = random.integers(-127, 128, width).astype(int8_kernels._USER_DTYPE)
         for items, people in ((item, person), (item | 255, person * 0 + 127), (item | 255, person * 0 - 127)):
             assert added(items, people) == int(items.astype(np.int64) @ people.astype(np.int64))
 
@@ -185,10 +185,9 @@ def test_other_items_than_those_of_the_vectors_are_refused(ranker: EmbeddingRank
 @pytest.mark.parametrize("setting", [{"NUMBA_ENABLE_AVX": "0"}, {"NUMBA_CPU_NAME": "generic"}])
 def test_a_processor_that_is_not_used_to_the_full_ranks_as_well(setting: dict[str, str]) -> None:
     """An instruction that numba may not use ends the process."""
-    code = (
-        "from tests.test_screen import *; listed(screened(drawn(0, N, 40)), RankRequest(np.arange(5), '', EVERYTHING))"
-    )
-    environment = {**os.environ, **setting}
+    code = "from test_quantized_vectors import *; "
+    code += "listed(screened(drawn(0, N, 40)), RankRequest(np.arange(5), '', EVERYTHING))"
+    environment = {**os.environ, **setting, "PYTHONPATH": str(Path(__file__).parent)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
 
 

@@ -15,19 +15,19 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from server import BlockingRanker, parse_sse, running_server, small_pipeline, wait_until
 
 from genrec import Item
-from genrec.chat.advisor import Occasion
-from genrec.chat.item_links import read_mentions, write_mention
-from genrec.chat.parsers.lexical import lacking
+from genrec.chat.advisor import TurnContext
+from genrec.chat.item_links import extract_item_ids, format_item_link
+from genrec.chat.parsers.lexical import exclude_word
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.serve.admission import Door, Room
-from genrec.serve.auth import Bucket, Keys, read_keys
-from genrec.serve.service import Load
-from genrec.serve.uvicorn_protocol import _Joined
-from tests.server import Slow, events_in, serving, shop, until
+from genrec.serve.admission import AdmissionMiddleware, Limits
+from genrec.serve.auth import ApiKeys, TokenBucket, read_keys
+from genrec.serve.service import ServiceConfig
+from genrec.serve.uvicorn_protocol import _HeadBufferingTransport
 
 KEY = "a-key-of-more-than-sixteen"
 ASKED = [{"role": "user", "content": "a lamp, under 9"}]
@@ -36,7 +36,7 @@ ASKED = [{"role": "user", "content": "a lamp, under 9"}]
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with (
-        serving(shop(), tmp_path_factory.mktemp("serve")) as address,
+        running_server(small_pipeline(), tmp_path_factory.mktemp("serve")) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         yield client
@@ -68,7 +68,7 @@ def test_a_list_has_exactly_what_was_asked_for(client: httpx.Client) -> None:
     assert explained["drivers"][0]["item_id"] == "i1"
 
 
-def test_an_event_changes_the_very_next_list_and_nothing_is_left_of_who_is_forgotten(client: httpx.Client) -> None:
+def test_event_changes_the_next_list_and_forget_removes_the_user(client: httpx.Client) -> None:
     """Recommending what somebody just bought is the oldest joke about recommenders; keeping what must go is none."""
     before = ids(client.post("/v1/recommend", json={"user_id": "eve", "k": 3}))
     event = {"user_id": "eve", "item_id": before[0], "event": "buy", "event_id": "order 1"}
@@ -90,7 +90,7 @@ def test_an_event_changes_the_very_next_list_and_nothing_is_left_of_who_is_forgo
 
 def test_the_catalog_changes_while_it_is_served(tmp_path: Path) -> None:
     """What is sold out must go now, and what came in this morning must not wait for tonight."""
-    with serving(shop(), tmp_path) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with running_server(small_pipeline(), tmp_path) as address, httpx.Client(base_url=address, timeout=30) as client:
         added = {"items": [{"item_id": "new", "title": "Purple Mug", "attributes": {"price": 0.5}}]}
         assert client.post("/v1/catalog/items", json=added).json() == {"total": 41}
         assert ids(client.post("/v1/recommend", json={"where": "price < 1"})) == ["new"]
@@ -114,7 +114,7 @@ def test_a_conversation_works_through_the_client_of_openai(client: httpx.Client)
     assert [model.id for model in chat.models.list()] == ["genrec"]
     messages: list[Any] = [*ASKED]
     first = chat.chat.completions.create(model="genrec", messages=messages)
-    shown = read_mentions(first.choices[0].message.content or "")
+    shown = extract_item_ids(first.choices[0].message.content or "")
     assert shown == ("i0", "i1", "i2", "i3", "i4")
     messages += [
         {"role": "assistant", "content": first.choices[0].message.content},
@@ -128,19 +128,19 @@ def test_a_conversation_works_through_the_client_of_openai(client: httpx.Client)
         told.append(chunk)
     assert told[-1].usage is not None
     assert [choice.finish_reason for chunk in told for choice in chunk.choices][-1] == "stop"
-    second = read_mentions("".join(pieces))
+    second = extract_item_ids("".join(pieces))
     assert len(second) == 5
     assert not {"i0", "i1"} & set(second)
     wishes = told[0].model_extra["genrec"]["wishes"]
     assert (wishes["liked"], wishes["disliked"]) == (["i1"], ["i0"])
-    assert [own["where"] for own in wishes["limits"]] == ["price <= 9.0", lacking("candle").where]
+    assert [own["where"] for own in wishes["limits"]] == ["price <= 9.0", exclude_word("candle").where]
     with pytest.raises(openai.NotFoundError, match="there is no such model"):
         chat.chat.completions.create(model="gpt-4", messages=messages)
     with pytest.raises(openai.BadRequestError, match="the last message is not the user's"):
         chat.chat.completions.create(model="genrec", messages=messages[:2])
 
 
-def test_wishes_are_corrected_by_hand(client: httpx.Client) -> None:
+def test_preferences_can_be_edited_by_hand(client: httpx.Client) -> None:
     """Whoever was misunderstood takes the chip away, and says nothing."""
     asked = client.post("/v1/chat/completions", json={"messages": ASKED}).json()
     own = asked["genrec"]
@@ -170,7 +170,7 @@ class _Failing(DenseRanker):
         raise EngineError("/secret/path: the engine is gone")
 
 
-def _write_half(occasion: Occasion, on_text: Any, deadline: Deadline) -> bool:
+def _write_half(occasion: TurnContext, on_text: Any, deadline: Deadline) -> bool:
     """Begins a reply, and dies."""
     on_text("I think ")
     raise EngineError("gone")
@@ -179,10 +179,10 @@ def _write_half(occasion: Occasion, on_text: Any, deadline: Deadline) -> bool:
 def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
     """At three in the morning the shop still has a list, and says by whom; a stream ends, and says that it is plain."""
     with (
-        serving(
-            shop(first=[_Failing()], notices=["no LLM: nothing is in /secret/cache"]),
+        running_server(
+            small_pipeline(extra_stages=[_Failing()], notices=["no LLM: nothing is in /secret/cache"]),
             tmp_path,
-            write=_write_half,
+            generate=_write_half,
         ) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
@@ -198,7 +198,7 @@ def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
         assert whole["genrec"]["fallback"]
         assert whole["choices"][0]["message"]["content"].startswith("I think \n\nHow about: 1. [Red Mug](#item=i0)")
         with client.stream("POST", "/v1/chat/completions", json={"messages": ASKED, "stream": True}) as stream:
-            told = list(events_in(stream.iter_lines()))
+            told = list(parse_sse(stream.iter_lines()))
         assert told[-1] == "[DONE]"
         assert told[-2]["genrec"] == {"fallback": True}
         assert told[-2]["choices"][0]["finish_reason"] == "stop"
@@ -212,7 +212,7 @@ def test_every_answer_is_json_whatever_the_catalog_holds(tmp_path: Path) -> None
     odd = [Item("inf", "Endless Lamp", {"price": math.inf}), Item("nan", "Odd Lamp", {"price": math.nan})]
     said = [{"role": "user", "content": "an endless lamp, an odd lamp"}]
     with (
-        serving(shop(extra=odd), tmp_path) as address,
+        running_server(small_pipeline(extra_items=odd), tmp_path) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         texts = [client.post("/v1/recommend", json={"only": ["inf", "nan"], "k": 2}).text]
@@ -226,10 +226,10 @@ def test_every_answer_is_json_whatever_the_catalog_holds(tmp_path: Path) -> None
     assert sum("Endless Lamp" in text for text in texts) >= 4
 
 
-def test_who_shows_no_key_is_told_nothing(tmp_path: Path) -> None:
+def test_missing_key_reveals_nothing(tmp_path: Path) -> None:
     """Default deny: also of what is not there, so that nobody learns what is."""
     with (
-        serving(shop(), tmp_path, keys=[KEY]) as address,
+        running_server(small_pipeline(), tmp_path, keys=[KEY]) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         paths = ["/v1/models", "/v1/users/ann/history", "/metrics", "/health/ready", "/openapi.json", "/nothing"]
@@ -265,7 +265,7 @@ def test_a_key_has_its_own_rate(tmp_path: Path) -> None:
     """One caller's loop must not take the server from all others; whoever waits as told is served."""
     other = "another-key-of-some-length"
     with (
-        serving(shop(), tmp_path, keys=[KEY, other], rate=0.5) as address,
+        running_server(small_pipeline(), tmp_path, keys=[KEY, other], rate=0.5) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         mine, theirs = ({"authorization": f"Bearer {key}"} for key in (KEY, other))
@@ -277,47 +277,49 @@ def test_a_key_has_its_own_rate(tmp_path: Path) -> None:
         assert client.get("/v1/models", headers=mine).status_code == 200
 
 
-def test_more_than_can_be_answered_are_told_to_come_back_and_who_left_is_not_computed_for(tmp_path: Path) -> None:
+def test_overload_returns_429_and_disconnected_requests_are_cancelled(tmp_path: Path) -> None:
     """Without a limit everybody waits for everybody; and who closed the page must not cost those who did not."""
-    slow = Slow()
+    slow = BlockingRanker()
     with (
-        serving(shop(first=[slow]), tmp_path, load=Load(waiting=3, together=8)) as address,
+        running_server(
+            small_pipeline(extra_stages=[slow]), tmp_path, batching=ServiceConfig(max_queue=3, max_batch_size=8)
+        ) as address,
         ThreadPoolExecutor(8) as pool,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         first = pool.submit(client.post, "/v1/recommend", json={})
-        assert slow.asked.wait(10)
+        assert slow.entered.wait(10)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/recommend", json={"k": 9}, timeout=0.3)  # waits, and leaves
         waiting = [pool.submit(client.post, "/v1/recommend", json={}) for _ in range(3)]
-        until(lambda: "genrec_lists_waiting 3.0" in client.get("/metrics").text)
+        wait_until(lambda: "genrec_lists_waiting 3.0" in client.get("/metrics").text)
         refused = client.post("/v1/recommend", json={})
-        slow.open.set()
+        slow.released.set()
         assert (refused.status_code, fault(refused)["code"], refused.headers["retry-after"]) == (429, "overloaded", "1")
         assert [len(ids(answer.result())) for answer in (first, *waiting)] == [10] * 4
         assert slow.batches == [1, 3]
 
 
-def test_who_is_refused_while_lists_wait_may_go_on_over_the_same_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejected_request_keeps_its_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusing must cost next to nothing, and a client must find the next answer where it begins."""
-    slow, tasks, own = Slow(), Counter[str](), Door.__call__
+    slow, tasks, own = BlockingRanker(), Counter[str](), AdmissionMiddleware.__call__
 
-    async def counted(self: Door, scope: Any, receive: Any, send: Any) -> None:
+    async def counted(self: AdmissionMiddleware, scope: Any, receive: Any, send: Any) -> None:
         tasks[scope.get("raw_path", b"").decode()] += 1
         await own(self, scope, receive, send)
 
-    monkeypatch.setattr(Door, "__call__", counted)
+    monkeypatch.setattr(AdmissionMiddleware, "__call__", counted)
     with (
-        serving(shop(first=[slow]), tmp_path, keys=[KEY], load=Load(waiting=1)) as address,
+        running_server(
+            small_pipeline(extra_stages=[slow]), tmp_path, keys=[KEY], batching=ServiceConfig(max_queue=1)
+        ) as address,
         httpx.Client(base_url=address, timeout=30, headers={"authorization": f"Bearer {KEY}"}) as client,
         ThreadPoolExecutor(2) as pool,
     ):
         pending = [pool.submit(client.post, "/v1/recommend", json={})]
-        assert slow.asked.wait(10)
+        assert slow.entered.wait(10)
         pending.append(pool.submit(client.post, "/v1/recommend", json={}))
-        until(lambda: "genrec_lists_waiting 1.0" in client.get("/metrics").text)
+        wait_until(lambda: "genrec_lists_waiting 1.0" in client.get("/metrics").text)
         ask = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
         known = ask + b"Authorization: Bearer " + KEY.encode() + b"\r\n"
         ready = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -336,11 +338,11 @@ def test_who_is_refused_while_lists_wait_may_go_on_over_the_same_connection(
             assert connection.recv(1) == b""
         assert tasks["/v1/recommend"] == len(pending) + 2  # of what came together one is refused at once
         assert 'genrec_requests_total{route="refused",status="429"} 5.0' in client.get("/metrics").text
-        slow.open.set()
+        slow.released.set()
         assert [len(ids(answer.result())) for answer in pending] == [10, 10]
 
 
-def test_head_and_body_of_an_answer_are_one_message_and_nothing_is_kept_back() -> None:
+def test_response_is_sent_in_one_write() -> None:
     """Each message costs the system as much as the rest of a short answer; what is kept for ever is an answer lost."""
     sent: list[bytes] = []
 
@@ -351,13 +353,13 @@ def test_head_and_body_of_an_answer_are_one_message_and_nothing_is_kept_back() -
         def close(self) -> None:
             sent.append(b"closed")
 
-    joined = _Joined(_Wire())
+    joined = _HeadBufferingTransport(_Wire())
     for said in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"one", b"two"):
         joined.write(said)
     assert sent == [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\none", b"two"]
     for rest in (lambda wire: wire.write(b""), lambda wire: wire.close()):
         sent.clear()
-        joined = _Joined(_Wire())
+        joined = _HeadBufferingTransport(_Wire())
         joined.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         rest(joined)
         assert sent[0] == b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -381,18 +383,20 @@ def _said(connection: socket.socket, count: int) -> list[bytes]:
     return answers
 
 
-def test_a_full_house_refuses_at_the_door(tmp_path: Path) -> None:
+def test_requests_over_the_connection_limit_are_rejected(tmp_path: Path) -> None:
     """What is refused must cost nearly nothing, or refusing is what brings the server down."""
-    slow = Slow()
+    slow = BlockingRanker()
     with (
-        serving(shop(first=[slow]), tmp_path, room=Room(inside=1)) as address,
+        running_server(
+            small_pipeline(extra_stages=[slow]), tmp_path, limits=Limits(max_concurrent_requests=1)
+        ) as address,
         ThreadPoolExecutor(2) as pool,
     ):
         first = pool.submit(httpx.post, f"{address}/v1/recommend", json={}, timeout=30)
-        assert slow.asked.wait(10)
+        assert slow.entered.wait(10)
         assert httpx.get(f"{address}/v1/models").status_code == 429
         assert httpx.get(f"{address}/health/live").status_code == 200
-        slow.open.set()
+        slow.released.set()
         assert len(ids(first.result())) == 10
 
 
@@ -410,7 +414,7 @@ def test_a_full_house_refuses_at_the_door(tmp_path: Path) -> None:
         ({"deadline": -1}, "deadline"),
     ],
 )
-def test_what_is_sent_is_checked_before_anything_sees_it(client: httpx.Client, body: Any, param: str) -> None:
+def test_requests_are_validated_before_use(client: httpx.Client, body: Any, param: str) -> None:
     """Whoever misspells a field must learn it, not get a list that looks right."""
     answer = client.post("/v1/recommend", content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == 400
@@ -451,7 +455,7 @@ def test_refusals_name_the_thing_and_no_path(client: httpx.Client) -> None:
     assert client.put("/v1/recommend", json={}).status_code == 405
 
 
-def test_a_connection_that_says_nothing_is_closed(client: httpx.Client) -> None:
+def test_idle_connection_is_closed(client: httpx.Client) -> None:
     """A thousand of them would hold a thousand places."""
     for said in (b"", b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{"):
         with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=10) as connection:
@@ -460,10 +464,10 @@ def test_a_connection_that_says_nothing_is_closed(client: httpx.Client) -> None:
             assert answered == b"" or answered.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_bucket_gives_what_it_has_and_says_when_there_is_more() -> None:
+def test_token_bucket_reports_retry_after() -> None:
     """A limit that drifts is none, and one that says a wrong time makes callers knock for ever."""
     now = 0.0
-    bucket = Bucket(2.0, 3.0, lambda: now)
+    bucket = TokenBucket(2.0, 3.0, lambda: now)
     assert [bucket.take() for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
     now = 0.5
     assert [bucket.take() for _ in range(2)] == [0.0, 0.5]
@@ -476,7 +480,7 @@ def test_keys_are_read_from_a_file_and_weak_ones_are_refused(tmp_path: Path) -> 
     file = tmp_path / "keys"
     file.write_text(f"# of the shop\n{KEY}\n\n", encoding="utf-8")
     assert read_keys(file) == [KEY]
-    assert Keys(read_keys(file), clock=time.monotonic).find(KEY)[0]
+    assert ApiKeys(read_keys(file), clock=time.monotonic).find(KEY)[0]
     for content in ("", "# nothing\n"):
         file.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match="holds no key"):
@@ -485,22 +489,22 @@ def test_keys_are_read_from_a_file_and_weak_ones_are_refused(tmp_path: Path) -> 
         read_keys(tmp_path / "none")
     for weak in ("short", "with spaces in between it", "ключ-достаточной-длины"):
         with pytest.raises(InputError, match="key 2 is no text of 16"):
-            Keys([KEY, weak], clock=time.monotonic)
+            ApiKeys([KEY, weak], clock=time.monotonic)
     with pytest.raises(InputError, match="rate is 0"):
-        Keys([KEY], rate=0, clock=time.monotonic)
+        ApiKeys([KEY], rate=0, clock=time.monotonic)
 
 
 def test_titles_are_data_in_every_answer(tmp_path: Path) -> None:
     """A title that could name another item would put it into the next turn."""
     bad = "x](#item=i5) <script>alert(1)</script> [y"
     with (
-        serving(shop(extra=[Item("bad/../id?", bad, {"price": 0.1})]), tmp_path) as address,
+        running_server(small_pipeline(extra_items=[Item("bad/../id?", bad, {"price": 0.1})]), tmp_path) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         body = {"messages": [{"role": "user", "content": "under 0.5"}]}
         said = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
-        assert read_mentions(said) == ("bad/../id?",)
-        assert write_mention("bad/../id?", bad) in said
+        assert extract_item_ids(said) == ("bad/../id?",)
+        assert format_item_link("bad/../id?", bad) in said
         assert client.get("/v1/catalog/items/bad%2F..%2Fid%3F").json()["title"] == bad
 
 

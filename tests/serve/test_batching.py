@@ -7,8 +7,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
 
-from genrec.errors import EngineError, FullError, InputError
-from genrec.serve.batching import Lane
+from genrec.errors import EngineError, InputError, QueueFullError
+from genrec.serve.batching import DynamicBatcher
 
 WAIT = 30.0  # seconds until a test gives up
 
@@ -35,54 +35,54 @@ def doubling() -> Doubling:
 
 
 @pytest.fixture
-def lane(doubling: Doubling) -> Iterator[Lane[int, int]]:
-    with Lane(doubling, most=8, together=4) as lane:
+def lane(doubling: Doubling) -> Iterator[DynamicBatcher[int, int]]:
+    with DynamicBatcher(doubling, max_queue=8, max_batch_size=4) as lane:
         yield lane
         doubling.let.set()
 
 
-def begin(lane: Lane[int, int], doubling: Doubling) -> "Future[int]":
+def begin(lane: DynamicBatcher[int, int], doubling: Doubling) -> "Future[int]":
     """A batch of one that is being answered, so that what comes now waits."""
-    first = lane.put(0)
+    first = lane.submit(0)
     assert doubling.begun.acquire(timeout=WAIT)
     return first
 
 
-def test_what_came_meanwhile_is_answered_together(lane: Lane[int, int], doubling: Doubling) -> None:
+def test_requests_queued_during_a_batch_share_the_next_one(lane: DynamicBatcher[int, int], doubling: Doubling) -> None:
     """One at a time would cost as many passes over the vectors as there are people."""
     first = begin(lane, doubling)
-    futures = [lane.put(number) for number in range(1, 7)]
+    futures = [lane.submit(number) for number in range(1, 7)]
     doubling.let.set()
     assert [future.result(WAIT) for future in (first, *futures)] == [0, 2, 4, 6, 8, 10, 12]
     assert doubling.batches == [(None, [0]), (None, [1, 2, 3, 4]), (None, [5, 6])]
 
 
-def test_requests_of_different_keys_are_never_answered_together(lane: Lane[int, int], doubling: Doubling) -> None:
+def test_requests_with_different_keys_are_never_batched(lane: DynamicBatcher[int, int], doubling: Doubling) -> None:
     """A key says what holds for all: one person's filter would be applied to another."""
     begin(lane, doubling)
-    futures = [lane.put(number, key) for number, key in ((1, "a"), (2, "b"), (3, "a"), (4, "b"))]
+    futures = [lane.submit(number, key) for number, key in ((1, "a"), (2, "b"), (3, "a"), (4, "b"))]
     doubling.let.set()
     assert [future.result(WAIT) for future in futures] == [2, 4, 6, 8]
     assert doubling.batches[1:] == [("a", [1, 3]), ("b", [2, 4])]
 
 
-def test_more_than_may_wait_are_refused_at_once(lane: Lane[int, int], doubling: Doubling) -> None:
+def test_requests_beyond_max_queue_are_rejected_at_once(lane: DynamicBatcher[int, int], doubling: Doubling) -> None:
     """A queue without an end answers everybody too late, and fills the memory."""
     begin(lane, doubling)
-    futures = [lane.put(number) for number in range(8)]
+    futures = [lane.submit(number) for number in range(8)]
     assert len(lane) == 8
-    with pytest.raises(FullError, match="8 requests wait already"):
-        lane.put(9)
+    with pytest.raises(QueueFullError, match="8 requests wait already"):
+        lane.submit(9)
     assert futures[0].cancel()
-    late = lane.put(9)  # a place that nobody waits at any more is free
+    late = lane.submit(9)  # a place that nobody waits at any more is free
     doubling.let.set()
     assert late.result(WAIT) == 18
 
 
-def test_what_was_cancelled_is_not_computed(lane: Lane[int, int], doubling: Doubling) -> None:
+def test_cancelled_requests_are_not_computed(lane: DynamicBatcher[int, int], doubling: Doubling) -> None:
     """Whoever left pays for nothing, and neither do those behind them."""
     begin(lane, doubling)
-    gone, stays = lane.put(1), lane.put(2)
+    gone, stays = lane.submit(1), lane.submit(2)
     assert gone.cancel()
     doubling.let.set()
     assert stays.result(WAIT) == 4
@@ -91,10 +91,10 @@ def test_what_was_cancelled_is_not_computed(lane: Lane[int, int], doubling: Doub
         gone.result(WAIT)
 
 
-def test_one_that_fails_spoils_no_other(lane: Lane[int, int], doubling: Doubling) -> None:
+def test_failed_request_does_not_fail_its_batch(lane: DynamicBatcher[int, int], doubling: Doubling) -> None:
     """Strangers are answered together by chance; what one asks wrongly is not the others' concern."""
     begin(lane, doubling)
-    futures = [lane.put(number) for number in (1, 13, 2)]
+    futures = [lane.submit(number) for number in (1, 13, 2)]
     doubling.let.set()
     assert [futures[place].result(WAIT) for place in (0, 2)] == [2, 4]
     with pytest.raises(ValueError, match="13 cannot be doubled"):
@@ -106,7 +106,7 @@ class _Panic(BaseException):
     """What compiled code raises where it gives up."""
 
 
-def test_what_is_no_exception_ends_a_request_and_not_the_lane() -> None:
+def test_base_exception_ends_the_request_not_the_batcher() -> None:
     """The lane has one thread: without it every later request would wait for ever."""
 
     def answer(_: Hashable, numbers: Sequence[int]) -> Sequence[int]:
@@ -114,24 +114,27 @@ def test_what_is_no_exception_ends_a_request_and_not_the_lane() -> None:
             raise _Panic("13")
         return numbers
 
-    with Lane(answer, most=8, together=4) as lane:
+    with DynamicBatcher(answer, max_queue=8, max_batch_size=4) as lane:
         for _ in range(2):
             with pytest.raises(EngineError, match="_Panic"):
-                lane.put(13).result(WAIT)
-        assert lane.put(1).result(WAIT) == 1
+                lane.submit(13).result(WAIT)
+        assert lane.submit(1).result(WAIT) == 1
 
 
-def test_too_few_answers_are_no_answers() -> None:
+def test_wrong_number_of_results_fails_the_batch() -> None:
     """Given to the wrong person, an answer is worse than none."""
-    with Lane[int, int](lambda _, numbers: [], most=2, together=2) as lane, pytest.raises(ValueError, match="shorter"):
-        lane.put(1).result(WAIT)
+    with (
+        DynamicBatcher[int, int](lambda _, numbers: [], max_queue=2, max_batch_size=2) as lane,
+        pytest.raises(ValueError, match="shorter"),
+    ):
+        lane.submit(1).result(WAIT)
 
 
-def test_closing_refuses_what_waits_and_what_comes(doubling: Doubling) -> None:
+def test_closing_rejects_queued_and_new_requests(doubling: Doubling) -> None:
     """Otherwise a caller waits forever for a thread that has ended."""
-    lane = Lane(doubling, most=8, together=4)
+    lane = DynamicBatcher(doubling, max_queue=8, max_batch_size=4)
     first = begin(lane, doubling)
-    waiting, gone = lane.put(1), lane.put(2)
+    waiting, gone = lane.submit(1), lane.submit(2)
     gone.cancel()
     closing = threading.Thread(target=lane.close)
     closing.start()
@@ -142,33 +145,33 @@ def test_closing_refuses_what_waits_and_what_comes(doubling: Doubling) -> None:
     assert not closing.is_alive()
     assert first.result(WAIT) == 0
     with pytest.raises(EngineError, match="the lane is closed"):
-        lane.put(3)
+        lane.submit(3)
     lane.close()
 
 
-def test_everybody_gets_their_own_answer() -> None:
+def test_each_request_gets_its_own_result() -> None:
     """Of a thousand callers at once, from threads and from asyncio."""
 
     def answer(key: Hashable, numbers: Sequence[int]) -> list[int]:
         return [2 * number for number in numbers]
 
-    async def ask(lane: Lane[int, int], number: int) -> int:
-        return await asyncio.wrap_future(lane.put(number, number % 3))
+    async def ask(lane: DynamicBatcher[int, int], number: int) -> int:
+        return await asyncio.wrap_future(lane.submit(number, number % 3))
 
-    async def ask_all(lane: Lane[int, int]) -> list[int]:
+    async def ask_all(lane: DynamicBatcher[int, int]) -> list[int]:
         return await asyncio.gather(*(ask(lane, number) for number in range(500)))
 
-    with Lane(answer, most=2000, together=32) as lane, ThreadPoolExecutor(8) as pool:
-        others = pool.map(lambda number: lane.put(number, number % 3).result(WAIT), range(500))
+    with DynamicBatcher(answer, max_queue=2000, max_batch_size=32) as lane, ThreadPoolExecutor(8) as pool:
+        others = pool.map(lambda number: lane.submit(number, number % 3).result(WAIT), range(500))
         assert asyncio.run(ask_all(lane)) == [2 * number for number in range(500)]
         assert list(others) == [2 * number for number in range(500)]
 
 
-@pytest.mark.parametrize("name", ["most", "together"])
-def test_a_lane_that_could_answer_nobody_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["max_queue", "max_batch_size"])
+def test_zero_capacity_raises(name: str) -> None:
     """It would be found out by the first caller, who waits."""
     with pytest.raises(InputError, match=f"{name} is 0"):
-        Lane[int, int](lambda _, numbers: numbers, **{"most": 1, "together": 1, name: 0})
+        DynamicBatcher[int, int](lambda _, numbers: numbers, **{"max_queue": 1, "max_batch_size": 1, name: 0})
 
 
 class Busy:
@@ -181,13 +184,13 @@ class Busy:
     def __init__(self, *, each: int, rounds: int) -> None:
         self.begun, self.let = threading.Semaphore(0), threading.Semaphore(0)
         self._each, self._left = each, rounds
-        self.lane = Lane[int, int](self, most=8, together=2)
+        self.lane = DynamicBatcher[int, int](self, max_queue=8, max_batch_size=2)
 
     def __call__(self, _: Hashable, numbers: Sequence[int]) -> Sequence[int]:
         self._left -= 1
         if self._left > 0:
             for _number in range(self._each):
-                self.lane.put(0)
+                self.lane.submit(0)
         if self._left == 0 or 13 in numbers:
             self.begun.release()
             assert self.let.acquire(timeout=WAIT)
@@ -195,35 +198,35 @@ class Busy:
 
     def hold(self, number: int) -> "Future[int]":
         """Ask, and return when an answer is held back."""
-        asked = self.lane.put(number)
+        asked = self.lane.submit(number)
         assert self.begun.acquire(timeout=WAIT)
         return asked
 
 
-def test_under_a_load_that_lasts_no_more_wait_than_are_answered_next() -> None:
+def test_sustained_overload_keeps_the_queue_to_one_batch() -> None:
     """A full queue that never ends makes everybody wait for all of it, and answers nobody more."""
     busy = Busy(each=2, rounds=20)
     with busy.lane as lane:
         busy.hold(0)
-        last = [lane.put(number) for number in (1, 2)]
+        last = [lane.submit(number) for number in (1, 2)]
         assert lane.is_full
-        with pytest.raises(FullError, match="2 requests wait already"):
-            lane.put(3)
+        with pytest.raises(QueueFullError, match="2 requests wait already"):
+            lane.submit(3)
         busy.let.release()
         assert [future.result(WAIT) for future in last] == [1, 2]
         rush = busy.hold(13)
-        after = [lane.put(number) for number in range(8)]
-        with pytest.raises(FullError, match="8 requests wait already"):
-            lane.put(9)
+        after = [lane.submit(number) for number in range(8)]
+        with pytest.raises(QueueFullError, match="8 requests wait already"):
+            lane.submit(9)
         busy.let.release()
         assert [future.result(WAIT) for future in (rush, *after)] == [13, *range(8)]
 
 
-def test_a_lane_that_never_rests_and_is_never_full_bears_a_rush() -> None:
+def test_busy_batcher_below_capacity_accepts_a_burst() -> None:
     """Two who ask all the time are no load; who comes beside them with others must not be refused for it."""
     busy = Busy(each=1, rounds=40)
     with busy.lane as lane:
         busy.hold(0)
-        rush = [lane.put(number) for number in range(8)]
+        rush = [lane.submit(number) for number in range(8)]
         busy.let.release()
         assert [future.result(WAIT) for future in rush] == [*range(8)]

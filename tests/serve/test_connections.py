@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from server import BlockingRanker, running_server, small_pipeline, wait_until
 
-from genrec.serve.admission import Room
-from tests.server import Slow, serving, shop, until
+from genrec.serve.admission import Limits
 
 KEY = "a-key-of-more-than-sixteen"
 OWN = {"authorization": f"Bearer {KEY}"}
@@ -51,33 +51,33 @@ def is_answered(client: httpx.Client) -> bool:
     return client.post("/v1/recommend", json={"k": 3}, headers=OWN).status_code == 200
 
 
-def test_who_does_not_read_their_answers_is_cut_off(tmp_path: Path) -> None:
+def test_clients_that_do_not_read_are_disconnected(tmp_path: Path) -> None:
     """Each would keep a place for ever, and seventy of them the whole server."""
     asked = head("/v1/catalog/items", f"Authorization: Bearer {KEY}") * MANY
     with (
-        serving(shop(), tmp_path, keys=[KEY], room=Room(inside=2)) as address,
+        running_server(small_pipeline(), tmp_path, keys=[KEY], limits=Limits(max_concurrent_requests=2)) as address,
         httpx.Client(base_url=address, timeout=30) as client,
         connected(address, 4, asked) as stalled,
     ):
-        until(lambda: is_answered(client), 15)
-        until(lambda: all(is_lost(one) for one in stalled), 15)
+        wait_until(lambda: is_answered(client), 15)
+        wait_until(lambda: all(is_lost(one) for one in stalled), 15)
 
 
-def test_the_page_takes_no_place_from_those_who_have_a_key(tmp_path: Path) -> None:
+def test_page_requests_use_no_authenticated_capacity(tmp_path: Path) -> None:
     """It is for everybody, so everybody could keep those out for whom the server is there."""
     with (
-        serving(shop(), tmp_path, keys=[KEY], room=Room(inside=2)) as address,
+        running_server(small_pipeline(), tmp_path, keys=[KEY], limits=Limits(max_concurrent_requests=2)) as address,
         httpx.Client(base_url=address, timeout=30) as client,
         connected(address, 4, head("/page/page.css") * MANY),
     ):
         assert is_answered(client)
 
 
-def test_what_needs_no_key_takes_no_body(tmp_path: Path) -> None:
+def test_unauthenticated_routes_accept_no_body(tmp_path: Path) -> None:
     """A thousand strangers would fill a gigabyte, and hold the door."""
     lengths = ("Content-Length: 1000000", "Transfer-Encoding: chunked")
     with (
-        serving(shop(), tmp_path, keys=[KEY], room=Room(inside=2)) as address,
+        running_server(small_pipeline(), tmp_path, keys=[KEY], limits=Limits(max_concurrent_requests=2)) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         for path in ("/", "/health/live", "/page/page.css"):
@@ -89,20 +89,20 @@ def test_what_needs_no_key_takes_no_body(tmp_path: Path) -> None:
             assert is_answered(client)
 
 
-def test_a_head_has_its_limit_while_an_answer_is_under_way_too(tmp_path: Path) -> None:
+def test_header_limit_holds_while_a_response_is_pending(tmp_path: Path) -> None:
     """What comes behind a request that is being answered would fill the memory, header by header."""
-    slow, line = Slow(), f"X: {'x' * 1000}\r\n".encode()
+    slow, line = BlockingRanker(), f"X: {'x' * 1000}\r\n".encode()
     begun = head("/v1/recommend", "Content-Type: application/json", "Content-Length: 2", method="POST") + b"{}"
     begun += head("/v1/models")[:-2]
     with (
-        serving(shop(first=[slow]), tmp_path) as address,
+        running_server(small_pipeline(extra_stages=[slow]), tmp_path) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         for endless in (line * 100, b"X: " + b"x" * 100_000):
             with connected(address, 1, begun) as (one,):
-                assert slow.asked.wait(10)
-                until(lambda: is_lost(one, endless), 10)  # noqa: B023
-        slow.open.set()
+                assert slow.entered.wait(10)
+                wait_until(lambda: is_lost(one, endless), 10)  # noqa: B023
+        slow.released.set()
         assert is_answered(client)
         for said in (
             head("/v1/models", "X: " + "x" * 70_000),

@@ -11,20 +11,20 @@ from typing import Any
 
 import httpx
 import pytest
+from server import BlockingRanker, parse_sse, running_server, small_pipeline, wait_until
 
 from genrec.chat.advisor import Advisor
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, StoreError
-from genrec.pipeline import Parts
+from genrec.pipeline import Pipeline
 from genrec.rankers.base import DenseRanker, RankRequest
-from genrec.serve.responses import Answer, Notices
-from genrec.serve.schemas import Recommend
-from genrec.serve.service import Load, Service
-from genrec.serve.state import Live
+from genrec.serve.responses import NoticeFilter, RecommendResponse
+from genrec.serve.schemas import RecommendBody
+from genrec.serve.service import Service, ServiceConfig
+from genrec.serve.state import ServingState
 from genrec.serve.telemetry import Metrics
 from genrec.store.event_store import Store
 from genrec.types import Ranking, RecommendationList
-from tests.server import Slow, events_in, serving, shop, until
 
 WAIT = 30.0
 
@@ -39,13 +39,13 @@ class Time:
 
 
 @contextmanager
-def service_of(parts: Parts, folder: Path, clock: Time, load: Load) -> Iterator[Service]:
+def service_of(parts: Pipeline, folder: Path, clock: Time, load: ServiceConfig) -> Iterator[Service]:
     with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
         made = Service(
-            Live(parts, store),
+            ServingState(parts, store),
             store,
-            advise=lambda own, k: Advisor(own, k=k),
-            load=load,
+            build_advisor=lambda own, k: Advisor(own, k=k),
+            config=load,
             metrics=Metrics(),
             clock=clock,
         )
@@ -53,12 +53,12 @@ def service_of(parts: Parts, folder: Path, clock: Time, load: Load) -> Iterator[
         made.close()
 
 
-def rank(service: Service, **asked: Any) -> "Future[Answer]":
-    ask = Recommend(**asked)
-    return service.rank(ask, service.ask(ask))
+def rank(service: Service, **asked: Any) -> "Future[RecommendResponse]":
+    ask = RecommendBody(**asked)
+    return service.rank(ask, service.request_context(ask))
 
 
-class _Model(Slow):
+class _Model(BlockingRanker):
     """Takes its time, and sees whether there is any."""
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
@@ -66,31 +66,31 @@ class _Model(Slow):
         return super().rank(requests, k, deadline=deadline)
 
 
-def sources(answer: Answer) -> set[str]:
+def sources(answer: RecommendResponse) -> set[str]:
     return {item["source"].partition(":")[0] for item in answer["items"]}
 
 
-def test_what_was_waited_is_no_time_left_to_rank(tmp_path: Path) -> None:
+def test_queue_time_counts_against_the_deadline(tmp_path: Path) -> None:
     """A list in ten seconds would take twenty, and a shop's page is gone by then."""
     slow, clock = _Model(), Time()
-    with service_of(shop(first=[slow]), tmp_path, clock, Load(deadline=10.0)) as service:
+    with service_of(small_pipeline(extra_stages=[slow]), tmp_path, clock, ServiceConfig(deadline=10.0)) as service:
         first = rank(service, k=3)
-        assert slow.asked.wait(WAIT)
+        assert slow.entered.wait(WAIT)
         late = rank(service, k=3)
         clock.now = 5.0
         other = rank(service, k=3)
         clock.now = 11.0
-        slow.open.set()
+        slow.released.set()
         assert sources(first.result(WAIT)) == {"slow"}
         assert len(late.result(WAIT)["items"]) == 3
         assert "slow" not in sources(late.result())
         assert sources(other.result(WAIT)) == {"slow"}  # who has time left keeps it
 
 
-def test_advisors_are_kept_for_the_lengths_that_were_asked_last(tmp_path: Path) -> None:
+def test_advisors_are_cached_by_recent_k(tmp_path: Path) -> None:
     """Each is made over the whole catalog: made again for every turn, a conversation waits for it."""
-    with service_of(shop(), tmp_path, Time(), Load()) as service:
-        recommender = service.live.recommender
+    with service_of(small_pipeline(), tmp_path, Time(), ServiceConfig()) as service:
+        recommender = service.state.recommender
         made = [service.advisor(recommender, k) for k in range(1, 9)]
         assert [service.advisor(recommender, k) for k in range(1, 9)] == made
         service.advisor(recommender, 9)
@@ -114,20 +114,18 @@ class _Gated(DenseRanker):
         raise EngineError("gone")
 
 
-def test_many_who_look_whether_it_is_ready_are_one_who_looks(tmp_path: Path) -> None:
+def test_concurrent_readiness_probes_share_one_check(tmp_path: Path) -> None:
     """Forty balancers would ask a model that hangs for forty lists, and take every thread."""
     gated = _Gated()
-    with serving(shop(first=[gated]), tmp_path) as address, ThreadPoolExecutor(20) as pool:
+    with running_server(small_pipeline(extra_stages=[gated]), tmp_path) as address, ThreadPoolExecutor(20) as pool:
         asking = [pool.submit(httpx.get, f"{address}/health/ready", timeout=WAIT) for _ in range(20)]
-        until(lambda: "genrec_requests_inside 21.0" in httpx.get(f"{address}/metrics").text)
+        wait_until(lambda: "genrec_requests_inside 21.0" in httpx.get(f"{address}/metrics").text)
         gated.open.set()
         assert {one.result().status_code for one in asking} == {503}
     assert gated.count == 1
 
 
-def test_a_store_that_hangs_keeps_nobody_waiting_who_needs_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_store_does_not_delay_requests_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is down must cost those it knows something, and strangers nothing."""
     over, asked = threading.Event(), threading.Event()
 
@@ -137,7 +135,7 @@ def test_a_store_that_hangs_keeps_nobody_waiting_who_needs_none(
         raise StoreError("the database is gone")
 
     with (
-        serving(shop(), tmp_path) as address,
+        running_server(small_pipeline(), tmp_path) as address,
         httpx.Client(base_url=address, timeout=WAIT) as client,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -156,44 +154,44 @@ def test_an_item_that_is_withdrawn_in_the_middle_of_a_turn_breaks_nothing(tmp_pa
     class _Withdrawing(Advisor):
         """Reads a wish for an item that goes before it is told."""
 
-        def answer(self, *given: Any, on_part: Any, **more: Any) -> Any:
+        def respond(self, *given: Any, on_event: Any, **more: Any) -> Any:
             def tell(part: object) -> None:
                 if address is not None and not gone.is_set():
                     gone.set()
                     assert httpx.delete(f"{address}/v1/catalog/items/i1").status_code == 200
-                on_part(part)
+                on_event(part)
 
-            return super().answer(*given, on_part=tell, **more)
+            return super().respond(*given, on_event=tell, **more)
 
     gone = threading.Event()
     wishes = {"liked": ["i1"]}
     body = {"messages": [{"role": "user", "content": "a lamp"}], "genrec": {"wishes": wishes}, "stream": True}
     with (
-        serving(shop(), tmp_path, advise=lambda own, k: _Withdrawing(own, k=k)) as address,
+        running_server(small_pipeline(), tmp_path, advise=lambda own, k: _Withdrawing(own, k=k)) as address,
         httpx.Client(base_url=address, timeout=WAIT) as client,
     ):
-        told = list(events_in(iter(client.post("/v1/chat/completions", json=body).text.splitlines())))
+        told = list(parse_sse(iter(client.post("/v1/chat/completions", json=body).text.splitlines())))
     assert gone.is_set()
     assert [chip["label"] for chip in told[0]["genrec"]["chips"]][:1] == ["Red Lamp"]
     assert told[-2]["genrec"] == {"fallback": False}
     assert told[-1] == "[DONE]"
 
 
-def test_why_a_step_failed_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_stage_failures_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
     """Told at every list it would fill the disk; never told, nobody could mend it."""
     clock = Time()
-    notices = Notices(clock)
+    notices = NoticeFilter(clock)
     said = ("own", "generative was left out: /secret: gone", "only 3 items are allowed, 5 were asked for")
-    failed = RecommendationList((), proven=False, compared=0, notices=said, left_out=("generative",))
+    failed = RecommendationList((), proven=False, compared=0, notices=said, failed_stages=("generative",))
     with caplog.at_level(logging.WARNING):
         for clock.now in (0.0, 1.0, 59.0, 61.0):
-            assert notices.of(failed, ["own"]) == ["generative was left out", said[-1]]
+            assert notices.for_list(failed, ["own"]) == ["generative was left out", said[-1]]
     assert [record.getMessage() for record in caplog.records] == [said[1]] * 2
 
 
-def test_waiting_has_an_end() -> None:
+def test_waiting_times_out() -> None:
     """A test that waits for ever says nothing."""
     start = time.monotonic()
     with pytest.raises(TimeoutError, match="not so after"):
-        until(lambda: False, 0.05)
+        wait_until(lambda: False, 0.05)
     assert time.monotonic() >= start

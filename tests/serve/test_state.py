@@ -27,10 +27,10 @@ from genrec import (
 )
 from genrec.data.ids import key_of
 from genrec.errors import InputError, StoreError, UnknownItemError, UnknownUserError
-from genrec.loading import open_parts
-from genrec.pipeline import Generating, Learned, Parts
-from genrec.rankers.collaborative_counts import Counts
-from genrec.serve.state import Live, _met
+from genrec.loading import open_pipeline
+from genrec.pipeline import CollaborativeModel, LlmStage, Pipeline
+from genrec.rankers.collaborative_counts import CollaborativeCounts
+from genrec.serve.state import ServingState, _merge_history
 from genrec.settings import Settings
 from genrec.store.event_store import Event, Store
 from genrec.testing import ByteTokenizer, TableBackend
@@ -66,13 +66,18 @@ WALKS = {f"u{user}": [f"i{(user + 2 * step) % SIZE}" for step in range(3 + user 
 WALKS["u2"].append("gone long ago")
 
 
-def parts_of(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Parts:
+def parts_of(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Pipeline:
     """A whole ladder over a small catalog, with a real search over a table of numbers for an LLM."""
     rows = [(user, item, time) for user, met in WALKS.items() for time, item in enumerate(met)]
     columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows, strict=True)), strict=True))
     catalog, log, encoder = Catalog.from_items(items, name="shop"), read_interactions(pa.table(columns)), Letters()
     embedding = EmbeddingRanker(encoder.encode(catalog.titles), encoder=encoder)
-    parts = Parts.of(catalog, log, embedding, Learned(catalog, Counts.of(catalog, log), WEIGHTS))
+    parts = Pipeline.from_rankers(
+        catalog,
+        log,
+        embedding,
+        CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, log), WEIGHTS),
+    )
     if not model:
         return parts
     identifiers, tokenizer = TitleIdentifiers(), ByteTokenizer()
@@ -83,12 +88,12 @@ def parts_of(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Parts:
         tokenizer,
         template=read_template("next-item"),
         cold_template=read_template("cold-start"),
-        background=[np.array([3, 5, 7]), np.array([10, 12])],
-        proposer=parts.proposer,
-        settings=GenerativeSettings(candidates=15, evidence=1.0),
+        prior_histories=[np.array([3, 5, 7]), np.array([10, 12])],
+        retriever=parts.retriever,
+        settings=GenerativeSettings(candidates=15, fusion_weight=1.0),
     )
-    generating = Generating(ranker, index, identifiers, tokenizer, 6)
-    return Parts(**{name: getattr(parts, name) for name in Parts.__dataclass_fields__} | {"generating": generating})
+    generating = LlmStage(ranker, index, identifiers, tokenizer, 6)
+    return Pipeline(**{name: getattr(parts, name) for name in Pipeline.__dataclass_fields__} | {"llm": generating})
 
 
 @pytest.fixture
@@ -97,25 +102,25 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def live(store: Store) -> Live:
-    return Live(parts_of(), store)
+def live(store: Store) -> ServingState:
+    return ServingState(parts_of(), store)
 
 
 def catalog_of(*items: Item) -> Catalog:
     return Catalog.from_items(items)
 
 
-def answer(live: Live, user_id: str | None = None, history: Sequence[str] = (), words: str = "") -> list[str]:
-    asked = live.ask(user_id, history, words)
-    found = asked.recommender.recommend(asked.person, K, exclude=asked.unwanted)
+def answer(live: ServingState, user_id: str | None = None, history: Sequence[str] = (), words: str = "") -> list[str]:
+    asked = live.request_context(user_id, history, words)
+    found = asked.recommender.recommend(asked.user, K, exclude=asked.excluded_item_ids)
     return [str(item.item_id) for item in found.items]
 
 
-def test_an_event_changes_the_very_next_answer(live: Live, store: Store) -> None:
+def test_event_changes_the_next_response(live: ServingState, store: Store) -> None:
     """A shop that shows what was bought a second ago has not noticed its customer."""
     before = answer(live, "u1")
     store.add([Event("u1", before[0], 1.0), Event("u1", "i33", 2.0)])
-    person = live.ask("u1").person
+    person = live.request_context("u1").user
     assert isinstance(person, History)
     assert person.item_ids == (*WALKS["u1"], before[0], "i33")
     after = answer(live, "u1")
@@ -124,19 +129,21 @@ def test_an_event_changes_the_very_next_answer(live: Live, store: Store) -> None
     assert len(after) == K
 
 
-def test_a_history_is_the_files_then_the_stores_then_the_requests(live: Live, store: Store) -> None:
+def test_history_is_file_then_store_then_request(live: ServingState, store: Store) -> None:
     """The newest counts most, so another order asks for something else."""
     store.add([Event("u3", "i9", 5.0), Event("u3", "i8", 4.0), Event("new", "i1", 1.0)])
-    assert live.ask("u3", ["i50"], "words").person == History((*WALKS["u3"], "i8", "i9", "i50"), "words", "u3")
-    assert live.ask("new").person == History(("i1",), user_id="new")
-    assert live.ask(None, ["i50"]).person == History(("i50",))
+    assert live.request_context("u3", ["i50"], "words").user == History(
+        (*WALKS["u3"], "i8", "i9", "i50"), "words", "u3"
+    )
+    assert live.request_context("new").user == History(("i1",), user_id="new")
+    assert live.request_context(None, ["i50"]).user == History(("i50",))
 
 
-def test_what_the_catalog_lacks_is_left_out_of_what_is_known(live: Live, store: Store) -> None:
+def test_what_the_catalog_lacks_is_left_out_of_what_is_known(live: ServingState, store: Store) -> None:
     """A withdrawn item must not turn everybody who met it into an error; what the request names is its own affair."""
     store.add([Event("u2", "never there", 1.0), Event("u2", "i7", 2.0)])
     live.revise(None, [WALKS["u2"][0]])
-    person = live.ask("u2").person
+    person = live.request_context("u2").user
     assert isinstance(person, History)
     assert person.item_ids == (*WALKS["u2"][1:-1], "i7")
     assert len(answer(live, "u2")) == K
@@ -144,30 +151,28 @@ def test_what_the_catalog_lacks_is_left_out_of_what_is_known(live: Live, store: 
         answer(live, "u2", ["never there"])
 
 
-def test_what_is_not_liked_is_neither_history_nor_recommended(live: Live, store: Store) -> None:
+def test_what_is_not_liked_is_neither_history_nor_recommended(live: ServingState, store: Store) -> None:
     """Otherwise a thumb that points down brings more of the same."""
     first = answer(live, "u4")[0]
     store.add([Event("u4", WALKS["u4"][0], 1.0, "dislike", -1.0), Event("u4", first, 2.0, "remove", 0.0)])
-    asked = live.ask("u4")
-    assert isinstance(asked.person, History)
-    assert asked.person.item_ids == tuple(WALKS["u4"][1:])
-    assert asked.unwanted == (WALKS["u4"][0], first)
+    asked = live.request_context("u4")
+    assert isinstance(asked.user, History)
+    assert asked.user.item_ids == tuple(WALKS["u4"][1:])
+    assert asked.excluded_item_ids == (WALKS["u4"][0], first)
     assert not {first, WALKS["u4"][0]} & set(answer(live, "u4"))
-    assert live.ask("u4", [first]).unwanted == (WALKS["u4"][0],)
+    assert live.request_context("u4", [first]).excluded_item_ids == (WALKS["u4"][0],)
     store.add([Event("u4", first, 3.0, "like")])
-    again = live.ask("u4")
-    assert again.unwanted == (WALKS["u4"][0],)
-    assert isinstance(again.person, History)
-    assert again.person.item_ids == (*WALKS["u4"][1:], first)
+    again = live.request_context("u4")
+    assert again.excluded_item_ids == (WALKS["u4"][0],)
+    assert isinstance(again.user, History)
+    assert again.user.item_ids == (*WALKS["u4"][1:], first)
 
 
 @given(
     st.lists(st.integers(0, 5)),
     st.lists(st.tuples(st.one_of(st.integers(0, 5), st.integers(0, 5).map(str)), st.sampled_from([-1.0, 0.0, 1.0]))),
 )
-def test_what_was_met_is_what_taking_back_one_by_one_leaves(
-    filed: list[int], told: list[tuple[int | str, float]]
-) -> None:
+def test_decremental_counts_equal_recomputed_counts(filed: list[int], told: list[tuple[int | str, float]]) -> None:
     """An item that was taken back and met again counts once more, from then on; any other rule loses likes."""
     met, unwanted = [str(one) for one in filed], list[str]()
     for item_id, weight in told:
@@ -178,12 +183,12 @@ def test_what_was_met_is_what_taking_back_one_by_one_leaves(
             continue
         met = [one for one in met if one != key]
         unwanted += [] if key in unwanted else [key]
-    found = _met(filed, [Event("u", item_id, 0.0, weight=weight) for item_id, weight in told])
+    found = _merge_history(filed, [Event("u", item_id, 0.0, weight=weight) for item_id, weight in told])
     assert tuple([str(one) for one in ids] for ids in found) == (met, unwanted)
 
 
 def test_an_event_costs_the_same_however_many_there_are(
-    live: Live, store: Store, monkeypatch: pytest.MonkeyPatch
+    live: ServingState, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One customer of whom much is known would keep all others waiting, since lists are ranked one after the other."""
     looked = Counter[object]()
@@ -195,35 +200,35 @@ def test_an_event_costs_the_same_however_many_there_are(
     events = [Event("u4", f"i{number % SIZE}", number, weight=float(number % 10 > 0)) for number in range(2000)]
     store.add(events)
     monkeypatch.setattr("genrec.serve.state.key_of", count)
-    live.ask("u4")
+    live.request_context("u4")
     assert looked["ids"] <= 2 * (len(WALKS["u4"]) + len(events))
 
 
-def test_a_stranger_is_what_the_request_says_they_are(live: Live) -> None:
+def test_unknown_user_is_described_by_the_request(live: ServingState) -> None:
     """An empty history in their place would answer where an error or nothing was asked for."""
-    asked = live.ask("nobody")
+    asked = live.request_context("nobody")
     with pytest.raises(UnknownUserError, match="'nobody'"):
-        asked.recommender.recommend(asked.person, K)
-    assert asked.recommender.recommend(asked.person, K, on_unknown="skip").items == ()
-    assert len(asked.recommender.recommend(asked.person, K, on_unknown="fallback").items) == K
+        asked.recommender.recommend(asked.user, K)
+    assert asked.recommender.recommend(asked.user, K, on_unknown="skip").items == ()
+    assert len(asked.recommender.recommend(asked.user, K, on_unknown="fallback").items) == K
     assert len(answer(live, "nobody", ["i3"])) == len(answer(live, "nobody", words="abc")) == K
 
 
-def test_of_the_forgotten_only_what_came_afterwards_is_used(live: Live, store: Store) -> None:
+def test_forgotten_user_keeps_only_later_events(live: ServingState, store: Store) -> None:
     """The files still name them; the next answer would show that nothing was forgotten."""
     store.add([Event("u5", "i30", 1.0)])
     store.forget("u5")
-    asked = live.ask("u5")
-    assert asked.person == "u5"
+    asked = live.request_context("u5")
+    assert asked.user == "u5"
     with pytest.raises(UnknownUserError):
-        asked.recommender.recommend(asked.person, K)
+        asked.recommender.recommend(asked.user, K)
     store.add([Event("u5", "i31", 2.0)])
-    assert live.ask("u5").person == History(("i31",), user_id="u5")
+    assert live.request_context("u5").user == History(("i31",), user_id="u5")
 
 
-def test_the_next_request_sees_a_revision(live: Live) -> None:
+def test_the_next_request_sees_a_revision(live: ServingState) -> None:
     """What is sold out, new, or has another price must not wait for a restart."""
-    everything = live.ask().recommender
+    everything = live.request_context().recommender
     live.revise(catalog_of(Item("n1", "abc", {"price": 0.5}), Item("i3", "pqrs 3", {"price": 700.0})), ["i4"])
     assert len(live.catalog) == SIZE
     assert live.catalog[SIZE - 1] == Item("n1", "abc", {"price": 0.5, "genre": None})
@@ -234,39 +239,42 @@ def test_the_next_request_sees_a_revision(live: Live) -> None:
         "n1",
     }
     assert [item.item_id for item in now.recommend(History(), K, where="price > 500").items] == ["i3"]
-    assert now.recommend(History(words="abc"), 3, only=["n1", "i20"]).items[0].step == "generative"
+    assert now.recommend(History(words="abc"), 3, only=["n1", "i20"]).items[0].stage == "generative"
     assert len(everything.catalog) == SIZE
     assert "i4" in everything.catalog
 
 
-def test_a_revision_costs_what_it_changes(live: Live) -> None:
+def test_a_revision_costs_what_it_changes(live: ServingState) -> None:
     """Embedding a catalog anew, or measuring its prior, takes minutes in which the shop is out of date."""
     parts = parts_of()
-    assert parts.generating is not None
+    assert parts.llm is not None
     assert parts.embedding is not None
-    parts.generating.ranker.fill_priors()
+    parts.llm.ranker.compute_priors()
     encoder = parts.embedding._encoder
     assert isinstance(encoder, Letters)
     before, prior = (
         len(encoder.asked),
-        dict(zip(parts.catalog.item_ids, parts.generating.ranker.prior_scores(), strict=True)),
+        dict(zip(parts.catalog.item_ids, parts.llm.ranker.prior_scores(), strict=True)),
     )
     put = catalog_of(Item("n1", "abc"), Item("i3", "pqrs 3"), Item("i5", ITEMS[5].title, {"price": 1.0}))
     revised = parts.revised(put, ["i9", "i30"])
     assert encoder.asked[before:] == ["pqrs 3", "abc"]
-    assert revised.generating is not None
-    ranker = revised.generating.ranker
-    assert ranker._backend is parts.generating.ranker._backend
-    steps = ranker._prior(ranker._renderers[0]).steps
-    trie = revised.generating.index.trie
-    fresh = {str(revised.catalog.item_ids[int(trie.items[row])]) for row in np.flatnonzero(np.isnan(steps[trie.last]))}
+    assert revised.llm is not None
+    ranker = revised.llm.ranker
+    assert ranker._backend is parts.llm.ranker._backend
+    steps = ranker._prior(ranker._renderers[0]).log_probs
+    trie = revised.llm.index.trie
+    fresh = {
+        str(revised.catalog.item_ids[int(trie.items[row])])
+        for row in np.flatnonzero(np.isnan(steps[trie.last_positions]))
+    }
     assert fresh == {"n1", "i3"}
     after = dict(zip(revised.catalog.item_ids, ranker.prior_scores(), strict=True))
     kept = sorted(prior.keys() & after.keys() - {"i3"})
     np.testing.assert_allclose([after[item] for item in kept], [prior[item] for item in kept], atol=1e-4)
 
 
-def test_what_was_counted_of_kept_items_stays() -> None:
+def test_counts_of_kept_items_survive_a_revision() -> None:
     """A revision of one thing must not change what is recommended of all others."""
     parts = parts_of(model=False)
     person = History(("i10", "i12"))
@@ -287,7 +295,7 @@ def test_what_was_counted_of_kept_items_stays() -> None:
 def test_whole_numbers_and_fractions_of_a_column_may_meet(store: Store) -> None:
     """All prices were whole until the first item that costs 3.50; and an attribute may begin with nothing."""
     items = [Item(number, f"thing {number}", {"price": 4, "note": None}) for number in range(20)]
-    live = Live(Parts.of(Catalog.from_items(items)), store)
+    live = ServingState(Pipeline.from_rankers(Catalog.from_items(items)), store)
     live.revise(catalog_of(Item("20", "half", {"price": 3.5, "note": "new"})))
     live.revise(catalog_of(Item("3", "three", {"price": 2})))
     assert live.catalog[20] == Item(20, "half", {"price": 3.5, "note": "new"})
@@ -295,7 +303,7 @@ def test_whole_numbers_and_fractions_of_a_column_may_meet(store: Store) -> None:
     assert len(live.catalog) == 21
 
 
-def test_two_revisions_at_once_are_both_kept(live: Live) -> None:
+def test_two_revisions_at_once_are_both_kept(live: ServingState) -> None:
     """Each starts from what is there: the later one would put back what the other took out."""
     with ThreadPoolExecutor(8) as pool:
         added = [pool.submit(live.revise, catalog_of(Item(f"n{number}", f"abc {number}"))) for number in range(12)]
@@ -305,7 +313,7 @@ def test_two_revisions_at_once_are_both_kept(live: Live) -> None:
     assert set(live.catalog.item_ids) == {f"n{number}" for number in range(12)} | {f"i{n}" for n in range(12, SIZE)}
 
 
-def test_a_revision_that_fails_changes_nothing(live: Live, store: Store, tmp_path: Path) -> None:
+def test_a_revision_that_fails_changes_nothing(live: ServingState, store: Store, tmp_path: Path) -> None:
     """Half of it would be seen until the restart, or come with it."""
     before, there = live.recommender, store.revisions()
     new = catalog_of(Item("n1", "abc"))
@@ -327,16 +335,16 @@ def test_a_revision_that_fails_changes_nothing(live: Live, store: Store, tmp_pat
         assert again.revisions() == there == ([], [])
 
 
-def test_a_restart_brings_every_revision_back(live: Live, store: Store) -> None:
+def test_a_restart_brings_every_revision_back(live: ServingState, store: Store) -> None:
     """Otherwise the shop sells what it no longer has until somebody notices."""
     live.revise(catalog_of(Item("n1", "abc", {"price": 2.5}), Item("i3", "pqrs 3")), ["i4"])
     live.revise(catalog_of(Item("n2", "bcd")), ["i5", "i3"])
     live.revise(catalog_of(Item("n1", "abcd"), ITEMS[4]))
-    again = Live(parts_of(), store)
+    again = ServingState(parts_of(), store)
     assert {item.item_id: item for item in again.catalog} == {item.item_id: item for item in live.catalog}
     assert answer(again, "u7") == answer(live, "u7")
     # The file lost an item that was withdrawn: there is nothing left to do.
-    smaller = Live(parts_of(items=[item for item in ITEMS if item.item_id != "i5"]), store)
+    smaller = ServingState(parts_of(items=[item for item in ITEMS if item.item_id != "i5"]), store)
     assert set(smaller.catalog.item_ids) == set(live.catalog.item_ids)
 
 
@@ -348,28 +356,28 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-def test_what_one_server_revises_every_other_sees_within_a_second(shared: str) -> None:
+def test_revision_reaches_every_server_within_a_second(shared: str) -> None:
     """A customer whom the balancer sends elsewhere would buy what is sold out."""
     now = 0.0
     with Store.open(shared) as mine, Store.open(shared) as theirs:
-        one, other = (Live(parts_of(), own, clock=lambda: now) for own in (mine, theirs))
+        one, other = (ServingState(parts_of(), own, clock=lambda: now) for own in (mine, theirs))
         sold = answer(other, "u1")[0]
         one.revise(catalog_of(Item("n1", "abc")), [sold])
         now = 0.9
-        assert sold in other.ask().recommender.catalog
+        assert sold in other.request_context().recommender.catalog
         now = 1.0
         assert sold not in answer(other, "u1")
         assert other.catalog[SIZE - 1] == Item("n1", "abc", {"price": None, "genre": None})
         unchanged = other.recommender
         now = 5.0
-        assert other.ask().recommender is unchanged  # nothing is made anew where nothing was revised
-        assert one.ask().recommender is one.recommender
+        assert other.request_context().recommender is unchanged  # nothing is made anew where nothing was revised
+        assert one.request_context().recommender is one.recommender
 
 
-def test_who_revises_knows_first_what_others_revised(shared: str) -> None:
+def test_revision_applies_others_revisions_first(shared: str) -> None:
     """Otherwise each server has a catalog of its own until it is started again."""
     with Store.open(shared) as mine, Store.open(shared) as theirs:
-        one, other = (Live(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs))
+        one, other = (ServingState(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs))
         one.revise(catalog_of(Item("n1", "abc", {"size": 3})), ["i4"])
         other.revise(catalog_of(Item("n2", "bcd")), ["i5"])
         assert set(other.catalog.item_ids) == {item.item_id for item in ITEMS} - {"i4", "i5"} | {"n1", "n2"}
@@ -378,13 +386,13 @@ def test_who_revises_knows_first_what_others_revised(shared: str) -> None:
         with pytest.raises(InputError):
             other.revise(catalog_of(Item("n3", "cde", {"size": "L"})))
         one.revise(None, ["n2"])
-        assert set(Live(parts_of(model=False), mine).catalog.item_ids) == set(one.catalog.item_ids)
+        assert set(ServingState(parts_of(model=False), mine).catalog.item_ids) == set(one.catalog.item_ids)
 
 
 def test_servers_that_revise_at_once_end_with_one_catalog(shared: str) -> None:
     """What was made for a catalog that another server has changed meanwhile must be made again."""
     with Store.open(shared) as mine, Store.open(shared) as theirs:
-        lives = [Live(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs)]
+        lives = [ServingState(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs)]
         with ThreadPoolExecutor(4) as pool:
             done = [
                 pool.submit(lives[number % 2].revise, catalog_of(Item(f"n{number}", f"abc {number}")), [f"i{number}"])
@@ -393,7 +401,7 @@ def test_servers_that_revise_at_once_end_with_one_catalog(shared: str) -> None:
             for one in done:
                 one.result()
         expected = {f"n{number}" for number in range(12)} | {f"i{number}" for number in range(12, SIZE)}
-        again = [Live(parts_of(model=False), mine), *lives]
+        again = [ServingState(parts_of(model=False), mine), *lives]
         for live in lives:
             live.revise(None, [])
         assert [set(live.catalog.item_ids) for live in again] == [expected] * 3
@@ -402,7 +410,7 @@ def test_servers_that_revise_at_once_end_with_one_catalog(shared: str) -> None:
 def test_a_revision_that_cannot_be_taken_over_stops_no_answer(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """One server with another file, or a database that is away, would empty the pages of all who name no account."""
     now = 0.0
-    live = Live(parts_of(model=False), store, clock=lambda: now)
+    live = ServingState(parts_of(model=False), store, clock=lambda: now)
     store.revise([Item("n1", "abc", {"price": "cheap"})])
     now = 2.0
     assert len(answer(live, "u1")) == K
@@ -417,9 +425,9 @@ def test_a_revision_that_cannot_be_taken_over_stops_no_answer(store: Store, capl
 
 
 @pytest.mark.parametrize("model", [False, True])
-def test_who_asks_while_another_revises_gets_a_whole_answer(store: Store, model: bool) -> None:
+def test_request_during_a_revision_sees_one_catalog(store: Store, model: bool) -> None:
     """Always k, never an error, and nothing that was withdrawn before they asked."""
-    live = Live(parts_of(model=model), store)
+    live = ServingState(parts_of(model=model), store)
     gone: list[str] = []
     done = threading.Event()
 
@@ -448,10 +456,10 @@ def test_who_asks_while_another_revises_gets_a_whole_answer(store: Store, model:
 def test_nothing_is_written_to_the_cache(tmp_path: Path, store: Store) -> None:
     """Catalogs that change by the minute would fill the disk with what nobody reads again."""
     parts = parts_of(model=False)
-    opened = open_parts(
+    opened = open_pipeline(
         parts.catalog, parts.interactions, cache=tmp_path / "cache", settings=Settings(model=None, encoder=None)
     )
-    live = Live(opened, store)
+    live = ServingState(opened, store)
     before = sorted((tmp_path / "cache").rglob("*"))
     live.revise(catalog_of(Item("n1", "abc")), ["i3"])
     assert len(answer(live, "u1")) == K

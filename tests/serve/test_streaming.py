@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from server import parse_sse, running_server, small_pipeline, wait_until
 
-from genrec.chat.advisor import Occasion
+from genrec.chat.advisor import TurnContext
 from genrec.deadline import Deadline
-from genrec.serve.service import Load
-from tests.server import events_in, serving, shop, until
+from genrec.serve.service import ServiceConfig
 
 ASKED: dict[str, Any] = {"messages": [{"role": "user", "content": "a lamp"}], "stream": True}
 PATIENCE = 30.0
@@ -25,7 +25,7 @@ class _Typist:
         self.wrote, self.ended = threading.Event(), threading.Event()
         self.words = 0
 
-    def __call__(self, occasion: Occasion, on_text: Callable[[str], None], deadline: Deadline) -> bool:
+    def __call__(self, occasion: TurnContext, on_text: Callable[[str], None], deadline: Deadline) -> bool:
         self.ended.clear()
         try:
             for _ in range(int(PATIENCE / self._pause)):
@@ -39,15 +39,15 @@ class _Typist:
         return True
 
 
-def test_who_leaves_in_the_middle_is_not_written_for_any_more(tmp_path: Path) -> None:
+def test_disconnect_stops_generation(tmp_path: Path) -> None:
     """Every closed tab would keep a model busy for a minute, and a place taken from somebody who is there."""
     typist = _Typist()
     with (
-        serving(shop(), tmp_path, write=typist, load=Load(talks=1)) as address,
+        running_server(small_pipeline(), tmp_path, generate=typist, batching=ServiceConfig(max_chats=1)) as address,
         httpx.Client(base_url=address, timeout=PATIENCE) as client,
     ):
         with client.stream("POST", "/v1/chat/completions", json=ASKED) as stream:
-            words = (told for told in events_in(stream.iter_lines()) if told["choices"][0]["delta"].get("content"))
+            words = (told for told in parse_sse(stream.iter_lines()) if told["choices"][0]["delta"].get("content"))
             assert next(words)["choices"][0]["delta"]["content"] == "word "
             assert client.post("/v1/chat/completions", json=ASKED).status_code == 429  # the only place is taken
         assert typist.ended.wait(PATIENCE / 2)
@@ -55,18 +55,18 @@ def test_who_leaves_in_the_middle_is_not_written_for_any_more(tmp_path: Path) ->
             assert stream.status_code == 200
 
 
-def test_more_than_may_talk_are_told_to_come_back(tmp_path: Path) -> None:
+def test_chats_beyond_max_chats_are_rejected(tmp_path: Path) -> None:
     """A conversation takes seconds: the hundredth in the queue would wait for minutes and be told nothing."""
     typist = _Typist()
     with (
-        serving(shop(), tmp_path, write=typist) as address,
+        running_server(small_pipeline(), tmp_path, generate=typist) as address,
         httpx.Client(base_url=address, timeout=PATIENCE) as client,
         ExitStack() as talks,
     ):
-        pool = [threading.Thread(target=_begin, args=(address, talks)) for _ in range(Load().talks)]
+        pool = [threading.Thread(target=_begin, args=(address, talks)) for _ in range(ServiceConfig().max_chats)]
         for thread in pool:
             thread.start()
-        until(lambda: f"genrec_requests_inside {Load().talks + 1}.0" in client.get("/metrics").text)
+        wait_until(lambda: f"genrec_requests_inside {ServiceConfig().max_chats + 1}.0" in client.get("/metrics").text)
         assert typist.wrote.wait(PATIENCE)
         refused = client.post("/v1/chat/completions", json=ASKED)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
@@ -86,14 +86,16 @@ def _begin(address: str, talks: ExitStack) -> None:
         return  # closed by the test
 
 
-def test_a_reply_that_is_not_written_in_time_ends_plainly_and_says_so(tmp_path: Path) -> None:
+def test_late_reply_ends_with_a_notice(tmp_path: Path) -> None:
     """A model that has slowed down must not keep people before a sentence that never ends."""
     with (
-        serving(shop(), tmp_path, write=_Typist(), load=Load(turn=0.5)) as address,
+        running_server(
+            small_pipeline(), tmp_path, generate=_Typist(), batching=ServiceConfig(turn_timeout=0.5)
+        ) as address,
         httpx.Client(base_url=address, timeout=PATIENCE) as client,
         client.stream("POST", "/v1/chat/completions", json=ASKED) as stream,
     ):
-        told = list(events_in(stream.iter_lines()))
+        told = list(parse_sse(stream.iter_lines()))
         assert told[-1] == "[DONE]"
         assert told[-2]["genrec"] == {"fallback": True}
         text = "".join(part["choices"][0]["delta"].get("content", "") for part in told[:-1])

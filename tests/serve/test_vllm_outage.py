@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 from backend_support import needs_vllm, strike
+from server import parse_sse, running_server
 
 from genrec import GenerativeSettings, Settings, open_dataset
-from genrec.chat.advising import advising
-from genrec.loading import open_parts
-from genrec.serve.service import Load
-from tests.server import events_in, serving
+from genrec.chat.advising import advisor_builder
+from genrec.loading import open_pipeline
+from genrec.serve.service import ServiceConfig
 
 PEOPLE = ("15049", "12762", "13047")
 K, WHERE, DEADLINE = 3, "price < 5", 4.0
@@ -62,7 +62,7 @@ def stream(client: httpx.Client, on_words: Callable[[], None]) -> list[Any]:
     told: list[Any] = []
     with client.stream("POST", "/v1/chat/completions", json={**ASKED, "stream": True}) as answer:
         assert answer.status_code == 200
-        for event in events_in(answer.iter_lines()):
+        for event in parse_sse(answer.iter_lines()):
             told.append(event)
             if isinstance(event, dict) and event["choices"][0]["delta"].get("content"):
                 on_words()
@@ -72,7 +72,7 @@ def stream(client: httpx.Client, on_words: Callable[[], None]) -> list[Any]:
 @pytest.mark.vllm
 @pytest.mark.model
 @needs_vllm
-def test_an_engine_that_is_killed_fails_no_request_and_ends_a_stream_with_a_mark(smollm2: Path, tmp_path: Path) -> None:
+def test_killed_engine_fails_no_request_and_flags_the_stream(smollm2: Path, tmp_path: Path) -> None:
     """At the hour of most orders the engine runs out of memory: the shop must show lists, and no half sentence."""
     from genrec.backends.vllm_engine import VllmEngineBackend
 
@@ -80,15 +80,20 @@ def test_an_engine_that_is_killed_fails_no_request_and_ends_a_stream_with_a_mark
     settings = Settings(
         model=smollm2,
         encoder=None,
-        generative=GenerativeSettings(candidates=K, prior=0.0, evidence=50.0),
-        fewer_candidates=K,
+        generative=GenerativeSettings(candidates=K, prior=0.0, fusion_weight=50.0),
+        small_search_candidates=K,
     )
-    engine = VllmEngineBackend(smollm2, max_tokens=1024, memory=1 << 28, patience=10.0)
+    engine = VllmEngineBackend(smollm2, context_length=1024, kv_cache_memory_bytes=1 << 28, timeout=10.0)
     over, seen = threading.Event(), [[] for _ in range(len(PEOPLE) + 1)]
     try:
-        parts = open_parts(catalog, interactions, cache=tmp_path, backend=engine, settings=settings)
+        parts = open_pipeline(catalog, interactions, cache=tmp_path, backend=engine, settings=settings)
         with (
-            serving(parts, tmp_path, advise=advising(parts.recommender()), load=Load(together=4, turn=20.0)) as address,
+            running_server(
+                parts,
+                tmp_path,
+                advise=advisor_builder(parts.recommender()),
+                batching=ServiceConfig(max_batch_size=4, turn_timeout=20.0),
+            ) as address,
             httpx.Client(base_url=address, timeout=PATIENCE) as client,
             ThreadPoolExecutor(len(seen)) as pool,
         ):

@@ -47,14 +47,14 @@ def refused(url: str) -> str:
         ("postgresql:///shop?host=/hunter2-is-not-here", "No such file"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_told_without_its_password(url: str, message: str) -> None:
+def test_unreachable_url_is_reported_without_its_password(url: str, message: str) -> None:
     """Logs are read by more people than a database is."""
     shown = refused(url)
     assert re.search(message, shown)
     assert "hunter2" not in shown or "host=" in url
 
 
-def test_a_place_that_holds_no_store_is_told(tmp_path: Path) -> None:
+def test_path_without_a_store_is_reported(tmp_path: Path) -> None:
     """'Unable to open database file' sends nobody to the right folder."""
     (tmp_path / "letter.txt").write_text("Dear reader, this is no database. " * 100, encoding="utf-8")
     (tmp_path / "short.txt").write_text("x" * 10, encoding="utf-8")
@@ -72,7 +72,7 @@ def test_a_place_that_cannot_be_written_is_told_when_it_is_opened(what: str, tmp
     place = tmp_path / "events.db"
     if what == "file":
         Database.open(f"sqlite:///{place}").close()
-    account = postgres.other_account()
+    account = postgres.unprivileged_account()
     # Somebody else may not read this checkout, or Python: all of it is loaded before.
     script = (
         "import os, sys\nfrom genrec.errors import StoreError\nfrom genrec.store.event_store import Store\n"
@@ -80,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_told_when_it_is_opened(what: str, tmp
         f"os.setgroups([]); os.setgid({account['group']}); os.setuid({account['user']})\n"
         "try:\n    Store.open(sys.argv[2])\nexcept StoreError as error:\n    print(error)\n"
     )
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(0o755)
     command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/first.db", f"sqlite:///{place}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -101,7 +101,7 @@ def test_a_missing_driver_is_named() -> None:
 
 
 @pytest.mark.postgres
-def test_postgres_says_what_it_refuses_without_the_password(postgres_server: postgres.Cluster) -> None:
+def test_postgres_errors_omit_the_password(postgres_server: postgres.PostgresServer) -> None:
     """A wrong password is a secret, too: it is often that of something else."""
     port = postgres_server.port
     shown = refused(f"postgresql://{postgres.USER}:hunter2@127.0.0.1:{port}/postgres")
@@ -119,5 +119,5 @@ def test_every_spelling_of_postgres_is_one(postgres_url: str) -> None:
     for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
         database = Database.open(postgres_url.replace("postgresql", scheme, 1))
         database.check()
-        assert database.place.startswith("postgresql://127.0.0.1:")
+        assert database.location.startswith("postgresql://127.0.0.1:")
         database.close()

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from genrec import Item
 from genrec.errors import InputError, StoreError
-from genrec.store.event_store import MOST_EVENTS, Event, Store
-from genrec.store.tables import MANIFEST
+from genrec.store.event_store import MAX_EVENTS_PER_USER, Event, Store
+from genrec.store.tables import USER_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,11 +67,11 @@ class StoreContract:
         assert store.add(sent) == len(sent)
         assert store.events_of(user) == sorted(sent, key=lambda event: event.timestamp)
 
-    def test_of_very_many_events_the_newest_are_read(self, store: Store) -> None:
+    def test_reads_return_the_newest_events(self, store: Store) -> None:
         """An id that all guests share grows for ever, and would make every list of theirs wait."""
-        store.add([Event("guest", number, -(number // 2)) for number in range(MOST_EVENTS + 6)])
+        store.add([Event("guest", number, -(number // 2)) for number in range(MAX_EVENTS_PER_USER + 6)])
         found = [int(event.item_id) for event in store.events_of("guest")]
-        assert found == sorted(range(MOST_EVENTS), key=lambda number: -(number // 2))
+        assert found == sorted(range(MAX_EVENTS_PER_USER), key=lambda number: -(number // 2))
 
     def test_a_number_and_its_text_are_one_id(self, store: Store) -> None:
         """Or a history would depend on whether the shop's JSON has quotes."""
@@ -100,7 +100,7 @@ class StoreContract:
             store.add([*good, Event("u", "bad", float("nan"))])
         assert store.events_of("u") == []
 
-    def test_what_one_adds_every_other_sees_at_once(self, store: Store, url: str) -> None:
+    def test_added_events_are_visible_to_other_connections(self, store: Store, url: str) -> None:
         """An event changes the very next recommendation, whichever process gives it."""
         with Store.open(url) as other:
             for number in range(5):
@@ -124,7 +124,7 @@ class StoreContract:
             assert store.is_forgotten("v")
             assert store.revisions() == ([Item("a", "title", {"price": 1.25})], ["b"])
 
-    def test_nothing_of_a_forgotten_user_is_left(self, store: Store, url: str) -> None:
+    def test_forget_removes_every_row_of_the_user(self, store: Store, url: str) -> None:
         """What is left is found by somebody, some day."""
         name = "unmistakable-person"
         store.add([Event(name, f"item-{row}", row, "buy", 1.0, f"{name}-{row}") for row in range(40)])
@@ -137,7 +137,7 @@ class StoreContract:
         assert len(store.events_of("other")) == 1
         assert name not in repr(everything(url))
 
-    def test_what_a_forgotten_user_does_next_is_theirs(self, store: Store) -> None:
+    def test_forgotten_user_can_add_new_events(self, store: Store) -> None:
         """They came back; what was known of them before did not."""
         store.add([Event("u", "old", 1.0, event_id="a")])
         store.forget("u")
@@ -145,7 +145,7 @@ class StoreContract:
         assert [event.item_id for event in store.events_of("u")] == ["new"]
         assert store.is_forgotten("u")
 
-    def test_the_mark_of_a_forgotten_user_says_nothing_without_the_salt(self, url: str) -> None:
+    def test_forgotten_user_hash_needs_the_salt(self, url: str) -> None:
         """A plain hash of a customer's number is found by hashing all numbers."""
         import hashlib
 
@@ -161,7 +161,7 @@ class StoreContract:
         tables = inspector.get_table_names()
         columns = {f"{table}.{column['name']}" for table in tables for column in inspector.get_columns(table)}
         assert "genrec_events.item_id" in columns
-        assert {name for name in columns if "user" in name} == {str(column) for column in MANIFEST}
+        assert {name for name in columns if "user" in name} == {str(column) for column in USER_COLUMNS}
 
     def test_of_an_item_the_last_revision_counts(self, store: Store) -> None:
         """Items are put, changed and withdrawn in any order, and the next start must end where this one did."""
@@ -182,15 +182,15 @@ class StoreContract:
         """Two servers would each keep what only fits what they know, and neither could start again."""
         assert store.revision() == 0
         with Store.open(url) as other:
-            assert other.revise([Item("a", "A")], after=0) == 1
-            assert store.revise([Item("a", "B")], ["b"], after=0) is None
+            assert other.revise([Item("a", "A")], expected_revision=0) == 1
+            assert store.revise([Item("a", "B")], ["b"], expected_revision=0) is None
             assert store.revisions() == ([Item("a", "A")], [])
             assert store.revision() == 1
-            assert store.revise(withdraw=["b"], after=1) == 2
-            assert other.revise(after=2) == other.revision() == 2
-            assert other.revise(after=1) is None
+            assert store.revise(withdraw=["b"], expected_revision=1) == 2
+            assert other.revise(expected_revision=2) == other.revision() == 2
+            assert other.revise(expected_revision=1) is None
 
-    def test_revisions_at_once_come_one_behind_the_other(self, store: Store, url: str) -> None:
+    def test_concurrent_revisions_are_serialised(self, store: Store, url: str) -> None:
         """Of two that were made for the same catalog one must be told, or its server never learns of the other."""
         start = threading.Barrier(4)
 
@@ -199,7 +199,7 @@ class StoreContract:
             with Store.open(url) as own:
                 start.wait()
                 for turn in range(5):
-                    while own.revise([Item(f"{number}-{turn}", "x")], after=own.revision()) is None:
+                    while own.revise([Item(f"{number}-{turn}", "x")], expected_revision=own.revision()) is None:
                         tried += 1
             return tried
 
@@ -293,7 +293,7 @@ class StoreContract:
             assert sum(pool.map(work, range(20))) == 60
         assert len(store.events_of("u0")) == len(store.events_of("u1")) == 30
 
-    def test_writers_that_meet_head_on_both_finish(self, store: Store, url: str) -> None:
+    def test_conflicting_writers_both_finish(self, store: Store, url: str) -> None:
         """Each holds what the other waits for; one of them must begin again, and nobody may be told."""
         events = [Event("u", "i", row, event_id=str(row)) for row in range(300)]
         start = threading.Barrier(2)
@@ -308,13 +308,13 @@ class StoreContract:
                 found = [pool.submit(work, store, sent), pool.submit(work, other, sent[::-1])]
                 assert sum(future.result() for future in found) == 300
 
-    def test_who_reads_waits_for_no_writer(self, store: Store) -> None:
+    def test_reads_do_not_wait_for_writers(self, store: Store) -> None:
         """A list for one customer must not wait until another's batch is on the disk."""
         store.add([Event("u", "i", 1.0)])
         held, read = threading.Event(), threading.Event()
 
         def step(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(MANIFEST[0].table))
+            connection.execute(sa.delete(USER_COLUMNS[0].table))
             held.set()
             assert read.wait(60)
 
@@ -326,12 +326,12 @@ class StoreContract:
             writing.result()
         assert store.events_of("u") == []
 
-    def test_a_step_that_fails_changes_nothing(self, store: Store) -> None:
+    def test_failed_transaction_changes_nothing(self, store: Store) -> None:
         """Half of a batch is worse than none."""
         store.add([Event("u", "i", 1.0)])
 
         def step(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(MANIFEST[0].table))
+            connection.execute(sa.delete(USER_COLUMNS[0].table))
             raise InputError("no")
 
         with pytest.raises(InputError):
@@ -347,7 +347,7 @@ class StoreContract:
         with Store.open(url) as store:
             assert sum(len(store.events_of(f"u{user}")) for user in range(5)) == 3 * (4 + 3 * 4)
 
-    def test_a_kill_loses_nothing_that_was_acknowledged_and_doubles_nothing(self, url: str) -> None:
+    def test_acknowledged_events_survive_a_kill_exactly_once(self, url: str) -> None:
         """The promise: nothing is lost. Whoever was not answered sends again, and nothing may be there twice for it."""
         Store.open(url).close()
         acknowledged: dict[str, set[int]] = {}
@@ -415,11 +415,11 @@ class TestSqlite(StoreContract):
         store.forget("unmistakable")
         assert not [path for path in tmp_path.iterdir() if b"unmistakable" in path.read_bytes()]
 
-    def test_who_is_forgotten_while_somebody_reads_is_not_said_to_be_gone(
+    def test_forget_during_a_read_is_reported_as_incomplete(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A backup that reads the file keeps the log, and in it the name that was to be removed."""
-        monkeypatch.setattr("genrec.store.database._PATIENCE", 0.2)
+        monkeypatch.setattr("genrec.store.database._BUSY_TIMEOUT", 0.2)
         with Store.open(f"sqlite:///{tmp_path}/events.db") as store:
             store.add([Event("unmistakable", f"item-{row}", row) for row in range(500)])
             other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
@@ -440,11 +440,9 @@ class TestSqlite(StoreContract):
         with pytest.raises(StoreError, match=r"events\.db was removed or replaced while it was in use; start again"):
             store.check()
 
-    def test_who_writes_for_too_long_is_told_of(
-        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_long_write_lock_is_reported(self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A process that hangs in a transaction must not hang all others."""
-        monkeypatch.setattr("genrec.store.database._PATIENCE", 0.2)
+        monkeypatch.setattr("genrec.store.database._BUSY_TIMEOUT", 0.2)
         other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
         with Store.open(f"sqlite:///{tmp_path}/events.db") as hasty:
             other.execute("BEGIN IMMEDIATE")
@@ -461,7 +459,9 @@ class TestPostgres(StoreContract):
     def url(self, postgres_url: str) -> str:
         return postgres_url
 
-    def test_a_server_that_was_restarted_is_used_again(self, postgres_server: postgres.Cluster, store: Store) -> None:
+    def test_a_server_that_was_restarted_is_used_again(
+        self, postgres_server: postgres.PostgresServer, store: Store
+    ) -> None:
         """Databases are updated at night; the shop's server must not be restarted for that."""
         store.add([Event("u", "i", 1.0)])
         for use in (store.check, lambda: store.events_of("u"), lambda: store.add([Event("v", "i", 1.0)])):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genrec import Catalog, Item
 from genrec.errors import InputError
-from genrec.store.item_json import read_item, write_item
+from genrec.store.item_json import item_from_json, item_to_json
 
 VALUES = st.one_of(
     st.booleans(),
@@ -28,10 +28,10 @@ VALUES = st.one_of(
 def test_every_item_comes_back_exactly(title: str, attributes: dict[str, object]) -> None:
     """A price that lost a digit, or a date that became text, would make a filter lie after the next start."""
     item = Item("a", title, attributes)
-    line = write_item(item)
+    line = item_to_json(item)
     assert line.isascii()
     assert "\n" not in line
-    found = read_item(line)
+    found = item_from_json(line)
     assert found == item
     for name, value in attributes.items():
         assert type(found.attributes[name]) is type(value)
@@ -56,19 +56,19 @@ def test_every_item_comes_back_exactly(title: str, attributes: dict[str, object]
 def test_a_catalog_of_what_came_back_is_the_catalog_of_what_was_written(values: list[object]) -> None:
     """Otherwise the shop after a restart is not the shop before it."""
     items = [Item(str(place), "title", {"value": value}) for place, value in enumerate(values)]
-    again = [read_item(write_item(item)) for item in items]
+    again = [item_from_json(item_to_json(item)) for item in items]
     assert Catalog.from_items(again).fingerprint == Catalog.from_items(items).fingerprint
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, b"bytes", {1, 2}, timedelta(1), object(), [[{"date": "2020-01-01"}]]])
-def test_what_has_no_line_is_refused(value: object) -> None:
+def test_item_without_json_form_raises(value: object) -> None:
     """An attribute that is dropped or bent in silence is missed by whoever filters by it."""
     with pytest.raises(InputError, match=r"colour of item 'a' is .*use text, numbers, dates or lists"):
-        write_item(Item("a", "title", {"colour": value}))
+        item_to_json(Item("a", "title", {"colour": value}))
 
 
 @pytest.mark.parametrize("line", ["", "[]", '["a","b",{"c":{"set":"1"}}]', '["a","b",{"c":{}}]', '["a","b",3]', "{}"])
-def test_another_line_is_no_item(line: str) -> None:
+def test_invalid_json_line_is_not_an_item(line: str) -> None:
     """What somebody altered must not become an item."""
     with pytest.raises(ValueError):
-        read_item(line)
+        item_from_json(line)

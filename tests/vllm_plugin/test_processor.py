@@ -13,22 +13,22 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; its CPU build runs these laws")
 
+from shop import ITEMS
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from eval.soak import Reader, random_wishes, soak
+from eval.soak import ListParser, random_constraints, soak
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import Grammar, Marks, advance
+from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens, advance
 from genrec.errors import ArtifactError, InputError, TokenizerMismatchError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.testing import ByteTokenizer
 from genrec.types import Message, Role, Span
-from genrec.vllm_plugin.processor import CatalogProcessor
-from tests.shop import ITEMS
+from genrec.vllm_plugin.processor import CatalogLogitsProcessor
 
 HAS_SECOND = find_spec("vllm.v1.worker.gpu.sample.logits_processor") is not None
 needs_second = pytest.mark.skipif(not HAS_SECOND, reason="before 0.31 vLLM runs processors on the first runner only")
@@ -76,8 +76,8 @@ def engine(smollm2: Path, catalogs: Path) -> Iterator[LLM]:
 
 
 @pytest.fixture(scope="session")
-def grammar(index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> Grammar:
-    return Grammar(index.trie, Marks.of(tokenizer))
+def grammar(index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> CatalogGrammar:
+    return CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
 
 
 @pytest.fixture
@@ -117,25 +117,28 @@ def preemptions(engine: LLM) -> int:
 
 
 def test_requests_without_a_catalog_are_left_alone(
-    engine: LLM, index: CatalogIndex, grammar: Grammar, prompt: dict[str, list[int]]
+    engine: LLM, index: CatalogIndex, grammar: CatalogGrammar, prompt: dict[str, list[int]]
 ) -> None:
     """Whoever shares an engine with recommendations must not notice them."""
     plain = params(max_tokens=24)
     (alone,) = written(engine, [prompt], [plain])
     random = np.random.default_rng(3)
-    wishes = [random_wishes(index, random, catalog="retail") for _ in range(6)]
+    wishes = [random_constraints(index, random, catalog="retail") for _ in range(6)]
     settings = [one for wish in wishes for one in (params(**wish, temperature=2.0), plain)]
     answers = written(engine, [prompt] * len(settings), settings)
     assert all(answer == alone for answer in answers[1::2])
-    reader = Reader(index, grammar.marks)
+    reader = ListParser(index, grammar.delimiters)
     for wish, answer in zip(wishes, answers[::2], strict=True):
         assert not reader.faults(answer, wish)
 
 
-def test_a_list_that_is_wrong_is_found_out(index: CatalogIndex, grammar: Grammar) -> None:
+def test_a_list_that_is_wrong_is_found_out(index: CatalogIndex, grammar: CatalogGrammar) -> None:
     """What counts faults must be able to find some, and may not ask the constraint that it judges."""
-    reader, (one, two, three) = Reader(index, grammar.marks), (index.trie.row(row).tolist() for row in (0, 1, 2))
-    end, line = grammar.marks.end, grammar.marks.separator
+    reader, (one, two, three) = (
+        ListParser(index, grammar.delimiters),
+        (index.trie.tokens_of_row(row).tolist() for row in (0, 1, 2)),
+    )
+    end, line = grammar.delimiters.end_id, grammar.delimiters.separator_id
     wish = {"genrec_catalog": "retail", "genrec_k": 2}
     right = [*one[:-1], line, *two]
     item = index.catalog.item_ids[int(index.trie.items[0])]
@@ -150,22 +153,22 @@ def test_a_list_that_is_wrong_is_found_out(index: CatalogIndex, grammar: Grammar
 
 
 def test_one_greedy_item_is_the_likeliest_walk(
-    engine: LLM, grammar: Grammar, prompt: dict[str, list[int]], smollm2_float32: TransformersBackend
+    engine: LLM, grammar: CatalogGrammar, prompt: dict[str, list[int]], smollm2_float32: TransformersBackend
 ) -> None:
     """The constraint chooses among what the model says; it must not change what the model says."""
     state, tree, node = grammar.start("item"), smollm2_float32.open([np.array(prompt["prompt_token_ids"])]), 0
     walked: list[int] = []
-    while not state.done:
-        log_probs = tree.log_probs(np.array([node]), state.tokens, np.array([0, len(state.tokens)]))
-        walked.append(int(state.tokens[log_probs.argmax()]))
+    while not state.is_complete:
+        log_probs = tree.log_probs(np.array([node]), state.next_tokens, np.array([0, len(state.next_tokens)]))
+        walked.append(int(state.next_tokens[log_probs.argmax()]))
         (state,) = advance([state], walked[-1:])
         node = int(tree.grow(np.array([node]), np.array(walked[-1:]))[0])
     (answer,) = written(engine, [prompt], [params(genrec_catalog="retail", genrec_form="item")])
     assert answer == walked
 
 
-def test_every_mention_in_free_text_is_an_item(
-    engine: LLM, index: CatalogIndex, grammar: Grammar, tokenizer: HuggingFaceTokenizer
+def test_every_item_link_in_free_text_is_an_item(
+    engine: LLM, index: CatalogIndex, grammar: CatalogGrammar, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """Where the model may talk, it may still not invent: what stands in brackets is sold here."""
     shown = "[RED LAMP]\n[TEA TOWEL]\n"  # so that the greedy answer has mentions too, whatever the hot ones draw
@@ -178,12 +181,12 @@ def test_every_mention_in_free_text_is_an_item(
     prompts = [{"prompt_token_ids": asked.tolist()}] * 12
     heats = [0.0, *[2.0] * 11]
     settings = [params(genrec_catalog="retail", genrec_form="text", temperature=heat, max_tokens=120) for heat in heats]
-    state, end, mentions = grammar.start("text"), tokenizer.end_id, 0
+    state, end, mentions = grammar.start("text"), tokenizer.eos_token_id, 0
     for whole in written(engine, prompts, settings):
         answer = [token for token in whole if token != end]
         for size in range(len(answer), -1, -1):  # one that ran out of tokens is read up to its last whole mention
             try:
-                items = state.read([*answer[:size], end])
+                items = state.parse_items([*answer[:size], end])
             except InputError:
                 continue
             break
@@ -191,7 +194,7 @@ def test_every_mention_in_free_text_is_an_item(
         mentions += len(items)
         text = tokenizer.decode(answer[:size])
         for row in index.trie.rows_of_items[items]:
-            assert f"[{tokenizer.decode(index.trie.row(int(row))[:-1])}]" in text
+            assert f"[{tokenizer.decode(index.trie.tokens_of_row(int(row))[:-1])}]" in text
     assert mentions
 
 
@@ -231,7 +234,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSALS)
-def test_a_wish_that_cannot_be_kept_is_an_error_of_its_request(
+def test_unsatisfiable_constraint_fails_its_request(
     engine: LLM, prompt: dict[str, list[int]], settings: dict[str, Any], message: str
 ) -> None:
     """A constraint that is dropped in silence recommends what is not sold; one that ends the engine, nothing."""
@@ -241,52 +244,54 @@ def test_a_wish_that_cannot_be_kept_is_an_error_of_its_request(
     assert answer
 
 
-def test_one_request_may_have_several_answers(engine: LLM, grammar: Grammar, prompt: dict[str, list[int]]) -> None:
+def test_one_request_may_have_several_answers(
+    engine: LLM, grammar: CatalogGrammar, prompt: dict[str, list[int]]
+) -> None:
     """vLLM copies a request for its answers; a copy that lost its constraint would be free."""
     settings = params(genrec_catalog="retail", genrec_k=3, temperature=2.0, n=4)
     (answer,) = engine.generate([prompt], [settings], use_tqdm=False)
-    lists = [grammar.start("list", k=3).read(one.token_ids).tolist() for one in answer.outputs]
+    lists = [grammar.start("list", k=3).parse_items(one.token_ids).tolist() for one in answer.outputs]
     assert len(lists) == 4
     assert all(len(set(items)) == 3 for items in lists)
     assert all(one.finish_reason == "stop" for one in answer.outputs)
 
 
 @pytest.fixture
-def processor(engine: LLM) -> CatalogProcessor:
-    return CatalogProcessor(engine.llm_engine.vllm_config, torch.device("cpu"), False)
+def processor(engine: LLM) -> CatalogLogitsProcessor:
+    return CatalogLogitsProcessor(engine.llm_engine.vllm_config, torch.device("cpu"), False)
 
 
 def update(**changes: Any) -> BatchUpdate:
     return BatchUpdate(batch_size=8, **{"removed": [], "added": [], "moved": [], **changes})
 
 
-def allowed_by(processor: CatalogProcessor, rows: int) -> list[list[int]]:
+def allowed_by(processor: CatalogLogitsProcessor, rows: int) -> list[list[int]]:
     masked = processor.apply(torch.zeros(rows, 49152))
     return [torch.isfinite(row).nonzero()[:, 0].tolist() for row in masked]
 
 
 def test_a_request_keeps_its_constraint_wherever_it_goes(
-    processor: CatalogProcessor, grammar: Grammar, index: CatalogIndex
+    processor: CatalogLogitsProcessor, grammar: CatalogGrammar, index: CatalogIndex
 ) -> None:
     """An engine moves, swaps, pauses and drops requests; one that takes over another's constraint is held wrongly."""
     everything = list(range(49152))
-    text = index.trie.row(7).tolist()
+    text = index.trie.tokens_of_row(7).tolist()
     first, second = params(genrec_catalog="retail", genrec_form="item"), params(genrec_catalog="retail", genrec_k=2)
     token_ids: list[int] = []
-    roots = grammar.start("item").tokens.tolist()
+    roots = grammar.start("item").next_tokens.tolist()
     processor.update_state(
         update(added=[(0, first, [1], token_ids), (1, params(), [1], []), (2, second, [1], text[:3])])
     )
     resumed = grammar.start("list", k=2)
     for token in text[:3]:
         (resumed,) = advance([resumed], [token])
-    assert allowed_by(processor, 3) == [roots, everything, sorted(resumed.tokens.tolist())]
+    assert allowed_by(processor, 3) == [roots, everything, sorted(resumed.next_tokens.tolist())]
     processor.update_state(update(moved=[(0, 1, MoveDirectionality.SWAP)]))
-    assert allowed_by(processor, 3) == [everything, roots, sorted(resumed.tokens.tolist())]
+    assert allowed_by(processor, 3) == [everything, roots, sorted(resumed.next_tokens.tolist())]
     token_ids.append(text[0])
     (after,) = advance([grammar.start("item")], text[:1])
     processor.update_state(update(removed=[2], moved=[(1, 0, MoveDirectionality.UNIDIRECTIONAL)]))
-    assert allowed_by(processor, 2) == [sorted(after.tokens.tolist()), everything]
+    assert allowed_by(processor, 2) == [sorted(after.next_tokens.tolist()), everything]
     token_ids.clear()
     assert allowed_by(processor, 1) == [roots]
     processor.update_state(update(added=[(0, params(), [1], [])]))
@@ -294,21 +299,21 @@ def test_a_request_keeps_its_constraint_wherever_it_goes(
 
 
 def test_a_token_that_is_not_known_yet_ends_the_answer(
-    processor: CatalogProcessor, tokenizer: HuggingFaceTokenizer
+    processor: CatalogLogitsProcessor, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """Where vLLM hands out placeholders, a guess at what was written could let anything through."""
     for form in ("item", "list", "text"):
         processor.update_state(update(added=[(0, params(genrec_catalog="retail", genrec_form=form), [1], [-1])]))
-        assert allowed_by(processor, 1) == [[tokenizer.end_id]]
+        assert allowed_by(processor, 1) == [[tokenizer.eos_token_id]]
 
 
 def test_a_constraint_that_cannot_be_made_in_the_engine_leaves_nothing(
-    processor: CatalogProcessor, tokenizer: HuggingFaceTokenizer
+    processor: CatalogLogitsProcessor, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """A request that nobody checked must not be free, and must not end the engine that others wait for."""
-    wrong = params(genrec_catalog="nowhere", stop_token_ids=[tokenizer.end_id])
+    wrong = params(genrec_catalog="nowhere", stop_token_ids=[tokenizer.eos_token_id])
     processor.update_state(update(added=[(0, wrong, [1], [5])]))
-    assert allowed_by(processor, 1) == [[tokenizer.end_id]]
+    assert allowed_by(processor, 1) == [[tokenizer.eos_token_id]]
 
 
 def test_vllm_fills_in_what_was_written_where_it_schedules_ahead(
@@ -341,7 +346,7 @@ def test_a_catalog_that_is_not_for_this_model_stops_the_start(
     CatalogIndex.build(Catalog.from_items(ITEMS), TitleIdentifiers(), ByteTokenizer()).save(tmp_path / "a" / "bytes")
     monkeypatch.setenv("GENREC_CATALOGS", str(tmp_path / "a"))
     with pytest.raises(TokenizerMismatchError, match="index 'bytes' was built for tokenizer"):
-        CatalogProcessor(config, torch.device("cpu"), False)
+        CatalogLogitsProcessor(config, torch.device("cpu"), False)
     damaged = tmp_path / "b" / "shop"
     damaged.mkdir(parents=True)
     for file in (catalogs / "shop").iterdir():
@@ -349,16 +354,16 @@ def test_a_catalog_that_is_not_for_this_model_stops_the_start(
     (damaged / "trie.safetensors").write_bytes(b"x")
     monkeypatch.setenv("GENREC_CATALOGS", str(tmp_path / "b"))
     with pytest.raises(ArtifactError, match=r"trie\.safetensors was altered"):
-        CatalogProcessor(config, torch.device("cpu"), False)
+        CatalogLogitsProcessor(config, torch.device("cpu"), False)
     monkeypatch.setenv("GENREC_CATALOGS", str(tmp_path / "c"))
     with pytest.raises(InputError, match="which is no folder"):
-        CatalogProcessor(config, torch.device("cpu"), False)
+        CatalogLogitsProcessor(config, torch.device("cpu"), False)
 
 
 def test_without_catalogs_nothing_happens(engine: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who installs genrec beside vLLM and wants no constraint must not notice."""
     monkeypatch.delenv("GENREC_CATALOGS")
-    processor = CatalogProcessor(engine.llm_engine.vllm_config, torch.device("cpu"), False)
+    processor = CatalogLogitsProcessor(engine.llm_engine.vllm_config, torch.device("cpu"), False)
     processor.update_state(update(added=[(0, params(), [1], [])]))
     assert allowed_by(processor, 1) == [list(range(49152))]
     with pytest.raises(REFUSAL, match="GENREC_CATALOGS is not set"):
@@ -375,23 +380,23 @@ def test_an_engine_that_leaves_processors_out_is_refused(engine: LLM, monkeypatc
 def test_a_check_outside_an_engine_is_refused() -> None:
     """What is checked against no engine is not checked."""
     with pytest.raises(InputError, match="no engine of vLLM is checking this request"):
-        CatalogProcessor.validate_params(params(genrec_catalog="retail"))
-    CatalogProcessor.validate_params(params())
+        CatalogLogitsProcessor.validate_params(params(genrec_catalog="retail"))
+    CatalogLogitsProcessor.validate_params(params())
 
 
-def test_vllms_first_loader_takes_the_plugin() -> None:
+def test_first_model_runner_loads_the_plugin() -> None:
     """A plugin that a runner refuses stops every engine that runs it, constrained requests or not."""
     from vllm.v1.sample.logits_processor import _load_logitsprocs_plugins
 
-    assert CatalogProcessor in _load_logitsprocs_plugins()
+    assert CatalogLogitsProcessor in _load_logitsprocs_plugins()
 
 
 @needs_second
-def test_vllms_second_loader_takes_the_plugin() -> None:
+def test_second_model_runner_loads_the_plugin() -> None:
     """The same on GPUs, where vLLM runs the second runner."""
     from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitsprocs_plugins
 
-    assert CatalogProcessor in _load_v2_logitsprocs_plugins()
+    assert CatalogLogitsProcessor in _load_v2_logitsprocs_plugins()
 
 
 @pytest.mark.skipif(HAS_SECOND, reason="from vLLM 0.31 on the second runner takes processors")
@@ -420,7 +425,7 @@ class SecondRunner:
 
         device = torch.device("cpu")
         states = LogitsProcRequestState(device=device, max_num_reqs=slots, vocab_size=49152, **tables)
-        self.processor = CatalogProcessor(config, states)
+        self.processor = CatalogLogitsProcessor(config, states)
 
     def enter(self, slot: int, settings: SamplingParams, prompt: list[int], token_ids: list[int]) -> bool:
         whole = [*prompt, *token_ids]
@@ -451,11 +456,13 @@ class SecondRunner:
 
 @needs_second
 def test_the_second_runner_is_held_to_the_same_catalog(
-    engine: LLM, grammar: Grammar, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
+    engine: LLM, grammar: CatalogGrammar, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
     """On GPUs this is the runner that serves; requests share its slots, pause, and come back with what they wrote."""
     random, runner = np.random.default_rng(4), SecondRunner(engine.llm_engine.vllm_config, 6)
-    shop = Grammar(CatalogIndex.build(Catalog.from_items(ITEMS), TitleIdentifiers(), tokenizer).trie, grammar.marks)
+    shop = CatalogGrammar(
+        CatalogIndex.build(Catalog.from_items(ITEMS), TitleIdentifiers(), tokenizer).trie, grammar.delimiters
+    )
     everything, prompt = list(range(49152)), [1, 2, 3]
     few = [index.catalog.item_ids[item] for item in range(5)]
     settings = {
@@ -464,9 +471,9 @@ def test_the_second_runner_is_held_to_the_same_catalog(
         2: params(genrec_catalog="shop", genrec_k=4),
         3: params(genrec_catalog="retail", genrec_form="text", genrec_deny=few),
         4: params(genrec_catalog="retail", genrec_form="item", genrec_allow=few),
-        5: params(genrec_catalog="nowhere", stop_token_ids=[tokenizer.end_id]),
+        5: params(genrec_catalog="nowhere", stop_token_ids=[tokenizer.eos_token_id]),
     }
-    rows = index.rows(Subset.of(len(index.trie), range(5)))
+    rows = index.to_row_subset(Subset.from_indices(len(index.trie), range(5)))
     states = {
         0: grammar.start("list", k=3),
         2: shop.start("list", k=4),
@@ -482,18 +489,18 @@ def test_the_second_runner_is_held_to_the_same_catalog(
         for slot, found in zip(slots, runner.step(slots), strict=True):
             if slot in states:
                 state = states[slot]
-                free = np.flatnonzero(grammar.marks.free).tolist()
-                assert found == (free if state.free else sorted(state.tokens.tolist())), (step, slot)
-                opening = np.flatnonzero(grammar.marks.opens)
-                token = int(random.choice(opening if state.free and step % 2 else found))
+                free = np.flatnonzero(grammar.delimiters.free_text).tolist()
+                assert found == (free if state.in_free_text else sorted(state.next_tokens.tolist())), (step, slot)
+                opening = np.flatnonzero(grammar.delimiters.opens_link)
+                token = int(random.choice(opening if state.in_free_text and step % 2 else found))
                 (states[slot],) = advance([state], [token])
             else:
-                assert found == ([tokenizer.end_id] if settings[slot].extra_args else everything)
+                assert found == ([tokenizer.eos_token_id] if settings[slot].extra_args else everything)
                 token = int(random.choice(found))
             runner.write(slot, token)
             answers[slot].append(token)
-            if slot in states and states[slot].done:  # the next request takes the slot
-                assert len(starts[slot].read(answers[slot])) >= len(states[slot].rows)
+            if slot in states and states[slot].is_complete:  # the next request takes the slot
+                assert len(starts[slot].parse_items(answers[slot])) >= len(states[slot].written_rows)
                 runner.enter(slot, settings[slot], prompt, [])
                 states[slot], answers[slot], finished = starts[slot], [], finished + 1
         if step % 10 == 9:  # somebody pauses, and comes back in a slot that was another's

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from genrec.data.subset import Mask, Subset
 from genrec.errors import InputError
 from genrec.index.trie import TokenTrie
-from genrec.vllm_plugin.tensor_trie import TensorFilter, TensorTrie
+from genrec.vllm_plugin.tensor_trie import TensorAllowedBatch, TensorTrie
 
 
 def random_case(seed: int) -> tuple[TokenTrie, list[tuple[int, ...]]]:
@@ -16,13 +16,13 @@ def random_case(seed: int) -> tuple[TokenTrie, list[tuple[int, ...]]]:
     vocab_size = int(random.integers(3, 20))
     bodies = {tuple(random.integers(1, vocab_size, random.integers(1, 6)).tolist()) for _ in range(25)}
     trie = TokenTrie.from_sequences([np.array([*body, 0]) for body in bodies])
-    return trie, [tuple(trie.row(row).tolist()) for row in range(len(trie))]
+    return trie, [tuple(trie.tokens_of_row(row).tolist()) for row in range(len(trie))]
 
 
 def subsets_of(size: int, random: np.random.Generator) -> list[Subset]:
     mask = Mask.from_bool(random.random(size) < 0.5)
     listed = np.flatnonzero(random.random(size) < 0.3)
-    return [Subset.of(size, listed), Subset.from_mask(mask), Subset.from_mask(mask).without(listed)]
+    return [Subset.from_indices(size, listed), Subset.from_mask(mask), Subset.from_mask(mask).without(listed)]
 
 
 def test_children_are_those_of_the_prefix_that_hold_an_allowed_row() -> None:
@@ -31,7 +31,7 @@ def test_children_are_those_of_the_prefix_that_hold_an_allowed_row() -> None:
         trie, rows = random_case(seed)
         tensor = TensorTrie(trie, "cpu")
         subsets = subsets_of(len(rows), np.random.default_rng(seed))
-        places = trie.paths(np.arange(len(trie)))
+        places = trie.path_positions(np.arange(len(trie)))
         prefixes = [row[:depth] for row in rows for depth in range(1, len(row) + 1)]
         named = {(): 0, **dict(zip(prefixes, (places + 1).tolist(), strict=True))}
         states = torch.tensor(list(named.values()))
@@ -40,7 +40,7 @@ def test_children_are_those_of_the_prefix_that_hold_an_allowed_row() -> None:
                 found = tensor.children(states)
             else:
                 owner = torch.full_like(states, prompt)
-                found = tensor.children(states, owner=owner, allowed=TensorFilter(subsets, "cpu"))
+                found = tensor.children(states, prompt_indices=owner, allowed=TensorAllowedBatch(subsets, "cpu"))
             every = np.ones(len(rows), dtype=bool) if subset is None else subset.to_bool()
             kept = [row for row, allowed in zip(rows, every, strict=True) if allowed]
             for place, prefix in enumerate(named):
@@ -66,38 +66,38 @@ def test_a_walk_along_a_row_ends_at_its_item_and_a_wrong_token_at_the_beginning(
                 )
                 assert (tensor.advance(state, wrong).tolist() != [dead]) == known
                 state = tensor.advance(state, torch.tensor([token]))
-            assert tensor.items(state).tolist() == [trie.items[number]]
+            assert tensor.item_indices(state).tolist() == [trie.items[number]]
             assert tensor.advance(state, torch.tensor([0])).tolist() == [dead]
         end = torch.tensor([dead])
         assert not tensor.children(end).valid.any()
         assert tensor.advance(end, torch.tensor([rows[0][0]])).tolist() == [dead]
-        assert tensor.items(end).tolist() == [-1]
-        assert tensor.items(torch.zeros(1, dtype=torch.int64)).tolist() == [-1]
+        assert tensor.item_indices(end).tolist() == [-1]
+        assert tensor.item_indices(torch.zeros(1, dtype=torch.int64)).tolist() == [-1]
 
 
 def test_half_a_filter_is_refused() -> None:
     """Left out in silence, it would let everything through."""
     trie, rows = random_case(3)
-    tensor, allowed = TensorTrie(trie, "cpu"), TensorFilter([Subset.of(len(rows), [0])], "cpu")
+    tensor, allowed = TensorTrie(trie, "cpu"), TensorAllowedBatch([Subset.from_indices(len(rows), [0])], "cpu")
     states = torch.zeros(1, dtype=torch.int64)
-    for given in ({"allowed": allowed}, {"owner": states}):
+    for given in ({"allowed": allowed}, {"prompt_indices": states}):
         with pytest.raises(InputError, match="pass owner and allowed together"):
             tensor.children(states, **given)
     with pytest.raises(InputError, match="most is 0"):
         tensor.children(states, 0)
     with pytest.raises(InputError, match=r"subsets of \[\] rows"):
-        TensorFilter([], "cpu")
+        TensorAllowedBatch([], "cpu")
 
 
 def test_nothing_waits_for_the_device() -> None:
     """A value that Python reads stops the GPU's queue; tensors without values refuse such a read."""
     trie, rows = random_case(3)
     tensor, subsets = TensorTrie(trie, "cpu"), subsets_of(len(rows), np.random.default_rng(3))
-    allowed = TensorFilter(subsets, "cpu")
+    allowed = TensorAllowedBatch(subsets, "cpu")
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         states = fake.from_tensor(torch.zeros(6, dtype=torch.int64))
         owner = fake.from_tensor(torch.tensor([0, 1, 2, 0, 1, 2]))
-        children = tensor.children(states, owner=owner, allowed=allowed)
+        children = tensor.children(states, prompt_indices=owner, allowed=allowed)
         after = tensor.advance(states, children.tokens[:, 0])
-        assert children.tokens.shape == (6, tensor.widest)
-        assert tensor.items(after).shape == (6,)
+        assert children.tokens.shape == (6, tensor.max_children)
+        assert tensor.item_indices(after).shape == (6,)

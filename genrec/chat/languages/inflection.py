@@ -2,25 +2,25 @@
 
 import re
 
-_QUOTE = "\N{RIGHT SINGLE QUOTATION MARK}"  # that telephones write for an apostrophe
-_IRREGULAR = re.compile(r"[^\w-]|\d")
+_CURLY_APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"  # that telephones write for an apostrophe
+_NOT_INFLECTED = re.compile(r"[^\w-]|\d")
 
 
-def small(text: str) -> str:
+def lowercase(text: str) -> str:
     """A text in small letters, one by one as Arrow compares them ("ß" stays); single blanks, straight quotes."""
-    letters = ((letter, letter.lower()) for letter in " ".join(text.split()).replace(_QUOTE, "'"))
+    letters = ((letter, letter.lower()) for letter in " ".join(text.split()).replace(_CURLY_APOSTROPHE, "'"))
     return "".join(lower if len(lower) == 1 else letter for letter, lower in letters)
 
 
-def spellings(word: str) -> tuple[str, ...]:
+def inflections(word: str) -> tuple[str, ...]:
     """A word in small letters as it is written of one and of many, likeliest singular first.
 
     Where the ending does not tell ("cookies", "leaves"), each singular that it could have is there.
     """
-    word = small(word)
+    word = lowercase(word)
     if "'" in word:
-        return word, word.replace("'", _QUOTE)
-    if _IRREGULAR.search(word):
+        return word, word.replace("'", _CURLY_APOSTROPHE)
+    if _NOT_INFLECTED.search(word):
         return (word,)
     singulars = _singulars(word)
     return (*singulars, word, *([] if singulars else _plurals(word)))

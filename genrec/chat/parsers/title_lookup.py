@@ -7,9 +7,9 @@ import numpy as np
 
 from genrec.data.catalog import Catalog
 
-_BEHIND = re.compile(r"\s*\([^()]*\)\s*$")  # a year, or what else stands in brackets at the end of a title
-_LONGEST = 24  # words of a title that are looked for
-_SHORT = 4  # characters of a title in one word, at least: "Jaws" is one, "It" could be anything
+_TRAILING_BRACKETS = re.compile(r"\s*\([^()]*\)\s*$")  # a year, or what else stands in brackets at the end of a title
+_MAX_TITLE_WORDS = 24  # words of a title that are looked for
+_MIN_TITLE_LENGTH = 4  # characters of a title in one word, at least: "Jaws" is one, "It" could be anything
 
 
 class TitleLookup:
@@ -21,39 +21,42 @@ class TitleLookup:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        hashes = np.fromiter((hash(_name(title)) for title in catalog.titles), dtype=np.int64, count=len(catalog))
-        self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
+        hashes = np.fromiter((hash(_title_key(title)) for title in catalog.titles), dtype=np.int64, count=len(catalog))
+        self._sorted_item_indices = np.argsort(hashes, kind="stable")
+        self._sorted_hashes = hashes[self._sorted_item_indices]
 
-    def find(self, said: str) -> list[int]:
+    def find_items(self, text: str) -> list[int]:
         """The items of the longest titles that stand in a text, as indices in the order of the text."""
-        words = plain(said).split()
+        words = normalize_words(text).split()
         found: dict[int, int] = {}
         taken = bytearray(len(words))
-        for size in range(min(len(words), _LONGEST), 0, -1):
+        for size in range(min(len(words), _MAX_TITLE_WORDS), 0, -1):
             for start in range(len(words) - size + 1):
-                if not any(taken[start : start + size]) and (item := self._item(words[start : start + size])) >= 0:
+                if (
+                    not any(taken[start : start + size])
+                    and (item := self._find_title(words[start : start + size])) >= 0
+                ):
                     found[start] = item
                     taken[start : start + size] = b"\1" * size
         return [found[start] for start in sorted(found)]
 
-    def _item(self, words: Sequence[str]) -> int:
+    def _find_title(self, words: Sequence[str]) -> int:
         name = " ".join(words)
-        if len(words) == 1 and len(name) < _SHORT:
+        if len(words) == 1 and len(name) < _MIN_TITLE_LENGTH:
             return -1
-        place = int(np.searchsorted(self._hashes, hash(name)))
-        while place < len(self._hashes) and self._hashes[place] == hash(name):
-            item = int(self._order[place])
-            if _name(self._catalog[item].title) == name:
+        place = int(np.searchsorted(self._sorted_hashes, hash(name)))
+        while place < len(self._sorted_hashes) and self._sorted_hashes[place] == hash(name):
+            item = int(self._sorted_item_indices[place])
+            if _title_key(self._catalog[item].title) == name:
                 return item
             place += 1
         return -1
 
 
-def plain(text: str) -> str:
+def normalize_words(text: str) -> str:
     """A text's words alone, for looking up."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _name(title: str) -> str:
-    return plain(_BEHIND.sub("", title)) or plain(title)
+def _title_key(title: str) -> str:
+    return normalize_words(_TRAILING_BRACKETS.sub("", title)) or normalize_words(title)

@@ -5,11 +5,11 @@ from importlib.util import find_spec
 from typing import Any
 
 
-def choose_loops() -> Any:
+def select_kernels() -> Any:
     """The module of compiled loops where numba is installed, else that of plain ones."""
     return import_module(f"genrec.index.kernels.{'numba' if find_spec('numba') else 'numpy'}")
 
 
-def find_narrow_loops() -> Any | None:
+def find_int8_kernels() -> Any | None:
     """The module of loops over bytes; None where numba is not installed."""
     return import_module("genrec.index.kernels.int8") if find_spec("numba") else None

@@ -15,20 +15,20 @@ from numba.core import cgutils, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-WIDTH = 64
+SIMD_WIDTH = 64
 """W is a multiple of it."""
 
-WIDEST = 65_536
+MAX_WIDTH = 65_536
 """W at most, for which no sum of products runs over 32 bits."""
 
-LARGEST, ZERO = 127, 128
+INT8_MAX, ZERO_POINT = 127, 128
 """The largest number of a byte with a sign, and the byte without one that stands for 0 in the vector of an item."""
 
-_ROWS = 64  # vectors that stay in the processor's cache while people pass by
-_LLVM = 22  # the version whose name and types of the instruction are used
+_CACHE_BLOCK_ROWS = 64  # vectors that stay in the processor's cache while people pass by
+_LLVM_VERSION = 22  # the version whose name and types of the instruction are used
 
 
-def compile_loops(function, **options):
+def compile_kernel(function, **options):
     """A function of loops, compiled at its first call, which lets other threads run; kept where there is a folder."""
     try:
         return numba.njit(cache=True, nogil=True, **options)(function)
@@ -36,15 +36,17 @@ def compile_loops(function, **options):
         return numba.njit(nogil=True, **options)(function)
 
 
-def _has_instruction() -> bool:
+def _has_vnni() -> bool:
     """Whether numba compiles for a processor that has it, by an LLVM that knows it; anything else ends the process."""
     is_host = numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None
-    return is_host and llvm.llvm_version_info[0] == _LLVM and "+avx512vnni" in get_host_cpu_features().split(",")
+    return (
+        is_host and llvm.llvm_version_info[0] == _LLVM_VERSION and "+avx512vnni" in get_host_cpu_features().split(",")
+    )
 
 
 @intrinsic
-def _inner_at_once(_, vector, person):
-    numbers, sums, length = ir.VectorType(ir.IntType(8), WIDTH), ir.VectorType(ir.IntType(32), 16), ir.IntType(64)
+def _dot_vnni(_, vector, user):
+    numbers, sums, length = ir.VectorType(ir.IntType(8), SIMD_WIDTH), ir.VectorType(ir.IntType(32), 16), ir.IntType(64)
 
     def generate(context, builder, signature, arguments):
         arrays = [
@@ -58,32 +60,32 @@ def _inner_at_once(_, vector, person):
             builder.module, ir.FunctionType(ir.IntType(32), [sums]), "llvm.vector.reduce.add.v16i32"
         )
         total = cgutils.alloca_once_value(builder, ir.Constant(sums, None))
-        count = builder.udiv(builder.extract_value(arrays[0].shape, 0), length(WIDTH))
+        count = builder.udiv(builder.extract_value(arrays[0].shape, 0), length(SIMD_WIDTH))
         with cgutils.for_range(builder, count) as loop:
             parts = []
             for array in arrays:
-                place = builder.gep(array.data, [builder.mul(loop.index, length(WIDTH))])
+                place = builder.gep(array.data, [builder.mul(loop.index, length(SIMD_WIDTH))])
                 parts.append(builder.load(builder.bitcast(place, numbers.as_pointer())))
                 parts[-1].align = 1
             builder.store(builder.call(add, [builder.load(total), *parts]), total)
         return builder.call(reduce, [builder.load(total)])
 
-    return types.int32(vector, person), generate
+    return types.int32(vector, user), generate
 
 
-@compile_loops
-def _inner_by_loop(vector, person):
+@compile_kernel
+def _dot_scalar(vector, user):
     total = np.int32(0)
     for step in range(len(vector)):
-        total += np.int32(vector[step]) * np.int32(person[step])
+        total += np.int32(vector[step]) * np.int32(user[step])
     return np.int32(total)  # numba sums in 64 bits, but where 32 of them are used
 
 
-_inner, _PERSON = (_inner_at_once, np.int8) if _has_instruction() else (_inner_by_loop, np.int16)
+_dot, _USER_DTYPE = (_dot_vnni, np.int8) if _has_vnni() else (_dot_scalar, np.int16)
 
 
-@compile_loops
-def multiply_nearly(vectors, steps, people, products, lengths, lefts):
+@compile_kernel
+def quantized_inner_products(vectors, scales, users, products, norms, residual_norms):
     """Multiply people, rounded as items are, with items.
 
     Number d of an item stands for `(vectors[n, d] - 128) * steps[d]`, so a person's is multiplied with the step first,
@@ -91,30 +93,30 @@ def multiply_nearly(vectors, steps, people, products, lengths, lefts):
 
     Args:
         vectors: uint8 [N, W], 128 behind D.
-        steps: float64 [D].
-        people: float32 [U, D].
+        scales: float64 [D].
+        users: float32 [U, D].
         products: float32 [U, N], written.
-        lengths: float64 [U], written: of the people.
-        lefts: float64 [U], written: of what rounding leaves of each person, in the steps of the items.
+        norms: float64 [U], written: of the people.
+        residual_norms: float64 [U], written: of what rounding leaves of each person, in the steps of the items.
     """
-    width = people.shape[1]
-    narrow = np.zeros((len(people), vectors.shape[1]), dtype=_PERSON)
-    less, units = np.zeros(len(people), dtype=np.int32), np.ones(len(people))
-    for person in range(len(people)):
+    width = users.shape[1]
+    narrow = np.zeros((len(users), vectors.shape[1]), dtype=_USER_DTYPE)
+    less, units = np.zeros(len(users), dtype=np.int32), np.ones(len(users))
+    for person in range(len(users)):
         largest, length, left = 0.0, 0.0, 0.0
         for step in range(width):
-            value = np.float64(people[person, step])
-            largest, length = max(largest, abs(value * steps[step])), length + value * value
+            value = np.float64(users[person, step])
+            largest, length = max(largest, abs(value * scales[step])), length + value * value
         if largest > 0:
-            units[person] = largest / LARGEST
+            units[person] = largest / INT8_MAX
         for step in range(width):
-            folded = people[person, step] * steps[step] / units[person]
-            whole = min(LARGEST, max(-LARGEST, np.rint(folded)))
-            narrow[person, step], less[person] = whole, less[person] + ZERO * whole
+            folded = users[person, step] * scales[step] / units[person]
+            whole = min(INT8_MAX, max(-INT8_MAX, np.rint(folded)))
+            narrow[person, step], less[person] = whole, less[person] + ZERO_POINT * whole
             left += (folded - whole) ** 2
-        lengths[person], lefts[person] = np.sqrt(length), np.sqrt(left) * units[person]
-    for first in range(0, len(vectors), _ROWS):
-        for person in range(len(people)):
-            for row in range(first, min(first + _ROWS, len(vectors))):
-                product = _inner(vectors[row], narrow[person]) - less[person]
+        norms[person], residual_norms[person] = np.sqrt(length), np.sqrt(left) * units[person]
+    for first in range(0, len(vectors), _CACHE_BLOCK_ROWS):
+        for person in range(len(users)):
+            for row in range(first, min(first + _CACHE_BLOCK_ROWS, len(vectors))):
+                product = _dot(vectors[row], narrow[person]) - less[person]
                 products[person, row] = product * units[person]

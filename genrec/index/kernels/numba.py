@@ -8,16 +8,16 @@ from functools import partial
 
 import numpy as np
 
-from genrec.index.kernels.int8 import compile_loops
+from genrec.index.kernels.int8 import compile_kernel
 
-BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
-_GATHERED = 4096
-_ROWS = 64  # vectors that stay in the processor's cache while people, four at a time, pass by
+START_BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
+_GATHER_ROWS = 4096
+_CACHE_BLOCK_ROWS = 64  # vectors that stay in the processor's cache while people, four at a time, pass by
 
-_compile = compile_loops
+_jit = compile_kernel
 
 
-@_compile
+@_jit
 def _copy(source, begin, stop, target, into):
     # Loops over slices count from 0 and so never below it; numba then copies many numbers at once.
     left, right = target[into : into + stop - begin], source[begin:stop]
@@ -25,15 +25,15 @@ def _copy(source, begin, stop, target, into):
         left[step] = right[step]
 
 
-@_compile
-def _least(values):
+@_jit
+def _min_of(values):
     least = values[0]
     for value in values:
         least = min(least, value)
     return least
 
 
-@_compile
+@_jit
 def pack_keys(tokens, offsets, rows, depth, count, bits, end):
     keys = np.zeros(len(rows), dtype=np.uint64)
     for place in range(len(rows)):
@@ -48,15 +48,15 @@ def pack_keys(tokens, offsets, rows, depth, count, bits, end):
     return keys
 
 
-@_compile
-def _bounds(offsets, length, row):
+@_jit
+def _row_range(offsets, length, row):
     # Where rows are of one length their places need no look at `offsets`, which would miss the cache once a row.
     if length:
         return row * length, (row + 1) * length
     return offsets[row], offsets[row + 1]
 
 
-@_compile
+@_jit
 def front_code(tokens, offsets, order, shared, tails, own):
     longest, shortest = 0, offsets[-1]
     for row in range(len(order)):
@@ -64,19 +64,19 @@ def front_code(tokens, offsets, order, shared, tails, own):
         longest, shortest = max(longest, size), min(shortest, size)
     length = longest if longest == shortest else 0
     # Rows are gathered some at a time first: the processor fetches many at once, which it cannot while comparing.
-    buffer = np.empty(_GATHERED * longest, dtype=tokens.dtype)
+    buffer = np.empty(_GATHER_ROWS * longest, dtype=tokens.dtype)
     before = np.empty(longest, dtype=tokens.dtype)
     filled, end = 0, 0
-    for chunk in range(0, len(order), _GATHERED):
-        last = min(chunk + _GATHERED, len(order))
+    for chunk in range(0, len(order), _GATHER_ROWS):
+        last = min(chunk + _GATHER_ROWS, len(order))
         read = 0
         for row in order[chunk:last]:
-            source, stop = _bounds(offsets, length, row)
+            source, stop = _row_range(offsets, length, row)
             _copy(tokens, source, stop, buffer, read)
             read += stop - source
         begin = 0
         for place in range(chunk, last):
-            source, stop = _bounds(offsets, length, order[place])
+            source, stop = _row_range(offsets, length, order[place])
             size, same = stop - source, 0
             here = buffer[begin : begin + size]
             limit = min(end, size)
@@ -94,7 +94,7 @@ def front_code(tokens, offsets, order, shared, tails, own):
     return filled
 
 
-@_compile
+@_jit
 def _bisect(values, begin, stop, wanted):
     while begin < stop:
         middle = (begin + stop) // 2
@@ -105,7 +105,7 @@ def _bisect(values, begin, stop, wanted):
     return begin
 
 
-@_compile
+@_jit
 def _find_wide(wide_low, wide_high, low, high):
     place = _bisect(wide_low, 0, len(wide_low), low)
     while wide_high[place] != high:
@@ -113,25 +113,25 @@ def _find_wide(wide_low, wide_high, low, high):
     return place
 
 
-@_compile
-def _start(tails, starts, row):
-    start = starts[row // BLOCK]
-    for before in range(row // BLOCK * BLOCK, row):
+@_jit
+def _row_start(tails, starts, row):
+    start = starts[row // START_BLOCK]
+    for before in range(row // START_BLOCK * START_BLOCK, row):
         start += np.int64(tails[before])
     return start
 
 
-@_compile
-def start_rows(tails, starts, rows):
+@_jit
+def row_starts(tails, starts, rows):
     found = np.empty(len(rows), dtype=np.int64)
     for place in range(len(rows)):
-        found[place] = _start(tails, starts, rows[place])
+        found[place] = _row_start(tails, starts, rows[place])
     return found
 
 
-# The tokens of `rows`, one row after the other; row r of them ends at `stops[r]`. See `TokenTrie.decode`.
-@_compile
-def decode_rows(
+# The tokens of `rows`, one row after the other; row r of them ends at `stops[r]`. See `TokenTrie.tokens_of_rows`.
+@_jit
+def tokens_of_rows(
     shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, rows,
     stops,
 ):  # fmt: skip
@@ -154,7 +154,7 @@ def decode_rows(
         while size > 0:
             begin = np.int64(shared[source])
             if begin < size:
-                start = _start(tails, starts, source)
+                start = _row_start(tails, starts, source)
                 for step in range(begin, size):
                     flat[into + step] = tokens[start + step - begin]
                 size = begin
@@ -166,8 +166,8 @@ def decode_rows(
     return flat
 
 
-@_compile
-def measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high):
+@_jit
+def node_depths(shared, tails, wide_low, wide_high, wide_depth, limit, low, high):
     depths = np.empty(len(low), dtype=np.int64)
     for node in range(len(low)):
         begin, stop = low[node], high[node]
@@ -176,14 +176,14 @@ def measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, hi
         elif stop - begin > limit:
             depths[node] = wide_depth[_find_wide(wide_low, wide_high, begin, stop)]
         else:
-            depths[node] = _least(shared[begin + 1 : stop])
+            depths[node] = _min_of(shared[begin + 1 : stop])
     return depths
 
 
-@_compile
-def open_nodes(
+@_jit
+def expand_nodes(
     shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, low,
-    high, at,
+    high, max_depths,
 ):  # fmt: skip
     count = len(low)
     depths = np.empty(count, dtype=np.int64)
@@ -195,21 +195,21 @@ def open_nodes(
         children = 1
         if stop - begin == 1:
             depth = np.int64(shared[begin]) + np.int64(tails[begin])
-            children = 1 if len(at) and at[node] < depth else 0
+            children = 1 if len(max_depths) and max_depths[node] < depth else 0
         elif stop - begin > limit:
             place = _find_wide(wide_low, wide_high, begin, stop)
             depth = wide_depth[place]
-            if not len(at) or at[node] >= depth:
+            if not len(max_depths) or max_depths[node] >= depth:
                 known[node] = place
                 children = wide_first[place + 1] - wide_first[place]
         else:
             inner = shared[begin + 1 : stop]
-            least = _least(inner)
+            least = _min_of(inner)
             depth = np.int64(least)
-            if not len(at) or at[node] >= depth:
+            if not len(max_depths) or max_depths[node] >= depth:
                 for common in inner:
                     children += common == least
-        depths[node] = min(depth, at[node]) if len(at) else depth
+        depths[node] = min(depth, max_depths[node]) if len(max_depths) else depth
         offsets[node + 1] = offsets[node] + children
     total = offsets[count]
     child_low = np.empty(total + 1, dtype=np.int32)
@@ -224,7 +224,7 @@ def open_nodes(
             _copy(wide_child, source, source + size, child_low, into)
             _copy(wide_token, source, source + size, first, into)
         else:
-            start = _start(tails, starts, begin)
+            start = _row_start(tails, starts, begin)
             child_low[into] = begin
             first[into] = tokens[start + depth - np.int64(shared[begin])]
             last = stop if size > 1 else begin + 1
@@ -239,7 +239,7 @@ def open_nodes(
     return depths, offsets, child_low[:total], first[:total]
 
 
-@_compile
+@_jit
 def gather(matrix, tokens, offsets):
     found = np.empty(len(tokens), dtype=matrix.dtype)
     for row in range(len(offsets) - 1):
@@ -248,8 +248,8 @@ def gather(matrix, tokens, offsets):
     return found
 
 
-@_compile
-def _keep(low, first, begin, stop, end, out_low, out_high, out_first, kept):
+@_jit
+def _append_children(low, first, begin, stop, end, out_low, out_high, out_first, kept):
     # Children `begin` to `stop`, behind which row `end` begins, are kept.
     size = stop - begin
     if size:
@@ -260,8 +260,8 @@ def _keep(low, first, begin, stop, end, out_low, out_high, out_first, kept):
     return kept + size
 
 
-@_compile
-def _without_listed(low, first, begin, stop, end, listed, out_low, out_high, out_first, kept):
+@_jit
+def _filter_by_denylist(low, first, begin, stop, end, listed, out_low, out_high, out_first, kept):
     # Only children that hold a listed row can go, and only where all their rows are listed.
     at, child = 0, begin
     while at < len(listed):
@@ -269,19 +269,19 @@ def _without_listed(low, first, begin, stop, end, listed, out_low, out_high, out
         top = np.int64(low[here + 1]) if here + 1 < stop else end
         beyond = _bisect(listed, at, len(listed), top)
         if beyond - at == top - np.int64(low[here]):
-            kept = _keep(low, first, child, here, np.int64(low[here]), out_low, out_high, out_first, kept)
+            kept = _append_children(low, first, child, here, np.int64(low[here]), out_low, out_high, out_first, kept)
             child = here + 1
         at = beyond
-    return _keep(low, first, child, stop, end, out_low, out_high, out_first, kept)
+    return _append_children(low, first, child, stop, end, out_low, out_high, out_first, kept)
 
 
-@_compile
-def _with_mask(low, first, begin, stop, end, counts, out_low, out_high, out_first, kept):
+@_jit
+def _filter_by_mask(low, first, begin, stop, end, prefix_counts, out_low, out_high, out_first, kept):
     bottom = low[begin]
-    before = counts[bottom]
+    before = prefix_counts[bottom]
     for child in range(begin, stop):
         top = low[child + 1] if child + 1 < stop else end
-        after = counts[top]
+        after = prefix_counts[top]
         # Written whether it is kept or not: the next one then stands over it.
         out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
         kept += after > before
@@ -289,15 +289,17 @@ def _with_mask(low, first, begin, stop, end, counts, out_low, out_high, out_firs
     return kept
 
 
-@_compile
-def _with_counted(low, first, begin, stop, end, listed, counts, only, out_low, out_high, out_first, kept):
-    counted, at = np.int64(counts[low[begin]]) if len(counts) else 0, 0
+@_jit
+def _filter_by_counts(
+    low, first, begin, stop, end, listed, prefix_counts, is_allowlist, out_low, out_high, out_first, kept
+):
+    counted, at = np.int64(prefix_counts[low[begin]]) if len(prefix_counts) else 0, 0
     for child in range(begin, stop):
         bottom = low[child]
         top = low[child + 1] if child + 1 < stop else end
         left = np.int64(top) - np.int64(bottom)
-        if len(counts):
-            after = np.int64(counts[top])
+        if len(prefix_counts):
+            after = np.int64(prefix_counts[top])
             left = after - counted
             counted = after
         named = 0
@@ -307,31 +309,33 @@ def _with_counted(low, first, begin, stop, end, listed, counts, only, out_low, o
             at = beyond
         # Written whether it is kept or not, as above.
         out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
-        kept += named > 0 if only else left > named
+        kept += named > 0 if is_allowlist else left > named
     return kept
 
 
-@_compile
-def keep_alive(offsets, low, first, node_high, owner, listed, bounds, only, counts):
+@_jit
+def filter_children(
+    offsets, low, tokens, node_high, prompt_indices, listed, listed_offsets, is_allowlist, prefix_counts
+):
     out_low, out_high = np.empty(len(low), dtype=np.int32), np.empty(len(low), dtype=np.int32)
-    out_first = np.empty(len(low), dtype=first.dtype)
+    out_first = np.empty(len(low), dtype=tokens.dtype)
     kept, begin = 0, 0
-    for node in range(len(owner)):
-        stop, end, prompt = offsets[node + 1], node_high[node], owner[node]
-        near, far = bounds[prompt], bounds[prompt + 1]
+    for node in range(len(prompt_indices)):
+        stop, end, prompt = offsets[node + 1], node_high[node], prompt_indices[node]
+        near, far = listed_offsets[prompt], listed_offsets[prompt + 1]
         if begin < stop:
             if near < far:
                 near = _bisect(listed, near, far, low[begin])
                 far = _bisect(listed, near, far, end)
             own = listed[near:far]
-            if len(counts) and not len(own) and not only[prompt]:
-                kept = _with_mask(low, first, begin, stop, end, counts, out_low, out_high, out_first, kept)
-            elif only[prompt] or len(counts):
-                kept = _with_counted(
-                    low, first, begin, stop, end, own, counts, only[prompt], out_low, out_high, out_first, kept
+            if len(prefix_counts) and not len(own) and not is_allowlist[prompt]:
+                kept = _filter_by_mask(low, tokens, begin, stop, end, prefix_counts, out_low, out_high, out_first, kept)
+            elif is_allowlist[prompt] or len(prefix_counts):
+                kept = _filter_by_counts(
+                    low, tokens, begin, stop, end, own, prefix_counts, is_allowlist[prompt], out_low, out_high, out_first, kept
                 )  # fmt: skip
             else:
-                kept = _without_listed(low, first, begin, stop, end, own, out_low, out_high, out_first, kept)
+                kept = _filter_by_denylist(low, tokens, begin, stop, end, own, out_low, out_high, out_first, kept)
         begin = stop
         offsets[node + 1] = kept
     return out_low[:kept], out_high[:kept], out_first[:kept]
@@ -340,9 +344,9 @@ def keep_alive(offsets, low, first, node_high, owner, listed, bounds, only, coun
 # Write the rows of two tries but those `gone` in their order; `row` and `new_row` are room for one row of each. Returns
 # how many rows and tokens were written or, where two rows cannot stand together, -1 - the old row and the new one. See
 # `TokenTrie.merge`.
-@_compile
+@_jit
 def merge(
-    shared, tails, tokens, items, gone, new_shared, new_tails, new_tokens, new_items,
+    shared, tails, tokens, items, removed_rows, new_shared, new_tails, new_tokens, new_items,
     out_shared, out_tails, out_tokens, out_items, row, new_row,
 ):  # fmt: skip
     # Both heads lie above the row written last; `same` and `new_same` say how much they share with it, and the one
@@ -353,7 +357,7 @@ def merge(
     new_at, new_read, new_size, new_same, loaded = 0, 0, 0, 0, False
     written, filled = 0, 0
     while True:
-        leave = skipped < len(gone) and gone[skipped] == at
+        leave = skipped < len(removed_rows) and removed_rows[skipped] == at
         if not leave and not loaded and new_at < new_rows:
             new_same = np.int64(new_shared[new_at])
             new_size = new_same + np.int64(new_tails[new_at])
@@ -363,7 +367,7 @@ def merge(
         limit = new_same if loaded else -1
         front = np.int64(shared[at]) if at < rows else 0
         if not leave and at < rows and same == front and same >= limit:
-            stop, begin = gone[skipped] if skipped < len(gone) else rows, at
+            stop, begin = removed_rows[skipped] if skipped < len(removed_rows) else rows, at
             if not loaded:
                 for size in tails[at:stop]:
                     read += np.int64(size)
@@ -436,16 +440,16 @@ def merge(
 
 
 # What is summed in another order may be summed many numbers at once; nothing else about arithmetic is loosened.
-_compile_sums = partial(compile_loops, fastmath={"reassoc", "contract", "nsz"})
+_jit_fastmath = partial(compile_kernel, fastmath={"reassoc", "contract", "nsz"})
 
 
-@_compile_sums
-def multiply(vectors, people, products):
-    width, whole = vectors.shape[1], len(people) // 4 * 4
-    for first in range(0, len(vectors), _ROWS):
-        rows = range(first, min(first + _ROWS, len(vectors)))
+@_jit_fastmath
+def inner_products(vectors, users, products):
+    width, whole = vectors.shape[1], len(users) // 4 * 4
+    for first in range(0, len(vectors), _CACHE_BLOCK_ROWS):
+        rows = range(first, min(first + _CACHE_BLOCK_ROWS, len(vectors)))
         for person in range(0, whole, 4):
-            p, q, r, s = people[person], people[person + 1], people[person + 2], people[person + 3]
+            p, q, r, s = users[person], users[person + 1], users[person + 2], users[person + 3]
             for row in rows:
                 vector = vectors[row]
                 a = b = c = d = np.float32(0)
@@ -457,8 +461,8 @@ def multiply(vectors, people, products):
                     d += value * s[step]
                 products[person, row], products[person + 1, row] = a, b
                 products[person + 2, row], products[person + 3, row] = c, d
-        for person in range(whole, len(people)):
-            p = people[person]
+        for person in range(whole, len(users)):
+            p = users[person]
             for row in rows:
                 vector = vectors[row]
                 a = np.float32(0)
@@ -467,18 +471,18 @@ def multiply(vectors, people, products):
                 products[person, row] = a
 
 
-@_compile
-def _comes_later(scores, rows, one, other):
+@_jit
+def _ranks_after(scores, rows, one, other):
     return scores[one] < scores[other] or (scores[one] == scores[other] and rows[one] > rows[other])
 
 
-@_compile
-def _sink(scores, rows, held, place):
+@_jit
+def _sift_down(scores, rows, heap_size, place):
     # Two children stand behind each place, and none of them comes later in the list than it.
     while True:
         last = place
         for child in (2 * place + 1, 2 * place + 2):
-            if child < held and _comes_later(scores, rows, child, last):
+            if child < heap_size and _ranks_after(scores, rows, child, last):
                 last = child
         if last == place:
             return
@@ -487,55 +491,55 @@ def _sink(scores, rows, held, place):
         place = last
 
 
-@_compile
-def _hold(scores, rows, held, score, row):
+@_jit
+def _heap_push(scores, rows, heap_size, score, row):
     # Rows come rising, so one that ties with the last of the list is left out.
-    if held == len(rows):
+    if heap_size == len(rows):
         if score > scores[0]:
             scores[0], rows[0] = score, row
-            _sink(scores, rows, held, 0)
-        return held
-    scores[held], rows[held] = score, row
-    if held + 1 == len(rows):
+            _sift_down(scores, rows, heap_size, 0)
+        return heap_size
+    scores[heap_size], rows[heap_size] = score, row
+    if heap_size + 1 == len(rows):
         for place in range(len(rows) // 2, -1, -1):
-            _sink(scores, rows, len(rows), place)
-    return held + 1
+            _sift_down(scores, rows, len(rows), place)
+    return heap_size + 1
 
 
-@_compile
-def _is_let(row, known, counts, listed):
-    if not known[row] or (len(counts) and counts[row] == counts[row + 1]):
+@_jit
+def _is_allowed(row, is_rankable, prefix_counts, listed):
+    if not is_rankable[row] or (len(prefix_counts) and prefix_counts[row] == prefix_counts[row + 1]):
         return False
     at = _bisect(listed, 0, len(listed), row)
     return at == len(listed) or listed[at] != row
 
 
-@_compile
-def _lead(near, error, vectors, person, known, counts, listed, rows, scores):
+@_jit
+def _top_k(approximate, error, vectors, user, is_rankable, prefix_counts, listed, rows, scores):
     exact = np.empty((1, 1), dtype=np.float32)
     held, least = 0, -np.inf
-    for row in range(len(near)):
-        if (held < len(rows) or near[row] > scores[0]) and _is_let(row, known, counts, listed):
-            held = _hold(scores, rows, held, near[row], row)
+    for row in range(len(approximate)):
+        if (held < len(rows) or approximate[row] > scores[0]) and _is_allowed(row, is_rankable, prefix_counts, listed):
+            held = _heap_push(scores, rows, held, approximate[row], row)
     if held == len(rows):
         least = np.inf
         for row in rows:
-            multiply(vectors[row : row + 1], person, exact)
+            inner_products(vectors[row : row + 1], user, exact)
             least = min(least, exact[0, 0])
     # As many reach this, so nothing that is further below it than the error is of the list.
     held, compared = 0, 0
-    for row in range(len(near)):
-        if near[row] >= least - error and _is_let(row, known, counts, listed):
-            multiply(vectors[row : row + 1], person, exact)
-            held = _hold(scores, rows, held, exact[0, 0], row)
+    for row in range(len(approximate)):
+        if approximate[row] >= least - error and _is_allowed(row, is_rankable, prefix_counts, listed):
+            inner_products(vectors[row : row + 1], user, exact)
+            held = _heap_push(scores, rows, held, exact[0, 0], row)
             compared += 1
     if held < len(rows):
         for place in range(held // 2, -1, -1):
-            _sink(scores, rows, held, place)
+            _sift_down(scores, rows, held, place)
     for size in range(held - 1, 0, -1):
         scores[0], scores[size] = scores[size], scores[0]
         rows[0], rows[size] = rows[size], rows[0]
-        _sink(scores, rows, size, 0)
+        _sift_down(scores, rows, size, 0)
     return held, compared
 
 
@@ -543,23 +547,36 @@ def _lead(near, error, vectors, person, known, counts, listed, rows, scores):
 # their order, into `rows` and `scores` [U, k], of which each person has room for `held`; `near` knows all products but
 # for an error. `listed[bounds[u] : bounds[u + 1]]` is out for person u, and so is what `known` or `counts` does not let
 # through. Writes how many are listed, and of how many rows the whole product decided.
-@_compile
-def lead(near, errors, vectors, people, known, counts, listed, bounds, rows, scores, held, compared):
-    for person in range(len(people)):
-        size = held[person]
+@_jit
+def top_k(
+    approximate,
+    errors,
+    vectors,
+    users,
+    is_rankable,
+    prefix_counts,
+    listed,
+    listed_offsets,
+    rows,
+    scores,
+    list_sizes,
+    compared,
+):
+    for person in range(len(users)):
+        size = list_sizes[person]
         if size:
-            held[person], compared[person] = _lead(
-                near[person], errors[person], vectors, people[person : person + 1], known, counts,
-                listed[bounds[person] : bounds[person + 1]], rows[person, :size], scores[person, :size],
+            list_sizes[person], compared[person] = _top_k(
+                approximate[person], errors[person], vectors, users[person : person + 1], is_rankable, prefix_counts,
+                listed[listed_offsets[person] : listed_offsets[person + 1]], rows[person, :size], scores[person, :size],
             )  # fmt: skip
 
 
-@_compile_sums
-def sum_rows(vectors, rows, bounds, weights, sums):
+@_jit_fastmath
+def sum_rows(vectors, rows, offsets, weights, sums):
     sums[:] = 0
     for person in range(len(sums)):
         total = sums[person]
-        for place in range(bounds[person], bounds[person + 1]):
+        for place in range(offsets[person], offsets[person + 1]):
             vector, weight = vectors[rows[place]], weights[place]
             for step in range(len(total)):
                 total[step] += weight * vector[step]

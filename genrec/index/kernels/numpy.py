@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from genrec.types import BoolArray, IntArray
 
-BLOCK = 64  # rows between two that `starts` knows
-_ROWS = 1024  # vectors multiplied at once; what comes of them is turned around while it is in the processor's cache
+START_BLOCK = 64  # rows between two that `starts` knows
+_MULTIPLY_BLOCK = (
+    1024  # vectors multiplied at once; what comes of them is turned around while it is in the processor's cache
+)
 
-Numbers = NDArray[Any]
+AnyArray = NDArray[Any]
 
 
 def pack_keys(
-    tokens: Numbers, offsets: IntArray, rows: IntArray, depth: int, count: int, bits: int, end: int
-) -> Numbers:
+    tokens: AnyArray, offsets: IntArray, rows: IntArray, depth: int, count: int, bits: int, end: int
+) -> AnyArray:
     """uint64 [rows]: `count` tokens of each row from `depth` on, `bits` each; they sort as the tokens do.
 
     Row r is `tokens[offsets[r]:offsets[r + 1]]`. With `end` 1 tokens count from 1, so that the end of a row sorts
@@ -36,7 +38,7 @@ def pack_keys(
 
 
 def front_code(
-    tokens: Numbers, offsets: IntArray, order: IntArray, shared: Numbers, tails: Numbers, own: Numbers
+    tokens: AnyArray, offsets: IntArray, order: IntArray, shared: AnyArray, tails: AnyArray, own: AnyArray
 ) -> int:
     """Write what each row, taken in `order`, shares with the one before, has of its own, and these tokens.
 
@@ -72,15 +74,15 @@ def front_code(
     return filled
 
 
-def start_rows(tails: Numbers, starts: IntArray, rows: IntArray) -> IntArray:
+def row_starts(tails: AnyArray, starts: IntArray, rows: IntArray) -> IntArray:
     """int64 [rows]: where the tokens of a row's own begin."""
-    block = rows // BLOCK
-    before, begins = ragged_ranges(block * BLOCK, rows)
-    return starts[block] + _sums(tails[before].astype(np.int64), begins, rows - block * BLOCK)
+    block = rows // START_BLOCK
+    before, begins = ragged_ranges(block * START_BLOCK, rows)
+    return starts[block] + _run_sums(tails[before].astype(np.int64), begins, rows - block * START_BLOCK)
 
 
-def measure_nodes(
-    shared: Numbers, tails: Numbers, wide_low: IntArray, wide_high: IntArray, wide_depth: IntArray, limit: int,
+def node_depths(
+    shared: AnyArray, tails: AnyArray, wide_low: IntArray, wide_high: IntArray, wide_depth: IntArray, limit: int,
     low: IntArray, high: IntArray,
 ) -> IntArray:  # fmt: skip
     """int64 [R]: tokens on the path to where the rows of a node part; a lone row's length."""
@@ -95,24 +97,24 @@ def measure_nodes(
     return depths
 
 
-def open_nodes(
-    shared: Numbers, tails: Numbers, starts: IntArray, tokens: Numbers, wide_low: IntArray, wide_high: IntArray,
-    wide_depth: IntArray, wide_first: IntArray, wide_child: Numbers, wide_token: Numbers, limit: int,
-    low: IntArray, high: IntArray, at: IntArray,
-) -> tuple[IntArray, IntArray, Numbers, Numbers]:  # fmt: skip
+def expand_nodes(
+    shared: AnyArray, tails: AnyArray, starts: IntArray, tokens: AnyArray, wide_low: IntArray, wide_high: IntArray,
+    wide_depth: IntArray, wide_first: IntArray, wide_child: AnyArray, wide_token: AnyArray, limit: int,
+    low: IntArray, high: IntArray, max_depths: IntArray,
+) -> tuple[IntArray, IntArray, AnyArray, AnyArray]:  # fmt: skip
     """The children of nodes; those of nodes of more than `limit` rows stand in the `wide_*` arrays.
 
     Args:
-        low, high: int64 [R], two rows or more each where `at` is empty.
-        at: int64 [R], the depth at which to look, no deeper than where the rows part; or empty for where they part.
+        low, high: int64 [R], two rows or more each where `max_depths` is empty.
+        max_depths: int64 [R], the depth at which to look, no deeper than where the rows part; or empty for where they part.
 
     Returns:
         int64 [R], the depth looked at; int64 [R + 1], children of node r are `offsets[r]` to `offsets[r + 1]`; int32
         [C], a child's first row; [C], the token that leads to it.
     """
-    parting = measure_nodes(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
-    depths = np.minimum(parting, at) if len(at) else parting
-    lone = (depths < parting) if len(at) else np.zeros(len(low), dtype=np.bool_)
+    parting = node_depths(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
+    depths = np.minimum(parting, max_depths) if len(max_depths) else parting
+    lone = (depths < parting) if len(max_depths) else np.zeros(len(low), dtype=np.bool_)
     wide = (high - low > limit) & ~lone
     narrow = ~wide & ~lone & (high - low > 1)
     place = _find_wide(wide_low, wide_high, low[wide], high[wide])
@@ -131,49 +133,49 @@ def open_nodes(
     child_low[begin[narrow]] = low[narrow]
     child_low[ragged_ranges(begin[narrow] + 1, stop[narrow])[0]] = inner[parts]
     rows = child_low.astype(np.int64)
-    first = tokens[start_rows(tails, starts, rows) + np.repeat(depths, sizes) - shared[rows]]
+    first = tokens[row_starts(tails, starts, rows) + np.repeat(depths, sizes) - shared[rows]]
     return depths, offsets, child_low, first
 
 
-def gather(matrix: Numbers, tokens: Numbers, offsets: IntArray) -> Numbers:
+def gather(matrix: AnyArray, tokens: AnyArray, offsets: IntArray) -> AnyArray:
     """[C]: of row r of a matrix, the entries at `tokens[offsets[r]:offsets[r + 1]]`."""
     return matrix[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), tokens]
 
 
-def keep_alive(
-    offsets: IntArray, low: Numbers, first: Numbers, node_high: IntArray, owner: IntArray, listed: IntArray,
-    bounds: IntArray, only: BoolArray, counts: Numbers,
-) -> tuple[Numbers, Numbers, Numbers]:  # fmt: skip
+def filter_children(
+    offsets: IntArray, low: AnyArray, tokens: AnyArray, node_high: IntArray, prompt_indices: IntArray, listed: IntArray,
+    listed_offsets: IntArray, is_allowlist: BoolArray, prefix_counts: AnyArray,
+) -> tuple[AnyArray, AnyArray, AnyArray]:  # fmt: skip
     """The children that hold an allowed row.
 
     Args:
         offsets: int64 [R + 1], shrunk to them in place.
-        low, first: [C], children as from `open_nodes`.
+        low, tokens: [C], children as from `expand_nodes`.
         node_high: int64 [R], behind which row each node ends.
-        owner: int64 [R], the prompt of each node.
+        prompt_indices: int64 [R], the prompt of each node.
         listed: rows named by the subset of each prompt p, rising, `listed[bounds[p]:bounds[p + 1]]`.
-        bounds: int64 [U + 1].
-        only: bool [U], whether a prompt allows nothing but the listed rows, or all but these.
-        counts: [N + 1] running count of rows that a mask lets through, or empty for all; the masks of all prompts are
+        listed_offsets: int64 [U + 1].
+        is_allowlist: bool [U], whether a prompt allows nothing but the listed rows, or all but these.
+        prefix_counts: [N + 1] running count of rows that a mask lets through, or empty for all; the masks of all prompts are
             the same.
 
     Returns:
         Of each child that is left its first row, the row behind its last, and its token.
     """
-    node = np.repeat(np.arange(len(owner)), np.diff(offsets))
-    bottom, top = low.astype(np.int64), end_rows(offsets, low, node_high).astype(np.int64)
-    left = counts[top].astype(np.int64) - counts[bottom] if len(counts) else top - bottom
-    for prompt in np.unique(owner):
-        own = listed[bounds[prompt] : bounds[prompt + 1]]
-        here = owner[node] == prompt
+    node = np.repeat(np.arange(len(prompt_indices)), np.diff(offsets))
+    bottom, top = low.astype(np.int64), child_row_ends(offsets, low, node_high).astype(np.int64)
+    left = prefix_counts[top].astype(np.int64) - prefix_counts[bottom] if len(prefix_counts) else top - bottom
+    for prompt in np.unique(prompt_indices):
+        own = listed[listed_offsets[prompt] : listed_offsets[prompt + 1]]
+        here = prompt_indices[node] == prompt
         named = np.searchsorted(own, top[here]) - np.searchsorted(own, bottom[here])
-        left[here] = named if only[prompt] else left[here] - named
+        left[here] = named if is_allowlist[prompt] else left[here] - named
     alive = left > 0
-    offsets[1:] = np.cumsum(np.bincount(node[alive], minlength=len(owner)))
-    return low[alive], top[alive].astype(np.int32), first[alive]
+    offsets[1:] = np.cumsum(np.bincount(node[alive], minlength=len(prompt_indices)))
+    return low[alive], top[alive].astype(np.int32), tokens[alive]
 
 
-def end_rows(offsets: IntArray, low: Numbers, node_high: IntArray) -> Numbers:
+def child_row_ends(offsets: IntArray, low: AnyArray, node_high: IntArray) -> AnyArray:
     """int32 [C], behind which row each child ends: where the next begins or, the last of a node, where that ends."""
     high = np.empty_like(low)
     high[:-1] = low[1:]
@@ -189,17 +191,17 @@ def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray
     return np.arange(int(sizes.sum())) + np.repeat(starts - begins, sizes), begins
 
 
-def multiply(vectors: Numbers, people: Numbers, products: Numbers) -> None:
+def inner_products(vectors: AnyArray, users: AnyArray, products: AnyArray) -> None:
     """Write into float32 [U, N] the inner product of each of U people [U, D] and N vectors [N, D]."""
     # The many vectors stand on the left, as they lie: the other way round BLAS would copy all of them for each call.
-    columns = np.ascontiguousarray(people.T)
-    for start in range(0, len(vectors), _ROWS):
-        products[:, start : start + _ROWS] = (vectors[start : start + _ROWS] @ columns).T
+    columns = np.ascontiguousarray(users.T)
+    for start in range(0, len(vectors), _MULTIPLY_BLOCK):
+        products[:, start : start + _MULTIPLY_BLOCK] = (vectors[start : start + _MULTIPLY_BLOCK] @ columns).T
 
 
-def sum_rows(vectors: Numbers, rows: IntArray, bounds: IntArray, weights: Numbers, sums: Numbers) -> None:
+def sum_rows(vectors: AnyArray, rows: IntArray, offsets: IntArray, weights: AnyArray, sums: AnyArray) -> None:
     """Write into float32 [U, D] the weighted sums of vectors [N, D]; those of u are between two bounds."""
-    for person, (begin, stop) in enumerate(pairwise(bounds)):
+    for person, (begin, stop) in enumerate(pairwise(offsets)):
         sums[person] = weights[begin:stop] @ vectors[rows[begin:stop]]
 
 
@@ -211,7 +213,7 @@ def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: Int
     return place
 
 
-def _sums(values: IntArray, begins: IntArray, sizes: IntArray) -> IntArray:
+def _run_sums(values: IntArray, begins: IntArray, sizes: IntArray) -> IntArray:
     """The sum of each of many runs, 0 for an empty one."""
     running = np.concatenate([[0], np.cumsum(values)])
     sums: IntArray = running[begins + sizes] - running[begins]
