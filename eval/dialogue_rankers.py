@@ -37,6 +37,7 @@ from genrec.loading import embed_titles, load_backend
 from genrec.prompting.template import one_line
 from genrec.rankers.base import DenseRanker
 from genrec.rankers.ensemble import fit_weights
+from genrec.rankers.prior_store import PriorSource
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import FloatArray, IntArray
 
@@ -174,10 +175,9 @@ class LlmRankers:
             tokenizer,
             template=template,
             cold_template=template,
-            prior_histories=self._background,
+            prior=PriorSource(self._background, cache / "priors"),
             retriever=PopularityRanker(np.zeros(len(data.catalog), dtype=np.int64)),
             settings=GenerativeSettings(),
-            prior_cache=cache / "priors",
         )
 
     def for_retriever(self, retriever: Ranker) -> dict[str, GenerativeRanker]:

@@ -36,6 +36,7 @@ from genrec.index.training_examples import Target, build_example
 from genrec.loading import find_model_directory, load_backend, open_encoder, open_index, select_prior_histories
 from genrec.prompting.renderer import Renderer
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.rankers.prior_store import PriorSource
 from genrec.settings import ENCODER_MODEL, Settings
 from genrec.types import FloatArray
 
@@ -153,17 +154,16 @@ def _prior_scores(
     if not config.prior:
         return np.zeros(len(training_data.catalog))
     shown = GenerativeSettings(strategy="exhaustive", max_history=config.max_history, history_step=config.history_step)
+    settings = Settings(background=config.background, generative=shown)
+    histories = select_prior_histories(training_data.catalog, training_data.interactions, settings)
     ranker = GenerativeRanker(
         index,
         load_backend(config.model, cache)[0],
         tokenizer,
         template=read_template(config.template),
         cold_template=read_template("cold-start"),
-        prior_histories=select_prior_histories(
-            training_data.catalog, training_data.interactions, Settings(background=config.background, generative=shown)
-        ),
+        prior=PriorSource(histories, cache / "priors"),
         settings=shown,
-        prior_cache=cache / "priors",
     )
     found = ranker.prior_scores()
     ranker.save_priors()

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from genrec.rankers.collaborative import CooccurrenceRanker
     from genrec.rankers.embedding import EmbeddingRanker
     from genrec.rankers.ensemble import BlendRanker
-    from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+    from genrec.rankers.generative import GenerativeRanker
+    from genrec.rankers.generative_settings import GenerativeSettings
     from genrec.rankers.popularity import PopularityRanker
     from genrec.recommender import Recommender
     from genrec.settings import Settings
@@ -43,7 +44,8 @@ _HOMES = {
     "rankers.ensemble": ("BlendRanker",),
     "rankers.collaborative": ("CooccurrenceRanker",),
     "rankers.embedding": ("EmbeddingRanker",),
-    "rankers.generative": ("GenerativeRanker", "GenerativeSettings"),
+    "rankers.generative": ("GenerativeRanker",),
+    "rankers.generative_settings": ("GenerativeSettings",),
     "rankers.popularity": ("PopularityRanker",),
     "recommender": ("Recommender",),
     "data.subset": ("Boost", "Mask", "Subset"),

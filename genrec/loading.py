@@ -40,7 +40,9 @@ from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
-from genrec.rankers.generative import GenerativeRanker, Strategy
+from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.generative_settings import Strategy
+from genrec.rankers.prior_store import PriorSource
 from genrec.recommender import Recommender
 from genrec.settings import Settings
 from genrec.types import IntArray
@@ -323,11 +325,11 @@ def _load_llm_stage(
         tokenizer,
         template=read_template(settings.template),
         cold_template=read_template(settings.cold_template),
-        prior_histories=select_prior_histories(pipeline.catalog, pipeline.interactions, settings),
+        prior=PriorSource(
+            select_prior_histories(pipeline.catalog, pipeline.interactions, settings), cache / "priors", prior_backend
+        ),
         retriever=pipeline.retriever,
         settings=settings.generative,
-        prior_cache=cache / "priors",
-        prior_backend=prior_backend,
     )
     if settings.compute_priors or settings.generative.strategy == "beam":
         ranker.compute_priors(lambda done, total: progress("prior", done, total))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from genrec.rankers.generative import GenerativeSettings
+from genrec.rankers.generative_settings import GenerativeSettings
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 

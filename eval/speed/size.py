@@ -36,6 +36,7 @@ from genrec.data.subset import Subset
 from genrec.deadline import Deadline
 from genrec.evaluation.protocols import EvaluationCase, next_basket
 from genrec.loading import load_backend
+from genrec.rankers.prior_store import PriorSource
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import Item
 
@@ -111,7 +112,7 @@ def _million() -> Iterator[BenchmarkRow]:
         tokenizer,
         template=read_template("next-item"),
         cold_template=read_template("cold-start"),
-        prior_histories=[random.integers(0, len(catalog), 12) for _ in range(3)],
+        prior=PriorSource([random.integers(0, len(catalog), 12) for _ in range(3)]),
         retriever=EmbeddingRanker(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)),
         settings=GenerativeSettings(fusion_weight=50.0),
     )

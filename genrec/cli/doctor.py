@@ -130,7 +130,8 @@ def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
     from genrec.loading import load_backend
     from genrec.prompting.template import read_template
     from genrec.rankers.base import RankRequest
-    from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+    from genrec.rankers.generative import GenerativeRanker
+    from genrec.rankers.generative_settings import GenerativeSettings
     from genrec.types import Item
 
     backend, tokenizer = load_backend(name, cache)

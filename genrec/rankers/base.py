@@ -176,3 +176,10 @@ def _top_by_threshold(scores: DenseScores, depth: int) -> IntArray:
 def _boosted_scores(scores: DenseScores, item_indices: IntArray, boost: Boost | None) -> FloatArray:
     values = scores[item_indices].astype(np.float64)
     return values if boost is None else values + boost.values_at(item_indices)
+
+
+def scores_in_order(ranking: Ranking, item_indices: IntArray, n_items: int) -> FloatArray:
+    """The scores of ranked items: float64 [k], in the order of `item_indices` [k], of a catalog of `n_items` items."""
+    scores = np.empty(n_items)
+    scores[ranking.item_indices] = ranking.scores
+    return scores[item_indices]

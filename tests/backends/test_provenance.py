@@ -14,6 +14,7 @@ from genrec.artifact import sha256_of
 from genrec.backends.adapter import inspect_adapter
 from genrec.backends.provenance import FILENAME, Provenance
 from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
+from genrec.rankers.prior_store import PriorSource
 from genrec.testing import ByteTokenizer, TableBackend
 
 FACTS = Provenance(
@@ -65,7 +66,8 @@ def test_what_differs_from_training_is_named() -> None:
     def notices(facts: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[str, ...]:
         backend.provenance = facts
         settings = GenerativeSettings(strategy="beam")
-        parts = {"template": warm, "cold_template": cold, "settings": settings, "prior_backend": prior_backend}
+        prior = PriorSource(backend=prior_backend)
+        parts = {"template": warm, "cold_template": cold, "settings": settings, "prior": prior}
         return GenerativeRanker(index, backend, tokenizer, **parts).notices
 
     assert notices(None) == notices(same) == ()

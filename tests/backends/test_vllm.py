@@ -43,6 +43,7 @@ from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.decoding.search import SearchRequest, beam_search, exhaustive_search
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.rankers.prior_store import PriorSource
 from genrec.types import FloatArray, IntArray, Message, Span
 
 SAID = "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
@@ -364,7 +365,7 @@ def test_an_adapter_is_chosen_by_the_request(
             template=read_template("next-item"),
             cold_template=read_template("cold-start"),
             settings=GenerativeSettings(strategy="exhaustive"),
-            prior_backend=without,
+            prior=PriorSource(backend=without),
         )
 
     def scores(own: GenerativeRanker) -> FloatArray:

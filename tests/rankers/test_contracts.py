@@ -30,8 +30,10 @@ from genrec.rankers.base import DenseRanker, Ranker, RankRequest, top_k
 from genrec.rankers.collaborative import CooccurrenceRanker, fit_pmi_vectors
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.ensemble import BlendRanker, fit_weights
-from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.rankers.popularity import PopularityRanker
+from genrec.rankers.prior_store import PriorSource
 from genrec.recommender import Recommender
 from genrec.testing import ByteTokenizer, TableBackend
 from genrec.types import FloatArray, History, IntArray, Item
@@ -386,7 +388,9 @@ COLD = HEADER.format("cold", '["words"]', "item") + "{% block user %}{{ words }}
 
 def generative(*, backend: TableBackend | None = None, **options: Any) -> GenerativeRanker:
     tokenizer = ByteTokenizer()
-    parts = {name: options.pop(name) for name in ("prior_histories", "prior_cache", "prior_backend") if name in options}
+    prior = PriorSource(
+        options.pop("prior_histories", ()), options.pop("prior_cache", None), options.pop("prior_backend", None)
+    )
     return GenerativeRanker(
         CatalogIndex.build(CATALOG, TitleIdentifiers(), tokenizer),
         backend or TableBackend(tokenizer.vocab_size, seed=9),
@@ -395,7 +399,7 @@ def generative(*, backend: TableBackend | None = None, **options: Any) -> Genera
         cold_template=Template.from_source(COLD),
         retriever=popularity(),
         settings=GenerativeSettings(**options),
-        **parts,
+        prior=prior,
     )
 
 
@@ -709,8 +713,8 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     for change, error, message in [
         ({"index": replace(index, tokenizer_fingerprint="other")}, TokenizerMismatchError, "the index was built for"),
         ({"backend": TableBackend(259)}, TokenizerMismatchError, "tokenizer has 260 tokens, the model .* only 259"),
-        ({}, InputError, "need a proposer"),
-        ({"template": text}, InputError, "template 'cold' answers with text"),
+        ({}, InputError, "need a retriever"),
+        ({"template": text}, InputError, "template 'cold' has output = text"),
         (
             {"cold_template": strange, "retriever": popularity()},
             InputError,
@@ -719,7 +723,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         (
             {"template": showing, "settings": GenerativeSettings(strategy="beam")},
             InputError,
-            "shows candidates cannot guide a beam",
+            "lists candidates, which beam search does not have",
         ),
     ]:
         with pytest.raises(error, match=message):

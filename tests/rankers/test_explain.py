@@ -17,7 +17,8 @@ from genrec.prompting.template import Template
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.explain import WindowedRanker, find_drivers
 from genrec.rankers.fallback import PendingRequest
-from genrec.rankers.generative import GenerativeRanker, GenerativeSettings
+from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.testing import ByteTokenizer, TableBackend
 from genrec.types import FloatArray, IntArray, Item
 

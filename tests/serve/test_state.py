@@ -30,6 +30,7 @@ from genrec.errors import InputError, StoreError, UnknownItemError, UnknownUserE
 from genrec.loading import open_pipeline
 from genrec.pipeline import CollaborativeModel, LlmStage, Pipeline
 from genrec.rankers.collaborative_counts import CollaborativeCounts
+from genrec.rankers.prior_store import PriorSource
 from genrec.serve.state import ServingState, _merge_history
 from genrec.settings import Settings
 from genrec.store.event_store import Event, Store
@@ -88,7 +89,7 @@ def parts_of(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Pipeline:
         tokenizer,
         template=read_template("next-item"),
         cold_template=read_template("cold-start"),
-        prior_histories=[np.array([3, 5, 7]), np.array([10, 12])],
+        prior=PriorSource([np.array([3, 5, 7]), np.array([10, 12])]),
         retriever=parts.retriever,
         settings=GenerativeSettings(candidates=15, fusion_weight=1.0),
     )
@@ -262,7 +263,7 @@ def test_a_revision_costs_what_it_changes(live: ServingState) -> None:
     assert revised.llm is not None
     ranker = revised.llm.ranker
     assert ranker._backend is parts.llm.ranker._backend
-    steps = ranker._prior(ranker._renderers[0]).log_probs
+    steps = ranker._priors[0].log_probs
     trie = revised.llm.index.trie
     fresh = {
         str(revised.catalog.item_ids[int(trie.items[row])])

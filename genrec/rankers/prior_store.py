@@ -1,0 +1,132 @@
+"""Priors of an LLM ranker's prompts: measured when first needed, saved to and loaded from a cache directory."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genrec.backends.base import Backend
+from genrec.data.subset import Boost, Subset
+from genrec.deadline import Deadline
+from genrec.decoding.bounds import prefix_sums
+from genrec.decoding.prior import Prior
+from genrec.decoding.search import ScoreKind, SearchRequest, exhaustive_search
+from genrec.errors import ArtifactError, MismatchError
+from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
+from genrec.rankers.base import scores_in_order
+from genrec.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class PriorSource:
+    """How the prior of an LLM ranker is measured and where it is saved.
+
+    Attributes:
+        histories: int64 histories of other users, in item indices. The prior is the mean score after the prompts of
+            these histories. Without any it is the score after an empty history, which corrects less well.
+        cache: directory in which priors are saved and from which they are loaded; None keeps them in memory only.
+        backend: the model whose prior is measured, by default the ranker's. An adapter is trained on top of the
+            base model's prior, so for a model with an adapter this is the model without it.
+    """
+
+    histories: Sequence[IntArray] = ()
+    cache: Path | None = None
+    backend: Backend | None = None
+
+
+class PriorStore:
+    """The priors of one index under one model, one for each list of prompts.
+
+    Args:
+        index: the catalog as token ids.
+        backend: the model.
+        cache: directory of saved priors, or None.
+    """
+
+    def __init__(self, index: CatalogIndex, backend: Backend, cache: Path | None = None) -> None:
+        self.backend = backend
+        self._index, self._cache = index, cache
+        self._priors: dict[str, Prior] = {}
+
+    def get(self, prompts: Sequence[IntArray]) -> Prior:
+        """The prior of some prompts, loaded from the cache directory if it was saved there.
+
+        Raises:
+            ArtifactError: the saved prior was altered.
+        """
+        key = self._key(prompts)
+        if key not in self._priors:
+            prior = Prior(self.backend, self._index.trie, prompts, key=key)
+            if self._cache is not None and (self._cache / key).is_dir():
+                try:
+                    prior.load(self._cache / key)
+                except (ArtifactError, MismatchError) as error:
+                    reason = str(error).rpartition(";")[0]
+                    place = self._cache / key
+                    raise ArtifactError(f"{reason}; remove the folder {place}, it is measured again") from error
+            self._priors[key] = prior
+        return self._priors[key]
+
+    def save(self) -> None:
+        """Write the priors with new scores to the cache directory; do nothing without one."""
+        if self._cache is not None:
+            for key, prior in self._priors.items():
+                if prior.unsaved:
+                    prior.save(self._cache / key)
+
+    def reindexed(self, index: CatalogIndex, priors: Iterable[Prior]) -> "PriorStore":
+        """Carry over some priors to the index of another version of the catalog; the result is kept in memory only.
+
+        Scores of items whose text has not changed are kept.
+        """
+        other = PriorStore(index, self.backend)
+        unchanged = unchanged_item_indices(self._index.catalog, index.catalog)
+        for prior in priors:
+            key = other._key(prior.prompts)
+            other._priors[key] = prior.reindexed(index.trie, unchanged, key=key)
+        return other
+
+    def item_scores(self, prior: Prior) -> FloatArray:
+        """float64 [N], the prior of every item in nats; missing scores are computed."""
+        trie = self._index.trie
+        prior.fill()
+        totals = prefix_sums(trie, prior.log_probs.astype(np.float64))[trie.last_positions]
+        return totals[trie.rows_of_items]
+
+    def candidate_boosts(
+        self,
+        prompts: Sequence[IntArray],
+        candidates: Sequence[Subset],
+        score: ScoreKind,
+        *,
+        weight: float,
+        deadline: Deadline,
+    ) -> list[Boost]:
+        """Weighted priors of candidates after prompts that list the same candidates; these are not stored.
+
+        Args:
+            prompts: U prompts with an empty history.
+            candidates: U subsets of N items, those that each prompt lists.
+            score: see `genrec.decoding.search.SearchRequest`.
+            weight: factor of the priors.
+            deadline: passed to the model.
+
+        Returns:
+            For each prompt, the weighted scores of its candidates in nats.
+        """
+        size = len(self._index.trie)
+        tree = self.backend.open(prompts, deadline=deadline)
+        rows = [self._index.to_row_subset(own) for own in candidates]
+        rankings = exhaustive_search(tree, self._index.trie, SearchRequest(rows, size, score))
+        return [
+            Boost(own.to_indices(), weight * scores_in_order(ranking, own.to_indices(), size))
+            for ranking, own in zip(rankings, candidates, strict=True)
+        ]
+
+    def _key(self, prompts: Sequence[IntArray]) -> str:
+        """A name for the prior of this index and model after some prompts."""
+        name = self.backend.name.encode()
+        digest = hashlib.sha256(b"\0".join([name, *(prompt.tobytes() for prompt in prompts)]))
+        return f"{self._index.fingerprint}-{digest.hexdigest()[:16]}"
