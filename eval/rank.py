@@ -37,27 +37,10 @@ from genrec.backends.adapter import inspect_adapter
 from genrec.cache import default_cache
 from genrec.datasets.registry import find_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
-from genrec.evaluation.metrics import (
-    accuracy,
-    coverage,
-    difference_interval,
-    diversity,
-    gini,
-    length_bias,
-    mean_interval,
-    novelty,
-    parity,
-    popularity_lift,
-)
-from genrec.evaluation.protocols import (
-    SLICES,
-    EvaluatedCase,
-    Experiment,
-    MetricRow,
-    defect_share_row,
-    summarise,
-    user_groups,
-)
+from genrec.evaluation.experiment import SLICES, EvaluatedCase, Experiment
+from genrec.evaluation.intervals import difference_interval, mean_interval, parity
+from genrec.evaluation.metrics import accuracy, coverage, diversity, gini, length_bias, novelty, popularity_lift
+from genrec.evaluation.summary import MetricRow, defect_share_row, summarise, user_groups
 from genrec.loading import embed_titles
 from genrec.settings import LANGUAGE_MODEL, Settings
 from genrec.types import BoolArray

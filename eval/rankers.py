@@ -21,7 +21,7 @@ from genrec import (
     read_template,
 )
 from genrec.errors import ArtifactError, InputError, ModelMissingError
-from genrec.evaluation.protocols import Experiment, SupportsRecommend
+from genrec.evaluation.experiment import Experiment, SupportsRecommend
 from genrec.loading import find_model_directory
 from genrec.rankers.base import DenseRanker
 from genrec.rankers.collaborative import fit_pmi_vectors

@@ -49,7 +49,7 @@ from genrec.cache import default_cache
 from genrec.chat.advisor import Advisor
 from genrec.chat.conversation import Conversation, Preferences
 from genrec.errors import GenrecError, InputError
-from genrec.evaluation.metrics import mean_interval
+from genrec.evaluation.intervals import mean_interval
 from genrec.settings import LANGUAGE_MODEL
 
 SEED = 20261122

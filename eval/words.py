@@ -24,7 +24,7 @@ from genrec import RankRequest, Settings, Subset, open_dataset
 from genrec.cache import default_cache
 from genrec.deadline import Deadline
 from genrec.errors import GenrecError, InputError
-from genrec.evaluation.metrics import Interval, mean_interval
+from genrec.evaluation.intervals import Interval, mean_interval
 from genrec.evaluation.protocols import next_basket
 from genrec.loading import embed_titles
 from genrec.rankers.base import DenseRanker

@@ -23,7 +23,7 @@ from eval.rank import measure
 from genrec import read_template
 from genrec.backends.adapter import inspect_adapter
 from genrec.errors import GenrecError, MismatchError
-from genrec.evaluation.metrics import Interval, difference_interval
+from genrec.evaluation.intervals import Interval, difference_interval
 from genrec.settings import LANGUAGE_MODEL
 
 _EXIT_WORSE = 3  # the exit status

@@ -34,7 +34,8 @@ from genrec import (
 from genrec.cache import default_cache
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
-from genrec.evaluation.protocols import EvaluationCase, next_basket
+from genrec.evaluation.experiment import EvaluationCase
+from genrec.evaluation.protocols import next_basket
 from genrec.loading import load_backend
 from genrec.rankers.prior_store import PriorSource
 from genrec.settings import LANGUAGE_MODEL

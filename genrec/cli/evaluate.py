@@ -11,8 +11,9 @@ from genrec.errors import InputError
 
 if TYPE_CHECKING:
     from genrec.cli.terminal import Progress
-    from genrec.evaluation.metrics import Interval
-    from genrec.evaluation.protocols import EvaluatedCase, Experiment, MetricRow
+    from genrec.evaluation.experiment import EvaluatedCase, Experiment
+    from genrec.evaluation.intervals import Interval
+    from genrec.evaluation.summary import MetricRow
     from genrec.recommender import Recommender
     from genrec.types import FloatArray
 
@@ -123,7 +124,8 @@ def evaluate(
 
 def _build_experiment(data_source: loading.DataSource, protocol: str, at: str | None, users: int) -> "Experiment":
     from genrec.cache import default_cache
-    from genrec.evaluation.protocols import check_order, leave_one_out, next_basket, temporal_split
+    from genrec.evaluation.history_order import check_order
+    from genrec.evaluation.protocols import leave_one_out, next_basket, temporal_split
 
     protocols: dict[str, Callable[..., Experiment]] = {
         "leave-one-out": leave_one_out,
@@ -186,8 +188,9 @@ def _report(
     experiment: "Experiment", results: "dict[str, list[EvaluatedCase]]", metrics: Sequence[str]
 ) -> dict[str, Any]:
     """Rows of figures, and each ranker's difference to popularity."""
-    from genrec.evaluation.metrics import accuracy, difference_interval, randomisation_test
-    from genrec.evaluation.protocols import defect_share_row, summarise, user_groups
+    from genrec.evaluation.intervals import difference_interval, randomisation_test
+    from genrec.evaluation.metrics import accuracy
+    from genrec.evaluation.summary import defect_share_row, summarise, user_groups
 
     targets, groups = [task.targets for task in experiment.cases], user_groups(experiment)
     values: dict[str, dict[str, FloatArray]] = {}
@@ -228,6 +231,6 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
 
 
 def _interval(found: dict[str, Any]) -> "Interval":
-    from genrec.evaluation.metrics import Interval
+    from genrec.evaluation.intervals import Interval
 
     return Interval(found["value"], found["low"], found["high"])

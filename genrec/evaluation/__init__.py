@@ -1,1 +1,1 @@
-"""Offline evaluation: protocols that hold out interactions, and metrics."""
+"""Offline evaluation: protocols that hold out interactions, metrics, and intervals."""

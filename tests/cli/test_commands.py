@@ -229,7 +229,7 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("unknown metric", ("evaluate", "--metric", "auc@3"), ("'auc@3'", "recall@k")),
     ("a metric deeper than the list", ("evaluate", "--metric", "recall@20"), ("recall@20", "--k 20")),
     ("nothing held back", ("evaluate", "--items", "items.csv"), ("items.csv has no events", "--interactions FILE")),
-    ("too little", ("evaluate", *OURS), ("nobody has anything",)),
+    ("too little", ("evaluate", *OURS), ("no user has a new item",)),
     ("unknown data set to get", ("data", "get", "netflix"), ("'netflix'", "ml-1m")),
     ("unknown model to get", ("model", "get", "gpt"), ("'gpt'", "SmolLM2-135M-Instruct")),
     ("no template", ("prompt", "render", "haiku"), ("'haiku'", "next-item")),

@@ -45,7 +45,7 @@ from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
 from genrec.decoding.search import SearchRequest, exhaustive_search
 from genrec.errors import InputError, MismatchError
-from genrec.evaluation.metrics import Interval
+from genrec.evaluation.intervals import Interval
 from genrec.index.training_examples import Target, TrainingExample, build_example
 from genrec.prompting.renderer import Renderer
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
