@@ -1,1 +1,1 @@
-"""Whatever orders items: one protocol, one file a ranker."""
+"""Rankers: one interface, one module per ranker."""

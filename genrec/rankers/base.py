@@ -1,4 +1,4 @@
-"""The seam to whatever orders items: batch first, filters always inside."""
+"""The ranker interface: requests come in batches, and filters act inside the ranker."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,21 +13,24 @@ from genrec.deadline import Deadline
 from genrec.errors import InputError, check_count
 from genrec.types import FloatArray, IntArray, Ranking
 
-# Scores of a whole catalog, in the precision the ranker computes them in; those of an answer are always float64.
+# Scores of a whole catalog in the precision of the ranker; the scores of a ranking are always float64.
 DenseScores = NDArray[np.float32] | FloatArray
 
-_BLOCKS_PER_ITEM = 4  # maxima looked at for each place that is wanted; more make the threshold closer, and dearer
+_BLOCKS_PER_ITEM = 4  # block maxima per wanted item; more make the threshold tighter and slower
 
 
 @dataclass(frozen=True)
 class RankRequest:
-    """One person's request, in item indices.
+    """One user's request, in item indices.
 
     Attributes:
-        history: int64 [H], items met, oldest first; may be empty.
-        words: what the person says they look for; may be empty.
-        allowed: which of N items may be ranked. There is no "no limit": a subset is always given.
-        boost: what is added to the ranker's score of some items, or None for none.
+        history: int64 [H], the user's items, oldest first; may be empty.
+        words: the user's query; may be empty.
+        allowed: which of N items may be ranked; all of them is `Subset.everything(N)`.
+        boost: added to the ranker's scores of some items, or None.
+
+    Raises:
+        InputError: a history holds anything but item indices.
     """
 
     history: IntArray
@@ -38,55 +41,76 @@ class RankRequest:
     def __post_init__(self) -> None:
         history, size = np.asarray(self.history), self.allowed.universe
         if history.size and (history.dtype.kind not in "iu" or history.min() < 0 or history.max() >= size):
-            raise InputError(f"a history holds {history.tolist()[:5]}...; give item indices from 0 to {size - 1:,}")
+            raise InputError(f"a history holds {history.tolist()[:5]}...; pass item indices from 0 to {size - 1:,}")
 
 
 class Ranker(Protocol):
     """Orders the allowed items of a catalog for each request.
 
     Attributes:
-        source: the name of the step; recommendations served by it carry it, with the evidence of `Ranking` behind it.
+        source: name of the stage in recommendations, followed by the main signal of `Ranking` if there is one.
     """
 
     source: str
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether the request gives this ranker anything to go on."""
+        """Whether this ranker can rank the request, for example because it knows an item of the history."""
         ...
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
-        """The k best allowed items of each request, best first, ties in catalog order.
+        """Rank the k best allowed items of each request.
 
-        Fewer come back only where fewer are allowed, or where the ranker knows nothing of the rest.
+        Args:
+            requests: U requests.
+            k: list length.
+            deadline: when to stop.
+
+        Returns:
+            U rankings, best first, ties in catalog order; shorter than k only if fewer items are allowed, or if the
+            ranker does not know the others.
 
         Raises:
+            InputError: k is below 1.
             EngineError: a model failed.
-            DeadlineExceededError: the deadline passed before the answer was complete; only where answers are slow.
+            DeadlineExceededError: the deadline passed before the ranking was complete; slow rankers only.
         """
         ...
 
     def score(
         self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
-        """The scores of chosen items, in the order given, as `rank` scores them; the filter is not applied."""
+        """Score given items as `rank` scores them.
+
+        Args:
+            requests: U requests; their filters are not applied.
+            item_indices: U arrays, int64, the items to score.
+            deadline: when to stop.
+
+        Returns:
+            U arrays, float64, in the order of `item_indices`.
+
+        Raises:
+            EngineError: a model failed.
+            DeadlineExceededError: the deadline passed before all items were scored; slow rankers only.
+        """
         ...
 
 
 class DenseRanker(ABC):
-    """A ranker that scores every item of the catalog at once, in milliseconds: it answers even after the deadline."""
+    """A ranker that scores the whole catalog in milliseconds, and so ignores the deadline."""
 
     source: str
 
     @abstractmethod
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether the request gives this ranker anything to go on."""
+        """Whether this ranker can rank the request."""
 
     @abstractmethod
     def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
-        """float32 or float64 [U, N] before boosts; minus infinity where the ranker knows nothing of an item."""
+        """float32 or float64 [U, N] before boosts; minus infinity for items that the ranker does not know."""
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
-        """The k best allowed items of each request; exact, so proven."""
+        """Rank the k best allowed items of each request; exact, so proven. See `Ranker.rank`."""
         check_count("k", k)
         if not requests:
             return []
@@ -96,7 +120,7 @@ class DenseRanker(ABC):
     def score(
         self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
-        """The scores of chosen items."""
+        """Score given items; see `Ranker.score`."""
         if not requests:
             return []
         rows = zip(requests, self.scores(requests), item_indices, strict=True)
@@ -104,44 +128,51 @@ class DenseRanker(ABC):
 
 
 def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = None) -> Ranking:
-    """The k allowed items of highest finite score, boosts added, ties in catalog order; exact, so proven.
+    """The k allowed items with the highest finite score plus boost; exact, so proven.
 
-    Two passes over N scores find a threshold and what reaches it; all else costs what `allowed` and `boost` list.
+    Takes two passes over N scores, to find a threshold and the scores above it. The other steps take time in the number
+    of items that `allowed` and `boost` list.
 
     Args:
-        scores: float32 or float64 [N] before boosts; not finite where the ranker knows nothing of the item.
-        allowed: of N items.
+        scores: float32 or float64 [N] before boosts; not finite for items that the ranker does not know.
+        allowed: subset of N items.
         k: list length.
         boost: added to the scores of some items.
+
+    Returns:
+        min(k, number of allowed items with finite scores) items, best first, ties in catalog order.
 
     Raises:
         InputError: k is below 1, or `allowed` is a subset of another number of items.
     """
     check_count("k", k)
     if allowed.universe != len(scores):
-        raise InputError(f"allowed is a subset of {allowed.universe:,} items; there are scores of {len(scores):,}")
+        raise InputError(
+            f"allowed is a subset of {allowed.universe:,} items, but there are {len(scores):,} scores; pass a subset "
+            "of the same catalog"
+        )
     if allowed.is_allowlist or not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
-        places = allowed.listed if allowed.is_allowlist else np.flatnonzero(np.isfinite(scores))
-        places = places[np.isfinite(scores[places]) & allowed.contains(places)]
-        values, compared = _boosted_scores(scores, places, boost), len(places)
+        items = allowed.listed if allowed.is_allowlist else np.flatnonzero(np.isfinite(scores))
+        items = items[np.isfinite(scores[items]) & allowed.contains(items)]
+        values, compared = _boosted_scores(scores, items, boost), len(items)
     else:
-        # A boosted item is compared whatever its score is, so the others are found by their scores alone.
-        lifted = np.empty(0, dtype=np.int64) if boost is None else boost.indices[allowed.contains(boost.indices)]
-        places = np.concatenate([_top_allowed(scores, allowed.without(lifted), k), lifted])
-        values, compared = _boosted_scores(scores, places, boost), len(allowed)
-    if len(places) > 4 * k:
-        # Everything that ties with the k-th stays, so that the order of ties is the catalog's.
+        # Boosted items are always compared, so the others can be found by their scores alone.
+        boosted = np.empty(0, dtype=np.int64) if boost is None else boost.indices[allowed.contains(boost.indices)]
+        items = np.concatenate([_top_allowed(scores, allowed.without(boosted), k), boosted])
+        values, compared = _boosted_scores(scores, items, boost), len(allowed)
+    if len(items) > 4 * k:
+        # All items that tie with the k-th stay, so that ties are in catalog order.
         kth = np.partition(values, len(values) - k)[len(values) - k]
-        places, values = places[values >= kth], values[values >= kth]
-    best = np.lexsort((places, -values))[:k]
-    return Ranking(places[best], values[best], proven=True, num_scored=compared)
+        items, values = items[values >= kth], values[values >= kth]
+    best = np.lexsort((items, -values))[:k]
+    return Ranking(items[best], values[best], proven=True, num_scored=compared)
 
 
 def _top_allowed(scores: DenseScores, allowed: Subset, k: int) -> IntArray:
-    """The k allowed of N finite scores that come first, ties in order: int64 [at least min(k, allowed)], in any order.
+    """Items that include the k best allowed ones of N finite scores: int64 [at least min(k, allowed)], in any order.
 
-    Guesses how many of all places hold k allowed ones, and looks further where they do not: a beginning of the order
-    that holds k allowed places holds the first k.
+    Takes the best items of the catalog, up to a depth that is likely to hold k allowed ones, and increases the depth
+    until it does. The best items of the catalog that hold k allowed ones hold the k best allowed ones.
     """
     wanted = min(k, len(allowed))
     if not wanted:
@@ -160,16 +191,16 @@ def _top_allowed(scores: DenseScores, allowed: Subset, k: int) -> IntArray:
 
 
 def _top_by_threshold(scores: DenseScores, depth: int) -> IntArray:
-    """The `depth` of N finite scores that come first, ties in order: int64 [depth], in any order."""
+    """The `depth` best of N finite scores, ties in catalog order: int64 [depth], in any order."""
     blocks = _BLOCKS_PER_ITEM * depth
     rows = len(scores) // blocks
     maxima = scores[: rows * blocks].reshape(rows, blocks).max(axis=0)
-    # As many blocks reach this as places are wanted, and each of them by at least one place.
+    # At least `depth` blocks reach this threshold, each with at least one item.
     threshold = np.partition(maxima, blocks - depth)[blocks - depth]
-    places = np.flatnonzero(scores >= threshold)
-    values = scores[places]
+    items = np.flatnonzero(scores >= threshold)
+    values = scores[items]
     last = np.partition(values, len(values) - depth)[len(values) - depth]
-    above, equal = places[values > last], places[values == last]
+    above, equal = items[values > last], items[values == last]
     return np.concatenate([above, equal[: depth - len(above)]])
 
 

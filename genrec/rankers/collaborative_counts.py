@@ -1,9 +1,10 @@
-"""What people did, as one ranker: what stood beside what, item vectors, texts and popularity, each as it deserves.
+"""Learned ensemble of collaborative signals: co-occurrence, item vectors, texts and popularity.
 
-How much each is worth differs from shop to shop, so it is learned: what everybody took last is held back, the rest is
-counted, and the weights are those under which what was held back stands out most. What somebody says is one part
-more. Who says something says it because they want it, so its weight is learned apart, from people who say a word or two
-of the title of what they then took: learned together, the many who say nothing would settle what words are worth.
+How much each signal is worth differs between catalogs, so the weights are learned. The last basket of each user is held
+out, the signals are computed from the rest, and the weights are fitted to the held-out items.
+
+The query is one more signal. Its weight is learned separately, on simulated queries of one or two words of the title of
+the held-out item: in the log itself no user has a query, so its weight could not be fitted.
 """
 
 import re
@@ -24,7 +25,7 @@ from genrec.rankers.popularity import PopularityRanker
 from genrec.types import IntArray, ItemId
 
 _TITLE_SIMILARITY, _WORDS_SIMILARITY, _POPULARITY = "like their texts", "like their words", "popularity"
-# About what was learned on three data sets; few interactions leave it so. See eval/RESULTS.md.
+# About the weights learned on three data sets; with few interactions they stay so. See eval/RESULTS.md.
 _INITIAL_WEIGHTS = {
     "beside recent items": 3.0,
     "beside all items": 3.0,
@@ -36,26 +37,23 @@ _INITIAL_WEIGHTS = {
     _WORDS_SIMILARITY: 20.0,
     _POPULARITY: 0.1,
 }
-_RECENT_DECAY = 0.7  # weight of an item over that of the next newer one
-_MIN_TITLE_WEIGHT = 1e-6  # of texts at the least
-_MIN_WORDS_WEIGHT, _MAX_WORDS_WEIGHT = (
-    1.0,
-    100.0,
-)  # that words are worth: never nothing, however little titles say, nor all there is
-_MAX_TRAINING_USERS, _MAX_WORDS_USERS = 2000, 500  # who weights are learned from, and what words are worth
-_TITLE_WORD = re.compile(r"[^\W\d_]{3,}")  # words of a title that somebody might say
+_RECENT_DECAY = 0.7  # weight of a history item relative to the next newer one
+_MIN_TITLE_WEIGHT = 1e-6  # least weight of texts
+_MIN_WORDS_WEIGHT, _MAX_WORDS_WEIGHT = 1.0, 100.0  # range of the weight of the query
+_MAX_TRAINING_USERS, _MAX_WORDS_USERS = 2000, 500  # users that weights are learned from
+_TITLE_WORD = re.compile(r"[^\W\d_]{3,}")  # title words that may be part of a query
 _SEED = 0
-_MAX_VECTOR_ITEMS = 500_000  # item vectors of more take more memory than they are worth
+_MAX_VECTOR_ITEMS = 500_000  # larger catalogs have no item vectors, which would take too much memory
 
 
 @dataclass(frozen=True, eq=False)
 class CollaborativeCounts:
-    """What people did with the N items of a catalog.
+    """Collaborative statistics of the N items of a catalog.
 
     Attributes:
-        cooccurrence: what stood beside what, and after it.
-        item_vectors: float32 [N, D], of items, near those that stood near the same others.
-        item_counts: int64 [N], interactions.
+        cooccurrence: co-occurrence and next-item counts.
+        item_vectors: float32 [N, D], similar for items with the same neighbours; see `fit_pmi_vectors`.
+        item_counts: int64 [N], interactions of each item.
     """
 
     cooccurrence: CooccurrenceRanker
@@ -66,18 +64,18 @@ class CollaborativeCounts:
     def from_interactions(
         cls, catalog: Catalog, interactions: Interactions, vectors: NDArray[np.float32] | None = None
     ) -> "CollaborativeCounts":
-        """Count; vectors that were made before of the same need not be made again."""
+        """Count the interactions of a log; `vectors` are item vectors of the same log, computed if None."""
         offsets, items = interactions.to_indices(catalog, on_unknown="skip")
-        beside = CooccurrenceRanker(offsets, items, len(catalog), decay=_RECENT_DECAY, next_weight=0)
+        cooccurrence = CooccurrenceRanker(offsets, items, len(catalog), decay=_RECENT_DECAY, next_weight=0)
         popularity = np.bincount(items, minlength=len(catalog))
-        return cls(beside, item_vectors(catalog, interactions) if vectors is None else vectors, popularity)
+        return cls(cooccurrence, item_vectors(catalog, interactions) if vectors is None else vectors, popularity)
 
     def reindexed(self, new_indices: IntArray, n_items: int) -> "CollaborativeCounts":
-        """The same over another numbering: what was counted of kept items stays, of new ones nothing is known.
+        """The statistics for another version of the catalog; new items have none.
 
         Args:
-            new_indices: int64 [N], the new number of each item, -1 for one that is gone.
-            n_items: how many there are now.
+            new_indices: int64 [N], the new index of each item, -1 for a removed item.
+            n_items: number of items in the other version.
         """
         kept = new_indices >= 0
         vectors = np.zeros((n_items, self.item_vectors.shape[1]), dtype=np.float32)
@@ -86,7 +84,7 @@ class CollaborativeCounts:
         return CollaborativeCounts(self.cooccurrence.reindexed(new_indices, n_items), vectors, popularity)
 
     def rankers(self, embedding: EmbeddingRanker | None) -> dict[str, DenseRanker]:
-        """By name, what a person's items say, each as the newest have it and as all of them do, and what they say."""
+        """The signals by name: each collaborative one over recent and over all history items, texts, and popularity."""
         texts = (
             {}
             if embedding is None
@@ -104,40 +102,43 @@ class CollaborativeCounts:
         }
 
     def blend(self, embedding: EmbeddingRanker | None, weights: Mapping[str, float]) -> BlendRanker:
-        """The parts with their weights; one that is worth nothing is left out, but for texts: they know every item."""
+        """The weighted ensemble of the signals, without those of weight 0.
+
+        Texts are always included, because they know every item.
+        """
         return _weighted_blend(self.rankers(embedding), weights)
 
 
 def learn_weights(catalog: Catalog, interactions: Interactions, embedding: EmbeddingRanker | None) -> dict[str, float]:
-    """Weights of the parts by their names, learned from the last baskets of up to 2,000 people.
+    """Learn the weights of the signals from the last baskets of up to 2,000 users.
 
     Args:
-        catalog: what can be recommended.
-        interactions: all that is known.
-        embedding: the ranker by texts, where there is one.
+        catalog: the items that can be recommended.
+        interactions: all interactions.
+        embedding: the ranker by texts, or None.
+
+    Returns:
+        The weight of each signal of `CollaborativeCounts.rankers`, by name.
     """
     train, baskets = interactions.leave_last_basket_out()
-    parts = {
-        name: part
-        for name, part in CollaborativeCounts.from_interactions(catalog, train).rankers(embedding).items()
-        if name != _WORDS_SIMILARITY
-    }
+    signals = CollaborativeCounts.from_interactions(catalog, train).rankers(embedding)
+    signals.pop(_WORDS_SIMILARITY, None)
     random, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
-    requests, taken = [], []
-    for place in random.permutation(len(baskets))[:_MAX_TRAINING_USERS]:
-        had, new = (_known_indices(catalog, own) for own in (baskets[place].history.item_ids, baskets[place].item_ids))
-        new = np.setdiff1d(new, had)
-        if len(new) and len(had):
-            requests.append(RankRequest(had, "", everything.without(had)))
-            taken.append(int(random.choice(new)))
-    start = np.array([_INITIAL_WEIGHTS[name] for name in parts])
+    requests, targets = [], []
+    for number in random.permutation(len(baskets))[:_MAX_TRAINING_USERS]:
+        history = _known_indices(catalog, baskets[number].history.item_ids)
+        new = np.setdiff1d(_known_indices(catalog, baskets[number].item_ids), history)
+        if len(new) and len(history):
+            requests.append(RankRequest(history, "", everything.without(history)))
+            targets.append(int(random.choice(new)))
+    initial = np.array([_INITIAL_WEIGHTS[name] for name in signals])
     found = fit_weights(
-        list(parts.values()), requests, np.array(taken, dtype=np.int64), initial_weights=start, seed=_SEED
+        list(signals.values()), requests, np.array(targets, dtype=np.int64), initial_weights=initial, seed=_SEED
     )
-    weights = dict(zip(parts, found.tolist(), strict=True))
+    weights = dict(zip(signals, found.tolist(), strict=True))
     if embedding is not None:
         weights[_WORDS_SIMILARITY] = _fit_words_weight(
-            catalog, _weighted_blend(parts, weights), embedding.history_and_words_rankers()[1], requests, taken
+            catalog, _weighted_blend(signals, weights), embedding.history_and_words_rankers()[1], requests, targets
         )
     return weights
 
@@ -149,53 +150,61 @@ def _fit_words_weight(
     requests: Sequence[RankRequest],
     targets: Sequence[int],
 ) -> float:
-    """How much words count beside all else, which counts 1: of people who say something of what they then take.
+    """Fit the weight of the query relative to all other signals, on simulated queries for the held-out items.
 
-    Every second one of them takes what somebody else took: who asks, asks for what they do not always take as well, and
-    where habits tell everything, those alone who keep to them would never need a word. Of most histories only the
-    newest items are known: the fewer there are, the louder each of them speaks, and words must be heard beside all.
+    A simulated query is one or two words of the target's title. For every second user the target is that of another
+    user, because users also search for items that their history does not predict. Most histories are cut to their
+    newest items, because each item of a short history counts more, and the query must outweigh it.
 
     Args:
-        catalog: names what was taken.
-        other_signals: all else, which reads no words.
-        words_ranker: reads nothing but words.
-        requests, targets: people, and the item each took.
+        catalog: gives the titles of the targets.
+        other_signals: all other signals, which ignore queries.
+        words_ranker: ranks by queries only.
+        requests: U requests without words.
+        targets: the held-out item of each user.
+
+    Returns:
+        The weight, within the range of `_MIN_WORDS_WEIGHT` and `_MAX_WORDS_WEIGHT`.
     """
     random = np.random.default_rng(_SEED)
-    spoken, chosen = [], []
+    queries, query_targets = [], []
     others = random.permutation(np.array(targets, dtype=np.int64)).tolist()
-    for place, request in enumerate(requests[:_MAX_WORDS_USERS]):
-        item = (targets if place % 2 else others)[place]
+    for number, request in enumerate(requests[:_MAX_WORDS_USERS]):
+        item = (targets if number % 2 else others)[number]
         if not request.allowed.contains(np.array([item])).all():
             continue
-        said = _TITLE_WORD.findall(catalog[item].title)
-        if said:
-            places = random.choice(len(said), min(len(said), int(random.integers(1, 3))), replace=False)
+        title_words = _TITLE_WORD.findall(catalog[item].title)
+        if title_words:
+            count = min(len(title_words), int(random.integers(1, 3)))
+            chosen = random.choice(len(title_words), count, replace=False)
             newest = request.history[-int(len(request.history) ** random.random()) :]
-            spoken.append(replace(request, history=newest, words=" ".join(said[own] for own in sorted(places))))
-            chosen.append(item)
-    start = np.array([1.0, _INITIAL_WEIGHTS[_WORDS_SIMILARITY]])
-    rest, own = fit_weights(
-        [other_signals, words_ranker], spoken, np.array(chosen, dtype=np.int64), initial_weights=start, seed=_SEED
+            words = " ".join(title_words[word] for word in sorted(chosen))
+            queries.append(replace(request, history=newest, words=words))
+            query_targets.append(item)
+    initial = np.array([1.0, _INITIAL_WEIGHTS[_WORDS_SIMILARITY]])
+    target_indices = np.array(query_targets, dtype=np.int64)
+    others_weight, words_weight = fit_weights(
+        [other_signals, words_ranker], queries, target_indices, initial_weights=initial, seed=_SEED
     )
-    return float(np.clip(own / rest if rest > 0 else np.inf, _MIN_WORDS_WEIGHT, _MAX_WORDS_WEIGHT))
+    relative = words_weight / others_weight if others_weight > 0 else np.inf
+    return float(np.clip(relative, _MIN_WORDS_WEIGHT, _MAX_WORDS_WEIGHT))
 
 
 def item_vectors(catalog: Catalog, interactions: Interactions) -> NDArray[np.float32]:
-    """See `fit_pmi_vectors`; all 0 for a catalog that is too large for them."""
+    """Item vectors of a log, see `fit_pmi_vectors`; all 0 for a catalog of more than 500,000 items."""
     if len(catalog) > _MAX_VECTOR_ITEMS:
         return np.zeros((len(catalog), 1), dtype=np.float32)
     return fit_pmi_vectors(*interactions.to_indices(catalog, on_unknown="skip"), len(catalog))
 
 
 def _weighted_blend(rankers: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> BlendRanker:
-    worth = {name: max(weights[name], _MIN_TITLE_WEIGHT if name == _TITLE_SIMILARITY else 0.0) for name in rankers}
-    kept = {name: part for name, part in rankers.items() if worth[name]}
+    used = {name: max(weights[name], _MIN_TITLE_WEIGHT if name == _TITLE_SIMILARITY else 0.0) for name in rankers}
+    kept = {name: ranker for name, ranker in rankers.items() if used[name]}
     return BlendRanker(
-        kept, {name: worth[name] for name in kept}, non_personalized=[_POPULARITY] if _POPULARITY in kept else []
+        kept, {name: used[name] for name in kept}, non_personalized=[_POPULARITY] if _POPULARITY in kept else []
     )
 
 
 def _known_indices(catalog: Catalog, item_ids: Sequence[ItemId]) -> IntArray:
-    places = catalog.item_ids.positions(list(item_ids))
-    return places[places >= 0]
+    indices = catalog.item_ids.positions(list(item_ids))
+    return indices[indices >= 0]

@@ -1,8 +1,8 @@
-"""Several rankers as one: the weighted sum of what each knows, with weights that are learned.
+"""An ensemble of rankers: the weighted sum of their scores, with learned weights.
 
-Source of the learning: McFadden, "Conditional Logit Analysis of Qualitative Choice Behavior", 1974: what somebody took
-is a choice among what they could have taken, here what the parts like best and some of the rest.
-Letters: U requests, N items, P parts, C items compared in one request.
+Source of the learning: McFadden, "Conditional Logit Analysis of Qualitative Choice Behavior", 1974. An interaction is a
+choice of one item among alternatives: the items that each ranker scores highest, and random ones.
+Letters: U requests, N items, P rankers, C items compared for one request.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,29 +16,29 @@ from genrec.errors import InputError, check_count
 from genrec.rankers.base import DenseRanker, RankRequest, top_k
 from genrec.types import FloatArray, IntArray, Ranking
 
-_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER = 64, 1 << 22  # requests scored at once at most, and scores of one part
-_MAX_SCORES_IN_MEMORY = 1 << 24  # scores of all parts that are kept side by side, 8 bytes each
-_TOP_NEGATIVES, _RANDOM_NEGATIVES = 100, 200  # items that each choice is set against: of each part, and at random
-_MIN_RELATIVE_SPREAD = 1e-9  # spread of a part's scores, beside their size, that is rounding
-_REGULARIZATION = 20.0  # choices that the weights to start from are worth
+_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER = 64, 1 << 22  # limits of a batch: requests, and scores per ranker
+_MAX_SCORES_IN_MEMORY = 1 << 24  # scores of all rankers that are kept at once, 8 bytes each
+_TOP_NEGATIVES, _RANDOM_NEGATIVES = 100, 200  # alternatives of each choice: top items per ranker, random items
+_MIN_RELATIVE_SPREAD = 1e-9  # relative spread of scores below which they differ by rounding only
+_REGULARIZATION = 20.0  # weight of the initial weights, in choices
 
 
 class BlendRanker(DenseRanker):
-    """Scores an item by the weighted sum of its parts' scores, and says which part spoke for it.
+    """Scores an item by the weighted sum of the scores of several rankers, and names the main signal of each item.
 
-    A part that cannot rank a request, or knows nothing of an item, adds nothing; an item of which no part knows
-    anything is not ranked.
+    A ranker that cannot rank a request, or does not know an item, adds nothing. An item that no personalized ranker
+    knows is not ranked.
 
     Args:
         rankers: P rankers by name.
-        weights: by the same names, above 0, which make scores commensurable; see `fit_weights`.
-        non_personalized: the names of parts that know nothing of persons, such as popularity: they count beside the others where
-            there is a history, and rank nobody and nothing alone.
-        source: the name that recommendations served by it carry.
+        weights: weights above 0 by the same names, which also bring scores to one scale; see `fit_weights`.
+        non_personalized: names of rankers that ignore the user, such as popularity. Their scores are added for requests
+            with a history; they never rank a request or an item alone.
+        source: name of the stage in recommendations.
 
     Raises:
-        InputError: there is no part but support, one is no such ranker, a name is unknown, or a weight is missing or
-            not above 0.
+        InputError: there is no personalized ranker, a ranker is not a `DenseRanker`, a name is unknown, or a weight is
+            missing or not above 0.
     """
 
     source = "blend"
@@ -53,78 +53,88 @@ class BlendRanker(DenseRanker):
     ) -> None:
         if rankers.keys() != weights.keys() or not set(non_personalized) < set(rankers):
             raise InputError(
-                f"a blend of {', '.join(rankers) or 'nothing'} has weights of {', '.join(weights) or 'nothing'} and the "
-                f"support {', '.join(non_personalized) or 'of nothing'}; give each part a weight, and one that is no support"
+                f"the rankers are {', '.join(rankers) or 'none'}, the weights are for {', '.join(weights) or 'none'}, "
+                f"and non_personalized holds {', '.join(non_personalized) or 'none'}; pass one weight for each ranker, "
+                "and at least one personalized ranker"
             )
-        for name, part in rankers.items():
-            if not isinstance(part, DenseRanker):
-                raise InputError(f"part {name!r} is {part!r:.80}; a blend takes rankers that score whole catalogs")
+        for name, ranker in rankers.items():
+            if not isinstance(ranker, DenseRanker):
+                raise InputError(
+                    f"ranker {name!r} is {ranker!r:.80}; pass a DenseRanker, which scores the whole catalog"
+                )
         for name, weight in weights.items():
             if not 0 < weight < np.inf:
-                raise InputError(f"the weight of {name!r} is {weight}; give a number above 0, or leave the part out")
+                raise InputError(f"the weight of {name!r} is {weight}; pass a number above 0, or leave the ranker out")
         self.source = source
-        self._personalized = {
-            name: (part, weights[name]) for name, part in rankers.items() if name not in non_personalized
-        }
-        self._non_personalized = {
-            name: (part, weights[name]) for name, part in rankers.items() if name in non_personalized
-        }
+        weighted = {name: (ranker, weights[name]) for name, ranker in rankers.items()}
+        self._personalized = {name: pair for name, pair in weighted.items() if name not in non_personalized}
+        self._non_personalized = {name: pair for name, pair in weighted.items() if name in non_personalized}
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether any part can."""
-        return any(part.can_rank(request) for part, _ in self._personalized.values())
+        """True if any personalized ranker can rank the request."""
+        return any(ranker.can_rank(request) for ranker, _ in self._personalized.values())
 
     def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
-        """float64 [U, N]."""
+        """float64 [U, N] before boosts; minus infinity for items that no personalized ranker knows."""
         return self._weighted_sum(requests) if requests else np.empty((0, 0))
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
-        """The k best allowed items of each request, exact, each with the part that spoke for it most.
+        """Rank the k best allowed items of each request; exact, so proven. Each item has its main signal.
 
-        Of the parts that know the item, that is the one whose weighted score of it lies furthest above its own mean
-        over all items that it knows. What is kept for this of some requests together takes 128 MB at most, or, of more
-        than two million items, 8 bytes for each item and part.
+        The main signal of an item is the ranker whose weighted score of it is furthest above that ranker's mean over
+        all items it knows. Uses at most 128 MB of memory for scores or, if that is more, 8 bytes per item and ranker.
+
+        Args:
+            requests: U requests.
+            k: list length.
+            deadline: ignored; scoring takes milliseconds.
+
+        Returns:
+            U rankings, best first, ties in catalog order; shorter than k if fewer items are allowed or known.
+
+        Raises:
+            InputError: k is below 1.
         """
         check_count("k", k)
         answers: list[Ranking] = []
         names = [*self._personalized, *self._non_personalized]
         size = max(1, requests[0].allowed.universe) if requests else 1
-        together = max(1, _MAX_SCORES_IN_MEMORY // (size * len(names)))
-        for start in range(0, len(requests), together):
-            batch = requests[start : start + together]
+        batch_size = max(1, _MAX_SCORES_IN_MEMORY // (size * len(names)))
+        for start in range(0, len(requests), batch_size):
+            batch = requests[start : start + batch_size]
             tables = np.empty((len(names), len(batch), size))
             total = self._weighted_sum(batch, tables)
             for row, request in enumerate(batch):
                 found = top_k(total[row], request.allowed, k, request.boost)
-                spoke = _top_contributors(tables[:, row], found.item_indices)
-                answers.append(replace(found, main_signals=tuple(names[part] for part in spoke)))
+                signals = _main_signals(tables[:, row], found.item_indices)
+                answers.append(replace(found, main_signals=tuple(names[number] for number in signals)))
         return answers
 
     def _weighted_sum(self, requests: Sequence[RankRequest], tables: FloatArray | None = None) -> FloatArray:
-        """[U, N]; `tables` [P, U, N] is filled with the weighted scores of each part, not finite where it is silent."""
+        """[U, N]; fills `tables` [P, U, N] with the weighted scores of each ranker, not finite for unknown items."""
         total = np.zeros((len(requests), requests[0].allowed.universe))
         known = np.zeros(total.shape, dtype=np.bool_)
-        strangers = [not len(request.history) for request in requests]
-        for place, (name, (part, weight)) in enumerate([*self._personalized.items(), *self._non_personalized.items()]):
-            own = weight * _ranker_scores(part, requests)
+        without_history = [not len(request.history) for request in requests]
+        for number, (name, (ranker, weight)) in enumerate((self._personalized | self._non_personalized).items()):
+            own = weight * _ranker_scores(ranker, requests)
             if name in self._non_personalized:
-                own[strangers] = -np.inf
+                own[without_history] = -np.inf
             finite = np.isfinite(own)
             total += np.where(finite, own, 0.0)
             if name in self._personalized:
                 known |= finite
             if tables is not None:
-                tables[place] = own
+                tables[number] = own
         return np.where(known, total, -np.inf)
 
 
-def _top_contributors(ranker_scores: FloatArray, item_indices: IntArray) -> IntArray:
-    """Of each item, the part of [P, N] whose score of it is furthest above that part's mean: int64 [k]."""
+def _main_signals(ranker_scores: FloatArray, item_indices: IntArray) -> IntArray:
+    """For each item, the ranker of [P, N] whose score of it is furthest above that ranker's mean: int64 [k]."""
     finite = np.isfinite(ranker_scores)
     means = np.where(finite, ranker_scores, 0.0).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
     above = np.where(finite[:, item_indices], ranker_scores[:, item_indices] - means[:, None], -np.inf)
-    spoke: IntArray = above.argmax(axis=0)
-    return spoke
+    signals: IntArray = above.argmax(axis=0)
+    return signals
 
 
 def fit_weights(
@@ -135,32 +145,35 @@ def fit_weights(
     initial_weights: FloatArray,
     seed: int,
 ) -> FloatArray:
-    """Weights under which what people took stands out most from other allowed items: float64 [P], 0 or more.
+    """Fit the weights of a blend to held-out interactions, by maximum likelihood.
 
-    Each choice is set against the 100 allowed items that each part likes best, and 200 at random: with random ones
-    alone the weights would not serve the top of a list, and with the best alone they would forget all else (measured
-    in eval/RESULTS.md). With few requests they stay near those to start from.
+    The alternatives of each target are the 100 allowed items that each ranker scores highest, and 200 random ones.
+    Random ones alone would not fit the top of a list; top ones alone would not fit the rest (measured in
+    eval/RESULTS.md). With few requests the weights stay near the initial ones.
 
     Args:
-        rankers: rankers that have not counted what was taken.
-        requests: U people before they took it.
-        targets: int64 [U], the item each took; an allowed one.
-        initial_weights: float64 [P], weights to start from.
-        seed: of the items it is set against.
+        rankers: P rankers, fitted without the targets.
+        requests: U requests, without the targets in their histories.
+        targets: int64 [U], the allowed item that each user interacted with.
+        initial_weights: float64 [P].
+        seed: of the random alternatives.
+
+    Returns:
+        float64 [P], 0 or more.
 
     Raises:
-        InputError: `requests`, `targets`, `rankers` and `initial_weights` do not go together.
+        InputError: the numbers of requests and targets, or of rankers and weights, differ.
     """
     if len(requests) != len(targets) or len(rankers) != len(initial_weights):
         raise InputError(
-            f"{len(requests)} requests and {len(targets)} items taken, {len(rankers)} parts and {len(initial_weights)} weights; "
-            "give one for each"
+            f"there are {len(requests)} requests and {len(targets)} targets, {len(rankers)} rankers and "
+            f"{len(initial_weights)} weights; pass one target for each request, and one weight for each ranker"
         )
     compared, sizes = _choice_scores(rankers, requests, targets, np.random.default_rng(seed))
     if not len(sizes):
         return np.asarray(initial_weights, dtype=np.float64)
     spread = compared.std(axis=0)
-    spread[spread <= _MIN_RELATIVE_SPREAD * np.abs(compared).max(axis=0)] = 0.0  # always the same, but for rounding
+    spread[spread <= _MIN_RELATIVE_SPREAD * np.abs(compared).max(axis=0)] = 0.0  # equal but for rounding
     scaled = np.where(spread > 0, compared, 0.0) / np.where(spread > 0, spread, 1.0)
     begin, own = np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes)
     first, doubt = np.asarray(initial_weights, dtype=np.float64) * spread, _REGULARIZATION / len(sizes)
@@ -182,18 +195,21 @@ def fit_weights(
 def _choice_scores(
     rankers: Sequence[DenseRanker], requests: Sequence[RankRequest], targets: IntArray, random: np.random.Generator
 ) -> tuple[FloatArray, IntArray]:
-    """Scores of what each took and, behind it, of what it is set against, unknown ones 0: [C, P]; and how many each."""
+    """Scores of each target and its alternatives, target first, 0 for unknown items.
+
+    Returns:
+        The scores [C, P] of all choices in one array, and the number of items of each choice.
+    """
     rows: list[FloatArray] = []
-    together = (
-        max(1, min(_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER // max(requests[0].allowed.universe, 1))) if requests else 1
-    )
-    for start in range(0, len(requests), together):
-        batch = requests[start : start + together]
-        tables = [_ranker_scores(part, batch) for part in rankers]
+    size = requests[0].allowed.universe if requests else 1
+    batch_size = max(1, min(_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER // max(size, 1)))
+    for start in range(0, len(requests), batch_size):
+        batch = requests[start : start + batch_size]
+        tables = [_ranker_scores(ranker, batch) for ranker in rankers]
         for row, request in enumerate(batch):
             item, size = int(targets[start + row]), request.allowed.universe
-            liked = [_top_negatives(table[row], request) for table in tables]
-            others = np.unique(np.concatenate([random.integers(0, size, _RANDOM_NEGATIVES), *liked]))
+            top = [_top_negatives(table[row], request) for table in tables]
+            others = np.unique(np.concatenate([random.integers(0, size, _RANDOM_NEGATIVES), *top]))
             others = others[(others != item) & request.allowed.contains(others)]
             if len(others):
                 chosen = np.append(item, others)
@@ -205,17 +221,17 @@ def _choice_scores(
 
 
 def _top_negatives(scores: FloatArray, request: RankRequest) -> IntArray:
-    """The allowed items that a part likes best; none where it likes all alike."""
-    places = np.flatnonzero(np.isfinite(scores))
-    places = places[request.allowed.contains(places)]
-    own = scores[places]
+    """The allowed items that a ranker scores highest; none if all scores are equal."""
+    items = np.flatnonzero(np.isfinite(scores))
+    items = items[request.allowed.contains(items)]
+    own = scores[items]
     if not len(own) or own.min() == own.max():
-        return places[:0]
-    return places if len(own) <= _TOP_NEGATIVES else places[np.argpartition(-own, _TOP_NEGATIVES)[:_TOP_NEGATIVES]]
+        return items[:0]
+    return items if len(own) <= _TOP_NEGATIVES else items[np.argpartition(-own, _TOP_NEGATIVES)[:_TOP_NEGATIVES]]
 
 
 def _ranker_scores(ranker: DenseRanker, requests: Sequence[RankRequest]) -> FloatArray:
-    """[U, N]; minus infinity throughout where the part cannot rank a request."""
+    """[U, N]; minus infinity for all items of a request that the ranker cannot rank."""
     able = [row for row, request in enumerate(requests) if ranker.can_rank(request)]
     scores = np.full((len(requests), requests[0].allowed.universe), -np.inf)
     if able:

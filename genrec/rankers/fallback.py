@@ -1,7 +1,7 @@
-"""From one ranker to the next until a request has what it asked for.
+"""The fallback chain: rankers that serve a request one after the other until its list is full.
 
-A step that cannot rank a request, fails, or runs out of time is passed over, and a step that knows fewer items than
-were asked for is filled up by the next. The last step always answers.
+A stage that cannot rank a request, fails, or exceeds its time limit is skipped. If a stage returns fewer items than
+requested, the next stage fills the list. The last stage ranks every request.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _BATCH_SIZE = 32  # tasks asked at once; what has been answered when the time ru
 
 @dataclass(frozen=True)
 class FallbackChain:
-    """Rankers, best first; the last must rank every request, as `PopularityRanker` does."""
+    """Rankers as stages, best first; the last must rank every request, as `PopularityRanker` does."""
 
     stages: tuple[Ranker, ...]
 
@@ -32,7 +32,7 @@ class FallbackChain:
             raise InputError("the ladder is empty; end it with a PopularityRanker")
 
     def serve(self, requests: "Sequence[PendingRequest]", k: int, deadline: Deadline) -> None:
-        """Take every task down the ladder until it is full; the last step is given all the time it needs."""
+        """Pass the requests through the stages until their lists are full; the last stage has no time limit."""
         for ranker in self.stages[:-1]:
             own = deadline
             if np.isfinite(deadline.at):
@@ -48,7 +48,7 @@ class FallbackChain:
 
 @dataclass
 class StageResult:
-    """What one ranker gave to a task: item indices, scores and what spoke for each, best first."""
+    """What one stage ranked for a request: item indices, scores and main signals, best first."""
 
     ranker: Ranker
     item_indices: IntArray
@@ -59,17 +59,17 @@ class StageResult:
 
 @dataclass
 class PendingRequest:
-    """One request on its way down the ladder.
+    """One request on its way through the fallback chain.
 
     Attributes:
         user_id: the caller's id.
-        request: what is asked.
-        k: items to be found, no more than are allowed.
-        notices: what the caller should know.
-        results: what has been found.
-        proven, compared: of the first part, see `RecommendationList`.
-        tokens: computed on the way so far.
-        failed_stages: the steps that failed or had no time.
+        request: the request.
+        k: list length, no more than are allowed.
+        notices: notices to the caller.
+        results: what the stages have ranked so far.
+        proven, compared: of the first result, see `RecommendationList`.
+        tokens: tokens computed so far.
+        failed_stages: the stages that failed or exceeded their time limit.
     """
 
     user_id: UserId | None
@@ -84,19 +84,19 @@ class PendingRequest:
 
     @property
     def n_missing(self) -> int:
-        """Items still to be found."""
+        """Number of items that are still missing."""
         return self.k - sum(len(part.item_indices) for part in self.results)
 
     @property
     def remaining_request(self) -> RankRequest:
-        """The request without what has been served."""
+        """The request without the items that have been ranked already."""
         if not self.results:
             return self.request
         served = np.concatenate([part.item_indices for part in self.results])
         return replace(self.request, allowed=self.request.allowed.without(served))
 
     def add_ranking(self, ranker: Ranker, ranking: Ranking) -> None:
-        """Fill up with what a ranker found."""
+        """Append the items of a ranking until the list is full."""
         self.tokens += ranking.prompt_tokens + ranking.generated_tokens
         for notice in ranking.notices:
             self.add_notice(notice)
@@ -110,17 +110,17 @@ class PendingRequest:
         )
 
     def record_failure(self, ranker: Ranker, reason: object) -> None:
-        """Go on without a step."""
+        """Record that a stage was skipped, and why."""
         self.failed_stages.append(ranker.source)
         self.add_notice(f"{ranker.source} was left out: {reason}")
 
     def add_notice(self, notice: str) -> None:
-        """Tell the caller, once."""
+        """Add a notice to the caller, unless it is there already."""
         if notice not in self.notices:
             self.notices.append(notice)
 
     def explain(self, catalog: Catalog, template: Template, deadline: Deadline) -> None:
-        """Find what drove each item, by the ranker that served it."""
+        """Find the drivers of each item with the ranker that ranked it, and render the reasons."""
         for part in self.results:
             try:
                 drivers = find_drivers(part.ranker, self.request, part.item_indices, catalog, deadline=deadline)
@@ -130,7 +130,7 @@ class PendingRequest:
             part.explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
 
     def to_recommendation_list(self, catalog: Catalog, notices: Sequence[str], seconds: float) -> RecommendationList:
-        """The answer."""
+        """The recommendations, with further notices and the time that the request took."""
         items: list[Recommendation] = []
         for part in self.results:
             ids, titles = catalog.item_ids.take(part.item_indices), catalog.titles_at(part.item_indices)
@@ -148,14 +148,14 @@ class PendingRequest:
 
 
 def _run_stage(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
-    """Let one ranker answer, some tasks at a time."""
+    """Rank the requests that are not full with one stage, in batches."""
     able = [task for task in requests if task.n_missing and ranker.can_rank(task.request)]
     for start in range(0, len(able), _BATCH_SIZE):
         _run_batch(ranker, able[start : start + _BATCH_SIZE], k, deadline)
 
 
 def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
-    """Where a batch fails, each task is tried alone, so that one spoils no other."""
+    """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others."""
     try:
         rankings = ranker.rank([task.remaining_request for task in requests], k, deadline=deadline)
     except DeadlineExceededError:

@@ -1,4 +1,4 @@
-"""The last step of the ladder: what most people chose."""
+"""Popularity: the last stage of the fallback chain."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from genrec.types import FloatArray, IntArray
 
 
 class PopularityRanker(DenseRanker):
-    """Scores an item by the logarithm of 1 + its interactions; always has an answer.
+    """Scores an item by the logarithm of 1 + its number of interactions; can rank every request.
 
     Args:
         counts: int64 [N], interactions per item; all zero ranks in catalog order.
@@ -21,9 +21,9 @@ class PopularityRanker(DenseRanker):
         self._scores: FloatArray = np.log1p(counts.astype(np.float64))
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Always: popularity needs to know nothing of a person."""
+        """Always true: popularity does not depend on the user."""
         return True
 
     def scores(self, requests: Sequence[RankRequest]) -> FloatArray:
-        """float64 [U, N], the same for everybody; a read-only view of one row."""
+        """float64 [U, N], the same for all users; a read-only view of one row."""
         return np.broadcast_to(self._scores, (len(requests), len(self._scores)))

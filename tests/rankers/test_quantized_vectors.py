@@ -178,7 +178,7 @@ def test_scalar_and_simd_kernels_agree(kind: str) -> None:
 def test_other_items_than_those_of_the_vectors_are_refused(ranker: EmbeddingRanker) -> None:
     """Compiled loops look at no bounds: they would list what is not allowed, and read what is not theirs."""
     for universe in (100, N + 1):
-        with pytest.raises(InputError, match=f"of {universe:,} items; there are vectors of 20,000"):
+        with pytest.raises(InputError, match=f"of {universe:,} items, but there are 20,000 vectors"):
             listed(ranker, RankRequest(np.arange(5), "", Subset.everything(universe)))
 
 
