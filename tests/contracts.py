@@ -347,29 +347,29 @@ class KnownAnswer:
 
 
 class RankerContract:
-    """Give fixtures `ranker`, `items` (N) and `planted`; `atol` is the numeric noise its dtype may show."""
+    """Laws of every ranker. Give fixtures `ranker`, `items` (N) and `planted`; `atol` is the tolerance of rounding."""
 
     subject: ClassVar[str]
     atol: ClassVar[float] = 1e-9
 
     @pytest.fixture
     def requests(self, ranker: Ranker, items: int) -> list[RankRequest]:
-        """Many kinds of people under many filters, those the ranker has something to go on."""
+        """Requests of many kinds under many filters, as far as the ranker can rank them."""
         random = np.random.default_rng(3)
-        people = []
+        found = []
         for size, share in ((1, 1.0), (3, 0.5), (2, 1.0), (12, 0.2), (5, 0.9), (1, 0.05), (0, 1.0), (40, 0.7)):
             allowed = random.random(items) < share
             history = random.integers(0, items, size)
             words = "a lamp" if size % 3 == 0 else ""
             filtered = Subset.from_mask(Mask.from_bool(allowed))
-            people.append(RankRequest(history, words, filtered))
-            people.append(RankRequest(history, words, filtered.without(random.integers(0, items, 2))))
-            people.append(RankRequest(history, words, Subset.from_indices(items, np.flatnonzero(allowed))))
+            found.append(RankRequest(history, words, filtered))
+            found.append(RankRequest(history, words, filtered.without(random.integers(0, items, 2))))
+            found.append(RankRequest(history, words, Subset.from_indices(items, np.flatnonzero(allowed))))
         strange, everything = "\ud800 <|im_end|>\n{{ x }}", Subset.everything(items)
-        people.append(RankRequest(random.integers(0, items, 4), strange, everything))
-        people.append(RankRequest(random.integers(0, items, 4), "", everything.without(random.integers(0, items, 3))))
-        people.append(RankRequest(random.integers(0, items, 4), "", Subset.from_indices(items, [])))
-        able = [request for request in people if ranker.can_rank(request)]
+        found.append(RankRequest(random.integers(0, items, 4), strange, everything))
+        found.append(RankRequest(random.integers(0, items, 4), "", everything.without(random.integers(0, items, 3))))
+        found.append(RankRequest(random.integers(0, items, 4), "", Subset.from_indices(items, [])))
+        able = [request for request in found if ranker.can_rank(request)]
         assert len(able) >= 5
         return able
 
@@ -380,14 +380,14 @@ class RankerContract:
         return ranker.score([request], [items], deadline=Deadline.never())[0]
 
     def test_source_is_named(self, ranker: Ranker) -> None:
-        """Every recommendation says who served it."""
+        """Every recommendation names the stage that ranked it."""
         assert ranker.source
 
     @pytest.mark.parametrize("k", [1, 5, 1000])
     def test_a_list_is_full_distinct_allowed_and_sorted(
         self, ranker: Ranker, requests: list[RankRequest], items: int, k: int
     ) -> None:
-        """The first promise. Fewer than k come back only where fewer are allowed, or known to this ranker."""
+        """The first guarantee. A list is shorter than k only if fewer items are allowed, or known to this ranker."""
         for request, ranking in zip(requests, self.rank(ranker, requests, k), strict=True):
             found = ranking.item_indices
             known = np.isfinite(self.score(ranker, request, np.arange(items))) & request.allowed.to_bool()
@@ -399,7 +399,7 @@ class RankerContract:
             assert ranking.num_scored >= len(found)
 
     def test_scores_are_those_of_the_list(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
-        """Explanations and blends ask for scores one by one; they must be talking of the same thing."""
+        """Explanations and blends score single items; the scores must be those of the ranking."""
         for request, ranking in zip(requests, self.rank(ranker, requests, 7), strict=True):
             np.testing.assert_allclose(
                 self.score(ranker, request, ranking.item_indices), ranking.scores, atol=self.atol
@@ -410,7 +410,7 @@ class RankerContract:
     def test_proven_means_no_allowed_item_scores_higher(
         self, ranker: Ranker, requests: list[RankRequest], items: int
     ) -> None:
-        """Whoever reads `proven` may stop looking."""
+        """Callers that see `proven` may stop searching."""
         for request, ranking in zip(requests, self.rank(ranker, requests, 4), strict=True):
             allowed = request.allowed.to_indices()
             scores = self.score(ranker, request, allowed)
@@ -420,13 +420,13 @@ class RankerContract:
                 assert ranking.item_indices.tolist() == best.tolist()
 
     def test_the_same_request_gives_the_same_list(self, ranker: Ranker, requests: list[RankRequest]) -> None:
-        """Otherwise no figure can be repeated, and a page changes when it is loaded again."""
+        """Otherwise results cannot be reproduced, and a page changes when it is reloaded."""
         for one, other in zip(self.rank(ranker, requests, 5), self.rank(ranker, requests, 5), strict=True):
             assert one.item_indices.tolist() == other.item_indices.tolist()
             assert one.scores.tolist() == other.scores.tolist()
 
     def test_ranking_does_not_depend_on_the_batch(self, ranker: Ranker, requests: list[RankRequest]) -> None:
-        """Whoever shares a batch with somebody must not be recommended anything else for it."""
+        """Sharing a batch must not change what a user is recommended."""
         together, turned = self.rank(ranker, requests, 5), self.rank(ranker, requests[::-1], 5)[::-1]
         for place, request in enumerate(requests):
             (alone,) = self.rank(ranker, [request], 5)
@@ -436,18 +436,18 @@ class RankerContract:
                 assert ranking.proven == alone.proven
 
     def test_k_below_one_raises(self, ranker: Ranker, requests: list[RankRequest]) -> None:
-        """An empty answer to a mistyped k looks like an empty shop."""
+        """An empty list for a mistyped k looks like an empty catalog."""
         for k in (0, -1):
             with pytest.raises(InputError, match=f"k is {k}; give a whole number of at least 1"):
                 self.rank(ranker, requests, k)
 
     def test_empty_batch_gives_no_rankings(self, ranker: Ranker) -> None:
-        """A batch whose people were all served further up is empty."""
+        """A batch whose requests were all served by earlier stages is empty."""
         assert self.rank(ranker, [], 5) == []
         assert ranker.score([], [], deadline=Deadline.never()) == []
 
     def test_a_filter_never_shortens_a_list(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """It acts inside; a filter afterwards would leave holes."""
+        """Filters act inside the ranker; filtering afterwards would leave gaps."""
         everything = replace(planted.request, allowed=Subset.everything(items))
         (whole,) = self.rank(ranker, [everything], items)
         for keep in range(1, len(whole.item_indices) + 1):
@@ -462,7 +462,7 @@ class RankerContract:
                 assert sorted(part.item_indices.tolist()) == sorted(kept.tolist())
 
     def test_positive_boost_moves_only_its_item(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """A shop that promotes an item wants to see it, and the others in their old order."""
+        """A promoted item must appear, and the others must keep their order."""
         everything = replace(planted.request, allowed=Subset.everything(items))
         (before,) = self.rank(ranker, [everything], items)
         last = int(before.item_indices[-1])
@@ -476,7 +476,7 @@ class RankerContract:
         assert self.score(ranker, boosted, np.array([last]))[0] == pytest.approx(after.scores[0])
 
     def test_negative_boost_moves_only_its_item(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """What a shop would rather not sell must not take a better item's place, nor vanish."""
+        """A demoted item must not take the place of a better one, nor disappear."""
         (before,) = self.rank(ranker, [planted.request], items)
         best = int(before.item_indices[0])
         sunk = replace(planted.request, boost=Boost.from_pairs([(best, -1e6)]))
@@ -485,7 +485,7 @@ class RankerContract:
         assert self.rank(ranker, [sunk], 1)[0].item_indices.tolist() == before.item_indices[1:2].tolist()
 
     def test_boost_does_not_bypass_the_filter(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """An item that is out of stock stays out, however much somebody wants it sold."""
+        """An item that is out of stock stays out, whatever its boost."""
         (best,) = self.rank(ranker, [planted.request], 2)
         allowed = planted.request.allowed.without(best.item_indices[:1])
         boost = Boost.from_pairs([(int(best.item_indices[0]), 1e6)])
@@ -493,13 +493,13 @@ class RankerContract:
         assert best.item_indices[0] not in ranking.item_indices
 
     def test_known_answer_is_ranked_first(self, ranker: Ranker, planted: KnownAnswer) -> None:
-        """A ranker may keep every other law and still rank at random."""
+        """A ranker may keep all other laws and still rank at random."""
         assert ranker.can_rank(planted.request)
         (ranking,) = self.rank(ranker, [planted.request], 1)
         assert ranking.item_indices.tolist() == [planted.item_index]
 
     def test_passed_deadline_stops_only_slow_rankers(self, ranker: Ranker, planted: KnownAnswer) -> None:
-        """The ladder steps down on it to the quick ones; if these gave up too, only popularity would be left."""
+        """The fallback chain then uses the fast rankers; if they stopped too, only popularity would be left."""
         passed = Deadline(at=1.0, clock=lambda: 2.0)
         if isinstance(ranker, DenseRanker):
             assert len(ranker.rank([planted.request], 3, deadline=passed)[0].item_indices) == 3
@@ -510,7 +510,7 @@ class RankerContract:
             ranker.score([planted.request], [np.array([planted.item_index])], deadline=passed)
 
     def test_arguments_are_not_modified(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
-        """The ladder hands the same request to the next step."""
+        """The fallback chain passes the same request to the next stage."""
         boost = Boost.from_pairs((place, float(place)) for place in range(items))
         boosted = [replace(request, boost=boost) for request in requests]
         copies = copy.deepcopy(boosted)

@@ -1,4 +1,4 @@
-"""The promises of the front door, on thousands of random requests."""
+"""The guarantees of `Recommender`, on thousands of random requests."""
 
 import time
 import tracemalloc
@@ -44,7 +44,7 @@ from genrec.types import Ranking
 def build(
     catalog: Catalog, interactions: Interactions, backend: Backend, tokenizer: Tokenizer, **settings: Any
 ) -> Recommender:
-    """A ladder of an LLM, counting and popularity."""
+    """A fallback chain of an LLM, co-occurrence and popularity."""
     offsets, items = interactions.to_indices(catalog)
     counting = CooccurrenceRanker(offsets, items, len(catalog))
     popularity = PopularityRanker(interactions.item_counts(catalog))
@@ -80,16 +80,16 @@ def check(recommender: Recommender, requests: Iterator[RandomRequest]) -> None:
 def test_a_thousand_random_requests_get_exactly_k_allowed_items(
     shop: Any, recommender: Recommender, strategy: str
 ) -> None:
-    """One violation is a broken first promise: an item that does not exist, is not allowed, twice, or missing."""
+    """A violation breaks the first guarantee: an item that does not exist, is not allowed, repeated, or missing."""
     count = {"candidates": 1000, "beam": 30, "exhaustive": 10}[strategy]
     generative = recommender.stages[0]
     assert isinstance(generative, GenerativeRanker)
-    ladder: Sequence[Ranker] = [generative.with_settings(strategy=strategy, width=10), *recommender.stages[1:]]
-    check(Recommender(shop[0], ladder), random_requests(shop[0], count, seed=1))
+    stages: Sequence[Ranker] = [generative.with_settings(strategy=strategy, width=10), *recommender.stages[1:]]
+    check(Recommender(shop[0], stages), random_requests(shop[0], count, seed=1))
 
 
 def test_hostile_titles_change_nothing() -> None:
-    """A title is data: whatever it holds, lists stay whole, allowed and distinct."""
+    """Titles are data: whatever they contain, lists stay complete, allowed and distinct."""
     titles = hostile_texts(10_000, seed=5)
     catalog = Catalog.from_items(Item(f"i{place}", title) for place, title in enumerate(titles))
     random = np.random.default_rng(3)
@@ -107,7 +107,7 @@ def test_hostile_titles_change_nothing() -> None:
 
 @pytest.mark.model
 def test_real_model_returns_exactly_k_allowed_items(shop: Any, smollm2: Path) -> None:
-    """What holds for a table of numbers holds for SmolLM2, on the shop and on hostile titles."""
+    """The guarantee must hold for SmolLM2 as for a table of numbers, on the shop and on hostile titles."""
     backend, tokenizer = TransformersBackend(smollm2), HuggingFaceTokenizer.from_directory(smollm2)
     check(build(*shop, backend, tokenizer, candidates=12), random_requests(shop[0], 15, seed=3))
     titles = hostile_texts(10_000, seed=6)
@@ -122,7 +122,7 @@ def test_real_model_returns_exactly_k_allowed_items(shop: Any, smollm2: Path) ->
 
 
 def test_one_user_many_users_and_frames_get_the_same_answer(recommender: Recommender) -> None:
-    """The shape of the question must not change the answer."""
+    """The type of the argument must not change the recommendations."""
     users = ["12748", "17850", "13047"]
     many = recommender.recommend(users, k=5)
     alone = [recommender.recommend(user, k=5) for user in users]
@@ -136,8 +136,8 @@ def test_one_user_many_users_and_frames_get_the_same_answer(recommender: Recomme
         assert rows.select("user_id", "item_id", "rank", "source").rows() == expected
 
 
-def test_a_frame_of_histories_is_answered_from_those_histories(recommender: Recommender) -> None:
-    """Otherwise a caller's own events would be ignored in favour of what was loaded."""
+def test_a_frame_of_histories_replaces_the_loaded_histories(recommender: Recommender) -> None:
+    """Otherwise the caller's interactions would be ignored in favour of the loaded ones."""
     frame = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["85123A", "22423", "85099B"]})
     result = recommender.recommend(frame, k=3, explain=True)
     assert result["user_id"].tolist() == [1, 1, 1, 2, 2, 2]
@@ -146,7 +146,7 @@ def test_a_frame_of_histories_is_answered_from_those_histories(recommender: Reco
     assert result["reason"].notna().all()
 
 
-def test_whole_number_ids_come_back_as_whole_numbers() -> None:
+def test_integer_ids_come_back_as_integers() -> None:
     """The caller joins on ids; '7' would not join with 7."""
     catalog = read_catalog(pd.DataFrame({"item_id": [7, 8, 9], "title": ["a", "b", "c"]}))
     events = read_interactions(pd.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 9], "timestamp": [1, 2, 3]}))
@@ -159,7 +159,7 @@ def test_whole_number_ids_come_back_as_whole_numbers() -> None:
 
 
 class _Failing:
-    """A ranker that fails for one history, as a model that runs out of memory does."""
+    """A ranker that fails for one item in a history, as a model that runs out of memory does."""
 
     source = "failing"
 
@@ -180,8 +180,8 @@ class _Failing:
         return self._ranker.score(requests, items, deadline=deadline)
 
 
-def test_a_failing_model_spoils_only_the_request_it_fails_on(shop: Any) -> None:
-    """A batch of 256 must not lose its LLM answers because of one prompt."""
+def test_a_model_failure_affects_only_its_request(shop: Any) -> None:
+    """A batch of 256 must not lose its LLM rankings because of one prompt."""
     catalog, interactions = shop
     popularity = PopularityRanker(interactions.item_counts(catalog))
     recommender = Recommender(catalog, [_Failing(popularity, 5), popularity])
@@ -191,8 +191,8 @@ def test_a_failing_model_spoils_only_the_request_it_fails_on(shop: Any) -> None:
     assert any("out of memory" in notice for notice in bad.notices)
 
 
-def test_a_dead_model_still_leaves_an_answer(shop: Any) -> None:
-    """The third promise: it always answers, and says who did."""
+def test_a_failed_model_falls_back_to_the_next_stage(shop: Any) -> None:
+    """The third guarantee: there is always an answer, and every item names its stage."""
     tokenizer = ByteTokenizer()
     recommender = build(*shop, TableBackend(tokenizer.vocab_size, fails=True), tokenizer)
     answer = recommender.recommend("12748", k=10)
@@ -202,7 +202,7 @@ def test_a_dead_model_still_leaves_an_answer(shop: Any) -> None:
 
 
 def test_underfilled_list_is_reported(shop: Any) -> None:
-    """A ladder that ends in a ranker with nothing to go on must not look like a filter that nothing passed."""
+    """A chain whose last stage cannot rank the request must not look like a filter that no item passes."""
     catalog, interactions = shop
     counting = CooccurrenceRanker(*interactions.to_indices(catalog), len(catalog))
     answer = Recommender(catalog, [counting]).recommend(History(), k=3)
@@ -219,7 +219,7 @@ class _SlowBackend(TableBackend):
 
 
 def test_passed_deadline_falls_back_to_the_next_stage(shop: Any) -> None:
-    """A slow model must cost the caller the LLM, not the answer."""
+    """A slow model must cost the caller the LLM's ranking, not the answer."""
     tokenizer = ByteTokenizer()
     recommender = build(*shop, _SlowBackend(tokenizer.vocab_size), tokenizer)
     answer = recommender.recommend("12748", k=10, deadline=0.01)
@@ -229,15 +229,15 @@ def test_passed_deadline_falls_back_to_the_next_stage(shop: Any) -> None:
 
 
 def test_new_user_gets_popular_items_and_a_reason(recommender: Recommender) -> None:
-    """Nothing known, nothing said: there is still an honest answer."""
+    """Without history and query there is still an honest answer."""
     answer = recommender.recommend(History(), k=4, explain=True)
     assert {item.source for item in answer.items} == {"popularity"}
     assert answer.proven
     assert all(item.reason and not item.drivers for item in answer.items)
 
 
-def test_the_llm_is_asked_only_from_the_chosen_number_of_items_on(shop: Any, recommender: Recommender) -> None:
-    """With too little to go on, an LLM's answer is a guess; the ladder must pass it over, unless there are words."""
+def test_the_llm_is_skipped_for_histories_below_min_history(shop: Any, recommender: Recommender) -> None:
+    """With a short history the LLM guesses, so the chain must skip it, unless there is a query."""
     generative = recommender.stages[0]
     assert isinstance(generative, GenerativeRanker)
     careful = Recommender(shop[0], [generative.with_settings(min_history=3), *recommender.stages[1:]])
@@ -248,8 +248,8 @@ def test_the_llm_is_asked_only_from_the_chosen_number_of_items_on(shop: Any, rec
     assert words.items
 
 
-def test_a_list_that_one_ranker_cannot_fill_is_filled_by_the_next(shop: Any, recommender: Recommender) -> None:
-    """Co-occurrence knows few neighbours of a rare item; the list is full all the same and says so."""
+def test_an_incomplete_list_is_filled_by_the_next_stage(shop: Any, recommender: Recommender) -> None:
+    """Co-occurrence knows few neighbours of a rare item; the list is still full, and items name their stages."""
     catalog, interactions = shop
     rare = catalog.item_ids[int(np.argmin(interactions.item_counts(catalog)))]
     answer = Recommender(catalog, recommender.stages[1:]).recommend(History((rare,)), k=3659 - 1)
@@ -257,8 +257,8 @@ def test_a_list_that_one_ranker_cannot_fill_is_filled_by_the_next(shop: Any, rec
     assert [*dict.fromkeys(item.source for item in answer.items)] == ["cooccurrence", "popularity"]
 
 
-def test_boosts_move_items_in_every_source(recommender: Recommender) -> None:
-    """A boost that only some rankers obey would make promotions depend on luck."""
+def test_boosts_apply_in_every_stage(recommender: Recommender) -> None:
+    """If only some rankers applied a boost, promotions would depend on chance."""
     for history in (History(), History(("85123A",))):
         plain = recommender.recommend(history, k=50)
         target = plain.items[-1].item_id
@@ -267,7 +267,7 @@ def test_boosts_move_items_in_every_source(recommender: Recommender) -> None:
 
 
 def test_drivers_are_history_items_without_which_the_score_falls(recommender: Recommender) -> None:
-    """A reason that was not measured is an invention."""
+    """A reason that is not measured is an invention."""
     answer = recommender.recommend("12748", k=3, explain=True)
     had = set(recommender.interactions.history_of("12748").item_ids)  # type: ignore[union-attr]
     for item in answer.items:
@@ -276,19 +276,19 @@ def test_drivers_are_history_items_without_which_the_score_falls(recommender: Re
         assert [driver.drop for driver in item.drivers] == sorted((d.drop for d in item.drivers), reverse=True)
 
 
-class _Remembering:
-    """Answers with what stands at the front of the catalog, and remembers what it was asked."""
+class _RecordingRanker:
+    """Ranks the first items of the catalog, and records the requests."""
 
-    source = "remembering"
+    source = "recording"
 
     def __init__(self) -> None:
-        self.asked: list[RankRequest] = []
+        self.requests: list[RankRequest] = []
 
     def can_rank(self, request: RankRequest) -> bool:
         return True
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Any) -> list[Ranking]:
-        self.asked += requests
+        self.requests += requests
         front = np.arange(50)
         found = [front[request.allowed.contains(front)][: k // 2 + 1] for request in requests]
         return [Ranking(own, -own.astype(np.float64), proven=False, num_scored=len(own)) for own in found]
@@ -297,12 +297,12 @@ class _Remembering:
         raise NotImplementedError
 
 
-def test_a_request_costs_what_it_lists_not_what_the_catalog_holds() -> None:
-    """At a million items and a thousand requests a second, one array of the catalog's length each is all there is."""
+def test_memory_per_request_does_not_grow_with_the_catalog() -> None:
+    """At a million items and a thousand requests per second, one array of N values per request is too much."""
     size = 200_000
     table = pa.table({"item_id": np.arange(size), "title": [f"t{place}" for place in range(size)]})
     catalog = read_catalog(table)
-    recommender = Recommender(catalog, [_Remembering(), _Remembering()])
+    recommender = Recommender(catalog, [_RecordingRanker(), _RecordingRanker()])
     options: dict[str, Any] = {"exclude": [3, 4], "boost": {5: 1.0}, "where": "item_id != 0"}
     for own in ({}, options):
         recommender.recommend(History((1, 2)), k=10, **own)
@@ -317,8 +317,8 @@ def test_a_request_costs_what_it_lists_not_what_the_catalog_holds() -> None:
     assert [item.item_id for item in answer.items] == [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 
 
-def test_limits_become_what_they_say_and_filters_are_compiled_once(shop: Any, monkeypatch: Any) -> None:
-    """Filters that were compiled for each request would cost the catalog's length; one kept wrongly, the truth."""
+def test_filters_are_exact_and_compiled_once(shop: Any, monkeypatch: Any) -> None:
+    """Compiling a filter per request takes time in the catalog's length; a wrongly cached one gives wrong lists."""
     catalog, _ = shop
     compiled: list[Any] = []
     where = type(catalog).where
@@ -328,21 +328,21 @@ def test_limits_become_what_they_say_and_filters_are_compiled_once(shop: Any, mo
         return where(self, expression)
 
     monkeypatch.setattr(type(catalog), "where", counted)
-    ranker = _Remembering()
+    ranker = _RecordingRanker()
     recommender = Recommender(catalog, [ranker, PopularityRanker(np.zeros(len(catalog), dtype=np.int64))])
     ids, seen = catalog.item_ids, History((catalog.item_ids[2],))
     for expression in ("price < 5", "price > 20", "price < 5"):
         truth = where(catalog, expression)
         recommender.recommend(seen, where=expression, exclude=[ids[0]], boost={ids[9]: 2.0, ids[4]: 1.0})
         truth[[0, 2]] = False
-        request = ranker.asked[-1]
+        request = ranker.requests[-1]
         assert request.allowed.to_bool().tolist() == truth.tolist()
         assert request.boost is not None
         assert request.boost.values_at([4, 9, 5]).tolist() == [1.0, 2.0, 0.0]
         some = [1, 7, *np.flatnonzero(truth)[-5:].tolist()]
         recommender.recommend(seen, where=expression, only=[ids[place] for place in some], filter_seen=False)
         kept = [place for place in sorted(some) if where(catalog, expression)[place]]
-        assert ranker.asked[-1].allowed.to_indices().tolist() == kept
+        assert ranker.requests[-1].allowed.to_indices().tolist() == kept
     assert compiled == ["price < 5", "price > 20"]
     for number in range(16):
         recommender.recommend(seen, where=f"price < {number}")
@@ -379,7 +379,7 @@ def test_limits_become_what_they_say_and_filters_are_compiled_once(shop: Any, mo
         ({"people": pd.DataFrame({"customer": [1]})}, InputError, "user_id"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(
+def test_invalid_arguments_are_rejected(
     recommender: Recommender, options: dict[str, Any], error: type[GenrecError], words: str
 ) -> None:
     """An argument that is silently ignored is a filter that is not applied."""
@@ -389,7 +389,7 @@ def test_bad_arguments_are_refused_by_name(
 
 
 def test_unknown_users_and_items_can_be_skipped_or_fall_back(recommender: Recommender) -> None:
-    """Each of the three choices does what its name says, and the answer says so."""
+    """Each of the three options does what its name says, and a notice reports it."""
     skipped, known = recommender.recommend(["99999", "12748"], k=3, on_unknown="skip")
     assert not skipped.items
     assert "99999" in skipped.notices[0]
@@ -402,15 +402,15 @@ def test_unknown_users_and_items_can_be_skipped_or_fall_back(recommender: Recomm
     assert "1 of 2" in partly.notices[0]
 
 
-def test_an_empty_set_of_allowed_items_is_an_empty_list_and_said_so(recommender: Recommender) -> None:
-    """Failing open here would recommend what was forbidden."""
+def test_no_allowed_items_gives_an_empty_list_and_a_notice(recommender: Recommender) -> None:
+    """Failing open here would recommend forbidden items."""
     answer = recommender.recommend("12748", k=3, where="price < 0")
     assert not answer.items
     assert "only 0 items are allowed" in answer.notices[0]
 
 
 def test_results_before_the_deadline_are_kept(shop: Any) -> None:
-    """Work that is done is not thrown away because the rest came too late."""
+    """Finished work must not be discarded because the rest was late."""
     catalog, interactions = shop
     popularity = PopularityRanker(interactions.item_counts(catalog))
     now = [0.0]

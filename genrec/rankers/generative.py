@@ -162,7 +162,10 @@ class GenerativeRanker:
         shown = {name: getattr(self.settings, name) for name in ("prior", "max_history", "history_step")}
         found = [*self._provenance_differences, *trained.setting_mismatches(**shown)]
         if self.settings.prior and self._prior_store.backend is self._backend:
-            found.append(f"the prior is measured with the adapter, which was trained on that of {trained.base} without")
+            found.append(
+                f"the prior is measured with the adapter, but the adapter was trained on the prior of {trained.base}; pass "
+                "the model without the adapter as the backend of PriorSource"
+            )
         return tuple(found)
 
     def can_rank(self, request: RankRequest) -> bool:

@@ -79,6 +79,10 @@ def test_what_differs_from_training_is_named() -> None:
         ({"max_history": 24}, "the adapter was trained with max_history = 24, and serves with 12"),
     ):
         assert notices(replace(same, config=config)) == (message,)
-    assert notices(same, None) == ("the prior is measured with the adapter, which was trained on that of Tiny without",)
+    (notice,) = notices(same, None)
+    assert notice == (
+        "the prior is measured with the adapter, but the adapter was trained on the prior of Tiny; pass the model "
+        "without the adapter as the backend of PriorSource"
+    )
     with pytest.raises(TokenizerMismatchError, match="was trained with tokenizer ffffffffffff"):
         notices(replace(same, tokenizer="f" * 64))

@@ -1,4 +1,4 @@
-"""Laws of what is counted: nothing that was held back, for every shop however small, and words are read."""
+"""The learned ensemble: held-out events are not counted, small catalogs work, queries are used."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def events(histories: list[list[int]]) -> Interactions:
 
 
 def walks(count: int, size: int, seed: int = 0) -> list[list[int]]:
-    """Whoever has an item takes the next one of the ring."""
+    """Histories along a ring: each item is followed by the next one."""
     random = np.random.default_rng(seed)
     starts = random.integers(0, size, count)
     return [[int(start + step) % size for step in range(random.integers(3, 8))] for start in starts]
@@ -42,8 +42,8 @@ def request(catalog: Catalog, *items: int, words: str = "") -> RankRequest:
     return RankRequest(history, words, Subset.everything(len(catalog)).without(history))
 
 
-class Words:
-    """Knows one word for each item, its number, and nothing of others."""
+class NumberEncoder:
+    """One dimension for each item number; other words have a zero vector."""
 
     name = "words"
 
@@ -55,8 +55,8 @@ class Words:
         return known[[int(own) if (own := text.split()[-1]).isdecimal() else self._size for text in texts]]
 
 
-class Names:
-    """Knows one direction for each name of `DATASETS`."""
+class NameEncoder:
+    """One dimension for each name of `NAMES`."""
 
     name = "names"
 
@@ -67,23 +67,23 @@ class Names:
 NAMES = [first + second for first in ("kal", "mor", "tis", "ven") for second in ("ba", "do", "ge", "lu", "pi")]
 
 
-def test_what_comes_next_outweighs_what_is_popular() -> None:
-    """Where each item leads to one other, that is what is learned."""
+def test_next_items_outweigh_popular_items() -> None:
+    """In a log in which each item leads to one other, that is what must be learned."""
     catalog = shop(150)
     log = events(walks(600, 150))
     weights = learn_weights(catalog, log, None)
     ranker = CollaborativeCounts.from_interactions(catalog, log).blend(None, weights)
-    people = [request(catalog, start, start + 1) for start in range(0, 140, 7)]
-    found = ranker.rank(people, 1, deadline=Deadline.never())
+    requests = [request(catalog, start, start + 1) for start in range(0, 140, 7)]
+    found = ranker.rank(requests, 1, deadline=Deadline.never())
     assert [int(one.item_indices[0]) for one in found] == [start + 2 for start in range(0, 140, 7)]
     assert weights["after recent items"] > weights["popularity"]
 
 
 def test_held_out_events_are_not_counted() -> None:
-    """If the last item were counted, what stands beside it only there would look like the best sign of all."""
+    """If the last item were counted, items that only co-occur with it would get the greatest weight."""
     random = np.random.default_rng(1)
-    # Everybody's last item is one that nobody else has: no count of the others can find it, popularity least of all.
-    histories = [[*random.permutation(40)[:4].tolist(), 40 + person] for person in range(200)]
+    # The last item of each user occurs in no other history, so no signal from other users can predict it.
+    histories = [[*random.permutation(40)[:4].tolist(), 40 + user] for user in range(200)]
     catalog = shop(240)
     weights = learn_weights(catalog, events(histories), None)
     start = learn_weights(catalog, events([[0]]), None)
@@ -93,8 +93,8 @@ def test_held_out_events_are_not_counted() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 130])
 @pytest.mark.parametrize("histories", [[[0]], [[0, 0]], [[0], [0]], [[0, 1, 2, 0, 1], [2, 1, 0]]])
-def test_small_shops_are_counted_too(size: int, histories: list[list[int]], tmp_path: Path) -> None:
-    """The first day of a shop is not the day to fail, nor is one on which nothing can be kept."""
+def test_small_catalogs_and_logs_work(size: int, histories: list[list[int]], tmp_path: Path) -> None:
+    """The first day of a shop must not fail, nor a cache directory that cannot be written."""
     (tmp_path / "file").touch()
     log = events([[item % size for item in items] for items in histories])
     opened = open_recommender(shop(size), log, cache=tmp_path / "file", settings=NO_MODELS)
@@ -102,8 +102,8 @@ def test_small_shops_are_counted_too(size: int, histories: list[list[int]], tmp_
     assert len({item.item_id for item in answer.items}) == len(answer.items) == size
 
 
-def test_an_item_that_stood_near_nothing_has_no_neighbours() -> None:
-    """Noise of length 1 would look like a neighbour; tried on many shops, most of whose items nobody had."""
+def test_items_without_interactions_have_no_neighbours() -> None:
+    """Noise of length 1 would look like a neighbour; tried on many logs with few items."""
     for seed in range(20):
         catalog, random = shop(40), np.random.default_rng(seed)
         log = events([random.permutation(8)[:3].tolist() for _ in range(12)])
@@ -117,9 +117,9 @@ def test_an_item_that_stood_near_nothing_has_no_neighbours() -> None:
 
 
 def test_query_ranks_cold_start_users() -> None:
-    """What is popular must not stand in the place of what somebody asks for."""
+    """Popular items must not replace the items that a user searches for."""
     catalog = shop(30)
-    embedding = EmbeddingRanker(np.eye(30, dtype=np.float32), encoder=Words(30))
+    embedding = EmbeddingRanker(np.eye(30, dtype=np.float32), encoder=NumberEncoder(30))
     log = events([[0, 1, 2]] * 50)
     ranker = CollaborativeCounts.from_interactions(catalog, log).blend(
         embedding, learn_weights(catalog, log, embedding)
@@ -128,41 +128,41 @@ def test_query_ranks_cold_start_users() -> None:
     assert found.item_indices[0] == 17
     alone = CollaborativeCounts.from_interactions(catalog, log).blend(None, learn_weights(catalog, log, None))
     assert not alone.can_rank(request(catalog, words="thing 17"))
-    assert not alone.can_rank(request(catalog, 29)), "of which nothing is known"
+    assert not alone.can_rank(request(catalog, 29)), "the item has no interactions"
 
 
 def test_query_outweighs_history() -> None:
-    """Else habit answers whoever says what they look for with what they always took, and words seem not to be read."""
+    """Otherwise a query returns the usual items, as if it had been ignored."""
     catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
-    embedding = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32), encoder=Names())
+    embedding = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32), encoder=NameEncoder())
     log = events(walks(400, len(NAMES)))
     weights = learn_weights(catalog, log, embedding)
     ranker = CollaborativeCounts.from_interactions(catalog, log).blend(embedding, weights)
     asked = [request(catalog, 3, 4), request(catalog, 3, 4, words=NAMES[17])]
-    habit, spoken = ranker.rank(asked, 3, deadline=Deadline.never())
-    assert habit.item_indices[0] == 5
-    assert spoken.item_indices[:2].tolist() == [17, 5], "what was asked for, and then what they would take anyway"
-    assert spoken.main_signals[0] == "like their words"
+    without_query, with_query = ranker.rank(asked, 3, deadline=Deadline.never())
+    assert without_query.item_indices[0] == 5
+    assert with_query.item_indices[:2].tolist() == [17, 5], "the query first, then the item that the history predicts"
+    assert with_query.main_signals[0] == "like their words"
 
 
 def test_query_weight_has_no_effect_without_a_query() -> None:
-    """Weights of what people did that moved with the words would make every list without words another one."""
+    """Learning the weight of queries must not change the other weights, and so the lists without a query."""
     catalog = Catalog.from_items([Item(f"i{number}", name) for number, name in enumerate(NAMES)])
     log = events(walks(200, len(NAMES)))
     silent = EmbeddingRanker(np.eye(len(NAMES), dtype=np.float32))
     without = learn_weights(catalog, log, silent)
-    beside = learn_weights(catalog, log, EmbeddingRanker(silent.vectors, encoder=Names()))
+    beside = learn_weights(catalog, log, EmbeddingRanker(silent.vectors, encoder=NameEncoder()))
     assert {**beside, "like their words": 0} == {**without, "like their words": 0}
     plain = CollaborativeCounts.from_interactions(catalog, log).blend(silent, without)
     both = CollaborativeCounts.from_interactions(catalog, log).blend(
-        EmbeddingRanker(silent.vectors, encoder=Names()), beside
+        EmbeddingRanker(silent.vectors, encoder=NameEncoder()), beside
     )
-    people = [request(catalog, start) for start in range(10)]
-    assert (plain.scores(people) == both.scores(people)).all()
+    requests = [request(catalog, start) for start in range(10)]
+    assert (plain.scores(requests) == both.scores(requests)).all()
 
 
-def test_what_was_learned_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Learning takes seconds; a start of the server should not."""
+def test_learned_weights_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning takes seconds; a restart of the server must not."""
     catalog, log = shop(20), events(walks(60, 20))
     first = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS).recommend("u3", 10)
     monkeypatch.setattr("genrec.loading.learn_weights", lambda *_: pytest.fail("learned twice"))

@@ -35,16 +35,16 @@ class TestBlendRanker(DenseRankerContract):
 
     def test_score_is_the_weighted_sum_of_known_scores(self) -> None:
         """A ranker that does not know an item, or cannot rank a user, must not remove the item from the list."""
-        counting, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
-        ranker = BlendRanker({"beside": counting, "near": near}, {"beside": 2.0, "near": 0.5})
-        people = [RankRequest(history(3), "", EVERYTHING), RankRequest(history(9), "", EVERYTHING)]
-        one, other = ranker.scores(people)
-        expected = 0.5 * near.scores(people).astype(np.float64)
-        expected[0, 4] += 2.0 * counting.scores(people[:1])[0, 4]
+        counts, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
+        ranker = BlendRanker({"beside": counts, "near": near}, {"beside": 2.0, "near": 0.5})
+        requests = [RankRequest(history(3), "", EVERYTHING), RankRequest(history(9), "", EVERYTHING)]
+        one, other = ranker.scores(requests)
+        expected = 0.5 * near.scores(requests).astype(np.float64)
+        expected[0, 4] += 2.0 * counts.scores(requests[:1])[0, 4]
         np.testing.assert_allclose([one, other], expected)
-        alone = BlendRanker({"beside": counting}, {"beside": 1.0})
-        assert np.flatnonzero(np.isfinite(alone.scores(people[:1])[0])).tolist() == [4]
-        assert not alone.can_rank(people[1])
+        alone = BlendRanker({"beside": counts}, {"beside": 1.0})
+        assert np.flatnonzero(np.isfinite(alone.scores(requests[:1])[0])).tolist() == [4]
+        assert not alone.can_rank(requests[1])
 
     def test_non_personalized_ranker_ranks_no_user_alone(self) -> None:
         """Popular items must not be presented as personal recommendations."""
@@ -60,8 +60,8 @@ class TestBlendRanker(DenseRankerContract):
 
     def test_each_item_names_its_main_signal(self) -> None:
         """A source of only "blend" would neither explain a list nor show which rankers contribute."""
-        counting, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
-        ranker = BlendRanker({"beside": counting, "near": near}, {"beside": 100.0, "near": 0.5})
+        counts, near = CooccurrenceRanker(np.array([0, 2]), np.array([3, 4]), N), embedding()
+        ranker = BlendRanker({"beside": counts, "near": near}, {"beside": 100.0, "near": 0.5})
         request = RankRequest(history(3), "", EVERYTHING.without([3]))
         (ranking,) = ranker.rank([request], N, deadline=Deadline.never())
         assert ranking.item_indices[0] == 4
@@ -88,25 +88,25 @@ class TestBlendRanker(DenseRankerContract):
 
     def test_invalid_blends_are_rejected(self) -> None:
         """A weight of nan would disable the whole blend, and an unknown name one ranker of it."""
-        part = popularity()
+        ranker = popularity()
         wrong: list[tuple[dict[str, DenseRanker], dict[str, float], list[str], str]] = [
             ({}, {}, [], "rankers are none"),
             (
-                {"popular": part},
+                {"popular": ranker},
                 {"popular": 1.0},
                 ["popular"],
                 "non_personalized holds popular; .* at least one personalized ranker",
             ),
-            ({"popular": part}, {"popular": 1.0}, ["poplar"], "non_personalized holds poplar"),
-            ({"popular": part}, {"rare": 1.0}, [], "weights are for rare"),
-            ({"popular": part}, {"popular": 0.0}, [], r"the weight of 'popular' is 0\.0"),
-            ({"near": embedding(), "popular": part}, {"near": 1.0, "popular": float("nan")}, [], "'popular' is nan"),
-            ({"popular": part}, {"popular": float("inf")}, [], "'popular' is inf"),
+            ({"popular": ranker}, {"popular": 1.0}, ["poplar"], "non_personalized holds poplar"),
+            ({"popular": ranker}, {"rare": 1.0}, [], "weights are for rare"),
+            ({"popular": ranker}, {"popular": 0.0}, [], r"the weight of 'popular' is 0\.0"),
+            ({"near": embedding(), "popular": ranker}, {"near": 1.0, "popular": float("nan")}, [], "'popular' is nan"),
+            ({"popular": ranker}, {"popular": float("inf")}, [], "'popular' is inf"),
             ({"near": None}, {"near": 1.0}, [], "ranker 'near' is None"),  # type: ignore[dict-item]
         ]
-        for parts, weights, support, message in wrong:
+        for rankers, weights, non_personalized, message in wrong:
             with pytest.raises(InputError, match=message):
-                BlendRanker(parts, weights, non_personalized=support)
+                BlendRanker(rankers, weights, non_personalized=non_personalized)
 
 
 def test_weights_are_recovered_from_interactions() -> None:

@@ -1,4 +1,4 @@
-"""Laws of the screen: it errs by no more than it says, and nobody is listed otherwise because of it."""
+"""Quantised vectors: errors are within their bounds, and rankings stay exact."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def normal(vectors: Vectors) -> Vectors:
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-def with_one_that_stands_out(vectors: Vectors) -> Vectors:
+def with_an_outlier(vectors: Vectors) -> Vectors:
     vectors[7, 0] = 1e4
     return vectors
 
@@ -51,16 +51,16 @@ def with_gaps(vectors: Vectors) -> Vectors:
 
 
 KINDS = {
-    "drawn": lambda vectors: vectors,
+    "normal": lambda vectors: vectors,
     "coarse, with many ties": np.rint,
     "close to each other": lambda vectors: vectors * np.float32(0.01) + 1,
-    "one stands out": with_one_that_stands_out,
+    "one outlier": with_an_outlier,
     "twins": with_twins,
-    "of some nothing is known": with_gaps,
+    "some are unknown": with_gaps,
 }
 
 
-def screened(vectors: Vectors) -> EmbeddingRanker:
+def quantized_ranker(vectors: Vectors) -> EmbeddingRanker:
     found = EmbeddingRanker(normal(vectors))
     found.enable_quantization()
     return found
@@ -68,27 +68,27 @@ def screened(vectors: Vectors) -> EmbeddingRanker:
 
 @pytest.fixture(scope="module", params=KINDS)
 def ranker(request: pytest.FixtureRequest) -> EmbeddingRanker:
-    return screened(KINDS[request.param](drawn(0, N, 40)))
+    return quantized_ranker(KINDS[request.param](drawn(0, N, 40)))
 
 
-def ways(seed: int) -> list[Subset]:
-    """Of allowing something."""
+def filters(seed: int) -> list[Subset]:
+    """Subsets of many kinds and sizes."""
     random = np.random.default_rng(seed)
     half, few, none = (Subset.from_mask(Mask.from_bool(random.random(N) < share)) for share in (0.5, 0.001, 0.0))
     some = random.integers(0, N, 3_000)
     return [EVERYTHING, EVERYTHING.without(some), half, half.without(some), few, none, Subset.from_indices(N, some)]
 
 
-def listed(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
+def ranked(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
     return ranker.rank([request], k, deadline=Deadline.never())
 
 
-def in_full(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
-    """By whole vectors alone."""
+def ranked_exactly(ranker: EmbeddingRanker, request: RankRequest, k: int = 10) -> list[Ranking]:
+    """Ranks without quantisation."""
     return DenseRanker.rank(ranker, [request], k, deadline=Deadline.never())
 
 
-def alike(found: list[Ranking], expected: list[Ranking]) -> None:
+def assert_equal_rankings(found: list[Ranking], expected: list[Ranking]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.item_indices.tolist() == other.item_indices.tolist()
         np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
@@ -97,48 +97,48 @@ def alike(found: list[Ranking], expected: list[Ranking]) -> None:
 
 @pytest.mark.parametrize("k", [1, 10, 300])
 def test_quantized_ranking_equals_exact_ranking(ranker: EmbeddingRanker, k: int) -> None:
-    """Ties, filters, nobody known, and vectors that bytes tell badly: whatever it is, a list is exact."""
+    """Lists must be exact with ties, filters, unknown users, and vectors that quantise badly."""
     histories = [*np.random.default_rng(k).integers(0, N, (6, 5)), np.empty(0, dtype=np.int64)]
-    requests = [RankRequest(history, "", way) for history, way in zip(histories, ways(k), strict=True)]
-    expected = [in_full(ranker, one, k)[0] for one in requests]
-    alike(ranker.rank(requests, k, deadline=Deadline.never()), expected)
+    requests = [RankRequest(history, "", allowed) for history, allowed in zip(histories, filters(k), strict=True)]
+    expected = [ranked_exactly(ranker, one, k)[0] for one in requests]
+    assert_equal_rankings(ranker.rank(requests, k, deadline=Deadline.never()), expected)
 
 
 def test_ranking_does_not_depend_on_the_batch(ranker: EmbeddingRanker) -> None:
-    """What somebody gets must not change with the load."""
+    """A list must not change with the load."""
     requests = [RankRequest(np.arange(start, start + 4), "", EVERYTHING) for start in range(9)]
     together = ranker.rank(requests, 10, deadline=Deadline.never())
     for request, beside in zip(requests, together, strict=True):
-        (alone,) = listed(ranker, request)
+        (alone,) = ranked(ranker, request)
         assert alone.item_indices.tolist() == beside.item_indices.tolist()
         assert alone.scores.tolist() == beside.scores.tolist()
 
 
 def test_few_items_are_rescored_exactly() -> None:
-    """Otherwise a screen costs more than it saves; and it says so, as other proofs by bounds do."""
-    ranker = screened(drawn(1, N, 384))
-    (found,) = listed(ranker, RankRequest(np.arange(5), "", EVERYTHING))
+    """Otherwise quantisation costs more than it saves; the ranking reports how many items were scored."""
+    ranker = quantized_ranker(drawn(1, N, 384))
+    (found,) = ranked(ranker, RankRequest(np.arange(5), "", EVERYTHING))
     assert 10 <= found.num_scored < N // 100
 
 
 def test_boosts_are_added_to_exact_scores() -> None:
-    """An item that is lifted may come from below all that bytes let through."""
-    ranker = screened(drawn(2, N, 40))
+    """A boosted item may score below every item that the first pass keeps."""
+    ranker = quantized_ranker(drawn(2, N, 40))
     request = RankRequest(np.arange(5), "", EVERYTHING, Boost.from_pairs([(19_999, 2.0), (3, -2.0)]))
-    found = listed(ranker, request)
+    found = ranked(ranker, request)
     assert found[0].item_indices[0] == 19_999
-    alike(found, in_full(ranker, request))
+    assert_equal_rankings(found, ranked_exactly(ranker, request))
 
 
 def test_reindexed_items_are_quantized_again() -> None:
-    """The bytes of items that moved would stand for others, and who was screened has many to answer."""
-    ranker = screened(drawn(3, N, 40))
+    """Quantised vectors of moved items would stand for other items."""
+    ranker = quantized_ranker(drawn(3, N, 40))
     request = RankRequest(np.arange(5), "", EVERYTHING)
-    listed(ranker, request)
+    ranked(ranker, request)
     turned = ranker.reindexed(np.arange(N)[::-1].copy(), [])
-    found = listed(turned, request)
+    found = ranked(turned, request)
     assert found[0].num_scored < N // 100
-    alike(found, in_full(turned, request))
+    assert_equal_rankings(found, ranked_exactly(turned, request))
 
 
 @settings(deadline=None, max_examples=60)
@@ -149,50 +149,50 @@ def test_reindexed_items_are_quantized_again() -> None:
     scale=st.sampled_from([1e-6, 1.0, 1e4]),
 )
 def test_quantization_error_is_within_its_bound(seed: int, width: int, kind: str, scale: float) -> None:
-    """A bound that fails once loses an item that belongs into a list."""
+    """A wrong bound loses an item that belongs in a list."""
     vectors = KINDS[kind](drawn(seed, 60, width)) * np.float32(scale)
-    people = drawn(seed + 1, 5, width)
-    people[0] = 0
-    screen = QuantizedVectors.from_vectors(vectors)
-    assert screen is not None
-    near, error = screen.approximate_products(people)
-    off = np.abs(near - people.astype(np.float64) @ vectors.astype(np.float64).T).max(axis=1)
+    users = drawn(seed + 1, 5, width)
+    users[0] = 0
+    quantized = QuantizedVectors.from_vectors(vectors)
+    assert quantized is not None
+    products, error = quantized.approximate_products(users)
+    off = np.abs(products - users.astype(np.float64) @ vectors.astype(np.float64).T).max(axis=1)
     assert (off <= error).all()
 
 
 @pytest.mark.parametrize("kind", ["loop", "instruction"])
 def test_scalar_and_simd_kernels_agree(kind: str) -> None:
-    """Machines run one or the other; and the largest sum there can be must not run over."""
+    """Machines run one or the other, and the largest possible sum must not overflow."""
     if kind == "instruction" and not int8_kernels._has_vnni():
         pytest.skip("this processor, or its LLVM, has no such instruction")
     inner = int8_kernels._dot_scalar if kind == "loop" else int8_kernels._dot_vnni
-    added = numba.njit(lambda item, person: inner(item, person))
+    added = numba.njit(lambda item, user: inner(item, user))
     random = np.random.default_rng(4)
     for width in (64, 384, int8_kernels.MAX_WIDTH):
         item = random.integers(0, 256, width).astype(np.uint8)
-        person = random.integers(-127, 128, width).astype(int8_kernels._USER_DTYPE)
-        for items, people in ((item, person), (item | 255, person * 0 + 127), (item | 255, person * 0 - 127)):
-            assert added(items, people) == int(items.astype(np.int64) @ people.astype(np.int64))
+        user = random.integers(-127, 128, width).astype(int8_kernels._USER_DTYPE)
+        for items, users in ((item, user), (item | 255, user * 0 + 127), (item | 255, user * 0 - 127)):
+            assert added(items, users) == int(items.astype(np.int64) @ users.astype(np.int64))
 
 
-def test_other_items_than_those_of_the_vectors_are_refused(ranker: EmbeddingRanker) -> None:
-    """Compiled loops look at no bounds: they would list what is not allowed, and read what is not theirs."""
+def test_requests_over_another_catalog_are_rejected(ranker: EmbeddingRanker) -> None:
+    """Compiled kernels do not check bounds: they would list forbidden items and read foreign memory."""
     for universe in (100, N + 1):
         with pytest.raises(InputError, match=f"of {universe:,} items, but there are 20,000 vectors"):
-            listed(ranker, RankRequest(np.arange(5), "", Subset.everything(universe)))
+            ranked(ranker, RankRequest(np.arange(5), "", Subset.everything(universe)))
 
 
 @pytest.mark.parametrize("setting", [{"NUMBA_ENABLE_AVX": "0"}, {"NUMBA_CPU_NAME": "generic"}])
-def test_a_processor_that_is_not_used_to_the_full_ranks_as_well(setting: dict[str, str]) -> None:
+def test_ranking_works_without_vector_instructions(setting: dict[str, str]) -> None:
     """An instruction that numba may not use ends the process."""
     code = "from test_quantized_vectors import *; "
-    code += "listed(screened(drawn(0, N, 40)), RankRequest(np.arange(5), '', EVERYTHING))"
+    code += "ranked(quantized_ranker(drawn(0, N, 40)), RankRequest(np.arange(5), '', EVERYTHING))"
     environment = {**os.environ, **setting, "PYTHONPATH": str(Path(__file__).parent)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
 
 
-def test_a_list_without_a_length_is_refused_by_name(ranker: EmbeddingRanker) -> None:
-    """What is compared with the number of items before it is looked at fails without a word of what to mend."""
+def test_invalid_k_is_rejected(ranker: EmbeddingRanker) -> None:
+    """A comparison with the number of items before the check would raise an error without a remedy."""
     for k in ("3", 0, True):
         with pytest.raises(InputError, match=f"k is {k!r}"):
-            listed(ranker, RankRequest(np.arange(5), "", EVERYTHING), k)  # type: ignore[arg-type]
+            ranked(ranker, RankRequest(np.arange(5), "", EVERYTHING), k)  # type: ignore[arg-type]
