@@ -76,8 +76,8 @@ class Experiment:
         offsets, items = self.train.to_indices(self.catalog, on_unknown="skip")
         digest.update(offsets.tobytes() + items.tobytes() + self.seen.encode())
         for case in self.cases:
-            asked = [case.history.user_id, case.history.item_ids, case.candidates, sorted(map(str, case.targets))]
-            digest.update(json.dumps(asked).encode())
+            content = [case.history.user_id, case.history.item_ids, case.candidates, sorted(map(str, case.targets))]
+            digest.update(json.dumps(content).encode())
         return digest.hexdigest()
 
     def user_slices(self) -> list[Slice]:

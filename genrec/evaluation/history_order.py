@@ -24,8 +24,8 @@ def check_order(catalog: Catalog, interactions: Interactions) -> None:
     ends = offsets[1:-1]
     inside[ends[(ends > 0) & (ends < len(items))] - 1] = False
     for name, keys in _suspect_orders(catalog).items():
-        _, place = np.unique(keys, return_inverse=True)
-        steps = np.diff(place[items])[inside]
+        _, positions = np.unique(keys, return_inverse=True)
+        steps = np.diff(positions[items])[inside]
         steps = steps[steps != 0]
         if len(steps) < _MIN_STEPS:
             continue

@@ -61,12 +61,12 @@ def accuracy(
         if not missing:
             raise InputError(f"user {user}, counted from 0, has no target; leave such users out")
         # Each rank is a document of its own, so that repeats keep their rank and no two scores are equal.
-        run[str(user)] = {str(place): -float(place) for place in range(len(items))}
+        run[str(user)] = {str(position): -float(position) for position in range(len(items))}
         found = truth[str(user)] = {}
-        for place, item in enumerate(map(str, items)):
+        for position, item in enumerate(map(str, items)):
             if item in missing:
                 missing.remove(item)
-                found[str(place)] = 1
+                found[str(position)] = 1
         found.update({f"missing {number}": 1 for number in range(len(missing))})
     values = {name: np.zeros(len(lists)) for name in parsed}
     measures = {getattr(ir_measures, kind) @ k: values[name] for name, (kind, k) in parsed.items()}

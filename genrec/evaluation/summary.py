@@ -60,7 +60,7 @@ def summarise(
                 yield MetricRow(ranker, group, metric, found.value, found.low, found.high, int(chosen.sum()))
 
 
-def defect_share_row(ranker: str, defect: str, count: int, places: int, users: int) -> MetricRow:
-    """The row of a defect: `count` of all `places` of the lists of `users` users have it."""
-    value = 100 * count / max(places, 1)
+def defect_share_row(ranker: str, defect: str, count: int, n_items: int, users: int) -> MetricRow:
+    """The row of a defect: `count` of all `n_items` recommended items of `users` users have it."""
+    value = 100 * count / max(n_items, 1)
     return MetricRow(ranker, "all", f"{defect} share", value, value, value, users)

@@ -163,8 +163,8 @@ class GenerativeRanker:
         found = [*self._provenance_differences, *trained.setting_mismatches(**shown)]
         if self.settings.prior and self._prior_store.backend is self._backend:
             found.append(
-                f"the prior is measured with the adapter, but the adapter was trained on the prior of {trained.base}; pass "
-                "the model without the adapter as the backend of PriorSource"
+                "the prior is measured with the adapter, but the adapter was trained on the prior of "
+                f"{trained.base}; pass the model without the adapter as the backend of PriorSource"
             )
         return tuple(found)
 
