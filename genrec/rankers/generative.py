@@ -75,8 +75,12 @@ class GenerativeRanker:
         self._prior_histories = tuple(prior.histories)
         self._prior_store = PriorStore(index, prior.backend or backend, prior.cache)
         self._prior_prompts: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
-        trained, here = backend.provenance, {"template": template.fingerprint, "catalog": index.catalog.fingerprint}
-        here["index"] = index.fingerprint
+        here = {
+            "template": template.fingerprint,
+            "catalog": index.catalog.fingerprint,
+            "index": index.fingerprint,
+        }
+        trained = backend.provenance
         self._provenance_differences = () if trained is None else tuple(trained.mismatches(**here))
         self._apply_settings()
 
