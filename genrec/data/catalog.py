@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.artifact import atomic_writer
+from genrec.data.column_types import describe_type
 from genrec.data.filters import filter_mask
 from genrec.data.ids import Ids
-from genrec.data.table import Table, describe_type, format_value, read_table, table_from_arrow
+from genrec.data.readers import read_table
+from genrec.data.table import Table, format_value
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.types import BoolArray, IntArray, Item
 
@@ -80,7 +82,7 @@ class Catalog:
             "item_id": _to_array("item_id", [item.item_id for item in rows]),
             "title": _to_array("title", [item.title for item in rows]),
         } | {key: _to_array(key, [item.attributes.get(key) for item in rows]) for key in keys}
-        return cls(table_from_arrow(columns, "the items"), name=name)
+        return cls(Table.from_arrow(columns, "the items"), name=name)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -177,12 +179,6 @@ class Catalog:
             )
         return found[~lacking]
 
-    def mask_of(self, item_ids: Iterable[object], on_unknown: OnUnknown = "raise") -> BoolArray:
-        """Which items are listed: bool [N], for allow-lists. Raises as `indices_of`."""
-        mask = np.zeros(len(self), dtype=np.bool_)
-        mask[self.indices_of(item_ids, on_unknown)] = True
-        return mask
-
     def where(self, expression: "str | pc.Expression") -> BoolArray:
         """Which items a filter allows: bool [N].
 
@@ -231,7 +227,7 @@ class Catalog:
             rows = np.concatenate([rows, theirs[~there]])
         rows = np.delete(rows, np.asarray(remove, dtype=np.int64))
         columns = {name: column.take(pa.array(rows)) for name, column in columns.items()}
-        return Catalog(table_from_arrow(columns, f"the revised catalog {self.name!r}"), name=self.name)
+        return Catalog(Table.from_arrow(columns, f"the revised catalog {self.name!r}"), name=self.name)
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file that `Catalog.read` brings back exactly; whole or not at all.
@@ -277,7 +273,7 @@ class Catalog:
             raise ArtifactError(f"{path} has format version {version!r}, this genrec reads {_VERSION}; write it again")
         try:
             columns = dict(zip(table.column_names, table.columns, strict=True))
-            catalog = cls(table_from_arrow(columns, path.name), name=name)
+            catalog = cls(Table.from_arrow(columns, path.name), name=name)
         except (InputError, KeyError) as error:
             raise ArtifactError(f"{path} was altered since it was written ({error}); write it again") from error
         if catalog.fingerprint != fingerprint:

@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.data.table import describe_type
+from genrec.data.column_types import describe_type
 from genrec.errors import FilterError
 from genrec.types import BoolArray
 

@@ -68,14 +68,6 @@ def test_an_unknown_id_is_named_with_the_catalog_and_its_size(catalog: Catalog) 
         catalog.indices_of(["i0"], on_unknown="ignore")  # type: ignore[arg-type]
 
 
-def test_an_allow_list_is_a_mask(catalog: Catalog) -> None:
-    """Otherwise an allow-list lets through what it does not name."""
-    assert catalog.mask_of(["i2", "i0", "i2"]).tolist() == [True, False, True, False]
-    assert not catalog.mask_of([]).any()
-    with pytest.raises(UnknownItemError):
-        catalog.mask_of(["x"])
-
-
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -49,9 +49,6 @@ def test_events_are_sorted_by_user_and_time_and_ties_keep_their_order(events: li
     assert rows(read) == expected
     assert len(read) == len(events)
     assert list(read.user_ids) == sorted({user for user, _, _ in events})
-    assert read.to_table().select(["user_id", "item_id", "timestamp"]).to_pylist() == [
-        {"user_id": user, "item_id": item, "timestamp": float(time)} for user, item, time in expected
-    ]
 
 
 @given(EVENTS)
@@ -137,7 +134,6 @@ def test_optional_columns_travel_with_their_events() -> None:
     train, held_out = read.leave_last_out()
     assert list(train) == [expected[0], expected[2]]
     assert list(held_out) == [expected[1]]
-    assert read.to_table().column_names == ["user_id", "item_id", "timestamp", "event", "weight"]
 
 
 def test_ids_come_back_as_they_came_and_are_found_either_way() -> None:
@@ -234,7 +230,7 @@ def test_an_unknown_item_is_named_with_its_user_and_the_catalog() -> None:
             "item 'B00X4' in the history of user 'u17' is not in catalog 'games-2018' (5 items); "
             'pass on_unknown="skip" to drop such events'
         )
-    with pytest.raises(UnknownItemError, match="nor are 2 more"):
+    with pytest.raises(UnknownItemError, match="and neither are 2 more"):
         log([("u", "x", 1), ("u", "y", 2), ("u", "z", 3), ("u", "a", 4)]).to_indices(CATALOG)
     with pytest.raises(InputError, match="on_unknown is 'drop'"):
         read.to_indices(CATALOG, on_unknown="drop")  # type: ignore[arg-type]
@@ -270,7 +266,7 @@ def test_a_split_at_nothing_is_refused() -> None:
         with pytest.raises(InputError, match=f"n is {n}"):
             read.leave_last_out(n)
     for at in (float("nan"), "soon", None, True):
-        with pytest.raises(InputError, match="at is no instant"):
+        with pytest.raises(InputError, match=r"at is .*, not a time"):
             read.split_by_time(at)  # type: ignore[arg-type]
     zoned = datetime(1970, 1, 2, 2, tzinfo=timezone(timedelta(hours=2)))
     days: tuple[Any, ...] = ("1970-01-02", datetime(1970, 1, 2), zoned, 86400, np.int64(86400))

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from genrec.data.catalog import read_catalog
 from genrec.data.interactions import read_interactions
-from genrec.data.table import Table, read_table
+from genrec.data.readers import read_table
+from genrec.data.table import Table
 from genrec.errors import InputError
 
 ITEMS = {"item_id": ["00123", "7", "x"], "title": ["2048", "Alien", "NA"], "price": [1.5, None, 3.0]}
@@ -194,7 +195,7 @@ def test_a_hint_keeps_what_was_mapped_already() -> None:
         ('{"item_id": 1, "title": "a"}\n{"item_id": \n', "x.jsonl", ["line 2 of x.jsonl", "repair"]),
         ('[{"item_id": 1}]\n', "x.jsonl", ["line 1 of x.jsonl", "one object a line"]),
         ('{"item_id": "\\ud800", "title": "a"}\n', "x.jsonl", ["line 1 of x.jsonl"]),
-        ("PAR1 not really", "x.parquet", ["x.parquet is no readable Parquet file"]),
+        ("PAR1 not really", "x.parquet", ["x.parquet is not a readable Parquet file"]),
         ("item_id,title\n1,a\n", "x.xlsx", ["'.xlsx'", ".parquet"]),
         ("item_id,title\n1,a\n", "x.csv.gz", ["'.gz'", "decompress"]),
         ("{}", "x.json", ["'.json'", "rename it to .jsonl"]),
