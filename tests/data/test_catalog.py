@@ -110,10 +110,10 @@ def test_items_that_make_no_catalog_are_refused() -> None:
         ([Item("a", "x"), Item(1, "y")], "item_id of the items holds numbers and text"),
         ([Item("a", "x"), Item("a", "y")], "'a' is in data rows 1 and 2 of the items"),
         ([Item(True, "x")], "true or false"),
-        ([Item("a", "\ud800")], "title of the items cannot be kept"),
+        ([Item("a", "\ud800")], "title of the items cannot be stored"),
         ([Item("a", "x", {"title": "y"})], "attribute 'title'"),
         ([Item("a", "x", {"p": 1}), Item("b", "y", {"p": "1"})], "p of the items holds numbers and text"),
-        ([Item("a", "x", {"p": object()})], "p of the items cannot be kept"),
+        ([Item("a", "x", {"p": object()})], "p of the items cannot be stored"),
     ]:
         with pytest.raises(InputError, match=message):
             Catalog.from_items(items)
@@ -256,7 +256,7 @@ def test_a_damaged_or_foreign_file_is_named(catalog: Catalog, tmp_path: Path) ->
         with pytest.raises(ArtifactError, match="altered"):
             Catalog.read(path)
     parquet.write_table(pa.table({"item_id": ["1"], "title": ["a"]}), path)
-    with pytest.raises(ArtifactError, match="no saved catalog; use read_catalog"):
+    with pytest.raises(ArtifactError, match="not a saved catalog; read other tables with read_catalog"):
         Catalog.read(path)
 
 
@@ -281,5 +281,5 @@ def test_columns_are_had_by_name_and_names_come_from_the_file(tmp_path: Path) ->
     assert catalog.item_ids[0] == "007"
     assert catalog[0].attributes == {"price": 1.5}
     assert "games-2018" in repr(catalog)
-    with pytest.raises(InputError, match="no attribute 'cost'; it has item_id, title, price"):
+    with pytest.raises(InputError, match="no attribute 'cost'; use one of item_id, title, price"):
         catalog.column("cost")
