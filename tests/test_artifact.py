@@ -77,13 +77,13 @@ FACTS = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("[]", "its header is no JSON object"),
-        ("null", "its header is no JSON object"),
+        ("[]", "its header is not a JSON object"),
+        ("null", "its header is not a JSON object"),
         ("[" * 100_000, "cannot be read"),
         ("{", "cannot be read"),
         ('{"a": 3}', "cannot be read"),
         ('{"a": {}}', "cannot be read: 'dtype'"),
-        (json.dumps({"a": {**FACTS, "dtype": "BF16"}}), "a is of type 'BF16', none of U8, "),
+        (json.dumps({"a": {**FACTS, "dtype": "BF16"}}), "a has the type 'BF16', not one of U8, "),
         (json.dumps({"a": {**FACTS, "dtype": []}}), "cannot be read"),
         (json.dumps({"a": {**FACTS, "shape": [2]}}), "cannot be read"),
         (json.dumps({"a": {**FACTS, "shape": "x"}}), "cannot be read"),
@@ -105,9 +105,9 @@ def test_another_kind_or_version_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "thing")
     with pytest.raises(ArtifactError, match="does not describe a saved index"):
         verify(tmp_path / "thing", kind="index", version=1)
-    with pytest.raises(ArtifactError, match="has format version 1, this genrec reads 2"):
+    with pytest.raises(ArtifactError, match="has format version 1, but this genrec reads 2"):
         verify(tmp_path / "thing", kind="thing", version=2)
-    with pytest.raises(ArtifactError, match="holds no saved thing"):
+    with pytest.raises(ArtifactError, match="contains no saved thing"):
         verify(tmp_path / "nothing", kind="thing", version=1)
 
 
@@ -149,9 +149,9 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     for manifest in (None, json.dumps({"name": "my app"}), "[1]", '\ufeff{"name": "my app"}', "// mine\n{}", ""):
         if manifest is not None:
             (site / MANIFEST).write_text(manifest, encoding="utf-8")
-        with pytest.raises(ArtifactError, match=r"site exists and is no saved thing; choose another folder"):
+        with pytest.raises(ArtifactError, match=r"site exists and is not a saved thing; choose another folder"):
             save(site)
-    with pytest.raises(ArtifactError, match="prior exists and is no saved thing"):
+    with pytest.raises(ArtifactError, match="prior exists and is not a saved thing"):
         save(tmp_path / "prior")
     with pytest.raises(ArtifactError, match=r"cannot write thing to .*file"):
         save(file)

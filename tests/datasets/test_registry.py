@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from genrec.datasets.registry import DATASETS, dataset_paths, get_dataset, normalize_movie_title
+from genrec.datasets.movielens import normalize_movie_title
+from genrec.datasets.registry import DATASETS, dataset_paths, get_dataset
 from genrec.errors import ArtifactError, InputError
 
 

@@ -233,5 +233,5 @@ def test_the_fingerprint_is_of_catalog_identifiers_and_tokenizer() -> None:
 def test_a_folder_without_an_index_says_so(tmp_path: Path) -> None:
     """The path is the first thing people get wrong."""
     for place in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ArtifactError, match="holds no saved index"):
+        with pytest.raises(ArtifactError, match="contains no saved index"):
             CatalogIndex.load(place)
