@@ -1,4 +1,4 @@
-"""Laws of filters: they mean what they say, what is missing is not allowed, and nothing is ever run as Python."""
+"""Filters: results equal those of Python conditions, missing values are not allowed, and no Python code runs."""
 
 import contextlib
 import re
@@ -69,8 +69,8 @@ def allowed(catalog: Catalog, expression: Any) -> list[int]:
         ("  price < 5  # cheap", [0, 3]),
     ],
 )
-def test_a_filter_means_what_it_says(catalog: Catalog, expression: str, expected: list[int]) -> None:
-    """Otherwise somebody is shown what they excluded. What is missing is never allowed unless asked for."""
+def test_filters_allow_the_expected_rows(catalog: Catalog, expression: str, expected: list[int]) -> None:
+    """Otherwise users see items they excluded. Missing values are allowed only by `is None`."""
     assert allowed(catalog, expression) == expected
 
 
@@ -78,8 +78,8 @@ WORDS = st.text(st.sampled_from("aAß\u017féE\u0301kK_1 -'.\\n\\\\(*ñΣσς漢
 
 
 @given(st.lists(WORDS, min_size=1, max_size=6), WORDS.filter(str.strip))
-def test_whole_words_are_what_no_letter_of_any_script_goes_on_from(titles: list[str], text: str) -> None:
-    """ "No art" that also hides every party empties the shelf, and one that misses "Été" hides nothing of summer."""
+def test_whole_words_end_where_no_letter_of_any_script_follows(titles: list[str], text: str) -> None:
+    """ "No art" must not exclude "party", and "no Été" must exclude "été"."""
     catalog = Catalog.from_items(Item(place, f"x {title} x") for place, title in enumerate(titles))
     held = allowed(catalog, f"{text!r} in words(title)")
     assert set(held) <= set(allowed(catalog, f"{text!r} in title"))
@@ -95,16 +95,16 @@ def test_whole_words_are_what_no_letter_of_any_script_goes_on_from(titles: list[
         assert not alone or place in held
 
 
-def test_whole_words_of_what_is_missing_are_unknown() -> None:
-    """As everywhere: what nobody knows is not allowed, denied or not."""
+def test_whole_words_of_missing_text_are_unknown() -> None:
+    """Items with missing text are not allowed, whether the condition is negated or not."""
     catalog = Catalog.from_items([Item("a", "x", {"note": "art deco"}), Item("b", "y", {"note": None})])
     assert allowed(catalog, "'art' in words(note)") == [0]
     assert allowed(catalog, "'art' not in words(note)") == []
     assert allowed(catalog, "'dec' not in words(note)") == [0]
 
 
-def test_a_compute_expression_is_a_filter_too(catalog: Catalog) -> None:
-    """The same rule holds there: unknown is not allowed."""
+def test_arrow_expressions_are_filters(catalog: Catalog) -> None:
+    """Rows with an unknown result are not allowed here either."""
     assert allowed(catalog, pc.field("price") < 5) == allowed(catalog, "price < 5")
     assert allowed(catalog, ~(pc.field("price") < 5)) == [1]
     for wrong in (pc.field("nope") < 5, pc.field("price") < "x", pc.field("price")):
@@ -112,8 +112,8 @@ def test_a_compute_expression_is_a_filter_too(catalog: Catalog) -> None:
             catalog.where(wrong)
 
 
-def test_dates_are_compared_with_written_dates() -> None:
-    """Otherwise a release date can be kept but not used."""
+def test_dates_are_compared_with_dates_in_text() -> None:
+    """Otherwise release dates cannot be filtered."""
     days = ["2020-01-01", "2021-06-30", None]
     for kind in (pa.date32(), pa.timestamp("ns"), pa.timestamp("ms", "Europe/Paris"), pa.string()):
         released = pa.array(days).cast(pa.timestamp("s") if kind == pa.timestamp("ms", "Europe/Paris") else kind)
@@ -133,8 +133,8 @@ def test_dates_are_compared_with_written_dates() -> None:
         )
 
 
-def test_lists_are_read_as_their_rows_show_them() -> None:
-    """Arrow may keep elements beneath a null list or before a slice; they belong to nobody."""
+def test_elements_under_null_lists_are_ignored() -> None:
+    """Arrow may keep elements under a null list or before a slice; they belong to no row."""
     hidden = pa.LargeListArray.from_arrays(
         pa.array([0, 2, 4, 5]), pa.array(["a", "b", "c", "d", "a"]), mask=pa.array([False, True, False])
     )
@@ -146,7 +146,7 @@ def test_lists_are_read_as_their_rows_show_them() -> None:
     assert part.fingerprint == read_catalog(rebuilt).fingerprint
 
 
-def test_an_attribute_nobody_has_allows_nothing() -> None:
+def test_an_attribute_without_values_allows_no_item() -> None:
     """Otherwise an empty column fails open."""
     catalog = Catalog.from_items([Item("a", "x", {"p": None}), Item("b", "y", {"p": None})])
     for expression in ("p < 5", "not p < 5", "p", "not p", "p in [1]", "'x' in p", "p == p", "not (p in [1])"):
@@ -210,8 +210,8 @@ def test_an_attribute_nobody_has_allows_nothing() -> None:
         ("price < 5\0", ["does not parse"]),
     ],
 )
-def test_a_wrong_filter_says_what_is_wrong(catalog: Catalog, expression: str, words: list[str]) -> None:
-    """Nothing is evaluated but comparisons; otherwise a filter from a request could run code or end a process."""
+def test_an_invalid_filter_is_refused_with_a_reason(catalog: Catalog, expression: str, words: list[str]) -> None:
+    """Only comparisons are evaluated; otherwise a filter from a request could run code or end the process."""
     with pytest.raises(FilterError) as caught:
         catalog.where(expression)
     text = str(caught.value)
@@ -220,15 +220,15 @@ def test_a_wrong_filter_says_what_is_wrong(catalog: Catalog, expression: str, wo
 
 
 def test_a_filter_of_another_type_is_refused(catalog: Catalog) -> None:
-    """Otherwise None, meaning no filter, and a wrong filter look the same."""
+    """Otherwise a caller that passes None for "no filter" gets another result without an error."""
     for wrong in (None, 5, ["i0"], lambda item: True):
         with pytest.raises(FilterError, match="a filter is a text"):
             catalog.where(wrong)
 
 
 @given(st.text(alphabet="price title tags()[]'\"<>=!,.019 -andortifsNeTu\\\n", max_size=40))
-def test_no_filter_text_escapes_the_error_tree(text: str) -> None:
-    """Anything else than a mask or a FilterError is a server error for whoever typed it."""
+def test_every_filter_text_gives_a_mask_or_a_filter_error(text: str) -> None:
+    """Any other exception would be a server error for the client that sent the filter."""
     catalog = Catalog.from_items(ITEMS)
     with contextlib.suppress(FilterError):
         assert catalog.where(text).shape == (4,)
@@ -323,7 +323,7 @@ SCHEMA = pa.schema(
 
 @given(st.lists(FIELDS, min_size=1, max_size=5), CONDITIONS)
 def test_filters_agree_with_python_on_every_row(rows: list[dict[str, Any]], condition: Condition) -> None:
-    """Otherwise the columnar filter and the meaning written in its docstring are two things."""
+    """The columnar evaluation must match the documented meaning."""
     table = pa.Table.from_pylist([{"item_id": index, **row} for index, row in enumerate(rows)], schema=SCHEMA)
     text, truth = condition
     assert allowed(read_catalog(table), text) == [index for index, row in enumerate(rows) if truth(row) is True]
