@@ -1,7 +1,7 @@
-"""Folders that are whole or absent: written aside, checksummed, renamed into place.
+"""Artifacts: folders that are written atomically and verified by checksums.
 
-A saved folder holds its files and `manifest.json` with the kind, the format version, the SHA-256 of every file and
-whatever else its owner wants to find again. Nothing in it is ever unpickled.
+An artifact holds its files and `manifest.json`, with the kind, the format version, the SHA-256 of every file and the
+writer's own metadata. Nothing in it is ever unpickled.
 """
 
 import errno
@@ -36,65 +36,74 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def artifact_writer(directory: Path, *, kind: str, version: int, metadata: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield an empty folder; on leaving, seal it with a manifest and put it in the place of `directory`.
+    """Yield an empty folder; on leaving, add a manifest to it and rename it to `directory`.
 
-    If the body raises, `directory` is as it was before. `metadata` must be JSON; they return from `verify`.
+    If the body raises, `directory` stays as it was.
+
+    Args:
+        directory: the folder to write; an artifact of the same kind there is replaced.
+        kind: what the artifact is, such as "index".
+        version: of the artifact's format.
+        metadata: JSON values for the manifest, which `verify` returns.
 
     Raises:
-        ArtifactError: the place cannot be written, or holds something that is no artifact of this kind.
+        ArtifactError: the folder cannot be written, or contains anything but an artifact of this kind.
     """
     try:
         _check_replaceable(directory, kind)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
         raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; choose another folder") from error
     try:
-        yield aside
-        files = {str(path.relative_to(aside)): sha256_of(path) for path in sorted(aside.rglob("*")) if path.is_file()}
+        yield temporary
+        paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+        files = {str(path.relative_to(temporary)): sha256_of(path) for path in paths}
         manifest = {"kind": kind, "version": version, "files": files, **metadata}
         manifest["checksum"] = _checksum(manifest)
-        (aside / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
-        for path in aside.rglob("*"):
+        (temporary / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
+        for path in temporary.rglob("*"):
             if path.is_file():
-                path.chmod(0o644)  # whoever serves it need not be who saved it
+                path.chmod(0o644)  # the user who serves an artifact may differ from the one who saved it
                 _fsync(path)
-        aside.chmod(0o755)
-        _replace_directory(aside, directory)
+        temporary.chmod(0o755)
+        _replace_directory(temporary, directory)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(
-            f"cannot write {kind} to {directory}: {reason}; nothing was changed; free some space, or choose another"
+            f"cannot write {kind} to {directory}: {reason}; "
+            "nothing was changed, free some space or choose another folder"
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """One file, written aside and put in place when it is whole; where anything fails, nothing is changed."""
-    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    """Write one file to a temporary path and rename it to `path`; if the body raises, `path` stays as it was."""
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One file of JSON, as `atomic_writer` has it."""
+    """Write a JSON file atomically."""
     with atomic_writer(path) as file:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
 def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
-    """Check every file of a saved folder against its manifest, and return the manifest.
+    """Check every file of an artifact against its manifest, and return the manifest.
 
     Raises:
-        ArtifactError: no such folder, another kind or version, or a file missing, cut short or altered (named).
+        ArtifactError: the folder does not exist, has another kind or version, or a file (named in the message) is
+            missing, cut short or altered.
     """
     path = directory / MANIFEST
     try:
@@ -102,7 +111,7 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         manifest = json.loads(text)
     except FileNotFoundError:
         raise ArtifactError(
-            f"{directory} holds no saved {kind} ({MANIFEST} is missing); save one there first"
+            f"{directory} contains no saved {kind} ({MANIFEST} is missing); save one there first"
         ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}; save the {kind} again") from error
@@ -113,7 +122,8 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         raise ArtifactError(f"{path} was altered or cut short (its checksum differs); save the {kind} again")
     if manifest.get("version") != version:
         raise ArtifactError(
-            f"{path} has format version {manifest.get('version')!r}, this genrec reads {version}; save the {kind} again"
+            f"{path} has format version {manifest.get('version')!r}, but this genrec reads {version}; "
+            f"save the {kind} again"
         )
     for name, expected in manifest["files"].items():
         file = directory / name
@@ -130,23 +140,23 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def mmap_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, mapped into memory: read-only, and read when they are needed.
+    """The arrays of a safetensors file as read-only memory maps.
 
     Raises:
-        ArtifactError: it is missing or no such file.
+        ArtifactError: the file is missing or is not a safetensors file.
     """
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
         if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
+            raise ValueError("its header is not a JSON object")
         whole = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + size)
         arrays = {}
         for name, facts in header.items():
             if name != "__metadata__":
                 if facts["dtype"] not in _DTYPES:
-                    raise ValueError(f"{name} is of type {facts['dtype']!r}, none of {', '.join(_DTYPES)}")
+                    raise ValueError(f"{name} has the type {facts['dtype']!r}, not one of {', '.join(_DTYPES)}")
                 begin, stop = facts["data_offsets"]
                 arrays[name] = np.asarray(whole[begin:stop]).view(_DTYPES[facts["dtype"]]).reshape(facts["shape"])
         return arrays
@@ -155,7 +165,7 @@ def mmap_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _check_replaceable(directory: Path, kind: str) -> None:
-    """A folder may be replaced if it is empty, a saved artifact of this kind, or one whose manifest is damaged."""
+    """Refuse to replace a folder unless it is empty, or an artifact of this kind or with a damaged manifest."""
     try:
         if not any(directory.iterdir()):
             return
@@ -164,23 +174,23 @@ def _check_replaceable(directory: Path, kind: str) -> None:
     except FileNotFoundError:
         known = not directory.exists()
     except ValueError:
-        # Other tools keep a manifest.json too, and not all of them in plain JSON; ours holds its checksum.
+        # Other tools write a manifest.json too, sometimes not in plain JSON; ours contains its checksum.
         known = b'"checksum": "' in (directory / MANIFEST).read_bytes()
     if not known:
-        raise ArtifactError(f"{directory} exists and is no saved {kind}; choose another folder or empty this one")
+        raise ArtifactError(f"{directory} exists and is not a saved {kind}; choose another folder or empty this one")
 
 
-def _replace_directory(aside: Path, directory: Path) -> None:
-    """Rename `aside` to `directory`; what stood there goes, unless it holds the same: somebody may be reading it."""
+def _replace_directory(temporary: Path, directory: Path) -> None:
+    """Rename `temporary` to `directory`, unless that has the same content: another process may be reading it."""
     while True:
         try:
-            os.replace(aside, directory)
+            os.replace(temporary, directory)
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         with suppress(FileNotFoundError):
-            if (directory / MANIFEST).read_bytes() == (aside / MANIFEST).read_bytes() and _is_valid(directory):
+            if (directory / MANIFEST).read_bytes() == (temporary / MANIFEST).read_bytes() and _is_valid(directory):
                 return
         old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The cache folder: what is slow to make is kept under the fingerprint of what it was made from."""
+"""The cache folder: results that are slow to compute, stored under the fingerprints of their inputs."""
 
 import os
 import shutil
@@ -13,47 +13,57 @@ from safetensors import SafetensorError
 from genrec.datasets.models import MODELS, cache_directory
 from genrec.errors import ArtifactError, MismatchError
 
-_MAX_CACHED_COUNTS = 8  # states of interactions whose counts stay in the cache
-
+_MAX_CACHED_COUNTS = 8  # versions of the interactions whose counts stay in the cache
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being made, how many of its parts are done, and how many there are."""
+"""Called with a label of the running work, the number of finished steps, and the number of all steps."""
 
 
-def name_of_weights(model: str | Path, folder: Path) -> str:
-    """A name for caches: two folders called alike, or weights that changed in place, must not share what is kept."""
+def weights_cache_name(model: str | Path, folder: Path) -> str:
+    """A name for a model's weights that is unique within the cache.
+
+    Two folders with the same name, or weights that were changed in place, get different names.
+
+    Args:
+        model: the name of a bundled model, or a path.
+        folder: the folder of its weights.
+    """
     if str(model) in MODELS:
         return str(model)
     facts = [str(folder.resolve())]
     for file in sorted(folder.glob("*.safetensors")):
         facts += [file.name, str(file.stat().st_size), str(file.stat().st_mtime_ns)]
-    return f"{folder.name}-{key_of_parts(*facts)[:12]}"
+    return f"{folder.name}-{cache_key(*facts)[:12]}"
 
 
-def make_room(folder: Path) -> None:
-    """Make room for one more: what people did changes daily, and each state of it is used for a day."""
+def evict_old_counts(folder: Path) -> None:
+    """Remove all but the newest interaction counts: interactions change daily, so old counts are seldom used again."""
     kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime)
     for path in kept[: max(0, len(kept) - _MAX_CACHED_COUNTS)]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def default_cache() -> Path:
-    """The cache folder of this user: GENREC_CACHE, else genrec under the platform's cache folder."""
+    """The cache folder of this user: `GENREC_CACHE`, or `genrec` in `XDG_CACHE_HOME` or in `~/.cache`."""
     return cache_directory(os.environ)
 
 
 @contextmanager
-def from_cache(folder: Path) -> Iterator[None]:
-    """What is kept under `folder` can be made again, so the remedy is to remove it."""
+def explain_cache_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of reading a cached folder into one whose remedy is to remove that folder.
+
+    Raises:
+        ArtifactError: a file in `folder` is damaged or does not fit.
+    """
     try:
         yield
     except (ArtifactError, MismatchError, SafetensorError) as error:
         reason = str(error).rpartition(";")[0] or str(error)
-        raise ArtifactError(f"{reason}; remove the folder {folder}, what it held is made again") from error
+        raise ArtifactError(f"{reason}; remove the folder {folder}, genrec creates it again") from error
 
 
 def cache_write_error(cache: Path) -> str | None:
-    """Why nothing can be kept in a cache folder; None where something can."""
+    """Why a cache folder cannot be written; None if it can."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=cache):
@@ -62,19 +72,23 @@ def cache_write_error(cache: Path) -> str | None:
         return error.strerror or str(error)
 
 
-def need_writable(cache: Path) -> None:
-    """Refuse before something slow is made that could not be kept."""
+def require_writable(cache: Path) -> None:
+    """Check that the cache can be written, before slow work whose result would be lost.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
     if reason := cache_write_error(cache):
         raise ArtifactError(
-            f"the cache {cache} cannot be written: {reason}; make it writable, or name another folder "
-            "(the environment variable GENREC_CACHE on the command line)"
+            f"the cache {cache} cannot be written: {reason}; make it writable, or choose another folder "
+            "with the environment variable GENREC_CACHE"
         )
 
 
-def key_of_parts(*parts: str) -> str:
-    """A folder's name for what was made from these facts."""
+def cache_key(*parts: str) -> str:
+    """The name of the cache folder for a result that was computed from `parts`."""
     return sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
-def say_nothing(what: str, done: int, total: int) -> None:
-    """Progress that nobody is shown."""
+def ignore_progress(label: str, done: int, total: int) -> None:
+    """Discard progress reports."""

@@ -1,4 +1,4 @@
-"""How long a request may still take."""
+"""Deadlines: the time until which a request must be answered."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,40 +8,45 @@ from threading import Lock
 
 from genrec.errors import DeadlineExceededError
 
-_POLL_INTERVAL = 0.05  # seconds between two looks at the clock while a lock is waited for
+_POLL_INTERVAL = 0.05  # seconds between two checks of the deadline while waiting for a lock
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on a clock of seconds. The clock is given, never read from the machine here."""
+    """A point in time on a given clock.
+
+    Attributes:
+        at: the time, in seconds of `clock`.
+        clock: the current time in seconds.
+    """
 
     at: float
     clock: Callable[[], float]
 
     @classmethod
     def never(cls) -> "Deadline":
-        """A deadline that does not come."""
+        """A deadline that never passes."""
         return cls(math.inf, lambda: 0.0)
 
     def remaining(self) -> float:
-        """Seconds that remain, below 0 once it has passed."""
+        """Seconds until the deadline; negative once it has passed."""
         return self.at - self.clock()
 
     def check(self) -> None:
-        """Raise once the moment has passed.
+        """Raise an error if the deadline has passed.
 
         Raises:
-            DeadlineExceededError: it has.
+            DeadlineExceededError: the deadline has passed.
         """
         if self.remaining() < 0:
             raise DeadlineExceededError(f"the deadline passed {-self.remaining():.2f} s ago")
 
     @contextmanager
     def acquire(self, lock: Lock) -> Iterator[None]:
-        """Hold a lock, once whoever has it lets go.
+        """Acquire a lock, and release it on leaving.
 
         Raises:
-            DeadlineExceededError: the moment passed before.
+            DeadlineExceededError: the deadline passed before the lock was free.
         """
         self.check()
         while not lock.acquire(timeout=min(_POLL_INTERVAL, max(0.0, self.remaining()))):

@@ -1,7 +1,7 @@
-"""Put a recommender together from a catalog, interactions, and whatever models this machine has.
+"""Loading: builds a recommender from a catalog, interactions and the models on this machine.
 
-What is slow to make (the index, item vectors, priors) is kept in a cache folder under the fingerprint of what it was
-made from, so the next start only reads it.
+Results that are slow to compute (the index, item vectors, counts, priors) are cached under the fingerprints of their
+inputs, so the next start only reads them.
 """
 
 from dataclasses import replace
@@ -18,14 +18,14 @@ from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.cache import (
     Progress,
+    cache_key,
     cache_write_error,
     default_cache,
-    from_cache,
-    key_of_parts,
-    make_room,
-    name_of_weights,
-    need_writable,
-    say_nothing,
+    evict_old_counts,
+    explain_cache_errors,
+    ignore_progress,
+    require_writable,
+    weights_cache_name,
 )
 from genrec.data.catalog import Catalog, read_catalog
 from genrec.data.interactions import Interactions, read_interactions
@@ -51,11 +51,10 @@ if TYPE_CHECKING:
     from genrec.backends.encoder import SentenceEncoder
     from genrec.backends.transformers import TransformersBackend
 
-
 SEMANTIC_IDS_DIRECTORY = "codes"
-"""The folder within an adapter's that holds the codes of items it writes, where these are not titles."""
+"""The folder of semantic ids within the folder of an adapter that was trained on them instead of titles."""
 
-_SEED = 0  # of the people whose histories the prior is measured behind
+_SEED = 0  # for the choice of histories over which the prior is averaged
 
 
 def open_recommender(
@@ -68,25 +67,25 @@ def open_recommender(
     prior_backend: Backend | None = None,
     on_progress: Progress | None = None,
 ) -> Recommender:
-    """Put the ladder together: LLM, smaller search, what people did, embedding, popularity.
+    """Open a recommender with the fallback chain LLM, smaller LLM search, ensemble, embedding, popularity.
 
-    Models that are not on this machine are left out, and every answer says so.
+    Stages whose models are not on this machine are skipped, with a notice in every recommendation list.
 
     Args:
-        catalog: what can be recommended.
-        interactions: histories of known users, and what is counted of them (see `genrec.rankers.collaborative_counts`);
-            events of items that the catalog lacks are skipped.
+        catalog: the items that can be recommended.
+        interactions: histories of known users, from which the ensemble learns (see
+            `genrec.rankers.collaborative_counts`); events of items that the catalog lacks are skipped.
         cache: the folder of models, indexes, vectors and priors, see `genrec.datasets.models.cache_directory`.
-        settings: what to use; by default the bundled models.
-        backend: the LLM where it does not run on Transformers in this process, such as a `VllmEngineBackend`;
-            `settings.model` then says whose tokenizer it has.
-        prior_backend: the same model without its adapter, where `backend` has one; see `GenerativeRanker`.
-        on_progress: shown while something slow is made.
+        settings: models, templates and search settings; by default the bundled models.
+        backend: an LLM that does not run on Transformers in this process, such as a `VllmEngineBackend`;
+            `settings.model` then names the folder of its tokenizer.
+        prior_backend: the model of `backend` without its adapter, if it has one; see `GenerativeRanker`.
+        on_progress: called during slow work with a label, the number of finished steps, and the number of all steps.
 
     Raises:
-        ArtifactError: a model or a cached file was altered (named).
+        ArtifactError: a file of a model or of the cache (named in the message) was altered.
     """
-    parts = open_pipeline(
+    pipeline = open_pipeline(
         catalog,
         interactions,
         cache=cache,
@@ -95,7 +94,7 @@ def open_recommender(
         prior_backend=prior_backend,
         on_progress=on_progress,
     )
-    return parts.recommender()
+    return pipeline.recommender()
 
 
 def open_pipeline(
@@ -108,63 +107,70 @@ def open_pipeline(
     prior_backend: Backend | None = None,
     on_progress: Progress | None = None,
 ) -> Pipeline:
-    """What `open_recommender` puts together, before it does: `Pipeline.revised` changes its catalog at little cost.
+    """Open the pipeline of a recommender; `Pipeline.revised` changes its catalog at little cost.
 
     Arguments and errors are those of `open_recommender`.
     """
-    settings, progress = settings or Settings(), on_progress or say_nothing
+    settings, progress = settings or Settings(), on_progress or ignore_progress
     notices: list[str] = []
     embedding = None
     try:
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
         notices.append(f"no embedding ranker: {error}")
-    learned = (
-        None
-        if interactions is None
-        else _load_collaborative_model(catalog, interactions, embedding, settings, cache, progress)
-    )
-    parts, generating = Pipeline.from_rankers(catalog, interactions, embedding, learned), None
+    collaborative = None
+    if interactions is not None:
+        collaborative = _load_collaborative_model(catalog, interactions, embedding, settings, cache, progress)
+    pipeline, llm = Pipeline.from_rankers(catalog, interactions, embedding, collaborative), None
     try:
-        generating = _load_llm_stage(parts, settings, backend, prior_backend, cache, progress)
-        notices += generating.ranker.notices if generating is not None else ()
+        llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
+        notices += llm.ranker.notices if llm is not None else ()
     except ModelMissingError as error:
         notices.append(f"no LLM: {error}")
-    return replace(parts, llm=generating, notices=tuple(notices))
+    return replace(pipeline, llm=llm, notices=tuple(notices))
 
 
 def open_default(
     *, strategy: Strategy | None = None, cache: Path | None = None, on_progress: Progress | None = None
 ) -> Recommender:
-    """The embedded shop with the bundled models.
+    """Open a recommender for the embedded shop, with the bundled models.
 
     Args:
-        strategy: how the LLM searches, such as `"beam"` over the whole catalog; by default what measured best. What
-            searches the whole catalog measures its prior now, which takes minutes the first time.
+        strategy: how the LLM searches, such as `"beam"` over the whole catalog; by default the best one measured.
+            Strategies that search the whole catalog compute its prior first, which takes minutes the first time.
         cache: by default `default_cache()`.
-        on_progress: shown while something slow is made.
+        on_progress: as for `open_recommender`.
+
+    Raises:
+        ArtifactError: a file of a model or of the cache (named in the message) was altered.
     """
     cache, settings = cache or default_cache(), Settings()
     if strategy is not None:
-        # What searches the whole catalog needs its whole prior: measured here, where progress is told, or while asking.
-        whole = strategy != "candidates"
-        settings = replace(settings, generative=replace(settings.generative, strategy=strategy), compute_priors=whole)
+        # Searching the whole catalog needs all its priors. Computed here, they are reported by on_progress.
+        compute_priors = strategy != "candidates"
+        generative = replace(settings.generative, strategy=strategy)
+        settings = replace(settings, generative=generative, compute_priors=compute_priors)
     catalog, interactions = open_dataset("online-retail", cache)
     return open_recommender(catalog, interactions, cache=cache, settings=settings, on_progress=on_progress)
 
 
 def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
-    """The catalog and the interactions of a named data set, such as the embedded `online-retail`."""
+    """The catalog and the interactions of a data set, such as the embedded `online-retail`.
+
+    Raises:
+        ArtifactError: the data set was not downloaded, or a file of it was altered.
+        InputError: no data set has this name.
+    """
     items, interactions = dataset_paths(name, cache)
     return read_catalog(items, name=name), read_interactions(interactions)
 
 
 def find_model_directory(model: str | Path, cache: Path) -> Path:
-    """The folder of a bundled model, checked against its checksums, or the path as it was given.
+    """The folder of a bundled model, verified by its checksums; any other path is returned unchanged.
 
     Raises:
-        ModelMissingError: the bundled model has not been fetched.
-        ArtifactError: it was altered.
+        ModelMissingError: the bundled model has not been downloaded.
+        ArtifactError: the bundled model was altered.
     """
     return find_model(str(model), cache) if str(model) in MODELS else Path(model)
 
@@ -172,7 +178,7 @@ def find_model_directory(model: str | Path, cache: Path) -> Path:
 def load_backend(
     model: str | Path, cache: Path, *, adapter: str | Path | None = None
 ) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
-    """A language model, perhaps under an adapter, and its tokenizer.
+    """Load a language model, optionally with an adapter, and its tokenizer.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine.
@@ -181,8 +187,8 @@ def load_backend(
     _require_torch()
     from genrec.backends.transformers import TransformersBackend
 
-    found = None if adapter is None else find_adapter(adapter)
-    backend = TransformersBackend(folder, adapter=found, name=name_of_weights(model, folder))
+    adapter_folder = None if adapter is None else find_adapter(adapter)
+    backend = TransformersBackend(folder, adapter=adapter_folder, name=weights_cache_name(model, folder))
     return backend, HuggingFaceTokenizer.from_directory(folder)
 
 
@@ -193,34 +199,48 @@ def open_index(
     progress: Progress,
     identifiers: Identifiers | None = None,
 ) -> CatalogIndex:
-    """The index of a catalog, built or read from the cache; without identifiers of titles."""
+    """The index of a catalog, read from the cache or built.
+
+    Args:
+        catalog: the items of the index.
+        tokenizer: the LLM's tokenizer.
+        cache: the cache folder.
+        progress: see `genrec.cache.Progress`.
+        identifiers: how items are written in tokens; by default as titles.
+
+    Raises:
+        ArtifactError: the cached index was altered, or the cache cannot be written.
+    """
     identifiers = identifiers or TitleIdentifiers()
-    key = key_of_parts(str(INDEX_VERSION), catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
+    key = cache_key(str(INDEX_VERSION), catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
     folder = cache / "indexes" / key
     if folder.is_dir():
-        with from_cache(folder):
+        with explain_cache_errors(folder):
             index = CatalogIndex.load(folder, tokenizer=tokenizer)
             if index.catalog.fingerprint != catalog.fingerprint:
                 raise ArtifactError(f"{folder} holds the index of another catalog")
             return index
-    need_writable(cache)
-    progress("index", 0, 1)
+    require_writable(cache)
+    progress("Building the index", 0, 1)
     index = CatalogIndex.build(catalog, identifiers, tokenizer)
     index.save(folder)
-    progress("index", 1, 1)
+    progress("Building the index", 1, 1)
     return index
 
 
 def select_prior_histories(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
-    """What the prior is measured behind: histories of people who have as much of one as a prompt shows.
+    """Choose the histories over which the prior is averaged, the same ones every time.
 
-    They are the same ones every time: int64 [H], item indices, oldest first.
+    They are histories of users with at least as many events as a prompt shows.
+
+    Returns:
+        At most `settings.background` histories: item indices, int64 [H] each, oldest first.
     """
     if interactions is None:
         return []
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
-    long = np.flatnonzero(np.diff(offsets) >= settings.generative.max_history)
-    chosen = np.random.default_rng(_SEED).permutation(long)[: settings.background]
+    users = np.flatnonzero(np.diff(offsets) >= settings.generative.max_history)
+    chosen = np.random.default_rng(_SEED).permutation(users)[: settings.background]
     return [items[offsets[user] : offsets[user + 1]] for user in chosen]
 
 
@@ -232,46 +252,55 @@ def _load_collaborative_model(
     cache: Path,
     progress: Progress,
 ) -> CollaborativeModel:
-    """What people did, with item vectors and weights from the cache where they are kept."""
+    """Count the interactions; item vectors and weights come from the cache or are learned."""
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
-    named = "none"
+    encoder = "none"
     if embedding is not None and settings.encoder is not None:
-        named = name_of_weights(settings.encoder, find_model_directory(settings.encoder, cache))
-    folder = cache / "counts" / key_of_parts("counts 6", catalog.fingerprint, events, named)
+        encoder = weights_cache_name(settings.encoder, find_model_directory(settings.encoder, cache))
+    folder = cache / "counts" / cache_key("counts 6", catalog.fingerprint, events, encoder)
     if folder.is_dir():
-        with from_cache(folder):
+        with explain_cache_errors(folder):
             weights = artifact.verify(folder, kind="counts", version=1)["weights"]
             vectors = load_file(folder / "vectors.safetensors")["vectors"]
     else:
-        progress("what people did", 0, 1)
+        progress("Counting interactions", 0, 1)
         vectors = item_vectors(catalog, interactions)
         weights = learn_weights(catalog, interactions, embedding)
-        if cache_write_error(cache) is None:  # else it is made again next time
-            make_room(cache / "counts")
-            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as aside:
-                save_file({"vectors": vectors}, aside / "vectors.safetensors")
-        progress("what people did", 1, 1)
+        if cache_write_error(cache) is None:  # otherwise it is computed again next time
+            evict_old_counts(cache / "counts")
+            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as temporary:
+                save_file({"vectors": vectors}, temporary / "vectors.safetensors")
+        progress("Counting interactions", 1, 1)
     return CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, interactions, vectors), weights)
 
 
 def embed_titles(
     catalog: Catalog, settings: Settings, cache: Path, *, on_progress: Progress | None = None
 ) -> EmbeddingRanker | None:
-    """The ranker by texts, its vectors from the cache where they are kept; None where the settings name no encoder.
+    """The embedding ranker over the titles of a catalog, with vectors read from the cache or computed.
+
+    Args:
+        catalog: the items to embed.
+        settings: names the encoder.
+        cache: the cache folder.
+        on_progress: as for `open_recommender`.
+
+    Returns:
+        The ranker, or None if the settings name no encoder.
 
     Raises:
         ModelMissingError: the encoder is not on this machine.
-        ArtifactError: the cached vectors were altered, or cannot be kept.
+        ArtifactError: the cached vectors were altered, or the cache cannot be written.
     """
     if settings.encoder is None:
         return None
     encoder = open_encoder(settings.encoder, cache)
-    return EmbeddingRanker(_load_item_vectors(catalog, encoder, cache, on_progress or say_nothing), encoder=encoder)
+    return EmbeddingRanker(_load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
 
 
 def open_encoder(model: str | Path, cache: Path) -> "SentenceEncoder":
-    """A sentence encoder by its bundled name, or from a folder.
+    """Load a sentence encoder by the name of a bundled model, or from a folder.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine.
@@ -280,24 +309,24 @@ def open_encoder(model: str | Path, cache: Path) -> "SentenceEncoder":
     _require_torch()
     from genrec.backends.encoder import SentenceEncoder
 
-    return SentenceEncoder(folder, name=name_of_weights(model, folder))
+    return SentenceEncoder(folder, name=weights_cache_name(model, folder))
 
 
 def _load_item_vectors(
     catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress
 ) -> NDArray[np.float32]:
-    folder = cache / "vectors" / key_of_parts("vectors 2", catalog.fingerprint, encoder.name)
+    folder = cache / "vectors" / cache_key("vectors 2", catalog.fingerprint, encoder.name)
     facts = {"catalog": catalog.fingerprint, "encoder": encoder.name}
     if folder.is_dir():
-        with from_cache(folder):
+        with explain_cache_errors(folder):
             manifest = artifact.verify(folder, kind="vectors", version=1)
             if {name: manifest.get(name) for name in facts} != facts:
                 raise ArtifactError(f"{folder} holds the vectors of another catalog or encoder")
             return load_file(folder / "vectors.safetensors")["vectors"]
-    need_writable(cache)
-    vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("item vectors", done, total))
-    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=facts) as aside:
-        save_file({"vectors": vectors}, aside / "vectors.safetensors")
+    require_writable(cache)
+    vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
+    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=facts) as temporary:
+        save_file({"vectors": vectors}, temporary / "vectors.safetensors")
     return vectors
 
 
@@ -332,12 +361,12 @@ def _load_llm_stage(
         settings=settings.generative,
     )
     if settings.compute_priors or settings.generative.strategy == "beam":
-        ranker.compute_priors(lambda done, total: progress("prior", done, total))
+        ranker.compute_priors(lambda done, total: progress("Computing priors", done, total))
     return LlmStage(ranker, index, identifiers, tokenizer, settings.small_search_candidates)
 
 
 def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
-    """What an adapter, merged or not, was trained on top of; None where there is none, or it is not at hand."""
+    """The base model of an adapter, merged or not; None without an adapter, or if the base is not on this machine."""
     if settings.adapter is not None and settings.model is not None:
         return load_backend(settings.model, cache)[0]
     if backend.provenance is not None and backend.provenance.base in MODELS:
@@ -346,14 +375,16 @@ def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Bac
 
 
 def _load_identifiers(settings: Settings, cache: Path) -> Identifiers:
-    """What an adapter, merged or not, learned to write: the codes in its folder, else titles."""
+    """The identifiers an adapter, merged or not, was trained on: semantic ids in its folder, otherwise titles."""
     folder = (
         find_adapter(settings.adapter) if settings.adapter else Path(settings.model or "")
     ) / SEMANTIC_IDS_DIRECTORY
     if not folder.is_dir():
         return TitleIdentifiers()
     if settings.encoder is None:
-        raise ModelMissingError(f"{folder.parent} writes codes, which need the sentence encoder; name one")
+        raise ModelMissingError(
+            f"{folder.parent} uses semantic ids, which need a sentence encoder; set encoder in the settings"
+        )
     return SemanticIdentifiers.load(folder, open_encoder(settings.encoder, cache))
 
 

@@ -1,4 +1,4 @@
-"""What a recommender is put together from, and what of it stays when its catalog changes.
+"""The pipeline: a catalog with all its rankers, and how it follows changes of the catalog.
 
 Letters: N items.
 """
@@ -23,21 +23,25 @@ from genrec.rankers.popularity import PopularityRanker
 from genrec.recommender import Recommender
 from genrec.types import IntArray
 
-_POPULARITY_WEIGHT = (
-    1e-12  # of popularity, so that a list of candidates is full where nothing else is known; least of all
-)
+_POPULARITY_WEIGHT = 1e-12  # so small that popularity decides only among items with equal scores
 
 
 @dataclass(frozen=True, eq=False)
 class CollaborativeModel:
-    """Collaborative counts of a catalog and the weights of its signals; see `genrec.rankers.collaborative_counts`."""
+    """Collaborative counts and the weights of their signals; see `genrec.rankers.collaborative_counts`.
+
+    Attributes:
+        catalog: the catalog whose item indices the counts use.
+        counts: counts of events and item pairs.
+        weights: signal to weight.
+    """
 
     catalog: Catalog
     counts: CollaborativeCounts
     weights: Mapping[str, float]
 
     def counts_for(self, catalog: Catalog) -> CollaborativeCounts:
-        """The counts in the numbering of another version of the catalog."""
+        """The counts with the item indices of another version of the catalog."""
         if catalog is self.catalog:
             return self.counts
         return self.counts.reindexed(catalog.item_ids.positions(self.catalog.item_ids), len(catalog))
@@ -45,7 +49,15 @@ class CollaborativeModel:
 
 @dataclass(frozen=True, eq=False)
 class LlmStage:
-    """The LLM: the index it searches, how that was written, and how many candidates the smaller search has."""
+    """The LLM ranker and what it needs to follow changes of the catalog.
+
+    Attributes:
+        ranker: the LLM ranker.
+        index: the index it searches.
+        identifiers: how items are written in tokens.
+        tokenizer: the LLM's tokenizer.
+        small_search_candidates: number of candidates in the smaller search.
+    """
 
     ranker: GenerativeRanker
     index: CatalogIndex
@@ -55,33 +67,33 @@ class LlmStage:
 
     @property
     def stages(self) -> tuple[GenerativeRanker, GenerativeRanker]:
-        """The ranker, and the same with a smaller search."""
+        """The LLM ranker, and the same ranker with a smaller search."""
         smaller = self.ranker.with_settings(
             source="generative-small", strategy="candidates", candidates=self.small_search_candidates, exact=False
         )
         return self.ranker, smaller
 
     def reindexed(self, catalog: Catalog, retriever: Ranker) -> "LlmStage":
-        """The same over another version of the catalog; the model stays loaded."""
+        """The stage for another version of the catalog; the model stays loaded."""
         index = self.index.reindexed(catalog, self.identifiers, self.tokenizer)
         return replace(self, ranker=self.ranker.reindexed(index, retriever=retriever), index=index)
 
 
 @dataclass(frozen=True, eq=False)
 class Pipeline:
-    """A catalog and everything that ranks it; a value, from which `revised` makes the next one.
+    """A catalog and all its rankers; immutable, `revised` makes one for a changed catalog.
 
-    Made by `Pipeline.from_rankers` or `genrec.loading.open_parts`.
+    Made by `Pipeline.from_rankers` or `genrec.loading.open_pipeline`.
 
     Attributes:
-        catalog: what can be recommended.
-        interactions: histories of known users.
-        embedding: the ranker by texts, where there is one.
-        collaborative: what people did, as it was when the files were read.
-        ensemble: the same as a ranker of this catalog.
-        popularity: the last step.
-        llm: the LLM, where there is one.
-        notices: what every answer should mention.
+        catalog: the items that can be recommended.
+        interactions: histories of known users, or None.
+        embedding: the embedding ranker, or None.
+        collaborative: counts and weights learned from the interactions, or None.
+        ensemble: the ranker for `collaborative` and `embedding` over this catalog, or None.
+        popularity: the popularity ranker, the last stage.
+        llm: the LLM stage, or None.
+        notices: shown with every recommendation list.
     """
 
     catalog: Catalog
@@ -101,7 +113,7 @@ class Pipeline:
         embedding: EmbeddingRanker | None = None,
         collaborative: CollaborativeModel | None = None,
     ) -> "Pipeline":
-        """Put together what needs no model but the encoder."""
+        """A pipeline without an LLM."""
         if collaborative is None:
             counts = np.zeros(len(catalog), dtype=np.int64)
             if interactions is not None:
@@ -113,63 +125,62 @@ class Pipeline:
 
     @property
     def retriever(self) -> BlendRanker:
-        """What proposes candidates to the LLM: the best that needs none, and a trace of popularity."""
-        known = self.ensemble or self.embedding
-        parts: dict[str, DenseRanker] = {one.source: one for one in (known, self.popularity) if one is not None}
-        traces = {name: _POPULARITY_WEIGHT if name == self.popularity.source else 1.0 for name in parts}
-        return BlendRanker(parts, traces, source=next(iter(parts)))
+        """Retrieves candidates for the LLM: the best ranker without an LLM, with ties broken by popularity."""
+        best = self.ensemble or self.embedding
+        rankers: dict[str, DenseRanker] = {one.source: one for one in (best, self.popularity) if one is not None}
+        weights = {name: _POPULARITY_WEIGHT if name == self.popularity.source else 1.0 for name in rankers}
+        return BlendRanker(rankers, weights, source=next(iter(rankers)))
 
     @property
     def stages(self) -> list[Ranker]:
-        """LLM, smaller search, what people did, texts, popularity: those that there are."""
-        generating = [] if self.llm is None else self.llm.stages
-        return [*generating, *(one for one in (self.ensemble, self.embedding, self.popularity) if one is not None)]
+        """The stages of the fallback chain that exist: LLM, smaller LLM search, ensemble, embedding, popularity."""
+        llm_stages = [] if self.llm is None else self.llm.stages
+        return [*llm_stages, *(one for one in (self.ensemble, self.embedding, self.popularity) if one is not None)]
 
     def recommender(self, *, lookup_users: bool = True) -> Recommender:
-        """All of it as a recommender.
+        """A recommender over this pipeline.
 
         Args:
-            lookup_users: let it look up what the interactions say of a user; otherwise every request brings its history.
+            lookup_users: look up histories by user id in the interactions; otherwise every request has its own history.
         """
         interactions = self.interactions if lookup_users else None
         return Recommender(self.catalog, self.stages, interactions=interactions, notices=self.notices)
 
     def revised(self, upsert: Catalog | None = None, remove: Iterable[object] = ()) -> "Pipeline":
-        """These with some items put into the catalog and others withdrawn; this value stays as it is.
+        """A new pipeline for a changed catalog; this one stays as it is.
 
-        Only new texts are embedded and only new titles are written in tokens; the LLM, its prior of kept items and the
-        weights of what people did stay. What people did with items that were not there when it was counted is not
-        counted; where an item that was comes back, so does that. Nothing is written to disk.
+        Only new titles are embedded and tokenized. The LLM, the prior of unchanged items and the weights of the
+        collaborative signals are kept. Items that were not in the catalog when the interactions were counted have no
+        counts. An item that is removed and later added again gets its counts back. Nothing is written to disk.
 
         Args:
-            upsert: items that take the place of those with their ids, attributes and all, and new ones.
-            remove: ids.
+            upsert: items that replace those with the same ids, attributes included, and new items.
+            remove: ids of items to remove.
 
         Raises:
-            UnknownItemError: an id to withdraw is not in the catalog.
-            InputError: an item is both put and withdrawn, nothing would be left, or an attribute is of another kind.
+            UnknownItemError: an id to remove is not in the catalog.
+            InputError: an item is both in `upsert` and `remove`, no item would be left, or an attribute has values of
+                another type.
             EngineError: a model failed.
         """
         catalog = self.catalog.revised(upsert=upsert, remove=self._removed_indices(upsert, remove))
         embedding = self.embedding
         if embedding is not None:
-            places = unchanged_item_indices(self.catalog, catalog)
-            fresh = np.delete(np.arange(len(catalog)), places[places >= 0])
-            embedding = embedding.reindexed(places, catalog.titles_at(fresh))
-        parts = replace(
+            indices = unchanged_item_indices(self.catalog, catalog)
+            changed = np.delete(np.arange(len(catalog)), indices[indices >= 0])
+            embedding = embedding.reindexed(indices, catalog.titles_at(changed))
+        pipeline = replace(
             Pipeline.from_rankers(catalog, self.interactions, embedding, self.collaborative), notices=self.notices
         )
         if self.llm is None:
-            return parts
-        return replace(parts, llm=self.llm.reindexed(catalog, parts.retriever))
+            return pipeline
+        return replace(pipeline, llm=self.llm.reindexed(catalog, pipeline.retriever))
 
     def _removed_indices(self, upsert: Catalog | None, remove: Iterable[object]) -> IntArray:
-        gone = np.unique(self.catalog.indices_of(remove))
-        if upsert is not None and len(gone):
-            both = upsert.item_ids.positions(self.catalog.item_ids.take(gone)) >= 0
+        removed = np.unique(self.catalog.indices_of(remove))
+        if upsert is not None and len(removed):
+            both = upsert.item_ids.positions(self.catalog.item_ids.take(removed)) >= 0
             if both.any():
-                raise InputError(
-                    f"item {self.catalog.item_ids[int(gone[np.argmax(both)])]!r} is to be put and withdrawn; leave it "
-                    "out of one"
-                )
-        return gone
+                item_id = self.catalog.item_ids[int(removed[np.argmax(both)])]
+                raise InputError(f"item {item_id!r} is in both upsert and remove; leave it out of one of them")
+        return removed

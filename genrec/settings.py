@@ -1,4 +1,4 @@
-"""What a recommender is made of."""
+"""Settings: which models and templates a recommender uses, and how the LLM ranks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,25 +6,24 @@ from pathlib import Path
 from genrec.rankers.generative_settings import GenerativeSettings
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
-
-
 ENCODER_MODEL = "all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a recommender is made of. The defaults are what measured best; see eval/RESULTS.md.
+    """Models, templates and search settings of a recommender. The defaults scored best; see eval/RESULTS.md.
 
     Attributes:
-        model: a bundled model's name, or a folder with its tokenizer; None for no LLM.
-        adapter: a LoRA adapter's folder for it, or the name of an embedded data set for the one that ships with it.
-        encoder: the same for the sentence encoder.
-        template, cold_template: names or paths of templates.
+        model: the LLM: the name of a bundled model, or a folder with weights and tokenizer; None for no LLM.
+        adapter: a LoRA adapter for the LLM: a folder, or the name of an embedded data set that ships with one.
+        encoder: the sentence encoder: the name of a bundled model, or a folder; None for no encoder.
+        template: the prompt of users with a history: a name or a path.
+        cold_template: the prompt of users without a history: a name or a path.
         generative: how the LLM ranks.
-        small_search_candidates: candidates of the second, smaller search on the ladder.
-        background: how many people's histories the prior is measured behind.
-        compute_priors: measure the prior of the whole catalog now; otherwise of each item when it first comes up. A
-            search of the whole catalog does it in any case.
+        small_search_candidates: number of candidates in the smaller LLM search of the fallback chain.
+        background: number of histories over which the prior is averaged.
+        compute_priors: compute the prior of the whole catalog when the recommender is opened; otherwise of each item
+            when it is first needed. Beam search always computes it when the recommender is opened.
     """
 
     model: str | Path | None = LANGUAGE_MODEL

@@ -1,4 +1,4 @@
-"""Laws of saved folders: whole or absent, nobody else's, and no byte of them changes unseen."""
+"""Artifacts: written atomically, never over other files, and every change is detected."""
 
 import json
 from pathlib import Path
@@ -25,8 +25,8 @@ def stop(directory: Path, error: type[BaseException]) -> None:
         raise error
 
 
-def test_what_was_saved_is_verified_with_its_facts(tmp_path: Path) -> None:
-    """Whoever loads it trusts these facts: which catalog, which tokenizer."""
+def test_verify_returns_the_saved_metadata(tmp_path: Path) -> None:
+    """Loaders rely on it, such as on the fingerprints of the catalog and the tokenizer."""
     place = tmp_path / "new" / "thing"
     save(place)
     manifest = verify(place, kind="thing", version=1)
@@ -34,12 +34,12 @@ def test_what_was_saved_is_verified_with_its_facts(tmp_path: Path) -> None:
     assert manifest["files"] == {name: sha256_of(place / name) for name in ("a.txt", "deep/b.bin", "empty")}
     assert [path.name for path in place.parent.iterdir()] == ["thing"]
     files = [path for path in place.rglob("*") if path.is_file()]
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}, "whoever serves it need not be who saved it"
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}, "another user may serve the artifact"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "deep/b.bin", "empty", MANIFEST])
 def test_any_changed_byte_is_refused_and_the_file_named(tmp_path: Path, name: str) -> None:
-    """Weights, tries and catalogs from a bad disk, or a bad person, must not answer anybody."""
+    """Damaged or manipulated weights, tries and catalogs must not be used."""
     save(tmp_path / "thing")
     path = tmp_path / "thing" / name
     for content in damaged_copies(path):
@@ -52,15 +52,15 @@ def test_any_changed_byte_is_refused_and_the_file_named(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("content", ["", "5", "[]", "null", "{}", '{"kind": "thing"}', '{"kind": "thing", "files": 3}'])
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
-    """Anything may lie at a path; a traceback says nothing about it."""
+def test_an_invalid_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    """A path may contain anything; users need a message, not a traceback."""
     (tmp_path / MANIFEST).write_text(content, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"manifest\.json .*save the thing again"):
         verify(tmp_path, kind="thing", version=1)
 
 
-def test_arrays_come_back_as_they_were_and_cannot_be_changed(tmp_path: Path) -> None:
-    """What is mapped is shared by everybody who opened it; whoever wants to write must copy."""
+def test_arrays_are_restored_and_read_only(tmp_path: Path) -> None:
+    """Memory maps are shared by all processes that opened the file."""
     written = {"a": np.arange(6, dtype=np.uint16).reshape(2, 3), "b": np.array([0.5], dtype=np.float32)}
     write_arrays(tmp_path / "x", written)
     found = mmap_arrays(tmp_path / "x")
@@ -77,13 +77,13 @@ FACTS = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("[]", "its header is no JSON object"),
-        ("null", "its header is no JSON object"),
+        ("[]", "its header is not a JSON object"),
+        ("null", "its header is not a JSON object"),
         ("[" * 100_000, "cannot be read"),
         ("{", "cannot be read"),
         ('{"a": 3}', "cannot be read"),
         ('{"a": {}}', "cannot be read: 'dtype'"),
-        (json.dumps({"a": {**FACTS, "dtype": "BF16"}}), "a is of type 'BF16', none of U8, "),
+        (json.dumps({"a": {**FACTS, "dtype": "BF16"}}), "a has the type 'BF16', not one of U8, "),
         (json.dumps({"a": {**FACTS, "dtype": []}}), "cannot be read"),
         (json.dumps({"a": {**FACTS, "shape": [2]}}), "cannot be read"),
         (json.dumps({"a": {**FACTS, "shape": "x"}}), "cannot be read"),
@@ -91,8 +91,8 @@ FACTS = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     ],
     ids=range(11),
 )
-def test_a_file_that_holds_no_arrays_is_refused(tmp_path: Path, header: str, message: str) -> None:
-    """Whoever meets a damaged file must read its name, and no traceback of what stumbled over it."""
+def test_an_invalid_file_of_arrays_is_refused(tmp_path: Path, header: str, message: str) -> None:
+    """The message must name the damaged file."""
     content = header.encode()
     (tmp_path / "x.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(4))
     with pytest.raises(ArtifactError, match=r"x\.safetensors cannot be read.*; save it again") as refused:
@@ -101,19 +101,19 @@ def test_a_file_that_holds_no_arrays_is_refused(tmp_path: Path, header: str, mes
 
 
 def test_another_kind_or_version_is_refused(tmp_path: Path) -> None:
-    """A prior read as an index, or a format of last year, would be misread without a word."""
+    """Otherwise another artifact or an old format is misread silently."""
     save(tmp_path / "thing")
     with pytest.raises(ArtifactError, match="does not describe a saved index"):
         verify(tmp_path / "thing", kind="index", version=1)
-    with pytest.raises(ArtifactError, match="has format version 1, this genrec reads 2"):
+    with pytest.raises(ArtifactError, match="has format version 1, but this genrec reads 2"):
         verify(tmp_path / "thing", kind="thing", version=2)
-    with pytest.raises(ArtifactError, match="holds no saved thing"):
+    with pytest.raises(ArtifactError, match="contains no saved thing"):
         verify(tmp_path / "nothing", kind="thing", version=1)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, ArtifactError])
-def test_a_save_that_is_stopped_changes_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    """Half an index that looks like a whole one is worse than the old one."""
+def test_an_interrupted_save_changes_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    """A partial index must not replace a complete one."""
     place = tmp_path / "thing"
     for _ in range(2):
         with pytest.raises(error):
@@ -125,8 +125,8 @@ def test_a_save_that_is_stopped_changes_nothing(tmp_path: Path, error: type[Base
         save(place)
 
 
-def test_a_save_replaces_the_last_one_whole(tmp_path: Path) -> None:
-    """A file of the old one left behind would be part of the new one."""
+def test_a_save_replaces_the_old_artifact_completely(tmp_path: Path) -> None:
+    """A remaining file of the old artifact would become part of the new one."""
     save(tmp_path / "thing", text="old")
     with artifact_writer(tmp_path / "thing", kind="thing", version=1, metadata={}) as folder:
         (folder / "c.txt").write_text("new", encoding="utf-8")
@@ -138,8 +138,8 @@ def test_a_save_replaces_the_last_one_whole(tmp_path: Path) -> None:
     verify(tmp_path / "thing", kind="thing", version=1)
 
 
-def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
-    """A folder named by mistake may be somebody's work; many tools keep a manifest.json of their own."""
+def test_other_folders_are_never_replaced(tmp_path: Path) -> None:
+    """A folder named by mistake may contain other files; many tools write a manifest.json."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "index.html").write_text("years of work", encoding="utf-8")
@@ -149,9 +149,9 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     for manifest in (None, json.dumps({"name": "my app"}), "[1]", '\ufeff{"name": "my app"}', "// mine\n{}", ""):
         if manifest is not None:
             (site / MANIFEST).write_text(manifest, encoding="utf-8")
-        with pytest.raises(ArtifactError, match=r"site exists and is no saved thing; choose another folder"):
+        with pytest.raises(ArtifactError, match=r"site exists and is not a saved thing; choose another folder"):
             save(site)
-    with pytest.raises(ArtifactError, match="prior exists and is no saved thing"):
+    with pytest.raises(ArtifactError, match="prior exists and is not a saved thing"):
         save(tmp_path / "prior")
     with pytest.raises(ArtifactError, match=r"cannot write thing to .*file"):
         save(file)
@@ -164,8 +164,8 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     verify(tmp_path / "void", kind="thing", version=1)
 
 
-def test_writing_the_same_again_leaves_what_somebody_may_be_reading(tmp_path: Path) -> None:
-    """Two processes that fill one cache must not pull a folder away from a third that reads it."""
+def test_saving_the_same_content_again_keeps_the_folder(tmp_path: Path) -> None:
+    """Processes that fill the same cache must not remove a folder that another one is reading."""
     place = tmp_path / "thing"
     for _ in range(2):
         with artifact_writer(place, kind="thing", version=1, metadata={}) as folder:

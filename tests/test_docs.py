@@ -1,4 +1,4 @@
-"""What docs/search.md names, and what it shows."""
+"""Documentation: the names, commands and numbers in docs/search.md are right."""
 
 import importlib
 import importlib.util
@@ -21,8 +21,8 @@ PAGE = (ROOT / "docs/search.md").read_text(encoding="utf-8")
 SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL))
 
 
-def test_every_path_is_there() -> None:
-    """A page that points nowhere is not believed where it points somewhere."""
+def test_every_path_exists() -> None:
+    """Broken links make the whole page hard to trust."""
     named = [span for span in SPANS if re.fullmatch(r"[\w./-]+/[\w.-]+\.\w+", span)]
     linked = [f"docs/{link}" for link in re.findall(r"\]\(([^)#]+)\)", PAGE)]
     assert len(named) > 15
@@ -31,8 +31,8 @@ def test_every_path_is_there() -> None:
     assert "(docs/search.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_name_in_the_table_of_code_is_there() -> None:
-    """Whoever follows the table must find what it names in the file it names."""
+def test_every_name_in_the_table_of_code_exists() -> None:
+    """Readers follow the table to the code."""
     table = PAGE[PAGE.index("## Where in the code") :]
     found = re.findall(r"((?:`[\w.]+`(?:, )?)+) in `([\w/]+\.py)`", table)
     assert len(found) > 15
@@ -45,8 +45,8 @@ def test_every_name_in_the_table_of_code_is_there() -> None:
                 owner = getattr(owner, part, None)
 
 
-def test_every_setting_is_there() -> None:
-    """A setting under another name is a setting that nobody finds."""
+def test_every_setting_exists() -> None:
+    """Readers copy the names of settings."""
     known = {field.name: field for field in fields(GenerativeSettings)}
     for name, value in re.findall(r'`(\w+)="(\w+)"`', PAGE):
         assert GenerativeSettings(**{name: value})
@@ -58,8 +58,8 @@ def test_every_setting_is_there() -> None:
     assert f"given up at {known['max_nodes'].default:,} tokens" in PAGE
 
 
-def test_every_command_is_there() -> None:
-    """A command that is copied from a page must run."""
+def test_every_command_exists() -> None:
+    """Readers copy commands."""
     commands = re.findall(r"python -m ([\w.]+)((?: [\w./-]+)*)", PAGE)
     assert len(commands) > 3
     for module in sorted({module for module, _ in commands}):
@@ -78,10 +78,10 @@ def test_every_command_is_there() -> None:
 
 
 @pytest.mark.model
-def test_the_example_is_what_the_search_does(
+def test_the_example_shows_the_output_of_the_search(
     smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, cache: Path, tmp_path: Path
 ) -> None:
-    """Numbers that were typed in, or that an older search gave, explain another program."""
+    """Numbers of an older version would explain another program."""
     catalog, _ = open_dataset("online-retail", cache)
     found = example.run(catalog, smollm2_float32, tokenizer)
     titles = [title for title in catalog.titles if title in example.TITLES]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.artifact import sha256_of
-from genrec.data.table import DELIMITERS
+from genrec.data.readers import DELIMITERS
 from genrec.errors import InputError, MismatchError, check_count
 
 SUPPORTED_SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet")

@@ -88,7 +88,7 @@ def _describe_column(catalog: "Catalog", name: str) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from genrec.data.table import describe_type
+    from genrec.data.column_types import describe_type
 
     column = catalog.column(name)
     facts: dict[str, Any] = {"holds": describe_type(column.type), "missing": column.null_count}

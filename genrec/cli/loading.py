@@ -26,7 +26,7 @@ _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
 _ON_UNKNOWN_ADVICE = re.compile(r'pass on_unknown="(\w+)"')
 _COLUMNS_ADVICE = re.compile(r"pass columns=(\{[^}]*\})")
-_NEW_USER_ADVICE = ("pass a History for somebody new", "use --history or --words for somebody new")
+_NEW_USER_ADVICE = ("pass a History for a new user", "use --history or --words for a new user")
 _COLUMN_PAIR = re.compile(r"'([^']*)': '([^']*)'")
 
 

@@ -189,7 +189,7 @@ def _open_pipeline(
     parts = loading.load_pipeline(data_source, settings, cache, need_model=need_model)
     if parts.llm is not None and len(parts.catalog) <= _MAX_PRIOR_ITEMS:
         with terminal.progress() as progress:  # once: a list that has to measure them first takes seconds longer
-            parts.llm.ranker.compute_priors(lambda done, total: progress("prior", done, total))
+            parts.llm.ranker.compute_priors(lambda done, total: progress("Computing priors", done, total))
     for notice in parts.notices:
         terminal.print_notice(f"note: {notice}")
     steps = [step.source for step in parts.stages]

@@ -1,6 +1,6 @@
-"""The things that may be recommended: an ordered, immutable, columnar catalog.
+"""Catalogs: the items that can be recommended, as an ordered, immutable, columnar table.
 
-Letters: N items. An item's index is its place in the table it was read from, from 0.
+Letters: N items. An item's index is its row in the table it was read from, counted from 0.
 """
 
 import hashlib
@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.artifact import atomic_writer
+from genrec.data.column_types import describe_type
 from genrec.data.filters import filter_mask
 from genrec.data.ids import Ids
-from genrec.data.table import Table, describe_type, format_value, read_table, table_from_arrow
+from genrec.data.readers import read_table
+from genrec.data.table import Table, format_value
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.types import BoolArray, IntArray, Item
 
@@ -28,18 +30,18 @@ OnUnknown = Literal["raise", "skip"]
 _REQUIRED_COLUMNS = ("item_id", "title")
 _METADATA_KEY = b"genrec.data.catalog"
 _VERSION = 1
-_CHUNK_ROWS = 65_536  # rows that exist as Python values at once
+_CHUNK_ROWS = 65_536  # rows converted to Python values at once
 
 
 class Catalog:
-    """Ordered items with a title each and any other column as an attribute; immutable.
+    """Ordered items, each with an id, a title and attributes; immutable.
 
     Made by `read_catalog`, `Catalog.from_items` or `Catalog.read`. Two catalogs with the same ids, titles and
     attributes in the same order have the same fingerprint, whatever file, frame or machine they came from.
 
     Attributes:
-        name: what messages call the catalog.
-        item_ids: the caller's ids [N], text or whole numbers as they came.
+        name: the catalog's name in messages.
+        item_ids: the caller's ids [N], text or whole numbers, unchanged.
         titles: untrusted text [N].
         attribute_names: every column but the id and the title, in the table's order.
         fingerprint: SHA-256 over ids (as text), titles and attributes, in hexadecimal.
@@ -49,7 +51,7 @@ class Catalog:
         """Check a table with the columns item_id and title; other columns become attributes.
 
         Raises:
-            InputError: no items, a row without an id or a title, an id that appears twice.
+            InputError: no items, a row without an id or a title, or a repeated id.
         """
         if len(table) == 0:
             raise InputError(f"{table.source} holds no items; a catalog needs at least one")
@@ -66,21 +68,21 @@ class Catalog:
 
     @classmethod
     def from_items(cls, items: Iterable[Item], *, name: str = "catalog") -> "Catalog":
-        """A catalog of `Item` values; an attribute that an item lacks is missing there.
+        """A catalog of `Item` values; attributes that an item lacks are null.
 
         Raises:
-            InputError: as for `read_catalog`, or an attribute whose values have more than one type.
+            InputError: as for `read_catalog`; or an attribute has values of several types or a reserved name.
         """
         rows = list(items)
         keys = dict.fromkeys(key for item in rows for key in item.attributes)
         clash = [key for key in keys if key in _REQUIRED_COLUMNS or not isinstance(key, str)]
         if clash:
-            raise InputError(f"attribute {clash[0]!r} of the items is no free name; rename it")
+            raise InputError(f"attribute {clash[0]!r} of the items has a reserved name or none; rename it")
         columns = {
             "item_id": _to_array("item_id", [item.item_id for item in rows]),
             "title": _to_array("title", [item.title for item in rows]),
         } | {key: _to_array(key, [item.attributes.get(key) for item in rows]) for key in keys}
-        return cls(table_from_arrow(columns, "the items"), name=name)
+        return cls(Table.from_arrow(columns, "the items"), name=name)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -114,26 +116,26 @@ class Catalog:
         return tuple(self._titles.to_pylist())
 
     def titles_at(self, indices: IntArray) -> list[str]:
-        """The titles of some items, in their order, without making those of all."""
+        """The titles of some items, in the order of `indices`; cheaper than `titles` for a few items."""
         titles: list[str] = self._titles.take(pa.array(indices)).to_pylist()
         return titles
 
     def items_at(self, indices: IntArray) -> list[Item]:
-        """Some items, in their order; a column is looked into once for all of them."""
+        """Some items, in the order of `indices`; reads each column once."""
         taken = {name: column.take(pa.array(indices)).to_pylist() for name, column in self._columns().items()}
         ids, titles = taken.pop("item_id"), taken.pop("title")
         rows = range(len(ids))
         return [Item(ids[row], titles[row], {name: values[row] for name, values in taken.items()}) for row in rows]
 
     def column(self, name: str) -> pa.Array:
-        """A column as an Arrow array [N]: item_id, title or an attribute; what is missing is null.
+        """A column as an Arrow array [N]: item_id, title or an attribute; missing values are null.
 
         Raises:
-            InputError: no such column.
+            InputError: the catalog has no such column.
         """
         columns = self._columns()
         if name not in columns:
-            raise InputError(f"catalog {self.name!r} has no attribute {name!r}; it has {', '.join(columns)}")
+            raise InputError(f"catalog {self.name!r} has no attribute {name!r}; use one of {', '.join(columns)}")
         return columns[name]
 
     def index_of(self, item_id: object) -> int:
@@ -146,42 +148,36 @@ class Catalog:
         if index < 0:
             raise UnknownItemError(
                 f"item {format_value(item_id)} is not in catalog {self.name!r} ({len(self):,} items); "
-                "check the id, or that the catalog is the one it belongs to"
+                "check the id, and that this is the right catalog"
             )
         return index
 
     def indices_of(self, item_ids: Iterable[object], on_unknown: OnUnknown = "raise") -> IntArray:
-        """The indices of many ids, int64, in their order and with their repeats.
+        """The indices of many ids: int64, in the order of `item_ids`, repeats included.
 
         Args:
-            item_ids: ids of the caller.
-            on_unknown: what to do with an id that no item has; "skip" leaves it out, so fewer come back.
+            item_ids: ids of the caller; 85123 and "85123" are the same id.
+            on_unknown: "raise", or "skip" to drop ids that the catalog lacks, so fewer indices come back.
 
         Raises:
-            UnknownItemError: an id that no item has, unless skipped.
+            UnknownItemError: no item has this id, unless skipped.
         """
-        known = check_on_unknown(on_unknown)
+        choice = check_on_unknown(on_unknown)
         if not isinstance(item_ids, Ids | str | bytes):
             item_ids = list(item_ids)
-        found = self.item_ids.positions(item_ids)
-        lacking = found < 0
-        if not lacking.any():
-            return found
-        if known == "raise":
-            first = next(one for one, absent in zip(item_ids, lacking, strict=True) if absent)
-            others = int(np.count_nonzero(lacking)) - 1
-            more = f" and {others:,} more {'are' if others else 'is'}" if others else " is"
+        indices = self.item_ids.positions(item_ids)
+        unknown = indices < 0
+        if not unknown.any():
+            return indices
+        if choice == "raise":
+            first = next(item_id for item_id, is_unknown in zip(item_ids, unknown, strict=True) if is_unknown)
+            others = int(np.count_nonzero(unknown)) - 1
+            more = f" and {others:,} more are" if others else " is"
             raise UnknownItemError(
                 f"item {format_value(first)}{more} not in catalog {self.name!r} ({len(self):,} items); "
                 'pass on_unknown="skip" to drop such items'
             )
-        return found[~lacking]
-
-    def mask_of(self, item_ids: Iterable[object], on_unknown: OnUnknown = "raise") -> BoolArray:
-        """Which items are listed: bool [N], for allow-lists. Raises as `indices_of`."""
-        mask = np.zeros(len(self), dtype=np.bool_)
-        mask[self.indices_of(item_ids, on_unknown)] = True
-        return mask
+        return indices[~unknown]
 
     def where(self, expression: "str | pc.Expression") -> BoolArray:
         """Which items a filter allows: bool [N].
@@ -189,11 +185,11 @@ class Catalog:
         Args:
             expression: a condition over item_id, title and the attributes, such as
                 `"price < 5 and genre in ['Horror', 'Comedy']"`, in the language of `genrec.data.filters`; or a
-                `pyarrow.compute.Expression`. An item that lacks what is asked about is not allowed. A name that is
-                no Python name is reached after renaming it through `read_catalog(columns=...)`.
+                `pyarrow.compute.Expression`. Items with a missing value in the condition are not allowed. Attributes
+                whose names are not Python names must be renamed with `read_catalog(columns=...)` first.
 
         Raises:
-            FilterError: it does not parse, names no attribute, or compares things of different kinds.
+            FilterError: the filter does not parse, names no attribute, or compares values of different types.
         """
         return filter_mask(expression, self._columns())
 
@@ -204,17 +200,17 @@ class Catalog:
         remove: Sequence[int] | IntArray = (),
         new_titles: Mapping[int, str] | None = None,
     ) -> "Catalog":
-        """This catalog without some items, with other titles for some, and with others put into it.
+        """A new catalog: this one with items removed, titles changed, and items replaced or added.
 
         Args:
-            upsert: items that take the place of those with their ids, and new ones, which follow behind; an attribute
-                that one of the catalogs lacks is missing in its items. Fractions among whole numbers make all of them
-                fractions.
-            remove: indices; an item that is put as well is a new one.
+            upsert: items that replace those with the same ids; items with new ids are appended. Attributes that one of
+                the catalogs lacks are null in its items. If an attribute has fractions in one catalog and whole
+                numbers in the other, all its values become fractions.
+            remove: indices of items to remove. An item that is also in `upsert` is appended as a new one.
             new_titles: new titles by index.
 
         Raises:
-            InputError: nothing would be left, or an attribute is of another kind.
+            InputError: no item would be left, or an attribute has values of another type.
         """
         columns = self._columns()
         if new_titles:
@@ -225,19 +221,19 @@ class Catalog:
         rows = np.arange(len(self))
         if upsert is not None:
             columns = _concatenate_columns(columns, upsert._columns(), len(self), len(upsert))
-            places, theirs = self.item_ids.positions(upsert.item_ids), len(self) + np.arange(len(upsert))
-            there = (places >= 0) & ~np.isin(places, remove)
-            rows[places[there]] = theirs[there]
-            rows = np.concatenate([rows, theirs[~there]])
+            indices, new_rows = self.item_ids.positions(upsert.item_ids), len(self) + np.arange(len(upsert))
+            replaces = (indices >= 0) & ~np.isin(indices, remove)
+            rows[indices[replaces]] = new_rows[replaces]
+            rows = np.concatenate([rows, new_rows[~replaces]])
         rows = np.delete(rows, np.asarray(remove, dtype=np.int64))
         columns = {name: column.take(pa.array(rows)) for name, column in columns.items()}
-        return Catalog(table_from_arrow(columns, f"the revised catalog {self.name!r}"), name=self.name)
+        return Catalog(Table.from_arrow(columns, f"the revised catalog {self.name!r}"), name=self.name)
 
     def write(self, path: str | Path) -> None:
-        """Write one Parquet file that `Catalog.read` brings back exactly; whole or not at all.
+        """Write one Parquet file, atomically; `Catalog.read` restores the same catalog.
 
         Raises:
-            ArtifactError: the place cannot be written.
+            ArtifactError: the file cannot be written.
         """
         import pyarrow.parquet as parquet
 
@@ -249,15 +245,15 @@ class Catalog:
                 parquet.write_table(table, file, compression="zstd")
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(
-                f"cannot write catalog {self.name!r} to {path}: {error}; nothing was changed"
+                f"cannot write catalog {self.name!r} to {path}: {error}; nothing was changed, choose another path"
             ) from error
 
     @classmethod
     def read(cls, path: str | Path) -> "Catalog":
-        """Read what `write` wrote.
+        """Read a catalog that `write` saved.
 
         Raises:
-            ArtifactError: no such file, no saved catalog, or content that is not what was written.
+            ArtifactError: the file does not exist, is not a saved catalog, or was altered since it was written.
         """
         import pyarrow.parquet as parquet
 
@@ -268,20 +264,22 @@ class Catalog:
             facts = json.loads((table.schema.metadata or {})[_METADATA_KEY])
             version, name, fingerprint = facts["version"], facts["name"], facts["fingerprint"]
         except FileNotFoundError:
-            raise ArtifactError(f"{path} is missing; write the catalog there first") from None
+            raise ArtifactError(f"{path} is missing; save the catalog there first") from None
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{path} is no saved catalog; use read_catalog for a table of yours") from error
+            raise ArtifactError(f"{path} is not a saved catalog; read other tables with read_catalog") from error
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise ArtifactError(f"{path} was altered or cut short ({error}); write the catalog again") from error
+            raise ArtifactError(f"{path} was altered or cut short ({error}); save the catalog again") from error
         if version != _VERSION:
-            raise ArtifactError(f"{path} has format version {version!r}, this genrec reads {_VERSION}; write it again")
+            raise ArtifactError(
+                f"{path} has format version {version!r}, but this genrec reads {_VERSION}; save it again"
+            )
         try:
             columns = dict(zip(table.column_names, table.columns, strict=True))
-            catalog = cls(table_from_arrow(columns, path.name), name=name)
+            catalog = cls(Table.from_arrow(columns, path.name), name=name)
         except (InputError, KeyError) as error:
-            raise ArtifactError(f"{path} was altered since it was written ({error}); write it again") from error
+            raise ArtifactError(f"{path} was altered since it was written ({error}); save it again") from error
         if catalog.fingerprint != fingerprint:
-            raise ArtifactError(f"{path} was altered since it was written (its fingerprint differs); write it again")
+            raise ArtifactError(f"{path} was altered since it was written (its fingerprint differs); save it again")
         return catalog
 
     def _columns(self) -> dict[str, pa.Array]:
@@ -293,14 +291,14 @@ def read_catalog(source: Any, *, columns: Mapping[str, str] | None = None, name:
 
     Args:
         source: path of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a data frame (pandas, Polars, Arrow), with
-            the columns item_id and title. Every other column becomes an attribute; empty text and NaN mean missing.
-        columns: genrec's name to the name in the source, such as {"item_id": "StockCode"}; attributes may be
-            renamed in the same way.
-        name: what messages call the catalog; a file's name without its suffix by default.
+            the columns item_id and title. Every other column becomes an attribute; empty text and NaN become null.
+        columns: genrec's name to the name in the source, such as {"item_id": "StockCode"}; attributes can be
+            renamed too.
+        name: the catalog's name in messages; by default a file's name without its suffix.
 
     Raises:
-        InputError: the source cannot be read, lacks a column, holds no items, a row without an id or a title, or an
-            id twice.
+        InputError: the source cannot be read, lacks a column, has no items or a repeated id, or a row has no id or no
+            title.
     """
     table = read_table(source, required=_REQUIRED_COLUMNS, columns=columns, as_text=_REQUIRED_COLUMNS)
     default = Path(source).stem if isinstance(source, str | Path) else "catalog"
@@ -308,7 +306,11 @@ def read_catalog(source: Any, *, columns: Mapping[str, str] | None = None, name:
 
 
 def check_on_unknown(choice: str) -> OnUnknown:
-    """Refuse a choice that is neither "raise" nor "skip"."""
+    """Check that a choice is "raise" or "skip".
+
+    Raises:
+        InputError: it is neither.
+    """
     if choice not in ("raise", "skip"):
         raise InputError(f'on_unknown is {choice!r}; pass "raise" or "skip"')
     return "raise" if choice == "raise" else "skip"
@@ -329,13 +331,13 @@ def _to_array(name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array([None if isinstance(v, float) and v != v else v for v in values])
     except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError) as error:
-        raise InputError(f"{name} of the items cannot be kept: {error}; use text, numbers, dates or lists") from error
+        raise InputError(f"{name} of the items cannot be stored: {error}; use text, numbers, dates or lists") from error
 
 
 def _concatenate_columns(
     columns: Mapping[str, pa.Array], more: Mapping[str, pa.Array], size: int, added: int
 ) -> dict[str, pa.Array]:
-    """Columns of two catalogs, one after the other."""
+    """Append the columns of a catalog with `added` items to those of one with `size` items."""
     joined = {}
     for name in dict.fromkeys([*columns, *more]):
         parts = [columns.get(name), more.get(name)]
@@ -350,14 +352,14 @@ def _concatenate_columns(
             joined[name] = pa.concat_arrays([part.cast(kind) for part in filled])
         except pa.ArrowException as error:
             raise InputError(
-                f"{name} of the added items is {describe_type(filled[1].type)}, in the catalog it is {describe_type(kind)}: "
-                f"{error}; give it the same kind"
+                f"{name} of the added items holds {describe_type(filled[1].type)}, but the catalog's holds "
+                f"{describe_type(kind)} ({error}); give it the same type"
             ) from error
     return joined
 
 
 def _nulls_for_missing(column: pa.Array) -> pa.Array:
-    """An attribute with every way of saying "missing" made null."""
+    """An attribute with NaN and empty text replaced by null."""
     if column.type == pa.float64():
         return pc.if_else(pc.is_nan(column), None, column)
     if column.type == pa.large_string():
@@ -373,15 +375,13 @@ def _reject_duplicate_ids(ids: Ids, table: Table) -> None:
     first = np.unique(codes, return_index=True)[1]
     again = np.setdiff1d(np.arange(len(codes)), first)
     row = int(again[0])
-    others = f", and {len(again) - 1:,} more rows repeat an id" if len(again) > 1 else ""
+    others = f", and {len(again) - 1:,} more rows repeat ids" if len(again) > 1 else ""
     rows = f"{int(first[codes[row]]) + 1:,} and {row + 1:,}"
-    raise InputError(
-        f"item id {ids[row]!r} is in data rows {rows} of {table.source}{others}; keep one row for each item"
-    )
+    raise InputError(f"item id {ids[row]!r} is in data rows {rows} of {table.source}{others}; keep one row per item")
 
 
 def _fingerprint(columns: Mapping[str, pa.Array]) -> str:
-    """SHA-256 over values, and nothing of how Arrow stores them."""
+    """SHA-256 over the values, independent of how Arrow stores them."""
     digest = hashlib.sha256(b"genrec catalog 2")
     for name, column in columns.items():
         empty = column.null_count == len(column)

@@ -1,22 +1,22 @@
-"""The language of filters: which rows of a table a condition allows.
+"""Filters: conditions over the columns of a table, and the rows they allow.
 
-A filter is written like a Python condition over the columns' names:
+A filter is written like a Python condition over the names of the columns:
 
     price < 5 and genre in ['Horror', 'Comedy']
     not discontinued and 1990 <= year < 2000
-    'lamp' in title                     # text: part of it, capitals or not
-    'art' not in words(title)           # text: whole words of it, so that "party" holds no "art"
-    'Horror' in genres                  # lists: one of them, exactly
+    'lamp' in title                     # text: a part of it, ignoring case
+    'art' not in words(title)           # text: whole words only, so "party" does not contain "art"
+    'Horror' in genres                  # lists: an element, exactly
     released >= '2020-01-01' or released is None
 
-`and`, `or`, `not`, comparisons (chained too), `in`, `not in`, `is None` and `is not None` may be used, with text,
-numbers, True, False and lists of these; nothing is ever evaluated as Python. `words(NAME)` stands only behind `in` and
-`not in`: what is looked for must not go on in a letter, a digit, an accent or "_" of any script at either end. Capitals
-are compared letter by letter, as Arrow does: "STRASSE" does not hold "straße".
+Filters consist of `and`, `or`, `not`, comparisons (also chained), `in`, `not in`, `is None` and `is not None`, with
+text, numbers, True, False and lists of these. Nothing is ever evaluated as Python. `words(NAME)` is allowed only after
+`in` and `not in`. It finds text that no letter, digit, accent or "_" of any script continues at either end. Case is
+ignored letter by letter, as Arrow does it: "STRASSE" does not contain "straße".
 
-What is missing is neither true nor false. A comparison with a missing value is unknown, `not` leaves it unknown, `and`
-and `or` follow Kleene's three-valued logic, and a row whose answer is unknown is not allowed: `not (price < 5)` does
-not let through an item without a price. Only `is None` finds it.
+A comparison with a missing value is unknown, neither true nor false. `not` leaves it unknown, and `and` and `or` follow
+Kleene's three-valued logic. Rows whose result is unknown are not allowed: `not (price < 5)` does not allow an item
+without a price. Use `is None` to find missing values.
 
 Letters: N rows.
 """
@@ -34,7 +34,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.data.table import describe_type
+from genrec.data.column_types import describe_type
+from genrec.data.read_errors import first_line
 from genrec.errors import FilterError
 from genrec.types import BoolArray
 
@@ -47,17 +48,17 @@ def filter_mask(expression: "str | pc.Expression", columns: Mapping[str, pa.Arra
 
     Args:
         expression: a text in the language above, or a `pyarrow.compute.Expression` over the same columns.
-        columns: arrays [N] of the types that `genrec.data.table` reads.
+        columns: arrays [N] of the types in `genrec.data.column_types`.
 
     Raises:
-        FilterError: it does not parse, names no column, or compares things of different kinds.
+        FilterError: the filter does not parse, names no column, or compares values of different types.
     """
     if isinstance(expression, pc.Expression):
         return _evaluate_arrow(expression, columns)
     if not isinstance(expression, str):
         raise FilterError(
             f"a filter is a text or a pyarrow.compute.Expression, not {type(expression).__name__}; "
-            'pass for example "price < 5"'
+            'pass a condition such as "price < 5"'
         )
     return _FilterEvaluator(expression, columns).mask()
 
@@ -71,8 +72,7 @@ def _evaluate_arrow(expression: "pc.Expression", columns: Mapping[str, pa.Array]
         kept = pa.table({**columns, row: pa.array(np.arange(size))}).filter(expression)
     except (pa.ArrowException, TypeError, ValueError, KeyError) as error:
         raise FilterError(
-            f"the filter {expression} cannot be applied: {str(error).splitlines()[0]}; "
-            f"the attributes are {', '.join(columns)}"
+            f"the filter {expression} cannot be applied: {first_line(error)}; the attributes are {', '.join(columns)}"
         ) from error
     mask = np.zeros(size, dtype=np.bool_)
     mask[kept.column(row).to_numpy()] = True
@@ -93,7 +93,7 @@ _MIRRORED_OPERATORS = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE
 
 
 class _FilterEvaluator:
-    """One filter text over columns [N]. Truth values are Arrow booleans in which null means unknown."""
+    """Evaluates one filter text over columns [N]; truth values are Arrow booleans, with null for unknown."""
 
     def __init__(self, text: str, columns: Mapping[str, pa.Array]) -> None:
         self.text = text
@@ -104,26 +104,26 @@ class _FilterEvaluator:
         if len(self.text) > _MAX_LENGTH:
             self.text, length = f"{self.text[:40]}...", len(self.text)
             raise self._error(
-                f"it is {length:,} characters long, {_MAX_LENGTH:,} are allowed; pass ids as an allow-list"
+                f"it is {length:,} characters long, but at most {_MAX_LENGTH:,} are allowed; pass ids as an allow-list"
             )
         if not self.text.strip():
-            raise self._error("it is empty; leave it out to allow every item")
+            raise self._error("it is empty; omit it to allow every item")
         try:
             tree = ast.parse(self.text.strip(), mode="eval")
         except SyntaxError as error:
             rest = (error.text or "")[(error.offset or 1) - 1 :].strip()
             at = f" near {rest[:20]!r}" if rest else ""
             raise self._error(
-                f"it does not parse{at} ({error.msg}); write such as: price < 5 and title != 'x'"
+                f"it does not parse{at} ({error.msg}); write a condition such as: price < 5 and title != 'x'"
             ) from error
         except (ValueError, RecursionError, MemoryError) as error:
-            raise self._error(f"it does not parse ({str(error) or 'nested too deeply'}); write it simpler") from error
+            raise self._error(f"it does not parse ({str(error) or 'nested too deeply'}); simplify it") from error
         truth = self._evaluate(tree.body, 0)
         return np.asarray(truth.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
     def _evaluate(self, node: ast.expr, depth: int) -> pa.Array:
         if depth > _MAX_DEPTH:
-            raise self._error(f"it is nested more than {_MAX_DEPTH} deep; write it flatter")
+            raise self._error(f"it is nested more than {_MAX_DEPTH} levels deep; write it with fewer levels")
         if isinstance(node, ast.BoolOp):
             join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
             return reduce(join, [self._evaluate(part, depth + 1) for part in node.values])
@@ -138,9 +138,9 @@ class _FilterEvaluator:
             if pa.types.is_null(column.type):
                 return self._all_unknown()
             if column.type != pa.bool_():
-                raise self._error(f"{node.id} holds {describe_type(column.type)}; compare it with something")
+                raise self._error(f"{node.id} holds {describe_type(column.type)}; compare it with a value")
             return column
-        raise self._error(f"{self._excerpt(node)} is no condition; use comparisons, in, is None, and, or, not")
+        raise self._error(f"{self._excerpt(node)} is not a condition; use comparisons, in, is None, and, or, not")
 
     def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pa.Array:
         if isinstance(op, ast.In | ast.NotIn):
@@ -148,7 +148,7 @@ class _FilterEvaluator:
             return pc.invert(truth) if isinstance(op, ast.NotIn) else truth
         if isinstance(op, ast.Is | ast.IsNot):
             if not isinstance(left, ast.Name) or not isinstance(right, ast.Constant) or right.value is not None:
-                raise self._error("is and is not ask only whether an attribute is None; write == or !=")
+                raise self._error("is and is not only test whether an attribute is None; use == or !=")
             column = self._column(left)
             return pc.is_null(column) if isinstance(op, ast.Is) else pc.is_valid(column)
         kind: Any = type(op)
@@ -156,7 +156,8 @@ class _FilterEvaluator:
             left, right, kind = right, left, _MIRRORED_OPERATORS.get(kind, kind)
         if not isinstance(left, ast.Name):
             raise self._error(
-                f"{self._excerpt(left)} and {self._excerpt(right)} are compared, but neither is an attribute"
+                f"{self._excerpt(left)} and {self._excerpt(right)} are compared, but neither is an attribute; "
+                "compare an attribute with a value"
             )
         column = self._column(left)
         if isinstance(right, ast.Name):
@@ -166,7 +167,7 @@ class _FilterEvaluator:
             if describe_type(column.type) != describe_type(other.type):
                 raise self._error(
                     f"{left.id} holds {describe_type(column.type)} and {right.id} {describe_type(other.type)}; "
-                    "compare things of one kind"
+                    "compare values of one type"
                 )
         else:
             value = self._literal(right)
@@ -174,63 +175,70 @@ class _FilterEvaluator:
                 return self._all_unknown()
             other = self._scalar(value, left.id, column.type)
         if describe_type(column.type) not in ("numbers", "text", "dates") and kind not in (ast.Eq, ast.NotEq):
-            raise self._error(f"{left.id} holds {describe_type(column.type)}, which has no order; write == or !=")
+            raise self._error(f"{left.id} holds {describe_type(column.type)}, which has no order; use == or !=")
         try:
             return _COMPARISONS[kind](column, other)
         except pa.ArrowException as error:
-            raise self._error(f"{left.id} cannot be compared: {str(error).splitlines()[0]}") from error
+            raise self._error(
+                f"{left.id} cannot be compared: {first_line(error)}; compare it with a value of its own type"
+            ) from error
 
     def _membership(self, left: ast.expr, right: ast.expr) -> pa.Array:
         if isinstance(right, ast.List | ast.Tuple | ast.Set):
             if not isinstance(left, ast.Name):
-                raise self._error(f"{self._excerpt(left)} is no attribute; write the attribute before in")
+                raise self._error(f"{self._excerpt(left)} is not an attribute; write an attribute before in")
             column = self._column(left)
             values = [self._literal(part) for part in right.elts]
             if pa.types.is_null(column.type):
                 return self._all_unknown()
             if pa.types.is_large_list(column.type):
-                raise self._error(f"{left.id} holds lists; write: 'one of them' in {left.id}")
-            known = [self._scalar(value, left.id, column.type) for value in values]
-            # A whole number never equals a fraction, which is what keeps another type here.
-            listed = pa.array([one.as_py() for one in known if one.type == column.type], column.type)
+                raise self._error(f"{left.id} holds lists; write: 'element' in {left.id}")
+            scalars = [self._scalar(value, left.id, column.type) for value in values]
+            # A whole number never equals a fraction; only fractions have another type than the column here.
+            listed = pa.array([one.as_py() for one in scalars if one.type == column.type], column.type)
             return pc.if_else(pc.is_valid(column), pc.is_in(column, value_set=listed), None)
         if isinstance(right, ast.Call):
             return self._contains_words(left, right)
         if not isinstance(right, ast.Name):
-            raise self._error(f"{self._excerpt(right)} is neither an attribute nor a list of values")
+            raise self._error(
+                f"{self._excerpt(right)} is neither an attribute nor a list of values; "
+                "write a condition such as: genre in ['Horror']"
+            )
         column, value = self._column(right), self._literal(left)
         if pa.types.is_null(column.type):
             return self._all_unknown()
         if pa.types.is_large_list(column.type):
             return self._list_contains(column, self._scalar(value, right.id, column.type.value_type))
         if column.type != pa.large_string():
-            raise self._error(f"{right.id} holds {describe_type(column.type)}; in looks into text and lists")
+            raise self._error(f"{right.id} holds {describe_type(column.type)}; use in with text or lists")
         if not isinstance(value, str):
-            raise self._error(f"{right.id} holds text, and {value!r} is none; write it in quotes")
+            raise self._error(f"{right.id} holds text, but {value!r} is not text; write it in quotes")
         return pc.match_substring(column, self._scalar(value, right.id, column.type).as_py(), ignore_case=True)
 
     def _contains_words(self, left: ast.expr, call: ast.Call) -> pa.Array:
-        """Whether texts hold another one as whole words."""
+        """Whether each text contains another one as whole words."""
         named = (
             isinstance(call.func, ast.Name) and call.func.id == "words" and len(call.args) == 1 and not call.keywords
         )
         if not named or not isinstance(call.args[0], ast.Name):
-            raise self._error(f"{self._excerpt(call)} is no attribute; whole words are: 'art' in words(title)")
+            raise self._error(
+                f"{self._excerpt(call)} is not an attribute; for whole words write: 'art' in words(title)"
+            )
         name = call.args[0].id
         column, value = self._column(call.args[0]), self._literal(left)
         if pa.types.is_null(column.type):
             return self._all_unknown()
         if column.type != pa.large_string():
-            raise self._error(f"{name} holds {describe_type(column.type)}; words looks into text")
+            raise self._error(f"{name} holds {describe_type(column.type)}; use words with text")
         if not isinstance(value, str):
-            raise self._error(f"{name} holds text, and {value!r} is none; write it in quotes")
+            raise self._error(f"{name} holds text, but {value!r} is not text; write it in quotes")
         text = self._scalar(value, name, column.type).as_py()
         if not text.strip():
-            raise self._error(f"{value!r} has no word; write one")
+            raise self._error(f"{value!r} has no words; write at least one")
         return _contains_whole_words(column, text)
 
     def _list_contains(self, column: pa.Array, value: pa.Scalar) -> pa.Array:
-        # Only `flatten` knows of elements that lie unseen beneath a null list, so rows are counted by lengths.
+        # Arrow may keep elements under a null list. `flatten` skips them, so rows are counted by the lengths of lists.
         hits = pc.equal(column.flatten(), value).fill_null(False).to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
         rows = np.repeat(np.arange(self.size), lengths)[hits]
@@ -239,30 +247,30 @@ class _FilterEvaluator:
         return pc.if_else(pc.is_valid(column), pa.array(found), None)
 
     def _column(self, node: ast.Name) -> pa.Array:
-        # Python's parser brings names to NFKC, the table's own names may not be.
+        # Python's parser normalises names to NFKC; the names of the table may not be.
         same = (name for name in self.columns if unicodedata.normalize("NFKC", name) == node.id)
         name = node.id if node.id in self.columns else next(same, None)
         if name is not None:
             return self.columns[name]
         close = difflib.get_close_matches(node.id, self.columns, 1)
-        hint = f"did you mean {close[0]!r}?" if close else "text goes in quotes"
-        raise self._error(f"{node.id!r} is no attribute; {hint}")
+        hint = f"did you mean {close[0]!r}?" if close else "write text in quotes"
+        raise self._error(f"{node.id!r} is not an attribute; {hint}")
 
     def _literal(self, node: ast.expr) -> Any:
         sign = 1
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
             if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
-                raise self._error(f"{self._excerpt(node)} is no number to put a sign before")
+                raise self._error(f"{self._excerpt(node)} is not a number, so it takes no sign; remove the sign")
         if isinstance(node, ast.Constant):
             if node.value is None:
-                raise self._error("None equals nothing; write is None or is not None")
+                raise self._error("nothing is equal to None; write is None or is not None")
             if isinstance(node.value, int | float) and not isinstance(node.value, bool):
                 return sign * node.value
             if isinstance(node.value, str | bool):
                 return node.value
-        hint = "; attributes stand on their own" if isinstance(node, ast.Name) else ""
-        raise self._error(f"{self._excerpt(node)} is neither text in quotes, a number, True nor False{hint}")
+        hint = "write attributes alone on one side" if isinstance(node, ast.Name) else "use one of these"
+        raise self._error(f"{self._excerpt(node)} is neither text in quotes, a number, True nor False; {hint}")
 
     def _scalar(self, value: Any, name: str, kind: pa.DataType) -> pa.Scalar:
         """A literal in the type of the column it is compared with."""
@@ -277,16 +285,16 @@ class _FilterEvaluator:
             if holds == "dates" and isinstance(value, str):
                 return _instant_scalar(value, kind)
         except UnicodeEncodeError as error:
-            raise self._error(f"{value!r} is no text that UTF-8 can write") from error
+            raise self._error(f"{value!r} cannot be encoded as UTF-8; remove the lone surrogate") from error
         except (ValueError, OverflowError) as error:
-            raise self._error(f"{name} holds dates, and {value!r} is none; write '2020-12-31'") from error
+            raise self._error(f"{name} holds dates, but {value!r} is not a date; write '2020-12-31'") from error
         if holds == "lists":
             raise self._error(f"{name} holds lists; write: {value!r} in {name}")
         given = "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
         example = {"numbers": "5", "text": "'x'", "true or false": "True", "dates": "'2020-12-31'"}.get(holds)
         raise self._error(
-            f"{name} holds {holds}, and {value!r} is {given}"
-            + (f"; compare it with such as {example}" if example else "")
+            f"{name} holds {holds}, but {value!r} is {given}"
+            + (f"; compare it with a value such as {example}" if example else "")
         )
 
     def _all_unknown(self) -> pa.Array:
@@ -303,11 +311,11 @@ class _FilterEvaluator:
 
 
 def _contains_whole_words(column: pa.Array, text: str) -> pa.Array:
-    """Which of N texts hold another one as whole words: Arrow booleans [N], unknown where a text is missing."""
+    """Which of N texts contain another one as whole words: Arrow booleans [N], null for missing texts."""
     near = pc.match_substring(column, text, ignore_case=True)
     rows = np.flatnonzero(near.fill_null(False).to_numpy(zero_copy_only=False))
     found = np.zeros(len(column), dtype=np.bool_)
-    # Compiling what is a letter in any script takes longer than all the rest, so few texts are asked that way.
+    # A pattern with the letters of all scripts takes long to compile, so it is used for non-ASCII texts only.
     for edge, only_ascii in ((_ASCII_WORD_BOUNDARY, True), (_WORD_BOUNDARY, False)):
         rows = rows[~found[rows]]
         texts = column.take(pa.array(rows))
@@ -321,7 +329,7 @@ def _contains_whole_words(column: pa.Array, text: str) -> pa.Array:
 
 
 def _whole_word_pattern(text: str, boundary: str) -> str:
-    """A text as whole words, in the language of RE2, whose own \\b knows only ASCII."""
+    """A regular expression (RE2) for a text as whole words; RE2's own \\b is ASCII only."""
     before, behind = (
         boundary.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
         for end, letter in (("^", text[0]), ("$", text[-1]))

@@ -1,6 +1,6 @@
-"""Columns of the caller's ids.
+"""Ids: columns of the caller's user or item ids, with fast look-up.
 
-Letters: N ids in a column, Q ids asked about.
+Letters: N ids in a column, Q queried ids.
 """
 
 import numbers
@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from genrec.errors import InputError
 from genrec.types import IntArray, ItemId
 
-_CHUNK_SIZE = 65_536  # ids that exist twice at once, as values or as the parts of a hash
-_HASH_LOOKUP_RATIO = 8  # fewer than one in so many are looked up by their hashes; for more a table of all is cheaper
-_HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits as if drawn by chance
+_CHUNK_SIZE = 65_536  # ids converted to Python values, or hashed, at once
+_HASH_LOOKUP_RATIO = 8  # look up by hash if N / Q is above this; below, Arrow's table of all N ids is faster
+_HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with well-mixed bits
 
 
 class Ids(Sequence[ItemId]):
-    """An immutable column of ids: the caller's values, found again by their text.
+    """An immutable column of N ids, which are looked up by their text.
 
-    `ids[3]` is what the caller's table held, text or whole number; 85123 and "85123" are the same id. No Python object
-    is kept for an id.
+    `ids[3]` is the caller's own value, text or whole number; 85123 and "85123" are the same id. No Python object is
+    kept per id.
+
+    Attributes:
+        keys: the ids as text, large_string [N].
     """
 
     def __init__(self, values: pa.Array) -> None:
@@ -58,86 +61,90 @@ class Ids(Sequence[ItemId]):
 
     @property
     def array(self) -> pa.Array:
-        """The caller's values as an Arrow array, large_string or int64."""
+        """The caller's values as an Arrow array [N], large_string or int64."""
         return self._values
 
     def take(self, indices: IntArray) -> list[ItemId]:
-        """The ids at some places, in their order."""
+        """The ids at the given indices, in their order."""
         taken: list[ItemId] = self._values.take(pa.array(indices)).to_pylist()
         return taken
 
     def position(self, item_id: object) -> int:
-        """Where an id stands, or -1."""
+        """The index of an id, or -1."""
         return int(self.positions([item_id])[0])
 
     def positions(self, ids: "Iterable[object] | Ids") -> IntArray:
-        """Where each of n ids stands: int64 [n], -1 for what is not here; order and repeats are kept."""
+        """The index of each of Q ids: int64 [Q], in their order, -1 for ids that are not in the column.
+
+        Raises:
+            InputError: `ids` is a single text.
+        """
         if isinstance(ids, str | bytes):
             raise InputError(f"expected several ids, got the text {ids!r}; pass a list, such as [{ids!r}]")
         if isinstance(ids, Ids):
             keys = ids.keys
         else:
-            wanted = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
-            keys = pa.array([key_of(one) for one in wanted], pa.large_string())
+            values = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
+            keys = pa.array([key_of(value) for value in values], pa.large_string())
             if len(keys) * _HASH_LOOKUP_RATIO < max(len(self), _CHUNK_SIZE):
                 return self._find_by_hash(keys)
         found = pc.index_in(keys, value_set=self.keys, skip_nulls=True)
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def _find_by_hash(self, keys: pa.Array) -> IntArray:
-        """Where each of Q texts stands, or -1: those whose hashes are equal are compared, the first that is equal wins.
+        """The index of each of Q texts: int64 [Q], or -1. Texts with equal hashes are compared; the first match wins.
 
-        A sorted array of hashes takes 16 bytes an id and no Python object, and is asked about all Q at once.
+        The sorted array of hashes takes 16 bytes per id and no Python objects, and all Q texts are looked up at once.
         """
         hashes, rows = self._hash_index
-        wanted = _hashes(keys)
-        at = np.searchsorted(hashes, wanted)
+        queried = _hashes(keys)
+        at = np.searchsorted(hashes, queried)
         found = np.full(len(keys), -1, dtype=np.int64)
-        left = np.arange(len(keys))
+        open_queries = np.arange(len(keys))
         while True:
-            left = left[at[left] < len(hashes)]
-            left = left[hashes[at[left]] == wanted[left]]
-            if not left.size:
+            open_queries = open_queries[at[open_queries] < len(hashes)]
+            open_queries = open_queries[hashes[at[open_queries]] == queried[open_queries]]
+            if not open_queries.size:
                 return found
-            here = rows[at[left]]
-            equal = pc.equal(self.keys.take(pa.array(here)), keys.take(pa.array(left))).fill_null(False)
+            candidates = rows[at[open_queries]]
+            equal = pc.equal(self.keys.take(pa.array(candidates)), keys.take(pa.array(open_queries))).fill_null(False)
             same = np.asarray(equal.to_numpy(zero_copy_only=False), dtype=np.bool_)
-            found[left[same]] = here[same]
-            left = left[~same]
-            at[left] += 1
+            found[open_queries[same]] = candidates[same]
+            open_queries = open_queries[~same]
+            at[open_queries] += 1
 
     @cached_property
     def _hash_index(self) -> tuple[NDArray[np.uint64], IntArray]:
-        """The hashes in order, and where the id of each stands; equal ones in the order of the column."""
+        """The N hashes in ascending order, and the index of each one's id; equal hashes in the order of the column."""
         hashes = _hashes(self.keys)
         order = np.argsort(hashes, kind="stable")
         return hashes[order], order
 
 
 def _hashes(keys: pa.Array) -> NDArray[np.uint64]:
-    """A number for each of N texts, uint64 [N]: its bytes are the digits of a polynomial, modulo 2 to the power 64."""
-    found = [_hash_chunk(keys.slice(start, _CHUNK_SIZE)) for start in range(0, len(keys), _CHUNK_SIZE)]
-    return np.concatenate([np.empty(0, dtype=np.uint64), *found])
+    """The polynomial hash of each of N texts, uint64 [N]: the bytes are the coefficients, modulo 2**64."""
+    chunks = [_hash_chunk(keys.slice(start, _CHUNK_SIZE)) for start in range(0, len(keys), _CHUNK_SIZE)]
+    return np.concatenate([np.empty(0, dtype=np.uint64), *chunks])
 
 
 def _hash_chunk(keys: pa.Array) -> NDArray[np.uint64]:
     _, bounds, data = keys.buffers()
     offsets = np.frombuffer(bounds, dtype=np.int64)[keys.offset : keys.offset + len(keys) + 1]
     sizes = np.diff(offsets)
-    if not sizes.any():  # there may be no buffer of bytes
+    if not sizes.any():  # Arrow may omit the buffer of bytes
         return np.zeros(len(keys), dtype=np.uint64)
     digits = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
     powers = np.multiply.accumulate(np.full(int(sizes.max()), _HASH_MULTIPLIER))
     ends = offsets - offsets[0]
-    places = np.arange(len(digits)) - np.repeat(ends[:-1], sizes)
+    exponents = np.arange(len(digits)) - np.repeat(ends[:-1], sizes)
     sums = np.zeros(len(digits) + 1, dtype=np.uint64)
-    np.cumsum(digits * powers[places], out=sums[1:])
+    np.cumsum(digits * powers[exponents], out=sums[1:])
     hashes: NDArray[np.uint64] = sums[ends[1:]] - sums[ends[:-1]]
     return hashes
 
 
 def key_of(item_id: object) -> str | None:
-    """The text that an id is found by, the same for 85123 and "85123"; None for what can be no id."""
+    """The text by which an id is looked up, the same for 85123 and "85123"; None for values that are not ids."""
     if isinstance(item_id, bool | np.bool_):
         return None
     if isinstance(item_id, numbers.Integral):
@@ -146,6 +153,6 @@ def key_of(item_id: object) -> str | None:
         return None
     try:
         item_id.encode()
-    except UnicodeEncodeError:  # a lone surrogate: no table can hold it
+    except UnicodeEncodeError:  # a lone surrogate, which no table can contain
         return None
     return str(item_id)

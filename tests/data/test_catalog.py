@@ -1,4 +1,4 @@
-"""Laws of the catalog: ids find their items, filters mean what they say, files bring back what was written."""
+"""Catalogs: look-up by id, fingerprints, refused rows, and saved files."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def catalog() -> Catalog:
 
 
 def test_ids_and_indices_are_inverse(catalog: Catalog) -> None:
-    """Otherwise what is recommended is not what was scored."""
+    """Otherwise the recommended item is not the scored one."""
     assert [catalog.index_of(item_id) for item_id in catalog.item_ids] == list(range(len(catalog)))
     assert catalog.indices_of(["i3", "i0", "i3"]).tolist() == [3, 0, 3]
     assert [item.item_id for item in catalog] == list(catalog.item_ids)
@@ -40,8 +40,8 @@ def test_ids_and_indices_are_inverse(catalog: Catalog) -> None:
         catalog[4]
 
 
-def test_number_ids_are_found_as_text_and_come_back_as_numbers() -> None:
-    """Otherwise a caller gets ids of another type than the ones passed in, and joins fail."""
+def test_integer_ids_are_found_by_text_and_returned_as_integers() -> None:
+    """Otherwise callers get ids of another type than their own, and joins fail."""
     catalog = read_catalog(pd.DataFrame({"item_id": [85123, 7], "title": ["a", "b"]}))
     assert catalog.index_of(85123) == catalog.index_of("85123") == 0
     assert list(catalog.item_ids) == [85123, 7]
@@ -52,7 +52,7 @@ def test_number_ids_are_found_as_text_and_come_back_as_numbers() -> None:
 
 
 def test_an_unknown_id_is_named_with_the_catalog_and_its_size(catalog: Catalog) -> None:
-    """Otherwise nobody can tell a typing error from the wrong catalog."""
+    """Otherwise a typing error and the wrong catalog look the same."""
     with pytest.raises(UnknownItemError, match=r"item 'B00X4' is not in catalog 'shop' \(4 items\)"):
         catalog.index_of("B00X4")
     with pytest.raises(UnknownItemError, match=r"item 'x' and 1 more are not in catalog 'shop' .*on_unknown=\"skip\""):
@@ -66,14 +66,6 @@ def test_an_unknown_id_is_named_with_the_catalog_and_its_size(catalog: Catalog) 
         catalog.indices_of("i0")
     with pytest.raises(InputError, match="on_unknown is 'ignore'"):
         catalog.indices_of(["i0"], on_unknown="ignore")  # type: ignore[arg-type]
-
-
-def test_an_allow_list_is_a_mask(catalog: Catalog) -> None:
-    """Otherwise an allow-list lets through what it does not name."""
-    assert catalog.mask_of(["i2", "i0", "i2"]).tolist() == [True, False, True, False]
-    assert not catalog.mask_of([]).any()
-    with pytest.raises(UnknownItemError):
-        catalog.mask_of(["x"])
 
 
 @pytest.mark.parametrize(
@@ -98,37 +90,37 @@ def test_an_allow_list_is_a_mask(catalog: Catalog) -> None:
         ({"item_id": ["a"], "title": ["x"], "gap": pa.array([2**63], pa.uint64())}, r"column 'gap' .* uint64"),
     ],
 )
-def test_a_row_that_cannot_be_an_item_is_refused_by_number(columns: dict[str, Any], message: str) -> None:
-    """Otherwise a catalog holds things that cannot be asked for, or two that cannot be told apart."""
+def test_invalid_rows_are_refused_with_their_numbers(columns: dict[str, Any], message: str) -> None:
+    """Otherwise a catalog contains items without an id, or several with the same id."""
     with pytest.raises(InputError, match=message):
         read_catalog(pa.table(columns))
 
 
-def test_a_foreign_name_is_part_of_the_message() -> None:
+def test_messages_name_the_column_of_the_source() -> None:
     """Otherwise the message names a column that the caller's file does not have."""
     frame = pa.table({"StockCode": ["a", None], "title": ["x", "y"]})
     with pytest.raises(InputError, match=r"no item_id \(column 'StockCode'\)"):
         read_catalog(frame, columns={"item_id": "StockCode"})
 
 
-def test_items_that_make_no_catalog_are_refused() -> None:
-    """Otherwise the mistake shows only when the first recommendation is made."""
+def test_invalid_items_are_refused() -> None:
+    """Otherwise the error appears only at the first recommendation."""
     for items, message in [
         ([], "holds no items"),
         ([Item("a", "x"), Item(1, "y")], "item_id of the items holds numbers and text"),
         ([Item("a", "x"), Item("a", "y")], "'a' is in data rows 1 and 2 of the items"),
         ([Item(True, "x")], "true or false"),
-        ([Item("a", "\ud800")], "title of the items cannot be kept"),
+        ([Item("a", "\ud800")], "title of the items cannot be stored"),
         ([Item("a", "x", {"title": "y"})], "attribute 'title'"),
         ([Item("a", "x", {"p": 1}), Item("b", "y", {"p": "1"})], "p of the items holds numbers and text"),
-        ([Item("a", "x", {"p": object()})], "p of the items cannot be kept"),
+        ([Item("a", "x", {"p": object()})], "p of the items cannot be stored"),
     ]:
         with pytest.raises(InputError, match=message):
             Catalog.from_items(items)
 
 
-def test_any_title_is_kept_as_it_is() -> None:
-    """Titles are untrusted text: cleaning them would make two renderings of one item."""
+def test_titles_are_not_changed() -> None:
+    """Titles are untrusted text; cleaning them would create a second rendering of the same item."""
     titles = [
         "e\u0301",
         "\u202eevil",
@@ -147,8 +139,8 @@ def test_any_title_is_kept_as_it_is() -> None:
     assert list(catalog.titles) == titles
 
 
-def test_the_fingerprint_is_of_the_content_not_of_the_container(tmp_path: Path) -> None:
-    """Otherwise an index is refused because its catalog was loaded through another library."""
+def test_the_fingerprint_depends_on_the_content_only(tmp_path: Path) -> None:
+    """Otherwise an index is refused because its catalog was loaded with another library."""
     content = {
         "item_id": ["1", "2"],
         "title": ["a", "b"],
@@ -168,8 +160,8 @@ def test_the_fingerprint_is_of_the_content_not_of_the_container(tmp_path: Path) 
     assert {read_catalog(source).fingerprint for source in sources} == {read_catalog(table).fingerprint}
 
 
-def test_the_fingerprint_sees_every_change() -> None:
-    """Otherwise an index is used with a catalog it was not built for."""
+def test_every_change_changes_the_fingerprint() -> None:
+    """Otherwise an index is used with a catalog for which it was not built."""
     base = [Item("1", "ab", {"p": 1.0, "t": ["x", "y"]}), Item("2", "c", {"p": None, "t": None})]
     variants = [
         base,
@@ -187,7 +179,7 @@ def test_the_fingerprint_sees_every_change() -> None:
 
 
 def test_the_fingerprint_is_the_same_in_another_process(catalog: Catalog) -> None:
-    """Otherwise a saved index does not fit its own catalog tomorrow."""
+    """Otherwise a saved index does not fit its own catalog after a restart."""
     script = "from tests.shop import ITEMS; from genrec import Catalog; print(Catalog.from_items(ITEMS).fingerprint)"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     root = Path(__file__).parents[2]
@@ -216,10 +208,10 @@ ATTRIBUTES = st.fixed_dictionaries(
     st.one_of(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True), st.lists(st.text(), unique=True)),
     st.lists(st.tuples(st.text(), ATTRIBUTES), min_size=1, max_size=6),
 )
-def test_what_is_written_is_read_back(
+def test_reading_restores_the_written_catalog(
     tmp_path_factory: pytest.TempPathFactory, ids: list[Any], rows: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Otherwise a saved index comes back with other items, other id types or another fingerprint."""
+    """Otherwise a saved index is loaded with other items, id types or another fingerprint."""
     items = [Item(item_id, title, attributes) for item_id, (title, attributes) in zip(ids, rows, strict=False)]
     items = [
         item for item in items if item.title.strip() and (not isinstance(item.item_id, str) or item.item_id.strip())
@@ -241,8 +233,8 @@ def test_what_is_written_is_read_back(
     assert read_catalog(path).fingerprint == catalog.fingerprint
 
 
-def test_a_damaged_or_foreign_file_is_named(catalog: Catalog, tmp_path: Path) -> None:
-    """Otherwise an altered catalog recommends what nobody sells."""
+def test_a_damaged_or_foreign_file_is_refused_by_name(catalog: Catalog, tmp_path: Path) -> None:
+    """Otherwise an altered catalog recommends items that do not exist."""
     path = tmp_path / "catalog.parquet"
     with pytest.raises(ArtifactError, match="missing"):
         Catalog.read(path)
@@ -264,12 +256,12 @@ def test_a_damaged_or_foreign_file_is_named(catalog: Catalog, tmp_path: Path) ->
         with pytest.raises(ArtifactError, match="altered"):
             Catalog.read(path)
     parquet.write_table(pa.table({"item_id": ["1"], "title": ["a"]}), path)
-    with pytest.raises(ArtifactError, match="no saved catalog; use read_catalog"):
+    with pytest.raises(ArtifactError, match="not a saved catalog; read other tables with read_catalog"):
         Catalog.read(path)
 
 
 def test_a_failed_write_leaves_nothing_behind(catalog: Catalog, tmp_path: Path) -> None:
-    """Otherwise a full disk leaves half a catalog where a whole one was."""
+    """Otherwise a full disk replaces a catalog with half of one."""
     with pytest.raises(ArtifactError, match="cannot write catalog 'shop'"):
         catalog.write(tmp_path / "missing" / "catalog.parquet")
     (tmp_path / "taken.parquet").mkdir()
@@ -278,8 +270,8 @@ def test_a_failed_write_leaves_nothing_behind(catalog: Catalog, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["taken.parquet"]
 
 
-def test_columns_are_had_by_name_and_names_come_from_the_file(tmp_path: Path) -> None:
-    """Otherwise templates and rankers each invent their own way to an attribute."""
+def test_columns_are_read_by_name_and_the_catalog_is_named_after_its_file(tmp_path: Path) -> None:
+    """Templates and rankers read attributes through this method."""
     path = tmp_path / "games-2018.csv"
     path.write_text("item_id,title,Unit Price\n007,a,1.5\n008,,2\n".replace("008,,", "008,b,"), encoding="utf-8")
     catalog = read_catalog(path, columns={"price": "Unit Price"})
@@ -289,5 +281,5 @@ def test_columns_are_had_by_name_and_names_come_from_the_file(tmp_path: Path) ->
     assert catalog.item_ids[0] == "007"
     assert catalog[0].attributes == {"price": 1.5}
     assert "games-2018" in repr(catalog)
-    with pytest.raises(InputError, match="no attribute 'cost'; it has item_id, title, price"):
+    with pytest.raises(InputError, match="no attribute 'cost'; use one of item_id, title, price"):
         catalog.column("cost")

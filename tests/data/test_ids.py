@@ -1,4 +1,4 @@
-"""Laws of ids: each is found where it stands, by its text or its number."""
+"""Ids: each one is found at its index, by its text or its number."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,8 @@ from genrec.errors import InputError
 
 
 @given(st.lists(st.one_of(st.text(min_size=1), st.integers(-(2**63), 2**63 - 1).map(str)), unique=True, min_size=1))
-def test_every_id_is_found_where_it_stands(texts: list[str]) -> None:
-    """Otherwise a history names another item: the sorted look-up and the table disagree."""
+def test_every_id_is_found_at_its_index(texts: list[str]) -> None:
+    """Otherwise a history refers to other items."""
     texts = [text for text in texts if text.encode(errors="ignore").decode() == text] or ["a"]
     ids = Ids(pa.array(texts, pa.large_string()))
     assert [ids.position(text) for text in texts] == list(range(len(texts)))
@@ -33,10 +33,10 @@ def test_whole_number_ids_are_found_by_text_and_by_number() -> None:
         ids.positions("85123")
 
 
-def test_ids_whose_hashes_are_equal_are_told_apart() -> None:
-    """Ids come from outside: two that were made to share a hash must not be taken for each other, nor for a third."""
+def test_ids_with_equal_hashes_are_distinguished() -> None:
+    """Ids are untrusted: ids chosen to have equal hashes must not be confused."""
     word = "a"
-    for _ in range(11):  # of these words and their opposites every polynomial hash modulo 2**64 is equal
+    for _ in range(11):  # Thue-Morse words: every polynomial hash modulo 2**64 of a word and its complement is equal
         word += word.translate(str.maketrans("ab", "ba"))
     other = word.translate(str.maketrans("ab", "ba"))
     ids = Ids(pa.array(["x", other, "y", word], pa.large_string()))
@@ -44,8 +44,8 @@ def test_ids_whose_hashes_are_equal_are_told_apart() -> None:
     assert Ids(pa.array([word], pa.large_string())).position(other) == -1
 
 
-def test_a_piece_of_a_column_finds_its_own_places() -> None:
-    """Arrow cuts columns without copying them: places would count from the column's beginning."""
+def test_a_slice_of_a_column_has_its_own_indices() -> None:
+    """Arrow slices columns without copying, so indices could be counted from the start of the whole column."""
     column = pa.array([f"item {number}" for number in range(200_000)], pa.large_string())
     ids = Ids(column.slice(1000, 150_000))
     asked = ["item 1000", "item 150999", "item 999", "item 151000", "item 99999"]

@@ -1,4 +1,4 @@
-"""The bundled models are the pinned bytes, on every machine and after every accident."""
+"""Bundled models: the files equal the pinned ones, and damaged or partial ones are refused."""
 
 import shutil
 import subprocess
@@ -14,33 +14,33 @@ from genrec.errors import ArtifactError, EngineError, InputError, ModelMissingEr
 
 @pytest.fixture
 def own_cache(minilm: Path, tmp_path: Path) -> Path:
-    """A cache of this test's own that holds the smaller model."""
+    """A cache for one test, with the smaller model."""
     shutil.copytree(minilm, tmp_path / "models" / minilm.name)
     return tmp_path
 
 
-def test_the_cache_is_where_the_environment_says() -> None:
-    """Shared machines and containers put gigabytes where they have room."""
+def test_the_environment_chooses_the_cache_folder() -> None:
+    """Shared machines and containers keep large files on other disks."""
     assert cache_directory({"GENREC_CACHE": "/data/g", "XDG_CACHE_HOME": "/x"}) == Path("/data/g")
     assert cache_directory({"XDG_CACHE_HOME": "/x"}) == Path("/x/genrec")
     assert cache_directory({}) == Path.home() / ".cache" / "genrec"
 
 
-def test_a_model_that_was_not_fetched_names_itself_and_the_remedy(tmp_path: Path) -> None:
-    """The first thing a new user sees must say what to type."""
+def test_a_missing_model_is_named_with_the_command_that_downloads_it(tmp_path: Path) -> None:
+    """This is often the first message that new users see."""
     with pytest.raises(ModelMissingError, match=r"SmolLM2-135M-Instruct.*genrec model get SmolLM2-135M-Instruct"):
         find_model("SmolLM2-135M-Instruct", tmp_path)
 
 
-def test_unknown_model_raises_and_lists_the_known(tmp_path: Path) -> None:
-    """A typo is the caller's, and no engine failed."""
+def test_an_unknown_model_is_an_input_error_that_lists_the_others(tmp_path: Path) -> None:
+    """A typing error is not an engine failure."""
     with pytest.raises(InputError, match="all-MiniLM-L6-v2"):
         get_model("gpt-7", tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_what_is_found_is_what_was_pinned(name: str, cache: Path, smollm2: Path, minilm: Path) -> None:
-    """Figures measured on other bytes could not be repeated."""
+def test_found_models_are_complete(name: str, cache: Path, smollm2: Path, minilm: Path) -> None:
+    """Measurements on other files could not be repeated."""
     directory = find_model(name, cache)
     assert directory in (smollm2, minilm)
     assert get_model(name, cache, progress=pytest.fail) == directory
@@ -50,7 +50,7 @@ def test_what_is_found_is_what_was_pinned(name: str, cache: Path, smollm2: Path,
 
 
 def test_one_altered_byte_in_the_weights_is_refused_and_the_file_named(own_cache: Path) -> None:
-    """Weights from a bad disk, or a bad person, must not answer anybody."""
+    """Damaged or manipulated weights must not be used."""
     weights = own_cache / "models" / "all-MiniLM-L6-v2" / "model.safetensors"
     with weights.open("r+b") as file:
         file.seek(50_000_000)
@@ -62,7 +62,7 @@ def test_one_altered_byte_in_the_weights_is_refused_and_the_file_named(own_cache
 
 
 def test_failed_download_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a model that looks like a whole one is worse than none."""
+    """A partial model must not look like a complete one."""
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -71,8 +71,8 @@ def test_failed_download_leaves_no_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in (tmp_path / "cache" / "models").iterdir()] == [".all-MiniLM-L6-v2.lock"]
 
 
-def test_a_cache_that_cannot_be_written_still_gives_what_it_holds(own_cache: Path) -> None:
-    """Models baked into an image are read by users who own nothing there; so no lock may be needed to read."""
+def test_finding_a_model_writes_nothing_to_the_cache(own_cache: Path) -> None:
+    """Models in a container image are read by users without write access, so reading must need no lock."""
     get_model("all-MiniLM-L6-v2", own_cache)
     assert [path.name for path in (own_cache / "models").iterdir()] == ["all-MiniLM-L6-v2"]
 
@@ -88,8 +88,8 @@ def test_listing_models_loads_no_heavy_package() -> None:
 
 
 @pytest.mark.model
-def test_the_checkpoint_loads_plainly_and_answers(smollm2: Path) -> None:
-    """Anything special about the folder would lock out vLLM, PEFT and the user's own scripts."""
+def test_the_checkpoint_loads_without_genrec_and_answers(smollm2: Path) -> None:
+    """vLLM, PEFT and users' own scripts load the same folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -105,8 +105,8 @@ def test_the_checkpoint_loads_plainly_and_answers(smollm2: Path) -> None:
     assert "Paris" in tokenizer.decode(answer)
 
 
-def test_the_tokenizer_spells_digits_one_by_one_and_keeps_its_control_tokens(smollm2: Path) -> None:
-    """Ids other than those of its training would quietly make the model worse."""
+def test_the_tokenizer_splits_digits_and_keeps_its_control_tokens(smollm2: Path) -> None:
+    """Other token ids than in training would silently make the model worse."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""The embedded shop is cleaned by stated rules, and the same each time."""
+"""The embedded shop: its cleaning rules are deterministic and give the published data."""
 
 import zipfile
 from pathlib import Path
@@ -25,7 +25,7 @@ def line(code: str = "22423", description: str = "CAKESTAND", price: float = 1.0
 
 
 @pytest.mark.parametrize(
-    ("shouted", "spoken"),
+    ("raw", "title"),
     [
         ("WHITE HANGING HEART T-LIGHT HOLDER", "White Hanging Heart T-Light Holder"),
         ("S/6 WOODEN SKITTLES IN COTTON BAG", "S/6 Wooden Skittles in Cotton Bag"),
@@ -47,43 +47,43 @@ def line(code: str = "22423", description: str = "CAKESTAND", price: float = 1.0
         ("SILVER/M.O.P PENDANT", "Silver/M.O.P Pendant"),
     ],
 )
-def test_titles_do_not_shout(shouted: str, spoken: str) -> None:
-    """A language model reads capitals badly, and so do people."""
-    assert title_case(shouted) == spoken
+def test_titles_in_capitals_become_title_case(raw: str, title: str) -> None:
+    """Text in capitals is hard to read, for language models too."""
+    assert title_case(raw) == title
 
 
-def test_no_shipped_title_shouts_or_capitalises_an_ending(tmp_path: Path) -> None:
-    """Teacup'S is what a naive title case makes."""
+def test_no_shipped_title_is_in_capitals_or_has_a_capital_ending(tmp_path: Path) -> None:
+    """A naive title case gives "Teacup'S"."""
     titles = pq.read_table(dataset_paths("online-retail", tmp_path)[0])["title"].to_pylist()
     assert not [title for title in titles if "'S" in title or title.isupper() or title != " ".join(title.split())]
 
 
-def test_the_most_frequent_spelling_wins_and_ties_are_settled_by_the_alphabet() -> None:
-    """The order of the lines must not decide what a product is called."""
+def test_the_most_frequent_spelling_wins_and_ties_are_alphabetical() -> None:
+    """The order of the lines must not change a title."""
     lines = [line(description="B"), line(description="C"), line(description="A"), line(description="C")]
     assert items_table(lines)["title"].to_pylist() == ["C"]
     assert items_table(lines[:3])["title"].to_pylist() == items_table(lines[2::-1])["title"].to_pylist() == ["A"]
 
 
-def test_the_price_is_typical_and_not_moved_by_one_odd_line() -> None:
-    """A single wrong line in the tills must not change a "under 20" filter."""
+def test_one_wrong_line_does_not_change_the_price() -> None:
+    """Otherwise a single wrong line changes the result of a price filter."""
     assert items_table([line(price=1.95), line(price=1.95), line(price=649.5)])["price"].to_pylist() == [1.95]
 
 
 def test_equal_times_keep_the_order_of_the_source() -> None:
-    """An invoice's lines share their time; any other order would differ from run to run."""
+    """All lines of an invoice have the same time; their order must not differ between runs."""
     lines = [line("3", seconds=9), line("1", seconds=5), line("2", seconds=9), line("4", customer="12345", seconds=9)]
     assert interactions_table(lines)["item_id"].to_pylist() == ["4", "1", "3", "2"]
 
 
-def test_other_counts_are_refused_with_both_figures() -> None:
-    """A changed source or rule must not slip into what ships."""
+def test_other_counts_are_refused_with_both_numbers() -> None:
+    """Otherwise a changed source or rule changes the shipped data unnoticed."""
     with pytest.raises(ArtifactError, match=r"left 1 customers, expected 4,334"):
         check_counts([line()])
 
 
 def test_another_wheel_is_refused(tmp_path: Path) -> None:
-    """Only the pinned file gives the pinned counts."""
+    """Only the pinned file gives the published counts."""
     with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
         archive.writestr("x", "y")
     with pytest.raises(ArtifactError, match=r"other\.whl has SHA-256"):
@@ -91,7 +91,7 @@ def test_another_wheel_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
-    """Data that changes its hash without changing cannot be cited."""
+    """The hash identifies the data in publications."""
     table = pq.read_table(dataset_paths("online-retail", tmp_path)[0])
     write_small(table, tmp_path / "one.parquet")
     write_small(table, tmp_path / "two.parquet")

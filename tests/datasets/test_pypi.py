@@ -1,4 +1,4 @@
-"""Pinned files arrive whole, or not at all and with a reason. The index is a folder: pip needs no network here."""
+"""Downloads: pinned files arrive complete, or not at all and with a reason. The index is a local folder."""
 
 import hashlib
 import io
@@ -17,9 +17,9 @@ METADATA = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\nRequires-Dist: no-s
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for the whole index."""
-    folder = tmp_path / "shelf"
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip uses as its package index."""
+    folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -28,8 +28,8 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def wheel(shelf: Path) -> Path:
-    path = shelf / "tiny-1.0-py3-none-any.whl"
+def wheel(index: Path) -> Path:
+    path = index / "tiny-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/weights.bin", b"\x00" * 1000)
         archive.writestr("tiny-1.0.dist-info/METADATA", METADATA)
@@ -42,15 +42,15 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_pinned_wheel_arrives_byte_for_byte_and_alone(wheel: Path, tmp_path: Path) -> None:
-    """A dependency fetched as well could be gigabytes of CUDA; here it does not even exist."""
+def test_a_pinned_wheel_is_downloaded_without_its_dependencies(wheel: Path, tmp_path: Path) -> None:
+    """Dependencies could be gigabytes of CUDA; this one does not exist."""
     got = download("tiny==1.0", sha256(wheel), directory=tmp_path / "to")
     assert got.read_bytes() == wheel.read_bytes()
     assert [path.name for path in (tmp_path / "to").iterdir()] == [wheel.name]
 
 
 def test_a_file_with_another_hash_is_refused_and_both_hashes_named(wheel: Path, tmp_path: Path) -> None:
-    """Whoever can swap the file could swap the model."""
+    """Otherwise the index could replace the model."""
     with pytest.raises(ArtifactError) as caught:
         download("tiny==1.0", "0" * 64, directory=tmp_path / "to")
     for part in (wheel.name, sha256(wheel), "0" * 64):
@@ -58,14 +58,14 @@ def test_a_file_with_another_hash_is_refused_and_both_hashes_named(wheel: Path, 
     assert list((tmp_path / "to").iterdir()) == []
 
 
-def test_a_package_the_index_lacks_is_an_engine_error_with_a_remedy(shelf: Path, tmp_path: Path) -> None:
-    """A stack of pip's lines would leave the reader without a next step."""
+def test_a_package_the_index_lacks_is_an_engine_error_with_a_remedy(index: Path, tmp_path: Path) -> None:
+    """Otherwise users see only the output of pip."""
     with pytest.raises(EngineError, match=r"absent==1\.0.*pip config list"):
         download("absent==1.0", "0" * 64, directory=tmp_path / "to")
 
 
-def test_an_index_out_of_reach_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline is the commonest failure and must not read like a missing package."""
+def test_an_unreachable_index_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Being offline is the most common failure and must not look like a missing package."""
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
@@ -74,15 +74,17 @@ def test_an_index_out_of_reach_is_named_as_such(tmp_path: Path, monkeypatch: pyt
         download("tiny==1.0", "0" * 64, directory=tmp_path / "to")
 
 
-def test_a_python_without_pip_is_told_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Environments made by uv hold no pip."""
+def test_the_error_without_pip_names_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Environments created by uv have no pip."""
     monkeypatch.setitem(sys.modules, "pip", None)
     with pytest.raises(EngineError, match="ensurepip"):
         download("tiny==1.0", "0" * 64, directory=tmp_path / "to")
 
 
-def test_no_code_of_a_source_archive_runs(shelf: Path, tmp_path: Path) -> None:
-    """Data is wanted from it, not a build; and its build backend may need a compiler."""
+def test_no_code_of_a_source_archive_runs(index: Path, tmp_path: Path) -> None:
+    """Only data is needed from it, and its build backend may need a compiler."""
     trap = tmp_path / "ran"
     files = {
         "PKG-INFO": METADATA,
@@ -91,7 +93,7 @@ def test_no_code_of_a_source_archive_runs(shelf: Path, tmp_path: Path) -> None:
         "setup.py": f"open({str(trap)!r}, 'w')",
         "data/table.csv": "a,b\n1,2\n",
     }
-    path = shelf / "tiny-1.0.tar.gz"
+    path = index / "tiny-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         for name, text in files.items():
             head = tarfile.TarInfo(f"tiny-1.0/{name}")
@@ -103,14 +105,14 @@ def test_no_code_of_a_source_archive_runs(shelf: Path, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-def test_extracting_what_the_archive_lacks_names_it(wheel: Path, tmp_path: Path) -> None:
-    """A bare KeyError would tell nobody which package has changed."""
-    with pytest.raises(ArtifactError, match=r"tiny/none\.bin out of tiny-1\.0"):
+def test_extracting_a_missing_file_names_it(wheel: Path, tmp_path: Path) -> None:
+    """A bare KeyError would not say which package has changed."""
+    with pytest.raises(ArtifactError, match=r"tiny/none\.bin from tiny-1\.0"):
         extract(wheel, "tiny/none.bin", tmp_path / "none.bin")
 
 
-def test_only_one_process_is_alone_at_a_time(tmp_path: Path) -> None:
-    """Two at once would fetch twice and rename over each other."""
+def test_only_one_process_holds_the_scratch_directory(tmp_path: Path) -> None:
+    """Otherwise two processes download the same file and overwrite each other."""
     script = (
         "import sys, time, pathlib\n"
         "from genrec.datasets.pypi import exclusive_scratch_directory\n"
@@ -123,8 +125,8 @@ def test_only_one_process_is_alone_at_a_time(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "in out " * 3
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    """A cache must not fill with halves that nothing will ever finish."""
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """Otherwise the cache fills with partial downloads."""
     (tmp_path / ".model-half").mkdir()
     with exclusive_scratch_directory(tmp_path / "model") as scratch:
         assert scratch.is_dir()

@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from genrec.datasets.registry import DATASETS, dataset_paths, get_dataset, normalize_movie_title
+from genrec.datasets.movielens import normalize_movie_title
+from genrec.datasets.registry import DATASETS, dataset_paths, get_dataset
 from genrec.errors import ArtifactError, InputError
 
 
 def test_the_embedded_set_holds_the_published_counts(tmp_path: Path) -> None:
-    """Every figure measured on it states these; another cut is another data set."""
+    """Published measurements state these counts."""
     items, interactions = (pq.read_table(path) for path in dataset_paths("online-retail", tmp_path))
     assert items.column_names == ["item_id", "title", "price"]
     assert interactions.column_names == ["user_id", "item_id", "timestamp"]
@@ -22,15 +23,15 @@ def test_the_embedded_set_holds_the_published_counts(tmp_path: Path) -> None:
     assert set(interactions["item_id"].unique().to_pylist()) == set(items["item_id"].to_pylist())
 
 
-def test_the_embedded_set_is_in_order_of_user_and_time(tmp_path: Path) -> None:
-    """Histories are read off in this order."""
+def test_the_embedded_set_is_sorted_by_user_and_time(tmp_path: Path) -> None:
+    """Histories are read in this order."""
     table = pq.read_table(dataset_paths("online-retail", tmp_path)[1])
     rows = list(zip(table["user_id"].to_pylist(), table["timestamp"].to_pylist(), strict=True))
     assert rows == sorted(rows)
 
 
-def test_the_embedded_set_is_small_and_says_where_it_is_from(tmp_path: Path) -> None:
-    """It travels in every wheel, under a licence that asks for attribution."""
+def test_the_embedded_set_is_small_and_names_its_source(tmp_path: Path) -> None:
+    """It is part of every wheel, and its licence requires attribution."""
     items, interactions = dataset_paths("online-retail", tmp_path)
     assert items.stat().st_size + interactions.stat().st_size < 1_300_000
     readme = (items.parent / "README.md").read_text(encoding="utf-8")
@@ -40,20 +41,20 @@ def test_the_embedded_set_is_small_and_says_where_it_is_from(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_every_set_states_its_terms(name: str) -> None:
-    """Nobody can keep to terms that are not shown."""
+    """Users can follow only terms that are shown."""
     assert DATASETS[name].license
     assert "Cite:" in DATASETS[name].terms or "naming the author" in DATASETS[name].terms
 
 
 @pytest.mark.parametrize("name", ["ml-latest-small", "ml-1m"])
-def test_a_set_that_was_not_fetched_names_itself_and_the_remedy(name: str, tmp_path: Path) -> None:
-    """The message must say what to type."""
+def test_a_missing_set_is_named_with_the_command_that_downloads_it(name: str, tmp_path: Path) -> None:
+    """Otherwise users do not know how to get it."""
     with pytest.raises(ArtifactError, match=f"{name}.*genrec data get {name}"):
         dataset_paths(name, tmp_path)
 
 
 def test_an_unknown_set_is_an_input_error_that_lists_the_others(tmp_path: Path) -> None:
-    """A typo is the caller's."""
+    """A typing error is not an engine failure."""
     with pytest.raises(InputError, match="online-retail"):
         get_dataset("ml-20m", tmp_path)
 
@@ -61,8 +62,8 @@ def test_an_unknown_set_is_an_input_error_that_lists_the_others(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "counts"), [("ml-latest-small", (9_125, 100_004, 671)), ("ml-1m", (3_883, 1_000_209, 6_040))]
 )
-def test_a_fetched_film_set_is_whole(name: str, counts: tuple[int, int, int], cache: Path) -> None:
-    """The counts are those its authors publish."""
+def test_a_downloaded_film_set_is_complete(name: str, counts: tuple[int, int, int], cache: Path) -> None:
+    """The counts are those that its authors published."""
     get_dataset(name, cache)
     items, interactions = (pq.read_table(path) for path in dataset_paths(name, cache))
     users = pc.count_distinct(interactions["user_id"]).as_py()
@@ -75,7 +76,7 @@ def test_a_fetched_film_set_is_whole(name: str, counts: tuple[int, int, int], ca
 
 
 def test_an_altered_table_is_refused_and_named(cache: Path, tmp_path: Path) -> None:
-    """Numbers measured on damaged data would be believed."""
+    """Measurements on damaged data are wrong."""
     shutil.copytree(get_dataset("ml-latest-small", cache), tmp_path / "data" / "ml-latest-small")
     table = tmp_path / "data" / "ml-latest-small" / "interactions.parquet"
     content = bytearray(table.read_bytes())
@@ -102,6 +103,6 @@ def test_an_altered_table_is_refused_and_named(cache: Path, tmp_path: Path) -> N
         ("2001: A Space Odyssey", "2001: A Space Odyssey", None),
     ],
 )
-def test_film_titles_read_as_people_say_them(raw: str, title: str, year: int | None) -> None:
-    """A language model knows "The Matrix"; "Matrix, The" is a librarian's."""
+def test_articles_are_moved_to_the_front_of_film_titles(raw: str, title: str, year: int | None) -> None:
+    """Language models know "The Matrix" better than "Matrix, The"."""
     assert normalize_movie_title(raw) == (title, year)

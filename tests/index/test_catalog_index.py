@@ -187,7 +187,7 @@ def test_an_update_that_makes_no_sense_is_refused_by_name() -> None:
         index.update(*parts, withdraw=["i3"], retitle={"i3": "x"})
     with pytest.raises(InputError, match="'i3'"):
         index.update(*parts, add=Catalog.from_items([Item("i3", "x")]))
-    with pytest.raises(InputError, match="price of the added items is text, in the catalog it is"):
+    with pytest.raises(InputError, match="price of the added items holds text, but the catalog"):
         index.update(*parts, add=Catalog.from_items([Item("n", "x", {"price": "cheap"})]))
     with pytest.raises(InputError, match="holds no items"):
         index.update(*parts, withdraw=[item.item_id for item in ITEMS])
@@ -233,5 +233,5 @@ def test_the_fingerprint_is_of_catalog_identifiers_and_tokenizer() -> None:
 def test_a_folder_without_an_index_says_so(tmp_path: Path) -> None:
     """The path is the first thing people get wrong."""
     for place in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ArtifactError, match="holds no saved index"):
+        with pytest.raises(ArtifactError, match="contains no saved index"):
             CatalogIndex.load(place)

@@ -22,7 +22,7 @@ from genrec.chat.languages.price_phrases import (
 from genrec.chat.parsers.item_references import find_ordinal_references, find_title_references, is_item_reference
 from genrec.chat.parsers.title_lookup import TitleLookup
 from genrec.data.catalog import Catalog
-from genrec.data.table import describe_type
+from genrec.data.column_types import describe_type
 from genrec.errors import InputError
 from genrec.types import ItemId, Recommendation
 

@@ -1,4 +1,4 @@
-"""Laws of reading: what comes out depends on the content, and what cannot be read is refused with its place."""
+"""Readers: tables depend on the content only, and unreadable files are refused with the line and a remedy."""
 
 import contextlib
 import json
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from genrec.data.catalog import read_catalog
 from genrec.data.interactions import read_interactions
-from genrec.data.table import Table, read_table
+from genrec.data.readers import read_table
+from genrec.data.table import Table
 from genrec.errors import InputError
 
 ITEMS = {"item_id": ["00123", "7", "x"], "title": ["2048", "Alien", "NA"], "price": [1.5, None, 3.0]}
@@ -55,14 +56,14 @@ def test_every_format_reads_the_same(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.table, pa.RecordBatch.from_pydict])
 def test_every_frame_reads_the_same(frame: Any) -> None:
-    """Otherwise a catalog depends on which data frame library the caller likes."""
+    """Otherwise a catalog depends on the data frame library."""
     table = read(frame(ITEMS))
     assert table.columns["item_id"].to_pylist() == ITEMS["item_id"]
     assert table.columns["price"].to_pylist()[::2] == [1.5, 3.0]
 
 
 def test_a_filtered_pandas_frame_reads_as_its_rows() -> None:
-    """Otherwise the index of a filtered frame turns up as a column or shifts the rows."""
+    """Otherwise the index of a filtered frame becomes a column or shifts the rows."""
     frame = pd.DataFrame(ITEMS)
     table = read(frame[frame["item_id"] != "7"])
     assert list(table.columns) == list(ITEMS)
@@ -70,7 +71,7 @@ def test_a_filtered_pandas_frame_reads_as_its_rows() -> None:
 
 
 def test_categories_and_small_types_become_plain_types() -> None:
-    """Otherwise a filter or a fingerprint depends on how a frame happens to store its values."""
+    """Otherwise filters and fingerprints depend on how a frame stores its values."""
     frame = pl.DataFrame(
         {"item_id": [1, 2], "title": ["a", "b"], "genre": ["x", "y"], "tags": [["p"], []]}
     ).with_columns(
@@ -82,7 +83,7 @@ def test_categories_and_small_types_become_plain_types() -> None:
     assert columns["tags"].type == pa.large_list(pa.large_string())
 
 
-def test_text_columns_of_csv_become_numbers_only_where_all_values_are(tmp_path: Path) -> None:
+def test_csv_columns_become_numbers_only_if_all_values_are_numbers(tmp_path: Path) -> None:
     """Otherwise postcodes and product codes lose digits, or prices stay text and cannot be filtered."""
     content = (
         "item_id,title,price,zip,year,sold,mixed,hexed,ean\n"
@@ -107,8 +108,8 @@ def test_quoted_commas_quotes_newlines_and_a_byte_order_mark_are_text(tmp_path: 
     assert columns["title"].to_pylist() == ['a, "b"\nc', '5" disk']
 
 
-def test_a_nameless_index_column_is_left_out(tmp_path: Path) -> None:
-    """Otherwise every CSV that pandas wrote carries a column nobody can name."""
+def test_a_nameless_index_column_is_ignored(tmp_path: Path) -> None:
+    """Otherwise every CSV file that pandas wrote has a column without a name."""
     assert list(read(text_file(tmp_path, ",item_id,title\n0,x,a\n")).columns) == ["item_id", "title"]
 
 
@@ -119,8 +120,8 @@ def test_dates_in_json_lines_stay_text(tmp_path: Path) -> None:
     assert [column.to_pylist() for column in columns.values()] == [["2020-01-01"], ["1984-01-01"], [["2020-01-01"]]]
 
 
-def test_foreign_names_come_in_through_columns() -> None:
-    """Otherwise a caller must rewrite files to use them; swapping and reusing a column must work too."""
+def test_columns_are_renamed_by_the_mapping() -> None:
+    """Otherwise callers must rewrite their files; swapping and reusing columns must work too."""
     table = read(
         pa.table({"id": ["1"], "title": ["short"], "long": ["longer"]}), columns={"item_id": "id", "title": "long"}
     )
@@ -151,8 +152,8 @@ def test_foreign_names_come_in_through_columns() -> None:
         (["sessionId", "product_id", "time"], {"user_id": "sessionId", "item_id": "product_id", "timestamp": "time"}),
     ],
 )
-def test_recognised_columns_are_offered_as_the_mapping_to_pass(names: list[str], hint: dict[str, str]) -> None:
-    """Otherwise a newcomer with a well-known data set has to read our source to load it."""
+def test_messages_suggest_a_mapping_of_known_column_names(names: list[str], hint: dict[str, str]) -> None:
+    """Otherwise new users must read the source code to load a well-known data set."""
     frame = pa.table({name: ["1"] for name in names})
     with pytest.raises(InputError) as caught:
         read_interactions(frame)
@@ -161,8 +162,8 @@ def test_recognised_columns_are_offered_as_the_mapping_to_pass(names: list[str],
     assert len(read_interactions(frame, columns=hint)) == 1
 
 
-def test_a_hint_keeps_what_was_mapped_already() -> None:
-    """Otherwise following the hint loses the mapping the caller already had."""
+def test_the_suggested_mapping_includes_the_given_one() -> None:
+    """Otherwise following the suggestion loses the mapping the caller passed."""
     frame = pa.table({"kunde": ["1"], "movieId": ["2"], "timestamp": [3]})
     with pytest.raises(InputError, match=r"pass columns=\{'user_id': 'kunde', 'item_id': 'movieId'\}"):
         read_interactions(frame, columns={"user_id": "kunde"})
@@ -194,25 +195,25 @@ def test_a_hint_keeps_what_was_mapped_already() -> None:
         ('{"item_id": 1, "title": "a"}\n{"item_id": \n', "x.jsonl", ["line 2 of x.jsonl", "repair"]),
         ('[{"item_id": 1}]\n', "x.jsonl", ["line 1 of x.jsonl", "one object a line"]),
         ('{"item_id": "\\ud800", "title": "a"}\n', "x.jsonl", ["line 1 of x.jsonl"]),
-        ("PAR1 not really", "x.parquet", ["x.parquet is no readable Parquet file"]),
+        ("PAR1 not really", "x.parquet", ["x.parquet is not a readable Parquet file"]),
         ("item_id,title\n1,a\n", "x.xlsx", ["'.xlsx'", ".parquet"]),
         ("item_id,title\n1,a\n", "x.csv.gz", ["'.gz'", "decompress"]),
         ("{}", "x.json", ["'.json'", "rename it to .jsonl"]),
         (pickle.dumps({"item_id": [1]}), "x.pkl", ["never unpickles", "x.pkl"]),
     ],
 )
-def test_a_broken_file_is_refused_with_its_place_and_a_remedy(
+def test_a_broken_file_is_refused_with_its_line_and_a_remedy(
     tmp_path: Path, content: str | bytes, name: str, words: list[str]
 ) -> None:
-    """Otherwise somebody searches a file of a million lines for the one that is wrong."""
+    """Otherwise users must search a million lines for the wrong one."""
     with pytest.raises(InputError) as caught:
         read(text_file(tmp_path, content, name))
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    """Otherwise the caller sees an OSError from the depth of Arrow."""
+def test_missing_files_and_folders_are_refused_by_name(tmp_path: Path) -> None:
+    """Otherwise callers get an OSError from within Arrow."""
     with pytest.raises(InputError, match=r"none\.csv does not exist; check the path"):
         read(tmp_path / "none.csv")
     (tmp_path / "folder.parquet").mkdir()
@@ -222,8 +223,8 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         read("\0.csv")
 
 
-def test_what_is_no_table_is_refused() -> None:
-    """Otherwise an AttributeError of the frame library reaches the caller."""
+def test_sources_that_are_not_tables_are_refused() -> None:
+    """Otherwise callers get an AttributeError from the data frame library."""
     for source in ({"item_id": ["1"]}, [1], None, pd.Series([1])):
         with pytest.raises(InputError, match="pass a path"):
             read(source)
@@ -233,8 +234,8 @@ def test_what_is_no_table_is_refused() -> None:
         read(pd.DataFrame({"item_id": [1], "title": ["x"]}).set_index("item_id"))
 
 
-def test_a_mapping_that_does_not_fit_is_refused() -> None:
-    """Otherwise a typing error in the mapping silently falls back to another column."""
+def test_an_invalid_mapping_is_refused() -> None:
+    """Otherwise a typing error in the mapping silently selects another column."""
     frame = pa.table({"StockCode": ["1"], "title": ["a"]})
     with pytest.raises(
         InputError, match=r"maps 'item_id' to 'StockCod', which the data frame lacks.*did you mean 'StockCode'"
@@ -247,8 +248,10 @@ def test_a_mapping_that_does_not_fit_is_refused() -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(SUFFIXES))
-def test_no_file_escapes_the_error_tree(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
-    """Anything else than a catalog or an InputError is a traceback on somebody's screen."""
+def test_every_file_gives_a_catalog_or_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+) -> None:
+    """Any other exception would show the user a traceback."""
     path = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
     path.write_bytes(b"item_id,title\n" * (suffix == ".csv") + content)
     with contextlib.suppress(InputError):

@@ -1,0 +1,115 @@
+"""Column mapping: which column of the caller's table is which of genrec's columns."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from genrec.errors import InputError
+
+# Names that other data sets use, most likely first; compared without case and punctuation.
+_COLUMN_ALIASES = {
+    "user_id": "userid uid user customerid customer reviewerid visitorid memberid accountid profileid playerid "
+    "personid clientid u sessionid session",
+    "item_id": "itemid iid item parentasin asin productid product movieid stockcode articleid newsid bookid isbn "
+    "trackid songid artistid videoid gameid appid businessid sku i id",
+    "timestamp": "timestamp unixtimestamp ts unixreviewtime reviewtime time datetime eventtime invoicedate "
+    "orderdate purchasedate createdat date unixtime",
+    "title": "title name itemname productname itemtitle producttitle movietitle booktitle headline description label",
+}
+_MAX_LISTED_COLUMNS = 30
+_SEPARATORS = ";\t|,"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMapping:
+    """The columns genrec wants from a table.
+
+    Attributes:
+        required: columns that must exist.
+        optional: columns to take if they exist; None takes every column.
+        names: genrec's name to the name in the source, for columns with another name there.
+    """
+
+    required: Sequence[str]
+    optional: Sequence[str] | None
+    names: Mapping[str, str]
+
+    def select(self, columns: Sequence[str], label: str, index_names: Sequence[str] = ()) -> dict[str, str]:
+        """Choose the columns of a table.
+
+        Args:
+            columns: names of all columns of the source.
+            label: the source's name, for messages.
+            index_names: names of the index levels of a pandas data frame, for messages.
+
+        Returns:
+            genrec's name to the name in the source, in the order required, optional, others.
+
+        Raises:
+            InputError: a required column is missing, two columns share a name, or `names` does not fit the source.
+        """
+        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        if repeated:
+            raise InputError(f"{label} has more than one column {repeated[0]!r}; rename all but one")
+        self._check_names(columns, label)
+        ours = (*self.required, *(self.optional or ()))
+        missing = [name for name in self.required if self._source_name(name) not in columns]
+        if missing:
+            raise InputError(
+                f"{label} has no column {' or '.join(repr(name) for name in missing)}; its columns are "
+                f"{_list_columns(columns)}; {self._remedy(columns, missing, index_names)}"
+            )
+        chosen = {name: self._source_name(name) for name in ours if self._source_name(name) in columns}
+        if self.optional is None:
+            renamed = {name: theirs for name, theirs in self.names.items() if name not in chosen}
+            taken = {*self.names, *self.names.values(), *chosen}
+            chosen |= renamed | {name: name for name in columns if name not in taken}
+        return chosen
+
+    def _source_name(self, name: str) -> str:
+        return self.names.get(name, name)
+
+    def _check_names(self, columns: Sequence[str], label: str) -> None:
+        ours = (*self.required, *(self.optional or ()))
+        for name, theirs in self.names.items():
+            if theirs not in columns:
+                if name in columns and theirs in ours:
+                    hint = f"the mapping is the other way round, pass columns={{{theirs!r}: {name!r}}}"
+                else:
+                    close = difflib.get_close_matches(str(theirs), columns, 1)
+                    hint = f"did you mean {close[0]!r}?" if close else "use one of these names"
+                raise InputError(
+                    f"columns maps {name!r} to {theirs!r}, which {label} lacks; its columns are "
+                    f"{_list_columns(columns)}; {hint}"
+                )
+            if self.optional is not None and name not in ours:
+                raise InputError(f"columns maps {name!r}, which is not used here; use only {', '.join(ours)}")
+
+    def _remedy(self, columns: Sequence[str], missing: Sequence[str], index_names: Sequence[str]) -> str:
+        index = [name for name in index_names if name in missing]
+        if index:
+            return f"{index[0]!r} is the frame's index, pass frame.reset_index()"
+        if len(columns) == 1 and (mark := next((sign for sign in _SEPARATORS if sign in columns[0]), None)):
+            return f"the file looks separated by {mark!r}; save it with commas as .csv, or with tabs as .tsv"
+        if columns and all(re.fullmatch(r"[-+\d.:]+", name) for name in columns):
+            return f"the file seems to lack a header line; add one as the first line, such as {','.join(self.required)}"
+        return self._suggest(columns, missing)
+
+    def _suggest(self, columns: Sequence[str], missing: Sequence[str]) -> str:
+        """Suggest the mapping to pass, with well-known names of other data sets filled in."""
+        taken = {self._source_name(name) for name in self.required if name not in missing}
+        plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(columns) if name not in taken}
+        found: dict[str, str] = {}
+        for name in missing:
+            known = (plain.get(alias) for alias in _COLUMN_ALIASES.get(name, "").split())
+            found[name] = next((theirs for theirs in known if theirs and theirs not in found.values()), "...")
+        passed = {name: theirs for name, theirs in self.names.items() if name not in missing}
+        advice = f"pass columns={ {**passed, **found}!r}"
+        return advice if "..." not in found.values() else f"{advice} with your own name for '...'"
+
+
+def _list_columns(columns: Sequence[str]) -> str:
+    listed = ", ".join(repr(name) for name in columns[:_MAX_LISTED_COLUMNS])
+    more = len(columns) - _MAX_LISTED_COLUMNS
+    return f"{listed} and {more} more" if more > 0 else listed
