@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from genrec import Catalog
-from genrec.chat.conversation import Conversation, Preferences
+from genrec.chat.conversation import Conversation
+from genrec.chat.preferences import Preferences
 from genrec.types import ItemId, Recommendation
 
 KINDS = (

@@ -5,7 +5,7 @@ called and costs. They say a word or two of its title, and then criticise what t
 ways of `PREFERENCE_KINDS` that the thing they look for allows. After every turn it is checked, by plain Python over the rows of
 the items and with nothing of genrec's filters, that what is shown is in the catalog, is allowed, is as much as can be,
 is distinct, and was not shown before while something else was left; and whether the wishes are what was meant, which
-says that rules read what they were made for, and nothing of real people (`python -m eval.wishes` does). Two
+says that rules read what they were made for, and nothing of real people (`python -m eval.preferences` does). Two
 other ways are measured beside it: whoever only turns pages after their first words, and whoever says nothing at all.
 """
 
@@ -47,7 +47,8 @@ from genrec import (
 )
 from genrec.cache import default_cache
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, Preferences
+from genrec.chat.conversation import Conversation
+from genrec.chat.preferences import Preferences
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation.metrics import mean_interval
 from genrec.settings import LANGUAGE_MODEL

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, PreferenceFilter, Preferences
+from genrec.chat.conversation import Conversation
 from genrec.chat.item_links import extract_item_ids, format_item_link
-from genrec.chat.parsers.lexical import LexicalParser, exclude_word
+from genrec.chat.languages.exclusion_phrases import exclude_word
+from genrec.chat.parsers.lexical import LexicalParser
+from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.cli.app import app
 from genrec.errors import InputError
 
@@ -145,11 +147,11 @@ def test_preference_is_removed_by_its_label(advisor: Advisor) -> None:
     for chip in wishes.labels:
         left = wishes.without(chip)
         assert left.labels == tuple(own for own in wishes.labels if own != chip)
-    with pytest.raises(InputError, match="there is no wish"):
+    with pytest.raises(InputError, match="no preference has the label"):
         wishes.without(("likes", "i2"))
     assert wishes.with_liked("i2").disliked == ()
     assert Preferences().with_words("a").with_words("b").with_words("c").with_words("d").words == ("b", "c", "d")
-    with pytest.raises(InputError, match="nothing was said"):
+    with pytest.raises(InputError, match="the message is empty"):
         advisor.respond(Conversation(), "  ")
 
 
@@ -248,7 +250,7 @@ def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) ->
     assert advisor.respond(asked, "undo") == first  # a question is nothing to take back
     told: list[object] = []
     assert advisor.respond(Conversation(), "undo", on_event=told.append) == Conversation()
-    assert told[-1] == "There is nothing to take back. What do you look for?"
+    assert told[-1] == "There is nothing to take back. What are you looking for?"
     again = advisor.update_preferences(first, first.preferences.with_liked("i1"))
     assert advisor.explain(again, "i1").item_id == "i1"  # also of what somebody has by now
 

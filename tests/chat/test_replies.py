@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from genrec import Catalog, CatalogIndex, Item, Recommendation, RecommendationList, TitleIdentifiers
 from genrec.backends.base import Backend
-from genrec.chat.conversation import Conversation, Preferences, TurnContext
+from genrec.chat.conversation import Conversation, TurnContext
 from genrec.chat.item_facts import build_item_facts
 from genrec.chat.item_links import ItemLink, extract_item_ids, format_item_link, split_item_links
-from genrec.chat.replies import ModelReplyGenerator
+from genrec.chat.model_replies import ModelReplyGenerator
+from genrec.chat.preferences import Preferences
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
 from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
@@ -162,7 +163,7 @@ def test_a_free_reply_names_what_was_recommended_each_once_and_ends(seed: int, s
 class Refusing:
     """Makes no grammar: a free reply needs none."""
 
-    def constrain_to(self, grammar: str) -> Any:
+    def compile_lark(self, grammar: str) -> Any:
         raise AssertionError(grammar)
 
 
@@ -171,7 +172,7 @@ def test_what_spells_a_control_token_cannot_be_written(talker: ReplyGenerator) -
     """Then nothing is said by the model, and the plain reply takes its place."""
 
     class Odd(HuggingFaceTokenizer):
-        control_ids = (0, 1)
+        control_token_ids = (0, 1)
 
     odd = Odd.__new__(Odd)
     odd.__dict__.update(talker.tokenizer.__dict__)

@@ -19,7 +19,8 @@ from eval.shopper import KINDS, Intent, Shopper, item_facts_of
 from eval.simulate import FAULTS, ParserAccuracy, StrategyResult, check_list, run_conversation, satisfies_filter
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, PreferenceFilter, Preferences, Turn
+from genrec.chat.conversation import Conversation, Turn
+from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.errors import InputError
 from genrec.types import Recommendation, RecommendationList
 
