@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import eval.preferences
+from eval import preferences as measurement
 from genrec import Catalog, Item, Recommendation, RecommendationList
 from genrec.chat.conversation import Conversation, Turn
 from genrec.chat.languages import exclusion_phrases, feedback_phrases, inflection, price_phrases, stop_words
@@ -24,7 +24,7 @@ from genrec.chat.parsers.item_references import find_title_references
 from genrec.chat.parsers.lexical import LexicalParser
 from genrec.chat.preferences import PreferenceFilter, Preferences
 
-CATALOG, SHOWN = eval.preferences.example_conversation()
+CATALOG, SHOWN = measurement.example_conversation()
 READER = LexicalParser(CATALOG)
 
 
@@ -311,30 +311,28 @@ def test_what_titles_begin_with_is_ruled_out_as_it_is_written() -> None:
 
 def test_a_limit_that_lets_the_named_thing_through_is_not_right() -> None:
     """The measure forgave what shoppers would not: "no mugs" that still shows a mug."""
-    label = eval.preferences.expected_preferences({"likes": [], "dislikes": [], "words": "", "limits": "mug"})
-    assert eval.preferences.normalized(Preferences(filters=(exclude_word("mugs"),))) == eval.preferences.normalized(
-        label
-    )
+    label = measurement.expected_preferences({"likes": [], "dislikes": [], "words": "", "limits": "mug"})
+    assert measurement.normalized(Preferences(filters=(exclude_word("mugs"),))) == measurement.normalized(label)
     for where in ("'mugs' not in words(title)", "'mug' not in words(title)", "'umbrella' not in words(title)"):
-        assert eval.preferences.normalized(
+        assert measurement.normalized(
             Preferences(filters=(PreferenceFilter("word", where),))
-        ) != eval.preferences.normalized(label)
+        ) != measurement.normalized(label)
     wide = Preferences(filters=(*label.filters, PreferenceFilter("word", "'red' not in title")))
-    assert eval.preferences.is_wrongly_constrained(wide, label)
-    assert not eval.preferences.is_wrongly_constrained(Preferences(), label)
-    assert eval.preferences.is_wrongly_constrained(Preferences(liked=(1,)), label)
-    cheap = eval.preferences.expected_preferences({"likes": [], "dislikes": [], "words": "", "limits": "price < 5"})
-    assert eval.preferences.normalized(
+    assert measurement.is_wrongly_constrained(wide, label)
+    assert not measurement.is_wrongly_constrained(Preferences(), label)
+    assert measurement.is_wrongly_constrained(Preferences(liked=(1,)), label)
+    cheap = measurement.expected_preferences({"likes": [], "dislikes": [], "words": "", "limits": "price < 5"})
+    assert measurement.normalized(
         Preferences(filters=(PreferenceFilter("price to", "price <= 5.0"),))
-    ) == eval.preferences.normalized(cheap)
-    assert eval.preferences.normalized(
+    ) == measurement.normalized(cheap)
+    assert measurement.normalized(
         Preferences(filters=(PreferenceFilter("price to", "price <= 5.5"),))
-    ) != eval.preferences.normalized(cheap)
+    ) != measurement.normalized(cheap)
 
 
 def test_parser_accuracy_equals_the_published_figures() -> None:
-    """A rule that is added for one sentence must not lose another; these are development data, see eval.preferences."""
-    counts = eval.preferences.measure(READER)
+    """A rule added for one sentence must not break another; the data are described in eval/preferences.py."""
+    counts = measurement.measure(READER)
     assert {name: own["right"] for name, own in counts.items()} == {
         "seen": 43,
         "read": 43,
@@ -342,8 +340,6 @@ def test_parser_accuracy_equals_the_published_figures() -> None:
         "blind again": 34,
     }
     assert sum(own["wrongly bound"] for own in counts.values()) <= 2
-    assert eval.preferences.FIRST_HELD_OUT_RESULT["right"] < counts["once blind"]["right"]
-    assert all(json.loads(line) for line in Path(eval.preferences.HELD_OUT).read_text(encoding="utf-8").splitlines())
-    assert np.isclose(
-        eval.preferences.FIRST_HELD_OUT_RESULT["right"] / eval.preferences.FIRST_HELD_OUT_RESULT["utterances"], 0.6
-    )
+    assert measurement.FIRST_HELD_OUT_RESULT["right"] < counts["once blind"]["right"]
+    assert all(json.loads(line) for line in Path(measurement.HELD_OUT).read_text(encoding="utf-8").splitlines())
+    assert np.isclose(measurement.FIRST_HELD_OUT_RESULT["right"] / measurement.FIRST_HELD_OUT_RESULT["utterances"], 0.6)

@@ -15,8 +15,17 @@ from eval import simulate as simulation
 from eval.chat import RankerAnswers, cluster_interval, run_turns
 from eval.dialogue import Dialogues, folds, interactions_of, read_dialogues, recall
 from eval.dialogue_rankers import BLEND, TextVectors, make_fold_rankers, make_recommender
-from eval.shopper import KINDS, Intent, Shopper, item_facts_of
-from eval.simulate import FAULTS, ParserAccuracy, StrategyResult, check_list, run_conversation, satisfies_filter
+from eval.intent import Intent, item_facts_of
+from eval.shopper import KINDS, Shopper
+from eval.simulate import (
+    FAULTS,
+    ParserAccuracy,
+    Simulation,
+    StrategyResult,
+    check_list,
+    run_conversation,
+    satisfies_filter,
+)
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
 from genrec.chat.conversation import Conversation, Turn
@@ -183,16 +192,14 @@ def advisor(catalog: Catalog) -> Advisor:
 
 
 def converse(
-    advisor: Advisor, catalog: Catalog, shoppers: int, way: str = "critique"
+    advisor: Advisor, catalog: Catalog, shoppers: int, strategy: str = "critique"
 ) -> tuple[StrategyResult, ParserAccuracy]:
-    score, reading = StrategyResult(), ParserAccuracy()
+    simulation = Simulation(advisor, item_facts_of(catalog), strategy, 10**6, StrategyResult(), ParserAccuracy())
     for number in range(shoppers):
-        random = np.random.default_rng(number)
-        shopper = Shopper(catalog, f"i{random.integers(len(catalog))}", random)
-        run_conversation(
-            advisor, item_facts_of(catalog), Conversation(history=("i3",)), shopper, way, score, reading, 10**6
-        )
-    return score, reading
+        rng = np.random.default_rng(number)
+        shopper = Shopper(catalog, f"i{rng.integers(len(catalog))}", rng)
+        run_conversation(simulation, Conversation(history=("i3",)), shopper)
+    return simulation.result, simulation.accuracy
 
 
 def test_shopper_messages_are_parsed_and_exclusions_respected(advisor: Advisor, catalog: Catalog) -> None:
