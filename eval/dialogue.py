@@ -1,8 +1,8 @@
 """Real dialogues about films, with the items that are relevant at each turn.
 
 The protocol is that of He et al., "Large Language Models as Zero-Shot Conversational Recommenders", CIKM 2023, section
-3: the items that a turn recommends are relevant, except those mentioned before, which may not be recommended either, and
-those that are not in the catalog. Each relevant item is one example.
+3: the items that a turn recommends are relevant, except those that are not in the catalog and those mentioned before,
+which may not be recommended either. Each relevant item is one example.
 """
 
 import json

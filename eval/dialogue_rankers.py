@@ -1,8 +1,8 @@
 """Rankers for the turns of dialogues: single signals, their blend, and a language model.
 
-No ranker or weight is trained on a dialogue that it is evaluated on: a data set without training dialogues is split into
-folds, and each is ranked by models of the others. One exception: the prior of the language model is measured after three
-histories of evaluated dialogues, which do not contain their targets.
+No ranker or weight is trained on a dialogue that it is evaluated on: a data set without training dialogues is split
+into folds, and each is ranked by models of the others. One exception: the prior of the language model is measured after
+three histories of evaluated dialogues, which do not contain their targets.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -63,9 +63,7 @@ class PrecomputedEncoder:
         """
         places = [self._positions.get(one_line(text), -1) for text in texts]
         if -1 in places:
-            raise InputError(
-                f"the text {texts[places.index(-1)]!r:.60} was not encoded in advance; add it to the texts"
-            )
+            raise InputError(f"the text {texts[places.index(-1)]!r:.60} was not encoded in advance; add it")
         return self._vectors[places]
 
 

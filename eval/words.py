@@ -2,7 +2,7 @@
 
 The users are those of the embedded shop, with the basket before the last held out. Each searches for one item of that
 basket by a word or two of its title, with the whole history or only its newest items. Weights are learned from earlier
-baskets, so no measured interaction was seen. The data contain no queries: title words stand in for them, which is easier
+baskets, so no measured interaction was seen. The data contain no queries: title words stand in for them, and are easier
 than real queries.
 """
 
