@@ -145,16 +145,16 @@ def _turns(path: Path, catalog: Catalog) -> Iterator[Turn]:
         for year in _YEAR.findall(title)[-1:]:
             by_year[year].append(title)
     for row in pq.read_table(path).to_pylist():
-        context = [said.strip() for said in row["context"] if said.strip()]
+        context = [utterance.strip() for utterance in row["context"] if utterance.strip()]
         text = "\n".join(context)
         # A title with its year is unambiguous; without a year it counts only if an annotator marked it.
         written = [title for year in sorted(set(_YEAR.findall(text))) for title in by_year[year] if title in text]
         mentioned = list(dict.fromkeys(title for title in (*row["entities"], *written) if title in by_title))
         relevant = dict.fromkeys(title for title in row["recommended"] if title in by_title and title not in mentioned)
-        said = text.casefold()
+        folded = text.casefold()
         yield Turn(
             f"{path.stem} {row['dialog_id']}",
-            tuple(by_title[title] for title in mentioned if title.casefold() in said),
+            tuple(by_title[title] for title in mentioned if title.casefold() in folded),
             frozenset(by_title[title] for title in mentioned),
             _truncate_context(context),
             tuple(by_title[title] for title in relevant),
@@ -164,10 +164,10 @@ def _turns(path: Path, catalog: Catalog) -> Iterator[Turn]:
 def _truncate_context(context: Sequence[str]) -> str:
     """The last utterances that fit into `MAX_CONTEXT_CHARS`; of a longer one its end."""
     kept: list[str] = []
-    for said in reversed(context):
-        if kept and sum(map(len, kept)) + len(said) > MAX_CONTEXT_CHARS:
+    for utterance in reversed(context):
+        if kept and sum(map(len, kept)) + len(utterance) > MAX_CONTEXT_CHARS:
             break
-        kept.append(said[-MAX_CONTEXT_CHARS:])
+        kept.append(utterance[-MAX_CONTEXT_CHARS:])
     return "\n".join(reversed(kept))
 
 

@@ -97,8 +97,8 @@ class TextVectors:
     def from_dialogues(cls, data: Dialogues, embed: Embed) -> "TextVectors":
         """Encode all texts of a data set."""
         turns = [*data.test_turns, *data.train_turns]
-        said = list(dict.fromkeys(one_line(turn.query) or "-" for turn in turns))
-        return cls(embed(data.catalog.titles), embed(data.descriptions), PrecomputedEncoder(said, embed(said)))
+        queries = list(dict.fromkeys(one_line(turn.query) or "-" for turn in turns))
+        return cls(embed(data.catalog.titles), embed(data.descriptions), PrecomputedEncoder(queries, embed(queries)))
 
 
 def make_component_rankers(
@@ -108,11 +108,11 @@ def make_component_rankers(
     size, log = len(data.catalog), interactions_of(training_turns)
     offsets, items = _empty_log() if log is None else log.to_indices(data.catalog)
     described = EmbeddingRanker(texts.descriptions, encoder=texts.contexts)
-    alike, said = described.history_and_words_rankers()
+    by_history, by_words = described.history_and_words_rankers()
     return {
         "dialogue, by titles": EmbeddingRanker(texts.titles, encoder=texts.contexts, history_weight=0),
-        "dialogue, by descriptions": said,
-        "like what was mentioned": alike,
+        "dialogue, by descriptions": by_words,
+        "like what was mentioned": by_history,
         "beside what was mentioned": CooccurrenceRanker(offsets, items, size, decay=0.9, next_weight=0),
         POPULAR: PopularityRanker(np.bincount(items, minlength=size)),
     }

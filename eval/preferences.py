@@ -70,8 +70,10 @@ def probe_items() -> Catalog:
     Prices are 5 cents apart and never round: whether "under 5" includes 5.00 is left open. The shown items are in.
     """
     rows = [*read_labelled(LABELLED), *read_labelled(HELD_OUT), *read_labelled(SECOND_HELD_OUT)]
-    said = {word for row in rows for word in re.findall(r"[^\W\d_]{3,}", f"{row['said']} {row['limits']}".casefold())}
-    words = said | {word + "s" for word in said} | {word.removesuffix("s") for word in said}
+    written = {
+        word for row in rows for word in re.findall(r"[^\W\d_]{3,}", f"{row['said']} {row['limits']}".casefold())
+    }
+    words = written | {word + "s" for word in written} | {word.removesuffix("s") for word in written}
     titles = [*(title for title, _ in SHOWN_ITEMS), *sorted(words)]
     prices = [*(price for _, price in SHOWN_ITEMS), *(0.01 + 0.05 * step for step in range(600))]
     items = [(title, 3.33) for title in titles] + [("Thing", round(price, 2)) for price in prices]
