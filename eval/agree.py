@@ -1,10 +1,10 @@
-"""Rank the same people through vLLM and through Transformers, and say where the lists differ.
+"""Agreement of vLLM and Transformers: rank the same users through both backends and compare the lists.
 
     python -m eval.agree --users 200
 
-ranks customers of the embedded shop by beams over the whole catalog under both scores, and by scoring every one of 20
-candidates. Both backends compute in the same dtype. Two lists that differ do so at a tie where the scores of what only
-one of them holds lie within 0.02 nats. Writes one JSON object for each way. vLLM has to be installed beside genrec.
+ranks users of the embedded shop by beam search over the whole catalog under both scores, and by scoring 20 candidates.
+Both backends compute in the same dtype. A difference between two lists counts as a tie if the scores of the items in
+only one of them lie within 0.02 nats. Prints one JSON object per variant. vLLM must be installed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from genrec.types import Ranking
 
 K, WIDTH, BATCH = 10, 10, 20
 TIE_TOLERANCE = 0.02  # nats
-TIMEOUT = 900.0  # seconds; the machine may have other work
+TIMEOUT = 900.0  # seconds; long, since the machine may be busy
 SEED = 20261126
 VARIANTS: dict[str, dict[str, Any]] = {
     "beam, model score": {"strategy": "beam", "score": "model"},
@@ -32,12 +32,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def compare(rankings: Sequence[Ranking], reference: Sequence[Ranking]) -> dict[str, Any]:
-    """How two lists of rankings of the same people agree.
+    """Compare two lists of rankings of the same users.
 
     Returns:
-        `users`; `same_set` and `same_order`, how many have the same items; `apart`, how many of the others differ by
-        more than a tie; `widest_tie`, nats between the best and the worst of what only one list holds, at the most;
-        `score_difference`, nats between the two scores of one item, at the most.
+        `users`; `same_set` and `same_order`, the users with the same items; `apart`, the users whose lists differ by
+        more than a tie; `widest_tie`, the largest range in nats of the scores of items in only one list;
+        `score_difference`, the largest difference in nats between the two scores of an item.
     """
     found = {"users": len(rankings), "same_set": 0, "same_order": 0, "apart": 0}
     ties, gaps = [0.0], [0.0]
@@ -56,7 +56,7 @@ def compare(rankings: Sequence[Ranking], reference: Sequence[Ranking]) -> dict[s
 
 
 def main() -> None:
-    """Rank, compare, print."""
+    """Rank with both backends and print the comparison."""
     parser = argparse.ArgumentParser(prog="python -m eval.agree", description=__doc__)
     parser.add_argument("--users", type=int, default=200)
     options = parser.parse_args()

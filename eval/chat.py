@@ -1,11 +1,10 @@
 """Conversational recommendation on real dialogues: python -m eval.chat --data DIR [--model-turns N] [--json FILE].
 
-DIR holds `redial_*.parquet` and `opendialkg_*.parquet`. Prints, for each data set and ranker, recall at 1, 5 and 10
-with 95 % bootstrap intervals over dialogues, the difference to the blend, and how many recommended items are outside
-the catalog, repeated, or ruled out, which is counted of the lists as they are. The protocol stands in
-`eval/dialogue.py`, what is ranked by in `eval/dialogue_rankers.py`. `python -m eval.chat simulate` lets scripted
-shoppers talk instead, and `python -m eval.chat words` what words are worth beside a history; see `eval/simulate.py` and
-`eval/words.py`.
+DIR holds `redial_*.parquet` and `opendialkg_*.parquet`. Prints recall at 1, 5 and 10 of each ranker with 95 % bootstrap
+intervals over dialogues, its difference to the blend, and how many recommended items are outside the catalog, repeated
+or excluded. The protocol is described in `eval/dialogue.py`, the rankers in `eval/dialogue_rankers.py`. `python -m
+eval.chat simulate` simulates conversations with scripted shoppers (`eval/simulate.py`), and `python -m eval.chat words`
+measures the value of search words in addition to a history (`eval/words.py`).
 """
 
 import argparse
@@ -44,11 +43,10 @@ from genrec.types import FloatArray, ItemId
 SEED = 20261122
 DATASETS = ("redial", "opendialkg")
 CUTOFFS = (1, 5, 10)
-MODEL_TURNS = 200  # a language model is asked about, of each data set
+MODEL_TURNS = 200  # turns of each data set that the language model ranks
 QUICK_TURNS = 100  # turns of each data set
-# He et al., "Large Language Models as Zero-Shot Conversational Recommenders", CIKM 2023: on the turns of the test part,
-# where ours are those of the validation part; and what was mentioned is taken out of what is to be found and out of
-# what is recommended here.
+# He et al., "Large Language Models as Zero-Shot Conversational Recommenders", CIKM 2023, on test turns; ours are
+# validation turns. Here mentioned items are removed from the targets and from the recommendations.
 PUBLISHED = {
     "redial": {
         "published, its test turns: GPT-4": (5.04, 13.97, 20.08),
@@ -60,13 +58,13 @@ PUBLISHED = {
 
 @dataclass
 class RankerAnswers:
-    """What one ranker answered, turn by turn.
+    """The lists of one ranker.
 
     Attributes:
-        turns: that it was asked about.
-        lists: what it recommended.
-        filled: items of each list that popularity had to give.
-        seconds: that each took.
+        turns: the ranked turns.
+        lists: recommended items of each turn, best first.
+        filled: how many items of each list came from the popularity fallback.
+        seconds: the time of each turn.
     """
 
     turns: list[Turn] = field(default_factory=list)
@@ -75,7 +73,7 @@ class RankerAnswers:
     seconds: list[float] = field(default_factory=list)
 
     def for_turns(self, turns: Sequence[Turn]) -> "RankerAnswers":
-        """The same of some turns only."""
+        """The answers for some of the turns."""
         chosen = set(map(id, turns))
         places = [place for place, turn in enumerate(self.turns) if id(turn) in chosen]
         columns = (self.turns, self.lists, self.filled, self.seconds)
@@ -84,7 +82,7 @@ class RankerAnswers:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A row of the table; shares are times 100, and what is counted is counted of all places of all lists."""
+    """A row of the table; shares are percentages, and faults are counted over all positions of all lists."""
 
     data: str
     ranker: str
@@ -101,7 +99,7 @@ class ResultRow:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ask about every turn, print, write."""
+    """Rank every turn, print tables, write JSON."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     others = {"simulate": simulate, "words": words}
     if arguments and arguments[0] in others:
@@ -125,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(data: Dialogues, options: argparse.Namespace) -> tuple[list[ResultRow], list[dict[str, float]]]:
-    """A row for each ranker, and the weights of each fold's blend."""
+    """Measure every ranker; a row for each, and the weights of each fold's blend."""
     cache = default_cache()
     texts = TextVectors.from_dialogues(data, make_embed(cache))
     random = np.random.default_rng(options.seed)
@@ -167,7 +165,7 @@ def _run_fold(
 def run_turns(
     data: Dialogues, recommender: Recommender, turns: Sequence[Turn], name: str, answers: RankerAnswers
 ) -> None:
-    """Ask about some turns, and keep what is answered."""
+    """Rank some turns, and add the lists to the answers."""
     for turn in show_progress(turns, f"{data.name}, {name}", len(turns)):
         found = recommender.recommend(turn.user, CUTOFFS[-1], exclude=turn.mentioned)
         answers.turns.append(turn)
@@ -177,13 +175,13 @@ def run_turns(
 
 
 def cluster_interval(hits: FloatArray, totals: FloatArray, dialogue_ids: Sequence[str], *, seed: int) -> Interval:
-    """100 times a ratio of sums, with its interval when whole dialogues are drawn: what is said in one hangs together.
+    """100 times a ratio of sums, with a bootstrap interval that resamples whole dialogues, whose turns are dependent.
 
     Args:
-        hits: float64 [T], such as true items that were found at each turn; or how many more than another found.
-        totals: float64 [T], how many there are.
-        dialogue_ids: [T], each turn's dialogue.
-        seed: of the draw.
+        hits: float64 [T], the relevant items found at each turn, or the difference to another ranker.
+        totals: float64 [T], all relevant items of each turn.
+        dialogue_ids: [T], the dialogue of each turn.
+        seed: of the resampling.
     """
     _, places = np.unique(np.array(dialogue_ids), return_inverse=True)
     up, down = np.bincount(places, hits), np.bincount(places, totals)
@@ -194,7 +192,7 @@ def cluster_interval(hits: FloatArray, totals: FloatArray, dialogue_ids: Sequenc
 
 
 def _add_blend_on_model_turns(answers: dict[str, RankerAnswers]) -> None:
-    """Beside what was asked about some turns only, the blend on the same ones."""
+    """For every ranker that ranked some turns only, add the blend on the same turns."""
     for own in list(answers.values()):
         if len(own.turns) < len(answers[BLEND].turns):
             answers[f"{BLEND}, on the same turns"] = answers[BLEND].for_turns(own.turns)
@@ -227,7 +225,7 @@ def _result_row(
 
 
 def _count_faults(own: RankerAnswers, known: set[str]) -> tuple[int, int, int]:
-    """Items outside the catalog, repeated within a list, and ruled out, of all lists."""
+    """How many items are outside the catalog, repeated within a list, or excluded, over all lists."""
     outside = repeated = ruled_out = 0
     for turn, found in zip(own.turns, own.lists, strict=True):
         ids, banned = list(map(str, found)), set(map(str, turn.mentioned))
@@ -239,23 +237,23 @@ def _count_faults(own: RankerAnswers, known: set[str]) -> tuple[int, int, int]:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.chat", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder of dialogues")
-    parser.add_argument("--sets", nargs="+", choices=DATASETS, default=DATASETS, help="these data sets only")
-    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of folds, draws and intervals")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the dialogues")
+    parser.add_argument("--sets", nargs="+", choices=DATASETS, default=DATASETS, help="run only these data sets")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="seed of folds, samples and intervals")
     parser.add_argument(
         "--model-turns",
         type=int,
         default=MODEL_TURNS,
         metavar="N",
-        help="turns that the LLM is asked about; 0 for none",
+        help="turns that the LLM ranks; 0 for none",
     )
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TURNS} turns of each data set")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--quick", action="store_true", help=f"rank only {QUICK_TURNS} turns of each data set")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
     options = parser.parse_args(arguments)
     if options.model_turns < 0:
-        parser.error(f"--model-turns is {options.model_turns}; ask about 0 turns or more")
+        parser.error(f"--model-turns is {options.model_turns}; give 0 or more")
     if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
-        parser.error(f"--json {options.json} cannot be written; name a file that can")
+        parser.error(f"--json {options.json} is not writable; name a writable file")
     return options
 
 

@@ -1,8 +1,8 @@
-"""Real dialogues about films, and what would have been right at each of their turns.
+"""Real dialogues about films, with the items that are relevant at each turn.
 
 The protocol is that of He et al., "Large Language Models as Zero-Shot Conversational Recommenders", CIKM 2023, section
-3: what is recommended in a turn is true; what was mentioned before is neither true nor may it be recommended; what the
-catalog lacks is not true; each true item that remains is one example.
+3: the items that a turn recommends are relevant, except those that are not in the catalog and those mentioned before,
+which may not be recommended either. Each relevant item is one example.
 """
 
 import json
@@ -21,22 +21,22 @@ from genrec import Catalog, History, Interactions, Item, read_interactions
 from genrec.errors import InputError
 from genrec.types import FloatArray, ItemId
 
-MAX_CONTEXT_CHARS = 400  # characters of a dialogue's end that are read
-MAX_CAST = 3  # actors and genres that describe a film
+MAX_CONTEXT_CHARS = 400  # characters at the end of a dialogue that form the query
+MAX_CAST = 3  # values per attribute in the description of a film
 _YEAR = re.compile(r"\((\d{4})\)")
 _KINDS = ("genre", "director", "star", "actor")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a dialogue in which something is recommended.
+    """A turn of a dialogue that recommends something.
 
     Attributes:
-        dialogue: whose turn it is.
-        history: items that were mentioned before, in words that stand there, oldest first.
-        mentioned: all that may not be recommended: the history, and what only an annotator found.
-        query: the newest utterances before it.
-        targets: items that are recommended and were not mentioned; may be empty.
+        dialogue: the id of the dialogue.
+        history: items whose titles were mentioned before, oldest first.
+        mentioned: items that may not be recommended: the history and other items that annotators marked as mentioned.
+        query: the last utterances before the turn.
+        targets: relevant items; may be empty.
     """
 
     dialogue: str
@@ -47,7 +47,7 @@ class Turn:
 
     @property
     def user(self) -> History:
-        """Who is asked for."""
+        """The user for whom a ranker is asked."""
         return History(self.history, self.query)
 
 
@@ -57,9 +57,9 @@ class Dialogues:
 
     Attributes:
         name: such as `redial`.
-        catalog: films; of those that are called alike the first one.
-        test_turns: turns that are measured, with a truth each.
-        train_turns: turns of other dialogues, which may be counted and learned from; none in `redial`.
+        catalog: films; of equal titles the first one.
+        test_turns: the turns that are evaluated, each with a relevant item.
+        train_turns: turns of other dialogues, for training; empty for `redial`.
         digest: SHA-256 of the files.
     """
 
@@ -71,31 +71,31 @@ class Dialogues:
 
     @property
     def descriptions(self) -> list[str]:
-        """Of each film its title, genres, director and cast, as one text."""
+        """Title, genres, director and cast of each film, as one text."""
         return [_describe(item) for item in self.catalog]
 
 
 def read_dialogues(folder: Path, name: str) -> Dialogues:
-    """`NAME_items.parquet`, `NAME_valid.parquet` and, where there is one, `NAME_train.parquet`.
+    """Read `NAME_items.parquet`, `NAME_valid.parquet` and, if it exists, `NAME_train.parquet`.
 
     Raises:
-        InputError: a file is missing, or no turn has anything to be found.
+        InputError: a file is missing, or no turn has a relevant item.
     """
     paths = [folder / f"{name}_{part}.parquet" for part in ("items", "valid", "train")]
     for path in paths[:2]:
         if not path.is_file():
-            raise InputError(f"{path} is missing; point --data to the folder that holds the dialogues")
+            raise InputError(f"{path} is missing; point --data to the folder of the dialogues")
     digest = sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()
     catalog = _catalog(pq.read_table(paths[0]).to_pylist(), name)
     asked = [turn for turn in _turns(paths[1], catalog) if turn.targets]
     if not asked:
-        raise InputError(f"{paths[1]} holds no turn that recommends an item of the catalog; give it others")
+        raise InputError(f"{paths[1]} holds no turn that recommends an item of the catalog; use other dialogues")
     others = list(_turns(paths[2], catalog)) if paths[2].is_file() else []
     return Dialogues(name, catalog, tuple(asked), tuple(others), digest)
 
 
 def interactions_of(turns: Iterable[Turn]) -> Interactions | None:
-    """What was mentioned and recommended, each dialogue a person's history; None where nothing was."""
+    """Mentioned and recommended items, each dialogue as the history of one user; None if there are none."""
     items: dict[str, dict[ItemId, None]] = defaultdict(dict)
     for turn in turns:
         items[turn.dialogue].update(dict.fromkeys((*turn.history, *turn.targets)))
@@ -109,7 +109,7 @@ def interactions_of(turns: Iterable[Turn]) -> Interactions | None:
 
 
 def folds(turns: Sequence[Turn], count: int, seed: int) -> list[tuple[list[Turn], list[Turn]]]:
-    """Turns inside and outside of each fold; a dialogue's turns are in one fold together."""
+    """Split turns into folds by dialogue; the turns inside and outside of each fold."""
     names = list(dict.fromkeys(turn.dialogue for turn in turns))
     order = np.random.default_rng(seed).permutation(len(names))
     own = {names[place]: number % count for number, place in enumerate(order)}
@@ -123,7 +123,7 @@ def folds(turns: Sequence[Turn], count: int, seed: int) -> list[tuple[list[Turn]
 
 
 def recall(turns: Sequence[Turn], lists: Sequence[Sequence[ItemId]], k: int) -> tuple[FloatArray, FloatArray]:
-    """How many true items are among the first k, and how many there are, of each turn: float64 [T] each."""
+    """The number of relevant items among the first k, and of all relevant items, per turn: float64 [T] each."""
     found = [len(set(map(str, turn.targets)) & set(map(str, own[:k]))) for turn, own in zip(turns, lists, strict=True)]
     return np.array(found, dtype=np.float64), np.array([len(turn.targets) for turn in turns], dtype=np.float64)
 
@@ -145,29 +145,29 @@ def _turns(path: Path, catalog: Catalog) -> Iterator[Turn]:
         for year in _YEAR.findall(title)[-1:]:
             by_year[year].append(title)
     for row in pq.read_table(path).to_pylist():
-        context = [said.strip() for said in row["context"] if said.strip()]
+        context = [utterance.strip() for utterance in row["context"] if utterance.strip()]
         text = "\n".join(context)
-        # A title with its year is one wherever it stands; others are words like others, and need an annotator.
+        # A title with its year is unambiguous; without a year it counts only if an annotator marked it.
         written = [title for year in sorted(set(_YEAR.findall(text))) for title in by_year[year] if title in text]
         mentioned = list(dict.fromkeys(title for title in (*row["entities"], *written) if title in by_title))
-        truth = dict.fromkeys(title for title in row["recommended"] if title in by_title and title not in mentioned)
-        said = text.casefold()
+        relevant = dict.fromkeys(title for title in row["recommended"] if title in by_title and title not in mentioned)
+        folded = text.casefold()
         yield Turn(
             f"{path.stem} {row['dialog_id']}",
-            tuple(by_title[title] for title in mentioned if title.casefold() in said),
+            tuple(by_title[title] for title in mentioned if title.casefold() in folded),
             frozenset(by_title[title] for title in mentioned),
             _truncate_context(context),
-            tuple(by_title[title] for title in truth),
+            tuple(by_title[title] for title in relevant),
         )
 
 
 def _truncate_context(context: Sequence[str]) -> str:
-    """The newest utterances that fit into WORDS characters, and of a longer last one its end."""
+    """The last utterances that fit into `MAX_CONTEXT_CHARS`; of a longer one its end."""
     kept: list[str] = []
-    for said in reversed(context):
-        if kept and sum(map(len, kept)) + len(said) > MAX_CONTEXT_CHARS:
+    for utterance in reversed(context):
+        if kept and sum(map(len, kept)) + len(utterance) > MAX_CONTEXT_CHARS:
             break
-        kept.append(said[-MAX_CONTEXT_CHARS:])
+        kept.append(utterance[-MAX_CONTEXT_CHARS:])
     return "\n".join(reversed(kept))
 
 

@@ -1,8 +1,8 @@
-"""What answers a turn of a dialogue: parts that know one thing each, all of them as one, and a language model.
+"""Rankers for the turns of dialogues: single signals, their blend, and a language model.
 
-No part has counted, and no weight was learned from, anything of a dialogue that is asked about: where a data set has no
-dialogues to learn from, it is cut into folds, and each is answered by what the others tell. One thing is of those that
-are asked there: the prior of the language model is measured behind three of their histories, which tell no answers.
+No ranker or weight is trained on a dialogue that it is evaluated on: a data set without training dialogues is split
+into folds, and each is ranked by models of the others. One exception: the prior of the language model is measured after
+three histories of evaluated dialogues, which do not contain their targets.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,14 +42,14 @@ from genrec.settings import LANGUAGE_MODEL
 from genrec.types import FloatArray, IntArray
 
 FOLDS = 5
-MAX_FIT_TURNS = 1200  # turns that weights are learned from, at most
-BACKGROUND_HISTORIES = 3  # dialogues behind which the prior of the language model is measured
+MAX_FIT_TURNS = 1200  # turns on which weights are fitted, at most
+BACKGROUND_HISTORIES = 3  # histories after which the prior of the language model is measured
 POPULAR, BLEND, MODEL = "popularity", "blend of these", "SmolLM2-135M on 50 of the blend"
 TEMPLATE = Path(__file__).parent / "dialogue.j2"
 
 
 class PrecomputedEncoder:
-    """Vectors of texts that were encoded beforehand; what it has not met it does not know."""
+    """An encoder that only looks up texts encoded in advance."""
 
     name = "remembered"
 
@@ -60,11 +60,11 @@ class PrecomputedEncoder:
         """float32 [texts, D].
 
         Raises:
-            InputError: a text was not encoded beforehand.
+            InputError: a text was not encoded in advance.
         """
         places = [self._positions.get(one_line(text), -1) for text in texts]
         if -1 in places:
-            raise InputError(f"the text {texts[places.index(-1)]!r:.60} was not encoded beforehand; add it")
+            raise InputError(f"the text {texts[places.index(-1)]!r:.60} was not encoded in advance; add it")
         return self._vectors[places]
 
 
@@ -73,16 +73,14 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 def make_embed(cache: Path) -> Embed:
-    """The bundled sentence encoder; what it made is kept under the cache, as the vectors of a catalog are."""
+    """The bundled sentence encoder, with its vectors cached like those of a catalog."""
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        catalog, tell = (
-            Catalog.from_items(Item(place, text) for place, text in enumerate(texts)),
-            report_progress("texts"),
-        )
-        found = embed_titles(catalog, Settings(), cache, on_progress=lambda _, done, total: tell(done, total))
+        catalog = Catalog.from_items(Item(number, text) for number, text in enumerate(texts))
+        report = report_progress("texts")
+        found = embed_titles(catalog, Settings(), cache, on_progress=lambda _, done, total: report(done, total))
         if found is None:
-            raise InputError("the settings name no sentence encoder; name one")
+            raise InputError("the settings have no sentence encoder; set one")
         return found.vectors
 
     return embed
@@ -90,7 +88,7 @@ def make_embed(cache: Path) -> Embed:
 
 @dataclass(frozen=True)
 class TextVectors:
-    """Vectors of what is read: of titles and of descriptions, float32 [N, D] each, and of what was said."""
+    """Vectors of titles and of descriptions, float32 [N, D] each, and of the queries."""
 
     titles: NDArray[np.float32]
     descriptions: NDArray[np.float32]
@@ -98,31 +96,31 @@ class TextVectors:
 
     @classmethod
     def from_dialogues(cls, data: Dialogues, embed: Embed) -> "TextVectors":
-        """Read all texts of a data set."""
+        """Encode all texts of a data set."""
         turns = [*data.test_turns, *data.train_turns]
-        said = list(dict.fromkeys(one_line(turn.query) or "-" for turn in turns))
-        return cls(embed(data.catalog.titles), embed(data.descriptions), PrecomputedEncoder(said, embed(said)))
+        queries = list(dict.fromkeys(one_line(turn.query) or "-" for turn in turns))
+        return cls(embed(data.catalog.titles), embed(data.descriptions), PrecomputedEncoder(queries, embed(queries)))
 
 
 def make_component_rankers(
     data: Dialogues, texts: TextVectors, training_turns: Sequence[Turn]
 ) -> dict[str, DenseRanker]:
-    """Rankers by what they know, of which the last two have counted some turns."""
+    """Single-signal rankers by name; the last two count the training turns."""
     size, log = len(data.catalog), interactions_of(training_turns)
     offsets, items = _empty_log() if log is None else log.to_indices(data.catalog)
     described = EmbeddingRanker(texts.descriptions, encoder=texts.contexts)
-    alike, said = described.history_and_words_rankers()
+    by_history, by_words = described.history_and_words_rankers()
     return {
         "dialogue, by titles": EmbeddingRanker(texts.titles, encoder=texts.contexts, history_weight=0),
-        "dialogue, by descriptions": said,
-        "like what was mentioned": alike,
+        "dialogue, by descriptions": by_words,
+        "like what was mentioned": by_history,
         "beside what was mentioned": CooccurrenceRanker(offsets, items, size, decay=0.9, next_weight=0),
         POPULAR: PopularityRanker(np.bincount(items, minlength=size)),
     }
 
 
 def fit_blend_weights(data: Dialogues, texts: TextVectors, turns: Sequence[Turn], seed: int) -> dict[str, float]:
-    """Weights of the parts by their names: the mean of those that each fold of some turns shows best."""
+    """Weights of the single-signal rankers by name: the mean of the best weights on each fold of the turns."""
     found: list[FloatArray] = []
     names: list[str] = []
     for inside, outside in folds(turns, FOLDS, seed):
@@ -138,7 +136,7 @@ def fit_blend_weights(data: Dialogues, texts: TextVectors, turns: Sequence[Turn]
 
 @dataclass(frozen=True)
 class FoldRankers:
-    """For some turns, rankers by name, which know nothing of their dialogues; and the weights of the blend."""
+    """Rankers by name for some turns, trained without their dialogues, and the weights of the blend."""
 
     turns: list[Turn]
     rankers: dict[str, DenseRanker]
@@ -146,7 +144,7 @@ class FoldRankers:
 
 
 def make_fold_rankers(data: Dialogues, texts: TextVectors, seed: int) -> Iterator[FoldRankers]:
-    """One for all turns where there are other dialogues to learn from, else one for each fold of them."""
+    """Train rankers once if there are training dialogues, otherwise once per fold of the test turns."""
     splits = (
         [(list(data.test_turns), list(data.train_turns))] if data.train_turns else folds(data.test_turns, FOLDS, seed)
     )
@@ -161,7 +159,7 @@ def make_fold_rankers(data: Dialogues, texts: TextVectors, seed: int) -> Iterato
 
 
 class LlmRankers:
-    """The language model as a ranker of what another proposes; loaded once for all folds of a data set."""
+    """The language model as a ranker of retrieved candidates; loaded once for all folds of a data set."""
 
     def __init__(self, data: Dialogues, cache: Path, seed: int) -> None:
         backend, tokenizer = load_backend(LANGUAGE_MODEL, cache)
@@ -181,20 +179,22 @@ class LlmRankers:
         )
 
     def for_retriever(self, retriever: Ranker) -> dict[str, GenerativeRanker]:
-        """The model alone, and with the proposer's own judgement as the default has it, by name."""
-        evidence = Settings().generative.fusion_weight
+        """The model alone, and with the default fusion weight of the retriever's scores, by name."""
+        fusion_weight = Settings().generative.fusion_weight
         return {
             f"{MODEL}, alone": self._ranker.with_settings(retriever=retriever),
-            f"{MODEL}, evidence {evidence:g}": self._ranker.with_settings(retriever=retriever, fusion_weight=evidence),
+            f"{MODEL}, fusion weight {fusion_weight:g}": self._ranker.with_settings(
+                retriever=retriever, fusion_weight=fusion_weight
+            ),
         }
 
     def save_priors(self) -> None:
-        """Keep what was measured of the prior for the next run."""
+        """Save the measured prior for the next run."""
         self._ranker.save_priors()
 
 
 def make_recommender(data: Dialogues, ranker: Ranker, fallback: Ranker) -> Recommender:
-    """What answers with one ranker, and with what is popular where it knows too little."""
+    """A recommender with one ranker and a fallback."""
     return Recommender(data.catalog, [ranker, fallback])
 
 

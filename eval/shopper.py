@@ -1,4 +1,4 @@
-"""A scripted shopper: what they say, what they mean by it, and whether it was read so."""
+"""Scripted shoppers: their messages, the intent behind each message, and whether it was understood."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from eval.intent import Intent, Price, excluded_words, lacks_thing
 from genrec import Catalog
-from genrec.chat.conversation import Conversation, Preferences
+from genrec.chat.conversation import Conversation
+from genrec.chat.preferences import Label, PreferenceFilter, Preferences, PriceBound
 from genrec.types import ItemId, Recommendation
 
 KINDS = (
@@ -27,75 +29,7 @@ KINDS = (
 _KIND_WEIGHTS = dict(zip(KINDS, (6, 3, 1, 3, 1, 5, 2, 3, 3, 1, 1, 1), strict=True))
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _WORD = re.compile(r"[A-Za-z]{3,}")
-_STOP_WORDS = ("and", "but", "for", "the", "with")  # that nobody asks for
-_EXCLUSION_FILTER = re.compile(r"(['\"])((?:(?!\1).)*)\1 not in words\(title\)")
-
-Price = float | None
-PriceBound = tuple[str, float]
-ItemFacts = dict[str, tuple[str, Price]]
-"""Title and price of every item by its id as a text."""
-
-
-def item_facts_of(catalog: Catalog) -> ItemFacts:
-    """Read item by item, so that a check needs nothing of how genrec filters."""
-    prices = ((item, item.attributes.get("price")) for item in catalog)
-    return {
-        str(item.item_id): (item.title, float(price) if isinstance(price, int | float) else None)
-        for item, price in prices
-    }
-
-
-def satisfies_price_bound(price: Price, sign: str, bound: float) -> bool:
-    """Whether a price is on the right side of a bound; one that is not known is on none."""
-    if price is None:
-        return False
-    return {"<": price < bound, "<=": price <= bound, ">": price > bound, ">=": price >= bound}[sign]
-
-
-def lacks_text(title: str, words: str) -> bool:
-    """Whether a title does not hold a text as whole words, capitals or not."""
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", title, re.IGNORECASE) is None
-
-
-def lacks_thing(title: str, word: str) -> bool:
-    """Whether a title names a thing neither as one nor as many, as far as an "s" says which."""
-    one = word[:-1] if word.endswith("s") and not word.endswith("ss") else word
-    return all(lacks_text(title, form) for form in {word, one, one + "s"})
-
-
-def excluded_words(where: str) -> frozenset[str]:
-    """The words that a limit allows no title to hold, in small letters; none for a limit of another kind."""
-    return frozenset(found[1].casefold() for found in _EXCLUSION_FILTER.findall(where))
-
-
-@dataclass(frozen=True)
-class Intent:
-    """What a shopper wants, as they themselves know it.
-
-    Attributes:
-        disliked: item ids, as text.
-        min_price, max_price: bounds of the price, each with its sign; of two on one side the later one holds.
-        excluded_words: what no title may hold.
-        excluded_series: what no title may begin with.
-    """
-
-    disliked: frozenset[str] = frozenset()
-    min_price: PriceBound | None = None
-    max_price: PriceBound | None = None
-    excluded_words: frozenset[str] = frozenset()
-    excluded_series: frozenset[str] = frozenset()
-
-    def allows(self, name: str, title: str, price: Price) -> bool:
-        """Whether an item may be shown to them."""
-        return (
-            name not in self.disliked
-            and all(
-                satisfies_price_bound(price, *bound) for bound in (self.min_price, self.max_price) if bound is not None
-            )
-            and all(lacks_thing(title, word) for word in self.excluded_words)
-            and not any(title.casefold().startswith(words) for words in self.excluded_series)
-        )
-
+_STOP_WORDS = ("and", "but", "for", "the", "with")  # are not searched for
 
 IntentUpdate = Callable[[Intent], Intent]
 UnderstandingCheck = Callable[[Preferences, Preferences], bool]
@@ -111,26 +45,33 @@ def _unchanged(before: Preferences, after: Preferences) -> bool:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One utterance.
+    """A message, or the removal of a preference.
 
     Attributes:
-        text: what is said.
-        kind: of `PREFERENCE_KINDS`; "" for what means nothing.
-        update_intent: what the shopper wants behind it.
-        is_understood: whether wishes before and after it are as it was meant.
-        removed_preference: the wish that is taken back by hand instead.
+        text: the message.
+        kind: one of `KINDS`; "" for a message without meaning.
+        update_intent: the shopper's intent after the message, from the one before.
+        is_understood: whether the preferences before and after the message reflect its intent.
+        removed_preference: the label that the shopper removes instead of writing a message.
     """
 
     text: str
     kind: str = ""
     update_intent: IntentUpdate = _keep_intent
     is_understood: UnderstandingCheck = _unchanged
-    removed_preference: tuple[str, ItemId] | None = None
+    removed_preference: Label | None = None
 
 
 @dataclass
 class Shopper:
-    """Somebody who looks for one item, and says nothing that would rule it out."""
+    """A shopper who is looking for one item and never states anything that excludes it.
+
+    Attributes:
+        catalog: holds the item.
+        target: the item's id.
+        rng: draws the messages.
+        title, price: of the item.
+    """
 
     catalog: Catalog
     target: ItemId
@@ -144,12 +85,12 @@ class Shopper:
         self.title, self.price = item.title, float(price) if isinstance(price, int | float) else None
 
     def next_utterance(self, conversation: Conversation, intent: Intent) -> Utterance:
-        """First what they look for, then one of the critiques that the list and what they look for allow."""
+        """A search phrase first, then one of the critiques that the list and the target allow."""
         if not conversation.shown:
             return self._words()
-        possible = [said for kind in KINDS if (said := self._utterance_of(kind, conversation, intent)) is not None]
-        often = np.array([_KIND_WEIGHTS[said.kind] for said in possible], dtype=np.float64)
-        return possible[int(self.rng.choice(len(possible), p=often / often.sum()))]
+        possible = [own for kind in KINDS if (own := self._utterance_of(kind, conversation, intent)) is not None]
+        weights = np.array([_KIND_WEIGHTS[own.kind] for own in possible], dtype=np.float64)
+        return possible[int(self.rng.choice(len(possible), p=weights / weights.sum()))]
 
     def _utterance_of(self, kind: str, conversation: Conversation, intent: Intent) -> Utterance | None:
         shown = conversation.shown
@@ -180,13 +121,13 @@ class Shopper:
         size = min(len(words), int(self.rng.integers(1, 3)))
         places = sorted(self.rng.choice(len(words), size, replace=False))
         text = " ".join(words[place] for place in places).lower()
-        said = self._pick(["{}", "i am looking for something with {}", "do you have {}?", "{} please"]).format(text)
+        message = self._pick(["{}", "i am looking for something with {}", "do you have {}?", "{} please"]).format(text)
 
-        def read(before: Preferences, after: Preferences) -> bool:
+        def is_understood(before: Preferences, after: Preferences) -> bool:
             grown = after.words != before.words and text in after.words[-1].casefold()
             return grown and replace(after, words=before.words) == before
 
-        return Utterance(said, "words", is_understood=read)
+        return Utterance(message, "words", is_understood=is_understood)
 
     def _price_limit(self, kind: str, intent: Intent) -> Utterance | None:
         if self.price is None or (intent.min_price, intent.max_price) != (None, None):
@@ -195,24 +136,24 @@ class Shopper:
         bound = float(np.ceil(self.price + 1)) if under else float(np.floor(self.price))
         if bound <= 0:
             return None
-        said = self._pick(["under {:g}", "at most {:g} please"] if under else ["over {:g}", "at least {:g}"])
-        return self._price_utterance(said.format(bound), kind, "<=" if under else ">=", bound, bound)
+        message = self._pick(["under {:g}", "at most {:g} please"] if under else ["over {:g}", "at least {:g}"])
+        return self._price_utterance(message.format(bound), kind, "<=" if under else ">=", bound, bound)
 
     def _price_comparison(self, kind: str, shown: Sequence[Recommendation]) -> Utterance | None:
-        """Cheaper, or dearer, than the middle of what is shown; by what is shown alone, than all but one of it."""
+        """Cheaper or more expensive than the median of the list, if the target is."""
         prices = sorted(price for item in shown if (price := self._price_of(item)) is not None)
         if self.price is None or not prices:
             return None
-        middle, cheaper = prices[len(prices) // 2], kind == "cheaper"
-        if not (self.price < middle if cheaper else self.price > middle):
+        median, cheaper = prices[len(prices) // 2], kind == "cheaper"
+        if not (self.price < median if cheaper else self.price > median):
             return None
-        said = self._pick(
+        message = self._pick(
             ["cheaper", "something cheaper please", "that is too expensive"]
             if cheaper
             else ["more expensive", "dearer"]
         )
-        low, high = (prices[0], middle) if cheaper else (middle, prices[-1])
-        return self._price_utterance(said, kind, "<" if cheaper else ">", low, high)
+        low, high = (prices[0], median) if cheaper else (median, prices[-1])
+        return self._price_utterance(message, kind, "<" if cheaper else ">", low, high)
 
     def _price_of(self, item: Recommendation) -> Price:
         price = self.catalog[self.catalog.index_of(item.item_id)].attributes.get("price")
@@ -220,33 +161,32 @@ class Shopper:
 
     @staticmethod
     def _price_utterance(text: str, kind: str, sign: str, low: float, high: float) -> Utterance:
-        """A limit of the price that lies between two bounds; what is meant is the looser of them."""
+        """A bound on the price between two amounts; the intent is the looser of them."""
         under = sign.startswith("<")
 
-        def read(before: Preferences, after: Preferences) -> bool:
-            found = [own for own in after.filters if own.where.startswith(f"price {sign[0]}")]
-            others = [{own for own in wishes.filters if own not in found} for wishes in (before, after)]
-            _, found_sign, amount = found[0].where.split() if len(found) == 1 else ("", "", "nan")
-            right = found_sign == sign and low <= float(amount) <= high
-            kept = {own for own in others[0] if not own.where.startswith(f"price {sign[0]}")} == others[1]
-            return right and kept and replace(after, filters=()) == replace(before, filters=())
+        def is_understood(before: Preferences, after: Preferences) -> bool:
+            (_, others_before), (bounds, others_after) = (
+                _split_filters(own, is_upper=under) for own in (before, after)
+            )
+            right = len(bounds) == 1 and bounds[0].operator == sign and low <= bounds[0].amount <= high
+            return right and others_before == others_after and replace(after, filters=()) == replace(before, filters=())
 
-        def bounded(meant: Intent) -> Intent:
-            return replace(meant, max_price=(sign, high)) if under else replace(meant, min_price=(sign, low))
+        def bounded(intent: Intent) -> Intent:
+            return replace(intent, max_price=(sign, high)) if under else replace(intent, min_price=(sign, low))
 
-        return Utterance(text, kind, bounded, read)
+        return Utterance(text, kind, bounded, is_understood)
 
     def _exclude_word(self, shown: Sequence[Recommendation]) -> Utterance | None:
         own = self.title.casefold()
         words = {word.casefold() for item in shown for word in _WORD.findall(item.title) if len(word) > 3}
-        # A plural is read as its singular, which must not be what they look for either.
+        # A plural is parsed as its singular, which must not be in the target's title either.
         words = {word for word in words if word not in own and word.rstrip("s") not in own}
         if not words:
             return None
         word = self._pick(sorted(words))
-        said = self._pick(["no {}", "without {}", "nothing with {}", "not {} please"]).format(word)
+        message = self._pick(["no {}", "without {}", "nothing with {}", "not {} please"]).format(word)
 
-        def read(before: Preferences, after: Preferences) -> bool:
+        def is_understood(before: Preferences, after: Preferences) -> bool:
             new = [one for one in after.filters if one not in before.filters] or [
                 one for one in after.filters if word in excluded_words(one.where)
             ]
@@ -254,11 +194,14 @@ class Shopper:
             return same and len(new) == 1 and self._filter_matches_intent(new[0].where, word)
 
         return Utterance(
-            said, "without a word", lambda meant: replace(meant, excluded_words=meant.excluded_words | {word}), read
+            message,
+            "without a word",
+            lambda intent: replace(intent, excluded_words=intent.excluded_words | {word}),
+            is_understood,
         )
 
     def _filter_matches_intent(self, where: str, word: str) -> bool:
-        """Whether a limit allows no title that names a thing, and every title that holds no word like it."""
+        """Whether a filter excludes every title that contains a word, and no title without a similar word."""
         kept = self.catalog.where(where)
         stem = word[: max(3, len(word) - 3)]
         return all(
@@ -274,18 +217,18 @@ class Shopper:
         begins = " ".join(first[:size])
         if not size or begins in own:
             return None
-        said = self._pick(["not that series", "no more of that kind", "not the same series please"])
+        message = self._pick(["not that series", "no more of that kind", "not the same series please"])
 
-        def read(before: Preferences, after: Preferences) -> bool:
+        def is_understood(before: Preferences, after: Preferences) -> bool:
             new = [one for one in after.filters if one not in before.filters]
             found = excluded_words(new[0].where) if len(new) == 1 else frozenset()
             return len(found) == 1 and all(map(begins.startswith, found))
 
         return Utterance(
-            said,
+            message,
             "not that series",
-            lambda meant: replace(meant, excluded_series=meant.excluded_series | {begins}),
-            read,
+            lambda intent: replace(intent, excluded_series=intent.excluded_series | {begins}),
+            is_understood,
         )
 
     def _feedback(self, kind: str, shown: Sequence[Recommendation]) -> Utterance | None:
@@ -305,19 +248,19 @@ class Shopper:
         else:
             text = self._pick([f"not number {number}", f"i don't like the {ordinal}", f"no, i hate the {ordinal}"])
 
-        def read(before: Preferences, after: Preferences) -> bool:
+        def is_understood(before: Preferences, after: Preferences) -> bool:
             return after == (before.with_liked(item_id) if kind == "like" else before.with_disliked(item_id))
 
-        def after(meant: Intent) -> Intent:
-            name = frozenset([str(item_id)])
-            return replace(meant, disliked=meant.disliked - name if kind == "like" else meant.disliked | name)
+        def change_intent(intent: Intent) -> Intent:
+            ids = frozenset([str(item_id)])
+            return replace(intent, disliked=intent.disliked - ids if kind == "like" else intent.disliked | ids)
 
-        return Utterance(text, kind, after, read)
+        return Utterance(text, kind, change_intent, is_understood)
 
     def _undo(self, conversation: Conversation) -> Utterance | None:
         if len(conversation.turns) < 2:
             return None
-        # A question is nothing to take back: the wish before it is.
+        # Undo skips questions and removes the preference before them.
         wished = [turn for turn in conversation.turns if not turn.keeps_list]
         earlier = wished[-2].preferences if len(wished) > 1 else Preferences()
         return Utterance(
@@ -325,35 +268,44 @@ class Shopper:
         )
 
     def _remove_preference(self, preferences: Preferences) -> Utterance | None:
-        """By hand, as a chip is; not what they like, which says nothing of what may be shown."""
-        chips = [chip for chip in preferences.labels if chip[0] in ("dislikes", "looks for", "only")]
-        if not chips:
+        """Remove a label; not that of a liked item, which does not change what is allowed."""
+        labels = [label for label in preferences.labels if label[0] in ("dislikes", "looks for", "only")]
+        if not labels:
             return None
-        kind, value = chips[int(self.rng.integers(len(chips)))]
+        label = labels[int(self.rng.integers(len(labels)))]
+        return Utterance(
+            "",
+            "wish removed",
+            lambda intent: _without_label(intent, preferences, label),
+            lambda before, after: after == before.without(label),
+            label,
+        )
 
-        def after(meant: Intent) -> Intent:
-            if kind == "dislikes":
-                return replace(meant, disliked=meant.disliked - {str(value)})
-            if kind == "only" and str(value).startswith("price "):
-                return (
-                    replace(meant, max_price=None)
-                    if str(value).startswith("price <")
-                    else replace(meant, min_price=None)
-                )
-            if kind == "only" and (gone := excluded_words(str(value))):
-                return replace(
-                    meant,
-                    excluded_words=frozenset(word for word in meant.excluded_words if word not in gone),
-                    excluded_series=frozenset(words for words in meant.excluded_series if words not in gone),
-                )
-            return meant
 
-        expects: UnderstandingCheck = lambda before, now: now == before.without((kind, value))  # noqa: E731
-        return Utterance("", "wish removed", after, expects, (kind, value))
+def _without_label(intent: Intent, preferences: Preferences, label: Label) -> Intent:
+    """A shopper's intent after a label was removed."""
+    kind, value = label
+    if kind == "dislikes":
+        return replace(intent, disliked=intent.disliked - {str(value)})
+    if kind != "only":
+        return intent
+    bound = next((own.bound for own in preferences.filters if own.where == value), None)
+    if bound is not None:
+        return replace(intent, max_price=None) if bound.is_upper else replace(intent, min_price=None)
+    removed = excluded_words(str(value))
+    return replace(
+        intent, excluded_words=intent.excluded_words - removed, excluded_series=intent.excluded_series - removed
+    )
+
+
+def _split_filters(preferences: Preferences, *, is_upper: bool) -> tuple[list[PriceBound], set[PreferenceFilter]]:
+    """The price bounds on one side, and all other filters."""
+    bounds = [own.bound for own in preferences.filters if own.bound and own.bound.is_upper == is_upper]
+    return bounds, {own for own in preferences.filters if own.bound not in bounds or own.bound is None}
 
 
 def _common_prefix_words(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many words two titles begin with alike."""
+    """How many words at the start of two titles are equal."""
     size = 0
     while size < min(len(one), len(other)) and one[size] == other[size]:
         size += 1

@@ -1,12 +1,12 @@
-"""Scripted shoppers who look for something and say what shoppers say: python -m eval.chat simulate [--turns N].
+"""Conversations with scripted shoppers: python -m eval.chat simulate [--turns N].
 
-A shopper is a customer whose last basket is held back; what they look for is one thing of it, and they know what it is
-called and costs. They say a word or two of its title, and then criticise what they are shown, each time in one of the
-ways of `PREFERENCE_KINDS` that the thing they look for allows. After every turn it is checked, by plain Python over the rows of
-the items and with nothing of genrec's filters, that what is shown is in the catalog, is allowed, is as much as can be,
-is distinct, and was not shown before while something else was left; and whether the wishes are what was meant, which
-says that rules read what they were made for, and nothing of real people (`python -m eval.wishes` does). Two
-other ways are measured beside it: whoever only turns pages after their first words, and whoever says nothing at all.
+A shopper is a customer whose last basket is held out. The target is one item of it, whose title and price the shopper
+knows. The first message is a word or two of the title; the next ones criticise the list in one of the kinds of
+`eval.shopper.KINDS` that the target allows. After every turn the list is checked in plain Python over the rows of the
+catalog, without genrec's filters: every item is in the catalog, allowed, distinct, and new while new ones are left, and
+the list is as long as possible. It is also counted whether the preferences match the shopper's intent; that says that
+the rules parse what they were written for, and nothing about real users (`python -m eval.preferences` does). Two other
+strategies are measured for comparison: paging through lists after the first message, and saying nothing at all.
 """
 
 import argparse
@@ -23,18 +23,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from eval.intent import Intent, ItemFacts, excluded_words, item_facts_of, lacks_text, satisfies_price_bound
 from eval.progress import report_progress, show_progress, wide_console
-from eval.shopper import (
-    KINDS,
-    Intent,
-    ItemFacts,
-    Shopper,
-    Utterance,
-    excluded_words,
-    item_facts_of,
-    lacks_text,
-    satisfies_price_bound,
-)
+from eval.shopper import KINDS, Shopper, Utterance
 from eval.speed.report import commit, machine
 from genrec import (
     Catalog,
@@ -47,7 +38,8 @@ from genrec import (
 )
 from genrec.cache import default_cache
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, Preferences
+from genrec.chat.conversation import Conversation
+from genrec.chat.preferences import Preferences
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation.intervals import mean_interval
 from genrec.settings import LANGUAGE_MODEL
@@ -71,14 +63,14 @@ FAULTS = (
 
 @dataclass
 class StrategyResult:
-    """What one way of talking came to.
+    """The result of one strategy.
 
     Attributes:
-        turns: with a list.
-        items: shown.
-        faults: items, or turns of too few, by what is wrong with them.
-        found_at_turn: the turn at which each shopper was shown what they look for, from 1; None where they were not.
-        seconds: all together.
+        turns: turns with a list.
+        items: recommended items.
+        faults: faulty items by fault, and turns with too few items.
+        found_at_turn: for each shopper the turn, from 1, at which the target was recommended; None if it was not.
+        seconds: total time of ranking.
     """
 
     turns: int = 0
@@ -90,15 +82,36 @@ class StrategyResult:
 
 @dataclass
 class ParserAccuracy:
-    """How often each kind of utterance was said, and read as it was meant; and what was misread."""
+    """How many utterances of each kind there were and how many were understood, with those that were not."""
 
     total: Counter[str] = field(default_factory=Counter)
     correct: Counter[str] = field(default_factory=Counter)
     errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
+@dataclass(frozen=True)
+class Simulation:
+    """The setting of conversations, and the counts that they add to.
+
+    Attributes:
+        advisor: replies to the shoppers.
+        item_facts: the items of its catalog.
+        strategy: one of `STRATEGIES`.
+        max_turns: turns of all conversations together.
+        result: counts of the strategy.
+        accuracy: counts of the utterances.
+    """
+
+    advisor: Advisor
+    item_facts: ItemFacts
+    strategy: str
+    max_turns: int
+    result: StrategyResult
+    accuracy: ParserAccuracy
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Let shoppers talk, print, write."""
+    """Simulate, print a table, write JSON."""
     options = _parse(arguments)
     try:
         summary = simulate(options)
@@ -109,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped")
-    # What was misread is counted above, and may let through what was not meant; all else must not be.
+    # A misunderstood message may let through items that it meant to exclude; any other fault is an error.
     if any(
         count for way in summary["ways"].values() for name, count in way["faults"].items() if name != CONTRADICTS_INTENT
     ):
@@ -117,18 +130,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def simulate(options: argparse.Namespace) -> dict[str, Any]:
-    """As many turns as were asked for in each way.
+    """Simulate the given number of turns of each strategy.
 
     Raises:
-        InputError: the data hold nobody to be asked, or no price.
+        InputError: no user has enough baskets.
     """
-    begun = commit()  # of the code that runs, whatever is checked out while it does
+    begun = commit()  # the code that runs, even if another commit is checked out meanwhile
     catalog, interactions = _open(options)
     train, held = interactions.restricted_to(catalog).leave_last_basket_out(1)
     baskets = [own for own in held if set(own.item_ids) - set(own.history.item_ids)]
     model = None if options.model == "none" else options.model
     tells: dict[str, Callable[[int, int], None]] = {}
-    # The whole prior at once, since it is kept: what one run measured as it came up, the next would measure again.
+    # Compute and save the whole prior at once; otherwise every run would compute parts of it on demand.
     settings = Settings(model=model, compute_priors=model is not None)
     recommender = open_recommender(
         catalog,
@@ -139,23 +152,24 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     )
     order = np.random.default_rng(options.seed).permutation(len(baskets))
     if not len(order):
-        raise InputError("nobody has three baskets, the last with something new in it; give longer histories")
-    advisor, shelf = Advisor(recommender, k=K), item_facts_of(catalog)
-    scores: dict[str, StrategyResult] = {}
-    reading = ParserAccuracy()
-    for way in options.ways:
-        score = scores[way] = StrategyResult()
-        # Whoever talks in one way talks in each other too, and looks for the same.
-        for number in show_progress(range(options.turns), way, options.turns):
-            if score.turns > number:
+        raise InputError("no user has three baskets with a new item in the last one; give longer histories")
+    advisor, item_facts = Advisor(recommender, k=K), item_facts_of(catalog)
+    results: dict[str, StrategyResult] = {}
+    accuracy = ParserAccuracy()
+    for strategy in options.ways:
+        result = results[strategy] = StrategyResult()
+        simulation = Simulation(advisor, item_facts, strategy, options.turns, result, accuracy)
+        # Every strategy meets the same shoppers with the same targets.
+        for number in show_progress(range(options.turns), strategy, options.turns):
+            if result.turns > number:
                 continue
-            place = int(order[len(score.found_at_turn) % len(order)])
-            history, items = baskets[place].history, baskets[place].item_ids
-            random = np.random.default_rng([options.seed, len(score.found_at_turn)])
-            wanted = sorted(set(items) - set(history.item_ids), key=str)
-            shopper = Shopper(catalog, wanted[int(random.integers(len(wanted)))], random)
+            basket = baskets[int(order[len(result.found_at_turn) % len(order)])]
+            history, items = basket.history, basket.item_ids
+            rng = np.random.default_rng([options.seed, len(result.found_at_turn)])
+            new_items = sorted(set(items) - set(history.item_ids), key=str)
+            shopper = Shopper(catalog, new_items[int(rng.integers(len(new_items)))], rng)
             start = Conversation(history.user_id, tuple(dict.fromkeys(history.item_ids)))
-            run_conversation(advisor, shelf, start, shopper, way, score, reading, options.turns)
+            run_conversation(simulation, start, shopper)
     return {
         "commit": begun,
         "machine": machine(),
@@ -164,51 +178,43 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
         "items": len(catalog),
         "fingerprint": catalog.fingerprint,
         "model": options.model,
-        "ways": {way: _summarize(score, options.seed) for way, score in scores.items()},
+        "ways": {strategy: _summarize(result, options.seed) for strategy, result in results.items()},
         "reading": {
-            kind: {"said": reading.total[kind], "read": reading.correct[kind], "missed": reading.errors[kind][:5]}
+            kind: {"said": accuracy.total[kind], "read": accuracy.correct[kind], "missed": accuracy.errors[kind][:5]}
             for kind in KINDS
-            if reading.total[kind]
+            if accuracy.total[kind]
         },
     }
 
 
-def run_conversation(
-    advisor: Advisor,
-    item_facts: ItemFacts,
-    conversation: Conversation,
-    shopper: Shopper,
-    strategy: str,
-    result: StrategyResult,
-    accuracy: ParserAccuracy,
-    max_turns: int,
-) -> None:
-    """One conversation, until what is looked for is shown or patience ends."""
-    meant: list[Intent] = [Intent()]
+def run_conversation(simulation: Simulation, conversation: Conversation, shopper: Shopper) -> None:
+    """Run one conversation, until the target is recommended or the turns are used up."""
+    advisor, result = simulation.advisor, simulation.result
+    intents: list[Intent] = [Intent()]
     found = None
     for turn in range(1, MAX_TURNS + 1):
-        if result.turns >= max_turns:
+        if result.turns >= simulation.max_turns:
             return
-        said = (
-            shopper.next_utterance(conversation, meant[-1])
-            if strategy == STRATEGIES[0] or (turn == 1 and strategy == STRATEGIES[1])
+        utterance = (
+            shopper.next_utterance(conversation, intents[-1])
+            if simulation.strategy == STRATEGIES[0] or (turn == 1 and simulation.strategy == STRATEGIES[1])
             else Utterance("ok")
         )
         before = conversation
-        if said.removed_preference is not None:
-            conversation = advisor.update_preferences(before, before.preferences.without(said.removed_preference))
+        if utterance.removed_preference is not None:
+            conversation = advisor.update_preferences(before, before.preferences.without(utterance.removed_preference))
         else:
-            conversation = advisor.respond(before, said.text)
-        if said.kind == "undo":
-            meant = meant[:-1]
-        elif said.kind != "question":
-            meant.append(said.update_intent(meant[-1]))
-        if said.kind:
-            _record_utterance(accuracy, said, before.preferences, conversation.preferences)
+            conversation = advisor.respond(before, utterance.text)
+        if utterance.kind == "undo":
+            intents = intents[:-1]
+        elif utterance.kind != "question":
+            intents.append(utterance.update_intent(intents[-1]))
+        if utterance.kind:
+            _record_utterance(simulation.accuracy, utterance, before.preferences, conversation.preferences)
         result.turns += 1
-        # Taking back and asking leave a list that stood before; so does what was misread as either.
-        if said.kind not in ("undo", "question") and len(conversation.turns) > len(before.turns):
-            check_list(item_facts, before, conversation, meant[-1], result)
+        # After an undo or a question the list is an earlier one; the same if a message was misread as either.
+        if utterance.kind not in ("undo", "question") and len(conversation.turns) > len(before.turns):
+            check_list(simulation.item_facts, before, conversation, intents[-1], result)
         result.seconds += conversation.turns[-1].recommendations.seconds if conversation.turns else 0.0
         if shopper.target in [item.item_id for item in conversation.shown]:
             found = turn
@@ -219,15 +225,15 @@ def run_conversation(
 def check_list(
     item_facts: ItemFacts, before: Conversation, conversation: Conversation, intent: Intent, result: StrategyResult
 ) -> None:
-    """Count what is wrong with the newest list, evaluating every limit in plain Python."""
-    wishes = conversation.preferences
+    """Count the faults of the last list, evaluating every filter in plain Python."""
+    preferences = conversation.preferences
     shown = [item.item_id for item in conversation.shown]
-    limits = [own.where for own in wishes.filters]
-    had = {str(item) for item in (*conversation.history, *wishes.liked, *wishes.disliked)}
+    filters = [own.where for own in preferences.filters]
+    had = {str(item) for item in (*conversation.history, *preferences.liked, *preferences.disliked)}
     allowed = {
         name
         for name, (title, price) in item_facts.items()
-        if name not in had and all(satisfies_filter(one, title, price) for one in limits)
+        if name not in had and all(satisfies_filter(own, title, price) for own in filters)
     }
     seen = {str(item.item_id) for turn in before.turns for item in turn.recommendations.items}
     names = list(map(str, shown))
@@ -235,7 +241,7 @@ def check_list(
     result.items += len(names)
     result.faults["outside the catalog"] += len(names) - len(known)
     result.faults["ruled out by the wishes"] += sum(
-        not all(satisfies_filter(one, *item_facts[name]) for one in limits) for name in known
+        not all(satisfies_filter(own, *item_facts[name]) for own in filters) for name in known
     )
     result.faults[CONTRADICTS_INTENT] += sum(not intent.allows(name, *item_facts[name]) for name in known)
     result.faults["repeated"] += len(names) - len(set(names))
@@ -247,16 +253,16 @@ def check_list(
 
 
 def satisfies_filter(where: str, title: str, price: float | None) -> bool:
-    """Whether an item is as a limit of a conversation says; a text that is no such limit is an error of this check.
+    """Evaluate a filter of a conversation on an item, without genrec's filters.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the filter is of an unknown kind.
     """
     if found := _PRICE.fullmatch(where):
         return satisfies_price_bound(price, found[1], float(found[2]))
     if words := excluded_words(where):
         return all(lacks_text(title, word) for word in words)
-    raise InputError(f"the limit {where!r} is none that shoppers know; teach `obeys` to read it")
+    raise InputError(f"the filter {where!r} is of an unknown kind; teach `satisfies_filter` to evaluate it")
 
 
 def _record_utterance(accuracy: ParserAccuracy, utterance: Utterance, before: Preferences, after: Preferences) -> None:
@@ -268,7 +274,7 @@ def _record_utterance(accuracy: ParserAccuracy, utterance: Utterance, before: Pr
 
 
 def _summarize(result: StrategyResult, seed: int) -> dict[str, Any]:
-    """Counts as they are, and shares of shoppers who were shown what they look for by each turn, times 100."""
+    """Counts, and the percentage of shoppers whose target was recommended by each turn."""
     by_turn = {}
     for turn in range(1, MAX_TURNS + 1):
         hits = [100.0 * (own is not None and own <= turn) for own in result.found_at_turn]
@@ -285,7 +291,7 @@ def _summarize(result: StrategyResult, seed: int) -> dict[str, Any]:
 
 def _open(options: argparse.Namespace) -> tuple[Catalog, Interactions]:
     if (options.items is None) != (options.interactions is None):
-        raise InputError("--items and --interactions go together; give both, or none for the embedded shop")
+        raise InputError("--items and --interactions go together; give both, or neither for the embedded shop")
     if options.items is None:
         return open_dataset("online-retail", default_cache())
     return read_catalog(options.items), read_interactions(options.interactions)
@@ -293,18 +299,18 @@ def _open(options: argparse.Namespace) -> tuple[Catalog, Interactions]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.chat simulate", description=__doc__)
-    parser.add_argument("--turns", type=int, default=2000, metavar="N", help="of each way of talking")
+    parser.add_argument("--turns", type=int, default=2000, metavar="N", help="turns of each strategy")
     parser.add_argument("--model", default=LANGUAGE_MODEL, help="the language model that ranks, or none")
-    parser.add_argument("--ways", nargs="+", choices=STRATEGIES, default=STRATEGIES, help="these ways of talking only")
+    parser.add_argument("--ways", nargs="+", choices=STRATEGIES, default=STRATEGIES, help="run only these strategies")
     parser.add_argument("--items", type=Path, metavar="FILE", help="another catalog, with a column price")
-    parser.add_argument("--interactions", type=Path, metavar="FILE", help="what people took of it")
-    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of shoppers and what they say")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--interactions", type=Path, metavar="FILE", help="interactions with the items of --items")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="seed of shoppers and messages")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
     options = parser.parse_args(arguments)
     if options.turns < 1:
-        parser.error(f"--turns is {options.turns}; simulate 1 or more")
+        parser.error(f"--turns is {options.turns}; give 1 or more")
     if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
-        parser.error(f"--json {options.json} cannot be written; name a file that can")
+        parser.error(f"--json {options.json} is not writable; name a writable file")
     return options
 
 
@@ -325,7 +331,7 @@ def _print(summary: Mapping[str, Any]) -> None:
             *(str(own["faults"][name]) for name in FAULTS),
         )
     console.print(table)
-    spoken = Table(title="what was read as it was meant")
+    spoken = Table(title="messages understood")
     for column in ("kind", "said", "read as meant", "%"):
         spoken.add_column(column)
     for kind, own in summary["reading"].items():

@@ -1,9 +1,9 @@
-"""What words are worth beside a history: python -m eval.chat words [--users N].
+"""The value of search words in addition to a history: python -m eval.chat words [--users N].
 
-Customers of the embedded shop whose last basket but one is held back say a word or two of the title of one thing in it;
-their history is known whole, or its newest items alone. Weights were learned from what they had before, so nothing of
-what is measured was seen. There are no queries in the data: title words stand for them, which is easier than what
-people really say.
+The users are those of the embedded shop, with the basket before the last held out. Each searches for one item of that
+basket by a word or two of its title, with the whole history or only its newest items. Weights are learned from earlier
+baskets, so no measured interaction was seen. The data contain no queries: title words stand in for them, and are easier
+than real queries.
 """
 
 import argparse
@@ -32,17 +32,17 @@ from genrec.rankers.collaborative_counts import CollaborativeCounts, learn_weigh
 from genrec.types import IntArray
 
 SEED = 20261122
-HISTORY_LENGTHS = (1, 2, 5, 1_000_000)  # newest items of a history
+HISTORY_LENGTHS = (1, 2, 5, 1_000_000)  # newest items
 CUTOFF = 10
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ask, print, write."""
+    """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(prog="python -m eval.chat words", description=__doc__)
-    parser.add_argument("--users", type=int, default=1500, metavar="N", help="customers, at most")
-    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of customers and words")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--users", type=int, default=1500, metavar="N", help="at most this many users")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="seed of users and words")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
     options = parser.parse_args(arguments)
     try:
         summary = measure(options.users, options.seed)
@@ -61,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(users: int, seed: int) -> dict[str, Any]:
-    """Hit@10 of each ranker, with and without words, for each length of history."""
+    """Measure Hit@10 of each ranker with and without words, for each length of the history."""
     catalog, interactions = open_dataset("online-retail", default_cache())
     embedding = embed_titles(catalog, Settings(), default_cache())
     if embedding is None:
-        raise InputError("the settings name no sentence encoder; name one")
+        raise InputError("the settings have no sentence encoder; set one")
     experiment = next_basket(catalog, interactions, part="validation", users=users, seed=seed)
     weights = learn_weights(catalog, experiment.train, embedding)
     rankers: dict[str, DenseRanker] = {
@@ -73,14 +73,14 @@ def measure(users: int, seed: int) -> dict[str, Any]:
         "embedding": embedding,
     }
     random, everything = np.random.default_rng(seed), Subset.everything(len(catalog))
-    people: list[tuple[IntArray, str, int]] = []
+    users_with_words: list[tuple[IntArray, str, int]] = []
     for task in experiment.cases:
         targets = catalog.indices_of(sorted(task.targets, key=str))
         target = int(targets[random.integers(len(targets))])
         words = _WORD.findall(catalog[target].title)
         if words:
             places = sorted(random.choice(len(words), min(len(words), int(random.integers(1, 3))), replace=False))
-            people.append(
+            users_with_words.append(
                 (catalog.indices_of(task.history.item_ids), " ".join(words[own] for own in places).lower(), target)
             )
     rows = []
@@ -90,20 +90,20 @@ def measure(users: int, seed: int) -> dict[str, Any]:
             for key, speaks in (("silent", False), ("spoken", True)):
                 asked = [
                     RankRequest(had[-known:], words if speaks else "", everything.without(had))
-                    for had, words, _ in people
+                    for had, words, _ in users_with_words
                 ]
-                row[key] = asdict(_hits(ranker, asked, [target for *_, target in people], seed))
+                row[key] = asdict(_hits(ranker, asked, [target for *_, target in users_with_words], seed))
             rows.append(row)
-    alone = [RankRequest(had[:0], words, everything.without(had)) for had, words, _ in people]
+    alone = [RankRequest(had[:0], words, everything.without(had)) for had, words, _ in users_with_words]
     _, words_alone = embedding.history_and_words_rankers()
-    spoken = asdict(_hits(words_alone, alone, [target for *_, target in people], seed))
+    spoken = asdict(_hits(words_alone, alone, [target for *_, target in users_with_words], seed))
     rows.append({"known": 0, "ranker": "words alone", "silent": None, "spoken": spoken})
     return {
         "commit": commit(),
         "machine": machine(),
         "seed": seed,
         "data": experiment.digest,
-        "users": len(people),
+        "users": len(users_with_words),
         "worth": weights["like their words"],
         "rows": rows,
     }

@@ -13,7 +13,8 @@ import pandas as pd
 import uvicorn
 
 from genrec import Catalog, Item, read_interactions
-from genrec.chat.advisor import Advisor, ReplyGenerator
+from genrec.chat.advisor import Advisor
+from genrec.chat.replies import ReplyGenerator
 from genrec.pipeline import CollaborativeModel, Pipeline
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
 from genrec.rankers.collaborative_counts import CollaborativeCounts

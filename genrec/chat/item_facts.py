@@ -1,60 +1,63 @@
-"""Short clauses that are true of recommended items: of their attributes, of each other, and of what was asked for.
+"""Short clauses that are true of recommended items: about their attributes, each other and the search phrases.
 
-Whoever writes a reply may choose among them and can state nothing else of an item. Made of what stands in the catalog,
-in the wishes, and in the order of the list; nothing is inferred.
+A reply states nothing about an item except these clauses. They are derived from the catalog, the preferences and the
+order of the list; nothing is inferred.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 
 from genrec.chat.languages.inflection import inflections, lowercase
+from genrec.chat.languages.stop_words import is_query_stop_word
 from genrec.data.catalog import Catalog
 from genrec.types import Recommendation
 
 _WORD = re.compile(r"\w{3,}")
-# What a clause may show of the catalog's own texts: what could be read as a mark of a reply or a model is left out.
+# Values of other characters are left out: they could be read as a placeholder of a reply or as a control token.
 _SAFE_VALUE = re.compile(r"[\w ,.'/&+-]{1,40}")
-# What says nothing of a thing that somebody looks for.
-_STOP_WORDS = re.compile(
-    r"all|and|another|any|are|because|but|can|could|ever|for|from|gift|give|good|got|had|has|have|her|him|his|how|into|"
-    r"just|kind|likes?|look|looking|loved?|loves|made?|make|more|most|much|needs?|not|nice|one|our|out|please|set|she|"
-    r"some|something|than|that|the|their|them|then|there|these|they|things?|this|those|too|very|wants?|was|were|what|"
-    r"when|which|who|will|with|would|years?|you|your"
-)
 
 
 def build_item_facts(
     items: Sequence[Recommendation], catalog: Catalog, words: Sequence[str], *, price_column: str = "price"
 ) -> list[list[str]]:
-    """For each item the clauses that are true of it, to be put behind its name; some have none.
+    """List the true clauses about each item, worded to follow its name.
 
     Args:
-        items: what was recommended.
+        items: recommended items.
         catalog: holds their attributes.
-        words: what is looked for, in the person's words.
-        price_column: the attribute that is a price.
+        words: search phrases, in the user's words.
+        price_column: the attribute that holds the price.
+
+    Returns:
+        One list of clauses per item, in the order of `items`; some may be empty.
     """
-    facts = [catalog[catalog.index_of(item.item_id)].attributes for item in items]
-    prices = [own.get(price_column) for own in facts]
-    numbers = [value if isinstance(value, int | float) and not isinstance(value, bool) else None for value in prices]
-    wanted = {one for said in words for word in _WORD.findall(said) for one in _term_variants(word)}
-    found = []
-    for place, (item, own) in enumerate(zip(items, facts, strict=True)):
-        said = _price_facts(numbers, place)
-        if name := _title_match_fact(item.title, wanted):
-            said.insert(0, f"{name}, at {_format_number(numbers[place] or 0)}" if numbers[place] is not None else name)
-        found.append([*said, *_attribute_facts(own, price_column)])
-    return found
+    attributes = [catalog[catalog.index_of(item.item_id)].attributes for item in items]
+    prices = [_as_number(own.get(price_column)) for own in attributes]
+    terms = {variant for phrase in words for word in _WORD.findall(phrase) for variant in _term_variants(word)}
+    return [
+        [
+            *_name_and_price_facts(item.title, terms, prices, position),
+            *_attribute_facts(attributes[position], price_column),
+        ]
+        for position, item in enumerate(items)
+    ]
+
+
+def _name_and_price_facts(title: str, terms: set[str], prices: Sequence[float | None], position: int) -> list[str]:
+    facts, price = _price_facts(prices, position), prices[position]
+    if match := _title_match_fact(title, terms):
+        facts.insert(0, match if price is None else f"{match}, at {_format_number(price)}")
+    return facts
 
 
 def _title_match_fact(title: str, query_terms: set[str]) -> str:
-    """What a title says of what is looked for; "" for nothing."""
+    """The first word that a title shares with the search phrases, as a clause; "" if there is none."""
     shared = [word for word in _WORD.findall(title) if not query_terms.isdisjoint(_term_variants(word))]
     return f", with “{shared[0]}” in its name" if shared and len(shared[0]) <= 40 else ""
 
 
 def _price_facts(prices: Sequence[float | None], position: int) -> list[str]:
-    """What a price says, by itself and beside the others."""
+    """The price of an item, or that it is the lowest or highest of the list."""
     price, known = prices[position], sorted(own for own in prices if own is not None)
     if price is None:
         return []
@@ -65,15 +68,19 @@ def _price_facts(prices: Sequence[float | None], position: int) -> list[str]:
 
 
 def _attribute_facts(attributes: Mapping[str, object], price_column: str) -> list[str]:
-    """Other attributes, of one short value each."""
-    found = []
+    """Attributes other than the price that hold one short value."""
+    facts = []
     for name, value in attributes.items():
         if name == price_column or isinstance(value, bool) or not isinstance(value, str | int | float):
             continue
         text = f"{name} {_format_number(value) if isinstance(value, float) else value}".replace("_", " ")
         if _SAFE_VALUE.fullmatch(text):
-            found.append(f" ({text})")
-    return found
+            facts.append(f" ({text})")
+    return facts
+
+
+def _as_number(value: object) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _format_number(value: float) -> str:
@@ -81,6 +88,6 @@ def _format_number(value: float) -> str:
 
 
 def _term_variants(word: str) -> tuple[str, ...]:
-    """A word as of one and of many, for comparing; nothing for one that says nothing."""
+    """The inflections of a word, for comparison; none for a stop word or a number."""
     word = lowercase(word)
-    return () if _STOP_WORDS.fullmatch(word) or word.isdecimal() else inflections(word)
+    return () if is_query_stop_word(word) or word.isdecimal() else inflections(word)

@@ -1,9 +1,9 @@
-"""How a reply names an item: a Markdown link that carries the item's id.
+"""Item links: how a reply names an item, as a Markdown link that carries the item's id.
 
     [Tea Pot \\[red\\]](#item=22423)
 
-A reader of Markdown shows the title; whoever knows genrec reads the id. All other text of a reply is escaped, so that
-neither a title nor a word of a model's can make up a link, an image or HTML.
+A Markdown reader shows the title; a client of genrec reads the id. All other text of a reply is escaped, so that
+neither a title nor generated text can produce a link, an image or HTML.
 """
 
 import re
@@ -15,28 +15,28 @@ from genrec.prompting.template import one_line
 from genrec.types import ItemId
 
 _ESCAPE_IN_TITLE = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
-# An exclamation mark makes an image of the mention that may stand behind it, and is left alone elsewhere.
+# An exclamation mark turns an item link after it into an image; elsewhere it is harmless.
 _ESCAPE_IN_TEXT = re.compile(r"([\\`*_\[\]<>|~&]|!(?=\[|\Z))")
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]<>()#+!|~&])")
-# Characters that turn the direction of what follows, beyond the mention they stand in.
+# Bidirectional controls reorder the text after them, even outside the link.
 _BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
-# A backslash takes what follows it along, so that an escaped bracket opens nothing; an image is no mention.
+# A backslash consumes the next character, so that an escaped bracket opens no link; an image is not an item link.
 _LINK = re.compile(r"\\.|!?\[((?:\\.|[^\\\[\]])*)\]\(#item=([A-Za-z0-9_.~%-]*)\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class ItemLink:
-    """An item that a text names: its id as text, and what it is called there."""
+    """An item link in a text: the item's id as text, and the title that is shown."""
 
     item_id: str
     title: str
 
 
 def format_item_link(item_id: ItemId, title: str) -> str:
-    """The mention of an item, on one line.
+    """Write an item link on one line.
 
-    Control characters of the title become spaces, those that turn the direction of a text are left out; an item without
-    a title is called by its id.
+    Control characters of the title become spaces and bidirectional controls are dropped. An item without a title is
+    shown by its id.
     """
     shown = one_line(_BIDI_CONTROLS.sub("", title)) or one_line(_BIDI_CONTROLS.sub("", str(item_id)))
     escaped = _ESCAPE_IN_TITLE.sub(r"\\\1", shown)
@@ -44,17 +44,17 @@ def format_item_link(item_id: ItemId, title: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text as it is, for where Markdown is read: it can open no link, no image and no HTML, whatever stands around."""
+    """Escape plain text for Markdown, so that it opens no link, image or HTML next to any other text."""
     return _ESCAPE_IN_TEXT.sub(r"\\\1", text)
 
 
 def extract_item_ids(text: str) -> tuple[str, ...]:
-    """The ids of the items that a text names, as texts, in their order; one that is named again comes again."""
+    """The ids of a text's item links, as text, in order and with repetitions."""
     return tuple(part.item_id for part in split_item_links(text) if isinstance(part, ItemLink))
 
 
 def split_item_links(text: str) -> Iterator[str | ItemLink]:
-    """A text taken apart into what is plain, as it reads without Markdown's escapes, and what is a mention."""
+    """Split Markdown into item links and the text between them, which is yielded without its escapes."""
     start = 0
     for found in _LINK.finditer(text):
         if found[2] is None or found[0].startswith("!"):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from genrec.chat.advisor import Advisor, TurnEvent
-    from genrec.chat.conversation import Conversation, Preferences
+    from genrec.chat.conversation import Conversation
+    from genrec.chat.preferences import Preferences
     from genrec.recommender import Recommender
     from genrec.types import RecommendationList
 
@@ -53,8 +54,8 @@ def chat(
     Reads lines from standard input, so a conversation can be piped in. /help says what can be said.
     """
     from genrec.cache import default_cache
-    from genrec.chat.advising import advisor_builder
     from genrec.chat.conversation import Conversation
+    from genrec.chat.loading import advisor_builder
 
     check_count("--k", k)
     if user is not None and history:
@@ -74,7 +75,9 @@ def chat(
     with loading.translate_option_errors():
         met = tuple(history or ()) if user is None else _history_of(opened, user)
         opened.catalog.indices_of(met)
-    advise = advisor_builder(opened, **loading.without_none(reader=reader, replies=replies, patience=patience))
+    advise = advisor_builder(
+        opened, **loading.without_none(parser=reader, reply_mode=replies, ranking_timeout=patience)
+    )
     session = _ChatSession(advise(opened, k), Conversation(user, met), terminal.stdout_console())
     for line in _read_lines():
         try:
@@ -132,9 +135,9 @@ class _ChatSession:
         """A part of a turn as it is there; a reply that only says the list again is left out."""
         from rich.text import Text
 
-        from genrec.chat.advisor import format_list
-        from genrec.chat.conversation import Preferences
         from genrec.chat.item_links import split_item_links
+        from genrec.chat.preferences import Preferences
+        from genrec.chat.replies import format_list
 
         if isinstance(event, Preferences):
             self._show_preferences(event)
@@ -160,7 +163,7 @@ class _ChatSession:
         self._console.print(Text(f"{terminal.sanitize_line(found.reason or '')} {drivers}".strip()))
 
     def _filter(self, argument: str) -> None:
-        from genrec.chat.conversation import PreferenceFilter
+        from genrec.chat.preferences import PreferenceFilter
 
         self._advisor.catalog.where(argument)  # before anything is shown under it
         self._update_preferences(self.conversation.preferences.with_filter(PreferenceFilter(argument, argument)))
@@ -191,8 +194,8 @@ class _ChatSession:
         from rich.text import Text
 
         chips = [
-            f"{place}. {kind} {terminal.sanitize_line(self._advisor.label_text(kind, value))}"
-            for place, (kind, value) in enumerate(preferences.labels, start=1)
+            f"{place}. {label[0]} {terminal.sanitize_line(self._advisor.label_text(preferences, label))}"
+            for place, label in enumerate(preferences.labels, start=1)
         ]
         self._console.print(Text("wishes: " + ("; ".join(chips) or "none yet"), style="dim"))
 

@@ -123,7 +123,7 @@ def serve(
     with Store.open(store or _default_store_url(named)) as opened:
         parts = _open_pipeline(named, chosen, cache, ranker, need_model=bool(model or adapter))
         service = _build_service(
-            parts, opened, waiting, loading.without_none(reader=reader, replies=replies, patience=patience)
+            parts, opened, waiting, loading.without_none(parser=reader, reply_mode=replies, ranking_timeout=patience)
         )
         _run_server(service, named.name, known, host, listening)
 
@@ -147,7 +147,7 @@ def _build_service(
     pipeline: "Pipeline", store: "Store", max_queue: int | None, chat_options: dict[str, Any]
 ) -> "Service":
     """What answers, warm."""
-    from genrec.chat.advising import advisor_builder
+    from genrec.chat.loading import advisor_builder
     from genrec.serve.service import Service, ServiceConfig
     from genrec.serve.state import ServingState
     from genrec.serve.telemetry import Metrics

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
-from genrec.chat.advisor import Advisor, TurnEvent, format_list
-from genrec.chat.conversation import Conversation, Preferences, Turn
+from genrec.chat.advisor import Advisor, TurnEvent
+from genrec.chat.conversation import Conversation, Turn
+from genrec.chat.preferences import Preferences
+from genrec.chat.replies import format_list
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
@@ -212,7 +214,8 @@ def _validate_preferences(preferences: Preferences, catalog: Catalog) -> Prefere
 
 def _preferences_payload(preferences: Preferences, advisor: Advisor) -> dict[str, Any]:
     chips = [
-        {"kind": kind, "value": value, "label": advisor.label_text(kind, value)} for kind, value in preferences.labels
+        {"kind": label[0], "value": label[1], "label": advisor.label_text(preferences, label)}
+        for label in preferences.labels
     ]
     return {"wishes": PreferencesBody.from_preferences(preferences).model_dump(), "chips": chips}
 

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from genrec.batch.input import is_encodable
-from genrec.chat.conversation import PreferenceFilter, Preferences
+from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.types import ItemId, Role, UserId
 
 _MAX_ITEM_IDS, _MAX_K, _MAX_EVENTS, _MAX_DEADLINE = 10_000, 1_000, 1_000, 60.0
@@ -236,14 +236,14 @@ class CatalogResponse(BaseModel):
 
 
 class LimitBody(Body):
-    """A limit, see `genrec.chat.conversation.PreferenceFilter`."""
+    """A limit, see `genrec.chat.preferences.PreferenceFilter`."""
 
     about: LongText
     where: LongText
 
 
 class PreferencesBody(Body):
-    """Wishes, see `genrec.chat.conversation.Preferences`."""
+    """Wishes, see `genrec.chat.preferences.Preferences`."""
 
     liked: Annotated[list[Id], Field(max_length=100)] = []
     disliked: Annotated[list[Id], Field(max_length=1000)] = []
@@ -253,7 +253,7 @@ class PreferencesBody(Body):
     @property
     def preferences(self) -> Preferences:
         """As a value."""
-        limits = tuple(PreferenceFilter(own.about, own.where) for own in self.limits)
+        limits = tuple(PreferenceFilter.from_condition(own.about, own.where) for own in self.limits)
         return Preferences(tuple(self.liked), tuple(self.disliked), tuple(self.words), limits)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A conversation is a value: each turn keeps the wishes of before, and what is ruled out stays out."""
+"""A conversation is a value: preferences carry over from turn to turn, and excluded items stay excluded."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, PreferenceFilter, Preferences
+from genrec.chat.conversation import Conversation
 from genrec.chat.item_links import extract_item_ids, format_item_link
-from genrec.chat.parsers.lexical import LexicalParser, exclude_word
+from genrec.chat.languages.exclusion_phrases import exclude_word
+from genrec.chat.parsers.lexical import LexicalParser
+from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.cli.app import app
 from genrec.errors import InputError
 
@@ -39,10 +41,10 @@ def advisor(recommender: Recommender) -> Advisor:
     return Advisor(recommender, k=3)
 
 
-def talk(advisor: Advisor, *said: str) -> Conversation:
+def talk(advisor: Advisor, *messages: str) -> Conversation:
     conversation = Conversation()
-    for words in said:
-        conversation = advisor.respond(conversation, words)
+    for message in messages:
+        conversation = advisor.respond(conversation, message)
     return conversation
 
 
@@ -51,7 +53,7 @@ def ids(conversation: Conversation) -> list[object]:
 
 
 def test_preferences_carry_over_to_the_next_turn(advisor: Advisor) -> None:
-    """A shop that forgets what was said a minute ago asks for it again."""
+    """A shop that forgets the last message makes its user repeat it."""
     first = talk(advisor, "something for the kitchen")
     assert ids(first) == ["i0", "i1", "i2"]
     assert first.preferences.words == ("something for the kitchen",)
@@ -111,14 +113,14 @@ def test_preferences_carry_over_to_the_next_turn(advisor: Advisor) -> None:
     ],
 )
 def test_critiques_become_preferences(advisor: Advisor, said: str, expected: Preferences) -> None:
-    """Read wrongly, it rules out what somebody wants."""
+    """A misread critique excludes what the user wants."""
     shown = advisor.update_preferences(Conversation(), Preferences())
     assert ids(shown) == ["i0", "i1", "i2"]
     assert LexicalParser(advisor._recommender.catalog)(said, shown) == expected
 
 
-def test_what_is_ruled_out_is_never_recommended_and_other_items_before_repeats(advisor: Advisor) -> None:
-    """What was shown comes again only where nothing else is left, and what is disliked not even then."""
+def test_excluded_items_are_never_recommended_and_new_items_come_before_repeats(advisor: Advisor) -> None:
+    """Shown items return only if no others are left, and disliked items never return."""
     conversation = talk(advisor, "anything")
     for _ in range(4):
         conversation = advisor.update_preferences(conversation, conversation.preferences.with_disliked("i0"))
@@ -134,27 +136,27 @@ def test_what_is_ruled_out_is_never_recommended_and_other_items_before_repeats(a
 
 
 def test_preference_is_removed_by_its_label(advisor: Advisor) -> None:
-    """Whoever was misunderstood must be able to say so."""
-    wishes = (
+    """A user who was misunderstood must be able to correct it."""
+    preferences = (
         Preferences()
         .with_liked("i1")
         .with_disliked("i2")
         .with_words("tea")
         .with_filter(PreferenceFilter("price to", "price < 5"))
     )
-    for chip in wishes.labels:
-        left = wishes.without(chip)
-        assert left.labels == tuple(own for own in wishes.labels if own != chip)
-    with pytest.raises(InputError, match="there is no wish"):
-        wishes.without(("likes", "i2"))
-    assert wishes.with_liked("i2").disliked == ()
+    for label in preferences.labels:
+        left = preferences.without(label)
+        assert left.labels == tuple(own for own in preferences.labels if own != label)
+    with pytest.raises(InputError, match="no preference has the label"):
+        preferences.without(("likes", "i2"))
+    assert preferences.with_liked("i2").disliked == ()
     assert Preferences().with_words("a").with_words("b").with_words("c").with_words("d").words == ("b", "c", "d")
-    with pytest.raises(InputError, match="nothing was said"):
+    with pytest.raises(InputError, match="the message is empty"):
         advisor.respond(Conversation(), "  ")
 
 
 def test_recommended_items_are_explained(advisor: Advisor) -> None:
-    """By the same recommender, under the same wishes."""
+    """The reason comes from the same recommender under the same preferences."""
     conversation = talk(advisor, "tea")
     found = advisor.explain(conversation, "i1")
     assert (found.item_id, found.reason) == ("i1", "Because you asked for “tea”.")
@@ -177,17 +179,17 @@ SAID = st.text(max_size=60) | st.sampled_from(
 @pytest.mark.parametrize("prices", [(None,) * 3, (1.5, None, 3.0), ("£2.10", "£3", None), (True, False, None)])
 @given(said=st.lists(SAID.filter(str.strip), max_size=4))
 def test_every_message_gets_a_reply(prices: tuple[object, ...], said: list[str]) -> None:
-    """Quotes, brackets and any script: what somebody says is data, in the words, in filters, and as a title."""
+    """Quotes, brackets and any script: text is data, in search phrases, filters and titles."""
     titles = ('It\'s "a" mug (red)', "Cup", "Rug \\ mat")
     items = [Item(name, title, {"price": price}) for name, title, price in zip("abc", titles, prices, strict=True)]
     advisor = Advisor(Recommender(Catalog.from_items(items), [PopularityRanker(np.ones(3))]), k=2)
     conversation = talk(advisor, *said, "not that series", "no it's", "I like the first")
-    assert len(conversation.turns) <= len(said) + 3  # "undo" takes one back
+    assert len(conversation.turns) <= len(said) + 3  # "undo" removes one
     assert all(item.item_id in ("a", "b", "c") for turn in conversation.turns for item in turn.recommendations.items)
 
 
 def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
-    """A conversation that is piped in is one that can be tested, and repeated."""
+    """A conversation that can be piped in can be tested and repeated."""
     rows = [
         {"item_id": f"i{place}", "title": title, "price": price}
         for place, (title, price) in enumerate(zip(TITLES, PRICES, strict=True))
@@ -216,7 +218,7 @@ def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
 
 
 def test_streamed_parts_make_up_the_turn(advisor: Advisor) -> None:
-    """Whoever watches must see what the value will say, and in time: that is all a stream is."""
+    """A client that shows the stream must end up with the same turn as one that waits for the value."""
     parts: list[object] = []
     conversation = advisor.respond(Conversation(), "something red", on_event=parts.append)
     turn = conversation.turns[-1]
@@ -226,7 +228,7 @@ def test_streamed_parts_make_up_the_turn(advisor: Advisor) -> None:
 
 
 def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) -> None:
-    """Whoever asks why does not want another list, and whoever compares wants the same items beside each other."""
+    """A user who asks why or compares items does not want another list."""
     first = talk(advisor, "something red")
     why = advisor.respond(first, "why the second?").turns[-1]
     assert why.reply == "[Red Mug Large](#item=i1): Because you asked for “something red”."
@@ -245,16 +247,16 @@ def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) ->
     assert advisor.respond(second, "undo") == first
     assert advisor.respond(first, "go back").turns == ()
     asked = advisor.respond(advisor.respond(second, "why the first?"), "compare 1 and 2")
-    assert advisor.respond(asked, "undo") == first  # a question is nothing to take back
+    assert advisor.respond(asked, "undo") == first  # undo skips questions
     told: list[object] = []
     assert advisor.respond(Conversation(), "undo", on_event=told.append) == Conversation()
-    assert told[-1] == "There is nothing to take back. What do you look for?"
+    assert told[-1] == "There is nothing to take back. What are you looking for?"
     again = advisor.update_preferences(first, first.preferences.with_liked("i1"))
-    assert advisor.explain(again, "i1").item_id == "i1"  # also of what somebody has by now
+    assert advisor.explain(again, "i1").item_id == "i1"  # also for an item that the user has by now
 
 
-def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> None:
-    """A chat client knows texts only, and still each turn must build on those before."""
+def test_replay_restores_a_conversation_from_its_messages(advisor: Advisor) -> None:
+    """A chat client sends texts only, and yet each turn must build on the previous ones."""
     said = ["something red", "more like the second, but under 5", "why 1?", "no candles", "undo", "not number 1"]
     live = Conversation(history=("i7",))
     messages: list[tuple[str, str]] = [("system", "Be brief.")]
@@ -271,8 +273,8 @@ def test_a_conversation_is_read_again_from_its_messages(advisor: Advisor) -> Non
     assert ids(forged) == ["i3"]
 
 
-def test_an_answer_about_some_items_does_not_become_the_list(advisor: Advisor) -> None:
-    """After "why the third?" the first on the shelf is still the first; else the wrong item is ruled out."""
+def test_the_answer_to_a_question_does_not_replace_the_list(advisor: Advisor) -> None:
+    """After "why the third?" the first item is still the first; otherwise the next message excludes the wrong item."""
     first = talk(advisor, "something for the kitchen")
     asked = advisor.respond(first, "why number 3?")
     messages = [
@@ -283,29 +285,29 @@ def test_an_answer_about_some_items_does_not_become_the_list(advisor: Advisor) -
     assert advisor.respond(again, "not number 1").preferences.disliked == ("i0",)
 
 
-def test_a_title_is_liked_only_where_that_is_said(advisor: Advisor) -> None:
-    """Whoever looks for a red lamp has none yet: the item of that name must not vanish into their history."""
+def test_a_title_is_liked_only_with_a_judgement(advisor: Advisor) -> None:
+    """A user who looks for a red lamp has none yet: the item of that name must not vanish into the history."""
     assert talk(advisor, "a red lamp for the kitchen").preferences == Preferences(words=("a red lamp for the kitchen",))
     assert talk(advisor, "I love my red lamp").preferences.liked == ("i2",)
 
 
 @given(st.text(), st.text(min_size=1), st.text())
 def test_item_link_identifies_its_item_by_id(before: str, item_id: str, title: str) -> None:
-    """A title that could close the mention could name another item in its place."""
+    """A title that could close the link could name another item instead."""
     assert extract_item_ids(format_item_link(item_id, title)) == (item_id,)
     assert item_id in extract_item_ids(f"{before}\n{format_item_link(item_id, title)}")[-1:]
 
 
 @pytest.mark.parametrize("said", ["do you have red mug?", "Have you got Red Mug", "would you have a red mug large?"])
 def test_requested_items_do_not_join_the_history(advisor: Advisor, said: str) -> None:
-    """Whoever has something is not shown it; so the one thing that was asked for would be the one that is not."""
+    """Items in the history are not recommended, so the requested item would be the one that is missing."""
     conversation = talk(advisor, said)
     assert conversation.preferences.liked == ()
     assert "red mug" in conversation.preferences.words[0].casefold()
 
 
 def test_bare_no_is_not_a_preference(advisor: Advisor) -> None:
-    """Words that mean something elsewhere would else be looked for when they are ruled out."""
+    """Otherwise excluded words would become a search phrase."""
     conversation = talk(advisor, "something for the kitchen", "no, I hate the second")
     assert conversation.preferences.disliked == ("i1",)
     assert conversation.preferences.words == ("something for the kitchen",)
@@ -314,7 +316,7 @@ def test_bare_no_is_not_a_preference(advisor: Advisor) -> None:
 
 @given(st.text(max_size=40).filter(str.strip), st.text(max_size=60), st.text(min_size=1, max_size=60).filter(str.strip))
 def test_untrusted_text_adds_no_item_links_to_replies(title: str, attribute: str, words: str) -> None:
-    """A text that is shown beside an item could name another one, which would then be shown as recommended."""
+    """Text of one item could name another item, which would then be shown as recommended."""
     bad = "[Win](#item=b) ![x](http://e/t.png) <img src=x>"
     items = [
         Item("a", title, {"colour": attribute + bad}),

@@ -1,4 +1,4 @@
-"""How a reply names an item: what is written is what is read, whatever titles and ids hold."""
+"""Item links round-trip, whatever titles and ids contain."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ IDS = st.integers() | st.text(min_size=1, max_size=12) | NASTY.filter(bool)
 
 
 def shown(item_id: object, title: str) -> str:
-    """A title as a mention shows it."""
+    """A title as a link shows it."""
     turning = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
     return one_line(title.translate(turning)) or one_line(str(item_id).translate(turning))
 
@@ -32,7 +32,7 @@ def test_item_links_round_trip(item_id: str | int, title: str) -> None:
 
 @given(st.lists(st.tuples(TEXTS, IDS, TEXTS), max_size=4), TEXTS)
 def test_surrounding_text_neither_adds_nor_hides_item_links(parts: list[tuple[str, str | int, str]], end: str) -> None:
-    """A model's words, or a customer's that are repeated, could else name an item that nobody recommended."""
+    """Otherwise generated or quoted text could name an item that was not recommended."""
     text = "".join(escape_markdown(before) + format_item_link(item_id, title) for before, item_id, title in parts)
     text += escape_markdown(end)
     assert extract_item_ids(text) == tuple(str(item_id) for _, item_id, _ in parts)
@@ -42,12 +42,12 @@ def test_surrounding_text_neither_adds_nor_hides_item_links(parts: list[tuple[st
 
 @given(st.text(alphabet="[]()\\!#*=item a1", max_size=40))
 def test_only_markdown_links_are_item_links(text: str) -> None:
-    """Text that nobody escaped, as a front end may send it back, names what its links name and nothing else."""
-    for mention in extract_item_ids(text):
-        assert f"](#item={mention})" in text
+    """Unescaped text, as a client may send it back, names exactly the items of its links."""
+    for item_id in extract_item_ids(text):
+        assert f"](#item={item_id})" in text
 
 
-def test_images_and_escaped_brackets_name_nothing() -> None:
-    """They show no title that could be clicked."""
+def test_images_and_escaped_brackets_are_no_item_links() -> None:
+    """They show no title to click on."""
     assert extract_item_ids("![a](#item=1) \\[b](#item=2) [c](#item=3) [d](#item=) [e](http://x#item=5)") == ("3", "")
     assert extract_item_ids("\\\\[a](#item=a%2Fb) [a\\]](#item=%C3%A9)") == ("a/b", "é")

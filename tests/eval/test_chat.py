@@ -1,4 +1,4 @@
-"""Laws of measuring talk: what is true of a turn, who may learn from what, and a check that sees every fault."""
+"""Conversation measurements: relevant items, separation of training and test, and checks that detect every fault."""
 
 import json
 from collections.abc import Sequence
@@ -15,11 +15,21 @@ from eval import simulate as simulation
 from eval.chat import RankerAnswers, cluster_interval, run_turns
 from eval.dialogue import Dialogues, folds, interactions_of, read_dialogues, recall
 from eval.dialogue_rankers import BLEND, TextVectors, make_fold_rankers, make_recommender
-from eval.shopper import KINDS, Intent, Shopper, item_facts_of
-from eval.simulate import FAULTS, ParserAccuracy, StrategyResult, check_list, run_conversation, satisfies_filter
+from eval.intent import Intent, item_facts_of
+from eval.shopper import KINDS, Shopper
+from eval.simulate import (
+    FAULTS,
+    ParserAccuracy,
+    Simulation,
+    StrategyResult,
+    check_list,
+    run_conversation,
+    satisfies_filter,
+)
 from genrec import Catalog, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation, PreferenceFilter, Preferences, Turn
+from genrec.chat.conversation import Conversation, Turn
+from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.errors import InputError
 from genrec.types import Recommendation, RecommendationList
 
@@ -46,7 +56,7 @@ def write_films(folder: Path, titles: Sequence[str] = FILMS, name: str = "redial
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty dialogues, in each of which film n + 1 is recommended to whoever speaks of film n."""
+    """Forty dialogues, each of which mentions film n and recommends film n + 1."""
     write_films(tmp_path)
     turns = []
     for number in range(40):
@@ -57,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def letters(texts: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
-    """A vector for each text: which letters stand alone in it."""
+    """A vector for each text: the single letters that it contains as words."""
     vectors = np.array([[float(f" {chr(65 + place)} " in f" {text} ") for place in range(26)] for text in texts])
     vectors = np.hstack([vectors, np.ones((len(texts), 1))])
     unit: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)  # type: ignore[type-arg]
@@ -65,13 +75,13 @@ def letters(texts: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def test_mentioned_items_are_neither_targets_nor_recommended(tmp_path: Path) -> None:
-    """Else whoever repeats what was said looks best: on ReDial every twelfth recommended title was said before."""
+    """Otherwise repeating mentioned items looks best: ReDial repeats every twelfth recommended title."""
     write_films(tmp_path)
     context = [f"I saw {FILMS[0]} and {FILMS[1]}", "and?"]
     write(tmp_path, "valid", [("d", context, [FILMS[0], FILMS[1], FILMS[2], "Nowhere (1900)"], [FILMS[0]])])
     data = read_dialogues(tmp_path, "redial")
     (turn,) = data.test_turns
-    assert turn.targets == ("f2",), "neither what an annotator marked, nor what stands there, nor what no catalog has"
+    assert turn.targets == ("f2",), "neither annotated nor written mentions, nor items outside the catalog"
     assert turn.mentioned == {"f0", "f1"}
     assert set(turn.history) == {"f0", "f1"}
     found = RankerAnswers()
@@ -80,8 +90,8 @@ def test_mentioned_items_are_neither_targets_nor_recommended(tmp_path: Path) -> 
     assert found.lists[0][:2] == ["f2", "f3"]
 
 
-def test_what_only_an_annotator_found_is_ruled_out_and_no_history(tmp_path: Path) -> None:
-    """An annotation that reads the answer would hand it to the ranker."""
+def test_items_found_only_by_annotators_are_excluded_but_not_history(tmp_path: Path) -> None:
+    """An annotation that was made from the answer would leak it to the ranker."""
     write_films(tmp_path)
     write(tmp_path, "valid", [("d", ["what now?"], [FILMS[3]], [FILMS[5]])])
     (turn,) = read_dialogues(tmp_path, "redial").test_turns
@@ -89,8 +99,8 @@ def test_what_only_an_annotator_found_is_ruled_out_and_no_history(tmp_path: Path
     assert turn.mentioned == {"f5"}
 
 
-def test_each_true_item_that_remains_is_one_example(tmp_path: Path) -> None:
-    """A mean over turns would be another figure than the published one."""
+def test_each_relevant_item_is_one_example(tmp_path: Path) -> None:
+    """A mean over turns would not be comparable with the published figure."""
     write_films(tmp_path)
     write(tmp_path, "valid", [("d", ["hi"], FILMS[:3], []), ("e", ["hi"], FILMS[4:5], [])])
     data = read_dialogues(tmp_path, "redial")
@@ -100,7 +110,7 @@ def test_each_true_item_that_remains_is_one_example(tmp_path: Path) -> None:
 
 
 def test_no_dialogue_is_ranked_by_a_model_trained_on_it(folder: Path) -> None:
-    """Counting the answer before it is asked for finds it every time."""
+    """A ranker that has counted the answer finds it every time."""
     data = read_dialogues(folder, "redial")
     for inside, outside in folds(data.test_turns, 5, seed=1):
         assert not {turn.dialogue for turn in inside} & {turn.dialogue for turn in outside}
@@ -115,8 +125,8 @@ def test_no_dialogue_is_ranked_by_a_model_trained_on_it(folder: Path) -> None:
             assert popular[row, data.catalog.index_of(turn.targets[0])] == pytest.approx(np.log1p(counted))
 
 
-def test_where_there_are_other_dialogues_they_are_learned_from(folder: Path) -> None:
-    """Folds are for want of them."""
+def test_training_dialogues_are_used_instead_of_folds(folder: Path) -> None:
+    """Folds are needed only without training dialogues."""
     write(folder, "train", [("t", [f"{FILMS[20]}?"], [FILMS[21]], [FILMS[20]])] * 3)
     data = read_dialogues(folder, "redial")
     (own,) = make_fold_rankers(data, TextVectors.from_dialogues(data, letters), seed=0)
@@ -126,10 +136,10 @@ def test_where_there_are_other_dialogues_they_are_learned_from(folder: Path) -> 
     assert interactions_of([]) is None
 
 
-def test_the_blend_finds_what_its_parts_find_together(
+def test_the_blend_is_at_least_as_good_as_popularity(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole command, with vectors that need no model: nothing outside the catalog, repeated or ruled out."""
+    """The whole command, with vectors that need no model: no item outside the catalog, repeated or excluded."""
     monkeypatch.setattr(chat, "make_embed", lambda _: letters)
     out = tmp_path / "out.json"
     chat.main(["--data", str(folder), "--sets", "redial", "--model-turns", "0", "--json", str(out)])
@@ -145,15 +155,15 @@ def test_the_blend_finds_what_its_parts_find_together(
 
 
 def test_faults_of_lists_are_counted(folder: Path) -> None:
-    """A 0 that nothing could change says nothing."""
+    """A count of faults that is always 0 proves nothing."""
     data = read_dialogues(folder, "redial")
     turn = data.test_turns[0]
     bad = RankerAnswers([turn], [["f5", "f5", "nowhere", *turn.mentioned]])
     assert chat._count_faults(bad, set(map(str, data.catalog.item_ids))) == (1, 1, 1)
 
 
-def test_dialogues_that_are_not_there_are_named(tmp_path: Path) -> None:
-    """A wrong folder must not be measured as an empty one."""
+def test_missing_dialogues_are_an_error(tmp_path: Path) -> None:
+    """A wrong folder must not count as an empty data set."""
     with pytest.raises(InputError, match=r"redial_items\.parquet is missing"):
         read_dialogues(tmp_path, "redial")
     write_films(tmp_path)
@@ -182,20 +192,18 @@ def advisor(catalog: Catalog) -> Advisor:
 
 
 def converse(
-    advisor: Advisor, catalog: Catalog, shoppers: int, way: str = "critique"
+    advisor: Advisor, catalog: Catalog, shoppers: int, strategy: str = "critique"
 ) -> tuple[StrategyResult, ParserAccuracy]:
-    score, reading = StrategyResult(), ParserAccuracy()
+    simulation = Simulation(advisor, item_facts_of(catalog), strategy, 10**6, StrategyResult(), ParserAccuracy())
     for number in range(shoppers):
-        random = np.random.default_rng(number)
-        shopper = Shopper(catalog, f"i{random.integers(len(catalog))}", random)
-        run_conversation(
-            advisor, item_facts_of(catalog), Conversation(history=("i3",)), shopper, way, score, reading, 10**6
-        )
-    return score, reading
+        rng = np.random.default_rng(number)
+        shopper = Shopper(catalog, f"i{rng.integers(len(catalog))}", rng)
+        run_conversation(simulation, Conversation(history=("i3",)), shopper)
+    return simulation.result, simulation.accuracy
 
 
 def test_shopper_messages_are_parsed_and_exclusions_respected(advisor: Advisor, catalog: Catalog) -> None:
-    """Every kind of critique, by shoppers whose words are unambiguous: all of it has to be understood."""
+    """Every kind of critique, in unambiguous words, has to be understood."""
     score, reading = converse(advisor, catalog, 150)
     assert sum(score.faults.values()) == 0
     assert set(reading.total) == set(KINDS)
@@ -204,13 +212,13 @@ def test_shopper_messages_are_parsed_and_exclusions_respected(advisor: Advisor, 
 
 
 def test_shoppers_are_the_same_every_time(advisor: Advisor, catalog: Catalog) -> None:
-    """A figure that nobody can get again is none."""
+    """A figure must be reproducible."""
     first, second = (converse(advisor, catalog, 10)[0] for _ in range(2))
     assert (first.found_at_turn, first.items, first.turns) == (second.found_at_turn, second.items, second.turns)
 
 
-def test_shoppers_rule_out_nothing_that_they_look_for(advisor: Advisor, catalog: Catalog) -> None:
-    """Who talks themselves out of what they want tells nothing of how well they were served."""
+def test_shoppers_never_exclude_their_target(advisor: Advisor, catalog: Catalog) -> None:
+    """A shopper who excludes the target cannot measure whether it is found."""
     for number in range(60):
         random = np.random.default_rng(number)
         target = f"i{random.integers(len(catalog))}"
@@ -222,15 +230,15 @@ def test_shoppers_rule_out_nothing_that_they_look_for(advisor: Advisor, catalog:
                 assert meant.allows(target, *item_facts_of(catalog)[target]), said.text
 
 
-def test_turning_pages_is_the_same_words_again(advisor: Advisor, catalog: Catalog) -> None:
-    """What critique is measured against must not have any."""
+def test_paging_states_no_critique(advisor: Advisor, catalog: Catalog) -> None:
+    """The baseline of critiques must not contain any."""
     score, reading = converse(advisor, catalog, 5, "words, then pages")
     assert set(reading.total) == {"words"}
     assert sum(score.faults.values()) == 0
 
 
 def bad_turns() -> list[tuple[str, list[str], Preferences, Intent, list[str]]]:
-    """A fault, a list that has it, wishes, what was meant, and what was shown before."""
+    """A fault, a list that has it, the preferences, the intent, and the items shown before."""
     cheap = Preferences(filters=(PreferenceFilter("price", "price <= 2.0"),))
     plain, good = Preferences(), ["i0", "i1", "i2", "i4", "i5"]
     return [
@@ -246,7 +254,7 @@ def bad_turns() -> list[tuple[str, list[str], Preferences, Intent, list[str]]]:
 
 
 @pytest.mark.parametrize(("fault", "shown", "wishes", "meant", "before"), bad_turns())
-def test_each_fault_is_seen(
+def test_each_fault_is_detected(
     catalog: Catalog, fault: str, shown: list[str], wishes: Preferences, meant: Intent, before: list[str]
 ) -> None:
     """A check that cannot fail proves nothing about 2,000 turns."""
@@ -264,7 +272,7 @@ def test_each_fault_is_seen(
 
 
 def test_check_evaluates_filters_independently() -> None:
-    """Asking the filter whether the filter is right would always say yes."""
+    """A check that used the same filters would never disagree with them."""
     assert satisfies_filter("price <= 2.0", "Mug", 2.0)
     assert not satisfies_filter("price < 2.0", "Mug", 2.0)
     assert not satisfies_filter("price > 1.0", "Mug", None)
@@ -280,7 +288,7 @@ def test_check_evaluates_filters_independently() -> None:
 def test_the_command_runs_on_other_data(
     tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not the embedded shop alone."""
+    """The command must not be limited to the embedded shop."""
     monkeypatch.setenv("GENREC_CACHE", str(tmp_path / "cache"))
     items = [{"item_id": item.item_id, "title": item.title, **item.attributes} for item in catalog]
     random = np.random.default_rng(0)
@@ -303,6 +311,6 @@ def test_the_command_runs_on_other_data(
 
 
 def test_every_film_has_a_text(folder: Path) -> None:
-    """Without its cast a film is only as near to words as its title is."""
+    """Without cast and genres a film can be found by its title only."""
     data: Dialogues = read_dialogues(folder, "redial")
     assert data.descriptions[0] == "Film A (1980). drama. Nobody"

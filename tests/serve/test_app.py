@@ -18,9 +18,9 @@ import pytest
 from server import BlockingRanker, parse_sse, running_server, small_pipeline, wait_until
 
 from genrec import Item
-from genrec.chat.advisor import TurnContext
+from genrec.chat.conversation import TurnContext
 from genrec.chat.item_links import extract_item_ids, format_item_link
-from genrec.chat.parsers.lexical import exclude_word
+from genrec.chat.languages.exclusion_phrases import exclude_word
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.rankers.base import DenseRanker, RankRequest

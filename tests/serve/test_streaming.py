@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from server import parse_sse, running_server, small_pipeline, wait_until
 
-from genrec.chat.advisor import TurnContext
+from genrec.chat.conversation import TurnContext
 from genrec.deadline import Deadline
 from genrec.serve.service import ServiceConfig
 

@@ -14,7 +14,7 @@ from backend_support import needs_vllm, strike
 from server import parse_sse, running_server
 
 from genrec import GenerativeSettings, Settings, open_dataset
-from genrec.chat.advising import advisor_builder
+from genrec.chat.loading import advisor_builder
 from genrec.loading import open_pipeline
 from genrec.serve.service import ServiceConfig
 

@@ -1,21 +1,24 @@
-"""Words as they are compared: in small letters, and one of a thing or many, in English."""
+"""English words in the forms that are compared: lower case, singular and plural."""
 
 import re
 
-_CURLY_APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"  # that telephones write for an apostrophe
+_CURLY_APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"  # typed by phones instead of an apostrophe
 _NOT_INFLECTED = re.compile(r"[^\w-]|\d")
 
 
 def lowercase(text: str) -> str:
-    """A text in small letters, one by one as Arrow compares them ("ß" stays); single blanks, straight quotes."""
+    """A text in lower case, with single spaces and straight apostrophes.
+
+    Each character is lowered on its own, as Arrow does when it compares, so "ß" stays.
+    """
     letters = ((letter, letter.lower()) for letter in " ".join(text.split()).replace(_CURLY_APOSTROPHE, "'"))
     return "".join(lower if len(lower) == 1 else letter for letter, lower in letters)
 
 
 def inflections(word: str) -> tuple[str, ...]:
-    """A word in small letters as it is written of one and of many, likeliest singular first.
+    """The singular and plural forms of a word in lower case, likeliest singular first.
 
-    Where the ending does not tell ("cookies", "leaves"), each singular that it could have is there.
+    A plural with an ambiguous ending ("cookies", "leaves") yields each singular it may have.
     """
     word = lowercase(word)
     if "'" in word:
@@ -27,7 +30,7 @@ def inflections(word: str) -> tuple[str, ...]:
 
 
 def _singulars(word: str) -> list[str]:
-    """Of a plural; nothing for a word that is none."""
+    """The singulars that a word may have; none if it is not a plural."""
     if len(word) < 4 or not word.endswith("s") or word.endswith("ss"):
         return []
     if word.endswith("ies") and len(word) > 4:

@@ -1,13 +1,12 @@
-"""Bounds of a price in what somebody says: "under 5", "nothing over £1,000", "between 2 and 5 pounds".
+"""Price bounds in English: "under 5", "nothing over £1,000", "between 2 and 5 pounds", "cheaper".
 
-A number is a price only where nothing says otherwise: with a currency, or without a unit behind it ("at most 5 items")
-and without a person before it ("he is over 40"). Where it is not clear which side is meant, nothing is read.
+A number is a price if it has a currency, or if no unit follows it ("at most 5 items") and no person precedes it ("he is
+over 40"). An ambiguous bound is not parsed.
 """
 
 import re
-from typing import Literal
 
-ComparisonOperator = Literal["<", "<=", ">", ">="]
+from genrec.chat.preferences import ComparisonOperator, PriceBound
 
 _CURRENCY_SYMBOL = "[£$€¥₹₩₽₺]"
 _DIGITS = r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d{1,2})?|\d{1,9}(?:[.,]\d{1,2})?)(?!\d|[.,]\d)"
@@ -24,7 +23,7 @@ _PRICE_LOOKAHEAD = (
 
 
 def _price_pattern(group_prefix: str) -> str:
-    """A price, in groups that begin with a name."""
+    """The pattern of a price, with groups named by a prefix and a number."""
     return (
         rf"(?:(?:about|around|a|an)\s+)?(?:{_CURRENCY_SYMBOL}\s*(?P<{group_prefix}1>{_DIGITS})(?!\s*%)|"
         rf"(?P<{group_prefix}3>{_DIGITS}){_CENTS}|(?P<{group_prefix}2>{_DIGITS})(?:{_CURRENCY}|{_PRICE_LOOKAHEAD}))"
@@ -48,13 +47,13 @@ _TRAILING_PRICE_BOUND = re.compile(
 _NEGATION = re.compile(
     r"not|no|nothing|never|dont|cant|wont|cannot|without|avoid|skip|exclude|neither|nor|hates?|none|stop|\w+n't"
 )
-# What may stand between "no" and the bound that it turns round.
+# Words that may stand between a negation and the bound that it inverts.
 _NEGATION_FILLER = re.compile(
     r"wants?|afford|to|pay|paying|spend|spending|go|going|see|show|me|need|like|buy|any|anything|something|things|items|stuff|"
     r"everything|ones|that|which|who|whose|costs?|costing|priced|prices?|is|are|be|it|it's|really|please|i|we|you|a|much|"
     r"of|for|money"
 )
-# These deny no bound.
+# Phrases that contain a negation but negate no bound.
 _NON_NEGATION = re.compile(
     r"\b(?:why not|if not|no (?:thanks|thank you|problem|worries|idea)|not (?:sure|only|just|too|so|very))\b"
 )
@@ -63,58 +62,92 @@ _NON_PRICE_CONTEXT = re.compile(
     r"child|children|girls?|boys?|toddlers?|bab(?:y|ies)|adults?|women|woman|men|man|mum|dad|aged?|ages|years?|months?|weeks?|"
     r"days?|hours?|minutes?|old|delivered|arrives?|deliver(?:y|ed)?) $"
 )
+_CHEAPER = re.compile(
+    r"\b(?:cheaper|less (?:expensive|pricey|costly)|(?:a bit |way |far )?too (?:expensive|pricey|costly|dear|much)"
+    r"|(?:not|nothing)(?: too| so| that| very)? (?:expensive|pricey|costly))(?![-\w])"
+)
+_MORE_EXPENSIVE = re.compile(r"\b(?:more expensive|dearer|pricier|too cheap)(?![-\w]| look)")
+_RELATIVE_PRICE = re.compile(
+    rf"(?:{_CHEAPER.pattern}|{_MORE_EXPENSIVE.pattern})(?: than (?:the |that |this )?(?:[\w'-]+ ?){{1,4}})?"
+)
+_ANY_PRICE = re.compile(
+    r"\b(?:no (?:price )?limits?(?: on (?:the )?price)?$|(?:remove|drop|forget|without) (?:the |my |any )?"
+    r"price limits?|(?:any|whatever) price|price (?:doesn't|does not) matter|money is no object)"
+)
 
 
 def find_price_ranges(text: str) -> list[tuple[int, int]]:
-    """Where ranges such as "between 2 and 5" begin and end in a text in small letters."""
+    """The spans (start, end) of price ranges such as "between 2 and 5" in a text in lower case."""
     return [found.span() for found in _PRICE_RANGE.finditer(text)]
 
 
-def parse_price_bounds(text: str) -> list[tuple[ComparisonOperator, float]]:
-    """The bounds of a price that a text in small letters names, in its order; of the same side the last one counts."""
-    found: list[tuple[int, ComparisonOperator, float]] = []
+def parse_price_bounds(text: str) -> list[PriceBound]:
+    """Parse the price bounds of a text in lower case, in the order of the text."""
+    found: list[tuple[int, PriceBound]] = []
     for match in _PRICE_RANGE.finditer(text):
-        currency = match["high1"] or match["high3"] or not match[0].startswith("from") or _has_currency(match[0])
-        if (
-            currency
-            and is_negated(text[: match.start()]) is False
-            and not _NON_PRICE_CONTEXT.search(text[: match.start()])
-        ):
+        prefix = text[: match.start()]
+        is_price = match["high1"] or match["high3"] or not match[0].startswith("from") or _has_currency(match[0])
+        if is_price and is_negated(prefix) is False and not _NON_PRICE_CONTEXT.search(prefix):
             low, high = sorted((_parse_number(match["low"]), _matched_price(match, "high")))
-            found += [(match.start(), ">=", low), (match.start(), "<=", high)]
+            found += [(match.start(), PriceBound(">=", low)), (match.start(), PriceBound("<=", high))]
     for match in (*_PRICE_BOUND.finditer(text), *_TRAILING_PRICE_BOUND.finditer(text)):
-        turned = is_negated(text[: match.start()])
-        if turned is None or _NON_PRICE_CONTEXT.search(text[: match.start()]):
+        prefix = text[: match.start()]
+        negated = is_negated(prefix)
+        if negated is None or _NON_PRICE_CONTEXT.search(prefix):
             continue
-        under = match["over"] is None
-        if turned and "budget" not in match.re.groupindex:
+        if negated and "budget" not in match.re.groupindex:
             continue
-        # Whoever does not want to spend 5 does not want to spend more.
-        turned = turned and not match.groupdict().get("budget")
-        found.append((match.start(), "<=" if under != turned else ">=", _matched_price(match, "price")))
-    return [(sign, amount) for _, sign, amount in sorted(found, key=lambda own: own[0])]
+        # "I don't want to spend 5" is still an upper bound.
+        inverted = negated and not match.groupdict().get("budget")
+        is_upper = (match["over"] is None) != inverted
+        found.append((match.start(), PriceBound("<=" if is_upper else ">=", _matched_price(match, "price"))))
+    return [bound for _, bound in sorted(found, key=lambda own: own[0])]
+
+
+def parse_relative_bound(text: str) -> ComparisonOperator | None:
+    """Parse a comparison such as "cheaper" or "nothing more expensive" in a text in lower case.
+
+    Returns:
+        How a price must compare with the reference price; None if there is no comparison or it is ambiguous.
+    """
+    for pattern, is_cheaper in ((_CHEAPER, True), (_MORE_EXPENSIVE, False)):
+        if (found := pattern.search(text)) is None:
+            continue
+        is_complaint = "too " in found[0] or found[0].startswith("not")
+        negated = False if is_complaint else is_negated(text[: found.start()])
+        if negated is None:
+            return None
+        if negated:
+            return ">=" if is_cheaper else "<="
+        return "<" if is_cheaper else ">"
+    return None
+
+
+def removes_price_bounds(text: str) -> bool:
+    """Whether a text in lower case says that any price will do."""
+    return _ANY_PRICE.search(text) is not None
 
 
 def strip_price_phrases(text: str) -> str:
-    """A text in small letters without what it says of prices."""
+    """A text in lower case without price bounds and comparisons of prices."""
     for pattern in (_PRICE_RANGE, _PRICE_BOUND, _TRAILING_PRICE_BOUND):
         text = pattern.sub(" ", text)
-    return " ".join(text.split())
+    return _RELATIVE_PRICE.sub(" ", " ".join(text.split())).strip()
+
+
+def is_negated(prefix: str) -> bool | None:
+    """Whether a text in lower case ends in a negation of what follows it; None if that is ambiguous."""
+    words = [word.strip(".,:;()") for word in _NON_NEGATION.sub(" ", prefix).split()]
+    end = len(words)
+    while end and _NEGATION_FILLER.fullmatch(words[end - 1]):
+        end -= 1
+    if end and _NEGATION.fullmatch(words[end - 1]):
+        return True
+    return None if any(map(_NEGATION.fullmatch, words)) else False
 
 
 def _has_currency(text: str) -> bool:
     return re.search(rf"{_CURRENCY_SYMBOL}|{_CURRENCY}$", text) is not None
-
-
-def is_negated(prefix: str) -> bool | None:
-    """Whether what stands behind a text in small letters is denied by its end; None where that is not clear."""
-    words = [word.strip(".,:;()") for word in _NON_NEGATION.sub(" ", prefix).split()]
-    place = len(words)
-    while place and _NEGATION_FILLER.fullmatch(words[place - 1]):
-        place -= 1
-    if place and _NEGATION.fullmatch(words[place - 1]):
-        return True
-    return None if any(map(_NEGATION.fullmatch, words)) else False
 
 
 def _matched_price(match: re.Match[str], group_prefix: str) -> float:

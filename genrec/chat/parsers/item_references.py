@@ -1,4 +1,4 @@
-"""Which items of a list somebody points at: by their places, or by words of their titles."""
+"""References to items of the list that was shown last: by position ("the second") or by title ("the mug")."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ _CONNECTIVES = r"and|or|but|please|thanks?|though|too|instead|with|than|over|ver
 _REFERENCE_LOOKAHEAD = (
     rf"(?=\s*(?:$|[,.;:!?)])|\s*'s\b|\s+(?:ones?|items?|of (?:these|those|them)|{_CONNECTIVES}|{_VERBS})(?![\w']))"
 )
-# An ordinal in an ordinary noun ("first aid kit", "my second child") names no place.
+# An ordinal inside a noun phrase ("first aid kit", "my second child") is not a position.
 _ORDINAL_REFERENCE = re.compile(
     rf"(?:\b(?:the|and|or|than)\s+|^(?=\S+\s+(?:and|or)\b))(?P<nth>{_ORDINAL})\b(?:\s+(?P<many>two|three|four|[234]))?{_REFERENCE_LOOKAHEAD}"
     rf"|(?:\bnumbers?\s*|\bno\.?\s*|(?<!\w)#\s*)(?P<number>\d{{1,4}})\b{_REFERENCE_LOOKAHEAD}"
@@ -27,33 +27,39 @@ _ORDINAL_REFERENCE = re.compile(
 )
 _DETERMINERS = frozenset(("the", "that", "this"))
 _POLITE_WORDS = re.compile(r"^(?:yes|both|and|or)\s+|\s+(?:please|thanks|as well|both)$")
+_CONJUNCTION = re.compile(r" ?(?:,|\band\b) ?")
 _BARE_REFERENCE = re.compile(rf"(?:the )?{_ORDINAL}(?: one| item)?|(?:number |no\.? ?|# ?)?\d{{1,2}}")
 
 
+def find_item_references(text: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
+    """The items that a text in lower case refers to by position or else by title."""
+    return find_ordinal_references(text, shown) or find_title_references(text, shown)
+
+
 def find_ordinal_references(text: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
-    """The items of a list that a text in small letters names by their places, each once, in the order of the text."""
-    places: list[int] = []
+    """The items that a text in lower case refers to by position, each once, in the order of the text."""
+    positions: list[int] = []
     for match in _ORDINAL_REFERENCE.finditer(text):
         if nth := match["nth"]:
             many = _NUMBER_WORDS.get(match["many"] or "", 1)
             first = len(shown) - many if nth == "last" else _ordinal_to_number(nth) - 1
-            places += range(first, first + many)
+            positions += range(first, first + many)
         else:
-            places.append(int(match["number"] or match["bare"] or match["begun"]) - 1)
-    return [shown[place] for place in dict.fromkeys(places) if 0 <= place < len(shown)]
+            positions.append(int(match["number"] or match["bare"] or match["begun"]) - 1)
+    return [shown[position] for position in dict.fromkeys(positions) if 0 <= position < len(shown)]
 
 
 def find_title_references(text: str, shown: Sequence[Recommendation]) -> list[Recommendation]:
-    """The items of a list that a text in small letters points at: "the mug", "that vanilla one".
+    """The items that a text in lower case refers to by title: "the mug", "that vanilla one".
 
-    By what only one of the titles ends with, or, before "one", by a word that only one of them holds.
+    A reference ends with the last word of a title that no other title contains, or with "one" after such a word.
     """
-    found = {place for _, _, place in _title_reference_spans(normalize_words(text).split(), shown)}
-    return [item for place, item in enumerate(shown) if place in found]
+    found = {position for _, _, position in _title_reference_spans(normalize_words(text).split(), shown)}
+    return [item for position, item in enumerate(shown) if position in found]
 
 
 def is_item_reference(text: str, shown: Sequence[Recommendation]) -> bool:
-    """Whether a text in small letters points at an item and says nothing else."""
+    """Whether a text in lower case only refers to an item and says nothing about it."""
     text = _POLITE_WORDS.sub("", _POLITE_WORDS.sub("", text))
     words = normalize_words(text).split()
     return bool(_BARE_REFERENCE.fullmatch(text)) or any(
@@ -61,24 +67,29 @@ def is_item_reference(text: str, shown: Sequence[Recommendation]) -> bool:
     )
 
 
+def only_refers_to_items(text: str, shown: Sequence[Recommendation]) -> bool:
+    """Whether a text in lower case only refers to items, one or more, and says nothing about them."""
+    return all(is_item_reference(part, shown) for part in _CONJUNCTION.split(text))
+
+
 def _title_reference_spans(words: Sequence[str], shown: Sequence[Recommendation]) -> Iterator[tuple[int, int, int]]:
-    """Where an item is pointed at: from which word to which, and its place in the list."""
+    """References by title: the first word, the end (exclusive) and the position of the item in the list."""
     titles = [normalize_words(item.title).split() for item in shown]
-    held = [frozenset(title) for title in titles]
-    for start in (place for place, word in enumerate(words) if word in _DETERMINERS):
-        for place, (title, own) in enumerate(zip(titles, held, strict=True)):
+    vocabularies = [frozenset(title) for title in titles]
+    for start in (index for index, word in enumerate(words) if word in _DETERMINERS):
+        for position, (title, own) in enumerate(zip(titles, vocabularies, strict=True)):
             end = start + 1
             while end < len(words) and words[end] in own and end - start <= len(title):
                 end += 1
-            # The last word of a title that was reached, or a word of its own before "one".
+            # Shorten the match until it ends in a word that identifies the title.
             while end > start + 1:
                 word = words[end - 1]
-                alone = sum(word in other for other in held) == 1
-                if alone and end < len(words) and words[end] in ("one", "ones") and end == start + 2:
-                    yield start, end + 1, place
+                is_unique = sum(word in other for other in vocabularies) == 1
+                if is_unique and end < len(words) and words[end] in ("one", "ones") and end == start + 2:
+                    yield start, end + 1, position
                     break
-                if alone and word == title[-1]:
-                    yield start, end, place
+                if is_unique and word == title[-1]:
+                    yield start, end, position
                     break
                 end -= 1
 

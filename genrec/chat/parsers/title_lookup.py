@@ -1,4 +1,4 @@
-"""Finds the items that a sentence calls by their titles."""
+"""Lookup of the item titles that a sentence contains."""
 
 import re
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ import numpy as np
 
 from genrec.data.catalog import Catalog
 
-_TRAILING_BRACKETS = re.compile(r"\s*\([^()]*\)\s*$")  # a year, or what else stands in brackets at the end of a title
-_MAX_TITLE_WORDS = 24  # words of a title that are looked for
-_MIN_TITLE_LENGTH = 4  # characters of a title in one word, at least: "Jaws" is one, "It" could be anything
+_TRAILING_BRACKETS = re.compile(r"\s*\([^()]*\)\s*$")  # such as a year
+_MAX_TITLE_WORDS = 24  # longer titles are not found
+_MIN_TITLE_LENGTH = 4  # characters of a title of one word: "Jaws" is unambiguous, "It" is not
 
 
 class TitleLookup:
-    """Items by the words of their titles, without what stands in brackets at the end; 16 bytes an item.
+    """An index of items by the words of their titles, without brackets at the end; 16 bytes an item.
 
     Args:
-        catalog: names the items. Of those that are called alike the first one is found.
+        catalog: the items; of equal titles the first item is found.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -26,7 +26,7 @@ class TitleLookup:
         self._sorted_hashes = hashes[self._sorted_item_indices]
 
     def find_items(self, text: str) -> list[int]:
-        """The items of the longest titles that stand in a text, as indices in the order of the text."""
+        """Find the titles that a text contains, preferring longer ones; item indices in the order of the text."""
         words = normalize_words(text).split()
         found: dict[int, int] = {}
         taken = bytearray(len(words))
@@ -44,17 +44,17 @@ class TitleLookup:
         name = " ".join(words)
         if len(words) == 1 and len(name) < _MIN_TITLE_LENGTH:
             return -1
-        place = int(np.searchsorted(self._sorted_hashes, hash(name)))
-        while place < len(self._sorted_hashes) and self._sorted_hashes[place] == hash(name):
-            item = int(self._sorted_item_indices[place])
+        position = int(np.searchsorted(self._sorted_hashes, hash(name)))
+        while position < len(self._sorted_hashes) and self._sorted_hashes[position] == hash(name):
+            item = int(self._sorted_item_indices[position])
             if _title_key(self._catalog[item].title) == name:
                 return item
-            place += 1
+            position += 1
         return -1
 
 
 def normalize_words(text: str) -> str:
-    """A text's words alone, for looking up."""
+    """The words of a text, case-folded and joined by single spaces."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 

@@ -1,0 +1,185 @@
+"""A user's preferences, as read from everything the user has written in a conversation.
+
+Liked items join the history, exclusions become filters inside the search, and search phrases go into the prompt. Every
+preference has a label that the user sees and can remove.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+from genrec.errors import InputError
+from genrec.types import ItemId
+
+ComparisonOperator = Literal["<", "<=", ">", ">="]
+
+Label = tuple[str, ItemId]
+"""A preference as its kind ("likes", "dislikes", "looks for" or "only") and its value."""
+
+_MAX_SEARCH_PHRASES = 3  # the newest are kept
+_MAX_FILTERS = 30  # the newest are kept, so that their conjunction stays within the limits of a filter
+_MAX_PRICE_KEY, _MIN_PRICE_KEY = "price to", "price from"
+_EXCLUSION_KINDS = ("word", "words")  # the first word of a key
+_BOUND = re.compile(r".* (<=|>=|<|>) (\S+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class PriceBound:
+    """A bound on the price, such as `<= 5.0`."""
+
+    operator: ComparisonOperator
+    amount: float
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether it limits how expensive an item may be."""
+        return self.operator.startswith("<")
+
+    def contradicts(self, other: "PriceBound") -> bool:
+        """Whether no price satisfies both this bound and one on the other side."""
+        low, high = (other.amount, self.amount) if self.is_upper else (self.amount, other.amount)
+        return low > high or (low == high and not (self.operator.endswith("=") and other.operator.endswith("=")))
+
+
+@dataclass(frozen=True)
+class PreferenceFilter:
+    """A condition on the items that may be recommended. Preferences hold at most one filter per key.
+
+    Attributes:
+        key: the subject of the filter, such as "price to" or "word candle".
+        where: the condition, in the filter language of `Catalog.where`.
+        excluded_phrase: the word or words that no title may contain; None for a filter of another kind.
+        bound: the bound on the price; None for a filter of another kind.
+    """
+
+    key: str
+    where: str
+    # Derived from key and condition, and so no part of the identity of a filter.
+    excluded_phrase: str | None = field(default=None, compare=False)
+    bound: PriceBound | None = field(default=None, compare=False)
+
+    @classmethod
+    def from_word(cls, *forms: str) -> "PreferenceFilter":
+        """Exclude titles that contain any form of a word, in lower case; the first form names the filter."""
+        where = " and ".join(map(_title_lacks, forms))
+        return cls(f"word {forms[0]}", where, excluded_phrase=forms[0])
+
+    @classmethod
+    def from_phrase(cls, phrase: str) -> "PreferenceFilter":
+        """Exclude titles that contain consecutive words, in lower case."""
+        return cls(f"words {phrase}", _title_lacks(phrase), excluded_phrase=phrase)
+
+    @classmethod
+    def from_bound(cls, column: str, bound: PriceBound) -> "PreferenceFilter":
+        """Bound the price, which is a numeric column of the catalog."""
+        key = _MAX_PRICE_KEY if bound.is_upper else _MIN_PRICE_KEY
+        return cls(key, f"{column} {bound.operator} {bound.amount}", bound=bound)
+
+    @classmethod
+    def from_condition(cls, key: str, where: str) -> "PreferenceFilter":
+        """Restore a filter from its serialised key and condition; a key that genrec did not make is kept as it is."""
+        if key in (_MAX_PRICE_KEY, _MIN_PRICE_KEY):
+            return cls(key, where, bound=_read_bound(where))
+        kind, _, phrase = key.partition(" ")
+        excludes = kind in _EXCLUSION_KINDS and where.startswith(_title_lacks(phrase))
+        return cls(key, where, excluded_phrase=phrase if excludes else None)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """A user's preferences, as read from all messages so far.
+
+    Attributes:
+        liked, disliked: item ids, oldest first. An item is in at most one of them.
+        words: search phrases in the user's own words, oldest first.
+        filters: conditions on the items that may be recommended, oldest first.
+    """
+
+    liked: tuple[ItemId, ...] = ()
+    disliked: tuple[ItemId, ...] = ()
+    words: tuple[str, ...] = ()
+    filters: tuple[PreferenceFilter, ...] = ()
+
+    def with_liked(self, item_id: ItemId) -> "Preferences":
+        """Add a liked item; it is disliked no longer."""
+        return replace(self, liked=_append_unique(self.liked, item_id), disliked=_remove(self.disliked, item_id))
+
+    def with_disliked(self, item_id: ItemId) -> "Preferences":
+        """Add a disliked item; it is liked no longer and will not be recommended."""
+        return replace(self, liked=_remove(self.liked, item_id), disliked=_append_unique(self.disliked, item_id))
+
+    def with_words(self, words: str) -> "Preferences":
+        """Add a search phrase. Only the newest three are kept."""
+        return replace(self, words=(*self.words, words)[-_MAX_SEARCH_PHRASES:])
+
+    def with_filter(self, preference_filter: PreferenceFilter) -> "Preferences":
+        """Add a filter in place of the one with the same key. Only the newest thirty are kept."""
+        others = (own for own in self.filters if own.key != preference_filter.key)
+        return replace(self, filters=(*others, preference_filter)[-_MAX_FILTERS:])
+
+    def with_price_bound(self, column: str, bound: PriceBound) -> "Preferences":
+        """Add a bound on the price, replacing the one on the same side and one that contradicts it."""
+        opposite = _MIN_PRICE_KEY if bound.is_upper else _MAX_PRICE_KEY
+        contradicting = (
+            own.where for own in self.filters if own.key == opposite and own.bound and bound.contradicts(own.bound)
+        )
+        return self._without_conditions(contradicting).with_filter(PreferenceFilter.from_bound(column, bound))
+
+    def without_price_bounds(self) -> "Preferences":
+        """Remove every bound on the price."""
+        return self._without_conditions(
+            own.where for own in self.filters if own.key in (_MAX_PRICE_KEY, _MIN_PRICE_KEY)
+        )
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Every preference as a label; `without` removes the preference that a label names."""
+        kinds: tuple[tuple[str, Iterable[ItemId]], ...] = (
+            ("likes", self.liked),
+            ("dislikes", self.disliked),
+            ("looks for", self.words),
+            ("only", (own.where for own in self.filters)),
+        )
+        return tuple((kind, value) for kind, values in kinds for value in values)
+
+    def without(self, label: Label) -> "Preferences":
+        """Remove one preference.
+
+        Raises:
+            InputError: no preference has this label.
+        """
+        if label not in self.labels:
+            raise InputError(f"no preference has the label {label!r:.80}; choose one of {self.labels!r:.200}")
+        kind, value = label
+        if kind == "only":
+            return self._without_conditions([str(value)])
+        if kind == "looks for":
+            return replace(self, words=tuple(own for own in self.words if own != value))
+        return replace(self, liked=_remove(self.liked, value), disliked=_remove(self.disliked, value))
+
+    def _without_conditions(self, conditions: Iterable[str]) -> "Preferences":
+        removed = frozenset(conditions)
+        return replace(self, filters=tuple(own for own in self.filters if own.where not in removed))
+
+
+def _title_lacks(phrase: str) -> str:
+    """The condition that no title contains a phrase as whole words."""
+    return f"{phrase!r} not in words(title)"
+
+
+def _read_bound(where: str) -> PriceBound | None:
+    """The bound of a serialised condition; None if it is not a single comparison with a number."""
+    found = _BOUND.fullmatch(where)
+    try:
+        return PriceBound(cast(ComparisonOperator, found[1]), float(found[2])) if found else None
+    except ValueError:
+        return None
+
+
+def _append_unique(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, ...]:
+    return (*_remove(values, value), value)
+
+
+def _remove(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, ...]:
+    return tuple(own for own in values if own != value)
