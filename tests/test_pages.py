@@ -70,8 +70,7 @@ def test_every_named_file_is_there(page: str) -> None:
 def test_python_samples_import_public_names(page: str) -> None:
     """A sample that is copied must run, and must not depend on which module holds a name."""
     for sample in re.findall(r"^```python\n(.*?)^```", text_of(page), flags=re.DOTALL | re.MULTILINE):
-        current = sample.partition("# now\n")[2] or sample  # docs/renames.md shows old imports too
-        for node in ast.walk(ast.parse(current)):
+        for node in ast.walk(ast.parse(sample)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("genrec"):
                 assert (node.module or "").count(".") <= 1, f"{page}: {node.module} is not public"
                 module = importlib.import_module(str(node.module))
