@@ -6,7 +6,7 @@ VENV ?= .venv
 VLLM ?= 0.32.0
 VLLM_VENV ?= .venv-vllm
 # The newest torch that every supported transformers and vLLM accepts. Where pip also finds a CPU build of it (its
-# version ends in +cpu), pip prefers that; README.md, "Installing torch", says how to let pip find one.
+# version ends in +cpu), pip prefers that; docs/install.md says how to let pip find one.
 TORCH ?= torch>=2.11,<2.14
 # More of pip's own options, for example: make demo PIP_ARGS="--extra-index-url ..."
 PIP_ARGS ?=
