@@ -14,10 +14,10 @@ _TIMEOUT_MS = 120_000  # milliseconds for an answer
 def run_conversation(page: Page) -> None:
     """A conversation of two turns, until it stands still."""
     for words in MESSAGES:
-        page.get_by_role("textbox", name="Say what you look for").fill(words)
+        page.get_by_role("textbox", name="What are you looking for?").fill(words)
         page.keyboard.press("Enter")
         expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible(timeout=_TIMEOUT_MS)
-    page.locator("#words").blur()
+    page.locator("#message").blur()
     page.wait_for_timeout(1000)
 
 
@@ -42,7 +42,7 @@ def main() -> None:
         )
         phone.goto(address)
         run_conversation(phone)
-        phone.locator("#wishes").evaluate("element => element.scrollIntoView({block: 'center'})")
+        phone.locator("#preferences").evaluate("element => element.scrollIntoView({block: 'center'})")
         phone.wait_for_timeout(500)
         phone.screenshot(path=DOCS / "page-dark-phone.png")
         browser.close()

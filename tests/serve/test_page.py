@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
-from screen import (
+from browser import (
     NetworkProxy,
     OpenPage,
     PageRecorder,
@@ -72,7 +72,7 @@ def test_conversation_fills_cards_labels_and_reply(open_page: OpenPage) -> None:
     assert preference_labels(page) == ["Looks for something for the kitchen"]
     log = page.get_by_role("log")
     expect(log).to_contain_text("something for the kitchen")
-    assert log.locator("a.mention").all_inner_texts() == TITLES
+    assert log.locator("a.item-link").all_inner_texts() == TITLES
     log.get_by_role("link", name="Red Candle").click()
     expect(page.get_by_role("listitem", name="Red Candle")).to_be_focused()
     expect(page.get_by_role("listitem", name="Red Candle")).to_contain_text("3.00")
@@ -84,7 +84,7 @@ def test_an_example_begins_a_conversation(open_page: OpenPage) -> None:
     page.locator("#examples button").first.click()
     wait_for_reply(page)
     assert len(titles(page)) == 5
-    expect(page.locator("#empty")).to_be_hidden()
+    expect(page.locator("#welcome")).to_be_hidden()
 
 
 def test_the_reply_appears_as_it_comes_and_can_be_stopped(open_page: OpenPage, network: NetworkProxy) -> None:
@@ -137,13 +137,13 @@ def test_stated_filter_narrows_the_cards_and_its_label_removes_it(open_page: Ope
     page = open_page()
     send_message(page, "something for the kitchen")
     send_message(page, "under 3.5")
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
     assert prices(page)
     assert max(prices(page)) <= 3.5
-    page.get_by_role("button", name="Take back: Only price ≤ 3.5").click()
+    page.get_by_role("button", name="Remove: Up to 3.5").click()
     wait_for_reply(page)
     assert preference_labels(page) == ["Looks for something for the kitchen"]
-    expect(page.get_by_role("log")).to_contain_text("Took back: price ≤ 3.5")
+    expect(page.get_by_role("log")).to_contain_text("Removed: Up to 3.5")
     assert len(titles(page)) == 5
     assert max(prices(page)) > 3.5
 
@@ -169,7 +169,7 @@ def test_questions_leave_the_numbers_as_they_are(open_page: OpenPage) -> None:
     send_message(page, "something for the kitchen")
     page.get_by_role("button", name="Why? number 3").click()
     wait_for_reply(page)
-    expect(page.locator(".turn").last.locator("a.mention")).to_have_text(["Red Candle"])
+    expect(page.locator(".turn").last.locator("a.item-link")).to_have_text(["Red Candle"])
     expect(page.get_by_role("button", name="Why? number 3")).to_be_focused()  # the same list is the same cards
     page.get_by_role("button", name="Compare number 3").click()
     page.get_by_role("button", name="Compare number 1").click()
@@ -195,7 +195,7 @@ def test_undo_takes_the_last_turn_back(open_page: OpenPage) -> None:
     expect(page.locator(".turn")).to_have_count(1)
     message_box(page).press("Enter")
     wait_for_reply(page)
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
 
 
 def test_undo_does_not_restore_removed_preferences(open_page: OpenPage) -> None:
@@ -203,7 +203,7 @@ def test_undo_does_not_restore_removed_preferences(open_page: OpenPage) -> None:
     page = open_page()
     send_message(page, "under 3.5")
     send_message(page, "something for the kitchen")
-    page.get_by_role("button", name="Take back: Only price").click()
+    page.get_by_role("button", name="Remove: Up to").click()
     wait_for_reply(page)
     liked = f"Likes {titles(page)[1]}"
     send_message(page, "more like number 2")
@@ -226,9 +226,9 @@ def test_a_reload_keeps_conversation_and_draft_and_new_brings_them_back(open_pag
     expect(page.get_by_role("log")).to_contain_text("Red Lamp")
     expect(message_box(page)).to_have_value("and then")
     page.get_by_role("button", name="New").click()
-    expect(page.get_by_text("What are you looking for?")).to_be_visible()
+    expect(page.get_by_text("Describe what you want")).to_be_visible()
     assert titles(page) == preference_labels(page) == []
-    page.get_by_role("button", name="Bring back the last conversation").click()
+    page.get_by_role("button", name="Restore the previous conversation").click()
     assert titles(page) == TITLES
 
 
@@ -244,10 +244,10 @@ def test_a_new_conversation_may_begin_while_an_answer_is_on_its_way(open_page: O
     wait_for_reply(page)
     expect(page.locator(".turn")).to_have_count(0)
     assert titles(page) == preference_labels(page) == []
-    page.get_by_role("button", name="Bring back the last conversation").click()
+    page.get_by_role("button", name="Restore the previous conversation").click()
     page.get_by_role("button", name="Try again").click()
     wait_for_reply(page)
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
 
 
 def test_what_was_asked_when_the_page_went_is_there_to_be_asked_again(
@@ -277,10 +277,10 @@ def test_text_that_looks_like_markup_is_text(open_page: OpenPage, tmp_path: Path
         wait_for_reply(page)
         # What turns the direction of a line is left out where an item is named within one.
         named = [re.sub("[\u202e\u2066]", "", title) for title in HOSTILE]
-        assert page.locator(".turn").first.locator("a.mention").all_text_contents() == named
+        assert page.locator(".turn").first.locator("a.item-link").all_text_contents() == named
         assert set(titles(page)) <= set(HOSTILE)
         assert f"Likes {HOSTILE[0]}" in preference_labels(page)
-        expect(page.locator(".said").first).to_contain_text("<img src=x onerror=alert(5)> & <b>me</b>")
+        expect(page.locator(".user-message").first).to_contain_text("<img src=x onerror=alert(5)> & <b>me</b>")
         for mention in page.locator("#turns a").all():
             assert (mention.get_attribute("href") or "").startswith("#item=i")
         found = page.locator("main :is(img, script, b, iframe, object, embed, code), main svg:not(.icon)")
@@ -311,7 +311,7 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
                 return
         raise AssertionError(f"the keyboard does not reach {name!r}")
 
-    tab_to("Take back: Looks for something, for the kitchen")
+    tab_to("Remove: Looks for something, for the kitchen")
     tab_to("Not this, number 1")
     page.keyboard.press("Enter")
     wait_for_reply(page)
@@ -320,7 +320,7 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
     page.keyboard.type("under 3.5")
     page.keyboard.press("Enter")
     wait_for_reply(page)
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
 
 
 @pytest.mark.parametrize("width", [360, 768])
@@ -329,7 +329,7 @@ def test_a_phone_shows_all_in_one_column_with_room_for_fingers(open_page: OpenPa
     page = open_page(viewport={"width": width, "height": 740}, has_touch=True, is_mobile=True)
     send_message(page, "somethingwithoutanyspaceinit" * 8)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    shelf, talk = page.locator("#shelf").bounding_box(), page.locator(".talk").bounding_box()
+    shelf, talk = page.locator("#suggestions").bounding_box(), page.locator(".conversation").bounding_box()
     assert shelf is not None and talk is not None  # noqa: PT018
     assert shelf["y"] >= talk["y"] + talk["height"]
     for target in page.locator("button:visible").all():
@@ -362,7 +362,7 @@ def test_interrupted_reply_is_reported_and_can_be_retried(open_page: OpenPage, n
     page = open_page(may_say="ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION|Failed to load resource")
     network.disconnect_after = 4
     send_message(page, "something for the kitchen")
-    expect(page.get_by_role("alert")).to_contain_text("The answer broke off.")
+    expect(page.get_by_role("alert")).to_contain_text("Connection lost.")
     expect(page.get_by_role("log")).to_contain_text("something for the kitchen")
     network.disconnect_after = None
     page.get_by_role("button", name="Try again").click()
@@ -378,7 +378,7 @@ def test_unreachable_server_is_reported_and_can_be_retried(open_page: OpenPage) 
     page.context.set_offline(True)
     send_message(page, "something for the kitchen")
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
-    page.get_by_role("button", name="Back to the message box").click()
+    page.get_by_role("button", name="Edit message").click()
     expect(message_box(page)).to_have_value("something for the kitchen")
     page.context.set_offline(False)
     message_box(page).press("Enter")
@@ -390,20 +390,20 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(open_page: OpenPage, tmp_
     """A page that cannot be given a key cannot be used behind one; a key that outlives its tab is somebody else's."""
     with running_server(small_pipeline(), tmp_path, keys=[KEY]) as address:
         page = open_page(address, may_say="401")
-        page.get_by_label("Key", exact=True).fill("wrong")
+        page.get_by_label("API key", exact=True).fill("wrong")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("heading", name="That key was not taken")).to_be_visible()
+        expect(page.get_by_role("heading", name="The server rejected this key")).to_be_visible()
         page.keyboard.press("Escape")
         say_without = message_box(page)
         say_without.fill("something for the kitchen")
         say_without.press("Enter")
-        page.get_by_label("Key", exact=True).fill(KEY)
+        page.get_by_label("API key", exact=True).fill(KEY)
         page.get_by_role("button", name="Use this key").click()
         wait_for_reply(page)
         assert titles(page) == TITLES
         page.reload()
         send_message(page, "under 3.5")
-        assert "Only price ≤ 3.5" in preference_labels(page)
+        assert "Up to 3.5" in preference_labels(page)
         assert KEY not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
 
 
@@ -411,15 +411,15 @@ def test_busy_server_is_retried_and_reported(open_page: OpenPage, tmp_path: Path
     """A page that hammers a busy server keeps it busy; one that waits in silence looks broken."""
     with running_server(small_pipeline(), tmp_path, keys=[KEY], rate=0.5) as address:
         page = open_page(address, may_say="401|429")
-        page.get_by_label("Key", exact=True).fill(KEY)
+        page.get_by_label("API key", exact=True).fill(KEY)
         page.keyboard.press("Enter")
         expect(page.get_by_role("dialog")).to_have_count(0)
         send_message(page, "something for the kitchen")
         message_box(page).fill("under 3.5")
         message_box(page).press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("The server is busy. It is asked again in")
+        expect(page.get_by_role("alert")).to_contain_text("The server is busy. Retrying in")
         wait_for_reply(page)
-        assert "Only price ≤ 3.5" in preference_labels(page)
+        assert "Up to 3.5" in preference_labels(page)
 
 
 def test_identified_user_can_be_forgotten(open_page: OpenPage, watched: PageRecorder) -> None:
@@ -429,23 +429,23 @@ def test_identified_user_can_be_forgotten(open_page: OpenPage, watched: PageReco
     page.get_by_role("button", name="More like this, number 1").click()
     wait_for_reply(page)
     assert "POST /v1/events" not in watched.requests
-    page.get_by_role("button", name="Who am I: guest").click()
+    page.get_by_role("button", name="Who is shopping? Guest").click()
     page.get_by_label("User id").fill("u 17/<b>")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Who am I: u 17/<b>")).to_be_focused()
+    expect(page.get_by_role("button", name="Who is shopping? u 17/<b>")).to_be_focused()
     with page.expect_response("**/v1/events") as told:
         page.get_by_role("button", name="More like this, number 2").click()
     assert told.value.ok
     wait_for_reply(page)
-    page.get_by_role("button", name="Who am I").click()
-    page.get_by_role("button", name="Forget me").click()
-    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("button", name="Who is shopping?").click()
+    page.get_by_role("button", name="Delete my data").click()
+    page.get_by_role("button", name="Cancel").click()
     assert not any(asked.startswith("DELETE") for asked in watched.requests)
-    page.get_by_role("button", name="Who am I").click()
-    page.get_by_role("button", name="Forget me").click()
-    page.get_by_role("alertdialog").get_by_role("button", name="Forget me").click()
-    expect(page.get_by_role("status").filter(has_text="is removed")).to_be_visible()
-    expect(page.get_by_role("button", name="Who am I: guest")).to_be_visible()
+    page.get_by_role("button", name="Who is shopping?").click()
+    page.get_by_role("button", name="Delete my data").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete my data").click()
+    expect(page.get_by_role("status").filter(has_text="was removed")).to_be_visible()
+    expect(page.get_by_role("button", name="Who is shopping? Guest")).to_be_visible()
     assert titles(page) == []
 
 
@@ -472,19 +472,19 @@ def test_an_event_on_its_way_does_not_undo_being_forgotten(
     with page.expect_request("**/v1/events"):
         page.get_by_role("button", name="More like this, number 2").click()
     wait_for_reply(page)
-    page.get_by_role("button", name="Who am I").click()
-    page.get_by_role("button", name="Forget me").click()
-    page.get_by_role("alertdialog").get_by_role("button", name="Forget me").click()
-    expect(page.get_by_role("button", name="Who am I: guest")).to_be_visible()
+    page.get_by_role("button", name="Who is shopping?").click()
+    page.get_by_role("button", name="Delete my data").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete my data").click()
+    expect(page.get_by_role("button", name="Who is shopping? Guest")).to_be_visible()
     assert "DELETE /v1/users/hasty" not in watched.requests
     held[0].continue_()
-    expect(page.get_by_role("status").filter(has_text="is removed")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="was removed")).to_be_visible()
     assert httpx.get(f"{network.address}/v1/users/hasty/history").json()["items"] == []
 
 
 def be(page: Page, user: str) -> None:
     """Say who one is."""
-    page.get_by_role("button", name="Who am I").click()
+    page.get_by_role("button", name="Who is shopping?").click()
     page.get_by_label("User id").fill(user)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name=f"Who am I: {user}")).to_be_focused()
+    expect(page.get_by_role("button", name=f"Who is shopping? {user}")).to_be_focused()

@@ -1,4 +1,5 @@
-"""A real browser on the page of a real server, and what can be seen there.
+"""A real browser on the page of a real server, and helpers that read what it shows.
+
 
 The Chromium of the system is driven through Playwright. Where there is none the tests are skipped, but in CI that is a
 failure.
@@ -146,7 +147,7 @@ OpenPage = Callable[..., Page]
 
 def message_box(page: Page) -> Locator:
     """The message box."""
-    return page.get_by_role("textbox", name="Say what you look for")
+    return page.get_by_role("textbox", name="What are you looking for?")
 
 
 def send_message(page: Page, text: str) -> None:
@@ -173,4 +174,4 @@ def prices(page: Page) -> list[float]:
 
 def preference_labels(page: Page) -> list[str]:
     """What was understood, as it is shown."""
-    return [text.removeprefix("Take back: ") for text in page.locator("#chips button").all_text_contents()]
+    return [text.removeprefix("Remove: ") for text in page.locator("#preference-list button").all_text_contents()]
