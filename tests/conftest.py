@@ -32,7 +32,10 @@ NEEDS = {
     "serve/test_raw_requests.py": ("fastapi", "sqlalchemy"),
     "serve/test_openapi.py": ("fastapi", "schemathesis", "sqlalchemy"),
     "serve/test_streaming.py": ("fastapi", "sqlalchemy"),
-    "store/test_event_store.py": ("sqlalchemy",),
+    "store/test_events.py": ("sqlalchemy",),
+    "store/test_forget.py": ("sqlalchemy",),
+    "store/test_revisions.py": ("sqlalchemy",),
+    "store/test_durability.py": ("sqlalchemy",),
 }
 collect_ignore = [name for name, packages in NEEDS.items() if not all(map(find_spec, packages))]
 
