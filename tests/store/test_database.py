@@ -28,7 +28,7 @@ def open_error(url: str) -> str:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("mysql://root:hunter2@host/shop", "scheme 'mysql', which genrec does not know"),
+        ("mysql://root:hunter2@host/shop", "unknown scheme 'mysql'"),
         ("root:hunter2@host/shop", "no scheme; write sqlite:///PATH"),
         ("", "no scheme"),
         ("sqlite://hunter2.db", "with three slashes"),
@@ -37,9 +37,9 @@ def open_error(url: str) -> str:
         ("sqlite:///:memory:", "in memory is lost"),
         ("sqlite:///file:hunter2?mode=memory", "no options"),
         ("postgresql://u:hunter2/x@127.0.0.1:1/shop", "postgresql://127.0.0.1:1/shop cannot be used: .*refused"),
-        ("postgresql://hunter2@secret/x@hunter2/shop", "percent-encoded"),
-        ("postgresql://u:p@hunter2@host:x/shop", "percent-encoded"),
-        ("postgresql://u:hunter2@host", "names no database"),
+        ("postgresql://hunter2@secret/x@hunter2/shop", "percent-encode"),
+        ("postgresql://u:p@hunter2@host:x/shop", "percent-encode"),
+        ("postgresql://u:hunter2@host", "has no database name"),
         ("postgresql+asyncpg://u:hunter2@host/shop", "scheme 'postgresql\\+asyncpg'"),
         ("postgresql://u:hunter2@127.0.0.1:1/shop", "postgresql://127.0.0.1:1/shop cannot be used: .*refused"),
         ("postgresql://u@127.0.0.1:1/shop?password=hunter2", "cannot be used: .*refused"),
@@ -58,11 +58,11 @@ def test_path_without_a_store_is_reported(tmp_path: Path) -> None:
     """ "Unable to open database file" does not say which folder is wrong."""
     (tmp_path / "letter.txt").write_text("Dear reader, this is no database. " * 100, encoding="utf-8")
     (tmp_path / "short.txt").write_text("x" * 10, encoding="utf-8")
-    assert "is a folder; name a file in it" in open_error(f"sqlite:///{tmp_path}")
-    assert "lacking is not there; make it" in open_error(f"sqlite:///{tmp_path}/lacking/events.db")
-    assert "file is not a database; name another file" in open_error(f"sqlite:///{tmp_path}/letter.txt")
-    assert "file is not a database; name another file" in open_error(f"sqlite:///{tmp_path}/short.txt")
-    assert "is not there" in open_error(f"sqlite:///{tmp_path}/letter.txt/events.db")
+    assert "is a folder; use a file in it" in open_error(f"sqlite:///{tmp_path}")
+    assert "lacking does not exist; create it" in open_error(f"sqlite:///{tmp_path}/lacking/events.db")
+    assert "file is not a database; use another file" in open_error(f"sqlite:///{tmp_path}/letter.txt")
+    assert "file is not a database; use another file" in open_error(f"sqlite:///{tmp_path}/short.txt")
+    assert "does not exist" in open_error(f"sqlite:///{tmp_path}/letter.txt/events.db")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another account")
@@ -110,7 +110,9 @@ def test_postgres_errors_omit_the_password(postgres_server: postgres.PostgresSer
     shown = open_error(postgres_server.url("nothing_here"))
     assert 'database "nothing_here" does not exist' in shown
     assert postgres.PASSWORD not in shown
-    assert "encoded as LATIN1, which cannot hold every text" in open_error(postgres_server.new_database("LATIN1"))
+    assert "has the encoding LATIN1, which cannot store every text" in open_error(
+        postgres_server.new_database("LATIN1")
+    )
 
 
 @pytest.mark.postgres

@@ -91,13 +91,13 @@ def test_reads_do_not_wait_for_writers(store: Store) -> None:
     store.add([Event("u", "i", 1.0)])
     held, read = threading.Event(), threading.Event()
 
-    def step(connection: sa.Connection) -> None:
+    def delete_events(connection: sa.Connection) -> None:
         connection.execute(sa.delete(USER_COLUMNS[0].table))
         held.set()
         assert read.wait(60)
 
     with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(store._database.write, step)
+        writing = pool.submit(store._database.write, delete_events)
         assert held.wait(60)
         assert len(store.events_of("u")) == 1
         read.set()
@@ -109,12 +109,12 @@ def test_failed_transaction_changes_nothing(store: Store) -> None:
     """A partial batch is worse than none."""
     store.add([Event("u", "i", 1.0)])
 
-    def step(connection: sa.Connection) -> None:
+    def delete_events(connection: sa.Connection) -> None:
         connection.execute(sa.delete(USER_COLUMNS[0].table))
         raise InputError("no")
 
     with pytest.raises(InputError):
-        store._database.write(step)
+        store._database.write(delete_events)
     assert len(store.events_of("u")) == 1
     assert store.add([Event("u", "i", 1.0)]) == 1
 
@@ -158,7 +158,7 @@ def test_store_of_a_newer_version_is_rejected(url: str) -> None:
     """It may have tables that this version does not know to forget."""
     Store.open(url).close()
     execute(url, "UPDATE genrec_facts SET value = '2' WHERE name = 'version'")
-    with pytest.raises(StoreError, match=r"has version '2', this genrec knows 1; update genrec"):
+    with pytest.raises(StoreError, match=r"has schema version '2', but this genrec supports version 1; update genrec"):
         Store.open(url)
 
 
@@ -182,7 +182,9 @@ def test_check_detects_a_removed_file(sqlite_store: Store, tmp_path: Path) -> No
     """Writes to a removed file succeed and are lost."""
     sqlite_store.check()
     (tmp_path / "events.db").rename(tmp_path / "elsewhere.db")
-    with pytest.raises(StoreError, match=r"events\.db was removed or replaced while it was in use; start again"):
+    with pytest.raises(
+        StoreError, match=r"events\.db was removed or replaced while it was in use; restart the process"
+    ):
         sqlite_store.check()
 
 
@@ -211,7 +213,7 @@ def test_restarted_postgres_is_used_again(postgres_server: postgres.PostgresServ
         use()
         postgres_server.stop()
         try:
-            with pytest.raises(StoreError, match="check that the server runs") as caught:
+            with pytest.raises(StoreError, match="check that the server is running") as caught:
                 use()
             assert postgres.PASSWORD not in str(caught.value)
         finally:

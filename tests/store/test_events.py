@@ -61,7 +61,7 @@ def test_an_event_id_is_stored_once_per_user(store: Store) -> None:
 def test_a_batch_is_added_whole_or_not_at_all(store: Store) -> None:
     """A client that receives an error sends the whole batch again."""
     good = [Event("u", str(place), 1.0) for place in range(100)]
-    with pytest.raises(InputError, match="timestamp number 101 is nan; give a finite number"):
+    with pytest.raises(InputError, match="timestamp number 101 is nan; use a finite number"):
         store.add([*good, Event("u", "bad", float("nan"))])
     assert store.events_of("u") == []
 
@@ -80,18 +80,18 @@ def test_added_events_are_visible_to_other_connections(store: Store, url: str) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"user_id": ""}, "user_id number 1 is ''; ids are text or whole numbers, and not blank"),
-        ({"user_id": "x" * 201}, "user_id number 1 is .*201 characters long; give 200 at most"),
+        ({"user_id": ""}, "user_id number 1 is ''; use text or an integer that is not blank"),
+        ({"user_id": "x" * 201}, "user_id number 1 is .*201 characters long; use at most 200"),
         ({"item_id": 1.5}, "item_id number 1 is 1.5"),
         ({"item_id": True}, "item_id number 1 is True"),
         ({"item_id": None}, "item_id number 1 is None"),
         ({"item_id": "\ud800"}, "item_id number 1 is"),
-        ({"item_id": "a\0b"}, "holds a zero"),
-        ({"event": "e" * 101}, "event number 1 is .*give 100 at most"),
-        ({"event": 3}, "event number 1 is 3; give text"),
-        ({"event": "\ud800"}, "event number 1 is .*give text"),
+        ({"item_id": "a\0b"}, "contains a null character"),
+        ({"event": "e" * 101}, "event number 1 is .*use at most 100"),
+        ({"event": 3}, "event number 1 is 3; use text"),
+        ({"event": "\ud800"}, "event number 1 is .*use text"),
         ({"event_id": " "}, "event_id number 1 is ' '"),
-        ({"timestamp": float("inf")}, "timestamp number 1 is inf; give a finite number"),
+        ({"timestamp": float("inf")}, "timestamp number 1 is inf; use a finite number"),
         ({"timestamp": "1"}, "timestamp number 1 is '1'"),
         ({"timestamp": 10**400}, "timestamp number 1 is 1000"),
         ({"weight": float("nan")}, "weight number 1 is nan"),

@@ -86,7 +86,7 @@ def test_forget_during_a_read_is_reported_as_incomplete(tmp_path: Path, monkeypa
         other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
         other.execute("BEGIN")
         other.execute("SELECT * FROM genrec_events").fetchone()
-        with pytest.raises(StoreError, match=r"forgotten, but the log .* end that and forget again"):
+        with pytest.raises(StoreError, match=r"deleted, but the log .* end that program and forget again"):
             store.forget("unmistakable")
         assert store.is_forgotten("unmistakable")
         other.execute("ROLLBACK")
