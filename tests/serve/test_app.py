@@ -134,9 +134,9 @@ def test_a_conversation_works_through_the_client_of_openai(client: httpx.Client)
     wishes = told[0].model_extra["genrec"]["wishes"]
     assert (wishes["liked"], wishes["disliked"]) == (["i1"], ["i0"])
     assert [own["where"] for own in wishes["limits"]] == ["price <= 9.0", exclude_word("candle").where]
-    with pytest.raises(openai.NotFoundError, match="there is no such model"):
+    with pytest.raises(openai.NotFoundError, match="unknown model"):
         chat.chat.completions.create(model="gpt-4", messages=messages)
-    with pytest.raises(openai.BadRequestError, match="the last message is not the user's"):
+    with pytest.raises(openai.BadRequestError, match="the last message is not from the user"):
         chat.chat.completions.create(model="genrec", messages=messages[:2])
 
 
@@ -435,7 +435,7 @@ def test_refusals_name_the_thing_and_no_path(client: httpx.Client) -> None:
         assert not re.search(r"/\w+/\w+", fault(refused)["message"])
     json_type = {"content-type": "application/json"}
     for content, headers, said in (
-        (b'{"k":3', json_type, "the body is no JSON, from character 6 on"),
+        (b'{"k":3', json_type, "the body is not valid JSON at character 6"),
         (b'{"k":3}', {"content-type": "text/plain"}, "Content-Type: application/json"),
         (b"", {}, "Content-Type: application/json"),
         (b"[]", json_type, "Content-Type: application/json"),
@@ -483,12 +483,12 @@ def test_keys_are_read_from_a_file_and_weak_ones_are_refused(tmp_path: Path) -> 
     assert ApiKeys(read_keys(file), clock=time.monotonic).find(KEY)[0]
     for content in ("", "# nothing\n"):
         file.write_text(content, encoding="utf-8")
-        with pytest.raises(InputError, match="holds no key"):
+        with pytest.raises(InputError, match="contains no API key"):
             read_keys(file)
     with pytest.raises(InputError, match="cannot be read"):
         read_keys(tmp_path / "none")
     for weak in ("short", "with spaces in between it", "ключ-достаточной-длины"):
-        with pytest.raises(InputError, match="key 2 is no text of 16"):
+        with pytest.raises(InputError, match="API key 2 does not have at least 16"):
             ApiKeys([KEY, weak], clock=time.monotonic)
     with pytest.raises(InputError, match="rate is 0"):
         ApiKeys([KEY], rate=0, clock=time.monotonic)

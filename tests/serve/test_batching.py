@@ -71,7 +71,7 @@ def test_requests_beyond_max_queue_are_rejected_at_once(lane: DynamicBatcher[int
     begin(lane, doubling)
     futures = [lane.submit(number) for number in range(8)]
     assert len(lane) == 8
-    with pytest.raises(QueueFullError, match="8 requests wait already"):
+    with pytest.raises(QueueFullError, match="the queue is full with 8 requests"):
         lane.submit(9)
     assert futures[0].cancel()
     late = lane.submit(9)  # a place that nobody waits at any more is free
@@ -138,13 +138,13 @@ def test_closing_rejects_queued_and_new_requests(doubling: Doubling) -> None:
     gone.cancel()
     closing = threading.Thread(target=lane.close)
     closing.start()
-    with pytest.raises(EngineError, match="closed before the request was answered"):
+    with pytest.raises(EngineError, match="shut down before the request was processed"):
         waiting.result(WAIT)
     doubling.let.set()
     closing.join(WAIT)
     assert not closing.is_alive()
     assert first.result(WAIT) == 0
-    with pytest.raises(EngineError, match="the lane is closed"):
+    with pytest.raises(EngineError, match="the request queue has been shut down"):
         lane.submit(3)
     lane.close()
 
@@ -210,13 +210,13 @@ def test_sustained_overload_keeps_the_queue_to_one_batch() -> None:
         busy.hold(0)
         last = [lane.submit(number) for number in (1, 2)]
         assert lane.is_full
-        with pytest.raises(QueueFullError, match="2 requests wait already"):
+        with pytest.raises(QueueFullError, match="the queue is full with 2 requests"):
             lane.submit(3)
         busy.let.release()
         assert [future.result(WAIT) for future in last] == [1, 2]
         rush = busy.hold(13)
         after = [lane.submit(number) for number in range(8)]
-        with pytest.raises(QueueFullError, match="8 requests wait already"):
+        with pytest.raises(QueueFullError, match="the queue is full with 8 requests"):
             lane.submit(9)
         busy.let.release()
         assert [future.result(WAIT) for future in (rush, *after)] == [13, *range(8)]
