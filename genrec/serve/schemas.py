@@ -151,7 +151,7 @@ class EventBody(Body):
         Field(
             ge=-1e6,
             le=1e6,
-            description="Above 0: add the item to the history. Otherwise: remove it, and exclude it until a later event.",
+            description="Above 0: add the item to the history. Otherwise: remove and exclude it until a later event.",
         ),
     ] = 1.0
     event_id: Annotated[Name, Field(description="Idempotency key: a known id of the same user is ignored.")] | None = (
