@@ -146,7 +146,7 @@ def test_documentation_lists_every_route(client: httpx.Client) -> None:
     """An undocumented route is not used; a documented one that is missing breaks clients."""
     paths = client.get("/openapi.json").json()["paths"]
     routes = {(method.upper(), path) for path, operations in paths.items() for method in operations}
-    text = (Path(__file__).parents[2] / "docs/serve.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/serve-api.md").read_text(encoding="utf-8")
     cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     documented = set()
     for cell in cells:
