@@ -58,17 +58,17 @@ function removePreference(label) {
 }
 
 /** Request the next turn and show it as it arrives. The message stays in the state, even if the request fails. */
-async function runTurn(asked) {
+async function runTurn(pending) {
   running = new AbortController();
   const { turns } = state;
   const messages = messagesOf(turns);
-  if (asked.said) messages.push({ role: "user", content: asked.said });
-  const body = { model: "genrec", messages, genrec: { wishes: asked.wishes ?? currentPreferences() } };
+  if (pending.said) messages.push({ role: "user", content: pending.said });
+  const body = { model: "genrec", messages, genrec: { wishes: pending.wishes ?? currentPreferences() } };
   if (state.user) body.genrec.user_id = state.user;
-  state.asked = asked;
+  state.asked = pending;
   saveState(state);
   showLatest();
-  const turn = { ...asked, reply: "", ended: "done" };
+  const turn = { ...pending, reply: "", ended: "done" };
   conversation.begin(turn);
   showNotice("");
   showRunning();

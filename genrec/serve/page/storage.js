@@ -1,5 +1,9 @@
 // State that survives a reload: conversation, draft, user id and API key. Each tab has its own.
 
+// The state: turns, asked (the pending turn, or null), draft, before (the turns of the previous conversation, or null) and
+// user (id, or ""). A turn: said (the message, or ""), did (an action without a message), wishes, chips, items, notices,
+// reply, fallback, trouble (an error message) and ended: done, stopped, broken (after the list arrived), failed (before
+// it arrived) or unsaid (stopped early; the message returns to the message box).
 const STATE_KEY = "genrec.chat.conversation";
 const API_KEY = "genrec.key";
 const THEME_KEY = "genrec.theme";
