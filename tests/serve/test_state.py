@@ -56,19 +56,19 @@ class LetterEncoder:
 
 
 def make_item(number: int) -> Item:
-    letters = "".join("abcdefghijklmnopqrst"[(number * step) % 20] for step in (1, 3, 7, 11))
+    letters = "".join("abcdefghijklmnopqrst"[(number * stride) % 20] for stride in (1, 3, 7, 11))
     return Item(f"i{number}", f"{letters} {number}", {"price": float(number), "genre": "ab"[number % 2]})
 
 
 ITEMS = [make_item(number) for number in range(SIZE)]
 # Each user takes every second item; u2 also has an item that is in no catalog.
-WALKS = {f"u{user}": [f"i{(user + 2 * step) % SIZE}" for step in range(3 + user % 4)] for user in range(80)}
+WALKS = {f"u{user}": [f"i{(user + 2 * index) % SIZE}" for index in range(3 + user % 4)] for user in range(80)}
 WALKS["u2"].append("gone long ago")
 
 
 def make_pipeline(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Pipeline:
     """A full pipeline over a small catalog, with a table of numbers in place of an LLM."""
-    rows = [(user, item, time) for user, met in WALKS.items() for time, item in enumerate(met)]
+    rows = [(user, item, time) for user, seen in WALKS.items() for time, item in enumerate(seen)]
     columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows, strict=True)), strict=True))
     catalog, log, encoder = (
         Catalog.from_items(items, name="shop"),
@@ -178,17 +178,17 @@ def test_disliked_items_are_excluded(state: ServingState, store: Store) -> None:
 )
 def test_merged_history_equals_replayed_events(file_history: list[int], events: list[tuple[int | str, float]]) -> None:
     """An item that is removed and seen again counts once more, from then on."""
-    met, disliked = [str(one) for one in file_history], list[str]()
+    seen, disliked = [str(one) for one in file_history], list[str]()
     for item_id, weight in events:
         key = str(item_id)
         disliked = [one for one in disliked if one != key or weight <= 0]
         if weight > 0:
-            met.append(key)
+            seen.append(key)
             continue
-        met = [one for one in met if one != key]
+        seen = [one for one in seen if one != key]
         disliked += [] if key in disliked else [key]
     found = _merge_history(file_history, [Event("u", item_id, 0.0, weight=weight) for item_id, weight in events])
-    assert tuple([str(one) for one in ids] for ids in found) == (met, disliked)
+    assert tuple([str(one) for one in ids] for ids in found) == (seen, disliked)
 
 
 def test_merging_a_history_takes_linear_time(
@@ -458,7 +458,7 @@ def test_request_during_a_revision_sees_one_catalog(store: Store, model: bool) -
 
 
 def test_revision_writes_nothing_to_the_cache(tmp_path: Path, store: Store) -> None:
-    """A catalog that changes every minute would fill the disk with files that nobody reads."""
+    """A catalog that changes every minute would fill the disk with unused files."""
     pipeline = make_pipeline(model=False)
     opened = open_pipeline(
         pipeline.catalog, pipeline.interactions, cache=tmp_path / "cache", settings=Settings(model=None, encoder=None)

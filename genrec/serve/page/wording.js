@@ -45,6 +45,8 @@ function displayFilter(where) {
   const text = where.replace(/(\d)\.0+(?!\d)/g, "$1");
   const price = /^price (<=|>=) (\d+(?:\.\d+)?)$/.exec(text);
   if (price) return { kind: price[1] === "<=" ? "Up to" : "From", text: price[2] };
+  const absent = /^no (.+)$/.exec(text);
+  if (absent) return { kind: "No", text: absent[1] };
   return { kind: LABEL_KINDS.only, text: text.replaceAll("<=", "≤").replaceAll(">=", "≥") };
 }
 
