@@ -16,7 +16,7 @@ from genrec.errors import EngineError, QueueFullError, check_count
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_OVERLOAD_QUEUES = 2  # queue lengths of consecutive full batches after which a burst counts as sustained overload
+_OVERLOAD_QUEUES = 2  # full batches in a row that add up to this many full queues are a sustained overload
 _LOGGER = logging.getLogger(__name__)
 
 
