@@ -1,13 +1,14 @@
-"""What the server bears: python -m eval.load [rate] [overload] [raw] [--json FILE]
+"""Load test of the server: python -m eval.load [rate] [overload] [raw] [--json FILE]
 
-A server over 100,000 items in a process of its own, ranked by embeddings, and clients in this one, on the same cores.
-Requests are sent at the times that a plan says, whether or not those before were answered, and a request's time counts
-from its place in the plan: a server that stalls cannot hide it by slowing its clients down (Tene, "How NOT to Measure
+The server runs in its own process with 100,000 items, ranked by embeddings; the clients run in this process, on the
+same cores. The load is open-loop: requests are sent on a schedule, whether or not earlier ones were answered, and
+latency counts from the scheduled time, so that a stalled server cannot slow its clients down (Tene, "How NOT to Measure
 Latency", 2013).
 
-    rate      300 requests a second for 30 s
-    overload  300 a second; ten times as many for 60 s: what is let in stays quick, the rest is told to come back; 300
-    raw       10,000 requests that are no HTTP, or HTTP that means nothing; see `eval.raw`
+    rate      300 requests per second for 30 s
+    overload  300 per second, then ten times as many for 60 s, then 300 again: accepted requests must stay fast, and
+              the others must get status 429 with Retry-After
+    raw       10,000 malformed requests; see `eval.raw`
 """
 
 import argparse
@@ -31,12 +32,12 @@ USERS, K, HISTORY_LENGTH = 2_000, 10, 10
 RAW_REQUESTS = 10_000
 _SCENARIOS = ("rate", "overload", "raw")
 _CONNECTIONS = 512
-_TIMEOUT = 30.0  # seconds until what has no answer is given up
+_TIMEOUT = 30.0  # seconds to wait for responses after the last request
 
 
 @dataclass
 class Responses:
-    """What came back: seconds by status, and how many refusals did not say when to come back."""
+    """Latencies in seconds by status, and the number of 429 responses without Retry-After."""
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     unanswered: int = 0
@@ -57,17 +58,17 @@ class Responses:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What was offered and what came of it; times in milliseconds, memory in MB.
+    """The results of one load; times in milliseconds, memory in MB.
 
     Attributes:
-        offered: requests a second.
-        answered, refused: how many got a list, and how many a 429.
-        other: any other status, no answer at all, or a refusal without Retry-After.
-        p50, p99, longest: of those that were answered.
-        refused_p99: of those that were refused.
-        cpu: of the server for each request.
-        before, after: the server's resident memory.
-        load: the machine's load average of the last minute.
+        offered: requests per second.
+        answered, refused: requests with status 200 and 429.
+        other: other statuses, requests without a response, and 429 responses without Retry-After.
+        p50, p99, longest: latency of status 200.
+        refused_p99: latency of status 429.
+        cpu: CPU time of the server per request.
+        before, after: resident memory of the server.
+        load: load average of the machine over one minute.
     """
 
     offered: float
@@ -85,7 +86,7 @@ class LoadResult:
 
 
 class _Connection(asyncio.Protocol):
-    """Says one request after the other and tells when the answer to each is whole."""
+    """Sends one request at a time, and reports each complete response."""
 
     def __init__(self, generator: "_LoadGenerator") -> None:
         self._generator, self._scheduled_at, self._buffer = generator, 0.0, bytearray()
@@ -109,7 +110,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _LoadGenerator:
-    """Sends requests by a plan over connections that are kept."""
+    """Sends requests on a schedule, over keep-alive connections."""
 
     def __init__(self, port: int) -> None:
         self.responses = Responses()
@@ -120,7 +121,7 @@ class _LoadGenerator:
         self._open_connections = 0
 
     async def run(self, rate: float, seconds: float) -> Responses:
-        """So many requests a second for some seconds."""
+        """Send `rate` requests per second for `seconds`, and wait for the responses."""
         requests = [_make_request(number) for number in range(USERS)]
         start, count = time.perf_counter(), int(rate * seconds)
         for number in range(count):
@@ -148,7 +149,7 @@ class _LoadGenerator:
         connection.send(request, scheduled_at)
 
     def on_response(self, connection: _Connection, head: bytes, seconds: float) -> None:
-        """An answer came."""
+        """Record a response, and send the next request of the backlog."""
         self.responses.add(head, seconds)
         if self._backlog:
             connection.send(*self._backlog.popleft())
@@ -157,7 +158,7 @@ class _LoadGenerator:
             self._idle.append(connection)
 
     def on_disconnect(self, connection: _Connection) -> None:
-        """A connection ended."""
+        """Remove a closed connection."""
         self._open_connections -= 1
         self.responses.unanswered += connection in self._in_flight
         self._in_flight.discard(connection)
@@ -166,28 +167,32 @@ class _LoadGenerator:
 
 
 def _make_request(number: int) -> bytes:
-    """A request of somebody who met ten items."""
-    drawn = random.Random(number)
-    history = [f"i{drawn.randrange(ITEMS)}" for _ in range(HISTORY_LENGTH)]
+    """A request with a history of HISTORY_LENGTH random items."""
+    rng = random.Random(number)
+    history = [f"i{rng.randrange(ITEMS)}" for _ in range(HISTORY_LENGTH)]
     body = json.dumps({"history": history, "k": K}).encode()
     head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
     return f"{head}{len(body)}\r\n\r\n".encode() + body
 
 
 def run_load(server: ServerProcess, rate: float, seconds: float) -> LoadResult:
-    """Offer so many requests a second, and look at the server meanwhile."""
+    """Run one load, and measure CPU time and memory of the server."""
     before, cpu = server.resident_bytes, server.cpu_seconds
-    seen = asyncio.run(_LoadGenerator(server.port).run(rate, seconds))
-    total = sum(map(len, seen.seconds.values()))
+    responses = asyncio.run(_LoadGenerator(server.port).run(rate, seconds))
+    total = sum(map(len, responses.seconds.values()))
     return LoadResult(
         offered=rate,
-        answered=seen.count(200),
-        refused=seen.count(429),
-        other=total - seen.count(200) - seen.count(429) + seen.unanswered + seen.missing_retry_after,
-        p50=1e3 * seen.quantile(200, 0.5),
-        p99=1e3 * seen.quantile(200, 0.99),
-        longest=1e3 * seen.quantile(200, 1),
-        refused_p99=1e3 * seen.quantile(429, 0.99),
+        answered=responses.count(200),
+        refused=responses.count(429),
+        other=total
+        - responses.count(200)
+        - responses.count(429)
+        + responses.unanswered
+        + responses.missing_retry_after,
+        p50=1e3 * responses.quantile(200, 0.5),
+        p99=1e3 * responses.quantile(200, 0.99),
+        longest=1e3 * responses.quantile(200, 1),
+        refused_p99=1e3 * responses.quantile(429, 0.99),
         cpu=1e3 * (server.cpu_seconds - cpu) / max(1, total),
         before=before / 1e6,
         after=server.resident_bytes / 1e6,
@@ -197,38 +202,42 @@ def run_load(server: ServerProcess, rate: float, seconds: float) -> LoadResult:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help=f"{', '.join(_SCENARIOS)}; by default all")
-    parser.add_argument("--rate", type=float, default=RATE, help=f"requests a second (default {RATE})")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of the first rate (default {SECONDS})")
-    parser.add_argument("--count", type=int, default=RAW_REQUESTS, help=f"raw requests (default {RAW_REQUESTS:,})")
-    parser.add_argument("--seed", type=int, default=0, help="of the raw requests (default 0)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    given = parser.parse_args()
-    if unknown := set(given.what) - set(_SCENARIOS):
-        parser.error(f"{', '.join(sorted(unknown))} is nothing to measure; choose from {', '.join(_SCENARIOS)}")
-    what = given.what or _SCENARIOS
+    parser.add_argument("what", nargs="*", help=f"{', '.join(_SCENARIOS)} (default: all)")
+    parser.add_argument("--rate", type=float, default=RATE, help=f"requests per second (default {RATE})")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"duration of the first load (default {SECONDS})"
+    )
+    parser.add_argument(
+        "--count", type=int, default=RAW_REQUESTS, help=f"number of malformed requests (default {RAW_REQUESTS:,})"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the malformed requests (default 0)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    args = parser.parse_args()
+    if unknown := set(args.what) - set(_SCENARIOS):
+        parser.error(f"{', '.join(sorted(unknown))} is not a scenario; choose from {', '.join(_SCENARIOS)}")
+    scenarios = args.what or _SCENARIOS
     rows: list[LoadResult] = []
-    struck: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     gc.collect()
-    gc.freeze()  # to look through what the clients never throw away would hold them up for 0.1 s
+    gc.freeze()  # collecting the clients' long-lived objects again would pause them for 0.1 s
     with running_server() as server:
-        run_load(server, 50, 2)  # what is compiled or loaded at first
-        plan = [(given.rate, given.seconds)] if "rate" in what or "overload" in what else []
-        if "overload" in what:
-            plan += [
-                (OVERLOAD_FACTOR * given.rate, OVERLOAD_SECONDS * given.seconds / SECONDS),
-                (given.rate, given.seconds),
+        run_load(server, 50, 2)  # warm-up: compilation and imports
+        loads = [(args.rate, args.seconds)] if "rate" in scenarios or "overload" in scenarios else []
+        if "overload" in scenarios:
+            loads += [
+                (OVERLOAD_FACTOR * args.rate, OVERLOAD_SECONDS * args.seconds / SECONDS),
+                (args.rate, args.seconds),
             ]
-        for rate, seconds in plan:
+        for rate, seconds in loads:
             rows.append(run_load(server, rate, seconds))
             print(", ".join(f"{name} {value:.4g}" for name, value in asdict(rows[-1]).items()), flush=True)
-        if "raw" in what:
-            struck = asyncio.run(send_malformed_requests(server.port, given.count, given.seed))
-            print(", ".join(f"{name}: {count:,}" for name, count in struck.most_common()), flush=True)
-            print(f"wrong: {sum(struck[name] for name in FAILURES)}")
-    if given.json:
-        told = {"rows": [asdict(row) for row in rows], "raw": dict(struck)}
-        given.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        if "raw" in scenarios:
+            outcomes = asyncio.run(send_malformed_requests(server.port, args.count, args.seed))
+            print(", ".join(f"{name}: {count:,}" for name, count in outcomes.most_common()), flush=True)
+            print(f"failures: {sum(outcomes[name] for name in FAILURES)}")
+    if args.json:
+        report = {"rows": [asdict(row) for row in rows], "raw": dict(outcomes)}
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

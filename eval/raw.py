@@ -1,6 +1,6 @@
-"""Requests that are no HTTP, or HTTP that means nothing: each has to be answered or its connection closed, in time.
+"""Malformed requests: the server must respond to each, or close its connection, in time.
 
-Every request is made of one number, so that one that broke something can be sent again alone.
+Each request is generated from its number, so that one that breaks something can be sent again.
 """
 
 import asyncio
@@ -12,19 +12,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-HANG_TIMEOUT = 5.0  # seconds within which there is an answer, or an end
-IDLE_CLOSE_TIMEOUT = 15.0  # seconds more for which a connection may stay open, answered, when nobody asks any more
+HANG_TIMEOUT = 5.0  # seconds for a response or the end of the connection
+IDLE_CLOSE_TIMEOUT = 15.0  # seconds for which a connection may stay open after the response
 PATHS = ("/v1/recommend", "/v1/search", "/v1/related", "/v1/events", "/v1/chat/completions", "/v1/catalog/items")
 FAILURES = ("5xx", "hang", "good request failed")
 _CONCURRENCY = 100
-_MAX_CONNECTIONS = 500  # connections, with those that were answered and are watched until they end
+_MAX_CONNECTIONS = 500  # including those with a response that are still open
 _STATUS = re.compile(rb"HTTP/1\.1 ([2-5])\d\d [A-Z]")
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get", "FOO", "POST POST")
 
 
 @dataclass(frozen=True)
 class RawRequest:
-    """What is sent on one connection, in pieces with a pause between them, and whether the answers are read."""
+    """The bytes for one connection, in pieces with pauses of `pause` seconds, and whether responses are read."""
 
     kind: str
     pieces: tuple[bytes, ...]
@@ -33,99 +33,102 @@ class RawRequest:
 
 
 def make_malformed_request(number: int, seed: int = 0) -> RawRequest:
-    """One request; the same for the same numbers."""
-    drawn = random.Random(f"{seed} {number}")
+    """The malformed request with this number and seed."""
+    rng = random.Random(f"{seed} {number}")
     name = sorted(_KINDS)[number % len(_KINDS)]
-    made = _KINDS[name](drawn)
-    if isinstance(made, tuple):
-        return RawRequest(name, made, drawn.choice((0.01, 0.2, 0.9)))
-    return RawRequest(name, (made,), reads_response=name != "unread")
+    content = _KINDS[name](rng)
+    if isinstance(content, tuple):
+        return RawRequest(name, content, rng.choice((0.01, 0.2, 0.9)))
+    return RawRequest(name, (content,), reads_response=name != "unread")
 
 
 async def send_malformed_requests(port: int, count: int, seed: int = 0, *, hang: float = HANG_TIMEOUT) -> Counter[str]:
-    """Send many, some at a time, each on a connection of its own; what came of them.
-
-    Counts kinds of ends, see `outcome_of`, and, of what must not be, the request as well. After every hundred a good
-    request has to be answered.
-    """
-    found: Counter[str] = Counter()
-    places, asking = asyncio.Semaphore(_MAX_CONNECTIONS), asyncio.Semaphore(_CONCURRENCY)
-
-    async def one(number: int) -> None:
-        async with places:
-            raw = make_malformed_request(number, seed)
-            end = await outcome_of(port, raw, asking, hang)
-            found[end] += 1
-            if end in FAILURES:
-                found[f"{end}: {raw.kind} {number}"] += 1
-            if number % 100 == 99 and await outcome_of(port, _GOOD, asking, hang) != "2xx":
-                found["good request failed"] += 1
-
-    await asyncio.gather(*(one(number) for number in range(count)))
-    return found
-
-
-async def outcome_of(port: int, raw: RawRequest, asking: asyncio.Semaphore, hang: float = HANG_TIMEOUT) -> str:
-    """Send a request, leave the connection open, and read whatever comes until the other side ends it.
-
-    Args:
-        port: of this machine.
-        raw: what is sent.
-        asking: held until there is an answer, or an end.
-        hang: seconds for that; for the end of what was answered there are `IDLE_CLOSE_TIMEOUT` more.
+    """Send `count` requests concurrently, each on its own connection.
 
     Returns:
-        "2xx" to "5xx", the hundred of the highest status that came; "closed" without any; "hang" where there was no
-        answer, or no end, in time.
+        The number of requests by outcome, see `outcome_of`; for outcomes in FAILURES also by request. After every
+        hundred requests a valid request is sent, which must succeed.
     """
-    made = socket.socket()
-    made.setblocking(False)
+    outcomes: Counter[str] = Counter()
+    connections, requests = asyncio.Semaphore(_MAX_CONNECTIONS), asyncio.Semaphore(_CONCURRENCY)
+
+    async def send(number: int) -> None:
+        async with connections:
+            raw = make_malformed_request(number, seed)
+            outcome = await outcome_of(port, raw, requests, hang)
+            outcomes[outcome] += 1
+            if outcome in FAILURES:
+                outcomes[f"{outcome}: {raw.kind} {number}"] += 1
+            if number % 100 == 99 and await outcome_of(port, _VALID, requests, hang) != "2xx":
+                outcomes["good request failed"] += 1
+
+    await asyncio.gather(*(send(number) for number in range(count)))
+    return outcomes
+
+
+async def outcome_of(port: int, raw: RawRequest, requests: asyncio.Semaphore, hang: float = HANG_TIMEOUT) -> str:
+    """Send a request, and read until the server closes the connection.
+
+    Args:
+        port: a local port.
+        raw: the request.
+        requests: acquired until there is a response, or the connection is closed.
+        hang: seconds for a response; the connection may stay open for `IDLE_CLOSE_TIMEOUT` more.
+
+    Returns:
+        "2xx" to "5xx", the class of the highest status; "closed" without a response; "hang" if the response or the
+        close is late.
+    """
+    connection = socket.socket()
+    connection.setblocking(False)
     if not raw.reads_response:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
-    came = bytearray()
-    async with asking:
-        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
-        reader, writer = await asyncio.open_connection(sock=made, limit=1 << 12 if not raw.reads_response else 1 << 16)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+    received = bytearray()
+    async with requests:
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(
+            sock=connection, limit=1 << 12 if not raw.reads_response else 1 << 16
+        )
         try:
-            is_over = await _exchange(raw, reader, writer, came, hang)
+            is_closed = await _exchange(raw, reader, writer, received, hang)
         except TimeoutError:
             writer.close()
             return "hang"
     try:
         async with asyncio.timeout(IDLE_CLOSE_TIMEOUT + hang):
-            while not is_over:
-                is_over = await (_read(reader, came) if raw.reads_response else _is_closed(writer))
+            while not is_closed:
+                is_closed = await (_read(reader, received) if raw.reads_response else _is_closed(writer))
     except TimeoutError:
         return "hang"
     finally:
         writer.close()
-    return max((f"{status.decode()}xx" for status in _STATUS.findall(came)), default="closed")
+    return max((f"{status.decode()}xx" for status in _STATUS.findall(received)), default="closed")
 
 
 async def _exchange(
     raw: RawRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: bytearray, hang: float
 ) -> bool:
-    """Send it, and wait for a status where it is read; whether it is over."""
-    for place, piece in enumerate(raw.pieces):
-        if place:
+    """Send the request, and wait for a status if responses are read; returns whether the connection is closed."""
+    for index, piece in enumerate(raw.pieces):
+        if index:
             await asyncio.sleep(raw.pause)
         writer.write(piece)
     async with asyncio.timeout(hang):
-        is_over = False
-        while raw.reads_response and not is_over and not _STATUS.search(received):
-            is_over = await _read(reader, received)
-        return is_over
+        is_closed = False
+        while raw.reads_response and not is_closed and not _STATUS.search(received):
+            is_closed = await _read(reader, received)
+        return is_closed
 
 
 async def _is_closed(writer: asyncio.StreamWriter) -> bool:
-    """Whether the other side has ended a connection from which nothing is read."""
+    """Whether the server has closed a connection that is not read."""
     await asyncio.sleep(0.1)
-    writer.write(b"\r\n")  # fails once it has
+    writer.write(b"\r\n")  # fails on a closed connection
     return writer.transport.is_closing()
 
 
 async def _read(reader: asyncio.StreamReader, received: bytearray) -> bool:
-    """Read on; whether it is over."""
+    """Read more bytes; returns whether the connection is closed."""
     try:
         more = await reader.read(1 << 16)
     except ConnectionError:
@@ -139,7 +142,7 @@ def _post(path: str, body: bytes, *headers: str, host: str = "localhost", kind: 
     return "\r\n".join([*lines, *headers, "", ""]).encode("latin-1") + body
 
 
-_GOOD = RawRequest("good", (_post("/v1/recommend", b'{"k": 3}'),))
+_VALID = RawRequest("good", (_post("/v1/recommend", b'{"k": 3}'),))
 
 
 def _noise(rng: random.Random) -> bytes:
@@ -147,7 +150,7 @@ def _noise(rng: random.Random) -> bytes:
 
 
 def _flipped(rng: random.Random) -> bytes:
-    """A good request with some bytes changed, removed or added."""
+    """A valid request with some bytes changed, removed or added."""
     request = bytearray(_post(rng.choice(PATHS), b'{"k": 3, "words": "a lamp", "item_id": "i1"}'))
     for _ in range(rng.randint(1, 5)):
         place = rng.randrange(len(request))
@@ -227,7 +230,7 @@ def _json(rng: random.Random) -> bytes:
 
 
 def _wrong_types(rng: random.Random) -> bytes:
-    """JSON whose fields are known and whose values are whatever."""
+    """JSON with known fields and random values."""
     names = (
         *("k", "user_id", "history", "words", "where", "only", "exclude", "boost", "deadline", "explain", "item_id"),
         *("events", "items", "messages", "model", "stream", "genrec", "n", "stream_options", "on_unknown"),
@@ -263,19 +266,19 @@ def _value(rng: random.Random, depth: int) -> object:
 
 
 def _pipelined(rng: random.Random) -> bytes:
-    good = _post("/v1/recommend", b'{"k": 3}')
-    more = rng.choice((good, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n", _noise(rng), _truncated(rng)))
-    return good * rng.choice((1, 2, 20)) + more * rng.choice((1, 3))
+    valid = _post("/v1/recommend", b'{"k": 3}')
+    more = rng.choice((valid, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n", _noise(rng), _truncated(rng)))
+    return valid * rng.choice((1, 2, 20)) + more * rng.choice((1, 3))
 
 
 def _unread(rng: random.Random) -> bytes:
-    """More than is ever read."""
-    size = rng.choice((500, 1_000))  # of answers that cost little for their length
+    """Many requests whose responses are never read."""
+    size = rng.choice((500, 1_000))  # the response is long, but cheap
     return b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * size
 
 
 def _slow(rng: random.Random) -> tuple[bytes, ...]:
-    """In pieces, of which the last never comes."""
+    """A request in pieces, without the last one."""
     request = _post("/v1/recommend", b'{"k": 3, "words": "a lamp"}')
     end = rng.randrange(4, len(request))
     cut = sorted(rng.sample(range(1, end), 3))
@@ -283,7 +286,7 @@ def _slow(rng: random.Random) -> tuple[bytes, ...]:
 
 
 def _wrong_line_endings(rng: random.Random) -> bytes:
-    """Lines that end otherwise."""
+    """A request with wrong line endings."""
     request = _post("/v1/recommend", b'{"k": 3}')
     return request.replace(
         b"\r\n", rng.choice((b"\n", b"\r", b"\n\r", b"\r\n\r\n", b"\x00\r\n", b" \r\n")), rng.randint(1, 6)

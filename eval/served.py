@@ -1,4 +1,4 @@
-"""A server over many items in a process of its own, looked at from outside. `python -m eval.served` is that process."""
+"""A server with 100,000 items in its own process, for load tests. `python -m eval.served` is that process."""
 
 import os
 import subprocess
@@ -31,20 +31,20 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A process that serves on a port of this machine."""
+    """A server process on a local port."""
 
     pid: int
     port: int
 
     @property
     def cpu_seconds(self) -> float:
-        """Seconds that its threads computed so far."""
+        """CPU time of all threads so far, in seconds."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     @property
     def resident_bytes(self) -> float:
-        """Bytes that are resident."""
+        """Resident memory in bytes."""
         pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="utf-8").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -60,26 +60,26 @@ def running_server() -> Iterator[ServerProcess]:
 
 
 def main() -> None:
-    drawn = np.random.default_rng(0)
-    vectors = drawn.standard_normal((ITEMS, WIDTH), dtype=np.float32)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((ITEMS, WIDTH), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ids = [f"i{place}" for place in range(ITEMS)]
-    titles = [f"Thing {place}" for place in range(ITEMS)]
-    catalog = read_catalog(pa.table({"item_id": ids, "title": titles, "price": drawn.random(ITEMS)}))
+    item_ids = [f"i{index}" for index in range(ITEMS)]
+    titles = [f"Thing {index}" for index in range(ITEMS)]
+    catalog = read_catalog(pa.table({"item_id": item_ids, "title": titles, "price": rng.random(ITEMS)}))
     with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/events.db") as store:
         embedding = EmbeddingRanker(vectors)
         embedding.enable_quantization()
         service = Service(
             ServingState(Pipeline.from_rankers(catalog, embedding=embedding), store),
             store,
-            build_advisor=lambda own, k: Advisor(own, k=k),
+            build_advisor=lambda recommender, k: Advisor(recommender, k=k),
             config=ServiceConfig(),
             metrics=Metrics(),
         )
-        listening = bind_socket("127.0.0.1", 0)
-        listening.listen()  # whoever is told the port may knock at once
-        print(listening.getsockname()[1], flush=True)
-        serve(create_app(service, keys=ApiKeys([], clock=time.monotonic), limits=Limits()), listening)
+        listen_socket = bind_socket("127.0.0.1", 0)
+        listen_socket.listen()  # before the port is printed, so that clients can connect at once
+        print(listen_socket.getsockname()[1], flush=True)
+        serve(create_app(service, keys=ApiKeys([], clock=time.monotonic), limits=Limits()), listen_socket)
 
 
 if __name__ == "__main__":

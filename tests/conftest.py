@@ -27,12 +27,19 @@ NEEDS = {
     "store/test_database.py": ("sqlalchemy",),
     "finetune/test_recipes.py": ("peft", "datasets"),
     "serve/test_page.py": ("fastapi", "playwright", "sqlalchemy"),
-    "serve/test_app.py": ("fastapi", "openai", "sqlalchemy"),
+    "serve/test_app.py": ("fastapi", "sqlalchemy"),
+    "serve/test_auth.py": ("fastapi", "sqlalchemy"),
+    "serve/test_chat.py": ("fastapi", "openai", "sqlalchemy"),
+    "serve/test_overload.py": ("fastapi", "sqlalchemy"),
     "serve/test_vllm_outage.py": ("fastapi", "sqlalchemy"),
     "serve/test_raw_requests.py": ("fastapi", "sqlalchemy"),
     "serve/test_openapi.py": ("fastapi", "schemathesis", "sqlalchemy"),
     "serve/test_streaming.py": ("fastapi", "sqlalchemy"),
-    "store/test_event_store.py": ("sqlalchemy",),
+    "serve/test_service.py": ("fastapi", "sqlalchemy"),
+    "store/test_events.py": ("sqlalchemy",),
+    "store/test_forget.py": ("sqlalchemy",),
+    "store/test_revisions.py": ("sqlalchemy",),
+    "store/test_durability.py": ("sqlalchemy",),
 }
 collect_ignore = [name for name, packages in NEEDS.items() if not all(map(find_spec, packages))]
 
@@ -83,12 +90,12 @@ def smollm2_float32(smollm2: Path) -> Backend:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.PostgresServer]:
-    """A PostgreSQL server of the tests' own."""
+    """A temporary PostgreSQL server."""
     with postgres.running_postgres() as server:
         yield server
 
 
 @pytest.fixture
 def postgres_url(postgres_server: postgres.PostgresServer) -> str:
-    """An empty place in a database of PostgreSQL."""
+    """The URL of an empty PostgreSQL schema."""
     return postgres_server.new_schema()

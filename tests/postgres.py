@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: made in a temporary folder, started on a free port of this machine, and removed."""
+"""A temporary PostgreSQL server on a free local port."""
 
 import os
 import pwd
@@ -21,7 +21,7 @@ USER, PASSWORD = "genrec", "not/a:pass@word"
 
 
 class PostgresServer:
-    """A server that can be stopped and started again."""
+    """A PostgreSQL server that can be stopped and restarted."""
 
     def __init__(self, programs: Path, folder: Path, port: int, account: dict[str, Any]) -> None:
         self.port = port
@@ -44,7 +44,7 @@ class PostgresServer:
         raise AssertionError(self._log.read_text())
 
     def stop(self) -> None:
-        """At once, as a power cut would."""
+        """Stop immediately, as in a power failure."""
         if self._server is not None:
             self._server.send_signal(signal.SIGQUIT)
             self._server.wait()
@@ -54,7 +54,7 @@ class PostgresServer:
         return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def new_schema(self) -> str:
-        """The URL of a corner of one database, in which nothing is yet; sooner made than a database."""
+        """The URL of a new, empty schema; creating it is faster than creating a database."""
         name = f"test_{secrets.token_hex(6)}"
         self._execute("postgres", f"CREATE SCHEMA {name}")
         return f"{self.url('postgres')}?options=-csearch_path%3D{name}"
@@ -76,10 +76,10 @@ class PostgresServer:
 
 @contextmanager
 def running_postgres() -> Iterator[PostgresServer]:
-    """Where no PostgreSQL is installed the tests that need one are skipped; under CI they fail."""
+    """Run a server; if PostgreSQL is not installed, the test is skipped, or fails in CI."""
     programs = find_programs()
     if programs is None:
-        message = "no PostgreSQL is installed; on Debian: apt-get install postgresql"
+        message = "PostgreSQL is not installed; on Debian: apt-get install postgresql"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
@@ -104,7 +104,7 @@ def running_postgres() -> Iterator[PostgresServer]:
 
 
 def find_programs() -> Path | None:
-    """The folder of initdb and postgres: that on PATH, or the newest of Debian's."""
+    """The folder of initdb and postgres: from PATH, or Debian's newest version."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
@@ -112,7 +112,7 @@ def find_programs() -> Path | None:
 
 
 def unprivileged_account() -> dict[str, Any]:
-    """As whom PostgreSQL runs: it refuses to be root."""
+    """The account for PostgreSQL, which refuses to run as root; empty if this process is not root."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):
@@ -121,7 +121,7 @@ def unprivileged_account() -> dict[str, Any]:
         except KeyError:
             continue
         return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/"}
-    raise AssertionError("root has nobody to run PostgreSQL as; add a user postgres")
+    raise AssertionError("no unprivileged account for PostgreSQL; add a user postgres")
 
 
 def free_port() -> int:

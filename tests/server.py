@@ -1,5 +1,6 @@
-"""A real server over a small shop, on a free port of this machine, for tests that speak HTTP."""
+"""A real server with a small catalog on a free local port, for tests over HTTP."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import uvicorn
@@ -33,7 +35,7 @@ EVENTS = (("ann", "i0"), ("ann", "i1"), ("bob", "i1"), ("bob", "i2"), ("cyd", "i
 
 
 class PipelineWithExtraStages(Pipeline):
-    """Parts with other rankers before them."""
+    """A pipeline with further rankers before its own stages."""
 
     extra_stages: Sequence[Ranker] = ()
 
@@ -43,7 +45,7 @@ class PipelineWithExtraStages(Pipeline):
 
 
 class BlockingRanker(DenseRanker):
-    """Answers once it is let; counts whom it answered."""
+    """Ranks once `released` is set, and records the batch sizes."""
 
     source = "slow"
 
@@ -64,20 +66,20 @@ class BlockingRanker(DenseRanker):
 def small_pipeline(
     *, extra_stages: Sequence[Ranker] = (), extra_items: Sequence[Item] = (), notices: Sequence[str] = ()
 ) -> Pipeline:
-    """40 items with prices from 1 to 40, what four people did, and a ladder that counts."""
+    """40 items with prices from 1 to 40, interactions of four users, and collaborative stages."""
     titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]
-    items = [Item(f"i{place}", title, {"price": float(place + 1)}) for place, title in enumerate(titles)]
+    items = [Item(f"i{index}", title, {"price": float(index + 1)}) for index, title in enumerate(titles)]
     catalog = Catalog.from_items([*items, *extra_items])
-    users, taken = zip(*EVENTS, strict=True)
-    events = read_interactions(pd.DataFrame({"user_id": users, "item_id": taken, "timestamp": range(len(EVENTS))}))
+    users, interacted = zip(*EVENTS, strict=True)
+    events = read_interactions(pd.DataFrame({"user_id": users, "item_id": interacted, "timestamp": range(len(EVENTS))}))
     counts = CollaborativeCounts.from_interactions(catalog, events)
-    learned = CollaborativeModel(catalog, counts, dict.fromkeys(counts.rankers(None), 1.0))
-    parts = replace(Pipeline.from_rankers(catalog, events, collaborative=learned), notices=tuple(notices))
+    model = CollaborativeModel(catalog, counts, dict.fromkeys(counts.rankers(None), 1.0))
+    pipeline = replace(Pipeline.from_rankers(catalog, events, collaborative=model), notices=tuple(notices))
     if not extra_stages:
-        return parts
-    led = PipelineWithExtraStages(**vars(parts))
-    object.__setattr__(led, "extra_stages", tuple(extra_stages))
-    return led
+        return pipeline
+    extended = PipelineWithExtraStages(**vars(pipeline))
+    object.__setattr__(extended, "extra_stages", tuple(extra_stages))
+    return extended
 
 
 @contextmanager
@@ -88,49 +90,60 @@ def running_server(
     keys: Sequence[str] = (),
     rate: float | None = None,
     limits: Limits | None = None,
-    batching: ServiceConfig | None = None,
+    config: ServiceConfig | None = None,
     generate: ReplyGenerator | None = None,
-    advise: BuildAdvisor | None = None,
+    build_advisor: BuildAdvisor | None = None,
 ) -> Iterator[str]:
-    """Serve until the block ends; the address, such as http://127.0.0.1:8080."""
+    """Serve until the block ends; yields the address, such as http://127.0.0.1:8080."""
     with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
         service = Service(
             ServingState(pipeline, store),
             store,
-            build_advisor=advise or (lambda own, k: Advisor(own, k=k, reply_generator=generate)),
-            config=batching or ServiceConfig(),
+            build_advisor=build_advisor or (lambda recommender, k: Advisor(recommender, k=k, reply_generator=generate)),
+            config=config or ServiceConfig(),
             metrics=Metrics(),
         )
-        known = ApiKeys(keys, rate=rate, burst=2, clock=time.monotonic)
-        listening = bind_socket("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn_config(create_app(service, keys=known, limits=limits or Limits())))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        api_keys = ApiKeys(keys, rate=rate, burst=2, clock=time.monotonic)
+        listen_socket = bind_socket("127.0.0.1", 0)
+        server = uvicorn.Server(uvicorn_config(create_app(service, keys=api_keys, limits=limits or Limits())))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listen_socket]}, daemon=True)
         thread.start()
         wait_until(lambda: server.started or not thread.is_alive())
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listen_socket.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for something.
+    """Wait until a condition holds.
 
     Raises:
-        TimeoutError: it did not come.
+        TimeoutError: it does not hold within the time.
     """
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"it is not so after {seconds:g} s")
+            raise TimeoutError(f"the condition does not hold after {seconds:g} s")
         time.sleep(0.01)
 
 
 def parse_sse(lines: Iterator[str]) -> Iterator[Any]:
-    """What server-sent events say: parsed, and "[DONE]" as it is."""
-    import json
-
+    """The data of server-sent events: parsed JSON, or "[DONE]"."""
     for line in lines:
         if line.startswith("data: "):
             yield line[6:] if line == "data: [DONE]" else json.loads(line[6:])
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The `error` object of a response; checks its fields."""
+    error: dict[str, Any] = response.json()["error"]
+    assert sorted(error) == ["code", "message", "param", "type"]
+    return error
+
+
+def item_ids(response: httpx.Response) -> list[object]:
+    """The item ids of a successful list."""
+    assert response.status_code == 200, response.text
+    return [item["item_id"] for item in response.json()["items"]]

@@ -1,1 +1,1 @@
-"""The HTTP API and the page: ranked lists for a shop's own pages, and a conversation for any OpenAI client."""
+"""The HTTP server: recommendation routes, OpenAI-compatible chat completions, and the chat page."""

@@ -1,6 +1,6 @@
-"""What every request passes before anything else sees it: who asks, how often, how much, and whether there is room.
+"""Admission control: authentication, rate limits, body limits and concurrency limits, before any route runs.
 
-Written against ASGI itself, so that what is refused costs next to nothing. Source: ASGI specification, "HTTP &
+Written directly against ASGI, so that rejecting a request is cheap. Source: ASGI specification, "HTTP &
 WebSocket ASGI Message Format".
 """
 
@@ -22,26 +22,26 @@ AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _LOGGER = logging.getLogger(__name__)
 PUBLIC_PATHS = ("/", "/health/live")
-"""What is answered without a key, and where the house is full, too."""
+"""Paths that need no API key and are answered even at capacity."""
 
 _PUBLIC_PREFIX = "/page/"
-_DISCONNECT_WAIT = 0.5  # seconds after which it is known of every connection that it is lost
+_DISCONNECT_WAIT = 0.5  # seconds until the disconnect of a lost connection is reported
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-"""With every answer."""
+"""Headers of every response."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is let in.
+    """Limits on requests.
 
     Attributes:
-        max_body_bytes: bytes of a request.
-        max_concurrent_requests: requests that are answered at the same time; more are told to come back.
-        body_timeout: seconds that a body may take to arrive.
+        max_body_bytes: maximum size of a request body.
+        max_concurrent_requests: requests in progress at the same time; further ones get status 429.
+        body_timeout: seconds within which a body must arrive.
     """
 
     max_body_bytes: int = 1 << 20
@@ -50,18 +50,18 @@ class Limits:
 
 
 class AdmissionMiddleware:
-    """Lets requests in to an app.
+    """ASGI middleware that rejects requests without a valid API key, and requests over a limit.
 
-    Without keys only this machine may ask: by its own names, so that no page of another site reaches it through a
-    browser (DNS rebinding), and from pages of its own.
+    Without API keys, only requests from this machine are accepted: the Host header must name a loopback address, which
+    prevents DNS rebinding, and the Origin header, if present, must be the server's own.
 
     Args:
-        app: what answers.
-        keys: who may ask.
-        limits: how much is let in.
-        is_full: whether a request to an address would be refused by what answers, once it was read.
-        metrics: count what happens.
-        clock: seconds, rising.
+        app: the app behind the middleware.
+        keys: API keys; if empty, no key is required.
+        limits: limits on requests.
+        is_full: whether the queue behind a path is full, so that a request would be rejected after its body is read.
+        metrics: counts requests.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -79,50 +79,50 @@ class AdmissionMiddleware:
         self._active_requests = 0
 
     def reject_early(self, scope: Mapping[str, Any]) -> ApiError | None:
-        """What a request is told that could not be answered whoever asks; None of every other.
+        """The error for a request whose queue is full, without starting a task for it; None for other requests.
 
-        Otherwise whatever is too much would cost a task each, and those who were let in would wait for all of them.
+        A task per rejected request would delay the accepted requests under overload.
         """
         path = scope["raw_path"].decode("ascii")
         if scope["method"] != "POST" or not self._is_full(path):
             return None
-        refusal = self._check_caller(path, dict(scope["headers"])) or ApiError.overloaded()
-        self._metrics.record_request("refused", refusal.status, None)
-        return refusal
+        error = self._check_caller(path, dict(scope["headers"])) or ApiError.overloaded()
+        self._metrics.record_request("refused", error.status, None)
+        return error
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request, or refuse it."""
+        """Forward one request to the app, or reject it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Ids within an address may hold anything, slashes too, so routes are found before it is decoded.
+        # Routes match the encoded path, because ids in it may contain encoded slashes.
         scope["path"] = scope["raw_path"].decode("ascii")
-        start, told = self._clock(), _TrackedSend(send)
-        refusal = self._check_request(scope)
-        if refusal is not None:
-            await _send_error(told, refusal)
-            self._metrics.record_request("refused", refusal.status, None)
+        start, tracked_send = self._clock(), _TrackedSend(send)
+        error = self._check_request(scope)
+        if error is not None:
+            await _send_error(tracked_send, error)
+            self._metrics.record_request("refused", error.status, None)
             return
-        # What anybody may have takes no place from those who have a key.
-        taken = int(not _is_public(scope["path"]))
-        self._active_requests += taken
+        # Public paths use no capacity of requests with an API key.
+        capacity = int(not _is_public(scope["path"]))
+        self._active_requests += capacity
         self._metrics.request_started()
         try:
-            await self._forward(scope, receive, told)
+            await self._forward(scope, receive, tracked_send)
         finally:
-            self._active_requests -= taken
+            self._active_requests -= capacity
             self._metrics.request_finished()
             route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.record_request(route, told.status, self._clock() - start)
+            self._metrics.record_request(route, tracked_send.status, self._clock() - start)
 
     def _check_request(self, scope: MutableMapping[str, Any]) -> ApiError | None:
         headers = dict(scope["headers"])
-        refusal = self._check_caller(scope["path"], headers)
-        if refusal is not None:
-            return refusal
+        error = self._check_caller(scope["path"], headers)
+        if error is not None:
+            return error
         length = int(_digits_or_zero(headers.get(b"content-length")))
         if _is_public(scope["path"]):
-            # A body would be kept until it is whole, for everybody and without a limit of how many.
+            # Bodies are buffered; without a limit on public requests, they could fill the memory.
             return ApiError.too_large(0) if length or b"transfer-encoding" in headers else None
         if length > self._limits.max_body_bytes:
             return ApiError.too_large(self._limits.max_body_bytes)
@@ -134,55 +134,62 @@ class AdmissionMiddleware:
         if not len(self._keys):
             host = headers.get(b"host", b"").decode("latin-1").casefold()
             if not is_loopback(_strip_port(host)):
-                return ApiError(403, "without keys only this machine is answered; ask localhost", "foreign_host")
+                return ApiError(
+                    403,
+                    "without API keys, only requests to localhost are accepted; use localhost or configure keys",
+                    "foreign_host",
+                )
             origin = headers.get(b"origin", b"").decode("latin-1").casefold()
             if origin and origin.partition("://")[2] != host:
-                return ApiError(403, "pages of other sites are not answered", "foreign_origin")
+                return ApiError(
+                    403, "requests from other origins are rejected; open the page of this server", "foreign_origin"
+                )
             return None
         if _is_public(path):
             return None
-        scheme, _, shown = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        known, bucket = self._keys.find(shown.strip()) if scheme.casefold() == "bearer" else (False, None)
+        scheme, _, credentials = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        known, bucket = self._keys.find(credentials.strip()) if scheme.casefold() == "bearer" else (False, None)
         if not known:
-            told = {"www-authenticate": "Bearer"}
-            return ApiError(401, "show a key: Authorization: Bearer KEY", "invalid_api_key", headers=told)
+            challenge = {"www-authenticate": "Bearer"}
+            message = "missing or unknown API key; send the header Authorization: Bearer KEY"
+            return ApiError(401, message, "invalid_api_key", headers=challenge)
         return _check_rate(bucket)
 
     async def _forward(self, scope: MutableMapping[str, Any], receive: Receive, tracked_send: "_TrackedSend") -> None:
         try:
             body = await self._read_body(receive)
-        except ApiError as refusal:
-            await _send_error(tracked_send, refusal)
+        except ApiError as error:
+            await _send_error(tracked_send, error)
             return
-        if body is None:  # gone before it had said all
+        if body is None:  # the client disconnected before the end of the body
             return
         pending = [{"type": "http.request", "body": body, "more_body": False}]
-        gone, answering = asyncio.ensure_future(receive()), asyncio.current_task()
+        disconnected, handling = asyncio.ensure_future(receive()), asyncio.current_task()
 
         async def replay() -> Message:
-            return pending.pop() if pending else await asyncio.shield(gone)
+            return pending.pop() if pending else await asyncio.shield(disconnected)
 
-        def leave(_: object) -> None:
-            if answering is not None and not tracked_send.is_complete:
-                answering.cancel()  # whoever left is not computed for any more
+        def cancel(_: object) -> None:
+            if handling is not None and not tracked_send.is_complete:
+                handling.cancel()
 
-        gone.add_done_callback(leave)
+        disconnected.add_done_callback(cancel)
         try:
             await self._app(scope, replay, tracked_send)
         except asyncio.CancelledError:
-            if not gone.done() or gone.cancelled():
+            if not disconnected.done() or disconnected.cancelled():
                 raise
         except Exception as error:
-            gone.remove_done_callback(leave)
-            if tracked_send.status:  # nothing can be sent to whoever left a moment ago, and that is no failure
-                await asyncio.wait((gone,), timeout=_DISCONNECT_WAIT)
-            if not gone.done():
-                _LOGGER.exception("a request failed")
+            disconnected.remove_done_callback(cancel)
+            if tracked_send.status:  # the send may have failed because the client just disconnected
+                await asyncio.wait((disconnected,), timeout=_DISCONNECT_WAIT)
+            if not disconnected.done():
+                _LOGGER.exception("request failed")
                 if not tracked_send.status:
                     await _send_error(tracked_send, ApiError.from_exception(error))
         finally:
-            gone.remove_done_callback(leave)
-            gone.cancel()
+            disconnected.remove_done_callback(cancel)
+            disconnected.cancel()
 
     async def _read_body(self, receive: Receive) -> bytes | None:
         body = bytearray()
@@ -198,12 +205,12 @@ class AdmissionMiddleware:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            why = "the request did not arrive in time; send it at once"
-            raise ApiError(408, why, "slow_request", headers={"connection": "close"}) from None
+            message = f"the request body did not arrive within {self._limits.body_timeout:g} s; send it without pauses"
+            raise ApiError(408, message, "slow_request", headers={"connection": "close"}) from None
 
 
 class _TrackedSend:
-    """Sends an answer, and knows its status, 0 before it began, and whether all of it was sent."""
+    """Sends a response and records its status, 0 before it starts, and whether it is complete."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.status, self.is_complete = send, 0, False
@@ -224,7 +231,7 @@ async def _send_error(send: Send, error: ApiError) -> None:
 
 
 def error_headers(error: ApiError) -> dict[str, str]:
-    """What stands before its body."""
+    """The headers of an error response."""
     return {"content-type": "application/json", "content-length": str(len(error.body)), **error.headers}
 
 
@@ -232,8 +239,9 @@ def _check_rate(bucket: TokenBucket | None) -> ApiError | None:
     wait = 0.0 if bucket is None else bucket.take()
     if not wait:
         return None
-    told = {"retry-after": str(int(wait) + 1)}
-    return ApiError(429, "this key asks too often; try again after what Retry-After says", "rate_limited", headers=told)
+    headers = {"retry-after": str(int(wait) + 1)}
+    message = "the rate limit of this API key is exceeded; retry after the seconds in the Retry-After header"
+    return ApiError(429, message, "rate_limited", headers=headers)
 
 
 def _digits_or_zero(value: bytes | None) -> bytes:
@@ -245,7 +253,7 @@ def _is_public(path: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address, or a name."""
+    """Whether an address or a host name is reachable from this machine only."""
     host = host.casefold()
     if host in ("localhost", "127.0.0.1", "::1"):
         return True
@@ -256,7 +264,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _strip_port(host: str) -> str:
-    """A host without its port, and without the brackets of IPv6."""
+    """A host without port and without IPv6 brackets."""
     if host.startswith("["):
         name, closed, port = host[1:].partition("]")
         return name if closed and port[:1] in ("", ":") else host

@@ -1,4 +1,4 @@
-"""The routes: each checks what came, calls one method of `Service` or `ChatService`, and says what came of it."""
+"""The ASGI app and its routes. Each route calls one method of `Service` or `ChatService`."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ _MAX_LISTED_ITEMS = 1000
 
 
 def _decode_path_id(text: str) -> str:
-    """An id of an address: it may hold whatever is percent-encoded there, a slash too."""
+    """The decoded id of a path segment; it may contain any character, including a slash."""
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
@@ -59,10 +59,10 @@ def _decode_path_id(text: str) -> str:
 
 
 class _JsonResponse(JSONResponse):
-    """As all JSON here is written."""
+    """A JSON response written by `to_json_bytes`."""
 
     def render(self, content: Any) -> bytes:
-        """A body."""
+        """The response body."""
         return to_json_bytes(content)
 
 
@@ -76,21 +76,21 @@ def create_app(
     limits: Limits,
     now: Callable[[], float] = time.time,
 ) -> AsgiApp:
-    """The server as an ASGI app; it ends the service when it shuts down.
+    """The server as an ASGI app. It closes the service when it shuts down.
 
     Args:
-        service: what it serves.
-        keys: who may ask; without any, this machine alone.
-        limits: how much is let in.
-        now: seconds since 1970, of events that do not say theirs.
+        service: the service behind the routes.
+        keys: the accepted API keys; if empty, only requests from this machine are accepted.
+        limits: limits on requests.
+        now: seconds since 1970, the timestamp of events without one.
     """
-    talk = ChatService(service, now=now)
+    chat = ChatService(service, now=now)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        talk.close()
-        await run_in_threadpool(service.close)  # which waits for what is being ranked
+        chat.close()
+        await run_in_threadpool(service.close)  # waits for the batch in process
 
     app = FastAPI(
         title="genrec",
@@ -104,7 +104,7 @@ def create_app(
     _add_ranking_routes(app, service)
     _add_user_routes(app, service, now)
     _add_catalog_routes(app, service)
-    _add_chat_routes(app, talk)
+    _add_chat_routes(app, chat)
     _add_monitoring_routes(app, service)
     _add_page_routes(app)
     customize_openapi(app, requires_key=len(keys) > 0)
@@ -114,55 +114,55 @@ def create_app(
 
 
 def _add_ranking_routes(app: FastAPI, service: Service) -> None:
-    async def ranked(ask: RecommendBody) -> Response:
-        # The store may take its time, or all of it; who needs none does not wait for it.
-        asked = (
-            service.request_context(ask)
-            if ask.user_id is None
-            else await run_in_threadpool(service.request_context, ask)
+    async def rank(body: RecommendBody) -> Response:
+        # Only requests with a user id read the store, so only they may block.
+        context = (
+            service.request_context(body)
+            if body.user_id is None
+            else await run_in_threadpool(service.request_context, body)
         )
-        # FastAPI would check what is ours once more.
-        return _JsonResponse(await asyncio.wrap_future(service.rank(ask, asked)))
+        # A response object skips FastAPI's validation of the response.
+        return _JsonResponse(await asyncio.wrap_future(service.rank(body, context)))
 
     @app.post("/v1/recommend", response_model=RecommendResponse, responses=error_responses(503))
     async def recommend(body: RecommendBody) -> Response:
-        """A list for somebody, known or not."""
-        return await ranked(body)
+        """Recommend items to a known user, to a new user, or for a history."""
+        return await rank(body)
 
     @app.post("/v1/search", response_model=RecommendResponse, responses=error_responses(503))
     async def search(body: SearchBody) -> Response:
-        """A list for words, and for a history beside them."""
-        return await ranked(body)
+        """Recommend items for a text query, and optionally for a user or a history."""
+        return await rank(body)
 
     @app.post("/v1/related", response_model=RecommendResponse, responses=error_responses(503))
     async def related(body: RelatedBody) -> Response:
-        """A list beside one item."""
+        """Recommend items that are related to one item."""
         service.catalog.index_of(body.item_id)
-        return await ranked(RecommendBody(history=[body.item_id], **{**body.options, "k": body.k}))
+        return await rank(RecommendBody(history=[body.item_id], **{**body.options, "k": body.k}))
 
 
 def _add_user_routes(app: FastAPI, service: Service, now: Callable[[], float]) -> None:
     @app.post("/v1/events", responses=error_responses(503))
     async def events(body: EventsBody) -> EventsResponse:
-        """Keep what people did: all of it or nothing. The next list knows of it."""
+        """Store interactions of users, all or none. They affect the next list."""
         return EventsResponse(added=await run_in_threadpool(service.add_events, body.events, now()))
 
     @app.get("/v1/users/{user_id}/history", responses=error_responses(503))
     async def history(user_id: PathId) -> HistoryResponse:
-        """What somebody met, oldest first."""
-        met = await run_in_threadpool(service.history_of, user_id)
+        """Get the items in a user's history, oldest first."""
+        seen = await run_in_threadpool(service.history_of, user_id)
         return HistoryResponse(
-            user_id=user_id, items=[HistoryItem(item_id=item.item_id, title=item.title) for item in met]
+            user_id=user_id, items=[HistoryItem(item_id=item.item_id, title=item.title) for item in seen]
         )
 
     @app.delete("/v1/users/{user_id}", responses=error_responses(503))
     async def forget(user_id: PathId) -> ForgetResponse:
-        """Remove somebody from everywhere that they are kept; what the files know of them is not used again."""
+        """Delete all stored data of a user. Their history in the interactions file is no longer used."""
         return ForgetResponse(user_id=user_id, removed=await run_in_threadpool(service.store.forget, user_id))
 
 
 def _add_catalog_routes(app: FastAPI, service: Service) -> None:
-    def shown(item: Item) -> ItemResponse:
+    def to_response(item: Item) -> ItemResponse:
         return ItemResponse(item_id=item.item_id, title=item.title, attributes=dict(item.attributes))
 
     def total() -> CatalogResponse:
@@ -173,60 +173,60 @@ def _add_catalog_routes(app: FastAPI, service: Service) -> None:
         start: Annotated[int, Query(ge=0, le=2**31)] = 0,
         limit: Annotated[int, Query(ge=1, le=_MAX_LISTED_ITEMS)] = 100,
     ) -> ItemsResponse:
-        """Items in the catalog's order."""
+        """List items in catalog order."""
         catalog = service.catalog
         found = catalog.items_at(np.arange(start, max(start, min(start + limit, len(catalog)))))
-        return ItemsResponse(items=[shown(item) for item in found], total=len(catalog))
+        return ItemsResponse(items=[to_response(item) for item in found], total=len(catalog))
 
     @app.post("/v1/catalog/items", responses=error_responses(503))
     async def put_items(body: ItemsBody) -> CatalogResponse:
-        """Add items, or put them in the place of those of the same ids; all or none."""
-        found = [Item(one.item_id, one.title, one.attributes) for one in body.items]
-        await run_in_threadpool(service.put_items, found)
+        """Add items, or replace the items with the same ids; all or none."""
+        put = [Item(item.item_id, item.title, item.attributes) for item in body.items]
+        await run_in_threadpool(service.put_items, put)
         return total()
 
     @app.get("/v1/catalog/items/{item_id}", responses=error_responses(404))
     async def item(item_id: PathId) -> ItemResponse:
-        """One item."""
+        """Get one item."""
         with _item_not_found():
             catalog = service.catalog
-            return shown(catalog[catalog.index_of(item_id)])
+            return to_response(catalog[catalog.index_of(item_id)])
 
     @app.put("/v1/catalog/items/{item_id}", responses=error_responses(503))
     async def put_item(item_id: PathId, body: ItemBody) -> CatalogResponse:
-        """Add an item, or put it in the place of the one of this id."""
+        """Add an item, or replace the item with this id."""
         await run_in_threadpool(service.put_items, [Item(item_id, body.title, body.attributes)])
         return total()
 
     @app.delete("/v1/catalog/items/{item_id}", responses=error_responses(404, 503))
     async def withdraw(item_id: PathId) -> CatalogResponse:
-        """Withdraw an item: it is not recommended any more."""
+        """Withdraw an item, so that it is no longer recommended."""
         with _item_not_found():
             await run_in_threadpool(service.withdraw_item, item_id)
         return total()
 
 
 def _add_chat_routes(app: FastAPI, chat: ChatService) -> None:
-    def described() -> dict[str, Any]:
+    def model_object() -> dict[str, Any]:
         return {"id": MODEL_NAME, "object": "model", "created": 0, "owned_by": "genrec"}
 
     @app.get("/v1/models", responses=error_responses())
     async def models() -> dict[str, Any]:
-        """What can be named as the model: the recommender."""
-        return {"object": "list", "data": [described()]}
+        """List the models: the recommender is the only one."""
+        return {"object": "list", "data": [model_object()]}
 
     @app.get("/v1/models/{model}", responses=error_responses(404))
     async def model(model: PathId) -> dict[str, Any]:
-        """The recommender."""
+        """Get the recommender as a model object."""
         if model != MODEL_NAME:
-            raise ApiError(404, f"there is no such model; there is {MODEL_NAME!r}", "model_not_found", param="model")
-        return described()
+            raise ApiError(404, f"unknown model; use {MODEL_NAME!r}", "model_not_found", param="model")
+        return model_object()
 
     @app.post("/v1/chat/completions", response_model=None, responses=error_responses(404, 503) | {200: CHAT_RESPONSES})
     async def complete(body: ChatBody) -> Response:
-        """The next reply of a conversation, whole or streamed; the items that it names are in `genrec.items`."""
+        """Reply to a conversation, whole or streamed. The recommended items are in `genrec.items`."""
         if body.model not in (None, MODEL_NAME):
-            raise ApiError(404, f"there is no such model; there is {MODEL_NAME!r}", "model_not_found", param="model")
+            raise ApiError(404, f"unknown model; use {MODEL_NAME!r}", "model_not_found", param="model")
         if not body.stream:
             return _JsonResponse(await chat.complete(body))
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -234,28 +234,28 @@ def _add_chat_routes(app: FastAPI, chat: ChatService) -> None:
 
 
 def _add_monitoring_routes(app: FastAPI, service: Service) -> None:
-    looking: asyncio.Future[None] | None = None
+    pending_check: asyncio.Future[None] | None = None
 
     @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live")
     async def live() -> dict[str, str]:
-        """The process answers."""
+        """Check that the process is running."""
         return {"status": "live"}
 
     @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", responses=error_responses(503))
     async def ready() -> dict[str, str]:
-        """The store answers, and the first step of the ladder ranked something lately, or did so just now."""
-        nonlocal looking
-        if looking is None or looking.done():  # many who ask at once are one who looks
-            looking = asyncio.ensure_future(run_in_threadpool(service.check))
-            looking.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(looking)
+        """Check that the store is reachable and that the first stage of the fallback chain ranks."""
+        nonlocal pending_check
+        if pending_check is None or pending_check.done():  # concurrent probes share one check
+            pending_check = asyncio.ensure_future(run_in_threadpool(service.check))
+            pending_check.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(pending_check)
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=PLAIN_TEXT_ERRORS)
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Metrics in the text format of Prometheus."""
         return Response(service.metrics.text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -264,10 +264,10 @@ def _add_page_routes(app: FastAPI) -> None:
         files = StaticFiles(directory=folder)
 
     async def page(request: Request, name: str) -> Response:
-        answer = await files.get_response(name, request.scope)
-        answer.headers["content-security-policy"] = _CONTENT_SECURITY_POLICY
-        answer.headers["cache-control"] = "no-cache"
-        return answer
+        response = await files.get_response(name, request.scope)
+        response.headers["content-security-policy"] = _CONTENT_SECURITY_POLICY
+        response.headers["cache-control"] = "no-cache"
+        return response
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
@@ -281,7 +281,7 @@ def _add_page_routes(app: FastAPI) -> None:
 
 @contextmanager
 def _item_not_found() -> Iterator[None]:
-    """An unknown item of the address is not found; one within a body would be a bad request."""
+    """Status 404 for an unknown item in the path; an unknown item in a body gets status 400."""
     try:
         yield
     except UnknownItemError as error:

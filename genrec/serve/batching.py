@@ -1,4 +1,4 @@
-"""A queue in front of what answers many requests at once: those that came meanwhile are answered together.
+"""Dynamic batching: requests that arrive during one batch are processed together in the next.
 
 Letters: U requests.
 """
@@ -16,7 +16,7 @@ from genrec.errors import EngineError, QueueFullError, check_count
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_OVERLOAD_QUEUES = 2  # full queues whose batches come in a row until it is no rush any more, but a load that lasts
+_OVERLOAD_QUEUES = 2  # full batches in a row that add up to this many full queues are a sustained overload
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -28,18 +28,21 @@ class _QueuedRequest(Generic[Request, Response]):
 
 
 class DynamicBatcher(Generic[Request, Response]):
-    """Hands requests of many threads to a function that answers U of them in less time than one after the other.
+    """Batches the requests of many threads for a function that processes U requests faster than one by one.
 
-    The oldest request goes first, and with it, in the order they came, those of its key. Nobody waits for others to
-    come: a batch is what came while the last one was answered. A context manager, which closes it.
+    A batch starts with the oldest request and adds queued requests with the same key, in order of arrival. It never
+    waits for further requests: a batch is what arrived while the previous one was processed. A context manager.
 
     Args:
-        process: called with a key and U requests of it, in a thread of the lane's own; gives U answers in their order.
-            Where it raises, each request is tried alone, so that one spoils no other.
-        max_queue: requests that may wait; those being answered do not count. Where the load lasts, no more may
-            wait than are answered next: a queue that never ends makes everybody wait, and nobody is answered for it
-            (Nichols and Jacobson, "Controlling Queue Delay", 2012).
-        max_batch_size: U at most.
+        process: called with a key and U requests with this key, in the batcher's own thread; returns U results in the
+            same order. If it raises, each request is processed alone, so that one cannot fail the others.
+        max_queue: requests that may wait, without those in process. Under sustained overload, at most one batch may
+            wait: a standing queue adds delay without adding throughput (Nichols and Jacobson, "Controlling Queue
+            Delay", ACM Queue 2012).
+        max_batch_size: maximum of U.
+
+    Raises:
+        InputError: `max_queue` or `max_batch_size` is below 1.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class DynamicBatcher(Generic[Request, Response]):
         self._queue: deque[_QueuedRequest[Request, Response]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._full_batch_streak = 0  # in a row
+        self._full_batch_streak = 0  # consecutive full batches
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -66,93 +69,94 @@ class DynamicBatcher(Generic[Request, Response]):
         self.close()
 
     def __len__(self) -> int:
-        """How many wait, and did not leave."""
+        """The number of waiting requests that were not cancelled."""
         with self._changed:
-            return sum(not one.future.cancelled() for one in self._queue)
+            return sum(not queued.future.cancelled() for queued in self._queue)
 
     @property
     def is_full(self) -> bool:
-        """Whether another request would be refused."""
+        """Whether the next request would be rejected."""
         with self._changed:
             return not self._can_accept()
 
     def submit(self, request: Request, key: Hashable = None) -> "Future[Response]":
-        """Hand in a request; the future, once cancelled, is not computed, unless it is already.
+        """Queue a request. Cancelling the future removes it from the queue, unless it is already in process.
 
         Args:
-            request: what is asked.
-            key: only requests of equal keys are answered together.
+            request: the request.
+            key: only requests with equal keys share a batch.
 
         Raises:
-            FullError: as many wait as may.
-            EngineError: the lane is closed.
+            QueueFullError: the queue is full.
+            EngineError: the batcher is closed.
         """
-        waiting = _QueuedRequest[Request, Response](request, key)
+        queued = _QueuedRequest[Request, Response](request, key)
         with self._changed:
             if self._closed:
-                raise EngineError("the lane is closed; ask one that is open")
+                raise EngineError("the request queue has been shut down; send the request to another server")
             if not self._can_accept():
-                raise QueueFullError(f"{len(self._queue):,} requests wait already; try again later")
-            self._queue.append(waiting)
+                raise QueueFullError(f"the queue is full with {len(self._queue):,} requests; try again later")
+            self._queue.append(queued)
             self._changed.notify()
-        return waiting.future
+        return queued.future
 
     def close(self) -> None:
-        """Refuse what waits and what comes, and return when what is being answered is done; may be called again."""
+        """Reject waiting and new requests, and wait for the current batch. May be called more than once."""
         with self._changed:
             self._closed = True
-            left, self._queue = self._queue, deque()
+            remaining, self._queue = self._queue, deque()
             self._changed.notify_all()
-        for one in left:
-            if one.future.set_running_or_notify_cancel():
-                one.future.set_exception(EngineError("the lane was closed before the request was answered; ask again"))
+        for queued in remaining:
+            if queued.future.set_running_or_notify_cancel():
+                message = "the request queue was shut down before the request was processed; try again"
+                queued.future.set_exception(EngineError(message))
         self._thread.join()
 
     def _can_accept(self) -> bool:
-        """Whether one more may wait; those who left wait no longer."""
-        lasts = self._full_batch_streak * self._max_batch_size > _OVERLOAD_QUEUES * self._max_queue
-        most = min(self._max_queue, self._max_batch_size) if lasts else self._max_queue
-        if len(self._queue) >= most:
-            self._queue = deque(one for one in self._queue if not one.future.cancelled())
-        return len(self._queue) < most
+        """Whether the queue has room for another request; removes cancelled requests if it has not."""
+        is_overloaded = self._full_batch_streak * self._max_batch_size > _OVERLOAD_QUEUES * self._max_queue
+        limit = min(self._max_queue, self._max_batch_size) if is_overloaded else self._max_queue
+        if len(self._queue) >= limit:
+            self._queue = deque(queued for queued in self._queue if not queued.future.cancelled())
+        return len(self._queue) < limit
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            running = [one for one in batch if one.future.set_running_or_notify_cancel()]
+            running = [queued for queued in batch if queued.future.set_running_or_notify_cancel()]
             if running:
                 self._process_batch(running)
 
     def _next_batch(self) -> list[_QueuedRequest[Request, Response]]:
-        """The next batch, once there is one; nothing once the lane is closed."""
+        """Wait for the next batch; empty once the batcher is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
             batch: list[_QueuedRequest[Request, Response]] = []
             others: deque[_QueuedRequest[Request, Response]] = deque()
-            for one in self._queue:
-                fits = one.key == self._queue[0].key and len(batch) < self._max_batch_size
-                (batch if fits else others).append(one)
+            for queued in self._queue:
+                fits = queued.key == self._queue[0].key and len(batch) < self._max_batch_size
+                (batch if fits else others).append(queued)
             self._queue = others
             self._full_batch_streak = self._full_batch_streak + 1 if len(batch) == self._max_batch_size else 0
             return batch
 
     def _process_batch(self, batch: Sequence[_QueuedRequest[Request, Response]]) -> None:
         try:
-            answers = self._process(batch[0].key, [one.request for one in batch])
-            pairs = list(zip(batch, answers, strict=True))
-        except BaseException as error:  # noqa: BLE001  (raised again in the thread that asks)
+            results = self._process(batch[0].key, [queued.request for queued in batch])
+            pairs = list(zip(batch, results, strict=True))
+        except BaseException as error:  # noqa: BLE001  (raised again in the thread of the caller)
             if len(batch) == 1:
                 batch[0].future.set_exception(_as_exception(error))
             else:
-                for one in batch:
-                    self._process_batch([one])
+                for queued in batch:
+                    self._process_batch([queued])
         else:
-            for one, answer in pairs:
-                one.future.set_result(answer)
+            for queued, result in pairs:
+                queued.future.set_result(result)
 
 
 def _as_exception(error: BaseException) -> Exception:
-    """What whoever asks can bear: a panic of compiled code is no Exception, and would end their loop, too."""
+    """An error that is safe to raise in an event loop: a panic in compiled code is a BaseException and would end it."""
     if isinstance(error, Exception):
         return error
-    _LOGGER.error("a request broke off", exc_info=error)
-    return EngineError(f"a request broke off: {error!r}; ask again")
+    _LOGGER.error("request aborted", exc_info=error)
+    return EngineError(f"the request was aborted: {error!r}; try again")

@@ -1,7 +1,7 @@
-"""A conversation as OpenAI's chat completions: messages in, a reply out, whole or as it is written.
+"""Conversations as OpenAI-compatible chat completions, whole or streamed.
 
-Everything that a conversation is arrives with each request, so any server can answer any turn. Source: OpenAI's API
-reference, "Chat completion object" and "Chat completion chunk object"; server-sent events are those of WHATWG's HTML.
+Each request carries the whole conversation, so any server can answer any turn. Source: OpenAI's API reference, "Chat
+completion object" and "Chat completion chunk object"; WHATWG HTML, "Server-sent events".
 """
 
 import asyncio
@@ -31,58 +31,58 @@ from genrec.types import RecommendationList
 
 MODEL_NAME = "genrec"
 _DEFAULT_K = 5
-_RETRY_AFTER = 5  # seconds after which one of those who talk may be answered
+_RETRY_AFTER = 5  # seconds
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _ExtensionEvent:
-    """What goes into the field `payload`: the wishes and their chips, or a list."""
+    """A part of the response field `genrec`: preferences with their labels, or a list."""
 
     payload: dict[str, Any]
     result: RecommendationList | None = None
 
 
 _WorkerEvent = _ExtensionEvent | str | Conversation | Exception
-"""What the thread that answers tells: parts, and at last the conversation, or what went wrong."""
+"""An event of the worker thread: parts of the turn, then the conversation, or an error."""
 
 
 class _ClientDisconnectedError(Exception):
-    """The client is gone."""
+    """The client disconnected."""
 
 
 class ChatService:
-    """Answers turns, one after the other where a language model writes them.
+    """Answers chat requests, one at a time in a worker thread.
 
     Args:
-        service: what it is about.
-        now: seconds since 1970.
+        service: the service with the recommender.
+        now: seconds since 1970, for the creation time of completions.
     """
 
     def __init__(self, service: Service, *, now: Callable[[], float]) -> None:
         self._service, self._now = service, now
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="talk")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="chat")
         self._active_chats = 0
 
     def close(self) -> None:
-        """End, without those who wait."""
+        """Stop, and cancel waiting requests."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def complete(self, body: ChatBody) -> dict[str, Any]:
-        """The whole answer.
+        """The whole completion.
 
         Raises:
-            RefusedError: too many wait.
-            InputError: a wish cannot be kept, or nothing was said.
+            ApiError: too many chat requests are in progress.
+            InputError: a preference is invalid, or there is no user message.
         """
-        reply = _CompletionBuilder(self._service.metrics, body, int(self._now()))
+        builder = _CompletionBuilder(self._service.metrics, body, int(self._now()))
         async with aclosing(self._run_turn(body)) as parts:
             async for part in parts:
-                reply.add(part)
-        return reply.completion
+                builder.add(part)
+        return builder.completion
 
     async def stream(self, body: ChatBody) -> AsyncIterator[bytes]:
-        """The answer as server-sent events, once the first is there; until then it raises as `complete` does."""
+        """The completion as server-sent events; waits for the first one, and until then raises as `complete` does."""
         parts = self._run_turn(body)
         first = await anext(parts)
         return self._events(body, first, parts)
@@ -90,93 +90,93 @@ class ChatService:
     async def _events(
         self, body: ChatBody, first: _WorkerEvent, parts: AsyncGenerator[_WorkerEvent, None]
     ) -> AsyncIterator[bytes]:
-        reply = _CompletionBuilder(self._service.metrics, body, int(self._now()))
+        builder = _CompletionBuilder(self._service.metrics, body, int(self._now()))
         try:
             async with aclosing(parts):
-                yield _sse_event(reply.add(first))
+                yield _sse_event(builder.add(first))
                 async for part in parts:
-                    yield _sse_event(reply.add(part))
+                    yield _sse_event(builder.add(part))
         except Exception:
-            _LOGGER.exception("a reply ended before its time")
-            for chunk in reply.abort():
+            _LOGGER.exception("reply aborted")
+            for chunk in builder.abort():
                 yield _sse_event(chunk)
         if body.stream_options is not None and body.stream_options.include_usage:
-            yield _sse_event(reply.usage_chunk)
+            yield _sse_event(builder.usage_chunk)
         yield b"data: [DONE]\n\n"
 
     async def _run_turn(self, body: ChatBody) -> AsyncGenerator[_WorkerEvent, None]:
         if self._active_chats >= self._service.config.max_chats:
             raise ApiError.overloaded(_RETRY_AFTER)
-        loop, told, left = asyncio.get_running_loop(), asyncio.Queue[_WorkerEvent](), Event()
+        loop, events, disconnected = asyncio.get_running_loop(), asyncio.Queue[_WorkerEvent](), Event()
         start = self._service.clock()
 
-        def tell(part: _WorkerEvent) -> None:
-            if left.is_set():
+        def emit(event: _WorkerEvent) -> None:
+            if disconnected.is_set():
                 raise _ClientDisconnectedError
-            loop.call_soon_threadsafe(told.put_nowait, part)
+            loop.call_soon_threadsafe(events.put_nowait, event)
 
         def work() -> None:
             try:
-                tell(self._answer_turn(body, tell, self._deadline(start, left)))
+                emit(self._answer_turn(body, emit, self._deadline(start, disconnected)))
             except _ClientDisconnectedError:
                 return
             except Exception as error:  # noqa: BLE001  (the caller raises it)
-                loop.call_soon_threadsafe(told.put_nowait, error)
+                loop.call_soon_threadsafe(events.put_nowait, error)
             except BaseException as error:
-                _LOGGER.exception("a turn broke off")
-                broken = EngineError(f"a turn broke off: {error!r}")  # the loop would end of what is no Exception
-                loop.call_soon_threadsafe(told.put_nowait, broken)
+                _LOGGER.exception("chat turn aborted")
+                aborted = EngineError(f"the chat turn was aborted: {error!r}")  # a BaseException would end the loop
+                loop.call_soon_threadsafe(events.put_nowait, aborted)
 
         self._active_chats += 1
-        working = self._pool.submit(work)
-        spoke = False
+        worker = self._pool.submit(work)
+        has_text = False
         try:
             while True:
-                part = await told.get()
-                if isinstance(part, Exception):
-                    raise part
-                if isinstance(part, str) and not spoke:
-                    spoke = True
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, str) and not has_text:
+                    has_text = True
                     self._service.metrics.record_first_token(self._service.clock() - start)
-                yield part
-                if isinstance(part, Conversation):
+                yield event
+                if isinstance(event, Conversation):
                     return
         finally:
-            left.set()
-            working.cancel()
+            disconnected.set()
+            worker.cancel()
             self._active_chats -= 1
 
     def _deadline(self, start: float, disconnected: Event) -> Deadline:
-        """A turn's; it has passed for whoever is gone, so that a model does not go on for nobody."""
+        """The deadline of a turn. It expires when the client disconnects, which stops the model."""
         clock = self._service.clock
         return Deadline(
             start + self._service.config.turn_timeout, lambda: float("inf") if disconnected.is_set() else clock()
         )
 
     def _answer_turn(self, body: ChatBody, emit: Callable[[_WorkerEvent], None], deadline: Deadline) -> Conversation:
-        asked = body.genrec or GenrecExtension()
-        found = self._service.state.request_context(asked.user_id, asked.history)
-        # Whatever is withdrawn meanwhile, a turn names and lists what its own recommender has.
-        recommender = found.recommender
-        advisor = self._service.advisor(recommender, asked.k or _DEFAULT_K)
+        extension = body.genrec or GenrecExtension()
+        context = self._service.state.request_context(extension.user_id, extension.history)
+        # A turn uses one recommender throughout, even if items are withdrawn meanwhile.
+        recommender = context.recommender
+        advisor = self._service.advisor(recommender, extension.k or _DEFAULT_K)
 
         def show(part: TurnEvent) -> None:
             match part:
                 case Preferences():
                     emit(_ExtensionEvent(_preferences_payload(part, advisor)))
                 case RecommendationList():
-                    own = self._service.list_responses([part], recommender)[0]
-                    emit(_ExtensionEvent({"items": own["items"], "notices": own["notices"]}, part))
+                    response = self._service.list_responses([part], recommender)[0]
+                    emit(_ExtensionEvent({"items": response["items"], "notices": response["notices"]}, part))
                 case str():
                     emit(part)
 
-        before = [(one.role, one.text) for one in body.messages]
-        said = before.pop()[1] if before and before[-1][0] == "user" else None
-        conversation = _conversation_before(found, advisor, asked, before)
-        if said is not None:
-            return advisor.respond(conversation, said, on_event=show, deadline=deadline)
-        if asked.wishes is None:
-            raise InputError("the last message is not the user's, and no genrec.wishes say what changed; send one")
+        earlier = [(message.role, message.text) for message in body.messages]
+        text = earlier.pop()[1] if earlier and earlier[-1][0] == "user" else None
+        conversation = _conversation_before(context, advisor, extension, earlier)
+        if text is not None:
+            return advisor.respond(conversation, text, on_event=show, deadline=deadline)
+        if extension.wishes is None:
+            raise InputError("the last message is not from the user and genrec.wishes is missing; send one of them")
         return advisor.update_preferences(conversation, conversation.preferences, on_event=show, deadline=deadline)
 
 
@@ -189,39 +189,39 @@ def _conversation_before(
     )
     if extension.wishes is None:
         return conversation
-    wishes = _validate_preferences(extension.wishes.preferences, context.recommender.catalog)
+    preferences = _validate_preferences(extension.wishes.preferences, context.recommender.catalog)
     if not conversation.turns:
-        nothing = RecommendationList((), proven=False, compared=0)
-        return replace(conversation, turns=(Turn("", wishes, nothing, ""),))
-    last = replace(conversation.turns[-1], preferences=wishes)
+        empty = RecommendationList((), proven=False, compared=0)
+        return replace(conversation, turns=(Turn("", preferences, empty, ""),))
+    last = replace(conversation.turns[-1], preferences=preferences)
     return replace(conversation, turns=(*conversation.turns[:-1], last))
 
 
 def _validate_preferences(preferences: Preferences, catalog: Catalog) -> Preferences:
-    """Wishes that came from outside; items that are there no longer are left out.
+    """The preferences of a request, without items that are no longer in the catalog.
 
     Raises:
-        FilterError: a limit cannot be kept.
+        FilterError: a filter is invalid.
     """
-    for limit in preferences.filters:
-        catalog.where(limit.where)
+    for preference_filter in preferences.filters:
+        catalog.where(preference_filter.where)
     liked, disliked = (
-        tuple(one for one in ids if catalog.item_ids.position(one) >= 0)
-        for ids in (preferences.liked, preferences.disliked)
+        tuple(item_id for item_id in item_ids if catalog.item_ids.position(item_id) >= 0)
+        for item_ids in (preferences.liked, preferences.disliked)
     )
     return replace(preferences, liked=liked, disliked=disliked)
 
 
 def _preferences_payload(preferences: Preferences, advisor: Advisor) -> dict[str, Any]:
-    chips = [
-        {"kind": label[0], "value": label[1], "label": advisor.label_text(preferences, label)}
-        for label in preferences.labels
+    labels = [
+        {"kind": kind, "value": value, "label": advisor.label_text(preferences, (kind, value))}
+        for kind, value in preferences.labels
     ]
-    return {"wishes": PreferencesBody.from_preferences(preferences).model_dump(), "chips": chips}
+    return {"wishes": PreferencesBody.from_preferences(preferences).model_dump(), "chips": labels}
 
 
 class _CompletionBuilder:
-    """What was told of one turn so far, as OpenAI's objects."""
+    """Builds a completion, or its chunks, from the events of one turn."""
 
     def __init__(self, metrics: Metrics, body: ChatBody, created: int) -> None:
         self._metrics, self._model_name = metrics, body.model or MODEL_NAME
@@ -231,7 +231,7 @@ class _CompletionBuilder:
         self._result: RecommendationList | None = None
 
     def add(self, event: _WorkerEvent) -> dict[str, Any]:
-        """The chunk that tells a part."""
+        """Add an event and return its chunk."""
         match event:
             case _ExtensionEvent():
                 self._extension |= event.payload
@@ -248,39 +248,41 @@ class _CompletionBuilder:
                     self._metrics.record_fallback()
                 self._extension["fallback"] = fallback
                 return self._chunk({}, finish="stop", genrec={"fallback": fallback})
-        raise TypeError(f"{event!r:.80} is no part of a turn")
+        raise TypeError(f"{event!r:.80} is not an event of a turn")
 
     def abort(self) -> list[dict[str, Any]]:
-        """The end of a reply that broke off: what is known in plain words, marked."""
+        """The last chunks of an aborted reply: the list as plain text, marked as a fallback."""
         self._metrics.record_fallback()
-        plain = "I could not answer this; please ask again." if self._result is None else format_list(self._result)
-        self._text.append(plain)
-        ended = self._chunk({}, finish="stop", genrec={"fallback": True})
-        return [self._chunk({"content": ("\n\n" if len(self._text) > 1 else "") + plain}), ended]
+        text = (
+            "Sorry, I could not answer this. Please try again." if self._result is None else format_list(self._result)
+        )
+        self._text.append(text)
+        end = self._chunk({}, finish="stop", genrec={"fallback": True})
+        return [self._chunk({"content": ("\n\n" if len(self._text) > 1 else "") + text}), end]
 
     @property
     def completion(self) -> dict[str, Any]:
-        """The completion."""
+        """The whole completion object."""
         message = {"role": "assistant", "content": "".join(self._text), "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-        told = {"object": "chat.completion", "choices": [choice], "usage": self._token_usage, "genrec": self._extension}
-        return self._header | told
+        completion = {"object": "chat.completion", "choices": [choice], "usage": self._token_usage}
+        return self._header | completion | {"genrec": self._extension}
 
     @property
     def usage_chunk(self) -> dict[str, Any]:
-        """The last chunk of a stream that asked for it."""
+        """The last chunk of a stream with `include_usage`."""
         return self._header | {"object": "chat.completion.chunk", "choices": [], "usage": self._token_usage}
 
     @property
     def _token_usage(self) -> dict[str, int]:
-        """Tokens that models computed to rank, and pieces in which the reply was told."""
-        read, wrote = 0 if self._result is None else self._result.tokens, len(self._text)
-        return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+        """Tokens that models computed for ranking, and the number of text pieces of the reply."""
+        prompt, completion = 0 if self._result is None else self._result.tokens, len(self._text)
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None, genrec: Any = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        told = {"object": "chat.completion.chunk", "choices": [choice]}
-        return self._header | told | ({} if genrec is None else {"genrec": genrec})
+        chunk = {"object": "chat.completion.chunk", "choices": [choice]}
+        return self._header | chunk | ({} if genrec is None else {"genrec": genrec})
 
 
 def _sse_event(chunk: dict[str, Any]) -> bytes:

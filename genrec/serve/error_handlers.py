@@ -1,4 +1,4 @@
-"""Makes an answer of whatever keeps a route from giving its own."""
+"""Exception handlers that turn errors of routes into OpenAI-style error responses."""
 
 import logging
 from typing import Any
@@ -17,48 +17,48 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Tell every refusal in OpenAI's shape."""
+    """Register the handlers for validation errors, HTTP errors and exceptions."""
 
-    def answered(refusal: ApiError) -> Response:
-        # Escaped, since a message may quote what cannot be written otherwise.
-        return Response(refusal.body, refusal.status, dict(refusal.headers), "application/json")
+    def to_response(error: ApiError) -> Response:
+        # `body` is ASCII: a message may quote text that UTF-8 cannot encode.
+        return Response(error.body, error.status, dict(error.headers), "application/json")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return answered(_validation_error(error.errors()[0]))
+        return to_response(_validation_error(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
-        if error.status_code == 405:  # Starlette names the methods of the first route of this address alone
+        if error.status_code == 405:  # Starlette lists the methods of the first matching route only
             headers["allow"] = ", ".join(sorted(_allowed_methods(app, request)))
-        return answered(ApiError.from_status(error.status_code, headers))
+        return to_response(ApiError.from_status(error.status_code, headers))
 
     async def failed(_: Request, error: Exception) -> Response:
-        refusal = ApiError.from_exception(error)
-        if isinstance(error, _EXPECTED_ERRORS) and refusal.status >= 500:  # of others the door tells the log
-            _LOGGER.error("a request failed", exc_info=error)
-        return answered(refusal)
+        api_error = ApiError.from_exception(error)
+        if isinstance(error, _EXPECTED_ERRORS) and api_error.status >= 500:  # AdmissionMiddleware logs other exceptions
+            _LOGGER.error("request failed", exc_info=error)
+        return to_response(api_error)
 
     for kind in (*_EXPECTED_ERRORS, Exception):
         app.add_exception_handler(kind, failed)
 
 
 def _validation_error(detail: dict[str, Any]) -> ApiError:
-    """What a check of FastAPI's found first, by the names of what was sent and none of ours."""
-    # Which of several types, and which function checks one, stands in brackets or behind a dash.
+    """The first validation error, with field names of the request and no internal names."""
+    # `loc` also has names of union members and validators, which are no identifiers.
     names = [str(part) for part in detail["loc"][1:] if isinstance(part, int) or str(part).isidentifier()]
-    place = ".".join(names)
+    field = ".".join(names)
     if detail["type"] == "json_invalid":
-        return ApiError(400, f"the body is no JSON, from character {detail['loc'][-1]} on", "invalid_request")
-    if not place and detail["type"] in ("model_attributes_type", "missing"):
-        told = "the body is no JSON object; send one, with Content-Type: application/json"
-        return ApiError(400, told, "invalid_request")
-    return ApiError(400, f"{place or 'the body'}: {detail['msg']}", "invalid_request", param=place or None)
+        return ApiError(400, f"the body is not valid JSON at character {detail['loc'][-1]}", "invalid_request")
+    if not field and detail["type"] in ("model_attributes_type", "missing"):
+        message = "the body is not a JSON object; send one, with Content-Type: application/json"
+        return ApiError(400, message, "invalid_request")
+    return ApiError(400, f"{field or 'the body'}: {detail['msg']}", "invalid_request", param=field or None)
 
 
 def _allowed_methods(app: FastAPI, request: Request) -> set[str]:
-    """What an address understands."""
+    """The methods of all routes that match a path."""
     found: set[str] = set()
     for route in app.routes:
         if route.matches(request.scope)[0] is not Match.NONE:

@@ -1,7 +1,7 @@
-"""What a request is refused with, in the shape of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`.
+"""Error responses in the format of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`.
 
-Source: OpenAI's API reference, "Error codes". No message tells a path of this machine, a prompt or a secret: what the
-caller passed is told in full, what failed behind it is told by its kind, and in full to the log.
+Messages may quote the caller's own input. Internal errors are reported by their kind only, and logged in full, so no
+message contains a path of this machine, a prompt or a secret. Source: OpenAI's API reference, "Error codes".
 """
 
 import json
@@ -12,20 +12,20 @@ from http import HTTPStatus
 from genrec.errors import EngineError, GenrecError, InputError, QueueFullError, StoreError
 
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_RETRY_AFTER = 1  # seconds after which it is worth to ask again
+_RETRY_AFTER = 1  # seconds
 
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """Why a request gets no answer.
+    """An error response.
 
     Attributes:
-        status: of HTTP.
-        message: for the caller.
-        code: for programs; "invalid_request" where the description forbids what came, "invalid_value" where it is
-            well formed and cannot be used, such as an item that is not in the catalog.
-        param: which part of the request it is about.
-        headers: that go with it.
+        status: the HTTP status.
+        message: a sentence for the caller.
+        code: for programs; "invalid_request" if the request does not match the OpenAPI schema, "invalid_value" if it
+            does but a value cannot be used, such as an item that is not in the catalog.
+        param: the field of the request that caused the error.
+        headers: additional response headers.
     """
 
     status: int
@@ -36,18 +36,18 @@ class ApiError(Exception):
 
     @property
     def body(self) -> bytes:
-        """As JSON."""
+        """The response body, as JSON."""
         return json.dumps({"error": self.error_object}).encode()
 
     @property
     def error_object(self) -> dict[str, str | None]:
-        """Inside the body."""
+        """The `error` object of the body."""
         kind = _ERROR_TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
 
     @classmethod
     def from_exception(cls, error: Exception) -> "ApiError":
-        """What an error is to the caller."""
+        """The response for an exception."""
         match error:
             case ApiError():
                 return error
@@ -56,27 +56,31 @@ class ApiError(Exception):
             case InputError():
                 return cls(400, str(error), "invalid_value")
             case StoreError():
-                return cls(503, "the store of events cannot be reached; try again later", "store_unavailable")
+                return cls(503, "the event store is unavailable; try again later", "store_unavailable")
             case EngineError():
-                return cls(503, "the model cannot answer now; try again later", "engine_unavailable")
+                return cls(503, "the model is unavailable; try again later", "engine_unavailable")
             case GenrecError():
-                return cls(500, "the server's own data do not fit each other; its log says more", "misconfigured")
-        return cls(500, "the server failed; its log says more", "internal_error")
+                return cls(500, "the server is misconfigured; see its log", "misconfigured")
+        return cls(500, "internal server error; see the server log", "internal_error")
 
     @classmethod
     def overloaded(cls, retry_after: int = _RETRY_AFTER) -> "ApiError":
-        """More is asked than can be answered in time; after some seconds it may be less."""
-        message = "too many requests are being answered; try again after what Retry-After says"
+        """Status 429: the server is at capacity.
+
+        Args:
+            retry_after: seconds for the Retry-After header.
+        """
+        message = "the server is at capacity; retry after the seconds in the Retry-After header"
         return cls(429, message, "overloaded", headers={"retry-after": str(retry_after)})
 
     @classmethod
     def too_large(cls, max_bytes: int) -> "ApiError":
-        """A body has more bytes than it may; whatever comes behind it is the rest of it."""
-        message = f"a request here may have {max_bytes:,} bytes; send less at once"
+        """Status 413; closes the connection, because the rest of the body would be read as the next request."""
+        message = f"the request body is too large; send at most {max_bytes:,} bytes"
         return cls(413, message, "too_large", headers={"connection": "close"})
 
     @classmethod
     def from_status(cls, status: int, headers: Mapping[str, str] | None = None) -> "ApiError":
-        """A status of HTTP without more to say."""
+        """An HTTP status with its standard phrase."""
         phrase = HTTPStatus(status).phrase
         return cls(status, phrase.lower(), phrase.lower().replace(" ", "_"), headers=dict(headers or {}))

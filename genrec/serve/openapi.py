@@ -1,4 +1,4 @@
-"""What the description of the routes (OpenAPI) tells beside what FastAPI finds by itself."""
+"""Additions to the OpenAPI schema that FastAPI generates: error responses, streaming and API keys."""
 
 from typing import Any
 
@@ -7,49 +7,49 @@ from fastapi import FastAPI
 from genrec.serve.admission import PUBLIC_PATHS
 from genrec.serve.schemas import ErrorResponse
 
-_COMMON_STATUSES = (400, 401, 403, 408, 413, 429, 431, 500)  # what the door and a body that cannot be read are told as
+_COMMON_STATUSES = (400, 401, 403, 408, 413, 429, 431, 500)  # AdmissionMiddleware and body validation
 CHAT_RESPONSES: dict[str, Any] = {
-    "description": "A chat completion; where `stream` is true, its chunks as server-sent events.",
+    "description": "A chat completion. If `stream` is true, its chunks as server-sent events.",
     "content": {
         "application/json": {"schema": {"type": "object"}},
         "text/event-stream": {"schema": {"type": "string"}},
     },
 }
-"""What a chat completion answers, whole or streamed."""
+"""The response of a chat completion, whole or streamed."""
 
-# Where an answer is plain text, FastAPI would describe refusals as that, too.
-_ERROR_CONTENT = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}}
+# FastAPI would document the errors of a plain text route as plain text.
+_ERROR_CONTENT = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}}
 PLAIN_TEXT_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": "A refusal.", **_ERROR_CONTENT} for status in _COMMON_STATUSES
+    status: {"description": "An error.", **_ERROR_CONTENT} for status in _COMMON_STATUSES
 }
-"""What a route may answer beside 200 where that is plain text."""
+"""The error responses of a route whose response is plain text."""
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer beside 200; all of it in OpenAI's shape."""
+    """The error responses of a route: the common ones and `statuses`, all in the format of OpenAI's API."""
     return {status: {"model": ErrorResponse} for status in sorted({*_COMMON_STATUSES, *statuses})}
 
 
 def customize_openapi(app: FastAPI, requires_key: bool) -> None:
-    """Tell that what cannot be read is told as 400, and where a key is asked for.
+    """Correct the generated schema: invalid requests get status 400, not 422, and routes may require an API key.
 
     Args:
-        app: with all its routes.
-        requires_key: there are keys.
+        app: the app, with all its routes.
+        requires_key: whether routes require an API key.
     """
-    plain = app.openapi
+    generate = app.openapi
 
-    def described() -> dict[str, Any]:
+    def customized() -> dict[str, Any]:
         if app.openapi_schema is not None:
             return app.openapi_schema
-        found = plain()
-        for path, route in found["paths"].items():
+        schema = generate()
+        for path, route in schema["paths"].items():
             for operation in route.values():
                 operation["responses"].pop("422", None)
                 if requires_key and path not in PUBLIC_PATHS:
                     operation["security"] = [{"key": []}]
         if requires_key:
-            found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        return found
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        return schema
 
-    app.openapi = described  # type: ignore[method-assign]
+    app.openapi = customized  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Lists as they go over the wire, and the one way in which JSON is written."""
+"""Recommendation lists as JSON responses, and the JSON encoder of all responses."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +12,19 @@ from genrec.data.catalog import Catalog
 from genrec.types import ItemId, RecommendationList
 
 _LOGGER = logging.getLogger(__name__)
-_LOG_INTERVAL = 60.0  # seconds until the log hears again of what goes on failing
+_LOG_INTERVAL = 60.0  # minimum seconds between log entries of the same failure
 
 
 def to_json_bytes(value: object) -> bytes:
-    """JSON of what is no text of a caller; numbers that JSON does not know are null, as in its attributes."""
+    """Encode JSON; NaN and infinity become null."""
     return to_json(value, inf_nan_mode="null")
 
 
 class DriverItem(TypedDict):
-    """An item of the history that spoke for a recommendation; `drop` is null where nothing would be left without it."""
+    """An item of the history that contributed to a recommendation.
+
+    `drop` is the loss of score without it; null if the recommendation would not be made at all.
+    """
 
     item_id: ItemId
     title: str
@@ -29,7 +32,7 @@ class DriverItem(TypedDict):
 
 
 class RecommendedItem(TypedDict):
-    """One item of a list."""
+    """One recommended item."""
 
     item_id: ItemId
     rank: int
@@ -42,7 +45,7 @@ class RecommendedItem(TypedDict):
 
 
 class RecommendResponse(TypedDict):
-    """A list: exactly k items whenever k are allowed, best first."""
+    """A list of exactly k items whenever k items are allowed, best first."""
 
     items: list[RecommendedItem]
     proven: bool
@@ -52,12 +55,13 @@ class RecommendResponse(TypedDict):
 
 
 class NoticeFilter:
-    """What callers are told of how lists were made.
+    """Notices for callers.
 
-    That a step was left out is theirs to know. Why, which may tell paths of this machine, is for the log, now and then.
+    Callers learn that a stage failed. The reason may contain paths of this machine, so it is logged instead, at a
+    limited rate.
 
     Args:
-        clock: seconds, rising.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -69,9 +73,9 @@ class NoticeFilter:
 
         Args:
             result: the list.
-            suppressed: notices of the recommender itself, which are not for callers.
+            suppressed: notices of the recommender itself; callers do not get them.
         """
-        if not result.notices:  # nearly always, and lists are made by the hundred
+        if not result.notices:  # the common case, on a hot path
             return []
         failures = {f"{source} was left out" for source in result.failed_stages}
         failures |= {f"no reasons for the items from {item.source.partition(':')[0]}" for item in result.items}
@@ -95,17 +99,18 @@ class NoticeFilter:
 def to_responses(
     lists: Sequence[RecommendationList], catalog: Catalog, notices_for: Callable[[RecommendationList], list[str]]
 ) -> list[RecommendResponse]:
-    """Lists as they go over the wire; of what the catalog lacks by now, the attributes are missing.
+    """Lists as JSON responses. Items that were withdrawn meanwhile have no attributes.
 
     Args:
-        lists: that were made.
-        catalog: has the attributes.
-        notices_for: what is told of how a list was made.
+        lists: recommendation lists.
+        catalog: the source of attributes.
+        notices_for: returns the notices of a list for callers.
     """
-    item_ids = [item.item_id for found in lists for item in found.items]
-    places = catalog.item_ids.positions(item_ids)
-    there = {item.item_id: item.attributes for item in catalog.items_at(np.unique(places[places >= 0]))}
-    return [_to_response(found, there, notices_for(found)) for found in lists]
+    item_ids = [item.item_id for result in lists for item in result.items]
+    positions = catalog.item_ids.positions(item_ids)
+    items = catalog.items_at(np.unique(positions[positions >= 0]))
+    attributes_by_id = {item.item_id: item.attributes for item in items}
+    return [_to_response(result, attributes_by_id, notices_for(result)) for result in lists]
 
 
 def _to_response(
@@ -120,7 +125,8 @@ def _to_response(
             "source": item.source,
             "reason": item.reason,
             "drivers": [
-                {"item_id": own.item_id, "title": own.title, "drop": _finite_or_none(own.drop)} for own in item.drivers
+                {"item_id": driver.item_id, "title": driver.title, "drop": _finite_or_none(driver.drop)}
+                for driver in item.drivers
             ],
             "attributes": dict(attributes_by_id.get(item.item_id, {})),
         }

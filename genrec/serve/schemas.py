@@ -1,4 +1,4 @@
-"""What goes over the wire, checked before anything sees it. Lengths are limits of one request, not of what is kept."""
+"""Request and response schemas. Limits apply to one request, not to stored data."""
 
 from typing import Annotated, Any, Literal
 
@@ -24,25 +24,25 @@ _MAX_ID_LENGTH = 200
 
 
 def _check_text(text: str) -> str:
-    """A text that can be written: neither a lone surrogate, which JSON can spell, nor a null character."""
+    """Reject lone surrogates, which JSON can contain but UTF-8 cannot, and null characters."""
     if not is_encodable(text) or "\0" in text:
-        raise ValueError("Input should hold no lone surrogate and no null character")
+        raise ValueError("Input should not contain lone surrogates or null characters")
     return text
 
 
 def _integral_float_to_int(value: object) -> object:
-    """JSON knows one kind of number: 5.0 is as whole as 5, as JSON Schema has it."""
+    """Accept 5.0 as an integer, as JSON Schema does."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_EXACT_FLOAT else value
 
 
 def _parse_id(value: object) -> ItemId:
-    """One function for texts and numbers: a union tells of what it tried, not of what is wrong."""
+    """Validate an id. One function for both types, because the errors of a union are hard to read."""
     value = _integral_float_to_int(value)
     if isinstance(value, str) and 0 < len(value) <= _MAX_ID_LENGTH:
         return _check_text(value)
     if isinstance(value, int) and not isinstance(value, bool) and -_INT64_LIMIT <= value < _INT64_LIMIT:
         return value
-    raise ValueError(f"Input should be a text of 1 to {_MAX_ID_LENGTH} characters, or a whole number of 64 bits")
+    raise ValueError(f"Input should be text of 1 to {_MAX_ID_LENGTH} characters, or a 64-bit integer")
 
 
 _TEXT_SCHEMA: dict[str, Any] = {"pattern": "^[^\\u0000]*$"}
@@ -67,18 +67,18 @@ ItemIds = Annotated[list[Id], Field(max_length=_MAX_ITEM_IDS)]
 
 
 def _property_names(max_length: int) -> dict[str, Any]:
-    """What the names in an object may be, where pydantic tells but a part of it."""
+    """The JSON schema of the property names of an object; pydantic generates only a part of it."""
     return {"propertyNames": {"type": "string", "minLength": 1, "maxLength": max_length, **_TEXT_SCHEMA}}
 
 
 class Body(BaseModel):
-    """What somebody sends: a field that nobody knows is a mistake that must not pass in silence."""
+    """A request body; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ErrorDetail(BaseModel):
-    """Why a request was refused."""
+    """The reason of an error."""
 
     message: str
     type: str
@@ -87,63 +87,63 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """A refusal, in OpenAI's shape."""
+    """An error in the format of OpenAI's API."""
 
     error: ErrorDetail
 
 
 class RecommendOptions(Body):
-    """How many items, and which may be among them; see `Recommender.recommend`."""
+    """Options of a list; see `Recommender.recommend`."""
 
     k: Annotated[StrictInt, Field(ge=1, le=_MAX_K, description="List length."), _IntegralFloat] = 10
-    filter_seen: Annotated[bool, Field(strict=True, description="Leave out what is in the history.")] = True
+    filter_seen: Annotated[bool, Field(strict=True, description="Exclude the items in the history.")] = True
     only: ItemIds | None = None
     exclude: ItemIds | None = None
-    where: Annotated[LongText, Field(description="A filter on attributes, such as price < 5.")] | None = None
+    where: Annotated[LongText, Field(description="A filter on item attributes, such as price < 5.")] | None = None
     boost: (
         Annotated[dict[Name, FiniteFloat], Field(max_length=_MAX_K, json_schema_extra=_property_names(200))] | None
     ) = None
     explain: Annotated[bool, Field(strict=True)] = False
-    deadline: (
-        Annotated[FiniteFloat, Field(gt=0, le=_MAX_DEADLINE, description="Seconds that ranking may take.")] | None
-    ) = None
+    deadline: Annotated[FiniteFloat, Field(gt=0, le=_MAX_DEADLINE, description="Deadline in seconds.")] | None = None
     on_unknown: Annotated[
-        Literal["raise", "skip", "fallback"], Field(description="What becomes of users and items nobody knows.")
+        Literal["raise", "skip", "fallback"], Field(description="How to handle unknown users and items.")
     ] = "fallback"
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `Recommender.recommend` takes by name."""
+        """The keyword arguments of `Recommender.recommend`."""
         return {name: getattr(self, name) for name in RecommendOptions.model_fields if name != "k"}
 
 
 class RecommendBody(RecommendOptions):
-    """A list for somebody: known by an id, by a history, by words, by several of these or by nothing."""
+    """A list for a user id, a history, a description, any combination of these, or none."""
 
     user_id: Id | None = None
-    history: Annotated[ItemIds, Field(description="Items met, oldest first; behind those that are known.")] = []
-    words: Annotated[OptionalQueryText, Field(description="What they say they look for.")] = ""
+    history: Annotated[
+        ItemIds, Field(description="Items the user has seen, oldest first; appended to the stored history.")
+    ] = []
+    words: Annotated[OptionalQueryText, Field(description="A description of what the user wants.")] = ""
 
 
 class SearchBody(RecommendBody):
-    """A list for words."""
+    """A list for a text query."""
 
-    words: Annotated[QueryText, Field(description="What is looked for.")]
+    words: Annotated[QueryText, Field(description="The search query.")]
 
 
 class RelatedBody(RecommendOptions):
-    """A list beside one item."""
+    """A list of items related to one item."""
 
     item_id: Id
 
 
 class EventBody(Body):
-    """Somebody did something with an item."""
+    """An interaction of a user with an item."""
 
     user_id: Id
     item_id: Id
     timestamp: (
-        Annotated[FiniteFloat, Field(ge=-1e12, le=1e12, description="Seconds since 1970; now if left out.")] | None
+        Annotated[FiniteFloat, Field(ge=-1e12, le=1e12, description="Seconds since 1970; default: now.")] | None
     ) = None
     event: ShortText | None = None
     weight: Annotated[
@@ -151,40 +151,42 @@ class EventBody(Body):
         Field(
             ge=-1e6,
             le=1e6,
-            description="Above 0: they met the item. 0 or less: taken back, and not recommended until a later event.",
+            description="Above 0: add the item to the history. Otherwise: remove and exclude it until a later event.",
         ),
     ] = 1.0
-    event_id: Annotated[Name, Field(description="The same id again is not counted again.")] | None = None
+    event_id: Annotated[Name, Field(description="Idempotency key: a known id of the same user is ignored.")] | None = (
+        None
+    )
 
 
 class EventsBody(Body):
-    """Events, kept all or none."""
+    """Events to store, all or none."""
 
     events: Annotated[list[EventBody], Field(min_length=1, max_length=_MAX_EVENTS)]
 
 
 class EventsResponse(BaseModel):
-    """How many events were new."""
+    """The number of new events."""
 
     added: int
 
 
 class HistoryItem(BaseModel):
-    """An item of a history."""
+    """An item in a history."""
 
     item_id: ItemId
     title: str
 
 
 class HistoryResponse(BaseModel):
-    """What somebody met, oldest first, as it is shown to rankers."""
+    """A user's history, oldest first, as rankers get it."""
 
     user_id: UserId
     items: list[HistoryItem]
 
 
 class ForgetResponse(BaseModel):
-    """What was removed of somebody, by where it was kept."""
+    """The number of deleted rows by table and column."""
 
     user_id: UserId
     removed: dict[str, int]
@@ -194,7 +196,7 @@ Attribute = StrictStr | StrictInt | FiniteFloat | bool | None | list[StrictStr]
 
 
 class ItemBody(Body):
-    """An item by its title and other columns."""
+    """An item without its id."""
 
     title: LongText
     attributes: Annotated[
@@ -203,19 +205,19 @@ class ItemBody(Body):
 
 
 class ItemWithId(ItemBody):
-    """An item with its id."""
+    """An item."""
 
     item_id: Id
 
 
 class ItemsBody(Body):
-    """Items to add, or to put in the place of those of the same ids."""
+    """Items to add, or to replace the items with the same ids."""
 
     items: Annotated[list[ItemWithId], Field(min_length=1, max_length=_MAX_EVENTS)]
 
 
 class ItemResponse(BaseModel):
-    """An item as the catalog has it."""
+    """An item of the catalog."""
 
     item_id: ItemId
     title: str
@@ -223,27 +225,27 @@ class ItemResponse(BaseModel):
 
 
 class ItemsResponse(BaseModel):
-    """Some items in the catalog's order, and how many there are."""
+    """A page of items in catalog order, and the size of the catalog."""
 
     items: list[ItemResponse]
     total: int
 
 
 class CatalogResponse(BaseModel):
-    """How many items the catalog has after a change, which the next request sees."""
+    """The size of the catalog after a change."""
 
     total: int
 
 
 class LimitBody(Body):
-    """A limit, see `genrec.chat.preferences.PreferenceFilter`."""
+    """A filter; see `genrec.chat.preferences.PreferenceFilter`."""
 
     about: LongText
     where: LongText
 
 
 class PreferencesBody(Body):
-    """Wishes, see `genrec.chat.preferences.Preferences`."""
+    """Preferences; see `genrec.chat.preferences.Preferences`."""
 
     liked: Annotated[list[Id], Field(max_length=100)] = []
     disliked: Annotated[list[Id], Field(max_length=1000)] = []
@@ -252,14 +254,14 @@ class PreferencesBody(Body):
 
     @property
     def preferences(self) -> Preferences:
-        """As a value."""
-        limits = tuple(PreferenceFilter.from_condition(own.about, own.where) for own in self.limits)
-        return Preferences(tuple(self.liked), tuple(self.disliked), tuple(self.words), limits)
+        """The preferences as a value of `genrec.chat`."""
+        filters = tuple(PreferenceFilter.from_condition(limit.about, limit.where) for limit in self.limits)
+        return Preferences(tuple(self.liked), tuple(self.disliked), tuple(self.words), filters)
 
     @classmethod
     def from_preferences(cls, preferences: Preferences) -> "PreferencesBody":
-        """As a body, unchecked: they were checked when they were read."""
-        limits = [LimitBody.model_construct(about=own.key, where=own.where) for own in preferences.filters]
+        """Preferences as a body, without validation."""
+        limits = [LimitBody.model_construct(about=one.key, where=one.where) for one in preferences.filters]
         return cls.model_construct(
             liked=list(preferences.liked),
             disliked=list(preferences.disliked),
@@ -269,10 +271,10 @@ class PreferencesBody(Body):
 
 
 class GenrecExtension(Body):
-    """What genrec takes beside what OpenAI's API has.
+    """Fields in addition to OpenAI's API.
 
-    Without `wishes` these are read from all messages. With them they are what was wished before the last message; where
-    that is the assistant's, or there is none, they were corrected by hand, and a new list is the answer.
+    `wishes` are the preferences before the last message; without them, preferences are parsed from all messages. If the
+    last message is not from the user, `wishes` are an edit by hand, and the response is a new list.
     """
 
     user_id: Id | None = None
@@ -289,27 +291,27 @@ class ContentPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One turn; only what persons and the assistant said is read."""
+    """A message; only those of the user and the assistant are used."""
 
     role: Role | Literal["developer", "tool"]
     content: MessageText | Annotated[list[ContentPart], Field(max_length=100)] | None = None
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The text of all parts."""
         if isinstance(self.content, list):
-            return "\n".join(piece.text for piece in self.content)
+            return "\n".join(part.text for part in self.content)
         return self.content or ""
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside the text."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
 
 class ChatBody(BaseModel):
-    """OpenAI's chat completion. How the text is drawn is decided here, so other fields change nothing and are taken.
+    """A chat completion request of OpenAI's API. Other fields, such as sampling parameters, are ignored.
 
     Source: OpenAI's API reference, "Create chat completion".
     """

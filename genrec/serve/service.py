@@ -1,4 +1,4 @@
-"""What the routes call: lists by many at once, and everything that changes what is known."""
+"""The service behind the routes: batched ranking, events and catalog changes."""
 
 import logging
 import time
@@ -21,26 +21,26 @@ from genrec.store.event_store import Event, Store
 from genrec.types import History, Item, ItemId, RecommendationList, UserId
 
 BuildAdvisor = Callable[[Recommender, int], Advisor]
-"""Makes an advisor over a recommender, for lists of some length."""
+"""Builds an advisor for a recommender and a list length."""
 
 _LOGGER = logging.getLogger(__name__)
 _RANKING_PATHS = ("/v1/recommend", "/v1/search", "/v1/related")
-_READINESS_TTL = 10.0  # seconds for which an answer of the first step shows that it works
-_READINESS_TIMEOUT = 5.0  # seconds that it may take to show it
-_MAX_CACHED_ADVISORS = 8  # advisors, one for each list length
-_MIN_DEADLINE = 1e-6  # seconds; what takes none answers
+_READINESS_TTL = 10.0  # seconds for which a successful list of the first stage proves readiness
+_READINESS_TIMEOUT = 5.0  # seconds for the list of a readiness check
+_MAX_CACHED_ADVISORS = 8  # one for each list length
+_MIN_DEADLINE = 1e-6  # seconds; lets only stages that need no time rank
 
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """How much is taken on.
+    """Capacity and deadlines.
 
     Attributes:
-        max_queue: lists that may wait to be ranked; more are refused.
-        max_batch_size: lists that are ranked at once.
-        max_chats: conversations that may be answered or wait for it; more are refused.
-        deadline: seconds that ranking may take where a request does not say it.
-        turn_timeout: seconds that a turn of a conversation may take; a reply that is not written by then ends plainly.
+        max_queue: requests that may wait to be ranked; further ones get status 429.
+        max_batch_size: requests that are ranked together.
+        max_chats: chat requests in progress or waiting; further ones get status 429.
+        deadline: default deadline of a list, in seconds from the request.
+        turn_timeout: seconds for a chat reply; one that is late ends with a reply from a template.
     """
 
     max_queue: int = 48
@@ -52,7 +52,7 @@ class ServiceConfig:
 
 @dataclass(frozen=True, eq=False)
 class _PendingList:
-    """A list that is waited for, until a moment of the service's clock."""
+    """A queued request; `deadline` is a time of the service's clock."""
 
     body: RecommendBody
     context: RequestContext
@@ -60,15 +60,15 @@ class _PendingList:
 
 
 class Service:
-    """One recommender, served.
+    """The service behind the routes, for one recommender.
 
     Args:
-        state: the recommender and what is known of people.
-        store: where events are kept.
-        build_advisor: makes advisors for conversations.
-        config: how much is taken on.
-        metrics: count what happens.
-        clock: seconds, rising.
+        state: the current recommender and the users' histories.
+        store: the event store.
+        build_advisor: builds advisors for conversations.
+        config: capacity and deadlines.
+        metrics: counts lists and replies.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -96,48 +96,48 @@ class Service:
 
     @property
     def catalog(self) -> Catalog:
-        """What can be recommended now."""
+        """The current catalog."""
         return self.state.recommender.catalog
 
     def is_full(self, path: str) -> bool:
-        """Whether a request to this address would be refused, once it was read."""
+        """Whether requests to this path would be rejected, because the queue is full."""
         return path in _RANKING_PATHS and self._batcher.is_full
 
     def request_context(self, body: RecommendBody) -> RequestContext:
-        """Who asks, as they are known now; of somebody who is known by an id, the store tells.
+        """The user of a request and the current recommender; reads the store if the request has a user id.
 
         Raises:
-            StoreError: it cannot be read.
+            StoreError: the store cannot be read.
         """
         return self.state.request_context(body.user_id, body.history, body.words)
 
     def rank(self, body: RecommendBody, context: RequestContext) -> "Future[RecommendResponse]":
-        """A list, once it is ranked; its deadline counts from now, so the time that it waits, too.
+        """Queue a request and return a future for its list. The deadline starts now, so it includes the queue time.
 
         Args:
-            body: what is wanted.
-            context: for whom, see `body`.
+            body: the request.
+            context: its user, from `request_context`.
 
         Raises:
-            FullError: too many wait already.
+            QueueFullError: the queue is full.
         """
-        until = self.clock() + (body.deadline or self.config.deadline)
-        # With the same options they can be ranked together.
-        return self._batcher.submit(_PendingList(body, context, until), repr((body.k, body.options)))
+        deadline = self.clock() + (body.deadline or self.config.deadline)
+        # Requests with equal options share a batch.
+        return self._batcher.submit(_PendingList(body, context, deadline), repr((body.k, body.options)))
 
     def list_responses(self, lists: Sequence[RecommendationList], recommender: Recommender) -> list[RecommendResponse]:
-        """Lists for those who asked, counted."""
-        for own in lists:
-            self.metrics.record_list(own)
+        """The responses of lists; also counts the lists in the metrics."""
+        for result in lists:
+            self.metrics.record_list(result)
         return to_responses(
-            lists, recommender.catalog, lambda own: self._notice_filter.for_list(own, recommender.notices)
+            lists, recommender.catalog, lambda result: self._notice_filter.for_list(result, recommender.notices)
         )
 
     def advisor(self, recommender: Recommender, k: int) -> Advisor:
-        """Goes on with conversations over what a recommender has, k items a turn; those of the last one are kept."""
+        """An advisor for lists of k items; advisors of the most recent recommender are cached."""
         with self._lock:
-            known, advisors = self._advisors
-            if known is not recommender:
+            cached, advisors = self._advisors
+            if cached is not recommender:
                 advisors = {}
             if k not in advisors:
                 if len(advisors) >= _MAX_CACHED_ADVISORS:
@@ -147,32 +147,42 @@ class Service:
             return advisors[k]
 
     def check(self, timeout: float = _READINESS_TIMEOUT) -> None:
-        """See that the store answers and that the first step of the ladder ranks, by a list that it made lately or now.
+        """Check readiness: the store is reachable, and the first stage of the fallback chain ranks.
+
+        A recent successful list counts; otherwise one is ranked now.
 
         Args:
-            timeout: seconds that it may take.
+            timeout: seconds for that list.
 
         Raises:
-            StoreError, EngineError: one does not.
+            StoreError: the store is not reachable.
+            EngineError: the first stage failed.
         """
         self.store.check()
         if self.clock() - self._last_ranked_at < _READINESS_TTL:
             return
         recommender = self.state.request_context().recommender
-        somebody = History(words=recommender.catalog[0].title)
-        answer = recommender.recommend(somebody, 1, filter_seen=False, deadline=timeout)
-        if answer.failed_stages:
-            raise EngineError(f"{answer.failed_stages[0]} does not answer")
+        probe = History(words=recommender.catalog[0].title)
+        result = recommender.recommend(probe, 1, filter_seen=False, deadline=timeout)
+        if result.failed_stages:
+            raise EngineError(f"stage {result.failed_stages[0]} failed the readiness check")
         self._last_ranked_at = self.clock()
 
     def add_events(self, events: Sequence[EventBody], now: float) -> int:
-        """Keep events; how many were new. The next list of these people knows of them.
+        """Store events. They affect the next list of their users.
+
+        Args:
+            events: the events.
+            now: seconds since 1970, the timestamp of events without one.
+
+        Returns:
+            The number of new events.
 
         Raises:
-            UnknownItemError: the catalog lacks one of the items.
+            UnknownItemError: an item is not in the catalog.
         """
         self.catalog.indices_of([event.item_id for event in events])
-        kept = (
+        stored = [
             Event(
                 user_id=event.user_id,
                 item_id=event.item_id,
@@ -182,46 +192,47 @@ class Service:
                 event_id=event.event_id,
             )
             for event in events
-        )
-        return self.store.add(list(kept))
+        ]
+        return self.store.add(stored)
 
     def history_of(self, user_id: UserId) -> list[Item]:
-        """What somebody met, oldest first; nothing of somebody unknown."""
-        met, catalog = self.state.request_context(user_id).history_item_ids, self.catalog
-        return catalog.items_at(catalog.indices_of(met, on_unknown="skip"))
+        """The items in a user's history, oldest first; empty for an unknown user."""
+        item_ids, catalog = self.state.request_context(user_id).history_item_ids, self.catalog
+        return catalog.items_at(catalog.indices_of(item_ids, on_unknown="skip"))
 
     def put_items(self, items: Sequence[Item]) -> None:
-        """Add items, or put them in the place of those of the same ids; the next request sees it."""
+        """Add items, or replace the items with the same ids, from the next request on."""
         self.state.revise(Catalog.from_items(items))
 
     def withdraw_item(self, item_id: ItemId) -> None:
-        """Take an item out; the next request sees it.
+        """Withdraw an item from the next request on.
 
         Raises:
-            UnknownItemError: it is not there.
+            UnknownItemError: the item is not in the catalog.
         """
         self.state.revise(withdraw=[item_id])
 
     def close(self) -> None:
-        """End what works in the background."""
+        """Stop the batcher."""
         self._batcher.close()
 
     def _rank_batch(self, _: object, batch: Sequence[_PendingList]) -> list[RecommendResponse]:
-        """Lists of one length under the same options, until the first of their deadlines."""
+        """Rank requests with equal options together, within the earliest of their deadlines."""
         now = self.clock()
         groups: dict[tuple[Recommender, tuple[ItemId, ...], bool], list[int]] = {}
-        for place, one in enumerate(batch):
-            # Whoever waited too long gets what needs no time, and hurries nobody else.
-            key = (one.context.recommender, one.context.excluded_item_ids, one.deadline <= now)
-            groups.setdefault(key, []).append(place)
-        answers: dict[int, RecommendResponse] = {}
-        for (recommender, unwanted, _late), places in groups.items():
+        for position, pending in enumerate(batch):
+            # Requests past their deadline form their own group, so that they do not shorten the deadline of others.
+            key = (pending.context.recommender, pending.context.excluded_item_ids, pending.deadline <= now)
+            groups.setdefault(key, []).append(position)
+        responses: dict[int, RecommendResponse] = {}
+        for (recommender, excluded_item_ids, _late), positions in groups.items():
             options: dict[str, Any] = batch[0].body.options
-            options["deadline"] = max(_MIN_DEADLINE, min(batch[place].deadline for place in places) - self.clock())
-            options["exclude"] = [*(options["exclude"] or ()), *unwanted]
-            people = [batch[place].context.user for place in places]
-            lists = recommender.recommend(people, batch[0].body.k, **options)
-            answers |= dict(zip(places, self.list_responses(lists, recommender), strict=True))
-            if not all(own.failed_stages for own in lists):
+            earliest = min(batch[position].deadline for position in positions)
+            options["deadline"] = max(_MIN_DEADLINE, earliest - self.clock())
+            options["exclude"] = [*(options["exclude"] or ()), *excluded_item_ids]
+            users = [batch[position].context.user for position in positions]
+            lists = recommender.recommend(users, batch[0].body.k, **options)
+            responses |= dict(zip(positions, self.list_responses(lists, recommender), strict=True))
+            if not all(result.failed_stages for result in lists):
                 self._last_ranked_at = self.clock()
-        return [answers[place] for place in range(len(batch))]
+        return [responses[position] for position in range(len(batch))]

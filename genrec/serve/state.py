@@ -1,9 +1,9 @@
-"""A recommender whose catalog and histories change while it answers.
+"""Serving state: a recommender whose catalog and histories change while it serves requests.
 
-The files say what was known when they were read; a store says what happened since. Every request takes one `Asked`: the
-recommender of this moment, and the person as that recommender's catalog knows them. A revision makes the next
-recommender aside and puts it in the place of the old one, on which answers under way finish. Several servers may share
-a store: what one of them revises the others take over within a second.
+The files have the data of the last load, and the event store has what happened since. Each request gets one
+`RequestContext`: the current recommender, and the user's history limited to its catalog. A revision builds a new
+recommender and then replaces the old one, on which running requests finish. Several servers may share a store; each
+applies the revisions of the others within a second.
 """
 
 import logging
@@ -20,19 +20,18 @@ from genrec.recommender import Recommender, UserLike
 from genrec.store.event_store import Event, Store
 from genrec.types import History, Item, ItemId, UserId
 
-_POLL_INTERVAL = 1.0  # seconds for which nobody looks whether another server revised the catalog
+_POLL_INTERVAL = 1.0  # seconds between checks for revisions of other servers
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What one request is answered from; whatever is revised meanwhile, its parts fit each other.
+    """A consistent view for one request; later revisions do not change it.
 
     Attributes:
-        recommender: of the moment when it was asked.
-        user: for `Recommender.recommend`: a history or, of a user whom nobody knows, the bare id, so that
-            `on_unknown` says what becomes of them.
-        excluded_item_ids: items of the catalog that the person does not like, to be excluded from what is recommended.
+        recommender: the recommender at the time of the request.
+        user: for `Recommender.recommend`: a history, or the bare id of an unknown user, so that `on_unknown` applies.
+        excluded_item_ids: items of the catalog that the user dislikes; they must not be recommended.
     """
 
     recommender: Recommender
@@ -41,17 +40,18 @@ class RequestContext:
 
     @property
     def history_item_ids(self) -> tuple[ItemId, ...]:
-        """What the person met, oldest first; nothing of a user whom nobody knows."""
+        """The items in the user's history, oldest first; empty for an unknown user."""
         return self.user.item_ids if isinstance(self.user, History) else ()
 
 
 class ServingState:
-    """The current recommender, and what is known of people now; threads may share it.
+    """The current recommender, and the current histories of users. Thread-safe.
 
     Args:
-        pipeline: of the files, see `genrec.loading.open_parts`; the store's revisions are laid over them.
-        store: what happened since; other servers may revise it, too.
-        clock: seconds, rising, by which `request_context` looks once a second at most what others revised.
+        pipeline: the pipeline of the files, see `genrec.loading.open_pipeline`; revisions of the store are applied to
+            it.
+        store: events and revisions since the files were read; other servers may write to it, too.
+        clock: monotonic seconds; `request_context` checks for revisions of other servers at most once per second.
 
     Raises:
         StoreError: the store cannot be read.
@@ -60,111 +60,112 @@ class ServingState:
 
     def __init__(self, pipeline: Pipeline, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
-        self._lock = threading.Lock()  # one revision at a time; answers do not wait for it
+        self._lock = threading.Lock()  # one revision at a time; requests do not wait for it
         self._revision, self._polled_at = store.revision(), clock()
         self._current = self._with_revisions(pipeline)
 
     @property
     def recommender(self) -> Recommender:
-        """The current one; it knows no user by their id alone, and what other servers revised by `ask` alone."""
+        """The current recommender. It does not look up user ids; only `request_context` applies revisions of others."""
         return self._current[1]
 
     @property
     def catalog(self) -> Catalog:
-        """The current one."""
+        """The current catalog."""
         return self._current[0].catalog
 
     def request_context(
         self, user_id: UserId | None = None, history: Sequence[ItemId] = (), words: str = ""
     ) -> RequestContext:
-        """What to answer a request from: the file's history, unless the user is forgotten, the events since, and more.
+        """The recommender and the user for a request.
 
-        What another server revised up to a second ago is known. Where that cannot be taken over it is logged and tried
-        again a second later, and what is known here answers.
+        The history is that of the file, unless the user was forgotten, followed by the events of the store (see
+        `Store.events_of` for their limit) and the items of the request. Items of the file and the store that are not
+        in the catalog are skipped. An event with a weight of 0 or below removes its item from the history so far and
+        excludes it, until a later event or the request itself has it again.
 
-        Of items that are not in the catalog, or no longer, the files and the store may tell; they are left out. Of
-        somebody's events the newest count, see `Store.events_of`. One of weight 0 or less takes its item out of what
-        was met before it and makes it unwanted, until a later event, or the request's own history, names it again.
+        Revisions of other servers are applied first, if the last check is a second old. If that fails, it is logged
+        and retried a second later, and the current catalog is used.
 
         Args:
-            user_id: None for somebody unknown.
-            history: item ids that the request brings, oldest first; an unknown one is the recommender's to judge.
-            words: what they look for.
+            user_id: None for an anonymous user.
+            history: item ids of the request, oldest first; the recommender handles unknown ones.
+            words: a description of what the user wants.
 
         Raises:
             StoreError: the store cannot be read.
         """
         self._poll_revisions()
-        parts, recommender = self._current
+        pipeline, recommender = self._current
         if user_id is None:
             return RequestContext(recommender, History(tuple(history), words))
-        filed, known = self._file_history(parts, user_id)
+        file_history, is_known = self._file_history(pipeline, user_id)
         events = self._store.events_of(user_id)
-        if not (known or events or history or words.strip()):
+        if not (is_known or events or history or words.strip()):
             return RequestContext(recommender, user_id)
-        liked, unwanted = _merge_history(filed, events)
-        named = {key_of(item_id) for item_id in history}
-        unwanted = [item_id for item_id in unwanted if key_of(item_id) not in named]
-        told, unwanted = _items_in_catalog(parts.catalog, liked), _items_in_catalog(parts.catalog, unwanted)
-        return RequestContext(recommender, History((*told, *history), words, user_id), tuple(unwanted))
+        seen, disliked = _merge_history(file_history, events)
+        in_request = {key_of(item_id) for item_id in history}
+        disliked = [item_id for item_id in disliked if key_of(item_id) not in in_request]
+        seen, disliked = _items_in_catalog(pipeline.catalog, seen), _items_in_catalog(pipeline.catalog, disliked)
+        return RequestContext(recommender, History((*seen, *history), words, user_id), tuple(disliked))
 
     def revise(self, put: Catalog | None = None, withdraw: Iterable[ItemId] = ()) -> None:
-        """Add, change and withdraw items; whoever asks afterwards is answered from the new catalog.
+        """Add, replace and withdraw items, from the next request on. A failed revision changes nothing.
 
-        It is in the store before anybody sees it, so a restart brings it back. What other servers revised is taken over
-        first. What fails changes nothing.
+        The revision is stored before requests see it, so it survives a restart. Revisions of other servers are applied
+        first.
 
         Args:
-            put: new items, and others that take the place of those with their ids, attributes and all.
-            withdraw: ids.
+            put: new items, and items that replace those with their ids, including all attributes.
+            withdraw: ids of items to withdraw.
 
         Raises:
             UnknownItemError: an id to withdraw is not in the catalog.
-            InputError: an item is both put and withdrawn, nothing would be left, or an attribute is of another kind.
-            StoreError: the store cannot keep it.
+            InputError: an item is both put and withdrawn, the catalog would be empty, or the type of an attribute does
+                not match its column.
+            StoreError: the store cannot be written.
             EngineError: a model failed.
         """
-        gone = list(withdraw)
+        withdrawn = list(withdraw)
         items = [] if put is None else [_without_missing(item) for item in put]
         with self._lock:
             number = None
-            while number is None:  # another server may have revised the store since it was looked at
+            while number is None:  # None: another server revised the catalog in the meantime
                 self._sync_revisions()
-                parts = self._current[0].revised(put, gone)
-                recommender = parts.recommender(lookup_users=False)
-                number = self._store.revise(items, list(dict.fromkeys(gone)), expected_revision=self._revision)
-            self._revision, self._current = number, (parts, recommender)
+                pipeline = self._current[0].revised(put, withdrawn)
+                recommender = pipeline.recommender(lookup_users=False)
+                number = self._store.revise(items, list(dict.fromkeys(withdrawn)), expected_revision=self._revision)
+            self._revision, self._current = number, (pipeline, recommender)
 
     def _poll_revisions(self) -> None:
-        """Catch up where it is time to, unless somebody is at it: answers wait for no revision but their own."""
+        """Apply revisions of other servers, if a check is due and no other thread is doing so."""
         if self._clock() - self._polled_at < _POLL_INTERVAL or not self._lock.acquire(blocking=False):
             return
         try:
             self._sync_revisions()
         except GenrecError as error:
-            _LOGGER.warning("what other servers revised cannot be taken over: %s", error)
+            _LOGGER.warning("revisions of other servers cannot be applied; retrying in %g s: %s", _POLL_INTERVAL, error)
         finally:
             self._polled_at = self._clock()
             self._lock.release()
 
     def _sync_revisions(self) -> None:
-        """Take over what others revised; under the lock."""
-        number = (
-            self._store.revision()
-        )  # before the revisions: what is newer than it comes once more, and changes nothing
+        """Apply revisions of other servers; the caller holds the lock."""
+        # The number is read before the revisions: a revision in between is applied again later, without effect.
+        number = self._store.revision()
         if number != self._revision:
             self._revision, self._current = number, self._with_revisions(self._current[0])
 
     def _with_revisions(self, pipeline: Pipeline) -> tuple[Pipeline, Recommender]:
-        """With all that the store knows laid over it."""
+        """A pipeline with the revisions of the store, and its recommender."""
         put, withdrawn = self._store.revisions()
-        gone = [item_id for item_id in withdrawn if item_id in pipeline.catalog]
-        if put or gone:
-            pipeline = pipeline.revised(Catalog.from_items(put) if put else None, gone)
+        present = [item_id for item_id in withdrawn if item_id in pipeline.catalog]
+        if put or present:
+            pipeline = pipeline.revised(Catalog.from_items(put) if put else None, present)
         return pipeline, pipeline.recommender(lookup_users=False)
 
     def _file_history(self, pipeline: Pipeline, user_id: UserId) -> tuple[Sequence[ItemId], bool]:
-        """What the interactions file says of a user, and whether it may be used."""
+        """A user's items in the interactions file, and whether the user is known from it and not forgotten."""
         if pipeline.interactions is None:
             return (), False
         try:
@@ -175,30 +176,30 @@ class ServingState:
 
 
 def _merge_history(file_history: Sequence[ItemId], events: Sequence[Event]) -> tuple[list[ItemId], list[ItemId]]:
-    """What was met, oldest first, and what is not liked."""
-    met = [(key_of(item_id), item_id) for item_id in file_history]
-    unwanted = dict[str | None, ItemId]()
-    ended = dict[str | None, int]()  # the place in what was met before which an item no longer counts
+    """The seen items, oldest first, and the disliked items."""
+    seen = [(key_of(item_id), item_id) for item_id in file_history]
+    disliked = dict[str | None, ItemId]()
+    removed_before = dict[str | None, int]()  # position in `seen` before which an item was removed
     for event in events:
         key = key_of(event.item_id)
         if event.weight > 0:
-            unwanted.pop(key, None)
-            met.append((key, event.item_id))
+            disliked.pop(key, None)
+            seen.append((key, event.item_id))
         else:
-            unwanted[key] = event.item_id
-            ended[key] = len(met)
-    counting = [item_id for place, (key, item_id) in enumerate(met) if place >= ended.get(key, 0)]
-    return counting, list(unwanted.values())
+            disliked[key] = event.item_id
+            removed_before[key] = len(seen)
+    kept = [item_id for position, (key, item_id) in enumerate(seen) if position >= removed_before.get(key, 0)]
+    return kept, list(disliked.values())
 
 
 def _items_in_catalog(catalog: Catalog, item_ids: Sequence[ItemId]) -> list[ItemId]:
-    """Those that are in a catalog."""
+    """The ids that are in a catalog."""
     if not item_ids:
         return []
-    there = catalog.item_ids.positions(item_ids) >= 0
-    return [item_id for item_id, known in zip(item_ids, there, strict=True) if known]
+    is_known = catalog.item_ids.positions(item_ids) >= 0
+    return [item_id for item_id, known in zip(item_ids, is_known, strict=True) if known]
 
 
 def _without_missing(item: Item) -> Item:
-    """Without attributes that are missing."""
+    """An item without attributes that are None."""
     return Item(item.item_id, item.title, {name: value for name, value in item.attributes.items() if value is not None})

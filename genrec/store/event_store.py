@@ -1,7 +1,7 @@
-"""What happened since the files were read: events of users, who is to be forgotten, and changes of the catalog.
+"""The event store: events of users, forgotten users and catalog revisions since the files were read.
 
-It is kept in a database, by SQLAlchemy, and nothing of it in memory: several processes may share one. Ids are kept and
-come back as text, so that 17 and "17" are the same here as everywhere.
+It is kept in a database and nothing of it in memory, so several processes may share one store. Ids are stored and
+returned as text, so 17 and "17" are the same id here as everywhere.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from genrec.types import Item, ItemId, UserId
 
 MAX_ID_LENGTH = 200  # characters
 MAX_EVENT_LENGTH = 100
-MAX_EVENTS_PER_USER = 10_000  # of a user that are read
+MAX_EVENTS_PER_USER = 10_000  # the newest events that are read for a user
 
 _SELECT_EVENTS = (
     sa.select(EVENTS.c.item_id, EVENTS.c.timestamp, EVENTS.c.event, EVENTS.c.weight, EVENTS.c.event_id)
@@ -50,16 +50,16 @@ _UPDATE_REVISION = (
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A person did something with an item.
+    """One interaction of a user with an item.
 
     Attributes:
-        user_id, item_id: the caller's, up to 200 characters; text where they come out of a store.
+        user_id, item_id: the caller's ids, up to 200 characters; text when they are read from a store.
         timestamp: seconds since 1970.
-        event: what they did, up to 100 characters; it is kept and not read.
-        weight: above 0 says that they met the item; 0 or less takes that back, and the item is not recommended to them
-            until a later event.
-        event_id: the caller's name for it, up to 200 characters: the same one again, of the same user, is not a second
-            event. None for an event that is never sent twice.
+        event: the kind of interaction, such as "buy", up to 100 characters; stored, but not used.
+        weight: above 0, the item is added to the history. At 0 or below, it is removed from the history and not
+            recommended to the user until a later event.
+        event_id: idempotency key of the caller, up to 200 characters: a user's event with a known id is ignored. None
+            if the event is never sent twice.
     """
 
     user_id: UserId
@@ -71,42 +71,42 @@ class Event:
 
 
 class Store:
-    """Events, who is to be forgotten, and changes of the catalog, in a database; threads may share it.
+    """Events, forgotten users and catalog revisions in a database. Thread-safe.
 
-    Made by `Store.open`; a context manager. Every method raises StoreError where the database cannot be reached or
-    used, and InputError for an id that is none: blank, longer than 200 characters, or neither text nor a whole number.
+    Create it with `Store.open`; it is a context manager. Every method raises StoreError if the database cannot be
+    reached or used, and InputError for an invalid id: blank, over 200 characters, or neither text nor an integer.
     """
 
     def __init__(self, database: Database, salt: str, clock: Callable[[], float]) -> None:
         self._database, self._salt, self._clock = database, salt, clock
-        # ON CONFLICT names nothing: an event without an id conflicts with none.
+        # ON CONFLICT names no column: an event without an event id conflicts with no other.
         self._insert_events = database.insert(EVENTS).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     @classmethod
     def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> "Store":
-        """Open a store, and make its tables where there are none.
+        """Open a store, and create its tables if they are missing.
 
         Args:
-            url: `sqlite:///PATH`, a file that is made where there is none; or `postgresql://...`, a database that is
-                there. Its tables begin with `genrec_`, and others in it are left alone.
-            clock: seconds since 1970, for when somebody was forgotten.
+            url: `sqlite:///PATH`, a file that is created if it is missing; or `postgresql://...`, an existing database.
+                The tables of the store begin with `genrec_`; other tables are not touched.
+            clock: seconds since 1970, used to record when a user was forgotten.
 
         Raises:
-            StoreError: the database cannot be reached, written or understood, or is of a newer genrec.
+            StoreError: the database cannot be reached or written, was altered, or belongs to a newer genrec.
         """
         database = Database.open(url)
         try:
-            facts = database.write(lambda connection: create_tables(connection, database))
-            if facts["version"] != str(SCHEMA_VERSION):
+            metadata = database.write(lambda connection: create_tables(connection, database))
+            if metadata["version"] != str(SCHEMA_VERSION):
                 raise StoreError(
-                    f"the store {database.location} has version {facts['version']!r:.20}, this genrec knows {SCHEMA_VERSION}; "
-                    "update genrec, or name another store"
+                    f"the store {database.location} has schema version {metadata['version']!r:.20}, but this genrec "
+                    f"supports version {SCHEMA_VERSION}; update genrec, or use another store"
                 )
-            return cls(database, facts["salt"], clock)
+            return cls(database, metadata["salt"], clock)
         except KeyError as error:
             database.close()
             raise StoreError(
-                f"the store {database.location} was altered ({STORE_METADATA.name} lacks {error}); put back a copy of it"
+                f"the store {database.location} was altered ({STORE_METADATA.name} lacks {error}); restore a backup"
             ) from None
         except BaseException:
             database.close()
@@ -124,130 +124,118 @@ class Store:
         return f"Store({self._database.location!r})"
 
     def close(self) -> None:
-        """Let go of the database; may be called again."""
+        """Close the database connections; may be called more than once."""
         self._database.close()
 
     def check(self) -> None:
-        """See that the database is there and answers.
+        """Check that the database is reachable.
 
         Raises:
-            StoreError: it does not.
+            StoreError: the database cannot be reached, or its file was removed or replaced.
         """
         self._database.check()
 
     def add(self, events: Iterable[Event]) -> int:
-        """Keep events, all of them or none; when this returns, no end of the process loses them.
+        """Store events, all or none. They are durable when this method returns.
 
         Returns:
-            How many were new: an event whose id its user already has is left as it was first sent.
+            The number of new events. An event with an event id that the user already has is ignored.
 
         Raises:
-            InputError: an event cannot be kept; its number from 1, and the value, are said.
+            InputError: an event is invalid; the message has its number, from 1, and the value.
         """
-        rows = [_event_row(event, place) for place, event in enumerate(events, start=1)]
+        rows = [_event_row(event, position) for position, event in enumerate(events, start=1)]
         if not rows:
             return 0
         return self._database.write(lambda connection: int(connection.execute(self._insert_events, rows).rowcount))
 
     def events_of(self, user_id: UserId) -> list[Event]:
-        """A user's events, oldest first, ties in the order of arrival; none for somebody unknown.
+        """The newest MAX_EVENTS_PER_USER (10,000) events of a user, oldest first, ties in order of arrival.
 
-        Of more than MOST_EVENTS (10,000) the newest, so that an id that many share, such as "guest", costs no more.
+        The limit bounds the cost of an id that many users share, such as "guest". Empty for an unknown user.
         """
         user = _checked_id("user_id", user_id)
         return [Event(user, *row) for row in reversed(self._database.read(_SELECT_EVENTS, {"user": user}))]
 
     def forget(self, user_id: UserId) -> dict[str, int]:
-        """Remove a user from everywhere, and remember by a hash alone that they are forgotten.
+        """Delete all rows of a user, and keep a salted hash that marks the user as forgotten.
 
         Returns:
-            The number of rows removed, by `table.column` of MANIFEST.
+            The number of deleted rows by `table.column`, for each of USER_COLUMNS.
 
         Raises:
-            StoreError: the database cannot be reached or used; or the user is forgotten and SQLite's log still holds
-                them, because somebody reads the file. Forgetting again removes them from the log.
+            StoreError: the database cannot be reached or used; or the rows are deleted, but SQLite's log still has
+                them because another program is reading the file. Calling `forget` again then clears the log.
         """
         user = _checked_id("user_id", user_id)
         mark = self._database.insert(FORGOTTEN).values(digest=self._digest(user), at=float(self._clock()))
         mark = mark.on_conflict_do_update(index_elements=["digest"], set_={"at": mark.excluded.at})
 
-        def step(connection: sa.Connection) -> dict[str, int]:
+        def delete_rows(connection: sa.Connection) -> dict[str, int]:
             connection.execute(mark)
             return {
                 str(column): int(connection.execute(sa.delete(column.table).where(column == user)).rowcount)
                 for column in USER_COLUMNS
             }
 
-        removed = self._database.write(step)
+        removed = self._database.write(delete_rows)
         self._database.purge()
         return removed
 
     def is_forgotten(self, user_id: UserId) -> bool:
-        """Whether what was known of a user before `forget` must not be used; what came afterwards is theirs."""
+        """Whether a user was forgotten, so that data from before must not be used. Later events may be used."""
         return bool(self._database.read(_SELECT_FORGOTTEN, {"hashed": self._digest(_checked_id("user_id", user_id))}))
 
     def revise(
         self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = (), *, expected_revision: int | None = None
     ) -> int | None:
-        """Keep changes of the catalog, all of them or none; of an item the last one counts.
+        """Store changes of the catalog, all or none. The last change of an item wins.
 
         Args:
-            put: items that are new, or take the place of what had their id.
-            withdraw: ids of items that are gone; nothing else is kept of them.
-            expected_revision: the number of the revision that these changes were made for; None for any.
+            put: new items, and items that replace those with their ids.
+            withdraw: ids of items to withdraw; only the id of a withdrawn item is kept.
+            expected_revision: the revision number on which these changes are based; None for any.
 
         Returns:
-            The number of this revision; None where another one came behind `expected_revision`, and nothing was changed.
+            The number of this revision; None, with nothing changed, if `expected_revision` is not the current one.
 
         Raises:
-            InputError: an id is there twice, or `Catalog.from_items` or `item_to_json` could not take an item.
+            InputError: an id occurs twice, or `Catalog.from_items` or `item_to_json` rejects an item.
         """
-        items = [
-            replace(item, item_id=_checked_id("item_id", item.item_id, place))
-            for place, item in enumerate(put, start=1)
-        ]
-        gone = [_checked_id("item_id", item_id, place) for place, item_id in enumerate(withdraw, start=1)]
-        seen: set[ItemId] = set()
-        for item_id in (*(item.item_id for item in items), *gone):
-            if item_id in seen:
-                raise InputError(f"item {item_id!r} is put or withdrawn twice at once; name it once")
-            seen.add(item_id)
-        if items:
-            Catalog.from_items(items)  # what a catalog cannot hold must not wait for the next start to say so
+        items, withdrawn_ids = _checked_revision(put, withdraw)
         rows = [{"item_id": item.item_id, "item": item_to_json(item)} for item in items]
         upsert = self._database.insert(REVISIONS)
         upsert = upsert.on_conflict_do_update(index_elements=["item_id"], set_={"item": upsert.excluded.item})
         delete = sa.delete(REVISIONS).where(REVISIONS.c.item_id == sa.bindparam("named"))
-        names = [{"named": item_id} for item_id in gone]
 
-        def step(connection: sa.Connection) -> int | None:
-            # Whoever revises locks the number first, so that revisions come one behind the other.
+        def apply(connection: sa.Connection) -> int | None:
+            # The row lock on the number serialises concurrent revisions.
             number = self._parse_revision([row.value for row in connection.execute(_SELECT_REVISION.with_for_update())])
             if expected_revision not in (None, number):
                 return None
-            number += bool(seen)
+            number += bool(items or withdrawn_ids)
             connection.execute(_UPDATE_REVISION, {"number": str(number)})
             if rows:
-                # What comes back stands behind what is there, as something new does.
-                again = delete.where(REVISIONS.c.item.is_(None))
-                connection.execute(again, [{"named": row["item_id"]} for row in rows])
+                # A withdrawn item that returns goes to the end of the order, as a new item does.
+                returning = delete.where(REVISIONS.c.item.is_(None))
+                connection.execute(returning, [{"named": row["item_id"]} for row in rows])
                 connection.execute(upsert, rows)
-            if names:
-                connection.execute(delete, names)
-                connection.execute(upsert, [{"item_id": item_id, "item": None} for item_id in gone])
+            if withdrawn_ids:
+                connection.execute(delete, [{"named": item_id} for item_id in withdrawn_ids])
+                connection.execute(upsert, [{"item_id": item_id, "item": None} for item_id in withdrawn_ids])
             return number
 
-        return self._database.write(step)
+        return self._database.write(apply)
 
     def revision(self) -> int:
-        """The number of the last revision of the catalog; it rises with each, and is 0 before the first."""
+        """The number of the latest catalog revision; 0 before the first."""
         return self._parse_revision([row.value for row in self._database.read(_SELECT_REVISION)])
 
     def revisions(self) -> tuple[list[Item], list[ItemId]]:
-        """All changes of the catalog: items put, in the order of their arrival, and ids withdrawn.
+        """All changes of the catalog: the items put, in order of arrival, and the ids withdrawn.
 
         Raises:
-            StoreError: an item is not as it was written.
+            StoreError: an item in the database was altered.
         """
         rows = self._database.read(_SELECT_REVISIONS)
         try:
@@ -259,12 +247,13 @@ class Store:
     def _parse_revision(self, values: list[str]) -> int:
         if len(values) != 1 or not values[0].isdecimal():
             raise StoreError(
-                f"the store {self._database.location} was altered ({STORE_METADATA.name} has no revision); put back a copy of it"
+                f"the store {self._database.location} was altered ({STORE_METADATA.name} has no revision); "
+                "restore a backup"
             )
         return int(values[0])
 
     def _digest(self, user: str) -> str:
-        """What is left of a user who is forgotten: of no use to anybody without the salt."""
+        """The hash that marks a forgotten user; useless without the salt."""
         return hashlib.sha256(f"{self._salt} {user}".encode()).hexdigest()
 
 
@@ -280,23 +269,40 @@ def _event_row(event: Event, position: int) -> dict[str, object]:
     }
 
 
+def _checked_revision(put: Sequence[Item], withdraw: Sequence[ItemId]) -> tuple[list[Item], list[str]]:
+    """The items and the withdrawn ids of a revision, with ids as text."""
+    items = [
+        replace(item, item_id=_checked_id("item_id", item.item_id, position))
+        for position, item in enumerate(put, start=1)
+    ]
+    withdrawn_ids = [_checked_id("item_id", item_id, position) for position, item_id in enumerate(withdraw, start=1)]
+    seen: set[ItemId] = set()
+    for item_id in (*(item.item_id for item in items), *withdrawn_ids):
+        if item_id in seen:
+            raise InputError(f"item {item_id!r} is put or withdrawn twice in one revision; list it once")
+        seen.add(item_id)
+    if items:
+        Catalog.from_items(items)  # raises here instead of at the next start
+    return items, withdrawn_ids
+
+
 def _checked_id(name: str, value: object, position: int | None = None) -> str:
-    """An id as text; raises with its number, from 1, where there are several."""
+    """An id as text. `position`, from 1, is named in the error."""
     key = key_of(value)
     if key is None or not key.strip():
-        raise InputError(f"{_label(name, position)} is {value!r:.80}; ids are text or whole numbers, and not blank")
+        raise InputError(f"{_label(name, position)} is {value!r:.80}; use text or an integer that is not blank")
     return _checked_text(name, key, position, MAX_ID_LENGTH)
 
 
 def _checked_text(name: str, value: object, position: int | None, max_length: int) -> str:
     if not isinstance(value, str) or key_of(value) is None:
-        raise InputError(f"{_label(name, position)} is {value!r:.80}; give text")
+        raise InputError(f"{_label(name, position)} is {value!r:.80}; use text")
     if len(value) > max_length:
         raise InputError(
-            f"{_label(name, position)} is {value!r:.40}, {len(value):,} characters long; give {max_length} at most"
+            f"{_label(name, position)} is {value!r:.40}, {len(value):,} characters long; use at most {max_length}"
         )
-    if "\0" in value:  # PostgreSQL has no such text
-        raise InputError(f"{_label(name, position)} is {value!r:.80}, which holds a zero; leave it out")
+    if "\0" in value:  # PostgreSQL cannot store it
+        raise InputError(f"{_label(name, position)} is {value!r:.80}, which contains a null character; remove it")
     return value
 
 
@@ -304,9 +310,9 @@ def _checked_number(name: str, value: object, position: int) -> float:
     try:
         if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
-    except OverflowError:  # a whole number beyond every float
+    except OverflowError:  # an integer beyond the range of a float
         pass
-    raise InputError(f"{_label(name, position)} is {value!r:.80}; give a finite number")
+    raise InputError(f"{_label(name, position)} is {value!r:.80}; use a finite number")
 
 
 def _label(name: str, position: int | None) -> str:

@@ -1,4 +1,4 @@
-"""An item as one line of JSON that brings it back as it was."""
+"""Lossless conversion of items to and from lines of JSON."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from genrec.errors import InputError
 from genrec.types import Item
 
-# What JSON has no word for stands as an object of one key. An attribute is no object, so none can be taken for one.
+# A value without a JSON type is written as an object with one key; attributes are never objects themselves.
 _TAG_PARSERS: dict[str, Callable[[str], object]] = {
     "date": date.fromisoformat,
     "instant": datetime.fromisoformat,
@@ -22,13 +22,13 @@ _TAG_PARSERS: dict[str, Callable[[str], object]] = {
 
 
 def item_to_json(item: Item) -> str:
-    """One line of ASCII.
+    """An item as one line of ASCII JSON.
 
-    Attributes are true or false, numbers, text, dates, instants, or lists of these; None and NaN are missing, and left
-    out. Numbers keep every digit; an instant keeps its microseconds and its distance from UTC.
+    Attributes are booleans, numbers, text, dates, datetimes, or lists of these; None and NaN count as missing and are
+    omitted. Numbers keep every digit; datetimes keep their microseconds and their UTC offset.
 
     Raises:
-        InputError: an attribute is something else; its name and the item are said.
+        InputError: an attribute has another type; the message names it and the item.
     """
     kept = {}
     for name, value in item.attributes.items():
@@ -45,16 +45,16 @@ def item_to_json(item: Item) -> str:
 
 
 def item_from_json(text: str) -> Item:
-    """The item of a line; a tuple that was written comes back as a list.
+    """The item of a line that `item_to_json` wrote; tuples become lists.
 
     Raises:
-        ValueError: the line is none that `item_to_json` wrote.
+        ValueError: `item_to_json` did not write this line.
     """
     try:
         item_id, title, attributes = json.loads(text)
         return Item(item_id, title, {name: _from_json_value(plain) for name, plain in attributes.items()})
     except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"no item is written as {text!r:.80}") from error
+        raise ValueError(f"{text!r:.80} is not an item") from error
 
 
 def _to_json_value(value: object) -> Any:
@@ -64,20 +64,20 @@ def _to_json_value(value: object) -> Any:
         return value
     if isinstance(value, float):
         return None if math.isnan(value) else value if math.isfinite(value) else {"float": str(value)}
-    if isinstance(value, datetime):  # before date: every instant is one
+    if isinstance(value, datetime):  # before date, its base class
         return {"instant": value.isoformat(timespec="microseconds")}
     if isinstance(value, date):
         return {"date": value.isoformat()}
     if isinstance(value, Decimal):
         return {"decimal": str(value)}
     if isinstance(value, list | tuple):
-        return [_to_json_value(one) for one in value]
+        return [_to_json_value(element) for element in value]
     raise TypeError
 
 
 def _from_json_value(value: Any) -> object:
     if isinstance(value, list):
-        return [_from_json_value(one) for one in value]
+        return [_from_json_value(element) for element in value]
     if isinstance(value, dict):
         ((kind, text),) = value.items()
         return _TAG_PARSERS[kind](text)

@@ -1,4 +1,4 @@
-"""The tables of a store, and which of their columns say whose a row is."""
+"""The tables of the event store, and the list of their columns with user ids."""
 
 import secrets
 
@@ -8,13 +8,11 @@ from genrec.store.database import Database
 
 SCHEMA_VERSION = 1
 _METADATA = sa.MetaData()
-_SEQUENCE_TYPE = sa.BigInteger().with_variant(
-    sa.Integer, "sqlite"
-)  # the one whole number that SQLite counts up by itself
+_SEQUENCE_TYPE = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite increments INTEGER keys only
 
 
 def _sequence_column() -> sa.Column[int]:
-    """Counts the rows in the order of their arrival."""
+    """A key that numbers the rows in order of arrival."""
     return sa.Column("number", _SEQUENCE_TYPE, sa.Identity(), primary_key=True)
 
 
@@ -50,7 +48,7 @@ FORGOTTEN = sa.Table(
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("at", sa.Double, nullable=False),
 )
-# One row for each item that was put or withdrawn; of what was withdrawn nothing but the id is kept.
+# One row for each item that was put or withdrawn; `item` is NULL for a withdrawn item.
 REVISIONS = sa.Table(
     "genrec_revisions",
     _METADATA,
@@ -60,16 +58,21 @@ REVISIONS = sa.Table(
 )
 
 USER_COLUMNS: tuple[sa.Column[str], ...] = (EVENTS.c.user_id,)
-"""Every column that says whose a row is: `Store.forget` removes from each, and a new table of users belongs here."""
+"""Every column with user ids. `Store.forget` deletes by each of them, so a new one must be added here."""
 
 
 def create_tables(connection: sa.Connection, database: Database) -> dict[str, str]:
-    """Make the tables where there are none; the facts of those that are there."""
+    """Create the missing tables.
+
+    Returns:
+        The rows of STORE_METADATA by name, such as the schema version and the salt.
+    """
     database.lock_schema(connection)
     if not sa.inspect(connection).has_table(STORE_METADATA.name):
         _METADATA.create_all(connection)
-        facts = {"version": str(SCHEMA_VERSION), "salt": secrets.token_hex(32)}
-        connection.execute(sa.insert(STORE_METADATA), [{"name": name, "value": value} for name, value in facts.items()])
-    # Whoever made this store may not have counted revisions yet.
+        metadata = {"version": str(SCHEMA_VERSION), "salt": secrets.token_hex(32)}
+        rows = [{"name": name, "value": value} for name, value in metadata.items()]
+        connection.execute(sa.insert(STORE_METADATA), rows)
+    # A store of an early version has no revision number.
     connection.execute(database.insert(STORE_METADATA).values(name="revision", value="0").on_conflict_do_nothing())
     return {row.name: row.value for row in connection.execute(sa.select(STORE_METADATA.c.name, STORE_METADATA.c.value))}

@@ -1,4 +1,4 @@
-"""Connections that keep what they are given, over sockets: whatever they do, others are answered."""
+"""Misbehaving connections over sockets: other clients are still served."""
 
 import socket
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from server import BlockingRanker, running_server, small_pipeline, wait_until
 from genrec.serve.admission import Limits
 
 KEY = "a-key-of-more-than-sixteen"
-OWN = {"authorization": f"Bearer {KEY}"}
-MANY = 4_000
+HEADERS = {"authorization": f"Bearer {KEY}"}
+REPEATS = 4_000
 
 
 def head(path: str, *lines: str, method: str = "GET") -> bytes:
@@ -21,8 +21,8 @@ def head(path: str, *lines: str, method: str = "GET") -> bytes:
 
 
 @contextmanager
-def connected(address: str, count: int, said: bytes) -> Iterator[list[socket.socket]]:
-    """Connections that say something, as much of it as is taken, and read nothing."""
+def connected(address: str, count: int, data: bytes) -> Iterator[list[socket.socket]]:
+    """Connections that send bytes, as many as the server takes, and read nothing."""
     with ExitStack() as stack:
         made = []
         for _ in range(count):
@@ -31,15 +31,15 @@ def connected(address: str, count: int, said: bytes) -> Iterator[list[socket.soc
             one.connect(("127.0.0.1", urlsplit(address).port or 0))
             one.settimeout(0.2)
             with suppress(TimeoutError, ConnectionError):  # the server may read no more of it now
-                one.sendall(said)
+                one.sendall(data)
             made.append(one)
         yield made
 
 
-def is_lost(connection: socket.socket, said: bytes = b"\r\n") -> bool:
-    """Whether the other side has ended a connection on which something is said."""
+def is_closed(connection: socket.socket, data: bytes = b"\r\n") -> bool:
+    """Whether the server has closed a connection."""
     try:
-        connection.sendall(said)
+        connection.sendall(data)
     except TimeoutError:
         return False
     except ConnectionError:
@@ -47,34 +47,34 @@ def is_lost(connection: socket.socket, said: bytes = b"\r\n") -> bool:
     return False
 
 
-def is_answered(client: httpx.Client) -> bool:
-    return client.post("/v1/recommend", json={"k": 3}, headers=OWN).status_code == 200
+def server_responds(client: httpx.Client) -> bool:
+    return client.post("/v1/recommend", json={"k": 3}, headers=HEADERS).status_code == 200
 
 
 def test_clients_that_do_not_read_are_disconnected(tmp_path: Path) -> None:
-    """Each would keep a place for ever, and seventy of them the whole server."""
-    asked = head("/v1/catalog/items", f"Authorization: Bearer {KEY}") * MANY
+    """Each would use capacity forever, and seventy of them all of it."""
+    requests = head("/v1/catalog/items", f"Authorization: Bearer {KEY}") * REPEATS
     with (
         running_server(small_pipeline(), tmp_path, keys=[KEY], limits=Limits(max_concurrent_requests=2)) as address,
         httpx.Client(base_url=address, timeout=30) as client,
-        connected(address, 4, asked) as stalled,
+        connected(address, 4, requests) as stalled,
     ):
-        wait_until(lambda: is_answered(client), 15)
-        wait_until(lambda: all(is_lost(one) for one in stalled), 15)
+        wait_until(lambda: server_responds(client), 15)
+        wait_until(lambda: all(is_closed(one) for one in stalled), 15)
 
 
 def test_page_requests_use_no_authenticated_capacity(tmp_path: Path) -> None:
-    """It is for everybody, so everybody could keep those out for whom the server is there."""
+    """Anyone can request the page, so anyone could lock out callers with a key."""
     with (
         running_server(small_pipeline(), tmp_path, keys=[KEY], limits=Limits(max_concurrent_requests=2)) as address,
         httpx.Client(base_url=address, timeout=30) as client,
-        connected(address, 4, head("/page/page.css") * MANY),
+        connected(address, 4, head("/page/page.css") * REPEATS),
     ):
-        assert is_answered(client)
+        assert server_responds(client)
 
 
 def test_unauthenticated_routes_accept_no_body(tmp_path: Path) -> None:
-    """A thousand strangers would fill a gigabyte, and hold the door."""
+    """A thousand clients without a key could fill a gigabyte of memory."""
     lengths = ("Content-Length: 1000000", "Transfer-Encoding: chunked")
     with (
         running_server(small_pipeline(), tmp_path, keys=[KEY], limits=Limits(max_concurrent_requests=2)) as address,
@@ -86,11 +86,11 @@ def test_unauthenticated_routes_accept_no_body(tmp_path: Path) -> None:
                     one.settimeout(2)
                     assert one.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
         with connected(address, 4, head("/", lengths[0], method="POST") + b"x" * 1000):
-            assert is_answered(client)
+            assert server_responds(client)
 
 
 def test_header_limit_holds_while_a_response_is_pending(tmp_path: Path) -> None:
-    """What comes behind a request that is being answered would fill the memory, header by header."""
+    """Headers of a pipelined request would fill the memory while a response is pending."""
     slow, line = BlockingRanker(), f"X: {'x' * 1000}\r\n".encode()
     begun = head("/v1/recommend", "Content-Type: application/json", "Content-Length: 2", method="POST") + b"{}"
     begun += head("/v1/models")[:-2]
@@ -101,13 +101,13 @@ def test_header_limit_holds_while_a_response_is_pending(tmp_path: Path) -> None:
         for endless in (line * 100, b"X: " + b"x" * 100_000):
             with connected(address, 1, begun) as (one,):
                 assert slow.entered.wait(10)
-                wait_until(lambda: is_lost(one, endless), 10)  # noqa: B023
+                wait_until(lambda: is_closed(one, endless), 10)  # noqa: B023
         slow.released.set()
-        assert is_answered(client)
-        for said in (
+        assert server_responds(client)
+        for data in (
             head("/v1/models", "X: " + "x" * 70_000),
             head("/" + "x" * 70_000),
         ):
-            with connected(address, 1, said) as (one,):
+            with connected(address, 1, data) as (one,):
                 one.settimeout(5)
                 assert one.recv(1 << 16).startswith(b"HTTP/1.1 431 ")

@@ -1,4 +1,4 @@
-"""The page in a real browser against the real server: what somebody sees, is told, and can reach."""
+"""The page in a real browser against a real server."""
 
 import re
 from collections.abc import Iterator
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
-from screen import (
+from browser import (
     NetworkProxy,
     OpenPage,
     PageRecorder,
@@ -19,6 +18,7 @@ from screen import (
     titles,
     wait_for_reply,
 )
+from playwright.sync_api import Browser, Page, Route, expect
 from server import running_server, small_pipeline
 
 from genrec import Catalog, Item
@@ -49,22 +49,22 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetworkProxy]:
 
 
 @pytest.fixture
-def watched(browser: Browser, network: NetworkProxy) -> Iterator[PageRecorder]:
-    """A violation of the CSP, an error on the console, a dialog or a request to anybody else fails the test."""
-    watched = PageRecorder(browser)
-    yield watched
-    watched.close()
+def recorder(browser: Browser, network: NetworkProxy) -> Iterator[PageRecorder]:
+    """Records problems; a CSP violation, console error, dialog or request to another host fails the test."""
+    recorder = PageRecorder(browser)
+    yield recorder
+    recorder.close()
     network.event_delay, network.disconnect_after, network.pause_after = 0.0, None, None
-    assert not watched.problems
+    assert not recorder.problems
 
 
 @pytest.fixture
-def open_page(watched: PageRecorder, network: NetworkProxy) -> OpenPage:
-    return lambda at=network.address, *, may_say="", **options: watched.open(at, may_say, **options)
+def open_page(recorder: PageRecorder, network: NetworkProxy) -> OpenPage:
+    return lambda at=network.address, *, allowed_console="", **options: recorder.open(at, allowed_console, **options)
 
 
 def test_conversation_fills_cards_labels_and_reply(open_page: OpenPage) -> None:
-    """Without this the page is of no use: what was said, understood, found and replied must all be there."""
+    """Without this the page is useless: message, preferences, items and reply must appear."""
     page = open_page()
     expect(page.get_by_role("heading", name="Conversation")).to_be_attached()
     send_message(page, "something for the kitchen")
@@ -72,40 +72,40 @@ def test_conversation_fills_cards_labels_and_reply(open_page: OpenPage) -> None:
     assert preference_labels(page) == ["Looks for something for the kitchen"]
     log = page.get_by_role("log")
     expect(log).to_contain_text("something for the kitchen")
-    assert log.locator("a.mention").all_inner_texts() == TITLES
+    assert log.locator("a.item-link").all_inner_texts() == TITLES
     log.get_by_role("link", name="Red Candle").click()
     expect(page.get_by_role("listitem", name="Red Candle")).to_be_focused()
     expect(page.get_by_role("listitem", name="Red Candle")).to_contain_text("3.00")
 
 
-def test_an_example_begins_a_conversation(open_page: OpenPage) -> None:
-    """Whoever does not know what to say needs a beginning that works."""
+def test_example_starts_a_conversation(open_page: OpenPage) -> None:
+    """A new user needs a first message that works."""
     page = open_page()
     page.locator("#examples button").first.click()
     wait_for_reply(page)
     assert len(titles(page)) == 5
-    expect(page.locator("#empty")).to_be_hidden()
+    expect(page.locator("#welcome")).to_be_hidden()
 
 
-def test_the_reply_appears_as_it_comes_and_can_be_stopped(open_page: OpenPage, network: NetworkProxy) -> None:
-    """A reply that is only shown when it is whole lets people wait; one that cannot be stopped keeps them."""
+def test_reply_streams_and_can_be_stopped(open_page: OpenPage, network: NetworkProxy) -> None:
+    """A reply that appears only when it is complete makes users wait."""
     page = open_page()
-    network.pause_after = 3  # wishes, items, and the first words
+    network.pause_after = 3  # preferences, items and the first text
     message_box(page).fill("something nice")
     message_box(page).press("Enter")
     expect(page.locator("#cards h3").first).to_have_text("Red Mug")
     expect(page.get_by_role("log")).to_contain_text("How")
     expect(page.get_by_role("log")).to_have_attribute("aria-busy", "true")
-    message_box(page).press_sequentially("typed meanwhile")
+    message_box(page).press_sequentially("typed in the meantime")
     page.keyboard.press("Escape")
     wait_for_reply(page)
     expect(page.get_by_role("log")).to_contain_text("Stopped.")
-    expect(message_box(page)).to_have_value("typed meanwhile")
+    expect(message_box(page)).to_have_value("typed in the meantime")
     assert len(titles(page)) == 5
 
 
-def test_a_reply_that_was_stopped_leaves_the_numbers_as_they_are(open_page: OpenPage, network: NetworkProxy) -> None:
-    """The server learns from the reply what was shown; half a reply must not make number 4 another item, or none."""
+def test_stopped_reply_keeps_item_numbers(open_page: OpenPage, network: NetworkProxy) -> None:
+    """The server reads from the reply what was shown; half a reply must not change what number 4 is."""
     page = open_page()
     network.event_delay = 0.25
     message_box(page).fill("something nice")
@@ -119,10 +119,8 @@ def test_a_reply_that_was_stopped_leaves_the_numbers_as_they_are(open_page: Open
     assert "Not Red Rug" in preference_labels(page)
 
 
-def test_stopped_before_an_answer_came_the_words_are_in_the_box_again(
-    open_page: OpenPage, network: NetworkProxy
-) -> None:
-    """Nothing that was typed is lost."""
+def test_message_stopped_early_returns_to_the_message_box(open_page: OpenPage, network: NetworkProxy) -> None:
+    """Text that a user typed must not be lost."""
     page = open_page()
     network.event_delay = 1.0
     message_box(page).fill("a long and careful sentence")
@@ -133,23 +131,23 @@ def test_stopped_before_an_answer_came_the_words_are_in_the_box_again(
 
 
 def test_stated_filter_narrows_the_cards_and_its_label_removes_it(open_page: OpenPage) -> None:
-    """A filter that does not act sells what was ruled out; one that cannot be taken back traps people."""
+    """A filter must apply, and a user must be able to remove it."""
     page = open_page()
     send_message(page, "something for the kitchen")
     send_message(page, "under 3.5")
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
     assert prices(page)
     assert max(prices(page)) <= 3.5
-    page.get_by_role("button", name="Take back: Only price ≤ 3.5").click()
+    page.get_by_role("button", name="Remove: Up to 3.5").click()
     wait_for_reply(page)
     assert preference_labels(page) == ["Looks for something for the kitchen"]
-    expect(page.get_by_role("log")).to_contain_text("Took back: price ≤ 3.5")
+    expect(page.get_by_role("log")).to_contain_text("Removed: Up to 3.5")
     assert len(titles(page)) == 5
     assert max(prices(page)) > 3.5
 
 
-def test_cards_are_criticised_by_their_buttons(open_page: OpenPage) -> None:
-    """A button that says something else than what it is called is worse than none."""
+def test_card_buttons_change_the_preferences(open_page: OpenPage) -> None:
+    """A button must do what its label says."""
     page = open_page()
     send_message(page, "something for the kitchen")
     page.get_by_role("button", name="More like this, number 2").click()
@@ -163,14 +161,14 @@ def test_cards_are_criticised_by_their_buttons(open_page: OpenPage) -> None:
     assert first not in titles(page)
 
 
-def test_questions_leave_the_numbers_as_they_are(open_page: OpenPage) -> None:
-    """After "why?" the shelf stands as before; a button on it that meant another item would rule out the wrong one."""
+def test_questions_keep_item_numbers(open_page: OpenPage) -> None:
+    """After "why?" the list is unchanged; otherwise a button would exclude another item."""
     page = open_page()
     send_message(page, "something for the kitchen")
     page.get_by_role("button", name="Why? number 3").click()
     wait_for_reply(page)
-    expect(page.locator(".turn").last.locator("a.mention")).to_have_text(["Red Candle"])
-    expect(page.get_by_role("button", name="Why? number 3")).to_be_focused()  # the same list is the same cards
+    expect(page.locator(".turn").last.locator("a.item-link")).to_have_text(["Red Candle"])
+    expect(page.get_by_role("button", name="Why? number 3")).to_be_focused()  # an unchanged list keeps its cards
     page.get_by_role("button", name="Compare number 3").click()
     page.get_by_role("button", name="Compare number 1").click()
     page.get_by_role("button", name="Compare 1 and 3").click()
@@ -183,8 +181,8 @@ def test_questions_leave_the_numbers_as_they_are(open_page: OpenPage) -> None:
     assert "Not Red Rug" in preference_labels(page)
 
 
-def test_undo_takes_the_last_turn_back(open_page: OpenPage) -> None:
-    """An undo that forgets the words makes people type them again; one that keeps the wishes does not undo."""
+def test_undo_removes_the_last_turn(open_page: OpenPage) -> None:
+    """Undo must return the message to the message box, and remove its preferences."""
     page = open_page()
     send_message(page, "something for the kitchen")
     send_message(page, "under 3.5")
@@ -195,15 +193,15 @@ def test_undo_takes_the_last_turn_back(open_page: OpenPage) -> None:
     expect(page.locator(".turn")).to_have_count(1)
     message_box(page).press("Enter")
     wait_for_reply(page)
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
 
 
 def test_undo_does_not_restore_removed_preferences(open_page: OpenPage) -> None:
-    """A chip that was closed and stands there again is an argument with the machine."""
+    """A label that was removed must not come back."""
     page = open_page()
     send_message(page, "under 3.5")
     send_message(page, "something for the kitchen")
-    page.get_by_role("button", name="Take back: Only price").click()
+    page.get_by_role("button", name="Remove: Up to").click()
     wait_for_reply(page)
     liked = f"Likes {titles(page)[1]}"
     send_message(page, "more like number 2")
@@ -215,8 +213,8 @@ def test_undo_does_not_restore_removed_preferences(open_page: OpenPage) -> None:
     assert sorted(preference_labels(page)) == [liked, "Looks for something for the kitchen"]
 
 
-def test_a_reload_keeps_conversation_and_draft_and_new_brings_them_back(open_page: OpenPage) -> None:
-    """A finger that slips must not cost a conversation."""
+def test_conversation_survives_reload_and_new(open_page: OpenPage) -> None:
+    """A wrong click must not cost a conversation."""
     page = open_page()
     send_message(page, "something for the kitchen")
     message_box(page).press_sequentially("and then")
@@ -226,14 +224,14 @@ def test_a_reload_keeps_conversation_and_draft_and_new_brings_them_back(open_pag
     expect(page.get_by_role("log")).to_contain_text("Red Lamp")
     expect(message_box(page)).to_have_value("and then")
     page.get_by_role("button", name="New").click()
-    expect(page.get_by_text("What are you looking for?")).to_be_visible()
+    expect(page.get_by_text("Describe what you want")).to_be_visible()
     assert titles(page) == preference_labels(page) == []
-    page.get_by_role("button", name="Bring back the last conversation").click()
+    page.get_by_role("button", name="Restore the previous conversation").click()
     assert titles(page) == TITLES
 
 
-def test_a_new_conversation_may_begin_while_an_answer_is_on_its_way(open_page: OpenPage, network: NetworkProxy) -> None:
-    """An answer that arrives in another conversation than its question belongs to nobody."""
+def test_new_conversation_discards_a_pending_reply(open_page: OpenPage, network: NetworkProxy) -> None:
+    """A reply must not appear in another conversation than its message."""
     page = open_page()
     send_message(page, "something for the kitchen")
     network.event_delay = 0.5
@@ -244,16 +242,14 @@ def test_a_new_conversation_may_begin_while_an_answer_is_on_its_way(open_page: O
     wait_for_reply(page)
     expect(page.locator(".turn")).to_have_count(0)
     assert titles(page) == preference_labels(page) == []
-    page.get_by_role("button", name="Bring back the last conversation").click()
+    page.get_by_role("button", name="Restore the previous conversation").click()
     page.get_by_role("button", name="Try again").click()
     wait_for_reply(page)
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
 
 
-def test_what_was_asked_when_the_page_went_is_there_to_be_asked_again(
-    open_page: OpenPage, network: NetworkProxy
-) -> None:
-    """A reload in mid-answer loses neither the words nor the way to go on."""
+def test_pending_message_survives_a_reload(open_page: OpenPage, network: NetworkProxy) -> None:
+    """A reload during a request must not lose the message."""
     page = open_page()
     network.event_delay = 1.0
     message_box(page).fill("something for the kitchen")
@@ -267,30 +263,30 @@ def test_what_was_asked_when_the_page_went_is_there_to_be_asked_again(
     expect(page.locator(".turn")).to_have_count(1)
 
 
-def test_text_that_looks_like_markup_is_text(open_page: OpenPage, tmp_path: Path) -> None:
-    """Whoever may write a title could otherwise run a script with the key of everybody who sees it."""
+def test_markup_in_texts_is_not_rendered(open_page: OpenPage, tmp_path: Path) -> None:
+    """A title with a script would otherwise run it with the API key of every viewer."""
     items = [Item(f"i{place}", title, {"note": title}) for place, title in enumerate(HOSTILE)]
     with running_server(Pipeline.from_rankers(Catalog.from_items(items)), tmp_path) as address:
         page = open_page(address)
         send_message(page, "<img src=x onerror=alert(5)> & <b>me</b>")
         page.get_by_role("button", name="More like this, number 1").click()
         wait_for_reply(page)
-        # What turns the direction of a line is left out where an item is named within one.
+        # Item links omit characters that change the text direction.
         named = [re.sub("[\u202e\u2066]", "", title) for title in HOSTILE]
-        assert page.locator(".turn").first.locator("a.mention").all_text_contents() == named
+        assert page.locator(".turn").first.locator("a.item-link").all_text_contents() == named
         assert set(titles(page)) <= set(HOSTILE)
         assert f"Likes {HOSTILE[0]}" in preference_labels(page)
-        expect(page.locator(".said").first).to_contain_text("<img src=x onerror=alert(5)> & <b>me</b>")
-        for mention in page.locator("#turns a").all():
-            assert (mention.get_attribute("href") or "").startswith("#item=i")
+        expect(page.locator(".user-message").first).to_contain_text("<img src=x onerror=alert(5)> & <b>me</b>")
+        for link in page.locator("#turns a").all():
+            assert (link.get_attribute("href") or "").startswith("#item=i")
         found = page.locator("main :is(img, script, b, iframe, object, embed, code), main svg:not(.icon)")
         expect(found).to_have_count(0)
         page.reload()
         expect(found).to_have_count(0)
 
 
-def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
-    """Not everybody has a pointer."""
+def test_page_is_usable_by_keyboard(open_page: OpenPage) -> None:
+    """Some users have no pointer."""
     page = open_page()
     page.keyboard.press("/")
     expect(message_box(page)).to_be_focused()
@@ -307,11 +303,11 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
             target = page.get_by_role("button", name=name)
             if target.count() and target.first.evaluate("element => element === document.activeElement"):
                 outline = target.first.evaluate("element => getComputedStyle(element).outlineStyle")
-                assert outline != "none", f"nobody sees that {name} has the focus"
+                assert outline != "none", f"the focus on {name} is not visible"
                 return
-        raise AssertionError(f"the keyboard does not reach {name!r}")
+        raise AssertionError(f"the keyboard cannot reach {name!r}")
 
-    tab_to("Take back: Looks for something, for the kitchen")
+    tab_to("Remove: Looks for something, for the kitchen")
     tab_to("Not this, number 1")
     page.keyboard.press("Enter")
     wait_for_reply(page)
@@ -320,18 +316,21 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
     page.keyboard.type("under 3.5")
     page.keyboard.press("Enter")
     wait_for_reply(page)
-    assert "Only price ≤ 3.5" in preference_labels(page)
+    assert "Up to 3.5" in preference_labels(page)
 
 
 @pytest.mark.parametrize("width", [360, 768])
-def test_a_phone_shows_all_in_one_column_with_room_for_fingers(open_page: OpenPage, width: int) -> None:
-    """Text beyond the edge is text that is not read, and a target smaller than a finger is another one's."""
+def test_phone_layout_has_one_column_and_large_targets(open_page: OpenPage, width: int) -> None:
+    """Text beyond the edge is not read, and small targets are missed."""
     page = open_page(viewport={"width": width, "height": 740}, has_touch=True, is_mobile=True)
     send_message(page, "somethingwithoutanyspaceinit" * 8)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    shelf, talk = page.locator("#shelf").bounding_box(), page.locator(".talk").bounding_box()
-    assert shelf is not None and talk is not None  # noqa: PT018
-    assert shelf["y"] >= talk["y"] + talk["height"]
+    suggestions, conversation = (
+        page.locator("#suggestions").bounding_box(),
+        page.locator(".conversation").bounding_box(),
+    )
+    assert suggestions is not None and conversation is not None  # noqa: PT018
+    assert suggestions["y"] >= conversation["y"] + conversation["height"]
     for target in page.locator("button:visible").all():
         box = target.bounding_box()
         assert box is not None
@@ -339,8 +338,8 @@ def test_a_phone_shows_all_in_one_column_with_room_for_fingers(open_page: OpenPa
         assert box["width"] >= 40, target.inner_text()
 
 
-def test_the_theme_follows_the_system_until_it_is_chosen(open_page: OpenPage) -> None:
-    """A page that is bright at night although it was told otherwise is closed."""
+def test_theme_follows_the_system_until_chosen(open_page: OpenPage) -> None:
+    """A choice of the user must survive a reload."""
     page = open_page(color_scheme="light")
 
     def brightness() -> int:
@@ -358,11 +357,11 @@ def test_the_theme_follows_the_system_until_it_is_chosen(open_page: OpenPage) ->
 
 
 def test_interrupted_reply_is_reported_and_can_be_retried(open_page: OpenPage, network: NetworkProxy) -> None:
-    """Half a reply that looks like a whole one misleads; one that is lost is typed again."""
-    page = open_page(may_say="ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION|Failed to load resource")
+    """Half a reply that looks complete is misleading."""
+    page = open_page(allowed_console="ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION|Failed to load resource")
     network.disconnect_after = 4
     send_message(page, "something for the kitchen")
-    expect(page.get_by_role("alert")).to_contain_text("The answer broke off.")
+    expect(page.get_by_role("alert")).to_contain_text("Connection lost.")
     expect(page.get_by_role("log")).to_contain_text("something for the kitchen")
     network.disconnect_after = None
     page.get_by_role("button", name="Try again").click()
@@ -373,12 +372,12 @@ def test_interrupted_reply_is_reported_and_can_be_retried(open_page: OpenPage, n
 
 
 def test_unreachable_server_is_reported_and_can_be_retried(open_page: OpenPage) -> None:
-    """An error that is only in the console looks like a page that ignores people."""
-    page = open_page(may_say="Failed to load resource|ERR_")
+    """An error in the console only looks like a page that ignores the user."""
+    page = open_page(allowed_console="Failed to load resource|ERR_")
     page.context.set_offline(True)
     send_message(page, "something for the kitchen")
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
-    page.get_by_role("button", name="Back to the message box").click()
+    page.get_by_role("button", name="Edit message").click()
     expect(message_box(page)).to_have_value("something for the kitchen")
     page.context.set_offline(False)
     message_box(page).press("Enter")
@@ -386,105 +385,104 @@ def test_unreachable_server_is_reported_and_can_be_retried(open_page: OpenPage) 
     assert titles(page) == TITLES
 
 
-def test_a_key_is_asked_for_and_kept_in_this_tab_alone(open_page: OpenPage, tmp_path: Path) -> None:
-    """A page that cannot be given a key cannot be used behind one; a key that outlives its tab is somebody else's."""
+def test_api_key_is_requested_and_kept_in_the_tab(open_page: OpenPage, tmp_path: Path) -> None:
+    """A key that outlives its tab could be used by the next person."""
     with running_server(small_pipeline(), tmp_path, keys=[KEY]) as address:
-        page = open_page(address, may_say="401")
-        page.get_by_label("Key", exact=True).fill("wrong")
+        page = open_page(address, allowed_console="401")
+        page.get_by_label("API key", exact=True).fill("wrong")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("heading", name="That key was not taken")).to_be_visible()
+        expect(page.get_by_role("heading", name="The server rejected this key")).to_be_visible()
         page.keyboard.press("Escape")
-        say_without = message_box(page)
-        say_without.fill("something for the kitchen")
-        say_without.press("Enter")
-        page.get_by_label("Key", exact=True).fill(KEY)
+        message_box(page).fill("something for the kitchen")
+        message_box(page).press("Enter")
+        page.get_by_label("API key", exact=True).fill(KEY)
         page.get_by_role("button", name="Use this key").click()
         wait_for_reply(page)
         assert titles(page) == TITLES
         page.reload()
         send_message(page, "under 3.5")
-        assert "Only price ≤ 3.5" in preference_labels(page)
+        assert "Up to 3.5" in preference_labels(page)
         assert KEY not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
 
 
 def test_busy_server_is_retried_and_reported(open_page: OpenPage, tmp_path: Path) -> None:
-    """A page that hammers a busy server keeps it busy; one that waits in silence looks broken."""
+    """Immediate retries keep a busy server busy; silent waiting looks broken."""
     with running_server(small_pipeline(), tmp_path, keys=[KEY], rate=0.5) as address:
-        page = open_page(address, may_say="401|429")
-        page.get_by_label("Key", exact=True).fill(KEY)
+        page = open_page(address, allowed_console="401|429")
+        page.get_by_label("API key", exact=True).fill(KEY)
         page.keyboard.press("Enter")
         expect(page.get_by_role("dialog")).to_have_count(0)
         send_message(page, "something for the kitchen")
         message_box(page).fill("under 3.5")
         message_box(page).press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("The server is busy. It is asked again in")
+        expect(page.get_by_role("alert")).to_contain_text("The server is busy. Retrying in")
         wait_for_reply(page)
-        assert "Only price ≤ 3.5" in preference_labels(page)
+        assert "Up to 3.5" in preference_labels(page)
 
 
-def test_identified_user_can_be_forgotten(open_page: OpenPage, watched: PageRecorder) -> None:
-    """What a person likes is kept only where they said who they are, and no longer than they want."""
+def test_identified_user_can_be_forgotten(open_page: OpenPage, recorder: PageRecorder) -> None:
+    """Likes are stored for identified users only, and until they delete their data."""
     page = open_page()
     send_message(page, "something for the kitchen")
     page.get_by_role("button", name="More like this, number 1").click()
     wait_for_reply(page)
-    assert "POST /v1/events" not in watched.requests
-    page.get_by_role("button", name="Who am I: guest").click()
+    assert "POST /v1/events" not in recorder.requests
+    page.get_by_role("button", name="Who is shopping? Guest").click()
     page.get_by_label("User id").fill("u 17/<b>")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Who am I: u 17/<b>")).to_be_focused()
-    with page.expect_response("**/v1/events") as told:
+    expect(page.get_by_role("button", name="Who is shopping? u 17/<b>")).to_be_focused()
+    with page.expect_response("**/v1/events") as response:
         page.get_by_role("button", name="More like this, number 2").click()
-    assert told.value.ok
+    assert response.value.ok
     wait_for_reply(page)
-    page.get_by_role("button", name="Who am I").click()
-    page.get_by_role("button", name="Forget me").click()
-    page.get_by_role("button", name="Keep it").click()
-    assert not any(asked.startswith("DELETE") for asked in watched.requests)
-    page.get_by_role("button", name="Who am I").click()
-    page.get_by_role("button", name="Forget me").click()
-    page.get_by_role("alertdialog").get_by_role("button", name="Forget me").click()
-    expect(page.get_by_role("status").filter(has_text="is removed")).to_be_visible()
-    expect(page.get_by_role("button", name="Who am I: guest")).to_be_visible()
+    page.get_by_role("button", name="Who is shopping?").click()
+    page.get_by_role("button", name="Delete my data").click()
+    page.get_by_role("button", name="Cancel").click()
+    assert not any(request.startswith("DELETE") for request in recorder.requests)
+    page.get_by_role("button", name="Who is shopping?").click()
+    page.get_by_role("button", name="Delete my data").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete my data").click()
+    expect(page.get_by_role("status").filter(has_text="was removed")).to_be_visible()
+    expect(page.get_by_role("button", name="Who is shopping? Guest")).to_be_visible()
     assert titles(page) == []
 
 
-def test_looking_at_an_item_is_no_event(open_page: OpenPage, watched: PageRecorder) -> None:
-    """What counts as met is not recommended again: whoever asks "why?" would never see that item any more."""
+def test_viewing_an_item_sends_no_event(open_page: OpenPage, recorder: PageRecorder) -> None:
+    """An item with an event is not recommended again, so asking "why?" must not be one."""
     page = open_page()
-    be(page, "curious")
+    set_user(page, "curious")
     send_message(page, "something for the kitchen")
     page.get_by_role("log").get_by_role("link", name="Red Candle").click()
     page.get_by_role("button", name="Why? number 1").click()
     wait_for_reply(page)
-    assert "POST /v1/events" not in watched.requests
+    assert "POST /v1/events" not in recorder.requests
 
 
-def test_an_event_on_its_way_does_not_undo_being_forgotten(
-    open_page: OpenPage, watched: PageRecorder, network: NetworkProxy
+def test_pending_event_is_sent_before_forgetting(
+    open_page: OpenPage, recorder: PageRecorder, network: NetworkProxy
 ) -> None:
-    """What arrives after the removal is kept, and the page has said that nothing is."""
+    """An event that arrives after the deletion would be stored."""
     page = open_page()
-    be(page, "hasty")
+    set_user(page, "hasty")
     send_message(page, "something for the kitchen")
     held: list[Route] = []
     page.route("**/v1/events", lambda route: held.append(route))
     with page.expect_request("**/v1/events"):
         page.get_by_role("button", name="More like this, number 2").click()
     wait_for_reply(page)
-    page.get_by_role("button", name="Who am I").click()
-    page.get_by_role("button", name="Forget me").click()
-    page.get_by_role("alertdialog").get_by_role("button", name="Forget me").click()
-    expect(page.get_by_role("button", name="Who am I: guest")).to_be_visible()
-    assert "DELETE /v1/users/hasty" not in watched.requests
+    page.get_by_role("button", name="Who is shopping?").click()
+    page.get_by_role("button", name="Delete my data").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete my data").click()
+    expect(page.get_by_role("button", name="Who is shopping? Guest")).to_be_visible()
+    assert "DELETE /v1/users/hasty" not in recorder.requests
     held[0].continue_()
-    expect(page.get_by_role("status").filter(has_text="is removed")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="was removed")).to_be_visible()
     assert httpx.get(f"{network.address}/v1/users/hasty/history").json()["items"] == []
 
 
-def be(page: Page, user: str) -> None:
-    """Say who one is."""
-    page.get_by_role("button", name="Who am I").click()
+def set_user(page: Page, user: str) -> None:
+    """Set the user id."""
+    page.get_by_role("button", name="Who is shopping?").click()
     page.get_by_label("User id").fill(user)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name=f"Who am I: {user}")).to_be_focused()
+    expect(page.get_by_role("button", name=f"Who is shopping? {user}")).to_be_focused()

@@ -1,4 +1,4 @@
-"""Laws of a recommender that changes while it answers: the next answer knows, the present one is whole."""
+"""Serving state: each request sees the latest data, and one consistent catalog."""
 
 import threading
 from collections import Counter
@@ -41,8 +41,8 @@ WEIGHTS = {f"{what} {whose} items": 1.0 for what in ("beside", "after", "near") 
 WEIGHTS |= {"like their texts": 1.0, "like their words": 1.0, "popularity": 0.1}
 
 
-class Letters:
-    """Counts the letters of a text, and the texts."""
+class LetterEncoder:
+    """Encodes a text as its letter counts, and records the texts."""
 
     name = "letters"
 
@@ -56,31 +56,35 @@ class Letters:
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1)
 
 
-def titled(number: int) -> Item:
-    letters = "".join("abcdefghijklmnopqrst"[(number * step) % 20] for step in (1, 3, 7, 11))
+def make_item(number: int) -> Item:
+    letters = "".join("abcdefghijklmnopqrst"[(number * stride) % 20] for stride in (1, 3, 7, 11))
     return Item(f"i{number}", f"{letters} {number}", {"price": float(number), "genre": "ab"[number % 2]})
 
 
-ITEMS = [titled(number) for number in range(SIZE)]
-# Whoever has an item takes the next but one; u2 met something that is in no catalog.
-WALKS = {f"u{user}": [f"i{(user + 2 * step) % SIZE}" for step in range(3 + user % 4)] for user in range(80)}
+ITEMS = [make_item(number) for number in range(SIZE)]
+# Each user takes every second item; u2 also has an item that is in no catalog.
+WALKS = {f"u{user}": [f"i{(user + 2 * index) % SIZE}" for index in range(3 + user % 4)] for user in range(80)}
 WALKS["u2"].append("gone long ago")
 
 
-def parts_of(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Pipeline:
-    """A whole ladder over a small catalog, with a real search over a table of numbers for an LLM."""
-    rows = [(user, item, time) for user, met in WALKS.items() for time, item in enumerate(met)]
+def make_pipeline(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Pipeline:
+    """A full pipeline over a small catalog, with a table of numbers in place of an LLM."""
+    rows = [(user, item, time) for user, seen in WALKS.items() for time, item in enumerate(seen)]
     columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows, strict=True)), strict=True))
-    catalog, log, encoder = Catalog.from_items(items, name="shop"), read_interactions(pa.table(columns)), Letters()
+    catalog, log, encoder = (
+        Catalog.from_items(items, name="shop"),
+        read_interactions(pa.table(columns)),
+        LetterEncoder(),
+    )
     embedding = EmbeddingRanker(encoder.encode(catalog.titles), encoder=encoder)
-    parts = Pipeline.from_rankers(
+    pipeline = Pipeline.from_rankers(
         catalog,
         log,
         embedding,
         CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, log), WEIGHTS),
     )
     if not model:
-        return parts
+        return pipeline
     identifiers, tokenizer = TitleIdentifiers(), ByteTokenizer()
     index = CatalogIndex.build(catalog, identifiers, tokenizer)
     ranker = GenerativeRanker(
@@ -90,11 +94,11 @@ def parts_of(*, model: bool = True, items: Sequence[Item] = ITEMS) -> Pipeline:
         template=read_template("next-item"),
         cold_template=read_template("cold-start"),
         prior=PriorSource([np.array([3, 5, 7]), np.array([10, 12])]),
-        retriever=parts.retriever,
+        retriever=pipeline.retriever,
         settings=GenerativeSettings(candidates=15, fusion_weight=1.0),
     )
     generating = LlmStage(ranker, index, identifiers, tokenizer, 6)
-    return Pipeline(**{name: getattr(parts, name) for name in Pipeline.__dataclass_fields__} | {"llm": generating})
+    return Pipeline(**{name: getattr(pipeline, name) for name in Pipeline.__dataclass_fields__} | {"llm": generating})
 
 
 @pytest.fixture
@@ -103,67 +107,67 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def live(store: Store) -> ServingState:
-    return ServingState(parts_of(), store)
+def state(store: Store) -> ServingState:
+    return ServingState(make_pipeline(), store)
 
 
 def catalog_of(*items: Item) -> Catalog:
     return Catalog.from_items(items)
 
 
-def answer(live: ServingState, user_id: str | None = None, history: Sequence[str] = (), words: str = "") -> list[str]:
-    asked = live.request_context(user_id, history, words)
-    found = asked.recommender.recommend(asked.user, K, exclude=asked.excluded_item_ids)
+def answer(state: ServingState, user_id: str | None = None, history: Sequence[str] = (), words: str = "") -> list[str]:
+    context = state.request_context(user_id, history, words)
+    found = context.recommender.recommend(context.user, K, exclude=context.excluded_item_ids)
     return [str(item.item_id) for item in found.items]
 
 
-def test_event_changes_the_next_response(live: ServingState, store: Store) -> None:
-    """A shop that shows what was bought a second ago has not noticed its customer."""
-    before = answer(live, "u1")
+def test_event_changes_the_next_response(state: ServingState, store: Store) -> None:
+    """A shop must not recommend what was bought a second ago."""
+    before = answer(state, "u1")
     store.add([Event("u1", before[0], 1.0), Event("u1", "i33", 2.0)])
-    person = live.request_context("u1").user
-    assert isinstance(person, History)
-    assert person.item_ids == (*WALKS["u1"], before[0], "i33")
-    after = answer(live, "u1")
+    user = state.request_context("u1").user
+    assert isinstance(user, History)
+    assert user.item_ids == (*WALKS["u1"], before[0], "i33")
+    after = answer(state, "u1")
     assert before[0] not in after
     assert after != before
     assert len(after) == K
 
 
-def test_history_is_file_then_store_then_request(live: ServingState, store: Store) -> None:
-    """The newest counts most, so another order asks for something else."""
+def test_history_is_file_then_store_then_request(state: ServingState, store: Store) -> None:
+    """The newest items count most, so the order decides the list."""
     store.add([Event("u3", "i9", 5.0), Event("u3", "i8", 4.0), Event("new", "i1", 1.0)])
-    assert live.request_context("u3", ["i50"], "words").user == History(
+    assert state.request_context("u3", ["i50"], "words").user == History(
         (*WALKS["u3"], "i8", "i9", "i50"), "words", "u3"
     )
-    assert live.request_context("new").user == History(("i1",), user_id="new")
-    assert live.request_context(None, ["i50"]).user == History(("i50",))
+    assert state.request_context("new").user == History(("i1",), user_id="new")
+    assert state.request_context(None, ["i50"]).user == History(("i50",))
 
 
-def test_what_the_catalog_lacks_is_left_out_of_what_is_known(live: ServingState, store: Store) -> None:
-    """A withdrawn item must not turn everybody who met it into an error; what the request names is its own affair."""
+def test_stored_items_outside_the_catalog_are_skipped(state: ServingState, store: Store) -> None:
+    """A withdrawn item must not fail requests of users who have it; unknown items of a request still raise."""
     store.add([Event("u2", "never there", 1.0), Event("u2", "i7", 2.0)])
-    live.revise(None, [WALKS["u2"][0]])
-    person = live.request_context("u2").user
-    assert isinstance(person, History)
-    assert person.item_ids == (*WALKS["u2"][1:-1], "i7")
-    assert len(answer(live, "u2")) == K
+    state.revise(None, [WALKS["u2"][0]])
+    user = state.request_context("u2").user
+    assert isinstance(user, History)
+    assert user.item_ids == (*WALKS["u2"][1:-1], "i7")
+    assert len(answer(state, "u2")) == K
     with pytest.raises(UnknownItemError, match="'never there' in the history of user 'u2'"):
-        answer(live, "u2", ["never there"])
+        answer(state, "u2", ["never there"])
 
 
-def test_what_is_not_liked_is_neither_history_nor_recommended(live: ServingState, store: Store) -> None:
-    """Otherwise a thumb that points down brings more of the same."""
-    first = answer(live, "u4")[0]
+def test_disliked_items_are_excluded(state: ServingState, store: Store) -> None:
+    """Otherwise a dislike brings more of the same."""
+    first = answer(state, "u4")[0]
     store.add([Event("u4", WALKS["u4"][0], 1.0, "dislike", -1.0), Event("u4", first, 2.0, "remove", 0.0)])
-    asked = live.request_context("u4")
-    assert isinstance(asked.user, History)
-    assert asked.user.item_ids == tuple(WALKS["u4"][1:])
-    assert asked.excluded_item_ids == (WALKS["u4"][0], first)
-    assert not {first, WALKS["u4"][0]} & set(answer(live, "u4"))
-    assert live.request_context("u4", [first]).excluded_item_ids == (WALKS["u4"][0],)
+    context = state.request_context("u4")
+    assert isinstance(context.user, History)
+    assert context.user.item_ids == tuple(WALKS["u4"][1:])
+    assert context.excluded_item_ids == (WALKS["u4"][0], first)
+    assert not {first, WALKS["u4"][0]} & set(answer(state, "u4"))
+    assert state.request_context("u4", [first]).excluded_item_ids == (WALKS["u4"][0],)
     store.add([Event("u4", first, 3.0, "like")])
-    again = live.request_context("u4")
+    again = state.request_context("u4")
     assert again.excluded_item_ids == (WALKS["u4"][0],)
     assert isinstance(again.user, History)
     assert again.user.item_ids == (*WALKS["u4"][1:], first)
@@ -173,25 +177,25 @@ def test_what_is_not_liked_is_neither_history_nor_recommended(live: ServingState
     st.lists(st.integers(0, 5)),
     st.lists(st.tuples(st.one_of(st.integers(0, 5), st.integers(0, 5).map(str)), st.sampled_from([-1.0, 0.0, 1.0]))),
 )
-def test_decremental_counts_equal_recomputed_counts(filed: list[int], told: list[tuple[int | str, float]]) -> None:
-    """An item that was taken back and met again counts once more, from then on; any other rule loses likes."""
-    met, unwanted = [str(one) for one in filed], list[str]()
-    for item_id, weight in told:
+def test_merged_history_equals_replayed_events(file_history: list[int], events: list[tuple[int | str, float]]) -> None:
+    """An item that is removed and seen again counts once more, from then on."""
+    seen, disliked = [str(one) for one in file_history], list[str]()
+    for item_id, weight in events:
         key = str(item_id)
-        unwanted = [one for one in unwanted if one != key or weight <= 0]
+        disliked = [one for one in disliked if one != key or weight <= 0]
         if weight > 0:
-            met.append(key)
+            seen.append(key)
             continue
-        met = [one for one in met if one != key]
-        unwanted += [] if key in unwanted else [key]
-    found = _merge_history(filed, [Event("u", item_id, 0.0, weight=weight) for item_id, weight in told])
-    assert tuple([str(one) for one in ids] for ids in found) == (met, unwanted)
+        seen = [one for one in seen if one != key]
+        disliked += [] if key in disliked else [key]
+    found = _merge_history(file_history, [Event("u", item_id, 0.0, weight=weight) for item_id, weight in events])
+    assert tuple([str(one) for one in ids] for ids in found) == (seen, disliked)
 
 
-def test_an_event_costs_the_same_however_many_there_are(
-    live: ServingState, store: Store, monkeypatch: pytest.MonkeyPatch
+def test_merging_a_history_takes_linear_time(
+    state: ServingState, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One customer of whom much is known would keep all others waiting, since lists are ranked one after the other."""
+    """One user with many events would delay all others, because requests are ranked one after the other."""
     looked = Counter[object]()
 
     def count(item_id: object) -> str | None:
@@ -201,40 +205,40 @@ def test_an_event_costs_the_same_however_many_there_are(
     events = [Event("u4", f"i{number % SIZE}", number, weight=float(number % 10 > 0)) for number in range(2000)]
     store.add(events)
     monkeypatch.setattr("genrec.serve.state.key_of", count)
-    live.request_context("u4")
+    state.request_context("u4")
     assert looked["ids"] <= 2 * (len(WALKS["u4"]) + len(events))
 
 
-def test_unknown_user_is_described_by_the_request(live: ServingState) -> None:
-    """An empty history in their place would answer where an error or nothing was asked for."""
-    asked = live.request_context("nobody")
+def test_unknown_user_is_described_by_the_request(state: ServingState) -> None:
+    """An empty history would be ranked where `on_unknown` asks for an error or nothing."""
+    context = state.request_context("nobody")
     with pytest.raises(UnknownUserError, match="'nobody'"):
-        asked.recommender.recommend(asked.user, K)
-    assert asked.recommender.recommend(asked.user, K, on_unknown="skip").items == ()
-    assert len(asked.recommender.recommend(asked.user, K, on_unknown="fallback").items) == K
-    assert len(answer(live, "nobody", ["i3"])) == len(answer(live, "nobody", words="abc")) == K
+        context.recommender.recommend(context.user, K)
+    assert context.recommender.recommend(context.user, K, on_unknown="skip").items == ()
+    assert len(context.recommender.recommend(context.user, K, on_unknown="fallback").items) == K
+    assert len(answer(state, "nobody", ["i3"])) == len(answer(state, "nobody", words="abc")) == K
 
 
-def test_forgotten_user_keeps_only_later_events(live: ServingState, store: Store) -> None:
-    """The files still name them; the next answer would show that nothing was forgotten."""
+def test_forgotten_user_keeps_only_later_events(state: ServingState, store: Store) -> None:
+    """The files still contain the user; using them would show that nothing was forgotten."""
     store.add([Event("u5", "i30", 1.0)])
     store.forget("u5")
-    asked = live.request_context("u5")
-    assert asked.user == "u5"
+    context = state.request_context("u5")
+    assert context.user == "u5"
     with pytest.raises(UnknownUserError):
-        asked.recommender.recommend(asked.user, K)
+        context.recommender.recommend(context.user, K)
     store.add([Event("u5", "i31", 2.0)])
-    assert live.request_context("u5").user == History(("i31",), user_id="u5")
+    assert state.request_context("u5").user == History(("i31",), user_id="u5")
 
 
-def test_the_next_request_sees_a_revision(live: ServingState) -> None:
-    """What is sold out, new, or has another price must not wait for a restart."""
-    everything = live.request_context().recommender
-    live.revise(catalog_of(Item("n1", "abc", {"price": 0.5}), Item("i3", "pqrs 3", {"price": 700.0})), ["i4"])
-    assert len(live.catalog) == SIZE
-    assert live.catalog[SIZE - 1] == Item("n1", "abc", {"price": 0.5, "genre": None})
-    assert live.catalog[3] == Item("i3", "pqrs 3", {"price": 700.0, "genre": None})
-    now = live.recommender
+def test_the_next_request_sees_a_revision(state: ServingState) -> None:
+    """Sold-out items, new items and new prices must not wait for a restart."""
+    everything = state.request_context().recommender
+    state.revise(catalog_of(Item("n1", "abc", {"price": 0.5}), Item("i3", "pqrs 3", {"price": 700.0})), ["i4"])
+    assert len(state.catalog) == SIZE
+    assert state.catalog[SIZE - 1] == Item("n1", "abc", {"price": 0.5, "genre": None})
+    assert state.catalog[3] == Item("i3", "pqrs 3", {"price": 700.0, "genre": None})
+    now = state.recommender
     assert {item.item_id for item in now.recommend(History(), SIZE).items} == {
         *(item.item_id for item in ITEMS if item.item_id != "i4"),
         "n1",
@@ -245,24 +249,24 @@ def test_the_next_request_sees_a_revision(live: ServingState) -> None:
     assert "i4" in everything.catalog
 
 
-def test_a_revision_costs_what_it_changes(live: ServingState) -> None:
-    """Embedding a catalog anew, or measuring its prior, takes minutes in which the shop is out of date."""
-    parts = parts_of()
-    assert parts.llm is not None
-    assert parts.embedding is not None
-    parts.llm.ranker.compute_priors()
-    encoder = parts.embedding._encoder
-    assert isinstance(encoder, Letters)
+def test_revision_computes_changed_items_only(state: ServingState) -> None:
+    """Encoding the catalog again, or measuring its prior, takes minutes."""
+    pipeline = make_pipeline()
+    assert pipeline.llm is not None
+    assert pipeline.embedding is not None
+    pipeline.llm.ranker.compute_priors()
+    encoder = pipeline.embedding._encoder
+    assert isinstance(encoder, LetterEncoder)
     before, prior = (
         len(encoder.asked),
-        dict(zip(parts.catalog.item_ids, parts.llm.ranker.prior_scores(), strict=True)),
+        dict(zip(pipeline.catalog.item_ids, pipeline.llm.ranker.prior_scores(), strict=True)),
     )
     put = catalog_of(Item("n1", "abc"), Item("i3", "pqrs 3"), Item("i5", ITEMS[5].title, {"price": 1.0}))
-    revised = parts.revised(put, ["i9", "i30"])
+    revised = pipeline.revised(put, ["i9", "i30"])
     assert encoder.asked[before:] == ["pqrs 3", "abc"]
     assert revised.llm is not None
     ranker = revised.llm.ranker
-    assert ranker._backend is parts.llm.ranker._backend
+    assert ranker._backend is pipeline.llm.ranker._backend
     steps = ranker._priors[0].log_probs
     trie = revised.llm.index.trie
     fresh = {
@@ -276,15 +280,15 @@ def test_a_revision_costs_what_it_changes(live: ServingState) -> None:
 
 
 def test_counts_of_kept_items_survive_a_revision() -> None:
-    """A revision of one thing must not change what is recommended of all others."""
-    parts = parts_of(model=False)
-    person = History(("i10", "i12"))
-    added = parts.revised(catalog_of(Item("n1", "abc")))
+    """A revision of one item must not change the scores of all others."""
+    pipeline = make_pipeline(model=False)
+    user = History(("i10", "i12"))
+    added = pipeline.revised(catalog_of(Item("n1", "abc")))
     gone = added.revised(None, ["i14", "i3"])
     back = gone.revised(catalog_of(ITEMS[14], ITEMS[3]))
     first, *others = (
-        {item.item_id: item.score for item in one.recommender().recommend(person, SIZE).items if item.item_id != "n1"}
-        for one in (parts, added, gone, back)
+        {item.item_id: item.score for item in one.recommender().recommend(user, SIZE).items if item.item_id != "n1"}
+        for one in (pipeline, added, gone, back)
     )
     for other in others:
         assert first.keys() - other.keys() <= {"i14", "i3"}
@@ -293,30 +297,30 @@ def test_counts_of_kept_items_survive_a_revision() -> None:
     assert next(iter(first)) == next(iter(others[0])) == "i14"
 
 
-def test_whole_numbers_and_fractions_of_a_column_may_meet(store: Store) -> None:
-    """All prices were whole until the first item that costs 3.50; and an attribute may begin with nothing."""
+def test_revision_may_add_floats_to_an_integer_column(store: Store) -> None:
+    """All prices were integers until the first item for 3.50; a column may also start with missing values."""
     items = [Item(number, f"thing {number}", {"price": 4, "note": None}) for number in range(20)]
-    live = ServingState(Pipeline.from_rankers(Catalog.from_items(items)), store)
-    live.revise(catalog_of(Item("20", "half", {"price": 3.5, "note": "new"})))
-    live.revise(catalog_of(Item("3", "three", {"price": 2})))
-    assert live.catalog[20] == Item(20, "half", {"price": 3.5, "note": "new"})
-    assert live.catalog[3] == Item(3, "three", {"price": 2.0, "note": None})
-    assert len(live.catalog) == 21
+    state = ServingState(Pipeline.from_rankers(Catalog.from_items(items)), store)
+    state.revise(catalog_of(Item("20", "half", {"price": 3.5, "note": "new"})))
+    state.revise(catalog_of(Item("3", "three", {"price": 2})))
+    assert state.catalog[20] == Item(20, "half", {"price": 3.5, "note": "new"})
+    assert state.catalog[3] == Item(3, "three", {"price": 2.0, "note": None})
+    assert len(state.catalog) == 21
 
 
-def test_two_revisions_at_once_are_both_kept(live: ServingState) -> None:
-    """Each starts from what is there: the later one would put back what the other took out."""
+def test_concurrent_revisions_are_both_kept(state: ServingState) -> None:
+    """Both start from the same catalog: the later one would undo the earlier one."""
     with ThreadPoolExecutor(8) as pool:
-        added = [pool.submit(live.revise, catalog_of(Item(f"n{number}", f"abc {number}"))) for number in range(12)]
-        gone = [pool.submit(live.revise, None, [f"i{number}"]) for number in range(12)]
+        added = [pool.submit(state.revise, catalog_of(Item(f"n{number}", f"abc {number}"))) for number in range(12)]
+        gone = [pool.submit(state.revise, None, [f"i{number}"]) for number in range(12)]
         for one in (*added, *gone):
             one.result()
-    assert set(live.catalog.item_ids) == {f"n{number}" for number in range(12)} | {f"i{n}" for n in range(12, SIZE)}
+    assert set(state.catalog.item_ids) == {f"n{number}" for number in range(12)} | {f"i{n}" for n in range(12, SIZE)}
 
 
-def test_a_revision_that_fails_changes_nothing(live: ServingState, store: Store, tmp_path: Path) -> None:
-    """Half of it would be seen until the restart, or come with it."""
-    before, there = live.recommender, store.revisions()
+def test_failed_revision_changes_nothing(state: ServingState, store: Store, tmp_path: Path) -> None:
+    """A partial revision would be visible until the restart, or after it."""
+    before, there = state.recommender, store.revisions()
     new = catalog_of(Item("n1", "abc"))
     for put, withdraw, error in (
         (new, ["none"], UnknownItemError),
@@ -327,26 +331,26 @@ def test_a_revision_that_fails_changes_nothing(live: ServingState, store: Store,
         (catalog_of(Item("n" * 500, "abc")), [], InputError),
     ):
         with pytest.raises(error):
-            live.revise(put, withdraw)
+            state.revise(put, withdraw)
     store.close()
     with pytest.raises(StoreError):
-        live.revise(new)
-    assert live.recommender is before
+        state.revise(new)
+    assert state.recommender is before
     with Store.open(f"sqlite:///{tmp_path / 'store.db'}") as again:
         assert again.revisions() == there == ([], [])
 
 
-def test_a_restart_brings_every_revision_back(live: ServingState, store: Store) -> None:
-    """Otherwise the shop sells what it no longer has until somebody notices."""
-    live.revise(catalog_of(Item("n1", "abc", {"price": 2.5}), Item("i3", "pqrs 3")), ["i4"])
-    live.revise(catalog_of(Item("n2", "bcd")), ["i5", "i3"])
-    live.revise(catalog_of(Item("n1", "abcd"), ITEMS[4]))
-    again = ServingState(parts_of(), store)
-    assert {item.item_id: item for item in again.catalog} == {item.item_id: item for item in live.catalog}
-    assert answer(again, "u7") == answer(live, "u7")
-    # The file lost an item that was withdrawn: there is nothing left to do.
-    smaller = ServingState(parts_of(items=[item for item in ITEMS if item.item_id != "i5"]), store)
-    assert set(smaller.catalog.item_ids) == set(live.catalog.item_ids)
+def test_restart_applies_every_revision(state: ServingState, store: Store) -> None:
+    """Otherwise the shop recommends withdrawn items after a restart."""
+    state.revise(catalog_of(Item("n1", "abc", {"price": 2.5}), Item("i3", "pqrs 3")), ["i4"])
+    state.revise(catalog_of(Item("n2", "bcd")), ["i5", "i3"])
+    state.revise(catalog_of(Item("n1", "abcd"), ITEMS[4]))
+    again = ServingState(make_pipeline(), store)
+    assert {item.item_id: item for item in again.catalog} == {item.item_id: item for item in state.catalog}
+    assert answer(again, "u7") == answer(state, "u7")
+    # An item that was withdrawn is also missing in the file: nothing is left to withdraw.
+    smaller = ServingState(make_pipeline(items=[item for item in ITEMS if item.item_id != "i5"]), store)
+    assert set(smaller.catalog.item_ids) == set(state.catalog.item_ids)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -358,10 +362,10 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_revision_reaches_every_server_within_a_second(shared: str) -> None:
-    """A customer whom the balancer sends elsewhere would buy what is sold out."""
+    """A user whose request goes to another server must not get a sold-out item."""
     now = 0.0
     with Store.open(shared) as mine, Store.open(shared) as theirs:
-        one, other = (ServingState(parts_of(), own, clock=lambda: now) for own in (mine, theirs))
+        one, other = (ServingState(make_pipeline(), own, clock=lambda: now) for own in (mine, theirs))
         sold = answer(other, "u1")[0]
         one.revise(catalog_of(Item("n1", "abc")), [sold])
         now = 0.9
@@ -371,14 +375,14 @@ def test_revision_reaches_every_server_within_a_second(shared: str) -> None:
         assert other.catalog[SIZE - 1] == Item("n1", "abc", {"price": None, "genre": None})
         unchanged = other.recommender
         now = 5.0
-        assert other.request_context().recommender is unchanged  # nothing is made anew where nothing was revised
+        assert other.request_context().recommender is unchanged  # no revision, no new recommender
         assert one.request_context().recommender is one.recommender
 
 
 def test_revision_applies_others_revisions_first(shared: str) -> None:
-    """Otherwise each server has a catalog of its own until it is started again."""
+    """Otherwise each server has its own catalog until it restarts."""
     with Store.open(shared) as mine, Store.open(shared) as theirs:
-        one, other = (ServingState(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs))
+        one, other = (ServingState(make_pipeline(model=False), own, clock=lambda: 0.0) for own in (mine, theirs))
         one.revise(catalog_of(Item("n1", "abc", {"size": 3})), ["i4"])
         other.revise(catalog_of(Item("n2", "bcd")), ["i5"])
         assert set(other.catalog.item_ids) == {item.item_id for item in ITEMS} - {"i4", "i5"} | {"n1", "n2"}
@@ -387,48 +391,48 @@ def test_revision_applies_others_revisions_first(shared: str) -> None:
         with pytest.raises(InputError):
             other.revise(catalog_of(Item("n3", "cde", {"size": "L"})))
         one.revise(None, ["n2"])
-        assert set(ServingState(parts_of(model=False), mine).catalog.item_ids) == set(one.catalog.item_ids)
+        assert set(ServingState(make_pipeline(model=False), mine).catalog.item_ids) == set(one.catalog.item_ids)
 
 
-def test_servers_that_revise_at_once_end_with_one_catalog(shared: str) -> None:
-    """What was made for a catalog that another server has changed meanwhile must be made again."""
+def test_concurrent_revisions_of_servers_converge(shared: str) -> None:
+    """A revision of a catalog that another server has changed meanwhile must be built again."""
     with Store.open(shared) as mine, Store.open(shared) as theirs:
-        lives = [ServingState(parts_of(model=False), own, clock=lambda: 0.0) for own in (mine, theirs)]
+        states = [ServingState(make_pipeline(model=False), own, clock=lambda: 0.0) for own in (mine, theirs)]
         with ThreadPoolExecutor(4) as pool:
             done = [
-                pool.submit(lives[number % 2].revise, catalog_of(Item(f"n{number}", f"abc {number}")), [f"i{number}"])
+                pool.submit(states[number % 2].revise, catalog_of(Item(f"n{number}", f"abc {number}")), [f"i{number}"])
                 for number in range(12)
             ]
             for one in done:
                 one.result()
         expected = {f"n{number}" for number in range(12)} | {f"i{number}" for number in range(12, SIZE)}
-        again = [ServingState(parts_of(model=False), mine), *lives]
-        for live in lives:
-            live.revise(None, [])
-        assert [set(live.catalog.item_ids) for live in again] == [expected] * 3
+        again = [ServingState(make_pipeline(model=False), mine), *states]
+        for state in states:
+            state.revise(None, [])
+        assert [set(state.catalog.item_ids) for state in again] == [expected] * 3
 
 
-def test_a_revision_that_cannot_be_taken_over_stops_no_answer(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """One server with another file, or a database that is away, would empty the pages of all who name no account."""
+def test_requests_survive_a_revision_that_cannot_be_applied(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A server with another file, or an unavailable database, must still serve anonymous users."""
     now = 0.0
-    live = ServingState(parts_of(model=False), store, clock=lambda: now)
+    state = ServingState(make_pipeline(model=False), store, clock=lambda: now)
     store.revise([Item("n1", "abc", {"price": "cheap"})])
     now = 2.0
-    assert len(answer(live, "u1")) == K
-    assert "cannot be taken over: " in caplog.text
+    assert len(answer(state, "u1")) == K
+    assert "revisions of other servers cannot be applied" in caplog.text
     store.revise(withdraw=["n1", "i3"])
     now = 4.0
-    assert len(answer(live, "u1")) == K
-    assert "i3" not in live.catalog
+    assert len(answer(state, "u1")) == K
+    assert "i3" not in state.catalog
     store.close()
     now = 6.0
-    assert len(answer(live, history=["i1"])) == K
+    assert len(answer(state, history=["i1"])) == K
 
 
 @pytest.mark.parametrize("model", [False, True])
 def test_request_during_a_revision_sees_one_catalog(store: Store, model: bool) -> None:
-    """Always k, never an error, and nothing that was withdrawn before they asked."""
-    live = ServingState(parts_of(model=model), store)
+    """Always k items, no error, and no item that was withdrawn before the request."""
+    state = ServingState(make_pipeline(model=model), store)
     gone: list[str] = []
     done = threading.Event()
 
@@ -436,7 +440,7 @@ def test_request_during_a_revision_sees_one_catalog(store: Store, model: bool) -
         random, count = np.random.default_rng(seed), 0
         while not done.is_set() or not count:
             before = tuple(gone)
-            found = answer(live, f"u{random.integers(80)}")
+            found = answer(state, f"u{random.integers(80)}")
             assert len(set(found)) == K
             assert not set(found) & set(before)
             count += 1
@@ -446,22 +450,22 @@ def test_request_during_a_revision_sees_one_catalog(store: Store, model: bool) -
         asking = [pool.submit(ask, seed) for seed in range(3)]
         try:
             for number in range(25):
-                live.revise(catalog_of(Item(f"n{number}", f"abc {number}")), [f"i{number}"])
+                state.revise(catalog_of(Item(f"n{number}", f"abc {number}")), [f"i{number}"])
                 gone.append(f"i{number}")
         finally:
             done.set()
         assert sum(one.result() for one in asking) >= 3
-    assert len(live.catalog) == SIZE
+    assert len(state.catalog) == SIZE
 
 
-def test_nothing_is_written_to_the_cache(tmp_path: Path, store: Store) -> None:
-    """Catalogs that change by the minute would fill the disk with what nobody reads again."""
-    parts = parts_of(model=False)
+def test_revision_writes_nothing_to_the_cache(tmp_path: Path, store: Store) -> None:
+    """A catalog that changes every minute would fill the disk with unused files."""
+    pipeline = make_pipeline(model=False)
     opened = open_pipeline(
-        parts.catalog, parts.interactions, cache=tmp_path / "cache", settings=Settings(model=None, encoder=None)
+        pipeline.catalog, pipeline.interactions, cache=tmp_path / "cache", settings=Settings(model=None, encoder=None)
     )
-    live = ServingState(opened, store)
+    state = ServingState(opened, store)
     before = sorted((tmp_path / "cache").rglob("*"))
-    live.revise(catalog_of(Item("n1", "abc")), ["i3"])
-    assert len(answer(live, "u1")) == K
+    state.revise(catalog_of(Item("n1", "abc")), ["i3"])
+    assert len(answer(state, "u1")) == K
     assert sorted((tmp_path / "cache").rglob("*")) == before

@@ -1,4 +1,4 @@
-"""Streams of the server: who leaves is not written for, more than may talk are refused, and time that is up is said."""
+"""Streamed replies: disconnects stop generation, chats are limited, and late replies end."""
 
 import threading
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from genrec.chat.conversation import TurnContext
 from genrec.deadline import Deadline
 from genrec.serve.service import ServiceConfig
 
-ASKED: dict[str, Any] = {"messages": [{"role": "user", "content": "a lamp"}], "stream": True}
-PATIENCE = 30.0
+REQUEST: dict[str, Any] = {"messages": [{"role": "user", "content": "a lamp"}], "stream": True}
+TIMEOUT = 30.0
 
 
-class _Typist:
-    """Writes a word each time it is let, or at short intervals, and knows when it stopped."""
+class SlowWriter:
+    """Writes a word at short intervals, and records when it stops."""
 
     def __init__(self, pause: float = 0.02) -> None:
         self._pause = pause
         self.wrote, self.ended = threading.Event(), threading.Event()
         self.words = 0
 
-    def __call__(self, occasion: TurnContext, on_text: Callable[[str], None], deadline: Deadline) -> bool:
+    def __call__(self, context: TurnContext, on_text: Callable[[str], None], deadline: Deadline) -> bool:
         self.ended.clear()
         try:
-            for _ in range(int(PATIENCE / self._pause)):
+            for _ in range(int(TIMEOUT / self._pause)):
                 deadline.check()
                 on_text("word ")
                 self.words += 1
@@ -40,64 +40,66 @@ class _Typist:
 
 
 def test_disconnect_stops_generation(tmp_path: Path) -> None:
-    """Every closed tab would keep a model busy for a minute, and a place taken from somebody who is there."""
-    typist = _Typist()
+    """A closed tab would keep the model busy for a minute, and use capacity of other users."""
+    writer = SlowWriter()
     with (
-        running_server(small_pipeline(), tmp_path, generate=typist, batching=ServiceConfig(max_chats=1)) as address,
-        httpx.Client(base_url=address, timeout=PATIENCE) as client,
+        running_server(small_pipeline(), tmp_path, generate=writer, config=ServiceConfig(max_chats=1)) as address,
+        httpx.Client(base_url=address, timeout=TIMEOUT) as client,
     ):
-        with client.stream("POST", "/v1/chat/completions", json=ASKED) as stream:
-            words = (told for told in parse_sse(stream.iter_lines()) if told["choices"][0]["delta"].get("content"))
+        with client.stream("POST", "/v1/chat/completions", json=REQUEST) as stream:
+            words = (
+                events for events in parse_sse(stream.iter_lines()) if events["choices"][0]["delta"].get("content")
+            )
             assert next(words)["choices"][0]["delta"]["content"] == "word "
-            assert client.post("/v1/chat/completions", json=ASKED).status_code == 429  # the only place is taken
-        assert typist.ended.wait(PATIENCE / 2)
-        with client.stream("POST", "/v1/chat/completions", json=ASKED) as stream:
+            assert client.post("/v1/chat/completions", json=REQUEST).status_code == 429  # max_chats is reached
+        assert writer.ended.wait(TIMEOUT / 2)
+        with client.stream("POST", "/v1/chat/completions", json=REQUEST) as stream:
             assert stream.status_code == 200
 
 
 def test_chats_beyond_max_chats_are_rejected(tmp_path: Path) -> None:
-    """A conversation takes seconds: the hundredth in the queue would wait for minutes and be told nothing."""
-    typist = _Typist()
+    """A chat takes seconds: the hundredth in a queue would wait for minutes."""
+    writer = SlowWriter()
     with (
-        running_server(small_pipeline(), tmp_path, generate=typist) as address,
-        httpx.Client(base_url=address, timeout=PATIENCE) as client,
-        ExitStack() as talks,
+        running_server(small_pipeline(), tmp_path, generate=writer) as address,
+        httpx.Client(base_url=address, timeout=TIMEOUT) as client,
+        ExitStack() as chats,
     ):
-        pool = [threading.Thread(target=_begin, args=(address, talks)) for _ in range(ServiceConfig().max_chats)]
+        pool = [threading.Thread(target=hold_chat, args=(address, chats)) for _ in range(ServiceConfig().max_chats)]
         for thread in pool:
             thread.start()
         wait_until(lambda: f"genrec_requests_inside {ServiceConfig().max_chats + 1}.0" in client.get("/metrics").text)
-        assert typist.wrote.wait(PATIENCE)
-        refused = client.post("/v1/chat/completions", json=ASKED)
+        assert writer.wrote.wait(TIMEOUT)
+        refused = client.post("/v1/chat/completions", json=REQUEST)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
-        assert client.post("/v1/recommend", json={"k": 3}).status_code == 200  # lists go on
-        talks.close()
+        assert client.post("/v1/recommend", json={"k": 3}).status_code == 200  # lists are not affected
+        chats.close()
         for thread in pool:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
 
 
-def _begin(address: str, talks: ExitStack) -> None:
-    """Begin a conversation that lasts until the stack is closed."""
-    client = talks.enter_context(httpx.Client(base_url=address, timeout=PATIENCE))
+def hold_chat(address: str, chats: ExitStack) -> None:
+    """Hold a chat open until the stack is closed."""
+    client = chats.enter_context(httpx.Client(base_url=address, timeout=TIMEOUT))
     try:
-        with client.stream("POST", "/v1/chat/completions", json=ASKED) as stream:
+        with client.stream("POST", "/v1/chat/completions", json=REQUEST) as stream:
             list(stream.iter_lines())
     except (httpx.HTTPError, RuntimeError):
-        return  # closed by the test
+        return  # the test closed the client
 
 
 def test_late_reply_ends_with_a_notice(tmp_path: Path) -> None:
-    """A model that has slowed down must not keep people before a sentence that never ends."""
+    """A slow model must not keep users waiting for a sentence without end."""
     with (
         running_server(
-            small_pipeline(), tmp_path, generate=_Typist(), batching=ServiceConfig(turn_timeout=0.5)
+            small_pipeline(), tmp_path, generate=SlowWriter(), config=ServiceConfig(turn_timeout=0.5)
         ) as address,
-        httpx.Client(base_url=address, timeout=PATIENCE) as client,
-        client.stream("POST", "/v1/chat/completions", json=ASKED) as stream,
+        httpx.Client(base_url=address, timeout=TIMEOUT) as client,
+        client.stream("POST", "/v1/chat/completions", json=REQUEST) as stream,
     ):
-        told = list(parse_sse(stream.iter_lines()))
-        assert told[-1] == "[DONE]"
-        assert told[-2]["genrec"] == {"fallback": True}
-        text = "".join(part["choices"][0]["delta"].get("content", "") for part in told[:-1])
+        events = list(parse_sse(stream.iter_lines()))
+        assert events[-1] == "[DONE]"
+        assert events[-2]["genrec"] == {"fallback": True}
+        text = "".join(part["choices"][0]["delta"].get("content", "") for part in events[:-1])
         assert text.startswith("word word ")
         assert "How about: 1. [" in text

@@ -1,4 +1,4 @@
-"""An item must come back from a line as it was."""
+"""Items as JSON lines: each item comes back exactly as it was written."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -26,7 +26,7 @@ VALUES = st.one_of(
 
 @given(st.text(), st.dictionaries(st.text(), VALUES | st.lists(VALUES | st.lists(VALUES))))
 def test_every_item_comes_back_exactly(title: str, attributes: dict[str, object]) -> None:
-    """A price that lost a digit, or a date that became text, would make a filter lie after the next start."""
+    """A price without its last digit, or a date that became text, changes filters after a restart."""
     item = Item("a", title, attributes)
     line = item_to_json(item)
     assert line.isascii()
@@ -53,8 +53,8 @@ def test_every_item_comes_back_exactly(title: str, attributes: dict[str, object]
     ],
     ids=str,
 )
-def test_a_catalog_of_what_came_back_is_the_catalog_of_what_was_written(values: list[object]) -> None:
-    """Otherwise the shop after a restart is not the shop before it."""
+def test_catalog_from_json_items_has_the_same_fingerprint(values: list[object]) -> None:
+    """Otherwise a restart changes the catalog."""
     items = [Item(str(place), "title", {"value": value}) for place, value in enumerate(values)]
     again = [item_from_json(item_to_json(item)) for item in items]
     assert Catalog.from_items(again).fingerprint == Catalog.from_items(items).fingerprint
@@ -62,13 +62,13 @@ def test_a_catalog_of_what_came_back_is_the_catalog_of_what_was_written(values: 
 
 @pytest.mark.parametrize("value", [{"a": 1}, b"bytes", {1, 2}, timedelta(1), object(), [[{"date": "2020-01-01"}]]])
 def test_item_without_json_form_raises(value: object) -> None:
-    """An attribute that is dropped or bent in silence is missed by whoever filters by it."""
+    """A filter would miss an attribute that was dropped or converted silently."""
     with pytest.raises(InputError, match=r"colour of item 'a' is .*use text, numbers, dates or lists"):
         item_to_json(Item("a", "title", {"colour": value}))
 
 
 @pytest.mark.parametrize("line", ["", "[]", '["a","b",{"c":{"set":"1"}}]', '["a","b",{"c":{}}]', '["a","b",3]', "{}"])
-def test_invalid_json_line_is_not_an_item(line: str) -> None:
-    """What somebody altered must not become an item."""
+def test_invalid_json_line_raises(line: str) -> None:
+    """An altered line must not become an item."""
     with pytest.raises(ValueError):
         item_from_json(line)

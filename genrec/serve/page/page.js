@@ -1,344 +1,294 @@
-// The page of genrec's server: a conversation beside a shelf of what it recommends.
+// The page of the server: a conversation, and the items it recommends.
 
-import { at } from "./make.js";
-import { keep, keepTheme, recall } from "./memory.js";
-import { Person } from "./person.js";
-import { idsIn, writeMention } from "./reply.js";
-import { counted, Shelf } from "./shelf.js";
-import { Talk } from "./talk.js";
-import { call, converse, Refusal } from "./wire.js";
+import { ApiError, request, streamChat } from "./api.js";
+import { Composer } from "./composer.js";
+import { ConversationPane } from "./conversation.js";
+import { byId } from "./dom.js";
+import { messagesOf } from "./messages.js";
+import { loadState, saveState } from "./storage.js";
+import { SuggestionsPane } from "./suggestions.js";
+import { setUpThemeButton } from "./theme-button.js";
+import { UserDialogs } from "./user.js";
+import { itemCount } from "./wording.js";
 
-const REMEMBERED = 30; // turns that are sent; what is wished is sent whole
-const TRIES = 4; // times that a busy server is waited for
-const NOBODY = { liked: [], disliked: [], words: [], limits: [] };
+const MAX_ATTEMPTS = 4; // attempts of one request while the server is busy
+const NO_PREFERENCES = { liked: [], disliked: [], words: [], limits: [] };
 
-const state = recall();
-let running = null; // the AbortController of the answer that is on its way
+const state = loadState();
+let running = null; // the AbortController of the current request
 
-const talk = new Talk({ say, again, edit, mention: showItem, isKnown });
-const shelf = new Shelf({ say, remove, latest: showShelf, like: (item) => person.like(item) });
-const person = new Person(state, { changed: () => keep(state), forgotten, tell });
+const conversation = new ConversationPane({ send, retry, edit, showItem, isKnown });
+const suggestions = new SuggestionsPane({ send, removePreference, showLatest, like: (item) => user.like(item) });
+const user = new UserDialogs(state, { changed: () => saveState(state), forgotten, showNotice });
+const composer = new Composer({
+  submit,
+  stop() {
+    running?.abort();
+    return running !== null;
+  },
+  draftChanged(text) {
+    state.draft = text;
+    saveState(state);
+  },
+});
 
-/** Say something in the conversation; whether it could be said now. */
-function say(text) {
+/** Send a message; returns false if a request is running or the text is blank. */
+function send(text) {
   if (running || !text.trim()) return false;
-  go({ said: text.trim() });
+  runTurn({ said: text.trim() });
   return true;
 }
 
-/** Take a wish back: the same conversation under other wishes. */
-function remove(chip) {
-  if (running) return;
-  const wishes = structuredClone(wishesNow());
-  const others = (values) => values.filter((own) => own !== chip.value);
-  if (chip.kind === "only") wishes.limits = wishes.limits.filter((own) => own.where !== chip.value);
-  else if (chip.kind === "looks for") wishes.words = others(wishes.words);
-  else if (chip.kind === "likes") wishes.liked = others(wishes.liked);
-  else wishes.disliked = others(wishes.disliked);
-  go({ said: "", did: `Took back: ${chip.label}`, wishes });
+function submit(text) {
+  if (running || !text.trim()) return;
+  composer.text = "";
+  send(text);
 }
 
-/** Ask for the next turn and show it as it comes. Whatever happens, what was said is in the state. */
-async function go(asked) {
+/** Remove a preference: the same conversation with the other preferences. */
+function removePreference(label) {
+  if (running) return;
+  const preferences = structuredClone(currentPreferences());
+  const without = (values) => values.filter((value) => value !== label.value);
+  if (label.kind === "only") preferences.limits = preferences.limits.filter((limit) => limit.where !== label.value);
+  else if (label.kind === "looks for") preferences.words = without(preferences.words);
+  else if (label.kind === "likes") preferences.liked = without(preferences.liked);
+  else preferences.disliked = without(preferences.disliked);
+  runTurn({ said: "", did: `Removed: ${label.text}`, wishes: preferences });
+}
+
+/** Request the next turn and show it as it arrives. The message stays in the state, even if the request fails. */
+async function runTurn(pending) {
   running = new AbortController();
   const { turns } = state;
   const messages = messagesOf(turns);
-  if (asked.said) messages.push({ role: "user", content: asked.said });
-  const body = { model: "genrec", messages, genrec: { wishes: asked.wishes ?? wishesNow() } };
+  if (pending.said) messages.push({ role: "user", content: pending.said });
+  const body = { model: "genrec", messages, genrec: { wishes: pending.wishes ?? currentPreferences() } };
   if (state.user) body.genrec.user_id = state.user;
-  state.asked = asked;
-  keep(state);
-  showShelf();
-  const turn = { ...asked, reply: "", ended: "done" };
-  talk.begin(turn);
-  tell("");
+  state.asked = pending;
+  saveState(state);
+  showLatest();
+  const turn = { ...pending, reply: "", ended: "done" };
+  conversation.begin(turn);
+  showNotice("");
   showRunning();
   try {
-    await listen(body, turn, running.signal);
+    await receive(body, turn, running.signal);
   } catch (error) {
-    if (state.turns === turns) fail(error, turn);
+    if (state.turns === turns) handleError(error, turn);
   }
   running = null;
-  if (state.turns === turns) end(turn);
+  if (state.turns === turns) finishTurn(turn);
   showRunning();
 }
 
-/** A turn of which nothing more comes. */
-function end(turn) {
+/** Store a turn that is complete. */
+function finishTurn(turn) {
   state.asked = null;
-  if (turn.ended === "unsaid") talk.drop();
+  if (turn.ended === "unsaid") conversation.removeLast();
   else {
     state.turns.push(turn);
-    talk.update(turn, true);
+    conversation.update(turn, true);
   }
-  keep(state);
-  showShelf();
-  if (turn.items) at("heard").textContent = `${counted(turn.items.length)} on the shelf.`;
+  saveState(state);
+  showLatest();
+  if (turn.items) announce(`${itemCount(turn.items.length)} suggested.`);
 }
 
-/** Fill a turn from the server, with patience where it is busy and a key where it asks for one. */
-async function listen(body, turn, signal) {
-  for (let tries = 1; ; tries++) {
+/** Fill a turn from the server; retries while the server is busy, and asks for an API key if it is required. */
+async function receive(body, turn, signal) {
+  for (let attempt = 1; ; attempt++) {
     try {
-      for await (const chunk of converse(body, person.key, signal)) take(chunk, turn);
+      for await (const chunk of streamChat(body, user.key, signal)) addChunk(chunk, turn);
       return;
     } catch (error) {
-      if (error.kind === "key" && (await person.askKey())) talk.think();
-      else if (error.kind === "busy" && tries < TRIES) await wait(error.wait, signal);
+      if (error.kind === "key" && (await user.askKey())) conversation.showPending();
+      else if (error.kind === "busy" && attempt < MAX_ATTEMPTS) await waitForRetry(error.wait, signal);
       else throw error;
     }
   }
 }
 
-function take(chunk, turn) {
+function addChunk(chunk, turn) {
   const { wishes, chips, items, notices, fallback } = chunk.genrec ?? {};
   if (wishes) turn.wishes = wishes;
-  if (chips) shelf.showChips((turn.chips = chips));
+  if (chips) suggestions.showPreferences((turn.chips = chips));
   if (items) {
-    turn.items = items.map(asKnown);
+    turn.items = items.map(withKnownFields);
     turn.notices = notices ?? [];
-    shelf.showItems(turn.items, turn.notices);
-    shelf.showWaiting(false);
+    suggestions.showItems(turn.items, turn.notices);
+    suggestions.showLoading(false);
   }
   if (fallback !== undefined) turn.fallback = fallback;
   turn.reply += chunk.choices?.[0]?.delta?.content ?? "";
-  talk.update(turn, false);
+  conversation.update(turn, false);
 }
 
-/** An item; one that the server knows from the reply alone, as it is when asked why, is what it was on the shelf. */
-function asKnown(item) {
+/** An item with the fields of its earlier recommendation, if the server knows it from the messages only. */
+function withKnownFields(item) {
   if (item.source !== "named") return item;
-  const before = state.turns.flatMap((turn) => turn.items ?? []).findLast((own) => own.item_id === item.item_id);
-  return { ...item, ...before, rank: item.rank };
+  const known = state.turns.flatMap((turn) => turn.items ?? []).findLast((other) => other.item_id === item.item_id);
+  return { ...item, ...known, rank: item.rank };
 }
 
-/** Count down to the next try; a stop ends it, and so does the button. */
-function wait(seconds, signal) {
+/** Count down to the next attempt. "Try now" ends the wait early, "Stop" cancels the request. */
+function waitForRetry(seconds, signal) {
   return new Promise((resolve, reject) => {
     const end = (then) => {
-      clearInterval(clock);
+      clearInterval(timer);
       signal.removeEventListener("abort", stopped);
-      talk.think();
+      conversation.showPending();
       then();
     };
     const stopped = () => end(() => reject(signal.reason));
-    const words = `The server is busy. It is asked again in ${seconds} ${seconds === 1 ? "second" : "seconds"}.`;
-    const count = talk.wait(words, seconds, () => end(resolve));
-    const clock = setInterval(() => {
+    const text = `The server is busy. Retrying in ${seconds} ${seconds === 1 ? "second" : "seconds"}.`;
+    const showRemaining = conversation.showBusy(text, seconds, () => end(resolve));
+    const timer = setInterval(() => {
       seconds -= 1;
-      if (seconds > 0) count(seconds);
+      if (seconds > 0) showRemaining(seconds);
       else end(resolve);
     }, 1000);
     signal.addEventListener("abort", stopped);
   });
 }
 
-function fail(error, turn) {
-  const came = turn.items !== undefined && turn.wishes !== undefined;
+function handleError(error, turn) {
+  const hasList = turn.items !== undefined && turn.wishes !== undefined;
   if (error.name === "AbortError") {
-    if (came) turn.ended = "stopped";
-    else if (turn.said && !words.value.trim()) {
+    if (hasList) turn.ended = "stopped";
+    else if (turn.said && !composer.text.trim()) {
       turn.ended = "unsaid";
-      write(turn.said);
-    } else Object.assign(turn, { ended: "failed", trouble: "Stopped before an answer came." });
+      composer.text = turn.said;
+    } else Object.assign(turn, { ended: "failed", trouble: "Stopped before the answer arrived." });
     return;
   }
-  if (!(error instanceof Refusal)) console.error(error);
-  const trouble = error instanceof Refusal ? error.message : "Something went wrong on this page.";
-  Object.assign(turn, { ended: came ? "broken" : "failed", trouble });
+  if (!(error instanceof ApiError)) console.error(error);
+  const trouble = error instanceof ApiError ? error.message : "Something went wrong on this page.";
+  Object.assign(turn, { ended: hasList ? "broken" : "failed", trouble });
 }
 
-/** Try the last turn again. */
-function again() {
+/** Send the last turn again. */
+function retry() {
   if (running) return;
   const { said, did, wishes } = state.turns.pop();
-  talk.drop();
-  go(said ? { said } : { said, did, wishes });
+  conversation.removeLast();
+  runTurn(said ? { said } : { said, did, wishes });
 }
 
-/** Put what a failed turn said back into the message box. */
+/** Move the message of a failed turn back to the message box. */
 function edit(turn) {
   if (running) return;
-  state.turns = state.turns.filter((own) => own !== turn);
-  write([words.value.trim(), turn.said].filter(Boolean).join("\n"));
-  talk.show(state.turns);
+  state.turns = state.turns.filter((other) => other !== turn);
+  composer.text = [composer.text.trim(), turn.said].filter(Boolean).join("\n");
+  conversation.show(state.turns);
   showRunning();
-  showShelf();
+  showLatest();
 }
 
 function undo() {
   if (running || !state.turns.length) return;
   const turn = state.turns.pop();
-  if (turn.said && !words.value.trim()) write(turn.said);
-  keep(state);
-  talk.drop();
+  if (turn.said && !composer.text.trim()) composer.text = turn.said;
+  saveState(state);
+  conversation.removeLast();
   showRunning();
-  showShelf();
-  at("heard").textContent = "The last turn is taken back.";
-  words.focus();
+  showLatest();
+  announce("The last turn was removed.");
+  composer.focus();
 }
 
-/** A new conversation; the one so far can be brought back, with what was being asked. */
-function startFresh() {
-  const trouble = "A new conversation was begun before the answer came.";
-  const asked = state.asked ? [{ ...state.asked, ended: "failed", trouble }] : [];
-  state.before = [...state.turns, ...asked];
-  restart([]);
+/** Start a new conversation. The current one, with any pending message, can be restored. */
+function startNew() {
+  const trouble = "A new conversation was started before the answer arrived.";
+  const pending = state.asked ? [{ ...state.asked, ended: "failed", trouble }] : [];
+  state.before = [...state.turns, ...pending];
+  replaceTurns([]);
 }
 
-function restart(turns) {
+function restorePrevious() {
+  const turns = state.before;
+  state.before = null;
+  replaceTurns(turns);
+}
+
+function replaceTurns(turns) {
   running?.abort();
   state.turns = turns;
   state.asked = null;
-  keep(state);
-  talk.show(turns);
+  saveState(state);
+  conversation.show(turns);
   showRunning();
-  showShelf();
-  words.focus();
+  showLatest();
+  composer.focus();
 }
 
-function forgotten(told) {
+function forgotten(notice) {
   state.before = null;
-  restart([]);
-  tell(told);
+  replaceTurns([]);
+  showNotice(notice);
 }
 
-/** The messages of the wire: of the turns that were answered, the newest. */
-function messagesOf(turns) {
-  return turns
-    .filter((turn) => turn.ended !== "failed")
-    .slice(-REMEMBERED)
-    .flatMap((turn) => [
-      ...(turn.said ? [{ role: "user", content: turn.said }] : []),
-      ...(turn.reply || turn.items ? [{ role: "assistant", content: withAll(turn) }] : []),
-    ]);
-}
-
-/**
- * A reply that names all that stands on the shelf, in its order. The server learns from the reply alone what was shown,
- * and one that broke off, or was written freely, may name less: "number 5" would then be another item.
- */
-function withAll({ reply, items }) {
-  const shown = (items ?? []).map((item) => String(item.item_id));
-  if (shown.join("\n") === idsIn(reply).join("\n")) return reply;
-  return [...(items ?? []).map((item) => `${item.rank}. ${writeMention(item)}`), "", reply].join("\n").trim();
-}
-
-const answered = () => state.turns.filter((turn) => turn.ended !== "failed");
-const wishesNow = () => answered().findLast((turn) => turn.wishes)?.wishes ?? NOBODY;
+const answeredTurns = () => state.turns.filter((turn) => turn.ended !== "failed");
+const currentPreferences = () => answeredTurns().findLast((turn) => turn.wishes)?.wishes ?? NO_PREFERENCES;
 
 function isKnown(id) {
-  const holds = (items) => items?.some((item) => String(item.item_id) === id);
-  return holds(shelf.items) || state.turns.some((turn) => holds(turn.items));
+  const includesId = (items) => items?.some((item) => String(item.item_id) === id);
+  return includesId(suggestions.items) || state.turns.some((turn) => includesId(turn.items));
 }
 
-/** Focus an item's card, of an earlier answer where the latest has it not. */
+/** Focus the card of an item. If the latest list does not have it, show the earlier list that does. */
 function showItem(id) {
-  if (shelf.focus(id)) return;
-  const turn = state.turns.findLast((own) => own.items?.some((item) => String(item.item_id) === id));
+  if (suggestions.focusCard(id)) return;
+  const turn = state.turns.findLast((other) => other.items?.some((item) => String(item.item_id) === id));
   if (!turn || running) return;
-  const latest = answered().findLast((own) => own.items);
-  shelf.showItems(turn.items, turn.notices, turn !== latest);
-  shelf.focus(id);
+  const latest = answeredTurns().findLast((other) => other.items);
+  suggestions.showItems(turn.items, turn.notices, turn !== latest);
+  suggestions.focusCard(id);
 }
 
-/** The shelf as the conversation has it now. */
-function showShelf() {
-  const latest = answered().findLast((turn) => turn.items);
-  shelf.showChips(answered().findLast((turn) => turn.chips)?.chips ?? []);
-  shelf.showItems(latest?.items ?? null, latest?.notices);
+/** Show the latest preferences and the latest list. */
+function showLatest() {
+  const latest = answeredTurns().findLast((turn) => turn.items);
+  suggestions.showPreferences(answeredTurns().findLast((turn) => turn.chips)?.chips ?? []);
+  suggestions.showItems(latest?.items ?? null, latest?.notices);
 }
 
-const words = at("words");
-
-/** Put text into the message box; it is kept as if it had been typed. */
-function write(text) {
-  words.value = text;
-  state.draft = text;
-  keep(state);
-  fit();
+function showNotice(text) {
+  byId("notice").hidden = !text;
+  byId("notice").textContent = text;
 }
 
-/** As many lines as the text has, up to what the style allows. */
-function fit() {
-  words.style.height = "auto";
-  words.style.height = `${words.scrollHeight}px`;
-}
-
-function tell(text) {
-  at("notice").hidden = !text;
-  at("notice").textContent = text;
+/** Have screen readers read a text. */
+function announce(text) {
+  byId("announcement").textContent = text;
 }
 
 function showRunning() {
-  document.body.classList.toggle("runs", running !== null);
-  shelf.showWaiting(running !== null);
-  at("send-name").textContent = running ? "Stop" : "Send";
-  at("fresh").disabled = running === null && !state.turns.length;
-  at("undo").disabled = running !== null || !state.turns.length;
-  at("back").hidden = !state.before;
+  document.body.classList.toggle("running", running !== null);
+  suggestions.showLoading(running !== null);
+  byId("send-name").textContent = running ? "Stop" : "Send";
+  byId("new-conversation").disabled = running === null && !state.turns.length;
+  byId("undo").disabled = running !== null || !state.turns.length;
+  byId("restore").hidden = !state.before;
 }
 
-function send() {
-  const text = words.value;
-  if (running || !text.trim()) return;
-  write("");
-  say(text);
-}
-
-at("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (running) running.abort();
-  else send();
-});
-words.addEventListener("input", () => {
-  state.draft = words.value;
-  keep(state);
-  fit();
-});
-words.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  send();
-});
-document.addEventListener("keydown", (event) => {
-  if (document.querySelector("dialog[open]")) return;
-  if (event.key === "Escape") running?.abort();
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea")) return;
-  event.preventDefault();
-  words.focus();
-});
-at("undo").addEventListener("click", undo);
-at("fresh").addEventListener("click", startFresh);
-at("back").addEventListener("click", () => {
-  const turns = state.before;
-  state.before = null;
-  restart(turns);
-});
-
-const darkBySystem = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (darkBySystem.matches ? "dark" : "light")) === "dark";
-const showTheme = () => at("theme").setAttribute("aria-pressed", String(isDark()));
-at("theme").addEventListener("click", () => {
-  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  keepTheme(document.documentElement.dataset.theme);
-  showTheme();
-});
-darkBySystem.addEventListener("change", showTheme);
-
-/** Whether the server is there and takes the key, before somebody has typed in vain. */
-async function greet() {
+/** Check that the server is reachable and accepts the API key, before the user types a message. */
+async function checkServer() {
   try {
-    await call("v1/models", { key: person.key });
+    await request("v1/models", { key: user.key });
   } catch (error) {
-    if (error.kind === "key" && (await person.askKey())) await greet();
-    else if (error.kind !== "busy") tell(error.message);
+    if (error.kind === "key" && (await user.askKey())) await checkServer();
+    else if (error.kind !== "busy") showNotice(error.message);
   }
 }
 
-write(state.draft);
-talk.show(state.turns);
+byId("undo").addEventListener("click", undo);
+byId("new-conversation").addEventListener("click", startNew);
+byId("restore").addEventListener("click", restorePrevious);
+
+composer.text = state.draft;
+conversation.show(state.turns);
 showRunning();
-showShelf();
-showTheme();
-greet();
+showLatest();
+setUpThemeButton();
+checkServer();

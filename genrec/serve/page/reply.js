@@ -1,82 +1,82 @@
-// A reply as nodes: paragraphs, lists, and mentions `[title](#item=id)`. All else is text, whatever it looks like.
+// Renders a reply: paragraphs, lists and item links `[title](#item=id)`. Everything else is plain text.
 
-import { make } from "./make.js";
+import { createElement } from "./dom.js";
 
-const MENTION = /\[((?:[^\\[\]]|\\.)*)\]\(#item=([^()\s]+)\)/g;
-const BEGUN = /\[((?:[^\\[\]]|\\.)*)\\?(?:\](?:\((?:#[^()\s]*)?)?)?$/;
-const LISTED = /^\s*(?:[-*•]|(\d{1,3})[.)])\s+(.*)$/;
+const ITEM_LINK = /\[((?:[^\\[\]]|\\.)*)\]\(#item=([^()\s]+)\)/g;
+const INCOMPLETE_LINK = /\[((?:[^\\[\]]|\\.)*)\\?(?:\](?:\((?:#[^()\s]*)?)?)?$/;
+const LIST_ITEM = /^\s*(?:[-*•]|(\d{1,3})[.)])\s+(.*)$/;
 
 /**
- * Nodes of a reply.
+ * The nodes of a reply.
  *
- * @param {string} text Markdown of the server.
- * @param {{isKnown: (id: string) => boolean, ended: boolean}} options Items that have a card, and whether more will come:
- *   a mention that has only begun shows its title.
+ * @param {string} text Markdown from the server.
+ * @param {{isKnown: (id: string) => boolean, ended: boolean}} options `isKnown`: whether an item has a card. `ended`:
+ *   whether the reply is complete; until then, an incomplete link at the end is shown as its title.
  */
-export function readReply(text, { isKnown, ended }) {
-  if (!ended) text = text.replace(BEGUN, (_, title) => title);
+export function renderReply(text, { isKnown, ended }) {
+  if (!ended) text = text.replace(INCOMPLETE_LINK, (_, title) => title);
   const blocks = [];
   let list = null;
   let lines = [];
-  const endLines = () => {
-    if (lines.length) blocks.push(make("p", {}, ...inline(lines.join("\n"), isKnown)));
+  const endParagraph = () => {
+    if (lines.length) blocks.push(createElement("p", {}, ...renderInline(lines.join("\n"), isKnown)));
     lines = [];
   };
   for (const line of text.split("\n")) {
-    const found = LISTED.exec(line);
-    if (found) {
-      endLines();
-      const tag = found[1] ? "OL" : "UL";
+    const match = LIST_ITEM.exec(line);
+    if (match) {
+      endParagraph();
+      const tag = match[1] ? "OL" : "UL";
       if (list?.tagName !== tag) {
-        list = make(tag, found[1] ? { start: Number(found[1]) } : {});
+        list = createElement(tag, match[1] ? { start: Number(match[1]) } : {});
         blocks.push(list);
       }
-      list.append(make("li", {}, ...inline(found[2], isKnown)));
+      list.append(createElement("li", {}, ...renderInline(match[2], isKnown)));
     } else if (line.trim()) {
       list = null;
       lines.push(line);
     } else {
-      endLines();
+      endParagraph();
     }
   }
-  endLines();
+  endParagraph();
   return blocks;
 }
 
-/** The ids that a reply mentions, each once, in its order. */
-export const idsIn = (text) => [...new Set([...text.matchAll(MENTION)].map((found) => idOf(found[2])))];
+/** The distinct item ids that a reply links, in order. */
+export const linkedIds = (text) => [...new Set([...text.matchAll(ITEM_LINK)].map((match) => decodeId(match[2])))];
 
-/** An item as the server mentions it. */
-export function writeMention(item) {
+/** A link to an item, in the format of the server. */
+export function formatItemLink(item) {
   const title = String(item.title).replace(/\s+/g, " ").replace(/[\\`*_{}[\]<>()#+!|~]/g, "\\$&");
-  const id = encodeURIComponent(item.item_id).replace(/[!'()*]/g, (own) => `%${own.charCodeAt(0).toString(16).toUpperCase()}`);
+  const id = encodeURIComponent(item.item_id).replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`);
   return `[${title}](#item=${id})`;
 }
 
-function idOf(quoted) {
+function decodeId(encoded) {
   try {
-    return decodeURIComponent(quoted);
+    return decodeURIComponent(encoded);
   } catch {
-    return quoted; // no proper quoting, so no id of the server's
+    return encoded; // not valid percent-encoding, so the server did not write it
   }
 }
 
-function inline(text, isKnown) {
+function renderInline(text, isKnown) {
   const nodes = [];
-  let from = 0;
-  for (const found of text.matchAll(MENTION)) {
-    nodes.push(text.slice(from, found.index));
-    const title = found[1].replace(/\\(.)/g, "$1");
-    const id = idOf(found[2]);
-    nodes.push(isKnown(id) ? mention(id, title) : make("strong", {}, title));
-    from = found.index + found[0].length;
+  let start = 0;
+  for (const match of text.matchAll(ITEM_LINK)) {
+    nodes.push(text.slice(start, match.index));
+    const title = match[1].replace(/\\(.)/g, "$1");
+    const id = decodeId(match[2]);
+    nodes.push(isKnown(id) ? createItemLink(id, title) : createElement("strong", {}, title));
+    start = match.index + match[0].length;
   }
-  nodes.push(text.slice(from));
+  nodes.push(text.slice(start));
   return nodes;
 }
 
-function mention(id, title) {
-  const link = make("a", { className: "mention", href: `#item=${encodeURIComponent(id)}` }, title);
+function createItemLink(id, title) {
+  const link = createElement("a", { className: "item-link", href: `#item=${encodeURIComponent(id)}` }, title);
   link.dataset.item = id;
   return link;
 }

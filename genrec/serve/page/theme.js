@@ -1,7 +1,7 @@
-// Runs before the first paint, so that a page kept dark never flashes white.
+// Applies the saved theme before the first paint, so that the page does not flash in the wrong colours.
 try {
-  const kept = localStorage.getItem("genrec.theme");
-  if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
+  const theme = localStorage.getItem("genrec.theme");
+  if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
 } catch {
-  // Storage is switched off: the system's theme stands.
+  // Storage is disabled: the theme of the system applies.
 }

@@ -1,4 +1,4 @@
-"""What waits at the server: it counts into a deadline, and nobody waits for what only others need."""
+"""Waiting requests: queue time counts against the deadline, and slow parts delay only requests that need them."""
 
 import logging
 import threading
@@ -29,8 +29,8 @@ from genrec.types import Ranking, RecommendationList
 WAIT = 30.0
 
 
-class Time:
-    """A clock that is set."""
+class ManualClock:
+    """A clock that tests set."""
 
     now = 0.0
 
@@ -39,7 +39,7 @@ class Time:
 
 
 @contextmanager
-def service_of(parts: Pipeline, folder: Path, clock: Time, load: ServiceConfig) -> Iterator[Service]:
+def service_of(parts: Pipeline, folder: Path, clock: ManualClock, load: ServiceConfig) -> Iterator[Service]:
     with Store.open(f"sqlite:///{folder / 'events.db'}") as store:
         made = Service(
             ServingState(parts, store),
@@ -58,8 +58,8 @@ def rank(service: Service, **asked: Any) -> "Future[RecommendResponse]":
     return service.rank(ask, service.request_context(ask))
 
 
-class _Model(BlockingRanker):
-    """Takes its time, and sees whether there is any."""
+class DeadlineRanker(BlockingRanker):
+    """A blocking ranker that checks its deadline."""
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         deadline.check()
@@ -71,8 +71,8 @@ def sources(answer: RecommendResponse) -> set[str]:
 
 
 def test_queue_time_counts_against_the_deadline(tmp_path: Path) -> None:
-    """A list in ten seconds would take twenty, and a shop's page is gone by then."""
-    slow, clock = _Model(), Time()
+    """A list with a deadline of 10 seconds would take 20."""
+    slow, clock = DeadlineRanker(), ManualClock()
     with service_of(small_pipeline(extra_stages=[slow]), tmp_path, clock, ServiceConfig(deadline=10.0)) as service:
         first = rank(service, k=3)
         assert slow.entered.wait(WAIT)
@@ -84,12 +84,12 @@ def test_queue_time_counts_against_the_deadline(tmp_path: Path) -> None:
         assert sources(first.result(WAIT)) == {"slow"}
         assert len(late.result(WAIT)["items"]) == 3
         assert "slow" not in sources(late.result())
-        assert sources(other.result(WAIT)) == {"slow"}  # who has time left keeps it
+        assert sources(other.result(WAIT)) == {"slow"}  # a request with time left keeps its stage
 
 
 def test_advisors_are_cached_by_recent_k(tmp_path: Path) -> None:
-    """Each is made over the whole catalog: made again for every turn, a conversation waits for it."""
-    with service_of(small_pipeline(), tmp_path, Time(), ServiceConfig()) as service:
+    """An advisor is built over the whole catalog, so building it per turn is slow."""
+    with service_of(small_pipeline(), tmp_path, ManualClock(), ServiceConfig()) as service:
         recommender = service.state.recommender
         made = [service.advisor(recommender, k) for k in range(1, 9)]
         assert [service.advisor(recommender, k) for k in range(1, 9)] == made
@@ -97,41 +97,41 @@ def test_advisors_are_cached_by_recent_k(tmp_path: Path) -> None:
         assert service.advisor(recommender, 8) is made[-1]
 
 
-class _Gated(DenseRanker):
-    """Counts how often it was asked, and answers once it is let."""
+class FailingRanker(DenseRanker):
+    """Counts its calls, waits for `released`, and fails."""
 
     source = "gated"
 
     def __init__(self) -> None:
-        self.open, self.count = threading.Event(), 0
+        self.released, self.count = threading.Event(), 0
 
     def can_rank(self, request: RankRequest) -> bool:
         return True
 
     def scores(self, requests: Any) -> Any:
         self.count += 1
-        self.open.wait(WAIT)
+        self.released.wait(WAIT)
         raise EngineError("gone")
 
 
 def test_concurrent_readiness_probes_share_one_check(tmp_path: Path) -> None:
-    """Forty balancers would ask a model that hangs for forty lists, and take every thread."""
-    gated = _Gated()
+    """Forty probes would ask a hanging model for forty lists, and use up the thread pool."""
+    gated = FailingRanker()
     with running_server(small_pipeline(extra_stages=[gated]), tmp_path) as address, ThreadPoolExecutor(20) as pool:
         asking = [pool.submit(httpx.get, f"{address}/health/ready", timeout=WAIT) for _ in range(20)]
         wait_until(lambda: "genrec_requests_inside 21.0" in httpx.get(f"{address}/metrics").text)
-        gated.open.set()
+        gated.released.set()
         assert {one.result().status_code for one in asking} == {503}
     assert gated.count == 1
 
 
 def test_hanging_store_does_not_delay_requests_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that is down must cost those it knows something, and strangers nothing."""
-    over, asked = threading.Event(), threading.Event()
+    """An unavailable database must only affect requests with a user id."""
+    released, asked = threading.Event(), threading.Event()
 
     def hang(self: Store, user_id: object) -> Any:
         asked.set()
-        over.wait(WAIT)
+        released.wait(WAIT)
         raise StoreError("the database is gone")
 
     with (
@@ -144,54 +144,56 @@ def test_hanging_store_does_not_delay_requests_without_it(tmp_path: Path, monkey
         assert asked.wait(WAIT)
         assert len(client.post("/v1/recommend", json={"k": 3}).json()["items"]) == 3
         assert not known.done()
-        over.set()
+        released.set()
         assert known.result().status_code == 503
 
 
-def test_an_item_that_is_withdrawn_in_the_middle_of_a_turn_breaks_nothing(tmp_path: Path) -> None:
-    """Somebody who likes what has just been sold out would see half a stream."""
+def test_item_withdrawn_during_a_turn_breaks_nothing(tmp_path: Path) -> None:
+    """A user who likes an item that is withdrawn meanwhile would get half a stream."""
 
-    class _Withdrawing(Advisor):
-        """Reads a wish for an item that goes before it is told."""
+    class WithdrawingAdvisor(Advisor):
+        """Withdraws an item before it emits the preferences."""
 
         def respond(self, *given: Any, on_event: Any, **more: Any) -> Any:
-            def tell(part: object) -> None:
-                if address is not None and not gone.is_set():
-                    gone.set()
+            def emit(part: object) -> None:
+                if address is not None and not withdrawn.is_set():
+                    withdrawn.set()
                     assert httpx.delete(f"{address}/v1/catalog/items/i1").status_code == 200
                 on_event(part)
 
-            return super().respond(*given, on_event=tell, **more)
+            return super().respond(*given, on_event=emit, **more)
 
-    gone = threading.Event()
-    wishes = {"liked": ["i1"]}
-    body = {"messages": [{"role": "user", "content": "a lamp"}], "genrec": {"wishes": wishes}, "stream": True}
+    withdrawn = threading.Event()
+    preferences = {"liked": ["i1"]}
+    body = {"messages": [{"role": "user", "content": "a lamp"}], "genrec": {"wishes": preferences}, "stream": True}
     with (
-        running_server(small_pipeline(), tmp_path, advise=lambda own, k: _Withdrawing(own, k=k)) as address,
+        running_server(
+            small_pipeline(), tmp_path, build_advisor=lambda own, k: WithdrawingAdvisor(own, k=k)
+        ) as address,
         httpx.Client(base_url=address, timeout=WAIT) as client,
     ):
-        told = list(parse_sse(iter(client.post("/v1/chat/completions", json=body).text.splitlines())))
-    assert gone.is_set()
-    assert [chip["label"] for chip in told[0]["genrec"]["chips"]][:1] == ["Red Lamp"]
-    assert told[-2]["genrec"] == {"fallback": False}
-    assert told[-1] == "[DONE]"
+        events = list(parse_sse(iter(client.post("/v1/chat/completions", json=body).text.splitlines())))
+    assert withdrawn.is_set()
+    assert [chip["label"] for chip in events[0]["genrec"]["chips"]][:1] == ["Red Lamp"]
+    assert events[-2]["genrec"] == {"fallback": False}
+    assert events[-1] == "[DONE]"
 
 
 def test_stage_failures_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
-    """Told at every list it would fill the disk; never told, nobody could mend it."""
-    clock = Time()
-    notices = NoticeFilter(clock)
-    said = ("own", "generative was left out: /secret: gone", "only 3 items are allowed, 5 were asked for")
-    failed = RecommendationList((), proven=False, compared=0, notices=said, failed_stages=("generative",))
+    """Logging every failure fills the disk; logging none hides the cause."""
+    clock = ManualClock()
+    notice_filter = NoticeFilter(clock)
+    notices = ("own", "generative was left out: /secret: gone", "only 3 items are allowed, 5 were asked for")
+    failed = RecommendationList((), proven=False, compared=0, notices=notices, failed_stages=("generative",))
     with caplog.at_level(logging.WARNING):
         for clock.now in (0.0, 1.0, 59.0, 61.0):
-            assert notices.for_list(failed, ["own"]) == ["generative was left out", said[-1]]
-    assert [record.getMessage() for record in caplog.records] == [said[1]] * 2
+            assert notice_filter.for_list(failed, ["own"]) == ["generative was left out", notices[-1]]
+    assert [record.getMessage() for record in caplog.records] == [notices[1]] * 2
 
 
 def test_waiting_times_out() -> None:
-    """A test that waits for ever says nothing."""
+    """A test that waits forever reports nothing."""
     start = time.monotonic()
-    with pytest.raises(TimeoutError, match="not so after"):
+    with pytest.raises(TimeoutError, match="does not hold after"):
         wait_until(lambda: False, 0.05)
     assert time.monotonic() >= start

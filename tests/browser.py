@@ -1,7 +1,6 @@
-"""A real browser on the page of a real server, and what can be seen there.
+"""A real browser for tests of the page: Chromium, controlled by Playwright.
 
-The Chromium of the system is driven through Playwright. Where there is none the tests are skipped, but in CI that is a
-failure.
+If Chromium is not installed, tests are skipped, or fail in CI.
 """
 
 import contextlib
@@ -21,16 +20,17 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
 
 _EVENT_END = b"\n\n"
-_BUFFER_SIZE = 1 << 16  # bytes at once
+_SEVERITIES = ("error", "warning")
+_BUFFER_SIZE = 1 << 16  # bytes per read
 
 
 class NetworkProxy:
-    """What lies between a browser and a server: by default nothing, but it can be slow, and break.
+    """A proxy between browser and server that can delay, pause and break streamed replies.
 
     Attributes:
-        event_delay: seconds that each event of a streamed reply takes.
-        disconnect_after: events of a streamed reply after which the connection breaks; None for never.
-        pause_after: events of a streamed reply after which nothing comes until this is None.
+        event_delay: seconds before each event of a streamed reply.
+        disconnect_after: number of events after which the connection is closed; None for never.
+        pause_after: number of events after which the reply pauses, until this is None.
     """
 
     def __init__(self, server: str) -> None:
@@ -43,7 +43,7 @@ class NetworkProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         self._listening.close()
 
     def _accept(self) -> None:
@@ -56,27 +56,27 @@ class NetworkProxy:
                 threading.Thread(target=self._forward_response, args=(server, client), daemon=True).start()
 
     def _forward_response(self, server: socket.socket, client: socket.socket) -> None:
-        """Carry what the server says, an event at a time."""
-        left, told = math.inf, 0
+        """Forward the response, event by event."""
+        remaining, forwarded = math.inf, 0
         with server, client, contextlib.suppress(OSError):
-            while left > 0 and (data := server.recv(_BUFFER_SIZE)):
+            while remaining > 0 and (data := server.recv(_BUFFER_SIZE)):
                 if data.startswith(b"HTTP/"):
-                    left, told = math.inf if self.disconnect_after is None else self.disconnect_after, 0
+                    remaining, forwarded = math.inf if self.disconnect_after is None else self.disconnect_after, 0
                 *events, rest = data.split(_EVENT_END)
                 for event in events:
                     time.sleep(self.event_delay)
-                    while self.pause_after is not None and told >= self.pause_after:
+                    while self.pause_after is not None and forwarded >= self.pause_after:
                         time.sleep(0.01)
-                    left, told = left - 1, told + 1
-                    client.sendall(event + _EVENT_END if left > 0 else b"")
-                client.sendall(rest if left > 0 else b"")
-            # The other thread may wait in one of the two, which then does not close.
-            for end in (client, server):
-                end.shutdown(socket.SHUT_RDWR)
+                    remaining, forwarded = remaining - 1, forwarded + 1
+                    client.sendall(event + _EVENT_END if remaining > 0 else b"")
+                client.sendall(rest if remaining > 0 else b"")
+            # A socket that the other thread is reading does not close until it is shut down.
+            for connection in (client, server):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _forward_request(client: socket.socket, server: socket.socket) -> None:
-    """Carry what the browser says."""
+    """Forward the request."""
     with contextlib.suppress(OSError):
         while data := client.recv(_BUFFER_SIZE):
             server.sendall(data)
@@ -85,12 +85,12 @@ def _forward_request(client: socket.socket, server: socket.socket) -> None:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser; skips, or fails in CI, where there is none."""
+    """The browser; if it is not installed, the test is skipped, or fails in CI."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         if os.environ.get("CI"):
-            pytest.fail("there is no chromium on the PATH; install it: in CI the page is tested")
-        pytest.skip("there is no chromium on the PATH; install it to test the page")
+            pytest.fail("chromium is not on the PATH; install it, because CI must test the page")
+        pytest.skip("chromium is not on the PATH; install it to test the page")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
@@ -98,11 +98,11 @@ def chromium() -> Iterator[Browser]:
 
 
 class PageRecorder:
-    """Opens pages and keeps an eye on them.
+    """Opens pages and records their requests and problems.
 
     Attributes:
-        pages: that are open.
-        problems: whatever they complained of, or asked of others than their server.
+        pages: the open pages.
+        problems: console errors, exceptions, dialogs, and requests to other hosts.
         requests: "METHOD path" of every request.
     """
 
@@ -113,30 +113,30 @@ class PageRecorder:
         self.requests: list[str] = []
 
     def open(self, address: str, allowed_console: str, **options: Any) -> Page:
-        """A page in a profile of its own; what it may say on its console is a pattern."""
+        """Open a page in a new profile; console messages that match `allowed_console` are no problems."""
         options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", **options}
         page = self._browser.new_context(**options).new_page()
         page.set_default_timeout(15_000)
 
-        def note(kind: str, text: str) -> None:
+        def report(kind: str, text: str) -> None:
             if not allowed_console or not re.search(allowed_console, text):
                 self.problems.append(f"{kind}: {text}")
 
-        def watch(request: Request) -> None:
+        def record(request: Request) -> None:
             self.requests.append(f"{request.method} {urlsplit(request.url).path}")
             if not request.url.startswith(f"{address}/"):
                 self.problems.append(f"a request to {request.url}")
 
-        page.on("console", lambda said: note(said.type, said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: note("exception", str(error)))
+        page.on("console", lambda message: report(message.type, message.text) if message.type in _SEVERITIES else None)
+        page.on("pageerror", lambda error: report("exception", str(error)))
         page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss())[1])
-        page.on("request", watch)
+        page.on("request", record)
         page.goto(address)
         self.pages.append(page)
         return page
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all pages."""
         for page in self.pages:
             page.context.close()
 
@@ -146,31 +146,31 @@ OpenPage = Callable[..., Page]
 
 def message_box(page: Page) -> Locator:
     """The message box."""
-    return page.get_by_role("textbox", name="Say what you look for")
+    return page.get_by_role("textbox", name="What are you looking for?")
 
 
 def send_message(page: Page, text: str) -> None:
-    """Type, send, and wait for the answer."""
+    """Type and send a message, and wait for the reply."""
     message_box(page).fill(text)
     message_box(page).press("Enter")
     wait_for_reply(page)
 
 
 def wait_for_reply(page: Page) -> None:
-    """Wait until the answer is whole."""
+    """Wait until the reply is complete."""
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible(timeout=15_000)
 
 
 def titles(page: Page) -> list[str]:
-    """Of the cards, in their order."""
+    """The titles of the cards, in order."""
     return page.locator("#cards h3").all_text_contents()
 
 
 def prices(page: Page) -> list[float]:
-    """On the cards."""
+    """The prices on the cards, in order."""
     return [float(text.removeprefix("Price ")) for text in page.locator("#cards .price").all_text_contents()]
 
 
 def preference_labels(page: Page) -> list[str]:
-    """What was understood, as it is shown."""
-    return [text.removeprefix("Take back: ") for text in page.locator("#chips button").all_text_contents()]
+    """The labels of the preferences, as shown."""
+    return [text.removeprefix("Remove: ") for text in page.locator("#preference-list button").all_text_contents()]

@@ -1,0 +1,133 @@
+"""Chat completions: they work with OpenAI's client, and end even if the model fails."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from server import error_of, item_ids, parse_sse, running_server, small_pipeline
+
+from genrec import Item
+from genrec.chat.advisor import TurnContext
+from genrec.chat.item_links import extract_item_ids, format_item_link
+from genrec.chat.parsers.lexical import exclude_word
+from genrec.deadline import Deadline
+from genrec.errors import EngineError
+from genrec.rankers.base import DenseRanker, RankRequest
+
+REQUEST = [{"role": "user", "content": "a lamp, under 9"}]
+
+
+class FailingRanker(DenseRanker):
+    """A ranker whose engine is gone."""
+
+    source = "generative"
+
+    def can_rank(self, request: RankRequest) -> bool:
+        return True
+
+    def scores(self, requests: Any) -> Any:
+        raise EngineError("/secret/path: the engine is gone")
+
+
+def write_half_a_reply(context: TurnContext, on_text: Any, deadline: Deadline) -> bool:
+    """Start a reply, and then fail."""
+    on_text("I think ")
+    raise EngineError("gone")
+
+
+def test_openai_client_works(client: httpx.Client) -> None:
+    """Any OpenAI client must work, and the next turn must build on plain text messages."""
+    chat = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="none needed here")
+    assert [model.id for model in chat.models.list()] == ["genrec"]
+    messages: list[Any] = [*REQUEST]
+    first = chat.chat.completions.create(model="genrec", messages=messages)
+    shown = extract_item_ids(first.choices[0].message.content or "")
+    assert shown == ("i0", "i1", "i2", "i3", "i4")
+    messages += [
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "not the first, no candles, more like the second"},
+    ]
+    pieces, chunks = [], []
+    for chunk in chat.chat.completions.create(
+        model="genrec", messages=messages, stream=True, stream_options={"include_usage": True}
+    ):
+        pieces += [choice.delta.content or "" for choice in chunk.choices]
+        chunks.append(chunk)
+    assert chunks[-1].usage is not None
+    assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "stop"
+    second = extract_item_ids("".join(pieces))
+    assert len(second) == 5
+    assert not {"i0", "i1"} & set(second)
+    wishes = chunks[0].model_extra["genrec"]["wishes"]
+    assert (wishes["liked"], wishes["disliked"]) == (["i1"], ["i0"])
+    assert [limit["where"] for limit in wishes["limits"]] == ["price <= 9.0", exclude_word("candle").where]
+    with pytest.raises(openai.NotFoundError, match="unknown model"):
+        chat.chat.completions.create(model="gpt-4", messages=messages)
+    with pytest.raises(openai.BadRequestError, match="the last message is not from the user"):
+        chat.chat.completions.create(model="genrec", messages=messages[:2])
+
+
+def test_preferences_can_be_edited_by_hand(client: httpx.Client) -> None:
+    """A user who was misunderstood removes a label, without a message."""
+    asked = client.post("/v1/chat/completions", json={"messages": REQUEST}).json()
+    extension = asked["genrec"]
+    assert [(chip["kind"], chip["label"]) for chip in extension["chips"]] == [
+        ("looks for", "a lamp"),
+        ("only", "price <= 9.0"),
+    ]
+    wishes = {**extension["wishes"], "limits": [], "liked": ["no longer there"]}
+    messages = [*REQUEST, {"role": "assistant", "content": asked["choices"][0]["message"]["content"]}]
+    changed = client.post("/v1/chat/completions", json={"messages": messages, "genrec": {"wishes": wishes, "k": 30}})
+    assert len(changed.json()["genrec"]["items"]) == 30
+    assert changed.json()["genrec"]["wishes"] == {"liked": [], "disliked": [], "words": ["a lamp"], "limits": []}
+    bad = {"wishes": {"limits": [{"about": "x", "where": "price <"}]}}
+    response = client.post("/v1/chat/completions", json={"messages": messages, "genrec": bad, "stream": True})
+    assert (response.status_code, error_of(response)["type"]) == (400, "invalid_request_error")
+
+
+def test_failed_engine_fails_no_request(tmp_path: Path) -> None:
+    """Lists come from other stages and say so; a stream ends and is marked as a fallback."""
+    with (
+        running_server(
+            small_pipeline(extra_stages=[FailingRanker()], notices=["no LLM: nothing is in /secret/cache"]),
+            tmp_path,
+            generate=write_half_a_reply,
+        ) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 5, "explain": True})
+        assert len(item_ids(answer)) == 5
+        assert answer.json()["notices"] == ["generative was left out"]
+        assert {item["source"].partition(":")[0] for item in answer.json()["items"]} == {"blend", "popularity"}
+        assert error_of(ready := client.get("/health/ready"))["code"] == "engine_unavailable"
+        assert ready.status_code == 503
+        assert "secret" not in ready.text
+        assert client.get("/health/live").status_code == 200
+        whole = client.post("/v1/chat/completions", json={"messages": REQUEST}).json()
+        assert whole["genrec"]["fallback"]
+        assert whole["choices"][0]["message"]["content"].startswith("I think \n\nHow about: 1. [Red Mug](#item=i0)")
+        with client.stream("POST", "/v1/chat/completions", json={"messages": REQUEST, "stream": True}) as stream:
+            chunks = list(parse_sse(stream.iter_lines()))
+        assert chunks[-1] == "[DONE]"
+        assert chunks[-2]["genrec"] == {"fallback": True}
+        assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+        assert chunks[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was left out"]
+        assert "secret" not in json.dumps([answer.json(), whole, chunks])  # neither causes nor notices of the pipeline
+        assert "genrec_reply_fallbacks_total 2.0" in client.get("/metrics").text
+
+
+def test_titles_are_escaped_in_replies(tmp_path: Path) -> None:
+    """A title that could link to another item would inject it into the next turn."""
+    bad = "x](#item=i5) <script>alert(1)</script> [y"
+    with (
+        running_server(small_pipeline(extra_items=[Item("bad/../id?", bad, {"price": 0.1})]), tmp_path) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        body = {"messages": [{"role": "user", "content": "under 0.5"}]}
+        reply = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+        assert extract_item_ids(reply) == ("bad/../id?",)
+        assert format_item_link("bad/../id?", bad) in reply
+        assert client.get("/v1/catalog/items/bad%2F..%2Fid%3F").json()["title"] == bad
