@@ -135,9 +135,19 @@ def test_implementations_do_not_know_each_other() -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("index.trie", "artifact errors types index.kernels.dispatch index.kernels.numpy data.subset"),
+        ("index.allowed_batch", "errors types data.subset"),
+        (
+            "index.front_coding",
+            "artifact errors types index.kernels.dispatch index.kernels.numpy index.row_sorting index.row_validation",
+        ),
+        ("index.row_sorting", "types"),
+        ("index.row_validation", "errors types"),
+        (
+            "index.trie",
+            "errors types index.allowed_batch index.front_coding index.kernels.numpy index.row_validation",
+        ),
         ("data.subset", "errors types"),
-        ("decoding.constraints", "errors data.subset prompting.tokenizer index.trie types"),
+        ("decoding.constraints", "errors data.subset decoding.delimiters index.allowed_batch index.trie types"),
         (
             "decoding.search",
             "errors types decoding.tree_scoring decoding.bounds index.kernels.numpy data.subset index.trie "

@@ -19,7 +19,8 @@ import numpy as np
 
 from genrec.data.subset import Subset
 from genrec.errors import InputError, TokenizerMismatchError
-from genrec.index.trie import AllowedBatch, TokenTrie
+from genrec.index.allowed_batch import AllowedBatch
+from genrec.index.trie import TokenTrie
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import BoolArray, IntArray
 

@@ -24,8 +24,9 @@ from genrec.decoding.bounds import (
 )
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import EngineError, InputError, check_count
+from genrec.index.allowed_batch import AllowedBatch
 from genrec.index.kernels.numpy import ragged_ranges
-from genrec.index.trie import AllowedBatch, Children, TokenTrie
+from genrec.index.trie import Children, TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 ScoreKind = Literal["model", "catalog"]

@@ -15,7 +15,8 @@ import torch
 
 from genrec.data.subset import Subset
 from genrec.errors import InputError
-from genrec.index.trie import AllowedBatch, TokenTrie
+from genrec.index.allowed_batch import AllowedBatch
+from genrec.index.trie import TokenTrie
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TensorChildren:
 
 
 class TensorAllowedBatch:
-    """The subsets of U prompts on a device; see `genrec.index.trie.AllowedBatch`."""
+    """The subsets of U prompts on a device; see `genrec.index.allowed_batch.AllowedBatch`."""
 
     def __init__(self, subsets: Sequence[Subset], device: torch.device | str) -> None:
         sizes = {subset.universe for subset in subsets}
