@@ -150,8 +150,18 @@ def test_implementations_do_not_know_each_other() -> None:
         ("decoding.constraints", "errors data.subset decoding.delimiters index.allowed_batch index.trie types"),
         (
             "decoding.search",
-            "errors types decoding.tree_scoring decoding.bounds index.kernels.numpy data.subset index.trie "
-            "backends.base",
+            "errors types decoding.beam decoding.bounds decoding.search_request decoding.tree_scoring data.subset "
+            "index.trie backends.base",
+        ),
+        (
+            "decoding.beam",
+            "types decoding.bounds decoding.frontier decoding.node_bounds decoding.search_request "
+            "decoding.tree_scoring index.allowed_batch index.kernels.numpy index.trie backends.base",
+        ),
+        ("decoding.search_request", "errors types decoding.bounds data.subset index.trie backends.base"),
+        (
+            "decoding.node_bounds",
+            "types decoding.bounds decoding.search_request index.kernels.numpy data.subset index.trie",
         ),
         ("index.kernels.numpy", "types"),
         ("prompting.tokenizer", "errors types"),

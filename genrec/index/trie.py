@@ -58,7 +58,7 @@ class Children:
 
 @dataclass(frozen=True, eq=False)
 class TokenTrie(FrontCodedRows):
-    """The tree over identifiers in the order of their tokens. Made by `from_rows`, `from_sequences`, `merge` or `load`."""
+    """The tree over sorted identifiers. Made by `from_rows`, `from_sequences`, `merge` or `load`."""
 
     @property
     def nbytes(self) -> int:

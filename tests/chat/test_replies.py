@@ -16,7 +16,8 @@ from genrec.chat.item_links import ItemLink, extract_item_ids, format_item_link,
 from genrec.chat.replies import ModelReplyGenerator
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.errors import EngineError

@@ -75,7 +75,7 @@ def test_rows_are_the_identifiers_in_order(bodies: Rows, wide: int) -> None:
 @law
 @given(BODIES)
 def test_every_prefix_has_one_index(bodies: Rows) -> None:
-    """Priors are stored by position; two positions for a prefix, or one for two prefixes, would correct the wrong titles."""
+    """Priors are stored by position; a prefix with two positions, or a shared one, would correct the wrong titles."""
     trie = trie_of(bodies)
     rows = rows_of(trie)
     prefixes = [row[:depth] for row in rows for depth in range(1, len(row) + 1)]

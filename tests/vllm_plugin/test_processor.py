@@ -23,7 +23,8 @@ from eval.soak import ListParser, random_constraints, soak
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens, advance
+from genrec.decoding.constraints import CatalogGrammar, advance
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.errors import ArtifactError, InputError, TokenizerMismatchError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.testing import ByteTokenizer
@@ -209,23 +210,23 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"genrec_catalog": "shop", "genrec_k": 3, "genrec_deny": ["i0", "i1"]}, "k is 3, but 2 of 4 items are allowed"),
     ({"genrec_catalog": "shop", "genrec_k": 1, "genrec_allow": ["i0", "i9"]}, "item 'i9', which is not in"),
     ({"genrec_catalog": "shop", "genrec_k": 1, "genrec_deny": "i0"}, "genrec_deny is 'i0'; give a list"),
-    ({"genrec_catalog": "shop", "genrec_filter": "x"}, "'genrec_filter' is no key of genrec"),
-    ({"genrec_catalogue": "shop"}, "'genrec_catalogue' is no key of genrec; the keys are genrec_catalog"),
-    ({"Genrec_Catalog": "shop"}, "'Genrec_Catalog' is no key of genrec"),
-    ({" genrec_catalog": "shop"}, "' genrec_catalog' is no key of genrec"),
+    ({"genrec_catalog": "shop", "genrec_filter": "x"}, "'genrec_filter' is not a key of genrec"),
+    ({"genrec_catalogue": "shop"}, "'genrec_catalogue' is not a key of genrec; use the keys genrec_catalog"),
+    ({"Genrec_Catalog": "shop"}, "'Genrec_Catalog' is not a key of genrec"),
+    ({" genrec_catalog": "shop"}, "' genrec_catalog' is not a key of genrec"),
     ({"genrec_k": 3}, "genrec_catalog is missing"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "genrec_allow": []}, "none of 4 items is allowed; allow one"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "genrec_allow": []}, "none of 4 items is allowed; allow at least one"),
     ({"genrec_catalog": "shop", "genrec_k": 1, "genrec_deny": ["i9"]}, "not in catalog 'shop'"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("nan")}, "temperature is nan"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("inf")}, "temperature is inf"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": 1e300}, "temperature is 1e\\+300"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e-300}, "repetition_penalty is 1e-300"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e38}, "give 0.01 to 100"),
-    ({"genrec_catalog": "retail", "max_tokens": 16}, r"room for 16 tokens, and a list of 10 of these .* set max_"),
-    ({"genrec_catalog": "retail", "genrec_k": 100, "max_tokens": None}, "the model's context has 512; ask for fewer"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop has '\\\\n' beside genrec_form 'item'"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "stop_token_ids": [0, 198]}, "stop_token_ids has 198"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "logit_bias": {5: 1.0}}, "logit_bias is .* would fight it"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e38}, "set it from 0.01 to 100"),
+    ({"genrec_catalog": "retail", "max_tokens": 16}, r"max_tokens is 16, but a list of 10 of these .* set max_"),
+    ({"genrec_catalog": "retail", "genrec_k": 100, "max_tokens": None}, "the model's context is 512; ask for fewer"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop contains '\\\\n', which can truncate an answer of genrec_form 'item'"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "stop_token_ids": [0, 198]}, "stop_token_ids contains 198"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "logit_bias": {5: 1.0}}, "logit_bias is .* conflicts with genrec_catalog"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "allowed_token_ids": [5]}, "allowed_token_ids is"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "bad_words": ["Lamp"]}, "bad_words is"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "min_tokens": 2}, "min_tokens is 2"),
@@ -356,7 +357,7 @@ def test_a_catalog_that_is_not_for_this_model_stops_the_start(
     with pytest.raises(ArtifactError, match=r"trie\.safetensors was altered"):
         CatalogLogitsProcessor(config, torch.device("cpu"), False)
     monkeypatch.setenv("GENREC_CATALOGS", str(tmp_path / "c"))
-    with pytest.raises(InputError, match="which is no folder"):
+    with pytest.raises(InputError, match="which is not a folder"):
         CatalogLogitsProcessor(config, torch.device("cpu"), False)
 
 
@@ -373,13 +374,13 @@ def test_without_catalogs_nothing_happens(engine: LLM, monkeypatch: pytest.Monke
 def test_an_engine_that_leaves_processors_out_is_refused(engine: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM drops processors in silence where it decodes speculatively: the constraint would be off."""
     monkeypatch.setattr(engine.llm_engine.input_processor.vllm_config, "speculative_config", SimpleNamespace())
-    with pytest.raises(REFUSAL, match="decodes speculatively"):
+    with pytest.raises(REFUSAL, match="uses speculative decoding"):
         engine.generate(["a"], [params(genrec_catalog="retail")], use_tqdm=False)
 
 
 def test_a_check_outside_an_engine_is_refused() -> None:
     """What is checked against no engine is not checked."""
-    with pytest.raises(InputError, match="no engine of vLLM is checking this request"):
+    with pytest.raises(InputError, match="validated outside of a vLLM engine"):
         CatalogLogitsProcessor.validate_params(params(genrec_catalog="retail"))
     CatalogLogitsProcessor.validate_params(params())
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_grammar import CLOSING, END, FIRST, MARKS, OPENING, trie_of
+from tiny_grammar import CLOSING, DELIMITERS, END, FIRST, OPENING, trie_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from genrec.data.subset import Mask, Subset
@@ -16,7 +16,7 @@ from genrec.vllm_plugin.tensor_constraint import TensorConstraint
 
 VOCABULARY = 24
 WIDE = replace(
-    MARKS,
+    DELIMITERS,
     opens_link=np.arange(20) == OPENING,
     free_text=np.isin(np.arange(20), [END, CLOSING, OPENING, 5, 9]),
 )
