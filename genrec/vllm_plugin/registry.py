@@ -18,7 +18,7 @@ from genrec.types import IntArray
 
 CATALOGS_ENV = "GENREC_CATALOGS"
 EXTRA_ARG_KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
-_MAX_NAMES_SHOWN = 30  # names in an error
+_MAX_NAMES_SHOWN = 30  # catalog names in a message
 _ARGUMENT_NAME = re.compile(r"^(form|k)(?= is )")
 
 
@@ -104,15 +104,15 @@ class CatalogRegistry:
 
 
 def _item_indices(index: CatalogIndex, key: str, extra_args: Mapping[str, Any]) -> IntArray:
-    """The indices of the items that a request names."""
-    ids = extra_args[key]
-    if not isinstance(ids, list | tuple):
-        raise InputError(f"{key} is {ids!r:.60}; give a list of item ids")
-    found, catalog = index.catalog.item_ids.positions(ids), extra_args["genrec_catalog"]
+    """The indices of the items that a request lists under a key."""
+    item_ids = extra_args[key]
+    if not isinstance(item_ids, list | tuple):
+        raise InputError(f"{key} is {item_ids!r:.60}; give a list of item ids")
+    found, catalog = index.catalog.item_ids.positions(item_ids), extra_args["genrec_catalog"]
     if (found < 0).any():
         raise UnknownItemError(
-            f"{key} names item {ids[int(np.argmin(found))]!r:.60}, which is not in catalog {catalog!r} "
-            f"({len(index.catalog):,} items; {int((found < 0).sum()):,} of the {len(ids):,} named are unknown); "
-            "leave it out"
+            f"{key} names item {item_ids[int(np.argmin(found))]!r:.60}, which is not in catalog {catalog!r} "
+            f"({len(index.catalog):,} items; {int((found < 0).sum()):,} of {len(item_ids):,} listed ids are unknown); "
+            "remove it"
         )
     return found
