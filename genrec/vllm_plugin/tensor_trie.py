@@ -49,7 +49,7 @@ class TensorAllowedBatch:
             np.empty(0, np.uint32),
         )
         size = max(int(np.diff(batch.offsets).max()), 1)
-        # The list of each prompt, padded with a number above every row, so that one binary search serves all prompts.
+        # The list of each prompt, padded with a number above every row: one binary search serves all prompts.
         listed = np.full((len(subsets), size), universe, dtype=np.int64)
         listed[np.arange(size) < np.diff(batch.offsets)[:, None]] = batch.listed
         self._listed = torch.from_numpy(listed).to(device)
@@ -58,7 +58,7 @@ class TensorAllowedBatch:
         self._prefix_counts = torch.from_numpy(counts).to(device)
 
     def count(self, prompt_indices: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """int64 [R, M], the number of rows `low <= row < high` that are allowed for the prompts `prompt_indices` [R]."""
+        """int64 [R, M], the number of rows `low <= row < high` allowed for the prompts `prompt_indices` [R]."""
         listed = self._listed[prompt_indices]
         named = torch.searchsorted(listed, high) - torch.searchsorted(listed, low)
         return torch.where(
