@@ -23,7 +23,8 @@ import numpy as np
 from eval.progress import show_progress
 from genrec import CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.precision import default_device, native_dtype
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
 from genrec.vllm_plugin.registry import CATALOGS_ENV

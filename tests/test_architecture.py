@@ -135,13 +135,33 @@ def test_implementations_do_not_know_each_other() -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("index.trie", "artifact errors types index.kernels.dispatch index.kernels.numpy data.subset"),
+        ("index.allowed_batch", "errors types data.subset"),
+        (
+            "index.front_coding",
+            "artifact errors types index.kernels.dispatch index.kernels.numpy index.row_sorting index.row_validation",
+        ),
+        ("index.row_sorting", "types"),
+        ("index.row_validation", "errors types"),
+        (
+            "index.trie",
+            "errors types index.allowed_batch index.front_coding index.kernels.numpy index.row_validation",
+        ),
         ("data.subset", "errors types"),
-        ("decoding.constraints", "errors data.subset prompting.tokenizer index.trie types"),
+        ("decoding.constraints", "errors data.subset decoding.delimiters index.allowed_batch index.trie types"),
         (
             "decoding.search",
-            "errors types decoding.tree_scoring decoding.bounds index.kernels.numpy data.subset index.trie "
-            "backends.base",
+            "errors types decoding.beam decoding.bounds decoding.search_request decoding.tree_scoring data.subset "
+            "index.trie backends.base",
+        ),
+        (
+            "decoding.beam",
+            "types decoding.bounds decoding.frontier decoding.node_bounds decoding.search_request "
+            "decoding.tree_scoring index.allowed_batch index.kernels.numpy index.trie backends.base",
+        ),
+        ("decoding.search_request", "errors types decoding.bounds data.subset index.trie backends.base"),
+        (
+            "decoding.node_bounds",
+            "types decoding.bounds decoding.search_request index.kernels.numpy data.subset index.trie",
         ),
         ("index.kernels.numpy", "types"),
         ("prompting.tokenizer", "errors types"),

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from genrec.decoding.constraints import DelimiterTokens
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.index.trie import TokenTrie
 
 END, SEPARATOR, CLOSING, OPENING, FIRST, VOCABULARY = 0, 1, 2, 3, 4, 8
 
 
-MARKS = DelimiterTokens(
+DELIMITERS = DelimiterTokens(
     END,
     SEPARATOR,
     CLOSING,

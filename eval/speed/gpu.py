@@ -29,7 +29,8 @@ from genrec.backends.base import Backend
 from genrec.backends.precision import default_device, native_dtype
 from genrec.cache import default_cache
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.errors import InputError
 from genrec.loading import find_model_directory
 from genrec.prompting.tokenizer import HuggingFaceTokenizer

@@ -16,9 +16,10 @@ from genrec.backends.base import Backend
 from genrec.data.subset import Boost, Mask, Subset
 from genrec.decoding.bounds import PriorPenalty
 from genrec.decoding.search import ScoreKind, SearchRequest, beam_search, exhaustive_search
+from genrec.index.allowed_batch import AllowedBatch
 from genrec.index.kernels.dispatch import select_kernels
-from genrec.index.trie import AllowedBatch, TokenTrie
 from genrec.index.trie import Children as TrieChildren
+from genrec.index.trie import TokenTrie
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 NAME = f"genrec {version('genrec')}"

@@ -25,7 +25,8 @@ from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.vllm_engine import VllmEngineBackend
 from genrec.cache import default_cache
 from genrec.deadline import Deadline
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.loading import find_model_directory
 from genrec.settings import LANGUAGE_MODEL
 

@@ -1,1 +1,1 @@
-"""Search over the trie: beam and exhaustive search, bounds, priors and decoding constraints."""
+"""Search over the trie, score bounds, priors and decoding constraints."""

@@ -1,4 +1,4 @@
-"""What is taken off a path's score for being likely whoever asks, and the most that the rest of a path can win by it.
+"""The prior penalty of a score, and upper bounds of what the rest of a path can gain from it.
 
 Letters: T tokens of a trie, N rows, Q ranges of rows.
 """
@@ -18,42 +18,50 @@ _BLOCK_SIZE = 16
 
 
 class PriorPenalty:
-    """The log-probabilities of a prior over the tokens of a trie, and their weight.
+    """The log-probabilities of a prior over the tokens of a trie, and the weight with which a score subtracts them.
 
     Args:
-        trie: whose tokens.
-        log_probs: float32 or float64 [T], the prior's log-probability of each token behind its path.
-        weight: how much of the prior's score is subtracted, at least 0.
+        trie: the trie.
+        log_probs: float32 or float64 [T], the prior log-probability of each token given its path.
+        weight: the factor of the prior in a score, at least 0.
+
+    Raises:
+        InputError: `log_probs` has another shape, or the weight is negative or not finite.
     """
 
     def __init__(self, trie: TokenTrie, log_probs: LogProbArray, weight: float) -> None:
         if log_probs.shape != trie.tokens.shape:
-            raise InputError(f"the prior has shape {log_probs.shape}; the trie has {len(trie.tokens)} tokens")
+            raise InputError(
+                f"the prior has shape {log_probs.shape}, but the trie has {len(trie.tokens)} tokens; "
+                "compute the prior for this trie"
+            )
         if not np.isfinite(weight) or weight < 0:
-            raise InputError(f"the prior's weight is {weight}; it must be a number of at least 0")
+            raise InputError(f"the weight of the prior is {weight}; it must be a finite number of at least 0")
         self.trie, self.log_probs, self.weight = trie, log_probs, weight
 
     def log_probs_at(self, positions: IntArray) -> FloatArray:
-        """float64, the prior's log-probabilities of the tokens at places."""
+        """float64, the prior log-probabilities of the tokens at the given positions."""
         return self.log_probs[positions].astype(np.float64)
 
     def score_bound(self, score_kind: str) -> "ScoreBound":
-        """The bound for a kind of score, "model" or "catalog"; made once for each.
+        """The bound for a kind of score, "model" or "catalog"; computed once for each.
 
         Raises:
-            InputError: some tokens have no prior yet, or there is no such kind.
+            InputError: some tokens have no prior yet, or the kind is unknown.
         """
         if score_kind not in ("model", "catalog"):
-            raise InputError(f"score {score_kind!r} is neither model nor catalog")
+            raise InputError(f"score_kind is {score_kind!r}; choose model or catalog")
         return self._catalog_bound if score_kind == "catalog" else self._model_bound
 
     def check_finite(self, log_probs: LogProbArray) -> None:
-        """Refuse to score by a prior that is not known."""
+        """Check that every log-probability of a prior is known.
+
+        Raises:
+            InputError: some are NaN or infinite.
+        """
         if not np.isfinite(log_probs).all():
             missing = int((~np.isfinite(log_probs)).sum())
-            raise InputError(
-                f"{missing:,} tokens have no prior, or one that is not finite; fill it for their rows first"
-            )
+            raise InputError(f"{missing:,} tokens have no finite prior; call Prior.fill for their rows first")
 
     @cached_property
     def _model_bound(self) -> "ScoreBound":
@@ -69,15 +77,15 @@ class PriorPenalty:
 
 
 class ScoreBound:
-    """The most that any row of a range can still win behind a prefix.
+    """The maximum that any row of a range can still gain behind a prefix.
 
     Args:
-        trie: whose rows.
-        gains: float64 [T], what each token of a path wins.
+        trie: the trie.
+        gains: float64 [T], the gain of each token.
 
     Attributes:
-        prefix_gains: float64 [T], what a path has won up to each token.
-        row_gains: float64 [N], what each row wins.
+        prefix_gains: float64 [T], the total gain of the path up to each token.
+        row_gains: float64 [N], the total gain of each row.
     """
 
     def __init__(self, trie: TokenTrie, gains: FloatArray) -> None:
@@ -86,15 +94,15 @@ class ScoreBound:
         self._range_max = RangeMax(self.row_gains)
 
     def max_gain(self, low: IntArray, high: IntArray, positions: IntArray) -> FloatArray:
-        """float64 [Q]: the most that a row of `low <= row < high` wins behind the token at a place of its path."""
+        """float64 [Q], the highest gain of a row of `low <= row < high` after the token at a position of its path."""
         return self._range_max.max(low, high) - self.prefix_gains[positions]
 
 
 class RangeMax:
-    """The highest of any range of N values, found in constant time.
+    """The maximum of any range of N values, in constant time.
 
-    Blocks of values are joined by a sparse table (Bender and Farach-Colton, "The LCA Problem Revisited", LATIN 2000,
-    section 3); the ends of a range are looked through.
+    A sparse table covers blocks of values; the values at the ends of a range are compared one by one.
+    Source: Bender and Farach-Colton, "The LCA Problem Revisited", LATIN 2000, section 3.
 
     Args:
         values: float64 [N].
@@ -111,7 +119,7 @@ class RangeMax:
             span *= 2
 
     def max(self, low: IntArray, high: IntArray) -> FloatArray:
-        """float64 [Q], the highest of the values `low` to `high`, which are not empty ranges."""
+        """float64 [Q], the maximum of `values[low:high]` for each range; no range is empty."""
         best = np.full(len(low), -np.inf)
         first, last = -(-low // _BLOCK_SIZE), high // _BLOCK_SIZE
         for level, table in enumerate(self._levels):
@@ -119,49 +127,53 @@ class RangeMax:
             if inside.any():
                 begin, end = first[inside], last[inside] - (1 << level)
                 best[inside] = np.maximum(table[begin], table[end])
-        steps = np.arange(_BLOCK_SIZE)
+        offsets = np.arange(_BLOCK_SIZE)
         for begin, stop in ((low, np.minimum(first * _BLOCK_SIZE, high)), (np.maximum(last * _BLOCK_SIZE, low), high)):
-            some = np.flatnonzero(stop > begin)
-            # A range within one block is looked through twice, which changes nothing.
-            places = np.minimum(begin[some, None] + steps, stop[some, None] - 1)
-            best[some] = np.maximum(best[some], self._values[places].max(axis=1))
+            filled = np.flatnonzero(stop > begin)
+            # A range within one block is compared twice, which does not change the maximum.
+            indices = np.minimum(begin[filled, None] + offsets, stop[filled, None] - 1)
+            best[filled] = np.maximum(best[filled], self._values[indices].max(axis=1))
         return best
 
 
 def renormalize_over_children(trie: TokenTrie, log_probs: FloatArray) -> FloatArray:
-    """From log-probabilities over the vocabulary [T] to those over the children of each node [T]; forced tokens 0."""
+    """Renormalise log-probabilities float64 [T] over the children of each node; forced tokens get 0."""
     order = np.argsort(trie.parents, kind="stable")
-    family = trie.parents[order]
-    begins = np.flatnonzero(np.append(True, family[1:] != family[:-1]))
+    parents = trie.parents[order]
+    starts = np.flatnonzero(np.append(True, parents[1:] != parents[:-1]))
     result = np.empty_like(log_probs)
-    shares = renormalize_runs(log_probs[order], begins)
-    result[order] = shares
+    result[order] = renormalize_runs(log_probs[order], starts)
     return result
 
 
 def renormalize_runs(log_probs: FloatArray, starts: IntArray) -> FloatArray:
-    """Log-probabilities normalised within each run, the runs beginning at `starts`; that of a lone one is 0."""
+    """Normalise log-probabilities within each run; a run of one gets 0.
+
+    Args:
+        log_probs: float64, all runs one after the other.
+        starts: int64, the index at which each run begins.
+    """
     if not len(log_probs):
         return log_probs
     sizes = np.diff(np.append(starts, len(log_probs)))
     highest = np.maximum.reduceat(log_probs, starts)
     highest = np.where(np.isfinite(highest), highest, 0.0)
-    owner = np.repeat(np.arange(len(starts)), sizes)
-    moved = log_probs - highest[owner]
-    # Where nothing is possible, nothing has a share; elsewhere the highest alone makes the sum at least 1.
-    total = np.maximum(np.add.reduceat(np.exp(moved), starts), 1.0)
-    shares: FloatArray = np.minimum(moved - np.log(total)[owner], 0.0)
-    shares[starts[sizes == 1]] = 0.0
-    return shares
+    run = np.repeat(np.arange(len(starts)), sizes)
+    shifted = log_probs - highest[run]
+    # The highest value makes every sum at least 1, except in a run of only -inf, which stays -inf.
+    total = np.maximum(np.add.reduceat(np.exp(shifted), starts), 1.0)
+    normalized: FloatArray = np.minimum(shifted - np.log(total)[run], 0.0)
+    normalized[starts[sizes == 1]] = 0.0
+    return normalized
 
 
 def prefix_sums(trie: TokenTrie, values: FloatArray) -> FloatArray:
-    """Sum along each prefix [T], in the order of its tokens."""
+    """float64 [T], the sum of the values along the path to each token, in the order of the path."""
     sums = values.copy()
     depths = trie.depths
     order = np.argsort(depths, kind="stable")
     bounds = np.searchsorted(depths[order], np.arange(int(depths.max()) + 2))
     for depth in range(1, len(bounds) - 1):
-        places = order[bounds[depth] : bounds[depth + 1]]
-        sums[places] += sums[trie.parents[places]]
+        positions = order[bounds[depth] : bounds[depth + 1]]
+        sums[positions] += sums[trie.parents[positions]]
     return sums

@@ -1,12 +1,12 @@
-"""What a model may write: one item, a list of items, or text in which every mention is an item.
+"""Decoding constraints over a catalog: one item, a list of items, or text in which every item link is an item.
 
-An automaton over token ids that walks the trie. At the end of an identifier stands a mark in the place of its end
-token: the end of the answer, a line break before the next item of a list, or the bracket that closes a mention. It
-fails closed: a token that leads nowhere leads to a dead end, behind which only the end token may follow and which
-nothing is read from.
+An automaton over token ids that walks the trie. At the end of an identifier a delimiter takes the place of the end
+token: the end of the answer, the line break before the next item of a list, or the bracket that closes an item link.
+The constraint fails closed: a token that is not allowed leads to a dead state, after which only the end token may
+follow and from which no items are read.
 
-Source: De Cao et al., "Autoregressive Entity Retrieval", ICLR 2021, section 3.1 (mentions in text: section 3.3).
-Letters: R generations walked at once, C tokens that may follow, V vocabulary, N rows of the trie.
+Source: De Cao et al., "Autoregressive Entity Retrieval", ICLR 2021, section 3.1 (links in text: section 3.3).
+Letters: R generations advanced at once, C tokens that may follow, N rows of the trie.
 """
 
 from collections import defaultdict
@@ -18,67 +18,27 @@ from typing import Literal, get_args
 import numpy as np
 
 from genrec.data.subset import Subset
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.errors import InputError, TokenizerMismatchError
-from genrec.index.trie import AllowedBatch, TokenTrie
-from genrec.prompting.tokenizer import Tokenizer
-from genrec.types import BoolArray, IntArray
+from genrec.index.allowed_batch import AllowedBatch
+from genrec.index.trie import TokenTrie
+from genrec.types import IntArray
 
 Form = Literal["item", "list", "text"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 DEFAULT_K = 10
-"""How many items a list has where nobody says it."""
+"""The number of items in a list if the request sets no `k`."""
 
-_OPENING, _CLOSING = "[", "]"
 _EMPTY = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
-class DelimiterTokens:
-    """The tokens of a tokenizer that are no part of an identifier. Made by `from_tokenizer`.
-
-    Attributes:
-        end_id: closes an answer, and every identifier in a trie.
-        separator_id: the line break between two items of a list.
-        closing_id: the bracket that ends a mention.
-        opens_link: bool [V], tokens of text behind which a mention begins: the bracket that opens one is their end.
-        free_text: bool [V], what text outside of mentions may be written with: these, tokens without an opening bracket, and
-            the end token. No other control token, and none that holds a bracket elsewhere: a mention behind it would
-            be held to nothing.
-    """
-
-    end_id: int
-    separator_id: int
-    closing_id: int
-    opens_link: BoolArray = field(repr=False)
-    free_text: BoolArray = field(repr=False)
-
-    @classmethod
-    def from_tokenizer(cls, tokenizer: Tokenizer) -> "DelimiterTokens":
-        """Look at every token of a vocabulary once.
-
-        Raises:
-            InputError: a line break or the closing bracket is not exactly one token, or nothing opens a mention.
-        """
-        separator, closing = (_single_token(tokenizer, text) for text in ("\n", _CLOSING))
-        texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
-        is_text = np.ones(len(texts), dtype=np.bool_)
-        is_text[list(tokenizer.control_token_ids)] = False
-        held = np.array([text.count(_OPENING) for text in texts])
-        opens = is_text & (held == 1) & np.array([text.endswith(_OPENING) for text in texts])
-        if not opens.any():
-            raise InputError(f"no token of this tokenizer ends with {_OPENING!r}, so that no mention could begin")
-        free = opens | (is_text & (held == 0))
-        free[tokenizer.eos_token_id] = True
-        return cls(tokenizer.eos_token_id, separator, closing, opens, free)
-
-
-@dataclass(frozen=True, eq=False)
 class CatalogGrammar:
-    """A catalog's identifiers and the marks between them: what `start` makes the constraint of a request from.
+    """A catalog's identifiers and their delimiters; `start` makes the constraint of a request.
 
     Raises:
-        TokenizerMismatchError: an identifier is not closed by the end token, or holds it elsewhere.
+        TokenizerMismatchError: an identifier does not end with the end token, or contains it elsewhere.
     """
 
     trie: TokenTrie
@@ -88,7 +48,7 @@ class CatalogGrammar:
         ends = self.trie.tokens == self.delimiters.end_id
         if int(ends.sum()) != len(self.trie) or not ends[self.trie.last_positions].all():
             raise TokenizerMismatchError(
-                f"not every identifier is closed by end token {self.delimiters.end_id}, or one holds it elsewhere; "
+                f"not every identifier ends with end token {self.delimiters.end_id}, or one contains it elsewhere; "
                 "build the index with this model's tokenizer"
             )
 
@@ -96,48 +56,51 @@ class CatalogGrammar:
         """The state before the first token.
 
         Args:
-            form: "item", one identifier; "list", k distinct ones, each on a line; "text", free text in which what
-                stands in brackets is an identifier, as often as the model likes.
-            k: how many items a list has, by default `DEFAULT_K`; other forms take none.
-            allowed: rows that may be written, by default all.
+            form: "item", one identifier; "list", k distinct identifiers, one on each line; "text", free text in which
+                every text in brackets is an identifier, any number of times.
+            k: the number of items in a list, by default `DEFAULT_K`; not valid with other forms.
+            allowed: rows that may be generated, by default all.
 
         Raises:
-            InputError: another form, k that does not fit it or the allowed rows, or identifiers that go on with the
-                very mark that would end others.
+            InputError: the form is unknown, `k` does not fit the form or the allowed rows, or the delimiter of the form
+                is ambiguous: it continues one identifier at a point where another ends.
         """
         allowed = Subset.everything(len(self.trie)) if allowed is None else allowed
         if form not in FORMS:
             raise InputError(f"form is {form!r:.60}; choose one of {', '.join(FORMS)}")
         if form != "list" and k is not None:
-            raise InputError(f"k is {k!r}, but form {form!r} takes none; leave it out, or choose form 'list'")
+            raise InputError(f"k is {k!r}, but form {form!r} takes no k; remove k, or choose form 'list'")
         k = DEFAULT_K if k is None else k
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise InputError(f"k is {k!r}; give a whole number of at least 1")
         if allowed.universe != len(self.trie):
-            raise InputError(f"a subset of {allowed.universe:,} rows; the trie has {len(self.trie):,}; use its own")
-        left = k if form == "list" else 1
-        if not len(allowed):
-            raise InputError(f"none of {len(self.trie):,} items is allowed; allow one at least")
-        if left > len(allowed):
             raise InputError(
-                f"k is {left:,}, but {len(allowed):,} of {len(self.trie):,} items are allowed; "
+                f"allowed is a subset of {allowed.universe:,} rows, but the trie has {len(self.trie):,}; "
+                "make the subset for this trie"
+            )
+        remaining = k if form == "list" else 1
+        if not len(allowed):
+            raise InputError(f"none of {len(self.trie):,} items is allowed; allow at least one")
+        if remaining > len(allowed):
+            raise InputError(
+                f"k is {remaining:,}, but {len(allowed):,} of {len(self.trie):,} items are allowed; "
                 "ask for fewer, or allow more"
             )
-        mark = {"list": self.delimiters.separator_id, "text": self.delimiters.closing_id}.get(form)
-        if mark in self._ambiguous_delimiters:
+        delimiter = {"list": self.delimiters.separator_id, "text": self.delimiters.closing_id}.get(form)
+        if delimiter in self._ambiguous_delimiters:
             raise InputError(
-                f"an identifier goes on with token {mark} where another one ends, which is the mark of form {form!r}; "
-                "tell their titles apart by something else, or choose form 'item'"
+                f"an identifier continues with token {delimiter} where another one ends, and this token is the "
+                f"delimiter of form {form!r}; change one of the titles, or choose form 'item'"
             )
-        state = ConstraintState(self, form, allowed, left, phase="free" if form == "text" else "name")
+        state = ConstraintState(self, form, allowed, remaining, phase="free" if form == "text" else "name")
         return _expand([state if form == "text" else state._start_identifier()])[0]
 
     def max_answer_tokens(self, form: Form, *, k: int | None = None, allowed: Subset | None = None) -> int:
-        """How many tokens an answer needs at most; of form "text", one that is a single mention."""
+        """The maximum number of tokens of an answer; for form "text", of an answer that is a single item link."""
         lengths = self._lengths_descending
         if allowed is not None and allowed.is_allowlist:
             lengths = np.sort(self.trie.lengths[allowed.listed])[::-1]
-        if form == "text":  # an opening bracket and the end of the answer stand around a mention
+        if form == "text":  # the opening bracket and the end token of the answer come on top
             return int(lengths[0]) + 2
         return int(lengths[: (k or DEFAULT_K) if form == "list" else 1].sum())
 
@@ -147,24 +110,31 @@ class CatalogGrammar:
 
     @cached_property
     def _ambiguous_delimiters(self) -> frozenset[int]:
-        """The marks that some identifier goes on with where another one ends."""
+        """The delimiters that continue some identifier at a point where another one ends."""
         tokens = self.trie.tokens
-        found = [mark for mark in (self.delimiters.separator_id, self.delimiters.closing_id) if (tokens == mark).any()]
+        delimiters = (self.delimiters.separator_id, self.delimiters.closing_id)
+        found = [delimiter for delimiter in delimiters if (tokens == delimiter).any()]
         if not found:
             return frozenset()
         ended = self.trie.parents[tokens == self.delimiters.end_id]
-        return frozenset(mark for mark in found if np.isin(self.trie.parents[tokens == mark], ended).any())
+        return frozenset(token for token in found if np.isin(self.trie.parents[tokens == token], ended).any())
 
 
 @dataclass(frozen=True, eq=False)
 class ConstraintState:
-    """Where one generation stands; immutable. Made by `CatalogGrammar.start` and moved by `advance`.
+    """The state of one generation; immutable. Made by `CatalogGrammar.start` and moved by `advance`.
 
     Attributes:
-        next_tokens: int64 [C], what may follow, at least one; empty in free text, where `DelimiterTokens.free_text` says it.
-        allowed: the rows that may still be written.
-        remaining_items: how many items are still to be written; 1 in text.
-        written_rows: the rows written so far, in order.
+        grammar: the catalog's.
+        form: see `CatalogGrammar.start`.
+        allowed: the rows that may still be generated.
+        remaining_items: the number of items still to be generated; 1 in text.
+        phase: "name" within an identifier, "free" in free text, "done" after a complete answer, "dead" after a token
+            that was not allowed.
+        written_rows: the rows generated so far, in order.
+        low, high, depth: within an identifier, the trie's node so far; see `TokenTrie.expand`.
+        next_tokens: int64 [C], the tokens that may follow, at least one; empty in free text, where
+            `DelimiterTokens.free_text` applies.
     """
 
     grammar: CatalogGrammar = field(repr=False)
@@ -177,45 +147,45 @@ class ConstraintState:
     high: int = 0
     depth: int = 0
     next_tokens: IntArray = field(default_factory=_EMPTY.copy, repr=False)
-    # Of each of these tokens the rows behind it, and which one ends an identifier.
+    # The row range of each next token, and the index of the one that ends an identifier (-1: none).
     _child_low: IntArray = field(default_factory=_EMPTY.copy, repr=False)
     _child_high: IntArray = field(default_factory=_EMPTY.copy, repr=False)
     _closing_child: int = -1
 
     @property
     def in_free_text(self) -> bool:
-        """Free text is being written."""
+        """Whether the state is outside of item links, in free text."""
         return self.phase == "free"
 
     @property
     def is_complete(self) -> bool:
-        """The answer has ended as it must."""
+        """Whether the answer is complete."""
         return self.phase == "done"
 
     @property
     def is_dead(self) -> bool:
-        """A token led nowhere."""
+        """Whether a token was not allowed."""
         return self.phase == "dead"
 
     def parse_items(self, token_ids: Sequence[int]) -> IntArray:
-        """The items that a generation from here wrote: int64, in the order in which they were written.
+        """The item indices of a generation that starts in this state: int64, in the order of generation.
 
         Raises:
-            InputError: a token could not have been written, or the answer is cut short.
+            InputError: a token is not allowed, or the answer is truncated.
         """
         state = self
-        for place, token in enumerate(token_ids):
+        for position, token in enumerate(token_ids):
             state = advance([state], [token])[0]
             if state.is_dead:
                 raise InputError(
-                    f"token {int(token)} at place {place} of {len(token_ids)} leads nowhere in a constraint of form "
-                    f"{self.form!r}; read a generation that was held to this catalog, this form and this filter"
+                    f"token {int(token)} at position {position} of {len(token_ids)} is not allowed by the constraint "
+                    f"of form {self.form!r}; parse a generation made with this catalog, form and filter"
                 )
         if not state.is_complete:
-            missing = f", {state.remaining_items} items short" if self.form == "list" else ""
+            missing = f", {state.remaining_items} items are missing" if self.form == "list" else ""
             raise InputError(
-                f"an answer of form {self.form!r} is cut short after {len(token_ids)} tokens{missing}; "
-                "give the model more tokens"
+                f"the answer of form {self.form!r} is truncated after {len(token_ids)} tokens{missing}; "
+                "raise max_tokens"
             )
         return self.grammar.trie.items[np.array(state.written_rows, dtype=np.int64)].astype(np.int64)
 
@@ -224,20 +194,16 @@ class ConstraintState:
         return replace(self, phase="name", low=0, high=len(self.grammar.trie), depth=0)
 
     def _terminate(self, phase: Literal["done", "dead"]) -> "ConstraintState":
-        """The state behind the last token that counts: the end token is all that may follow."""
+        """The state after the last token of an answer: only the end token may follow."""
         return replace(self, phase=phase, next_tokens=np.array([self.grammar.delimiters.end_id]), _closing_child=-1)
 
     def _transition(self, token: int) -> "ConstraintState":
-        """The state behind one more token, its own tokens not looked up."""
-        marks = self.grammar.delimiters
-        if self.phase == "free" and 0 <= token < len(marks.free_text) and marks.free_text[token]:
-            return (
-                self._terminate("done")
-                if token == marks.end_id
-                else self._start_identifier()
-                if marks.opens_link[token]
-                else self
-            )
+        """The state after one more token, without its next tokens."""
+        delimiters = self.grammar.delimiters
+        if self.phase == "free" and 0 <= token < len(delimiters.free_text) and delimiters.free_text[token]:
+            if token == delimiters.end_id:
+                return self._terminate("done")
+            return self._start_identifier() if delimiters.opens_link[token] else self
         found = np.flatnonzero(self.next_tokens == token) if self.phase == "name" else _EMPTY
         if not found.size:
             return self._terminate("dead")
@@ -258,20 +224,20 @@ class ConstraintState:
 
     @property
     def _closing_token(self) -> int:
-        """The token that stands in the place of an identifier's end token."""
-        marks = self.grammar.delimiters
+        """The delimiter that replaces an identifier's end token."""
+        delimiters = self.grammar.delimiters
         if self.form == "text":
-            return marks.closing_id
-        return marks.separator_id if self.remaining_items > 1 else marks.end_id
+            return delimiters.closing_id
+        return delimiters.separator_id if self.remaining_items > 1 else delimiters.end_id
 
 
 def advance(states: Sequence[ConstraintState], token_ids: Sequence[int]) -> list[ConstraintState]:
-    """R states behind one more token each; all whose filters share a mask are looked up together."""
+    """R states after one more token each; states whose filters share a mask are looked up in one call."""
     return _expand([state._transition(int(token)) for state, token in zip(states, token_ids, strict=True)])
 
 
 def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
-    """Look up what may follow, wherever an identifier is being written."""
+    """Look up the next tokens of the states that are within an identifier."""
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for number, state in enumerate(states):
         if state.phase == "name":
@@ -286,8 +252,8 @@ def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
         allowed = AllowedBatch.from_subsets([state.allowed for state in some])
         children = trie.expand(low, high, np.arange(len(some)), allowed, depths=depths)
         tokens, offsets = children.tokens.astype(np.int64), children.offsets
-        for place, (number, state) in enumerate(zip(numbers, some, strict=True)):
-            own = slice(offsets[place], offsets[place + 1])
+        for node, (number, state) in enumerate(zip(numbers, some, strict=True)):
+            own = slice(offsets[node], offsets[node + 1])
             found = tokens[own]
             if not found.size:
                 states[number] = state._terminate("dead")
@@ -302,13 +268,3 @@ def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
                 _closing_child=int(closes[0]) if closes.size else -1,
             )
     return states
-
-
-def _single_token(tokenizer: Tokenizer, text: str) -> int:
-    token_ids = tokenizer.encode_text(text)
-    if len(token_ids) != 1:
-        raise InputError(
-            f"this tokenizer writes {text!r} in {len(token_ids)} tokens, and lists and mentions need exactly one; "
-            "choose a model with a byte-level tokenizer"
-        )
-    return int(token_ids[0])

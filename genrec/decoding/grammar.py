@@ -1,7 +1,8 @@
-"""Text that is JSON of a given schema, or of a given grammar: an automaton over token ids, by llguidance, as vLLM too.
+"""Decoding constraints from JSON Schemas and context-free grammars, compiled by llguidance (which vLLM uses as well).
 
-Nothing stands between the parts of what is written but what JSON needs, so that a small model does not go on with white
-space for ever. Source: https://json-schema.org, as far as llguidance knows it; what it does not know is refused.
+JSON is generated without optional white space, because small models can repeat it without end. Keywords of JSON Schema
+that llguidance does not support are refused. Source: https://json-schema.org.
+Letters: V vocabulary size.
 """
 
 import json
@@ -18,7 +19,7 @@ _COMPACT = {"whitespace_flexible": False}
 
 
 class GrammarCompiler:
-    """Makes constraints for the texts of one tokenizer.
+    """Compiles schemas and grammars to constraints over the tokens of one tokenizer.
 
     Raises:
         ModelMissingError: llguidance is not installed.
@@ -28,7 +29,7 @@ class GrammarCompiler:
         try:
             import llguidance
         except ImportError as error:
-            raise ModelMissingError("schemas need llguidance; run: pip install 'genrec[local]'") from error
+            raise ModelMissingError("llguidance is not installed; run: pip install 'genrec[local]'") from error
         self._matcher: Any = llguidance.LLMatcher
         self._tokenizer: Any = llguidance.LLTokenizer(tokenizer.tokenizer_json, eos_token=tokenizer.eos_token_id)
         self._vocab_size = tokenizer.vocab_size
@@ -38,7 +39,7 @@ class GrammarCompiler:
         """The constraint of a JSON Schema.
 
         Raises:
-            InputError: it is none, or asks for what cannot be kept.
+            InputError: the schema is invalid or not supported, or it contains the text of a control token.
         """
         text = json.dumps(schema)
         grammar = self._matcher.grammar_from_json_schema(text, overrides=_COMPACT)
@@ -48,66 +49,68 @@ class GrammarCompiler:
         """The constraint of a context-free grammar in the notation of Lark, as llguidance reads it.
 
         Raises:
-            InputError: it is none, or asks for what cannot be kept.
+            InputError: the grammar is invalid or not supported, or it contains the text of a control token.
         """
         parsed = self._matcher.grammar_from_lark(grammar)
         return self._compile(f"the grammar {grammar:.80}", parsed, grammar, {"grammar": grammar})
 
     def _compile(self, what: str, grammar: str, source: str, engine_args: Mapping[str, Any]) -> "GrammarConstraint":
-        # llguidance writes what spells a control token with that token, which would end the text in its middle.
-        if spelled := next((name for name in self._control_texts if name in source), ""):
-            raise InputError(f"{what} spells the control token {spelled!r}; write it otherwise")
+        # llguidance encodes the text of a control token as that token, which would end the generation early.
+        if found := next((text for text in self._control_texts if text in source), ""):
+            raise InputError(f"{what} contains the text of control token {found!r}; remove it")
         if fault := self._matcher.validate_grammar(grammar, self._tokenizer):
-            raise InputError(f"{what} cannot be kept: {' '.join(fault.split())}; write it otherwise")
+            raise InputError(f"{what} is not supported: {' '.join(fault.split())}; change it")
         return GrammarConstraint(
             engine_args, lambda: GrammarState(self._matcher(self._tokenizer, grammar), self._vocab_size)
         )
 
 
 class GrammarConstraint:
-    """A schema or a grammar that texts are held to. Made by `GrammarCompiler`.
+    """A compiled schema or grammar. Made by `GrammarCompiler`.
 
     Attributes:
-        engine_args: the same for engines that constrain by themselves, see `genrec.backends.base.GenerationConstraint`.
+        engine_args: the same constraint for engines that apply it themselves; see
+            `genrec.backends.base.GenerationConstraint`.
     """
 
     def __init__(self, engine_args: Mapping[str, Any], start: "Callable[[], GrammarState]") -> None:
         self.engine_args, self._start = engine_args, start
 
     def start(self) -> "GrammarState":
-        """The state before a text's first token."""
+        """The state before the first token."""
         return self._start()
 
 
 class GrammarState:
-    """Where one text stands; it moves."""
+    """The state of one generation; `advance` changes it."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher, self._vocab_size = matcher, vocab_size
 
     def forced_tokens(self) -> Sequence[int]:
-        """What follows in any case, written as the tokenizer writes it."""
+        """The tokens that must follow, in the tokenizer's own encoding."""
         found: list[int] = self._matcher.compute_ff_tokens()
         return found
 
     def allowed_mask(self) -> BoolArray:
-        """What may follow: bool [V], at least one; the end token where the text may end.
+        """The tokens that may follow: bool [V], at least one; the end token where the text may end.
 
         Raises:
-            EngineError: the schema leads into more than can be kept track of.
+            EngineError: the schema exceeds the limits of llguidance.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         found: BoolArray = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
         if self._matcher.is_error() or not found.any():
-            told = str(self._matcher.get_error()).splitlines()
-            raise EngineError(f"a schema cannot be kept any further: {told[0] if told else 'nothing may follow'}")
+            reasons = str(self._matcher.get_error()).splitlines()
+            reason = reasons[0] if reasons else "no token may follow"
+            raise EngineError(f"the schema cannot be applied any further: {reason}; simplify the schema")
         return found
 
     def advance(self, token_id: int) -> None:
-        """Go on behind one more token.
+        """Move to the state after one more token.
 
         Raises:
-            InputError: it could not have been written.
+            InputError: the token is not allowed.
         """
         if not self._matcher.consume_token(token_id):
-            raise InputError(f"token {token_id} may not follow here; write only what is allowed")
+            raise InputError(f"token {token_id} is not allowed here; choose one of allowed_mask")

@@ -1,6 +1,7 @@
-"""Text in which every item link is real: form "text" of `genrec.decoding.constraints.CatalogGrammar` as a text constraint.
+"""A generation constraint for text in which every item link is an allowed item.
 
-Letters: V vocabulary.
+Wraps form "text" of `genrec.decoding.constraints.CatalogGrammar`.
+Letters: V vocabulary size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +18,15 @@ from genrec.types import BoolArray, ItemId
 
 @dataclass(frozen=True, eq=False)
 class ItemLinkConstraint:
-    """What stands in brackets is an allowed item's title, written as the index writes it.
+    """Every text in brackets is the title of an allowed item, in the tokens of the index.
 
     Attributes:
         grammar: the catalog's.
-        allowed: rows that may be mentioned; at least one.
-        unique: no item is mentioned twice.
-        max_links: how many mentions there may be; None for any number.
-        catalog_name: what a shelf calls the catalog, for an engine with genrec's plugin; see `genrec.vllm_plugin.registry`.
-        item_ids: the allowed items, for the same.
+        allowed: rows that may be linked; at least one.
+        unique: no item is linked twice.
+        max_links: the maximum number of item links; None for no limit.
+        catalog_name: the catalog's name in an engine with genrec's plugin; see `genrec.vllm_plugin.registry`.
+        item_ids: the ids of the allowed items, for the plugin as well.
     """
 
     grammar: CatalogGrammar
@@ -37,49 +38,54 @@ class ItemLinkConstraint:
 
     @property
     def engine_args(self) -> Mapping[str, Any]:
-        """The keys of genrec's plugin.
+        """The request keys for genrec's plugin.
 
         Raises:
-            EngineError: no shelf was named, or the plugin knows no such limit.
+            EngineError: `catalog_name` or `item_ids` is missing, or a limit is set that the plugin does not support.
         """
         if self.unique or self.max_links is not None:
-            raise EngineError("an engine's plugin counts no mentions; leave out once and most, or write locally")
+            raise EngineError(
+                "the vLLM plugin supports neither unique nor max_links; remove them, or generate with a local backend"
+            )
         if self.catalog_name is None or not self.item_ids:
-            raise EngineError("mentions need a catalog that the engine serves; name it, and the items that it allows")
+            raise EngineError(
+                "item links in vLLM need catalog_name and item_ids; pass the name of a catalog that the engine serves "
+                "and the ids of the allowed items"
+            )
         return {"genrec_catalog": self.catalog_name, "genrec_form": "text", "genrec_allow": list(self.item_ids)}
 
     def start(self) -> "ItemLinkState":
         """The state before the first token.
 
         Raises:
-            InputError: nothing is allowed, or the identifiers do not fit mentions; see `CatalogGrammar.start`.
+            InputError: no row is allowed, or the closing bracket is ambiguous; see `CatalogGrammar.start`.
         """
         return ItemLinkState(self, self.grammar.start("text", allowed=self.allowed))
 
 
 class ItemLinkState:
-    """Where one text stands; it moves.
+    """The state of one generation; `advance` changes it.
 
     Attributes:
-        state: the same as the automaton has it; `state.rows` are the rows mentioned so far.
+        state: the state of the automaton; `state.written_rows` are the rows linked so far.
     """
 
     def __init__(self, constraint: ItemLinkConstraint, state: ConstraintState) -> None:
         self.state = state
         self._constraint = constraint
-        marks = constraint.grammar.delimiters
-        self._free_text, self._opens_link = marks.free_text, marks.opens_link
+        delimiters = constraint.grammar.delimiters
+        self._free_text, self._opens_link = delimiters.free_text, delimiters.opens_link
 
     @property
     def may_open_link(self) -> bool:
-        """Whether another mention may begin."""
-        most, written = self._constraint.max_links, self.state.written_rows
-        if most is not None and len(written) >= most:
+        """Whether another item link may begin."""
+        max_links, written = self._constraint.max_links, self.state.written_rows
+        if max_links is not None and len(written) >= max_links:
             return False
         return not self._constraint.unique or len(set(written)) < len(self._constraint.allowed)
 
     def forced_tokens(self) -> Sequence[int]:
-        """A title's tokens, up to where titles part."""
+        """The tokens that must follow: the rest of a title, up to where titles part."""
         found: list[int] = []
         state = self.state
         while state.phase == "name" and len(state.next_tokens) == 1:
@@ -88,27 +94,27 @@ class ItemLinkState:
         return found
 
     def allowed_mask(self) -> BoolArray:
-        """What may follow: bool [V]."""
+        """The tokens that may follow: bool [V]."""
         if self.state.in_free_text:
             return self._free_text if self.may_open_link else self._free_text & ~self._opens_link
-        held = np.zeros(len(self._free_text), dtype=np.bool_)
-        held[self.state.next_tokens] = True
-        return held
+        mask = np.zeros(len(self._free_text), dtype=np.bool_)
+        mask[self.state.next_tokens] = True
+        return mask
 
     def advance(self, token_id: int) -> None:
-        """Go on behind one more token.
+        """Move to the state after one more token.
 
         Raises:
-            InputError: it may not follow here.
+            InputError: the token is not allowed.
         """
-        begins = self.state.in_free_text and 0 <= token_id < len(self._opens_link) and bool(self._opens_link[token_id])
+        opens = self.state.in_free_text and 0 <= token_id < len(self._opens_link) and bool(self._opens_link[token_id])
         after = self._exclude_written(advance([self.state], [token_id])[0])
-        if after.is_dead or (begins and not self.may_open_link):
-            raise InputError(f"token {token_id} may not follow here; write only what is allowed")
+        if after.is_dead or (opens and not self.may_open_link):
+            raise InputError(f"token {token_id} is not allowed here; choose one of allowed_mask")
         self.state = after
 
     def _exclude_written(self, state: ConstraintState) -> ConstraintState:
-        """A state that allows no row again that was written, where none may come twice."""
+        """The state without the rows linked so far, if items must be unique."""
         if not (self._constraint.unique and state.written_rows and state.phase == "free"):
             return state
         left = self._constraint.allowed.without(list(state.written_rows))

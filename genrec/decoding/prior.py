@@ -1,10 +1,10 @@
-"""How likely each item is whoever asks.
+"""The prior of each item: its log-probability independent of the user's history.
 
-An LLM prefers short and famous titles whatever the history says. Subtracting the log-probability that the same
-template gives an item with other people's histories, or with none, takes that preference out: what is left is what
-this history says. Source: the pointwise mutual information of Church and Hanks, Computational Linguistics 16(1), 1990;
+An LLM prefers short and famous titles, whatever the history. Subtracting the log-probability that the same template
+gives an item with the histories of other users, or with none, removes this preference, so that the score reflects this
+history. Source: the pointwise mutual information of Church and Hanks, Computational Linguistics 16(1), 1990;
 as a decoding objective, Li et al., "A Diversity-Promoting Objective Function", NAACL 2016, section 4.2; measuring it
-behind contentful rather than empty prompts follows Zhao et al., "Calibrate Before Use", ICML 2021, section 5.
+behind prompts with content rather than empty ones follows Zhao et al., "Calibrate Before Use", ICML 2021, section 5.
 """
 
 import threading
@@ -26,23 +26,23 @@ from genrec.types import IntArray
 _KIND = "prior"
 _FILE = "steps.safetensors"
 _VERSION = 2
-_BLOCK_ROWS = 256  # rows scored between two calls of on_progress
+_BLOCK_ROWS = 256  # rows scored between two calls of on_progress, and under one lock
 
 
 class Prior:
-    """Log-probabilities of every token of a trie, the mean over some prompts; rows are scored when first needed.
+    """The mean log-probability of every token of a trie over P prompts; rows are scored when they are first needed.
 
-    Threads may share it: while one scores a block of rows the others wait, and find it done.
+    Threads may share it: while one scores a block of rows, the others wait and then use its scores.
 
     Args:
         backend: the model.
         trie: T tokens in N rows.
-        prompts: int64 [P] each, the template with the histories of others, or with none.
-        key: names the model, the prompts and the index; a saved prior of another key is refused.
+        prompts: P prompts, int64 each: the template with the histories of other users, or with none.
+        key: identifies the model, the prompts and the index; a saved prior with another key is refused.
 
     Attributes:
-        log_probs: float32 [T]; NaN for tokens of rows that nobody asked about yet.
-        unsaved: whether anything was scored that `save` has not written yet.
+        log_probs: float32 [T]; NaN for tokens of rows that are not scored yet.
+        unsaved: whether scores were added since the last `save`.
     """
 
     def __init__(self, backend: Backend, trie: TokenTrie, prompts: Sequence[IntArray], *, key: str) -> None:
@@ -50,7 +50,7 @@ class Prior:
         self.unsaved = False
         self._penalties: dict[float, PriorPenalty] = {}
         self._lock = threading.Lock()
-        self._is_complete = False  # nothing is missing any more
+        self._is_complete = False  # whether every row is scored
         self.log_probs: NDArray[np.float32] = np.full(len(trie.tokens), np.nan, dtype=np.float32)
 
     def fill(
@@ -60,17 +60,17 @@ class Prior:
         *,
         deadline: Deadline | None = None,
     ) -> None:
-        """Score the rows that are still missing; what was scored before the deadline passed is kept.
+        """Score the missing rows; scores computed before the deadline are kept.
 
         Args:
-            rows: rows that will be asked about; by default all.
-            on_progress: called with how many rows are done, and how many were missing.
-            deadline: when to give up.
+            rows: rows that a search needs; by default all.
+            on_progress: called with the number of rows scored so far, and the number that were missing.
+            deadline: when to stop.
 
         Raises:
-            DeadlineExceededError: it passed.
+            DeadlineExceededError: the deadline has passed.
         """
-        if self._is_complete:  # so that a request against a whole prior costs nothing that grows with the catalog
+        if self._is_complete:  # the cost of a request must not grow with the catalog
             return
         everything = rows is None
         deadline = deadline or Deadline.never()
@@ -78,7 +78,7 @@ class Prior:
         missing = self._missing_rows(rows)
         for start in range(0, len(missing), _BLOCK_ROWS):
             with deadline.acquire(self._lock):
-                # Another thread may have scored some of them by now.
+                # Another thread may have scored some of them in the meantime.
                 block = self._missing_rows(missing[start : start + _BLOCK_ROWS])
                 if len(block):
                     self._score_rows(block, deadline)
@@ -88,35 +88,36 @@ class Prior:
 
     @property
     def prompts(self) -> tuple[IntArray, ...]:
-        """What it is measured behind."""
+        """The prompts behind which it is measured."""
         return tuple(self._prompts)
 
     def reindexed(self, trie: TokenTrie, new_item_indices: IntArray, *, key: str) -> "Prior":
-        """The same behind the same prompts, of another trie; what was scored of rows that it has as well is kept.
+        """The prior of another trie behind the same prompts; the scores of rows that both have are kept.
 
         Args:
             trie: the other trie.
-            new_item_indices: int64, of each item of this trie its number in the other, -1 where it is written otherwise or gone.
-            key: names the model, the prompts and the other index.
+            new_item_indices: int64, for each item of this trie its index in the other; -1 if it was removed or its
+                identifier has changed.
+            key: identifies the model, the prompts and the other index.
         """
         other = Prior(self._backend, trie, self._prompts, key=key)
         kept = np.flatnonzero(new_item_indices >= 0)
-        rows, places = self._trie.rows_of_items[kept], trie.rows_of_items[new_item_indices[kept]]
-        # What tells that a row is there is read first: another thread writes it last.
-        there = ~np.isnan(self.log_probs[self._trie.last_positions[rows]])
-        rows, places = rows[there], places[there]
-        other.log_probs[trie.path_positions(places)] = self.log_probs[self._trie.path_positions(rows)]
+        rows, new_rows = self._trie.rows_of_items[kept], trie.rows_of_items[new_item_indices[kept]]
+        # The last token of a row marks it as scored. It is read first here, and other threads write it last.
+        is_scored = ~np.isnan(self.log_probs[self._trie.last_positions[rows]])
+        rows, new_rows = rows[is_scored], new_rows[is_scored]
+        other.log_probs[trie.path_positions(new_rows)] = self.log_probs[self._trie.path_positions(rows)]
         other.unsaved = bool(len(rows))
         return other
 
     def penalty(self, weight: float) -> PriorPenalty:
-        """What a search subtracts; the rows that it may recommend have to be scored before."""
+        """The penalty that a search subtracts; every allowed row must be scored before the search."""
         if weight not in self._penalties:
             self._penalties[weight] = PriorPenalty(self._trie, self.log_probs, weight)
         return self._penalties[weight]
 
     def save(self, directory: Path) -> None:
-        """Write a folder, whole or not at all."""
+        """Write a directory, completely or not at all."""
         with self._lock:
             with artifact.artifact_writer(
                 directory, kind=_KIND, version=_VERSION, metadata={"key": self._key}
@@ -125,42 +126,42 @@ class Prior:
             self.unsaved = False
 
     def load(self, directory: Path) -> None:
-        """Take the scores that `save` wrote, in the place of those there are; guides made before are out of date.
+        """Replace the scores by those that `save` wrote; penalties made before are out of date.
 
         Raises:
             ArtifactError: a file is missing, cut short or altered.
-            MismatchError: they belong to another model, prompt or index.
+            MismatchError: the scores belong to another model, prompt or index.
         """
         manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
         if manifest["key"] != self._key:
-            raise MismatchError(f"the prior in {directory} is of {manifest['key']}, not of {self._key}; remove it")
+            raise MismatchError(f"the prior in {directory} has key {manifest['key']}, not {self._key}; remove it")
         arrays = artifact.mmap_arrays(directory / _FILE)
         if "steps" not in arrays:
-            raise ArtifactError(f"{directory / _FILE} holds no steps; remove it")
-        steps = arrays["steps"]
-        if steps.shape != self.log_probs.shape:
+            raise ArtifactError(f"{directory / _FILE} does not contain the array steps; remove it")
+        log_probs = arrays["steps"]
+        if log_probs.shape != self.log_probs.shape:
             raise MismatchError(
-                f"the prior in {directory} has {len(steps)} tokens, not {len(self.log_probs)}; remove it"
+                f"the prior in {directory} has {len(log_probs)} tokens, not {len(self.log_probs)}; remove it"
             )
         with self._lock:
-            self.log_probs[:] = steps
+            self.log_probs[:] = log_probs
             self._penalties.clear()
             self._is_complete = False
             self.unsaved = False
 
     def _missing_rows(self, rows: IntArray) -> IntArray:
-        """Those that were not scored yet: a row's last token is in no other row, so it tells."""
+        """The rows that are not scored yet: those whose last token, which no other row has, is NaN."""
         missing: IntArray = rows[np.isnan(self.log_probs[self._trie.last_positions[rows]])]
         return missing
 
     def _score_rows(self, rows: IntArray, deadline: Deadline) -> None:
         tree = self._backend.open(self._prompts, deadline=deadline)
         part = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
-        readings = score_tries(tree, [part] * len(self._prompts))
-        steps = np.mean([reading.log_probs for reading in readings if reading is not None], axis=0)
-        places, values = self._trie.path_positions(rows), steps[part.path_positions(np.arange(len(part)))]
-        last = np.isin(places, self._trie.last_positions[rows])
-        # What tells that a row is there is written when it is: other threads look without waiting.
-        self.log_probs[places[~last]] = values[~last]
-        self.log_probs[places[last]] = values[last]
+        scores = score_tries(tree, [part] * len(self._prompts))
+        log_probs = np.mean([own.log_probs for own in scores if own is not None], axis=0)
+        positions, values = self._trie.path_positions(rows), log_probs[part.path_positions(np.arange(len(part)))]
+        is_last = np.isin(positions, self._trie.last_positions[rows])
+        # The last token of a row marks it as scored, so it is written last: other threads read without the lock.
+        self.log_probs[positions[~is_last]] = values[~is_last]
+        self.log_probs[positions[is_last]] = values[is_last]
         self.unsaved = True

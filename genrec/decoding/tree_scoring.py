@@ -1,6 +1,7 @@
-"""Whole tries scored in packed passes: every token of every row, shared beginnings once, in bounded memory.
+"""Log-probabilities of all tokens of a trie, in packed forward passes and bounded memory.
 
-Letters: U prompts, T tokens of a trie, M nodes grown in a pass.
+Shared prefixes are grown once in a pass.
+Letters: U prompts, T tokens of a trie, M nodes grown in a pass, S tokens scored in a pass.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,12 @@ from genrec.types import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True)
 class TreeScores:
-    """What a model says of a trie behind one prompt.
+    """The scores of a trie's tokens behind one prompt.
 
     Attributes:
-        log_probs: float64 [T], the log-probability of each token behind its path; 0 where it was not asked for.
-        generated_tokens: tokens that were grown.
-        forward_passes: how many passes they took.
+        log_probs: float64 [T], the log-probability of each token given its path; 0 for tokens that were not scored.
+        generated_tokens: the number of tokens grown.
+        forward_passes: the number of passes.
     """
 
     log_probs: FloatArray
@@ -32,40 +33,57 @@ class TreeScores:
 def score_tries(
     tree: TokenTree, tries: Sequence[TokenTrie | None], *, branching_only: bool = False, max_nodes: int = 512
 ) -> list[TreeScores | None]:
-    """Read every token of a trie behind each of U prompts.
+    """Score every token of a trie behind each of U prompts.
 
     Args:
-        tree: U open prompts; it is left as it was found.
-        tries: one for each prompt, or None where nothing is asked.
-        branching_only: leave out tokens without a sibling, and what only they would need.
-        max_nodes: nodes grown in a pass for one prompt; a longer row passes alone. So memory does not grow with the
-            catalog; tokens that rows of two passes share are grown in both.
+        tree: U open prompts; its size is restored.
+        tries: one for each prompt, or None for a prompt without one.
+        branching_only: skip tokens without a sibling, and the nodes that only they need.
+        max_nodes: the maximum number of nodes grown for a prompt in one pass; a longer row has a pass of its own. So
+            memory does not grow with the catalog. A prefix shared by rows of two passes is grown in both.
+
+    Returns:
+        The scores for each prompt; None where it has no trie.
+
+    Raises:
+        EngineError: the model failed, or returned NaN.
     """
     passes = {id(trie): _plan_passes(trie, branching_only, max_nodes) for trie in tries if trie is not None}
     plans = [[] if trie is None else passes[id(trie)] for trie in tries]
-    steps = [None if trie is None else np.zeros(len(trie.tokens)) for trie in tries]
+    log_probs = [None if trie is None else np.zeros(len(trie.tokens)) for trie in tries]
     size = tree.size
     for number in range(max(map(len, plans), default=0)):
         parts = [(prompt, plan[number]) for prompt, plan in enumerate(plans) if number < len(plan)]
-        _run_pass(tree, parts, steps)
+        _run_pass(tree, parts, log_probs)
         tree.rewind(size)
     return [
         None if own is None else TreeScores(own, sum(len(one.positions) for one in plan), len(plan))
-        for own, plan in zip(steps, plans, strict=True)
+        for own, plan in zip(log_probs, plans, strict=True)
     ]
+
+
+def check_no_nan(log_probs: FloatArray) -> FloatArray:
+    """Return log-probabilities unchanged; NaN compares false with every bound and would hide an item.
+
+    Raises:
+        EngineError: one of them is NaN.
+    """
+    if np.isnan(log_probs).any():
+        raise EngineError("the model returned NaN log-probabilities; load it in float32 or check its weights")
+    return log_probs
 
 
 @dataclass(frozen=True)
 class _ForwardPass:
-    """Some rows of a trie as a forest behind a prompt: parents before children.
+    """Some rows of a trie as a tree behind a prompt; parents come before children.
 
     Attributes:
-        positions: int64 [M], places in the trie.
+        positions: int64 [M], the position in the trie of each node.
         tokens: int64 [M].
-        parents: int64 [M], places in `positions`, -1 for the prompt.
-        scored_positions: int64, places in the trie that are read.
-        scored_parents: int64, where each is read, in `positions`; -1 for the prompt.
-        scored_tokens: int64, the tokens read.
+        parents: int64 [M], the index in `positions` of each node's parent; -1 for the prompt.
+        scored_positions: int64 [S], the positions in the trie of the scored tokens.
+        scored_parents: int64 [S], the index in `positions` of the node that scores each; -1 for the prompt.
+        scored_tokens: int64 [S].
     """
 
     positions: IntArray
@@ -78,47 +96,46 @@ class _ForwardPass:
 
 def _plan_passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> list[_ForwardPass]:
     parents = trie.parents
-    asked = np.ones(len(parents), dtype=np.bool_)
+    is_scored = np.ones(len(parents), dtype=np.bool_)
     if branching_only:
-        asked = np.bincount(parents + 1)[parents + 1] > 1
-    needed = _ancestors(parents, np.unique(parents[asked]))
-    counts = np.concatenate([[0], np.cumsum(needed)])
+        is_scored = np.bincount(parents + 1)[parents + 1] > 1
+    is_grown = _ancestors(parents, np.unique(parents[is_scored]))
+    counts = np.concatenate([[0], np.cumsum(is_grown)])
     stops = trie.last_positions + 1
     passes, row = [], 0
     begin = 0
     while row < len(trie):
-        # The furthest row up to which no more nodes are needed than a pass may have, and one row at least.
-        # The path to its first row is grown too.
-        room = max_nodes - (int(trie.shared[row]) if row < len(trie) else 0)
-        row = max(row + 1, int(np.searchsorted(counts[stops], counts[begin] + room, side="right")))
+        # As many rows as need no more nodes than a pass may have, and at least one. The path to the first row counts.
+        capacity = max_nodes - int(trie.shared[row])
+        row = max(row + 1, int(np.searchsorted(counts[stops], counts[begin] + capacity, side="right")))
         stop = int(stops[row - 1])
-        if asked[begin:stop].any():
-            passes.append(_plan_pass(trie, asked, needed, begin, stop))
+        if is_scored[begin:stop].any():
+            passes.append(_plan_pass(trie, is_scored, is_grown, begin, stop))
         begin = stop
     return passes
 
 
 def _plan_pass(trie: TokenTrie, is_scored: BoolArray, is_grown: BoolArray, begin: int, stop: int) -> _ForwardPass:
     above = []
-    place = int(trie.parents[begin])
-    while place >= 0:
-        above.append(place)
-        place = int(trie.parents[place])
+    position = int(trie.parents[begin])
+    while position >= 0:
+        above.append(position)
+        position = int(trie.parents[position])
     grown = np.concatenate([np.array(above[::-1], dtype=np.int64), begin + np.flatnonzero(is_grown[begin:stop])])
-    wanted = begin + np.flatnonzero(is_scored[begin:stop])
+    scored = begin + np.flatnonzero(is_scored[begin:stop])
     return _ForwardPass(
         grown, trie.tokens[grown].astype(np.int64), _index_in(grown, trie.parents[grown]),
-        wanted, _index_in(grown, trie.parents[wanted]), trie.tokens[wanted].astype(np.int64),
+        scored, _index_in(grown, trie.parents[scored]), trie.tokens[scored].astype(np.int64),
     )  # fmt: skip
 
 
 def _index_in(grown: IntArray, positions: IntArray) -> IntArray:
-    """Where places stand among the grown ones, which rise; -1 for the prompt."""
+    """The index of each position in `grown`, which rises; -1 for the prompt."""
     return np.where(positions < 0, -1, np.searchsorted(grown, positions))
 
 
 def _ancestors(parents: IntArray, positions: IntArray) -> BoolArray:
-    """bool [T], the given places and all that stand above them."""
+    """bool [T], the given positions and all their ancestors."""
     marked = np.zeros(len(parents), dtype=np.bool_)
     positions = positions[positions >= 0]
     while positions.size:
@@ -131,7 +148,7 @@ def _ancestors(parents: IntArray, positions: IntArray) -> BoolArray:
 def _run_pass(
     tree: TokenTree, parts: Sequence[tuple[int, _ForwardPass]], log_probs: Sequence[FloatArray | None]
 ) -> None:
-    """One pass: grow what has something behind it, then read every token at its parent."""
+    """Grow the nodes of one pass, then read the log-probability of every scored token at its parent."""
     size = tree.size
     starts = size + np.cumsum([0, *(len(one.positions) for _, one in parts)])
     if starts[-1] > size:
@@ -144,16 +161,14 @@ def _run_pass(
         np.where(one.scored_parents < 0, prompt, one.scored_parents + start)
         for (prompt, one), start in zip(parts, starts[:-1], strict=True)
     ])  # fmt: skip
-    wanted = np.concatenate([one.scored_tokens for _, one in parts])
+    scored_tokens = np.concatenate([one.scored_tokens for _, one in parts])
     order = np.argsort(readers, kind="stable")
     nodes, counts = np.unique(readers, return_counts=True)
     found = np.empty(len(readers))
-    found[order] = tree.log_probs(nodes, wanted[order], np.append(0, np.cumsum(counts)))
-    if np.isnan(found).any():
-        raise EngineError("the model returned NaN, by which nothing can be ranked; load it in float32")
-    for (prompt, one), own in zip(
-        parts, np.split(found, np.cumsum([len(one.scored_positions) for _, one in parts])[:-1]), strict=True
-    ):
-        mine = log_probs[prompt]
-        if mine is not None:
-            mine[one.scored_positions] = own
+    found[order] = tree.log_probs(nodes, scored_tokens[order], np.append(0, np.cumsum(counts)))
+    check_no_nan(found)
+    splits = np.cumsum([len(one.scored_positions) for _, one in parts])[:-1]
+    for (prompt, one), own in zip(parts, np.split(found, splits), strict=True):
+        target = log_probs[prompt]
+        if target is not None:
+            target[one.scored_positions] = own

@@ -1,1 +1,1 @@
-"""The catalog as token ids: the trie, item identifiers and the index that joins them."""
+"""The catalog as token ids: item identifiers, the token trie, and the index that combines them."""

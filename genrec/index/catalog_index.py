@@ -1,4 +1,7 @@
-"""The catalog as the search sees it: items, how they are written in tokens, and the trie over that."""
+"""The catalog index: items, their token identifiers, and the trie over these.
+
+Letters: N items.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,12 +23,12 @@ from genrec.types import IntArray
 
 _KIND = "index"
 INDEX_VERSION = 2
-"""The format of saved indexes, and of what is numbered by their rows and tokens; caches are kept by it."""
+"""The format version of saved indexes and of everything numbered by their rows and tokens; part of cache keys."""
 
 
 @dataclass(frozen=True, eq=False)
 class CatalogIndex:
-    """A catalog, its trie, and the tokenizer and identifiers they were written with (as fingerprints).
+    """A catalog, its trie, and the fingerprints of the tokenizer and the identifiers that it was built with.
 
     Made by `CatalogIndex.build` or `CatalogIndex.load`.
     """
@@ -37,19 +40,19 @@ class CatalogIndex:
     _row_masks: "WeakKeyDictionary[Mask, Mask]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # To another process goes what an index is made of, not what it has kept of masks.
+        # The cached row masks are not pickled.
         return CatalogIndex, (self.catalog, self.trie, self.tokenizer_fingerprint, self.identifiers_fingerprint)
 
     @classmethod
     def build(cls, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
-        """Write every item in tokens and sort the result."""
+        """Encode every item as tokens and sort the identifiers."""
         trie = TokenTrie.from_sequences(identifiers.encode(catalog, tokenizer), vocab_size=tokenizer.vocab_size)
         return cls(catalog, trie, tokenizer.fingerprint, identifiers.fingerprint)
 
     @property
     def fingerprint(self) -> str:
-        """Which index this is; priors and results carry it."""
-        # An updated index may write an item in other tokens than one that was built anew: the trie counts too.
+        """Identifies the index; part of the keys of priors and of results."""
+        # An updated index can encode an item differently from a rebuilt one, so the trie is part of it.
         parts = (
             self.catalog.fingerprint[:16],
             self.identifiers_fingerprint[:8],
@@ -59,17 +62,17 @@ class CatalogIndex:
         return "-".join((str(INDEX_VERSION), *parts))
 
     def to_row_subset(self, item_subset: Subset) -> Subset:
-        """The rows of a subset of items; a mask is turned into rows once, and kept for as long as it lives.
+        """The subset of rows for a subset of items; the rows of a mask are computed once for the lifetime of the mask.
 
         Raises:
-            InputError: the subset is of another number of items.
+            InputError: the subset has another number of items.
         """
         self._check_universe(item_subset.universe)
         mask = None
         if item_subset.mask is not None:
             mask = self._row_masks.get(item_subset.mask)
             if mask is None:
-                # Of two requests that make it at once, both go on with the first: a batch has to have one mask.
+                # If two threads compute it at once, both use the first result: a batch must have one mask.
                 made = Mask.from_bool(item_subset.mask.to_bool()[self.trie.items])
                 mask = self._row_masks.setdefault(item_subset.mask, made)
         return Subset(
@@ -77,13 +80,16 @@ class CatalogIndex:
         )
 
     def to_row_boost(self, boost: Boost) -> Boost:
-        """A boost of items as one of rows.
+        """The boost of rows for a boost of items.
 
         Raises:
             InputError: a boosted item is not in the index.
         """
         if len(boost) and int(boost.indices[-1]) >= len(self.trie):
-            raise InputError(f"item {boost.indices[-1]} is boosted; the index has items 0 to {len(self.trie) - 1:,}")
+            raise InputError(
+                f"item {boost.indices[-1]} is boosted, but the index has items 0 to {len(self.trie) - 1:,}; "
+                "make the boost for this catalog"
+            )
         rows = self.trie.rows_of_items[boost.indices]
         order = np.argsort(rows)
         return Boost(rows[order], boost.values[order])
@@ -97,22 +103,22 @@ class CatalogIndex:
         withdraw: Iterable[object] = (),
         retitle: Mapping[object, str] | None = None,
     ) -> "CatalogIndex":
-        """This index with items added, withdrawn and retitled; only what changed is encoded and sorted.
+        """This index with items added, withdrawn and retitled; only the changed items are encoded and sorted.
 
-        Kept items stay in their order and come first, added ones follow. Where a new title would be written in the
-        tokens of a kept item's, the new one is told apart and the kept one stays as it is; building anew would mark
-        both.
+        Kept items come first, in their order; added ones follow. If a new title has the tokens of a kept item, only the
+        new one gets a suffix and the kept one does not change; a rebuild would give both a suffix.
 
         Args:
             identifiers, tokenizer: those the index was built with.
-            add: items with new ids, and attributes of the kinds that the catalog has.
-            withdraw: ids.
+            add: items with new ids, and attributes of the types that the catalog has.
+            withdraw: ids of items to remove.
             retitle: new titles by id.
 
         Raises:
             MismatchError: the index was built with other identifiers, or for another tokenizer.
             UnknownItemError: an id to withdraw or retitle is not in the catalog.
-            InputError: an added id is there already, an item is both withdrawn and retitled, or nothing would be left.
+            InputError: an added id is in the catalog already, an item is both withdrawn and retitled, or the catalog
+                would be empty.
         """
         self._check_fingerprints(identifiers, tokenizer)
         if add is not None and not isinstance(add, Catalog):
@@ -120,29 +126,33 @@ class CatalogIndex:
         titles = dict(retitle or {})
         for item_id, title in titles.items():
             if not isinstance(title, str) or not title.strip():
-                raise InputError(f"the new title of item {item_id!r} is {title!r}; give a text")
-        gone = np.unique(self._item_indices_of("withdraw", withdraw))
+                raise InputError(f"the new title of item {item_id!r} is {title!r}; pass a non-empty string")
+        removed = np.unique(self._item_indices_of("withdraw", withdraw))
         changed = self._item_indices_of("retitle", list(titles))
-        if len(again := changed[np.argsort(changed)][1:][np.diff(np.sort(changed)) == 0]):
+        if len(repeated := changed[np.argsort(changed)][1:][np.diff(np.sort(changed)) == 0]):
             raise InputError(
-                f"item {self.catalog.item_ids[int(again[0])]!r} is to be retitled twice; give it one title"
+                f"retitle contains item {self.catalog.item_ids[int(repeated[0])]!r} twice; pass one title for each item"
             )
-        if both := sorted(set(gone.tolist()) & set(changed.tolist())):
+        if both := sorted(set(removed.tolist()) & set(changed.tolist())):
             raise InputError(
-                f"item {self.catalog.item_ids[both[0]]!r} is to be withdrawn and retitled; leave it out of one"
+                f"item {self.catalog.item_ids[both[0]]!r} is in both withdraw and retitle; remove it from one"
             )
         if add is not None:
-            there = np.setdiff1d(self.catalog.item_ids.positions(add.item_ids), [-1, *gone])
-            if there.size:
-                item_id = self.catalog.item_ids[int(there[0])]
-                raise InputError(f"item {item_id!r} is to be added and is there already; withdraw or retitle it")
-        named = dict(zip(changed.tolist(), titles.values(), strict=True))
-        return self.reindexed(self.catalog.revised(upsert=add, remove=gone, new_titles=named), identifiers, tokenizer)
+            existing = np.setdiff1d(self.catalog.item_ids.positions(add.item_ids), [-1, *removed])
+            if existing.size:
+                item_id = self.catalog.item_ids[int(existing[0])]
+                raise InputError(
+                    f"add contains item {item_id!r}, which is in the catalog already; withdraw or retitle it"
+                )
+        new_titles = dict(zip(changed.tolist(), titles.values(), strict=True))
+        return self.reindexed(
+            self.catalog.revised(upsert=add, remove=removed, new_titles=new_titles), identifiers, tokenizer
+        )
 
     def reindexed(self, catalog: Catalog, identifiers: Identifiers, tokenizer: Tokenizer) -> "CatalogIndex":
         """The index of another version of the catalog; only items with a new id or title are encoded and sorted.
 
-        All others stay written as they are, whatever their attributes are now.
+        All others keep their identifiers, even if their attributes have changed.
 
         Args:
             catalog: the other version.
@@ -152,40 +162,40 @@ class CatalogIndex:
             MismatchError: the index was built with other identifiers, or for another tokenizer.
         """
         self._check_fingerprints(identifiers, tokenizer)
-        numbers = unchanged_item_indices(self.catalog, catalog)
-        rows = np.sort(self.trie.rows_of_items[np.flatnonzero(numbers < 0)])
-        fresh = np.delete(np.arange(len(catalog)), numbers[numbers >= 0])
-        rest, other = self.trie, None
-        if len(rows) == len(rest):
+        new_indices = unchanged_item_indices(self.catalog, catalog)
+        removed_rows = np.sort(self.trie.rows_of_items[np.flatnonzero(new_indices < 0)])
+        added = np.delete(np.arange(len(catalog)), new_indices[new_indices >= 0])
+        kept, other = self.trie, None
+        if len(removed_rows) == len(kept):
             return CatalogIndex.build(catalog, identifiers, tokenizer)
-        if len(rows):
-            rest = rest.merge(removed_rows=rows)
-        rest = replace(rest, items=numbers[rest.items].astype(np.int32))
-        if len(fresh):
-            some = Catalog.from_items((catalog[int(item)] for item in fresh), name=catalog.name)
-            sequences = identifiers.encode(some, tokenizer, is_taken=rest.conflicts_with)
+        if len(removed_rows):
+            kept = kept.merge(removed_rows=removed_rows)
+        kept = replace(kept, items=new_indices[kept.items].astype(np.int32))
+        if len(added):
+            added_items = Catalog.from_items((catalog[int(item)] for item in added), name=catalog.name)
+            sequences = identifiers.encode(added_items, tokenizer, is_taken=kept.conflicts_with)
             lengths = np.array([len(sequence) for sequence in sequences])
             other = TokenTrie.from_rows(
-                np.concatenate(sequences), lengths, item_indices=fresh, vocab_size=tokenizer.vocab_size
+                np.concatenate(sequences), lengths, item_indices=added, vocab_size=tokenizer.vocab_size
             )
-        return CatalogIndex(catalog, rest.merge(other), self.tokenizer_fingerprint, self.identifiers_fingerprint)
+        return CatalogIndex(catalog, kept.merge(other), self.tokenizer_fingerprint, self.identifiers_fingerprint)
 
     def _item_indices_of(self, name: str, item_ids: Iterable[object]) -> IntArray:
-        """The indices of ids that an update names."""
+        """The item indices of the ids in argument `name` of an update."""
         item_ids = item_ids if isinstance(item_ids, str | bytes) else list(item_ids)
         found = self.catalog.item_ids.positions(item_ids)
         if (found < 0).any():
             unknown = list(item_ids)[int(np.argmin(found))]
             raise UnknownItemError(
-                f"{name} names item {unknown!r}, which is not in catalog {self.catalog.name!r} "
-                f"({len(self.catalog):,} items); leave it out"
+                f"{name} contains item {unknown!r}, which is not in catalog {self.catalog.name!r} "
+                f"({len(self.catalog):,} items); remove it"
             )
         return found
 
     def _check_universe(self, universe: int) -> None:
         if universe != len(self.trie):
             raise InputError(
-                f"a subset of {universe:,} items; the index has {len(self.trie):,}; make it for this catalog"
+                f"the subset has {universe:,} items, but the index has {len(self.trie):,}; make it for this catalog"
             )
 
     def _check_fingerprints(self, identifiers: Identifiers, tokenizer: Tokenizer) -> None:
@@ -201,10 +211,10 @@ class CatalogIndex:
             )
 
     def save(self, directory: str | Path) -> None:
-        """Write a folder, whole or not at all: catalog.parquet, trie.safetensors, manifest.json.
+        """Write a directory, completely or not at all: catalog.parquet, trie.safetensors, manifest.json.
 
         Raises:
-            ArtifactError: the place cannot be written, or holds something else.
+            ArtifactError: the directory cannot be written, or holds something else.
         """
         facts = {
             "catalog": self.catalog.fingerprint,
@@ -218,15 +228,15 @@ class CatalogIndex:
 
     @classmethod
     def load(cls, directory: str | Path, *, tokenizer: Tokenizer | None = None) -> "CatalogIndex":
-        """Read a saved index after checking every file's SHA-256; the trie is mapped, not read.
+        """Load a saved index after checking the SHA-256 of every file; the trie is memory-mapped.
 
         Args:
-            directory: where `save` wrote it.
-            tokenizer: the tokenizer it will be used with, if it is to be checked.
+            directory: a directory that `save` wrote.
+            tokenizer: the tokenizer that the index must have been built for; None for no check.
 
         Raises:
             ArtifactError: a file is missing, cut short or altered (named).
-            MismatchError: catalog and trie are not of one index.
+            MismatchError: catalog and trie belong to different indexes.
             TokenizerMismatchError: the index was built for another tokenizer.
         """
         directory = Path(directory)
@@ -241,15 +251,19 @@ class CatalogIndex:
         if catalog.fingerprint != manifest["catalog"] or not np.array_equal(
             np.sort(trie.items), np.arange(len(catalog))
         ):
-            raise MismatchError(f"the catalog and the trie in {directory.name!r} are not of one index; build it again")
+            raise MismatchError(
+                f"the catalog and the trie in {directory.name!r} belong to different indexes; build it again"
+            )
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])
 
 
 def unchanged_item_indices(before: Catalog, after: Catalog) -> IntArray:
-    """Where each of N items stands in another version of a catalog, -1 where it is gone or retitled: int64 [N]."""
-    places = after.item_ids.positions(before.item_ids)
-    kept = np.flatnonzero(places >= 0)
-    titles = [catalog.column("title").take(pa.array(rows)) for catalog, rows in ((before, kept), (after, places[kept]))]
+    """int64 [N], the index of each item in another version of the catalog; -1 if it was removed or retitled."""
+    indices = after.item_ids.positions(before.item_ids)
+    kept = np.flatnonzero(indices >= 0)
+    titles = [
+        catalog.column("title").take(pa.array(rows)) for catalog, rows in ((before, kept), (after, indices[kept]))
+    ]
     same = np.asarray(pc.equal(*titles).to_numpy(zero_copy_only=False), dtype=np.bool_)
-    places[kept[~same]] = -1
-    return places
+    indices[kept[~same]] = -1
+    return indices

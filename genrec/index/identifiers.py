@@ -1,4 +1,4 @@
-"""How an item is written in tokens."""
+"""Token identifiers of items."""
 
 import hashlib
 from collections import defaultdict
@@ -16,7 +16,7 @@ from genrec.types import IntArray
 
 
 class Identifiers(Protocol):
-    """A way to write items in tokens. `fingerprint` says which way and with which settings."""
+    """Encodes items as tokens. `fingerprint` identifies the encoding and its settings."""
 
     fingerprint: str
 
@@ -27,26 +27,28 @@ class Identifiers(Protocol):
 
         Args:
             catalog: the items.
-            tokenizer: the model's.
-            is_taken: whether an identifier is in use already, where these items join others.
+            tokenizer: the tokenizer of the model.
+            is_taken: returns whether an identifier conflicts with one of an existing index; None for a new index.
         """
         ...
 
 
 class TitleIdentifiers:
-    """The title on one line and an end token: readable, zero-shot, and new items work at once.
+    """The title on one line and an end token: readable, works zero-shot, and new items need no training.
 
-    Where titles meet in the same tokens, the first attribute that tells them apart follows in brackets; where none
-    does, the item id; where ids are too long or meet too, the item's place in the catalog (among the items that are
-    encoded together, where they join others).
+    Titles with equal tokens get a suffix in brackets: the first attribute in which all of them differ; otherwise the
+    item id; otherwise, if ids are too long or equal in tokens, the item's index in the encoded catalog.
 
     Args:
-        max_tokens: a longer title is cut here, then told apart like any other.
+        max_tokens: longer titles are truncated to this many tokens before suffixes are added.
+
+    Raises:
+        InputError: `max_tokens` is below 1.
     """
 
     def __init__(self, *, max_tokens: int = 48) -> None:
         if max_tokens < 1:
-            raise InputError(f"max_tokens is {max_tokens}; an identifier needs at least 1")
+            raise InputError(f"max_tokens is {max_tokens}; it must be at least 1")
         self.max_tokens = max_tokens
         self.fingerprint = hashlib.sha256(f"title 1 {max_tokens}".encode()).hexdigest()
 
@@ -66,15 +68,15 @@ class TitleIdentifiers:
                 break
             values = catalog.column(name)
             for group in clashes:
-                marks = [_suffix(values[item].as_py()) for item in group]
-                if all(marks) and len(set(marks)) == len(marks):
-                    for item, mark in zip(group, marks, strict=True):
-                        bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" ({mark})"))
+                suffixes = [_suffix(values[item].as_py()) for item in group]
+                if all(suffixes) and len(set(suffixes)) == len(suffixes):
+                    for item, suffix in zip(group, suffixes, strict=True):
+                        bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" ({suffix})"))
         for item in chain.from_iterable(clashing()):
-            if mark := _suffix(catalog.item_ids[item]):
-                bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" ({mark})"))
-        # Places in the catalog differ whatever a tokenizer does to ids. One round is enough, unless a title was chosen
-        # to look like another one with its mark; such a title is marked in the next.
+            if suffix := _suffix(catalog.item_ids[item]):
+                bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" ({suffix})"))
+        # Item indices always differ. One round is enough unless a title looks like another title with its suffix; that
+        # title gets a suffix in the next round.
         for _ in range(self.max_tokens):
             for item in chain.from_iterable(clashes := clashing()):
                 bodies[item] = _concat(bodies[item], tokenizer.encode_text(f" [{item}]"))
@@ -83,16 +85,16 @@ class TitleIdentifiers:
         return [_concat(body, end) for body in bodies]
 
     def _encode_title(self, title: str, tokenizer: Tokenizer) -> IntArray:
-        # No title needs more characters than this for its first tokens; a 4 MB one would be encoded whole otherwise.
+        # The first tokens never need more characters than this; otherwise a title of 4 MB would be encoded in full.
         return tokenizer.encode_text(one_line(title[: 64 * self.max_tokens]))[: self.max_tokens]
 
 
-_MAX_SUFFIX_LENGTH = 40  # an attribute or id longer than this is a text, not a mark
+_MAX_SUFFIX_LENGTH = 40  # longer attributes and ids are not used as suffixes
 
 
 def _suffix(value: object) -> str:
-    mark = "" if value is None else one_line(str(value))
-    return mark if len(mark) <= _MAX_SUFFIX_LENGTH else ""
+    suffix = "" if value is None else one_line(str(value))
+    return suffix if len(suffix) <= _MAX_SUFFIX_LENGTH else ""
 
 
 def _concat(left: IntArray, right: IntArray) -> IntArray:
@@ -100,7 +102,7 @@ def _concat(left: IntArray, right: IntArray) -> IntArray:
 
 
 def _conflict_groups(bodies: Sequence[IntArray], is_taken: Callable[[IntArray], bool] | None) -> list[list[int]]:
-    """Groups of items whose tokens are equal, or those of others, or none at all, in catalog order."""
+    """Groups of items, in catalog order, that have equal tokens, no tokens, or tokens that are taken."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for item, body in enumerate(bodies):
         groups[body.tobytes()].append(item)

@@ -1,12 +1,12 @@
-"""What people took, step by step, as trees of tokens: what an adapter learns from.
+"""Training examples of an adapter: a user's history as a tree of tokens.
 
-Every prompt comes from the `Renderer` that serves and every item from the index, so that a path of the tree, from its
-first token to the end of an item, is token by token what the model reads and writes in production. Prompts of one
-person begin alike, and so do titles; what begins alike stands in the tree once. So each position of a history is a
-target for little more than the tokens of its item.
+Prompts come from the same `Renderer` as in serving and items from the index, so a path of the tree, from its first
+token to the end of an item, is token by token what the model reads and generates in production. The prompts of one
+user share a prefix, and so do titles; a shared prefix is in the tree once. So each further target of a history costs
+little more than the tokens of its item.
 
-Letters: T tokens of a tree, J targets, C choices (the items compared for all targets), S steps (tokens of items, one
-for each choice that passes them), F forks (steps of what was taken at which the catalog allows more than one token).
+Letters: T tokens of a tree, H items of a history, J targets, C choices (the items compared, over all targets), S item
+tokens (the tokens of all choices), F branch points (item tokens of a positive where the catalog allows several tokens).
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ _EMPTY: IntArray = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class Target:
-    """One moment of a history.
+    """A position of a history whose item the model is trained to predict.
 
     Attributes:
-        event_index: of the item that was taken, in the history.
-        negatives: int64, items that it is set against; empty where only its own likelihood counts.
-        words: what the person says then.
-        candidates: int64, what the prompt shows to choose from.
-        num_known: how many items were known when it was taken, at most `event_index`: of a basket, those before the basket. By
-            default all that stand before it.
+        event_index: the index in the history of the positive item.
+        negatives: int64, items to compare it with; empty if only its own likelihood counts.
+        words: the user's query at this position.
+        candidates: int64, the candidates that the prompt lists.
+        num_known: the number of history items in the prompt, at most `event_index`; for an item of a basket, the items
+            before the basket. By default all items before `event_index`.
     """
 
     event_index: int
@@ -44,19 +44,19 @@ class Target:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A tree of tokens with what was taken in it.
+    """A tree of tokens with its targets.
 
     Attributes:
         token_ids: int64 [T].
-        parents: int64 [T], the place of each token's predecessor, before its own; -1 for a first one.
-        positions: int64 [T], how many tokens stand before each on its path.
-        item_indices: int64 [C], item indices; of each target the taken one first.
-        item_targets: int64 [C], the target that each choice belongs to.
-        item_tokens: int64 [S], places in the tree.
-        token_items: int64 [S], the choice whose item each step writes.
-        branch_points: int64 [F], steps.
+        parents: int64 [T], the index in the tree of each token's predecessor, below its own; -1 for a first token.
+        positions: int64 [T], the number of tokens before each token on its path.
+        item_indices: int64 [C], the item of each choice; the positive of each target comes first.
+        item_targets: int64 [C], the target of each choice.
+        item_tokens: int64 [S], the index in the tree of each item token.
+        token_items: int64 [S], the choice of each item token.
+        branch_points: int64 [F], indices in `item_tokens`.
         branch_offsets: int64 [F + 1].
-        branch_tokens: int64, the tokens that the catalog allows at each fork, from one offset to the next.
+        branch_tokens: int64, the tokens that the catalog allows at each branch point, from one offset to the next.
     """
 
     token_ids: IntArray
@@ -72,76 +72,84 @@ class TrainingExample:
 
     @property
     def positives(self) -> IntArray:
-        """int64 [J], the choice that was taken of each target."""
+        """int64 [J], the positive choice of each target."""
         return np.flatnonzero(np.diff(self.item_targets, prepend=-1))
 
     def visible(self) -> BoolArray:
-        """bool [T, T], what each token sees: itself and what stands before it on its path."""
-        seen = np.eye(len(self.parents), dtype=np.bool_)
-        for place, parent in enumerate(self.parents):
+        """bool [T, T], the attention mask: a token sees itself and the tokens before it on its path."""
+        mask = np.eye(len(self.parents), dtype=np.bool_)
+        for index, parent in enumerate(self.parents):
             if parent >= 0:
-                seen[place] |= seen[parent]
-        return seen
+                mask[index] |= mask[parent]
+        return mask
 
 
 def build_example(
     renderer: Renderer, index: CatalogIndex, history: IntArray, targets: Sequence[Target]
 ) -> TrainingExample:
-    """One person's tree.
+    """The training example of one user.
 
     Args:
-        renderer: as a ranker has it.
-        index: spells the items.
+        renderer: the renderer that the ranker uses.
+        index: the identifiers of the items.
         history: int64 [H], item indices, oldest first.
-        targets: J moments of it.
+        targets: J positions of the history.
 
     Raises:
-        InputError: there is no target, one lies outside of the history, or is set against the item itself.
+        InputError: there is no target, one is outside of the history, its item is among its negatives, or `num_known`
+            is out of range.
     """
     if not targets:
-        raise InputError("an example needs at least one target")
+        raise InputError("targets is empty; pass at least one target")
     tree = _TreeBuilder()
     items: list[int] = []
-    owners: list[int] = []
-    steps: list[int] = []
-    choices: list[int] = []
-    forks: list[int] = []
+    item_targets: list[int] = []
+    item_tokens: list[int] = []
+    token_items: list[int] = []
+    branch_points: list[int] = []
     allowed: list[IntArray] = []
     for number, target in enumerate(targets):
-        if not 0 <= target.event_index < len(history):
-            raise InputError(f"a target stands at place {target.event_index} of a history of {len(history)} items")
-        taken = int(history[target.event_index])
-        if taken in target.negatives:
-            raise InputError(
-                f"item {taken} at place {target.event_index} is set against itself; leave it out of the others"
-            )
-        known = target.event_index if target.num_known is None else target.num_known
-        if not 0 <= known <= target.event_index:
-            raise InputError(
-                f"{known} items are known before the target at place {target.event_index}; it must be 0 to that"
-            )
+        known = _num_known(target, history)
+        positive = int(history[target.event_index])
         prompt = renderer.render(history[:known], target.words, target.candidates)
         end = tree.add(-1, prompt.token_ids)[-1]
-        for depth, tokens in index.trie.branching_points(int(index.trie.rows_of_items[taken])):
-            forks.append(len(steps) + depth)
+        for depth, tokens in index.trie.branching_points(int(index.trie.rows_of_items[positive])):
+            branch_points.append(len(item_tokens) + depth)
             allowed.append(tokens.astype(np.int64))
-        for item in (taken, *target.negatives.tolist()):
+        for item in (positive, *target.negatives.tolist()):
             path = tree.add(end, index.trie.tokens_of_row(int(index.trie.rows_of_items[item])))
-            steps += path
-            choices += [len(items)] * len(path)
+            item_tokens += path
+            token_items += [len(items)] * len(path)
             items.append(item)
-            owners.append(number)
+            item_targets.append(number)
     token_ids, parents = np.array(tree.token_ids), np.array(tree.parents)
     positions = np.zeros(len(parents), dtype=np.int64)
-    for place, parent in enumerate(parents):
-        positions[place] = 0 if parent < 0 else positions[parent] + 1
+    for node, parent in enumerate(parents):
+        positions[node] = 0 if parent < 0 else positions[parent] + 1
     offsets = np.cumsum([0, *map(len, allowed)])
-    lists = (items, owners, steps, choices, forks, offsets, np.concatenate([_EMPTY, *allowed]))
+    branch_tokens = np.concatenate([_EMPTY, *allowed])
+    lists = (items, item_targets, item_tokens, token_items, branch_points, offsets, branch_tokens)
     return TrainingExample(token_ids, parents, positions, *(np.array(one, dtype=np.int64) for one in lists))
 
 
+def _num_known(target: Target, history: IntArray) -> int:
+    """The number of history items in the prompt of a target, which is validated."""
+    position = target.event_index
+    if not 0 <= position < len(history):
+        raise InputError(
+            f"event_index is {position}, but the history has {len(history)} items; set it from 0 to {len(history) - 1}"
+        )
+    positive = int(history[position])
+    if positive in target.negatives:
+        raise InputError(f"item {positive} at event_index {position} is among its own negatives; remove it from them")
+    known = position if target.num_known is None else target.num_known
+    if not 0 <= known <= position:
+        raise InputError(f"num_known is {known} for event_index {position}; set it from 0 to {position}")
+    return known
+
+
 class _TreeBuilder:
-    """Tokens that are added path by path; what is there already is not added again."""
+    """A tree of tokens that grows path by path; shared prefixes are stored once."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
@@ -149,7 +157,7 @@ class _TreeBuilder:
         self._node_of: dict[tuple[int, int], int] = {}
 
     def add(self, parent: int, token_ids: IntArray) -> list[int]:
-        """The places of a path behind `parent`."""
+        """Add a path behind `parent`; returns the index in the tree of each of its tokens."""
         path = []
         for token_id in token_ids.tolist():
             key = (parent, token_id)

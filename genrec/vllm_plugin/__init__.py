@@ -1,1 +1,1 @@
-"""The catalog constraint inside vLLM: a logits processor and the catalogs that it serves."""
+"""Catalog constraints inside vLLM: a logits processor and the catalogs that it serves."""

@@ -1,4 +1,4 @@
-"""The catalogs that an engine serves: each is a sub-folder, read once, and opened by what a request says."""
+"""The catalogs that an engine serves, each loaded once from a sub-folder, and the constraints of its requests."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ import numpy as np
 
 from genrec.artifact import MANIFEST
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import CatalogGrammar, ConstraintState, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar, ConstraintState
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.errors import InputError, UnknownItemError
 from genrec.index.catalog_index import CatalogIndex
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -17,12 +18,12 @@ from genrec.types import IntArray
 
 CATALOGS_ENV = "GENREC_CATALOGS"
 EXTRA_ARG_KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
-_MAX_NAMES_SHOWN = 30  # names in an error
+_MAX_NAMES_SHOWN = 30  # catalog names in a message
 _ARGUMENT_NAME = re.compile(r"^(form|k)(?= is )")
 
 
 def is_genrec_key(key: object) -> bool:
-    """Whether a key is meant for genrec, also one that is misspelled: a typo must not turn a constraint off."""
+    """Whether a key is meant for genrec, even if it is misspelled: a typo must not turn a constraint off."""
     return isinstance(key, str) and key.strip().casefold().startswith("genrec")
 
 
@@ -30,18 +31,19 @@ class CatalogRegistry:
     """The catalogs of a folder, for the tokenizer of one model.
 
     Args:
-        folder: its sub-folders, each written by `CatalogIndex.save`, are the catalogs.
+        folder: contains a sub-folder for each catalog, written by `CatalogIndex.save`.
         model: the folder of the model's tokenizer.
 
     Raises:
-        InputError: there is no such folder, or the tokenizer has no marks; see `genrec.decoding.constraints.DelimiterTokens`.
+        InputError: `folder` does not exist, or the tokenizer has no delimiters; see
+            `genrec.decoding.delimiters.DelimiterTokens`.
         ArtifactError: the tokenizer cannot be read.
     """
 
     def __init__(self, folder: Path, model: Path) -> None:
         if not folder.is_dir():
             raise InputError(
-                f"{CATALOGS_ENV} is {str(folder)!r}, which is no folder; set it to the folder of saved catalogs"
+                f"{CATALOGS_ENV} is {str(folder)!r}, which is not a folder; set it to the folder of saved catalogs"
             )
         self._folder = folder
         self._tokenizer = HuggingFaceTokenizer.from_directory(model)
@@ -50,41 +52,44 @@ class CatalogRegistry:
 
     @property
     def names(self) -> list[str]:
-        """The catalogs that are there now."""
+        """The names of the catalogs that are in the folder now."""
         return sorted(path.parent.name for path in self._folder.glob(f"[!.]*/{MANIFEST}"))
 
     def load(self, name: object) -> tuple[CatalogIndex, CatalogGrammar]:
-        """A catalog's index, mapped once its checksums are verified, and the grammar over it.
+        """The index of a catalog, memory-mapped after its checksums are verified, and its grammar.
 
         Raises:
-            InputError: there is none of this name.
-            ArtifactError: it was altered or cut short.
-            TokenizerMismatchError: it was built for another tokenizer than the model's.
+            InputError: no catalog has this name.
+            ArtifactError: a file of the catalog was altered or cut short.
+            TokenizerMismatchError: the catalog was built for another tokenizer than the model's.
         """
         if isinstance(name, str) and name in self._loaded:
             return self._loaded[name]
         if name not in (names := self.names):
             more = f" and {len(names) - _MAX_NAMES_SHOWN} more" if names[_MAX_NAMES_SHOWN:] else ""
-            there = ", ".join(names[:_MAX_NAMES_SHOWN]) + more or "none yet; save one there with CatalogIndex.save"
-            raise InputError(f"genrec_catalog is {name!r:.60}; choose one of the catalogs in {CATALOGS_ENV}: {there}")
+            available = ", ".join(names[:_MAX_NAMES_SHOWN]) + more or "none yet; save one with CatalogIndex.save"
+            raise InputError(
+                f"genrec_catalog is {name!r:.60}; choose one of the catalogs in {CATALOGS_ENV}: {available}"
+            )
         name = str(name)
         index = CatalogIndex.load(self._folder / name, tokenizer=self._tokenizer)
         self._loaded[name] = index, CatalogGrammar(index.trie, self.delimiters)
         return self._loaded[name]
 
     def start(self, extra_args: Mapping[str, Any]) -> ConstraintState:
-        """The constraint that a request asks for, before its first token.
+        """The constraint of a request, before its first token.
 
         Args:
-            extra_args: values by `EXTRA_ARG_KEYS`; others that are not meant for genrec may be among them.
+            extra_args: the request's extra arguments; only those of `EXTRA_ARG_KEYS` are read.
 
         Raises:
-            GenrecError: as for `load` and `CatalogGrammar.start`, an unknown key, or an item id that is not in the catalog.
+            GenrecError: as for `load` and `CatalogGrammar.start`; or a key is unknown, or an item id is not in the
+                catalog.
         """
         unknown = [key for key in extra_args if is_genrec_key(key) and key not in EXTRA_ARG_KEYS]
         if unknown or "genrec_catalog" not in extra_args:
-            wrong = f"{unknown[0]!r:.60} is no key of genrec" if unknown else "genrec_catalog is missing"
-            raise InputError(f"{wrong}; the keys are {', '.join(EXTRA_ARG_KEYS)}")
+            wrong = f"{unknown[0]!r:.60} is not a key of genrec" if unknown else "genrec_catalog is missing"
+            raise InputError(f"{wrong}; use the keys {', '.join(EXTRA_ARG_KEYS)}")
         index, grammar = self.load(extra_args["genrec_catalog"])
         allowed = Subset.everything(len(index.catalog))
         if "genrec_allow" in extra_args:
@@ -99,15 +104,15 @@ class CatalogRegistry:
 
 
 def _item_indices(index: CatalogIndex, key: str, extra_args: Mapping[str, Any]) -> IntArray:
-    """The indices of the items that a request names."""
-    ids = extra_args[key]
-    if not isinstance(ids, list | tuple):
-        raise InputError(f"{key} is {ids!r:.60}; give a list of item ids")
-    found, catalog = index.catalog.item_ids.positions(ids), extra_args["genrec_catalog"]
+    """The indices of the items that a request lists under a key."""
+    item_ids = extra_args[key]
+    if not isinstance(item_ids, list | tuple):
+        raise InputError(f"{key} is {item_ids!r:.60}; give a list of item ids")
+    found, catalog = index.catalog.item_ids.positions(item_ids), extra_args["genrec_catalog"]
     if (found < 0).any():
         raise UnknownItemError(
-            f"{key} names item {ids[int(np.argmin(found))]!r:.60}, which is not in catalog {catalog!r} "
-            f"({len(index.catalog):,} items; {int((found < 0).sum()):,} of the {len(ids):,} named are unknown); "
-            "leave it out"
+            f"{key} names item {item_ids[int(np.argmin(found))]!r:.60}, which is not in catalog {catalog!r} "
+            f"({len(index.catalog):,} items; {int((found < 0).sum()):,} of {len(item_ids):,} listed ids are unknown); "
+            "remove it"
         )
     return found

@@ -1,8 +1,7 @@
-"""The constraint on a device: all requests of an engine are walked at once, and a GPU is never waited for.
+"""The catalog constraint as tensors, for all requests of an engine at once and without synchronising with the GPU.
 
-It says what `genrec.decoding.constraints` says, in operations of fixed shape over what each slot of an engine has
-written.
-Letters: S slots, R rows of a step, M children, L listed rows, N rows of the trie, V vocabulary.
+Equals `genrec.decoding.constraints`, in operations of fixed shape over the state of each slot of an engine.
+Letters: S slots, R rows of a batch, M children, N rows of the trie, V vocabulary size.
 """
 
 import numpy as np
@@ -17,16 +16,16 @@ _INACTIVE, _IN_IDENTIFIER, _IN_FREE_TEXT, _ENDED = range(4)
 _ITEM, _LIST, _TEXT = range(3)
 _FORM_CODES: dict[Form, int] = {"item": _ITEM, "list": _LIST, "text": _TEXT}
 MIN_LOGIT = -1e30
-"""The least logit of an allowed token: one that something else took away stays possible where it is the only one."""
+"""The lowest logit of an allowed token: one that other processors removed stays possible if it is the only one."""
 MAX_LISTED_ROWS = 1 << 14
-"""Rows that a request's filter may list: every slot has room for as many as the longest list has."""
+"""The maximum number of rows that a request's filter may list: the longest list sets the width of every slot."""
 
 
 class _SlotAllowed(TensorAllowedBatch):
-    """What the slots of an engine allow: their subsets, less what they have written.
+    """The allowed rows of the slots of an engine: their subsets without the rows generated so far.
 
-    Both tables are as wide as the slots that are taken need, to a power of two; every row is rising, padded with the
-    universe.
+    The width of both tables is what the active slots need, rounded up to a power of two. Every row is rising, padded
+    with the universe.
     """
 
     def __init__(self, universe: int, slots: int, device: torch.device | str) -> None:
@@ -38,7 +37,7 @@ class _SlotAllowed(TensorAllowedBatch):
         self._prefix_counts = torch.arange(universe + 1, device=device)
 
     def assign(self, slot: int, subset: Subset, capacity: int) -> None:
-        """Take a subset without a mask, and make room for k items."""
+        """Assign a subset without a mask to a slot, with capacity for so many generated rows."""
         size = len(subset.listed)
         self._sizes[slot] = size, capacity
         tables = zip((self._listed, self._written), self._sizes.max(axis=0).tolist(), strict=True)
@@ -51,24 +50,27 @@ class _SlotAllowed(TensorAllowedBatch):
         self._listed[slot, :size] = torch.from_numpy(subset.listed).to(self.device, non_blocking=True)
 
     def release(self, slot: int) -> None:
-        """Need no room for a slot; the next one that is taken makes the tables as narrow as they may be."""
+        """Free the capacity of a slot; the next `assign` shrinks the tables."""
         self._sizes[slot] = 0
 
     def exclude_rows(self, slots: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> None:
-        """Allow rows int64 [R] no more, one in each of R slots, where bool [R] says so."""
+        """Exclude one row int64 [R] in each of R slots where `mask` bool [R] is true."""
         written = self._written[slots]
-        place, column = torch.searchsorted(written, rows[:, None]), torch.arange(written.shape[1], device=self.device)
-        behind = torch.where(column == place, rows[:, None], written.roll(1, dims=1))
-        self._written[slots] = torch.where(mask[:, None] & (column >= place), behind, written)
+        position, column = (
+            torch.searchsorted(written, rows[:, None]),
+            torch.arange(written.shape[1], device=self.device),
+        )
+        inserted = torch.where(column == position, rows[:, None], written.roll(1, dims=1))
+        self._written[slots] = torch.where(mask[:, None] & (column >= position), inserted, written)
 
     def count(self, prompt_indices: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """See `TensorAllowedBatch.count`; the prompts are slots."""
         written = self._written[prompt_indices]
-        gone = torch.searchsorted(written, high) - torch.searchsorted(written, low)
-        return super().count(prompt_indices, low, high) - gone
+        excluded = torch.searchsorted(written, high) - torch.searchsorted(written, low)
+        return super().count(prompt_indices, low, high) - excluded
 
     def _resized(self, table: torch.Tensor, width: int) -> torch.Tensor:
-        """A table [S, ...] that has room for so many rows in every slot, and not for many more."""
+        """A table [S, ...] with capacity for `width` rows in every slot, rounded up to a power of two."""
         width = 1 << max(width - 1, 0).bit_length()
         if width == table.shape[1]:
             return table
@@ -78,31 +80,32 @@ class _SlotAllowed(TensorAllowedBatch):
 
 
 class TensorConstraint:
-    """The requests of S slots that are held to one grammar; a slot that none has entered is left alone.
+    """The requests of S slots that one grammar constrains; logits of other slots are not changed.
 
     Args:
         grammar: the catalog's.
         slots: S.
-        device: where logits lie.
+        device: the device of the logits.
     """
 
     def __init__(self, grammar: CatalogGrammar, slots: int, device: torch.device | str) -> None:
-        marks, self._device = grammar.delimiters, device
-        self._end_id, self._separator_id, self._closing_id = marks.end_id, marks.separator_id, marks.closing_id
+        delimiters, self._device = grammar.delimiters, device
+        self._end_id, self._separator_id = delimiters.end_id, delimiters.separator_id
+        self._closing_id = delimiters.closing_id
         self._trie = TensorTrie(grammar.trie, device)
         self._allowed_batch = _SlotAllowed(len(grammar.trie), slots, device)
         self._opens_link, self._free_text = (
-            torch.from_numpy(table).to(device) for table in (marks.opens_link, marks.free_text)
+            torch.from_numpy(table).to(device) for table in (delimiters.opens_link, delimiters.free_text)
         )
         self._phase, self._prefix, self._form, self._remaining_items = (
             torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(4)
         )
 
     def add_request(self, slot: int, start: ConstraintState) -> None:
-        """A request takes a slot; its state is as before its first token.
+        """Assign a request to a slot, in its state before the first token.
 
         Raises:
-            InputError: its filter lists too many rows.
+            InputError: the filter of the request lists too many rows.
         """
         check_listed_rows(start)
         allowed = start.allowed
@@ -114,17 +117,17 @@ class TensorConstraint:
         self._phase[slot] = _IN_FREE_TEXT if start.in_free_text else _IN_IDENTIFIER
 
     def remove_request(self, slot: int) -> None:
-        """A slot is left alone from here on."""
+        """Free a slot; its logits are not changed any more."""
         self._phase[slot] = _INACTIVE
         self._allowed_batch.release(slot)
 
     def advance(self, slots: torch.Tensor, tokens: torch.Tensor, has_new_token: torch.Tensor) -> None:
-        """Write one more token.
+        """Advance the states of R slots by one token each.
 
         Args:
             slots: int64 [R], distinct.
             tokens: int64 [R].
-            has_new_token: bool [R], which of them have written a token.
+            has_new_token: bool [R], the slots that have generated a token; the others stay as they are.
         """
         phase, prefix, form, left = (
             table[slots] for table in (self._phase, self._prefix, self._form, self._remaining_items)
@@ -153,46 +156,46 @@ class TensorConstraint:
         self._allowed_batch.exclude_rows(slots, row, has_new_token & lists)
 
     def mask(self, logits: torch.Tensor, slots: torch.Tensor, out_of_sync: torch.Tensor) -> torch.Tensor:
-        """Logits in which only what may follow is possible: float32 [R, V].
+        """The logits with every disallowed token at -inf: float32 [R, V].
 
         Args:
             logits: float32 [R, V].
             slots: int64 [R].
-            out_of_sync: bool [R], rows whose state is not known; they may only end.
+            out_of_sync: bool [R], rows whose state is not known; only the end token is allowed in them.
         """
         phase = self._phase[slots]
         phase = torch.where(out_of_sync & (phase != _INACTIVE), _ENDED, phase)
         children = self._trie.children(self._prefix[slots], prompt_indices=slots, allowed=self._allowed_batch)
         valid = children.valid & (phase == _IN_IDENTIFIER)[:, None]
-        mark = self._closing_tokens(self._form[slots], self._remaining_items[slots])[:, None]
-        tokens = torch.where(children.tokens == self._end_id, mark, children.tokens)
+        closing = self._closing_tokens(self._form[slots], self._remaining_items[slots])[:, None]
+        tokens = torch.where(children.tokens == self._end_id, closing, children.tokens)
         kept = torch.where(valid, logits.gather(1, tokens).clamp(min=MIN_LOGIT), -torch.inf)
-        # Places without a child point to token 0, which is why what meets there is not written but compared.
-        held = torch.full_like(logits, -torch.inf).scatter_reduce(1, tokens, kept, "amax")
-        over = (phase == _ENDED) | ((phase == _IN_IDENTIFIER) & ~valid.any(1))
-        held[:, self._end_id] = torch.where(over, 0.0, held[:, self._end_id])
+        # Entries without a child point to token 0, so values are reduced by maximum instead of written.
+        constrained = torch.full_like(logits, -torch.inf).scatter_reduce(1, tokens, kept, "amax")
+        ended = (phase == _ENDED) | ((phase == _IN_IDENTIFIER) & ~valid.any(1))
+        constrained[:, self._end_id] = torch.where(ended, 0.0, constrained[:, self._end_id])
         text = torch.full_like(logits, -torch.inf)
         size = min(len(self._free_text), logits.shape[1])
         text[:, :size] = torch.where(self._free_text[:size], logits[:, :size].clamp(min=MIN_LOGIT), -torch.inf)
-        bound = torch.where((phase == _IN_FREE_TEXT)[:, None], text, held)
-        return torch.where((phase == _INACTIVE)[:, None], logits, bound)
+        masked = torch.where((phase == _IN_FREE_TEXT)[:, None], text, constrained)
+        return torch.where((phase == _INACTIVE)[:, None], logits, masked)
 
     def _closing_tokens(self, form: torch.Tensor, remaining_items: torch.Tensor) -> torch.Tensor:
-        """int64 [R], the token that stands in the place of an identifier's end token."""
-        mark = torch.where((form == _LIST) & (remaining_items > 1), self._separator_id, self._end_id)
-        return torch.where(form == _TEXT, self._closing_id, mark)
+        """int64 [R], the delimiter that replaces an identifier's end token."""
+        closing = torch.where((form == _LIST) & (remaining_items > 1), self._separator_id, self._end_id)
+        return torch.where(form == _TEXT, self._closing_id, closing)
 
 
 def check_listed_rows(start: ConstraintState) -> None:
     """Refuse a request whose filter would make the tables of every slot too wide.
 
     Raises:
-        InputError: it lists more than `MAX_LISTED_ROWS` rows.
+        InputError: the filter lists more than `MAX_LISTED_ROWS` rows.
     """
     allowed = start.allowed
     if (listed := len(allowed.listed) if allowed.mask is None else len(allowed)) > MAX_LISTED_ROWS:
         what = "allows" if allowed.is_allowlist or allowed.mask is not None else "denies"
         raise InputError(
-            f"a filter {what} {listed:,} items one by one, and an engine on this model runner takes {MAX_LISTED_ROWS:,}; "
-            "name fewer, or save a catalog of the allowed items beside the others"
+            f"the filter {what} {listed:,} items individually, but this model runner supports {MAX_LISTED_ROWS:,}; "
+            "list fewer, or save a catalog of the allowed items and use that"
         )

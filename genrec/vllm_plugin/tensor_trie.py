@@ -1,10 +1,10 @@
-"""The trie as tensors: every step is a fixed number of operations on fixed shapes, so a GPU is never waited for.
+"""The token trie as tensors: a fixed number of operations on fixed shapes, without synchronising with the GPU.
 
-Letters: R rows of a batch (users x beams), M children looked at, T tokens of the trie, N identifiers, V vocabulary.
+Letters: R rows of a batch (users x beams), M children read, T tokens of the trie, U prompts.
 
-A state is a prefix: 0 is the empty one, 1 + p the one that ends at place p of `TokenTrie.tokens`, and T + 1 the dead
-end behind a token that leads nowhere, which has no children. What the trie's loops find by walking lies here in tables
-(compressed sparse rows over the tokens), at 24 bytes a token.
+A state is a prefix: 0 is the empty prefix, 1 + p the prefix that ends at position p of `TokenTrie.tokens`, and T + 1
+the dead state after a disallowed token, which has no children. The children are tables in compressed sparse row format,
+at 24 bytes a token.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ import torch
 
 from genrec.data.subset import Subset
 from genrec.errors import InputError
-from genrec.index.trie import AllowedBatch, TokenTrie
+from genrec.index.allowed_batch import AllowedBatch
+from genrec.index.trie import TokenTrie
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class TensorChildren:
 
     Attributes:
         tokens: int64 [R, M], 0 where there is no child.
-        states: int64 [R, M], 0 where there is none.
-        valid: bool [R, M].
+        states: int64 [R, M], 0 where there is no child.
+        valid: bool [R, M], whether there is one.
     """
 
     tokens: torch.Tensor
@@ -34,31 +35,30 @@ class TensorChildren:
 
 
 class TensorAllowedBatch:
-    """The subsets of U prompts on a device; see `genrec.index.trie.AllowedBatch`."""
+    """The subsets of U prompts on a device; see `genrec.index.allowed_batch.AllowedBatch`."""
 
     def __init__(self, subsets: Sequence[Subset], device: torch.device | str) -> None:
         sizes = {subset.universe for subset in subsets}
         if len(sizes) != 1:
-            raise InputError(f"subsets of {sorted(sizes)} rows in one batch; give one or more, all of one trie")
-        made, universe = AllowedBatch.from_subsets(subsets), sizes.pop()
-        every = AllowedBatch(
+            raise InputError(f"subsets of {sorted(sizes)} rows in one batch; pass one or more, all of one trie")
+        universe = sizes.pop()
+        batch = AllowedBatch.from_subsets(subsets) or AllowedBatch(
             np.empty(0, np.int64),
             np.zeros(len(subsets) + 1, np.int64),
             np.zeros(len(subsets), bool),
             np.empty(0, np.uint32),
         )
-        made = made or every
-        size = max(int(np.diff(made.offsets).max()), 1)
-        # Each prompt's list, padded with what lies behind every row, so that one search serves all prompts.
+        size = max(int(np.diff(batch.offsets).max()), 1)
+        # The list of each prompt, padded with a number above every row: one binary search serves all prompts.
         listed = np.full((len(subsets), size), universe, dtype=np.int64)
-        listed[np.arange(size) < np.diff(made.offsets)[:, None]] = made.listed
+        listed[np.arange(size) < np.diff(batch.offsets)[:, None]] = batch.listed
         self._listed = torch.from_numpy(listed).to(device)
-        self._is_allowlist = torch.from_numpy(made.is_allowlist).to(device)
-        counts = made.prefix_counts.astype(np.int64) if len(made.prefix_counts) else np.arange(universe + 1)
+        self._is_allowlist = torch.from_numpy(batch.is_allowlist).to(device)
+        counts = batch.prefix_counts.astype(np.int64) if len(batch.prefix_counts) else np.arange(universe + 1)
         self._prefix_counts = torch.from_numpy(counts).to(device)
 
     def count(self, prompt_indices: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """int64 [R, M], how many of the rows `low <= row < high` are allowed to the prompt `prompt_indices` [R]."""
+        """int64 [R, M], the number of rows `low <= row < high` allowed for the prompts `prompt_indices` [R]."""
         listed = self._listed[prompt_indices]
         named = torch.searchsorted(listed, high) - torch.searchsorted(listed, low)
         return torch.where(
@@ -73,22 +73,28 @@ class TensorTrie:
 
     Args:
         trie: the identifiers.
-        device: where its tables lie.
+        device: the device of its tables.
 
     Attributes:
-        max_children: the most children that any state has; looking at so many finds all.
-        max_children_from_depth: int list, the most children of a state of each depth or deeper, for callers that know the depth.
-        dead_state: the dead end, T + 1.
+        max_children: the maximum number of children of any state.
+        max_children_from_depth: list of int, for each depth the maximum number of children of a state of that depth or
+            deeper; for callers that know the depth.
+        dead_state: T + 1, the state after a disallowed token.
+
+    Raises:
+        InputError: the trie has 2^31 - 2 tokens or more.
     """
 
     def __init__(self, trie: TokenTrie, device: torch.device | str) -> None:
         size = len(trie.tokens)
         if size >= 2**31 - 2:
-            raise InputError(f"a trie of {size:,} tokens does not fit the tables of a device; split the catalog")
+            raise InputError(
+                f"the trie has {size:,} tokens, but device tables support fewer than {2**31 - 2:,}; split the catalog"
+            )
         order = np.argsort(trie.parents, kind="stable")
         counts = np.bincount(trie.parents + 1, minlength=size + 1)
         first = np.concatenate([[0], np.cumsum(counts)])
-        first = np.append(first, first[-1])  # the dead end
+        first = np.append(first, first[-1])  # the dead state
         depth = np.concatenate([[0], trie.depths + 1])
         widest = np.zeros(int(depth.max()) + 1, dtype=np.int64)
         np.maximum.at(widest, depth, counts)
@@ -112,59 +118,64 @@ class TensorTrie:
         prompt_indices: torch.Tensor | None = None,
         allowed: TensorAllowedBatch | None = None,
     ) -> TensorChildren:
-        """The children of R states, in the order of their tokens; those that no allowed identifier has are not valid.
+        """The children of R states, in the order of their tokens; children without an allowed row are not valid.
 
         Args:
             states: int64 [R].
-            max_children: M, at least `widest_below` of the least depth among the states: fewer would lose children. By
-                default `widest`, which is enough anywhere.
-            prompt_indices: int64 [R], the prompt of each state, where there is a filter.
-            allowed: the filter of each prompt.
+            max_children: M, at least `max_children_from_depth` of the lowest depth among the states, or children are
+                lost. By default `max_children` of the trie, which is always enough.
+            prompt_indices: int64 [R], the prompt of each state; required with `allowed`.
+            allowed: the allowed rows of each prompt.
+
+        Raises:
+            InputError: `max_children` is below 1, or only one of `prompt_indices` and `allowed` was passed.
         """
         if max_children is not None and max_children < 1:
-            raise InputError(f"most is {max_children}; look at 1 child or more")
+            raise InputError(f"max_children is {max_children}; it must be at least 1")
         if (prompt_indices is None) != (allowed is None):
-            raise InputError("children are filtered by the prompt of each state; pass owner and allowed together")
-        steps = torch.arange(self.max_children if max_children is None else max_children, device=states.device)
+            raise InputError(
+                "only one of prompt_indices and allowed was passed; pass prompt_indices and allowed together"
+            )
+        offsets = torch.arange(self.max_children if max_children is None else max_children, device=states.device)
         first = self._first[states].long()[:, None]
-        valid = steps < self._first[states + 1].long()[:, None] - first
-        places = torch.where(valid, first + steps, 0)
-        tokens, children = self._tokens[places].long(), self._states[places].long()
+        valid = offsets < self._first[states + 1].long()[:, None] - first
+        indices = torch.where(valid, first + offsets, 0)
+        tokens, children = self._tokens[indices].long(), self._states[indices].long()
         if allowed is not None and prompt_indices is not None:
             low, high = self._low[children - 1].long(), self._high[children - 1].long()
             valid = valid & (allowed.count(prompt_indices, low, high) > 0)
         return TensorChildren(torch.where(valid, tokens, 0), torch.where(valid, children, 0), valid)
 
     def advance(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """int64 [R], the states behind one more token; T + 1, the dead end, where nothing has it."""
+        """int64 [R], the states after one more token; T + 1, the dead state, where no identifier continues with it."""
         begin, stop = self._first[states].long(), self._first[states + 1].long()
         size = len(self._tokens)
-        # A binary search of as many steps as the widest state can need, in every row alike.
+        # A binary search with the same number of steps in every row: enough for the state with the most children.
         for _ in range(int(self.max_children).bit_length()):
             middle = (begin + stop) // 2
             below = self._tokens[middle.clamp(max=size - 1)] < tokens
-            open_ = begin < stop
-            begin, stop = torch.where(open_ & below, middle + 1, begin), torch.where(open_ & ~below, middle, stop)
+            active = begin < stop
+            begin, stop = torch.where(active & below, middle + 1, begin), torch.where(active & ~below, middle, stop)
         found = begin.clamp(max=size - 1)
         hit = (begin < self._first[states + 1]) & (self._tokens[found] == tokens)
         return torch.where(hit, self._states[found].long(), self.dead_state)
 
     def first_rows(self, states: torch.Tensor) -> torch.Tensor:
-        """int64 [R], the first row that begins with a prefix; of no meaning for the empty prefix and the dead end."""
+        """int64 [R], the first row that begins with each prefix; undefined for the empty prefix and the dead state."""
         return self._low[(states - 1).clamp(0, len(self._low) - 1)].long()
 
     def item_indices(self, states: torch.Tensor) -> torch.Tensor:
-        """int64 [R], the item whose identifier ends at a state, or -1."""
+        """int64 [R], the item whose identifier ends at each state, or -1."""
         return self._item[states].long()
 
 
 def _row_ends(trie: TokenTrie) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """int64 [T], behind which row the identifiers that begin with a prefix end."""
+    """int64 [T], one more than the last row that begins with the prefix that ends at each position."""
     high = np.repeat(np.arange(1, len(trie) + 1), trie.tails)
     order = np.argsort(-trie.depths, kind="stable")
     parents = trie.parents
     bounds = np.searchsorted(-trie.depths[order], -np.arange(int(trie.depths.max()) + 1), side="left")
     for depth in range(len(bounds) - 1, 0, -1):
-        places = order[bounds[depth] : bounds[depth - 1]]
-        np.maximum.at(high, parents[places], high[places])
+        positions = order[bounds[depth] : bounds[depth - 1]]
+        np.maximum.at(high, parents[positions], high[positions])
     return high

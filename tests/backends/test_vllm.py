@@ -37,7 +37,8 @@ from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
 from genrec.datasets.registry import find_adapter
 from genrec.deadline import Deadline
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.decoding.search import SearchRequest, beam_search, exhaustive_search
@@ -279,7 +280,7 @@ def test_engine_without_catalog_rejects_generation(
     ids = list(index.catalog.item_ids)
     for constraint, says in (
         (ItemLinkConstraint(grammar, everything, catalog_name="shop", item_ids=ids), "GENREC_CATALOGS is not set"),
-        (ItemLinkConstraint(grammar, everything, unique=True), "counts no mentions"),
+        (ItemLinkConstraint(grammar, everything, unique=True), "supports neither unique nor max_links"),
         (ItemLinkConstraint(grammar, everything), "need a catalog that the engine serves"),
     ):
         with pytest.raises(EngineError, match=says):

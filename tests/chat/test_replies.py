@@ -17,7 +17,8 @@ from genrec.chat.model_replies import ModelReplyGenerator
 from genrec.chat.preferences import Preferences
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.errors import EngineError

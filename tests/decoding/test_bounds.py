@@ -1,4 +1,4 @@
-"""Laws of the guide: sums and shares are those of the paths, and no row wins more than the bound says."""
+"""Laws of score bounds: sums and normalised values are those of the paths, and no row exceeds its bound."""
 
 import numpy as np
 import pytest
@@ -16,20 +16,20 @@ def random_trie(random: np.random.Generator, count: int = 40) -> TokenTrie:
 
 
 def test_catalog_log_probs_normalise_over_siblings() -> None:
-    """Under this score forced tokens cost nothing, and the choices at each node add up to one."""
+    """Under this score forced tokens cost nothing, and the probabilities at each node add up to one."""
     for seed in range(50):
         random = np.random.default_rng(seed)
         trie = random_trie(random)
         steps = -random.random(len(trie.tokens))
-        families: dict[int, list[int]] = {}
-        for place, parent in enumerate(trie.parents.tolist()):
-            families.setdefault(parent, []).append(place)
+        siblings: dict[int, list[int]] = {}
+        for position, parent in enumerate(trie.parents.tolist()):
+            siblings.setdefault(parent, []).append(position)
         expected = np.empty(len(steps))
-        for family in families.values():
-            expected[family] = steps[family] - np.logaddexp.reduce(steps[family])
+        for group in siblings.values():
+            expected[group] = steps[group] - np.logaddexp.reduce(steps[group])
         np.testing.assert_allclose(renormalize_over_children(trie, steps), expected, atol=1e-12)
         assert all(
-            renormalize_over_children(trie, steps)[family[0]] == 0.0 for family in families.values() if len(family) == 1
+            renormalize_over_children(trie, steps)[group[0]] == 0.0 for group in siblings.values() if len(group) == 1
         )
 
 
@@ -47,39 +47,40 @@ def test_prefix_sums_add_up_along_the_path() -> None:
 
 
 @pytest.mark.parametrize("steps", [np.array([-np.inf, -np.inf, -1.0]), np.array([-700.0, -750.0, -1.0]), np.empty(0)])
-def test_shares_are_numbers_at_the_edge_of_what_can_be_told_apart(steps: FloatArray) -> None:
+def test_normalised_values_are_finite_at_the_limits_of_precision(steps: FloatArray) -> None:
     """A NaN would compare false with every bound and hide an item."""
-    shares = renormalize_runs(steps, np.array([0, 2]) if len(steps) else np.empty(0, dtype=np.int64))
-    assert not np.isnan(shares).any()
-    assert (shares <= 0).all()
-    assert shares[2:].tolist() == [0.0] * len(shares[2:])
+    normalized = renormalize_runs(steps, np.array([0, 2]) if len(steps) else np.empty(0, dtype=np.int64))
+    assert not np.isnan(normalized).any()
+    assert (normalized <= 0).all()
+    assert normalized[2:].tolist() == [0.0] * len(normalized[2:])
 
 
 @pytest.mark.parametrize("count", [1, 5, 40, 400])
 def test_bound_is_the_maximum_score_of_a_row(count: int) -> None:
-    """Less would prove a wrong list, more would prove none."""
+    """A bound that is too low proves a wrong list; one that is too high proves none."""
     random = np.random.default_rng(count)
     trie = random_trie(random, count)
-    wins = random.normal(size=len(trie.tokens)) * 3
-    most, totals = ScoreBound(trie, wins), prefix_sums(trie, wins)
+    gains = random.normal(size=len(trie.tokens)) * 3
+    bound, totals = ScoreBound(trie, gains), prefix_sums(trie, gains)
     low = random.integers(0, len(trie), 200)
     high = np.minimum(low + random.integers(1, len(trie) + 1, 200), len(trie))
-    places = trie.row_starts(low)
+    positions = trie.row_starts(low)
     expected = [
-        totals[trie.last_positions[a:b]].max() - totals[place] for a, b, place in zip(low, high, places, strict=True)
+        totals[trie.last_positions[a:b]].max() - totals[position]
+        for a, b, position in zip(low, high, positions, strict=True)
     ]
-    np.testing.assert_allclose(most.max_gain(low, high, places), expected, atol=1e-12)
+    np.testing.assert_allclose(bound.max_gain(low, high, positions), expected, atol=1e-12)
 
 
 def test_missing_or_mismatched_prior_raises() -> None:
-    """Half a prior would rank by whether an item has one."""
+    """With half a prior, items would be ranked by whether they have one."""
     trie = random_trie(np.random.default_rng(1))
-    with pytest.raises(InputError, match=r"the prior has shape \(2,\); the trie has"):
+    with pytest.raises(InputError, match=r"the prior has shape \(2,\), but the trie has"):
         PriorPenalty(trie, np.zeros(2), 1.0)
     for weight in (-1.0, np.nan, np.inf):
-        with pytest.raises(InputError, match="the prior's weight is"):
+        with pytest.raises(InputError, match="the weight of the prior is"):
             PriorPenalty(trie, np.zeros(len(trie.tokens)), weight)
     steps = np.zeros(len(trie.tokens))
     steps[3] = np.nan
-    with pytest.raises(InputError, match="1 tokens have no prior, or one that is not finite"):
+    with pytest.raises(InputError, match="1 tokens have no finite prior"):
         PriorPenalty(trie, steps, 1.0).score_bound("model")

@@ -1,4 +1,4 @@
-"""Laws of the constraint: what it lets a model write is the catalog's language, no more and no less."""
+"""Laws of the catalog constraint: it allows exactly the answers that name allowed items."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shop import ITEMS
-from tiny_grammar import CLOSING, END, FIRST, MARKS, OPENING, SEPARATOR, VOCABULARY, Written, trie_of
+from tiny_grammar import CLOSING, DELIMITERS, END, FIRST, OPENING, SEPARATOR, VOCABULARY, Written, trie_of
 
 from genrec.data.catalog import Catalog
 from genrec.data.subset import Mask, Subset
-from genrec.decoding.constraints import CatalogGrammar, ConstraintState, DelimiterTokens, advance
+from genrec.decoding.constraints import CatalogGrammar, ConstraintState, advance
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.errors import InputError, TokenizerMismatchError
 from genrec.index.catalog_index import CatalogIndex
 from genrec.index.identifiers import TitleIdentifiers
@@ -27,39 +28,39 @@ bodies = st.sets(
 
 
 def subset_of(size: int, draw: st.DataObject) -> Subset:
-    """Some rows: by a mask, by a list, or by both."""
+    """Random rows, as a mask, a list, or both."""
     chosen = np.array(draw.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     chosen[draw.draw(st.integers(0, size - 1))] = True
     by_mask, by_list = Subset.from_mask(Mask.from_bool(chosen)), Subset.from_indices(size, np.flatnonzero(chosen))
-    left_out = Subset.everything(size).without(np.flatnonzero(~chosen))
-    return draw.draw(st.sampled_from([by_mask, by_list, left_out, Subset.from_mask(by_mask.mask)]))
+    by_denylist = Subset.everything(size).without(np.flatnonzero(~chosen))
+    return draw.draw(st.sampled_from([by_mask, by_list, by_denylist, Subset.from_mask(by_mask.mask)]))
 
 
 def following(state: ConstraintState) -> list[int]:
-    return np.flatnonzero(MARKS.free_text).tolist() if state.in_free_text else state.next_tokens.tolist()
+    return np.flatnonzero(DELIMITERS.free_text).tolist() if state.in_free_text else state.next_tokens.tolist()
 
 
-def language(state: ConstraintState, most: int) -> Iterator[tuple[Written, Written]]:
-    """Every answer of at most so many tokens, and the rows it names."""
+def language(state: ConstraintState, max_tokens: int) -> Iterator[tuple[Written, Written]]:
+    """Every answer of at most `max_tokens` tokens, and its rows."""
     if state.is_complete:
         yield (), state.written_rows
-    elif most:
+    elif max_tokens:
         tokens = following(state)
-        assert tokens, "a model must be able to go on"
+        assert tokens, "at least one token must be allowed"
         assert len(set(tokens)) == len(tokens)
         for token, after in zip(tokens, advance([state] * len(tokens), tokens), strict=True):
-            assert not after.is_dead, "what may follow must lead somewhere"
-            yield from (((token, *rest), rows) for rest, rows in language(after, most - 1))
+            assert not after.is_dead, "an allowed token must not lead to a dead state"
+            yield from (((token, *rest), rows) for rest, rows in language(after, max_tokens - 1))
 
 
 @given(bodies, st.data())
 def test_item_and_list_languages_equal_brute_force(bodies: set[Written], draw: st.DataObject) -> None:
-    """One string more is an item that nobody sells; one fewer is an item that can never be recommended."""
+    """One answer too many is an item that does not exist; one too few is an item that can never be recommended."""
     trie = trie_of(bodies)
-    grammar, allowed = CatalogGrammar(trie, MARKS), subset_of(len(trie), draw)
+    grammar, allowed = CatalogGrammar(trie, DELIMITERS), subset_of(len(trie), draw)
     rows = [tuple(trie.tokens_of_row(row)[:-1].tolist()) for row in range(len(trie))]
-    most = min(len(allowed), 3)
-    for form, k in [("item", None), *(("list", size) for size in range(1, most + 1))]:
+    max_k = min(len(allowed), 3)
+    for form, k in [("item", None), *(("list", size) for size in range(1, max_k + 1))]:
         expected = {}
         for chosen in permutations(allowed.to_indices().tolist(), k or 1):
             text = [token for row in chosen for token in (*rows[row], SEPARATOR)]
@@ -75,42 +76,42 @@ def test_item_and_list_languages_equal_brute_force(bodies: set[Written], draw: s
 
 @given(bodies, st.data())
 def test_text_language_equals_brute_force(bodies: set[Written], draw: st.DataObject) -> None:
-    """A mention that no item stands behind is an invention, in the one place where the model may talk."""
+    """A link without an item is an invention, in the only form with free text."""
     trie = trie_of(bodies)
-    grammar, allowed = CatalogGrammar(trie, MARKS), subset_of(len(trie), draw)
+    grammar, allowed = CatalogGrammar(trie, DELIMITERS), subset_of(len(trie), draw)
     rows = {tuple(trie.tokens_of_row(row)[:-1].tolist()): row for row in range(len(trie))}
     if any(row[: len(other) + 1] == (*other, CLOSING) for row in rows for other in rows):
-        with pytest.raises(InputError, match="goes on with token 2 where another one ends"):
+        with pytest.raises(InputError, match="continues with token 2 where another one ends"):
             grammar.start("text", allowed=allowed)
         return
-    plain = [token for token in np.flatnonzero(MARKS.free_text).tolist() if token not in (END, OPENING)]
+    plain = [token for token in np.flatnonzero(DELIMITERS.free_text).tolist() if token not in (END, OPENING)]
     pieces = {(token,): () for token in plain} | {
         (OPENING, *body, CLOSING): (row,) for body, row in rows.items() if allowed.contains([row])[0]
     }
-    most, expected, unfinished = 5, {}, {((), ())}
+    max_tokens, expected, unfinished = 5, {}, {((), ())}
     while unfinished:
         expected |= {(*text, END): named for text, named in unfinished}
         unfinished = {
             ((*text, *piece), named + more)
             for text, named in unfinished
             for piece, more in pieces.items()
-            if len(text) + len(piece) < most
+            if len(text) + len(piece) < max_tokens
         }
     state = grammar.start("text", allowed=allowed)
-    found = list(language(state, most))
+    found = list(language(state, max_tokens))
     assert len(found) == len(expected)
     assert dict(found) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_walks_name_k_items_once_each(seed: int) -> None:
-    """A list that is short, repeats itself or invents is what this package promises never to give."""
+def test_random_generations_name_k_distinct_items(seed: int) -> None:
+    """Every list has exactly k distinct, allowed items."""
     random = np.random.default_rng(seed)
     size = int(random.integers(50, 3000))
     bodies = {tuple(random.integers(FIRST, 40, random.integers(1, 9)).tolist()) for _ in range(size)}
     trie = trie_of(bodies)
-    marks = replace(MARKS, opens_link=np.arange(40) == OPENING, free_text=np.arange(40) != 6)
-    grammar = CatalogGrammar(trie, marks)
+    delimiters = replace(DELIMITERS, opens_link=np.arange(40) == OPENING, free_text=np.arange(40) != 6)
+    grammar = CatalogGrammar(trie, delimiters)
     masks = [Mask.from_bool(random.random(len(trie)) < share) for share in (0.1, 0.5)]
     subsets, states, sizes = [], [], []
     for number in range(60):
@@ -136,11 +137,11 @@ def test_random_walks_name_k_items_once_each(seed: int) -> None:
         assert start.parse_items(text).tolist() == trie.items[list(state.written_rows)].tolist()
 
 
-def test_states_move_together_as_they_move_alone() -> None:
-    """What one request may write must not hang on who shares its batch."""
+def test_batched_states_advance_as_they_do_alone() -> None:
+    """The constraint of a request must not depend on the other requests of its batch."""
     random = np.random.default_rng(7)
     trie = trie_of({tuple(random.integers(FIRST, 8, random.integers(1, 6)).tolist()) for _ in range(80)})
-    grammar = CatalogGrammar(trie, MARKS)
+    grammar = CatalogGrammar(trie, DELIMITERS)
     masks = [Mask.from_bool(random.random(len(trie)) < 0.6) for _ in range(3)]
     together = [
         grammar.start(form, allowed=Subset.from_mask(mask)) for mask in masks for form in ("item", "list", "text")
@@ -156,8 +157,8 @@ def test_states_move_together_as_they_move_alone() -> None:
 
 @pytest.mark.parametrize("form", ["item", "list", "text"])
 def test_disallowed_token_ends_the_state(form: str) -> None:
-    """A constraint that lives on behind a wrong token lets through what nobody checked; an engine may hand it any."""
-    grammar = CatalogGrammar(trie_of({(4, 4), (4, 5), (5, 4)}), MARKS)
+    """A constraint that continues after a disallowed token fails open; an engine may pass any token."""
+    grammar = CatalogGrammar(trie_of({(4, 4), (4, 5), (5, 4)}), DELIMITERS)
     start = grammar.start(form, k=2 if form == "list" else None)
     wrong = {"item": [[6], [4, 6], [-1], [END], [4, END], [4, 4, SEPARATOR], [4, 4, END, END]]}
     wrong["list"] = [[6], [SEPARATOR], [4, 4, END], [4, 4, SEPARATOR, 4, 4], [4, 4, SEPARATOR, 5, 4, SEPARATOR], [-1]]
@@ -170,13 +171,14 @@ def test_disallowed_token_ends_the_state(form: str) -> None:
         assert state.is_dead
         assert state.next_tokens.tolist() == [END]
         assert advance([state], [END])[0].is_dead
-        with pytest.raises(InputError, match=f"token {text[-1]} at place {len(text) - 1} of {len(text)} leads nowhere"):
+        message = f"token {text[-1]} at position {len(text) - 1} of {len(text)} is not allowed"
+        with pytest.raises(InputError, match=message):
             start.parse_items(text)
 
 
-def test_an_answer_that_was_cut_short_is_not_read() -> None:
-    """Half a list looks like a whole one, and half a title like another item's."""
-    grammar = CatalogGrammar(trie_of({(4,), (4, 5), (5, 4)}), MARKS)
+def test_a_truncated_answer_is_refused() -> None:
+    """Half a list looks like a complete one, and half a title like the title of another item."""
+    grammar = CatalogGrammar(trie_of({(4,), (4, 5), (5, 4)}), DELIMITERS)
     for form, k, text in (
         ("item", None, [4, 5, END]),
         ("list", 3, [4, SEPARATOR, 5, 4, SEPARATOR, 4, 5, END]),
@@ -185,56 +187,56 @@ def test_an_answer_that_was_cut_short_is_not_read() -> None:
         start = grammar.start(form, k=k)
         assert len(start.parse_items(text)) == {"item": 1, "list": 3, "text": 2}[form]
         for size in range(len(text)):
-            with pytest.raises(InputError, match=f"is cut short after {size} tokens"):
+            with pytest.raises(InputError, match=f"is truncated after {size} tokens"):
                 start.parse_items(text[:size])
 
 
-def test_what_cannot_be_kept_is_refused() -> None:
-    """A constraint that means something else than it says is worse than none."""
-    grammar = CatalogGrammar(trie_of({(4,), (5,), (6,)}), MARKS)
-    for wishes, message in (
+def test_invalid_constraint_arguments_are_refused() -> None:
+    """A constraint that cannot be applied must raise, never be ignored."""
+    grammar = CatalogGrammar(trie_of({(4,), (5,), (6,)}), DELIMITERS)
+    for arguments, message in (
         ({"form": "poem"}, "form is 'poem'; choose one of item, list, text"),
         ({"k": 0}, "k is 0; give a whole number"),
         ({"k": True}, "k is True"),
         ({"k": 2.0}, "k is 2.0"),
-        ({"form": "item", "k": 1}, "form 'item' takes none"),
-        ({"form": "text", "k": 3}, "form 'text' takes none"),
+        ({"form": "item", "k": 1}, "form 'item' takes no k"),
+        ({"form": "text", "k": 3}, "form 'text' takes no k"),
         ({"k": 4}, "k is 4, but 3 of 3 items are allowed; ask for fewer"),
         ({"k": 2, "allowed": Subset.from_indices(3, [1])}, "k is 2, but 1 of 3 items"),
-        ({"form": "text", "allowed": Subset.from_indices(3, [])}, "none of 3 items is allowed; allow one at least"),
-        ({"k": 1, "allowed": Subset.everything(4)}, "a subset of 4 rows; the trie has 3"),
+        ({"form": "text", "allowed": Subset.from_indices(3, [])}, "none of 3 items is allowed; allow at least one"),
+        ({"k": 1, "allowed": Subset.everything(4)}, "allowed is a subset of 4 rows, but the trie has 3"),
     ):
         with pytest.raises(InputError, match=message):
-            grammar.start(**wishes)
-    with pytest.raises(TokenizerMismatchError, match="not every identifier is closed by end token 5"):
-        CatalogGrammar(trie_of({(4,), (6,)}), replace(MARKS, end_id=5))
-    with pytest.raises(TokenizerMismatchError, match="or one holds it elsewhere"):
-        CatalogGrammar(TokenTrie.from_sequences([np.array([4, END, 5, END]), np.array([5, END])]), MARKS)
-    lines = CatalogGrammar(TokenTrie.from_sequences([np.array([4, SEPARATOR, 5, END]), np.array([4, END])]), MARKS)
-    with pytest.raises(InputError, match="goes on with token 1 where another one ends"):
+            grammar.start(**arguments)
+    with pytest.raises(TokenizerMismatchError, match="not every identifier ends with end token 5"):
+        CatalogGrammar(trie_of({(4,), (6,)}), replace(DELIMITERS, end_id=5))
+    with pytest.raises(TokenizerMismatchError, match="or one contains it elsewhere"):
+        CatalogGrammar(TokenTrie.from_sequences([np.array([4, END, 5, END]), np.array([5, END])]), DELIMITERS)
+    lines = CatalogGrammar(TokenTrie.from_sequences([np.array([4, SEPARATOR, 5, END]), np.array([4, END])]), DELIMITERS)
+    with pytest.raises(InputError, match="continues with token 1 where another one ends"):
         lines.start("list", k=1)
     assert lines.start("item").parse_items([4, SEPARATOR, 5, END]).tolist() == [0]
 
 
 def test_every_item_link_is_constrained(tokenizer: HuggingFaceTokenizer) -> None:
-    """A bracket in the middle of a token would open a mention behind the constraint's back."""
-    marks = DelimiterTokens.from_tokenizer(tokenizer)
-    assert tokenizer.decode([marks.separator_id, marks.closing_id]) == "\n]"
-    assert len(marks.free_text) == len(marks.opens_link) == tokenizer.vocab_size
+    """A bracket in the middle of a token would open a link that is not constrained."""
+    delimiters = DelimiterTokens.from_tokenizer(tokenizer)
+    assert tokenizer.decode([delimiters.separator_id, delimiters.closing_id]) == "\n]"
+    assert len(delimiters.free_text) == len(delimiters.opens_link) == tokenizer.vocab_size
     for token in range(tokenizer.vocab_size):
         text = tokenizer.decode([token])
-        if marks.opens_link[token]:
+        if delimiters.opens_link[token]:
             assert text.endswith("[")
             assert "[" not in text[:-1]
-        elif marks.free_text[token] and token != tokenizer.eos_token_id:
+        elif delimiters.free_text[token] and token != tokenizer.eos_token_id:
             assert "[" not in text
-    assert not marks.free_text[tokenizer.control_token_ids[0]]
-    assert marks.opens_link.sum() > 2
-    assert marks.free_text.sum() > 0.99 * tokenizer.vocab_size - len(tokenizer.control_token_ids)
+    assert not delimiters.free_text[tokenizer.control_token_ids[0]]
+    assert delimiters.opens_link.sum() > 2
+    assert delimiters.free_text.sum() > 0.99 * tokenizer.vocab_size - len(tokenizer.control_token_ids)
 
 
-def test_titles_of_a_shop_are_written_and_read_back() -> None:
-    """The whole way once: what was written is told by its tokens, whatever its text looks like."""
+def test_generated_titles_are_parsed_to_their_items() -> None:
+    """End to end: items are parsed from tokens, not from text."""
     tokenizer = ByteTokenizer()
     index = CatalogIndex.build(Catalog.from_items(ITEMS), TitleIdentifiers(), tokenizer)
     grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
@@ -242,16 +244,16 @@ def test_titles_of_a_shop_are_written_and_read_back() -> None:
     assert grammar.start("list", k=2).parse_items(answer).tolist() == [2, 0]
     talk = [*tokenizer.encode_text("Sit on [Chair] or [Chair].").tolist(), tokenizer.eos_token_id]
     assert grammar.start("text").parse_items(talk).tolist() == [2, 2]
-    with pytest.raises(InputError, match="leads nowhere"):
+    with pytest.raises(InputError, match="is not allowed by the constraint"):
         grammar.start("text").parse_items(tokenizer.encode_text("Sit on [Sofa].").tolist())
 
 
 def test_a_tokenizer_without_a_line_break_is_refused() -> None:
-    """Where the separator is two tokens, half of it could end an item."""
+    """With a separator of two tokens, its first token alone could end an item."""
 
     class Wordy(ByteTokenizer):
         def encode_text(self, text: str) -> np.ndarray:
             return np.repeat(super().encode_text(text), 2)
 
-    with pytest.raises(InputError, match=r"writes '\\n' in 2 tokens"):
+    with pytest.raises(InputError, match=r"encodes '\\n' as 2 tokens"):
         DelimiterTokens.from_tokenizer(Wordy())

@@ -1,4 +1,4 @@
-"""Texts that are JSON of a schema, whatever the model would rather write."""
+"""Laws of grammar constraints: every generation is valid under its schema or grammar."""
 
 from typing import Any
 
@@ -21,10 +21,10 @@ def grammar(tokenizer: HuggingFaceTokenizer) -> GrammarCompiler:
 
 
 @pytest.mark.model
-def test_a_text_that_is_held_to_a_schema_is_json_of_it(
+def test_text_constrained_by_a_schema_is_json_of_it(
     smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, grammar: GrammarCompiler
 ) -> None:
-    """Whoever reads it as JSON would fall over the one in a thousand that is none."""
+    """One invalid answer in a thousand would break every program that parses them as JSON."""
     check_texts(smollm2_float32, tokenizer, grammar)
 
 
@@ -32,7 +32,7 @@ def test_a_text_that_is_held_to_a_schema_is_json_of_it(
 def test_allowed_tokens_exclude_control_tokens_except_end(
     tokenizer: HuggingFaceTokenizer, grammar: GrammarCompiler
 ) -> None:
-    """A control token within a string would end the text there, or speak to the next reader of it."""
+    """A control token within a string would end the text early, or be read as one by the next model."""
     state = grammar.compile_json_schema({"type": "string", "maxLength": 3}).start()
     control = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
     control[list(tokenizer.control_token_ids)] = True
@@ -44,37 +44,39 @@ def test_allowed_tokens_exclude_control_tokens_except_end(
         state.advance(int(token))
     state.advance(int(tokenizer.encode_text('"')[0]))
     assert np.flatnonzero(state.allowed_mask()).tolist() == [tokenizer.eos_token_id]
-    with pytest.raises(InputError, match="token 5 may not follow here"):
+    with pytest.raises(InputError, match="token 5 is not allowed here"):
         state.advance(5)
 
 
 @pytest.mark.model
-def test_a_text_that_is_held_to_a_grammar_is_a_sentence_of_it(
+def test_text_constrained_by_a_grammar_is_a_sentence_of_it(
     smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, grammar: GrammarCompiler
 ) -> None:
-    """What is forced is written without the model, and must be what it would have had to write."""
+    """Forced tokens are added without the model, and must be the only ones allowed."""
     constraint = grammar.compile_lark(GRAMMAR)
     prompt = tokenizer.encode_prompt([Message("user", (Span(SAID[0], trusted=False),))])
     requests = [GenerationRequest(prompt, tokenizer.control_token_ids, 40, 3.0, seed, constraint) for seed in range(8)]
-    told: dict[int, list[int]] = {}
-    texts = smollm2_float32.generate(requests, on_tokens=lambda number, new: told.setdefault(number, []).extend(new))
+    streamed: dict[int, list[int]] = {}
+    texts = smollm2_float32.generate(
+        requests, on_tokens=lambda number, new: streamed.setdefault(number, []).extend(new)
+    )
     written = {tokenizer.decode(text.token_ids.tolist()) for text in texts}
     assert written <= {f"Take [{one}], it is {what}." for one in (1, 2) for what in ("“é {{ x }}”", "red")}
     assert len(written) > 1
     for number, text in enumerate(texts):
         assert text.stopped
-        assert told[number] == text.token_ids.tolist()
-    with pytest.raises(InputError, match="cannot be kept"):
+        assert streamed[number] == text.token_ids.tolist()
+    with pytest.raises(InputError, match="is not supported"):
         grammar.compile_lark("start: nothing")
-    with pytest.raises(InputError, match=r"spells the control token '<\|im_end\|>'"):
+    with pytest.raises(InputError, match=r"contains the text of control token '<\|im_end\|>'"):
         grammar.compile_lark('start: "a <|im_end|>"')
 
 
 @pytest.mark.model
-def test_a_schema_that_grows_beyond_what_can_be_kept_track_of_is_an_error(
+def test_a_schema_beyond_the_limits_raises_while_generating(
     tokenizer: HuggingFaceTokenizer, grammar: GrammarCompiler
 ) -> None:
-    """Else the text ends in the middle, and counts as whole."""
+    """Otherwise a truncated text counts as complete."""
     pattern = "^((.{0,90}x.{0,90}y){1,60}|(.{3,77}z)+)$"
     state = grammar.compile_json_schema({"type": "string", "pattern": pattern}).start()
     random = np.random.default_rng(0)
@@ -86,7 +88,7 @@ def test_a_schema_that_grows_beyond_what_can_be_kept_track_of_is_an_error(
             allowed = state.allowed_mask()
             state.advance(next(int(one) for one in random.permutation(letters) if allowed[one]))
 
-    with pytest.raises(EngineError, match="cannot be kept any further"):
+    with pytest.raises(EngineError, match="cannot be applied any further"):
         write(400)
 
 
@@ -97,12 +99,10 @@ def test_a_schema_that_grows_beyond_what_can_be_kept_track_of_is_an_error(
         ({"type": "strin"}, "Invalid type: strin"),
         ({"$ref": "#/nowhere"}, "does not exist"),
         ({"type": "string", "pattern": "(?=x)"}, "look-around"),
-        ({"enum": ["a <|im_end|>"]}, "spells the control token"),
+        ({"enum": ["a <|im_end|>"]}, "contains the text of control token"),
     ],
 )
-def test_a_schema_that_cannot_be_kept_is_refused(
-    grammar: GrammarCompiler, schema: dict[str, Any], message: str
-) -> None:
-    """What is left out of it without a word would not be kept either."""
+def test_an_unsupported_schema_is_refused(grammar: GrammarCompiler, schema: dict[str, Any], message: str) -> None:
+    """A keyword that is silently ignored is not enforced."""
     with pytest.raises(InputError, match=message):
         grammar.compile_json_schema(schema)

@@ -1,4 +1,4 @@
-"""Texts whose mentions are items, whatever the model would rather name."""
+"""Laws of the item link constraint: every link in a generated text is an allowed item."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
 from genrec.backends.base import Backend, GenerationRequest
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.errors import EngineError, InputError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -39,27 +40,27 @@ def rows_of(items: set[int]) -> Subset:
     st.none() | st.integers(0, 3),
     st.integers(0, 10**6),
 )
-def test_sampled_text_links_allowed_items_only(items: set[int], once: bool, most: int | None, seed: int) -> None:
-    """A reply that names what may not be named, or the same thing again and again, is worse than none."""
-    constraint = ItemLinkConstraint(GRAMMAR, rows_of(items), unique=once, max_links=most)
+def test_sampled_text_links_allowed_items_only(items: set[int], unique: bool, max_links: int | None, seed: int) -> None:
+    """A reply must not link an item that is not allowed, or link one too often."""
+    constraint = ItemLinkConstraint(GRAMMAR, rows_of(items), unique=unique, max_links=max_links)
     request = GenerationRequest(np.array([258, 65]), (256,), 120, 3.0, seed, constraint)
-    told: list[int] = []
+    streamed: list[int] = []
     (text,) = TableBackend(TOKENIZER.vocab_size, seed=seed).generate(
-        [request], on_tokens=lambda _, new: told.extend(new)
+        [request], on_tokens=lambda _, new: streamed.extend(new)
     )
-    assert told == text.token_ids.tolist()
+    assert streamed == text.token_ids.tolist()
     state = constraint.start()
-    for token in told:
+    for token in streamed:
         assert state.allowed_mask()[token]
         state.advance(token)
     found = INDEX.trie.items[np.array(state.state.written_rows, dtype=np.int64)].tolist()
     assert set(found) <= items
-    assert not once or len(set(found)) == len(found)
-    assert most is None or len(found) <= most
+    assert not unique or len(set(found)) == len(found)
+    assert max_links is None or len(found) <= max_links
 
 
-def test_what_is_forced_is_all_that_may_follow() -> None:
-    """A token that is written without asking the model must not have been a choice."""
+def test_forced_tokens_are_the_only_allowed_ones() -> None:
+    """A token that is added without the model must be the only one allowed."""
     state = ItemLinkConstraint(GRAMMAR, Subset.everything(len(TITLES))).start()
     assert not state.forced_tokens()
     for token in TOKENIZER.encode_text("Take the [Red "):
@@ -71,14 +72,14 @@ def test_what_is_forced_is_all_that_may_follow() -> None:
     for token in forced:
         assert np.flatnonzero(state.allowed_mask()).tolist() == [token]
         state.advance(token)
-    with pytest.raises(InputError, match="token 65 may not follow here"):
+    with pytest.raises(InputError, match="token 65 is not allowed here"):
         state.advance(65)
 
 
 def test_incomplete_constraint_prevents_generation() -> None:
-    """A limit that is left out on the way would be broken without a word."""
-    told = ItemLinkConstraint(GRAMMAR, Subset.everything(5), catalog_name="shop", item_ids=[3, 4]).engine_args
-    assert told == {"genrec_catalog": "shop", "genrec_form": "text", "genrec_allow": [3, 4]}
+    """A limit that an engine silently ignores would be exceeded."""
+    found = ItemLinkConstraint(GRAMMAR, Subset.everything(5), catalog_name="shop", item_ids=[3, 4]).engine_args
+    assert found == {"genrec_catalog": "shop", "genrec_form": "text", "genrec_allow": [3, 4]}
     for wrong in (
         ItemLinkConstraint(GRAMMAR, Subset.everything(5)),
         ItemLinkConstraint(GRAMMAR, Subset.everything(5), unique=True, catalog_name="shop", item_ids=[3]),
@@ -89,8 +90,8 @@ def test_incomplete_constraint_prevents_generation() -> None:
 
 
 @pytest.mark.model
-def test_a_real_model_names_what_it_may(smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer) -> None:
-    """The whole way once, at a temperature at which it would name anything."""
+def test_a_real_model_links_allowed_items_only(smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer) -> None:
+    """End to end, at a temperature at which an unconstrained model names anything."""
     index, grammar = grammar_of(tokenizer)
     allowed = index.to_row_subset(Subset.from_indices(len(TITLES), [0, 2]))
     constraint = ItemLinkConstraint(grammar, allowed, unique=True)

@@ -1,4 +1,4 @@
-"""The search on the real model, against the model itself asked one title at a time."""
+"""Laws of the search on the real model, compared with the plain model on one title at a time."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import torch
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
-from genrec.decoding.search import SearchRequest, beam_search, exhaustive_search
+from genrec.decoding.search import beam_search, exhaustive_search
+from genrec.decoding.search_request import SearchRequest
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray, Message, Span
 
@@ -19,38 +20,38 @@ pytestmark = pytest.mark.model
 @pytest.fixture(scope="module")
 def index(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> CatalogIndex:
     catalog, _ = open_dataset("online-retail", tmp_path_factory.mktemp("cache"))
-    some = Catalog.from_items(catalog[place] for place in range(0, 3600, 36))
+    some = Catalog.from_items(catalog[index] for index in range(0, 3600, 36))
     return CatalogIndex.build(some, TitleIdentifiers(), HuggingFaceTokenizer.from_directory(smollm2))
 
 
 @pytest.fixture(scope="module")
 def prompts(smollm2: Path) -> list[IntArray]:
     tokenizer = HuggingFaceTokenizer.from_directory(smollm2)
-    asked = ("I bought a red lamp. What next?", "Something for a child's birthday, please.")
-    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in asked]
+    texts = ("I bought a red lamp. What next?", "Something for a child's birthday, please.")
+    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in texts]
 
 
 @pytest.fixture(scope="module")
 def truth(smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray]) -> FloatArray:
-    """float64 [prompts, items]: each title read behind the prompt by the plain model, nothing shared or packed."""
+    """float64 [prompts, items]: each title scored behind the prompt by the plain model, without sharing or packing."""
     scores = np.empty((len(prompts), len(index.trie)))
     for row, prompt in enumerate(prompts):
         for item, trie_row in enumerate(index.trie.rows_of_items):
             title = torch.from_numpy(index.trie.tokens_of_row(int(trie_row)).astype(np.int64))
             with torch.inference_mode():
                 logits = smollm2_float32.model(torch.cat([torch.from_numpy(prompt), title])[None]).logits[0]
-            steps = logits[len(prompt) - 1 : -1].log_softmax(dim=-1)
-            scores[row, item] = steps[torch.arange(len(title)), title].sum().item()
+            log_probs = logits[len(prompt) - 1 : -1].log_softmax(dim=-1)
+            scores[row, item] = log_probs[torch.arange(len(title)), title].sum().item()
     return scores
 
 
 def test_wide_and_exhaustive_search_equal_the_plain_model(
     smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
 ) -> None:
-    """The tree, the mask, the packing and the beam may change the cost of an answer, never the answer."""
-    terms = SearchRequest([Subset.everything(100)] * len(prompts), 100)
-    wide = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=100)
-    packed = exhaustive_search(smollm2_float32.open(prompts), index.trie, terms)
+    """The tree, the mask, the packing and the beam may change the cost of a ranking, never the ranking."""
+    request = SearchRequest([Subset.everything(100)] * len(prompts), 100)
+    wide = beam_search(smollm2_float32.open(prompts), index.trie, request, width=100)
+    packed = exhaustive_search(smollm2_float32.open(prompts), index.trie, request)
     for row, rankings in enumerate(zip(wide, packed, strict=True)):
         for ranking in rankings:
             assert ranking.proven
@@ -58,15 +59,15 @@ def test_wide_and_exhaustive_search_equal_the_plain_model(
             np.testing.assert_allclose(truth[row, ranking.item_indices], ranking.scores, atol=2e-3)
 
 
-def test_narrow_search_is_right_where_it_says_it_is_proven(
+def test_proven_narrow_search_equals_the_plain_model(
     smollm2_float32: TransformersBackend, index: CatalogIndex, prompts: list[IntArray], truth: FloatArray
 ) -> None:
-    """A proof that is wrong once is no proof."""
+    """A ranking that is proven must be right, always."""
     outcomes = []
     for k, width in ((1, 4), (3, 20)):
         for exact in (False, True):
-            terms = SearchRequest([Subset.everything(100)] * len(prompts), k)
-            found = beam_search(smollm2_float32.open(prompts), index.trie, terms, width=width, exact=exact)
+            request = SearchRequest([Subset.everything(100)] * len(prompts), k)
+            found = beam_search(smollm2_float32.open(prompts), index.trie, request, width=width, exact=exact)
             for row, ranking in enumerate(found):
                 assert len(ranking.item_indices) == k
                 assert ranking.proven or not exact

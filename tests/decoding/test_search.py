@@ -1,6 +1,6 @@
-"""Laws of the search: it finds what brute force finds, and says "proven" only where that is so.
+"""Laws of the search: it finds what brute force finds, and `proven` is true only where that holds.
 
-The brute force below knows no trie: it reads one token after the other, each behind a prompt of its own.
+The brute force uses no trie: it scores one token after the other, each behind a prompt of its own.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,8 @@ from brute import path_score
 
 from genrec.data.subset import Boost, Mask, Subset
 from genrec.decoding.bounds import PriorPenalty
-from genrec.decoding.search import ScoreKind, SearchRequest, beam_search, exhaustive_search
+from genrec.decoding.search import beam_search, exhaustive_search
+from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import InputError
 from genrec.index.trie import TokenTrie
@@ -28,7 +29,7 @@ PRIOR = np.array([1])
 
 @dataclass
 class Case:
-    """A random catalog, its model, and what is asked of it."""
+    """A random catalog, its model, and a request."""
 
     backend: TableBackend
     sequences: list[tuple[int, ...]]
@@ -48,25 +49,25 @@ class Case:
         return TableBackend(self.backend.vocab_size, seed=self.backend.seed + 1000, logit_std=self.backend.logit_std)
 
     @cached_property
-    def guide(self) -> PriorPenalty | None:
+    def penalty(self) -> PriorPenalty | None:
         if not self.weight:
             return None
-        reading = score_tries(self.other.open([PRIOR]), [self.trie])[0]
-        assert reading is not None
-        return PriorPenalty(self.trie, reading.log_probs, self.weight)
+        scores = score_tries(self.other.open([PRIOR]), [self.trie])[0]
+        assert scores is not None
+        return PriorPenalty(self.trie, scores.log_probs, self.weight)
 
-    def terms(self, kind: ScoreKind) -> SearchRequest:
+    def request(self, kind: ScoreKind) -> SearchRequest:
         items = self.trie.items
-        # The same rows said in three ways: as a mask, as a list, and as what is left of a mask.
+        # The same rows as a list, or as a mask minus a list.
         mask = Mask.from_bool(self.allowed[:, items].any(axis=0))
         allowed = []
         for number, own in enumerate(self.allowed[:, items]):
-            left = Subset.from_mask(mask).without(np.flatnonzero(~own))
-            allowed.append(Subset.from_indices(len(items), np.flatnonzero(own)) if number % 2 else left)
+            masked = Subset.from_mask(mask).without(np.flatnonzero(~own))
+            allowed.append(Subset.from_indices(len(items), np.flatnonzero(own)) if number % 2 else masked)
         boosts = None
         if self.boost is not None:
             boosts = [Boost(np.flatnonzero(own), own[own != 0]) for own in self.boost[:, items]]
-        return SearchRequest(allowed, self.k, kind, self.guide, boosts)
+        return SearchRequest(allowed, self.k, kind, self.penalty, boosts)
 
     @cached_property
     def _known(self) -> dict[tuple[int, str], dict[int, float]]:
@@ -118,15 +119,15 @@ def check(ranking: Ranking, best: list[tuple[float, int]]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_wide_search_equals_brute_force(kind: ScoreKind) -> None:
-    """Anything else is a search bug: at full width no node is ever dropped."""
+    """At full width no node is pruned, so any difference is a bug of the search."""
     for seed in CASES:
         case = make_case(seed)
-        terms = case.terms(kind)
+        request = case.request(kind)
         searches = [
-            exhaustive_search(case.backend.open(case.prompts), case.trie, terms),
-            exhaustive_search(case.backend.open(case.prompts), case.trie, terms, max_nodes=17),
-            beam_search(case.backend.open(case.prompts), case.trie, terms, width=len(case.trie)),
-            beam_search(case.backend.open(case.prompts), case.trie, terms, width=1, exact=True),
+            exhaustive_search(case.backend.open(case.prompts), case.trie, request),
+            exhaustive_search(case.backend.open(case.prompts), case.trie, request, max_nodes=17),
+            beam_search(case.backend.open(case.prompts), case.trie, request, width=len(case.trie)),
+            beam_search(case.backend.open(case.prompts), case.trie, request, width=1, exact=True),
         ]
         for prompt in range(len(case.prompts)):
             best = case.best(prompt, kind)
@@ -136,13 +137,13 @@ def test_wide_search_equals_brute_force(kind: ScoreKind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_narrow_search_never_claims_what_it_does_not_know(kind: ScoreKind) -> None:
-    """`proven` is read as a promise; and a narrow list must still be full, allowed, distinct and truly scored."""
+def test_a_narrow_search_is_proven_only_where_it_is_right(kind: ScoreKind) -> None:
+    """`proven` is a guarantee; and a narrow list must still be full, allowed, distinct and correctly scored."""
     proven = unproven = 0
     for seed in CASES:
         case = make_case(seed)
         for width in (1, 2, 5):
-            rankings = beam_search(case.backend.open(case.prompts), case.trie, case.terms(kind), width=width)
+            rankings = beam_search(case.backend.open(case.prompts), case.trie, case.request(kind), width=width)
             for prompt, ranking in enumerate(rankings):
                 truth = case.truth(prompt, kind)
                 items = ranking.item_indices.tolist()
@@ -158,17 +159,17 @@ def test_a_narrow_search_never_claims_what_it_does_not_know(kind: ScoreKind) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("search", ["exhaustive", "wide", "exact", "narrow"])
-def test_equal_scores_stand_in_item_order(search: str, kind: ScoreKind) -> None:
-    """The same request must give the same list on every machine, in every batch, under every width."""
+def test_ties_are_in_item_order(search: str, kind: ScoreKind) -> None:
+    """The same request must give the same list on every machine, in every batch and at every width."""
     for seed in range(60):
         case = replace(make_case(seed, spread=0.0), boost=None, weight=0.0)
-        tree, terms = case.backend.open(case.prompts), case.terms(kind)
+        tree, request = case.backend.open(case.prompts), case.request(kind)
         if search == "exhaustive":
-            rankings = exhaustive_search(tree, case.trie, terms, max_nodes=seed)
+            rankings = exhaustive_search(tree, case.trie, request, max_nodes=seed)
         elif search == "wide":
-            rankings = beam_search(tree, case.trie, terms, width=len(case.trie))
+            rankings = beam_search(tree, case.trie, request, width=len(case.trie))
         else:
-            rankings = beam_search(tree, case.trie, terms, width=1 + seed % 3, exact=search == "exact")
+            rankings = beam_search(tree, case.trie, request, width=1 + seed % 3, exact=search == "exact")
         for prompt, ranking in enumerate(rankings):
             if search == "narrow" and not ranking.proven:
                 continue
@@ -177,14 +178,14 @@ def test_equal_scores_stand_in_item_order(search: str, kind: ScoreKind) -> None:
 
 
 def test_a_limit_on_an_exact_search_keeps_the_list_full() -> None:
-    """A search that gives up on its proof must not give up on its list."""
+    """A search that stops without a proof must still return k items."""
     for seed in CASES:
         case = make_case(seed)
         for max_nodes in (1, 5, 20):
             rankings = beam_search(
                 case.backend.open(case.prompts),
                 case.trie,
-                case.terms("model"),
+                case.request("model"),
                 width=2,
                 exact=True,
                 max_nodes=max_nodes,
@@ -197,53 +198,53 @@ def test_a_limit_on_an_exact_search_keeps_the_list_full() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranking_does_not_depend_on_the_batch(kind: ScoreKind) -> None:
-    """Whoever shares a batch with somebody must not be recommended anything else for it."""
+    """A user's recommendations must not depend on the other users of the batch."""
     for seed in range(50):
         case = make_case(seed)
         for options in ({"width": 3}, {"width": 2, "exact": True}):
-            together = beam_search(case.backend.open(case.prompts), case.trie, case.terms(kind), **options)
+            together = beam_search(case.backend.open(case.prompts), case.trie, case.request(kind), **options)
             for prompt, ranking in enumerate(together):
                 own = slice(prompt, prompt + 1)
                 boost = None if case.boost is None else case.boost[own]
                 alone = replace(case, prompts=case.prompts[own], allowed=case.allowed[own], boost=boost)
-                (other,) = beam_search(alone.backend.open(alone.prompts), alone.trie, alone.terms(kind), **options)
+                (other,) = beam_search(alone.backend.open(alone.prompts), alone.trie, alone.request(kind), **options)
                 assert other.item_indices.tolist() == ranking.item_indices.tolist()
                 assert other.scores.tolist() == ranking.scores.tolist()
                 assert (other.proven, other.num_scored) == (ranking.proven, ranking.num_scored)
 
 
 def test_nothing_allowed_is_an_empty_and_proven_list() -> None:
-    """A filter that nothing passes must give nothing, never something else."""
+    """A filter that no item passes must give an empty list."""
     case = make_case(4)
     nothing = [Subset.from_indices(len(case.trie), [])] * len(case.prompts)
-    terms = replace(case.terms("model"), allowed=nothing)
+    request = replace(case.request("model"), allowed=nothing)
     for rankings in (
-        beam_search(case.backend.open(case.prompts), case.trie, terms, width=4),
-        exhaustive_search(case.backend.open(case.prompts), case.trie, terms),
+        beam_search(case.backend.open(case.prompts), case.trie, request, width=4),
+        exhaustive_search(case.backend.open(case.prompts), case.trie, request),
     ):
         assert all(len(ranking.item_indices) == 0 and ranking.proven for ranking in rankings)
         assert all(ranking.notices == ("nothing is allowed",) for ranking in rankings)
 
 
 def test_empty_batch_gives_no_rankings() -> None:
-    """A batch that a filter emptied must not end in an error of indices."""
+    """An empty batch must not raise an index error."""
     case = make_case(4)
-    terms = SearchRequest([], case.k)
-    assert beam_search(case.backend.open([]), case.trie, terms, width=4) == []
-    assert exhaustive_search(case.backend.open([]), case.trie, terms) == []
+    request = SearchRequest([], case.k)
+    assert beam_search(case.backend.open([]), case.trie, request, width=4) == []
+    assert exhaustive_search(case.backend.open([]), case.trie, request) == []
 
 
 def test_invalid_search_request_raises() -> None:
-    """A mask of the wrong catalog would silently filter other items."""
+    """A mask of another catalog would silently filter the wrong items."""
     case = make_case(1)
-    good = case.terms("model")
+    good = case.request("model")
     users, size = len(case.prompts), len(case.trie)
-    other = make_case(3).guide
+    other = make_case(3).penalty
     for change, message in [
         ({"k": 0}, "k is 0; give a whole number of at least 1"),
-        ({"score_kind": "best"}, "score 'best' is none of model, catalog"),
-        ({"allowed": [Subset.everything(size + 1)] * users}, rf"subset of {size + 1} rows; the trie has {size}"),
-        ({"prior_penalty": other}, "the guide is of another trie"),
+        ({"score_kind": "best"}, "score_kind is 'best'; choose one of model, catalog"),
+        ({"allowed": [Subset.everything(size + 1)] * users}, rf"subset of {size + 1} rows, but the trie has {size}"),
+        ({"prior_penalty": other}, "prior_penalty was made for another trie"),
         ({"boosts": []}, "there are 0 boosts for"),
         ({"boosts": [Boost(np.array([size]), np.array([1.0]))] * users}, f"row {size} is boosted"),
     ]:
@@ -257,21 +258,21 @@ def test_invalid_search_request_raises() -> None:
 
 
 def test_a_tree_of_other_prompts_is_refused() -> None:
-    """Prompts are told by their number: one too few, and a person is ranked behind another one's words."""
+    """Prompts are identified by their number: with one missing, a user would be ranked behind the prompt of another."""
     case = make_case(1)
-    terms = replace(case.terms("model"), boosts=None)
+    request = replace(case.request("model"), boosts=None)
     for prompts in (case.prompts[:-1], [*case.prompts, case.prompts[0]]):
         for search in (exhaustive_search, lambda *args: beam_search(*args, width=3)):
-            with pytest.raises(InputError, match=f"{len(case.prompts)} prompts have a subset each, and the tree has"):
-                search(case.backend.open(prompts), case.trie, terms)
+            with pytest.raises(InputError, match=f"the request has {len(case.prompts)} subsets, but the tree has"):
+                search(case.backend.open(prompts), case.trie, request)
 
 
-def test_an_exact_search_says_what_it_cost_and_saves_nodes() -> None:
-    """Whoever pays for a proof wants to know the price; small steps must not cost more than opening everything."""
+def test_an_exact_search_reports_its_cost_and_saves_nodes() -> None:
+    """Callers need the cost of a proof; it must not exceed the cost of growing the whole trie."""
     for seed in range(50):
         case = make_case(seed)
         tree = case.backend.open(case.prompts)
-        rankings = beam_search(tree, case.trie, case.terms("model"), width=1, exact=True)
+        rankings = beam_search(tree, case.trie, case.request("model"), width=1, exact=True)
         assert sum(ranking.generated_tokens for ranking in rankings) == tree.size - len(case.prompts)
         for ranking in rankings:
             assert ranking.forward_passes <= ranking.generated_tokens <= len(case.trie.tokens)

@@ -1,4 +1,4 @@
-"""Laws of packed scoring: whatever shares a pass, a token has the log-probability it has alone."""
+"""Laws of packed scoring: a token has the log-probability it has alone, whatever else is in its pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 from brute import log_probs
 
 from genrec.data.subset import Subset
-from genrec.decoding.search import SearchRequest, beam_search
+from genrec.decoding.search import beam_search
+from genrec.decoding.search_request import SearchRequest
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import EngineError
 from genrec.index.trie import TokenTrie
@@ -24,7 +25,7 @@ def random_trie(random: np.random.Generator, vocab_size: int) -> TokenTrie:
 @pytest.mark.parametrize("branching_only", [False, True])
 @pytest.mark.parametrize("max_nodes", [1, 2, 7, 30, 512])
 def test_log_probs_do_not_depend_on_the_token_layout(max_nodes: int, branching_only: bool) -> None:
-    """Packing is for speed alone; a score that depends on it depends on the machine's memory."""
+    """Packing is for speed only; a score that depends on it would depend on the memory of the machine."""
     for seed in range(10):
         random = np.random.default_rng(seed)
         backend = TableBackend(int(random.integers(3, 20)), seed=seed)
@@ -34,29 +35,29 @@ def test_log_probs_do_not_depend_on_the_token_layout(max_nodes: int, branching_o
         before = tree.grow(np.array([0]), np.array([1]))
         found = score_tries(tree, tries, branching_only=branching_only, max_nodes=max_nodes)
         assert tree.size == int(before[0]) + 1
-        for prompt, trie, reading in zip(prompts, tries, found, strict=True):
-            if trie is None or reading is None:
-                assert trie is reading
+        for prompt, trie, scores in zip(prompts, tries, found, strict=True):
+            if trie is None or scores is None:
+                assert trie is scores
                 continue
             rows = [trie.tokens_of_row(row).tolist() for row in range(len(trie))]
             paths = np.split(trie.path_positions(np.arange(len(trie))), np.cumsum(trie.lengths)[:-1])
-            asked = 0
+            num_scored = 0
             for row, path in zip(rows, paths, strict=True):
-                for depth, place in enumerate(path):
+                for depth, position in enumerate(path):
                     siblings = {other[depth] for other in rows if len(other) > depth and other[:depth] == row[:depth]}
                     if branching_only and len(siblings) == 1:
-                        assert reading.log_probs[place] == 0
+                        assert scores.log_probs[position] == 0
                         continue
                     expected = log_probs(backend, [*prompt, *row[:depth]], [row[depth]])[0]
-                    assert reading.log_probs[place] == pytest.approx(expected, abs=1e-12)
-                    asked += 1
-            assert asked
-            # A pass holds no more than it may, or one row that is longer.
-            assert reading.generated_tokens <= reading.forward_passes * max(max_nodes, trie.max_length)
+                    assert scores.log_probs[position] == pytest.approx(expected, abs=1e-12)
+                    num_scored += 1
+            assert num_scored
+            # A pass has at most `max_nodes` nodes, or a single longer row.
+            assert scores.generated_tokens <= scores.forward_passes * max(max_nodes, trie.max_length)
 
 
-def test_a_model_that_returns_no_numbers_is_named() -> None:
-    """NaN compares false with everything: items would be lost, and the list called proven."""
+def test_nan_log_probs_raise() -> None:
+    """NaN compares false with everything: items would be lost, and the list would still be proven."""
     trie = random_trie(np.random.default_rng(1), 9)
     tree = NanBackend(9).open([np.array([1])])
     with pytest.raises(EngineError, match="returned NaN"):
@@ -68,7 +69,7 @@ def test_a_model_that_returns_no_numbers_is_named() -> None:
 
 
 class NanBackend(TableBackend):
-    """Weights that overflowed."""
+    """A model whose weights have overflowed."""
 
     def open(self, prompts: Sequence[IntArray], **options: Any) -> Any:
         tree = super().open(prompts, **options)
@@ -77,9 +78,9 @@ class NanBackend(TableBackend):
 
 
 def test_scores_known_from_the_prompt_grow_no_node() -> None:
-    """Under a score by which forced tokens are free, a catalog of lone words costs one look at the prompt."""
+    """Forced tokens are free under the catalog score, so titles that differ in their first token need no node."""
     trie = TokenTrie.from_sequences([np.array([token, 9, 9, 9, 0]) for token in range(1, 8)])
     tree = TableBackend(10).open([np.array([3])])
-    (reading,) = score_tries(tree, [trie], branching_only=True)
-    assert reading is not None
-    assert (reading.generated_tokens, reading.forward_passes) == (0, 1)
+    (scores,) = score_tries(tree, [trie], branching_only=True)
+    assert scores is not None
+    assert (scores.generated_tokens, scores.forward_passes) == (0, 1)

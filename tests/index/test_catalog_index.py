@@ -1,4 +1,4 @@
-"""Laws of the index: what is saved comes back, and no index serves what it was not built for."""
+"""Laws of the catalog index: save and load round trips, updates, and checks of tokenizer and identifiers."""
 
 import pickle
 import shutil
@@ -18,7 +18,7 @@ from genrec.index.identifiers import TitleIdentifiers
 from genrec.testing import ByteTokenizer
 from genrec.types import Item
 
-ITEMS = [Item(f"i{place}", f"title {place % 7}", {"price": place / 2}) for place in range(40)]
+ITEMS = [Item(f"i{number}", f"title {number % 7}", {"price": number / 2}) for number in range(40)]
 
 
 class OtherTokenizer(ByteTokenizer):
@@ -35,16 +35,16 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def test_every_item_has_a_row_that_says_its_title() -> None:
-    """Search answers with rows; a row of another item recommends that one instead."""
+def test_every_item_has_a_row_with_its_title() -> None:
+    """The search returns rows; a row with the wrong item recommends that item."""
     index = build(ITEMS)
     assert sorted(index.trie.items.tolist()) == list(range(len(ITEMS)))
     for row, item in enumerate(index.trie.items):
         assert ByteTokenizer().decode(index.trie.tokens_of_row(row).tolist()).startswith(ITEMS[item].title)
 
 
-def test_what_was_saved_comes_back(saved: Path) -> None:
-    """Otherwise tomorrow's answers are not today's."""
+def test_save_and_load_round_trip(saved: Path) -> None:
+    """Otherwise rankings change after a restart."""
     index, again = build(ITEMS), CatalogIndex.load(saved, tokenizer=ByteTokenizer())
     assert list(again.catalog) == list(index.catalog)
     assert again.catalog.name == "shop"
@@ -58,8 +58,8 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
     assert CatalogIndex.load(saved).fingerprint == index.fingerprint
 
 
-def test_an_index_goes_to_another_process_whole(saved: Path) -> None:
-    """A batch over many processes sends it to each of them."""
+def test_an_index_can_be_pickled(saved: Path) -> None:
+    """A batch run sends it to each of its processes."""
     for index in (build(ITEMS), CatalogIndex.load(saved)):
         index.to_row_subset(Subset.from_mask(Mask.from_bool(np.arange(len(ITEMS)) % 2 == 0)))
         again = pickle.loads(pickle.dumps(index))
@@ -78,14 +78,14 @@ def test_any_changed_byte_is_refused_and_the_file_named(saved: Path, name: str) 
 
 
 def test_another_tokenizer_is_refused(saved: Path) -> None:
-    """The same numbers are other words there, and every score would be nonsense."""
+    """The same token ids mean other text there, so every score would be meaningless."""
     with pytest.raises(TokenizerMismatchError, match="'index' was built for tokenizer bytes, not for other; build it"):
         CatalogIndex.load(saved, tokenizer=OtherTokenizer())
     assert CatalogIndex.load(saved).tokenizer_fingerprint == "bytes"
 
 
 def test_parts_of_two_indexes_are_refused(saved: Path, tmp_path: Path) -> None:
-    """Files copied together from two shops verify one by one, and fit none."""
+    """Files copied from two indexes are each intact, but do not belong together."""
     build([*ITEMS, Item("new", "x")]).save(tmp_path / "other")
     facts = artifact.verify(saved, kind="index", version=2)
     for file in ("catalog.parquet", "trie.safetensors"):
@@ -93,7 +93,7 @@ def test_parts_of_two_indexes_are_refused(saved: Path, tmp_path: Path) -> None:
         with artifact.artifact_writer(tmp_path / "mixed", kind="index", version=2, metadata=kept) as folder:
             for one in ("catalog.parquet", "trie.safetensors"):
                 shutil.copy((tmp_path / "other" if one == file else saved) / one, folder / one)
-        with pytest.raises(MismatchError, match="not of one index; build it again"):
+        with pytest.raises(MismatchError, match="belong to different indexes; build it again"):
             CatalogIndex.load(tmp_path / "mixed")
 
 
@@ -105,8 +105,8 @@ def tokens_of(index: CatalogIndex) -> dict[str, list[int]]:
     }
 
 
-def test_an_update_is_the_index_of_what_is_left() -> None:
-    """What an update loses is never recommended again; what it keeps too long is sold and not there."""
+def test_an_update_equals_a_rebuild() -> None:
+    """An item that an update loses is never recommended again; a withdrawn one that it keeps would still be."""
     changes: list[dict[str, Any]] = [
         {"withdraw": ["i3", "i0", "i39"]},
         {"add": [Item("n1", "brand new", {"price": 3.0}), Item("n2", "a lamp", {"price": None})]},
@@ -116,8 +116,8 @@ def test_an_update_is_the_index_of_what_is_left() -> None:
     ]
     for change in changes:
         withdraw, retitle, add = change.get("withdraw", []), change.get("retitle", {}), change.get("add", [])
-        # Titles that meet nobody's need no mark, so updating and building write the same.
-        items = [Item(f"i{place}", f"title {place}", {"price": place / 2}) for place in range(40)]
+        # Distinct titles need no suffix, so an update and a rebuild encode them alike.
+        items = [Item(f"i{number}", f"title {number}", {"price": number / 2}) for number in range(40)]
         expected = [
             Item(item.item_id, retitle.get(item.item_id, item.title), item.attributes)
             for item in items
@@ -135,16 +135,16 @@ def test_an_update_is_the_index_of_what_is_left() -> None:
         assert tokens_of(updated) == tokens_of(rebuilt)
 
 
-def test_an_id_withdrawn_twice_goes_once() -> None:
-    """Lists of ids come from joins and logs; a row taken out twice took its neighbour along."""
+def test_an_id_withdrawn_twice_is_removed_once() -> None:
+    """Lists of ids come from joins and logs and contain duplicates; removing a row twice would remove its neighbour."""
     index = build(ITEMS)
     once, twice = (index.update(TitleIdentifiers(), ByteTokenizer(), withdraw=ids) for ids in (["i3"], ["i3", "i3"]))
     assert tokens_of(twice) == tokens_of(once)
 
 
 def test_an_updated_index_is_not_taken_for_a_rebuilt_one() -> None:
-    """They may write an item in other tokens, and a prior kept under one name would correct the wrong ones."""
-    items = [Item(f"i{place}", f"title {place}") for place in range(5)]
+    """They can encode an item differently, so a prior with the same key would correct the wrong tokens."""
+    items = [Item(f"i{number}", f"title {number}") for number in range(5)]
     add = [Item("n", "title 3")]
     updated = build(items).update(TitleIdentifiers(), ByteTokenizer(), add=Catalog.from_items(add))
     rebuilt = build([*items, *add])
@@ -153,8 +153,8 @@ def test_an_updated_index_is_not_taken_for_a_rebuilt_one() -> None:
     assert updated.fingerprint != rebuilt.fingerprint
 
 
-def test_a_new_title_that_is_there_already_is_told_apart_and_the_old_one_stays() -> None:
-    """Priors and adapters know the old one's tokens; the new one has none yet."""
+def test_a_duplicate_new_title_gets_a_suffix_and_the_old_one_stays() -> None:
+    """Priors and adapters depend on the tokens of the old item, and not yet on those of the new one."""
     index = build(ITEMS)
     before = tokens_of(index)
     add = Catalog.from_items([Item("n1", "title 3", {"price": 1.5}), Item("n2", "title 3", {"price": 1.5})])
@@ -166,24 +166,24 @@ def test_a_new_title_that_is_there_already_is_told_apart_and_the_old_one_stays()
     assert len({tuple(tokens) for tokens in after.values()}) == len(ITEMS) + 2
 
 
-def test_an_update_that_makes_no_sense_is_refused_by_name() -> None:
-    """Half an update, or one of another index, is worse than none."""
+def test_an_invalid_update_is_refused() -> None:
+    """An update must be applied completely or not at all, and only to the index it was made for."""
     index, parts = build(ITEMS), (TitleIdentifiers(), ByteTokenizer())
     for change, message in (
-        ({"withdraw": ["none"]}, "withdraw names item 'none', which is not in catalog 'shop'"),
-        ({"retitle": {"none": "x"}}, "retitle names item 'none', which is not in catalog 'shop'"),
+        ({"withdraw": ["none"]}, "withdraw contains item 'none', which is not in catalog 'shop'"),
+        ({"retitle": {"none": "x"}}, "retitle contains item 'none', which is not in catalog 'shop'"),
     ):
         with pytest.raises(UnknownItemError, match=message):
             index.update(*parts, **change)
     for change, message in (
         ({"add": ITEMS[:1]}, "add is a list; pass a Catalog"),
-        ({"retitle": {"i3": 5}}, "the new title of item 'i3' is 5; give a text"),
+        ({"retitle": {"i3": 5}}, "the new title of item 'i3' is 5; pass a non-empty string"),
     ):
         with pytest.raises(InputError, match=message):
             index.update(*parts, **change)
     with pytest.raises(InputError, match="expected several ids, got the text 'i3'"):
         index.update(*parts, withdraw="i3")
-    with pytest.raises(InputError, match="'i3' is to be withdrawn and retitled"):
+    with pytest.raises(InputError, match="'i3' is in both withdraw and retitle"):
         index.update(*parts, withdraw=["i3"], retitle={"i3": "x"})
     with pytest.raises(InputError, match="'i3'"):
         index.update(*parts, add=Catalog.from_items([Item("i3", "x")]))
@@ -198,7 +198,7 @@ def test_an_update_that_makes_no_sense_is_refused_by_name() -> None:
 
 
 def test_subsets_and_boosts_of_items_become_those_of_their_rows() -> None:
-    """A filter by the wrong numbers lets other items through."""
+    """A filter with wrong row numbers allows other items."""
     index = build(ITEMS)
     mask = Mask.from_bool(np.arange(40) % 3 == 0)
     for subset in (Subset.everything(40), Subset.from_indices(40, [7, 3]), Subset.from_mask(mask).without([9, 0])):
@@ -211,14 +211,14 @@ def test_subsets_and_boosts_of_items_become_those_of_their_rows() -> None:
     for wrong in (Subset.everything(41), Subset.from_mask(Mask.from_bool(np.ones(39, dtype=bool)))):
         with pytest.raises(InputError, match="the index has 40; make it for this catalog"):
             index.to_row_subset(wrong)
-    with pytest.raises(InputError, match="item 40 is boosted; the index has items 0 to 39"):
+    with pytest.raises(InputError, match="item 40 is boosted, but the index has items 0 to 39"):
         index.to_row_boost(Boost(np.array([40]), np.array([1.0])))
     boost = index.to_row_boost(Boost(np.array([3, 30]), np.array([1.0, 2.0])))
     assert boost.values_at(index.trie.rows_of_items[[3, 30, 4]]).tolist() == [1.0, 2.0, 0.0]
 
 
-def test_the_fingerprint_is_of_catalog_identifiers_and_tokenizer() -> None:
-    """Priors are kept under it; a prior of another index would correct the wrong items."""
+def test_the_fingerprint_covers_catalog_identifiers_and_tokenizer() -> None:
+    """It is part of the key of priors; the prior of another index would correct the wrong items."""
     catalog = Catalog.from_items(ITEMS)
     indexes = [
         CatalogIndex.build(catalog, TitleIdentifiers(), ByteTokenizer()),
@@ -230,8 +230,8 @@ def test_the_fingerprint_is_of_catalog_identifiers_and_tokenizer() -> None:
     assert build(ITEMS).fingerprint == indexes[0].fingerprint
 
 
-def test_a_folder_without_an_index_says_so(tmp_path: Path) -> None:
-    """The path is the first thing people get wrong."""
-    for place in (tmp_path, tmp_path / "none"):
+def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
+    """A wrong path is the most frequent mistake."""
+    for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(ArtifactError, match="contains no saved index"):
-            CatalogIndex.load(place)
+            CatalogIndex.load(folder)

@@ -1,4 +1,4 @@
-"""Laws of identifiers: whatever the titles, every item has tokens of its own, closed by the end token."""
+"""Laws of title identifiers: every item has distinct tokens that end with the end token, whatever the titles."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from genrec.types import IntArray, Item
 
 
 class FoldingTokenizer(ByteTokenizer):
-    """Writes only letters and figures, in lower case: most odd titles become equal, or nothing at all."""
+    """Encodes only letters and digits, in lower case: most unusual titles become equal, or empty."""
 
     fingerprint = "folding"
 
@@ -28,7 +28,7 @@ class FoldingTokenizer(ByteTokenizer):
 
 
 def check(titles: Sequence[str], tokenizer: Tokenizer, *, max_tokens: int = 48) -> list[IntArray]:
-    catalog = Catalog.from_items([Item(f"i{place}", title) for place, title in enumerate(titles)])
+    catalog = Catalog.from_items([Item(f"i{number}", title) for number, title in enumerate(titles)])
     sequences = TitleIdentifiers(max_tokens=max_tokens).encode(catalog, tokenizer)
     assert len(sequences) == len(titles)
     for sequence in sequences:
@@ -40,8 +40,8 @@ def check(titles: Sequence[str], tokenizer: Tokenizer, *, max_tokens: int = 48) 
     return sequences
 
 
-def twisted(count: int) -> list[str]:
-    """Hostile titles, and beside them their doubles, beginnings, other cases, and what looks like a mark."""
+def hostile_titles(count: int) -> list[str]:
+    """Hostile titles with duplicates, prefixes, other cases, and titles that look as if they had a suffix."""
     base = hostile_texts(count - 9 * (count // 10), seed=8)
     titles = [*base, *base]
     for change in (str.lower, str.upper, lambda t: t[: len(t) // 2], lambda t: t + " (i0)", lambda t: f"{t} [3]"):
@@ -53,14 +53,14 @@ def twisted(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("tokenizer", [ByteTokenizer(), FoldingTokenizer()], ids=["bytes", "folding"])
-def test_ten_thousand_hostile_titles_stay_apart(tokenizer: Tokenizer) -> None:
-    """Two items with the same tokens would be one to the search, and one of them never recommended."""
-    check(twisted(10_000), tokenizer)
+def test_ten_thousand_hostile_titles_are_distinct(tokenizer: Tokenizer) -> None:
+    """Of two items with the same tokens, the search could recommend only one."""
+    check(hostile_titles(10_000), tokenizer)
 
 
-def test_ten_thousand_hostile_titles_stay_apart_on_the_real_tokenizer(tokenizer: HuggingFaceTokenizer) -> None:
-    """The same, with the tokens that the bundled model reads; none of them is a control token but the end."""
-    for sequence in check(twisted(10_000), tokenizer):
+def test_ten_thousand_hostile_titles_are_distinct_on_the_real_tokenizer(tokenizer: HuggingFaceTokenizer) -> None:
+    """The same with the tokens of the bundled model; none but the end token is a control token."""
+    for sequence in check(hostile_titles(10_000), tokenizer):
         assert (sequence[:-1] >= 17).all()
 
 
@@ -69,25 +69,25 @@ def test_ten_thousand_hostile_titles_stay_apart_on_the_real_tokenizer(tokenizer:
     st.integers(1, 6),
     st.booleans(),
 )
-def test_any_titles_stay_apart(titles: list[str], max_tokens: int, folding: bool) -> None:
-    """However short they are cut, and however much they look like each other's marks."""
+def test_any_titles_are_distinct(titles: list[str], max_tokens: int, folding: bool) -> None:
+    """Even if they are truncated, or look like each other with a suffix."""
     check(titles, FoldingTokenizer() if folding else ByteTokenizer(), max_tokens=max_tokens)
 
 
-def test_a_title_that_looks_like_a_marked_one_is_told_apart() -> None:
-    """Otherwise a seller could keep a whole catalog from being built by the choice of one title."""
+def test_a_title_that_looks_like_one_with_a_suffix_is_distinct() -> None:
+    """Otherwise one title could prevent a whole catalog from being indexed."""
     check(["Lamp", "Lamp", "Lamp (i0)", "Lamp (i0) [0]", "Lamp (i0) [0] [0]", "Lamp (i1)"], ByteTokenizer())
 
 
-def test_a_title_is_written_on_one_line() -> None:
-    """A line break in the answer would end it early, and no prompt shows one either."""
+def test_a_title_is_encoded_on_one_line() -> None:
+    """A line break would end the answer early; prompts show titles on one line as well."""
     (first, second) = check(["  Desk\n Lamp\u2028", "Chair"], ByteTokenizer())
     assert ByteTokenizer().decode(first.tolist()) == "Desk Lamp"
     assert ByteTokenizer().decode(second.tolist()) == "Chair"
 
 
-def test_equal_titles_are_told_apart_by_what_a_person_would_say() -> None:
-    """A model can tell "Heat (1986)" from "Heat (1995)"; it cannot guess at ids."""
+def test_equal_titles_get_an_attribute_as_suffix() -> None:
+    """A model can distinguish "Heat (1986)" from "Heat (1995)", but knows nothing about ids."""
     rows = [
         ("Heat", 1986, "x"),
         ("Heat", 1995, "x"),
@@ -96,7 +96,7 @@ def test_equal_titles_are_told_apart_by_what_a_person_would_say() -> None:
         ("Solo", 2018, "b"),
     ]
     items = [
-        Item(f"i{place}", title, {"genre": genre, "year": year}) for place, (title, year, genre) in enumerate(rows)
+        Item(f"i{number}", title, {"genre": genre, "year": year}) for number, (title, year, genre) in enumerate(rows)
     ]
     sequences = TitleIdentifiers().encode(Catalog.from_items(items), ByteTokenizer())
     texts = [ByteTokenizer().decode(sequence.tolist()) for sequence in sequences]
@@ -104,22 +104,22 @@ def test_equal_titles_are_told_apart_by_what_a_person_would_say() -> None:
 
 
 def test_ids_of_any_length_do_not_make_long_identifiers() -> None:
-    """An identifier's length is taken from the room that the prompt has."""
-    items = [Item("x" * 5000 + str(place), "Lamp") for place in range(3)]
+    """Every token of an identifier reduces the space for the prompt."""
+    items = [Item("x" * 5000 + str(number), "Lamp") for number in range(3)]
     sequences = TitleIdentifiers().encode(Catalog.from_items(items), ByteTokenizer())
     assert [ByteTokenizer().decode(sequence.tolist()) for sequence in sequences] == [
-        f"Lamp [{place}]" for place in range(3)
+        f"Lamp [{number}]" for number in range(3)
     ]
 
 
-def test_a_title_of_megabytes_is_cut_before_it_is_encoded() -> None:
-    """Encoding it whole would take a second an item, and the model could not read it."""
+def test_a_title_of_megabytes_is_truncated_before_it_is_encoded() -> None:
+    """Encoding it in full would take a second per item, and the model could not read it."""
     sequences = check(["ab " * 1_500_000, "ab " * 1_500_001], ByteTokenizer(), max_tokens=10)
     assert max(map(len, sequences)) < 20
 
 
-def test_the_fingerprint_names_the_settings() -> None:
-    """An index built with other settings holds other tokens."""
+def test_the_fingerprint_covers_the_settings() -> None:
+    """An index built with other settings has other tokens."""
     assert TitleIdentifiers().fingerprint == TitleIdentifiers(max_tokens=48).fingerprint
     assert TitleIdentifiers().fingerprint != TitleIdentifiers(max_tokens=47).fingerprint
     with pytest.raises(InputError, match="max_tokens is 0"):

@@ -1,4 +1,4 @@
-"""Codes: every item one of its own, alike items alike, and new ones without learning again."""
+"""Laws of semantic ids: distinct for every item, similar for similar items, and new items need no training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.model
 @pytest.fixture(scope="module")
 def shop(cache: Path) -> Catalog:
     catalog, _ = open_dataset("online-retail", cache)
-    return Catalog.from_items(catalog[place] for place in range(0, 3600, 6))
+    return Catalog.from_items(catalog[index] for index in range(0, 3600, 6))
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,16 @@ def codes(shop: Catalog, encoder: SentenceEncoder, tokenizer: HuggingFaceTokeniz
     return SemanticIdentifiers.train(shop.titles, encoder, tokenizer, levels=2, codebook_size=24)
 
 
-def test_every_item_has_a_code_of_its_own(
+def test_every_item_has_its_own_tokens(
     shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """Two items of one code are one item to a search."""
+    """Two items with the same tokens are one item to the search."""
     written = codes.encode(shop, tokenizer)
     assert len({own.tobytes() for own in written}) == len(shop)
     assert all(own[-1] == tokenizer.eos_token_id for own in written)
-    assert sorted({len(own) for own in written}) == [3, 4], "two levels and an end, and one more where codes meet"
+    assert sorted({len(own) for own in written}) == [3, 4], (
+        "two levels and an end token, and one more token at a collision"
+    )
     index = CatalogIndex.build(shop, codes, tokenizer)
     assert len(index.trie) == len(shop)
     report = codes.report(shop.titles)
@@ -53,31 +55,31 @@ def test_every_item_has_a_code_of_its_own(
 def test_semantic_ids_are_vocabulary_words_related_to_the_item(
     shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder
 ) -> None:
-    """A new token would not be served by an engine; a word that means nothing near would have to be unlearned first."""
+    """Engines do not load new tokens; a word with an unrelated meaning would have to be unlearned first."""
     written = codes.encode(shop, tokenizer)
     words = [tokenizer.decode([int(own[0])]) for own in written]
     assert all(word.startswith(" ") and word[1:].isalpha() for word in words)
-    titles, meant = encoder.encode(shop.titles), encoder.encode([word[1:] for word in words])
-    own = (titles * meant).sum(axis=1).mean()
-    others = (titles * np.roll(meant, 7, axis=0)).sum(axis=1).mean()
+    titles, meanings = encoder.encode(shop.titles), encoder.encode([word[1:] for word in words])
+    own = (titles * meanings).sum(axis=1).mean()
+    others = (titles * np.roll(meanings, 7, axis=0)).sum(axis=1).mean()
     assert own > others + 0.1
 
 
 def test_similar_items_share_a_prefix(
     shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder
 ) -> None:
-    """What was learned of a lamp is to serve all lamps."""
+    """What a model learns about one lamp should apply to all lamps."""
     vectors, first = encoder.encode(shop.titles), np.array([own[0] for own in codes.encode(shop, tokenizer)])
-    alike = vectors @ vectors.T
+    similarities = vectors @ vectors.T
     same = first[:, None] == first[None, :]
     itself = np.eye(len(first), dtype=bool)
-    assert alike[same & ~itself].mean() > alike[~same].mean() + 0.1
+    assert similarities[same & ~itself].mean() > similarities[~same].mean() + 0.1
 
 
-def test_a_new_item_is_written_without_learning(
+def test_a_new_item_is_encoded_without_training(
     shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """Withdrawing and adding must leave every other item's code, or the adapter forgets them."""
+    """Adding and withdrawing items must not change the tokens of others, or the adapter no longer knows them."""
     index = CatalogIndex.build(shop, codes, tokenizer)
     twin = Catalog.from_items([Item("new", shop.titles[0]), Item("newer", shop.titles[0])])
     later = index.update(codes, tokenizer, add=twin, withdraw=[shop.item_ids[5]])
@@ -88,26 +90,28 @@ def test_a_new_item_is_written_without_learning(
     assert len({tuple(own) for own in after}) == len(later.trie)
 
 
-def test_saved_codes_are_the_same_codes(
+def test_save_and_load_round_trip(
     shop: Catalog, codes: SemanticIdentifiers, tokenizer: HuggingFaceTokenizer, encoder: SentenceEncoder, tmp_path: Path
 ) -> None:
-    """An adapter that was trained on other codes recommends at random."""
+    """With other semantic ids than in training an adapter recommends at random."""
     codes.save(tmp_path / "codes")
     again = SemanticIdentifiers.load(tmp_path / "codes", encoder)
     assert again.fingerprint == codes.fingerprint
     pairs = zip(again.encode(shop, tokenizer), codes.encode(shop, tokenizer), strict=True)
     assert all(one.tolist() == other.tolist() for one, other in pairs)
-    one, other = (SemanticIdentifiers.train(shop.titles, _Flat(), tokenizer, levels=1, codebook_size=n) for n in (2, 3))
+    one, other = (
+        SemanticIdentifiers.train(shop.titles, ConstantEncoder(), tokenizer, levels=1, codebook_size=n) for n in (2, 3)
+    )
     assert one.fingerprint != other.fingerprint != codes.fingerprint
-    with pytest.raises(MismatchError, match="were made with 'all-MiniLM-L6-v2', not with 'flat'"):
-        SemanticIdentifiers.load(tmp_path / "codes", _Flat())
+    with pytest.raises(MismatchError, match="were trained with encoder 'all-MiniLM-L6-v2', not with 'flat'"):
+        SemanticIdentifiers.load(tmp_path / "codes", ConstantEncoder())
     (tmp_path / "codes" / "codes.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match="altered"):
         SemanticIdentifiers.load(tmp_path / "codes", encoder)
 
 
-class _Flat:
-    """Everything means the same."""
+class ConstantEncoder:
+    """An encoder that gives every text the same vector."""
 
     name = "flat"
 
@@ -115,20 +119,20 @@ class _Flat:
         return np.tile(np.float32([1, 0, 0]), (len(texts), 1))
 
 
-def test_what_cannot_be_coded_is_named(
+def test_invalid_training_arguments_are_refused(
     shop: Catalog, tokenizer: HuggingFaceTokenizer, codes: SemanticIdentifiers
 ) -> None:
-    """Whoever learns too narrow codes learns of it before hours of training."""
+    """Codebooks that are too small must be refused before hours of training."""
     with pytest.raises(InputError, match="3 titles cannot fill 24 clusters"):
-        SemanticIdentifiers.train(["a", "b", "c"], _Flat(), tokenizer, codebook_size=24)
-    with pytest.raises(InputError, match="width is 0"):
-        SemanticIdentifiers.train(["a"], _Flat(), tokenizer, codebook_size=0)
-    with pytest.raises(InputError, match="the tokenizer has 0 words of one token, 2 are needed"):
-        SemanticIdentifiers.train(["a", "b"], _Flat(), ByteTokenizer(), codebook_size=2)
-    with pytest.raises(MismatchError, match="the codes were made for tokenizer"):
+        SemanticIdentifiers.train(["a", "b", "c"], ConstantEncoder(), tokenizer, codebook_size=24)
+    with pytest.raises(InputError, match="codebook_size is 0"):
+        SemanticIdentifiers.train(["a"], ConstantEncoder(), tokenizer, codebook_size=0)
+    with pytest.raises(InputError, match="the tokenizer has 0 words of one token, but 2 are needed"):
+        SemanticIdentifiers.train(["a", "b"], ConstantEncoder(), ByteTokenizer(), codebook_size=2)
+    with pytest.raises(MismatchError, match="the semantic ids were trained for tokenizer"):
         codes.encode(shop, ByteTokenizer())
-    narrow = SemanticIdentifiers.train(shop.titles, _Flat(), tokenizer, levels=1, codebook_size=2)
-    six = Catalog.from_items(shop[place] for place in range(7))
-    assert len({own.tobytes() for own in narrow.encode(six, tokenizer)}) == 7
-    with pytest.raises(InputError, match="7 others have one code; learn more levels"):
-        narrow.encode(Catalog.from_items(shop[place] for place in range(8)), tokenizer)
+    narrow = SemanticIdentifiers.train(shop.titles, ConstantEncoder(), tokenizer, levels=1, codebook_size=2)
+    seven = Catalog.from_items(shop[index] for index in range(7))
+    assert len({own.tobytes() for own in narrow.encode(seven, tokenizer)}) == 7
+    with pytest.raises(InputError, match="the same tokens as 7 others; train with more levels"):
+        narrow.encode(Catalog.from_items(shop[index] for index in range(8)), tokenizer)

@@ -1,5 +1,4 @@
-"""Laws of the trie: every identifier is in it once, its nodes are the places where identifiers part, and both ways of
-computing it agree."""
+"""Laws of the trie: it holds every identifier once, its nodes are where identifiers part, and both kernels agree."""
 
 from pathlib import Path
 
@@ -10,29 +9,31 @@ from hypothesis import strategies as st
 
 from genrec.data.subset import Mask, Subset
 from genrec.errors import ArtifactError, InputError
+from genrec.index import front_coding
 from genrec.index import trie as trie_module
+from genrec.index.allowed_batch import AllowedBatch
 from genrec.index.kernels import numba as numba_kernels
 from genrec.index.kernels import numpy as numpy_kernels
 from genrec.index.kernels.numpy import ragged_ranges
-from genrec.index.trie import AllowedBatch, TokenTrie
+from genrec.index.trie import TokenTrie
 from genrec.types import IntArray
 
 END = 0
 # Numbers around powers of 256, where a comparison of bytes would go wrong first.
 TOKENS = st.sampled_from([1, 2, 3, 254, 255, 256, 257, 65_535, 65_536, 16_777_215, 2**31 - 2])
 BODIES = st.lists(st.lists(TOKENS, max_size=6).map(tuple), min_size=1, max_size=30, unique=True)
-# Below the least of these every node is narrow, above it every one is wide.
+# With 1 every inner node is wide, with 8192 every node is narrow.
 WIDTHS = st.sampled_from([1, 3, 8192])
 
 Rows = list[tuple[int, ...]]
-# Which loops are used is the same for every example of a test.
+# All examples of a test use the same kernels.
 law = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=[numba_kernels, numpy_kernels], ids=["compiled", "plain"], autouse=True)
+@pytest.fixture(params=[numba_kernels, numpy_kernels], ids=["numba", "numpy"], autouse=True)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every law holds for the loops that numba compiles and for those of numpy."""
-    monkeypatch.setattr(trie_module, "select_kernels", lambda: request.param)
+    """Every law holds for the numba kernels and for the numpy kernels."""
+    monkeypatch.setattr(front_coding, "select_kernels", lambda: request.param)
 
 
 def identifiers(bodies: Rows) -> list[IntArray]:
@@ -43,7 +44,7 @@ def trie_of(bodies: Rows, wide: int = 8192) -> TokenTrie:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trie_module, "_WIDE_NODE_ROWS", wide)
         trie = TokenTrie.from_sequences(identifiers(bodies))
-        assert trie.nbytes  # looks the wide nodes up
+        assert trie.nbytes  # computes the wide nodes
     return trie
 
 
@@ -52,7 +53,7 @@ def rows_of(trie: TokenTrie) -> Rows:
 
 
 def common(rows: Rows) -> int:
-    """How many tokens rows share from their beginning on."""
+    """The length of the longest common prefix of rows."""
     return next(
         (depth for depth, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), len(min(rows))
     )
@@ -61,7 +62,7 @@ def common(rows: Rows) -> int:
 @law
 @given(BODIES, WIDTHS)
 def test_rows_are_the_identifiers_in_order(bodies: Rows, wide: int) -> None:
-    """Otherwise a row stands for another item than the one it names, or for none."""
+    """Otherwise a row stands for the wrong item, or for none."""
     trie = trie_of(bodies, wide)
     rows = rows_of(trie)
     assert rows == sorted((*body, END) for body in bodies)
@@ -74,7 +75,7 @@ def test_rows_are_the_identifiers_in_order(bodies: Rows, wide: int) -> None:
 @law
 @given(BODIES)
 def test_every_prefix_has_one_index(bodies: Rows) -> None:
-    """Priors are kept by place; two places for a prefix, or one for two, would correct the wrong titles."""
+    """Priors are stored by position; a prefix with two positions, or a shared one, would correct the wrong titles."""
     trie = trie_of(bodies)
     rows = rows_of(trie)
     prefixes = [row[:depth] for row in rows for depth in range(1, len(row) + 1)]
@@ -91,7 +92,7 @@ def test_every_prefix_has_one_index(bodies: Rows) -> None:
 @law
 @given(BODIES, WIDTHS)
 def test_a_node_is_the_range_of_rows_that_share_its_path(bodies: Rows, wide: int) -> None:
-    """Otherwise the search lets a path into items that do not begin with it, or loses some that do."""
+    """Otherwise the search reaches items that do not begin with a path, or misses items that do."""
     trie = trie_of(bodies, wide)
     rows = rows_of(trie)
     assert trie.node_depths(np.arange(len(rows)), np.arange(1, len(rows) + 1)).tolist() == [len(row) for row in rows]
@@ -119,7 +120,7 @@ def test_a_node_is_the_range_of_rows_that_share_its_path(bodies: Rows, wide: int
 @law
 @given(BODIES, WIDTHS)
 def test_token_by_token_every_prefix_has_the_tokens_that_follow_it(bodies: Rows, wide: int) -> None:
-    """A decoder that writes one token at a time is held by this; a row that has ended must say so."""
+    """Decoders that generate one token at a time rely on this; a row that has ended must have no next token."""
     trie = trie_of(bodies, wide)
     rows = rows_of(trie)
     low, high, depth = np.array([0]), np.array([len(rows)]), 0
@@ -138,7 +139,7 @@ def test_token_by_token_every_prefix_has_the_tokens_that_follow_it(bodies: Rows,
 @law
 @given(BODIES, st.data())
 def test_a_filter_leaves_the_children_that_hold_an_allowed_row(bodies: Rows, data: st.DataObject) -> None:
-    """One child too many ends in an item that is out of stock, one too few hides an item that is there."""
+    """One child too many leads to an item that is not allowed, one too few hides an item that is."""
     trie = trie_of(bodies)
     size = len(trie)
     if size == 1:
@@ -168,22 +169,22 @@ def test_a_filter_leaves_the_children_that_hold_an_allowed_row(bodies: Rows, dat
 
 
 def test_numpy_and_numba_kernels_agree() -> None:
-    """A start counted in other blocks than it was summed in is the start of another row."""
+    """Row starts are summed in blocks; kernels with different block sizes would read the tokens of another row."""
     assert numba_kernels.START_BLOCK == numpy_kernels.START_BLOCK
 
 
-def test_gathering_takes_each_row_its_own() -> None:
-    """One row off, and every item has its neighbour's probability."""
+def test_gather_reads_each_row_at_its_own_tokens() -> None:
+    """One row off, and every item gets its neighbour's probability."""
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
     for loops in (numba_kernels, numpy_kernels):
         found = loops.gather(matrix, np.array([3, 0, 1]), np.array([0, 1, 1, 3]))
         assert found.tolist() == [3.0, 8.0, 9.0]
 
 
-def test_prompts_of_different_masks_are_refused() -> None:
-    """The loops know one mask; any other prompt's would be filtered by it."""
+def test_prompts_with_different_masks_are_refused() -> None:
+    """The kernels take one mask; prompts with another mask would be filtered by the wrong one."""
     masks = [Subset.from_mask(Mask.from_bool(np.array([True, place == 1]))) for place in range(2)]
-    with pytest.raises(InputError, match="2 different masks in one batch"):
+    with pytest.raises(InputError, match="the batch has 2 different masks; search the prompts of each mask separately"):
         AllowedBatch.from_subsets(masks)
     assert AllowedBatch.from_subsets([Subset.everything(2)]) is None
 
@@ -191,7 +192,7 @@ def test_prompts_of_different_masks_are_refused() -> None:
 @law
 @given(BODIES, st.data())
 def test_a_restriction_is_the_trie_of_its_rows(bodies: Rows, data: st.DataObject) -> None:
-    """Candidates are scored in it, and must be the items that were proposed."""
+    """Candidates are scored in a restriction, and must be the items that were retrieved."""
     trie = trie_of(bodies)
     kept = sorted(data.draw(st.sets(st.integers(0, len(trie) - 1), min_size=1)))
     part = trie.restrict(np.array(kept))
@@ -201,14 +202,14 @@ def test_a_restriction_is_the_trie_of_its_rows(bodies: Rows, data: st.DataObject
 
 @law
 @given(BODIES, BODIES, st.data())
-def test_a_merge_is_the_trie_of_what_is_left(bodies: Rows, more: Rows, data: st.DataObject) -> None:
-    """An update that differs from a rebuild sells what is gone, or not what is new."""
+def test_a_merge_equals_a_rebuild(bodies: Rows, more: Rows, data: st.DataObject) -> None:
+    """An update that differs from a rebuild recommends removed items, or misses new ones."""
     trie = trie_of(bodies)
     gone = sorted(data.draw(st.sets(st.integers(0, len(trie) - 1))))
     stay = {bodies[item]: item for row, item in enumerate(trie.items.tolist()) if row not in gone}
     fresh = [body for body in more if body not in stay]
     if not stay and not fresh:
-        with pytest.raises(InputError, match="nothing would be left"):
+        with pytest.raises(InputError, match="the index would be empty; keep or add an item"):
             trie.merge(removed_rows=np.array(gone))
         return
     other = None
@@ -224,12 +225,12 @@ def test_a_merge_is_the_trie_of_what_is_left(bodies: Rows, more: Rows, data: st.
         assert getattr(merged, name).tolist() == getattr(rebuilt, name).tolist()
 
 
-def test_a_merge_refuses_what_is_there_already() -> None:
+def test_a_merge_refuses_conflicting_identifiers() -> None:
     """Of two items with one identifier, one could never be recommended."""
     trie = trie_of([(1,), (2, 3), (7,)])
     for tokens, message in (
         ([2, 3, END], "item 1 is equal to"),
-        ([7], "item 9 is equal to, or the beginning of, that of item 2"),
+        ([7], "item 9 is equal to, or a prefix of, the identifier of item 2"),
     ):
         other = TokenTrie.from_rows(np.array(tokens), np.array([len(tokens)]), item_indices=np.array([9]))
         with pytest.raises(InputError, match=message):
@@ -242,7 +243,7 @@ def test_a_merge_refuses_what_is_there_already() -> None:
 
 
 def test_a_trie_of_many_rows_is_quick_and_small() -> None:
-    """An object per node, or a loop per row, would show here as minutes; this says nothing about milliseconds."""
+    """An object per node or a Python loop per row would take minutes here; milliseconds are not measured."""
     random = np.random.default_rng(0)
     bodies = np.unique(random.integers(1, 500, (200_000, 4)), axis=0)
     rows = np.column_stack([bodies, np.zeros(len(bodies), dtype=np.int64)])
@@ -256,36 +257,36 @@ def test_a_trie_of_many_rows_is_quick_and_small() -> None:
     [
         ([], "at least one identifier"),
         ([[5, 0], []], "item 1 has an empty identifier"),
-        ([[5, 0], [7, 0], [5, 0]], "item 0 is equal to, or the beginning of, that of item 2"),
-        ([[5, 6, 0], [7, 0], [5, 6]], "item 2 is equal to, or the beginning of, that of item 0"),
-        ([[5], [5, 0]], "item 0 is equal to, or the beginning of, that of item 1"),
-        ([[5, 0], [2, 9, 0]], "the identifier of item 1 holds token 9; the vocabulary has tokens 0 to 7"),
-        ([[5, 0], [-2, 0]], "the identifier of item 1 holds token -2"),
+        ([[5, 0], [7, 0], [5, 0]], "item 0 is equal to, or a prefix of, the identifier of item 2"),
+        ([[5, 6, 0], [7, 0], [5, 6]], "item 2 is equal to, or a prefix of, the identifier of item 0"),
+        ([[5], [5, 0]], "item 0 is equal to, or a prefix of, the identifier of item 1"),
+        ([[5, 0], [2, 9, 0]], "the identifier of item 1 contains token 9, but the vocabulary has tokens 0 to 7"),
+        ([[5, 0], [-2, 0]], "the identifier of item 1 contains token -2"),
     ],
 )
-def test_identifiers_that_cannot_be_told_apart_are_refused(sequences: list[list[int]], message: str) -> None:
+def test_invalid_identifiers_are_refused(sequences: list[list[int]], message: str) -> None:
     """Otherwise one of two items could never be recommended."""
     with pytest.raises(InputError, match=message):
         TokenTrie.from_sequences([np.array(sequence, dtype=np.int64) for sequence in sequences], vocab_size=8)
 
 
 def test_an_item_has_one_row() -> None:
-    """With two it would stand in a list twice."""
+    """With two rows it could appear twice in one list."""
     with pytest.raises(InputError, match="item 7 has more than one identifier"):
         TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), item_indices=np.array([7, 7]))
-    with pytest.raises(InputError, match="items go from -1 to 0"):
+    with pytest.raises(InputError, match="item indices range from -1 to 0"):
         TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), item_indices=np.array([0, -1]))
-    with pytest.raises(InputError, match="tokens are of type float64 and shape"):
+    with pytest.raises(InputError, match="tokens have type float64 and shape"):
         TokenTrie.from_rows(np.array([[1.5, 0.0]]))
     for items in (np.array([0.2, 0.7]), np.array([True, False]), np.array([[0], [1]])):
-        with pytest.raises(InputError, match="items are of type"):
+        with pytest.raises(InputError, match="item_indices have type"):
             TokenTrie.from_rows(np.array([[1, 0], [2, 0]]), item_indices=items)
-    with pytest.raises(InputError, match=r"tokens have shape \(2,\); give \[N, L\]"):
+    with pytest.raises(InputError, match=r"tokens have shape \(2,\); pass an array of shape \[N, L\]"):
         TokenTrie.from_rows(np.array([1, 0]))
     trie = trie_of([(1,), (2,)])
-    with pytest.raises(InputError, match="rows to leave out are of type float64"):
+    with pytest.raises(InputError, match="removed_rows have type float64"):
         trie.merge(removed_rows=np.array([0.5]))
-    with pytest.raises(InputError, match="item 1 is there already"):
+    with pytest.raises(InputError, match="item 1 is in the index already; remove its row first"):
         trie.merge(TokenTrie.from_rows(np.array([[9, END]]), item_indices=np.array([1])))
     assert (
         len(
@@ -296,21 +297,21 @@ def test_an_item_has_one_row() -> None:
         == 2
     )
     for gone in ([0, 0], [1, 0], [-1], [2]):
-        with pytest.raises(InputError, match="rows to leave out are"):
+        with pytest.raises(InputError, match="removed_rows are"):
             trie.merge(removed_rows=np.array(gone))
 
 
 def test_a_filter_without_prompts_is_refused() -> None:
-    """Left out in silence, it would let everything through."""
+    """A filter that is silently ignored allows every item."""
     trie = trie_of([(1,), (2,)])
-    with pytest.raises(InputError, match="pass owner beside allowed"):
+    with pytest.raises(InputError, match="allowed was passed without prompt_indices"):
         trie.expand(np.array([0]), np.array([2]), None, AllowedBatch.from_subsets([Subset.from_indices(2, [0])]))
 
 
 @law
 @given(BODIES, BODIES)
-def test_an_identifier_is_there_if_one_cannot_stand_beside_it(bodies: Rows, others: Rows) -> None:
-    """A new title is told apart by this; one it overlooks cannot be merged, and one too many is marked for nothing."""
+def test_conflicts_with_finds_equal_and_prefix_identifiers(bodies: Rows, others: Rows) -> None:
+    """New titles are disambiguated by this; a missed conflict fails the merge, a false one adds a needless suffix."""
     trie, rows = trie_of(bodies), [(*body, END) for body in bodies]
     for other in [*((*body, END) for body in others), *others]:
         if other:
@@ -319,16 +320,16 @@ def test_an_identifier_is_there_if_one_cannot_stand_beside_it(bodies: Rows, othe
             assert trie.conflicts_with(np.array(other)) == expected
 
 
-def test_tokens_lengths_and_items_have_to_fit() -> None:
-    """A length too many would give an item the tokens of its neighbour."""
+def test_tokens_lengths_and_items_must_match() -> None:
+    """A wrong length would give an item the tokens of its neighbour."""
     for lengths, items in (([2, 3], None), ([2, 2], [0]), ([-1, 5], None)):
         given = None if items is None else np.array(items)
-        with pytest.raises(InputError, match="do not fit"):
+        with pytest.raises(InputError, match="do not match"):
             TokenTrie.from_rows(np.array([1, 0, 2, 0]), np.array(lengths), item_indices=given)
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    """It is mapped, not read, and must be the same all the same."""
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
+    """A mapped trie must equal the one that was saved."""
     trie = trie_of([(1,), (2, 3), (70_000, 4), (70_000, 5)])
     trie.save(tmp_path / "trie")
     again = TokenTrie.load(tmp_path / "trie")
@@ -339,7 +340,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_short_or_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:
-    """One bit of it recommends another product: a thousand damages, and none may pass."""
+    """One flipped bit recommends another item: none of a thousand damaged files may load."""
     random = np.random.default_rng(5)
     trie_of([tuple(body) for body in {tuple(row) for row in random.integers(1, 40, (300, 5)).tolist()}]).save(
         tmp_path / "trie"
@@ -358,8 +359,8 @@ def test_a_file_cut_short_or_with_a_flipped_byte_is_refused(tmp_path: Path) -> N
 
 @law
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(-3, 9)), max_size=10))
-def test_ragged_ranges_are_ranges_one_after_the_other(pairs: list[tuple[int, int]]) -> None:
-    """All of the search stands on this one function."""
+def test_ragged_ranges_concatenates_ranges(pairs: list[tuple[int, int]]) -> None:
+    """Every step of the search uses this function."""
     starts = np.array([start for start, _ in pairs], dtype=np.int64)
     stops = np.array([start + size for start, size in pairs], dtype=np.int64)
     values, begins = ragged_ranges(starts, stops)

@@ -1,11 +1,11 @@
-"""Laws of the constraint on a device: it lets through what the constraint on the host does, and never waits."""
+"""Laws of the constraint on a device: it allows what the constraint on the host allows, without synchronisation."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny_grammar import CLOSING, END, FIRST, MARKS, OPENING, trie_of
+from tiny_grammar import CLOSING, DELIMITERS, END, FIRST, OPENING, trie_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from genrec.data.subset import Mask, Subset
@@ -16,7 +16,7 @@ from genrec.vllm_plugin.tensor_constraint import TensorConstraint
 
 VOCABULARY = 24
 WIDE = replace(
-    MARKS,
+    DELIMITERS,
     opens_link=np.arange(20) == OPENING,
     free_text=np.isin(np.arange(20), [END, CLOSING, OPENING, 5, 9]),
 )
@@ -45,14 +45,16 @@ def following(state: ConstraintState) -> list[int]:
     return np.flatnonzero(WIDE.free_text).tolist() if state.in_free_text else sorted(state.next_tokens.tolist())
 
 
-def masked(constraint: TensorConstraint, slots: list[int], lost: list[int] | None = None) -> list[list[int]]:
+def masked(constraint: TensorConstraint, slots: list[int], out_of_sync: list[int] | None = None) -> list[list[int]]:
     logits = torch.randn(len(slots), VOCABULARY)
-    after = constraint.mask(logits, torch.tensor(slots), torch.isin(torch.tensor(slots), torch.tensor(lost or [])))
+    after = constraint.mask(
+        logits, torch.tensor(slots), torch.isin(torch.tensor(slots), torch.tensor(out_of_sync or []))
+    )
     return [torch.isfinite(row).nonzero()[:, 0].tolist() for row in after]
 
 
-def test_the_device_lets_through_what_the_host_does() -> None:
-    """Two constraints that differ are one that is wrong; and slots are used again, by requests of every kind."""
+def test_device_and_host_constraints_agree() -> None:
+    """If the two constraints differ, one is wrong; slots are reused by requests of every form."""
     random = np.random.default_rng(11)
     grammar = grammar_of(random)
     constraint, everything = TensorConstraint(grammar, 16, "cpu"), list(range(VOCABULARY))
@@ -67,19 +69,19 @@ def test_the_device_lets_through_what_the_host_does() -> None:
         for step in range(80):
             assert masked(constraint, slots) == [following(state) for state in states], step
             assert masked(constraint, idle) == [everything] * len(idle)
-            # Now and then a token that leads nowhere, and now and then a row that has not moved.
+            # Occasionally a disallowed token, and occasionally a row without a new token.
             tokens = [
                 int(random.integers(-1, VOCABULARY)) if random.random() < 0.01 else int(random.choice(following(state)))
                 for state in states
             ]
-            moved = random.random(len(slots)) < 0.9
-            constraint.advance(torch.tensor(slots), torch.tensor(tokens), torch.from_numpy(moved))
+            has_new_token = random.random(len(slots)) < 0.9
+            constraint.advance(torch.tensor(slots), torch.tensor(tokens), torch.from_numpy(has_new_token))
             after = advance(states, tokens)
-            states = [new if now else old for old, new, now in zip(states, after, moved, strict=True)]
+            states = [new if now else old for old, new, now in zip(states, after, has_new_token, strict=True)]
 
 
-def test_a_row_whose_state_is_lost_may_only_end() -> None:
-    """A device that cannot say what was written must not guess."""
+def test_an_out_of_sync_row_may_only_end() -> None:
+    """Without a known state only the end token is safe."""
     random = np.random.default_rng(2)
     grammar = grammar_of(random)
     constraint = TensorConstraint(grammar, 4, "cpu")
@@ -88,36 +90,36 @@ def test_a_row_whose_state_is_lost_may_only_end() -> None:
     assert masked(constraint, [0, 1, 2, 3], [0, 1, 2, 3]) == [[END], [END], [END], list(range(VOCABULARY))]
 
 
-def test_what_is_possible_keeps_its_logit_and_nothing_else_took_all_of_it() -> None:
-    """The constraint chooses; it must not change what the model says, nor leave it without a word."""
+def test_allowed_tokens_keep_their_logits_and_stay_possible() -> None:
+    """The constraint must not change the logits of allowed tokens, nor leave no token possible."""
     grammar = grammar_of(np.random.default_rng(2))
     constraint = TensorConstraint(grammar, 1, "cpu")
     constraint.add_request(0, grammar.start("item"))
-    logits, slots, known = torch.randn(1, VOCABULARY), torch.tensor([0]), torch.tensor([False])
+    logits, slots, in_sync = torch.randn(1, VOCABULARY), torch.tensor([0]), torch.tensor([False])
     tokens = grammar.start("item").next_tokens
-    assert torch.equal(constraint.mask(logits, slots, known)[0, tokens], logits[0, tokens])
-    nothing = constraint.mask(torch.full_like(logits, -torch.inf), slots, known)
+    assert torch.equal(constraint.mask(logits, slots, in_sync)[0, tokens], logits[0, tokens])
+    nothing = constraint.mask(torch.full_like(logits, -torch.inf), slots, in_sync)
     assert torch.isfinite(nothing[0, tokens]).all()
 
 
-def test_one_request_may_not_widen_the_tables_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that is full of other requests has no memory left for a filter of a million items in every slot."""
+def test_a_request_that_lists_too_many_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All slots share the table width: one filter of a million items would take the memory of every other request."""
     grammar = grammar_of(np.random.default_rng(2))
     constraint, everything = TensorConstraint(grammar, 2, "cpu"), Subset.everything(len(grammar.trie))
     monkeypatch.setattr(tensor_constraint, "MAX_LISTED_ROWS", 3)
     constraint.add_request(0, grammar.start("item", allowed=everything.without([1, 2, 3])))
-    for allowed, says in (
+    for allowed, message in (
         (everything.without([1, 2, 3, 4]), "denies 4 items"),
         (everything.intersect([1, 2, 3, 4]), "allows 4 items"),
         (Subset.from_mask(Mask.from_bool(everything.to_bool())), f"allows {len(grammar.trie)} items"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             constraint.add_request(1, grammar.start("item", allowed=allowed))
     assert masked(constraint, [1]) == [list(range(VOCABULARY))]
 
 
-def test_tables_are_narrow_again_when_a_wide_request_has_left() -> None:
-    """Every step looks at all of a table: one request of yesterday must not slow all of today's."""
+def test_tables_shrink_after_a_wide_request() -> None:
+    """Every step reads whole tables: a finished request must not slow down later ones."""
     grammar = grammar_of(np.random.default_rng(2))
     constraint, everything = TensorConstraint(grammar, 2, "cpu"), Subset.everything(len(grammar.trie))
     widths = []
@@ -128,8 +130,8 @@ def test_tables_are_narrow_again_when_a_wide_request_has_left() -> None:
     assert widths == [(32, 32), (1, 1)]
 
 
-def test_nothing_waits_for_the_device() -> None:
-    """A value that Python reads stops the GPU's queue; tensors without values refuse such a read."""
+def test_no_operation_synchronises_with_the_device() -> None:
+    """Reading a value in Python stalls the GPU; fake tensors refuse such a read."""
     random = np.random.default_rng(5)
     grammar = grammar_of(random)
     constraint = TensorConstraint(grammar, 6, "cpu")
@@ -137,7 +139,7 @@ def test_nothing_waits_for_the_device() -> None:
         constraint.add_request(slot, state)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         slots, tokens = fake.from_tensor(torch.arange(6)), fake.from_tensor(torch.full((6,), FIRST))
-        known = fake.from_tensor(torch.zeros(6, dtype=torch.bool))
+        in_sync = fake.from_tensor(torch.zeros(6, dtype=torch.bool))
         logits = fake.from_tensor(torch.zeros(6, VOCABULARY))
-        constraint.advance(slots, tokens, ~known)
-        assert constraint.mask(logits, slots, known).shape == (6, VOCABULARY)
+        constraint.advance(slots, tokens, ~in_sync)
+        assert constraint.mask(logits, slots, in_sync).shape == (6, VOCABULARY)

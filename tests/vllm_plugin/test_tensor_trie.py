@@ -1,4 +1,4 @@
-"""Laws of the trie on a device: it says what the trie says, and never makes a GPU wait for the host."""
+"""Laws of the trie on a device: it equals the trie on the host, and never synchronises with it."""
 
 import numpy as np
 import pytest
@@ -25,15 +25,15 @@ def subsets_of(size: int, random: np.random.Generator) -> list[Subset]:
     return [Subset.from_indices(size, listed), Subset.from_mask(mask), Subset.from_mask(mask).without(listed)]
 
 
-def test_children_are_those_of_the_prefix_that_hold_an_allowed_row() -> None:
-    """The decoder on a GPU must be held to the same catalog, and the same filter, as everybody else."""
+def test_children_are_those_with_an_allowed_row() -> None:
+    """Decoding on a GPU must apply the same catalog and the same filter."""
     for seed in range(40):
         trie, rows = random_case(seed)
         tensor = TensorTrie(trie, "cpu")
         subsets = subsets_of(len(rows), np.random.default_rng(seed))
-        places = trie.path_positions(np.arange(len(trie)))
+        positions = trie.path_positions(np.arange(len(trie)))
         prefixes = [row[:depth] for row in rows for depth in range(1, len(row) + 1)]
-        named = {(): 0, **dict(zip(prefixes, (places + 1).tolist(), strict=True))}
+        named = {(): 0, **dict(zip(prefixes, (positions + 1).tolist(), strict=True))}
         states = torch.tensor(list(named.values()))
         for prompt, subset in [(0, None), *enumerate(subsets)]:
             if subset is None:
@@ -43,17 +43,17 @@ def test_children_are_those_of_the_prefix_that_hold_an_allowed_row() -> None:
                 found = tensor.children(states, prompt_indices=owner, allowed=TensorAllowedBatch(subsets, "cpu"))
             every = np.ones(len(rows), dtype=bool) if subset is None else subset.to_bool()
             kept = [row for row, allowed in zip(rows, every, strict=True) if allowed]
-            for place, prefix in enumerate(named):
+            for index, prefix in enumerate(named):
                 below = {row[: len(prefix) + 1] for row in kept if row[: len(prefix)] == prefix and row != prefix}
-                valid = found.valid[place]
-                tokens, after = found.tokens[place][valid].tolist(), found.states[place][valid].tolist()
+                valid = found.valid[index]
+                tokens, after = found.tokens[index][valid].tolist(), found.states[index][valid].tolist()
                 assert tokens == sorted(one[-1] for one in below)
                 assert after == [named[*prefix, token] for token in tokens]
-                assert not found.states[place][~valid].any()
+                assert not found.states[index][~valid].any()
 
 
-def test_a_walk_along_a_row_ends_at_its_item_and_a_wrong_token_at_the_beginning() -> None:
-    """A state that lives on after a token nobody has would let an item through that does not exist."""
+def test_a_row_ends_at_its_item_and_a_wrong_token_in_the_dead_state() -> None:
+    """A state that continues after an unknown token would allow an item that does not exist."""
     for seed in range(40):
         trie, rows = random_case(seed)
         tensor, dead = TensorTrie(trie, "cpu"), len(trie.tokens) + 1
@@ -75,22 +75,22 @@ def test_a_walk_along_a_row_ends_at_its_item_and_a_wrong_token_at_the_beginning(
         assert tensor.item_indices(torch.zeros(1, dtype=torch.int64)).tolist() == [-1]
 
 
-def test_half_a_filter_is_refused() -> None:
-    """Left out in silence, it would let everything through."""
+def test_an_incomplete_filter_is_refused() -> None:
+    """A filter that is silently ignored allows every item."""
     trie, rows = random_case(3)
     tensor, allowed = TensorTrie(trie, "cpu"), TensorAllowedBatch([Subset.from_indices(len(rows), [0])], "cpu")
     states = torch.zeros(1, dtype=torch.int64)
     for given in ({"allowed": allowed}, {"prompt_indices": states}):
-        with pytest.raises(InputError, match="pass owner and allowed together"):
+        with pytest.raises(InputError, match="pass prompt_indices and allowed together"):
             tensor.children(states, **given)
-    with pytest.raises(InputError, match="most is 0"):
+    with pytest.raises(InputError, match="max_children is 0"):
         tensor.children(states, 0)
     with pytest.raises(InputError, match=r"subsets of \[\] rows"):
         TensorAllowedBatch([], "cpu")
 
 
-def test_nothing_waits_for_the_device() -> None:
-    """A value that Python reads stops the GPU's queue; tensors without values refuse such a read."""
+def test_no_operation_synchronises_with_the_device() -> None:
+    """Reading a value in Python stalls the GPU; fake tensors refuse such a read."""
     trie, rows = random_case(3)
     tensor, subsets = TensorTrie(trie, "cpu"), subsets_of(len(rows), np.random.default_rng(3))
     allowed = TensorAllowedBatch(subsets, "cpu")

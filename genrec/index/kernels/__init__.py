@@ -1,6 +1,6 @@
-"""The inner loops of the trie and of item vectors, compiled by numba where it is installed, and in numpy everywhere.
+"""The inner loops of the trie and of item vectors: compiled by numba if it is installed, and in numpy.
 
-What both modules have gives the same results, and the tests hold them equal; who uses them chooses. Some exist only
-compiled: without `merge` the trie sorts anew, without `tokens_of_rows` it walks up from the last tokens, and without
-`top_k` and the products of `narrow` every item vector is read in full.
+Functions that both modules have give the same results, which the tests check. Some exist only compiled: without `merge`
+the trie is sorted again, without `tokens_of_rows` paths are walked from their last tokens, and without `top_k` and
+`genrec.index.kernels.int8` every item vector is read in full.
 """

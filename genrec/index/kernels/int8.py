@@ -1,10 +1,10 @@
 # mypy: ignore-errors
-"""How loops are compiled, and products of vectors whose numbers are bytes; see `genrec.rankers.quantized_vectors`.
+"""Compiled inner products of int8 vectors; see `genrec.rankers.quantized_vectors`.
 
-Letters: N items, U people, D numbers of a vector, W numbers of one that is filled up to whole widths.
+Letters: N items, U users, D dimensions of a vector, W dimensions padded to a multiple of `SIMD_WIDTH`.
 
-Processors have an instruction for them, which adds 64 products at once (Intel, Architecture Instruction Set Extensions,
-VPDPBUSD of AVX512-VNNI). LLVM makes it of no loop by itself, so it is named here; elsewhere the plain loop runs.
+Uses the AVX512-VNNI instruction VPDPBUSD, which adds 64 products at once (Intel, Architecture Instruction Set
+Extensions). LLVM does not generate it from a loop, so it is called explicitly; other processors run a scalar loop.
 """
 
 import llvmlite.binding as llvm
@@ -19,25 +19,25 @@ SIMD_WIDTH = 64
 """W is a multiple of it."""
 
 MAX_WIDTH = 65_536
-"""W at most, for which no sum of products runs over 32 bits."""
+"""The largest W for which no sum of products overflows 32 bits."""
 
 INT8_MAX, ZERO_POINT = 127, 128
-"""The largest number of a byte with a sign, and the byte without one that stands for 0 in the vector of an item."""
+"""The largest int8, and the uint8 that stands for 0 in the vector of an item."""
 
-_CACHE_BLOCK_ROWS = 64  # vectors that stay in the processor's cache while people pass by
-_LLVM_VERSION = 22  # the version whose name and types of the instruction are used
+_CACHE_BLOCK_ROWS = 64  # item vectors that stay in the processor's cache while all users are multiplied with them
+_LLVM_VERSION = 22  # the version whose name and types of the intrinsic are used
 
 
 def compile_kernel(function, **options):
-    """A function of loops, compiled at its first call, which lets other threads run; kept where there is a folder."""
+    """Compile a function at its first call, without the GIL; the result is cached if a cache folder is writable."""
     try:
         return numba.njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:  # there is none
+    except RuntimeError:  # no folder is writable
         return numba.njit(nogil=True, **options)(function)
 
 
 def _has_vnni() -> bool:
-    """Whether numba compiles for a processor that has it, by an LLVM that knows it; anything else ends the process."""
+    """Whether processor and LLVM support the instruction; calling it without support ends the process."""
     is_host = numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None
     return (
         is_host and llvm.llvm_version_info[0] == _LLVM_VERSION and "+avx512vnni" in get_host_cpu_features().split(",")
@@ -78,7 +78,7 @@ def _dot_scalar(vector, user):
     total = np.int32(0)
     for step in range(len(vector)):
         total += np.int32(vector[step]) * np.int32(user[step])
-    return np.int32(total)  # numba sums in 64 bits, but where 32 of them are used
+    return np.int32(total)  # numba adds in 64 bits
 
 
 _dot, _USER_DTYPE = (_dot_vnni, np.int8) if _has_vnni() else (_dot_scalar, np.int16)
@@ -86,37 +86,37 @@ _dot, _USER_DTYPE = (_dot_vnni, np.int8) if _has_vnni() else (_dot_scalar, np.in
 
 @compile_kernel
 def quantized_inner_products(vectors, scales, users, products, norms, residual_norms):
-    """Multiply people, rounded as items are, with items.
+    """Inner products of quantised user vectors and item vectors.
 
-    Number d of an item stands for `(vectors[n, d] - 128) * steps[d]`, so a person's is multiplied with the step first,
-    and rounded to whole numbers of a unit that lets the largest be 127.
+    `vectors[n, d]` of an item stands for `(vectors[n, d] - 128) * scales[d]`. A user's vector is multiplied by the
+    scales first, and then rounded to multiples of a unit at which its largest value is 127.
 
     Args:
-        vectors: uint8 [N, W], 128 behind D.
+        vectors: uint8 [N, W], 128 in the padding.
         scales: float64 [D].
         users: float32 [U, D].
         products: float32 [U, N], written.
-        norms: float64 [U], written: of the people.
-        residual_norms: float64 [U], written: of what rounding leaves of each person, in the steps of the items.
+        norms: float64 [U], written: the norms of the user vectors.
+        residual_norms: float64 [U], written: the norms of the rounding errors of the scaled user vectors.
     """
     width = users.shape[1]
-    narrow = np.zeros((len(users), vectors.shape[1]), dtype=_USER_DTYPE)
-    less, units = np.zeros(len(users), dtype=np.int32), np.ones(len(users))
-    for person in range(len(users)):
-        largest, length, left = 0.0, 0.0, 0.0
+    quantized = np.zeros((len(users), vectors.shape[1]), dtype=_USER_DTYPE)
+    corrections, units = np.zeros(len(users), dtype=np.int32), np.ones(len(users))
+    for user in range(len(users)):
+        largest, squared_norm, squared_error = 0.0, 0.0, 0.0
         for step in range(width):
-            value = np.float64(users[person, step])
-            largest, length = max(largest, abs(value * scales[step])), length + value * value
+            value = np.float64(users[user, step])
+            largest, squared_norm = max(largest, abs(value * scales[step])), squared_norm + value * value
         if largest > 0:
-            units[person] = largest / INT8_MAX
+            units[user] = largest / INT8_MAX
         for step in range(width):
-            folded = users[person, step] * scales[step] / units[person]
-            whole = min(INT8_MAX, max(-INT8_MAX, np.rint(folded)))
-            narrow[person, step], less[person] = whole, less[person] + ZERO_POINT * whole
-            left += (folded - whole) ** 2
-        norms[person], residual_norms[person] = np.sqrt(length), np.sqrt(left) * units[person]
+            scaled = users[user, step] * scales[step] / units[user]
+            whole = min(INT8_MAX, max(-INT8_MAX, np.rint(scaled)))
+            quantized[user, step], corrections[user] = whole, corrections[user] + ZERO_POINT * whole
+            squared_error += (scaled - whole) ** 2
+        norms[user], residual_norms[user] = np.sqrt(squared_norm), np.sqrt(squared_error) * units[user]
     for first in range(0, len(vectors), _CACHE_BLOCK_ROWS):
-        for person in range(len(users)):
+        for user in range(len(users)):
             for row in range(first, min(first + _CACHE_BLOCK_ROWS, len(vectors))):
-                product = _dot(vectors[row], narrow[person]) - less[person]
-                products[person, row] = product * units[person]
+                product = _dot(vectors[row], quantized[user]) - corrections[user]
+                products[user, row] = product * units[user]

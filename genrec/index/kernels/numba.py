@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""The loops of the trie and of item vectors, compiled; their twins in `genrec.index.kernels.numpy` document them.
+"""Compiled kernels of the trie and of item vectors; their numpy twins in `genrec.index.kernels.numpy` document them.
 
-numba infers the types, compiles at the first call, and keeps the result beside this file or in the user's cache.
+numba infers the types, compiles at the first call, and caches the result beside this file or in the user's cache.
 """
 
 from functools import partial
@@ -10,16 +10,18 @@ import numpy as np
 
 from genrec.index.kernels.int8 import compile_kernel
 
-START_BLOCK = 64  # as in plain.py; written here, because what numba keeps is made anew only when this file changes
+START_BLOCK = 64  # as in numpy.py; not imported, because numba recompiles only when this file changes
 _GATHER_ROWS = 4096
-_CACHE_BLOCK_ROWS = 64  # vectors that stay in the processor's cache while people, four at a time, pass by
+_CACHE_BLOCK_ROWS = (
+    64  # item vectors that stay in the processor's cache while users, four at a time, are multiplied with them
+)
 
 _jit = compile_kernel
 
 
 @_jit
 def _copy(source, begin, stop, target, into):
-    # Loops over slices count from 0 and so never below it; numba then copies many numbers at once.
+    # A loop over a slice has no negative index, so numba vectorises the copy.
     left, right = target[into : into + stop - begin], source[begin:stop]
     for step in range(len(left)):
         left[step] = right[step]
@@ -50,7 +52,7 @@ def pack_keys(tokens, offsets, rows, depth, count, bits, end):
 
 @_jit
 def _row_range(offsets, length, row):
-    # Where rows are of one length their places need no look at `offsets`, which would miss the cache once a row.
+    # Rows of equal length do not need `offsets`, which would miss the cache once a row.
     if length:
         return row * length, (row + 1) * length
     return offsets[row], offsets[row + 1]
@@ -63,7 +65,7 @@ def front_code(tokens, offsets, order, shared, tails, own):
         size = offsets[row + 1] - offsets[row]
         longest, shortest = max(longest, size), min(shortest, size)
     length = longest if longest == shortest else 0
-    # Rows are gathered some at a time first: the processor fetches many at once, which it cannot while comparing.
+    # Rows are gathered in chunks before they are compared, so that the processor can fetch many at once.
     buffer = np.empty(_GATHER_ROWS * longest, dtype=tokens.dtype)
     before = np.empty(longest, dtype=tokens.dtype)
     filled, end = 0, 0
@@ -129,7 +131,7 @@ def row_starts(tails, starts, rows):
     return found
 
 
-# The tokens of `rows`, one row after the other; row r of them ends at `stops[r]`. See `TokenTrie.tokens_of_rows`.
+# The tokens of `rows`, one row after the other; the tokens of rows[r] end at stops[r]. See `TokenTrie.tokens_of_rows`.
 @_jit
 def tokens_of_rows(
     shared, tails, starts, tokens, wide_low, wide_high, wide_depth, wide_first, wide_child, wide_token, limit, rows,
@@ -139,12 +141,12 @@ def tokens_of_rows(
     above = np.empty(len(wide_low) + 1, dtype=np.int64)
     for place in range(len(rows)):
         row = rows[place]
-        # The wide nodes above the row: everything between a wide node's first row and the child that holds this row
-        # shares more than what is still missing there, so the way back leaps over it.
-        low, high, leaps = 0, len(shared), 0
+        # The wide nodes above the row. All rows between a wide node's first row and the child that contains this row
+        # share more tokens than are still missing there, so the walk back skips them.
+        low, high, skips = 0, len(shared), 0
         while high - low > limit:
-            above[leaps] = low
-            leaps += 1
+            above[skips] = low
+            skips += 1
             node = _find_wide(wide_low, wide_high, low, high)
             begin, stop = wide_first[node], wide_first[node + 1]
             child = _bisect(wide_child, begin, stop, row + 1) - 1
@@ -159,9 +161,9 @@ def tokens_of_rows(
                     flat[into + step] = tokens[start + step - begin]
                 size = begin
             source -= 1
-            while leaps and source < low:
-                leaps -= 1
-                low = above[leaps]
+            while skips and source < low:
+                skips -= 1
+                low = above[skips]
                 source = min(source, low)
     return flat
 
@@ -230,7 +232,7 @@ def expand_nodes(
             last = stop if size > 1 else begin + 1
             inner, before = shared[begin + 1 : last], tails[begin : last - 1]
             place = into + 1
-            # Every row is written, and the next one over it where it begins no child: a branch here costs more.
+            # Every row is written and overwritten by the next one if it begins no child: a branch would cost more.
             for step in range(len(inner)):
                 start += np.int64(before[step])
                 child_low[place] = begin + 1 + step
@@ -250,7 +252,7 @@ def gather(matrix, tokens, offsets):
 
 @_jit
 def _append_children(low, first, begin, stop, end, out_low, out_high, out_first, kept):
-    # Children `begin` to `stop`, behind which row `end` begins, are kept.
+    # Keep children `begin` to `stop`; row `end` follows the last of them.
     size = stop - begin
     if size:
         _copy(low, begin, stop, out_low, kept)
@@ -262,7 +264,7 @@ def _append_children(low, first, begin, stop, end, out_low, out_high, out_first,
 
 @_jit
 def _filter_by_denylist(low, first, begin, stop, end, listed, out_low, out_high, out_first, kept):
-    # Only children that hold a listed row can go, and only where all their rows are listed.
+    # Only children with a listed row can be removed, and only if all their rows are listed.
     at, child = 0, begin
     while at < len(listed):
         here = _bisect(low, child, stop, listed[at] + 1) - 1
@@ -282,7 +284,7 @@ def _filter_by_mask(low, first, begin, stop, end, prefix_counts, out_low, out_hi
     for child in range(begin, stop):
         top = low[child + 1] if child + 1 < stop else end
         after = prefix_counts[top]
-        # Written whether it is kept or not: the next one then stands over it.
+        # Written in any case: a child that is not kept is overwritten by the next one.
         out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
         kept += after > before
         bottom, before = top, after
@@ -307,7 +309,7 @@ def _filter_by_counts(
             beyond = _bisect(listed, at + 1, len(listed), top)
             named = beyond - at
             at = beyond
-        # Written whether it is kept or not, as above.
+        # Written in any case, as above.
         out_low[kept], out_high[kept], out_first[kept] = bottom, top, first[child]
         kept += named > 0 if is_allowlist else left > named
     return kept
@@ -332,7 +334,8 @@ def filter_children(
                 kept = _filter_by_mask(low, tokens, begin, stop, end, prefix_counts, out_low, out_high, out_first, kept)
             elif is_allowlist[prompt] or len(prefix_counts):
                 kept = _filter_by_counts(
-                    low, tokens, begin, stop, end, own, prefix_counts, is_allowlist[prompt], out_low, out_high, out_first, kept
+                    low, tokens, begin, stop, end, own, prefix_counts, is_allowlist[prompt],
+                    out_low, out_high, out_first, kept,
                 )  # fmt: skip
             else:
                 kept = _filter_by_denylist(low, tokens, begin, stop, end, own, out_low, out_high, out_first, kept)
@@ -341,17 +344,17 @@ def filter_children(
     return out_low[:kept], out_high[:kept], out_first[:kept]
 
 
-# Write the rows of two tries but those `gone` in their order; `row` and `new_row` are room for one row of each. Returns
-# how many rows and tokens were written or, where two rows cannot stand together, -1 - the old row and the new one. See
+# Write the rows of two tries in order, without `removed_rows`; `row` and `new_row` are buffers for one row of each.
+# Returns the number of rows and of tokens written; or, if two rows conflict, -1 minus the old row, and the new row. See
 # `TokenTrie.merge`.
 @_jit
 def merge(
     shared, tails, tokens, items, removed_rows, new_shared, new_tails, new_tokens, new_items,
     out_shared, out_tails, out_tokens, out_items, row, new_row,
 ):  # fmt: skip
-    # Both heads lie above the row written last; `same` and `new_same` say how much they share with it, and the one
-    # that shares more comes first. Old rows that stay as they are wait in a run, from `run` on, and are copied at once.
-    # Where rows went, `row` holds what the old head shared with them only, from `same` on.
+    # `same` and `new_same` are how many tokens the next old and the next new row share with the last written row; the
+    # row that shares more comes first. Old rows that stay unchanged form a run, from `run` on, and are copied at once.
+    # After removed rows, `row` holds the tokens that the next old row shared only with them, from `same` on.
     rows, new_rows, skipped = len(items), len(new_items), 0
     at, read, same, run, run_read = 0, 0, 0, 0, 0
     new_at, new_read, new_size, new_same, loaded = 0, 0, 0, 0, False
@@ -439,7 +442,7 @@ def merge(
         run, run_read = at, read
 
 
-# What is summed in another order may be summed many numbers at once; nothing else about arithmetic is loosened.
+# Sums may be reordered, so that they are vectorised; no other rule of arithmetic is relaxed.
 _jit_fastmath = partial(compile_kernel, fastmath={"reassoc", "contract", "nsz"})
 
 
@@ -448,8 +451,8 @@ def inner_products(vectors, users, products):
     width, whole = vectors.shape[1], len(users) // 4 * 4
     for first in range(0, len(vectors), _CACHE_BLOCK_ROWS):
         rows = range(first, min(first + _CACHE_BLOCK_ROWS, len(vectors)))
-        for person in range(0, whole, 4):
-            p, q, r, s = users[person], users[person + 1], users[person + 2], users[person + 3]
+        for user in range(0, whole, 4):
+            p, q, r, s = users[user], users[user + 1], users[user + 2], users[user + 3]
             for row in rows:
                 vector = vectors[row]
                 a = b = c = d = np.float32(0)
@@ -459,30 +462,30 @@ def inner_products(vectors, users, products):
                     b += value * q[step]
                     c += value * r[step]
                     d += value * s[step]
-                products[person, row], products[person + 1, row] = a, b
-                products[person + 2, row], products[person + 3, row] = c, d
-        for person in range(whole, len(users)):
-            p = users[person]
+                products[user, row], products[user + 1, row] = a, b
+                products[user + 2, row], products[user + 3, row] = c, d
+        for user in range(whole, len(users)):
+            p = users[user]
             for row in rows:
                 vector = vectors[row]
                 a = np.float32(0)
                 for step in range(width):
                     a += vector[step] * p[step]
-                products[person, row] = a
+                products[user, row] = a
 
 
 @_jit
-def _ranks_after(scores, rows, one, other):
+def _ranks_below(scores, rows, one, other):
     return scores[one] < scores[other] or (scores[one] == scores[other] and rows[one] > rows[other])
 
 
 @_jit
 def _sift_down(scores, rows, heap_size, place):
-    # Two children stand behind each place, and none of them comes later in the list than it.
+    # A binary heap with the lowest-ranked entry at the root.
     while True:
         last = place
         for child in (2 * place + 1, 2 * place + 2):
-            if child < heap_size and _ranks_after(scores, rows, child, last):
+            if child < heap_size and _ranks_below(scores, rows, child, last):
                 last = child
         if last == place:
             return
@@ -493,7 +496,7 @@ def _sift_down(scores, rows, heap_size, place):
 
 @_jit
 def _heap_push(scores, rows, heap_size, score, row):
-    # Rows come rising, so one that ties with the last of the list is left out.
+    # Rows are pushed in rising order, so a row that ties with the lowest entry is not added.
     if heap_size == len(rows):
         if score > scores[0]:
             scores[0], rows[0] = score, row
@@ -526,7 +529,7 @@ def _top_k(approximate, error, vectors, user, is_rankable, prefix_counts, listed
         for row in rows:
             inner_products(vectors[row : row + 1], user, exact)
             least = min(least, exact[0, 0])
-    # As many reach this, so nothing that is further below it than the error is of the list.
+    # At least k rows reach `least`, so a row further below it than the error cannot be in the list.
     held, compared = 0, 0
     for row in range(len(approximate)):
         if approximate[row] >= least - error and _is_allowed(row, is_rankable, prefix_counts, listed):
@@ -543,10 +546,10 @@ def _top_k(approximate, error, vectors, user, is_rankable, prefix_counts, listed
     return held, compared
 
 
-# Compiled only. What may be listed for each of U people and comes first by its product with them, best first, ties in
-# their order, into `rows` and `scores` [U, k], of which each person has room for `held`; `near` knows all products but
-# for an error. `listed[bounds[u] : bounds[u + 1]]` is out for person u, and so is what `known` or `counts` does not let
-# through. Writes how many are listed, and of how many rows the whole product decided.
+# Compiled only. The rows of highest inner product for each of U users, best first, ties in row order, into `rows` and
+# `scores` [U, k], of which each user has space for `list_sizes[u]`. `approximate` are all products up to an error of
+# `errors[u]`. Rows in `listed[listed_offsets[u] : listed_offsets[u + 1]]`, rows that are not rankable and rows that the
+# mask excludes are omitted. Writes the sizes of the lists, and for how many rows the exact product was computed.
 @_jit
 def top_k(
     approximate,
@@ -562,21 +565,21 @@ def top_k(
     list_sizes,
     compared,
 ):
-    for person in range(len(users)):
-        size = list_sizes[person]
+    for user in range(len(users)):
+        size = list_sizes[user]
         if size:
-            list_sizes[person], compared[person] = _top_k(
-                approximate[person], errors[person], vectors, users[person : person + 1], is_rankable, prefix_counts,
-                listed[listed_offsets[person] : listed_offsets[person + 1]], rows[person, :size], scores[person, :size],
+            list_sizes[user], compared[user] = _top_k(
+                approximate[user], errors[user], vectors, users[user : user + 1], is_rankable, prefix_counts,
+                listed[listed_offsets[user] : listed_offsets[user + 1]], rows[user, :size], scores[user, :size],
             )  # fmt: skip
 
 
 @_jit_fastmath
 def sum_rows(vectors, rows, offsets, weights, sums):
     sums[:] = 0
-    for person in range(len(sums)):
-        total = sums[person]
-        for place in range(offsets[person], offsets[person + 1]):
+    for user in range(len(sums)):
+        total = sums[user]
+        for place in range(offsets[user], offsets[user + 1]):
             vector, weight = vectors[rows[place]], weights[place]
             for step in range(len(total)):
                 total[step] += weight * vector[step]

@@ -1,7 +1,7 @@
-"""The loops of the trie and of item vectors in numpy; the trie's arrays are those of `genrec.index.trie.TokenTrie`.
+"""Kernels of the trie and of item vectors in numpy; the trie's arrays are those of `genrec.index.trie.TokenTrie`.
 
-Letters: N rows, R nodes, C children, U people, D dimensions. A node is the range of rows `low <= row < high` that share
-its path.
+Letters: N rows, R nodes, C children, U prompts or users, D dimensions. A node is the range of rows
+`low <= row < high` that share its path.
 """
 
 from itertools import pairwise
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from genrec.types import BoolArray, IntArray
 
-START_BLOCK = 64  # rows between two that `starts` knows
-_MULTIPLY_BLOCK = (
-    1024  # vectors multiplied at once; what comes of them is turned around while it is in the processor's cache
-)
+START_BLOCK = 64  # `starts` holds the start of every 64th row
+_MULTIPLY_BLOCK = 1024  # vectors multiplied at once; their products are transposed while in the processor's cache
 
 AnyArray = NDArray[Any]
 
@@ -23,10 +21,10 @@ AnyArray = NDArray[Any]
 def pack_keys(
     tokens: AnyArray, offsets: IntArray, rows: IntArray, depth: int, count: int, bits: int, end: int
 ) -> AnyArray:
-    """uint64 [rows]: `count` tokens of each row from `depth` on, `bits` each; they sort as the tokens do.
+    """uint64 [rows], `count` tokens of each row from `depth` on, `bits` bits each; keys sort as the tokens do.
 
-    Row r is `tokens[offsets[r]:offsets[r + 1]]`. With `end` 1 tokens count from 1, so that the end of a row sorts
-    before every token; with 0 all rows have the same length.
+    Row r is `tokens[offsets[r]:offsets[r + 1]]`. With `end` 1 tokens are counted from 1, so that the end of a row sorts
+    before every token; with 0 all rows must have the same length.
     """
     begin, stop = offsets[rows] + depth, offsets[rows + 1]
     keys = np.zeros(len(rows), dtype=np.uint64)
@@ -40,11 +38,11 @@ def pack_keys(
 def front_code(
     tokens: AnyArray, offsets: IntArray, order: IntArray, shared: AnyArray, tails: AnyArray, own: AnyArray
 ) -> int:
-    """Write what each row, taken in `order`, shares with the one before, has of its own, and these tokens.
+    """Write how many tokens each row, in `order`, shares with the row before, how many it does not, and the latter.
 
     Returns:
-        How many tokens were written; or minus the first place whose row is equal to, or the beginning of, the row
-        before it, or the other way round.
+        The number of tokens written; or minus the first index in `order` whose row is equal to the row before it, or
+        one of the two is a prefix of the other.
     """
     lengths = np.diff(offsets)[order]
     width = int(lengths.max())
@@ -75,7 +73,7 @@ def front_code(
 
 
 def row_starts(tails: AnyArray, starts: IntArray, rows: IntArray) -> IntArray:
-    """int64 [rows]: where the tokens of a row's own begin."""
+    """int64 [rows], the position where the stored tokens of each row begin."""
     block = rows // START_BLOCK
     before, begins = ragged_ranges(block * START_BLOCK, rows)
     return starts[block] + _run_sums(tails[before].astype(np.int64), begins, rows - block * START_BLOCK)
@@ -85,7 +83,7 @@ def node_depths(
     shared: AnyArray, tails: AnyArray, wide_low: IntArray, wide_high: IntArray, wide_depth: IntArray, limit: int,
     low: IntArray, high: IntArray,
 ) -> IntArray:  # fmt: skip
-    """int64 [R]: tokens on the path to where the rows of a node part; a lone row's length."""
+    """int64 [R], the depth at which the rows of each node part; the length of a lone row."""
     depths = np.empty(len(low), dtype=np.int64)
     leaf, wide = high - low == 1, high - low > limit
     depths[leaf] = shared[low[leaf]].astype(np.int64) + tails[low[leaf]]
@@ -102,15 +100,16 @@ def expand_nodes(
     wide_depth: IntArray, wide_first: IntArray, wide_child: AnyArray, wide_token: AnyArray, limit: int,
     low: IntArray, high: IntArray, max_depths: IntArray,
 ) -> tuple[IntArray, IntArray, AnyArray, AnyArray]:  # fmt: skip
-    """The children of nodes; those of nodes of more than `limit` rows stand in the `wide_*` arrays.
+    """The children of nodes; those of nodes with more than `limit` rows are in the `wide_*` arrays.
 
     Args:
-        low, high: int64 [R], two rows or more each where `max_depths` is empty.
-        max_depths: int64 [R], the depth at which to look, no deeper than where the rows part; or empty for where they part.
+        low, high: int64 [R]; two rows or more each if `max_depths` is empty.
+        max_depths: int64 [R], the depth of the children, at most the depth at which the rows part; or empty for the
+            depth at which they part.
 
     Returns:
-        int64 [R], the depth looked at; int64 [R + 1], children of node r are `offsets[r]` to `offsets[r + 1]`; int32
-        [C], a child's first row; [C], the token that leads to it.
+        int64 [R], the depth of the children of each node; int64 [R + 1], children of node r are `offsets[r]` to
+        `offsets[r + 1]`; int32 [C], the first row of each child; [C], the token that leads to it.
     """
     parting = node_depths(shared, tails, wide_low, wide_high, wide_depth, limit, low, high)
     depths = np.minimum(parting, max_depths) if len(max_depths) else parting
@@ -138,7 +137,7 @@ def expand_nodes(
 
 
 def gather(matrix: AnyArray, tokens: AnyArray, offsets: IntArray) -> AnyArray:
-    """[C]: of row r of a matrix, the entries at `tokens[offsets[r]:offsets[r + 1]]`."""
+    """[C], for each row r of a matrix its entries at `tokens[offsets[r]:offsets[r + 1]]`."""
     return matrix[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), tokens]
 
 
@@ -146,21 +145,20 @@ def filter_children(
     offsets: IntArray, low: AnyArray, tokens: AnyArray, node_high: IntArray, prompt_indices: IntArray, listed: IntArray,
     listed_offsets: IntArray, is_allowlist: BoolArray, prefix_counts: AnyArray,
 ) -> tuple[AnyArray, AnyArray, AnyArray]:  # fmt: skip
-    """The children that hold an allowed row.
+    """The children that contain an allowed row.
 
     Args:
-        offsets: int64 [R + 1], shrunk to them in place.
+        offsets: int64 [R + 1]; updated in place.
         low, tokens: [C], children as from `expand_nodes`.
-        node_high: int64 [R], behind which row each node ends.
+        node_high: int64 [R], one more than the last row of each node.
         prompt_indices: int64 [R], the prompt of each node.
-        listed: rows named by the subset of each prompt p, rising, `listed[bounds[p]:bounds[p + 1]]`.
+        listed: the listed rows of each prompt p, rising, `listed[listed_offsets[p]:listed_offsets[p + 1]]`.
         listed_offsets: int64 [U + 1].
-        is_allowlist: bool [U], whether a prompt allows nothing but the listed rows, or all but these.
-        prefix_counts: [N + 1] running count of rows that a mask lets through, or empty for all; the masks of all prompts are
-            the same.
+        is_allowlist: bool [U], whether a prompt allows only the listed rows, or all rows but these.
+        prefix_counts: [N + 1], running count of the rows that pass the mask, which all prompts share; empty for none.
 
     Returns:
-        Of each child that is left its first row, the row behind its last, and its token.
+        The first row of each kept child, one more than its last row, and its token.
     """
     node = np.repeat(np.arange(len(prompt_indices)), np.diff(offsets))
     bottom, top = low.astype(np.int64), child_row_ends(offsets, low, node_high).astype(np.int64)
@@ -176,7 +174,7 @@ def filter_children(
 
 
 def child_row_ends(offsets: IntArray, low: AnyArray, node_high: IntArray) -> AnyArray:
-    """int32 [C], behind which row each child ends: where the next begins or, the last of a node, where that ends."""
+    """int32 [C], one more than the last row of each child: where the next child begins, or where the node ends."""
     high = np.empty_like(low)
     high[:-1] = low[1:]
     filled = np.diff(offsets) > 0
@@ -192,21 +190,21 @@ def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray
 
 
 def inner_products(vectors: AnyArray, users: AnyArray, products: AnyArray) -> None:
-    """Write into float32 [U, N] the inner product of each of U people [U, D] and N vectors [N, D]."""
-    # The many vectors stand on the left, as they lie: the other way round BLAS would copy all of them for each call.
+    """Write into float32 [U, N] the inner product of each of U users [U, D] and N vectors [N, D]."""
+    # With the N vectors on the left BLAS reads them in place; on the right it would copy all of them in each call.
     columns = np.ascontiguousarray(users.T)
     for start in range(0, len(vectors), _MULTIPLY_BLOCK):
         products[:, start : start + _MULTIPLY_BLOCK] = (vectors[start : start + _MULTIPLY_BLOCK] @ columns).T
 
 
 def sum_rows(vectors: AnyArray, rows: IntArray, offsets: IntArray, weights: AnyArray, sums: AnyArray) -> None:
-    """Write into float32 [U, D] the weighted sums of vectors [N, D]; those of u are between two bounds."""
-    for person, (begin, stop) in enumerate(pairwise(offsets)):
-        sums[person] = weights[begin:stop] @ vectors[rows[begin:stop]]
+    """Write into float32 [U, D] the weighted sums of vectors [N, D]; user u has `rows[offsets[u]:offsets[u + 1]]`."""
+    for user, (begin, stop) in enumerate(pairwise(offsets)):
+        sums[user] = weights[begin:stop] @ vectors[rows[begin:stop]]
 
 
 def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: IntArray) -> IntArray:
-    """Where wide nodes stand; they are sorted by `low`, then by `high`."""
+    """The indices of wide nodes, which are sorted by `low`, then by `high`."""
     place = np.searchsorted(wide_low, low)
     while (other := wide_high[place] != high).any():
         place[other] += 1

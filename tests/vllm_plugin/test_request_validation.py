@@ -1,0 +1,76 @@
+"""Laws of request validation: a constraint that cannot be applied refuses its request, and the engine goes on."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed here; its CPU build runs these laws")
+
+from vllm import LLM
+from vllm_requests import REFUSAL, params, written
+
+from genrec.errors import InputError
+from genrec.vllm_plugin.processor import CatalogLogitsProcessor
+
+pytestmark = [pytest.mark.model, pytest.mark.vllm]
+
+
+REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"genrec_catalog": "nowhere"}, "'nowhere'; choose one of the catalogs in GENREC_CATALOGS: retail, shop"),
+    ({"genrec_catalog": "../retail"}, "choose one of the catalogs"),
+    ({"genrec_catalog": ["retail"]}, "choose one of the catalogs"),
+    ({"genrec_catalog": "shop", "genrec_form": "poem"}, "genrec_form is 'poem'; choose one of item, list, text"),
+    ({"genrec_catalog": "shop", "genrec_k": 0}, "^genrec_k is 0; give a whole number"),
+    ({"genrec_catalog": "shop", "genrec_k": 1.5}, "k is 1.5"),
+    ({"genrec_catalog": "shop"}, "k is 10, but 4 of 4 items are allowed"),
+    ({"genrec_catalog": "shop", "genrec_k": 3, "genrec_deny": ["i0", "i1"]}, "k is 3, but 2 of 4 items are allowed"),
+    ({"genrec_catalog": "shop", "genrec_k": 1, "genrec_allow": ["i0", "i9"]}, "item 'i9', which is not in"),
+    ({"genrec_catalog": "shop", "genrec_k": 1, "genrec_deny": "i0"}, "genrec_deny is 'i0'; give a list"),
+    ({"genrec_catalog": "shop", "genrec_filter": "x"}, "'genrec_filter' is not a key of genrec"),
+    ({"genrec_catalogue": "shop"}, "'genrec_catalogue' is not a key of genrec; use the keys genrec_catalog"),
+    ({"Genrec_Catalog": "shop"}, "'Genrec_Catalog' is not a key of genrec"),
+    ({" genrec_catalog": "shop"}, "' genrec_catalog' is not a key of genrec"),
+    ({"genrec_k": 3}, "genrec_catalog is missing"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "genrec_allow": []}, "none of 4 items is allowed; allow"),
+    ({"genrec_catalog": "shop", "genrec_k": 1, "genrec_deny": ["i9"]}, "not in catalog 'shop'"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("nan")}, "temperature is nan"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("inf")}, "temperature is inf"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": 1e300}, "temperature is 1e\\+300"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e-300}, "repetition_penalty is 1e-300"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e38}, "set it from 0.01 to 100"),
+    ({"genrec_catalog": "retail", "max_tokens": 16}, r"max_tokens is 16, but a list of 10 .* set max_tokens to"),
+    ({"genrec_catalog": "retail", "genrec_k": 100, "max_tokens": None}, "the model's context is 512; ask for fewer"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop contains '\\\\n', .* 'item'"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "stop_token_ids": [0, 198]}, "stop_token_ids contains 198"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "logit_bias": {5: 1.0}}, "logit_bias is .* conflicts with"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "allowed_token_ids": [5]}, "allowed_token_ids is"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "bad_words": ["Lamp"]}, "bad_words is"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "min_tokens": 2}, "min_tokens is 2"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "ignore_eos": True}, "ignore_eos is True"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSALS)
+def test_an_invalid_constraint_fails_its_request(
+    engine: LLM, prompt: dict[str, list[int]], settings: dict[str, Any], message: str
+) -> None:
+    """A constraint that is silently dropped allows anything; one that ends the engine fails every request."""
+    with pytest.raises(REFUSAL, match=message):
+        engine.generate([prompt], [params(**settings)], use_tqdm=False)
+    (answer,) = written(engine, [prompt], [params(genrec_catalog="shop", genrec_form="item")])
+    assert answer
+
+
+def test_an_engine_with_speculative_decoding_is_refused(engine: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With speculative decoding vLLM silently ignores logits processors: the constraint would be off."""
+    monkeypatch.setattr(engine.llm_engine.input_processor.vllm_config, "speculative_config", SimpleNamespace())
+    with pytest.raises(REFUSAL, match="uses speculative decoding"):
+        engine.generate(["a"], [params(genrec_catalog="retail")], use_tqdm=False)
+
+
+def test_validation_outside_of_an_engine_is_refused() -> None:
+    """Without the engine's configuration a request cannot be validated."""
+    with pytest.raises(InputError, match="validated outside of a vLLM engine"):
+        CatalogLogitsProcessor.validate_params(params(genrec_catalog="retail"))
+    CatalogLogitsProcessor.validate_params(params())
