@@ -86,12 +86,12 @@ class TrainingData:
         shares = np.array(list(config.tasks.values()))
         self._tasks, self._task_cdf = list(config.tasks), np.cumsum(shares / shares.sum())[:-1]
         self.validation = [whole[place][0] for place in told]
-        kept = [whole[place][0].until(whole[place][0].known[-1]) for place in told]
+        kept = [whole[place][0].truncated(int(whole[place][0].num_known[-1])) for place in told]
         self.train = kept + [whole[place][0] for place in learned]
         before = [whole[place][1] for place in (*told, *learned)]
         counts = [min(count, len(history.items)) for count, history in zip(before, self.train, strict=True)]
         # A part of a history: from which place on targets may lie, and before which.
-        first = [int(np.searchsorted(history.known, _MIN_HISTORY)) for history in self.train]
+        first = [int(np.searchsorted(history.num_known, _MIN_HISTORY)) for history in self.train]
         parts = [
             (history, max(least, count), len(history.items))
             for history, least, count in zip(self.train, first, counts, strict=True)

@@ -239,7 +239,7 @@ class BackendContract:
         """Half of an answer, or one that runs beyond the context, looks like an answer."""
         most = backend.context_length - len(prompts[0])
         for wrong in (0, most + 1):
-            with pytest.raises(EngineError, match=f"prompt 0 has 5 tokens and may be followed by {wrong};"):
+            with pytest.raises(EngineError, match=f"prompt 0 has 5 tokens, max_tokens is {wrong}, and"):
                 backend.generate([GenerationRequest(prompts[0], (0,), wrong)])
         late = Deadline(1.0, lambda: 2.0)
         with pytest.raises(DeadlineExceededError):

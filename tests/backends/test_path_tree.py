@@ -113,9 +113,9 @@ def test_a_token_that_is_none_never_reaches_the_engine() -> None:
     """vLLM's process dies of it, and with it what everybody else asked."""
     reader = TableReader()
     for wrong in (-1, 97):
-        with pytest.raises(InputError, match=f"token {wrong} is none of the 97"):
+        with pytest.raises(InputError, match=f"token {wrong} is not in the vocabulary of .*, which has 97 tokens"):
             reader.open([np.array([1, wrong])])
-        with pytest.raises(InputError, match=f"token {wrong} is none of the 97"):
+        with pytest.raises(InputError, match=f"token {wrong} is not in the vocabulary of .*, which has 97 tokens"):
             reader.open([np.array([1])]).grow(np.array([0]), np.array([wrong]))
 
 

@@ -28,7 +28,7 @@ class TestTableBackend(BackendContract):
 
     def test_it_fails_when_it_is_told_to(self) -> None:
         """The ladder is tested with it."""
-        with pytest.raises(EngineError, match="told to fail"):
+        with pytest.raises(EngineError, match="created with fails=True"):
             TableBackend(10, fails=True).open([np.array([1])])
 
 
@@ -53,7 +53,7 @@ class TestTransformersBackend(BackendContract):
         for step in range(1, 41):
             tree.grow(np.array([0, 1, 1]), np.array([5, 5, 6]))
             for layer in tree._cache.layers:
-                for held, room in zip((layer.keys, layer.values), layer._rooms, strict=True):
+                for held, room in zip((layer.keys, layer.values), layer._buffers, strict=True):
                     assert held.shape[-2] == 30 + 2 * step <= room.shape[-2] <= 1.25 * held.shape[-2]
                     assert held.data_ptr() == room.data_ptr()
             moves += where != held.data_ptr()
@@ -69,7 +69,7 @@ class TestTransformersBackend(BackendContract):
         answers = []
         for name in (backend.model.config._attn_implementation, "sdpa"):
             monkeypatch.setattr(backend.model.config, "_attn_implementation", name)
-            monkeypatch.setattr(backend, "_packs", name != "sdpa")
+            monkeypatch.setattr(backend, "_supports_packing", name != "sdpa")
             tree = backend.open([np.arange(30), np.arange(5)])
             tree.grow(np.array([0, 1, 2, 2]), np.array([5, 6, 7, 8]))
             plain = backend.model(input_ids=torch.arange(9)[None]).logits.detach().numpy()
@@ -80,14 +80,14 @@ class TestTransformersBackend(BackendContract):
 
     def test_layers_compute_what_is_read_and_no_padding(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch is as uneven as its people: padded to the longest, most of the work can be for nobody."""
-        assert backend._packs
+        assert backend._supports_packing
         prompts, parents = [np.arange(50), np.arange(3), np.arange(9)], np.array([1, 1, 1, 1, 0, 5])
         widths, answers = [], []
         layer = backend.model.base_model.layers[0].mlp
         hook = layer.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[:2].numel()))
         try:
             for packs in (True, False):
-                monkeypatch.setattr(backend, "_packs", packs)
+                monkeypatch.setattr(backend, "_supports_packing", packs)
                 tree = backend.open(prompts)
                 tree.grow(parents, np.arange(6))
                 answers.append(read_log_probs(backend, tree))
@@ -99,13 +99,13 @@ class TestTransformersBackend(BackendContract):
     def test_a_shared_head_is_computed_once(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch of people under one template would pay for its words as often as there are people."""
         computed: list[int] = []
-        hidden = backend.hidden  # type: ignore[attr-defined]
+        hidden_states = backend.hidden_states  # type: ignore[attr-defined]
 
         def counted(token_ids: Any, *rest: Any) -> Any:
             computed.append(len(token_ids))
-            return hidden(token_ids, *rest)
+            return hidden_states(token_ids, *rest)
 
-        monkeypatch.setattr(backend, "hidden", counted)
+        monkeypatch.setattr(backend, "hidden_states", counted)
         head = np.arange(40)
         for prompts, expected in [
             ([np.append(head, [u, u]) for u in range(8)], [40, 8 * 2]),
@@ -157,7 +157,7 @@ class TestTransformersBackend(BackendContract):
             raise RuntimeError("out of memory")
 
         monkeypatch.setattr("torch.Tensor.log_softmax", exhausted)
-        with pytest.raises(EngineError, match="failed on the logits behind 1 nodes: out of memory"):
+        with pytest.raises(EngineError, match="failed on the logits of 1 nodes: out of memory"):
             tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
 
 
@@ -186,8 +186,8 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
     from transformers import MistralConfig
 
     backend = tiny(MistralConfig(**SMALL, sliding_window=12), tmp_path)
-    assert backend.max_tokens == 12
-    assert backend._packs
+    assert backend.context_length == 12
+    assert backend._supports_packing
     with pytest.raises(EngineError, match="prompt 0 has 12 tokens"):
         backend.open([np.arange(12)])
     prompts, grown = [np.arange(9), np.arange(30, 33), np.arange(7)], [(0, 5), (1, 6), (1, 7), (4, 8), (3, 9)]
@@ -214,7 +214,7 @@ def test_attention_that_needs_more_than_a_mask_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ModelMissingError, match="cannot load the model"):
         tiny(GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1), tmp_path)
     states = torch.zeros(1, 2, 3, 4)
-    with pytest.raises(ValueError, match="Linear asks its attention for s_aux"):
+    with pytest.raises(ValueError, match="Linear uses the attention options s_aux"):
         _packed_attention(torch.nn.Linear(1, 1).eval(), states, states, states, None, s_aux=states)
 
 

@@ -222,7 +222,7 @@ def test_of_a_basket_nothing_is_known_before_all_of_it_is_taken() -> None:
         cut.add(items[: times.index(times[-1])])
     lists = [tuple(history.items.tolist()) for history in moments.train]
     assert set(lists[:50]) <= cut, "of those who tell, the last basket is kept whole"
-    assert [history.known.tolist() for history in moments.train[50:]] == [expected[items] for items in lists[50:]]
+    assert [history.num_known.tolist() for history in moments.train[50:]] == [expected[items] for items in lists[50:]]
     shared = 0
     for row in moments.sample_examples(200):
         whole = next(items for items in expected if items[: len(row["history"])] == tuple(row["history"]))

@@ -131,13 +131,13 @@ def test_no_character_starts_a_line() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{% block user %}x{% endblock %}", r"the template has no header; open the file with"),
+        ("{% block user %}x{% endblock %}", r"the template has no header; start the file with"),
         ("{# name = #}{% block user %}x{% endblock %}", "the header is not TOML"),
-        (HEADER.replace('"t"', "5"), r"header needs name \(str\), found 5"),
-        (HEADER.replace("version = 1\n", ""), r"header needs version \(int\), found None"),
-        (HEADER.replace('["words"]', '"words"'), r"header needs inputs \(list\)"),
-        (HEADER.replace('"text"', '"poem"'), "output 'poem' is none of item, text"),
-        (HEADER.replace("output", "extra = 1\noutput"), "unknown header key 'extra'; known are name, version"),
+        (HEADER.replace('"t"', "5"), "name in the header is 5; give a text"),
+        (HEADER.replace("version = 1\n", ""), "version in the header is None; give a whole number"),
+        (HEADER.replace('["words"]', '"words"'), "inputs in the header is 'words'; give a list"),
+        (HEADER.replace('"text"', '"poem"'), "output is 'poem'; give one of item, text"),
+        (HEADER.replace("output", "extra = 1\noutput"), "unknown header key 'extra'; use only name, version"),
         (HEADER, "has blocks none; write each message as a block named system, user, assistant"),
         (HEADER + "{% block usr %}x{% endblock %}", "has blocks 'usr'"),
         (HEADER + "\n{% block user %}\n{{ words }\n{% endblock %}", "line 9: unexpected '}'"),
@@ -145,13 +145,16 @@ def test_no_character_starts_a_line() -> None:
         (HEADER + "{% block user %}{{ words|nope }}{% endblock %}", "line 7: No filter named 'nope'"),
         (HEADER + "{% block user %}{{ wrods }}{% endblock %}", r"uses 'wrods', .* under inputs \(words\)"),
         (HEADER + "{% block user %}{% if item is defined %}x{% endif %}{% endblock %}", "uses 'item'"),
-        (HEADER + "You are kind.\n{% block user %}x{% endblock %}", "line 7: something outside the blocks"),
-        (HEADER + "{% set x = 1 %}{% block user %}{{ x }}{% endblock %}", "line 7: something outside"),
-        (HEADER + "{% macro m() %}{% endmacro %}{% block user %}{{ m() }}{% endblock %}", "line 7: something outside"),
-        (HEADER + "{% extends 'x' %}{% block user %}x{% endblock %}", "line 7: something outside"),
+        (HEADER + "You are kind.\n{% block user %}x{% endblock %}", "line 7: content outside"),
+        (HEADER + "{% set x = 1 %}{% block user %}{{ x }}{% endblock %}", "line 7: content outside"),
+        (
+            HEADER + "{% macro m() %}{% endmacro %}{% block user %}{{ m() }}{% endblock %}",
+            "line 7: content outside",
+        ),
+        (HEADER + "{% extends 'x' %}{% block user %}x{% endblock %}", "line 7: content outside"),
         (
             HEADER + "{% block user %}\n{% block system %}x{% endblock %}{% endblock %}",
-            "line 8: a block inside",
+            "line 8: a block is nested in another",
         ),
         (HEADER + "{% block user %}x{% endblock %}{% block user %}y{% endblock %}", "block 'user' defined twice"),
     ],
@@ -253,7 +256,7 @@ def test_templates_are_had_by_name_or_by_path(tmp_path: Path) -> None:
     assert read_template(path) == read_template(str(path))
     assert read_template(path).render(words="x")[0].text == "ü x"
     for missing in ("nope", str(tmp_path / "none.j2"), tmp_path, "../errors", path.with_suffix(".txt")):
-        with pytest.raises(TemplateError, match=r"name one of .*next-item.* or a \.j2 file"):
+        with pytest.raises(TemplateError, match=r"use one of .*next-item.* or a \.j2 file"):
             read_template(missing)
     path.write_bytes(HEADER.encode() + b"{% block user %}caf\xe9{% endblock %}")
     with pytest.raises(TemplateError, match=r"own\.j2 is not UTF-8 at byte \d+; save it as UTF-8"):

@@ -169,10 +169,10 @@ def test_every_message_reaches_the_model_in_order() -> None:
         (CHATML.replace("m.content }}", "m.content|replace('\ue001', '') }}"), "once and in order"),
         (
             "{{ raise_exception('no system role') }}",
-            "refuses the roles .*no system role; use a prompt template without",
+            "rejects the roles .*no system role; use a prompt template with",
         ),
-        ("{{ messages[0].colour.name }}" + CHATML, "refuses the roles"),
-        ("{% for m in messages %}", "refuses the roles"),
+        ("{{ messages[0].colour.name }}" + CHATML, "rejects the roles"),
+        ("{% for m in messages %}", "rejects the roles"),
     ],
 )
 def test_a_chat_template_that_loses_or_moves_a_message_is_refused(chat_template: str, message: str) -> None:
@@ -209,7 +209,7 @@ def test_a_tokenizer_that_writes_control_tokens_as_text_is_refused() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "?": 3}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(["<s>", "</s>"])
-    with pytest.raises(ArtifactError, match="writes its control token '<s>' as ordinary text"):
+    with pytest.raises(ArtifactError, match="encodes text to its control token '<s>'"):
         HuggingFaceTokenizer(tokenizer.to_str(), chat_template=None, bos_token="<s>", eos_token="</s>")
 
 
@@ -234,7 +234,7 @@ def test_unknown_character_never_encodes_to_a_control_token() -> None:
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     """Identifiers are closed by it; without one an item could be the beginning of another."""
-    with pytest.raises(ArtifactError, match="names no end token; set eos_token"):
+    with pytest.raises(ArtifactError, match="has no end token; set eos_token"):
         small(None, end="<none>")
     assert small(CHATML, end="<none>").eos_token_id == small().eos_token_id
 
