@@ -32,7 +32,7 @@ def test_an_adapter_is_named_by_its_weights(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"base_model_name_or_path": "Somebody/Other"}, MismatchError, "trained for 'Somebody/Other', not for 'Tiny'"),
+        ({"base_model_name_or_path": "Example/Other"}, MismatchError, "trained for 'Example/Other', not for 'Tiny'"),
         ({"rank": 9}, MismatchError, "has rank 9, and the engine supports up to 8; start it with max_rank=9"),
         ({"rank_pattern": {"q_proj": 64}}, MismatchError, "has rank 64"),
         ({"modules_to_save": ["lm_head"]}, MismatchError, "uses modules_to_save.*merge it"),

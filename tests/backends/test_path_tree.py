@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backend_contract import BackendContract
 from backend_support import path_tree_bytes
-from contracts import BackendContract
 
 from genrec.backends.base import Backend, Completion, GenerationRequest, OnTokens
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts import BackendContract, defines, has_base, read_log_probs, subjects
+from backend_contract import BackendContract, read_log_probs
+from contracts import defines, has_base, subjects
 
 import genrec
 from genrec.backends.base import Backend

@@ -8,10 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from backend_support import check_texts, needs_vllm, path_tree_bytes, save_adapter, strike
-from contracts import BackendContract, random_tree, read_log_probs
+from backend_contract import BackendContract, random_tree, read_log_probs
+from backend_support import (
+    check_texts,
+    deadline_in,
+    needs_httpx,
+    needs_vllm,
+    path_tree_bytes,
+    save_adapter,
+    send_signal,
+)
 
 from genrec import (
     Catalog,
@@ -46,9 +52,7 @@ from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray, Message, Span
 
 SAID = "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
-PATIENCE = 600.0  # seconds; a machine that is busy with other things must not decide a test
-
-needs_httpx = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is not installed; see genrec's extra vllm")
+TIMEOUT = 600.0  # seconds; a busy machine must not decide a test
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def engine(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend = VllmEngineBackend(
-        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 30, timeout=PATIENCE
+        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 30, timeout=TIMEOUT
     )
     yield backend
     backend.close()
@@ -67,7 +71,7 @@ def engine_with_adapters(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend = VllmEngineBackend(
-        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 28, max_adapters=2, timeout=PATIENCE
+        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 28, max_adapters=2, timeout=TIMEOUT
     )
     yield backend
     backend.close()
@@ -121,7 +125,7 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
 def server(server_url: str) -> Iterator[Any]:
     from genrec.backends.vllm_server import VllmServerBackend
 
-    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=PATIENCE)
+    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=TIMEOUT)
     backend.check_ready()
     yield backend
     backend.close()
@@ -191,7 +195,7 @@ class TestVllmServerBackend(VllmBackendContract):
             tree.grow(np.array(parents), np.array(tokens))
             answers.append(read_log_probs(backend, tree))
         self.assert_close(*answers)
-        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=PATIENCE, max_concurrency=1)
+        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=TIMEOUT, max_concurrency=1)
         super().test_the_same_call_gives_the_same_numbers(alone, prompts)
         alone.close()
 
@@ -217,7 +221,7 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
             "model": "smollm2", "messages": [{"role": "user", "content": "Name products, one a line."}],
             "vllm_xargs": {"genrec_catalog": "shop", "genrec_k": 3, **keys}, "return_token_ids": True,
         }  # fmt: skip
-        return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=PATIENCE)
+        return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=TIMEOUT)
 
     some = [index.catalog.item_ids[item] for item in range(6)]
     answer = ask(genrec_allow=some, genrec_deny=some[:2])
@@ -347,7 +351,7 @@ def test_an_adapter_is_chosen_by_the_request(
     assert np.abs(plain - changed).max() > 0.1
     np.testing.assert_allclose(read_log_probs(engine, engine.open(prompt)), plain, atol=2e-4)
     np.testing.assert_allclose(read_log_probs(tuned, tuned.open(prompt)), changed, atol=2e-4)
-    with pytest.raises(MismatchError, match="was trained for 'Somebody/Tiny'"):
+    with pytest.raises(MismatchError, match="was trained for 'Example/Tiny'"):
         engine.with_adapter(save_adapter(tmp_path / "other"))
     # The one that ships scores items as it does merged into the weights, less the prior of the model without it.
     catalog, interactions = open_dataset("online-retail", tmp_path)
@@ -378,10 +382,6 @@ def test_an_adapter_is_chosen_by_the_request(
     assert np.abs(scores(ranker(smollm2_float32, None)) - expected).max() > 0.5
 
 
-def within(seconds: float) -> Deadline:
-    return Deadline(time.monotonic() + seconds, time.monotonic)
-
-
 @pytest.mark.vllm
 @needs_vllm
 def test_deadline_does_not_stop_the_engine(engine: Any) -> None:
@@ -390,7 +390,7 @@ def test_deadline_does_not_stop_the_engine(engine: Any) -> None:
     long = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(6)]
     before, llm = read_log_probs(engine, engine.open(short)), engine.llm
     for prompts in (long, short):  # the second waits behind the first
-        deadline = within(0.5)
+        deadline = deadline_in(0.5)
         tree = engine.open(prompts, deadline=deadline)
         with pytest.raises(DeadlineExceededError):
             read_log_probs(engine, tree)
@@ -419,7 +419,7 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
         time.sleep(0.01)
     assert not failed
     killed = time.monotonic()
-    strike(engine, signal.SIGKILL)
+    send_signal(engine, signal.SIGKILL)
     asking.join(20)
     ((when, error),) = failed
     assert when - killed < 5
@@ -437,206 +437,6 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
     assert max(waits) < 1  # nobody waits for the new engine but who has the time
     engine.restart()
     np.testing.assert_allclose(read_log_probs(engine, engine.open([np.arange(30)])), before, atol=2e-4)
-
-
-MODELS = {"data": [{"id": "m", "max_model_len": 100}]}
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler, int], None]], str]]:
-    """Serve one model, and answer requests by a function of the handler and how many came before."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(answer: Callable[[BaseHTTPRequestHandler, int], None]) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                send(self, 200, json.dumps(MODELS))
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                counts.append(1)
-                answer(self, len(counts) - 1)
-
-            def log_message(self, *_: object) -> None: ...
-
-        counts: list[int] = []
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, body: str) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(body.encode())))
-    handler.end_headers()
-    handler.wfile.write(body.encode())
-
-
-def drop(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-
-
-RIGHT = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token_id": 3, "logprob": -2.5}]}]}}]})
-OLDER = RIGHT.replace('"token_id": 3', '"token": "token_id:3"')
-EMPTY = json.dumps({"choices": []})
-
-
-def ask(url: str, *, deadline: Deadline | None = None, **options: Any) -> float:
-    from genrec.backends.vllm_server import VllmServerBackend
-
-    backend = VllmServerBackend(url, model="m", vocab_size=10, **options)
-    try:
-        tree = backend.open([np.array([1])], deadline=deadline)
-        return float(tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))[0])
-    finally:
-        backend.close()
-
-
-@needs_httpx
-@pytest.mark.parametrize("body", [RIGHT, OLDER], ids=["0.32", "0.25"])
-def test_a_lost_request_is_sent_again(serve: Any, body: str) -> None:
-    """Servers are restarted and connections break; requests only read, so nothing is done twice."""
-
-    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
-        if before == 0:
-            drop(handler)
-        elif before == 1:
-            send(handler, 503, "busy")
-        else:
-            send(handler, 200, body)
-
-    assert ask(serve(answer)) == -2.5
-
-
-@needs_httpx
-@pytest.mark.parametrize(
-    ("answer", "says", "requests"),
-    [
-        (lambda handler, _: drop(handler), "failed 4 times: RemoteProtocolError", 4),
-        (lambda handler, _: send(handler, 500, "oh"), "failed 4 times: it answered 500", 4),
-        (lambda handler, _: send(handler, 404, "no such path"), "rejected .*404: no such path; .*serve_options", 1),
-        (lambda handler, _: send(handler, 200, "<html>"), "would not send; check url", 1),
-        (lambda handler, _: send(handler, 200, "[]"), "would not send; check url", 1),
-        (lambda handler, _: send(handler, 200, EMPTY), "would not send; check url", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", '"x"')), "would not send; check url", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "-9999.0")), "returned NaN", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "7.5")), "--logprobs-mode raw_logprobs", 1),
-    ],
-    ids=["drops", "fails", "refuses", "a page", "a list", "no choice", "a word", "NaN", "logits"],
-)
-def test_a_server_that_fails_is_named(serve: Any, answer: Any, says: str, requests: int) -> None:
-    """Whoever is on call must read what failed, where, and what to do."""
-    seen: list[int] = []
-
-    def counted(handler: BaseHTTPRequestHandler, before: int) -> None:
-        seen.append(before)
-        answer(handler, before)
-
-    with pytest.raises(EngineError, match=says):
-        ask(serve(counted))
-    assert len(seen) == requests
-
-
-@needs_httpx
-def test_a_server_that_is_slow_but_answers_is_waited_for(serve: Any) -> None:
-    """A large batch takes long; that is no reason to throw away what has come of it."""
-    from genrec.backends.vllm_server import VllmServerBackend
-
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        time.sleep(0.4)
-        send(handler, 200, RIGHT)
-
-    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, timeout=1.5, max_concurrency=1)
-    try:
-        begun = time.monotonic()
-        tree = backend.open([np.array([1])] * 6)
-        found = tree.log_probs(np.arange(6), np.full(6, 3), np.arange(7))
-        assert found.tolist() == [-2.5] * 6
-        assert time.monotonic() - begun > 1.5
-    finally:
-        backend.close()
-
-
-@needs_httpx
-@pytest.mark.parametrize("drips", [False, True])
-def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
-    """A request without end holds its customer, and then all the others behind it."""
-    over = threading.Event()
-
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        while not over.wait(0.1):
-            if drips:
-                handler.wfile.write(b" ")
-
-    begun = time.monotonic()
-    with pytest.raises(EngineError, match=r"did not answer within 1 s"):
-        ask(serve(answer), timeout=1.0)
-    assert time.monotonic() - begun < 5
-    begun = time.monotonic()
-    with pytest.raises(DeadlineExceededError, match="did not answer before the deadline"):
-        ask(serve(answer), deadline=within(1.0))
-    assert time.monotonic() - begun < 5
-    over.set()
-
-
-@needs_httpx
-def test_slow_stream_is_cut_at_the_deadline(serve: Any) -> None:
-    """A time-out is of each piece that is read: a connection that never ends would be lost for good."""
-    from genrec.backends.vllm_server import VllmServerBackend
-
-    over = threading.Event()
-
-    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
-        if before:
-            return send(handler, 200, RIGHT)
-        handler.send_response(200)
-        handler.end_headers()
-        while not over.wait(0.1):
-            handler.wfile.write(b" ")
-
-    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, max_concurrency=1)
-    asked = (np.array([0]), np.array([3]), np.array([0, 1]))
-    with pytest.raises(DeadlineExceededError):
-        backend.open([np.array([1])], deadline=within(0.5)).log_probs(*asked)
-    assert np.isfinite(backend.open([np.array([1])], deadline=within(30)).log_probs(*asked)).all()
-    over.set()
-    backend.close()
-    with pytest.raises(EngineError, match="was closed; open another backend"):
-        backend.open([np.array([1])]).log_probs(*asked)
-
-
-@needs_httpx
-def test_no_request_is_sent_again_after_the_deadline(serve: Any) -> None:
-    """Attempts and their pauses would cost the caller the time that the next step of the ladder needs."""
-    seen: list[int] = []
-
-    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
-        seen.append(before)
-        time.sleep(0.3)
-        send(handler, 503, "busy")
-
-    with pytest.raises(DeadlineExceededError, match="before the deadline"):
-        ask(serve(answer), deadline=within(0.5))
-    time.sleep(1.0)
-    assert len(seen) <= 2
-
-
-@needs_httpx
-def test_a_server_that_is_not_there_is_named() -> None:
-    """The first thing that goes wrong in every installation."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        with pytest.raises(EngineError, match=f"the vLLM server at 127.0.0.1:{port} failed 4 times: ConnectError"):
-            ask(f"http://127.0.0.1:{port}")
 
 
 def test_an_engine_without_adapters_says_how_to_have_them() -> None:
@@ -669,7 +469,7 @@ def test_a_batch_run_takes_vllm_for_its_engine(tmp_path: Path) -> None:
             command = [sys.executable, "-m", "genrec", "batch", "run", str(tmp_path / f"{source}.jsonl")]
             out = tmp_path / f"{source}-{engine}"
             done = subprocess.run(
-                [*command, str(out), "--engine", engine, *options], capture_output=True, check=False, timeout=PATIENCE
+                [*command, str(out), "--engine", engine, *options], capture_output=True, check=False, timeout=TIMEOUT
             )
             assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
             told[engine] = pq.read_table(out / "parts").to_pylist()

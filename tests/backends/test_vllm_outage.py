@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from backend_support import needs_vllm, strike
+from backend_support import needs_vllm, send_signal
 
 from genrec import GenerativeSettings, Recommender, Settings, open_dataset, open_recommender
 from genrec.types import RecommendationList
@@ -103,7 +103,7 @@ def test_an_engine_that_hangs_or_dies_under_load_costs_no_request_and_comes_back
                     (signal.SIGKILL, "its process ended"),
                 ):
                     first(served, time.monotonic(), is_the_models)
-                    strike(engine, blow)
+                    send_signal(engine, blow)
                     down = first(served, time.monotonic(), partial(says, why))
                     back = first(served, down.asked, is_the_models)
                     meanwhile = [one for one in served if down.asked <= one.asked and one.answered < back.asked]
