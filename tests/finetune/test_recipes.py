@@ -158,7 +158,7 @@ def test_a_config_that_is_wrong_is_named(tmp_path: Path) -> None:
         (good + "step = 3\n", "step: Extra inputs"),
         (good.replace("2", "0"), "steps: "),
         (good + 'objective = "luck"\n', "objective: "),
-        (good + "others = 0\n", "others is 0; the objective listwise sets each target against 1 other or more"),
+        (good + "others = 0\n", "others is 0; the objective listwise needs at least 1 negative for each target"),
         ("steps", "no TOML"),
     ):
         path.write_text(text, encoding="utf-8")
@@ -198,8 +198,9 @@ def test_tasks_are_drawn_as_often_as_asked(cache: Path) -> None:
     rows = TrainingData(config, None).sample_examples(2000)
     counts = Counter(row["task"] for row in rows)
     assert {task: round(counts[task] / 500, 1) for task in mixture} == pytest.approx(mixture, abs=0.2)
+    names = ("event_indices", "num_known", "negatives", "words", "candidates")
     for row in rows:
-        asked = zip(*(row[name] for name in ("places", "known", "others", "words", "candidates")), strict=True)
+        asked = zip(*(row[name] for name in names), strict=True)
         for place, known, others, words, candidates in asked:
             taken = row["history"][place]
             assert 1 <= known <= place
@@ -226,8 +227,8 @@ def test_of_a_basket_nothing_is_known_before_all_of_it_is_taken() -> None:
     shared = 0
     for row in moments.sample_examples(200):
         whole = next(items for items in expected if items[: len(row["history"])] == tuple(row["history"]))
-        assert row["known"] == [expected[whole][place] for place in row["places"]]
-        shared += len(set(row["known"])) < len(row["known"])
+        assert row["num_known"] == [expected[whole][place] for place in row["event_indices"]]
+        shared += len(set(row["num_known"])) < len(row["num_known"])
     assert shared > 100, "what one basket holds is asked for with one prompt"
 
 
@@ -240,14 +241,14 @@ def test_new_events_are_learned_and_old_ones_replayed() -> None:
     past = {tuple(moments.catalog.indices_of(one.item_ids).tolist()) for one in old.histories()}
     beginnings = {history[:size] for history in past for size in range(1, len(history) + 1)}
     # Whose first items are those of somebody else cannot be told apart: rows with more are looked at.
-    rows = [row for row in moments.sample_examples(2000) if row["places"][0] > 4]
+    rows = [row for row in moments.sample_examples(2000) if row["event_indices"][0] > 4]
     replayed = 0
     for row in rows:
-        sides = {tuple(row["history"][: place + 1]) in beginnings for place in row["places"]}
+        sides = {tuple(row["history"][: place + 1]) in beginnings for place in row["event_indices"]}
         assert len(sides) == 1, "a tree holds new targets, or old ones"
         replayed += sides.pop()
     assert replayed / len(rows) == pytest.approx(0.25, abs=0.1)
-    with pytest.raises(InputError, match="nobody took anything since 2031-01-01"):
+    with pytest.raises(InputError, match="no user has a target since 2031-01-01"):
         TrainingData(config.model_copy(update={"since": "2031-01-01"}), None)
 
 
@@ -385,8 +386,8 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(
     # Another run goes on from it; not with another rank or scale, nor behind another template.
     further = read_config(str(config), ["steps=1", f'start="{folder}"', "learning_rate=1e-12"])
     for change, message in (
-        ({"rank": 3}, "the r of .* is 2, and 3 here"),
-        ({"alpha": 3}, "the lora_alpha of .* is 32, and 3 here"),
+        ({"rank": 3}, "r of .* is 2, not 3; set it to 2"),
+        ({"alpha": 3}, "lora_alpha of .* is 32, not 3; set it to 32"),
         ({"template": "cold-start"}, "was trained with template"),
         ({"identifiers": "codes"}, "was trained with identifiers = 'titles', not 'codes'"),
     ):
