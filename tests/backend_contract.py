@@ -14,14 +14,14 @@ from genrec.types import FloatArray, IntArray
 
 
 class BackendContract:
-    """Give a fixture `backend`, and `tree_bytes`; `atol` is the numeric noise its dtype may show."""
+    """Give a fixture `backend` and the method `tree_bytes`; `atol` is the tolerance of its number type."""
 
     subject: ClassVar[str]
     atol: ClassVar[float] = 1e-9
 
     @pytest.fixture
     def prompts(self, backend: Backend) -> list[IntArray]:
-        """Three prompts, one of a single token, one much longer than the others."""
+        """Three prompts: one of a single token, and one much longer than the others."""
         random = np.random.default_rng(0)
         return [random.integers(0, backend.vocab_size, size) for size in (5, 1, 40)]
 
@@ -32,7 +32,7 @@ class BackendContract:
         assert backend.context_length > 1
 
     def test_path_log_probs_equal_sequential_decoding(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """The law of the seam: a node sees its prompt and its ancestors, and nothing else."""
+        """A node must see its prompt and its ancestors, and nothing else."""
         tree = backend.open(prompts)
         parents, tokens, paths = random_tree(backend, prompts)
         nodes = tree.grow(np.array(parents), np.array(tokens))
@@ -41,7 +41,7 @@ class BackendContract:
         self.assert_close(read_log_probs(backend, tree), read_log_probs(backend, backend.open(paths)))
 
     def test_tree_does_not_depend_on_grow_batch_size(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """A search grows layer by layer, a scorer in one go; both must read the same model."""
+        """A search grows a tree layer by layer, a scorer in one call; both must read the same model."""
         parents, tokens, _ = random_tree(backend, prompts)
         whole, stepwise = backend.open(prompts), backend.open(prompts)
         whole.grow(np.array(parents), np.array(tokens))
@@ -50,7 +50,7 @@ class BackendContract:
         self.assert_close(read_log_probs(backend, whole), read_log_probs(backend, stepwise))
 
     def test_log_probs_do_not_depend_on_node_order(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Rows are sorted for speed; nobody's score may depend on who stood before them."""
+        """Rows are sorted for speed; no score may depend on the order."""
         random = np.random.default_rng(1)
         parents = np.repeat(np.arange(len(prompts)), 4)
         tokens = random.integers(0, backend.vocab_size, len(parents))
@@ -60,27 +60,29 @@ class BackendContract:
         self.assert_close(read_log_probs(backend, one)[first[order]], read_log_probs(backend, other)[second])
 
     def test_prompt_log_probs_do_not_depend_on_the_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Padding that leaks would make one customer's list depend on another's."""
-        together, turned = backend.open(prompts), backend.open(prompts[::-1])
-        for tree in (together, turned):
+        """If padding leaks, one user's list depends on another user."""
+        together, reversed_ = backend.open(prompts), backend.open(prompts[::-1])
+        for tree in (together, reversed_):
             tree.grow(np.arange(len(prompts)), np.full(len(prompts), 3))
         for number, prompt in enumerate(prompts):
             alone = backend.open([prompt])
             alone.grow(np.array([0]), np.array([3]))
             expected = read_log_probs(backend, alone)
-            for tree, root in ((together, number), (turned, len(prompts) - 1 - number)):
+            for tree, root in ((together, number), (reversed_, len(prompts) - 1 - number)):
                 self.assert_close(read_log_probs(backend, tree)[[root, len(prompts) + root]], expected)
 
     @pytest.mark.parametrize(
-        ("head", "tails"),
+        ("prefix_length", "tail_lengths"),
         [(40, (1, 7, 12)), (40, (0, 0, 0)), (40, (5, 0, 60)), (3, (4, 9)), (0, (50, 40, 1)), (1, (0, 0))],
-        ids=["own ends", "all equal", "one heads another", "a short head", "nothing shared", "one token each"],
+        ids=["different ends", "all equal", "prefix of another", "short prefix", "nothing shared", "one token each"],
     )
-    def test_shared_prefix_does_not_change_log_probs(self, backend: Backend, head: int, tails: tuple[int, ...]) -> None:
-        """What is computed once for all must be what each would have computed, wherever their ways part."""
+    def test_shared_prefix_does_not_change_log_probs(
+        self, backend: Backend, prefix_length: int, tail_lengths: tuple[int, ...]
+    ) -> None:
+        """A shared prefix is computed once; the result must be the same as for each prompt alone."""
         random = np.random.default_rng(4)
-        shared = random.integers(0, backend.vocab_size, head)
-        prompts = [np.append(shared, random.integers(0, backend.vocab_size, tail)) for tail in tails]
+        shared = random.integers(0, backend.vocab_size, prefix_length)
+        prompts = [np.append(shared, random.integers(0, backend.vocab_size, tail)) for tail in tail_lengths]
         parents, tokens, paths = random_tree(backend, prompts)
         together = backend.open(prompts)
         together.grow(np.array(parents), np.array(tokens))
@@ -89,28 +91,28 @@ class BackendContract:
             self.assert_close(own, read_log_probs(backend, backend.open([path]))[0])
 
     def test_token_bytes_bounds_memory_per_token(self, backend: Backend) -> None:
-        """A budget of memory is kept by this figure: too low and it is overrun, far too high and work is refused."""
+        """Memory budgets rely on this figure: too low exhausts memory, and far too high rejects work."""
         random = np.random.default_rng(5)
         tree = backend.open(list(random.integers(0, backend.vocab_size, (3, 30))))
         for count in (4, 1, 20):
             tree.grow(np.repeat(np.arange(3), count), random.integers(0, backend.vocab_size, 3 * count))
-        said = backend.token_bytes * 3 * (30 + 25)
-        assert said // 3 <= self.tree_bytes(tree) <= said
+        bound = backend.token_bytes * 3 * (30 + 25)
+        assert bound // 3 <= self.tree_bytes(tree) <= bound
 
     def tree_bytes(self, tree: Any) -> int:
-        """The bytes a tree holds."""
+        """The memory of a tree, in bytes."""
         raise NotImplementedError
 
     def test_duplicate_nodes_have_equal_log_probs(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Two rows may begin alike and be grown apart."""
+        """Two identifiers may share a prefix and be grown as separate nodes."""
         tree = backend.open(prompts)
         left, right = tree.grow(np.array([0, 0]), np.array([2, 2]))
         assert left != right
         found = read_log_probs(backend, tree)
         self.assert_close(found[left], found[right])
 
-    def test_the_same_call_gives_the_same_numbers(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Otherwise no figure can be repeated."""
+    def test_repeated_calls_give_the_same_log_probs(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Otherwise no result can be reproduced."""
         parents, tokens, _ = random_tree(backend, prompts)
         answers = []
         for _ in range(2):
@@ -119,10 +121,8 @@ class BackendContract:
             answers.append(read_log_probs(backend, tree))
         assert answers[0].tolist() == answers[1].tolist()
 
-    def test_probabilities_of_the_whole_vocabulary_add_up_to_one(
-        self, backend: Backend, prompts: list[IntArray]
-    ) -> None:
-        """A score normalised over the children only would make every lone child look certain."""
+    def test_probabilities_of_the_vocabulary_sum_to_one(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """If scores are normalised over the children only, a single child always looks certain."""
         tree = backend.open(prompts)
         tree.grow(np.array([1]), np.array([1]))
         found = read_log_probs(backend, tree, np.arange(backend.vocab_size))
@@ -131,7 +131,7 @@ class BackendContract:
         np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, atol=max(1e-6, self.atol))
 
     def test_ragged_queries_are_answered_per_node(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """The answer is ragged: none of one node, many of another, in any order of nodes."""
+        """Queries are ragged: no token at one node, many at another, in any order of nodes."""
         tree = backend.open(prompts)
         nodes, tokens, offsets = np.array([2, 0, 2, 1]), np.array([1, 4, 4, 0, 2]), np.array([0, 3, 3, 4, 5])
         found = tree.log_probs(nodes, tokens, offsets)
@@ -142,13 +142,13 @@ class BackendContract:
         assert tree.log_probs(np.array([0]), nothing, np.array([0, 0])).shape == (0,)
 
     def test_growing_nothing_changes_nothing(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """A search whose last open nodes are leaves grows none."""
+        """A search whose last open nodes are leaves grows no nodes."""
         tree, nothing = backend.open(prompts), np.empty(0, dtype=np.int64)
         assert tree.grow(nothing, nothing).tolist() == []
         assert tree.size == len(prompts)
 
-    def test_rewinding_restores(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Scoring a catalog in passes grows, reads and forgets; what was forgotten must leave no trace."""
+    def test_rewinding_restores_the_tree(self, backend: Backend, prompts: list[IntArray]) -> None:
+        """Scoring a catalog in passes grows, reads and removes nodes; removed nodes must have no effect."""
         parents, tokens, _ = random_tree(backend, prompts)
         fresh, tree = backend.open(prompts), backend.open(prompts)
         half = len(parents) // 2
@@ -171,7 +171,7 @@ class BackendContract:
                 tree.rewind(wrong)
 
     def test_trees_are_independent(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """A prior may be scored while a request is under way."""
+        """A prior may be scored while another request runs."""
         first = backend.open(prompts)
         before = read_log_probs(backend, first)
         second = backend.open(prompts[:1])
@@ -182,27 +182,27 @@ class BackendContract:
         self.assert_close(after[[0, -1]], read_log_probs(backend, second))
 
     def test_tree_raises_after_its_deadline_only(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """The ladder steps down on the error; who has more time must not notice that somebody else had less."""
+        """The error triggers the fallback; it must not affect requests with a later deadline."""
         now = [0.0]
         deadline = Deadline(1.0, lambda: now[0])
-        hurried, other = backend.open(prompts, deadline=deadline), backend.open(prompts)
-        for tree in (hurried, other):
+        limited, other = backend.open(prompts, deadline=deadline), backend.open(prompts)
+        for tree in (limited, other):
             tree.grow(np.array([0]), np.array([3]))
         expected = read_log_probs(backend, other)
-        self.assert_close(read_log_probs(backend, hurried), expected)
+        self.assert_close(read_log_probs(backend, limited), expected)
         now[0] = 2.0
         with pytest.raises(DeadlineExceededError):
-            hurried.grow(np.array([0]), np.array([3]))
+            limited.grow(np.array([0]), np.array([3]))
         with pytest.raises(DeadlineExceededError):
-            read_log_probs(backend, hurried)
+            read_log_probs(backend, limited)
         with pytest.raises(DeadlineExceededError):
             backend.open(prompts, deadline=deadline)
-        assert hurried.size == other.size
+        assert limited.size == other.size
         self.assert_close(read_log_probs(backend, other), expected)
-        hurried.rewind(len(prompts))
+        limited.rewind(len(prompts))
 
     def test_greedy_generation_follows_the_tree(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Otherwise what is written and what is ranked come from two models."""
+        """Otherwise generation and ranking use different models."""
         text = self.generate_five(backend, prompts[:1])[0]
         assert text.token_ids.dtype == np.int64
         for place in (0, 3):
@@ -211,7 +211,7 @@ class BackendContract:
             assert steps[text.token_ids[place]] >= steps.max() - max(self.atol, 1e-6) * 10
 
     def test_generation_does_not_depend_on_the_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """What one customer reads must not depend on another; nor what is drawn, which hangs on its seed alone."""
+        """One user's text must not depend on another's request; sampling depends on the seed only."""
         for temperature in (0.0, 1.5):
             together = self.generate_five(backend, prompts, temperature=temperature)
             assert {len(text.token_ids) for text in together if not text.stopped} == {5}
@@ -222,7 +222,7 @@ class BackendContract:
         assert [text.token_ids.tolist() for text in other] != [text.token_ids.tolist() for text in together]
 
     def test_generation_ends_at_stop_token_or_max_tokens(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """A reader must know whether a sentence is whole; and no text holds the token that ended it."""
+        """A caller must know whether a text is complete, and no text contains its stop token."""
         whole = [text.token_ids.tolist() for text in self.generate_five(backend, prompts)]
         for stops in ((0, whole[1][3]), (0, whole[1][3], whole[0][0])):
             for text, before in zip(self.generate_five(backend, prompts, stop_token_ids=stops), whole, strict=True):
@@ -231,9 +231,9 @@ class BackendContract:
                 assert text.stopped == (place is not None or len(before) < 5)
 
     def test_generation_without_context_or_time_raises(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Half of an answer, or one that runs beyond the context, looks like an answer."""
-        most = backend.context_length - len(prompts[0])
-        for wrong in (0, most + 1):
+        """A truncated answer, or one beyond the context, looks like a complete one."""
+        longest = backend.context_length - len(prompts[0])
+        for wrong in (0, longest + 1):
             with pytest.raises(EngineError, match=f"prompt 0 has 5 tokens, max_tokens is {wrong}, and"):
                 backend.generate([GenerationRequest(prompts[0], (0,), wrong)])
         late = Deadline(1.0, lambda: 2.0)
@@ -242,15 +242,17 @@ class BackendContract:
         assert backend.generate([]) == []
 
     def test_streamed_tokens_equal_the_text(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """A reader who follows must have read what stands there in the end, and no token that ended it."""
+        """A client that reads the stream must see exactly the final text, without its stop token."""
         stop = int(self.generate_five(backend, prompts)[1].token_ids[3])
         requests = [GenerationRequest(own, (0, stop), 5) for own in prompts]
-        told: dict[int, list[list[int]]] = {}
-        texts = backend.generate(requests, on_tokens=lambda number, new: told.setdefault(number, []).append(list(new)))
+        streamed: dict[int, list[list[int]]] = {number: [] for number in range(len(prompts))}
+        texts = backend.generate(
+            requests, on_tokens=lambda number, new: streamed.setdefault(number, []).append(list(new))
+        )
         for number, text in enumerate(texts):
-            pieces = told.get(number, [])
+            pieces = streamed[number]
             assert [token for piece in pieces for token in piece] == text.token_ids.tolist()
-            assert len(pieces) > len(text.token_ids) / 2  # as they come, not in the end
+            assert len(pieces) > len(text.token_ids) / 2  # while they are generated, not at the end
 
         def refuse(number: int, new: Sequence[int]) -> None:
             raise KeyError(number)
@@ -269,11 +271,11 @@ class BackendContract:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[Completion]:
-        """Five tokens behind each prompt, unless something stops them."""
+        """Generate five tokens after each prompt, or fewer if a stop token comes first."""
         return backend.generate([GenerationRequest(own, stop_token_ids, 5, temperature, seed) for own in prompts])
 
     def test_arguments_are_not_modified(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """Prompts are kept and opened again."""
+        """Callers keep prompts and open them again."""
         parents, tokens, _ = random_tree(backend, prompts)
         arrays = [*prompts, np.array(parents), np.array(tokens)]
         copies = [array.copy() for array in arrays]
@@ -281,7 +283,7 @@ class BackendContract:
         assert all((array == was).all() for array, was in zip(arrays, copies, strict=True))
 
     def test_parent_must_exist_before_its_child(self, backend: Backend, prompts: list[IntArray]) -> None:
-        """A node that is its own ancestor, or nobody's, has no meaning."""
+        """A node without a valid parent has no path."""
         tree = backend.open(prompts)
         for parents in ([3], [0, 9], [-1], [4, 0]):
             with pytest.raises(InputError, match="parent"):
@@ -289,13 +291,13 @@ class BackendContract:
         assert tree.size == len(prompts)
 
     def test_context_overflow_raises(self, backend: Backend) -> None:
-        """Beyond it a model answers nonsense without a word; the ladder needs an EngineError to step down."""
+        """Beyond its context a model silently gives wrong results; the fallback needs an EngineError."""
         short: Any = copy.copy(backend)
         short.context_length = 6
         for size in (0, 6, 7):
             with pytest.raises(EngineError, match=f"prompt 1 has {size} tokens.* takes 1 to 5"):
                 short.open([np.array([1]), np.ones(size, dtype=np.int64)])
-        # No run of a model's first tokens, which are control tokens: behind six of SmolLM2's float32 is 1e-3 off.
+        # Random tokens, because the first ids are control tokens: after six of them SmolLM2 in float32 is off by 1e-3.
         one, four, two = np.split(np.random.default_rng(7).integers(0, backend.vocab_size, 7), [1, 5])
         tree = short.open([one, four])
         nodes = tree.grow(np.array([1, 2]), two)
@@ -314,7 +316,7 @@ class BackendContract:
 
 
 def random_tree(backend: Backend, prompts: list[IntArray]) -> tuple[list[int], list[int], list[IntArray]]:
-    """A bushy tree over the prompts: parents and tokens in one call's order, and every node's whole path."""
+    """A random tree over the prompts: parents and tokens in the order of one call, and the path of every node."""
     random = np.random.default_rng(2)
     parents: list[int] = []
     tokens: list[int] = []
@@ -327,7 +329,7 @@ def random_tree(backend: Backend, prompts: list[IntArray]) -> tuple[list[int], l
 
 
 def read_log_probs(backend: Backend, tree: TokenTree, tokens: IntArray | None = None) -> FloatArray:
-    """What every node says of some tokens, or of the given ones: [size, tokens]."""
-    asked = np.linspace(0, backend.vocab_size - 1, 25).astype(np.int64) if tokens is None else tokens
-    offsets = np.arange(tree.size + 1) * len(asked)
-    return tree.log_probs(np.arange(tree.size), np.tile(asked, tree.size), offsets).reshape(tree.size, len(asked))
+    """Log-probabilities of the given tokens, by default 25 of the vocabulary, at every node: [size, tokens]."""
+    queried = np.linspace(0, backend.vocab_size - 1, 25).astype(np.int64) if tokens is None else tokens
+    offsets = np.arange(tree.size + 1) * len(queried)
+    return tree.log_probs(np.arange(tree.size), np.tile(queried, tree.size), offsets).reshape(tree.size, len(queried))

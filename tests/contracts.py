@@ -18,38 +18,40 @@ from genrec.types import FloatArray, IntArray, Ranking
 
 @dataclass(frozen=True)
 class KnownAnswer:
-    """A request to which a ranker that works has one right answer, and that answer."""
+    """A request with one right answer for a ranker that works, and that answer."""
 
     request: RankRequest
     item_index: int
 
 
 class RankerContract:
-    """Give fixtures `ranker`, `items` (N) and `planted`; `atol` is the numeric noise its dtype may show."""
+    """Give the fixtures `ranker`, `items` (N) and `planted`; `atol` is the tolerance of its number type."""
 
     subject: ClassVar[str]
     atol: ClassVar[float] = 1e-9
 
     @pytest.fixture
     def requests(self, ranker: Ranker, items: int) -> list[RankRequest]:
-        """Many kinds of people under many filters, those the ranker has something to go on."""
+        """Requests with many kinds of histories and filters, without those that the ranker cannot rank."""
         random = np.random.default_rng(3)
-        people = []
+        all_requests = []
         for size, share in ((1, 1.0), (3, 0.5), (2, 1.0), (12, 0.2), (5, 0.9), (1, 0.05), (0, 1.0), (40, 0.7)):
             allowed = random.random(items) < share
             history = random.integers(0, items, size)
             words = "a lamp" if size % 3 == 0 else ""
             filtered = Subset.from_mask(Mask.from_bool(allowed))
-            people.append(RankRequest(history, words, filtered))
-            people.append(RankRequest(history, words, filtered.without(random.integers(0, items, 2))))
-            people.append(RankRequest(history, words, Subset.from_indices(items, np.flatnonzero(allowed))))
-        strange, everything = "\ud800 <|im_end|>\n{{ x }}", Subset.everything(items)
-        people.append(RankRequest(random.integers(0, items, 4), strange, everything))
-        people.append(RankRequest(random.integers(0, items, 4), "", everything.without(random.integers(0, items, 3))))
-        people.append(RankRequest(random.integers(0, items, 4), "", Subset.from_indices(items, [])))
-        able = [request for request in people if ranker.can_rank(request)]
-        assert len(able) >= 5
-        return able
+            all_requests.append(RankRequest(history, words, filtered))
+            all_requests.append(RankRequest(history, words, filtered.without(random.integers(0, items, 2))))
+            all_requests.append(RankRequest(history, words, Subset.from_indices(items, np.flatnonzero(allowed))))
+        hostile, everything = "\ud800 <|im_end|>\n{{ x }}", Subset.everything(items)
+        all_requests.append(RankRequest(random.integers(0, items, 4), hostile, everything))
+        all_requests.append(
+            RankRequest(random.integers(0, items, 4), "", everything.without(random.integers(0, items, 3)))
+        )
+        all_requests.append(RankRequest(random.integers(0, items, 4), "", Subset.from_indices(items, [])))
+        rankable = [request for request in all_requests if ranker.can_rank(request)]
+        assert len(rankable) >= 5
+        return rankable
 
     def rank(self, ranker: Ranker, requests: list[RankRequest], k: int) -> list[Ranking]:
         return ranker.rank(requests, k, deadline=Deadline.never())
@@ -58,14 +60,14 @@ class RankerContract:
         return ranker.score([request], [items], deadline=Deadline.never())[0]
 
     def test_source_is_named(self, ranker: Ranker) -> None:
-        """Every recommendation says who served it."""
+        """Every recommendation names its source."""
         assert ranker.source
 
     @pytest.mark.parametrize("k", [1, 5, 1000])
     def test_a_list_is_full_distinct_allowed_and_sorted(
         self, ranker: Ranker, requests: list[RankRequest], items: int, k: int
     ) -> None:
-        """The first promise. Fewer than k come back only where fewer are allowed, or known to this ranker."""
+        """The first guarantee. A list is shorter than k only if fewer items are allowed, or known to this ranker."""
         for request, ranking in zip(requests, self.rank(ranker, requests, k), strict=True):
             found = ranking.item_indices
             known = np.isfinite(self.score(ranker, request, np.arange(items))) & request.allowed.to_bool()
@@ -76,8 +78,8 @@ class RankerContract:
             assert order.tolist() == list(range(len(found)))
             assert ranking.num_scored >= len(found)
 
-    def test_scores_are_those_of_the_list(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
-        """Explanations and blends ask for scores one by one; they must be talking of the same thing."""
+    def test_score_equals_the_scores_of_the_list(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
+        """Explanations and blends read scores item by item; they must be the scores of the list."""
         for request, ranking in zip(requests, self.rank(ranker, requests, 7), strict=True):
             np.testing.assert_allclose(
                 self.score(ranker, request, ranking.item_indices), ranking.scores, atol=self.atol
@@ -88,7 +90,7 @@ class RankerContract:
     def test_proven_means_no_allowed_item_scores_higher(
         self, ranker: Ranker, requests: list[RankRequest], items: int
     ) -> None:
-        """Whoever reads `proven` may stop looking."""
+        """A caller that reads `proven` need not look further."""
         for request, ranking in zip(requests, self.rank(ranker, requests, 4), strict=True):
             allowed = request.allowed.to_indices()
             scores = self.score(ranker, request, allowed)
@@ -98,34 +100,34 @@ class RankerContract:
                 assert ranking.item_indices.tolist() == best.tolist()
 
     def test_the_same_request_gives_the_same_list(self, ranker: Ranker, requests: list[RankRequest]) -> None:
-        """Otherwise no figure can be repeated, and a page changes when it is loaded again."""
+        """Otherwise results cannot be reproduced, and a page changes when it is reloaded."""
         for one, other in zip(self.rank(ranker, requests, 5), self.rank(ranker, requests, 5), strict=True):
             assert one.item_indices.tolist() == other.item_indices.tolist()
             assert one.scores.tolist() == other.scores.tolist()
 
     def test_ranking_does_not_depend_on_the_batch(self, ranker: Ranker, requests: list[RankRequest]) -> None:
-        """Whoever shares a batch with somebody must not be recommended anything else for it."""
-        together, turned = self.rank(ranker, requests, 5), self.rank(ranker, requests[::-1], 5)[::-1]
-        for place, request in enumerate(requests):
+        """A user's list must not depend on the other users in the batch."""
+        together, reversed_ = self.rank(ranker, requests, 5), self.rank(ranker, requests[::-1], 5)[::-1]
+        for index, request in enumerate(requests):
             (alone,) = self.rank(ranker, [request], 5)
-            for ranking in (together[place], turned[place]):
+            for ranking in (together[index], reversed_[index]):
                 assert ranking.item_indices.tolist() == alone.item_indices.tolist()
                 np.testing.assert_allclose(ranking.scores, alone.scores, atol=self.atol)
                 assert ranking.proven == alone.proven
 
     def test_k_below_one_raises(self, ranker: Ranker, requests: list[RankRequest]) -> None:
-        """An empty answer to a mistyped k looks like an empty shop."""
+        """An empty list for a wrong k looks like an empty catalog."""
         for k in (0, -1):
             with pytest.raises(InputError, match=f"k is {k}; give a whole number of at least 1"):
                 self.rank(ranker, requests, k)
 
     def test_empty_batch_gives_no_rankings(self, ranker: Ranker) -> None:
-        """A batch whose people were all served further up is empty."""
+        """If earlier stages served all users, the batch is empty."""
         assert self.rank(ranker, [], 5) == []
         assert ranker.score([], [], deadline=Deadline.never()) == []
 
     def test_a_filter_never_shortens_a_list(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """It acts inside; a filter afterwards would leave holes."""
+        """Filters act inside the ranking; a filter afterwards would shorten the list."""
         everything = replace(planted.request, allowed=Subset.everything(items))
         (whole,) = self.rank(ranker, [everything], items)
         for keep in range(1, len(whole.item_indices) + 1):
@@ -140,7 +142,7 @@ class RankerContract:
                 assert sorted(part.item_indices.tolist()) == sorted(kept.tolist())
 
     def test_positive_boost_moves_only_its_item(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """A shop that promotes an item wants to see it, and the others in their old order."""
+        """A promoted item must move up, and the others must keep their order."""
         everything = replace(planted.request, allowed=Subset.everything(items))
         (before,) = self.rank(ranker, [everything], items)
         last = int(before.item_indices[-1])
@@ -154,16 +156,16 @@ class RankerContract:
         assert self.score(ranker, boosted, np.array([last]))[0] == pytest.approx(after.scores[0])
 
     def test_negative_boost_moves_only_its_item(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """What a shop would rather not sell must not take a better item's place, nor vanish."""
+        """A demoted item must move down, but not disappear."""
         (before,) = self.rank(ranker, [planted.request], items)
         best = int(before.item_indices[0])
-        sunk = replace(planted.request, boost=Boost.from_pairs([(best, -1e6)]))
-        (after,) = self.rank(ranker, [sunk], items)
+        demoted = replace(planted.request, boost=Boost.from_pairs([(best, -1e6)]))
+        (after,) = self.rank(ranker, [demoted], items)
         assert after.item_indices.tolist() == [*before.item_indices[1:].tolist(), best]
-        assert self.rank(ranker, [sunk], 1)[0].item_indices.tolist() == before.item_indices[1:2].tolist()
+        assert self.rank(ranker, [demoted], 1)[0].item_indices.tolist() == before.item_indices[1:2].tolist()
 
     def test_boost_does_not_bypass_the_filter(self, ranker: Ranker, planted: KnownAnswer, items: int) -> None:
-        """An item that is out of stock stays out, however much somebody wants it sold."""
+        """An item that is out of stock must not be recommended, whatever its boost."""
         (best,) = self.rank(ranker, [planted.request], 2)
         allowed = planted.request.allowed.without(best.item_indices[:1])
         boost = Boost.from_pairs([(int(best.item_indices[0]), 1e6)])
@@ -171,13 +173,13 @@ class RankerContract:
         assert best.item_indices[0] not in ranking.item_indices
 
     def test_known_answer_is_ranked_first(self, ranker: Ranker, planted: KnownAnswer) -> None:
-        """A ranker may keep every other law and still rank at random."""
+        """A ranker can satisfy every other law and still rank at random."""
         assert ranker.can_rank(planted.request)
         (ranking,) = self.rank(ranker, [planted.request], 1)
         assert ranking.item_indices.tolist() == [planted.item_index]
 
     def test_passed_deadline_stops_only_slow_rankers(self, ranker: Ranker, planted: KnownAnswer) -> None:
-        """The ladder steps down on it to the quick ones; if these gave up too, only popularity would be left."""
+        """The fallback goes to fast rankers at the deadline; if these failed too, only popularity would remain."""
         passed = Deadline(at=1.0, clock=lambda: 2.0)
         if isinstance(ranker, DenseRanker):
             assert len(ranker.rank([planted.request], 3, deadline=passed)[0].item_indices) == 3
@@ -188,8 +190,8 @@ class RankerContract:
             ranker.score([planted.request], [np.array([planted.item_index])], deadline=passed)
 
     def test_arguments_are_not_modified(self, ranker: Ranker, requests: list[RankRequest], items: int) -> None:
-        """The ladder hands the same request to the next step."""
-        boost = Boost.from_pairs((place, float(place)) for place in range(items))
+        """The fallback chain passes the same request to the next stage."""
+        boost = Boost.from_pairs((item, float(item)) for item in range(items))
         boosted = [replace(request, boost=boost) for request in requests]
         copies = copy.deepcopy(boosted)
         self.rank(ranker, boosted, 5)
@@ -206,7 +208,7 @@ class RankerContract:
 
 
 def subjects(contract: str) -> set[str]:
-    """The classes that a subclass of a contract, anywhere in the tests, says it is about."""
+    """The values of `subject` in all subclasses of a contract in the tests."""
     found = set()
     for path in Path(__file__).parent.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -131,7 +131,7 @@ class VllmServerBackend:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=limit.remaining(), return_when=FIRST_EXCEPTION)
-            errors = [error for future in done if (error := future.exception()) is not None]
+            errors = [failure for future in done if (failure := future.exception()) is not None]
             if pending and not (errors or limit.remaining()):
                 errors = [self._timeout_error(limit)]
             if errors:

@@ -182,7 +182,7 @@ class TestVllmServerBackend(VllmBackendContract):
     def backend(self, server: Backend) -> Backend:
         return server
 
-    def test_the_same_call_gives_the_same_numbers(
+    def test_repeated_calls_give_the_same_log_probs(
         self, backend: Backend, prompts: list[IntArray], server_url: str
     ) -> None:
         """Requests under way together meet in batches of chance, which round otherwise; one by one they repeat."""
@@ -196,7 +196,7 @@ class TestVllmServerBackend(VllmBackendContract):
             answers.append(read_log_probs(backend, tree))
         self.assert_close(*answers)
         alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=TIMEOUT, max_concurrency=1)
-        super().test_the_same_call_gives_the_same_numbers(alone, prompts)
+        super().test_repeated_calls_give_the_same_log_probs(alone, prompts)
         alone.close()
 
     def test_a_model_that_is_not_served_is_refused_by_name(self, backend: Any, server_url: str) -> None:

@@ -20,7 +20,7 @@ MODELS = {"data": [{"id": "m", "max_model_len": 100}]}
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler, int], None]], str]]:
-    """Serve one model, and answer requests by a function of the handler and how many came before."""
+    """Start servers of one model, which respond with a function of the handler and the number of earlier requests."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(answer: Callable[[BaseHTTPRequestHandler, int], None]) -> str:
@@ -58,8 +58,8 @@ def drop(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
-RIGHT = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token_id": 3, "logprob": -2.5}]}]}}]})
-OLDER = RIGHT.replace('"token_id": 3', '"token": "token_id:3"')
+VALID = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token_id": 3, "logprob": -2.5}]}]}}]})
+VALID_BEFORE_0_32 = VALID.replace('"token_id": 3', '"token": "token_id:3"')
 EMPTY = json.dumps({"choices": []})
 
 
@@ -75,9 +75,9 @@ def ask(url: str, *, deadline: Deadline | None = None, **options: Any) -> float:
 
 
 @needs_httpx
-@pytest.mark.parametrize("body", [RIGHT, OLDER], ids=["0.32", "0.25"])
-def test_a_lost_request_is_sent_again(serve: Any, body: str) -> None:
-    """Servers are restarted and connections break; requests only read, so nothing is done twice."""
+@pytest.mark.parametrize("body", [VALID, VALID_BEFORE_0_32], ids=["0.32", "0.25"])
+def test_lost_requests_are_sent_again(serve: Any, body: str) -> None:
+    """Servers restart and connections break; requests have no side effects, so a retry is safe."""
 
     def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
         if before == 0:
@@ -92,7 +92,7 @@ def test_a_lost_request_is_sent_again(serve: Any, body: str) -> None:
 
 @needs_httpx
 @pytest.mark.parametrize(
-    ("answer", "says", "requests"),
+    ("answer", "message", "requests"),
     [
         (lambda handler, _: drop(handler), "failed 4 times: RemoteProtocolError", 4),
         (lambda handler, _: send(handler, 500, "oh"), "failed 4 times: it answered 500", 4),
@@ -100,33 +100,35 @@ def test_a_lost_request_is_sent_again(serve: Any, body: str) -> None:
         (lambda handler, _: send(handler, 200, "<html>"), "would not send; check url", 1),
         (lambda handler, _: send(handler, 200, "[]"), "would not send; check url", 1),
         (lambda handler, _: send(handler, 200, EMPTY), "would not send; check url", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", '"x"')), "would not send; check url", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "-9999.0")), "returned NaN", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "7.5")), "--logprobs-mode raw_logprobs", 1),
+        (lambda handler, _: send(handler, 200, VALID.replace("-2.5", '"x"')), "would not send; check url", 1),
+        (lambda handler, _: send(handler, 200, VALID.replace("-2.5", "-9999.0")), "returned NaN", 1),
+        (lambda handler, _: send(handler, 200, VALID.replace("-2.5", "7.5")), "--logprobs-mode raw_logprobs", 1),
     ],
-    ids=["drops", "fails", "refuses", "a page", "a list", "no choice", "a word", "NaN", "logits"],
+    ids=["drops", "fails", "rejects", "HTML", "list", "no choice", "string", "NaN", "logits"],
 )
-def test_a_server_that_fails_is_named(serve: Any, answer: Any, says: str, requests: int) -> None:
-    """Whoever is on call must read what failed, where, and what to do."""
+def test_server_failures_are_reported_with_cause_and_remedy(
+    serve: Any, answer: Any, message: str, requests: int
+) -> None:
+    """An operator needs to read what failed, where, and what to do."""
     seen: list[int] = []
 
     def counted(handler: BaseHTTPRequestHandler, before: int) -> None:
         seen.append(before)
         answer(handler, before)
 
-    with pytest.raises(EngineError, match=says):
+    with pytest.raises(EngineError, match=message):
         ask(serve(counted))
     assert len(seen) == requests
 
 
 @needs_httpx
-def test_a_server_that_is_slow_but_answers_is_waited_for(serve: Any) -> None:
-    """A large batch takes long; that is no reason to throw away what has come of it."""
+def test_a_slow_server_that_makes_progress_does_not_time_out(serve: Any) -> None:
+    """A large batch takes long; finished requests must not be thrown away."""
     from genrec.backends.vllm_server import VllmServerBackend
 
     def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
         time.sleep(0.4)
-        send(handler, 200, RIGHT)
+        send(handler, 200, VALID)
 
     backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, timeout=1.5, max_concurrency=1)
     try:
@@ -140,16 +142,16 @@ def test_a_server_that_is_slow_but_answers_is_waited_for(serve: Any) -> None:
 
 
 @needs_httpx
-@pytest.mark.parametrize("drips", [False, True])
-def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
-    """A request without end holds its customer, and then all the others behind it."""
-    over = threading.Event()
+@pytest.mark.parametrize("trickles", [False, True])
+def test_a_hanging_server_times_out(serve: Any, trickles: bool) -> None:
+    """A request without a timeout blocks its caller, and then all callers in the queue."""
+    stop = threading.Event()
 
     def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
         handler.send_response(200)
         handler.end_headers()
-        while not over.wait(0.1):
-            if drips:
+        while not stop.wait(0.1):
+            if trickles:
                 handler.wfile.write(b" ")
 
     begun = time.monotonic()
@@ -160,22 +162,22 @@ def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
     with pytest.raises(DeadlineExceededError, match="did not answer before the deadline"):
         ask(serve(answer), deadline=deadline_in(1.0))
     assert time.monotonic() - begun < 5
-    over.set()
+    stop.set()
 
 
 @needs_httpx
 def test_slow_stream_is_cut_at_the_deadline(serve: Any) -> None:
-    """A time-out is of each piece that is read: a connection that never ends would be lost for good."""
+    """httpx's timeout applies to each chunk, so an endless response would occupy a connection forever."""
     from genrec.backends.vllm_server import VllmServerBackend
 
-    over = threading.Event()
+    stop = threading.Event()
 
     def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
         if before:
-            return send(handler, 200, RIGHT)
+            return send(handler, 200, VALID)
         handler.send_response(200)
         handler.end_headers()
-        while not over.wait(0.1):
+        while not stop.wait(0.1):
             handler.wfile.write(b" ")
 
     backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, max_concurrency=1)
@@ -183,7 +185,7 @@ def test_slow_stream_is_cut_at_the_deadline(serve: Any) -> None:
     with pytest.raises(DeadlineExceededError):
         backend.open([np.array([1])], deadline=deadline_in(0.5)).log_probs(*asked)
     assert np.isfinite(backend.open([np.array([1])], deadline=deadline_in(30)).log_probs(*asked)).all()
-    over.set()
+    stop.set()
     backend.close()
     with pytest.raises(EngineError, match="was closed; open another backend"):
         backend.open([np.array([1])]).log_probs(*asked)
@@ -191,7 +193,7 @@ def test_slow_stream_is_cut_at_the_deadline(serve: Any) -> None:
 
 @needs_httpx
 def test_no_request_is_sent_again_after_the_deadline(serve: Any) -> None:
-    """Attempts and their pauses would cost the caller the time that the next step of the ladder needs."""
+    """Retries after the deadline would use the time that the next stage of the fallback chain needs."""
     seen: list[int] = []
 
     def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
@@ -206,8 +208,8 @@ def test_no_request_is_sent_again_after_the_deadline(serve: Any) -> None:
 
 
 @needs_httpx
-def test_a_server_that_is_not_there_is_named() -> None:
-    """The first thing that goes wrong in every installation."""
+def test_an_unreachable_server_is_named() -> None:
+    """This is the most common error of a new installation."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
