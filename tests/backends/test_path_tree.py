@@ -22,13 +22,11 @@ class TableScorer:
     token_bytes = TOKEN_BYTES
     provenance = None
 
-    def __init__(
-        self, *, max_logprobs: int = 7, hides_cached_rows: bool = True, scores_path_tokens: bool = True
-    ) -> None:
+    def __init__(self, *, max_logprobs: int = 7, hides_rows: bool = True, scores_path_tokens: bool = True) -> None:
         self.table = TableBackend(97, seed=5)
         self.name, self.vocab_size, self.context_length = self.table.name, 97, 4096
         self.max_logprobs, self.scores_path_tokens = max_logprobs, scores_path_tokens
-        self.hides_cached_rows = hides_cached_rows
+        self.hides_rows = hides_rows
         self.requests: list[PathScoreRequest] = []
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> PathTree:
@@ -57,7 +55,7 @@ class TableScorer:
             )
         rows = np.array(request.token_ids[len(request.token_ids) - request.num_path_tokens :])
         tree.grow(np.arange(len(rows)), rows)
-        num_cached = sum(request.token_ids) % (len(rows) + 1) if self.hides_cached_rows else 0
+        num_cached = sum(request.token_ids) % (len(rows) + 1) if self.hides_rows else 0
         return tree.log_probs(np.arange(len(rows)), rows, np.arange(len(rows) + 1))[num_cached:]
 
 
@@ -78,7 +76,7 @@ def chain_of(tree: PathTree, root: int, tokens: IntArray) -> tuple[IntArray, Int
 
 def test_a_chain_needs_one_request() -> None:
     """Titles consist mostly of forced tokens: a request for each would cost ten requests per title."""
-    scorer = TableScorer(hides_cached_rows=False)
+    scorer = TableScorer(hides_rows=False)
     tree = scorer.open([np.array([1, 2, 3]), np.array([4])])
     one, other = chain_of(tree, 0, np.array([5, 6, 7, 8])), chain_of(tree, 1, np.array([9, 6, 7]))
     nodes, tokens = np.append(one[0], other[0]), np.append(one[1], other[1])

@@ -1,4 +1,4 @@
-"""vLLM itself, in a process and behind HTTP: the contract, the same rankings as elsewhere, and its ways to fail."""
+"""vLLM in a process and over HTTP: the backend contract, the same rankings as Transformers, and failures."""
 
 import json
 import os
@@ -51,7 +51,9 @@ from genrec.errors import DeadlineExceededError, EngineError, InputError, Mismat
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray, Message, Span
 
-SAID = "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
+MESSAGE = (
+    "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
+)
 TIMEOUT = 600.0  # seconds; a busy machine must not decide a test
 
 
@@ -88,7 +90,7 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # What `vllm serve` runs; the command itself asks for a package called vllm, and the CPU's has another name.
+    # The module behind `vllm serve`; that command needs a package named vllm, and the CPU build has another name.
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2),
         "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port),
@@ -97,11 +99,11 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
         *serve_options(vllm.__version__),
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("vllm") / "log"
-    with log.open("wb") as written:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            stdout=written,
-            stderr=written,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             env={**os.environ, "VLLM_NO_USAGE_STATS": "1", "GENREC_CATALOGS": str(catalogs)},
         )
@@ -132,31 +134,29 @@ def server(server_url: str) -> Iterator[Any]:
 
 
 class VllmBackendContract(BackendContract):
-    # In float32, where Transformers alone is 2e-4 from float64.
+    # In float32, in which Transformers itself differs by 2e-4 from float64.
     atol = 2e-4
 
-    def test_a_text_that_is_held_to_a_schema_is_json_of_it(
-        self, backend: Backend, tokenizer: HuggingFaceTokenizer
-    ) -> None:
-        """The engine's own way to keep it, which must keep what genrec's does."""
+    def test_generation_under_a_schema_is_valid_json(self, backend: Backend, tokenizer: HuggingFaceTokenizer) -> None:
+        """The engine's own structured outputs must satisfy the same schema as genrec's."""
         check_texts(backend, tokenizer, GrammarCompiler(tokenizer))
 
-    def test_a_text_that_is_held_to_a_grammar_is_a_sentence_of_it(
+    def test_generation_under_a_grammar_is_a_sentence_of_it(
         self, backend: Backend, tokenizer: HuggingFaceTokenizer
     ) -> None:
-        """Replies are held so, whoever writes them; told as they come or not."""
+        """Replies rely on grammars, streamed or not."""
         constraint = GrammarCompiler(tokenizer).compile_lark(
             'start: "Take [" ("1" | "2") "], " ("it is red" | "please") "."'
         )
-        prompt = tokenizer.encode_prompt([Message("user", (Span(SAID, False),))])
+        prompt = tokenizer.encode_prompt([Message("user", (Span(MESSAGE, False),))])
         request = GenerationRequest(prompt, tokenizer.control_token_ids, 40, 2.0, 1, constraint)
-        told: list[int] = []
-        for on_tokens in (None, lambda _, new: told.extend(new)):
+        streamed: list[int] = []
+        for on_tokens in (None, lambda _, new: streamed.extend(new)):
             (text,) = backend.generate([request], on_tokens=on_tokens)
             written = tokenizer.decode(text.token_ids.tolist())
             assert text.stopped
             assert written in {f"Take [{one}], {what}." for one in (1, 2) for what in ("it is red", "please")}
-        assert told == text.token_ids.tolist()
+        assert streamed == text.token_ids.tolist()
 
     def tree_bytes(self, tree: Any) -> int:
         return path_tree_bytes(tree)
@@ -185,7 +185,7 @@ class TestVllmServerBackend(VllmBackendContract):
     def test_repeated_calls_give_the_same_log_probs(
         self, backend: Backend, prompts: list[IntArray], server_url: str
     ) -> None:
-        """Requests under way together meet in batches of chance, which round otherwise; one by one they repeat."""
+        """Concurrent requests form random batches, which round differently; one at a time they must repeat."""
         from genrec.backends.vllm_server import VllmServerBackend
 
         parents, tokens, _ = random_tree(backend, prompts)
@@ -199,8 +199,8 @@ class TestVllmServerBackend(VllmBackendContract):
         super().test_repeated_calls_give_the_same_log_probs(alone, prompts)
         alone.close()
 
-    def test_a_model_that_is_not_served_is_refused_by_name(self, backend: Any, server_url: str) -> None:
-        """Another model's scores rank too, only wrongly."""
+    def test_a_model_that_is_not_served_is_rejected(self, backend: Any, server_url: str) -> None:
+        """The scores of another model also give a ranking, but a wrong one."""
         from genrec.backends.vllm_server import VllmServerBackend
 
         with pytest.raises(EngineError, match="serves smollm2, not 'llama'"):
@@ -210,10 +210,10 @@ class TestVllmServerBackend(VllmBackendContract):
 @pytest.mark.vllm
 @needs_vllm
 @needs_httpx
-def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
+def test_server_constrains_lists_to_the_catalog_or_rejects_the_request(
     server_url: str, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """What the README shows; versions pass a request's keys and a plugin's refusal on in ways of their own."""
+    """The README shows these requests; versions of vLLM pass on their arguments and errors differently."""
     import httpx
 
     def ask(**keys: Any) -> httpx.Response:
@@ -236,10 +236,10 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
     assert len(set(items)) == 3
     assert set(items) <= {2, 3, 4, 5}
     assert choice["finish_reason"] == "stop"
-    for wrong, says in (({"genrec_k": 41}, "k is 41, but 40 of 40"), ({"genrec_catalog": "no"}, "'no'; choose one")):
+    for wrong, message in (({"genrec_k": 41}, "k is 41, but 40 of 40"), ({"genrec_catalog": "no"}, "'no'; choose one")):
         answer = ask(**wrong)
         assert answer.status_code == 400
-        assert says in answer.json()["error"]["message"]
+        assert message in answer.json()["error"]["message"]
 
 
 @pytest.mark.vllm
@@ -248,27 +248,27 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
 def test_server_constrains_item_links_to_the_catalog(
     server: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """In a conversation the words are free, and what is named is not; told as they come or not."""
+    """In a chat the text is free, but linked items must be real and allowed, streamed or not."""
     grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
     allowed = Subset.from_indices(len(index.catalog), [2, 3])
     ids = [index.catalog.item_ids[item] for item in (2, 3)]
     constraint = ItemLinkConstraint(grammar, index.to_row_subset(allowed), catalog_name="shop", item_ids=ids)
-    requests = mention_requests(tokenizer, constraint)
-    told: dict[int, list[int]] = {}
+    requests = item_link_requests(tokenizer, constraint)
+    received: dict[int, list[int]] = {}
     texts = server.generate(requests)
-    streamed = server.generate(requests, on_tokens=lambda number, new: told.setdefault(number, []).extend(new))
-    named: set[int] = set()
+    streamed = server.generate(requests, on_tokens=lambda number, new: received.setdefault(number, []).extend(new))
+    linked: set[int] = set()
     for number, (text, again) in enumerate(zip(texts, streamed, strict=True)):
-        assert told[number] == again.token_ids.tolist()
+        assert received[number] == again.token_ids.tolist()
         for token_ids in (text.token_ids.tolist(), again.token_ids.tolist()):
             state = constraint.start()
             for token in token_ids:
                 state.advance(token)
-            named |= set(index.trie.items[list(state.state.written_rows)].tolist())
-    assert named
-    assert named <= {2, 3}
+            linked |= set(index.trie.items[list(state.state.written_rows)].tolist())
+    assert linked
+    assert linked <= {2, 3}
     with pytest.raises(EngineError, match="'attic'; choose one"):
-        server.generate(mention_requests(tokenizer, replace(constraint, catalog_name="attic")))
+        server.generate(item_link_requests(tokenizer, replace(constraint, catalog_name="attic")))
 
 
 @pytest.mark.vllm
@@ -276,21 +276,21 @@ def test_server_constrains_item_links_to_the_catalog(
 def test_engine_without_catalog_rejects_generation(
     engine: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """A constraint that is dropped on the way lets the model name what nobody sells."""
+    """If the engine drops a constraint, the model can name items that do not exist."""
     grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
     everything = Subset.everything(len(index.trie))
     ids = list(index.catalog.item_ids)
-    for constraint, says in (
+    for constraint, message in (
         (ItemLinkConstraint(grammar, everything, catalog_name="shop", item_ids=ids), "GENREC_CATALOGS is not set"),
         (ItemLinkConstraint(grammar, everything, unique=True), "counts no mentions"),
         (ItemLinkConstraint(grammar, everything), "need a catalog that the engine serves"),
     ):
-        with pytest.raises(EngineError, match=says):
-            engine.generate(mention_requests(tokenizer, constraint))
+        with pytest.raises(EngineError, match=message):
+            engine.generate(item_link_requests(tokenizer, constraint))
 
 
-def mention_requests(tokenizer: HuggingFaceTokenizer, constraint: ItemLinkConstraint) -> list[GenerationRequest]:
-    turns = [Message("user", (Span(SAID, False),)), Message("assistant", (Span("I recommend the", True),))]
+def item_link_requests(tokenizer: HuggingFaceTokenizer, constraint: ItemLinkConstraint) -> list[GenerationRequest]:
+    turns = [Message("user", (Span(MESSAGE, False),)), Message("assistant", (Span("I recommend the", True),))]
     prompt = tokenizer.encode_prompt(turns)
     return [GenerationRequest(prompt, tokenizer.control_token_ids, 60, 1.0, seed, constraint) for seed in range(4)]
 
@@ -314,12 +314,12 @@ def prompts(tokenizer: HuggingFaceTokenizer) -> list[IntArray]:
 def test_rankings_are_those_of_transformers(
     engine: Backend, smollm2_float32: Backend, index: CatalogIndex, prompts: list[IntArray]
 ) -> None:
-    """Who moves from one engine to the other must find the same lists."""
-    terms = SearchRequest([Subset.everything(len(index.trie))] * len(prompts), 10)
+    """Changing the engine must not change the lists."""
+    request = SearchRequest([Subset.everything(len(index.trie))] * len(prompts), 10)
     for search in (
-        lambda tree: beam_search(tree, index.trie, terms, width=4, exact=True),
-        lambda tree: beam_search(tree, index.trie, replace(terms, score_kind="catalog"), width=12),
-        lambda tree: exhaustive_search(tree, index.trie, terms, max_nodes=64),
+        lambda tree: beam_search(tree, index.trie, request, width=4, exact=True),
+        lambda tree: beam_search(tree, index.trie, replace(request, score_kind="catalog"), width=12),
+        lambda tree: exhaustive_search(tree, index.trie, request, max_nodes=64),
     ):
         found, expected = (search(backend.open(prompts)) for backend in (engine, smollm2_float32))
         for own, other in zip(found, expected, strict=True):
@@ -331,10 +331,10 @@ def test_rankings_are_those_of_transformers(
 @pytest.mark.vllm
 @pytest.mark.model
 @needs_vllm
-def test_an_adapter_is_chosen_by_the_request(
+def test_adapters_are_selected_per_request(
     engine_with_adapters: Any, smollm2: Path, smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, tmp_path: Path
 ) -> None:
-    """One engine serves many shops; none may see what another was tuned to."""
+    """One engine may serve several adapters; no request may use the adapter of another."""
     engine = engine_with_adapters
     from safetensors.numpy import save_file
 
@@ -353,13 +353,13 @@ def test_an_adapter_is_chosen_by_the_request(
     np.testing.assert_allclose(read_log_probs(tuned, tuned.open(prompt)), changed, atol=2e-4)
     with pytest.raises(MismatchError, match="was trained for 'Example/Tiny'"):
         engine.with_adapter(save_adapter(tmp_path / "other"))
-    # The one that ships scores items as it does merged into the weights, less the prior of the model without it.
+    # The shipped adapter gives the scores of the merged model, with the prior of the model without it.
     catalog, interactions = open_dataset("online-retail", tmp_path)
     folder, index = find_adapter("online-retail"), CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
     history = catalog.item_ids.positions(interactions.histories()[0].item_ids)
     request = RankRequest(history, "", Subset.everything(len(catalog)))
 
-    def ranker(backend: Backend, without: Backend | None) -> GenerativeRanker:
+    def ranker(backend: Backend, prior_backend: Backend | None) -> GenerativeRanker:
         return GenerativeRanker(
             index,
             backend,
@@ -367,29 +367,29 @@ def test_an_adapter_is_chosen_by_the_request(
             template=read_template("next-item"),
             cold_template=read_template("cold-start"),
             settings=GenerativeSettings(strategy="exhaustive"),
-            prior_backend=without,
+            prior_backend=prior_backend,
         )
 
     def scores(own: GenerativeRanker) -> FloatArray:
         return own.score([request], [np.arange(0, 600, 40)], deadline=Deadline.never())[0]
 
     merged = TransformersBackend(smollm2, adapter=folder, device="cpu", dtype=torch.float32)
-    there = ranker(engine.with_adapter(folder), engine)
-    assert there.notices == ()
+    unmerged = ranker(engine.with_adapter(folder), engine)
+    assert unmerged.notices == ()
     assert "the prior is measured with the adapter" in ranker(engine.with_adapter(folder), None).notices[0]
     expected = scores(ranker(merged, smollm2_float32))
-    np.testing.assert_allclose(scores(there), expected, atol=2e-2)
+    np.testing.assert_allclose(scores(unmerged), expected, atol=2e-2)
     assert np.abs(scores(ranker(smollm2_float32, None)) - expected).max() > 0.5
 
 
 @pytest.mark.vllm
 @needs_vllm
 def test_deadline_does_not_stop_the_engine(engine: Any) -> None:
-    """A caller in a hurry must neither wait for a batch, their own or another's, nor have the engine started again."""
+    """A caller must not wait beyond its deadline, for its own batch or another's, nor cause a restart."""
     short = [np.arange(30)]
     long = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(6)]
     before, llm = read_log_probs(engine, engine.open(short)), engine.llm
-    for prompts in (long, short):  # the second waits behind the first
+    for prompts in (long, short):  # the second waits in the queue
         deadline = deadline_in(0.5)
         tree = engine.open(prompts, deadline=deadline)
         with pytest.raises(DeadlineExceededError):
@@ -401,8 +401,8 @@ def test_deadline_does_not_stop_the_engine(engine: Any) -> None:
 
 @pytest.mark.vllm
 @needs_vllm
-def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> None:
-    """vLLM's own client waits for ever; the ladder needs an error while there is still time to answer."""
+def test_a_killed_engine_is_detected_and_restarts(engine: Any) -> None:
+    """vLLM's own client waits forever; the fallback needs an error while there is time to answer."""
     prompts = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(40)]
     before = read_log_probs(engine, engine.open([np.arange(30)]))
     failed: list[tuple[float, str]] = []
@@ -434,13 +434,13 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
             waits.append(time.monotonic() - asked)
             time.sleep(0.5)
     np.testing.assert_allclose(after, before, atol=2e-4)
-    assert max(waits) < 1  # nobody waits for the new engine but who has the time
+    assert max(waits) < 1  # callers do not wait for the new engine
     engine.restart()
     np.testing.assert_allclose(read_log_probs(engine, engine.open([np.arange(30)])), before, atol=2e-4)
 
 
-def test_an_engine_without_adapters_says_how_to_have_them() -> None:
-    """The option is given at the start; afterwards it is too late."""
+def test_with_adapter_names_the_missing_option() -> None:
+    """Adapters must be enabled when the engine starts; later it is too late."""
     pytest.importorskip("vllm")
     from genrec.backends.vllm_engine import VllmEngineBackend
 
@@ -452,8 +452,8 @@ def test_an_engine_without_adapters_says_how_to_have_them() -> None:
 
 @pytest.mark.vllm
 @needs_vllm
-def test_a_batch_run_takes_vllm_for_its_engine(tmp_path: Path) -> None:
-    """Lists under the shipped adapter, and texts: what the README promises of --engine, by the command itself."""
+def test_batch_runs_work_with_vllm(tmp_path: Path) -> None:
+    """The README documents --engine for lists with the shipped adapter, and for texts."""
     items = [{"item_id": f"i{number}", "title": title} for number, title in enumerate(["Red Mug", "Tea Pot", "Lamp"])]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     rows = [{"history": ["i0"]}, {"history": ["i1", "i2"]}]

@@ -106,9 +106,7 @@ def test_lost_requests_are_sent_again(serve: Any, body: str) -> None:
     ],
     ids=["drops", "fails", "rejects", "HTML", "list", "no choice", "string", "NaN", "logits"],
 )
-def test_server_failures_are_reported_with_cause_and_remedy(
-    serve: Any, answer: Any, message: str, requests: int
-) -> None:
+def test_server_failures_name_cause_and_remedy(serve: Any, answer: Any, message: str, requests: int) -> None:
     """An operator needs to read what failed, where, and what to do."""
     seen: list[int] = []
 
