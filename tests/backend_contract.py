@@ -205,10 +205,10 @@ class BackendContract:
         """Otherwise generation and ranking use different models."""
         text = self.generate_five(backend, prompts[:1])[0]
         assert text.token_ids.dtype == np.int64
-        for place in (0, 3):
-            tree = backend.open([np.append(prompts[0], text.token_ids[:place])])
+        for length in (0, 3):
+            tree = backend.open([np.append(prompts[0], text.token_ids[:length])])
             steps = read_log_probs(backend, tree, np.arange(backend.vocab_size))[0]
-            assert steps[text.token_ids[place]] >= steps.max() - max(self.atol, 1e-6) * 10
+            assert steps[text.token_ids[length]] >= steps.max() - max(self.atol, 1e-6) * 10
 
     def test_generation_does_not_depend_on_the_batch(self, backend: Backend, prompts: list[IntArray]) -> None:
         """One user's text must not depend on another's request; sampling depends on the seed only."""
@@ -226,9 +226,9 @@ class BackendContract:
         whole = [text.token_ids.tolist() for text in self.generate_five(backend, prompts)]
         for stops in ((0, whole[1][3]), (0, whole[1][3], whole[0][0])):
             for text, before in zip(self.generate_five(backend, prompts, stop_token_ids=stops), whole, strict=True):
-                place = min((before.index(stop) for stop in stops if stop in before), default=None)
-                assert text.token_ids.tolist() == before[:place]
-                assert text.stopped == (place is not None or len(before) < 5)
+                end = min((before.index(stop) for stop in stops if stop in before), default=None)
+                assert text.token_ids.tolist() == before[:end]
+                assert text.stopped == (end is not None or len(before) < 5)
 
     def test_generation_without_context_or_time_raises(self, backend: Backend, prompts: list[IntArray]) -> None:
         """A truncated answer, or one beyond the context, looks like a complete one."""
@@ -254,11 +254,11 @@ class BackendContract:
             assert [token for piece in pieces for token in piece] == text.token_ids.tolist()
             assert len(pieces) > len(text.token_ids) / 2  # while they are generated, not at the end
 
-        def refuse(number: int, new: Sequence[int]) -> None:
+        def fail(number: int, new: Sequence[int]) -> None:
             raise KeyError(number)
 
         with pytest.raises((KeyError, EngineError)):
-            backend.generate(requests[:1], on_tokens=refuse)
+            backend.generate(requests[:1], on_tokens=fail)
         again = self.generate_five(backend, prompts[:1], stop_token_ids=(0, stop))[0]
         assert again.token_ids.tolist() == texts[0].token_ids.tolist()
 

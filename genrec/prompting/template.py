@@ -112,7 +112,7 @@ class Template:
         """
         missing, unknown = set(self.inputs) - set(values), set(values) - set(self.inputs)
         if missing or unknown:
-            wrong = "lacks " + ", ".join(sorted(missing)) if missing else "does not know " + ", ".join(sorted(unknown))
+            wrong = "lacks " + ", ".join(sorted(missing)) if missing else "has no input " + ", ".join(sorted(unknown))
             raise TemplateError(f"template {self.name!r} {wrong}; its inputs are {', '.join(self.inputs)}")
         messages = []
         for role, block in self._compiled.blocks.items():

@@ -298,14 +298,14 @@ def item_link_requests(tokenizer: HuggingFaceTokenizer, constraint: ItemLinkCons
 @pytest.fixture(scope="module")
 def index(tokenizer: HuggingFaceTokenizer, tmp_path_factory: pytest.TempPathFactory) -> CatalogIndex:
     catalog, _ = open_dataset("online-retail", tmp_path_factory.mktemp("cache"))
-    some = Catalog.from_items(catalog[place] for place in range(0, 3600, 90))
+    some = Catalog.from_items(catalog[index] for index in range(0, 3600, 90))
     return CatalogIndex.build(some, TitleIdentifiers(), tokenizer)
 
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer: HuggingFaceTokenizer) -> list[IntArray]:
-    asked = ("I bought a red lamp. What next?", "Something for a child's birthday, please.", "Tea.")
-    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in asked]
+    messages = ("I bought a red lamp. What next?", "Something for a child's birthday, please.", "Tea.")
+    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in messages]
 
 
 @pytest.mark.vllm
@@ -426,12 +426,12 @@ def test_a_killed_engine_is_detected_and_restarts(engine: Any) -> None:
     assert error.endswith("is down: its process ended; another one is being started")
     waits = []
     for _ in range(600):
-        asked = time.monotonic()
+        start = time.monotonic()
         try:
             after = read_log_probs(engine, engine.open([np.arange(30)]))
             break
         except EngineError:
-            waits.append(time.monotonic() - asked)
+            waits.append(time.monotonic() - start)
             time.sleep(0.5)
     np.testing.assert_allclose(after, before, atol=2e-4)
     assert max(waits) < 1  # callers do not wait for the new engine
@@ -457,14 +457,14 @@ def test_batch_runs_work_with_vllm(tmp_path: Path) -> None:
     items = [{"item_id": f"i{number}", "title": title} for number, title in enumerate(["Red Mug", "Tea Pot", "Lamp"])]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     rows = [{"history": ["i0"]}, {"history": ["i1", "i2"]}]
-    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "users.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     body = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 3}
-    asked = json.dumps({"custom_id": "a", "body": body})
-    (tmp_path / "asked.jsonl").write_text(asked, encoding="utf-8")
-    own = ("--items", str(tmp_path / "items.jsonl"), "--strategy", "exhaustive", "--evidence", "0")
+    request = json.dumps({"custom_id": "a", "body": body})
+    (tmp_path / "requests.jsonl").write_text(request, encoding="utf-8")
+    own = ("--items", str(tmp_path / "items.jsonl"), "--strategy", "exhaustive", "--fusion-weight", "0")
     own += ("--adapter", "online-retail", "--k", "1")
-    for source, options, columns in (("people", own, "item_id"), ("asked", (), "text")):
-        told = {}
+    for source, options, columns in (("users", own, "item_id"), ("requests", (), "text")):
+        results = {}
         for engine in ("vllm", "transformers"):
             command = [sys.executable, "-m", "genrec", "batch", "run", str(tmp_path / f"{source}.jsonl")]
             out = tmp_path / f"{source}-{engine}"
@@ -472,9 +472,9 @@ def test_batch_runs_work_with_vllm(tmp_path: Path) -> None:
                 [*command, str(out), "--engine", engine, *options], capture_output=True, check=False, timeout=TIMEOUT
             )
             assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
-            told[engine] = pq.read_table(out / "parts").to_pylist()
-        assert len(told["vllm"]) == len(told["transformers"])
-        for one, other in zip(told["vllm"], told["transformers"], strict=True):
+            results[engine] = pq.read_table(out / "parts").to_pylist()
+        assert len(results["vllm"]) == len(results["transformers"])
+        for one, other in zip(results["vllm"], results["transformers"], strict=True):
             assert one["row"] == other["row"]
             assert one[columns]
             if columns == "item_id":

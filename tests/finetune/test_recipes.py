@@ -230,7 +230,7 @@ def test_no_item_of_a_basket_is_known_to_its_other_items() -> None:
     shared = 0
     for row in training_data.sample_examples(200):
         whole = next(items for items in expected if items[: len(row["history"])] == tuple(row["history"]))
-        assert row["num_known"] == [expected[whole][place] for place in row["event_indices"]]
+        assert row["num_known"] == [expected[whole][event] for event in row["event_indices"]]
         shared += len(set(row["num_known"])) < len(row["num_known"])
     assert shared > 100, "the items of a basket share a prompt"
 
@@ -247,7 +247,7 @@ def test_new_events_are_trained_on_and_old_ones_replayed() -> None:
     rows = [row for row in training_data.sample_examples(2000) if row["event_indices"][0] > 4]
     replayed = 0
     for row in rows:
-        sides = {tuple(row["history"][: place + 1]) in beginnings for place in row["event_indices"]}
+        sides = {tuple(row["history"][: event + 1]) in beginnings for event in row["event_indices"]}
         assert len(sides) == 1, "a tree has only new targets, or only old ones"
         replayed += sides.pop()
     assert replayed / len(rows) == pytest.approx(0.25, abs=0.1)
@@ -401,11 +401,11 @@ def test_a_killed_run_resumes_to_the_same_weights(smollm2: Path, smollm2_float32
     ):
         with pytest.raises(MismatchError, match=message):
             open_model(further.model_copy(update=change), smollm2)
-    begun, held = (
+    continued, saved = (
         get_peft_model_state_dict(open_model(further, smollm2)),
         load_file(folder / "adapter_model.safetensors"),
     )
-    assert all(torch.equal(begun[name].to(torch.bfloat16), held[name]) for name in held)
+    assert all(torch.equal(continued[name].to(torch.bfloat16), saved[name]) for name in saved)
     # A folder that contains another run is never overwritten.
     config.write_text(SMALL.replace("rank = 2", "rank = 3"), encoding="utf-8")
     for more in ("--resume", "--report-to=none"):

@@ -214,7 +214,7 @@ def test_inputs_must_match_exactly() -> None:
     template = of("{% block user %}{{ words }}{% endblock %}")
     with pytest.raises(TemplateError, match="template 't' lacks words; its inputs are words"):
         template.render()
-    with pytest.raises(TemplateError, match="template 't' does not know history; its inputs are words"):
+    with pytest.raises(TemplateError, match="template 't' has no input history; its inputs are words"):
         template.render(words="", history=[])
 
 
