@@ -43,7 +43,7 @@ VALIDATION_NEGATIVES = 19  # random items that each validation item is ranked ag
 
 
 def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = False, report_to: str = "none") -> Path:
-    """Train an adapter.
+    """Train an adapter, and return its folder.
 
     Args:
         config: the configuration.
@@ -51,9 +51,6 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         data: the folder of data sets that are not embedded.
         resume: whether to continue the run in `out`.
         report_to: where Hugging Face's trainer reports metrics.
-
-    Returns:
-        The folder of the adapter.
 
     Raises:
         InputError: the data has no targets.
@@ -81,14 +78,7 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
 
     # The model, the examples, which the collator turns into trees, and the trainer.
     model = open_model(config, weights)
-    max_prompt_tokens = int(model.config.max_position_embeddings) - index.trie.max_length
-    limits = (max_prompt_tokens, config.max_history, config.history_step)
-    renderers = {
-        task: Renderer(
-            training_data.catalog, tokenizer, read_template(TASK_TEMPLATES.get(task, config.template)), *limits
-        )
-        for task in ("next-item", *config.tasks)
-    }
+    renderers = _build_renderers(config, training_data, tokenizer, index, model)
     trees = config.steps * config.accumulate * config.trees * process.num_processes
     trainer = RankingTrainer(
         config,
@@ -112,6 +102,24 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
             provenance = build_provenance(config, training_data, weights, index, template, trainer.best_metrics())
             save_adapter(out / "adapter", model, provenance, semantic_ids, num_negatives=VALIDATION_NEGATIVES)
     return out / "adapter"
+
+
+def _build_renderers(
+    config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, model: Any
+) -> dict[TrainingTask, Renderer]:
+    """A renderer for each task, whose prompts leave room for the longest identifier."""
+    max_prompt_tokens = int(model.config.max_position_embeddings) - index.trie.max_length
+    return {
+        task: Renderer(
+            training_data.catalog,
+            tokenizer,
+            read_template(TASK_TEMPLATES.get(task, config.template)),
+            max_prompt_tokens,
+            config.max_history,
+            config.history_step,
+        )
+        for task in ("next-item", *config.tasks)
+    }
 
 
 def collate(

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 
@@ -52,41 +53,63 @@ def inspect_adapter(folder: str | Path, *, base: str | Path, max_rank: int | Non
         MismatchError: the adapter was trained for another model, or uses what vLLM does not support (named).
         ArtifactError: `genrec.json` is damaged.
     """
-    folder = Path(folder)
-    for name in (_CONFIG, _WEIGHTS):
-        if not (folder / name).is_file():
+    folder, base = Path(folder), Path(base)
+    files = _AdapterFiles.read(folder)
+    _check_config(folder, files, base, max_rank)
+    _check_shapes(folder, files.shapes, base)
+    provenance = Provenance.read(folder) if (folder / PROVENANCE).is_file() else None
+    if provenance is not None:
+        _check_base_weights(folder, provenance, base)
+    return Adapter(f"{folder.name}-{files.digest[:12]}", folder.resolve(), provenance)
+
+
+@dataclass(frozen=True)
+class _AdapterFiles:
+    """What the files of an adapter contain."""
+
+    base: str
+    rank: int
+    config: dict[str, Any]
+    shapes: dict[str, list[int]]
+    digest: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        for name in (_CONFIG, _WEIGHTS):
+            if not (folder / name).is_file():
+                raise ModelMissingError(
+                    f"cannot read the adapter {folder.name!r}: {folder} has no {name}; give the folder that training "
+                    "wrote, DIR/adapter"
+                )
+        try:
+            config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+            shapes = _shapes(folder / _WEIGHTS)
+            digest = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
+            base = str(config["base_model_name_or_path"])
+            rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise ModelMissingError(
-                f"cannot read the adapter {folder.name!r}: {folder} has no {name}; give the folder that "
-                "training wrote, DIR/adapter"
-            )
-    try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        shapes = _shapes(folder / _WEIGHTS)
-        digest = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
-        own = str(config["base_model_name_or_path"])
-        rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise ModelMissingError(f"cannot read the adapter {folder.name!r}: {error}; save it with PEFT again") from error
-    if Path(own).name != Path(base).name:
+                f"cannot read the adapter {folder.name!r}: {error}; save it with PEFT again"
+            ) from error
+        return cls(base, rank, config, shapes, digest)
+
+
+def _check_config(folder: Path, files: _AdapterFiles, base: Path, max_rank: int | None) -> None:
+    if Path(files.base).name != base.name:
         raise MismatchError(
-            f"the adapter {folder.name!r} was trained for {own!r}, not for {Path(base).name!r}; load that model, or "
+            f"the adapter {folder.name!r} was trained for {files.base!r}, not for {base.name!r}; load that model, or "
             f"correct base_model_name_or_path in {_CONFIG} if it is the same one"
         )
-    if max_rank is not None and rank > max_rank:
+    if max_rank is not None and files.rank > max_rank:
         raise MismatchError(
-            f"the adapter {folder.name!r} has rank {rank}, and the engine supports up to {max_rank}; "
-            f"start it with max_rank={rank} or more"
+            f"the adapter {folder.name!r} has rank {files.rank}, and the engine supports up to {max_rank}; "
+            f"start it with max_rank={files.rank} or more"
         )
     for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias"):
-        if config.get(feature):
+        if files.config.get(feature):
             raise MismatchError(
                 f"the adapter {folder.name!r} uses {feature}, which vLLM does not support; merge it into the model"
             )
-    _check_shapes(folder, shapes, Path(base))
-    provenance = Provenance.read(folder) if (folder / PROVENANCE).is_file() else None
-    if provenance is not None:
-        _check_base_weights(folder, provenance, Path(base))
-    return Adapter(f"{folder.name}-{digest[:12]}", folder.resolve(), provenance)
 
 
 def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> None:
