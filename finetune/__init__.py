@@ -1,1 +1,1 @@
-"""The recipe of a LoRA adapter: python -m finetune.train CONFIG."""
+"""The recipe for LoRA adapters: python -m finetune.train CONFIG."""

@@ -1,4 +1,4 @@
-"""What a run ends with: an adapter's folder that says what it is."""
+"""The result of a run: the folder of an adapter, with its provenance, model card and validation curve."""
 
 import os
 import tempfile
@@ -28,37 +28,37 @@ tags: [recommendation, lora, genrec]
 # A recommender's adapter for {base}
 
 Trained by genrec on `{data}` (digest {digest}), events from {first} to {last}, by the objective `{objective}`:
-{targets:,} targets in {tokens:,} tokens, step {step} of {steps}. It ranks the items of one catalog behind one template,
-whose hashes are in `genrec.json`; loading compares them.
+{targets:,} targets in {tokens:,} tokens, step {step} of {steps}. It ranks the items of one catalog with one template,
+whose hashes are in `genrec.json`; they are compared when it is loaded.
 
-Validation, {users} people's last known item among {others} random ones: {ndcg}.
+Validation: the last known item of {users} users among {others} random items: {ndcg}.
 
-It has seen what the people of these data took, and ranks what they would take; it knows nothing of anybody else, and
-what it writes without genrec's search need not exist.
+It was trained on the interactions of these users and items, and knows nothing about others. Text that it generates
+without genrec's search may name items that do not exist.
 """
 
 
 def save_adapter(
     folder: Path, model: Any, provenance: Provenance, semantic_ids: SemanticIdentifiers | None, *, num_negatives: int
 ) -> None:
-    """Write weights in bfloat16, `genrec.json`, a model card, and codes where there are any, whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
-        whole = Path(aside) / folder.name
-        _save_weights(whole, model, provenance)
-        provenance.write(whole)
-        (whole / "README.md").write_text(_render_card(provenance, num_negatives), encoding="utf-8")
+    """Write weights in bfloat16, `genrec.json`, a model card, and semantic ids if there are any, atomically."""
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        new = Path(temporary) / folder.name
+        _save_weights(new, model, provenance)
+        provenance.write(new)
+        (new / "README.md").write_text(_render_card(provenance, num_negatives), encoding="utf-8")
         if semantic_ids is not None:
-            semantic_ids.save(whole / SEMANTIC_IDS_DIRECTORY)
-        for path in whole.iterdir():
-            path.chmod(0o755 if path.is_dir() else 0o644)  # whoever serves it need not be who trained it
-        os.replace(whole, folder)
+            semantic_ids.save(new / SEMANTIC_IDS_DIRECTORY)
+        for path in new.iterdir():
+            path.chmod(0o755 if path.is_dir() else 0o644)  # another account may serve it
+        os.replace(new, folder)
 
 
 def _save_weights(folder: Path, model: Any, provenance: Provenance) -> None:
     model.peft_config["default"].base_model_name_or_path = provenance.base
-    half = {name: one.to(torch.bfloat16) for name, one in get_peft_model_state_dict(model).items()}
-    # No embeddings were trained; left to itself, PEFT asks a model hub about that.
-    model.save_pretrained(str(folder), state_dict=half, save_embedding_layers=False)
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in get_peft_model_state_dict(model).items()}
+    # No embeddings were trained; without this argument PEFT asks a model hub about them.
+    model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
 
 
 def _render_card(provenance: Provenance, num_negatives: int) -> str:
@@ -89,7 +89,7 @@ def build_provenance(
     template: Template,
     metrics: dict[str, float],
 ) -> Provenance:
-    """What a run is made of."""
+    """Describe how an adapter was trained."""
     first, last = training_data.time_range
     return Provenance(
         base=weights.name,
@@ -109,15 +109,17 @@ def build_provenance(
 
 
 def write_curve(path: Path, curve: list[dict[str, float]]) -> None:
-    """Write the validation ranking against what was learned, as JSON, and beside it as a picture."""
+    """Write the validation metrics against the training tokens as JSON, and as a plot beside it."""
     from matplotlib.figure import Figure
 
     write_json(path, curve)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for k in CUTOFFS:
-        axes.plot([one["tokens"] / 1e6 for one in curve], [one[f"ndcg@{k}"] for one in curve], label=f"NDCG@{k}")
-    axes.set_xlabel("million tokens learned")
-    axes.set_ylabel("validation, times 100")
+        axes.plot(
+            [point["tokens"] / 1e6 for point in curve], [point[f"ndcg@{k}"] for point in curve], label=f"NDCG@{k}"
+        )
+    axes.set_xlabel("training tokens, in millions")
+    axes.set_ylabel("validation NDCG, times 100")
     axes.legend()
     figure.savefig(path.with_suffix(".png"), dpi=150)

@@ -1,4 +1,4 @@
-"""What a training run is made of, read from TOML, strictly."""
+"""The configuration of a training run, read from TOML; unknown keys are errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,44 +13,43 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 
 
 class TrainConfig(BaseModel):
-    """One run.
+    """The configuration of one run.
 
     Attributes:
-        data: a folder under `--data`, or the embedded `online-retail`.
-        protocol: how `eval.rank` splits it; nothing that is measured there is trained on.
-        model: a bundled model's name or a folder.
-        template: what shows a history to the model.
-        background: people whose histories the prior is measured behind.
-        identifiers: what the model writes for an item: its title, or a code of `levels` words out of `width` each, see
-            `genrec.index.semantic_ids`.
-        max_history, history_step: as in `GenerativeSettings`; training shows what serving shows.
-        objective: `listwise` is a softmax over what was taken and what it is set against; `dpo` the same over what the
-            adapter adds to the untrained model's score; `likelihood` is that of what was taken alone, and `constrained`
-            the same among the tokens that the catalog allows.
-        likelihood_weight: of the likelihood that is added to `listwise` and `dpo`.
-        others: items each target is set against, or in whose company it is shown.
-        popularity_power: these are drawn by their popularity to this power.
-        tasks: how often each is asked, as weights, see `finetune.tasks`; of all but `next-item` only the likelihood is
-            learned.
-        prior: how much of the untrained model's prior is taken from a score, as in `GenerativeSettings`.
-        temperature: nats that one step of the listwise softmax is worth.
-        targets: moments of one history that share a tree.
+        data: a data set in the folder of `--data`, or the embedded `online-retail`.
+        protocol: how `eval.rank` splits the data; test items of that protocol are never trained on.
+        model: a bundled model's name, or a folder.
+        template: the template that renders a history.
+        background: how many users' histories the prior is averaged over.
+        identifiers: what the model generates for an item: its title, or a semantic id of `levels` codes out of `width`
+            each, see `genrec.index.semantic_ids`.
+        max_history, history_step: as in `GenerativeSettings`; training and serving use the same prompts.
+        objective: `listwise` is a softmax over the target and its negatives; `dpo` is the same over the difference to
+            the untrained model's score; `likelihood` is the likelihood of the target alone, and `constrained` is the
+            same among the tokens that the catalog allows.
+        likelihood_weight: the weight of the likelihood added to `listwise` and `dpo`.
+        others: the number of negative items for each target, or of other candidates in the task `candidates`.
+        popularity_power: negatives are drawn in proportion to their popularity to this power.
+        tasks: the weight of each task, see `finetune.tasks`; all tasks but `next-item` use the likelihood only.
+        prior: how much of the untrained model's prior is subtracted from a score, as in `GenerativeSettings`.
+        temperature: the temperature of the listwise softmax, in nats.
+        targets: the maximum number of targets of one history that share a tree.
         rank, alpha, dropout: of LoRA, on all linear layers.
-        max_rank: the highest rank that what serves it takes, see `VllmEngineBackend`.
-        gradient_checkpointing: whether states are computed again in place of being kept, for models of billions.
-        learning_rate: its highest; it rises for `warmup` steps and falls to 0 along a line.
-        steps: of the optimizer.
-        trees: histories that each process computes together.
-        accumulate: how often it does so in a step, whose gradient is the mean of theirs; takes time in place of memory.
-        evaluate_every: steps between two looks at the validation ranking.
-        evaluate_users: how many people that ranking is of.
-        popularity_weight: evidence of popularity in the validation ranking, see `GenerativeSettings.fusion_weight`.
-        patience: looks without a better ranking after which it stops.
-        workers: processes that write trees beside the one that learns from them.
-        seed: of weights, people, targets and others.
-        start: the folder of an adapter to go on from; by default one that changes nothing.
-        since: learn what was taken from this date on.
-        replay: with `since`, the share of trees of what was taken before, so that it is not forgotten.
+        max_rank: the highest rank that the serving engine supports, see `VllmEngineBackend`.
+        gradient_checkpointing: whether activations are recomputed instead of stored, for models of billions.
+        learning_rate: the peak; it rises for `warmup` steps, then falls linearly to 0.
+        steps: the number of optimizer steps.
+        trees: how many histories each process computes in one batch.
+        accumulate: how many batches make one step, with the mean of their gradients; saves memory, costs time.
+        evaluate_every: steps between two validations.
+        evaluate_users: the number of validation users.
+        popularity_weight: the weight of popularity in the validation ranking, see `GenerativeSettings.fusion_weight`.
+        patience: training stops after so many validations without improvement.
+        workers: processes that build trees beside the training process.
+        seed: the seed of weights, users, targets and negatives.
+        start: the folder of an adapter to continue from; by default a new adapter, which changes nothing yet.
+        since: train on interactions from this date on.
+        replay: with `since`, the share of trees from earlier interactions, against forgetting.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,23 +96,23 @@ class TrainConfig(BaseModel):
     def _check_negatives_and_tasks(self) -> Self:
         compares = self.objective in ("listwise", "dpo")
         if compares and not self.others:
-            raise ValueError(f"others is 0; the objective {self.objective} sets each target against 1 other or more")
+            raise ValueError(f"others is 0; the objective {self.objective} needs at least 1 negative for each target")
         if "candidates" in self.tasks and not self.others:
-            raise ValueError("others is 0; the task candidates needs something beside the answer")
+            raise ValueError("others is 0; the task candidates needs at least 1 candidate beside the answer")
         if not self.tasks or min(self.tasks.values()) <= 0:
             raise ValueError(f"tasks is {self.tasks}; give each task a weight above 0")
         return self
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """A config of this folder by its name, or from a file.
+    """Read a configuration of this folder by its name, or a file by its path.
 
     Args:
-        name: of the config, or a path that ends in .toml.
-        overrides: `key = value` each, in TOML; they come in the place of what the file says.
+        name: the name, or a path that ends in .toml.
+        overrides: items `key = value` in TOML, which replace those of the file.
 
     Raises:
-        InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
+        InputError: the file does not exist or is not TOML, or a key is unknown or has a wrong value (named).
     """
     return read_toml(
         TrainConfig, name, CONFIG_FOLDER, label="config", documented_in="finetune/config.py", overrides=overrides

@@ -1,4 +1,4 @@
-"""Which moments of which histories are learned from, and what each is set against."""
+"""Training examples drawn from interaction histories: targets, their negatives, and validation users."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from genrec import Catalog, Interactions
 from genrec.errors import InputError
 from genrec.types import FloatArray, IntArray
 
-_MIN_HISTORY = 1  # items before a target at least
+_MIN_HISTORY = 1  # minimum number of items before a target
 _YEAR_SECONDS = 365 * 86_400.0
 
 
 class _UserEvents(NamedTuple):
-    """What somebody took, int64 [H], and of each how many items were known before it, int64 [H]."""
+    """The items of a user, int64 [H], and for each the number of items known before it, int64 [H]."""
 
     items: IntArray
     num_known: IntArray
@@ -30,27 +30,42 @@ class _UserEvents(NamedTuple):
         return _UserEvents(self.items[:event_index], self.num_known[:event_index])
 
     def is_new(self, event_index: int) -> bool:
-        """Whether an item was not there when it was taken."""
+        """Whether the item of an event is not among the items known before it."""
         return self.items[event_index] not in self.items[: self.num_known[event_index]]
 
 
-class TrainingData:
-    """Histories with the moments that are learned from, and people whose last known item tells how well it goes.
+class _TargetRange(NamedTuple):
+    """Targets in one history: events from `start` on and before `end`."""
 
-    Rankers may count the same interactions, see `eval.data.open_experiment`; of the people who tell, the last item is
-    not learned.
+    history: _UserEvents
+    start: int
+    end: int
+
+
+class TrainingData:
+    """Training histories with their targets, and validation users, whose last known item is not trained on.
+
+    Rankers may be fitted on the same interactions, see `eval.data.open_experiment`.
 
     Args:
-        config: whose data, seeds and counts.
+        config: names the data, and gives seeds and counts.
         data: the folder of data sets that are not embedded.
 
+    Attributes:
+        catalog: the items.
+        interactions: the training interactions.
+        digest: their hash.
+        time_range: the times of the first and the last interaction, in ISO 8601.
+        item_counts: float64 [N], how often each item occurs.
+        train, validation: histories.
+
     Raises:
-        InputError: no history is long enough.
+        InputError: no history is long enough, or no last item is new to its user.
     """
 
     def __init__(self, config: TrainConfig, data: Path | None) -> None:
-        asked = Config(protocol=config.protocol, data=config.data, k=20, metrics=["ndcg@10"])
-        experiment = open_experiment(asked, data, None)
+        evaluated = Config(protocol=config.protocol, data=config.data, k=20, metrics=["ndcg@10"])
+        experiment = open_experiment(evaluated, data, None)
         self.catalog: Catalog = experiment.catalog
         self.interactions = experiment.train
         self.digest = experiment.digest
@@ -60,118 +75,134 @@ class TrainingData:
         )
         offsets, items = known.to_indices(self.catalog)
         self.item_counts: FloatArray = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
-        old = _counts_before(known, config.since)
         times = known.timestamps if config.protocol == "next-basket" else np.arange(len(items))
         histories = [
             _UserEvents(items[start:end], np.searchsorted(times[start:end], times[start:end]))
             for start, end in itertools.pairwise(offsets.tolist())
         ]
-        whole = [
-            (history, count)
-            for history, count in zip(histories, old, strict=True)
-            if len(history.items) > _MIN_HISTORY + 1
-        ]
-        if not whole:
-            raise InputError(
-                f"no history of {config.data} has {_MIN_HISTORY + 2} items or more; there is nothing to learn from"
-            )
-        random = np.random.default_rng(config.seed)
-        order = random.permutation(len(whole))
-        new = np.array([history.num_known[-1] >= _MIN_HISTORY and history.is_new(-1) for history, _ in whole])[order]
-        told = order[new][: config.evaluate_users]
-        if not len(told):
-            raise InputError(f"nobody's last item in {config.data} is new to them; nothing could tell how well it goes")
-        learned = np.setdiff1d(order, told)
-        self._config, self._rng = config, random
+        self._config, self._rng = config, np.random.default_rng(config.seed)
+        num_old = self._split(histories, _counts_before(known, config.since))
+        self._target_ranges = self._find_target_ranges(num_old)
         shares = np.array(list(config.tasks.values()))
         self._tasks, self._task_cdf = list(config.tasks), np.cumsum(shares / shares.sum())[:-1]
-        self.validation = [whole[place][0] for place in told]
-        kept = [whole[place][0].until(whole[place][0].known[-1]) for place in told]
-        self.train = kept + [whole[place][0] for place in learned]
-        before = [whole[place][1] for place in (*told, *learned)]
-        counts = [min(count, len(history.items)) for count, history in zip(before, self.train, strict=True)]
-        # A part of a history: from which place on targets may lie, and before which.
-        first = [int(np.searchsorted(history.known, _MIN_HISTORY)) for history in self.train]
-        parts = [
-            (history, max(least, count), len(history.items))
-            for history, least, count in zip(self.train, first, counts, strict=True)
-        ]
-        self._target_ranges = [_non_empty_ranges(parts, config.since or "the beginning")]
-        if config.since is not None and config.replay:
-            past = list(zip(self.train, first, counts, strict=True))
-            self._target_ranges.append(_non_empty_ranges(past, f"before {config.since}"))
         weights = np.where(self.item_counts > 0, self.item_counts, 0.5) ** config.popularity_power
-        self._popularity_cdf = np.cumsum(weights / weights.sum())  # the chance of an item or one before it
+        self._popularity_cdf = np.cumsum(weights / weights.sum())
+
+    def _split(self, histories: list[_UserEvents], num_old: list[int]) -> list[int]:
+        """Draw the validation users, and set `train` and `validation`.
+
+        Args:
+            histories: one for each user.
+            num_old: how many events of each history come before `since`.
+
+        Returns:
+            How many events of each history in `train` come before `since`.
+        """
+        config = self._config
+        long = [
+            (history, count)
+            for history, count in zip(histories, num_old, strict=True)
+            if len(history.items) > _MIN_HISTORY + 1
+        ]
+        if not long:
+            raise InputError(
+                f"no history of {config.data} has {_MIN_HISTORY + 2} items or more; training needs longer histories"
+            )
+        order = self._rng.permutation(len(long))
+        is_new = np.array([history.num_known[-1] >= _MIN_HISTORY and history.is_new(-1) for history, _ in long])
+        validation = order[is_new[order]][: config.evaluate_users]
+        if not len(validation):
+            raise InputError(f"no last item in {config.data} is new to its user; validation needs such items")
+        others = np.setdiff1d(order, validation)
+        self.validation = [long[user][0] for user in validation]
+        shortened = [history.truncated(int(history.num_known[-1])) for history in self.validation]
+        self.train = shortened + [long[user][0] for user in others]
+        counts = [long[user][1] for user in (*validation, *others)]
+        return [min(count, len(history.items)) for count, history in zip(counts, self.train, strict=True)]
+
+    def _find_target_ranges(self, num_old: list[int]) -> list[list[_TargetRange]]:
+        """The targets from `since` on, and, if they are replayed, those before."""
+        config = self._config
+        firsts = [int(np.searchsorted(history.num_known, _MIN_HISTORY)) for history in self.train]
+        triples = list(zip(self.train, firsts, num_old, strict=True))
+        new = [_TargetRange(history, max(first, count), len(history.items)) for history, first, count in triples]
+        ranges = [_non_empty_ranges(new, f"since {config.since or 'the beginning'}")]
+        if config.since is not None and config.replay:
+            ranges.append(_non_empty_ranges([_TargetRange(*triple) for triple in triples], f"before {config.since}"))
+        return ranges
 
     def sample_examples(self, count: int) -> list[dict[str, Any]]:
-        """So many trees, drawn: `task`, `history`, and `places`, `known`, `others`, `words`, `candidates` of targets.
+        """Draw `count` examples, each a tree of one history.
+
+        Returns:
+            Records with `task` and `history`, and one entry for each target in `event_indices`, `num_known`,
+            `negatives`, `words` and `candidates`.
 
         Raises:
-            InputError: no history has a moment at which anything new was taken.
+            InputError: no history has an item that is new to its user.
         """
-        sources = [self._cycle_examples(parts) for parts in self._target_ranges]
-        again = self._rng.random(count) < self._config.replay
-        return [next(sources[-1 if old else 0]) for old in again]
+        sources = [self._cycle_examples(ranges) for ranges in self._target_ranges]
+        replayed = self._rng.random(count) < self._config.replay
+        return [next(sources[-1 if old else 0]) for old in replayed]
 
     def validation_examples(self, num_negatives: int) -> list[dict[str, Any]]:
-        """One row for each validation person: the last item against so many random ones."""
-        random, rows = np.random.default_rng(self._config.seed), []
+        """One record for each validation user: the last item, and random negatives."""
+        rng, records = np.random.default_rng(self._config.seed), []
         for history in self.validation:
-            rest = np.setdiff1d(np.arange(len(self.catalog)), history.items)
-            others = random.choice(rest, min(num_negatives, len(rest)), replace=False)
-            rows.append(_to_record("next-item", history, [len(history.items) - 1], [others.tolist()]))
-        return rows
+            unseen = np.setdiff1d(np.arange(len(self.catalog)), history.items)
+            negatives = rng.choice(unseen, min(num_negatives, len(unseen)), replace=False)
+            records.append(_to_record("next-item", history, [len(history.items) - 1], [negatives.tolist()]))
+        return records
 
-    def _cycle_examples(self, target_ranges: "list[_TargetRange]") -> Iterator[dict[str, Any]]:
-        """Rows of histories in random order, and when all were met, in another."""
+    def _cycle_examples(self, target_ranges: list[_TargetRange]) -> Iterator[dict[str, Any]]:
+        """Yield examples of all histories in random order, then again in another order, without end."""
         while True:
-            met = False
-            for place in self._rng.permutation(len(target_ranges)):
-                row = self._sample_example(*target_ranges[place])
-                if row is not None:
-                    met = True
-                    yield row
-            if not met:
-                raise InputError("no history holds anything new behind its beginning; there is nothing to learn from")
+            found = False
+            for index in self._rng.permutation(len(target_ranges)):
+                record = self._sample_example(target_ranges[index])
+                if record is not None:
+                    found = True
+                    yield record
+            if not found:
+                raise InputError("no history has a new item after its first ones; training needs such items")
 
-    def _sample_example(self, history: _UserEvents, low: int, high: int) -> dict[str, Any] | None:
-        """Moments that lie side by side, so that they share what they show."""
+    def _sample_example(self, target_range: _TargetRange) -> dict[str, Any] | None:
+        """Draw consecutive targets, which share most of their prompts; None if none of them is new to the user."""
+        history, low, high = target_range
         end = int(self._rng.integers(min(low + self._config.targets, high), high + 1))
         begin = max(low, end - self._config.targets)
-        places = [place for place in range(begin, end) if history.is_new(place)]
-        if not places:
+        events = [event for event in range(begin, end) if history.is_new(event)]
+        if not events:
             return None
-        # What is asked for with one prompt is set against the same others, which stand in the tree once.
-        asked, prompts = np.unique(history.num_known[places], return_inverse=True)
-        drawn = np.searchsorted(self._popularity_cdf, self._rng.random((len(asked), self._config.others)), side="right")
-        drawn = np.minimum(drawn, len(self._popularity_cdf) - 1)[prompts]  # the sum of chances may end just below 1
-        others = [np.setdiff1d(own, history.items).tolist() for own in drawn]  # nor what comes later: it was taken too
+        # Targets that share a prompt share their negatives, which then occur in the tree only once.
+        distinct, prompts = np.unique(history.num_known[events], return_inverse=True)
+        draws = self._rng.random((len(distinct), self._config.others))
+        drawn = np.searchsorted(self._popularity_cdf, draws, side="right")
+        drawn = np.minimum(drawn, len(self._popularity_cdf) - 1)[prompts]  # rounding may leave the last sum below 1
+        negatives = [np.setdiff1d(own, history.items).tolist() for own in drawn]  # later items are no negatives either
         task = self._tasks[int(np.searchsorted(self._task_cdf, self._rng.random(), side="right"))]
+        none: list[list[int]] = [[]] * len(events)
         if task == "next-item":
-            needed = others if self._config.objective in ("listwise", "dpo") else [[]] * len(places)
-            return _to_record(task, history.truncated(end), places, needed)
-        taken = history.items
-        pairs = [(int(taken[history.num_known[place] - 1]), int(taken[place])) for place in places]
-        words = [query_text(task, self.catalog, before, one, self._rng) for before, one in pairs]
-        lists: list[list[int]] = [[]] * len(places)
+            needed = negatives if self._config.objective in ("listwise", "dpo") else none
+            return _to_record(task, history.truncated(end), events, needed)
+        pairs = [(int(history.items[history.num_known[event] - 1]), int(history.items[event])) for event in events]
+        words = [query_text(task, self.catalog, previous, target, self._rng) for previous, target in pairs]
+        candidates = none
         if task == "candidates":
-            shown = zip(pairs, others, strict=True)
-            lists = [self._rng.permutation([one, *own]).tolist() for (_, one), own in shown]
-        return _to_record(task, history.truncated(end), places, [[]] * len(places), words, lists)
-
-
-_TargetRange = tuple[_UserEvents, int, int]
+            shown = zip(pairs, negatives, strict=True)
+            candidates = [self._rng.permutation([target, *own]).tolist() for (_, target), own in shown]
+        return _to_record(task, history.truncated(end), events, none, words, candidates)
 
 
 def _non_empty_ranges(target_ranges: list[_TargetRange], period: str) -> list[_TargetRange]:
-    found = [(history, low, high) for history, low, high in target_ranges if low < high]
-    if not found:
-        raise InputError(f"nobody took anything since {period} behind something else; there is nothing to learn from")
-    return found
+    ranges = [one for one in target_ranges if one.start < one.end]
+    if not ranges:
+        raise InputError(f"no user has a target {period}; choose another date for since")
+    return ranges
 
 
 def _counts_before(interactions: Interactions, since: str | None) -> list[int]:
-    """How many events of each person came before a date."""
+    """How many events of each user come before a date."""
     if since is None:
         return [0] * len(interactions.histories())
     try:
@@ -183,7 +214,7 @@ def _counts_before(interactions: Interactions, since: str | None) -> list[int]:
 
 
 def _format_time(seconds: float) -> str:
-    """ISO 8601, or a number where the data know places in place of times."""
+    """A time in ISO 8601; a small number is an order, not a time, and stays a number."""
     return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds >= _YEAR_SECONDS else f"{seconds:g}"
 
 
@@ -198,9 +229,9 @@ def _to_record(
     return {
         "task": task,
         "history": history.items.tolist(),
-        "places": event_indices,
-        "known": history.num_known[event_indices].tolist(),
-        "others": negatives,
+        "event_indices": event_indices,
+        "num_known": history.num_known[event_indices].tolist(),
+        "negatives": negatives,
         "words": words or [""] * len(event_indices),
         "candidates": candidates or [[]] * len(event_indices),
     }

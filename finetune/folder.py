@@ -1,4 +1,4 @@
-"""The folder of a run: what it is, its checkpoints, and what it ends with."""
+"""The folder of a run: its configuration and its checkpoints."""
 
 import errno
 import json
@@ -14,54 +14,53 @@ from genrec.artifact import write_json
 from genrec.errors import EngineError, InputError, MismatchError
 
 _REQUIRED_FILES = ("adapter_model.safetensors", "scheduler.pt")
-_TORCH_WRITE_ERROR = "PytorchStreamWriter"  # what torch's error says when it could not write to the end
+_TORCH_WRITE_ERROR = "PytorchStreamWriter"  # in the message of torch's error when a write fails
 
 
 def open_run(run_folder: Path, run_config: Mapping[str, Any], resume: bool) -> None:
-    """Begin a run, or go on with the same one.
+    """Start a new run in a folder, or check that the folder contains the same run.
 
     Args:
         run_folder: the folder.
-        run_config: what makes the run this one; JSON.
-        resume: whether it may be there already.
+        run_config: JSON that identifies the run.
+        resume: whether the folder may contain the run already.
 
     Raises:
-        InputError: what the folder says of its run is damaged.
-        MismatchError: the folder holds another run (the difference is named), or one that is not to be gone on with.
+        InputError: the configuration in the folder is damaged.
+        MismatchError: the folder contains another run (the difference is named), or this run without `resume`.
+        EngineError: the folder cannot be written.
     """
-    kept, mine = run_folder / "config.json", dict(run_config)
-    if kept.is_file():
+    path, wanted = run_folder / "config.json", dict(run_config)
+    if path.is_file():
         try:
-            theirs = dict(json.loads(kept.read_text(encoding="utf-8")))
+            existing = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{kept} is damaged: {error}; name another folder with --out") from error
-        for name in sorted(mine.keys() | theirs.keys()):
-            if mine.get(name) != theirs.get(name):
+            raise InputError(f"{path} is damaged: {error}; choose another folder with --out") from error
+        for name in sorted(wanted.keys() | existing.keys()):
+            if wanted.get(name) != existing.get(name):
                 raise MismatchError(
-                    f"{run_folder} holds a run whose {name} is {theirs.get(name)!r}, not {mine.get(name)!r}; name another "
-                    "folder with --out, or go on with the same config and --set"
+                    f"{run_folder} contains a run whose {name} is {existing.get(name)!r}, not {wanted.get(name)!r}; "
+                    "choose another folder with --out, or resume with the same config and --set"
                 )
         if not resume:
-            raise MismatchError(
-                f"{run_folder} holds this run already; go on with it by --resume, or name another folder"
-            )
+            raise MismatchError(f"{run_folder} contains this run already; add --resume, or choose another folder")
         return
     with report_disk_errors(run_folder):
         run_folder.mkdir(parents=True, exist_ok=True)
-        write_json(kept, mine)
+        write_json(path, wanted)
 
 
 def last_checkpoint(run_folder: Path) -> str | None:
-    """The newest whole checkpoint; killed before its first, a run begins again.
+    """Find the newest complete checkpoint; None if there is none, so the run starts again.
 
     Raises:
-        MismatchError: it holds pickled weights.
+        MismatchError: a checkpoint contains pickled weights.
     """
-    there = [path for path in (run_folder / "checkpoints").glob("checkpoint-*") if path.is_dir()]
-    for path in sorted(there, key=lambda path: -int(path.name.rpartition("-")[2])):
+    checkpoints = [path for path in (run_folder / "checkpoints").glob("checkpoint-*") if path.is_dir()]
+    for path in sorted(checkpoints, key=lambda path: -int(path.name.rpartition("-")[2])):
         if pickled := sorted(path.glob("*_model*.bin")):
             raise MismatchError(
-                f"{pickled[0]} is pickled, which can run anything; remove {path}, an earlier one serves"
+                f"{pickled[0]} is pickled, and loading it could run code; remove {path}, and resume from an earlier one"
             )
         if _is_complete(path):
             return str(path)
@@ -79,10 +78,10 @@ def _is_complete(path: Path) -> bool:
 
 @contextmanager
 def report_disk_errors(run_folder: Path) -> Iterator[None]:
-    """Tell of a disk that is full, or that may not be written, by what is left.
+    """Raise errors of a full or read-only disk as `EngineError`, with the newest complete checkpoint.
 
     Raises:
-        EngineError: it is.
+        EngineError: the folder cannot be written.
     """
     try:
         yield
@@ -91,8 +90,8 @@ def report_disk_errors(run_folder: Path) -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
-            raise EngineError(f"cannot write to {run_folder}: {reason}; name another folder with --out") from error
+            raise EngineError(f"cannot write to {run_folder}: {reason}; choose another folder with --out") from error
         raise EngineError(
-            f"cannot write to {run_folder}: {reason}; its last whole checkpoint is {last_checkpoint(run_folder) or 'none'}; free "
-            "some space, and go on with --resume"
+            f"cannot write to {run_folder}: {reason}; the newest complete checkpoint is "
+            f"{last_checkpoint(run_folder) or 'none'}; free some space, and continue with --resume"
         ) from error

@@ -1,4 +1,4 @@
-"""Examples through a model in one pass: every tree by itself, each of its tokens seeing its own path only."""
+"""The forward pass over training examples: trees in one batch, where each token sees its own path only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,23 +13,25 @@ from genrec.index.training_examples import TrainingExample
 
 
 def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -> dict[str, Tensor]:
-    """Tensors of B trees of at most W tokens, T tokens in all; other letters, over all trees, as in
-    `genrec.index.training_examples`.
+    """Pack B trees of at most W tokens, T tokens in all, into tensors.
+
+    The other letters are as in `genrec.index.training_examples`, summed over all trees.
 
     Args:
         examples: the trees.
-        ranked: of each tree, whether its choices are to be ranked; else only what was taken is to be likely.
+        ranked: for each tree, whether its choices are ranked; otherwise only the likelihood of its targets counts.
 
     Returns:
-        input_ids, position_ids: int64 [1, T]; cells: int64 [T], the place of each token in the table [B, W]; visible:
-        bool [B, W, W]; rows: int64 [R], the tokens behind which something is read; row_of_step: int64 [S]; next_ids:
-        int64 [S]; choices: int64 [S]; targets, items: int64 [C]; taken: int64 [J]; ranked: bool [J]; forks: int64 [F];
-        fork_of_token, fork_tokens: int64, each token that is allowed at a fork and which fork.
+        input_ids, position_ids: int64 [1, T]; cells: int64 [T], the index of each token in the flattened table [B, W];
+        visible: bool [B, W, W]; rows: int64 [R], the tokens whose next-token distribution is read; row_of_step: int64
+        [S]; next_ids: int64 [S]; choices: int64 [S]; targets, items: int64 [C]; taken: int64 [J], the positive choices;
+        ranked: bool [J]; forks: int64 [F], steps; fork_tokens, fork_of_token: int64, the tokens allowed at forks, and
+        the fork of each.
     """
     width = max(len(one.token_ids) for one in examples)
     visible = np.zeros((len(examples), width, width), dtype=np.bool_)
     for table, one in zip(visible, examples, strict=True):
-        table[np.arange(width), np.arange(width)] = True  # padding sees itself, so that no row sees nothing
+        table[np.arange(width), np.arange(width)] = True  # padding sees itself, because no row may be empty
         table[: len(one.token_ids), : len(one.token_ids)] = one.visible()
     tokens, choices, targets, steps, forks = (
         np.cumsum([0, *map(len, own)])[:-1]
@@ -67,11 +69,11 @@ def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -
 
 @dataclass(frozen=True)
 class ExampleLogProbs:
-    """What a model says of packed examples.
+    """A model's log-probabilities of packed examples.
 
     Attributes:
-        item_tokens: float32 [S], the log-probability of each step.
-        allowed_tokens: float32 [F], that of all the tokens which the catalog allows at each fork, together.
+        item_tokens: float32 [S], of each step.
+        allowed_tokens: float32 [F], of all tokens together that the catalog allows at each fork.
     """
 
     item_tokens: Tensor
@@ -79,10 +81,10 @@ class ExampleLogProbs:
 
 
 def compute_log_probs(model: Any, packed: dict[str, Tensor]) -> ExampleLogProbs:
-    """Of a model under `genrec.backends.attention.use_packed_attention`."""
-    kind = next(model.parameters()).dtype
-    mask = torch.zeros(packed["visible"].shape, dtype=kind, device=packed["visible"].device)
-    mask.masked_fill_(~packed["visible"], torch.finfo(kind).min)
+    """Run a model that was passed to `genrec.backends.attention.use_packed_attention` over packed examples."""
+    dtype = next(model.parameters()).dtype
+    mask = torch.zeros(packed["visible"].shape, dtype=dtype, device=packed["visible"].device)
+    mask.masked_fill_(~packed["visible"], torch.finfo(dtype).min)
     logits = model(
         input_ids=packed["input_ids"],
         position_ids=packed["position_ids"],
@@ -94,19 +96,25 @@ def compute_log_probs(model: Any, packed: dict[str, Tensor]) -> ExampleLogProbs:
     log_probs = logits.float().log_softmax(dim=-1)
     steps = log_probs[packed["row_of_step"], packed["next_ids"]]
     owner = packed["fork_of_token"]
-    ways = log_probs[packed["row_of_step"][packed["forks"]][owner], packed["fork_tokens"]]
-    return ExampleLogProbs(steps, log_sum_exp(ways, owner, len(packed["forks"])))
+    allowed = log_probs[packed["row_of_step"][packed["forks"]][owner], packed["fork_tokens"]]
+    return ExampleLogProbs(steps, log_sum_exp(allowed, owner, len(packed["forks"])))
 
 
 def item_log_probs(token_log_probs: Tensor, packed: dict[str, Tensor]) -> Tensor:
-    """The log-probability of each choice, float32 [C]."""
+    """The log-probability of each choice, float32 [C], from those of its steps."""
     return torch.zeros(len(packed["items"]), device=token_log_probs.device).index_add(
         0, packed["choices"], token_log_probs
     )
 
 
 def log_sum_exp(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
-    """float32 [count], of the values of each owner, which has one at least: int64, below `num_groups`."""
+    """The log of the sum of exponentials of each group, float32 [num_groups].
+
+    Args:
+        values: float32 [K].
+        groups: int64 [K], the group of each value; every group has at least one.
+        num_groups: the number of groups.
+    """
     lowest = torch.full((num_groups,), -torch.inf, device=values.device)
     highest = lowest.scatter_reduce(0, groups, values.detach(), "amax")
     total = torch.zeros(num_groups, device=values.device).index_add(0, groups, (values - highest[groups]).exp())

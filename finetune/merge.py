@@ -1,7 +1,7 @@
 """Merge an adapter into its model's weights: python -m finetune.merge ADAPTER --out DIR [--model NAME].
 
-For engines that serve no adapters, and for one adapter that is asked all the time. DIR is a model's folder as any
-other, with its tokenizer: `genrec recommend --model DIR`, `Settings(model=DIR)`, `vllm serve DIR`.
+For engines without adapters, and for an adapter that serves all requests. DIR is then the folder of a complete model
+with its tokenizer: `genrec recommend --model DIR`, `Settings(model=DIR)`, `vllm serve DIR`.
 """
 
 import argparse
@@ -22,12 +22,17 @@ _KIND, _VERSION = "merged model", 1
 
 
 def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
-    """Write the merged model in bfloat16, whole or not at all.
+    """Write the merged model in bfloat16, atomically.
+
+    Args:
+        adapter: the folder of the adapter.
+        out: the folder of the merged model.
+        model: the base model, a bundled model's name or a folder.
 
     Raises:
         ModelMissingError: the model or the adapter is missing.
-        MismatchError: they do not belong together.
-        ArtifactError: the folder cannot be written, or holds something else.
+        MismatchError: the adapter was trained for another model.
+        ArtifactError: the folder cannot be written, or contains something else.
     """
     import torch
 
@@ -49,8 +54,8 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and merge."""
     parser = argparse.ArgumentParser(prog="python -m finetune.merge", description=__doc__)
-    parser.add_argument("adapter", type=Path, help="an adapter's folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the merged model goes")
+    parser.add_argument("adapter", type=Path, help="the folder of the adapter")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the merged model")
     parser.add_argument("--model", default=LANGUAGE_MODEL, metavar="NAME", help="a bundled model's name, or a folder")
     own = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The model that learns: its weights as they are, and beside them what is learned."""
+"""The model to train: frozen weights, and a LoRA adapter."""
 
 import json
 import tempfile
@@ -16,14 +16,14 @@ from genrec.backends.attention import use_packed_attention
 from genrec.backends.precision import default_device, native_dtype
 from genrec.errors import MismatchError
 
-_SHAPE_KEYS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # of a configuration of PEFT's
+_SHAPE_KEYS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # in a PEFT configuration
 
 
 def open_model(config: TrainConfig, weights: Path) -> PeftModel:
-    """The model with an adapter that changes nothing yet, or as `config.start` left it.
+    """Load the model with a new adapter, which changes nothing yet, or with the adapter `config.start`.
 
     Raises:
-        MismatchError: what would come out is nothing that the engines serve, or `config.start` is of another kind.
+        MismatchError: engines could not serve the result, or `config.start` has another shape, template or identifiers.
     """
     kind = native_dtype(default_device())
     base = AutoModelForCausalLM.from_pretrained(weights, dtype=kind, attn_implementation="sdpa", use_safetensors=True)
@@ -42,30 +42,32 @@ def open_model(config: TrainConfig, weights: Path) -> PeftModel:
         if config.start is not None:
             _check_start(Path(config.start), config, weights, _read_shape(Path(folder)))
     if config.start is not None:
-        held, own = load_file(Path(config.start) / "adapter_model.safetensors"), get_peft_model_state_dict(model)
-        if held.keys() != own.keys():
-            name = sorted(held.keys() ^ own.keys())[0]
-            raise MismatchError(f"{name} is not in both {config.start} and this run; go on with the layers it has")
-        set_peft_model_state_dict(model, held)
+        saved, own = load_file(Path(config.start) / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+        if saved.keys() != own.keys():
+            name = sorted(saved.keys() ^ own.keys())[0]
+            raise MismatchError(
+                f"{name} is not in both {config.start} and this run; continue with the layers of that adapter"
+            )
+        set_peft_model_state_dict(model, saved)
     return model
 
 
 def _check_start(start: Path, config: TrainConfig, weights: Path, expected: dict[str, Any]) -> None:
-    told, theirs = inspect_adapter(start, base=weights).provenance, _read_shape(start)
+    provenance, existing = inspect_adapter(start, base=weights).provenance, _read_shape(start)
     for name in _SHAPE_KEYS:
-        if expected[name] != theirs[name]:
+        if expected[name] != existing[name]:
             raise MismatchError(
-                f"the {name} of {start} is {theirs[name]}, and {expected[name]} here; go on with its own"
+                f"{name} of {start} is {existing[name]}, not {expected[name]}; set it to {existing[name]}"
             )
-    if told is not None:
-        kinds = {key: (told.config.get(key), getattr(config, key)) for key in ("identifiers", "levels", "width")}
-        for key, (was, now) in kinds.items():
-            if was != now:
-                raise MismatchError(f"{start} was trained with {key} = {was!r}, not {now!r}; go on with its own")
-        if differs := told.mismatches(template=read_template(config.template).fingerprint):
-            raise MismatchError(f"{differs[0]}; go on with the template that {start} was trained with")
+    if provenance is not None:
+        for key in ("identifiers", "levels", "width"):
+            before, now = provenance.config.get(key), getattr(config, key)
+            if before != now:
+                raise MismatchError(f"{start} was trained with {key} = {before!r}, not {now!r}; set it to {before!r}")
+        if mismatches := provenance.mismatches(template=read_template(config.template).fingerprint):
+            raise MismatchError(f"{mismatches[0]}; use the template that {start} was trained with")
 
 
 def _read_shape(folder: Path) -> dict[str, Any]:
-    told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return {name: told.get(name) or None for name in _SHAPE_KEYS}
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return {name: config.get(name) or None for name in _SHAPE_KEYS}

@@ -1,8 +1,8 @@
-"""What else than the next item an adapter learns to answer, so that it serves words and lists too.
+"""Training tasks beside the next item, so that an adapter also handles search words and candidate lists.
 
-`candidates` shows a list that holds the answer. `search` shows a history and two words of the answer's title. Nobody's
-history is shown by `cold-start`, which names something that was taken before, and by `description`, which tells what
-the catalog knows of the answer: its attributes, and most words of its title in another order.
+`candidates` shows a list that contains the answer. `search` shows a history and two words of the answer's title. Two
+tasks show no history: `cold-start` names an item of the history, and `description` gives the answer's attributes and
+most words of its title, shuffled.
 """
 
 from typing import Literal
@@ -14,21 +14,25 @@ from genrec import Catalog, Item
 TrainingTask = Literal["next-item", "candidates", "cold-start", "search", "description"]
 
 TASK_TEMPLATES = {"candidates": "rank-candidates", "cold-start": "cold-start", "description": "cold-start"}
-"""The templates that ask; all other tasks are asked by the run's own."""
+"""The template of each task; all other tasks use the template of the run."""
 
-_KEPT_SHARE = 2 / 3  # of the words of a title in a description
+_KEPT_SHARE = 2 / 3  # of a title's words that a description keeps
 
 
 def query_text(
     task: TrainingTask, catalog: Catalog, previous_item: int, target_item: int, rng: np.random.Generator
 ) -> str:
-    """The words that a person says.
+    """Generate the user's message for a task.
 
     Args:
-        task: what is asked.
-        catalog: names the items.
-        previous_item, target_item: item indices: what the person took last, and what is to be found.
+        task: the task.
+        catalog: the items.
+        previous_item: the item index of the last interaction.
+        target_item: the item index of the answer.
         rng: draws words.
+
+    Returns:
+        The message; empty for tasks without one.
     """
     if task == "cold-start":
         return f"Something like {catalog[previous_item].title}"
@@ -45,4 +49,4 @@ def query_text(
 def _description_text(item: Item, words: list[str], rng: np.random.Generator) -> str:
     kept = rng.permutation(len(words))[: max(1, round(_KEPT_SHARE * len(words)))]
     facts = [f"{name} {value}" for name, value in item.attributes.items() if value is not None]
-    return ", ".join([" ".join(words[place] for place in kept), *facts])
+    return ", ".join([" ".join(words[index] for index in kept), *facts])

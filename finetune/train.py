@@ -1,9 +1,9 @@
-"""Train a LoRA adapter on what people took: python -m finetune.train CONFIG --out DIR [--data DIR] [--resume].
+"""Train a LoRA adapter on interactions: python -m finetune.train CONFIG --out DIR [--data DIR] [--resume].
 
-CONFIG is a name in finetune/configs or a .toml file. What comes out is DIR/adapter, a PEFT folder that Transformers and
-vLLM load as it is, with genrec.json that says what it was made of. A run that was killed goes on from its last
-checkpoint with --resume, and ends with the weights that it would have had. On several GPUs or machines: accelerate
-launch -m finetune.train ...; on several processors: torchrun --nproc-per-node 2 -m finetune.train ...
+CONFIG is a name in finetune/configs or a .toml file. The result is DIR/adapter, a PEFT folder that Transformers and
+vLLM load directly, with its provenance in genrec.json. With --resume, a run that was killed continues from its newest
+checkpoint, and ends with the same weights as an uninterrupted run. On several GPUs or machines: accelerate launch -m
+finetune.train ...; on several processors: torchrun --nproc-per-node 2 -m finetune.train ...
 """
 
 import argparse
@@ -40,86 +40,106 @@ from genrec.rankers.prior_store import PriorSource
 from genrec.settings import ENCODER_MODEL, Settings
 from genrec.types import FloatArray
 
-VALIDATION_NEGATIVES = 19  # random items that a validation item is ranked among
+VALIDATION_NEGATIVES = 19  # random items that each validation item is ranked against
 
 
 def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = False, report_to: str = "none") -> Path:
-    """Train, and return the adapter's folder.
+    """Train an adapter, and return its folder.
+
+    Args:
+        config: the configuration.
+        out: the folder of the run.
+        data: the folder of data sets that are not embedded.
+        resume: whether to continue the run in `out`.
+        report_to: where Hugging Face's trainer reports metrics.
 
     Raises:
-        InputError: there is nothing to learn from.
-        MismatchError: the folder holds another run (the difference is named), or one that is not to be gone on with;
-            or what would come out is nothing that an engine serves.
+        InputError: the data has no targets.
+        MismatchError: the folder contains another run (the difference is named), or this run without `resume`; or
+            engines could not serve the adapter.
         ModelMissingError: the model is not on this machine.
-        EngineError: the disk is full, or the run diverged.
+        EngineError: the disk is full, or the training diverged.
     """
-    process = PartialState(cpu=not torch.cuda.is_available())  # of several one writes, and each has a GPU of its own
+    process = PartialState(cpu=not torch.cuda.is_available())  # the main process writes; each has its own GPU
     torch.manual_seed(config.seed)
-    moments, cache = TrainingData(config, data), default_cache()
+    training_data, cache = TrainingData(config, data), default_cache()
     template = read_template(config.template)
     if process.is_main_process:
-        open_run(out, _run_identity(config, moments, template), resume)
+        open_run(out, _run_identity(config, training_data, template), resume)
     if (out / "adapter").is_dir():
         return out / "adapter"
 
-    # Prompts and items in the tokens that serving uses; what is measured once, one process measures.
+    # Prompts and items in the same tokens as in serving; the main process computes the prior once.
     weights = find_model_directory(config.model, cache)
     tokenizer = HuggingFaceTokenizer.from_directory(weights)
     with process.main_process_first():
-        codes = _semantic_ids(config, moments, tokenizer, cache)
-        index = open_index(moments.catalog, tokenizer, cache, lambda *_: None, codes)
-        prior = _prior_scores(config, moments, tokenizer, index, cache)
+        semantic_ids = _semantic_ids(config, training_data, tokenizer, cache)
+        index = open_index(training_data.catalog, tokenizer, cache, lambda *_: None, semantic_ids)
+        prior = _prior_scores(config, training_data, tokenizer, index, cache)
 
-    # The model, moments as trees when they are needed, and the trainer.
+    # The model, the examples, which the collator turns into trees, and the trainer.
     model = open_model(config, weights)
-    room = int(model.config.max_position_embeddings) - index.trie.max_length
-    shown = (room, config.max_history, config.history_step)
-    renderers = {
-        task: Renderer(moments.catalog, tokenizer, read_template(TASK_TEMPLATES.get(task, config.template)), *shown)
-        for task in ("next-item", *config.tasks)
-    }
+    renderers = _build_renderers(config, training_data, tokenizer, index, model)
     trees = config.steps * config.accumulate * config.trees * process.num_processes
     trainer = RankingTrainer(
         config,
         partial(collate, renderers, index),
         out,
         prior=prior,
-        item_counts=moments.item_counts,
+        item_counts=training_data.item_counts,
         report_to=report_to,
         model=model,
-        train_dataset=Dataset.from_list(moments.sample_examples(trees)),
-        eval_dataset=Dataset.from_list(moments.validation_examples(VALIDATION_NEGATIVES)),
+        train_dataset=Dataset.from_list(training_data.sample_examples(trees)),
+        eval_dataset=Dataset.from_list(training_data.validation_examples(VALIDATION_NEGATIVES)),
     )
 
-    # From the beginning, or from the last checkpoint; then what is served, with what it was made of.
+    # Train from the start or from the newest checkpoint, then write the adapter and its provenance.
     checkpoint = last_checkpoint(out) if resume else None
     trainer.resume_counts(checkpoint)
     with report_disk_errors(out):
         trainer.train(resume_from_checkpoint=checkpoint)
         if process.is_main_process:
             write_curve(out / "curve.json", trainer.validation_curve())
-            facts = build_provenance(config, moments, weights, index, template, trainer.best_metrics())
-            save_adapter(out / "adapter", model, facts, codes, num_negatives=VALIDATION_NEGATIVES)
+            provenance = build_provenance(config, training_data, weights, index, template, trainer.best_metrics())
+            save_adapter(out / "adapter", model, provenance, semantic_ids, num_negatives=VALIDATION_NEGATIVES)
     return out / "adapter"
+
+
+def _build_renderers(
+    config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, model: Any
+) -> dict[TrainingTask, Renderer]:
+    """A renderer for each task, whose prompts leave room for the longest identifier."""
+    max_prompt_tokens = int(model.config.max_position_embeddings) - index.trie.max_length
+    return {
+        task: Renderer(
+            training_data.catalog,
+            tokenizer,
+            read_template(TASK_TEMPLATES.get(task, config.template)),
+            max_prompt_tokens,
+            config.max_history,
+            config.history_step,
+        )
+        for task in ("next-item", *config.tasks)
+    }
 
 
 def collate(
     renderers: Mapping[TrainingTask, Renderer], index: CatalogIndex, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Tensor]:
-    """Rows of `TrainingData` as tensors, see `finetune.forward.pack`."""
+    """Turn records of `TrainingData` into tensors, see `finetune.forward.pack_examples`."""
     examples = []
     for row in rows:
-        asked = zip(*(row[name] for name in ("places", "others", "words", "candidates", "known")), strict=True)
+        names = ("event_indices", "negatives", "words", "candidates", "num_known")
         targets = [
-            Target(place, np.array(others, dtype=np.int64), words, np.array(candidates, dtype=np.int64), known)
-            for place, others, words, candidates, known in asked
+            Target(event, np.array(negatives, dtype=np.int64), words, np.array(candidates, dtype=np.int64), num_known)
+            for event, negatives, words, candidates, num_known in zip(*(row[name] for name in names), strict=True)
         ]
         examples.append(build_example(renderers[row["task"]], index, np.array(row["history"]), targets))
     return pack_examples(examples, [row["task"] == "next-item" for row in rows])
 
 
 def _run_identity(config: TrainConfig, training_data: TrainingData, template: Template) -> dict[str, Any]:
-    """What makes a run this run: its config, and what the names in it stand for."""
+    """Identify a run: its configuration, and hashes of what the configuration names."""
     start = None if config.start is None else inspect_adapter(config.start, base=config.model).name
     return {
         **config.model_dump(mode="json"),
@@ -133,7 +153,7 @@ def _run_identity(config: TrainConfig, training_data: TrainingData, template: Te
 def _semantic_ids(
     config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, cache: Path
 ) -> SemanticIdentifiers | None:
-    """The codes of items, learned of their titles, the same ones every time; None where titles are written."""
+    """Learn semantic ids from the titles, deterministically; None if items are written as titles."""
     if config.identifiers == "titles":
         return None
     encoder = open_encoder(ENCODER_MODEL, cache)
@@ -150,12 +170,17 @@ def _semantic_ids(
 def _prior_scores(
     config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, cache: Path
 ) -> FloatArray:
-    """How likely the untrained model finds each item whoever asks, in nats: float64 [N]; measured once, then kept."""
+    """The untrained model's prior log-probability of each item, in nats: float64 [N]; computed once, then cached."""
     if not config.prior:
         return np.zeros(len(training_data.catalog))
-    shown = GenerativeSettings(strategy="exhaustive", max_history=config.max_history, history_step=config.history_step)
-    settings = Settings(background=config.background, generative=shown)
-    histories = select_prior_histories(training_data.catalog, training_data.interactions, settings)
+    settings = GenerativeSettings(
+        strategy="exhaustive", max_history=config.max_history, history_step=config.history_step
+    )
+    histories = select_prior_histories(
+        training_data.catalog,
+        training_data.interactions,
+        Settings(background=config.background, generative=settings),
+    )
     ranker = GenerativeRanker(
         index,
         load_backend(config.model, cache)[0],
@@ -163,29 +188,36 @@ def _prior_scores(
         template=read_template(config.template),
         cold_template=read_template("cold-start"),
         prior=PriorSource(histories, cache / "priors"),
-        settings=shown,
+        settings=settings,
     )
-    found = ranker.prior_scores()
+    scores = ranker.prior_scores()
     ranker.save_priors()
-    return found
+    return scores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m finetune.train", description=__doc__)
     parser.add_argument("config", help="a name in finetune/configs, or a .toml file")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where checkpoints and the adapter go")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder that holds games and beauty")
-    parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the config, in TOML")
-    parser.add_argument("--report-to", default="none", metavar="NAME", help="as Hugging Face's trainer has it")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the folder of checkpoints and the adapter"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder that contains games and beauty")
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="replace keys of the config, in TOML")
+    parser.add_argument(
+        "--report-to",
+        default="none",
+        metavar="NAME",
+        help="where to report metrics, see report_to of Hugging Face's TrainingArguments",
+    )
     own = parser.parse_args(arguments)
     try:
         config = read_config(own.config, own.set)
-        found = train(config, own.out, data=own.data, resume=own.resume, report_to=own.report_to)
+        adapter = train(config, own.out, data=own.data, resume=own.resume, report_to=own.report_to)
     except GenrecError as error:
         sys.exit(f"error: {error}")
-    print(found)
+    print(adapter)
 
 
 if __name__ == "__main__":

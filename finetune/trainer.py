@@ -1,4 +1,4 @@
-"""Hugging Face's trainer with genrec's objectives, and a ranking in the place of the validation loss."""
+"""Hugging Face's trainer with genrec's objectives, and with ranking metrics instead of a validation loss."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,21 +18,22 @@ from genrec.backends.precision import default_device, native_dtype
 from genrec.errors import EngineError
 from genrec.types import FloatArray
 
-CUTOFFS = (1, 5, 10)  # of NDCG
+CUTOFFS = (1, 5, 10)  # the k of NDCG@k
 
 Collator = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
 
 
 class RankingTrainer(Trainer):
-    """Trains by `config.objective`, and looks every `evaluate_every` steps at how people's last items are ranked.
+    """Trains with `config.objective`, and ranks the validation users' last items every `evaluate_every` steps.
 
     Args:
-        config: of the run.
-        collate: makes tensors of rows, see `finetune.forward.pack`.
-        out: the run's folder.
-        prior: float64 [N], what is taken from the score of each item, at weight 1.
-        item_counts: float64 [N], how often each item was taken.
-        options: what Hugging Face's trainer takes.
+        config: the configuration of the run.
+        collate: turns records into tensors, see `finetune.forward.pack_examples`.
+        out: the folder of the run.
+        prior: float64 [N], the prior of each item, before the weight `config.prior`.
+        item_counts: float64 [N], how often each item occurs.
+        report_to: where metrics are reported.
+        options: further arguments of Hugging Face's trainer.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class RankingTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of a batch: that of the objective, and the likelihood of what tasks beside it ask for."""
+        """The loss of a batch, see `finetune.objectives.compute_loss`."""
         self._tokens += inputs["input_ids"].shape[1] * self.args.world_size
         self._targets += len(inputs["taken"]) * self.args.world_size
         loss = compute_loss(
@@ -66,35 +67,36 @@ class RankingTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def _reference_scores(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """What is taken from the score of each choice, float32 [C]: the prior, or the score without the adapter."""
+        """What to subtract from the score of each choice, float32 [C]: the prior, or the score without the adapter."""
         if self._config.objective != "dpo":
             return self._prior.to(inputs["items"].device)[inputs["items"]]
         with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
             return item_log_probs(compute_log_probs(model, inputs).item_tokens, inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """NDCG of each validation person's last item among random ones."""
-        found = {**self.validation_ndcg(), "eval_tokens": float(self._tokens), "eval_targets": float(self._targets)}
-        # Of several processes one decides, or a tie that falls out otherwise would stop some and not others.
-        broadcast_object_list(told := [found])
-        found = told[0]
-        self.log(found)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        """Compute and log the validation metrics, and the training tokens and targets so far."""
+        own = {**self.validation_ndcg(), "eval_tokens": float(self._tokens), "eval_targets": float(self._targets)}
+        # All processes use the metrics of one: rounding could break a tie, and stop only some of them early.
+        broadcast_object_list(shared := [own])
+        metrics = shared[0]
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def validation_ndcg(self) -> dict[str, float]:
-        """The mean NDCG at `CUTOFFS`, times 100; of equal scores what was taken stands in the middle.
+        """The mean NDCG at `CUTOFFS` over validation users, times 100; ties get the mean of their ranks.
 
         Raises:
-            EngineError: a score is no number.
+            EngineError: a score is not finite.
         """
         model: Any = self.model
-        tests: Any = self.eval_dataset
+        examples: Any = self.eval_dataset
         model.eval()
-        places: list[float] = []
+        ranks: list[float] = []
         with torch.inference_mode(), self.compute_loss_context_manager():
-            for start in range(0, len(tests), self._config.trees):
-                rows = [tests[place] for place in range(start, min(start + self._config.trees, len(tests)))]
+            for start in range(0, len(examples), self._config.trees):
+                end = min(start + self._config.trees, len(examples))
+                rows = [examples[index] for index in range(start, end)]
                 packed: Any = self._prepare_inputs(self._collate(rows))
                 items, targets, taken = (packed[name].cpu() for name in ("items", "targets", "taken"))
                 scores = (
@@ -104,38 +106,38 @@ class RankingTrainer(Trainer):
                 )
                 if not scores.isfinite().all():
                     raise EngineError(
-                        f"the run diverged by step {self.state.global_step}: scores are no numbers any more; lower "
-                        f"learning_rate, which is {self._config.learning_rate}, and begin again in another folder"
+                        f"the training diverged before step {self.state.global_step}: scores are not finite; lower "
+                        f"learning_rate, which is {self._config.learning_rate}, and start again in another folder"
                     )
                 own = scores[taken][targets]
                 before = (scores > own).double() + (scores == own).double() / 2
-                places += (torch.bincount(targets, weights=before) - 0.5).tolist()
+                ranks += (torch.bincount(targets, weights=before) - 0.5).tolist()
         model.train()
-        ranks = np.array(places)
-        return {f"eval_ndcg@{k}": 100 * float(np.where(ranks < k, 1 / np.log2(2 + ranks), 0).mean()) for k in CUTOFFS}
+        gains = 1 / np.log2(2 + np.array(ranks))
+        return {f"eval_ndcg@{k}": 100 * float(np.where(np.array(ranks) < k, gains, 0).mean()) for k in CUTOFFS}
 
     def resume_counts(self, checkpoint: str | None) -> None:
-        """Go on with the tokens and targets that were counted until a checkpoint."""
+        """Restore the counts of training tokens and targets from a checkpoint."""
         if checkpoint is not None:
-            told = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-            last = next(one for one in reversed(told) if "eval_tokens" in one)
+            state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+            last = next(entry for entry in reversed(state["log_history"]) if "eval_tokens" in entry)
             self._tokens, self._targets = int(last["eval_tokens"]), int(last["eval_targets"])
 
     def validation_curve(self) -> list[dict[str, float]]:
-        """The validation ranking at every look."""
-        looks = [one for one in self.state.log_history if "eval_tokens" in one]
-        return [{name.removeprefix("eval_"): value for name, value in one.items()} for one in looks]
+        """The metrics of every validation."""
+        entries = [entry for entry in self.state.log_history if "eval_tokens" in entry]
+        return [{name.removeprefix("eval_"): value for name, value in entry.items()} for entry in entries]
 
     def best_metrics(self) -> dict[str, float]:
-        """The look whose weights are kept."""
-        return max(self.validation_curve(), key=lambda one: one["ndcg@10"])
+        """The metrics of the best validation, whose weights are kept."""
+        return max(self.validation_curve(), key=lambda metrics: metrics["ndcg@10"])
 
 
 class _ResumableEarlyStopping(EarlyStoppingCallback):
-    """Remembers, when a run goes on, that it had stopped already."""
+    """Early stopping that also stops a resumed run which had already stopped."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop at once."""
+        """Stop if the patience is used up."""
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 

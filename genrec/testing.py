@@ -1,4 +1,4 @@
-"""Public test doubles: a model that is a seeded function of the prefix, and a tokenizer of bytes."""
+"""Public test doubles: a language model that is a seeded function of the prefix, and a tokenizer of bytes."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 from genrec.backends.base import Completion, GenerationRequest, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.provenance import Provenance
+from genrec.backends.tree_arrays import check_path_lengths, check_prompt_lengths, check_rewind, new_node_numbers
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, InputError
+from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray, Message
 
 _UInt64Array = NDArray[np.uint64]
 
 
 class ByteTokenizer:
-    """A token is a byte of UTF-8; one more token ends an answer, and one each opens a message of a role."""
+    """A tokenizer whose tokens are bytes of UTF-8, one end token, and one token for each role."""
 
     fingerprint = "bytes"
     vocab_size = 260
@@ -24,17 +25,17 @@ class ByteTokenizer:
     control_token_ids = (256, 257, 258, 259)
 
     def encode_text(self, text: str) -> IntArray:
-        """The bytes of a text."""
+        """The bytes of a text, int64."""
         return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8).astype(np.int64)
 
     def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
-        """Each message as its role's token and its bytes; an answer is always open at the end."""
+        """Each message as its role's token and its bytes; the answer's message is open at the end."""
         roles = {"system": 257, "user": 258, "assistant": 259}
         turns = prompt if prompt and prompt[-1].role == "assistant" else [*prompt, Message("assistant", ())]
         return np.concatenate([np.append(roles[turn.role], self.encode_text(turn.text)) for turn in turns])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text again, without control tokens."""
+        """The text of the bytes; control tokens are skipped."""
         return bytes(token for token in token_ids if token < 256).decode("utf-8", errors="replace")
 
 
@@ -42,11 +43,11 @@ class TableBackend:
     """A language model whose next-token distribution is a seeded function of every token before it.
 
     Args:
-        vocab_size: token ids are below it.
-        seed: another seed, another model.
-        logit_std: standard deviation of the logits; 0 makes every token equally likely, and every score a tie.
-        context_length: the context, prompt and answer together.
-        fails: raise `EngineError` at every call to `open`, as a model that died does.
+        vocab_size: the number of token ids.
+        seed: each seed is another model.
+        logit_std: the standard deviation of the logits; 0 makes all tokens equally likely, and all scores tie.
+        context_length: the context, prompt and answer together, in tokens.
+        fails: whether every call to `open` raises `EngineError`, as for a model that has died.
     """
 
     def __init__(
@@ -62,16 +63,12 @@ class TableBackend:
         self.fails = fails
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "TableTree":
-        """Open a tree behind U prompts."""
+        """Open a tree over U prompts."""
         deadline = deadline or Deadline.never()
         deadline.check()
         if self.fails:
-            raise EngineError(f"{self.name} was told to fail")
-        for number, prompt in enumerate(prompts):
-            if not 0 < len(prompt) < self.context_length:
-                raise EngineError(
-                    f"prompt {number} has {len(prompt)} tokens; {self.name} takes 1 to {self.context_length - 1}"
-                )
+            raise EngineError(f"{self.name} was created with fails=True")
+        check_prompt_lengths(prompts, self.name, self.context_length)
         return TableTree(self, prompts, deadline)
 
     def generate(
@@ -81,12 +78,12 @@ class TableBackend:
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
     ) -> list[Completion]:
-        """Write a text behind each prompt."""
+        """Generate a text after each prompt."""
         return generate_with_tree(self, requests, deadline, on_tokens)
 
 
 class TableTree:
-    """A node is the hash of its path."""
+    """A token tree whose nodes are hashes of their paths."""
 
     def __init__(self, backend: TableBackend, prompts: Sequence[IntArray], deadline: Deadline) -> None:
         self._backend, self._deadline = backend, deadline
@@ -100,26 +97,23 @@ class TableTree:
 
     @property
     def size(self) -> int:
-        """How many nodes there are, prompt ends included."""
+        """The number of nodes, prompt ends included."""
         return len(self._states)
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
         """Add M nodes."""
         self._deadline.check()
-        nodes = np.arange(self.size, self.size + len(parents))
-        if (parents >= nodes).any() or (parents < 0).any():
-            raise InputError("a node's parent must stand before it")
+        nodes = new_node_numbers(self.size, parents)
         states, lengths = [*self._states], [*self._lengths]
         for parent, token in zip(parents, tokens, strict=True):
             states.append(_mix_hash(np.array([states[parent]]), np.array([token]))[0])
             lengths.append(lengths[parent] + 1)
-        if nodes.size and max(lengths[nodes[0] :]) > self._backend.context_length:
-            raise EngineError(f"a path reaches {max(lengths)} tokens; the context is shorter")
+        check_path_lengths(np.array(lengths[self.size :], dtype=np.int64), self._backend.context_length)
         self._states, self._lengths = np.array(states, dtype=np.uint64), np.array(lengths, dtype=np.int64)
         return nodes
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
-        """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
+        """Read log-probabilities of chosen next tokens, see `TokenTree.log_probs`."""
         logits = self.logits(nodes)
         normaliser = np.log(np.exp(logits).sum(axis=1))
         owner = np.repeat(np.arange(len(nodes)), np.diff(offsets))
@@ -127,16 +121,15 @@ class TableTree:
         return result
 
     def logits(self, nodes: IntArray) -> FloatArray:
-        """Of the tokens behind some nodes: float64 [Q, V]."""
+        """Logits of the next tokens at Q nodes: float64 [Q, V]."""
         self._deadline.check()
         vocabulary = np.arange(self._backend.vocab_size)
         noise = _mix_hash(self._states[nodes][:, None], vocabulary[None, :]) >> np.uint64(11)
         return np.asarray(self._backend.logit_std * np.sqrt(12.0) * (noise / 2.0**53 - 0.5))
 
     def rewind(self, size: int) -> None:
-        """Forget every node from number `size` on."""
-        if size < self._num_prompts or size > self.size:
-            raise InputError(f"cannot rewind to {size}: the tree has {self._num_prompts} prompts and {self.size} nodes")
+        """Remove every node from number `size` on."""
+        check_rewind(size, self._num_prompts, self.size)
         self._states, self._lengths = self._states[:size], self._lengths[:size]
 
 

@@ -1,4 +1,4 @@
-"""Text and files as the world writes them, and as an attacker would."""
+"""Hostile inputs: texts and files as users, other systems and attackers write them."""
 
 import random
 from pathlib import Path
@@ -55,7 +55,7 @@ HOSTILE_FRAGMENTS = [
 
 
 def hostile_texts(count: int, *, seed: int) -> list[str]:
-    """Texts with something to see in each: pieces above in random runs, random code points, a long one now and then."""
+    """Random texts that are not blank: sequences of the fragments, random code points, and a few very long ones."""
     random_ = random.Random(seed)
     texts = []
     while len(texts) < count:
@@ -75,8 +75,14 @@ def hostile_texts(count: int, *, seed: int) -> list[str]:
 
 
 def damaged_copies(path: Path) -> list[bytes]:
-    """The file with a bit flipped, at many places, and cut short, by one byte too, and grown."""
-    whole = path.read_bytes()
-    places = sorted({*range(0, len(whole), max(1, len(whole) // 50)), len(whole) - 1} - {-1})
-    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
-    return [*flipped, whole[:-1], whole[:-2], whole[: len(whole) // 2], b"", whole + b"\0"] if whole else [b"\0"]
+    """Copies of a file with one bit flipped at many offsets, truncated, and extended by one byte."""
+    content = path.read_bytes()
+    if not content:
+        return [b"\0"]
+    offsets = sorted({*range(0, len(content), max(1, len(content) // 50)), len(content) - 1} - {-1})
+    flipped = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in offsets]
+    return (
+        [*flipped, content[:-1], content[:-2], content[: len(content) // 2], b"", content + b"\0"]
+        if content
+        else [b"\0"]
+    )

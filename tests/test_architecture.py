@@ -164,21 +164,24 @@ def test_implementations_do_not_know_each_other() -> None:
             "types decoding.bounds decoding.search_request index.kernels.numpy data.subset index.trie",
         ),
         ("index.kernels.numpy", "types"),
-        ("prompting.tokenizer", "errors types"),
+        ("prompting.chat_format", "errors types"),
+        ("prompting.tokenizer", "errors types prompting.chat_format"),
         ("backends.base", "types deadline backends.provenance"),
         (
             "backends.transformers",
             "errors types deadline backends.provenance backends.adapter backends.attention backends.base "
             "backends.growing_cache backends.tree_arrays backends.token_layout backends.precision backends.quiet "
-            "backends.generation",
+            "backends.generation backends.transformers_tree",
         ),
+        ("backends.transformers_tree", "types deadline backends.growing_cache backends.tree_arrays"),
         ("backends.encoder", "errors types backends.precision backends.quiet"),
         ("backends.path_tree", "errors types deadline backends.tree_arrays"),
         (
             "backends.vllm_engine",
-            "errors types deadline backends.provenance backends.adapter backends.base backends.precision "
+            "errors types deadline backends.provenance backends.adapter backends.base backends.vllm_process "
             "backends.vllm_protocol backends.path_tree backends.generation",
         ),
+        ("backends.vllm_process", "errors deadline backends.precision backends.vllm_protocol"),
         (
             "backends.vllm_server",
             "errors types deadline backends.provenance backends.base backends.vllm_protocol backends.path_tree "

@@ -198,7 +198,7 @@ def test_a_failed_model_falls_back_to_the_next_stage(shop: Any) -> None:
     answer = recommender.recommend("12748", k=10)
     assert len(answer.items) == 10
     assert {item.source for item in answer.items} == {"cooccurrence"}
-    assert any("told to fail" in notice for notice in answer.notices)
+    assert any("created with fails=True" in notice for notice in answer.notices)
 
 
 def test_underfilled_list_is_reported(shop: Any) -> None:

@@ -1,1 +1,1 @@
-"""Whatever runs a language model: one protocol, one file an engine."""
+"""Backends that run a language model: one protocol, and one module for each engine."""

@@ -1,7 +1,7 @@
-"""A LoRA adapter's folder, read and judged before an engine sees it.
+"""Checks of a LoRA adapter's folder, before an engine loads it.
 
-An engine that is given an adapter it cannot serve fails late, with words of its own, or drops what it does not know and
-serves something else.
+An engine that gets an adapter it does not support fails late, with an unclear message, or silently ignores parts of
+the adapter and serves another model.
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022; the files are PEFT's.
 """
 
@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 
@@ -23,12 +24,12 @@ _LORA_SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that fits.
+    """An adapter that passed the checks.
 
     Attributes:
-        name: the folder's name and the beginning of its weights' hash, so that caches never confuse two.
-        folder: where it lies.
-        provenance: what it was made of, where `genrec.json` says so.
+        name: the folder's name and the start of the weights' hash, so that caches never confuse two adapters.
+        folder: its absolute path.
+        provenance: how it was trained; None without a `genrec.json`.
     """
 
     name: str
@@ -37,56 +38,83 @@ class Adapter:
 
 
 def inspect_adapter(folder: str | Path, *, base: str | Path, max_rank: int | None = None) -> Adapter:
-    """Check an adapter by its configuration and by the names and shapes of its weights.
+    """Check an adapter's configuration, and the names and shapes of its weights.
 
     Args:
-        folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT saves them.
-        base: the model's folder or Hub id; of a folder the shapes are compared too.
-        max_rank: the highest rank the engine was started for; None where any is served.
+        folder: the adapter, with `adapter_config.json` and `adapter_model.safetensors` as PEFT saves them.
+        base: the model's folder or Hub id; for a folder the shapes are compared too.
+        max_rank: the highest rank that the engine supports; None for no limit.
+
+    Returns:
+        The adapter's name, folder and provenance.
 
     Raises:
         ModelMissingError: a file is missing or damaged.
-        MismatchError: it was made for another model, or holds what vLLM does not serve (named).
+        MismatchError: the adapter was trained for another model, or uses what vLLM does not support (named).
         ArtifactError: `genrec.json` is damaged.
     """
-    folder = Path(folder)
-    for name in (_CONFIG, _WEIGHTS):
-        if not (folder / name).is_file():
-            raise ModelMissingError(
-                f"cannot read the adapter {folder.name!r}: {folder} holds no {name}; name the folder that training "
-                "wrote, DIR/adapter"
-            )
-    try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        shapes = _shapes(folder / _WEIGHTS)
-        digest = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
-        own = str(config["base_model_name_or_path"])
-        rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise ModelMissingError(f"cannot read the adapter {folder.name!r}: {error}; save it with PEFT again") from error
-    if Path(own).name != Path(base).name:
-        raise MismatchError(
-            f"the adapter {folder.name!r} was made for {own!r}, not for {Path(base).name!r}; load that model, or "
-            f"correct base_model_name_or_path in {_CONFIG} if it is the same"
-        )
-    if max_rank is not None and rank > max_rank:
-        raise MismatchError(
-            f"the adapter {folder.name!r} has rank {rank}, the engine takes up to {max_rank}; "
-            f"start it with max_rank={rank} or more"
-        )
-    for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias"):
-        if config.get(feature):
-            raise MismatchError(f"the adapter {folder.name!r} uses {feature}, which vLLM cannot add; merge it instead")
-    _check_shapes(folder, shapes, Path(base))
+    folder, base = Path(folder), Path(base)
+    files = _AdapterFiles.read(folder)
+    _check_config(folder, files, base, max_rank)
+    _check_shapes(folder, files.shapes, base)
     provenance = Provenance.read(folder) if (folder / PROVENANCE).is_file() else None
     if provenance is not None:
-        _check_base_weights(folder, provenance, Path(base))
-    return Adapter(f"{folder.name}-{digest[:12]}", folder.resolve(), provenance)
+        _check_base_weights(folder, provenance, base)
+    return Adapter(f"{folder.name}-{files.digest[:12]}", folder.resolve(), provenance)
+
+
+@dataclass(frozen=True)
+class _AdapterFiles:
+    """What the files of an adapter contain."""
+
+    base: str
+    rank: int
+    config: dict[str, Any]
+    shapes: dict[str, list[int]]
+    digest: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        for name in (_CONFIG, _WEIGHTS):
+            if not (folder / name).is_file():
+                raise ModelMissingError(
+                    f"cannot read the adapter {folder.name!r}: {folder} has no {name}; give the folder that training "
+                    "wrote, DIR/adapter"
+                )
+        try:
+            config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+            shapes = _shapes(folder / _WEIGHTS)
+            digest = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
+            base = str(config["base_model_name_or_path"])
+            rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            raise ModelMissingError(
+                f"cannot read the adapter {folder.name!r}: {error}; save it with PEFT again"
+            ) from error
+        return cls(base, rank, config, shapes, digest)
+
+
+def _check_config(folder: Path, files: _AdapterFiles, base: Path, max_rank: int | None) -> None:
+    if Path(files.base).name != base.name:
+        raise MismatchError(
+            f"the adapter {folder.name!r} was trained for {files.base!r}, not for {base.name!r}; load that model, or "
+            f"correct base_model_name_or_path in {_CONFIG} if it is the same one"
+        )
+    if max_rank is not None and files.rank > max_rank:
+        raise MismatchError(
+            f"the adapter {folder.name!r} has rank {files.rank}, and the engine supports up to {max_rank}; "
+            f"start it with max_rank={files.rank} or more"
+        )
+    for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias"):
+        if files.config.get(feature):
+            raise MismatchError(
+                f"the adapter {folder.name!r} uses {feature}, which vLLM does not support; merge it into the model"
+            )
 
 
 def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> None:
-    there = [name for name in provenance.base_sha256 if (base / name).is_file()]
-    if base.is_dir() and not there:
+    existing = [name for name in provenance.base_sha256 if (base / name).is_file()]
+    if base.is_dir() and not existing:
         raise MismatchError(
             f"the adapter {folder.name!r} was trained on {', '.join(provenance.base_sha256) or 'weights'} of "
             f"{provenance.base!r}, and {base} has no such file; load the model that it was trained on"
@@ -101,23 +129,25 @@ def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> Non
 
 
 def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> None:
-    known: dict[str, list[int]] = {}
+    base_shapes: dict[str, list[int]] = {}
     for file in sorted(base.glob("*.safetensors")):
-        known |= _shapes(file)
+        base_shapes |= _shapes(file)
     if not shapes:
-        raise MismatchError(f"the adapter {folder.name!r} holds no weights; save it with PEFT again")
+        raise MismatchError(f"the adapter {folder.name!r} has no weights; save it with PEFT again")
     for key, shape in shapes.items():
-        part = next((part for part in _LORA_SUFFIXES if key.endswith(part)), None)
-        if part is None:
-            raise MismatchError(f"the adapter {folder.name!r} holds {key}, which is no LoRA weight; merge it instead")
-        if known:
-            module = key.removeprefix("base_model.model.").removesuffix(part) + ".weight"
-            # lora_A is [rank, in] and lora_B [out, rank], of a weight [out, in].
-            place, expected = (1, known.get(module)) if part == _LORA_SUFFIXES[0] else (0, known.get(module))
-            if expected is None or shape[place] != expected[place]:
+        suffix = next((suffix for suffix in _LORA_SUFFIXES if key.endswith(suffix)), None)
+        if suffix is None:
+            raise MismatchError(
+                f"the adapter {folder.name!r} contains {key}, which is not a LoRA weight; merge it into the model"
+            )
+        if base_shapes:
+            module = key.removeprefix("base_model.model.").removesuffix(suffix) + ".weight"
+            # For a weight [out, in], lora_A is [rank, in] and lora_B is [out, rank].
+            axis, expected = 1 if suffix == _LORA_SUFFIXES[0] else 0, base_shapes.get(module)
+            if expected is None or shape[axis] != expected[axis]:
                 raise MismatchError(
-                    f"the adapter {folder.name!r} changes {module} by {shape}, where {base.name!r} has {expected}; "
-                    "it was made for another model"
+                    f"the adapter {folder.name!r} changes {module} by {shape}, and {base.name!r} has {expected}; "
+                    "load the model that it was trained on"
                 )
 
 

@@ -1,9 +1,9 @@
-"""Attention over packed tokens, which on the CPU reads each key and value once for all the query heads that share it.
+"""Attention over packed tokens that, on the CPU, does not copy keys and values for each query head.
 
-Transformers copies keys and values once for every query head where there is a mask, because on GPUs a fast kernel wants
-them so. The CPU's kernel needs no copies, and its answers are equal to the last bit. Measured on one core with a 135M
-model in float32, the copies were 15 % of a step's time at 64 prompts of 100 tokens and 10 nodes each, 20 % at 8 of 200,
-and 11 % at one of 512 with 50 nodes.
+With a mask, Transformers copies keys and values for every query head, because a fast GPU kernel needs them so. The CPU
+kernel needs no copies, and its results are equal to the last bit. On one core with a 135M model in float32, the copies
+took 15 % of a step's time at 64 prompts of 100 tokens and 10 nodes each, 20 % at 8 prompts of 200, and 11 % at one
+prompt of 512 with 50 nodes.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from transformers.masking_utils import sdpa_mask
 from genrec.backends.token_layout import TokenLayout
 
 _ATTENTION_NAME = "genrec_packed"
-# Said by the mask, meant for training, or for layers other than attention. Whatever else a layer asks for, such as
-# sinks, changes its answer.
+# These options repeat the mask, or matter only in training or outside attention. Any other option, such as sinks,
+# changes the result.
 _IGNORED_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Give a model that was loaded with `sdpa` this attention instead, if it looks its attention up by name."""
+    """Switch a model that was loaded with `sdpa` to this attention, if it looks up its attention by name."""
     if model._supports_attention_backend:
         AttentionInterface.register(_ATTENTION_NAME, _packed_attention)
         AttentionMaskInterface.register(_ATTENTION_NAME, sdpa_mask)
@@ -38,17 +38,28 @@ def _packed_attention(
     packing: TokenLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query [U, H, Q, D], or [1, H, N, D] if packed, key and value [U, G, S, D] with H a multiple of G, or packed
-    too, mask [U, 1, Q, S]; returns [U, Q, H, D], or [1, N, H, D].
+    """Compute attention; without a mask, and on a GPU, with Transformers' own function.
 
-    Where there is no mask, and on a GPU, the work is done by Transformers.
+    Args:
+        module: the layer.
+        query: [U, H, Q, D], or [1, H, N, D] if packed.
+        key, value: [U, G, S, D] with H a multiple of G, or packed.
+        attention_mask: [U, 1, Q, S].
+        packing: the layout of packed tokens; None if they are not packed.
+        options: further options of the layer.
+
+    Returns:
+        [U, Q, H, D], or [1, N, H, D] if packed, and no attention weights.
 
     Raises:
-        ValueError: the layer asks for something that none of them does.
+        ValueError: the layer uses an option that is not supported.
     """
     unknown = sorted(name for name, value in options.items() if name not in _IGNORED_OPTIONS and value is not None)
     if unknown:
-        raise ValueError(f"{type(module).__name__} asks its attention for {', '.join(unknown)}; it needs another one")
+        raise ValueError(
+            f"{type(module).__name__} uses the attention options {', '.join(unknown)}, which are not supported; use "
+            "another model"
+        )
     if packing is not None:
         query = packing.pad(query)
         if packing.keys_packed:

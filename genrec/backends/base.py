@@ -1,9 +1,9 @@
-"""The seam to whatever runs the model: a tree of tokens that grows behind a batch of prompts, and texts written behind.
+"""The interface to a language model: a token tree over a batch of prompts, and text generation.
 
-Beam search, scoring a whole catalog and scoring candidates are one act: grow nodes, read log-probabilities there.
-Writing a text is another: one token after the other, which an engine does by itself.
+Beam search and the scoring of a whole catalog or of candidates do the same: they grow nodes, and read log-probabilities
+there. Generation is sequential, and the engine does it by itself.
 
-Letters: U prompts, M nodes grown in one call, Q nodes asked about, C children asked for, all nodes together.
+Letters: U prompts, M nodes grown in one call, Q nodes queried, C next tokens queried over all these nodes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,33 +16,34 @@ from genrec.types import BoolArray, FloatArray, IntArray
 
 
 class TokenTree(Protocol):
-    """Nodes behind U prompts. Node u < U is the end of prompt u; grown nodes are numbered on from there."""
+    """A tree of tokens over U prompts. Node u < U is the end of prompt u; grown nodes are numbered from U on."""
 
     @property
     def size(self) -> int:
-        """How many nodes there are, the U prompt ends included; the number the next grown node gets."""
+        """The number of nodes, the U prompt ends included; the next node gets this number."""
         ...
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
         """Add M nodes over all prompts in one forward pass.
 
-        A node sees its prompt and its ancestors only. A parent may be a node that stands earlier in the same call.
+        A node sees its prompt and its ancestors only. A parent may be an earlier node of the same call.
 
         Args:
-            parents: int64 [M], existing node numbers, or those that earlier nodes of this call will get.
+            parents: int64 [M], numbers of existing nodes, or of earlier nodes of this call.
             tokens: int64 [M].
 
         Returns:
             int64 [M], the new node numbers: `size`, `size + 1`, ...
 
         Raises:
-            EngineError: the model failed, or a path no longer fits its context.
-            DeadlineExceededError: the tree's deadline has passed; the tree is as it was.
+            EngineError: the model failed, or a path does not fit the context.
+            InputError: a parent does not come before its child.
+            DeadlineExceededError: the tree's deadline has passed; the tree is unchanged.
         """
         ...
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
-        """Log-probabilities of chosen next tokens, normalised over the full vocabulary.
+        """Read log-probabilities of chosen next tokens, normalised over the full vocabulary.
 
         Args:
             nodes: int64 [Q].
@@ -59,61 +60,65 @@ class TokenTree(Protocol):
         ...
 
     def rewind(self, size: int) -> None:
-        """Forget every node from number `size` on; `size` is at least U. What they held is freed, or used again."""
+        """Remove every node from number `size` on, at least U; their memory is freed or reused.
+
+        Raises:
+            InputError: `size` is below U, or above the number of nodes.
+        """
         ...
 
 
 class GenerationState(Protocol):
-    """Where a text stands that is held to something; it moves."""
+    """The mutable state of a constraint while one text is generated."""
 
     def forced_tokens(self) -> Sequence[int]:
-        """Tokens that follow in any case, so that no model need be asked for them; none where there is a choice."""
+        """Tokens that must come next, which need no model; empty if there is a choice."""
         ...
 
     def allowed_mask(self) -> BoolArray:
-        """What may follow: bool [V], at least one token."""
+        """Which tokens may come next: bool [V], at least one of them true."""
         ...
 
     def advance(self, token_id: int) -> None:
-        """Go on behind one more token.
+        """Move past one token.
 
         Raises:
-            InputError: it may not follow here.
+            InputError: the token is not allowed here.
         """
         ...
 
 
 class GenerationConstraint(Protocol):
-    """What a text is held to, such as `genrec.decoding.grammar.GrammarConstraint`."""
+    """A constraint on generated text, such as `genrec.decoding.grammar.GrammarConstraint`."""
 
     @property
     def engine_args(self) -> Mapping[str, Any]:
-        """The same for engines that constrain by themselves.
+        """The constraint for engines that apply it by themselves.
 
-        One of `{"json": a JSON Schema as text}`, `{"grammar": a grammar in llguidance's notation of Lark}`, and what
-        `genrec.vllm_plugin.registry.EXTRA_ARG_KEYS` names, for an engine with genrec's plugin.
+        One of `{"json": a JSON Schema as text}`, `{"grammar": a grammar in llguidance's dialect of Lark}`, or, for an
+        engine with genrec's plugin, a mapping with the keys `genrec.vllm_plugin.registry.EXTRA_ARG_KEYS`.
 
         Raises:
-            EngineError: no engine can keep it by itself.
+            EngineError: no engine can apply this constraint by itself.
         """
         ...
 
     def start(self) -> GenerationState:
-        """The state before the first token."""
+        """A new state, before the first token."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
-    """A text that is to be written.
+    """A request to generate one text.
 
     Attributes:
         prompt: int64 [P], at least one token.
-        stop_token_ids: each of these ends the text and is no part of it; at least one.
-        max_tokens: tokens it may have, at least 1; prompt and text fit the context together.
-        temperature: 0 takes the likeliest token each time, more of it draws.
-        seed: of what is drawn: the same request draws the same on the same backend, whoever is asked beside it.
-        constraint: what it is held to, of the same tokenizer; None for nothing.
+        stop_token_ids: tokens that end the text and are not part of it; at least one.
+        max_tokens: the maximum length of the text, at least 1; prompt and text must fit the context together.
+        temperature: 0 for greedy decoding; above 0 tokens are sampled.
+        seed: the seed of sampling: the same request gives the same text on the same backend, in any batch.
+        constraint: a constraint for the same tokenizer; None for none.
     """
 
     prompt: IntArray
@@ -126,28 +131,33 @@ class GenerationRequest:
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """What was written: int64 [T], and whether it ended by itself, or was cut short at `most`."""
+    """A generated text.
+
+    Attributes:
+        token_ids: int64 [T], without the stop token.
+        stopped: whether a stop token or the constraint ended the text; False if it was cut at `max_tokens`.
+    """
 
     token_ids: IntArray
     stopped: bool
 
 
 OnTokens = Callable[[int, Sequence[int]], None]
-"""Told the number of a request, from 0, and the tokens that were written behind those that it was told of before."""
+"""A callback for streaming: the number of a request, from 0, and its new tokens."""
 
 
 class Backend(Protocol):
     """A language model that reads token ids. It knows no catalog and no text.
 
     Attributes:
-        name: which weights these are; results and caches carry it.
-        vocab_size: token ids are below it.
-        context_length: the context, prompt and answer together.
-        token_bytes: what one token, of a prompt or of a node, takes at most while its tree is open: keys and values of
-            all layers, and one hidden state. U prompts are held as U of the longest, and the nodes grown in one call
-            as U times those of the prompt that grew most; a backend may hold a quarter more to grow into. An engine
-            that keeps keys and values in a pool of fixed size, and computes again what no longer fits, counts none.
-        provenance: what the adapter that it serves under was made of, where there is one that says so.
+        name: identifies the weights; results and caches record it.
+        vocab_size: the number of token ids.
+        context_length: the context, prompt and answer together, in tokens.
+        token_bytes: the maximum memory of one token of an open tree: its keys and values in all layers, and one hidden
+            state. Prompts count as U times the longest one, and the nodes of one call as U times those of the prompt
+            with the most nodes; a backend may allocate a quarter more. An engine with a key-value cache of fixed size,
+            which recomputes what was evicted, does not count it.
+        provenance: how the active adapter was trained; None without an adapter or if that is unknown.
     """
 
     name: str
@@ -157,17 +167,20 @@ class Backend(Protocol):
     provenance: Provenance | None
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TokenTree:
-        """Compute U prompts once, in one batch, and open a tree behind them.
+        """Compute U prompts in one batch, and open a tree over them.
 
         Args:
             prompts: U arrays of token ids, int64.
-            deadline: until when the caller waits, for this and for what the tree is asked; by default without end. It
-                is looked at before each pass of the model. A model in this process is waited for until its pass is
-                over; one that runs elsewhere is left at the deadline, and so is the queue before it. It goes on with
-                what it was asked, and does not count as down for having been left.
+            deadline: when the caller stops waiting, for this call and for all calls to the tree; by default never. It
+                is checked before each pass of the model. A model in this process finishes its pass first. For a model
+                in another process, the call returns at the deadline, also while it waits in the queue; the engine
+                finishes its work, and does not count as down because of it.
+
+        Returns:
+            The tree, whose nodes are the U prompt ends.
 
         Raises:
-            EngineError: the model failed, or a prompt is empty or longer than the context.
+            EngineError: the model failed, or a prompt is empty or does not fit the context.
             DeadlineExceededError: the deadline has passed; `grow` and `log_probs` of the tree raise it too.
         """
         ...
@@ -179,16 +192,19 @@ class Backend(Protocol):
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
     ) -> list[Completion]:
-        """Write a text behind each prompt, all in one batch.
+        """Generate a text after each prompt, all in one batch.
 
         Args:
-            requests: what to write.
-            deadline: as for `open`; until then all of it has to be written.
-            on_tokens: told of tokens as they come, perhaps from another thread; all that it was told of a request is
-                its text. What it raises ends the writing.
+            requests: one for each text.
+            deadline: as for `open`, for all texts together.
+            on_tokens: called with new tokens as they are generated, possibly from another thread; the tokens of all its
+                calls for a request are that request's text. An exception that it raises ends the generation.
+
+        Returns:
+            One completion for each request, in order.
 
         Raises:
-            EngineError: the model failed, or a request does not fit the context.
+            EngineError: the model failed, ignored a constraint, or a request does not fit the context.
             DeadlineExceededError: the deadline has passed.
         """
         ...

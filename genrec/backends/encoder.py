@@ -19,14 +19,17 @@ from genrec.errors import EngineError, ModelMissingError
 
 
 class SentenceEncoder:
-    """An encoder from a folder.
+    """A sentence encoder from a folder.
 
     Args:
         model: a folder with `tokenizer.json` and safetensors.
-        device: where it runs; by default the first GPU, else the CPU.
-        max_tokens: longer texts are cut.
-        batch_size: texts encoded at once.
-        name: what caches of vectors call these weights; by default the folder's name.
+        device: the torch device; by default the first GPU, else the CPU.
+        max_tokens: longer texts are truncated.
+        batch_size: how many texts are encoded at once.
+        name: how caches name these weights; by default the folder's name.
+
+    Raises:
+        ModelMissingError: the folder does not exist or is damaged.
     """
 
     def __init__(
@@ -45,7 +48,10 @@ class SentenceEncoder:
                 loaded: Any = AutoModel.from_pretrained(str(model), use_safetensors=True)
             self._tokenizer = tokenizers.Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
         except Exception as error:  # tokenizers raises bare Exception
-            raise ModelMissingError(f"cannot load the encoder {self.name!r}: {error}") from error
+            raise ModelMissingError(
+                f"cannot load the encoder {self.name!r}: {error}; give a folder with tokenizer.json and "
+                "safetensors, or fetch the model again"
+            ) from error
         self._model = loaded.to(self._device).eval()
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding()
@@ -54,7 +60,14 @@ class SentenceEncoder:
     def encode(
         self, texts: Sequence[str], *, on_progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
-        """float32 [texts, D], each of length 1; `on_progress` hears how many of how many texts are done.
+        """Encode texts.
+
+        Args:
+            texts: N texts.
+            on_progress: called after each batch with the number of encoded texts and N.
+
+        Returns:
+            float32 [N, D], rows of length 1.
 
         Raises:
             EngineError: the model failed.

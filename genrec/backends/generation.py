@@ -1,6 +1,6 @@
-"""Texts written along a token tree, for backends that show all of a node's logits.
+"""Generation along a token tree, for backends whose trees return the logits of a node.
 
-Letters: U texts, Q of them still under way, V vocabulary.
+Letters: U texts, Q of them still active, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from genrec.types import FloatArray, IntArray
 
 
 class LogitBackend(Protocol):
-    """A backend whose trees show logits, see `genrec.backends.base.Backend`."""
+    """A backend whose trees return logits, see `genrec.backends.base.Backend`."""
 
     context_length: int
 
@@ -25,7 +25,7 @@ class LogitBackend(Protocol):
 
 
 class LogitTree(Protocol):
-    """A token tree, see `genrec.backends.base.TokenTree`, that shows logits."""
+    """A token tree that returns logits, see `genrec.backends.base.TokenTree`."""
 
     @property
     def size(self) -> int:
@@ -37,66 +37,66 @@ class LogitTree(Protocol):
         ...
 
     def logits(self, nodes: IntArray) -> FloatArray:
-        """Of the tokens behind Q nodes: float64 [Q, V], each row up to one number that is the same for all of it."""
+        """Logits of the next tokens at Q nodes: float64 [Q, V], each row up to an additive constant."""
         ...
 
 
 def check_context_length(requests: Sequence[GenerationRequest], context_length: int) -> None:
-    """See that every text has room.
+    """Check that every prompt and its text fit the context.
 
     Raises:
-        EngineError: one has none.
+        EngineError: one does not fit.
     """
     for number, request in enumerate(requests):
         if request.max_tokens < 1 or len(request.prompt) + request.max_tokens > context_length:
             raise EngineError(
-                f"prompt {number} has {len(request.prompt)} tokens and may be followed by {request.max_tokens}; the context "
-                f"has {context_length}: ask for 1 or more that fit"
+                f"prompt {number} has {len(request.prompt)} tokens, max_tokens is {request.max_tokens}, and the "
+                f"context has {context_length} tokens; set max_tokens to at least 1 and at most what fits"
             )
 
 
 def generate_with_tree(
     backend: LogitBackend, requests: Sequence[GenerationRequest], deadline: Deadline | None, on_tokens: OnTokens | None
 ) -> list[Completion]:
-    """Write U texts along a tree behind their U prompts, see `genrec.backends.base.Backend.generate`."""
+    """Generate U texts along a tree over their prompts, see `genrec.backends.base.Backend.generate`."""
     check_context_length(requests, backend.context_length)
     if not requests:
         return []
     (deadline or Deadline.never()).check()
-    pens = [_ActiveSequence(request, number) for number, request in enumerate(requests)]
-    open_ = [pen for pen in pens if pen.append_forced(on_tokens)]
-    # What a text begins with in any case is told before the model is asked, and computed with the prompt.
-    prompts = [np.append(pen.prompt, pen.take_pending()).astype(np.int64) for pen in pens]
+    sequences = [_Sequence(request, number) for number, request in enumerate(requests)]
+    active = [sequence for sequence in sequences if sequence.append_forced(on_tokens)]
+    # Forced tokens at the start are reported before the model runs, and are computed with the prompt.
+    prompts = [np.append(sequence.prompt, sequence.take_pending()).astype(np.int64) for sequence in sequences]
     tree = backend.open(prompts, deadline=deadline)
-    while open_:
-        for pen, logits in zip(open_, tree.logits(np.array([pen.node for pen in open_])), strict=True):
-            pen.sample(logits, on_tokens)
-        open_ = [pen for pen in open_ if pen.is_active and pen.append_forced(on_tokens)]
-        _grow_tree(tree, open_)
-    return [Completion(np.array(pen.token_ids, dtype=np.int64), pen.stopped) for pen in pens]
+    while active:
+        logits = tree.logits(np.array([sequence.node for sequence in active]))
+        for sequence, row in zip(active, logits, strict=True):
+            sequence.sample(row, on_tokens)
+        active = [sequence for sequence in active if sequence.is_active and sequence.append_forced(on_tokens)]
+        _grow_tree(tree, active)
+    return [Completion(np.array(sequence.token_ids, dtype=np.int64), sequence.stopped) for sequence in sequences]
 
 
-def constraint_checker(requests: Sequence[GenerationRequest], on_tokens: OnTokens | None) -> "_ConstraintChecker":
-    """A witness of what an engine writes that constrains by itself; it tells `on_tokens` of nothing that may not be.
+class ConstraintChecker:
+    """Checks the tokens of an engine that applies constraints by itself, before `on_tokens` sees them.
 
-    One that does not know the constraint, because a plugin is missing or a server ignores a field, writes as if there
-    were none: that must be an error, and before anybody has read it.
+    An engine that does not know a constraint, because a plugin is missing or the server ignores a field, generates
+    without it: that must be an error before anyone reads the text.
+
+    Args:
+        requests: what was requested.
+        on_tokens: called with the tokens that passed the check; None to only check.
     """
-    return _ConstraintChecker(requests, on_tokens)
-
-
-class _ConstraintChecker:
-    """See `hold`."""
 
     def __init__(self, requests: Sequence[GenerationRequest], on_tokens: OnTokens | None) -> None:
         self._states = [None if own.constraint is None else own.constraint.start() for own in requests]
         self._on_tokens = on_tokens
 
     def __call__(self, number: int, token_ids: Sequence[int]) -> None:
-        """See some tokens of a text.
+        """Check new tokens of request `number`.
 
         Raises:
-            EngineError: one of them may not stand there.
+            EngineError: the constraint does not allow one of them.
         """
         state = self._states[number]
         try:
@@ -105,31 +105,31 @@ class _ConstraintChecker:
                     state.advance(int(token))
         except InputError as error:
             raise EngineError(
-                f"the engine did not hold a text to its constraint: {error}; start it as genrec.backends.vllm_protocol "
-                "names, with genrec's plugin beside it"
+                f"the engine did not apply a constraint: {error}; start it with the options of "
+                "genrec.backends.vllm_protocol.serve_options, and install genrec's plugin beside it"
             ) from error
         if self._on_tokens is not None:
             self._on_tokens(number, token_ids)
 
 
-def _grow_tree(tree: LogitTree, sequences: "Sequence[_ActiveSequence]") -> None:
-    """One pass for all that was written since: of each pen a chain of nodes behind where it stands."""
+def _grow_tree(tree: LogitTree, sequences: "Sequence[_Sequence]") -> None:
+    """Add the pending tokens of all active sequences in one pass, each as a chain below its last node."""
     parents: list[int] = []
     tokens: list[int] = []
-    for pen in sequences:
-        for token in pen.take_pending() if pen.is_active else ():
-            parents.append(pen.node)
+    for sequence in sequences:
+        for token in sequence.take_pending() if sequence.is_active else ():
+            parents.append(sequence.node)
             tokens.append(token)
-            pen.node = tree.size + len(tokens) - 1
+            sequence.node = tree.size + len(tokens) - 1
     if tokens:
         tree.grow(np.array(parents, dtype=np.int64), np.array(tokens, dtype=np.int64))
 
 
-class _ActiveSequence:
-    """One text under way: where it stands in the tree, and what is written so far."""
+class _Sequence:
+    """One text being generated: its node in the tree, and its tokens so far."""
 
     def __init__(self, request: GenerationRequest, number: int) -> None:
-        self.number = self.node = number  # the end of the prompt is the node of its number
+        self.number = self.node = number  # prompt ends have the numbers of their prompts
         self.stopped = False
         self.token_ids: list[int] = []
         self._num_in_tree = 0
@@ -146,18 +146,18 @@ class _ActiveSequence:
         return not self.stopped and len(self.token_ids) < self._request.max_tokens
 
     def take_pending(self) -> list[int]:
-        """What was written since the tree grew."""
+        """The tokens that the tree does not have yet."""
         new, self._num_in_tree = self.token_ids[self._num_in_tree :], len(self.token_ids)
         return new
 
     def append_forced(self, on_tokens: OnTokens | None) -> bool:
-        """Write what follows in any case; whether the text goes on."""
+        """Append the tokens that the constraint forces; returns whether the text goes on."""
         forced = () if self._state is None else self._state.forced_tokens()
         self._append(list(forced)[: self._request.max_tokens - len(self.token_ids)], on_tokens)
         return self.is_active
 
     def sample(self, logits: FloatArray, on_tokens: OnTokens | None) -> None:
-        """Write one more token, or end. What is drawn is the largest of logits with Gumbel noise."""
+        """Sample one more token, which may end the text: the largest logit, with Gumbel noise above temperature 0."""
         if self._state is not None:
             allowed = self._state.allowed_mask()
             logits = np.where(allowed, logits[: len(allowed)], -np.inf)
@@ -166,9 +166,9 @@ class _ActiveSequence:
         self._append([int(logits.argmax())], on_tokens)
 
     def _append(self, token_ids: Sequence[int], on_tokens: OnTokens | None) -> None:
-        for place, token in enumerate(token_ids):
+        for position, token in enumerate(token_ids):
             if token in self._request.stop_token_ids:
-                self.stopped, token_ids = True, token_ids[:place]
+                self.stopped, token_ids = True, token_ids[:position]
                 break
             if self._state is not None:
                 self._state.advance(token)

@@ -1,8 +1,8 @@
-"""A token tree on vLLM: growing only writes down, and reading sends paths whose beginnings the engine has cached.
+"""A token tree for engines with a prefix cache: growing records nodes, reading sends their paths as requests.
 
-One call of `log_probs` is one batch. A node is one request, which computes what of its path is not cached and returns
-the log-probabilities of the tokens that were asked for. Nodes that follow one another, each asked for the token of the
-next, are one request for the last of them: the engine scores them as tokens of a prompt.
+One call of `log_probs` is one batch. Each node is one request: the engine computes the part of its path that is not
+cached, and returns the log-probabilities of the queried tokens. Nodes in a chain, each queried for the token of the
+next, share one request for the last of them: the engine scores them as tokens of a prompt.
 Letters as in `genrec.backends.base`.
 """
 
@@ -12,23 +12,30 @@ from typing import Protocol
 
 import numpy as np
 
-from genrec.backends.tree_arrays import prompts_and_positions
+from genrec.backends.tree_arrays import (
+    check_path_lengths,
+    check_prompt_lengths,
+    check_rewind,
+    new_node_numbers,
+    prompts_and_positions,
+)
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray
 
-TOKEN_BYTES = 32  # of this process: four numbers a node; keys and values lie in a pool that the engine owns
-_ROUNDING_TOLERANCE = 1e-4  # how far above 0 a log-probability may come out
+TOKEN_BYTES = 32  # in this process, four integers per node; the engine owns the key-value cache
+_ROUNDING_TOLERANCE = 1e-4  # how far above 0 rounding may lift a log-probability
 
 
 @dataclass(frozen=True)
 class PathScoreRequest:
-    """What is read at the end of one path.
+    """A query for log-probabilities along one path: either of next tokens, or of the path's own last tokens.
 
     Attributes:
-        token_ids: a prompt and the tokens behind it.
-        next_token_ids: next tokens whose log-probabilities are asked for; none if rows are.
-        num_path_tokens: how many of the path's own last tokens are asked for, each behind those before it; 0 if tokens are.
+        token_ids: the path, a prompt and the tokens after it.
+        next_token_ids: next tokens to score at the end of the path; empty if path tokens are scored.
+        num_path_tokens: how many of the path's last tokens to score, each given the tokens before it; 0 if next tokens
+            are scored.
     """
 
     token_ids: list[int]
@@ -37,11 +44,12 @@ class PathScoreRequest:
 
 
 class PathScorer(Protocol):
-    """What a tree needs of its backend.
+    """What `PathTree` needs of its backend.
 
     Attributes:
-        max_logprobs: next tokens that one request may ask for.
-        scores_path_tokens: whether it scores a path's own tokens; else every node is a request.
+        name, vocab_size, context_length: as in `Backend`.
+        max_logprobs: how many next tokens one request may query.
+        scores_path_tokens: whether a request can score the path's own tokens; otherwise every node is a request.
     """
 
     name: str
@@ -51,28 +59,41 @@ class PathScorer(Protocol):
     scores_path_tokens: bool
 
     def score(self, requests: Sequence[PathScoreRequest], deadline: Deadline) -> list[FloatArray]:
-        """Log-probabilities for each request, over the full vocabulary: of its tokens, or of its rows.
+        """Score requests, normalised over the full vocabulary.
 
-        Of rows only the last may come: those before were in the engine's cache, which keeps no log-probabilities.
+        Args:
+            requests: the queries.
+            deadline: when the caller stops waiting.
+
+        Returns:
+            For each request float64, in nats: of all its next tokens, or of the last ones of its path tokens. The
+            first path tokens are missing if they were in the engine's cache, which stores no log-probabilities.
 
         Raises:
-            EngineError: the engine could not answer.
-            DeadlineExceededError: the deadline passed before it did.
+            EngineError: the engine failed.
+            DeadlineExceededError: the deadline has passed.
         """
         ...
 
 
 class PathTree:
-    """Nodes behind U prompts as parents, tokens, prompts and lengths; the engine holds no more than its cache."""
+    """A token tree that stores parents, tokens, prompts and lengths; the engine has no state but its cache.
+
+    Args:
+        scorer: the backend.
+        prompts: U arrays of token ids, int64.
+        deadline: when the caller stops waiting; by default never.
+
+    Raises:
+        EngineError: a prompt is empty or does not fit the context.
+        InputError: a token id is not in the vocabulary.
+    """
 
     def __init__(self, scorer: PathScorer, prompts: Sequence[IntArray], deadline: Deadline | None = None) -> None:
         self._deadline = deadline or Deadline.never()
         self._deadline.check()
-        for number, prompt in enumerate(prompts):
-            if not 0 < len(prompt) < scorer.context_length:
-                raise EngineError(
-                    f"prompt {number} has {len(prompt)} tokens; {scorer.name} takes 1 to {scorer.context_length - 1}"
-                )
+        check_prompt_lengths(prompts, scorer.name, scorer.context_length)
+        for prompt in prompts:
             _check_tokens(scorer, prompt)
         self._scorer = scorer
         self._prompts = [np.array(prompt, dtype=np.int64) for prompt in prompts]
@@ -84,109 +105,121 @@ class PathTree:
 
     @property
     def size(self) -> int:
-        """How many nodes there are, prompt ends included."""
+        """The number of nodes, prompt ends included."""
         return len(self._parent)
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
-        """Add M nodes; the engine hears of them when they are read."""
+        """Add M nodes, without a request to the engine; see `TokenTree.grow`."""
         self._deadline.check()
         size = self.size
-        nodes = np.arange(size, size + len(parents))
-        if (parents >= nodes).any() or (parents < 0).any():
-            raise InputError("a node's parent must stand before it")
+        nodes = new_node_numbers(size, parents)
         _check_tokens(self._scorer, tokens)
         parent = np.append(self._parent, parents)
         prompt, length = prompts_and_positions(parent, size, self._prompt, self._length)
-        if len(nodes) and int(length[size:].max()) > self._scorer.context_length:
-            raise EngineError(f"a path reaches {int(length[size:].max())} tokens; the context is shorter")
+        check_path_lengths(length[size:], self._scorer.context_length)
         self._parent, self._prompt, self._length = parent, prompt, length
         self._token = np.append(self._token, tokens)
         return nodes
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
-        """Log-probabilities of chosen next tokens, normalised over the full vocabulary."""
+        """Read log-probabilities of chosen next tokens, see `TokenTree.log_probs`."""
         self._deadline.check()
         counts = np.diff(offsets)
         owner = np.repeat(nodes, counts)
-        lone = offsets[:-1][counts == 1]
-        chains = (
-            self._chains(owner, tokens, lone) if self._scorer.scores_path_tokens else [place[None] for place in lone]
-        )
-        several = [np.arange(offsets[query], offsets[query + 1]) for query in np.flatnonzero(counts > 1)]
-        found = np.full(len(tokens), np.nan)
-        rest = self._score(owner, tokens, chains + several, found)
-        if rest:  # in the cache by now, so that each costs little alone
-            self._score(owner, tokens, [place[None] for part in rest for place in part], found)
-        if np.isnan(found).any():
+        single = offsets[:-1][counts == 1]
+        chains = [query[None] for query in single]
+        if self._scorer.scores_path_tokens:
+            chains = self._chains(owner, tokens, single)
+        several = [np.arange(offsets[node], offsets[node + 1]) for node in np.flatnonzero(counts > 1)]
+        log_probs = np.full(len(tokens), np.nan)
+        missing = self._score(owner, tokens, chains + several, log_probs)
+        if missing:  # their paths are cached now, so a request for each costs little
+            self._score(owner, tokens, [query[None] for group in missing for query in group], log_probs)
+        if np.isnan(log_probs).any():
             raise EngineError(f"{self._scorer.name} returned NaN; load it in float32 or check its weights")
-        if (found > _ROUNDING_TOLERANCE).any():
+        if (log_probs > _ROUNDING_TOLERANCE).any():
             raise EngineError(
-                f"{self._scorer.name} returned {found.max():.3g} for a log-probability, which is at most 0; "
+                f"{self._scorer.name} returned the log-probability {log_probs.max():.3g}, which is above 0; "
                 "start vLLM with --logprobs-mode raw_logprobs"
             )
-        return found.clip(max=0.0)
+        return log_probs.clip(max=0.0)
 
     def rewind(self, size: int) -> None:
-        """Forget every node from number `size` on; the engine's cache lets go of them by itself."""
-        if size < self._num_prompts or size > self.size:
-            raise InputError(f"cannot rewind to {size}: the tree has {self._num_prompts} prompts and {self.size} nodes")
+        """Remove every node from number `size` on; the engine's cache evicts them by itself."""
+        check_rewind(size, self._num_prompts, self.size)
         self._parent, self._token = self._parent[:size], self._token[:size]
         self._prompt, self._length = self._prompt[:size], self._length[:size]
 
     def _chains(self, owner: IntArray, tokens: IntArray, single: IntArray) -> list[IntArray]:
-        """Places of one token each, as runs in which every node is the child that the one before was asked for."""
+        """Join nodes with a single query to chains, in which every node is the child that its predecessor queries.
+
+        Args:
+            owner, tokens: int64 [C], the node and the token of each query.
+            single: the positions of these queries in `tokens`.
+
+        Returns:
+            For each chain, the positions of its queries in `tokens`.
+        """
         nodes, tokens = owner[single], tokens[single]
-        steps = zip(self._parent[nodes].tolist(), self._token[nodes].tolist(), strict=True)
-        child = {step: query for query, step in enumerate(steps)}
-        follower: dict[int, int] = {}
-        led: set[int] = set()
-        for query, step in enumerate(zip(nodes.tolist(), tokens.tolist(), strict=True)):
-            other = child.get(step)
-            if other is not None and other not in led:
-                follower[query] = other
-                led.add(other)
+        edges = zip(self._parent[nodes].tolist(), self._token[nodes].tolist(), strict=True)
+        child_of_edge = {edge: query for query, edge in enumerate(edges)}
+        successor: dict[int, int] = {}
+        has_predecessor: set[int] = set()
+        for query, edge in enumerate(zip(nodes.tolist(), tokens.tolist(), strict=True)):
+            child = child_of_edge.get(edge)
+            if child is not None and child not in has_predecessor:
+                successor[query] = child
+                has_predecessor.add(child)
         chains = []
         for query in range(len(nodes)):
-            if query not in led:
+            if query not in has_predecessor:
                 chain = [query]
-                while chain[-1] in follower:
-                    chain.append(follower[chain[-1]])
+                while chain[-1] in successor:
+                    chain.append(successor[chain[-1]])
                 chains.append(single[chain])
         return chains
 
     def _score(
         self, owner: IntArray, tokens: IntArray, groups: Sequence[IntArray], log_probs: FloatArray
     ) -> list[IntArray]:
-        """Ask for groups of places, each of one node or of a chain of them; returns the places that did not come."""
-        requests, places = [], []
+        """Score groups of queries, each of one node or of a chain, into `log_probs`.
+
+        Returns:
+            The queries of each group that the engine did not score, because it had them in its cache.
+        """
+        requests, sent = [], []
         for group in groups:
             path = self._path(int(owner[group[-1]]))
             if owner[group[0]] != owner[group[-1]]:
                 requests.append(PathScoreRequest([*path, int(tokens[group[-1]])], [], num_path_tokens=len(group)))
-                places.append(group)
+                sent.append(group)
                 continue
             for start in range(0, len(group), self._scorer.max_logprobs):
                 chunk = group[start : start + self._scorer.max_logprobs]
                 requests.append(PathScoreRequest(path, tokens[chunk].tolist()))
-                places.append(chunk)
-        rest = []
-        for group, answer in zip(places, self._scorer.score(requests, self._deadline) if requests else [], strict=True):
-            hidden = len(group) - len(answer)
-            log_probs[group[hidden:]] = answer
-            if hidden:
-                rest.append(group[:hidden])
-        return rest
+                sent.append(chunk)
+        missing = []
+        scores = self._scorer.score(requests, self._deadline) if requests else []
+        for group, own in zip(sent, scores, strict=True):
+            num_missing = len(group) - len(own)
+            log_probs[group[num_missing:]] = own
+            if num_missing:
+                missing.append(group[:num_missing])
+        return missing
 
     def _path(self, node: int) -> list[int]:
-        behind = []
+        tokens = []
         while node >= self._num_prompts:
-            behind.append(int(self._token[node]))
+            tokens.append(int(self._token[node]))
             node = int(self._parent[node])
-        return [*self._prompts[node].tolist(), *reversed(behind)]
+        return [*self._prompts[node].tolist(), *reversed(tokens)]
 
 
 def _check_tokens(scorer: PathScorer, tokens: IntArray) -> None:
-    """A token that is none ends vLLM's process, and every request in it."""
+    """Check token ids here, because an invalid one crashes vLLM's process with every request in it."""
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < scorer.vocab_size:
         wrong = tokens[(tokens < 0) | (tokens >= scorer.vocab_size)][0]
-        raise InputError(f"token {wrong} is none of the {scorer.vocab_size:,} of {scorer.name}; check the tokenizer")
+        raise InputError(
+            f"token {wrong} is not in the vocabulary of {scorer.name}, which has {scorer.vocab_size:,} tokens; check "
+            "the tokenizer"
+        )

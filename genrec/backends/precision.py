@@ -1,15 +1,15 @@
-"""Where a model is computed by default, and in what number type."""
+"""The default device and number type of a model."""
 
 import torch
 
 
 def default_device() -> torch.device:
-    """The GPU that torch sees, else the CPU."""
+    """The first GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies in it; elsewhere it would be slower than float32 and less exact."""
+    """bfloat16 if the hardware supports it; otherwise float32, which is then faster and more precise."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     # The flag has no public name; without it a CPU emulates bfloat16.

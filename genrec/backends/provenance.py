@@ -1,4 +1,4 @@
-"""What an adapter was made of: `genrec.json` beside its weights."""
+"""The provenance of an adapter: `genrec.json` beside its weights says how it was trained."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -12,24 +12,25 @@ FILENAME = "genrec.json"
 
 
 def file_hashes(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
-    """The SHA-256 of each file of weights in a folder, or of those that another pattern of `Path.glob` finds."""
+    """The SHA-256 of each file in a folder that matches a pattern of `Path.glob`, by its relative path."""
     files = sorted(file for file in folder.glob(pattern) if file.is_file())
     return {str(file.relative_to(folder)): sha256_of(file) for file in files}
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Hashes are SHA-256, in hexadecimal.
+    """How an adapter was trained. Hashes are SHA-256 in hexadecimal.
 
     Attributes:
-        base: the model's name.
-        base_sha256: of its weights, file by file.
-        tokenizer, template, catalog, index: fingerprints of what showed people to it, and of what it was shown.
-        data: digest of the interactions, and `first` and `last` the times of their events, in ISO 8601.
-        seed: of everything that was drawn.
-        config: how it was trained.
-        versions: of the packages that trained it.
-        metrics: its validation ranking.
+        base: the name of the base model.
+        base_sha256: the hash of each file of its weights.
+        tokenizer, template, catalog, index: the fingerprints of what made the prompts.
+        data: the digest of the interactions.
+        first, last: the times of the first and the last interaction, in ISO 8601.
+        seed: the seed of all random draws.
+        config: the training configuration.
+        versions: the versions of the packages used.
+        metrics: the validation metrics.
     """
 
     base: str
@@ -47,7 +48,7 @@ class Provenance:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def mismatches(self, **current: str) -> list[str]:
-        """What differs where the adapter is to serve: a sentence for each of some attributes that are no longer so."""
+        """Compare attributes with their current values; returns a sentence for each one that differs."""
         return [
             f"the adapter was trained with {name} {getattr(self, name)[:12]}, and serves with {value[:12]}"
             for name, value in current.items()
@@ -55,7 +56,7 @@ class Provenance:
         ]
 
     def setting_mismatches(self, **current: float) -> list[str]:
-        """A sentence for each setting that is another than in training."""
+        """Compare settings with those of training; returns a sentence for each one that differs."""
         return [
             f"the adapter was trained with {name} = {self.config[name]:g}, and serves with {value:g}"
             for name, value in current.items()
@@ -63,20 +64,20 @@ class Provenance:
         ]
 
     def write(self, folder: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write `genrec.json` into a folder, atomically."""
         write_json(folder / FILENAME, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read it.
+        """Read `genrec.json` from a folder.
 
         Raises:
-            ArtifactError: it is damaged.
+            ArtifactError: the file is missing or damaged.
         """
         try:
             found = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
             return cls(**{one.name: found[one.name] for one in fields(cls)})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
-                f"cannot read {folder / FILENAME}: {error}; train the adapter again, or copy it again"
+                f"cannot read {folder / FILENAME}: {error}; copy the adapter again, or train it again"
             ) from error

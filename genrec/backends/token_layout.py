@@ -1,8 +1,8 @@
-"""Where the tokens of one pass lie: in a row for the layers that see each alone, by prompts where they meet.
+"""The layout of one pass: tokens are packed for most layers, and padded per prompt for attention only.
 
-Prompts of a batch differ in length, and in how much grows behind them. Padded to the longest, every layer would compute
-what nobody reads; padded for the attention only, as keys and values have to be, they cost little: the other layers are
-92 % of the operations of a 135M model at 250 tokens.
+The prompts of a batch differ in length and in their number of nodes. If all layers used padding, they would compute
+values that are never read. Padding for attention only, which needs it, costs little: the other layers are 92 % of the
+operations of a 135M model at 250 tokens.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ import torch
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The places of N tokens in a table [U, Q] of prompts and columns.
+    """The positions of N tokens in a table [U, Q] of prompts and columns.
 
     Attributes:
         flat_indices: int64 [N], row * Q + column, distinct.
         shape: U and Q.
-        keys_packed: whether keys and values come packed too, as they do where there is no cache.
+        keys_packed: whether keys and values are packed too, which is the case without a cache.
     """
 
     flat_indices: torch.Tensor
@@ -25,7 +25,7 @@ class TokenLayout:
     keys_packed: bool = False
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
-        """[1, H, N, D] as [U, H, Q, D], zeros where there is no token."""
+        """Unpack [1, H, N, D] to [U, H, Q, D], with zeros where there is no token."""
         _, heads, _, size = packed.shape
         prompts, columns = self.shape
         table = packed.new_zeros((prompts * columns, heads, size))
@@ -33,5 +33,5 @@ class TokenLayout:
         return table.view(prompts, columns, heads, size).transpose(1, 2)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """[U, Q, ...] as [1, N, ...]."""
+        """Pack [U, Q, ...] to [1, N, ...]."""
         return padded.flatten(0, 1)[self.flat_indices][None]

@@ -1,6 +1,6 @@
-"""A vLLM server over HTTP, as a token tree over its prefix cache: token ids out, log-probabilities back.
+"""A model on a vLLM server, reached over HTTP, as a token tree over the server's prefix cache.
 
-Requests only read, so one that was lost on the way is sent again; one that was refused is not.
+Scoring has no side effects, so a request that was lost is sent again; a request that was rejected is not.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 
 from genrec.backends import vllm_protocol
 from genrec.backends.base import Completion, GenerationRequest, OnTokens
-from genrec.backends.generation import check_context_length, constraint_checker
+from genrec.backends.generation import ConstraintChecker, check_context_length
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.provenance import Provenance
 from genrec.deadline import Deadline
@@ -23,37 +23,36 @@ from genrec.errors import DeadlineExceededError, EngineError, ModelMissingError
 from genrec.types import FloatArray, IntArray
 
 _MAX_ATTEMPTS = 4
-_RETRY_DELAY = 0.1  # seconds before the second attempt, twice as many before each further one
-_TIMEOUT_MARGIN = 0.05  # seconds by which a time-out may come early
-_EXTRA_TOKENS = 2  # a path's last token may be asked for, and one is drawn behind it
+_RETRY_DELAY = 0.1  # seconds before the second attempt; doubles before each further one
+_TIMEOUT_MARGIN = 0.05  # seconds by which a timeout may fire early
 _GENERATE_PATH, _COMPLETIONS_PATH = "/inference/v1/generate", "/v1/completions"
 _DONE = "[DONE]"
-_MAX_EXCERPT = 200  # characters of a refusal that an error repeats
+_MAX_EXCERPT = 200  # characters of a response that an error message quotes
 
 _Request = TypeVar("_Request")
 _Result = TypeVar("_Result")
 
 
 class VllmServerBackend:
-    """A model that a vLLM server serves, or one of its adapters.
+    """A model that a vLLM server serves, or one of the server's adapters.
 
-    The server is to be started as `vllm serve MODEL` with `genrec.backends.vllm_protocol.serve_options` of its version
-    (`--max-logprobs 128`, from 0.30 on `--enable-scale-out` too, and for texts that are held to a schema
-    `--structured-outputs-config`), where only genrec can reach it.
+    Start the server as `vllm serve MODEL` with the `genrec.backends.vllm_protocol.serve_options` of its version
+    (`--max-logprobs 128`, from 0.30 on also `--enable-scale-out`, and `--structured-outputs-config` for constrained
+    generation), on an address that only genrec can reach.
 
     Args:
-        url: such as `http://127.0.0.1:8000`.
-        model: what the server calls the model or the adapter.
-        vocab_size: token ids are below it; the server does not tell.
-        timeout: seconds that a request may take with all its attempts, and in which one of a batch must be answered; a
-            text is given as much again for each 100 tokens that it may have.
-        max_concurrency: requests under way at once.
+        url: base URL of the server, such as `http://127.0.0.1:8000`.
+        model: the name under which the server serves the model or the adapter.
+        vocab_size: the number of token ids; the server does not report it.
+        timeout: seconds that a request may take with all its attempts, and within which at least one request of a batch
+            must be answered. Generation gets the same time again for each 100 tokens of `max_tokens`.
+        max_concurrency: how many requests may run at once.
         api_key: sent as a bearer token.
-        name: what results and caches call these weights; by default `model`.
-        clock: seconds that only rise.
+        name: how results and caches name these weights; by default `model`.
+        clock: a monotonic clock, in seconds.
 
     Raises:
-        EngineError: the server cannot be reached, or serves no such model.
+        EngineError: the server cannot be reached, or does not serve this model.
         ModelMissingError: httpx is not installed.
     """
 
@@ -75,11 +74,11 @@ class VllmServerBackend:
             raise ModelMissingError("httpx is not installed; run: pip install 'genrec[vllm]'") from error
         self._httpx: Any = httpx
         self.name, self.vocab_size = name or model, vocab_size
-        self.max_logprobs = vllm_protocol.MAX_LOGPROBS - 1  # the server shows one less than it is asked for
-        # A server may have adapters, with which rows would end it; and rows that its cache held may be no JSON.
+        self.max_logprobs = vllm_protocol.MAX_LOGPROBS - 1  # the server returns one less than requested
+        # Rows would crash a server that has adapters, and rows of cached tokens may not be valid JSON.
         self.scores_path_tokens = False
         self.token_bytes = TOKEN_BYTES
-        self.provenance: Provenance | None = None  # the server knows its adapters, and does not tell
+        self.provenance: Provenance | None = None  # the server does not report it
         self._model, self._timeout, self._clock = model, timeout, clock
         self._client = httpx.Client(
             base_url=url,
@@ -89,14 +88,14 @@ class VllmServerBackend:
         )
         self._server = f"the vLLM server at {self._client.base_url.netloc.decode()}"
         self._executor = ThreadPoolExecutor(max_concurrency, thread_name_prefix="vllm-server")
-        self.context_length = self._read_context_length() - _EXTRA_TOKENS
+        self.context_length = self._read_context_length() - vllm_protocol.EXTRA_TOKENS
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> PathTree:
-        """Open a tree behind U prompts; they are computed when it is first read."""
+        """Open a tree over U prompts; the first read computes them."""
         return PathTree(self, prompts, deadline)
 
     def score(self, requests: Sequence[PathScoreRequest], deadline: Deadline) -> list[FloatArray]:
-        """Log-probabilities for each request, see `PathScorer`."""
+        """Read the log-probabilities of each request, see `PathScorer`."""
         return self._run_all(self._score_path, requests, self._new_limit(deadline, 1))
 
     def generate(
@@ -106,16 +105,16 @@ class VllmServerBackend:
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
     ) -> list[Completion]:
-        """Write a text behind each prompt; `concurrency` of them at once. What is told of is not sent again."""
+        """Generate a text after each prompt, `max_concurrency` at once; streamed requests are never sent again."""
         check_context_length(requests, self.context_length)
         limit = self._new_limit(deadline or Deadline.never(), vllm_protocol.timeout_factor(requests))
-        watch = constraint_checker(requests, on_tokens)
+        checker = ConstraintChecker(requests, on_tokens)
         if on_tokens is not None:
             numbered = list(enumerate(requests))
-            return self._run_all(lambda one, limit: self._stream_text(*one, watch, limit), numbered, limit)
+            return self._run_all(lambda one, limit: self._stream_text(*one, checker, limit), numbered, limit)
         texts = self._run_all(self._generate_text, requests, limit)
         for number, text in enumerate(texts):
-            watch(number, text.token_ids.tolist())
+            checker(number, text.token_ids.tolist())
         return texts
 
     def _run_all(
@@ -124,48 +123,48 @@ class VllmServerBackend:
         requests: "Sequence[_Request]",
         limit: "_RequestTimeout",
     ) -> "list[_Result]":
-        """What the server answers to all; the first fault ends it."""
+        """Send all requests and return the results in order; the first failure cancels the rest."""
         try:
             futures = [self._executor.submit(send, request, limit) for request in requests]
         except RuntimeError as error:
             raise self._closed_error() from error
-        open_ = set(futures)
-        while open_:
-            done, open_ = wait(open_, timeout=limit.remaining(), return_when=FIRST_EXCEPTION)
-            faults = [fault for future in done if (fault := future.exception()) is not None]
-            if open_ and not (faults or limit.remaining()):
-                faults = [self._timeout_error(limit)]
-            if faults:
-                for future in open_:
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=limit.remaining(), return_when=FIRST_EXCEPTION)
+            errors = [failure for future in done if (failure := future.exception()) is not None]
+            if pending and not (errors or limit.remaining()):
+                errors = [self._timeout_error(limit)]
+            if errors:
+                for future in pending:
                     future.cancel()
-                raise faults[0]
+                raise errors[0]
         return [future.result() for future in futures]
 
     def check_ready(self) -> None:
-        """Let the server generate, with everything that a tree needs of it; its own `/health` does not tell.
+        """Send one request of the kind that trees send; the server's own `/health` does not cover it.
 
         Raises:
-            EngineError: it cannot (named).
+            EngineError: the request failed; the message names the cause.
         """
         tokens = (np.arange(self.max_logprobs) % self.vocab_size).tolist()
         self.score([PathScoreRequest([0], tokens)], Deadline.never())
 
     def close(self) -> None:
-        """Give the connections back; what is under way is not waited for."""
+        """Close the connections without waiting for running requests."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     def _read_context_length(self) -> int:
-        """The context of the model, which the server must serve under this name."""
+        """The context length of the model; checks that the server serves it."""
         answer = self._send("GET", "/v1/models", None, self._new_limit(Deadline.never(), 1))
         with self._checked_response("/v1/models"):
             contexts = {str(card["id"]): card for card in answer["data"]}
             if self._model not in contexts:
                 raise EngineError(
                     f"{self._server} serves {', '.join(sorted(contexts)) or 'nothing'}, not {self._model!r}; "
-                    "name one of these, or start it with this model"
+                    "use one of these names, or start the server with this model"
                 )
-            # An adapter's card says nothing of the context, its model's does.
+            # An adapter's card has no context length; its model's card has.
             card = contexts[self._model]
             return int(card.get("max_model_len") or contexts[card["parent"]]["max_model_len"])
 
@@ -177,13 +176,13 @@ class VllmServerBackend:
     def _generate_text(self, request: GenerationRequest, limit: "_RequestTimeout") -> Completion:
         answer = self._post_generate(request.prompt.tolist(), vllm_protocol.http_generation_params(request), limit)
         with self._checked_response(_GENERATE_PATH):
-            own = answer["choices"][0]
-            return vllm_protocol.parse_completion(own["token_ids"], own["finish_reason"], request)
+            choice = answer["choices"][0]
+            return vllm_protocol.parse_completion(choice["token_ids"], choice["finish_reason"], request)
 
     def _stream_text(
         self, number: int, request: GenerationRequest, on_tokens: OnTokens, limit: "_RequestTimeout"
     ) -> Completion:
-        """A text that is told of as it comes: events of one line each, of which the last one says [DONE]."""
+        """Generate a text from server-sent events: one line each, the last one [DONE]."""
         body = {"model": self._model, **vllm_protocol.http_completion_body(request)}
         token_ids: list[int] = []
         reason = None
@@ -200,15 +199,15 @@ class VllmServerBackend:
                     if not event or event == _DONE:
                         continue
                     with self._checked_response(_COMPLETIONS_PATH):
-                        own = json.loads(event)["choices"][0]
-                        new = [int(token) for token in own["token_ids"] or () if token not in request.stop_token_ids]
-                        token_ids, reason = token_ids + new, own["finish_reason"]
+                        choice = json.loads(event)["choices"][0]
+                        new = [int(token) for token in choice["token_ids"] or () if token not in request.stop_token_ids]
+                        token_ids, reason = token_ids + new, choice["finish_reason"]
                     if new:
                         on_tokens(number, new)
         except self._httpx.TimeoutException as error:
             raise self._timeout_error(limit) from error
         except self._httpx.TransportError as error:
-            raise EngineError(f"{self._server} broke off: {error}; ask again") from error
+            raise EngineError(f"{self._server} closed the stream early: {error}; send the request again") from error
         limit.timeout = self._new_timeout(limit.timeout_factor)
         return vllm_protocol.parse_completion(token_ids, reason, request)
 
@@ -226,24 +225,24 @@ class VllmServerBackend:
             raise self._unexpected_response_error(path) from error
 
     def _send(self, method: str, path: str, body: Any, limit: "_RequestTimeout") -> Any:
-        """The JSON of an answer; connections that failed and faults of the server are tried again."""
-        fault = ""
+        """Send a request and return the JSON response; retries after connection errors and 5xx responses."""
+        cause = ""
         for attempt in range(_MAX_ATTEMPTS):
             if attempt:
                 time.sleep(min(_RETRY_DELAY * 2 ** (attempt - 1), limit.remaining()))
             if not limit.remaining():
-                raise self._timeout_error(limit, fault)
+                raise self._timeout_error(limit, cause)
             try:
                 answer = self._request(method, path, body, limit)
             except self._httpx.TimeoutException as error:
                 raise self._timeout_error(limit) from error
             except self._httpx.TransportError as error:
-                fault = f"{type(error).__name__}: {error}"
+                cause = f"{type(error).__name__}: {error}"
                 continue
             except RuntimeError as error:
                 raise self._closed_error() from error
             if answer.status_code >= 500:
-                fault = f"it answered {answer.status_code}"
+                cause = f"it answered {answer.status_code}"
                 continue
             if answer.status_code != 200:
                 raise self._rejected_error(path, answer.status_code, answer.text)
@@ -251,28 +250,31 @@ class VllmServerBackend:
                 return answer.json()
             except ValueError as error:
                 raise self._unexpected_response_error(path) from error
-        raise EngineError(f"{self._server} failed {_MAX_ATTEMPTS} times: {fault}; see its log, or start it again")
+        raise EngineError(f"{self._server} failed {_MAX_ATTEMPTS} times: {cause}; see its log, or restart it")
 
     def _request(self, method: str, path: str, body: Any, limit: "_RequestTimeout") -> Any:
-        """An answer, read piece by piece: time-outs are of each piece, and a server that drips would hold a thread."""
+        """Send one request and read the response in chunks, because httpx's timeout applies to each chunk only."""
         with self._client.stream(method, path, json=body, timeout=limit.remaining()) as answer:
-            pieces = []
-            for piece in answer.iter_raw():
+            chunks = []
+            for chunk in answer.iter_raw():
                 if not limit.remaining():
                     raise self._timeout_error(limit)
-                pieces.append(piece)
-        return self._httpx.Response(answer.status_code, content=b"".join(pieces), headers=answer.headers)
+                chunks.append(chunk)
+        return self._httpx.Response(answer.status_code, content=b"".join(chunks), headers=answer.headers)
 
     def _rejected_error(self, path: str, status: int, body: str) -> EngineError:
         return EngineError(
-            f"{self._server} refused {path} with {status}: {body[:_MAX_EXCERPT]}; {vllm_protocol.SERVE_HINT}"
+            f"{self._server} rejected {path} with {status}: {body[:_MAX_EXCERPT]}; {vllm_protocol.SERVE_HINT}"
         )
 
     def _closed_error(self) -> EngineError:
         return EngineError(f"the connection to {self._server} was closed; open another backend")
 
     def _unexpected_response_error(self, path: str) -> EngineError:
-        return EngineError(f"{self._server} answered {path} with something else than vLLM 0.25 to 0.32 does; check url")
+        return EngineError(
+            f"{self._server} sent a response to {path} that vLLM {vllm_protocol.SUPPORTED_VERSIONS} would not send; "
+            "check url and the server's version"
+        )
 
     def _new_limit(self, deadline: Deadline, timeout_factor: float) -> "_RequestTimeout":
         return _RequestTimeout(deadline, self._new_timeout(timeout_factor), timeout_factor)
@@ -284,17 +286,18 @@ class VllmServerBackend:
         cause = cause and f", {cause}"
         if limit.deadline.remaining() <= _TIMEOUT_MARGIN:
             return DeadlineExceededError(f"{self._server} did not answer before the deadline{cause}")
-        return EngineError(
-            f"{self._server} did not answer within {self._timeout * limit.timeout_factor:g} s{cause}; see its log, or allow "
-            "more with patience"
-        )
+        seconds = self._timeout * limit.timeout_factor
+        return EngineError(f"{self._server} did not answer within {seconds:g} s{cause}; see its log, or raise timeout")
 
 
 @dataclass
 class _RequestTimeout:
-    """Until when requests may take: what the caller has time for, and until when the server must answer one of them.
+    """The time limit of a batch of requests.
 
-    The latter is `timeout_factor` as long as the patience that there is.
+    Attributes:
+        deadline: the caller's.
+        timeout: when the server must have answered at least one more request.
+        timeout_factor: multiplies the backend's timeout for this batch.
     """
 
     deadline: Deadline
@@ -302,5 +305,5 @@ class _RequestTimeout:
     timeout_factor: float
 
     def remaining(self) -> float:
-        """Seconds that remain; 0 when none do."""
+        """Remaining seconds, at least 0."""
         return max(0.0, min(self.deadline.remaining(), self.timeout.remaining()))

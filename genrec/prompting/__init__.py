@@ -1,1 +1,1 @@
-"""From a user's history to token ids: templates, tokenizers and the one renderer."""
+"""From a user's history to token ids: templates, tokenizers, the chat format, and the one renderer."""

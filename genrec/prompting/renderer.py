@@ -1,4 +1,4 @@
-"""The one way from a person to the token ids of a prompt: ranking, training, batch and chat all come through here."""
+"""The renderer from a user to the token ids of a prompt, shared by ranking, training, batch runs and chat."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,13 @@ _KNOWN_INPUTS = ("history", "words", "candidates")
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt, its token ids int64 [P], and what had to be left out of it."""
+    """A rendered prompt.
+
+    Attributes:
+        prompt: its messages.
+        token_ids: int64 [P].
+        notices: what was left out of it.
+    """
 
     prompt: Prompt
     token_ids: IntArray
@@ -26,18 +32,18 @@ class RenderedPrompt:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Shows people to a model through one template.
+    """Renders users as prompts with one template.
 
     Attributes:
-        catalog: names the items.
-        tokenizer: the model's.
-        template: takes `history`, `words`, `candidates` or some of these; an item has `title` and its attributes.
-        max_prompt_tokens: tokens a prompt may have.
-        max_history: the most items of a history that are shown.
-        history_step: how many of them leave together when one more would be too many; see `window_start`.
+        catalog: the items.
+        tokenizer: the model's tokenizer.
+        template: has some of the inputs `history`, `words` and `candidates`; items have `title` and their attributes.
+        max_prompt_tokens: the maximum length of a prompt, in tokens.
+        max_history: the maximum number of history items in a prompt.
+        history_step: how many items leave the window at once when it is full; see `window_start`.
 
     Raises:
-        InputError: the template asks for something else, or a number is below 1.
+        InputError: the template has another input, or a number is below 1.
     """
 
     catalog: Catalog
@@ -48,27 +54,31 @@ class Renderer:
     history_step: int = 4
 
     def __post_init__(self) -> None:
-        if strange := sorted(set(self.template.inputs) - set(_KNOWN_INPUTS)):
+        if unknown := sorted(set(self.template.inputs) - set(_KNOWN_INPUTS)):
             raise InputError(
-                f"template {self.template.name!r} asks for {strange[0]!r}; a ranker can give {', '.join(_KNOWN_INPUTS)}"
+                f"template {self.template.name!r} has the input {unknown[0]!r}; a ranker provides only "
+                f"{', '.join(_KNOWN_INPUTS)}"
             )
         for name in ("max_history", "history_step"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def render(self, history: IntArray, words: str, candidates: IntArray) -> RenderedPrompt:
-        """The prompt for a person; where it would not fit, the oldest items go first, `history_step` at a time.
+        """Render the prompt of a user; if it is too long, drop the oldest items, `history_step` at a time.
 
-        While the window stays, what is shown of a history is the beginning of what is shown of it and one event more,
-        so an engine that keeps the prompt's state computes only what is new.
+        While the window does not move, each prompt's history extends the one before, so an engine with a prefix cache
+        computes only the new tokens.
 
         Args:
-            history: int64 [H], item indices, oldest first; an item met again within the window keeps its first place.
-            words: what the person says; cut after 1,000 characters.
-            candidates: int64 [C], item indices shown where the template asks for them.
+            history: int64 [H], item indices, oldest first; a repeated item keeps its first position in the window.
+            words: the user's message; truncated after 1,000 characters.
+            candidates: int64 [C], item indices, for templates with the input `candidates`.
+
+        Returns:
+            The prompt, with a notice if items were dropped.
 
         Raises:
-            EngineError: it does not fit even without a history.
+            EngineError: the prompt is too long even without a history.
         """
         recent = history[window_start(history, self.max_history, self.history_step) :]
         shown = np.array(list(dict.fromkeys(recent.tolist())), dtype=np.int64)
@@ -94,36 +104,41 @@ class Renderer:
 
 
 def item_variables(catalog: Catalog, item_index: int) -> dict[str, object]:
-    """What a template sees of an item."""
+    """The variables of an item in a template: its title and its attributes."""
     item = catalog[item_index]
     return {**item.attributes, "title": one_line(item.title)[:_MAX_TITLE_CHARACTERS]}
 
 
 def window_start(history: IntArray, max_items: int, stride: int) -> int:
-    """The place from which a history is shown: it moves in jumps, so that between them prompts grow at their end only.
+    """Find the start of the history window, which moves in jumps: between two jumps, prompts only grow at their end.
 
-    `history[start:]` holds at most `max_items` distinct items. When one more comes, the `stride` that were not met for longest
-    leave together, and the start moves to where the others begin. So what is shown are always the newest distinct
-    items: all while there are no more than `max_items`, later `max_items` or up to `step - 1` fewer, never none. Between two
-    moves lie at least `stride` new items, or `max_items` if that is less. The answer depends on every event from the first on.
+    `history[start:]` has at most `max_items` distinct items. When one more would enter, the `stride` least recent items
+    leave together, and the start moves to the first of the others. So the window always has the newest distinct items:
+    all of them up to `max_items`, and later between `max_items - stride + 1` and `max_items`, at least one. There are
+    at least `stride` new items between two jumps, or `max_items` if that is less. The result depends on the whole
+    history, not only on its end.
 
     Args:
         history: int64 [H], item indices, oldest first.
-        max_items, stride: at least 1.
+        max_items: the maximum number of distinct items, at least 1.
+        stride: how many items leave together, at least 1.
+
+    Returns:
+        An index into `history`.
     """
     start = 0
-    last: dict[int, int] = {}
-    for place, item in enumerate(history.tolist()):
-        if item not in last and len(last) == max_items:
-            kept = sorted(last.values())[stride:]
-            start = kept[0] if kept else place
-            last = {one: met for one, met in last.items() if met >= start}
-        last[item] = place
+    last_seen: dict[int, int] = {}
+    for position, item in enumerate(history.tolist()):
+        if item not in last_seen and len(last_seen) == max_items:
+            kept = sorted(last_seen.values())[stride:]
+            start = kept[0] if kept else position
+            last_seen = {other: seen for other, seen in last_seen.items() if seen >= start}
+        last_seen[item] = position
     return start
 
 
 def newest_distinct(history: IntArray, count: int) -> IntArray:
-    """The newest `count` distinct items of a history, newest first."""
+    """The newest `count` distinct items of a history int64 [H], newest first."""
     reverse = history[::-1]
     _, first = np.unique(reverse, return_index=True)
     chosen: IntArray = reverse[np.sort(first)][:count]

@@ -1,7 +1,7 @@
 """Prompt templates: Jinja files that render to messages of trusted and untrusted spans.
 
-A template file opens with a Jinja comment that holds its header in TOML, and writes each message as the block of
-its role:
+A template file starts with a Jinja comment that contains a TOML header, and has one block for each message, named
+after its role:
 
     {#
     name = "next-item"
@@ -13,9 +13,9 @@ its role:
     {% block user %}{% for item in history %}{{ item.title }}{% endfor %}{% endblock %}
     {% block assistant %}{% endblock %}
 
-What the file says is trusted, what an expression prints is not, whatever filters it went through. An assistant block
-that comes last is the beginning of the answer. Templates are the operator's: the sandbox stops code, not size, so
-never take one from a request.
+The text of the file is trusted. The output of expressions is untrusted, after any filter. An assistant block at the
+end is the beginning of the answer. Templates come from the operator: the sandbox blocks code but does not limit size,
+so never accept a template from a request.
 """
 
 import hashlib
@@ -41,20 +41,21 @@ Output = Literal["item", "text"]
 Prompt = tuple[Message, ...]
 
 _HEADER = re.compile(r"\A\s*\{#-?(.*?)-?#\}", re.DOTALL)
-# What an expression of a template may run into.
+# What the expressions of a template may raise.
 _RENDER_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
 class Template:
-    """One prompt, ready to render.
+    """A parsed prompt template.
 
     Attributes:
-        name, version: as the header says; together with `fingerprint` they say which prompt a result came from.
-        inputs: the variables `render` must be given.
-        output: what the answer is: one catalog item, or text for a person.
-        fingerprint: SHA-256 of the file's text.
+        name, version: from the header; with `fingerprint` they identify the prompt behind a result.
+        inputs: the variables that `render` needs.
+        output: what the model answers: one catalog item, or text.
+        source: the file's text.
+        fingerprint: the SHA-256 of the file's text.
     """
 
     name: str
@@ -67,11 +68,15 @@ class Template:
 
     @classmethod
     def from_source(cls, source: str, *, origin: str = "the template") -> "Template":
-        """Parse a template's text.
+        """Parse the text of a template.
+
+        Args:
+            source: the text.
+            origin: names the template in error messages.
 
         Raises:
-            TemplateError: no or a wrong header, a syntax error (line named), a variable that is no input, or a block
-                that is no role.
+            TemplateError: the header is missing or wrong, a syntax error (with its line), a variable that the header
+                does not list, or a block that is not named after a role.
         """
         header = _read_header(source, origin)
         environment = _SpanEnvironment()
@@ -79,32 +84,35 @@ class Template:
             parsed = environment.parse(source)
             compiled = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"{origin}, line {error.lineno}: {error.message}; mend the Jinja syntax") from error
+            raise TemplateError(f"{origin}, line {error.lineno}: {error.message}; correct the Jinja syntax") from error
         _check_blocks(parsed, origin)
         undeclared = sorted(jinja2.meta.find_undeclared_variables(parsed) - set(header["inputs"]))
         if undeclared:
             raise TemplateError(
                 f"{origin} uses {', '.join(map(repr, undeclared))}, which its header does not list under inputs "
-                f"({', '.join(header['inputs'])}); declare or rename"
+                f"({', '.join(header['inputs'])}); add it there or rename it"
             )
-        strange = sorted(set(compiled.blocks) - set(_ROLES))
-        if strange or not compiled.blocks:
+        unknown = sorted(set(compiled.blocks) - set(_ROLES))
+        if unknown or not compiled.blocks:
             raise TemplateError(
-                f"{origin} has blocks {', '.join(map(repr, strange)) or 'none'}; "
+                f"{origin} has blocks {', '.join(map(repr, unknown)) or 'none'}; "
                 f"write each message as a block named {', '.join(_ROLES)}"
             )
         fingerprint = hashlib.sha256(source.encode()).hexdigest()
         return cls(**header, source=source, fingerprint=fingerprint, _compiled=compiled)
 
     def render(self, **values: object) -> Prompt:
-        """Render every block to a message, in the order the file has them; empty messages are left out.
+        """Render every block to a message, in the order of the file; empty messages are left out.
+
+        Args:
+            values: one value for each input.
 
         Raises:
-            TemplateError: an input is missing or unknown, or the template reads what a value does not have.
+            TemplateError: an input is missing or unknown, or an expression fails.
         """
         missing, unknown = set(self.inputs) - set(values), set(values) - set(self.inputs)
         if missing or unknown:
-            wrong = "lacks " + ", ".join(sorted(missing)) if missing else "does not know " + ", ".join(sorted(unknown))
+            wrong = "lacks " + ", ".join(sorted(missing)) if missing else "has no input " + ", ".join(sorted(unknown))
             raise TemplateError(f"template {self.name!r} {wrong}; its inputs are {', '.join(self.inputs)}")
         messages = []
         for role, block in self._compiled.blocks.items():
@@ -118,23 +126,23 @@ class Template:
 
 
 def read_template(name: str | Path) -> Template:
-    """Read a template by the name of a shipped one (see `template_names`) or by the path of a .j2 file.
+    """Read a shipped template by its name (see `template_names`), or a .j2 file by its path.
 
     Raises:
-        TemplateError: no such template, or it does not parse.
+        TemplateError: the template does not exist, or does not parse.
     """
     if isinstance(name, str) and name in template_names():
         source = resources.files("genrec.prompts").joinpath(f"{name}.j2").read_text(encoding="utf-8")
         return Template.from_source(source, origin=f"template {name!r}")
     path = Path(name)
     if path.suffix != ".j2" or not path.is_file():
-        raise TemplateError(f"no template {str(name)!r}; name one of {', '.join(template_names())}, or a .j2 file")
+        raise TemplateError(f"no template {str(name)!r}; use one of {', '.join(template_names())}, or a .j2 file")
     try:
         return Template.from_source(path.read_text(encoding="utf-8"), origin=f"template {path.name}")
     except UnicodeDecodeError as error:
         raise TemplateError(f"template {path.name} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except OSError as error:
-        raise TemplateError(f"template {path.name} cannot be read: {error.strerror}; check its permissions") from error
+        raise TemplateError(f"cannot read template {path.name}: {error.strerror}; check its permissions") from error
 
 
 def template_names() -> list[str]:
@@ -144,43 +152,43 @@ def template_names() -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """Text on one line: control characters, line breaks and lone surrogates as spaces, runs of spaces as one.
+    """Put text on one line: replace control characters, line breaks and lone surrogates by spaces, and merge spaces.
 
-    Untrusted text passes through here before a prompt shows it, so that it cannot start a line of its own, and so
-    that it is text a tokenizer takes.
+    Untrusted text passes through here before it enters a prompt, so that it cannot start a new line, and so that a
+    tokenizer can encode it.
     """
     return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text).split())
 
 
 class _Trusted(str):
-    """Text that stands in the file; everything else that a block yields is untrusted, whatever made it."""
+    """Text of the template file; everything else that a block yields is untrusted."""
 
     __slots__ = ()
 
 
 class _Spans(list[Any]):
-    """What a macro or a captured block printed: pieces, not yet joined, so that nothing loses its origin."""
+    """The output of a macro or a captured block, in pieces that keep their origin."""
 
     def __str__(self) -> str:
         return "".join(map(str, _flatten(self)))
 
 
 class _SpanCodeGenerator(NativeCodeGenerator):
-    """Yields values as they are and the file's own text marked as such."""
+    """Generates code that yields values unchanged, and marks the text of the file as trusted."""
 
     def _output_const_repr(self, group: Iterable[Any]) -> str:
         return f"environment.trusted({super()._output_const_repr(group)})"
 
 
 class _SpanEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox whose templates yield their pieces apart, so that each keeps its origin."""
+    """A sandbox whose templates yield their output in pieces that keep their origin."""
 
     code_generator_class = _SpanCodeGenerator
     concat = staticmethod(_Spans)  # type: ignore[assignment]
     trusted = _Trusted
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """An item's `values` or `items` is its attribute of that name, never a method of dictionaries."""
+        """Read `values` or `items` of an item as its attribute, never as a method of the dictionary."""
         if isinstance(obj, dict):
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
@@ -209,7 +217,7 @@ def _merge_spans(pieces: Iterable[Any]) -> list[Span]:
 
 
 def _strip_spans(spans: list[Span]) -> tuple[Span, ...]:
-    """Without white space at either end: the ends of a message are where chat templates differ."""
+    """Strip white space at both ends, where chat templates differ."""
     sides: tuple[tuple[int, Callable[[str], str]], ...] = ((0, str.lstrip), (-1, str.rstrip))
     for end, strip in sides:
         while spans:
@@ -222,16 +230,16 @@ def _strip_spans(spans: list[Span]) -> tuple[Span, ...]:
 
 
 def _check_blocks(parsed: nodes.Template, origin: str) -> None:
-    """Blocks are rendered alone: what stands outside them would never be shown, and nested ones would be twice."""
+    """Reject text outside blocks, which would never be rendered, and nested blocks, which would be rendered twice."""
     for node in parsed.body:
         stray: nodes.Node | None = node
-        what = "something outside the blocks, which is never shown"
+        what = "content outside the blocks is never rendered"
         if isinstance(node, nodes.Block):
-            stray, what = node.find(nodes.Block), "a block inside a block"
+            stray, what = node.find(nodes.Block), "a block is nested in another block"
         elif isinstance(node, nodes.Output) and all(_is_blank(part) for part in node.nodes):
             stray = None
         if stray is not None:
-            raise TemplateError(f"{origin}, line {stray.lineno}: {what}; write every message as a block of its own")
+            raise TemplateError(f"{origin}, line {stray.lineno}: {what}; write each message as a separate block")
 
 
 def _is_blank(part: nodes.Expr) -> bool:
@@ -245,17 +253,22 @@ def _as_role(name: str) -> Role:
 def _read_header(source: str, origin: str) -> Mapping[str, Any]:
     found = _HEADER.match(source)
     if not found:
-        raise TemplateError(f"{origin} has no header; open the file with {{# name = ..., version = ..., ... #}}")
+        raise TemplateError(f"{origin} has no header; start the file with {{# name = ..., version = ..., ... #}}")
     try:
         header = tomllib.loads(found.group(1))
     except tomllib.TOMLDecodeError as error:
-        raise TemplateError(f"{origin}: the header is not TOML: {error}") from error
-    kinds = {"name": str, "version": int, "inputs": list, "output": str}
-    for key, kind in kinds.items():
-        if not isinstance(header.get(key), kind):
-            raise TemplateError(f"{origin}: the header needs {key} ({kind.__name__}), found {header.get(key)!r}")
+        raise TemplateError(f"{origin}: the header is not TOML: {error}; correct it") from error
+    kinds = {
+        "name": (str, "a text"),
+        "version": (int, "a whole number"),
+        "inputs": (list, "a list"),
+        "output": (str, "a text"),
+    }
+    for key, (type_, kind) in kinds.items():
+        if not isinstance(header.get(key), type_):
+            raise TemplateError(f"{origin}: {key} in the header is {header.get(key)!r}; give {kind}")
     if unknown := sorted(set(header) - set(kinds)):
-        raise TemplateError(f"{origin}: unknown header key {unknown[0]!r}; known are {', '.join(kinds)}")
+        raise TemplateError(f"{origin}: unknown header key {unknown[0]!r}; use only {', '.join(kinds)}")
     if header["output"] not in get_args(Output):
-        raise TemplateError(f"{origin}: output {header['output']!r} is none of {', '.join(get_args(Output))}")
+        raise TemplateError(f"{origin}: output is {header['output']!r}; give one of {', '.join(get_args(Output))}")
     return {**header, "inputs": tuple(map(str, header["inputs"]))}

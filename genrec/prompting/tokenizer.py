@@ -1,4 +1,4 @@
-"""From spans of text to token ids, so that untrusted text can never become a control token."""
+"""Tokenizers that encode spans of text, and never encode untrusted text to control tokens."""
 
 import hashlib
 import json
@@ -8,26 +8,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import jinja2
 import numpy as np
 import tokenizers
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from genrec.errors import ArtifactError
-from genrec.types import IntArray, Message, Role, Span
-
-_MAX_SCAFFOLDS = 256  # that are kept
-_CONTENT_PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")
+from genrec.prompting.chat_format import ChatFormat
+from genrec.types import IntArray, Message, Span
 
 
 class Tokenizer(Protocol):
     """What genrec needs of a tokenizer.
 
     Attributes:
-        fingerprint: identifies the vocabulary; an index built with one tokenizer serves no other.
-        vocab_size: ids are below it.
-        eos_token_id: the control token that closes an answer.
-        control_token_ids: every control token; no text is written with them.
+        fingerprint: identifies the vocabulary; an index works only with the tokenizer that it was built with.
+        vocab_size: the number of token ids.
+        eos_token_id: the control token that ends an answer.
+        control_token_ids: all control tokens; text is never encoded to one of them.
     """
 
     fingerprint: str
@@ -36,26 +32,34 @@ class Tokenizer(Protocol):
     control_token_ids: tuple[int, ...]
 
     def encode_text(self, text: str) -> IntArray:
-        """Token ids of untrusted text: never a control token."""
+        """Encode untrusted text: int64 [T], never a control token."""
         ...
 
     def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
-        """Token ids of a prompt in the model's chat format, ready for the answer's first token."""
+        """Encode a prompt in the model's chat format, up to the first token of the answer: int64 [P]."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text for people to read; never a key."""
+        """Decode token ids to text for display; never use it as a key."""
         ...
 
 
 class HuggingFaceTokenizer:
-    """A `tokenizer.json` with its chat template, held to the rule that text is data.
+    """A tokenizer from `tokenizer.json` and a chat template, which treats untrusted text as data only.
 
-    Two encoders are made of the one file: a plain one without the added tokens, so that no text whatever can reach a
-    control token, and the ids of the control tokens themselves, which only trusted spans may name.
+    Text is encoded without the added tokens of the file, so no text can become a control token. Control tokens come
+    from a separate table, and only trusted spans can name them.
+
+    Args:
+        tokenizer_json: the text of `tokenizer.json`.
+        chat_template: the Jinja source of the chat template; None for a base model.
+        bos_token, eos_token: the tokens at the start and the end of a text.
 
     Attributes:
-        tokenizer_json: the text of `tokenizer.json`, for libraries that read it themselves.
+        tokenizer_json: the text of `tokenizer.json`, for libraries that parse it themselves.
+
+    Raises:
+        ArtifactError: the tokenizer is damaged, has no end token, or cannot separate text from control tokens.
     """
 
     def __init__(self, tokenizer_json: str, *, chat_template: str | None, bos_token: str, eos_token: str) -> None:
@@ -68,11 +72,9 @@ class HuggingFaceTokenizer:
         except ArtifactError:
             raise
         except Exception as error:  # tokenizers raises bare Exception
-            raise ArtifactError(f"the tokenizer cannot be read: {error}; fetch the model again") from error
+            raise ArtifactError(f"cannot read the tokenizer: {error}; fetch the model again") from error
         self.control_token_ids = tuple(sorted(self._control_tokens.values()))
-        self._chat_template = chat_template
-        self._special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._scaffolds: dict[tuple[Role, ...], tuple[str, ...]] = {}
+        self._chat_format = ChatFormat(chat_template, bos_token=bos_token, eos_token=eos_token)
         self.tokenizer_json = tokenizer_json
         self.vocab_size = 1 + max([*self._control_tokens.values(), *self._text_tokenizer.get_vocab().values()])
         self.eos_token_id = self._find_eos_token_id(eos_token)
@@ -83,7 +85,7 @@ class HuggingFaceTokenizer:
         """Read tokenizer.json, tokenizer_config.json and chat_template.jinja as Hugging Face saves them.
 
         Raises:
-            ArtifactError: a file is missing or unreadable, or the tokenizer cannot keep text and control apart.
+            ArtifactError: a file is missing or damaged, or the tokenizer cannot separate text from control tokens.
         """
         directory = Path(directory)
         try:
@@ -101,15 +103,15 @@ class HuggingFaceTokenizer:
         return cls(tokenizer_json, chat_template=template, bos_token=begin, eos_token=end)
 
     def encode_text(self, text: str) -> IntArray:
-        """Token ids of untrusted text: never a control token."""
+        """Encode untrusted text: int64 [T], never a control token."""
         token_ids = np.asarray(self._text_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
-        # What is left to drop is the token for unknown characters, where that is a control token.
+        # The token for unknown characters may be a control token; drop it.
         return token_ids[~np.isin(token_ids, self.control_token_ids)]
 
     def encode_spans(self, spans: Sequence[Span]) -> IntArray:
-        """Token ids of spans side by side; control tokens only where a trusted span names them.
+        """Encode adjacent spans: int64 [T], with control tokens only where a trusted span names them.
 
-        Text between two control tokens is encoded as one piece, whatever its spans, as the model met it in training.
+        Text between two control tokens is encoded in one piece across spans, as the model saw it in training.
         """
         token_ids: list[int] = []
         text = ""
@@ -125,32 +127,17 @@ class HuggingFaceTokenizer:
         return np.asarray(token_ids, dtype=np.int64)
 
     def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
-        """Token ids of a prompt in the model's chat format, ready for the answer's first token.
+        """Encode a prompt in the model's chat format, up to the first token of the answer: int64 [P].
 
-        A last message of the assistant is the beginning of its answer and stays open.
+        If the last message is the assistant's, it is the beginning of the answer and stays open.
+
+        Raises:
+            ArtifactError: the chat template rejects the roles of the messages.
         """
-        return self.encode_spans(self.chat_spans(prompt))
-
-    def chat_spans(self, prompt: Sequence[Message]) -> list[Span]:
-        """The prompt as spans, with the model's own chat scaffolding as trusted ones."""
-        opened = bool(prompt) and prompt[-1].role == "assistant"
-        turns = prompt[:-1] if opened else prompt
-        try:
-            scaffold = self._scaffold(tuple(message.role for message in turns))
-        except ArtifactError:
-            if len(turns) < 2 or turns[0].role != "system":
-                raise
-            # Some chat formats know no system role: what it says then opens the first message of the user.
-            both = (*turns[0].spans, Span("\n\n", trusted=True), *turns[1].spans)
-            turns = [Message(turns[1].role, both), *turns[2:]]
-            scaffold = self._scaffold(tuple(message.role for message in turns))
-        spans = [Span(scaffold[0], trusted=True)]
-        for message, after in zip(turns, scaffold[1:], strict=True):
-            spans += [*message.spans, Span(after, trusted=True)]
-        return [*spans, *prompt[-1].spans] if opened else spans
+        return self.encode_spans(self._chat_format.spans(prompt))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text for people to read; never a key."""
+        """Decode token ids to text for display; never use it as a key."""
         names = {token_id: token for token, token_id in self._control_tokens.items()}
         pieces: list[str] = []
         plain: list[int] = []
@@ -163,13 +150,13 @@ class HuggingFaceTokenizer:
         return "".join([*pieces, self._text_tokenizer.decode(plain)])
 
     def _is_text(self, token: Mapping[str, Any]) -> bool:
-        """Whether an added token, such as a run of line breaks, is one that ordinary text is written with."""
+        """Whether an added token, such as a run of line breaks, also encodes ordinary text."""
         if token["id"] not in self._text_tokenizer.encode(token["content"], add_special_tokens=False).ids:
             return False
         if token.get("special"):
             raise ArtifactError(
-                f"this tokenizer writes its control token {token['content']!r} as ordinary text, so a title could "
-                "forge it; use a model with a byte-level tokenizer"
+                f"this tokenizer encodes text to its control token {token['content']!r}, so a title could forge it; "
+                "use a model with a byte-level tokenizer"
             )
         return True
 
@@ -178,51 +165,11 @@ class HuggingFaceTokenizer:
         longest_first = sorted(self._control_tokens, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
-    def _scaffold(self, roles: tuple[Role, ...]) -> tuple[str, ...]:
-        """What the chat template writes before, between and after the contents of these roles."""
-        if roles not in self._scaffolds:
-            if len(self._scaffolds) >= _MAX_SCAFFOLDS:
-                self._scaffolds.clear()  # whoever may say which roles speak in turn may say many
-            self._scaffolds[roles] = self._render_scaffold(roles)
-        return self._scaffolds[roles]
-
-    def _render_scaffold(self, roles: tuple[Role, ...], *, add_generation_prompt: bool = True) -> tuple[str, ...]:
-        if self._chat_template is None:
-            return (self._special_tokens["bos_token"], *("\n\n" for _ in roles))
-        contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
-        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _raise_exception
-        try:
-            text = environment.from_string(self._chat_template).render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
-            )
-        except jinja2.TemplateError as error:
-            raise ArtifactError(
-                f"the model's chat template refuses the roles {', '.join(roles)}: {error}; "
-                "use a prompt template without that role"
-            ) from error
-        pieces = _CONTENT_PLACEHOLDER.split(text)
-        if pieces[1::2] != [str(number) for number in range(len(roles))]:
-            raise ArtifactError(
-                f"the model's chat template does not show the messages {', '.join(roles)} once and in order; "
-                "use a prompt template with other roles"
-            )
-        return tuple(pieces[::2])
-
     def _find_eos_token_id(self, eos_token: str) -> int:
-        """The control token the chat template puts behind an answer; without one, the tokenizer's end token."""
-        if self._chat_template is not None:
-            after = self._render_scaffold(("user", "assistant"), add_generation_prompt=False)[-1]
-            for part in self._control_pattern.split(after):
-                if part in self._control_tokens:
-                    return self._control_tokens[part]
+        """The control token that the chat template writes after an answer; without one, the tokenizer's end token."""
+        for part in self._control_pattern.split(self._chat_format.text_after_answer()):
+            if part in self._control_tokens:
+                return self._control_tokens[part]
         if eos_token in self._control_tokens:
             return self._control_tokens[eos_token]
-        raise ArtifactError("the tokenizer names no end token; set eos_token in tokenizer_config.json")
-
-
-def _raise_exception(message: str) -> str:
-    raise jinja2.TemplateError(message)
+        raise ArtifactError("the tokenizer has no end token; set eos_token in tokenizer_config.json")

@@ -1,4 +1,4 @@
-"""Adapters are judged by their files."""
+"""Adapters are checked by their files before they are loaded."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_adapter_is_named_by_its_weights(base: Path, tmp_path: Path) -> None:
-    """Two trainings in folders of one name must not share what is cached of them."""
+def test_adapter_name_depends_on_its_weights(base: Path, tmp_path: Path) -> None:
+    """Two adapters in folders of the same name must not share cache entries."""
     one = inspect_adapter(save_adapter(tmp_path / "a" / "tuned"), base=base, max_rank=2)
     same = inspect_adapter(save_adapter(tmp_path / "b" / "tuned"), base=base, max_rank=2)
     other = inspect_adapter(save_adapter(tmp_path / "c" / "tuned", rank=1), base=base, max_rank=2)
@@ -30,31 +30,31 @@ def test_an_adapter_is_named_by_its_weights(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "says"),
+    ("changes", "error", "message"),
     [
-        ({"base_model_name_or_path": "Somebody/Other"}, MismatchError, "was made for 'Somebody/Other', not for 'Tiny'"),
-        ({"rank": 9}, MismatchError, "has rank 9, the engine takes up to 8; start it with max_rank=9"),
+        ({"base_model_name_or_path": "Example/Other"}, MismatchError, "trained for 'Example/Other', not for 'Tiny'"),
+        ({"rank": 9}, MismatchError, "has rank 9, and the engine supports up to 8; start it with max_rank=9"),
         ({"rank_pattern": {"q_proj": 64}}, MismatchError, "has rank 64"),
         ({"modules_to_save": ["lm_head"]}, MismatchError, "uses modules_to_save.*merge it"),
         ({"trainable_token_indices": [5]}, MismatchError, "uses trainable_token_indices"),
-        ({"weights": ["base_model.model.lm_head.weight"]}, MismatchError, "holds base_model.model.lm_head.weight"),
-        ({"shape": (6, 5)}, MismatchError, r"by \[2, 5\], where 'Tiny' has \[6, 4\]"),
-        ({"shape": (7, 4)}, MismatchError, r"by \[7, 2\], where 'Tiny' has \[6, 4\]"),
+        ({"weights": ["base_model.model.lm_head.weight"]}, MismatchError, "contains base_model.model.lm_head.weight"),
+        ({"shape": (6, 5)}, MismatchError, r"by \[2, 5\], and 'Tiny' has \[6, 4\]"),
+        ({"shape": (7, 4)}, MismatchError, r"by \[7, 2\], and 'Tiny' has \[6, 4\]"),
         ({"r": "many"}, ModelMissingError, "cannot read the adapter 'tuned'"),
     ],
-    ids=["base", "rank", "rank of a module", "whole modules", "tokens", "a stray weight", "in", "out", "nonsense"],
+    ids=["base", "rank", "rank of a module", "whole modules", "tokens", "other weight", "in", "out", "not a number"],
 )
-def test_what_an_engine_cannot_serve_is_refused_by_name(
-    base: Path, tmp_path: Path, changes: dict[str, Any], error: type[GenrecError], says: str
+def test_unsupported_adapters_are_rejected_with_the_reason(
+    base: Path, tmp_path: Path, changes: dict[str, Any], error: type[GenrecError], message: str
 ) -> None:
-    """vLLM fails on these when the first customer comes, or serves something else."""
-    with pytest.raises(error, match=says):
+    """vLLM fails on these at the first request, or serves another model."""
+    with pytest.raises(error, match=message):
         inspect_adapter(save_adapter(tmp_path / "tuned", **changes), base=base, max_rank=8)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_an_adapter_that_is_cut_short_is_refused(base: Path, tmp_path: Path, name: str) -> None:
-    """Half of an adapter is another model."""
+def test_truncated_adapters_are_rejected(base: Path, tmp_path: Path, name: str) -> None:
+    """Half an adapter is another model."""
     folder = save_adapter(tmp_path / "tuned")
     (folder / name).write_bytes((folder / name).read_bytes()[:20])
     with pytest.raises(ModelMissingError, match="cannot read the adapter 'tuned'"):

@@ -1,4 +1,4 @@
-"""An adapter says what it was made of, and is not served beside anything else without a word."""
+"""An adapter records how it was trained; serving it with other weights or settings fails or gives a notice."""
 
 import json
 from dataclasses import replace
@@ -17,54 +17,57 @@ from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
 from genrec.rankers.prior_store import PriorSource
 from genrec.testing import ByteTokenizer, TableBackend
 
-FACTS = Provenance(
+PROVENANCE = Provenance(
     "Tiny", {}, "a", "b", "c", "d", "e", "2011-01-01", "2011-12-09", 1, {"steps": 2}, {}, {"ndcg@10": 1.5}
 )
 
 
-def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    """Half of what an adapter was made of is a story about another one."""
-    FACTS.write(tmp_path)
-    assert Provenance.read(tmp_path) == FACTS
-    told = json.loads((tmp_path / FILENAME).read_text(encoding="utf-8"))
-    for damaged in (json.dumps({**told, "seed": None})[:-9], json.dumps({key: told[key] for key in list(told)[1:]})):
+def test_provenance_survives_a_round_trip(tmp_path: Path) -> None:
+    """An incomplete record describes another adapter."""
+    PROVENANCE.write(tmp_path)
+    assert Provenance.read(tmp_path) == PROVENANCE
+    record = json.loads((tmp_path / FILENAME).read_text(encoding="utf-8"))
+    for damaged in (
+        json.dumps({**record, "seed": None})[:-9],
+        json.dumps({key: record[key] for key in list(record)[1:]}),
+    ):
         (tmp_path / FILENAME).write_text(damaged, encoding="utf-8")
         with pytest.raises(ArtifactError, match=r"cannot read .*genrec\.json"):
             Provenance.read(tmp_path)
 
 
-def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
-    """An adapter corrects the mistakes of the weights that it was trained on, and makes new ones on others."""
+def test_other_weights_of_the_same_name_are_rejected(tmp_path: Path) -> None:
+    """An adapter works only with the weights that it was trained on."""
     base = tmp_path / "Tiny"
     base.mkdir()
     module = "model.layers.0.self_attn.q_proj.weight"
     save_file({module: np.zeros((6, 4), np.float32)}, base / "model.safetensors")
     folder = save_adapter(tmp_path / "tuned")
     assert inspect_adapter(folder, base=base).provenance is None
-    facts = replace(FACTS, base_sha256={"model.safetensors": sha256_of(base / "model.safetensors")})
-    facts.write(folder)
-    assert inspect_adapter(folder, base=base).provenance == facts
+    provenance = replace(PROVENANCE, base_sha256={"model.safetensors": sha256_of(base / "model.safetensors")})
+    provenance.write(folder)
+    assert inspect_adapter(folder, base=base).provenance == provenance
     save_file({module: np.ones((6, 4), np.float32)}, base / "model.safetensors")
     with pytest.raises(MismatchError, match=r"was trained on other weights: model.safetensors of 'Tiny' has SHA-256"):
         inspect_adapter(folder, base=base)
 
 
-def test_what_differs_from_training_is_named() -> None:
-    """Ranking another catalog behind another template still looks like a list."""
+def test_differences_to_training_give_notices() -> None:
+    """With another catalog or template, the results still look like a normal list."""
     catalog, tokenizer = Catalog.from_items([Item("a", "Alien"), Item("b", "Heat")]), ByteTokenizer()
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
     warm, cold = read_template("next-item"), read_template("cold-start")
     backend, plain = TableBackend(260), TableBackend(260, seed=1)
     same = replace(
-        FACTS,
+        PROVENANCE,
         tokenizer=tokenizer.fingerprint,
         template=warm.fingerprint,
         catalog=catalog.fingerprint,
         index=index.fingerprint,
     )
 
-    def notices(facts: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[str, ...]:
-        backend.provenance = facts
+    def notices(provenance: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[str, ...]:
+        backend.provenance = provenance
         settings = GenerativeSettings(strategy="beam")
         prior = PriorSource(backend=prior_backend)
         parts = {"template": warm, "cold_template": cold, "settings": settings, "prior": prior}

@@ -1,4 +1,4 @@
-"""Every backend keeps the contract; see contracts.py."""
+"""The backends that run in this process keep the contract, see backend_contract.py."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts import BackendContract, defines, has_base, read_log_probs, subjects
+from backend_contract import BackendContract, read_log_probs
+from contracts import defines, has_base, subjects
 
 import genrec
 from genrec.backends.base import Backend
@@ -26,16 +27,16 @@ class TestTableBackend(BackendContract):
     def tree_bytes(self, tree: Any) -> int:
         return int(tree._states.nbytes + tree._lengths.nbytes)
 
-    def test_it_fails_when_it_is_told_to(self) -> None:
-        """The ladder is tested with it."""
-        with pytest.raises(EngineError, match="told to fail"):
+    def test_it_fails_on_request(self) -> None:
+        """Tests of the fallback chain need it."""
+        with pytest.raises(EngineError, match="created with fails=True"):
             TableBackend(10, fails=True).open([np.array([1])])
 
 
 @pytest.mark.model
 class TestTransformersBackend(BackendContract):
     subject = "TransformersBackend"
-    # In float64, where a mistake cannot pass for rounding; Llama's norms and rotations stay in float32.
+    # In float64, where mistakes are larger than rounding; the norms and rotations of Llama stay in float32.
     atol = 5e-5
 
     @pytest.fixture
@@ -43,33 +44,33 @@ class TestTransformersBackend(BackendContract):
         return smollm2_float64
 
     def tree_bytes(self, tree: Any) -> int:
-        kept = [*tree._hidden, *(part for layer in tree._cache.layers for part in (layer.keys, layer.values))]
-        return sum(part.nbytes for part in kept)
+        tensors = [*tree._hidden, *(part for layer in tree._cache.layers for part in (layer.keys, layer.values))]
+        return sum(part.nbytes for part in tensors)
 
-    def test_a_cache_has_a_quarter_of_room_to_spare_and_no_more(self, backend: Backend) -> None:
-        """Room is what spares a step the copy of all before it; room without bound is memory that nobody counted."""
+    def test_cache_reserves_at_most_a_quarter_of_its_size(self, backend: Backend) -> None:
+        """Without reserve every step copies the cache; with more, memory exceeds its estimate."""
         tree: Any = backend.open([np.arange(30), np.arange(30)])
-        moves, where = 0, 0
+        moves, address = 0, 0
         for step in range(1, 41):
             tree.grow(np.array([0, 1, 1]), np.array([5, 5, 6]))
             for layer in tree._cache.layers:
-                for held, room in zip((layer.keys, layer.values), layer._rooms, strict=True):
-                    assert held.shape[-2] == 30 + 2 * step <= room.shape[-2] <= 1.25 * held.shape[-2]
-                    assert held.data_ptr() == room.data_ptr()
-            moves += where != held.data_ptr()
-            where = held.data_ptr()
+                for tensor, buffer in zip((layer.keys, layer.values), layer._buffers, strict=True):
+                    assert tensor.shape[-2] == 30 + 2 * step <= buffer.shape[-2] <= 1.25 * tensor.shape[-2]
+                    assert tensor.data_ptr() == buffer.data_ptr()
+            moves += address != tensor.data_ptr()
+            address = tensor.data_ptr()
         assert moves < 10
 
-    def test_attention_that_copies_nothing_says_what_the_copying_one_says(
+    def test_packed_attention_equals_the_attention_of_transformers(
         self, backend: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It stands in for the library's own, which every other check of the model has been made with."""
+        """It replaces the library's own attention, with which the model was evaluated."""
         import torch
 
         answers = []
         for name in (backend.model.config._attn_implementation, "sdpa"):
             monkeypatch.setattr(backend.model.config, "_attn_implementation", name)
-            monkeypatch.setattr(backend, "_packs", name != "sdpa")
+            monkeypatch.setattr(backend, "_supports_packing", name != "sdpa")
             tree = backend.open([np.arange(30), np.arange(5)])
             tree.grow(np.array([0, 1, 2, 2]), np.array([5, 6, 7, 8]))
             plain = backend.model(input_ids=torch.arange(9)[None]).logits.detach().numpy()
@@ -78,16 +79,16 @@ class TestTransformersBackend(BackendContract):
         for found, expected in zip(*answers, strict=True):
             self.assert_close(found, expected)
 
-    def test_layers_compute_what_is_read_and_no_padding(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A batch is as uneven as its people: padded to the longest, most of the work can be for nobody."""
-        assert backend._packs
+    def test_layers_compute_no_padding(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Histories differ in length: with padding, most of the work could be wasted."""
+        assert backend._supports_packing
         prompts, parents = [np.arange(50), np.arange(3), np.arange(9)], np.array([1, 1, 1, 1, 0, 5])
         widths, answers = [], []
         layer = backend.model.base_model.layers[0].mlp
         hook = layer.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[:2].numel()))
         try:
             for packs in (True, False):
-                monkeypatch.setattr(backend, "_packs", packs)
+                monkeypatch.setattr(backend, "_supports_packing", packs)
                 tree = backend.open(prompts)
                 tree.grow(parents, np.arange(6))
                 answers.append(read_log_probs(backend, tree))
@@ -96,30 +97,30 @@ class TestTransformersBackend(BackendContract):
         assert widths == [62, 6, 3 * 50, 3 * 5]
         self.assert_close(*answers)
 
-    def test_a_shared_head_is_computed_once(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A batch of people under one template would pay for its words as often as there are people."""
+    def test_a_shared_prefix_is_computed_once(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Otherwise a batch computes the text of its template once for each user."""
         computed: list[int] = []
-        hidden = backend.hidden  # type: ignore[attr-defined]
+        hidden_states = backend.hidden_states  # type: ignore[attr-defined]
 
         def counted(token_ids: Any, *rest: Any) -> Any:
             computed.append(len(token_ids))
-            return hidden(token_ids, *rest)
+            return hidden_states(token_ids, *rest)
 
-        monkeypatch.setattr(backend, "hidden", counted)
-        head = np.arange(40)
+        monkeypatch.setattr(backend, "hidden_states", counted)
+        prefix = np.arange(40)
         for prompts, expected in [
-            ([np.append(head, [u, u]) for u in range(8)], [40, 8 * 2]),
-            ([head] * 3, [39, 3]),
-            ([head, np.append(head, [5, 6])] * 2, [39, 2 * (1 + 3)]),
-            ([head, head + 1], [2 * 40]),
-            ([head], [40]),
+            ([np.append(prefix, [u, u]) for u in range(8)], [40, 8 * 2]),
+            ([prefix] * 3, [39, 3]),
+            ([prefix, np.append(prefix, [5, 6])] * 2, [39, 2 * (1 + 3)]),
+            ([prefix, prefix + 1], [2 * 40]),
+            ([prefix], [40]),
         ]:
             computed.clear()
             backend.open(prompts)
             assert computed == expected
 
-    def test_a_pass_that_fails_half_way_leaves_the_tree_as_it_was(self, backend: Any) -> None:
-        """Half of the layers would hold tokens that the others do not know, and every later answer be wrong."""
+    def test_a_failed_pass_leaves_the_tree_unchanged(self, backend: Any) -> None:
+        """Otherwise some layers have tokens that others lack, and all later results are wrong."""
         prompts = [np.arange(9), np.arange(4)]
         tree, whole = backend.open(prompts), backend.open(prompts)
         layer = backend.model.base_model.layers[5]
@@ -138,8 +139,8 @@ class TestTransformersBackend(BackendContract):
             one.grow(np.array([1, 0]), np.array([8, 9]))
         self.assert_close(read_log_probs(backend, tree), read_log_probs(backend, whole))
 
-    def test_damaged_weights_are_refused_by_name(self, smollm2: Path, tmp_path: Path) -> None:
-        """Whoever copied half of a model must read that, and no traceback of the library that reads it."""
+    def test_damaged_weights_are_rejected_with_the_model_name(self, smollm2: Path, tmp_path: Path) -> None:
+        """A user with an incomplete download needs a clear error, not the traceback of a library."""
         from genrec.backends.transformers import TransformersBackend
 
         for name in ("config.json", "model.safetensors"):
@@ -147,22 +148,22 @@ class TestTransformersBackend(BackendContract):
         with pytest.raises(ModelMissingError, match=f"cannot load the model '{tmp_path.name}'"):
             TransformersBackend(tmp_path, device="cpu")
 
-    def test_a_failure_behind_the_last_layer_is_one_the_ladder_knows(
+    def test_failures_after_the_last_layer_raise_engine_errors(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The logits take the most memory of all; running out of it there must not end the request."""
+        """The logits need the most memory; running out of it there must trigger the fallback."""
         tree = backend.open([np.array([1, 2])])
 
         def exhausted(*_: object, **__: object) -> None:
             raise RuntimeError("out of memory")
 
         monkeypatch.setattr("torch.Tensor.log_softmax", exhausted)
-        with pytest.raises(EngineError, match="failed on the logits behind 1 nodes: out of memory"):
+        with pytest.raises(EngineError, match="failed on the logits of 1 nodes: out of memory"):
             tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
 
 
 def tiny(config: Any, folder: Path) -> Any:
-    """A model with random weights, as a backend in float32."""
+    """A backend in float32 for a model with random weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -181,13 +182,13 @@ SMALL: dict[str, Any] = {
 
 @pytest.mark.model
 def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
-    """Beyond its window such a model forgets, which a tree of tokens cannot show: its answers would be another's."""
+    """Beyond its window such a model drops tokens, which a token tree cannot reproduce."""
     import torch
     from transformers import MistralConfig
 
     backend = tiny(MistralConfig(**SMALL, sliding_window=12), tmp_path)
-    assert backend.max_tokens == 12
-    assert backend._packs
+    assert backend.context_length == 12
+    assert backend._supports_packing
     with pytest.raises(EngineError, match="prompt 0 has 12 tokens"):
         backend.open([np.arange(12)])
     prompts, grown = [np.arange(9), np.arange(30, 33), np.arange(7)], [(0, 5), (1, 6), (1, 7), (4, 8), (3, 9)]
@@ -204,8 +205,8 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_attention_that_needs_more_than_a_mask_is_refused(tmp_path: Path) -> None:
-    """Left out, attention sinks change every score, and nothing says so."""
+def test_unsupported_attention_options_are_rejected(tmp_path: Path) -> None:
+    """Ignoring attention sinks would silently change every score."""
     import torch
     from transformers import GptOssConfig
 
@@ -214,13 +215,13 @@ def test_attention_that_needs_more_than_a_mask_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ModelMissingError, match="cannot load the model"):
         tiny(GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1), tmp_path)
     states = torch.zeros(1, 2, 3, 4)
-    with pytest.raises(ValueError, match="Linear asks its attention for s_aux"):
+    with pytest.raises(ValueError, match="Linear uses the attention options s_aux"):
         _packed_attention(torch.nn.Linear(1, 1).eval(), states, states, states, None, s_aux=states)
 
 
 @pytest.mark.model
-def test_a_model_that_remembers_by_a_state_is_refused(tmp_path: Path) -> None:
-    """A state that every token changes cannot branch: each node would read its siblings."""
+def test_recurrent_models_are_rejected(tmp_path: Path) -> None:
+    """A recurrent state cannot branch: each node would see its siblings."""
     from transformers import Qwen3NextConfig
 
     config = Qwen3NextConfig(**SMALL, layer_types=["linear_attention", "full_attention"], num_experts=2)
@@ -229,8 +230,8 @@ def test_a_model_that_remembers_by_a_state_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_growing_cache_holds_what_the_library_s_own_holds(seed: int) -> None:
-    """Whatever is done to a cache between two steps: tokens written into a room it has left are read as another's."""
+def test_growing_cache_equals_the_cache_of_transformers(seed: int) -> None:
+    """After any operation between two steps, the cache must not read tokens from a stale buffer."""
     import torch
     from transformers.cache_utils import DynamicLayer
 
@@ -261,8 +262,8 @@ def test_a_growing_cache_holds_what_the_library_s_own_holds(seed: int) -> None:
 
 
 @pytest.mark.model
-def test_in_bfloat16_no_log_probability_is_above_zero(smollm2: Path) -> None:
-    """The search stops early because scores only fall along a path; one step upwards, and a proof is wrong."""
+def test_log_probs_in_bfloat16_are_at_most_zero(smollm2: Path) -> None:
+    """The search's proofs rely on scores that never rise along a path."""
     import torch
 
     from genrec.backends.transformers import TransformersBackend
@@ -270,14 +271,14 @@ def test_in_bfloat16_no_log_probability_is_above_zero(smollm2: Path) -> None:
     tree = TransformersBackend(smollm2, device="cpu", dtype=torch.bfloat16).open([np.arange(20, 60)])
     random = np.random.default_rng(0)
     nodes, likely = np.array([0]), np.arange(20, 2000)
-    for _ in range(30):  # follow what the model likes best: there the probabilities are near 1
+    for _ in range(30):  # follow the most likely tokens, whose probabilities are near 1
         steps = tree.log_probs(nodes, likely, np.array([0, len(likely)]))
         assert (steps <= 0).all()
         nodes = tree.grow(nodes, likely[[int(np.argmax(steps + 1e-3 * random.random(len(steps))))]])
 
 
 def test_every_backend_has_its_contract() -> None:
-    """A backend that nobody held to the law will break it in production."""
+    """A backend without contract tests may break the contract in production."""
     backends = {
         node.name
         for path in (*(HOME / "backends").glob("*.py"), HOME / "testing.py")

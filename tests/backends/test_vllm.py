@@ -1,4 +1,4 @@
-"""vLLM itself, in a process and behind HTTP: the contract, the same rankings as elsewhere, and its ways to fail."""
+"""vLLM in a process and over HTTP: the backend contract, the same rankings as Transformers, and failures."""
 
 import json
 import os
@@ -8,10 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from backend_support import check_texts, needs_vllm, path_tree_bytes, save_adapter, strike
-from contracts import BackendContract, random_tree, read_log_probs
+from backend_contract import BackendContract, random_tree, read_log_probs
+from backend_support import (
+    check_texts,
+    deadline_in,
+    needs_httpx,
+    needs_vllm,
+    path_tree_bytes,
+    save_adapter,
+    send_signal,
+)
 
 from genrec import (
     Catalog,
@@ -47,10 +53,10 @@ from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.prior_store import PriorSource
 from genrec.types import FloatArray, IntArray, Message, Span
 
-SAID = "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
-PATIENCE = 600.0  # seconds; a machine that is busy with other things must not decide a test
-
-needs_httpx = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is not installed; see genrec's extra vllm")
+MESSAGE = (
+    "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
+)
+TIMEOUT = 600.0  # seconds; a busy machine must not decide a test
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,7 @@ def engine(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend = VllmEngineBackend(
-        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 30, timeout=PATIENCE
+        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 30, timeout=TIMEOUT
     )
     yield backend
     backend.close()
@@ -69,7 +75,7 @@ def engine_with_adapters(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend = VllmEngineBackend(
-        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 28, max_adapters=2, timeout=PATIENCE
+        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 28, max_adapters=2, timeout=TIMEOUT
     )
     yield backend
     backend.close()
@@ -86,7 +92,7 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # What `vllm serve` runs; the command itself asks for a package called vllm, and the CPU's has another name.
+    # The module behind `vllm serve`; that command needs a package named vllm, and the CPU build has another name.
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2),
         "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port),
@@ -95,11 +101,11 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
         *serve_options(vllm.__version__),
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("vllm") / "log"
-    with log.open("wb") as written:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            stdout=written,
-            stderr=written,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             env={**os.environ, "VLLM_NO_USAGE_STATS": "1", "GENREC_CATALOGS": str(catalogs)},
         )
@@ -123,38 +129,36 @@ def server_url(smollm2: Path, index: CatalogIndex, tmp_path_factory: pytest.Temp
 def server(server_url: str) -> Iterator[Any]:
     from genrec.backends.vllm_server import VllmServerBackend
 
-    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=PATIENCE)
+    backend = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=TIMEOUT)
     backend.check_ready()
     yield backend
     backend.close()
 
 
 class VllmBackendContract(BackendContract):
-    # In float32, where Transformers alone is 2e-4 from float64.
+    # In float32, in which Transformers itself differs by 2e-4 from float64.
     atol = 2e-4
 
-    def test_a_text_that_is_held_to_a_schema_is_json_of_it(
-        self, backend: Backend, tokenizer: HuggingFaceTokenizer
-    ) -> None:
-        """The engine's own way to keep it, which must keep what genrec's does."""
+    def test_generation_under_a_schema_is_valid_json(self, backend: Backend, tokenizer: HuggingFaceTokenizer) -> None:
+        """The engine's own structured outputs must satisfy the same schema as genrec's."""
         check_texts(backend, tokenizer, GrammarCompiler(tokenizer))
 
-    def test_a_text_that_is_held_to_a_grammar_is_a_sentence_of_it(
+    def test_generation_under_a_grammar_is_a_sentence_of_it(
         self, backend: Backend, tokenizer: HuggingFaceTokenizer
     ) -> None:
-        """Replies are held so, whoever writes them; told as they come or not."""
+        """Replies rely on grammars, streamed or not."""
         constraint = GrammarCompiler(tokenizer).compile_lark(
             'start: "Take [" ("1" | "2") "], " ("it is red" | "please") "."'
         )
-        prompt = tokenizer.encode_prompt([Message("user", (Span(SAID, False),))])
+        prompt = tokenizer.encode_prompt([Message("user", (Span(MESSAGE, False),))])
         request = GenerationRequest(prompt, tokenizer.control_token_ids, 40, 2.0, 1, constraint)
-        told: list[int] = []
-        for on_tokens in (None, lambda _, new: told.extend(new)):
+        streamed: list[int] = []
+        for on_tokens in (None, lambda _, new: streamed.extend(new)):
             (text,) = backend.generate([request], on_tokens=on_tokens)
             written = tokenizer.decode(text.token_ids.tolist())
             assert text.stopped
             assert written in {f"Take [{one}], {what}." for one in (1, 2) for what in ("it is red", "please")}
-        assert told == text.token_ids.tolist()
+        assert streamed == text.token_ids.tolist()
 
     def tree_bytes(self, tree: Any) -> int:
         return path_tree_bytes(tree)
@@ -180,10 +184,10 @@ class TestVllmServerBackend(VllmBackendContract):
     def backend(self, server: Backend) -> Backend:
         return server
 
-    def test_the_same_call_gives_the_same_numbers(
+    def test_repeated_calls_give_the_same_log_probs(
         self, backend: Backend, prompts: list[IntArray], server_url: str
     ) -> None:
-        """Requests under way together meet in batches of chance, which round otherwise; one by one they repeat."""
+        """Concurrent requests form random batches, which round differently; one at a time they must repeat."""
         from genrec.backends.vllm_server import VllmServerBackend
 
         parents, tokens, _ = random_tree(backend, prompts)
@@ -193,12 +197,12 @@ class TestVllmServerBackend(VllmBackendContract):
             tree.grow(np.array(parents), np.array(tokens))
             answers.append(read_log_probs(backend, tree))
         self.assert_close(*answers)
-        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=PATIENCE, max_concurrency=1)
-        super().test_the_same_call_gives_the_same_numbers(alone, prompts)
+        alone = VllmServerBackend(server_url, model="smollm2", vocab_size=49152, timeout=TIMEOUT, max_concurrency=1)
+        super().test_repeated_calls_give_the_same_log_probs(alone, prompts)
         alone.close()
 
-    def test_a_model_that_is_not_served_is_refused_by_name(self, backend: Any, server_url: str) -> None:
-        """Another model's scores rank too, only wrongly."""
+    def test_a_model_that_is_not_served_is_rejected(self, backend: Any, server_url: str) -> None:
+        """The scores of another model also give a ranking, but a wrong one."""
         from genrec.backends.vllm_server import VllmServerBackend
 
         with pytest.raises(EngineError, match="serves smollm2, not 'llama'"):
@@ -208,10 +212,10 @@ class TestVllmServerBackend(VllmBackendContract):
 @pytest.mark.vllm
 @needs_vllm
 @needs_httpx
-def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
+def test_server_constrains_lists_to_the_catalog_or_rejects_the_request(
     server_url: str, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """What the README shows; versions pass a request's keys and a plugin's refusal on in ways of their own."""
+    """The README shows these requests; versions of vLLM pass on their arguments and errors differently."""
     import httpx
 
     def ask(**keys: Any) -> httpx.Response:
@@ -219,7 +223,7 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
             "model": "smollm2", "messages": [{"role": "user", "content": "Name products, one a line."}],
             "vllm_xargs": {"genrec_catalog": "shop", "genrec_k": 3, **keys}, "return_token_ids": True,
         }  # fmt: skip
-        return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=PATIENCE)
+        return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=TIMEOUT)
 
     some = [index.catalog.item_ids[item] for item in range(6)]
     answer = ask(genrec_allow=some, genrec_deny=some[:2])
@@ -234,10 +238,10 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
     assert len(set(items)) == 3
     assert set(items) <= {2, 3, 4, 5}
     assert choice["finish_reason"] == "stop"
-    for wrong, says in (({"genrec_k": 41}, "k is 41, but 40 of 40"), ({"genrec_catalog": "no"}, "'no'; choose one")):
+    for wrong, message in (({"genrec_k": 41}, "k is 41, but 40 of 40"), ({"genrec_catalog": "no"}, "'no'; choose one")):
         answer = ask(**wrong)
         assert answer.status_code == 400
-        assert says in answer.json()["error"]["message"]
+        assert message in answer.json()["error"]["message"]
 
 
 @pytest.mark.vllm
@@ -246,27 +250,27 @@ def test_a_server_holds_a_list_to_the_catalog_or_refuses_it(
 def test_server_constrains_item_links_to_the_catalog(
     server: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """In a conversation the words are free, and what is named is not; told as they come or not."""
+    """In a chat the text is free, but linked items must be real and allowed, streamed or not."""
     grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
     allowed = Subset.from_indices(len(index.catalog), [2, 3])
     ids = [index.catalog.item_ids[item] for item in (2, 3)]
     constraint = ItemLinkConstraint(grammar, index.to_row_subset(allowed), catalog_name="shop", item_ids=ids)
-    requests = mention_requests(tokenizer, constraint)
-    told: dict[int, list[int]] = {}
-    texts = server.write(requests)
-    streamed = server.write(requests, on_tokens=lambda number, new: told.setdefault(number, []).extend(new))
-    named: set[int] = set()
+    requests = item_link_requests(tokenizer, constraint)
+    received: dict[int, list[int]] = {}
+    texts = server.generate(requests)
+    streamed = server.generate(requests, on_tokens=lambda number, new: received.setdefault(number, []).extend(new))
+    linked: set[int] = set()
     for number, (text, again) in enumerate(zip(texts, streamed, strict=True)):
-        assert told[number] == again.token_ids.tolist()
+        assert received[number] == again.token_ids.tolist()
         for token_ids in (text.token_ids.tolist(), again.token_ids.tolist()):
             state = constraint.start()
             for token in token_ids:
                 state.advance(token)
-            named |= set(index.trie.items[list(state.state.written_rows)].tolist())
-    assert named
-    assert named <= {2, 3}
+            linked |= set(index.trie.items[list(state.state.written_rows)].tolist())
+    assert linked
+    assert linked <= {2, 3}
     with pytest.raises(EngineError, match="'attic'; choose one"):
-        server.write(mention_requests(tokenizer, replace(constraint, catalog="attic")))
+        server.generate(item_link_requests(tokenizer, replace(constraint, catalog_name="attic")))
 
 
 @pytest.mark.vllm
@@ -274,21 +278,21 @@ def test_server_constrains_item_links_to_the_catalog(
 def test_engine_without_catalog_rejects_generation(
     engine: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer
 ) -> None:
-    """A constraint that is dropped on the way lets the model name what nobody sells."""
+    """If the engine drops a constraint, the model can name items that do not exist."""
     grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
     everything = Subset.everything(len(index.trie))
     ids = list(index.catalog.item_ids)
-    for constraint, says in (
+    for constraint, message in (
         (ItemLinkConstraint(grammar, everything, catalog_name="shop", item_ids=ids), "GENREC_CATALOGS is not set"),
         (ItemLinkConstraint(grammar, everything, unique=True), "supports neither unique nor max_links"),
         (ItemLinkConstraint(grammar, everything), "need a catalog that the engine serves"),
     ):
-        with pytest.raises(EngineError, match=says):
-            engine.write(mention_requests(tokenizer, constraint))
+        with pytest.raises(EngineError, match=message):
+            engine.generate(item_link_requests(tokenizer, constraint))
 
 
-def mention_requests(tokenizer: HuggingFaceTokenizer, constraint: ItemLinkConstraint) -> list[GenerationRequest]:
-    turns = [Message("user", (Span(SAID, False),)), Message("assistant", (Span("I recommend the", True),))]
+def item_link_requests(tokenizer: HuggingFaceTokenizer, constraint: ItemLinkConstraint) -> list[GenerationRequest]:
+    turns = [Message("user", (Span(MESSAGE, False),)), Message("assistant", (Span("I recommend the", True),))]
     prompt = tokenizer.encode_prompt(turns)
     return [GenerationRequest(prompt, tokenizer.control_token_ids, 60, 1.0, seed, constraint) for seed in range(4)]
 
@@ -296,14 +300,14 @@ def mention_requests(tokenizer: HuggingFaceTokenizer, constraint: ItemLinkConstr
 @pytest.fixture(scope="module")
 def index(tokenizer: HuggingFaceTokenizer, tmp_path_factory: pytest.TempPathFactory) -> CatalogIndex:
     catalog, _ = open_dataset("online-retail", tmp_path_factory.mktemp("cache"))
-    some = Catalog.from_items(catalog[place] for place in range(0, 3600, 90))
+    some = Catalog.from_items(catalog[index] for index in range(0, 3600, 90))
     return CatalogIndex.build(some, TitleIdentifiers(), tokenizer)
 
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer: HuggingFaceTokenizer) -> list[IntArray]:
-    asked = ("I bought a red lamp. What next?", "Something for a child's birthday, please.", "Tea.")
-    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in asked]
+    messages = ("I bought a red lamp. What next?", "Something for a child's birthday, please.", "Tea.")
+    return [tokenizer.encode_prompt([Message("user", (Span(text, False),))]) for text in messages]
 
 
 @pytest.mark.vllm
@@ -312,12 +316,12 @@ def prompts(tokenizer: HuggingFaceTokenizer) -> list[IntArray]:
 def test_rankings_are_those_of_transformers(
     engine: Backend, smollm2_float32: Backend, index: CatalogIndex, prompts: list[IntArray]
 ) -> None:
-    """Who moves from one engine to the other must find the same lists."""
-    terms = SearchRequest([Subset.everything(len(index.trie))] * len(prompts), 10)
+    """Changing the engine must not change the lists."""
+    request = SearchRequest([Subset.everything(len(index.trie))] * len(prompts), 10)
     for search in (
-        lambda tree: beam_search(tree, index.trie, terms, width=4, exact=True),
-        lambda tree: beam_search(tree, index.trie, replace(terms, score_kind="catalog"), width=12),
-        lambda tree: exhaustive_search(tree, index.trie, terms, max_nodes=64),
+        lambda tree: beam_search(tree, index.trie, request, width=4, exact=True),
+        lambda tree: beam_search(tree, index.trie, replace(request, score_kind="catalog"), width=12),
+        lambda tree: exhaustive_search(tree, index.trie, request, max_nodes=64),
     ):
         found, expected = (search(backend.open(prompts)) for backend in (engine, smollm2_float32))
         for own, other in zip(found, expected, strict=True):
@@ -329,10 +333,10 @@ def test_rankings_are_those_of_transformers(
 @pytest.mark.vllm
 @pytest.mark.model
 @needs_vllm
-def test_an_adapter_is_chosen_by_the_request(
+def test_adapters_are_selected_per_request(
     engine_with_adapters: Any, smollm2: Path, smollm2_float32: Backend, tokenizer: HuggingFaceTokenizer, tmp_path: Path
 ) -> None:
-    """One engine serves many shops; none may see what another was tuned to."""
+    """One engine may serve several adapters; no request may use the adapter of another."""
     engine = engine_with_adapters
     from safetensors.numpy import save_file
 
@@ -348,17 +352,16 @@ def test_an_adapter_is_chosen_by_the_request(
     plain, changed = read_log_probs(engine, engine.open(prompt)), read_log_probs(tuned, tuned.open(prompt))
     assert np.abs(plain - changed).max() > 0.1
     np.testing.assert_allclose(read_log_probs(engine, engine.open(prompt)), plain, atol=2e-4)
-    tuned.unload_adapter()
     np.testing.assert_allclose(read_log_probs(tuned, tuned.open(prompt)), changed, atol=2e-4)
-    with pytest.raises(MismatchError, match="was made for 'Somebody/Tiny'"):
+    with pytest.raises(MismatchError, match="was trained for 'Example/Tiny'"):
         engine.with_adapter(save_adapter(tmp_path / "other"))
-    # The one that ships scores items as it does merged into the weights, less the prior of the model without it.
+    # The shipped adapter gives the scores of the merged model, with the prior of the model without it.
     catalog, interactions = open_dataset("online-retail", tmp_path)
     folder, index = find_adapter("online-retail"), CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
     history = catalog.item_ids.positions(interactions.histories()[0].item_ids)
     request = RankRequest(history, "", Subset.everything(len(catalog)))
 
-    def ranker(backend: Backend, without: Backend | None) -> GenerativeRanker:
+    def ranker(backend: Backend, prior_backend: Backend | None) -> GenerativeRanker:
         return GenerativeRanker(
             index,
             backend,
@@ -366,34 +369,30 @@ def test_an_adapter_is_chosen_by_the_request(
             template=read_template("next-item"),
             cold_template=read_template("cold-start"),
             settings=GenerativeSettings(strategy="exhaustive"),
-            prior=PriorSource(backend=without),
+            prior=PriorSource(backend=prior_backend),
         )
 
     def scores(own: GenerativeRanker) -> FloatArray:
         return own.score([request], [np.arange(0, 600, 40)], deadline=Deadline.never())[0]
 
     merged = TransformersBackend(smollm2, adapter=folder, device="cpu", dtype=torch.float32)
-    there = ranker(engine.with_adapter(folder), engine)
-    assert there.notices == ()
+    unmerged = ranker(engine.with_adapter(folder), engine)
+    assert unmerged.notices == ()
     assert "the prior is measured with the adapter" in ranker(engine.with_adapter(folder), None).notices[0]
     expected = scores(ranker(merged, smollm2_float32))
-    np.testing.assert_allclose(scores(there), expected, atol=2e-2)
+    np.testing.assert_allclose(scores(unmerged), expected, atol=2e-2)
     assert np.abs(scores(ranker(smollm2_float32, None)) - expected).max() > 0.5
-
-
-def within(seconds: float) -> Deadline:
-    return Deadline(time.monotonic() + seconds, time.monotonic)
 
 
 @pytest.mark.vllm
 @needs_vllm
 def test_deadline_does_not_stop_the_engine(engine: Any) -> None:
-    """A caller in a hurry must neither wait for a batch, their own or another's, nor have the engine started again."""
+    """A caller must not wait beyond its deadline, for its own batch or another's, nor cause a restart."""
     short = [np.arange(30)]
     long = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(6)]
     before, llm = read_log_probs(engine, engine.open(short)), engine.llm
-    for prompts in (long, short):  # the second waits behind the first
-        deadline = within(0.5)
+    for prompts in (long, short):  # the second waits in the queue
+        deadline = deadline_in(0.5)
         tree = engine.open(prompts, deadline=deadline)
         with pytest.raises(DeadlineExceededError):
             read_log_probs(engine, tree)
@@ -404,8 +403,8 @@ def test_deadline_does_not_stop_the_engine(engine: Any) -> None:
 
 @pytest.mark.vllm
 @needs_vllm
-def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> None:
-    """vLLM's own client waits for ever; the ladder needs an error while there is still time to answer."""
+def test_a_killed_engine_is_detected_and_restarts(engine: Any) -> None:
+    """vLLM's own client waits forever; the fallback needs an error while there is time to answer."""
     prompts = [np.random.default_rng(seed).integers(0, 49152, 900) for seed in range(40)]
     before = read_log_probs(engine, engine.open([np.arange(30)]))
     failed: list[tuple[float, str]] = []
@@ -422,262 +421,62 @@ def test_a_killed_engine_is_noticed_and_comes_back_by_itself(engine: Any) -> Non
         time.sleep(0.01)
     assert not failed
     killed = time.monotonic()
-    strike(engine, signal.SIGKILL)
+    send_signal(engine, signal.SIGKILL)
     asking.join(20)
     ((when, error),) = failed
     assert when - killed < 5
     assert error.endswith("is down: its process ended; another one is being started")
     waits = []
     for _ in range(600):
-        asked = time.monotonic()
+        start = time.monotonic()
         try:
             after = read_log_probs(engine, engine.open([np.arange(30)]))
             break
         except EngineError:
-            waits.append(time.monotonic() - asked)
+            waits.append(time.monotonic() - start)
             time.sleep(0.5)
     np.testing.assert_allclose(after, before, atol=2e-4)
-    assert max(waits) < 1  # nobody waits for the new engine but who has the time
+    assert max(waits) < 1  # callers do not wait for the new engine
     engine.restart()
     np.testing.assert_allclose(read_log_probs(engine, engine.open([np.arange(30)])), before, atol=2e-4)
 
 
-MODELS = {"data": [{"id": "m", "max_model_len": 100}]}
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler, int], None]], str]]:
-    """Serve one model, and answer requests by a function of the handler and how many came before."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(answer: Callable[[BaseHTTPRequestHandler, int], None]) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                send(self, 200, json.dumps(MODELS))
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                counts.append(1)
-                answer(self, len(counts) - 1)
-
-            def log_message(self, *_: object) -> None: ...
-
-        counts: list[int] = []
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, body: str) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(body.encode())))
-    handler.end_headers()
-    handler.wfile.write(body.encode())
-
-
-def drop(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-
-
-RIGHT = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token_id": 3, "logprob": -2.5}]}]}}]})
-OLDER = RIGHT.replace('"token_id": 3', '"token": "token_id:3"')
-EMPTY = json.dumps({"choices": []})
-
-
-def ask(url: str, *, deadline: Deadline | None = None, **options: Any) -> float:
-    from genrec.backends.vllm_server import VllmServerBackend
-
-    backend = VllmServerBackend(url, model="m", vocab_size=10, **options)
-    try:
-        tree = backend.open([np.array([1])], deadline=deadline)
-        return float(tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))[0])
-    finally:
-        backend.close()
-
-
-@needs_httpx
-@pytest.mark.parametrize("body", [RIGHT, OLDER], ids=["0.32", "0.25"])
-def test_a_lost_request_is_sent_again(serve: Any, body: str) -> None:
-    """Servers are restarted and connections break; requests only read, so nothing is done twice."""
-
-    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
-        if before == 0:
-            drop(handler)
-        elif before == 1:
-            send(handler, 503, "busy")
-        else:
-            send(handler, 200, body)
-
-    assert ask(serve(answer)) == -2.5
-
-
-@needs_httpx
-@pytest.mark.parametrize(
-    ("answer", "says", "requests"),
-    [
-        (lambda handler, _: drop(handler), "failed 4 times: RemoteProtocolError", 4),
-        (lambda handler, _: send(handler, 500, "oh"), "failed 4 times: it answered 500", 4),
-        (lambda handler, _: send(handler, 404, "no such path"), "refused .*404: no such path; .*serve_options", 1),
-        (lambda handler, _: send(handler, 200, "<html>"), "something else than vLLM", 1),
-        (lambda handler, _: send(handler, 200, "[]"), "something else than vLLM", 1),
-        (lambda handler, _: send(handler, 200, EMPTY), "something else than vLLM", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", '"x"')), "something else than vLLM", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "-9999.0")), "returned NaN", 1),
-        (lambda handler, _: send(handler, 200, RIGHT.replace("-2.5", "7.5")), "--logprobs-mode raw_logprobs", 1),
-    ],
-    ids=["drops", "fails", "refuses", "a page", "a list", "no choice", "a word", "NaN", "logits"],
-)
-def test_a_server_that_fails_is_named(serve: Any, answer: Any, says: str, requests: int) -> None:
-    """Whoever is on call must read what failed, where, and what to do."""
-    seen: list[int] = []
-
-    def counted(handler: BaseHTTPRequestHandler, before: int) -> None:
-        seen.append(before)
-        answer(handler, before)
-
-    with pytest.raises(EngineError, match=says):
-        ask(serve(counted))
-    assert len(seen) == requests
-
-
-@needs_httpx
-def test_a_server_that_is_slow_but_answers_is_waited_for(serve: Any) -> None:
-    """A large batch takes long; that is no reason to throw away what has come of it."""
-    from genrec.backends.vllm_server import VllmServerBackend
-
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        time.sleep(0.4)
-        send(handler, 200, RIGHT)
-
-    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, timeout=1.5, max_concurrency=1)
-    try:
-        begun = time.monotonic()
-        tree = backend.open([np.array([1])] * 6)
-        found = tree.log_probs(np.arange(6), np.full(6, 3), np.arange(7))
-        assert found.tolist() == [-2.5] * 6
-        assert time.monotonic() - begun > 1.5
-    finally:
-        backend.close()
-
-
-@needs_httpx
-@pytest.mark.parametrize("drips", [False, True])
-def test_a_server_that_hangs_is_left_in_time(serve: Any, drips: bool) -> None:
-    """A request without end holds its customer, and then all the others behind it."""
-    over = threading.Event()
-
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        while not over.wait(0.1):
-            if drips:
-                handler.wfile.write(b" ")
-
-    begun = time.monotonic()
-    with pytest.raises(EngineError, match=r"did not answer within 1 s"):
-        ask(serve(answer), timeout=1.0)
-    assert time.monotonic() - begun < 5
-    begun = time.monotonic()
-    with pytest.raises(DeadlineExceededError, match="did not answer before the deadline"):
-        ask(serve(answer), deadline=within(1.0))
-    assert time.monotonic() - begun < 5
-    over.set()
-
-
-@needs_httpx
-def test_slow_stream_is_cut_at_the_deadline(serve: Any) -> None:
-    """A time-out is of each piece that is read: a connection that never ends would be lost for good."""
-    from genrec.backends.vllm_server import VllmServerBackend
-
-    over = threading.Event()
-
-    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
-        if before:
-            return send(handler, 200, RIGHT)
-        handler.send_response(200)
-        handler.end_headers()
-        while not over.wait(0.1):
-            handler.wfile.write(b" ")
-
-    backend = VllmServerBackend(serve(answer), model="m", vocab_size=10, max_concurrency=1)
-    asked = (np.array([0]), np.array([3]), np.array([0, 1]))
-    with pytest.raises(DeadlineExceededError):
-        backend.open([np.array([1])], deadline=within(0.5)).log_probs(*asked)
-    assert np.isfinite(backend.open([np.array([1])], deadline=within(30)).log_probs(*asked)).all()
-    over.set()
-    backend.close()
-    with pytest.raises(EngineError, match="was closed; open another backend"):
-        backend.open([np.array([1])]).log_probs(*asked)
-
-
-@needs_httpx
-def test_no_request_is_sent_again_after_the_deadline(serve: Any) -> None:
-    """Attempts and their pauses would cost the caller the time that the next step of the ladder needs."""
-    seen: list[int] = []
-
-    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
-        seen.append(before)
-        time.sleep(0.3)
-        send(handler, 503, "busy")
-
-    with pytest.raises(DeadlineExceededError, match="before the deadline"):
-        ask(serve(answer), deadline=within(0.5))
-    time.sleep(1.0)
-    assert len(seen) <= 2
-
-
-@needs_httpx
-def test_a_server_that_is_not_there_is_named() -> None:
-    """The first thing that goes wrong in every installation."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        with pytest.raises(EngineError, match=f"the vLLM server at 127.0.0.1:{port} failed 4 times: ConnectError"):
-            ask(f"http://127.0.0.1:{port}")
-
-
-def test_an_engine_without_adapters_says_how_to_have_them() -> None:
-    """The option is given at the start; afterwards it is too late."""
+def test_with_adapter_names_the_missing_option() -> None:
+    """Adapters must be enabled when the engine starts; later it is too late."""
     pytest.importorskip("vllm")
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend: Any = object.__new__(VllmEngineBackend)
     backend.name, backend._max_rank = "m", 0
-    with pytest.raises(InputError, match="start it with adapters=1"):
+    with pytest.raises(InputError, match="start it with max_adapters=1"):
         backend.with_adapter("anywhere")
 
 
 @pytest.mark.vllm
 @needs_vllm
-def test_a_batch_run_takes_vllm_for_its_engine(tmp_path: Path) -> None:
-    """Lists under the shipped adapter, and texts: what the README promises of --engine, by the command itself."""
+def test_batch_runs_work_with_vllm(tmp_path: Path) -> None:
+    """The README documents --engine for lists with the shipped adapter, and for texts."""
     items = [{"item_id": f"i{number}", "title": title} for number, title in enumerate(["Red Mug", "Tea Pot", "Lamp"])]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     rows = [{"history": ["i0"]}, {"history": ["i1", "i2"]}]
-    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "users.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     body = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 3}
-    asked = json.dumps({"custom_id": "a", "body": body})
-    (tmp_path / "asked.jsonl").write_text(asked, encoding="utf-8")
-    own = ("--items", str(tmp_path / "items.jsonl"), "--strategy", "exhaustive", "--evidence", "0")
+    request = json.dumps({"custom_id": "a", "body": body})
+    (tmp_path / "requests.jsonl").write_text(request, encoding="utf-8")
+    own = ("--items", str(tmp_path / "items.jsonl"), "--strategy", "exhaustive", "--fusion-weight", "0")
     own += ("--adapter", "online-retail", "--k", "1")
-    for source, options, columns in (("people", own, "item_id"), ("asked", (), "text")):
-        told = {}
+    for source, options, columns in (("users", own, "item_id"), ("requests", (), "text")):
+        results = {}
         for engine in ("vllm", "transformers"):
             command = [sys.executable, "-m", "genrec", "batch", "run", str(tmp_path / f"{source}.jsonl")]
             out = tmp_path / f"{source}-{engine}"
             done = subprocess.run(
-                [*command, str(out), "--engine", engine, *options], capture_output=True, check=False, timeout=PATIENCE
+                [*command, str(out), "--engine", engine, *options], capture_output=True, check=False, timeout=TIMEOUT
             )
             assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
-            told[engine] = pq.read_table(out / "parts").to_pylist()
-        assert len(told["vllm"]) == len(told["transformers"])
-        for one, other in zip(told["vllm"], told["transformers"], strict=True):
+            results[engine] = pq.read_table(out / "parts").to_pylist()
+        assert len(results["vllm"]) == len(results["transformers"])
+        for one, other in zip(results["vllm"], results["transformers"], strict=True):
             assert one["row"] == other["row"]
             assert one[columns]
             if columns == "item_id":

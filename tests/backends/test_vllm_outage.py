@@ -1,4 +1,4 @@
-"""Customers who go on asking while vLLM's process is stopped or killed: all are answered, and service returns."""
+"""While vLLM's process is stopped or killed, every request is answered, and the engine comes back."""
 
 import signal
 import threading
@@ -10,77 +10,77 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from backend_support import needs_vllm, strike
+from backend_support import needs_vllm, send_signal
 
 from genrec import GenerativeSettings, Recommender, Settings, open_dataset, open_recommender
 from genrec.types import RecommendationList
 
-PEOPLE = ("15049", "12762", "13047")
+USERS = ("15049", "12762", "13047")
 K, WHERE = 3, "price < 5"
 DEADLINE = 4.0
-SLACK = 5.0  # seconds that the quick rankers may take on two busy cores, on which an engine is being started
-# More than both: who waits for an engine that hangs until it counts as down is too late.
-PATIENCE = 10.0
+SLACK = 5.0  # seconds for the fast rankers, on two busy cores on which an engine is starting
+# More than both: a request that waits until a hanging engine counts as down is late.
+TIMEOUT = 10.0
 LLM = {"generative", "generative-small"}
 
 
 @dataclass(frozen=True)
-class ServedEngine:
-    """One answer: who asked, when, and how long it took, in seconds."""
+class Response:
+    """A response to a user, with the time of the request and the duration, in seconds."""
 
-    person: str
-    asked: float
+    user: str
+    requested: float
     seconds: float
     answer: RecommendationList
 
     @property
     def answered(self) -> float:
-        return self.asked + self.seconds
+        return self.requested + self.seconds
 
     @property
     def sources(self) -> set[str]:
         return {item.stage for item in self.answer.items}
 
 
-def go_on_asking(recommender: Recommender, person: str, over: threading.Event, served: list[ServedEngine]) -> None:
-    while not over.wait(0.3):
-        asked = time.monotonic()
-        answer = recommender.recommend(person, k=K, where=WHERE, deadline=DEADLINE)
-        served.append(ServedEngine(person, asked, time.monotonic() - asked, answer))
+def request_until(recommender: Recommender, user: str, stop: threading.Event, served: list[Response]) -> None:
+    while not stop.wait(0.3):
+        requested = time.monotonic()
+        answer = recommender.recommend(user, k=K, where=WHERE, deadline=DEADLINE)
+        served.append(Response(user, requested, time.monotonic() - requested, answer))
 
 
-def first(served: list[ServedEngine], since: float, is_meant: Callable[[ServedEngine], bool]) -> ServedEngine:
-    """The first answer of a kind to a request made since a moment, waited for."""
+def first(served: list[Response], since: float, matches: Callable[[Response], bool]) -> Response:
+    """Wait for the first matching response to a request since a time."""
     seen = 0
     for _ in range(6000):
         for one in served[seen:]:
             seen += 1
-            if one.asked >= since and is_meant(one):
+            if one.requested >= since and matches(one):
                 return one
         time.sleep(0.1)
-    pytest.fail(f"no such answer among {seen}; the last is {served[-1]}")
+    pytest.fail(f"no such response among {seen}; the last is {served[-1]}")
 
 
-def is_the_models(one: ServedEngine) -> bool:
+def is_from_llm(one: Response) -> bool:
     return one.sources <= LLM
 
 
-def says(why: str, one: ServedEngine) -> bool:
-    return any(why in notice for notice in one.answer.notices)
+def has_notice(reason: str, one: Response) -> bool:
+    return any(reason in notice for notice in one.answer.notices)
 
 
 @pytest.mark.vllm
 @pytest.mark.model
 @needs_vllm
-def test_an_engine_that_hangs_or_dies_under_load_costs_no_request_and_comes_back(smollm2: Path, tmp_path: Path) -> None:
-    """The third promise: it always answers, in time, and needs nobody who restarts anything."""
+def test_engine_that_hangs_or_dies_fails_no_request_and_restarts(smollm2: Path, tmp_path: Path) -> None:
+    """The third guarantee: every request is answered in time, and nobody has to restart anything."""
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     catalog, interactions = open_dataset("online-retail", tmp_path)
     allowed = {catalog.item_ids[int(place)] for place in catalog.where(WHERE).nonzero()[0]}
-    served: list[ServedEngine] = []
-    over = threading.Event()
-    engine = VllmEngineBackend(smollm2, context_length=1024, kv_cache_memory_bytes=1 << 28, timeout=PATIENCE)
+    served: list[Response] = []
+    stop = threading.Event()
+    engine = VllmEngineBackend(smollm2, context_length=1024, kv_cache_memory_bytes=1 << 28, timeout=TIMEOUT)
     try:
         recommender = open_recommender(
             catalog,
@@ -94,30 +94,32 @@ def test_an_engine_that_hangs_or_dies_under_load_costs_no_request_and_comes_back
                 small_search_candidates=K,
             ),
         )
-        recommender.recommend(PEOPLE, k=K, where=WHERE)
-        with ThreadPoolExecutor(len(PEOPLE)) as pool:
+        recommender.recommend(USERS, k=K, where=WHERE)
+        with ThreadPoolExecutor(len(USERS)) as pool:
             try:
-                asking = [pool.submit(go_on_asking, recommender, person, over, served) for person in PEOPLE]
-                for blow, why in (
+                futures = [pool.submit(request_until, recommender, user, stop, served) for user in USERS]
+                for signal_, reason in (
                     (signal.SIGSTOP, "did not answer within 10 s"),
                     (signal.SIGKILL, "its process ended"),
                 ):
-                    first(served, time.monotonic(), is_the_models)
-                    strike(engine, blow)
-                    down = first(served, time.monotonic(), partial(says, why))
-                    back = first(served, down.asked, is_the_models)
-                    meanwhile = [one for one in served if down.asked <= one.asked and one.answered < back.asked]
+                    first(served, time.monotonic(), is_from_llm)
+                    send_signal(engine, signal_)
+                    down = first(served, time.monotonic(), partial(has_notice, reason))
+                    back = first(served, down.requested, is_from_llm)
+                    meanwhile = [
+                        one for one in served if down.requested <= one.requested and one.answered < back.requested
+                    ]
                     assert meanwhile
                     assert not {source for one in meanwhile for source in one.sources} & LLM
             finally:
-                over.set()
-        for one in asking:
-            one.result()
+                stop.set()
+        for future in futures:
+            future.result()
     finally:
         engine.close()
-    seen = {person: set(interactions.history_of(person).item_ids) for person in PEOPLE}
+    seen = {user: set(interactions.history_of(user).item_ids) for user in USERS}
     for one in served:
         items = [item.item_id for item in one.answer.items]
         assert len(items) == len(set(items)) == K
-        assert set(items) <= allowed - seen[one.person]
+        assert set(items) <= allowed - seen[one.user]
         assert one.seconds < DEADLINE + SLACK

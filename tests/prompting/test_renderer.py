@@ -1,4 +1,4 @@
-"""The one way from a person to token ids."""
+"""Laws of the renderer: windows of histories, limits on length, and prompts that extend each other."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +16,9 @@ from genrec.prompting.tokenizer import HuggingFaceTokenizer, Tokenizer
 from genrec.testing import ByteTokenizer
 from genrec.types import IntArray
 
-NOBODY = np.empty(0, dtype=np.int64)
+EMPTY = np.empty(0, dtype=np.int64)
 CATALOG = Catalog.from_items(Item(f"i{place}", f"Thing {place}") for place in range(200))
-# What stands at the end of a title decides whether a tokenizer joins it to what follows.
+# The end of a title decides whether a tokenizer merges it with the next line.
 ENDS = (
     "",
     "!",
@@ -36,7 +36,7 @@ ENDS = (
     "'",
 )
 STRANGE = Catalog.from_items(Item(f"i{place}", f"Thing {place}{ENDS[place % len(ENDS)]}") for place in range(40))
-# The templates that show a history to a model.
+# The templates that show a history and ask for an item.
 RANKING = [
     template.name
     for template in map(read_template, template_names())
@@ -45,13 +45,13 @@ RANKING = [
 HISTORIES = st.lists(st.integers(0, 15), min_size=1, max_size=60).map(np.array)
 
 
-def renderer(room: int = 10_000, max_history: int = 10, template: str = "next-item", step: int = 1) -> Renderer:
-    return Renderer(CATALOG, ByteTokenizer(), read_template(template), room, max_history, step)
+def renderer(max_tokens: int = 10_000, max_history: int = 10, template: str = "next-item", step: int = 1) -> Renderer:
+    return Renderer(CATALOG, ByteTokenizer(), read_template(template), max_tokens, max_history, step)
 
 
 def test_the_newest_distinct_items_are_shown() -> None:
-    """A person who bought one thing ten times must not look like somebody with one thing only."""
-    shown = renderer(max_history=3).render(np.array([5, 1, 2, 9, 2, 2]), "", NOBODY)
+    """A user who bought one item ten times must not look like a user with a single item."""
+    shown = renderer(max_history=3).render(np.array([5, 1, 2, 9, 2, 2]), "", EMPTY)
     text = shown.prompt[-1].text
     assert [text.index(f"Thing {item}") for item in (1, 2, 9)] == sorted(text.index(f"Thing {i}") for i in (1, 2, 9))
     assert "Thing 5" not in text
@@ -59,34 +59,34 @@ def test_the_newest_distinct_items_are_shown() -> None:
     assert newest_distinct(np.array([5, 1, 2, 9, 2, 2]), 3).tolist() == [2, 9, 1]
 
 
-def test_a_history_longer_than_the_context_loses_its_old_end_and_says_so() -> None:
-    """What is cut silently cannot be understood later; what is cut from the new end is what mattered."""
+def test_a_history_that_is_too_long_loses_its_oldest_items_with_a_notice() -> None:
+    """Silent truncation cannot be explained later, and the newest items matter most."""
     history = np.arange(150)
-    full = renderer(max_history=150).render(history, "", NOBODY)
-    room = len(full.token_ids) - 500
-    cut = renderer(room=room, max_history=150).render(history, "", NOBODY)
-    assert len(cut.token_ids) <= room
+    full = renderer(max_history=150).render(history, "", EMPTY)
+    max_tokens = len(full.token_ids) - 500
+    cut = renderer(max_tokens=max_tokens, max_history=150).render(history, "", EMPTY)
+    assert len(cut.token_ids) <= max_tokens
     assert "Thing 149" in cut.prompt[-1].text
     assert "1. Thing 0\n" not in cut.prompt[-1].text
     assert cut.notices
     assert "of 150 history items" in cut.notices[0]
 
 
-def test_a_prompt_that_cannot_fit_is_refused() -> None:
-    """Sending it anyway would push the question itself out of the context."""
+def test_a_prompt_that_cannot_fit_is_rejected() -> None:
+    """Otherwise the question itself would be cut off."""
     with pytest.raises(EngineError, match="does not fit 20 tokens"):
-        renderer(room=20).render(np.array([1]), "", NOBODY)
+        renderer(max_tokens=20).render(np.array([1]), "", EMPTY)
 
 
-def test_a_template_is_given_only_what_a_ranker_has() -> None:
-    """A template that asks for more would fail on the first request, in production."""
+def test_templates_with_unknown_inputs_are_rejected() -> None:
+    """Such a template would fail at the first request, in production."""
     source = read_template("next-item").source.replace('["history", "words"]', '["history", "words", "weather"]')
     with pytest.raises(InputError, match="weather"):
         Renderer(CATALOG, ByteTokenizer(), Template.from_source(source), 1000, 10)
 
 
-def test_a_window_of_nothing_is_refused() -> None:
-    """It would show a person as somebody without a past, or never move on, and say nothing of it."""
+def test_empty_windows_are_rejected() -> None:
+    """Such a window would silently hide the history, or never move."""
     for number in (0, -1):
         with pytest.raises(InputError, match=f"max_history is {number}; it must be at least 1"):
             renderer(max_history=number)
@@ -94,8 +94,8 @@ def test_a_window_of_nothing_is_refused() -> None:
             renderer(step=number)
 
 
-def test_candidates_are_shown_where_the_template_asks_for_them() -> None:
-    """The layout that shows candidates must show all of them, and the other none."""
+def test_candidates_are_shown_if_the_template_has_that_input() -> None:
+    """A template with candidates must show all of them, and others none."""
     with_list = renderer(template="rank-candidates").render(np.array([1]), "", np.array([7, 8]))
     assert all(f"- Thing {item}\n" in with_list.prompt[-1].text for item in (7, 8))
     assert "Thing 7" not in renderer().render(np.array([1]), "", np.array([7, 8])).prompt[-1].text
@@ -105,30 +105,30 @@ def test_candidates_are_shown_where_the_template_asks_for_them() -> None:
 
 
 @given(HISTORIES, st.integers(1, 14), st.integers(1, 6))
-def test_a_window_shows_the_newest_and_moves_in_jumps(history: IntArray, most: int, step: int) -> None:
-    """A window that slides gives every turn another prompt; one that loses the newest forgets what matters."""
+def test_a_window_shows_the_newest_and_moves_in_jumps(history: IntArray, limit: int, step: int) -> None:
+    """A sliding window changes the whole prompt at every turn, and the newest items matter most."""
     turns = [history[:size] for size in range(1, len(history) + 1)]
-    starts = [window_start(turn, most, step) for turn in turns]
+    starts = [window_start(turn, limit, step) for turn in turns]
     shown = [list(dict.fromkeys(turn[start:].tolist())) for turn, start in zip(turns, starts, strict=True)]
     for turn, own in zip(turns, shown, strict=True):
         assert set(own) == set(newest_distinct(turn, len(own)).tolist())
-        assert min(len(set(turn.tolist())), max(most - step + 1, 1)) <= len(own) <= most
-    new = [0]
+        assert min(len(set(turn.tolist())), max(limit - step + 1, 1)) <= len(own) <= limit
+    new_items = [0]
     for (before, after), (one, other) in zip(pairwise(starts), pairwise(shown), strict=True):
-        new[-1] += other[-1] not in one
+        new_items[-1] += other[-1] not in one
         if before == after:
             assert other[: len(one)] == one
         else:
             assert before < after
             assert other[-1] not in one
-            new.append(0)
-    assert new[0] > most - 1 or len(new) == 1
-    assert all(count >= min(step, most) for count in new[1:-1])
+            new_items.append(0)
+    assert new_items[0] > limit - 1 or len(new_items) == 1
+    assert all(count >= min(step, limit) for count in new_items[1:-1])
 
 
 @given(HISTORIES)
-def test_an_item_taken_out_of_a_window_brings_no_other_back(history: IntArray) -> None:
-    """Reasons are measured by taking items out of what was shown; older ones that came back would blur them."""
+def test_removing_an_item_from_a_window_brings_none_back(history: IntArray) -> None:
+    """Explanations remove items from the prompt one at a time; older items that return would distort them."""
     recent = history[window_start(history, 5, 2) :]
     for item in set(recent.tolist()):
         without = recent[recent != item]
@@ -138,27 +138,25 @@ def test_an_item_taken_out_of_a_window_brings_no_other_back(history: IntArray) -
 
 @pytest.mark.parametrize("template", RANKING)
 @given(history=HISTORIES, seed=st.integers(0, 9))
-def test_the_next_prompt_begins_with_this_one_up_to_its_historys_end(
-    template: str, history: IntArray, seed: int
-) -> None:
-    """Otherwise an engine that kept this turn's state has to compute the whole prompt again for the next."""
-    grows_at_its_end(ByteTokenizer(), template, history, seed)
+def test_the_next_prompt_extends_this_one_up_to_its_history(template: str, history: IntArray, seed: int) -> None:
+    """Otherwise the prefix cache does not help, and each turn computes the whole prompt."""
+    check_prompts_extend(ByteTokenizer(), template, history, seed)
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("template", RANKING)
-def test_so_it_does_in_a_models_own_tokens(template: str, tokenizer: HuggingFaceTokenizer) -> None:
-    """A tokenizer that joins a title's end to what follows would undo on the last line what the layout gains."""
+def test_prompts_extend_each_other_in_a_models_tokens(template: str, tokenizer: HuggingFaceTokenizer) -> None:
+    """A tokenizer that merges the end of a title with the next line would change the last token."""
 
     @settings(max_examples=30)
     @given(history=HISTORIES, seed=st.integers(0, 9))
     def law(history: IntArray, seed: int) -> None:
-        grows_at_its_end(tokenizer, template, history, seed)
+        check_prompts_extend(tokenizer, template, history, seed)
 
     law()
 
 
-def grows_at_its_end(tokenizer: Tokenizer, template: str, history: IntArray, seed: int) -> None:
+def check_prompts_extend(tokenizer: Tokenizer, template: str, history: IntArray, seed: int) -> None:
     random = np.random.default_rng(seed)
     history = history + random.integers(0, 20)
     one = Renderer(STRANGE, tokenizer, read_template(template), 10_000, max_history=6, history_step=3)
@@ -176,7 +174,7 @@ def grows_at_its_end(tokenizer: Tokenizer, template: str, history: IntArray, see
 
 
 def tokens_up_to(end: str, rendered: RenderedPrompt, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a prompt up to the end of some text in it; one of them ends exactly there."""
+    """The tokens of a prompt up to the end of a text in it; a token must end exactly there."""
     token_ids = rendered.token_ids.tolist()
     size = next(size for size in range(len(token_ids)) if end in tokenizer.decode(token_ids[:size]))
     assert tokenizer.decode(token_ids[:size]).endswith(end)
@@ -184,8 +182,8 @@ def tokens_up_to(end: str, rendered: RenderedPrompt, tokenizer: Tokenizer) -> li
 
 
 @pytest.mark.parametrize(("template", "share"), [("next-item", 0.60), ("rank-candidates", 0.22)])
-def test_most_of_a_prompt_is_that_of_the_turn_before(template: str, share: float, shop: Catalog) -> None:
-    """The share of a prompt that an engine's cache serves over twenty turns; what lowers it makes every turn dearer."""
+def test_the_share_of_cached_prompt_tokens_is_high(template: str, share: float, shop: Catalog) -> None:
+    """A lower share of cached tokens makes every turn slower."""
     random = np.random.default_rng(0)
     history = random.integers(0, len(shop), 30)
     shares = []
@@ -204,7 +202,7 @@ def shop(cache: Path) -> Catalog:
 
 
 def reused(turns: list[RenderedPrompt]) -> float:
-    """The mean share of a prompt's tokens that the prompt before it begins with."""
+    """The mean share of a prompt's tokens that are a prefix of the prompt before it."""
     shares = []
     for before, now in pairwise(one.token_ids for one in turns):
         size = min(len(before), len(now))
@@ -213,12 +211,12 @@ def reused(turns: list[RenderedPrompt]) -> float:
 
 
 @given(HISTORIES, st.integers(300, 700))
-def test_what_does_not_fit_leaves_in_steps_too(history: IntArray, room: int) -> None:
-    """A prompt cut anew at every turn is a new prompt at every turn."""
-    one = renderer(room=room, max_history=12, step=4)
+def test_items_that_do_not_fit_leave_in_steps(history: IntArray, max_tokens: int) -> None:
+    """If truncation moved at every turn, the whole prompt would change at every turn."""
+    one = renderer(max_tokens=max_tokens, max_history=12, step=4)
     recent = history[window_start(history, 12, 4) :]
     shown = list(dict.fromkeys(recent.tolist()))
-    text = one.render(history, "", NOBODY).prompt[-1].text
+    text = one.render(history, "", EMPTY).prompt[-1].text
     kept = [item for item in shown if f". Thing {item}\n" in text]
     left = len(shown) - len(kept)
     assert kept == shown[left:]
@@ -226,8 +224,8 @@ def test_what_does_not_fit_leaves_in_steps_too(history: IntArray, room: int) -> 
 
 
 @pytest.mark.parametrize("template", RANKING)
-def test_what_changes_each_turn_stands_behind_the_history(template: str) -> None:
-    """Whatever stands before the history and changes makes the history's tokens new ones."""
+def test_changing_text_comes_after_the_history(template: str) -> None:
+    """Changing text before the history invalidates the cached tokens of the history."""
     text = renderer(template=template).render(np.array([1, 2]), "red", np.array([7])).prompt[-1].text
     changing = [text.index(part) for part in ("red", "Thing 7") if part in text]
     assert changing

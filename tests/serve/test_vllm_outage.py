@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from backend_support import needs_vllm, strike
+from backend_support import needs_vllm, send_signal
 from server import parse_sse, running_server
 
 from genrec import GenerativeSettings, Settings, open_dataset
@@ -111,7 +111,7 @@ def test_killed_engine_fails_no_request_and_flags_the_stream(smollm2: Path, tmp_
                 def kill() -> None:
                     if not killed.is_set():
                         killed.set()
-                        strike(engine, signal.SIGKILL)
+                        send_signal(engine, signal.SIGKILL)
 
                 events = stream_reply(client, kill)
                 since = len(seen[0])
