@@ -18,7 +18,8 @@ from genrec.errors import InputError, MismatchError, ModelMissingError
 
 if TYPE_CHECKING:
     from genrec.backends.base import Backend
-    from genrec.batch.generate import GenerateTask, PromptBuilder
+    from genrec.batch.generate import GenerateTask
+    from genrec.batch.prompts import PromptBuilder
     from genrec.batch.recommend import RecommendTask
     from genrec.batch.run import BatchRun
     from genrec.prompting.template import Template
@@ -194,7 +195,8 @@ def _recommend_provenance(recommender: "Recommender", engine: str, settings: "Se
 
 
 def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tuple[GenerateTask, dict[str, Any]]":
-    from genrec.batch.generate import ChatPromptBuilder, GenerateTask, SamplingParams
+    from genrec.batch.generate import GenerateTask
+    from genrec.batch.prompts import ChatPromptBuilder, SamplingParams
     from genrec.cache import default_cache
     from genrec.loading import find_model_directory, load_backend
     from genrec.prompting.template import read_template
@@ -233,7 +235,7 @@ def _open_row_renderer(
     """What fills in a template; the catalog is read only where it shows items."""
     import numpy as np
 
-    from genrec.batch.generate import TemplateInputs, TemplatePromptBuilder
+    from genrec.batch.prompts import TemplateInputs, TemplatePromptBuilder
     from genrec.rankers.popularity import PopularityRanker
     from genrec.recommender import Recommender
 

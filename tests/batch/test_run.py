@@ -20,11 +20,14 @@ from typer.testing import CliRunner
 
 from genrec import Catalog, Interactions, PopularityRanker, RankRequest, Recommender, open_dataset
 from genrec.artifact import atomic_writer, sha256_of
-from genrec.batch import run as batch_module
-from genrec.batch.input import InputRow
+from genrec.batch import parts as parts_module
+from genrec.batch import run as run_module
+from genrec.batch.checked_json import write_checked_json
 from genrec.batch.leases import Leases
 from genrec.batch.recommend import RecommendTask
-from genrec.batch.run import BatchResult, BatchRun, RowFailure, start_run
+from genrec.batch.result import ENGINE_ERROR, BatchResult, RowFailure
+from genrec.batch.row import InputRow
+from genrec.batch.run import BatchRun, start_run
 from genrec.cli.app import app
 from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, EngineError, InputError, MismatchError
@@ -74,7 +77,7 @@ EXPECTED = [(user, f"{user}/{rank}", rank, user) for user in range(97) for rank 
 
 def test_every_row_is_there_once_and_in_order(rows: Path, tmp_path: Path) -> None:
     run = start(rows, tmp_path / "run", k=2)
-    assert run.verify()[0] == "part 00000000 is missing: 10 rows from row 0 on; resume it"
+    assert run.verify()[0] == "part 00000000 is missing (10 rows from row 0); resume the run"
     seen: list[int] = []
     status = run.run(Counting(), on_progress=lambda now: seen.append(now.rows_done))
     assert status.finished
@@ -120,7 +123,7 @@ def test_task_that_omits_a_row_raises(rows: Path, tmp_path: Path) -> None:
         (SCHEMA.empty_table(), []),
         (Counting()([InputRow({"user_id": 0})], SCHEMA).table, [RowFailure(0, 0, "bad", "no")]),
     ):
-        with pytest.raises(InputError, match="of the 10 rows of part 00000000 the answers name"):
+        with pytest.raises(InputError, match=r"the result covers \d of the 10 rows of part 00000000"):
             run.run(lambda rows, schema, table=table, failures=failures: BatchResult(table, failures))
     assert run.status().parts_done == 0
 
@@ -128,12 +131,12 @@ def test_task_that_omits_a_row_raises(rows: Path, tmp_path: Path) -> None:
 def test_engine_outage_is_waited_out(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While an engine starts again a run would else rush through, and call every row a failure."""
     waited: list[float] = []
-    monkeypatch.setattr(batch_module.time, "sleep", waited.append)
+    monkeypatch.setattr(run_module.time, "sleep", waited.append)
     answering = Counting()
 
     def answer(rows: Sequence[InputRow], schema: pa.Schema) -> BatchResult:
         if len(waited) < 2:
-            failures = [RowFailure(place, None, batch_module.ENGINE_ERROR, "it starts") for place in range(len(rows))]
+            failures = [RowFailure(place, None, ENGINE_ERROR, "it starts") for place in range(len(rows))]
             return BatchResult(schema.empty_table(), failures)
         return answering(rows, schema)
 
@@ -145,10 +148,10 @@ def test_engine_outage_is_waited_out(rows: Path, tmp_path: Path, monkeypatch: py
     def down(rows: Sequence[InputRow], schema: pa.Schema) -> BatchResult:
         return BatchResult(
             schema.empty_table(),
-            [RowFailure(place, None, batch_module.ENGINE_ERROR, "gone") for place in range(len(rows))],
+            [RowFailure(place, None, ENGINE_ERROR, "gone") for place in range(len(rows))],
         )
 
-    with pytest.raises(EngineError, match="not one of 10 rows could be answered, 5 times: gone"):
+    with pytest.raises(EngineError, match="the engine answered none of 10 rows in 5 attempts: gone"):
         other.run(down)
     assert other.status().parts_done == 0
 
@@ -183,11 +186,11 @@ def test_another_configuration_is_refused_and_named(rows: Path, tmp_path: Path) 
     rows.write_text(rows.read_text(encoding="utf-8").replace("96", "98"), encoding="utf-8")
     with pytest.raises(MismatchError, match=r"whose input rows\.jsonl is"):
         start(rows, folder, k=2, template="a")
-    with pytest.raises(MismatchError, match="is not what the run began with"):
+    with pytest.raises(MismatchError, match="has changed since the run started"):
         BatchRun.open(folder).check_source()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(MismatchError, match="holds something that is no batch run"):
+    with pytest.raises(MismatchError, match="is neither an empty folder nor a batch run"):
         start(rows, tmp_path / "other")
     with pytest.raises(InputError, match=r"holds no manifest\.json"):
         BatchRun.open(tmp_path / "other")
@@ -206,9 +209,9 @@ def test_a_folder_of_rows_that_grew_is_another_one(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
     run.run(Counting())
     (source / "b.jsonl").write_text('{"user_id": 2}\n', encoding="utf-8")
-    with pytest.raises(MismatchError, match=r"holds b\.jsonl, which was not there when the run began"):
+    with pytest.raises(MismatchError, match=r"holds b\.jsonl, which was added after the run started"):
         BatchRun.open(tmp_path / "run").prepare()
-    with pytest.raises(InputError, match="facts are Object of type object is not JSON"):
+    with pytest.raises(InputError, match="config cannot be written as JSON: Object of type object is not JSON"):
         start(source, tmp_path / "other", mine=object())
 
 
@@ -226,7 +229,7 @@ def test_a_disk_that_is_full_costs_one_part(rows: Path, tmp_path: Path, monkeypa
                 raise OSError(28, "No space left on device")
             written.append(path)
 
-    monkeypatch.setattr(batch_module, "atomic_writer", fill_up)
+    monkeypatch.setattr(parts_module, "atomic_writer", fill_up)
     with pytest.raises(ArtifactError, match=r"No space left on device; .* resume the run"):
         run.run(Counting())
     assert sorted(path.name for path in (folder / "parts").iterdir()) == [f"{n:08}.parquet" for n in range(3)]
@@ -323,8 +326,8 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
     assert [line["item_id"] for line in lists[-3:]] == [line["item_id"] for line in lists[:3]]
     alone = RecommendTask(recommender, 3, {})([InputRow({"user_id": int(known)}), InputRow({"user_id": "x"})], numbers)
     assert alone.table["user_id"].to_pylist() == [int(known)] * 3
-    assert "is 'x' where the first row's is a number" in alone.failures[0].message
-    with pytest.raises(InputError, match="a row with item_id is an event"):
+    assert "is 'x', but the first row has an integer" in alone.failures[0].message
+    with pytest.raises(InputError, match="a row with item_id is an interaction"):
         RecommendTask(recommender, 3, {}).schema(iter([InputRow({"user_id": 1, "item_id": 2})]))
     assert RecommendTask(recommender, 3, {}).schema(iter([rows[5], rows[7], rows[2]])) == numbers
     with pytest.raises(InputError, match="k is 0"):
@@ -438,7 +441,7 @@ def test_commands_report_their_result(shop: tuple[Catalog, Interactions], tmp_pa
     assert ask("verify", folder, "--json")["wrong"] == []
     assert "note: 1 rows failed (1 unknown_user)" in ask("resume", folder, code=3)
     (tmp_path / "run" / "parts" / "stray.parquet").write_bytes(b"not ours")
-    assert "stray.parquet is no part of this run" in ask("verify", folder, code=4)
+    assert "stray.parquet is not a part of this run" in ask("verify", folder, code=4)
     ask("resume", folder, code=3)
     assert ask("verify", folder, "--json")["wrong"] == []
     assert "1 failed" in ask("retry-failed", folder, code=3)
@@ -459,17 +462,17 @@ def test_commands_report_their_result(shop: tuple[Catalog, Interactions], tmp_pa
     table, record = pq.read_table(parts[0]), tmp_path / "run" / "done" / f"{parts[0].stem}.json"
     told = json.loads(record.read_text(encoding="utf-8"))
     for altered, fault in (
-        (table.set_column(0, "user_id", pa.array(["1"] * table.num_rows)), "holds user_id '1' for row 0"),
-        (table.slice(3), "does not hold each of its rows once"),
-        (table.set_column(2, "rank", pa.array([2, 1, 3] * 20)), "does not hold ranks from 1 on for each row"),
+        (table.set_column(0, "user_id", pa.array(["1"] * table.num_rows)), "has user_id '1' in row 0"),
+        (table.slice(3), "does not hold each of its rows exactly once"),
+        (table.set_column(2, "rank", pa.array([2, 1, 3] * 20)), "does not hold ranks 1, 2, ... for each row"),
     ):
         pq.write_table(altered, parts[0])
         facts = {name: value for name, value in told.items() if name != "sha256"}
         facts["part"] = sha256_of(parts[0])
-        record.write_text(json.dumps(batch_module._with_checksum(facts)), encoding="utf-8")
+        write_checked_json(record, facts)
         assert fault in ask("verify", folder, code=4)
     record.write_text(json.dumps(told).replace("popularity", "embedding"), encoding="utf-8")
-    assert "is not what its record says" in ask("verify", folder, code=4)
+    assert "does not match its record" in ask("verify", folder, code=4)
     # Options that would change nothing are refused, not passed over.
     for wrong in (("--model", "none"), ("--strategy", "beam"), ("--engine", "vllm"), ("--engine", "other")):
         assert "--engine is" in (said := ask("plan", str(link), *options, *wrong, code=2)) or "does without" in said
