@@ -87,8 +87,8 @@ class TemplateInputs:
         item_index = int(catalog.item_ids.positions([item_id])[0])
         if item_index < 0:
             raise UnknownItemError(
-                f"item {item_id!r} is not in catalog {catalog.name!r} ({len(catalog):,} items); remove the row, or add the "
-                "item"
+                f"item {item_id!r} is not in catalog {catalog.name!r} ({len(catalog):,} items); remove the row, or add "
+                "the item"
             )
         return item_variables(catalog, item_index)
 

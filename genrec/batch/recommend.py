@@ -118,7 +118,7 @@ def _parse_list_user(row: InputRow) -> UserLike:
     """
     if "item_id" in row.columns:
         raise InputError(
-            "a row with item_id is an interaction; pass it with --interactions, and give rows with user_id or history here"
+            "a row with item_id is an interaction; pass it with --interactions, and give user_id or history here"
         )
     if "body" in row.columns or "messages" in row.columns:
         raise InputError("a row with messages is a chat request, not a user; give user_id, history or words")

@@ -195,9 +195,10 @@ def test_a_chat_format_that_refuses_the_roles_fails_the_row(tokenizer: HuggingFa
 
 def test_every_option_that_decides_the_answers_is_among_the_facts() -> None:
     """One that is forgotten would be without effect, and could change between two starts of a run."""
-    from genrec.cli import batch, batch_tasks
+    from genrec.cli import batch_options, batch_tasks
 
-    assert {"answers", *inspect.signature(batch._task_options).parameters} == set(batch_tasks._TASK_OPTIONS)
+    declared = set(inspect.signature(batch_options.task_options).parameters) - {"given"}
+    assert {"answers", *declared} == set(batch_tasks.TASK_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -254,12 +255,12 @@ def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(
     assert "whose prompt hash is" in ask(*asked, code=4)
     assert "with another prompt hash" in ask("resume", str(folder), code=4)
     for wrong, message in (
-        (("--k", "3"), "--k is for lists"),
-        (("--where", "price < 3"), "--where is for lists"),
-        (("--model", "none"), "writes no texts"),
+        (("--k", "3"), "--k applies to recommendation lists"),
+        (("--where", "price < 3"), "--where applies to recommendation lists"),
+        (("--model", "none"), "generates no texts"),
         (("--temperature", "3"), "temperature is 3.0"),
     ):
         assert message in ask(*asked, *wrong, code=2)
-    assert "--seed is for texts" in ask("run", str(source), str(tmp_path / "no"), "--seed", "3", code=2)
+    assert "--seed applies to texts" in ask("run", str(source), str(tmp_path / "no"), "--seed", "3", code=2)
     schema.write_text("[]", encoding="utf-8")
     assert "is not a JSON object" in ask(*asked, code=2)

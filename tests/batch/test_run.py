@@ -475,7 +475,7 @@ def test_commands_report_their_result(shop: tuple[Catalog, Interactions], tmp_pa
     assert "does not match its record" in ask("verify", folder, code=4)
     # Options that would change nothing are refused, not passed over.
     for wrong in (("--model", "none"), ("--strategy", "beam"), ("--engine", "vllm"), ("--engine", "other")):
-        assert "--engine is" in (said := ask("plan", str(link), *options, *wrong, code=2)) or "does without" in said
+        assert "--engine is" in (said := ask("plan", str(link), *options, *wrong, code=2)) or "does not use" in said
 
 
 def test_a_cluster_that_loses_a_worker_loses_no_row(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:

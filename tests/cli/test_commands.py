@@ -228,7 +228,11 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("unknown step", ("evaluate", "--ranker", "guess", "--users", "1"), ("'guess'", "blend, popularity")),
     ("unknown metric", ("evaluate", "--metric", "auc@3"), ("'auc@3'", "recall@k")),
     ("a metric deeper than the list", ("evaluate", "--metric", "recall@20"), ("recall@20", "--k 20")),
-    ("nothing held back", ("evaluate", "--items", "items.csv"), ("items.csv has no events", "--interactions FILE")),
+    (
+        "nothing held back",
+        ("evaluate", "--items", "items.csv"),
+        ("items.csv has no interactions", "--interactions FILE"),
+    ),
     ("too little", ("evaluate", *OURS), ("nobody has anything",)),
     ("unknown data set to get", ("data", "get", "netflix"), ("'netflix'", "ml-1m")),
     ("unknown model to get", ("model", "get", "gpt"), ("'gpt'", "SmolLM2-135M-Instruct")),
@@ -461,13 +465,13 @@ def test_an_evaluation_is_read_as_one_table() -> None:
     assert result.exit_code == 0
     assert re.search(r"blend +│ ndcg@10 +│ \d+\.\d\d \[.*\] +│ -?\d+\.\d\d \[.*\] +│ \d\.\d{4}", result.out)
     assert max(map(len, result.out.splitlines())) <= 80
-    assert "50 people, by-time" in result.out
+    assert "50 users, by-time" in result.out
 
 
 def test_options_are_the_parameters_of_the_library() -> None:
     """One name everywhere: whatever Python takes, the command line takes under the same name."""
     options = set(inspect.signature(recommend).parameters)
-    call = set(inspect.signature(Recommender.recommend).parameters) - {"self", "people"}
+    call = set(inspect.signature(Recommender.recommend).parameters) - {"self", "users"}
     made = {"model", "adapter", "encoder", "template", "cold_template"}
     assert call | made | {field.name for field in fields(GenerativeSettings)} <= options
     assert {field.name for field in fields(Settings)} >= made
@@ -526,4 +530,4 @@ def test_a_full_disk_behind_the_answer_is_told_in_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: the disk that the answer is written to is full; free some space and ask again\n"
+    assert done.stderr == "error: cannot write the output: the disk is full; free some space and try again\n"
