@@ -88,9 +88,9 @@ def _recommend_in_batches(
     lists: list[RecommendationList] = []
     for start in range(0, len(users), batch_size):
         if len(users) > batch_size:
-            progress("recommending", start, len(users))
+            progress("Recommending", start, len(users))
         else:
-            progress.start("recommending")
+            progress.start("Recommending")
         lists += recommender.recommend(users[start : start + batch_size], **options)
     return lists
 

@@ -52,7 +52,7 @@ class SettingOption:
             show_default=flag if self.default is True else self.shown_default,
             rich_help_panel=self.panel,
         )
-        return Annotated[self.value_type | None, option]  # type: ignore[name-defined]
+        return Annotated[self.value_type | None, option]
 
 
 SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
