@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _PROMPT = "you: "
 _HELP = """Write what you are looking for ("more like the second", "no candles", "under 5", "not that series"), or:
 /like N, /dislike N   rate an item of the last list     /why N     explain an item
-/filter CONDITION     such as price < 5                 /wishes    show your preferences
-/forget N             remove a preference               /undo      undo the last turn
+/filter CONDITION     such as price < 5                 /undo      undo the last turn
+/preferences          show your preferences             /forget N  remove a preference
 /save FILE            save the conversation as JSON     /quit"""
 
 User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Id of the user.")]
@@ -77,7 +77,8 @@ class _ChatSession:
             "dislike": lambda argument: self._set_feedback(argument, liked=False),
             "why": self._why,
             "filter": self._filter,
-            "wishes": lambda _: self._show_preferences(self.conversation.preferences),
+            "preferences": lambda _: self._show_preferences(self.conversation.preferences),
+            "wishes": lambda _: self._show_preferences(self.conversation.preferences),  # the former name
             "forget": self._forget,
             "undo": lambda _: self._undo(),
             "save": self._save,
@@ -148,7 +149,7 @@ class _ChatSession:
 
     def _forget(self, argument: str) -> None:
         preferences = self.conversation.preferences
-        position = _parse_position(argument, len(preferences.labels), "/wishes lists your preferences")
+        position = _parse_position(argument, len(preferences.labels), "/preferences lists them")
         self._update_preferences(preferences.without(preferences.labels[position]))
 
     def _undo(self) -> None:
