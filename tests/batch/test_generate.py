@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from genrec import Catalog, Interactions, PopularityRanker, Recommender, Template, open_dataset, read_template
+from genrec import Catalog, Interactions, PopularityRanker, Recommender, Template, read_template
 from genrec.backends.base import Backend, GenerationRequest
 from genrec.batch.generate import GenerateTask
 from genrec.batch.prompts import ChatPromptBuilder, SamplingParams, TemplateInputs, TemplatePromptBuilder
@@ -34,11 +34,6 @@ SCHEMA = {
 def request(custom_id: Any = "a", text: Any = "Say yes.", **body: Any) -> InputRow:
     messages = [{"role": "user", "content": text}]
     return InputRow({"custom_id": custom_id, "body": {"messages": messages, "max_tokens": 4, **body}})
-
-
-@pytest.fixture(scope="module")
-def shop(cache: Path) -> tuple[Catalog, Interactions]:
-    return open_dataset("online-retail", cache)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,22 @@
 """Options are declared once: each setting of the library is an option of every command that ranks."""
 
 import inspect
+import subprocess
+import sys
+import time
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
+from command_line import run
 from typer.testing import CliRunner
 
-from genrec import GenerativeSettings, Settings
+from genrec import GenerativeSettings, Recommender, Settings
 from genrec.chat.advising import advisor_builder
 from genrec.cli import app as commands
 from genrec.cli import options
+from genrec.cli.recommend import recommend
 from genrec.cli.settings_options import SETTING_OPTIONS
 
 # Fields that are no options: they are derived from others, or hold other settings.
@@ -83,3 +88,40 @@ def test_help_shows_the_defaults_of_settings(command: str) -> None:
     assert "(SmolLM2-135M-Instruct)" in shown
     assert "(50.0)" in shown
     assert "(exact)" in shown
+
+
+def test_options_are_the_parameters_of_the_library() -> None:
+    """One name everywhere: whatever Python takes, the command line takes under the same name."""
+    options = set(inspect.signature(recommend).parameters)
+    call = set(inspect.signature(Recommender.recommend).parameters) - {"self", "users"}
+    made = {"model", "adapter", "encoder", "template", "cold_template"}
+    assert call | made | {field.name for field in fields(GenerativeSettings)} <= options
+    assert {field.name for field in fields(Settings)} >= made
+
+
+def test_help_loads_nothing_heavy_and_answers_at_once() -> None:
+    """Help that takes a second is help nobody asks for; about 0.2 s were measured, the bound leaves room for load."""
+    heavy = ("numpy", "torch", "transformers", "pyarrow", "jinja2")
+    code = f"import sys, genrec.cli.app; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "genrec", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 3
+    for verb in ("demo", "recommend", "evaluate", "index", "prompt", "data", "model", "doctor"):
+        assert f" {verb} " in done.stdout
+
+
+def test_every_command_explains_itself() -> None:
+    """`--help` is the manual."""
+    groups = {"index": ["build"], "prompt": ["list", "render"], "data": ["get", "describe"], "model": ["get"]}
+    verbs = [
+        ["demo"],
+        ["recommend"],
+        ["evaluate"],
+        ["doctor"],
+        *([name, verb] for name in groups for verb in groups[name]),
+    ]
+    for verb in verbs:
+        result = run(*verb, "--help")
+        assert result.exit_code == 0
+        assert "--json" in result.out
