@@ -1,9 +1,9 @@
-"""How long a run over very many rows would take, computed from rates that were measured.
+"""Time and cost of very large batch runs, computed from measured rates.
 
     python -m eval.scale --rows 1e8 --hours 12 --core-price 0.05 --gpu-price 4
 
-prints the table of docs/scale.md. Prices are what you say; the rates are those of `RATES`, each with the row of
-`eval/RESULTS.md` that it stands in. Workers share nothing but the folder, so hours fall as they grow in number.
+prints the table of docs/scale.md. Prices are arguments; the rates are those of `RATES`, each with its row in
+`eval/RESULTS.md`. Workers share only the folder, so the time is inversely proportional to their number.
 """
 
 import argparse
@@ -17,13 +17,13 @@ Machine = Literal["CPU core", "H200"]
 
 @dataclass(frozen=True)
 class MeasuredRate:
-    """What one worker does.
+    """The measured rate of one worker.
 
     Attributes:
-        workload: is made for each row.
-        machine: of one worker.
-        rows: a second.
-        row: of eval/RESULTS.md.
+        workload: what is computed for each row.
+        machine: the machine of one worker.
+        rows: rows per second.
+        row: the row in eval/RESULTS.md.
     """
 
     workload: str
@@ -44,12 +44,13 @@ RATES = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run over some rows needs of one way.
+    """The resources that a run needs.
 
     Attributes:
-        machine_hours: of all workers together.
-        workers: so that it is over in the hours that there are.
-        cost: of the machine hours.
+        rate: the measured rate.
+        machine_hours: summed over all workers.
+        workers: number of workers that finish in time.
+        cost: price of the machine hours.
     """
 
     rate: MeasuredRate
@@ -59,20 +60,20 @@ class Estimate:
 
 
 def estimate(rate: MeasuredRate, rows: float, hours: float, price: float) -> Estimate:
-    """What a run over so many rows needs to be over in so many hours, at a price of one machine's hour."""
+    """The resources of a run over `rows` rows within `hours` hours; `price` is that of a machine hour."""
     machine_hours = rows / rate.rows / 3600
     return Estimate(rate, machine_hours, math.ceil(machine_hours / hours), machine_hours * price)
 
 
 def table(rows: float, hours: float, prices: dict[Machine, float]) -> Iterator[str]:
-    """The lines of a table in Markdown."""
-    yield f"| what | of one worker | rows/s | machine hours | workers for {hours:g} h | cost |"
+    """Lines of the Markdown table."""
+    yield f"| workload | worker | rows/s | machine hours | workers for {hours:g} h | cost |"
     yield "|---|---|---|---|---|---|"
     for rate in RATES:
         own = estimate(rate, rows, hours, prices[rate.machine])
         yield (
-            f"| {rate.workload} | {rate.machine} | {rate.rows:g} ({rate.row}) | {own.machine_hours:,.0f} | {own.workers:,} "
-            f"| {own.cost:,.0f} |"
+            f"| {rate.workload} | {rate.machine} | {rate.rows:g} ({rate.row}) | {own.machine_hours:,.0f} "
+            f"| {own.workers:,} | {own.cost:,.0f} |"
         )
 
 
@@ -80,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m eval.scale", description=__doc__)
     parser.add_argument("--rows", type=float, default=1e8, metavar="N")
-    parser.add_argument("--hours", type=float, default=12.0, metavar="H", help="in which it has to be over")
-    parser.add_argument("--core-price", type=float, default=0.05, metavar="P", help="of a CPU core for an hour")
-    parser.add_argument("--gpu-price", type=float, default=4.0, metavar="P", help="of a GPU for an hour")
+    parser.add_argument("--hours", type=float, default=12.0, metavar="H", help="time limit of the run in hours")
+    parser.add_argument("--core-price", type=float, default=0.05, metavar="P", help="price of a CPU core for an hour")
+    parser.add_argument("--gpu-price", type=float, default=4.0, metavar="P", help="price of a GPU for an hour")
     own = parser.parse_args(arguments)
     for name in ("rows", "hours", "core_price", "gpu_price"):
         if not 0 < getattr(own, name) < math.inf:

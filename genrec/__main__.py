@@ -1,4 +1,4 @@
-"""`genrec` and `python -m genrec`."""
+"""The entry point of `genrec` and `python -m genrec`."""
 
 
 def main() -> None:
@@ -7,7 +7,7 @@ def main() -> None:
         from genrec.cli.app import app
 
         app()
-    except KeyboardInterrupt:  # before the first command has begun
+    except KeyboardInterrupt:  # before a command starts
         raise SystemExit(130) from None
 
 

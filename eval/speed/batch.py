@@ -19,7 +19,8 @@ from eval.speed.measurement import ROOT, interleave
 from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec import History, Interactions, Recommender, open_dataset, open_recommender, read_template
 from genrec.backends.base import GenerationRequest
-from genrec.batch.generate import GenerateTask, SamplingParams, TemplatePromptBuilder
+from genrec.batch.generate import GenerateTask
+from genrec.batch.prompts import SamplingParams, TemplatePromptBuilder
 from genrec.batch.recommend import RecommendTask
 from genrec.batch.run import start_run
 from genrec.cache import default_cache

@@ -1,1 +1,1 @@
-"""Batch runs that resume: every row is processed exactly once."""
+"""Batch runs that can be interrupted and resumed: every row is processed exactly once."""

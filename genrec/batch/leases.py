@@ -1,11 +1,12 @@
-"""Who works on what, where several work on one folder and any of them may vanish.
+"""Leases on parts, for workers that share a folder and may be killed at any time.
 
-A lease is a file that only one can make; its time says that whoever made it is alive. One that was not renewed for a
-while, or whose process on this machine is gone, is taken over by one of those who notice. All that is asked of the
-folder is that a file can be made by one only and renamed at once, as on every local disk and on NFS from version 3 on;
-times are compared with those that the same folder gives, so clocks may differ. In rare cases two may have one lease for
-a while (one of them slept, or looked while a third took it over): what leases are for here is that nothing is done
-twice for nothing, and what is done twice has to come out alike.
+A lease is a file that is created exclusively; its modification time shows that its owner is alive. A lease expires if
+it is not renewed in time, or if its process on this machine has ended; then another worker takes it over. The folder
+must support exclusive creation and atomic renaming, as local disks and NFS from version 3 on do. Ages are computed from
+times that the same file system sets, so the clocks of machines may differ.
+
+Leases avoid duplicate work; they do not guarantee mutual exclusion. Two workers may hold the same lease for a while, if
+one of them was suspended. The work must therefore be idempotent.
 """
 
 import os
@@ -14,17 +15,17 @@ import socket
 import threading
 from pathlib import Path
 
-RENEW_INTERVAL = 4.0  # seconds between two signs of life
-LEASE_TIMEOUT = 20.0  # seconds without one
+RENEW_INTERVAL = 4.0  # seconds
+LEASE_TIMEOUT = 20.0  # seconds without a renewal after which a lease expires
 
 
 class Leases:
     """The leases of one worker.
 
     Args:
-        folder: where all workers' leases lie; it exists.
-        timeout: seconds without a sign of life after which a lease is anybody's.
-        renew_interval: seconds between two signs.
+        folder: an existing folder for the leases of all workers.
+        timeout: seconds without a renewal after which a lease expires.
+        renew_interval: seconds between renewals.
     """
 
     def __init__(self, folder: Path, *, timeout: float = LEASE_TIMEOUT, renew_interval: float = RENEW_INTERVAL) -> None:
@@ -37,14 +38,14 @@ class Leases:
         self._heartbeat.start()
 
     def acquire(self, name: str) -> bool:
-        """Take a lease; False where somebody alive has it."""
+        """Acquire a lease; returns False if a live worker holds it."""
         path = self._folder / name
         if not self._create(path):
             if not self._is_expired(path):
                 return False
             aside = self._folder / f".expired-{name}-{secrets.token_hex(4)}"
             try:
-                os.rename(path, aside)  # one of those who notice succeeds
+                os.rename(path, aside)  # succeeds for one worker only
             except OSError:
                 return False
             aside.unlink(missing_ok=True)
@@ -55,18 +56,18 @@ class Leases:
         return True
 
     def holds(self, name: str) -> bool:
-        """Whether a lease is still this worker's, and was not taken over."""
+        """Whether this worker still holds a lease, which others may have taken over."""
         return _owner(self._folder / name) == self._owner_id
 
     def release(self, name: str) -> None:
-        """What was to be done is done, or is left to others."""
+        """Release a lease, unless another worker has taken it over."""
         with self._lock:
             self._held.discard(name)
         if self.holds(name):
             (self._folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give back all."""
+        """Release all leases and stop renewing."""
         self._stopped.set()
         self._heartbeat.join()
         for name in list(self._held):
@@ -86,7 +87,7 @@ class Leases:
         try:
             age = self._clock_file.stat().st_mtime - path.stat().st_mtime
         except FileNotFoundError:
-            return False  # given back this moment; it is free the next time it is asked for
+            return False  # released just now; the next attempt will acquire it
         host, _, rest = _owner(path).partition(" ")
         process = rest.partition(" ")[0]
         return age > self._timeout or (host == _host_id() and process.isdecimal() and not _is_alive(int(process)))
@@ -98,11 +99,11 @@ class Leases:
                     try:
                         os.utime(self._folder / name)
                     except OSError:
-                        continue  # somebody took it over: what both write is the same
+                        continue  # another worker took it over; the work is idempotent
 
 
 def _owner(path: Path) -> str:
-    """Who made a lease; "" where nobody has it, or it is being made."""
+    """The owner of a lease; "" if there is none, or its file is still empty."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -110,7 +111,7 @@ def _owner(path: Path) -> str:
 
 
 def _host_id() -> str:
-    """What has numbers of processes of its own: this machine, or a container on it."""
+    """Identifies a process namespace: this machine, or a container on it."""
     try:
         return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -123,5 +124,5 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # the process of another user
     return True

@@ -1,7 +1,7 @@
-"""A request in the format of OpenAI's chat completions, as far as a local model can do what it asks.
+"""Chat completion requests in OpenAI's batch format, limited to what a local model supports.
 
-Source: OpenAI's API reference, "Create chat completion" and "Batch". What is not supported is refused, so that nobody
-waits for what never comes; what changes nothing is taken.
+Source: OpenAI's API reference, "Create chat completion" and "Batch". Unsupported parameters are rejected; values that
+have no effect are accepted.
 """
 
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from genrec.batch.input import is_encodable
+from genrec.batch.row import is_encodable
 from genrec.errors import InputError
 from genrec.prompting.template import Prompt
 from genrec.types import Message, Role, Span
 
 
 def _check_text(text: str) -> str:
-    """A text that can be written: a lone surrogate, which JSON can spell, cannot."""
+    """Reject lone surrogates, which JSON can spell and UTF-8 cannot."""
     if not is_encodable(text):
         raise ValueError("Input should hold no lone surrogate")
     return text
@@ -36,14 +36,14 @@ class _ContentPart(_Strict):
 
 
 class ChatMessage(_Strict):
-    """One turn."""
+    """One message of a conversation."""
 
     role: Role
     content: _Text | list[_ContentPart]
 
     @property
     def text(self) -> str:
-        """All that is said."""
+        """The text of all content parts."""
         return self.content if isinstance(self.content, str) else "\n".join(piece.text for piece in self.content)
 
 
@@ -68,11 +68,11 @@ class ChatRequest(_Strict):
     """The body of a request.
 
     Attributes:
-        messages: what was said so far, untrusted text.
-        model: what the caller calls the model.
-        max_tokens, max_completion_tokens: how long the answer may be; the second name is the newer one.
-        temperature, seed: how it is drawn.
-        response_format: what it is held to.
+        messages: the conversation so far; untrusted text.
+        model: the caller's name of the model.
+        max_tokens, max_completion_tokens: maximum length of the answer; the second name is the newer one.
+        temperature, seed: sampling parameters.
+        response_format: the format that the answer must have.
     """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -84,7 +84,7 @@ class ChatRequest(_Strict):
     response_format: (
         Annotated[_TextFormat | _JsonObjectFormat | _JsonSchemaFormat, Field(discriminator="type")] | None
     ) = None
-    # What may be said of these, since it changes nothing.
+    # Accepted only with values that have no effect.
     n: Literal[1] | None = None
     stream: Literal[False] | None = None
     top_p: Annotated[float, Field(ge=1, le=1)] | None = None
@@ -100,12 +100,12 @@ class ChatRequest(_Strict):
 
     @property
     def token_limit(self) -> int | None:
-        """How many tokens the answer may have."""
+        """Maximum number of tokens in the answer; None if the request does not say."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def answer_schema(self) -> Mapping[str, Any] | None:
-        """The JSON Schema of the answer."""
+        """The JSON Schema of the answer; None for free text."""
         match self.response_format:
             case _JsonSchemaFormat(json_schema=named):
                 return named.schema_
@@ -115,7 +115,7 @@ class ChatRequest(_Strict):
 
 
 class BatchLine(_Strict):
-    """A line of a batch: a request and what the caller calls it."""
+    """A line of a batch file: a request and the caller's id of it."""
 
     custom_id: Annotated[_Text, Field(min_length=1)]
     method: Literal["POST"] = "POST"
@@ -124,10 +124,10 @@ class BatchLine(_Strict):
 
 
 def parse_batch_line(value: Mapping[str, Any]) -> BatchLine:
-    """A line of a batch.
+    """Validate a line of a batch file.
 
     Raises:
-        InputError: it is none, or asks for what is not supported (the first such thing is named).
+        InputError: a field is missing, wrong or unsupported (the first such field is named).
     """
     try:
         return BatchLine.model_validate(value)

@@ -1,13 +1,12 @@
-"""Rows of a batch run as people, and their lists as lines of a part."""
+"""The batch task that recommends: users from rows, and recommendation lists as output lines."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from genrec.batch.input import InputRow
-from genrec.batch.row import failure_code, first_valid_row, id_type_of, parse_id, parse_user, row_key
-from genrec.batch.run import ENGINE_ERROR, BatchResult, RowFailure
+from genrec.batch.result import ENGINE_ERROR, BatchResult, RowFailure
+from genrec.batch.row import InputRow, failure_code, first_valid_row, id_type_of, parse_id, parse_user, row_key
 from genrec.errors import InputError
 from genrec.recommender import Recommender, RecommendOptions, UserLike
 from genrec.types import RecommendationList
@@ -16,19 +15,19 @@ _COLUMNS = ("user_id", "item_id", "rank", "score", "source")
 
 
 class RecommendTask:
-    """Answers rows with lists.
+    """Answers rows with recommendation lists.
 
     Args:
-        recommender: who answers. Its first step has to: a row for which that fails is a failed row, and is not handed
-            down; one that the step has nothing to go on for is.
+        recommender: serves the lists. If its first stage fails on a row, the row fails; rows that the first stage
+            cannot rank go to the next stage.
         k: list length.
         options: of `Recommender.recommend`, without a deadline.
 
     Attributes:
-        key_columns: columns that a list's lines take over from their row.
+        key_columns: columns that are copied from a row to the lines of its list.
 
     Raises:
-        InputError: k or an option cannot be used.
+        InputError: k or an option is invalid.
     """
 
     key_columns = ("user_id",)
@@ -38,10 +37,10 @@ class RecommendTask:
         self._recommender, self._k, self._options = recommender, k, options
 
     def schema(self, rows: Iterator[InputRow]) -> pa.Schema:
-        """Ids as the caller has them: of users as in the first row that can be read, of items as in the catalog.
+        """The output schema. User ids have the type of the first readable row, item ids that of the catalog.
 
         Raises:
-            InputError: no row can be read; it says why the first one cannot.
+            InputError: no row can be read; the message gives the reason for the first one.
         """
         row, _ = first_valid_row(rows, _parse_list_user)
         users = id_type_of(row, "user_id")
@@ -51,28 +50,28 @@ class RecommendTask:
         return pa.schema({**types, **reason, "row": pa.int64()})
 
     def __call__(self, rows: Sequence[InputRow], schema: pa.Schema) -> BatchResult:
-        """The lists of all rows that can be answered."""
+        """Recommend to the user of each row; rows that cannot be answered become failures."""
         kind = schema.field("user_id").type
         failures: dict[int, RowFailure] = {}
-        people: dict[int, UserLike] = {}
+        users: dict[int, UserLike] = {}
 
         def fail(place: int, code: str, message: object) -> None:
-            people.pop(place, None)
+            users.pop(place, None)
             failures[place] = RowFailure(place, row_key(rows[place], self.key_columns), code, str(message))
 
         for place, row in enumerate(rows):
             try:
                 parse_id(row, "user_id", kind)
-                people[place] = _parse_list_user(row)
+                users[place] = _parse_list_user(row)
             except InputError as error:
                 fail(place, "unreadable", error)
         unknown = self._options.get("on_unknown", "raise")
-        problems = self._recommender.validation_errors(list(people.values()), on_unknown=unknown)
-        for place, problem in zip(list(people), problems, strict=True):
+        problems = self._recommender.validation_errors(list(users.values()), on_unknown=unknown)
+        for place, problem in zip(list(users), problems, strict=True):
             if problem is not None:
                 fail(place, failure_code(problem), problem)
         lists: dict[int, RecommendationList] = {}
-        for place, answer in zip(list(people), self._recommend(list(people.values())), strict=True):
+        for place, answer in zip(list(users), self._recommend(list(users.values())), strict=True):
             if isinstance(answer, InputError):
                 fail(place, failure_code(answer), answer)
             elif (first := self._recommender.stages[0].source) in answer.failed_stages:
@@ -90,7 +89,7 @@ class RecommendTask:
         )
 
     def _recommend(self, users: Sequence[UserLike]) -> Sequence[RecommendationList | InputError]:
-        """Everybody's list; where one cannot be asked, such as by a template that fails on an item, each alone."""
+        """A list for each user; if the whole batch is refused, each user is tried alone."""
         if not users:
             return []
         try:
@@ -99,7 +98,7 @@ class RecommendTask:
         except InputError as error:
             if len(users) == 1:
                 return [error]
-            return [answer for person in users for answer in self._recommend([person])]
+            return [answer for user in users for answer in self._recommend([user])]
 
 
 def _table(lists: Mapping[int, RecommendationList], schema: pa.Schema) -> pa.Table:
@@ -112,16 +111,15 @@ def _table(lists: Mapping[int, RecommendationList], schema: pa.Schema) -> pa.Tab
 
 
 def _parse_list_user(row: InputRow) -> UserLike:
-    """Who a row is.
+    """The user of a row.
 
     Raises:
-        InputError: it says nobody, or something else than a row of people does.
+        InputError: the row names no user, or is not meant for recommendations.
     """
     if "item_id" in row.columns:
         raise InputError(
-            "a row with item_id is an event; name events with --interactions, and here the people, with user_id or "
-            "with history"
+            "a row with item_id is an interaction; pass it with --interactions, and give user_id or history here"
         )
     if "body" in row.columns or "messages" in row.columns:
-        raise InputError("a row with messages asks a language model, not for a list; give user_id, history or words")
+        raise InputError("a row with messages is a chat request, not a user; give user_id, history or words")
     return parse_user(row)

@@ -1,26 +1,50 @@
-"""What a row of a batch run says: ids, and who is meant."""
+"""Rows of a batch run: their columns, ids and users."""
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from genrec.batch.input import InputRow, is_encodable
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
-from genrec.recommender import UserLike
 from genrec.types import History
+
+if TYPE_CHECKING:
+    from genrec.recommender import UserLike
 
 _USER_COLUMNS = ("history", "words", "user_id")
 _INT64_LIMIT = 2**63
 _Parsed = TypeVar("_Parsed")
 
 
-def parse_user(row: InputRow) -> UserLike:
-    """Who a row is: a known user, or somebody with a history or words of their own.
+@dataclass(frozen=True)
+class InputRow:
+    """One row.
+
+    Attributes:
+        columns: its values by column; {} if the row cannot be read.
+        error: why it cannot be read, with its line number; "" if it can.
+    """
+
+    columns: dict[str, Any]
+    error: str = ""
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: a lone surrogate, which JSON can spell, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_user(row: InputRow) -> "UserLike":
+    """The user of a row: a known user's id, or a `History` of items or words.
 
     Raises:
-        InputError: it cannot be read, or says neither.
+        InputError: the row cannot be read, or has none of these.
     """
     user = parse_id(row, "user_id")
     words = row.columns.get("words") or ""
@@ -32,8 +56,8 @@ def parse_user(row: InputRow) -> UserLike:
             return user
         if not words and history != []:
             raise InputError(
-                f"there is nothing in {', '.join(_USER_COLUMNS)}; the columns are {', '.join(row.columns) or 'none'}: rename "
-                "or fill them"
+                f"{', '.join(_USER_COLUMNS)} are all empty or missing; the columns are "
+                f"{', '.join(row.columns) or 'none'}: rename one of them, or fill it"
             )
         return History((), words, user)
     if isinstance(history, str):
@@ -44,15 +68,15 @@ def parse_user(row: InputRow) -> UserLike:
 
 
 def parse_id(row: InputRow, column: str, id_type: pa.DataType | None = None) -> str | int | None:
-    """The id in a column; None where there is none.
+    """The id in a column; None if the column is missing or empty.
 
     Args:
         row: the row.
-        column: of the column.
-        id_type: of the ids of all rows, see `id_type_of`; None where they need not be alike.
+        column: name of the column.
+        id_type: type of the ids in all rows, see `id_type_of`; None if they may differ.
 
     Raises:
-        InputError: the row cannot be read, or holds something else there.
+        InputError: the row cannot be read, or the value is not an id of that type.
     """
     if row.error:
         raise InputError(row.error)
@@ -60,56 +84,56 @@ def parse_id(row: InputRow, column: str, id_type: pa.DataType | None = None) -> 
     if found is None or found == "":
         return None
     if not _is_valid_id(found):
-        raise InputError(f"{column} is {found!r:.80}; ids are text or whole numbers of 64 bits, cast the column")
+        raise InputError(f"{column} is {found!r:.80}; use text or 64-bit integers as ids")
     if id_type == pa.int64() and not isinstance(found, int):
-        raise InputError(f"{column} is {found!r:.80} where the first row's is a number; write all alike")
+        raise InputError(f"{column} is {found!r:.80}, but the first row has an integer; use one type in all rows")
     return found if id_type != pa.string() else str(found)
 
 
 def id_type_of(row: InputRow, column: str) -> pa.DataType:
-    """Of the ids in a column, as one row has them: int64 or string."""
+    """The type of the id in a column: int64 or string."""
     return pa.int64() if isinstance(parse_id(row, column), int) else pa.string()
 
 
 def first_valid_row(rows: Iterable[InputRow], parse: Callable[[InputRow], _Parsed]) -> tuple[InputRow, _Parsed]:
-    """The first row that can be read, and what was read of it.
+    """The first row that `parse` accepts, and the parsed value.
 
     Raises:
-        InputError: there is none; it says why the first row cannot be read.
+        InputError: `parse` accepts no row; the message gives the reason for the first row.
     """
-    refused: InputError | None = None
+    first_error: InputError | None = None
     for row in rows:
         try:
             return row, parse(row)
         except InputError as error:
-            refused = refused or error
-    raise InputError(f"no row can be read; of the first: {refused}")
+            first_error = first_error or error
+    raise InputError(f"no row can be read; the first one fails because {first_error}")
 
 
 def row_key(row: InputRow, key_columns: tuple[str, ...]) -> str | int | None:
-    """What the caller calls a row that may be unreadable: the first of some columns that holds an id."""
+    """The caller's id of a row that may be unreadable: the first of some columns that holds an id."""
     return next((row.columns[name] for name in key_columns if _is_valid_id(row.columns.get(name))), None)
 
 
 def failure_code(error: InputError) -> str:
-    """The kind of failure that a row's problem is."""
+    """The failure code for an error in a row."""
     if isinstance(error, UnknownUserError):
         return "unknown_user"
     return "unknown_item" if isinstance(error, UnknownItemError) else "unreadable"
 
 
 def _parse_list(text: str) -> Any:
-    """A list in a table of text: in JSON, or ids with spaces between them."""
+    """A list in a CSV cell: JSON, or ids separated by spaces."""
     if not text.lstrip().startswith("["):
         return text.split()
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"history is {text!r:.80}, which is no JSON list: {error}") from error
+        raise InputError(f"history is {text!r:.80}, which is not a JSON list: {error}") from error
 
 
 def _is_valid_id(value: object) -> bool:
-    """Whether a table can hold it as an id."""
+    """Whether a table can hold a value as an id."""
     if isinstance(value, str):
         return is_encodable(value)
     return isinstance(value, int) and not isinstance(value, bool) and -_INT64_LIMIT <= value < _INT64_LIMIT

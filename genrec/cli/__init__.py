@@ -1,5 +1,5 @@
-"""The command line: one file a command, and the words they share in `option`, `terminal`, `source` and `listing`.
+"""The command line: one module for each command; `options`, `terminal`, `loading` and `tables` are shared.
 
-Only here are the environment, the clock and the terminal touched. Nothing heavy is imported before a command runs,
-so that `genrec --help` answers at once.
+Only this package reads the environment, the clock and the terminal. Heavy modules are imported when a command runs, so
+that `genrec --help` is fast.
 """

@@ -1,4 +1,4 @@
-"""Every verb of the command line, and what becomes of an error."""
+"""The command-line application: its commands, and how errors end it."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ _EXIT_DISK_FULL = 2
 
 
 class _ErrorReportingGroup(TyperGroup):
-    """Ends a run the way its failure asks for: one line and an exit code, never a traceback."""
+    """Turns errors into one line on standard error and an exit code, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -30,7 +30,7 @@ class _ErrorReportingGroup(TyperGroup):
             if error.errno != errno.ENOSPC:
                 raise
             terminal.discard_stdout()
-            terminal.print_error("the disk that the answer is written to is full; free some space and ask again")
+            terminal.print_error("cannot write the output: the disk is full; free some space and try again")
             raise typer.Exit(_EXIT_DISK_FULL) from None
         return result
 
@@ -38,9 +38,9 @@ class _ErrorReportingGroup(TyperGroup):
 app = typer.Typer(
     cls=_ErrorReportingGroup,
     name="genrec",
-    help="Recommend with a language model that can only name things you really have.",
-    epilog="Exit codes: 0 done, 2 wrong input, 3 a batch with failed rows, 4 parts that do not fit each other, 5 the "
-    "model cannot run.",
+    help="Recommend items from your catalog with a language model.",
+    epilog="Exit codes: 0 success, 2 invalid input, 3 batch with failed rows, 4 model, data or options do not match, 5 "
+    "the model cannot run.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
@@ -59,11 +59,11 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which genrec this is.")
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
 ) -> None:
-    # Threads that wait by spinning make a busy machine ten times slower, and an idle one no faster; torch reads this
-    # when it is first loaded.
+    # Threads that spin while they wait make a busy machine ten times slower, and an idle one no faster. torch reads
+    # this variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

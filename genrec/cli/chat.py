@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import loading, options, tables, terminal
+from genrec.cli.settings_options import setting_options
 from genrec.errors import ArtifactError, GenrecError, InputError, check_count
 
 if TYPE_CHECKING:
@@ -22,36 +23,25 @@ if TYPE_CHECKING:
     from genrec.types import RecommendationList
 
 _PROMPT = "you: "
-_HELP = """say what you look for in your words ("more like the second", "no candles", "under 5", "not that series"), or:
-/like N, /dislike N   an item of the last list     /why N      what spoke for it
-/filter CONDITION     such as price < 5            /wishes     what was read so far
-/forget N             take back a wish of these    /undo       as it was before
-/save FILE            the conversation as JSON     /quit"""
+_HELP = """Write what you are looking for ("more like the second", "no candles", "under 5", "not that series"), or:
+/like N, /dislike N   rate an item of the last list     /why N     explain an item
+/filter CONDITION     such as price < 5                 /undo      undo the last turn
+/preferences          show your preferences             /forget N  remove a preference
+/save FILE            save the conversation as JSON     /quit"""
 
-User = Annotated[str | None, typer.Option("--user", metavar="USER", help="The id of a known person who talks.")]
+User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Id of the user.")]
 
 
+@options.with_options(options.DATA_OPTIONS, setting_options(), options.ADVISOR_OPTIONS)
 def chat(
     user: User = None,
     history: options.History = None,
     k: options.K = 5,
-    data: options.Data = None,
-    items: options.Items = None,
-    interactions: options.Interactions = None,
-    columns: options.Columns = None,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    encoder: options.Encoder = None,
-    strategy: options.Strategy = None,
-    fusion_weight: options.FusionWeight = None,
-    candidates: options.Candidates = None,
-    reader: options.Reader = None,
-    replies: options.Replies = None,
-    patience: options.Patience = None,
+    **given: Any,
 ) -> None:
-    """Talk about what to recommend; every item that is named is there.
+    """Ask for recommendations in a conversation; every suggestion is a real item in the catalog.
 
-    Reads lines from standard input, so a conversation can be piped in. /help says what can be said.
+    Reads lines from standard input, so a conversation can be piped in. /help lists the commands.
     """
     from genrec.cache import default_cache
     from genrec.chat.conversation import Conversation
@@ -60,46 +50,36 @@ def chat(
     check_count("--k", k)
     if user is not None and history:
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
-    chosen = loading.settings_from_options(
-        {
-            "model": model,
-            "adapter": adapter,
-            "encoder": encoder,
-            "strategy": strategy,
-            "fusion_weight": fusion_weight,
-            "candidates": candidates,
-        }
-    )
-    named = loading.DataSource.from_options(data, items, interactions, columns)
-    opened = loading.load_recommender(named, chosen, default_cache(), need_model=bool(model or adapter))
+    settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
+    need_model = bool(given["model"] or given["adapter"])
+    recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model)
     with loading.translate_option_errors():
-        met = tuple(history or ()) if user is None else _history_of(opened, user)
-        opened.catalog.indices_of(met)
-    advise = advisor_builder(
-        opened, **loading.without_none(parser=reader, reply_mode=replies, ranking_timeout=patience)
-    )
-    session = _ChatSession(advise(opened, k), Conversation(user, met), terminal.stdout_console())
+        item_ids = tuple(history or ()) if user is None else _history_of(recommender, user)
+        recommender.catalog.indices_of(item_ids)
+    build_advisor = advisor_builder(recommender, **loading.advisor_options(given))
+    session = _ChatSession(build_advisor(recommender, k), Conversation(user, item_ids), terminal.stdout_console())
     for line in _read_lines():
         try:
             if session.handle(line):
                 break
         except GenrecError as error:
             terminal.print_error(str(error))
-    loading.save_priors(opened)
+    loading.save_priors(recommender)
 
 
 class _ChatSession:
-    """One conversation, and what each line of it does."""
+    """One conversation, and the commands that change it."""
 
     def __init__(self, advisor: "Advisor", conversation: "Conversation", console: "Console") -> None:
         self._advisor, self.conversation, self._console = advisor, conversation, console
         self._last_list: RecommendationList | None = None
         self._commands: dict[str, Callable[[str], None]] = {
-            "like": lambda said: self._set_feedback(said, liked=True),
-            "dislike": lambda said: self._set_feedback(said, liked=False),
+            "like": lambda argument: self._set_feedback(argument, liked=True),
+            "dislike": lambda argument: self._set_feedback(argument, liked=False),
             "why": self._why,
             "filter": self._filter,
-            "wishes": lambda _: self._show_preferences(self.conversation.preferences),
+            "preferences": lambda _: self._show_preferences(self.conversation.preferences),
+            "wishes": lambda _: self._show_preferences(self.conversation.preferences),  # the former name
             "forget": self._forget,
             "undo": lambda _: self._undo(),
             "save": self._save,
@@ -107,10 +87,10 @@ class _ChatSession:
         }
 
     def handle(self, line: str) -> bool:
-        """Answer a line; True where it ends the conversation.
+        """Process a line of input; returns True if it ends the conversation.
 
         Raises:
-            GenrecError: it cannot be answered.
+            GenrecError: the line cannot be processed.
         """
         line = line.strip()
         if not line:
@@ -123,7 +103,7 @@ class _ChatSession:
         if name in ("quit", "exit"):
             return True
         if name not in self._commands:
-            raise InputError(f"there is no /{name:.40}; /help says what there is")
+            raise InputError(f"Unknown command /{name:.40}; try /help")
         self._commands[name](rest.strip())
         return False
 
@@ -132,7 +112,7 @@ class _ChatSession:
         self._console.print()
 
     def _show_event(self, event: "TurnEvent") -> None:
-        """A part of a turn as it is there; a reply that only says the list again is left out."""
+        """Print an event of a turn as it arrives; a reply that only repeats the list is not printed."""
         from rich.text import Text
 
         from genrec.chat.item_links import split_item_links
@@ -142,17 +122,17 @@ class _ChatSession:
         if isinstance(event, Preferences):
             self._show_preferences(event)
         elif not isinstance(event, str):
-            if event != self._last_list:  # else a question was asked about it
+            if event != self._last_list:  # the list stays when the turn asks a question about it
                 tables.print_list(self._console, event, show_reasons=False)
             self._last_list = event
         elif self._last_list is None or event != format_list(self._last_list):
             for piece in split_item_links(event):
-                said = piece if isinstance(piece, str) else piece.title
-                self._console.print(Text(terminal.sanitize(said, keep="\n")), end="")
+                text = piece if isinstance(piece, str) else piece.title
+                self._console.print(Text(terminal.sanitize(text, keep="\n")), end="")
 
     def _set_feedback(self, argument: str, *, liked: bool) -> None:
-        item, wishes = self._item_id(argument), self.conversation.preferences
-        changed = wishes.with_liked(item) if liked else wishes.with_disliked(item)
+        item_id, preferences = self._item_id(argument), self.conversation.preferences
+        changed = preferences.with_liked(item_id) if liked else preferences.with_disliked(item_id)
         self._update_preferences(changed)
 
     def _why(self, argument: str) -> None:
@@ -165,14 +145,13 @@ class _ChatSession:
     def _filter(self, argument: str) -> None:
         from genrec.chat.preferences import PreferenceFilter
 
-        self._advisor.catalog.where(argument)  # before anything is shown under it
+        self._advisor.catalog.where(argument)  # raises before anything changes if the filter is wrong
         self._update_preferences(self.conversation.preferences.with_filter(PreferenceFilter(argument, argument)))
 
     def _forget(self, argument: str) -> None:
-        chips = self.conversation.preferences.labels
-        self._update_preferences(
-            self.conversation.preferences.without(chips[_parse_position(argument, len(chips), "/wishes shows them")])
-        )
+        preferences = self.conversation.preferences
+        position = _parse_position(argument, len(preferences.labels), "/preferences lists them")
+        self._update_preferences(preferences.without(preferences.labels[position]))
 
     def _undo(self) -> None:
         self.conversation = self.conversation.undo()
@@ -182,7 +161,7 @@ class _ChatSession:
 
     def _save(self, argument: str) -> None:
         if not argument:
-            raise InputError("/save needs a file; write /save talk.json")
+            raise InputError("/save needs a file; try /save chat.json")
         try:
             text = json.dumps(_saved_conversation(self.conversation), indent=2, ensure_ascii=False)
             Path(argument).write_text(f"{text}\n", encoding="utf-8")
@@ -193,23 +172,23 @@ class _ChatSession:
     def _show_preferences(self, preferences: "Preferences") -> None:
         from rich.text import Text
 
-        chips = [
-            f"{place}. {label[0]} {terminal.sanitize_line(self._advisor.label_text(preferences, label))}"
-            for place, label in enumerate(preferences.labels, start=1)
+        labels = [
+            f"{number}. {kind} {terminal.sanitize_line(self._advisor.label_text(preferences, (kind, value)))}"
+            for number, (kind, value) in enumerate(preferences.labels, start=1)
         ]
-        self._console.print(Text("wishes: " + ("; ".join(chips) or "none yet"), style="dim"))
+        self._console.print(Text("Your preferences: " + ("; ".join(labels) or "none yet"), style="dim"))
 
     def _item_id(self, argument: str) -> Any:
         shown = self.conversation.shown
-        return shown[_parse_position(argument, len(shown), "that is how many were recommended last")].item_id
+        return shown[_parse_position(argument, len(shown), "the last list has that many items")].item_id
 
 
 def _parse_position(text: str, count: int, hint: str) -> int:
-    """A number from 1 as a place from 0."""
+    """Parse a number from 1 to `count` as an index from 0."""
     if not text:
-        raise InputError(f"say which one, by a number from 1 to {count}; {hint}" if count else "nothing is there yet")
+        raise InputError(f"Give a number from 1 to {count}; {hint}" if count else "There is nothing to choose from yet")
     if not text.isdecimal() or not 1 <= int(text) <= count:
-        raise InputError(f"{text!r:.40} is no number from 1 to {count}; {hint}")
+        raise InputError(f"{text!r:.40} is not a number from 1 to {count}; {hint}")
     return int(text) - 1
 
 
@@ -220,13 +199,13 @@ def _history_of(recommender: "Recommender", user: str) -> tuple[Any, ...]:
 
 
 def _read_lines() -> Iterator[str]:
-    """What is said, line by line; with the terminal's own history and editing where there is one."""
+    """Lines of standard input; on a terminal, with line editing and history."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
     with suppress(ImportError):
         import readline  # noqa: F401  (importing it is what gives `input` its history)
-    terminal.print_notice("say what you look for; /help says what else there is")
+    terminal.print_notice("What are you looking for? Type /help for commands.")
     while True:
         try:
             yield input(_PROMPT)
@@ -235,7 +214,7 @@ def _read_lines() -> Iterator[str]:
 
 
 def _saved_conversation(conversation: "Conversation") -> dict[str, Any]:
-    """The JSON of a saved conversation, under the keys that saved files have had from the start."""
+    """The JSON object of a saved conversation; its keys are a file format and do not change."""
     return {
         "user_id": conversation.user_id,
         "history": conversation.history,

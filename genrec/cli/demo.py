@@ -1,4 +1,4 @@
-"""`genrec demo`: five people, and what a real language model recommends to each of them out of a real shop."""
+"""`genrec demo`: recommendations of a language model for five example users of a real shop."""
 
 import json
 import shlex
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from genrec.types import History, RecommendationList
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
-_SHOWN_HISTORY_ITEMS = 6  # history items that are shown
+_SHOWN_HISTORY_ITEMS = 6  # newest items shown of a history
 MEASUREMENTS_FILE, METRIC = "measured.json", "ndcg@10"
 
 
 @dataclass(frozen=True)
 class ExampleUser:
-    """One of the five.
+    """A user of the demo.
 
     Attributes:
-        description: who it is.
-        user_id: a customer of the embedded shop; None for somebody new.
-        words: what they say they look for.
+        description: of the user.
+        user_id: a customer of the embedded shop; None for a new user.
+        words: what the user is looking for.
         recommend_options: arguments of `Recommender.recommend`.
-        attribute: a column of the catalog to show.
-        tuned: whether to show what the model alone makes of it, untrained and tuned.
+        attribute: a column of the catalog to show; None for none.
+        tuned: whether to show the lists of the model alone, untrained and tuned.
     """
 
     description: str
@@ -46,11 +46,30 @@ class ExampleUser:
     tuned: bool = False
 
 
+@dataclass(frozen=True)
+class _UserLists:
+    """A user of the demo and their lists.
+
+    Attributes:
+        user: the user.
+        history: of the user.
+        recommendations: the list of the full recommender.
+        model_only: lists of the model alone, by name.
+    """
+
+    user: ExampleUser
+    history: "History"
+    recommendations: "RecommendationList"
+    model_only: Mapping[str, "RecommendationList"]
+
+
 EXAMPLE_USERS = (
     ExampleUser("a customer with a long history", "12476", tuned=True),
     ExampleUser("a customer with a short history", "15049", tuned=True),
-    ExampleUser("somebody new, of whom nothing is known"),
-    ExampleUser("somebody new, who says what they look for", words="a birthday present for a girl who loves fairies"),
+    ExampleUser("a new user, about whom nothing is known"),
+    ExampleUser(
+        "a new user, who says what they are looking for", words="a birthday present for a girl who loves fairies"
+    ),
     ExampleUser(
         "a customer with a filter: under 5.00, nothing already bought",
         "12762",
@@ -67,13 +86,13 @@ NEXT_COMMANDS = (
 
 
 def demo(k: options.K = 5, offline: options.Offline = False, as_json: options.Json = False) -> None:
-    """Show what a language model recommends to five people out of a shop's 3,659 products."""
+    """Show recommendations of a language model for five users of a shop with 3,659 products."""
     from genrec.cache import default_cache
 
     start = time.perf_counter()
-    cache, chosen = default_cache(), loading.settings_from_options({})
-    _fetch_models([str(chosen.model), str(chosen.encoder)], cache, offline)
-    opened = loading.load_recommender(loading.DataSource(), chosen, cache, need_model=True)
+    cache, settings = default_cache(), loading.settings_from_options({})
+    _fetch_models([str(settings.model), str(settings.encoder)], cache, offline)
+    opened = loading.load_recommender(loading.DataSource(), settings, cache, need_model=True)
     tuned = loading.load_recommender(
         loading.DataSource(),
         loading.settings_from_options({"adapter": loading.DEFAULT_DATASET}),
@@ -83,23 +102,27 @@ def demo(k: options.K = 5, offline: options.Offline = False, as_json: options.Js
     alone = {"untrained": _model_only(opened), "tuned": _model_only(tuned)}
     console = terminal.stdout_console()
     if not as_json:
-        _print_introduction(console, opened, str(chosen.model))
+        _print_introduction(console, opened, str(settings.model))
     shown = []
-    for place, guest in enumerate(EXAMPLE_USERS, 1):
+    for number, user in enumerate(EXAMPLE_USERS, 1):
         with terminal.progress() as progress:
-            progress("recommending", place - 1, len(EXAMPLE_USERS))
-            history = _history_of(opened, guest)
-            answer = opened.recommend(history, k, explain=True, **guest.recommend_options)
-            after = {
-                name: own.recommend(history, k, **guest.recommend_options) for name, own in alone.items() if guest.tuned
-            }
+            progress("Recommending", number - 1, len(EXAMPLE_USERS))
+            history = _history_of(opened, user)
+            lists = _UserLists(
+                user,
+                history,
+                opened.recommend(history, k, explain=True, **user.recommend_options),
+                {
+                    name: own.recommend(history, k, **user.recommend_options)
+                    for name, own in alone.items()
+                    if user.tuned
+                },
+            )
             loading.save_priors(opened)
         if as_json:
-            shown.append(_user_json(opened, guest, history, answer, after))
+            shown.append(_user_json(opened, lists))
         else:
-            _print_user(
-                console, opened, f"{place} of {len(EXAMPLE_USERS)}: {guest.description}", guest, history, answer, after
-            )
+            _print_user(console, opened, f"{number} of {len(EXAMPLE_USERS)}: {user.description}", lists)
             terminal.flush()
     if as_json:
         terminal.write_json(shown)
@@ -109,7 +132,7 @@ def demo(k: options.K = 5, offline: options.Offline = False, as_json: options.Js
 
 
 def _fetch_models(models: list[str], cache: Path, offline: bool) -> None:
-    """See that the models are on this machine."""
+    """Download missing models; offline, raise an error if one is missing."""
     from genrec.datasets.models import find_model
 
     if not offline:
@@ -127,59 +150,47 @@ def _history_of(recommender: "Recommender", user: ExampleUser) -> "History":
     return recommender.interactions.history_of(user.user_id)
 
 
-def _user_json(
-    recommender: "Recommender",
-    user: ExampleUser,
-    history: "History",
-    recommendations: "RecommendationList",
-    model_only_lists: Mapping[str, "RecommendationList"],
-) -> dict[str, Any]:
-    person = {
+def _user_json(recommender: "Recommender", lists: _UserLists) -> dict[str, Any]:
+    user = lists.user
+    fields = {
         "person": user.description,
         "user_id": user.user_id,
         "words": user.words,
         "limits": dict(user.recommend_options),
         "history": [
             {"item_id": item_id, "title": recommender.catalog[recommender.catalog.index_of(item_id)].title}
-            for item_id in history.item_ids
+            for item_id in lists.history.item_ids
         ],
     }
-    lists = {f"alone, {name}": [asdict(item) for item in own.items] for name, own in model_only_lists.items()}
-    return {**tables.as_json(person, recommendations), **lists}
+    model_only = {f"alone, {name}": [asdict(item) for item in own.items] for name, own in lists.model_only.items()}
+    return {**tables.as_json(fields, lists.recommendations), **model_only}
 
 
 def _print_introduction(console: "Console", recommender: "Recommender", model: str) -> None:
     events = "" if recommender.interactions is None else f" and {len(recommender.interactions):,} purchases"
     console.print(
-        f"{model} recommends out of {len(recommender.catalog):,} products{events} of a British gift shop (UCI Online "
-        "Retail, CC BY 4.0). It can name nothing else: every token is held to the catalog.\n"
+        f"{model} recommends from the {len(recommender.catalog):,} products{events} of a British gift shop (UCI Online "
+        "Retail, CC BY 4.0). Constrained decoding limits every token to titles of the catalog.\n"
     )
 
 
-def _print_user(
-    console: "Console",
-    recommender: "Recommender",
-    title: str,
-    user: ExampleUser,
-    history: "History",
-    recommendations: "RecommendationList",
-    model_only_lists: Mapping[str, "RecommendationList"],
-) -> None:
+def _print_user(console: "Console", recommender: "Recommender", title: str, lists: _UserLists) -> None:
     from rich.box import ROUNDED
     from rich.console import Group
     from rich.padding import Padding
     from rich.panel import Panel
     from rich.text import Text
 
+    user, recommendations = lists.user, lists.recommendations
     extra = {user.attribute: _attribute_column(recommender, user.attribute, recommendations)} if user.attribute else {}
-    inside = console.width - 4
+    width = console.width - 4  # without the border
     body = Group(
-        _describe_user(recommender, user, history),
+        _describe_user(recommender, user, lists.history),
         "",
-        tables.as_table(recommendations, width=inside, show_reasons=False, extra_columns=extra),
+        tables.as_table(recommendations, width=width, show_reasons=False, extra_columns=extra),
         "",
         tables.as_footer(recommendations),
-        *(["", _model_only_text(model_only_lists)] if model_only_lists else []),
+        *(["", _model_only_text(lists.model_only)] if lists.model_only else []),
     )
     if console.is_terminal:
         console.print(Panel(body, title=Text(title, style="bold"), title_align="left", box=ROUNDED, padding=(0, 1)))
@@ -190,28 +201,28 @@ def _print_user(
 
 
 def _model_only(recommender: "Recommender") -> "Recommender":
-    """The same by the model's own order of its candidates, without the evidence of what people did."""
+    """A recommender that ranks the candidates by the model alone, without the retriever's scores."""
     from genrec.recommender import Recommender
 
     (model,) = loading.generative_rankers(recommender)
-    ladder = [model.with_settings(fusion_weight=0.0), recommender.stages[-1]]
-    return Recommender(recommender.catalog, ladder, interactions=recommender.interactions)
+    stages = [model.with_settings(fusion_weight=0.0), recommender.stages[-1]]
+    return Recommender(recommender.catalog, stages, interactions=recommender.interactions)
 
 
 def _model_only_text(model_only_lists: Mapping[str, "RecommendationList"]) -> Any:
-    """The model's own lists in a line each."""
+    """The lists of the model alone, one line each."""
     from rich.text import Text
 
     text = Text()
-    for name, answer in model_only_lists.items():
+    for name, found in model_only_lists.items():
         text.append(f"the model alone, {name}: ", style="cyan")
-        text.append("; ".join(sanitize_line(item.title) for item in answer.items) + "\n")
+        text.append("; ".join(sanitize_line(item.title) for item in found.items) + "\n")
     text.right_crop(1)
     return text
 
 
 def _print_gain(console: "Console") -> None:
-    """What tuning was measured to add: read from what `eval.rank` wrote beside the adapter."""
+    """Print the measured gain of tuning, which `eval.rank` wrote beside the adapter."""
     from genrec.datasets.registry import find_adapter
 
     measured = json.loads((find_adapter(loading.DEFAULT_DATASET) / MEASUREMENTS_FILE).read_text(encoding="utf-8"))
@@ -219,20 +230,20 @@ def _print_gain(console: "Console") -> None:
     before, now = rows["untrained", METRIC], rows["tuned", METRIC]
     gain = rows["tuned", f"{METRIC} over untrained"]
     console.print(
-        f"Alone, the model ranks 50 candidates for the next baskets of {now['users']:,} customers with NDCG@10 "
+        f"Ranking 50 candidates for the next baskets of {now['users']:,} customers, the model alone reaches NDCG@10 "
         f"{before['value']:.2f} untrained and {now['value']:.2f} tuned on this shop's orders: {gain['value']:+.2f} "
         f"[{gain['low']:+.2f}, {gain['high']:+.2f}] (python -m eval.rank retail_tuned in a checkout).\n"
     )
 
 
 def _describe_user(recommender: "Recommender", user: ExampleUser, history: "History") -> Any:
-    """What is known of the guest: the newest items, or what they say."""
+    """The newest items of the user, or their words."""
     from rich.text import Text
 
     if user.words:
-        return Text(f"says: “{sanitize_line(user.words)}”", style="cyan")
+        return Text(f"is looking for: “{sanitize_line(user.words)}”", style="cyan")
     if not history.item_ids:
-        return Text("has bought nothing and says nothing", style="cyan")
+        return Text("has no history and gives no words", style="cyan")
     newest = list(dict.fromkeys(reversed(history.item_ids)))
     titles = [
         sanitize_line(recommender.catalog[recommender.catalog.index_of(item_id)].title)
@@ -253,13 +264,13 @@ def _attribute_column(recommender: "Recommender", name: str, recommendations: "R
 
 def _print_next_commands(console: "Console", seconds: float) -> None:
     program = _program_name()
-    console.print(f"Done in {seconds:.0f} s, on this machine alone. Three commands worth trying next:\n")
+    console.print(f"Done in {seconds:.0f} s, on this machine only. Try next:\n")
     for arguments in NEXT_COMMANDS:
         console.print(f"  {program} {shlex.join(arguments)}", soft_wrap=True)
 
 
 def _program_name() -> str:
-    """How this program is called from here."""
+    """The command that runs this program from the current folder."""
     called = Path(sys.argv[0])
     if called.stem == "__main__":
         return f"{_relative_path(Path(sys.executable))} -m genrec"

@@ -1,15 +1,16 @@
-"""`genrec doctor`: whether this machine can do what genrec needs, and what to do where it cannot."""
+"""`genrec doctor`: checks of this machine, each with a remedy if it fails."""
 
 import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import typer
 
 from genrec.cli import loading, options, terminal
+from genrec.cli.settings_options import setting_options
 from genrec.errors import EngineError, GenrecError, ModelMissingError
 
 CheckState = Literal["ok", "slow", "degraded", "broken"]
@@ -22,13 +23,13 @@ _STYLES: dict[CheckState, str] = {"ok": "green", "slow": "yellow", "degraded": "
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at and found.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at.
-        state: `slow` and `degraded` still work; with `broken` the language model cannot answer.
-        found: what is there.
-        remedy: what to do; empty where all is well.
+        name: what was checked.
+        state: `slow` and `degraded` still work; with `broken` the language model cannot run.
+        found: what was found.
+        remedy: what to do; "" if nothing is wrong.
     """
 
     name: str
@@ -37,21 +38,22 @@ class Check:
     remedy: str = ""
 
 
-def doctor(model: options.Model = None, encoder: options.Encoder = None, as_json: options.Json = False) -> None:
-    """Check Python, packages, models and cache, and let the language model rank three items."""
+@options.with_options(setting_options("model", "encoder"))
+def doctor(as_json: options.Json = False, **given: Any) -> None:
+    """Check Python, packages, models and the cache, and rank three items with the language model."""
     from genrec.cache import default_cache
 
-    chosen = loading.settings_from_options({"model": model, "encoder": encoder})
+    settings = loading.settings_from_options(given)
     cache = default_cache()
     with terminal.progress() as progress:
-        progress.start("looking around")
+        progress.start("Checking packages and models")
         checks = [_check_python(), *_check_packages(), _check_cache(cache)]
-        for name, state in ((chosen.model, "broken"), (chosen.encoder, "degraded")):
+        for name, state in ((settings.model, "broken"), (settings.encoder, "degraded")):
             if name is not None:
                 checks.append(_check_model(name, cache, "broken" if state == "broken" else "degraded"))
-        if chosen.model is not None and all(check.state != "broken" for check in checks):
-            progress.start("letting the model rank three items")
-            checks += _check_generation(chosen.model, cache)
+        if settings.model is not None and all(check.state != "broken" for check in checks):
+            progress.start("Ranking three items")
+            checks += _check_generation(settings.model, cache)
     usable = all(check.state != "broken" for check in checks)
     if as_json:
         terminal.write_json({"usable": usable, "checks": [asdict(check) for check in checks]})
@@ -82,8 +84,8 @@ def _check_cache(cache: Path) -> Check:
     from genrec.cache import cache_write_error
 
     if reason := cache_write_error(cache):
-        remedy = "make it writable, or name another folder in the environment variable GENREC_CACHE"
-        return Check("cache", "degraded", f"{cache} cannot be written: {reason}", remedy)
+        remedy = "make it writable, or set the environment variable GENREC_CACHE to another folder"
+        return Check("cache", "degraded", f"{cache} is not writable: {reason}", remedy)
     return Check("cache", "ok", str(cache))
 
 
@@ -96,27 +98,29 @@ def _check_model(name: str | Path, cache: Path, failure_state: CheckState) -> Ch
     try:
         folder = find_model_directory(name, cache)
     except ModelMissingError:
-        return Check(title, failure_state, "not on this machine", remedy)
+        return Check(title, failure_state, "not downloaded", remedy)
     except GenrecError as error:
         return Check(title, failure_state, str(error), remedy)
     if str(name) in MODELS:
-        return Check(title, "ok", "here, every file as it was pinned")
-    return Check(title, "ok", "here") if folder.is_dir() else Check(title, failure_state, f"no folder {folder}", remedy)
+        return Check(title, "ok", "downloaded, every file matches its checksum")
+    return (
+        Check(title, "ok", "found") if folder.is_dir() else Check(title, failure_state, f"no folder {folder}", remedy)
+    )
 
 
 def _check_generation(name: str | Path, cache: Path) -> Iterator[Check]:
-    """Rank three items for real; a model that only loads is no model that answers."""
+    """Rank three items; a model that loads may still fail to run."""
     try:
         dtype, device, ranked = _rank_three(name, cache)
     except (GenrecError, ImportError, OSError) as error:
-        yield Check("generation", "broken", str(error), "fetch the model again, or install " + _PACKAGES + " again")
+        yield Check("generation", "broken", str(error), "download the model again, or reinstall " + _PACKAGES)
         return
     if dtype == "bfloat16":
         yield Check("arithmetic", "ok", f"bfloat16 on {device}")
     else:
-        remedy = "nothing is wrong; a processor with bfloat16 (AVX-512 BF16) or a GPU is about 2.5 times faster"
-        yield Check("arithmetic", "slow", f"{dtype} on {device}, which has no bfloat16", remedy)
-    yield Check("generation", "ok", f"after Tea Cup it ranks {', '.join(ranked)}")
+        remedy = "optional: a processor with bfloat16 (AVX-512 BF16) or a GPU is about 2.5 times faster"
+        yield Check("arithmetic", "slow", f"{dtype} on {device}, which does not support bfloat16", remedy)
+    yield Check("generation", "ok", f"ranking after Tea Cup: {', '.join(ranked)}")
 
 
 def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
@@ -136,7 +140,7 @@ def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
 
     backend, tokenizer = load_backend(name, cache)
     titles = ("Tea Cup", "Tea Pot", "Bicycle Bell", "Garden Spade")
-    catalog = Catalog.from_items([Item(place, title) for place, title in enumerate(titles)])
+    catalog = Catalog.from_items([Item(number, title) for number, title in enumerate(titles)])
     ranker = GenerativeRanker(
         CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer),
         backend,
@@ -148,7 +152,7 @@ def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
     history, allowed = np.array([0]), Subset.from_indices(4, [1, 2, 3])
     ranking = ranker.rank([RankRequest(history, "", allowed)], 3, deadline=Deadline.never())[0]
     if sorted(ranking.item_indices.tolist()) != [1, 2, 3]:
-        raise EngineError(f"{backend.name} ranked items {ranking.item_indices.tolist()} where 1, 2 and 3 were allowed")
+        raise EngineError(f"{backend.name} ranked items {ranking.item_indices.tolist()}, but 1, 2 and 3 were allowed")
     return str(backend.dtype).removeprefix("torch."), str(backend.device), [titles[i] for i in ranking.item_indices]
 
 

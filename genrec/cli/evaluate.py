@@ -1,4 +1,4 @@
-"""`genrec evaluate`: how well each ranker finds what people did next, on your own files."""
+"""`genrec evaluate`: accuracy of each ranker on held-out interactions of your own data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import loading, options, terminal
+from genrec.cli.settings_options import setting_options
 from genrec.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from genrec.recommender import Recommender
     from genrec.types import FloatArray
 
-_BATCH_SIZE = 64  # people asked between two steps of the progress bar
-_SEED = 0  # of who is drawn, and of intervals
+_BATCH_SIZE = 64  # users between two updates of the progress bar
+_SEED = 0  # of the sample of users, and of the intervals
 _BASELINE = "popularity"
 
 Protocol = Annotated[
@@ -26,29 +27,31 @@ Protocol = Annotated[
     typer.Option(
         "--protocol",
         metavar="CHOICE",
-        help="What is held back and has to be found: the last item of every history (leave-one-out), the new items of "
-        "the last basket (next-basket), or all that is new from --at on (by-time).",
+        help="Held-out interactions: the last item of each history (leave-one-out), the new items of the last basket "
+        "(next-basket), or all new items from --at on (by-time).",
     ),
 ]
 At = Annotated[
-    str | None, typer.Option("--at", metavar="DATE", help="Where by-time cuts: a date such as 2011-10-01, or a number.")
+    str | None,
+    typer.Option("--at", metavar="DATE", help="Split time of by-time: a date such as 2011-10-01, or a number."),
 ]
-Users = Annotated[int, typer.Option("--users", metavar="N", help="Ask about so many people, drawn at random.")]
+Users = Annotated[int, typer.Option("--users", metavar="N", help="Number of users, drawn at random.")]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
         metavar="NAME",
-        help="hit@k, mrr@k, ndcg@k, precision@k or recall@k. Repeat it.",
+        help="hit@k, mrr@k, ndcg@k, precision@k or recall@k; can be repeated.",
         show_default="ndcg@k and recall@k",
     ),
 ]
 Rankers = Annotated[
     list[str] | None,
-    typer.Option("--ranker", metavar="NAME", help="Only this step of the ladder, and popularity. Repeat it."),
+    typer.Option("--ranker", metavar="NAME", help="Evaluate only this ranker, and popularity; can be repeated."),
 ]
 
 
+@options.with_options(options.DATA_OPTIONS, setting_options())
 def evaluate(
     protocol: Protocol = "leave-one-out",
     at: At = None,
@@ -56,65 +59,37 @@ def evaluate(
     k: options.K = 10,
     metric: Metrics = None,
     ranker: Rankers = None,
-    data: options.Data = None,
-    items: options.Items = None,
-    interactions: options.Interactions = None,
-    columns: options.Columns = None,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    encoder: options.Encoder = None,
-    template: options.Template = None,
-    strategy: options.Strategy = None,
-    score: options.Score = None,
-    prior: options.Prior = None,
-    fusion_weight: options.FusionWeight = None,
-    candidates: options.Candidates = None,
-    background: options.Background = None,
-    batch_size: options.BatchSize = None,
     as_json: options.Json = False,
+    **given: Any,
 ) -> None:
-    """Hold back what people did last, recommend without it, and count how often it is found.
+    """Evaluate rankers on held-out interactions.
 
-    Each step of the ladder is asked alone; what it cannot rank is filled up by popularity, and that share is said.
-    Items that a person has are not recommended. The difference to popularity is of the same people, with its p-value.
+    Each stage of the fallback chain is evaluated alone. Items that it cannot rank come from popularity; their share is
+    reported. Items in the history are not recommended. Each ranker is compared with popularity on the same users,
+    with a p-value.
     """
     from genrec.cache import default_cache
     from genrec.evaluation.metrics import accuracy, metric_cutoff
     from genrec.loading import open_recommender
 
     if users < 1:
-        raise InputError(f"--users is {users}; ask about 1 person or more")
+        raise InputError(f"--users is {users}; give a number of at least 1")
     metrics = metric or [f"ndcg@{k}", f"recall@{k}"]
-    accuracy([], [], metrics)  # refuses them before hours are spent, and says what is not installed
+    accuracy([], [], metrics)  # raises for unknown metrics and missing packages, before the slow work
     if deep := [one for one in metrics if metric_cutoff(one) > k]:
-        raise InputError(f"--metric {deep[0]} looks at more places than a list has; set --k {metric_cutoff(deep[0])}")
-    chosen = loading.settings_from_options(
-        {
-            "model": model,
-            "adapter": adapter,
-            "encoder": encoder,
-            "template": template,
-            "strategy": strategy,
-            "score": score,
-            "prior": prior,
-            "fusion_weight": fusion_weight,
-            "candidates": candidates,
-            "background": background,
-            "batch_size": batch_size,
-        }
-    )
-    named = loading.DataSource.from_options(data, items, interactions, columns)
+        raise InputError(f"--metric {deep[0]} needs longer lists than --k {k}; set --k {metric_cutoff(deep[0])}")
+    settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     with loading.translate_option_errors(), terminal.progress() as progress:
-        progress.start(f"reading {named.name}")
-        experiment = _build_experiment(named, protocol, at, users)
-        opened = open_recommender(
-            experiment.catalog, experiment.train, cache=default_cache(), settings=chosen, on_progress=progress
+        progress.start(f"Reading {source.name}")
+        experiment = _build_experiment(source, protocol, at, users)
+        recommender = open_recommender(
+            experiment.catalog, experiment.train, cache=default_cache(), settings=settings, on_progress=progress
         )
-        for notice in opened.notices:
+        for notice in recommender.notices:
             terminal.print_notice(f"note: {notice}")
-        asked = _evaluate_rankers(opened, experiment, _selected_rankers(opened, ranker), k, progress)
-        loading.save_priors(opened)
-    report = _report(experiment, asked, metrics)
+        results = _evaluate_rankers(recommender, experiment, _selected_rankers(recommender, ranker), k, progress)
+        loading.save_priors(recommender)
+    report = _report(experiment, results, metrics)
     report |= {"data": experiment.digest, "protocol": protocol, "users": len(experiment.cases), "k": k, "seed": _SEED}
     if as_json:
         terminal.write_json(report)
@@ -135,21 +110,21 @@ def _build_experiment(data_source: loading.DataSource, protocol: str, at: str | 
     if protocol not in protocols:
         raise InputError(f"--protocol is {protocol!r}; choose one of {', '.join(protocols)}")
     if (at is None) == (protocol == "by-time"):
-        raise InputError("--at DATE and --protocol by-time need each other")
+        raise InputError("--at DATE and --protocol by-time must be given together")
     catalog, events = data_source.read(default_cache())
     if events is None:
-        raise InputError(f"{data_source.name} has no events to be held back; add --interactions FILE")
+        raise InputError(f"{data_source.name} has no interactions to hold out; add --interactions FILE")
     check_order(catalog, events)
     if missing := len(events) - len(events.restricted_to(catalog)):
         terminal.print_notice(
-            f"note: {missing:,} of {len(events):,} events are of items that {data_source.name} lacks, and left out"
+            f"note: skipped {missing:,} of {len(events):,} interactions, whose items are not in {data_source.name}"
         )
     options = {} if at is None else {"at": _parse_timestamp(at)}
     return protocols[protocol](catalog, events, users=users, seed=_SEED, **options)
 
 
 def _parse_timestamp(at: str) -> float | str:
-    """Seconds, or the order number that the log has, where it is a number."""
+    """Parse a number (seconds, or the sequence number of an interaction); dates stay text."""
     try:
         return float(at)
     except ValueError:
@@ -157,42 +132,42 @@ def _parse_timestamp(at: str) -> float | str:
 
 
 def _selected_rankers(recommender: "Recommender", names: Sequence[str] | None) -> list[str]:
-    there = [step.source for step in recommender.stages]
+    available = [stage.source for stage in recommender.stages]
     if names is None:
-        return there
+        return available
     for name in names:
-        if name not in there:
-            raise InputError(f"--ranker {name!r} is no step of the ladder; choose from {', '.join(there)}")
-    return [name for name in there if name in names or name == _BASELINE]
+        if name not in available:
+            raise InputError(f"--ranker {name!r} is not available; choose from {', '.join(available)}")
+    return [name for name in available if name in names or name == _BASELINE]
 
 
 def _evaluate_rankers(
     recommender: "Recommender", experiment: "Experiment", names: Sequence[str], k: int, progress: "Progress"
 ) -> "dict[str, list[EvaluatedCase]]":
-    """Everybody's answers, by step of the ladder."""
+    """The evaluated cases of each ranker."""
     from genrec.recommender import Recommender
 
-    asked: dict[str, list[EvaluatedCase]] = {}
-    count, floor = len(experiment.cases), recommender.stages[-1]
-    for step in recommender.stages:
-        if step.source in names:
-            alone, own = Recommender(experiment.catalog, [step, floor]), asked.setdefault(step.source, [])
+    results: dict[str, list[EvaluatedCase]] = {}
+    count, last_stage = len(experiment.cases), recommender.stages[-1]
+    for stage in recommender.stages:
+        if stage.source in names:
+            alone, cases = Recommender(experiment.catalog, [stage, last_stage]), results.setdefault(stage.source, [])
             for start in range(0, count, _BATCH_SIZE):
-                progress(step.source, start, count)
-                own += experiment.evaluate(alone, k, start=start, stop=start + _BATCH_SIZE)
-            progress(step.source, count, count)
-    return asked
+                progress(f"Evaluating {stage.source}", start, count)
+                cases += experiment.evaluate(alone, k, start=start, stop=start + _BATCH_SIZE)
+            progress(f"Evaluating {stage.source}", count, count)
+    return results
 
 
 def _report(
     experiment: "Experiment", results: "dict[str, list[EvaluatedCase]]", metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """Rows of figures, and each ranker's difference to popularity."""
+    """Metrics of each ranker, and its difference to popularity."""
     from genrec.evaluation.intervals import difference_interval, randomisation_test
     from genrec.evaluation.metrics import accuracy
     from genrec.evaluation.summary import defect_share_row, summarise, user_groups
 
-    targets, groups = [task.targets for task in experiment.cases], user_groups(experiment)
+    targets, groups = [case.targets for case in experiment.cases], user_groups(experiment)
     values: dict[str, dict[str, FloatArray]] = {}
     rows: list[MetricRow] = []
     for name, own in results.items():
@@ -224,10 +199,8 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     console.print(table)
     for name in names:
         if filled := own[name, "fallback share"]["value"]:
-            console.print(f"{name} left {filled:.1f} % of the places to {_BASELINE}")
-    console.print(
-        f"{report['users']:,} people, {report['protocol']}, items they have left out; in brackets 95 % intervals"
-    )
+            console.print(f"{filled:.1f} % of the items of {name} come from {_BASELINE}")
+    console.print(f"{report['users']:,} users, {report['protocol']}, seen items excluded; 95 % intervals in brackets")
 
 
 def _interval(found: dict[str, Any]) -> "Interval":

@@ -1,16 +1,17 @@
-"""`genrec index`: a catalog in tokens, saved."""
+"""`genrec index`: build and save the token index of a catalog."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from genrec.cli import loading, options, terminal
+from genrec.cli.settings_options import setting_options
 from genrec.errors import InputError
 
-group = typer.Typer(help="A catalog written in a model's tokens.")
+group = typer.Typer(help="Build the token index of a catalog.")
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")]
 
 
 @group.callback()
@@ -18,30 +19,31 @@ def _group() -> None: ...
 
 
 @group.command()
+@options.with_options(setting_options("model"))
 def build(
     out: Out,
     data: options.Data = None,
     items: options.Items = None,
     columns: options.Columns = None,
-    model: options.Model = None,
     as_json: options.Json = False,
+    **given: Any,
 ) -> None:
-    """Save a catalog with its index, whole or not at all; `genrec recommend --index OUT` reads it."""
+    """Save a catalog and its token index to a folder, for `genrec recommend --index OUT`."""
     from genrec.cache import default_cache
     from genrec.index.catalog_index import CatalogIndex
     from genrec.index.identifiers import TitleIdentifiers
     from genrec.loading import find_model_directory
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
-    cache, name = default_cache(), loading.settings_from_options({"model": model}).model
-    if name is None:
-        raise InputError("--model none has no tokens to write a catalog in; name a model, or leave --model out")
+    cache, model = default_cache(), loading.settings_from_options(given).model
+    if model is None:
+        raise InputError("--model none has no tokenizer; name a model, or omit --model")
     with terminal.progress() as progress:
-        named = loading.DataSource.from_options(data, items, None, columns)
-        progress.start(f"reading {named.name}")
-        catalog, _ = named.read(cache)
-        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(name, cache))
-        progress.start(f"writing {len(catalog):,} items in tokens")
+        source = loading.DataSource.from_options({"data": data, "items": items, "columns": columns})
+        progress.start(f"Reading {source.name}")
+        catalog, _ = source.read(cache)
+        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache))
+        progress.start(f"Tokenising {len(catalog):,} items")
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(out)
     facts = {
@@ -57,6 +59,6 @@ def build(
         return
     mean = len(index.trie.tokens) / len(catalog)
     terminal.stdout_console().print(
-        f"{facts['items']:,} items in {facts['tokens']:,} tokens, {mean:.1f} an item and {facts['longest']} at most; "
+        f"{facts['items']:,} items, {facts['tokens']:,} tokens ({mean:.1f} per item, at most {facts['longest']}); "
         f"{facts['bytes']:,} bytes in {terminal.sanitize_line(str(out))}"
     )

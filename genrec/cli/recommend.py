@@ -1,4 +1,4 @@
-"""`genrec recommend`: people in, lists out."""
+"""`genrec recommend`: recommendation lists for users."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genrec.cli import loading, options, tables, terminal
+from genrec.cli.settings_options import setting_options
 from genrec.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,21 +14,22 @@ if TYPE_CHECKING:
     from genrec.recommender import Recommender, UserLike
     from genrec.types import RecommendationList
 
-_PROGRESS_BATCH_SIZE = 8  # people asked for between two steps of the progress bar
+_PROGRESS_BATCH_SIZE = 8  # users between two updates of the progress bar
 
-Users = Annotated[list[str] | None, typer.Argument(metavar="USER", help="Ids of known people.", show_default=False)]
-Deadline = Annotated[float | None, typer.Option("--deadline", help="Seconds until every answer must be there.")]
+Users = Annotated[list[str] | None, typer.Argument(metavar="USER", help="Ids of known users.", show_default=False)]
+Deadline = Annotated[float | None, typer.Option("--deadline", help="Time limit in seconds.")]
 OnUnknown = Annotated[
     str,
     typer.Option(
         "--on-unknown",
         metavar="CHOICE",
-        help="Users and history items nobody knows: raise an error, skip them, or take the user for somebody new "
+        help="Unknown users and history items: raise an error (raise), skip them (skip), or treat the user as new "
         "(fallback).",
     ),
 ]
 
 
+@options.with_options(options.DATA_OPTIONS, setting_options())
 def recommend(
     users: Users = None,
     words: options.Words = None,
@@ -41,103 +43,60 @@ def recommend(
     exclude: options.Exclude = None,
     where: options.Where = None,
     boost: options.Boost = None,
-    data: options.Data = None,
-    items: options.Items = None,
-    interactions: options.Interactions = None,
-    columns: options.Columns = None,
     index: options.Index = None,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    encoder: options.Encoder = None,
-    template: options.Template = None,
-    cold_template: options.ColdTemplate = None,
-    strategy: options.Strategy = None,
-    score: options.Score = None,
-    prior: options.Prior = None,
-    fusion_weight: options.FusionWeight = None,
-    candidates: options.Candidates = None,
-    width: options.Width = None,
-    exact: options.Exact = None,
-    max_nodes: options.MaxNodes = None,
-    min_history: options.MinHistory = None,
-    max_history: options.MaxHistory = None,
-    history_step: options.HistoryStep = None,
-    background: options.Background = None,
-    batch_size: options.BatchSize = None,
-    memory: options.Memory = None,
     as_json: options.Json = False,
+    **given: Any,
 ) -> None:
-    """Recommend to known users, or to somebody who says words or shows a history.
+    """Recommend items to known users, or to a new user with --words or --history.
 
-    Without a user, words or a history the list is for somebody of whom nothing is known.
+    Without a user, words or a history, the list is for a new user about whom nothing is known.
     """
     from genrec.cache import default_cache
     from genrec.types import History
 
     if users and (words or history):
         raise InputError(
-            f"user {users[0]!r} and --words or --history exclude each other; words and a history are for somebody "
-            "without an id"
+            f"user {users[0]!r} and --words or --history exclude each other; words and a history are for users without "
+            "an id"
         )
-    people: list[UserLike] = [*users] if users else [History(tuple(history or ()), words or "")]
-    limits: dict[str, Any] = {"filter_seen": filter_seen, "only": only, "exclude": exclude, "where": where}
-    limits |= {"boost": loading.parse_item_numbers(boost, "--boost"), "deadline": deadline, "on_unknown": on_unknown}
-    chosen = loading.settings_from_options(
-        {
-            "model": model,
-            "adapter": adapter,
-            "encoder": encoder,
-            "template": template,
-            "cold_template": cold_template,
-            "strategy": strategy,
-            "score": score,
-            "prior": prior,
-            "fusion_weight": fusion_weight,
-            "candidates": candidates,
-            "width": width,
-            "exact": exact,
-            "max_nodes": max_nodes,
-            "min_history": min_history,
-            "max_history": max_history,
-            "history_step": history_step,
-            "background": background,
-            "batch_size": batch_size,
-            "memory": memory,
-        }
-    )
-    named = loading.DataSource.from_options(data, items, interactions, columns, index)
-    opened = loading.load_recommender(named, chosen, default_cache(), need_model=bool(model or adapter))
+    requests: list[UserLike] = [*users] if users else [History(tuple(history or ()), words or "")]
+    filters: dict[str, Any] = {"filter_seen": filter_seen, "only": only, "exclude": exclude, "where": where}
+    filters |= {"boost": loading.parse_item_numbers(boost, "--boost"), "deadline": deadline, "on_unknown": on_unknown}
+    settings = loading.settings_from_options(given)
+    source = loading.DataSource.from_options({**given, "index": index})
+    need_model = bool(given["model"] or given["adapter"])
+    recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model)
     with loading.translate_option_errors(), terminal.progress() as progress:
-        answers = _recommend_in_batches(opened, people, progress, k=k, explain=explain, **limits)
-        loading.save_priors(opened)
+        lists = _recommend_in_batches(recommender, requests, progress, k=k, explain=explain, **filters)
+        loading.save_priors(recommender)
     if as_json:
-        pairs = zip(people, answers, strict=True)
-        terminal.write_json([tables.as_json(_user_fields(person), answer) for person, answer in pairs])
+        pairs = zip(requests, lists, strict=True)
+        terminal.write_json([tables.as_json(_user_fields(user), found) for user, found in pairs])
         return
     console = terminal.stdout_console()
-    for person, answer in zip(people, answers, strict=True):
-        if len(people) > 1:
-            console.rule(f"user {terminal.sanitize_line(str(person))}", align="left", style="dim")
-        tables.print_list(console, answer, show_reasons=explain)
+    for user, found in zip(requests, lists, strict=True):
+        if len(requests) > 1:
+            console.rule(f"user {terminal.sanitize_line(str(user))}", align="left", style="dim")
+        tables.print_list(console, found, show_reasons=explain)
 
 
 def _recommend_in_batches(
     recommender: "Recommender", users: "Sequence[UserLike]", progress: "Progress", **options: Any
 ) -> "list[RecommendationList]":
-    """The answers, a few people at a time; all at once where one deadline holds for them all."""
-    together = len(users) if options["deadline"] is not None else _PROGRESS_BATCH_SIZE
-    answers: list[RecommendationList] = []
-    for start in range(0, len(users), together):
-        if len(users) > together:
-            progress("recommending", start, len(users))
+    """A list for each user, in batches; with a deadline, which holds for all of them, in one batch."""
+    batch_size = len(users) if options["deadline"] is not None else _PROGRESS_BATCH_SIZE
+    lists: list[RecommendationList] = []
+    for start in range(0, len(users), batch_size):
+        if len(users) > batch_size:
+            progress("Recommending", start, len(users))
         else:
-            progress.start("recommending")
-        answers += recommender.recommend(users[start : start + together], **options)
-    return answers
+            progress.start("Recommending")
+        lists += recommender.recommend(users[start : start + batch_size], **options)
+    return lists
 
 
 def _user_fields(user: "UserLike") -> dict[str, Any]:
-    """Who a list is for, in plain values."""
+    """The user of a list, in plain values."""
     from genrec.types import History
 
     if isinstance(user, History):

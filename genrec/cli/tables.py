@@ -1,4 +1,4 @@
-"""A recommendation list as people read it and as programs read it."""
+"""Recommendation lists as tables and as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 _SHOWN_DRIVERS = 2
 _MAX_TABLE_WIDTH = 130  # characters of a table, however wide the terminal
-_SOURCE_WIDTH = 20  # characters in a line of where an item is from
-_DRIVER_COLUMN_MIN_WIDTH = 110  # from this width on the drivers have a column of their own
+_SOURCE_WIDTH = 20  # characters of the source column
+_DRIVER_COLUMN_MIN_WIDTH = 110  # narrower tables show the drivers below the title
 
 
 def as_json(user: Mapping[str, Any], recommendations: "RecommendationList") -> dict[str, Any]:
-    """One person and their list, in plain values; a drop that JSON cannot write (the item would go) becomes null."""
+    """A user and their list, in plain values."""
     return {**user, **list_fields(recommendations)}
 
 
 def list_fields(recommendations: "RecommendationList") -> dict[str, Any]:
-    """The fields of a list in plain values; `left_out` is the former name of `failed_stages`, kept for one release."""
+    """The fields of a list, in plain values; `left_out` is the former name of `failed_stages`, kept for one release."""
     return {**asdict(recommendations), "left_out": recommendations.failed_stages}
 
 
@@ -36,13 +36,13 @@ def as_table(
     show_reasons: bool,
     extra_columns: Mapping[str, Mapping[Any, str]] | None = None,
 ) -> "Table":
-    """Rank, title, score and source, and what drove each item.
+    """A table of rank, title, score, source and drivers.
 
     Args:
         recommendations: the list.
-        width: characters there are; drivers stand under the title where they are few.
-        show_reasons: show the sentence too.
-        extra_columns: further columns, by name: text for each item id.
+        width: available characters; narrow tables show the drivers below the title.
+        show_reasons: show the reason of each item below its title.
+        extra_columns: further columns by name, each with the text for an item id.
     """
     from rich.table import Table
 
@@ -68,30 +68,30 @@ def as_table(
 
 
 def as_footer(recommendations: "RecommendationList") -> "Text":
-    """Whether the ranking is proven, over how many items, what should be known, and the time it took."""
+    """Whether the ranking is proven, the number of compared items, the time, and the notices."""
     from rich.text import Text
 
     if not recommendations.items:
-        text = Text("nothing to recommend", style="yellow")
+        text = Text("No item to recommend", style="yellow")
     elif recommendations.proven:
         text = Text(
-            f"proven: no other allowed item scores higher; {recommendations.compared:,} were compared in full",
+            f"Best of all allowed items (proven); {recommendations.compared:,} compared",
             style="green",
         )
     else:
         text = Text(
-            f"not proven: {recommendations.compared:,} items were compared, not all that are allowed", style="yellow"
+            f"Best of {recommendations.compared:,} candidates (not proven for the whole catalog)", style="yellow"
         )
     text.append(f" · {recommendations.seconds:.2f} s", style="dim")
     if any(item.drivers for item in recommendations.items):
-        text.append("\nIn brackets: how far the score falls without that item of the history.", style="dim")
+        text.append("\nIn brackets: the drop in score without that history item.", style="dim")
     for notice in recommendations.notices:
         text.append(f"\nnote: {sanitize_line(notice, max_length=1000)}", style="yellow")
     return text
 
 
 def print_list(console: "Console", recommendations: "RecommendationList", *, show_reasons: bool) -> None:
-    """The table and the footer."""
+    """Print a list as a table with its footer."""
     if recommendations.items:
         console.print(as_table(recommendations, width=console.width, show_reasons=show_reasons))
     console.print(as_footer(recommendations))

@@ -1,4 +1,4 @@
-"""Standard output and standard error: what people see, and that nothing they see can command their terminal."""
+"""Standard output and standard error; untrusted text cannot send control sequences to the terminal."""
 
 import json
 import math
@@ -18,68 +18,68 @@ if TYPE_CHECKING:
 
 _FIRST_LINE_DELAY = 2.0  # seconds
 _LINE_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
-_MAX_LENGTH = 200  # characters of a title that are shown
+_MAX_LENGTH = 200  # characters shown of a title
 _TRAILING_SPACES = re.compile(r" +(?=\n)")
-# Joiners hold emoji and several scripts together; every other format character can reorder or hide what stands there.
+# Joiners are needed for emoji and several scripts; all other format characters can reorder or hide text.
 _JOINERS = "\u200c\u200d"
 
 
 def sanitize_line(text: str, max_length: int = _MAX_LENGTH) -> str:
-    """Untrusted text as one harmless line: no control character, no escape sequence, no change of direction."""
+    """Untrusted text as one safe line, without control characters, escape sequences or direction changes."""
     line = " ".join(sanitize(text).split())
     return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
 def sanitize(text: str, keep: str = "") -> str:
-    """Untrusted text whose control characters are spaces, but for those kept, and which changes no direction."""
+    """Untrusted text with control characters, except those in `keep`, replaced by spaces, and no direction changes."""
     kept = (" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in keep else c for c in text)
     return "".join(c for c in kept if c in _JOINERS or unicodedata.category(c) != "Cf")
 
 
 def stdout_console() -> "Console":
-    """The console on standard output."""
+    """A console on standard output."""
     return _console(stderr=False)
 
 
 def write_line(text: str) -> None:
-    """A line on standard output, as it is."""
+    """Write a line to standard output, unchanged."""
     sys.stdout.write(f"{text}\n")
 
 
 def write_json(value: object) -> None:
-    """JSON on standard output, in ASCII, so that nothing in it can command a terminal; what is not finite is null."""
+    """Write JSON to standard output, in ASCII, which is safe on a terminal; NaN and infinity become null."""
     write_line(json.dumps(_replace_non_finite(value), indent=2, allow_nan=False, default=str))
 
 
 def print_notice(text: str) -> None:
-    """A line on standard error, for people."""
+    """Write a line to standard error."""
     sys.stderr.write(f"{sanitize_line(text, max_length=10_000)}\n")
     sys.stderr.flush()
 
 
 def print_error(message: str) -> None:
-    """Say on standard error what went wrong."""
+    """Write an error message to standard error."""
     print_notice(f"error: {message}")
 
 
 def discard_stdout() -> None:
-    """Let what still waits for standard output go nowhere, so that it fails no second time at the end."""
+    """Discard buffered standard output, so that it does not fail again when the process ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def flush() -> None:
-    """Write out what waits, so that a reader who has gone is noticed here and not at the interpreter's end."""
+    """Flush standard output, so that a closed pipe raises here and not when the interpreter exits."""
     sys.stdout.flush()
 
 
 class Progress:
-    """Says what takes long: a bar on a terminal; elsewhere a line after two seconds, and then one every ten at most.
+    """Reports progress: as a bar on a terminal; otherwise as a line after two seconds, then at most every ten.
 
     Args:
-        bar: the bar, running; None where there is no terminal.
-        clock: seconds, rising.
+        bar: a running progress bar; None without a terminal.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, bar: "Bar | None", clock: Callable[[], float] = time.monotonic) -> None:
@@ -94,16 +94,16 @@ class Progress:
             self._first_line_timer.start()
 
     def __call__(self, label: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` parts are made; `detail` changes as it goes on."""
+        """Report `done` of `total` units; `detail` is shown beside them."""
         beside = f"; {detail}" if detail else ""
         self._update(label, done, total, f"{label}: {done:,} of {total:,}{beside}", beside)
 
     def start(self, label: str) -> None:
-        """Something of unknown length has begun."""
+        """Report the start of a task of unknown length."""
         self._update(label, 0, None, label)
 
     def close(self) -> None:
-        """Say nothing any more."""
+        """Stop reporting."""
         self._first_line_timer.cancel()
 
     def _update(self, label: str, done: int, total: int | None, line: str, beside: str = "") -> None:
@@ -126,7 +126,7 @@ class Progress:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Progress on standard error, gone from the terminal when it is done."""
+    """Progress on standard error; the bar disappears when the block ends."""
     if not sys.stderr.isatty():
         shown = Progress(None)
         try:
@@ -143,7 +143,7 @@ def progress() -> Iterator[Progress]:
 
 
 class _TrimmedStream:
-    """A stream that is no terminal, without the spaces that tables put at the ends of lines."""
+    """Removes trailing spaces, which tables add, from lines of a stream that is not a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -164,7 +164,7 @@ def _console(*, stderr: bool) -> "Console":
 
     stream: Any = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")  # a title may hold what this terminal cannot write
+        stream.reconfigure(errors="replace")  # a title may have characters that the terminal's encoding lacks
     file: Any = stream if stream.isatty() else _TrimmedStream(stream)
     return Console(file=file, markup=False, emoji=False, highlight=False)
 

@@ -14,7 +14,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from genrec.batch.input import is_encodable
+from genrec.batch.row import is_encodable
 from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.types import ItemId, Role, UserId
 

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from genrec import Catalog, Interactions, PopularityRanker, Recommender, Template, open_dataset, read_template
+from genrec import Catalog, Interactions, PopularityRanker, Recommender, Template, read_template
 from genrec.backends.base import Backend, GenerationRequest
-from genrec.batch.generate import ChatPromptBuilder, GenerateTask, SamplingParams, TemplateInputs, TemplatePromptBuilder
-from genrec.batch.input import InputRow
+from genrec.batch.generate import GenerateTask
+from genrec.batch.prompts import ChatPromptBuilder, SamplingParams, TemplateInputs, TemplatePromptBuilder
+from genrec.batch.row import InputRow
 from genrec.cli.app import app
 from genrec.errors import EngineError, InputError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -33,11 +34,6 @@ SCHEMA = {
 def request(custom_id: Any = "a", text: Any = "Say yes.", **body: Any) -> InputRow:
     messages = [{"role": "user", "content": text}]
     return InputRow({"custom_id": custom_id, "body": {"messages": messages, "max_tokens": 4, **body}})
-
-
-@pytest.fixture(scope="module")
-def shop(cache: Path) -> tuple[Catalog, Interactions]:
-    return open_dataset("online-retail", cache)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +62,7 @@ def test_a_text_of_a_row_is_the_one_of_its_prompt(smollm2_float32: Backend, toke
     answers = answer(rows, schema)
     assert [(one.row, one.id, one.code) for one in answers.failures] == [(2, 9, "unreadable"), (6, 10, "unreadable")]
     assert "no column 'thing'" in answers.failures[0].message
-    assert "the column 'thing', which template 'asks' shows, is empty" in answers.failures[1].message
+    assert "column 'thing', an input of template 'asks', is empty" in answers.failures[1].message
     lines = answers.table.to_pylist()
     assert [(line["item_id"], line["row"]) for line in lines] == [(0, 0), (1, 1), (2, 3), (3, 4), (4, 5)]
     total = 0
@@ -101,19 +97,19 @@ def test_request_options_are_honoured_or_reported(smollm2_float32: Backend, toke
         request("m", temperature=-1),
         InputRow({"custom_id": "n", "body": 5}),
         InputRow({"custom_id": "o", "url": "/v1/embeddings", "body": request().columns["body"]}),
-        InputRow({}, "line 9 of a.jsonl is no JSON object"),
+        InputRow({}, "line 9 of a.jsonl is not a JSON object"),
         request("p", response_format={"type": "json_schema"}),
     ]
     answer = GenerateTask(smollm2_float32, tokenizer, ChatPromptBuilder("tiny"))
     answers = answer(rows, answer.schema(iter(rows)))
     told = {one.row: (one.id, one.code, one.message) for one in answers.failures}
     assert sorted(told) == list(range(3, 19))
-    assert told[3] == ("d", "cut_short", "its JSON was not whole after 2 tokens; allow more, in another run")
+    assert told[3] == ("d", "cut_short", "its JSON is incomplete after 2 tokens; start a run with a higher limit")
     for row, said in (
         (4, "Invalid type: strin"),
         (5, "body.n"),
         (6, "body.tools"),
-        (7, "'gpt-4', and this run's is 'tiny'"),
+        (7, "'gpt-4', but this run uses 'tiny'"),
         (8, "custom_id"),
         (9, "custom_id"),
         (10, "lone surrogate"),
@@ -149,12 +145,12 @@ def test_a_template_shows_what_is_looked_up(known: Recommender, tokenizer: Huggi
     for value, message in (
         ({"user_id": "nobody", "item_id": item.item_id}, "nobody"),
         ({"user_id": user, "item_id": "no-such"}, "item 'no-such' is not in catalog"),
-        ({"user_id": user}, "there is no item_id"),
+        ({"user_id": user}, "item_id is missing or empty"),
         ({"history": ["no-such"], "item_id": item.item_id}, "no-such"),
     ):
         with pytest.raises(InputError, match=message):
             read(InputRow(value), SamplingParams())
-    with pytest.raises(InputError, match="asks for an item, not for text"):
+    with pytest.raises(InputError, match="outputs an item, not text"):
         TemplatePromptBuilder(read_template("next-item"))
 
 
@@ -194,9 +190,10 @@ def test_a_chat_format_that_refuses_the_roles_fails_the_row(tokenizer: HuggingFa
 
 def test_every_option_that_decides_the_answers_is_among_the_facts() -> None:
     """One that is forgotten would be without effect, and could change between two starts of a run."""
-    from genrec.cli import batch, batch_tasks
+    from genrec.cli import batch_options, batch_tasks
 
-    assert {"answers", *inspect.signature(batch._task_options).parameters} == set(batch_tasks._TASK_OPTIONS)
+    declared = set(inspect.signature(batch_options.task_options).parameters) - {"given"}
+    assert {"answers", *declared} == set(batch_tasks.TASK_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +241,7 @@ def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(
     part = folder / "parts" / "00000000.parquet"
     table = pq.read_table(part)
     pq.write_table(table.set_column(0, "user_id", pa.array(["u0", "u0"])), part)
-    assert "is not what its record says" in ask("verify", str(folder), code=4)
+    assert "does not match its record" in ask("verify", str(folder), code=4)
     # What lies here under the name of something that ships changes nothing.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "SmolLM2-135M-Instruct").mkdir()
@@ -253,12 +250,12 @@ def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(
     assert "whose prompt hash is" in ask(*asked, code=4)
     assert "with another prompt hash" in ask("resume", str(folder), code=4)
     for wrong, message in (
-        (("--k", "3"), "--k is for lists"),
-        (("--where", "price < 3"), "--where is for lists"),
-        (("--model", "none"), "writes no texts"),
+        (("--k", "3"), "--k applies to recommendation lists"),
+        (("--where", "price < 3"), "--where applies to recommendation lists"),
+        (("--model", "none"), "generates no texts"),
         (("--temperature", "3"), "temperature is 3.0"),
     ):
         assert message in ask(*asked, *wrong, code=2)
-    assert "--seed is for texts" in ask("run", str(source), str(tmp_path / "no"), "--seed", "3", code=2)
+    assert "--seed applies to texts" in ask("run", str(source), str(tmp_path / "no"), "--seed", "3", code=2)
     schema.write_text("[]", encoding="utf-8")
-    assert "is no JSON object" in ask(*asked, code=2)
+    assert "is not a JSON object" in ask(*asked, code=2)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.batch.input import BlockReader, InputRow, build_input_index
+from genrec.batch.input import BlockReader, build_input_index
+from genrec.batch.row import InputRow
 from genrec.errors import InputError, MismatchError
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=8)
@@ -58,10 +59,10 @@ def test_unreadable_row_is_reported_with_its_line(tmp_path: Path) -> None:
         assert [row.columns for row in rows] == [{"user_id": 1}, {}, {}, {}, {"user_id": 2}, {}]
         faults = [row.error for row in rows]
         assert faults[0] == faults[4] == ""
-        assert faults[1].startswith("line 2 of a.jsonl is no JSON object: ")
-        assert faults[2] == "line 4 of a.jsonl is no JSON object"
+        assert faults[1].startswith("line 2 of a.jsonl is not a JSON object: ")
+        assert faults[2] == "line 4 of a.jsonl is not a JSON object"
         assert faults[3] == "line 5 of a.jsonl is not UTF-8"
-        assert faults[5].startswith("line 7 of a.jsonl is no JSON object: ")
+        assert faults[5].startswith("line 7 of a.jsonl is not a JSON object: ")
     (tmp_path / "a.csv").write_bytes(b'user_id,words\n1,"two\nlines"\n2\n\n3,\xff\n4,' + b"x" * 200_000 + b"\n5,end\n")
     for size in (1, 2, 10):
         rows = read(tmp_path / "a.csv", size)
@@ -69,7 +70,7 @@ def test_unreadable_row_is_reported_with_its_line(tmp_path: Path) -> None:
             {"user_id": "1", "words": "two\nlines"},
             {"user_id": "5", "words": "end"},
         ]
-        assert rows[1].error == "line 4 of a.csv has 1 fields where the header has 2"
+        assert rows[1].error == "line 4 of a.csv has 1 fields, but the header has 2"
         assert rows[2].error == "line 6 of a.csv is not UTF-8"
         assert rows[3].error.startswith("line 7 of a.csv cannot be read: field larger")
 
@@ -80,10 +81,10 @@ def test_a_file_that_changed_is_another_one(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"user_id": number}) + "\n" for number in range(10)), encoding="utf-8")
     found = build_input_index(path, 4)
     path.write_text('{"user_id": 1}\n', encoding="utf-8")
-    with pytest.raises(MismatchError, match="put back the file that the run began with"):
+    with pytest.raises(MismatchError, match="restore the file that the run started with"):
         BlockReader(path, found).read(found.blocks[1])
     path.unlink()
-    with pytest.raises(MismatchError, match="cannot be read any more"):
+    with pytest.raises(MismatchError, match="can no longer be read"):
         BlockReader(path, found).read(found.blocks[1])
 
 
@@ -93,8 +94,8 @@ def test_a_file_that_changed_is_another_one(tmp_path: Path) -> None:
         ("a.csv", b"user_id,words,user_id\n1,a,2\n", "names 'user_id' twice"),
         ("a.jsonl", b"", "has no rows"),
         ("a.csv", b"user_id\n", "has no rows"),
-        ("a.txt", b"1\n", "ends in '.txt'; name a file of .csv"),
-        ("a.parquet", b"nothing", "no readable Parquet"),
+        ("a.txt", b"1\n", "ends in '.txt'; name a file that ends in .csv"),
+        ("a.parquet", b"nothing", "is not a readable Parquet file"),
         ("", b"", "does not exist"),
         (".", b"", "holds no file that ends in"),
     ],

@@ -91,13 +91,13 @@ def test_public_address_requires_keys(items: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from elsewhere and needs keys"),
-        (["--rate", "5"], "--rate 5.0 is a limit for each key, and there are none"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 is reachable from other machines and needs keys"),
+        (["--rate", "5"], "--rate 5.0 applies to each key, and there are none"),
         (["--keys", "nowhere.txt"], "the keys in nowhere.txt cannot be read"),
         (["--ranker", "magic"], "--ranker is 'magic'; choose one of"),
-        (["--ranker", "blend"], "--ranker blend has nothing to go on in shop.jsonl; choose from"),
+        (["--ranker", "blend"], "--ranker blend is not available for shop.jsonl; choose from"),
         (["--store", "mysql://x"], "mysql"),
-        (["--host", "no.such.host.invalid", "--keys", "KEYS"], "cannot listen at no.such.host.invalid:8080"),
+        (["--host", "no.such.host.invalid", "--keys", "KEYS"], "cannot listen on no.such.host.invalid:8080"),
     ],
 )
 def test_configuration_errors_are_reported_before_listening(

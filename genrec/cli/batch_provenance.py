@@ -1,0 +1,72 @@
+"""Hashes and versions that a batch run records: everything besides its options that decides the answers."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec.cli import loading
+
+if TYPE_CHECKING:
+    from genrec.recommender import Recommender
+    from genrec.settings import Settings
+
+
+def recommend_provenance(recommender: "Recommender", engine: str, settings: "Settings", cache: Path) -> dict[str, Any]:
+    """Provenance of recommendation lists."""
+    from genrec.loading import find_model_directory
+    from genrec.prompting.template import read_template
+
+    facts = data_provenance(recommender)
+    if settings.encoder is not None:
+        facts["encoder hash"] = _file_hashes(find_model_directory(settings.encoder, cache))
+    for ranker in loading.generative_rankers(recommender):
+        facts |= model_provenance(engine, settings, cache)
+        ranking_settings = asdict(ranker.settings)
+        ranking_settings["evidence"] = ranking_settings.pop("fusion_weight")  # the key in manifests of format 2
+        facts["settings"] = ranking_settings
+        for name in ("template", "cold_template"):
+            facts[f"{name} hash"] = read_template(getattr(settings, name)).fingerprint
+    return facts
+
+
+def model_provenance(engine: str, settings: "Settings", cache: Path) -> dict[str, Any]:
+    """Provenance of the language model."""
+    from genrec.datasets.registry import find_adapter
+    from genrec.loading import find_model_directory
+
+    facts: dict[str, Any] = {"model hash": _file_hashes(find_model_directory(settings.model or "", cache))}
+    if settings.adapter is not None:
+        facts["adapter hash"] = _file_hashes(find_adapter(settings.adapter))
+    return {**facts, "precision": _numeric_precision(engine), **_package_version()}
+
+
+def data_provenance(recommender: "Recommender") -> dict[str, Any]:
+    """Provenance of the catalog and the interactions."""
+    facts: dict[str, Any] = {**_package_version(), "catalog hash": recommender.catalog.fingerprint}
+    if recommender.interactions is not None:
+        facts["interactions hash"] = recommender.interactions.fingerprint
+    return facts
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in a model's folder, including tokenizer and configuration."""
+    from genrec.backends.provenance import file_hashes
+
+    return file_hashes(folder, "**/[!.]*")
+
+
+def _package_version() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {"genrec": version("genrec")}
+
+
+def _numeric_precision(engine: str) -> str:
+    """Number type, device and library versions; with other ones, scores may differ slightly."""
+    from importlib.metadata import packages_distributions, version
+
+    from genrec.backends.precision import default_device, native_dtype
+
+    packages = sorted(name for one in {engine, "torch"} for name in set(packages_distributions().get(one, ())))
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return f"{native_dtype(default_device())} on {default_device().type}, {versions}"

@@ -1,0 +1,143 @@
+"""Command-line options of `Settings` and `GenerativeSettings`: one row for each field, for all commands.
+
+The rows are static, because importing the dataclasses would load numpy and slow down `genrec --help`. A test holds
+names, types and defaults equal to those of the dataclass fields. An option that is not given is None, which stands for
+the default of the field.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import typer
+
+MODEL_PANEL, SEARCH_PANEL = "Model", "Search"
+
+
+@dataclass(frozen=True)
+class SettingOption:
+    """The option of a field.
+
+    Attributes:
+        value_type: str, int, float or bool.
+        default: the field's default.
+        help: what the setting does.
+        metavar: the placeholder of the value; "" for the name of its type.
+        panel: the section of the help page.
+        alias: a former flag, kept for one release.
+    """
+
+    value_type: type
+    default: object
+    help: str
+    metavar: str = ""
+    panel: str = SEARCH_PANEL
+    alias: str = ""
+
+    @property
+    def shown_default(self) -> str | bool:
+        """The default as the help page shows it; False if there is none."""
+        return False if self.default is None else str(self.default)
+
+    def annotation(self, name: str) -> Any:
+        """The annotated type that makes typer add the option to a command."""
+        flag = name.replace("_", "-")
+        flags = [f"--{flag}/--no-{flag}" if self.value_type is bool else f"--{flag}"]
+        option = typer.Option(
+            *flags,
+            *([self.alias] if self.alias else []),
+            metavar=self.metavar or None,
+            help=self.help,
+            show_default=flag if self.default is True else self.shown_default,
+            rich_help_panel=self.panel,
+        )
+        return Annotated[self.value_type | None, option]
+
+
+SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
+    {
+        "model": SettingOption(
+            str,
+            "SmolLM2-135M-Instruct",
+            "Language model: the name of a bundled one, a folder, or none.",
+            "NAME",
+            MODEL_PANEL,
+        ),
+        "adapter": SettingOption(
+            str,
+            None,
+            "LoRA adapter for the model: a folder written by finetune.train, or online-retail for the one that ships.",
+            "FOLDER",
+            MODEL_PANEL,
+        ),
+        "encoder": SettingOption(
+            str,
+            "all-MiniLM-L6-v2",
+            "Sentence encoder: the name of a bundled one, a folder, or none.",
+            "NAME",
+            MODEL_PANEL,
+        ),
+        "template": SettingOption(
+            str,
+            "next-item",
+            "Prompt for users with a history: the name of a shipped template, or a .j2 file.",
+            "NAME",
+            MODEL_PANEL,
+        ),
+        "cold_template": SettingOption(
+            str,
+            "cold-start",
+            "Prompt for users without a history: the name of a shipped template, or a .j2 file.",
+            "NAME",
+            MODEL_PANEL,
+        ),
+        "strategy": SettingOption(
+            str,
+            "candidates",
+            "How the language model ranks: score the candidates of another ranker (candidates), beam search over the "
+            "catalog (beam), or score the whole catalog (exhaustive).",
+            "CHOICE",
+        ),
+        "score": SettingOption(
+            str,
+            "model",
+            "Score of a title: log-probability over the full vocabulary (model), or over the allowed next tokens "
+            "(catalog).",
+            "CHOICE",
+        ),
+        "prior": SettingOption(
+            float, 1.0, "Weight of the item's mean score for the histories of other users, which is subtracted."
+        ),
+        "fusion_weight": SettingOption(
+            float,
+            50.0,
+            "Weight of the retriever's score of a candidate, which is added.",
+            alias="--evidence",
+        ),
+        "candidates": SettingOption(int, 50, "Number of candidates that the retriever proposes and the model scores."),
+        "width": SettingOption(int, 8, "Beam width."),
+        "exact": SettingOption(bool, True, "Continue the beam search until the top k is proven."),
+        "max_nodes": SettingOption(int, 2000, "Maximum number of tokens to compute for a proof."),
+        "min_history": SettingOption(
+            int, 1, "Minimum number of history items for the language model to rank; words count as a history."
+        ),
+        "max_history": SettingOption(int, 12, "Maximum number of history items in the prompt; the newest are shown."),
+        "history_step": SettingOption(
+            int, 4, "Number of items dropped together when a history outgrows the prompt; 1 is a sliding window."
+        ),
+        "background": SettingOption(int, 3, "Number of other users' histories that the prior is averaged over."),
+        "batch_size": SettingOption(int, 8, "Number of prompts computed at once."),
+        "memory": SettingOption(
+            float,
+            None,
+            "Memory limit of a batch, such as 4e9; larger ones are refused.",
+            "BYTES",
+        ),
+    }
+)
+
+
+def setting_options(*names: str) -> dict[str, Any]:
+    """Annotated types of the options by field name, by default of all fields; see `options.with_options`."""
+    return {name: SETTING_OPTIONS[name].annotation(name) for name in names or SETTING_OPTIONS}

@@ -1,0 +1,127 @@
+"""Options are declared once: each setting of the library is an option of every command that ranks."""
+
+import inspect
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import typer
+from command_line import run
+from typer.testing import CliRunner
+
+from genrec import GenerativeSettings, Recommender, Settings
+from genrec.chat.advising import advisor_builder
+from genrec.cli import app as commands
+from genrec.cli import options
+from genrec.cli.recommend import recommend
+from genrec.cli.settings_options import SETTING_OPTIONS
+
+# Fields that are no options: they are derived from others, or hold other settings.
+NOT_OPTIONS = {"generative", "small_search_candidates", "compute_priors"}
+RANKING_COMMANDS = ("recommend", "chat", "serve", "evaluate", "batch run", "batch plan")
+
+
+def value_type(hint: Any) -> type:
+    """The type that an option of a field has: the only one of str, int, float and bool that the field takes."""
+    if get_origin(hint) is Literal:
+        return str
+    found = {one for one in (get_args(hint) or (hint,)) if one in (str, int, float, bool)}
+    (kind,) = found
+    return kind  # type: ignore[no-any-return]
+
+
+def flags_of(command: str) -> dict[str, list[str]]:
+    """The flags of a command by parameter."""
+    found: Any = typer.main.get_command(commands.app)
+    for name in command.split():
+        found = found.commands[name]
+    return {one.name: [*one.opts, *one.secondary_opts] for one in found.params}
+
+
+def test_every_setting_is_an_option_with_its_type_and_default() -> None:
+    """A setting without an option, or with another default in the help, is found by users, not by us."""
+    defaults = Settings()
+    expected = {}
+    for owner, values in ((Settings, defaults), (GenerativeSettings, defaults.generative)):
+        hints = get_type_hints(owner)
+        for field in fields(owner):  # type: ignore[arg-type]
+            if field.name not in NOT_OPTIONS:
+                expected[field.name] = (value_type(hints[field.name]), getattr(values, field.name))
+    assert {name: (option.value_type, option.default) for name, option in SETTING_OPTIONS.items()} == expected
+
+
+@pytest.mark.parametrize("command", RANKING_COMMANDS)
+def test_every_ranking_command_has_every_setting(command: str) -> None:
+    """A setting that one command lacks cannot be evaluated, served and run in a batch alike."""
+    flags = flags_of(command)
+    for name, option in SETTING_OPTIONS.items():
+        assert f"--{name.replace('_', '-')}" in flags[name]
+        assert not option.alias or option.alias in flags[name]
+
+
+def test_advisor_options_are_parameters_of_the_library() -> None:
+    """They are passed on by name; a parameter that was renamed would fail in every conversation."""
+    assert set(options.ADVISOR_OPTIONS) <= set(inspect.signature(advisor_builder).parameters)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "former"),
+    [
+        *((command, "--fusion-weight", "--evidence") for command in RANKING_COMMANDS),
+        ("serve", "--max-queue", "--waiting"),
+        ("serve", "--ranking-timeout", "--patience"),
+        ("chat", "--ranking-timeout", "--patience"),
+    ],
+)
+def test_renamed_flags_keep_their_former_name(command: str, flag: str, former: str) -> None:
+    """A script that ran before the rename must run for one more release."""
+    assert any({flag, former} <= set(flags) for flags in flags_of(command).values())
+
+
+@pytest.mark.parametrize("command", RANKING_COMMANDS)
+def test_help_shows_the_defaults_of_settings(command: str) -> None:
+    """Without them a reader must open the source to know what a command does."""
+    shown = CliRunner().invoke(commands.app, [*command.split(), "--help"], env={"COLUMNS": "200"}).stdout
+    assert "(SmolLM2-135M-Instruct)" in shown
+    assert "(50.0)" in shown
+    assert "(exact)" in shown
+
+
+def test_options_are_the_parameters_of_the_library() -> None:
+    """One name everywhere: whatever Python takes, the command line takes under the same name."""
+    options = set(inspect.signature(recommend).parameters)
+    call = set(inspect.signature(Recommender.recommend).parameters) - {"self", "users"}
+    made = {"model", "adapter", "encoder", "template", "cold_template"}
+    assert call | made | {field.name for field in fields(GenerativeSettings)} <= options
+    assert {field.name for field in fields(Settings)} >= made
+
+
+def test_help_loads_nothing_heavy_and_answers_at_once() -> None:
+    """Help that takes a second is help nobody asks for; about 0.2 s were measured, the bound leaves room for load."""
+    heavy = ("numpy", "torch", "transformers", "pyarrow", "jinja2")
+    code = f"import sys, genrec.cli.app; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "genrec", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 3
+    for verb in ("demo", "recommend", "evaluate", "index", "prompt", "data", "model", "doctor"):
+        assert f" {verb} " in done.stdout
+
+
+def test_every_command_explains_itself() -> None:
+    """`--help` is the manual."""
+    groups = {"index": ["build"], "prompt": ["list", "render"], "data": ["get", "describe"], "model": ["get"]}
+    verbs = [
+        ["demo"],
+        ["recommend"],
+        ["evaluate"],
+        ["doctor"],
+        *([name, verb] for name in groups for verb in groups[name]),
+    ]
+    for verb in verbs:
+        result = run(*verb, "--help")
+        assert result.exit_code == 0
+        assert "--json" in result.out
