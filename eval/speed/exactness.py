@@ -17,7 +17,7 @@ from eval.speed import subject
 from eval.speed.catalog import Identifiers
 from eval.speed.report import BenchmarkRow, Target
 from genrec.decoding.bounds import PriorPenalty
-from genrec.decoding.search import ScoreKind
+from genrec.decoding.search_request import ScoreKind
 from genrec.decoding.tree_scoring import score_tries
 from genrec.index.trie import TokenTrie
 from genrec.testing import TableBackend

@@ -26,7 +26,8 @@ from genrec import (
 from genrec.backends.base import Backend, TokenTree
 from genrec.cache import default_cache
 from genrec.data.subset import Subset
-from genrec.decoding.search import SearchRequest, beam_search
+from genrec.decoding.search import beam_search
+from genrec.decoding.search_request import SearchRequest
 from genrec.index.trie import TokenTrie
 from genrec.loading import find_model_directory
 from genrec.prompting.tokenizer import HuggingFaceTokenizer

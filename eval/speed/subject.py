@@ -15,7 +15,8 @@ from eval.speed.catalog import Identifiers
 from genrec.backends.base import Backend
 from genrec.data.subset import Boost, Mask, Subset
 from genrec.decoding.bounds import PriorPenalty
-from genrec.decoding.search import ScoreKind, SearchRequest, beam_search, exhaustive_search
+from genrec.decoding.search import beam_search, exhaustive_search
+from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.index.allowed_batch import AllowedBatch
 from genrec.index.kernels.dispatch import select_kernels
 from genrec.index.trie import Children as TrieChildren

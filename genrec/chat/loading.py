@@ -8,7 +8,8 @@ from genrec.chat.model_replies import ModelReplyGenerator
 from genrec.chat.parsers.lexical import LexicalParser
 from genrec.chat.parsers.model import ModelParser
 from genrec.data.subset import Subset
-from genrec.decoding.constraints import CatalogGrammar, DelimiterTokens
+from genrec.decoding.constraints import CatalogGrammar
+from genrec.decoding.delimiters import DelimiterTokens
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.errors import InputError, ModelMissingError

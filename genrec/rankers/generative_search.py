@@ -12,7 +12,8 @@ from genrec.backends.base import Backend
 from genrec.data.subset import Boost, Subset
 from genrec.deadline import Deadline
 from genrec.decoding.prior import Prior
-from genrec.decoding.search import SearchRequest, beam_search, exhaustive_search
+from genrec.decoding.search import beam_search, exhaustive_search
+from genrec.decoding.search_request import SearchRequest
 from genrec.errors import InputError
 from genrec.index.catalog_index import CatalogIndex
 from genrec.prompting.renderer import RenderedPrompt, Renderer

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from genrec.decoding.search import ScoreKind
+from genrec.decoding.search_request import ScoreKind
 from genrec.errors import InputError, check_count
 
 Strategy = Literal["beam", "exhaustive", "candidates"]

@@ -12,7 +12,8 @@ from genrec.data.subset import Boost, Subset
 from genrec.deadline import Deadline
 from genrec.decoding.bounds import prefix_sums
 from genrec.decoding.prior import Prior
-from genrec.decoding.search import ScoreKind, SearchRequest, exhaustive_search
+from genrec.decoding.search import exhaustive_search
+from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.errors import ArtifactError, MismatchError
 from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
 from genrec.rankers.base import scores_in_order

@@ -47,7 +47,8 @@ from genrec.decoding.constraints import CatalogGrammar
 from genrec.decoding.delimiters import DelimiterTokens
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
-from genrec.decoding.search import SearchRequest, beam_search, exhaustive_search
+from genrec.decoding.search import beam_search, exhaustive_search
+from genrec.decoding.search_request import SearchRequest
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.prior_store import PriorSource

@@ -13,7 +13,7 @@ from command_line import run
 from typer.testing import CliRunner
 
 from genrec import GenerativeSettings, Recommender, Settings
-from genrec.chat.advising import advisor_builder
+from genrec.chat.loading import advisor_builder
 from genrec.cli import app as commands
 from genrec.cli import options
 from genrec.cli.recommend import recommend

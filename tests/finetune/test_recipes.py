@@ -45,7 +45,8 @@ from genrec.backends.base import Backend
 from genrec.backends.provenance import Provenance
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
-from genrec.decoding.search import SearchRequest, exhaustive_search
+from genrec.decoding.search import exhaustive_search
+from genrec.decoding.search_request import SearchRequest
 from genrec.errors import InputError, MismatchError
 from genrec.evaluation.intervals import Interval
 from genrec.index.training_examples import Target, TrainingExample, build_example

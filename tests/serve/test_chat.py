@@ -10,7 +10,7 @@ import pytest
 from server import error_of, item_ids, parse_sse, running_server, small_pipeline
 
 from genrec import Item
-from genrec.chat.advisor import TurnContext
+from genrec.chat.conversation import TurnContext
 from genrec.chat.item_links import extract_item_ids, format_item_link
 from genrec.chat.languages.exclusion_phrases import exclude_word
 from genrec.deadline import Deadline
