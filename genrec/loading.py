@@ -35,6 +35,7 @@ from genrec.errors import ArtifactError, ModelMissingError
 from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.semantic_ids import SemanticIdentifiers
+from genrec.notices import Notice
 from genrec.pipeline import CollaborativeModel, LlmStage, Pipeline
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -111,12 +112,12 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or say_nothing
-    notices: list[str] = []
+    notices: list[Notice] = []
     embedding = None
     try:
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
-        notices.append(f"no embedding ranker: {error}")
+        notices.append(Notice("no_embedding_ranker", {"reason": str(error)}))
     learned = (
         None
         if interactions is None
@@ -127,7 +128,7 @@ def open_pipeline(
         generating = _load_llm_stage(parts, settings, backend, prior_backend, cache, progress)
         notices += generating.ranker.notices if generating is not None else ()
     except ModelMissingError as error:
-        notices.append(f"no LLM: {error}")
+        notices.append(Notice("no_language_model", {"reason": str(error)}))
     return replace(parts, llm=generating, notices=tuple(notices))
 
 

@@ -14,6 +14,7 @@ import uvicorn
 
 from genrec import Catalog, Item, read_interactions
 from genrec.chat.advisor import Advisor, ReplyGenerator
+from genrec.notices import Notice
 from genrec.pipeline import CollaborativeModel, Pipeline
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
 from genrec.rankers.collaborative_counts import CollaborativeCounts
@@ -61,7 +62,7 @@ class BlockingRanker(DenseRanker):
 
 
 def small_pipeline(
-    *, extra_stages: Sequence[Ranker] = (), extra_items: Sequence[Item] = (), notices: Sequence[str] = ()
+    *, extra_stages: Sequence[Ranker] = (), extra_items: Sequence[Item] = (), notices: Sequence[Notice] = ()
 ) -> Pipeline:
     """40 items with prices from 1 to 40, what four people did, and a ladder that counts."""
     titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]

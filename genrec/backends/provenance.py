@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from genrec.artifact import sha256_of, write_json
 from genrec.errors import ArtifactError
+from genrec.notices import Notice
 
 FILENAME = "genrec.json"
 
@@ -46,18 +47,18 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def mismatches(self, **current: str) -> list[str]:
-        """What differs where the adapter is to serve: a sentence for each of some attributes that are no longer so."""
+    def mismatches(self, **current: str) -> list[Notice]:
+        """A notice for each attribute whose current value is not the one of training."""
         return [
-            f"the adapter was trained with {name} {getattr(self, name)[:12]}, and serves with {value[:12]}"
+            Notice("adapter_differs", {"name": name, "trained": getattr(self, name), "served": value})
             for name, value in current.items()
             if getattr(self, name) != value
         ]
 
-    def setting_mismatches(self, **current: float) -> list[str]:
-        """A sentence for each setting that is another than in training."""
+    def setting_mismatches(self, **current: float) -> list[Notice]:
+        """A notice for each setting whose current value is not the one of training."""
         return [
-            f"the adapter was trained with {name} = {self.config[name]:g}, and serves with {value:g}"
+            Notice("adapter_setting_differs", {"name": name, "trained": self.config[name], "served": value})
             for name, value in current.items()
             if self.config.get(name, value) != value
         ]

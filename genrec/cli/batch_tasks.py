@@ -158,7 +158,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
         named, chosen, cache, need_model=generative, backend=backend, prior_backend=prior_backend
     )
     for notice in opened.notices:
-        if notice.startswith(("no LLM", "no embedding ranker")):  # what is missing may be there tomorrow
+        if notice.code in ("no_language_model", "no_embedding_ranker"):  # what is missing may be there tomorrow
             raise ModelMissingError(f"a batch run needs all of its parts: {notice}")
         terminal.print_notice(f"note: {notice}")
     steps = [step for step in opened.stages if step.source == task_options["ranker"]]
@@ -185,9 +185,9 @@ def _recommend_provenance(recommender: "Recommender", engine: str, settings: "Se
         facts["encoder hash"] = _file_hashes(find_model_directory(settings.encoder, cache))
     for ranker in loading.generative_rankers(recommender):
         facts |= _model_provenance(engine, settings, cache)
-        settings = asdict(ranker.settings)
-        settings["evidence"] = settings.pop("fusion_weight")  # the key that runs have recorded from the start
-        facts["settings"] = settings
+        recorded = asdict(ranker.settings)
+        recorded["evidence"] = recorded.pop("fusion_weight")  # the key that runs have recorded from the start
+        facts["settings"] = recorded
         for name in ("template", "cold_template"):
             facts[f"{name} hash"] = read_template(getattr(settings, name)).fingerprint
     return facts

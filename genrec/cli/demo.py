@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,9 @@ def _user_json(
             for item_id in history.item_ids
         ],
     }
-    lists = {f"alone, {name}": [asdict(item) for item in own.items] for name, own in model_only_lists.items()}
+    lists = {
+        f"alone, {name}": [tables.item_fields(item) for item in own.items] for name, own in model_only_lists.items()
+    }
     return {**tables.as_json(person, recommendations), **lists}
 
 

@@ -1,15 +1,14 @@
 """Which catalog and which interactions a command works on, and the recommender over them."""
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from genrec.cli.terminal import print_notice, progress
-from genrec.errors import ArtifactError, InputError, ModelMissingError
+from genrec.errors import ArtifactError, InputError, ModelMissingError, UnknownUserError
 
 if TYPE_CHECKING:
     from genrec.backends.base import Backend
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_DATASET = "online-retail"
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
-_ON_UNKNOWN_ADVICE = re.compile(r'pass on_unknown="(\w+)"')
-_COLUMNS_ADVICE = re.compile(r"pass columns=(\{[^}]*\})")
-_NEW_USER_ADVICE = ("pass a History for somebody new", "use --history or --words for somebody new")
-_COLUMN_PAIR = re.compile(r"'([^']*)': '([^']*)'")
+_NEW_USER_REMEDY = "check the id, or use --history or --words for a new user"
 
 
 @dataclass(frozen=True)
@@ -107,8 +103,16 @@ def translate_option_errors(table: str = "interactions") -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        message = _ON_UNKNOWN_ADVICE.sub(r"pass --on-unknown \1", str(error)).replace(*_NEW_USER_ADVICE)
-        raise type(error)(_COLUMNS_ADVICE.sub(lambda found: _columns_flags(found[1], table), message)) from None
+        raise error.revised(remedy=_option_remedy(error, table)) from None
+
+
+def _option_remedy(error: InputError, table: str) -> str:
+    """The remedy of an error in terms of command-line options."""
+    if columns := error.fields.get("columns"):
+        return _columns_flags(cast("Mapping[str, str]", columns), table)
+    if choice := error.fields.get("on_unknown"):
+        return f"pass --on-unknown {choice} to drop them"
+    return _NEW_USER_REMEDY if isinstance(error, UnknownUserError) else error.remedy
 
 
 def without_none(**options: Any) -> dict[str, Any]:
@@ -255,9 +259,12 @@ def _read_index(directory: Path, model: str | Path | None, cache: Path) -> "Cata
     return CatalogIndex.load(directory, tokenizer=tokenizer)
 
 
-def _columns_flags(mapping: str, table: str) -> str:
-    pairs = (f"{table}.{name}={column}" for name, column in _COLUMN_PAIR.findall(mapping))
-    return "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
+def _columns_flags(columns: Mapping[str, str], table: str) -> str:
+    from genrec.data.table import UNGUESSED
+
+    pairs = (f"{table}.{name}={column}" for name, column in columns.items())
+    flags = "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
+    return flags + (UNGUESSED if "..." in columns.values() else "")
 
 
 def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:

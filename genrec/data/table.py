@@ -31,6 +31,7 @@ _BLOCK_SIZE = 1 << 24
 _MAX_EXACT_INTEGER = 2**53
 
 # Names other data sets use, likeliest first; compared without case and punctuation.
+UNGUESSED = " with your own name for '...'"
 _COLUMN_ALIASES = {
     "user_id": "userid uid user customerid customer reviewerid visitorid memberid accountid profileid playerid "
     "personid clientid u sessionid session",
@@ -372,22 +373,23 @@ def _select_columns(
     ours = (*required, *(optional or ()))
     for name, theirs in mapping.items():
         if theirs not in names:
+            problem = f"columns maps {name!r} to {theirs!r}, which {label} lacks; its columns are {listed}"
             if name in names and theirs in ours:
-                hint = f"; the mapping is the other way round, pass columns={{{theirs!r}: {name!r}}}"
-            else:
-                close = difflib.get_close_matches(str(theirs), names, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else "; name one of these"
-            raise InputError(
-                f"columns maps {name!r} to {theirs!r}, which {label} lacks; its columns are {listed}{hint}"
-            )
+                swapped = {str(theirs): name}
+                remedy = f"the mapping is the other way round, pass columns={swapped!r}"
+                raise InputError(problem, remedy=remedy, code="swapped_mapping", columns=swapped)
+            close = difflib.get_close_matches(str(theirs), names, 1)
+            raise InputError(problem, remedy=f"did you mean {close[0]!r}?" if close else "name one of these")
         if optional is not None and name not in ours:
             raise InputError(f"columns maps {name!r}, which is not used here; the names known are {', '.join(ours)}")
     lacking = [name for name in required if mapping.get(name, name) not in names]
     if lacking:
-        raise InputError(
-            f"{label} has no column {' or '.join(repr(name) for name in lacking)}; its columns are {listed}; "
-            + _column_remedy(names, required, lacking, mapping, source)
-        )
+        problem = f"{label} has no column {' or '.join(map(repr, lacking))}; its columns are {listed}"
+        if file_remedy := _file_remedy(names, required, lacking, source):
+            raise InputError(problem, remedy=file_remedy, code="missing_columns")
+        columns = _guess_columns(names, required, lacking, mapping)
+        remedy = f"pass columns={columns!r}" + (UNGUESSED if "..." in columns.values() else "")
+        raise InputError(problem, remedy=remedy, code="missing_columns", columns=columns)
     chosen = {name: mapping.get(name, name) for name in ours if mapping.get(name, name) in names}
     if optional is None:
         renamed = {name: theirs for name, theirs in mapping.items() if name not in chosen}
@@ -396,9 +398,8 @@ def _select_columns(
     return chosen
 
 
-def _column_remedy(
-    names: list[str], required: Sequence[str], missing: list[str], mapping: dict[str, str], source: Any
-) -> str:
+def _file_remedy(names: list[str], required: Sequence[str], missing: list[str], source: Any) -> str | None:
+    """What to do about a file or a frame that a mapping of columns would not mend."""
     index = [name for name in getattr(getattr(source, "index", None), "names", None) or () if name in missing]
     if index:
         return f"{index[0]!r} is the frame's index, pass frame.reset_index()"
@@ -406,6 +407,13 @@ def _column_remedy(
         return f"the file looks separated by {mark!r}; save it with commas as .csv, or with tabs as .tsv"
     if names and all(re.fullmatch(r"[-+\d.:]+", name) for name in names):
         return f"the file seems to lack a header line; put one on top, such as {','.join(required)}"
+    return None
+
+
+def _guess_columns(
+    names: list[str], required: Sequence[str], missing: list[str], mapping: dict[str, str]
+) -> dict[str, str]:
+    """The mapping to pass: columns of the source by their usual names, "..." where none is recognised."""
     taken = {mapping.get(name, name) for name in required if name not in missing}
     simple = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names) if name not in taken}
     found: dict[str, str] = {}
@@ -413,8 +421,7 @@ def _column_remedy(
         known = (simple.get(alias) for alias in _COLUMN_ALIASES.get(name, "").split())
         found[name] = next((theirs for theirs in known if theirs and theirs not in found.values()), "...")
     passed = {name: theirs for name, theirs in mapping.items() if name not in missing}
-    advice = f"pass columns={ {**passed, **found}!r}"
-    return advice if "..." not in found.values() else f"{advice} with your own name for '...'"
+    return {**passed, **found}
 
 
 def _normalize_array(column: pa.ChunkedArray | pa.Array, name: str, label: str) -> pa.Array:

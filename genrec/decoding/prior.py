@@ -133,14 +133,17 @@ class Prior:
         """
         manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
         if manifest["key"] != self._key:
-            raise MismatchError(f"the prior in {directory} is of {manifest['key']}, not of {self._key}; remove it")
+            raise MismatchError(
+                f"the prior in {directory} is of {manifest['key']}, not of {self._key}", remedy="remove it"
+            )
         arrays = artifact.mmap_arrays(directory / _FILE)
         if "steps" not in arrays:
-            raise ArtifactError(f"{directory / _FILE} holds no steps; remove it")
+            raise ArtifactError(f"{directory / _FILE} holds no steps", remedy="remove it")
         steps = arrays["steps"]
         if steps.shape != self.log_probs.shape:
             raise MismatchError(
-                f"the prior in {directory} has {len(steps)} tokens, not {len(self.log_probs)}; remove it"
+                f"the prior in {directory} has {len(steps)} tokens, not {len(self.log_probs)}",
+                remedy="remove it",
             )
         with self._lock:
             self.log_probs[:] = steps

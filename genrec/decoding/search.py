@@ -26,6 +26,7 @@ from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import EngineError, InputError, check_count
 from genrec.index.kernels.numpy import ragged_ranges
 from genrec.index.trie import AllowedBatch, Children, TokenTrie
+from genrec.notices import Notice
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 ScoreKind = Literal["model", "catalog"]
@@ -493,7 +494,7 @@ def _make_ranking(
 ) -> Ranking:
     item_indices = item_indices.astype(np.int64)
     best = np.lexsort((item_indices, -scores))[:k]
-    notices = () if len(item_indices) else ("nothing is allowed",)
+    notices = () if len(item_indices) else (Notice("nothing_allowed"),)
     return Ranking(
         item_indices[best], scores[best], proven, len(item_indices), notices, generated_tokens, forward_passes
     )

@@ -241,7 +241,9 @@ class CatalogIndex:
         if catalog.fingerprint != manifest["catalog"] or not np.array_equal(
             np.sort(trie.items), np.arange(len(catalog))
         ):
-            raise MismatchError(f"the catalog and the trie in {directory.name!r} are not of one index; build it again")
+            raise MismatchError(
+                f"the catalog and the trie in {directory.name!r} are not of one index", remedy="build it again"
+            )
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])
 
 

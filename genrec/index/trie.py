@@ -441,9 +441,9 @@ class TokenTrie:
         try:
             trie = cls(**arrays)
         except TypeError:
-            raise ArtifactError(f"{path} holds {', '.join(arrays)} and is no trie; build it again") from None
+            raise ArtifactError(f"{path} holds {', '.join(arrays)} and is no trie", remedy="build it again") from None
         if len({len(trie.shared), len(trie.tails), len(trie.items)}) > 1 or not len(trie):
-            raise ArtifactError(f"the arrays of {path} are not of one trie; build it again")
+            raise ArtifactError(f"the arrays of {path} are not of one trie", remedy="build it again")
         return trie
 
     @cached_property

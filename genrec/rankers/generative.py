@@ -17,6 +17,7 @@ from genrec.decoding.prior import Prior
 from genrec.decoding.search import ScoreKind, SearchRequest, beam_search, exhaustive_search
 from genrec.errors import ArtifactError, InputError, MismatchError, TokenizerMismatchError, check_count
 from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
+from genrec.notices import Notice
 from genrec.prompting.renderer import RenderedPrompt, Renderer, window_start
 from genrec.prompting.template import Template
 from genrec.prompting.tokenizer import Tokenizer
@@ -233,7 +234,7 @@ class GenerativeRanker:
         return self._prior_backend
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Notice, ...]:
         """See above."""
         trained = self._backend.provenance
         if trained is None:
@@ -241,7 +242,7 @@ class GenerativeRanker:
         shown = {name: getattr(self.settings, name) for name in ("prior", "max_history", "history_step")}
         found = [*self._provenance_differences, *trained.setting_mismatches(**shown)]
         if self.settings.prior and self._prior_backend is self._backend:
-            found.append(f"the prior is measured with the adapter, which was trained on that of {trained.base} without")
+            found.append(Notice("adapter_prior", {"base": trained.base}))
         return tuple(found)
 
     def can_rank(self, request: RankRequest) -> bool:
@@ -400,7 +401,7 @@ class GenerativeRanker:
     @staticmethod
     def _empty_ranking(request: RankRequest) -> Ranking:
         """The answer where nothing was considered; it says so only where nothing is allowed at all."""
-        notices = () if len(request.allowed) else ("nothing is allowed",)
+        notices = () if len(request.allowed) else (Notice("nothing_allowed"),)
         return Ranking(np.empty(0, dtype=np.int64), np.empty(0), True, 0, notices)
 
     def _search_request(
@@ -540,9 +541,8 @@ class GenerativeRanker:
                 try:
                     prior.load(self._prior_cache / key)
                 except (ArtifactError, MismatchError) as error:
-                    reason = str(error).rpartition(";")[0]
-                    place = self._prior_cache / key
-                    raise ArtifactError(f"{reason}; remove the folder {place}, it is measured again") from error
+                    remedy = f"remove the folder {self._prior_cache / key}; the prior is measured again"
+                    raise ArtifactError(error.problem, remedy=remedy) from error
             self._priors[key] = prior
         return self._priors[key]
 

@@ -164,7 +164,7 @@ class ChatService:
                     emit(_ExtensionEvent(_preferences_payload(part, advisor)))
                 case RecommendationList():
                     own = self._service.list_responses([part], recommender)[0]
-                    emit(_ExtensionEvent({"items": own["items"], "notices": own["notices"]}, part))
+                    emit(_ExtensionEvent({name: own[name] for name in ("items", "notices", "notice_details")}, part))
                 case str():
                     emit(part)
 

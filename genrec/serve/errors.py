@@ -26,6 +26,7 @@ class ApiError(Exception):
             well formed and cannot be used, such as an item that is not in the catalog.
         param: which part of the request it is about.
         headers: that go with it.
+        reason: the code of the genrec error behind it, such as "unknown_item"; None where there is none.
     """
 
     status: int
@@ -33,6 +34,7 @@ class ApiError(Exception):
     code: str
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
 
     @property
     def body(self) -> bytes:
@@ -43,7 +45,7 @@ class ApiError(Exception):
     def error_object(self) -> dict[str, str | None]:
         """Inside the body."""
         kind = _ERROR_TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code, "reason": self.reason}
 
     @classmethod
     def from_exception(cls, error: Exception) -> "ApiError":
@@ -54,13 +56,23 @@ class ApiError(Exception):
             case QueueFullError():
                 return cls.overloaded()
             case InputError():
-                return cls(400, str(error), "invalid_value")
+                return cls(400, str(error), "invalid_value", reason=error.code)
             case StoreError():
-                return cls(503, "the store of events cannot be reached; try again later", "store_unavailable")
+                return cls(
+                    503,
+                    "the store of events cannot be reached; try again later",
+                    "store_unavailable",
+                    reason=error.code,
+                )
             case EngineError():
-                return cls(503, "the model cannot answer now; try again later", "engine_unavailable")
+                return cls(503, "the model cannot answer now; try again later", "engine_unavailable", reason=error.code)
             case GenrecError():
-                return cls(500, "the server's own data do not fit each other; its log says more", "misconfigured")
+                return cls(
+                    500,
+                    "the server's own data do not fit each other; its log says more",
+                    "misconfigured",
+                    reason=error.code,
+                )
         return cls(500, "the server failed; its log says more", "internal_error")
 
     @classmethod

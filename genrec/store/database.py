@@ -4,6 +4,7 @@ What differs between the two is here, and so is every way in which one cannot be
 """
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ _URL_FORMATS = "write sqlite:///PATH, or postgresql://USER:PASSWORD@HOST:PORT/DA
 _BUSY_TIMEOUT = 10  # seconds that a writer of SQLite waits for others
 _CONNECT_TIMEOUT = 5  # seconds until a PostgreSQL that says nothing is taken for down
 _MAX_CONNECTIONS = 16  # connections that one process holds at most; PostgreSQL allows 100 to all
+_LOCKED_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _MAX_ATTEMPTS = 20
 _RETRYABLE_SQLSTATES = ("40P01", "40001")  # two writers waited for each other, and PostgreSQL sent this one back
 _ADVISORY_LOCK_KEY = 0x67656E726563  # "genrec": who prepares a PostgreSQL database holds it
@@ -193,7 +195,7 @@ class Database:
                 with self._reader.connect() as connection:
                     mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar_one()
             except sa.exc.OperationalError as error:
-                if attempt == _MAX_ATTEMPTS or "locked" not in str(error.orig):
+                if attempt == _MAX_ATTEMPTS or getattr(error.orig, "sqlite_errorcode", None) not in _LOCKED_CODES:
                     raise
                 time.sleep(0.02 * attempt)
             else:

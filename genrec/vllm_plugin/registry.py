@@ -1,6 +1,5 @@
 """The catalogs that an engine serves: each is a sub-folder, read once, and opened by what a request says."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from genrec.types import IntArray
 CATALOGS_ENV = "GENREC_CATALOGS"
 EXTRA_ARG_KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
 _MAX_NAMES_SHOWN = 30  # names in an error
-_ARGUMENT_NAME = re.compile(r"^(form|k)(?= is )")
 
 
 def is_genrec_key(key: object) -> bool:
@@ -95,7 +93,9 @@ class CatalogRegistry:
         try:
             return grammar.start(form, k=k, allowed=index.to_row_subset(allowed))
         except InputError as error:  # which knows of no keys
-            raise type(error)(_ARGUMENT_NAME.sub(r"genrec_\1", str(error))) from error
+            if "argument" not in error.fields:
+                raise
+            raise error.revised(problem=f"genrec_{error.problem}") from error
 
 
 def _item_indices(index: CatalogIndex, key: str, extra_args: Mapping[str, Any]) -> IntArray:

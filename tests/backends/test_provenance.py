@@ -14,6 +14,7 @@ from genrec.artifact import sha256_of
 from genrec.backends.adapter import inspect_adapter
 from genrec.backends.provenance import FILENAME, Provenance
 from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
+from genrec.notices import Notice
 from genrec.testing import ByteTokenizer, TableBackend
 
 FACTS = Provenance(
@@ -62,7 +63,7 @@ def test_what_differs_from_training_is_named() -> None:
         index=index.fingerprint,
     )
 
-    def notices(facts: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[str, ...]:
+    def notices(facts: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[Notice, ...]:
         backend.provenance = facts
         settings = GenerativeSettings(strategy="beam")
         parts = {"template": warm, "cold_template": cold, "settings": settings, "prior_backend": prior_backend}
@@ -71,12 +72,10 @@ def test_what_differs_from_training_is_named() -> None:
     assert notices(None) == notices(same) == ()
     for name in ("template", "catalog", "index"):
         (notice,) = notices(replace(same, **{name: "f" * 64}))
-        assert notice.startswith(f"the adapter was trained with {name} ffffffffffff, and serves with ")
-    for config, message in (
-        ({"prior": 0.0}, "the adapter was trained with prior = 0, and serves with 1"),
-        ({"max_history": 24}, "the adapter was trained with max_history = 24, and serves with 12"),
-    ):
-        assert notices(replace(same, config=config)) == (message,)
-    assert notices(same, None) == ("the prior is measured with the adapter, which was trained on that of Tiny without",)
+        assert (notice.code, notice.fields["name"], notice.fields["trained"]) == ("adapter_differs", name, "f" * 64)
+    for name, trained, served in (("prior", 0.0, 1.0), ("max_history", 24, 12)):
+        fields = {"name": name, "trained": trained, "served": served}
+        assert notices(replace(same, config={name: trained})) == (Notice("adapter_setting_differs", fields),)
+    assert notices(same, None) == (Notice("adapter_prior", {"base": "Tiny"}),)
     with pytest.raises(TokenizerMismatchError, match="was trained with tokenizer ffffffffffff"):
         notices(replace(same, tokenizer="f" * 64))

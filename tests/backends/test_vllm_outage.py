@@ -66,7 +66,7 @@ def is_the_models(one: ServedEngine) -> bool:
 
 
 def says(why: str, one: ServedEngine) -> bool:
-    return any(why in notice for notice in one.answer.notices)
+    return any(why in str(notice) for notice in one.answer.notices)
 
 
 @pytest.mark.vllm

@@ -445,4 +445,4 @@ def test_an_adapter_that_writes_codes_is_served_with_its_codes(smollm2: Path, ca
     assert not recommender.notices
     assert [item.stage for item in recommender.recommend("12748", k=3).items] == ["generative"] * 3
     without = open_recommender(catalog, interactions, cache=cache, settings=replace(settings, encoder=None))
-    assert any("writes codes, which need the sentence encoder" in notice for notice in without.notices)
+    assert any("writes codes, which need the sentence encoder" in str(notice) for notice in without.notices)

@@ -25,6 +25,7 @@ from genrec.index.catalog_index import CatalogIndex
 from genrec.index.identifiers import TitleIdentifiers
 from genrec.index.kernels import numba as numba_kernels
 from genrec.index.kernels import numpy as numpy_kernels
+from genrec.notices import Notice
 from genrec.prompting.template import Template
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest, top_k
 from genrec.rankers.collaborative import CooccurrenceRanker, fit_pmi_vectors
@@ -502,7 +503,7 @@ def test_a_long_history_loses_its_oldest_items_and_says_so() -> None:
     rendered = ranker.render(request)
     newest = ",".join(TITLES[-4:])
     assert rendered.prompt[0].text.endswith(f"{newest},?")
-    assert rendered.notices == ("the prompt shows the newest 4 of 12 history items; the rest does not fit 20 tokens",)
+    assert rendered.notices == (Notice("history_truncated", {"shown": 4, "total": 12, "max_tokens": 20}),)
     (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
     assert ranking.notices == rendered.notices
     with pytest.raises(EngineError, match="does not fit 20 tokens even without a history"):
@@ -650,7 +651,7 @@ def test_nothing_proposed_is_not_called_nothing_allowed() -> None:
     (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
     assert (len(ranking.item_indices), ranking.notices) == (0, ())
     nobody = replace(request, allowed=Subset.from_indices(N, []))
-    assert ranker.rank([nobody], 3, deadline=Deadline.never())[0].notices == ("nothing is allowed",)
+    assert ranker.rank([nobody], 3, deadline=Deadline.never())[0].notices == (Notice("nothing_allowed"),)
 
 
 class Silent(DenseRanker):

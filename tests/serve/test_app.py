@@ -23,6 +23,7 @@ from genrec.chat.item_links import extract_item_ids, format_item_link
 from genrec.chat.parsers.lexical import exclude_word
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
+from genrec.notices import Notice
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.serve.admission import AdmissionMiddleware, Limits
 from genrec.serve.auth import ApiKeys, TokenBucket, read_keys
@@ -180,7 +181,10 @@ def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
     """At three in the morning the shop still has a list, and says by whom; a stream ends, and says that it is plain."""
     with (
         running_server(
-            small_pipeline(extra_stages=[_Failing()], notices=["no LLM: nothing is in /secret/cache"]),
+            small_pipeline(
+                extra_stages=[_Failing()],
+                notices=[Notice("no_language_model", {"reason": "nothing is in /secret/cache"})],
+            ),
             tmp_path,
             generate=_write_half,
         ) as address,
@@ -188,7 +192,7 @@ def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
     ):
         answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 5, "explain": True})
         assert len(ids(answer)) == 5
-        assert answer.json()["notices"] == ["generative was left out"]
+        assert answer.json()["notices"] == ["generative was skipped"]
         assert {item["source"].partition(":")[0] for item in answer.json()["items"]} == {"blend", "popularity"}
         assert fault(ready := client.get("/health/ready"))["code"] == "engine_unavailable"
         assert ready.status_code == 503
@@ -202,7 +206,7 @@ def test_an_engine_that_died_costs_no_request(tmp_path: Path) -> None:
         assert told[-1] == "[DONE]"
         assert told[-2]["genrec"] == {"fallback": True}
         assert told[-2]["choices"][0]["finish_reason"] == "stop"
-        assert told[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was left out"]
+        assert told[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was skipped"]
         assert "secret" not in json.dumps([answer.json(), whole, told])  # neither why, nor what the parts say at start
         assert "genrec_reply_fallbacks_total 2.0" in client.get("/metrics").text
 

@@ -16,6 +16,7 @@ from server import BlockingRanker, parse_sse, running_server, small_pipeline, wa
 from genrec.chat.advisor import Advisor
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, StoreError
+from genrec.notices import Notice
 from genrec.pipeline import Pipeline
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.serve.responses import NoticeFilter, RecommendResponse
@@ -181,12 +182,15 @@ def test_stage_failures_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFi
     """Told at every list it would fill the disk; never told, nobody could mend it."""
     clock = Time()
     notices = NoticeFilter(clock)
-    said = ("own", "generative was left out: /secret: gone", "only 3 items are allowed, 5 were asked for")
-    failed = RecommendationList((), proven=False, compared=0, notices=said, failed_stages=("generative",))
+    own, few = Notice("no_language_model"), Notice("few_allowed", {"allowed": 3, "k": 5})
+    skipped = Notice("stage_skipped", {"stage": "generative", "reason": "/secret: gone"})
+    failed = RecommendationList(
+        (), proven=False, compared=0, notices=(own, skipped, few), failed_stages=("generative",)
+    )
     with caplog.at_level(logging.WARNING):
         for clock.now in (0.0, 1.0, 59.0, 61.0):
-            assert notices.for_list(failed, ["own"]) == ["generative was left out", said[-1]]
-    assert [record.getMessage() for record in caplog.records] == [said[1]] * 2
+            assert notices.for_list(failed, [own]) == [Notice("stage_skipped", {"stage": "generative"}), few]
+    assert [record.getMessage() for record in caplog.records] == [str(skipped)] * 2
 
 
 def test_waiting_times_out() -> None:
