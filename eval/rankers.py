@@ -171,7 +171,7 @@ class ConfiguredRankers:
         for step in self._recommenders[adapter].stages:
             if step.source == stage:
                 return step
-        said = "; ".join(self._recommenders[adapter].notices)
+        said = "; ".join(map(str, self._recommenders[adapter].notices))
         raise ModelMissingError(f"no {stage} ranker here ({said}); run genrec model get, then try again")
 
 

@@ -59,7 +59,9 @@ def violations(request: RandomRequest, answer: RecommendationList) -> list[str]:
     """Which promises an answer breaks, by name; none if it is right."""
     items = [item.item_id for item in answer.items]
     pairs = list(zip(answer.items, answer.items[1:], strict=False))
-    told = any(f"only {len(request.allowed)} item" in notice for notice in answer.notices)
+    told = any(
+        notice.code == "few_allowed" and notice.fields["allowed"] == len(request.allowed) for notice in answer.notices
+    )
     broken = {
         "wrong length": len(items) != min(request.k, len(request.allowed)),
         "repeated item": len(set(items)) != len(items),

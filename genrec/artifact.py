@@ -114,23 +114,23 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
             f"{directory} contains no saved {kind} ({MANIFEST} is missing); save one there first"
         ) from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}; save the {kind} again") from error
+        raise ArtifactError(f"{path} cannot be read: {error}", remedy=f"save the {kind} again") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(f"{path} does not describe a saved {kind}; save the {kind} again")
+        raise ArtifactError(f"{path} does not describe a saved {kind}", remedy=f"save the {kind} again")
     whole = text == _manifest_text(manifest)
     if manifest.pop("checksum", None) != _checksum(manifest) or not whole:
-        raise ArtifactError(f"{path} was altered or cut short (its checksum differs); save the {kind} again")
+        raise ArtifactError(f"{path} was altered or cut short (its checksum differs)", remedy=f"save the {kind} again")
     if manifest.get("version") != version:
         raise ArtifactError(
-            f"{path} has format version {manifest.get('version')!r}, but this genrec reads {version}; "
-            f"save the {kind} again"
+            f"{path} has format version {manifest.get('version')!r}, but this genrec reads {version}",
+            remedy=f"save the {kind} again",
         )
     for name, expected in manifest["files"].items():
         file = directory / name
         if not file.is_file():
-            raise ArtifactError(f"{file} is missing; save the {kind} again")
+            raise ArtifactError(f"{file} is missing", remedy=f"save the {kind} again")
         if sha256_of(file) != expected:
-            raise ArtifactError(f"{file} was altered or cut short (SHA-256 differs); save the {kind} again")
+            raise ArtifactError(f"{file} was altered or cut short (SHA-256 differs)", remedy=f"save the {kind} again")
     return manifest
 
 
@@ -161,7 +161,7 @@ def mmap_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 arrays[name] = np.asarray(whole[begin:stop]).view(_DTYPES[facts["dtype"]]).reshape(facts["shape"])
         return arrays
     except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}; save it again") from error
+        raise ArtifactError(f"{path} cannot be read: {error}", remedy="save it again") from error
 
 
 def _check_replaceable(directory: Path, kind: str) -> None:

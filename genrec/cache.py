@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from safetensors import SafetensorError
 
 from genrec.datasets.models import MODELS, cache_directory
-from genrec.errors import ArtifactError, MismatchError
+from genrec.errors import ArtifactError, GenrecError, MismatchError
 
 _MAX_CACHED_COUNTS = 8  # versions of the interactions whose counts stay in the cache
 
@@ -58,8 +58,8 @@ def explain_cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ArtifactError, MismatchError, SafetensorError) as error:
-        reason = str(error).rpartition(";")[0] or str(error)
-        raise ArtifactError(f"{reason}; remove the folder {folder}, genrec creates it again") from error
+        problem = error.problem if isinstance(error, GenrecError) else str(error)
+        raise ArtifactError(problem, remedy=f"remove the folder {folder}; its contents are built again") from error
 
 
 def cache_write_error(cache: Path) -> str | None:

@@ -35,6 +35,7 @@ from genrec.errors import ArtifactError, ModelMissingError
 from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.semantic_ids import SemanticIdentifiers
+from genrec.notices import Notice
 from genrec.pipeline import CollaborativeModel, LlmStage, Pipeline
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -112,12 +113,12 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
-    notices: list[str] = []
+    notices: list[Notice] = []
     embedding = None
     try:
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
-        notices.append(f"no embedding ranker: {error}")
+        notices.append(Notice("no_embedding_ranker", {"reason": str(error)}))
     collaborative = None
     if interactions is not None:
         collaborative = _load_collaborative_model(catalog, interactions, embedding, settings, cache, progress)
@@ -126,7 +127,7 @@ def open_pipeline(
         llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
         notices += llm.ranker.notices if llm is not None else ()
     except ModelMissingError as error:
-        notices.append(f"no LLM: {error}")
+        notices.append(Notice("no_language_model", {"reason": str(error)}))
     return replace(pipeline, llm=llm, notices=tuple(notices))
 
 

@@ -13,6 +13,7 @@ from genrec.data.interactions import Interactions
 from genrec.errors import InputError
 from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
 from genrec.index.identifiers import Identifiers
+from genrec.notices import Notice
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.rankers.base import DenseRanker, Ranker
 from genrec.rankers.collaborative_counts import CollaborativeCounts
@@ -103,7 +104,7 @@ class Pipeline:
     ensemble: BlendRanker | None
     popularity: PopularityRanker
     llm: LlmStage | None = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @classmethod
     def from_rankers(

@@ -14,6 +14,7 @@ from genrec.data.interactions import Interactions, read_interactions
 from genrec.data.subset import Boost, Mask, Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
+from genrec.notices import Notice
 from genrec.prompting.template import Template, read_template
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.fallback import FallbackChain, PendingRequest
@@ -65,7 +66,7 @@ class Recommender:
         *,
         interactions: Interactions | None = None,
         explanation: Template | None = None,
-        notices: Sequence[str] = (),
+        notices: Sequence[Notice] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.catalog = catalog
@@ -79,7 +80,7 @@ class Recommender:
         self._interaction_indices_cache: tuple[Interactions, IntArray] | None = None
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Notice, ...]:
         """What every answer mentions."""
         return self._notices
 
@@ -278,30 +279,28 @@ class Recommender:
 
     def _pending_request(self, resolved: "_ResolvedUser", options: "_RequestOptions") -> PendingRequest:
         """What one person asks, in item indices."""
-        notices: list[str] = []
+        notices: list[Notice] = []
         if options.on_unknown == "raise" and (resolved.item_indices < 0).any():
             unknown = resolved.item_ids[int(resolved.id_positions[np.argmin(resolved.item_indices)])]
             raise UnknownItemError(
                 f"item {unknown!r} in the history{_of_user(resolved.user_id)} is not in catalog {self.catalog.name!r} "
-                f'({len(self.catalog):,} items); pass on_unknown="skip" to drop such items'
+                f"({len(self.catalog):,} items)",
+                remedy='pass on_unknown="skip" to drop such items',
+                on_unknown="skip",
             )
         items = resolved.item_indices[resolved.item_indices >= 0]
         if len(items) < len(resolved.item_indices):
-            notices.append(
-                f"{len(resolved.item_indices) - len(items)} of {len(resolved.item_indices)} history items are not in the catalog and were left "
-                "out"
-            )
+            total = len(resolved.item_indices)
+            notices.append(Notice("unknown_history_items", {"count": total - len(items), "total": total}))
         allowed = options.allowed.without(items) if options.filter_seen else options.allowed
         if not resolved.known:
-            notices.append(
-                f"user {resolved.user_id!r} is unknown" + ("" if options.on_unknown == "fallback" else "; skipped")
-            )
+            code = "unknown_user" if options.on_unknown == "fallback" else "unknown_user_skipped"
+            notices.append(Notice(code, {"user_id": resolved.user_id}))
             if options.on_unknown == "skip":
                 allowed = allowed.intersect([])
         count = len(allowed)
         if resolved.known and count < options.k:
-            are = "item is" if count == 1 else "items are"
-            notices.append(f"only {count} {are} allowed, {options.k} were asked for")
+            notices.append(Notice("few_allowed", {"allowed": count, "k": options.k}))
         request = RankRequest(items, resolved.words, allowed, options.boost)
         return PendingRequest(resolved.user_id, request, min(options.k, count), notices)
 

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.notices import Notice
+
 ItemId = str | int
 UserId = str | int
 IntArray = NDArray[np.int64]
@@ -92,7 +94,7 @@ class Ranking:
     scores: FloatArray
     proven: bool
     num_scored: int
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     generated_tokens: int = 0
     forward_passes: int = 0
     prompt_tokens: int = 0
@@ -116,30 +118,31 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-        user_id: the caller's id for the person, None for somebody unknown.
+        user_id: the caller's id for the user, None for an unknown user.
         item_id: the caller's id for the item.
         rank: from 1.
-        score: for ordering within one list and one step; higher is better.
-        source: the step of the ladder that served this item; where it weighs several kinds of evidence, which spoke for
-            the item most stands behind it: "blend: after recent items".
+        score: for ordering within one list and one stage; higher is better.
+        stage: the stage of the fallback chain that served this item, such as "generative" or "popularity".
         title: the catalog's title, untrusted text.
         reason: one sentence, where an explanation was asked for.
         drivers: the history items behind it, strongest first, where an explanation was asked for.
+        signal: of a stage that combines several signals, the one that contributed most to this item; else None.
     """
 
     user_id: UserId | None
     item_id: ItemId
     rank: int
     score: float
-    source: str
+    stage: str
     title: str
     reason: str | None = None
     drivers: tuple[Driver, ...] = ()
+    signal: str | None = None
 
     @property
-    def stage(self) -> str:
-        """The step of the ladder alone."""
-        return self.source.partition(": ")[0]
+    def source(self) -> str:
+        """Stage and signal as text, for people and for files: "popularity", "blend: after recent items"."""
+        return self.stage if self.signal is None else f"{self.stage}: {self.signal}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ class RecommendationList:
     items: tuple[Recommendation, ...]
     proven: bool
     compared: int
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
     failed_stages: tuple[str, ...] = ()

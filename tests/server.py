@@ -17,6 +17,7 @@ import uvicorn
 from genrec import Catalog, Item, read_interactions
 from genrec.chat.advisor import Advisor
 from genrec.chat.replies import ReplyGenerator
+from genrec.notices import Notice
 from genrec.pipeline import CollaborativeModel, Pipeline
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest
 from genrec.rankers.collaborative_counts import CollaborativeCounts
@@ -64,7 +65,7 @@ class BlockingRanker(DenseRanker):
 
 
 def small_pipeline(
-    *, extra_stages: Sequence[Ranker] = (), extra_items: Sequence[Item] = (), notices: Sequence[str] = ()
+    *, extra_stages: Sequence[Ranker] = (), extra_items: Sequence[Item] = (), notices: Sequence[Notice] = ()
 ) -> Pipeline:
     """40 items with prices from 1 to 40, interactions of four users, and collaborative stages."""
     titles = [f"{colour} {noun}" for colour in COLOURS for noun in NOUNS]

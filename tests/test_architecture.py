@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import genrec
+from genrec.notices import SENTENCES
 
 HOME = Path(genrec.__file__).parent
 ROOT = Path(__file__).parent.parent
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 # Packages, and the modules that stand beside them, from the bottom up. Code imports only from lines above its own, or
 # from its own package. Section 3 of the design says why.
 LAYERS = [
-    "errors types",
+    "errors notices",
+    "types",
     "artifact deadline",
     "data",
     "prompting",
@@ -325,3 +327,53 @@ def test_recipes_and_measurements_use_public_names() -> None:
 
 def calls(tree: ast.AST) -> list[ast.Call]:
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+GENREC_ERRORS = {node.name for node in ast.walk(MODULES[HOME / "errors.py"]) if isinstance(node, ast.ClassDef)}
+TEXT_METHODS = {
+    "partition",
+    "rpartition",
+    "split",
+    "rsplit",
+    "startswith",
+    "endswith",
+    "replace",
+    "find",
+    "removesuffix",
+}
+
+
+def test_no_code_reads_a_sentence_of_ours() -> None:
+    """A sentence that code parses cannot be improved without breaking that code; errors and notices carry codes."""
+    for path, tree in MODULES.items():
+        for handler in (node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name):
+            caught = {name.id for name in ast.walk(handler.type or handler) if isinstance(name, ast.Name)}
+            if not caught & GENREC_ERRORS:  # a message of a library, which has no code
+                continue
+            texts = {
+                f"str({handler.name})",
+                f"{handler.name}.args[0]",
+                f"{handler.name}.problem",
+                f"{handler.name}.remedy",
+            }
+            for node in ast.walk(handler):
+                where = f"{path}, line {getattr(node, 'lineno', 0)}: a message is parsed"
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    parsed = node.func.attr in TEXT_METHODS and ast.unparse(node.func.value) in texts
+                    by_pattern = node.func.attr in ("match", "search", "fullmatch", "sub", "findall", "finditer")
+                    assert not parsed, where
+                    assert not (by_pattern and texts & {ast.unparse(argument) for argument in node.args}), where
+                if isinstance(node, ast.Compare) and any(isinstance(one, ast.In | ast.NotIn) for one in node.ops):
+                    assert not texts & {ast.unparse(one) for one in node.comparators}, where
+
+
+def test_notices_are_made_of_codes() -> None:
+    """A notice whose code is not in the table has no sentence, and one that nobody makes is dead."""
+    made = {
+        node.args[0].value
+        for tree in MODULES.values()
+        for node in calls(tree)
+        if ast.unparse(node.func) == "Notice" and node.args and isinstance(node.args[0], ast.Constant)
+    }
+    assert made <= set(SENTENCES)
+    assert set(SENTENCES) - made <= {"unknown_user", "unknown_user_skipped"}  # chosen by a condition

@@ -35,6 +35,7 @@ from genrec import (
 from genrec.backends.base import Backend
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import FilterError, InputError, UnknownItemError, UnknownUserError
+from genrec.notices import Notice
 from genrec.prompting.tokenizer import HuggingFaceTokenizer, Tokenizer
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.testing import ByteTokenizer, TableBackend
@@ -188,7 +189,7 @@ def test_a_model_failure_affects_only_its_request(shop: Any) -> None:
     fine, bad = recommender.recommend([History((catalog.item_ids[1],)), History((catalog.item_ids[5],))], k=3)
     assert {item.source for item in fine.items} == {"failing"}
     assert {item.source for item in bad.items} == {"popularity"}
-    assert any("out of memory" in notice for notice in bad.notices)
+    assert any("out of memory" in str(notice) for notice in bad.notices)
 
 
 def test_a_failed_model_falls_back_to_the_next_stage(shop: Any) -> None:
@@ -198,7 +199,7 @@ def test_a_failed_model_falls_back_to_the_next_stage(shop: Any) -> None:
     answer = recommender.recommend("12748", k=10)
     assert len(answer.items) == 10
     assert {item.source for item in answer.items} == {"cooccurrence"}
-    assert any("created with fails=True" in notice for notice in answer.notices)
+    assert any("created with fails=True" in str(notice) for notice in answer.notices)
 
 
 def test_underfilled_list_is_reported(shop: Any) -> None:
@@ -207,7 +208,7 @@ def test_underfilled_list_is_reported(shop: Any) -> None:
     counting = CooccurrenceRanker(*interactions.to_indices(catalog), len(catalog))
     answer = Recommender(catalog, [counting]).recommend(History(), k=3)
     assert not answer.items
-    assert any("3 items are missing" in notice for notice in answer.notices)
+    assert Notice("items_missing", {"count": 3}) in answer.notices
 
 
 class _SlowBackend(TableBackend):
@@ -225,7 +226,7 @@ def test_passed_deadline_falls_back_to_the_next_stage(shop: Any) -> None:
     answer = recommender.recommend("12748", k=10, deadline=0.01)
     assert len(answer.items) == 10
     assert {item.source for item in answer.items} == {"cooccurrence"}
-    assert any("no time" in notice for notice in answer.notices)
+    assert any(notice.fields.get("error") == "deadline_exceeded" for notice in answer.notices)
 
 
 def test_new_user_gets_popular_items_and_a_reason(recommender: Recommender) -> None:
@@ -392,21 +393,21 @@ def test_unknown_users_and_items_can_be_skipped_or_fall_back(recommender: Recomm
     """Each of the three options does what its name says, and a notice reports it."""
     skipped, known = recommender.recommend(["99999", "12748"], k=3, on_unknown="skip")
     assert not skipped.items
-    assert "99999" in skipped.notices[0]
+    assert "99999" in str(skipped.notices[0])
     assert len(known.items) == 3
     fallback = recommender.recommend("99999", k=3, on_unknown="fallback")
     assert {item.source for item in fallback.items} == {"popularity"}
     assert fallback.items[0].user_id == "99999"
     partly = recommender.recommend(History(("nope", "85123A")), k=3, on_unknown="skip")
     assert len(partly.items) == 3
-    assert "1 of 2" in partly.notices[0]
+    assert partly.notices[0] == Notice("unknown_history_items", {"count": 1, "total": 2})
 
 
 def test_no_allowed_items_gives_an_empty_list_and_a_notice(recommender: Recommender) -> None:
     """Failing open here would recommend forbidden items."""
     answer = recommender.recommend("12748", k=3, where="price < 0")
     assert not answer.items
-    assert "only 0 items are allowed" in answer.notices[0]
+    assert (answer.notices[0].code, answer.notices[0].fields["allowed"]) == ("few_allowed", 0)
 
 
 def test_results_before_the_deadline_are_kept(shop: Any) -> None:

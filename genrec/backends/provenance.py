@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from genrec.artifact import sha256_of, write_json
 from genrec.errors import ArtifactError
+from genrec.notices import Notice
 
 FILENAME = "genrec.json"
 
@@ -47,18 +48,18 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def mismatches(self, **current: str) -> list[str]:
-        """Compare attributes with their current values; returns a sentence for each one that differs."""
+    def mismatches(self, **current: str) -> list[Notice]:
+        """A notice for each attribute whose current value is not the one of training."""
         return [
-            f"the adapter was trained with {name} {getattr(self, name)[:12]}, and serves with {value[:12]}"
+            Notice("adapter_differs", {"name": name, "trained": getattr(self, name), "served": value})
             for name, value in current.items()
             if getattr(self, name) != value
         ]
 
-    def setting_mismatches(self, **current: float) -> list[str]:
-        """Compare settings with those of training; returns a sentence for each one that differs."""
+    def setting_mismatches(self, **current: float) -> list[Notice]:
+        """A notice for each setting whose current value is not the one of training."""
         return [
-            f"the adapter was trained with {name} = {self.config[name]:g}, and serves with {value:g}"
+            Notice("adapter_setting_differs", {"name": name, "trained": self.config[name], "served": value})
             for name, value in current.items()
             if self.config.get(name, value) != value
         ]

@@ -75,10 +75,11 @@ class RecommendTask:
             if isinstance(answer, InputError):
                 fail(place, failure_code(answer), answer)
             elif (first := self._recommender.stages[0].source) in answer.failed_stages:
-                said = (one for one in answer.notices if one.startswith(f"{first} was left out"))
+                skipped = (one for one in answer.notices if one.code == "stage_skipped")
+                said = (str(one) for one in skipped if one.fields["stage"] == first)
                 fail(place, ENGINE_ERROR, next(said, f"{first} did not answer"))
             elif not answer.items:
-                fail(place, "nothing_allowed", "; ".join(answer.notices))
+                fail(place, "nothing_allowed", "; ".join(map(str, answer.notices)))
             else:
                 lists[place] = answer
         return BatchResult(

@@ -144,7 +144,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
         source, settings, cache, need_model=generative, backend=backend, prior_backend=prior_backend
     )
     for notice in opened.notices:
-        if notice.startswith(("no LLM", "no embedding ranker")):  # the answers would change once it is installed
+        if notice.code in ("no_language_model", "no_embedding_ranker"):  # the answers would change once it is installed
             raise ModelMissingError(f"a batch run needs all of its parts: {notice}")
         terminal.print_notice(f"note: {notice}")
     recommender = _starting_with(ranker, opened, source.name)

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -162,7 +162,9 @@ def _user_json(recommender: "Recommender", lists: _UserLists) -> dict[str, Any]:
             for item_id in lists.history.item_ids
         ],
     }
-    model_only = {f"alone, {name}": [asdict(item) for item in own.items] for name, own in lists.model_only.items()}
+    model_only = {
+        f"alone, {name}": [tables.item_fields(item) for item in own.items] for name, own in lists.model_only.items()
+    }
     return {**tables.as_json(fields, lists.recommendations), **model_only}
 
 

@@ -1,17 +1,16 @@
 """Data, settings and recommenders from command-line options."""
 
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from genrec.cli.options import ADVISOR_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.cli.terminal import print_notice, progress
-from genrec.errors import ArtifactError, InputError, ModelMissingError
+from genrec.errors import ArtifactError, InputError, ModelMissingError, UnknownUserError
 
 if TYPE_CHECKING:
     from genrec.backends.base import Backend
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_DATASET = "online-retail"
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
-_ON_UNKNOWN_ADVICE = re.compile(r'pass on_unknown="(\w+)"')
-_COLUMNS_ADVICE = re.compile(r"pass columns=(\{[^}]*\})")
-_NEW_USER_ADVICE = ("pass a History for a new user", "use --history or --words for a new user")
-_COLUMN_PAIR = re.compile(r"'([^']*)': '([^']*)'")
+_NEW_USER_REMEDY = "check the id, or use --history or --words for a new user"
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,16 @@ def translate_option_errors(table: str = "interactions") -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        message = _ON_UNKNOWN_ADVICE.sub(r"pass --on-unknown \1", str(error)).replace(*_NEW_USER_ADVICE)
-        raise type(error)(_COLUMNS_ADVICE.sub(lambda found: _columns_flags(found[1], table), message)) from None
+        raise error.revised(remedy=_option_remedy(error, table)) from None
+
+
+def _option_remedy(error: InputError, table: str) -> str:
+    """The remedy of an error in terms of command-line options."""
+    if columns := error.fields.get("columns"):
+        return _columns_flags(cast("Mapping[str, str]", columns), table)
+    if choice := error.fields.get("on_unknown"):
+        return f"pass --on-unknown {choice} to drop them"
+    return _NEW_USER_REMEDY if isinstance(error, UnknownUserError) else error.remedy
 
 
 def _given_options(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -259,9 +263,12 @@ def _read_index(directory: Path, model: str | Path | None, cache: Path) -> "Cata
     return CatalogIndex.load(directory, tokenizer=tokenizer)
 
 
-def _columns_flags(mapping: str, table: str) -> str:
-    pairs = (f"{table}.{name}={column}" for name, column in _COLUMN_PAIR.findall(mapping))
-    return "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
+def _columns_flags(columns: Mapping[str, str], table: str) -> str:
+    from genrec.data.column_mapping import UNGUESSED
+
+    pairs = (f"{table}.{name}={column}" for name, column in columns.items())
+    flags = "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
+    return flags + (UNGUESSED if "..." in columns.values() else "")
 
 
 def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -13,6 +13,7 @@ from genrec.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
     from genrec.data.catalog import Catalog
+    from genrec.notices import Notice
     from genrec.prompting.renderer import RenderedPrompt
     from genrec.prompting.template import Prompt, Template
     from genrec.prompting.tokenizer import Tokenizer
@@ -179,7 +180,7 @@ def _render_text_template(
 
 
 def _print(
-    template: "Template", prompt: "Prompt", token_ids: list[int] | None, notices: "Sequence[str]", as_json: bool
+    template: "Template", prompt: "Prompt", token_ids: list[int] | None, notices: "Sequence[Notice]", as_json: bool
 ) -> None:
     if as_json:
         messages = [
@@ -188,7 +189,7 @@ def _print(
         facts: dict[str, Any] = {
             "template": {"name": template.name, "version": template.version, "fingerprint": template.fingerprint},
             "messages": messages,
-            "notices": list(notices),
+            "notices": [str(notice) for notice in notices],
         }
         if token_ids is not None:
             facts |= {"tokens": len(token_ids), "token_ids": token_ids}

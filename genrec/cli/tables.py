@@ -25,8 +25,19 @@ def as_json(user: Mapping[str, Any], recommendations: "RecommendationList") -> d
 
 
 def list_fields(recommendations: "RecommendationList") -> dict[str, Any]:
-    """The fields of a list, in plain values; `left_out` is the former name of `failed_stages`, kept for one release."""
-    return {**asdict(recommendations), "left_out": recommendations.failed_stages}
+    """The fields of a list in plain values; `left_out` is the former name of `failed_stages`, kept for one release."""
+    return {
+        **asdict(recommendations),
+        "items": [item_fields(item) for item in recommendations.items],
+        "notices": [str(notice) for notice in recommendations.notices],
+        "notice_details": [asdict(notice) for notice in recommendations.notices],
+        "left_out": recommendations.failed_stages,
+    }
+
+
+def item_fields(item: "Recommendation") -> dict[str, Any]:
+    """The fields of a recommended item in plain values."""
+    return {**asdict(item), "source": item.source}
 
 
 def as_table(
@@ -86,7 +97,7 @@ def as_footer(recommendations: "RecommendationList") -> "Text":
     if any(item.drivers for item in recommendations.items):
         text.append("\nIn brackets: the drop in score without that history item.", style="dim")
     for notice in recommendations.notices:
-        text.append(f"\nnote: {sanitize_line(notice, max_length=1000)}", style="yellow")
+        text.append(f"\nnote: {sanitize_line(str(notice), max_length=1000)}", style="yellow")
     return text
 
 

@@ -174,8 +174,9 @@ class Catalog:
             others = int(np.count_nonzero(unknown)) - 1
             more = f" and {others:,} more are" if others else " is"
             raise UnknownItemError(
-                f"item {format_value(first)}{more} not in catalog {self.name!r} ({len(self):,} items); "
-                'pass on_unknown="skip" to drop such items'
+                f"item {format_value(first)}{more} not in catalog {self.name!r} ({len(self):,} items)",
+                remedy='pass on_unknown="skip" to drop such items',
+                on_unknown="skip",
             )
         return indices[~unknown]
 

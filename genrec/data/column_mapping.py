@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from genrec.errors import InputError
 
 # Names that other data sets use, most likely first; compared without case and punctuation.
+UNGUESSED = " with your own name for '...'"
 _COLUMN_ALIASES = {
     "user_id": "userid uid user customerid customer reviewerid visitorid memberid accountid profileid playerid "
     "personid clientid u sessionid session",
@@ -56,10 +57,12 @@ class ColumnMapping:
         ours = (*self.required, *(self.optional or ()))
         missing = [name for name in self.required if self._source_name(name) not in columns]
         if missing:
-            raise InputError(
-                f"{label} has no column {' or '.join(repr(name) for name in missing)}; its columns are "
-                f"{_list_columns(columns)}; {self._remedy(columns, missing, index_names)}"
-            )
+            problem = f"{label} has no column {' or '.join(map(repr, missing))}; its columns are {_list_columns(columns)}"
+            if file_remedy := self._file_remedy(columns, missing, index_names):
+                raise InputError(problem, remedy=file_remedy, code="missing_columns")
+            suggested = self._suggest(columns, missing)
+            remedy = f"pass columns={suggested!r}" + (UNGUESSED if "..." in suggested.values() else "")
+            raise InputError(problem, remedy=remedy, code="missing_columns", columns=suggested)
         chosen = {name: self._source_name(name) for name in ours if self._source_name(name) in columns}
         if self.optional is None:
             renamed = {name: theirs for name, theirs in self.names.items() if name not in chosen}
@@ -74,19 +77,21 @@ class ColumnMapping:
         ours = (*self.required, *(self.optional or ()))
         for name, theirs in self.names.items():
             if theirs not in columns:
+                problem = f"columns maps {name!r} to {theirs!r}, which {label} lacks; its columns are "
+                problem += _list_columns(columns)
                 if name in columns and theirs in ours:
-                    hint = f"the mapping is the other way round, pass columns={{{theirs!r}: {name!r}}}"
-                else:
-                    close = difflib.get_close_matches(str(theirs), columns, 1)
-                    hint = f"did you mean {close[0]!r}?" if close else "use one of these names"
-                raise InputError(
-                    f"columns maps {name!r} to {theirs!r}, which {label} lacks; its columns are "
-                    f"{_list_columns(columns)}; {hint}"
-                )
+                    swapped = {str(theirs): name}
+                    remedy = f"the mapping is the other way round, pass columns={swapped!r}"
+                    raise InputError(problem, remedy=remedy, code="swapped_mapping", columns=swapped)
+                close = difflib.get_close_matches(str(theirs), columns, 1)
+                raise InputError(problem, remedy=f"did you mean {close[0]!r}?" if close else "use one of these names")
             if self.optional is not None and name not in ours:
                 raise InputError(f"columns maps {name!r}, which is not used here; use only {', '.join(ours)}")
 
-    def _remedy(self, columns: Sequence[str], missing: Sequence[str], index_names: Sequence[str]) -> str:
+    def _file_remedy(
+        self, columns: Sequence[str], missing: Sequence[str], index_names: Sequence[str]
+    ) -> str | None:
+        """What to do about a file or a frame that no mapping of columns would fix."""
         index = [name for name in index_names if name in missing]
         if index:
             return f"{index[0]!r} is the frame's index, pass frame.reset_index()"
@@ -94,10 +99,10 @@ class ColumnMapping:
             return f"the file looks separated by {mark!r}; save it with commas as .csv, or with tabs as .tsv"
         if columns and all(re.fullmatch(r"[-+\d.:]+", name) for name in columns):
             return f"the file seems to lack a header line; add one as the first line, such as {','.join(self.required)}"
-        return self._suggest(columns, missing)
+        return None
 
-    def _suggest(self, columns: Sequence[str], missing: Sequence[str]) -> str:
-        """Suggest the mapping to pass, with well-known names of other data sets filled in."""
+    def _suggest(self, columns: Sequence[str], missing: Sequence[str]) -> dict[str, str]:
+        """The mapping to pass: columns by names that other data sets use, "..." where none is recognised."""
         taken = {self._source_name(name) for name in self.required if name not in missing}
         plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(columns) if name not in taken}
         found: dict[str, str] = {}
@@ -105,8 +110,7 @@ class ColumnMapping:
             known = (plain.get(alias) for alias in _COLUMN_ALIASES.get(name, "").split())
             found[name] = next((theirs for theirs in known if theirs and theirs not in found.values()), "...")
         passed = {name: theirs for name, theirs in self.names.items() if name not in missing}
-        advice = f"pass columns={ {**passed, **found}!r}"
-        return advice if "..." not in found.values() else f"{advice} with your own name for '...'"
+        return {**passed, **found}
 
 
 def _list_columns(columns: Sequence[str]) -> str:

@@ -326,7 +326,10 @@ class Interactions:
             mapping = {"user_id": theirs["item_id"], "item_id": theirs["user_id"]}
             raise InputError(
                 f"users and items of {self.source} look swapped: no item id but {users:,} of {len(self.user_ids):,} "
-                f"user ids are in catalog {catalog.name!r} ({len(catalog):,} items); pass columns={mapping!r}"
+                f"user ids are in catalog {catalog.name!r} ({len(catalog):,} items)",
+                remedy=f"pass columns={mapping!r}",
+                code="swapped_columns",
+                columns=mapping,
             )
 
     def _unknown_item_error(self, catalog: Catalog, unknown: BoolArray) -> UnknownItemError:
@@ -337,13 +340,16 @@ class Interactions:
         more = f", and neither {'are' if others > 1 else 'is'} {others:,} more" if others else ""
         return UnknownItemError(
             f"item {item_id!r} in the history of user {user_id!r} is not in catalog {catalog.name!r} "
-            f'({len(catalog):,} items){more}; pass on_unknown="skip" to drop such events'
+            f"({len(catalog):,} items){more}",
+            remedy='pass on_unknown="skip" to drop such events',
+            on_unknown="skip",
         )
 
     def _unknown_user_error(self, user_id: object) -> UnknownUserError:
         return UnknownUserError(
-            f"user {format_value(user_id)} is not among the {len(self.user_ids):,} users of {self.source}; "
-            "check the id, or pass a History for a new user"
+            f"user {format_value(user_id)} is not among the {len(self.user_ids):,} users of {self.source}",
+            remedy="check the id, or pass a History for a new user",
+            user_id=user_id,
         )
 
 

@@ -67,12 +67,14 @@ class CatalogGrammar:
         """
         allowed = Subset.everything(len(self.trie)) if allowed is None else allowed
         if form not in FORMS:
-            raise InputError(f"form is {form!r:.60}; choose one of {', '.join(FORMS)}")
+            raise InputError(f"form is {form!r:.60}; choose one of {', '.join(FORMS)}", argument="form")
         if form != "list" and k is not None:
-            raise InputError(f"k is {k!r}, but form {form!r} takes no k; remove k, or choose form 'list'")
+            raise InputError(
+                f"k is {k!r}, but form {form!r} takes no k; remove k, or choose form 'list'", argument="k"
+            )
         k = DEFAULT_K if k is None else k
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise InputError(f"k is {k!r}; give a whole number of at least 1")
+            raise InputError(f"k is {k!r}; give a whole number of at least 1", argument="k")
         if allowed.universe != len(self.trie):
             raise InputError(
                 f"allowed is a subset of {allowed.universe:,} rows, but the trie has {len(self.trie):,}; "
@@ -84,7 +86,8 @@ class CatalogGrammar:
         if remaining > len(allowed):
             raise InputError(
                 f"k is {remaining:,}, but {len(allowed):,} of {len(self.trie):,} items are allowed; "
-                "ask for fewer, or allow more"
+                "ask for fewer, or allow more",
+                argument="k",
             )
         delimiter = {"list": self.delimiters.separator_id, "text": self.delimiters.closing_id}.get(form)
         if delimiter in self._ambiguous_delimiters:

@@ -134,14 +134,17 @@ class Prior:
         """
         manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
         if manifest["key"] != self._key:
-            raise MismatchError(f"the prior in {directory} has key {manifest['key']}, not {self._key}; remove it")
+            raise MismatchError(
+                f"the prior in {directory} has key {manifest['key']}, not {self._key}", remedy="remove it"
+            )
         arrays = artifact.mmap_arrays(directory / _FILE)
         if "steps" not in arrays:
-            raise ArtifactError(f"{directory / _FILE} does not contain the array steps; remove it")
+            raise ArtifactError(f"{directory / _FILE} does not contain the array steps", remedy="remove it")
         log_probs = arrays["steps"]
         if log_probs.shape != self.log_probs.shape:
             raise MismatchError(
-                f"the prior in {directory} has {len(log_probs)} tokens, not {len(self.log_probs)}; remove it"
+                f"the prior in {directory} has {len(log_probs)} tokens, not {len(self.log_probs)}",
+                remedy="remove it",
             )
         with self._lock:
             self.log_probs[:] = log_probs

@@ -15,6 +15,7 @@ from genrec.decoding.bounds import PriorPenalty
 from genrec.errors import InputError, check_count
 from genrec.index.trie import TokenTrie
 from genrec.types import FloatArray, IntArray, Ranking
+from genrec.notices import Notice
 
 ScoreKind = Literal["model", "catalog"]
 
@@ -90,7 +91,7 @@ class SearchRequest:
         """The ranking of the k items of highest score, best first, ties in item order."""
         item_indices = item_indices.astype(np.int64)
         best = np.lexsort((item_indices, -scores))[: self.k]
-        notices = () if len(item_indices) else ("nothing is allowed",)
+        notices = () if len(item_indices) else (Notice("nothing_allowed"),)
         return Ranking(
             item_indices[best], scores[best], proven, len(item_indices), notices, generated_tokens, forward_passes
         )

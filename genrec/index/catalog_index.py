@@ -252,7 +252,7 @@ class CatalogIndex:
             np.sort(trie.items), np.arange(len(catalog))
         ):
             raise MismatchError(
-                f"the catalog and the trie in {directory.name!r} belong to different indexes; build it again"
+                f"the catalog and the trie in {directory.name!r} belong to different indexes", remedy="build it again"
             )
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])
 

@@ -220,9 +220,9 @@ class FrontCodedRows:
         try:
             rows = cls(**arrays)
         except TypeError:
-            raise ArtifactError(f"{path} holds {', '.join(arrays)}, not a trie; build it again") from None
+            raise ArtifactError(f"{path} holds {', '.join(arrays)}, not a trie", remedy="build it again") from None
         if len({len(rows.shared), len(rows.tails), len(rows.items)}) > 1 or not len(rows):
-            raise ArtifactError(f"the arrays in {path} have different lengths; build the trie again")
+            raise ArtifactError(f"the arrays in {path} have different lengths", remedy="build the trie again")
         return rows
 
     @cached_property

@@ -6,6 +6,7 @@ import numpy as np
 
 from genrec.data.catalog import Catalog
 from genrec.errors import EngineError, InputError
+from genrec.notices import Notice
 from genrec.prompting.template import Prompt, Template, one_line
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import IntArray
@@ -27,7 +28,7 @@ class RenderedPrompt:
 
     prompt: Prompt
     token_ids: IntArray
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class Renderer:
             prompt = self._render_prompt(shown[start:], words, candidates)
             token_ids = self.tokenizer.encode_prompt(prompt)
             if len(token_ids) <= self.max_prompt_tokens:
-                kept = f"the prompt shows the newest {len(shown) - start} of {len(shown)} history items"
-                notices = (f"{kept}; the rest does not fit {self.max_prompt_tokens} tokens",) if start else ()
+                fields = {"shown": len(shown) - start, "total": len(shown), "max_tokens": self.max_prompt_tokens}
+                notices = (Notice("history_truncated", fields),) if start else ()
                 return RenderedPrompt(prompt, token_ids, notices)
         raise EngineError(
             f"template {self.template.name!r} does not fit {self.max_prompt_tokens} tokens even without a history; "

@@ -12,6 +12,7 @@ import numpy as np
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError
+from genrec.notices import Notice
 from genrec.prompting.template import Template
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.explain import find_drivers, render_reason
@@ -41,9 +42,7 @@ class FallbackChain:
         _run_stage(self.stages[-1], requests, k, Deadline.never())
         for task in requests:
             if task.n_missing:
-                task.add_notice(
-                    f"{task.n_missing} items are missing, no step could rank them; end the ladder with popularity"
-                )
+                task.add_notice(Notice("items_missing", {"count": task.n_missing}))
 
 
 @dataclass
@@ -75,7 +74,7 @@ class PendingRequest:
     user_id: UserId | None
     request: RankRequest
     k: int
-    notices: list[str]
+    notices: list[Notice]
     results: list[StageResult] = field(default_factory=list)
     proven: bool = False
     compared: int = 0
@@ -109,12 +108,13 @@ class PendingRequest:
             StageResult(ranker, ranking.item_indices[:count], ranking.scores[:count], ranking.main_signals[:count])
         )
 
-    def record_failure(self, ranker: Ranker, reason: object) -> None:
+    def record_failure(self, ranker: Ranker, error: EngineError) -> None:
         """Record that a stage was skipped, and why."""
         self.failed_stages.append(ranker.source)
-        self.add_notice(f"{ranker.source} was left out: {reason}")
+        reason = "deadline exceeded" if isinstance(error, DeadlineExceededError) else str(error)
+        self.add_notice(Notice("stage_skipped", {"stage": ranker.source, "reason": reason, "error": error.code}))
 
-    def add_notice(self, notice: str) -> None:
+    def add_notice(self, notice: Notice) -> None:
         """Add a notice to the caller, unless it is there already."""
         if notice not in self.notices:
             self.notices.append(notice)
@@ -125,21 +125,23 @@ class PendingRequest:
             try:
                 drivers = find_drivers(part.ranker, self.request, part.item_indices, catalog, deadline=deadline)
             except EngineError as error:
-                self.add_notice(f"no reasons for the items from {part.ranker.source}: {error}")
+                fields = {"stage": part.ranker.source, "reason": str(error), "error": error.code}
+                self.add_notice(Notice("explanation_skipped", fields))
                 continue
             part.explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
 
-    def to_recommendation_list(self, catalog: Catalog, notices: Sequence[str], seconds: float) -> RecommendationList:
+    def to_recommendation_list(self, catalog: Catalog, notices: Sequence[Notice], seconds: float) -> RecommendationList:
         """The recommendations, with further notices and the time that the request took."""
         items: list[Recommendation] = []
         for part in self.results:
             ids, titles = catalog.item_ids.take(part.item_indices), catalog.titles_at(part.item_indices)
             for place, (item_id, title, score) in enumerate(zip(ids, titles, part.scores, strict=True)):
                 drivers, reason = part.explanations[place] if part.explanations else ((), None)
-                source, rank = part.ranker.source, len(items) + 1
-                if part.contributors:
-                    source = f"{source}: {part.contributors[place]}"
-                items.append(Recommendation(self.user_id, item_id, rank, float(score), source, title, reason, drivers))
+                signal = part.contributors[place] if part.contributors else None
+                stage, rank = part.ranker.source, len(items) + 1
+                items.append(
+                    Recommendation(self.user_id, item_id, rank, float(score), stage, title, reason, drivers, signal)
+                )
         proven = self.proven or not self.k  # nothing is allowed, and nothing is all of it
         said = (*notices, *self.notices)
         return RecommendationList(
@@ -158,9 +160,9 @@ def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadl
     """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others."""
     try:
         rankings = ranker.rank([task.remaining_request for task in requests], k, deadline=deadline)
-    except DeadlineExceededError:
+    except DeadlineExceededError as error:
         for task in requests:
-            task.record_failure(ranker, "no time")
+            task.record_failure(ranker, error)
     except EngineError as error:
         if len(requests) > 1:
             for task in requests:

@@ -13,6 +13,7 @@ from genrec.deadline import Deadline
 from genrec.decoding.prior import Prior
 from genrec.errors import InputError, TokenizerMismatchError, check_count
 from genrec.index.catalog_index import CatalogIndex
+from genrec.notices import Notice
 from genrec.prompting.renderer import RenderedPrompt, Renderer, window_start
 from genrec.prompting.template import Template
 from genrec.prompting.tokenizer import Tokenizer
@@ -158,7 +159,7 @@ class GenerativeRanker:
         return self._prior_store.backend
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Notice, ...]:
         """Differences between the training of an adapter and its use here; see the class."""
         trained = self._backend.provenance
         if trained is None:
@@ -166,10 +167,7 @@ class GenerativeRanker:
         shown = {name: getattr(self.settings, name) for name in ("prior", "max_history", "history_step")}
         found = [*self._provenance_differences, *trained.setting_mismatches(**shown)]
         if self.settings.prior and self._prior_store.backend is self._backend:
-            found.append(
-                "the prior is measured with the adapter, but the adapter was trained on the prior of "
-                f"{trained.base}; pass the model without the adapter as the backend of PriorSource"
-            )
+            found.append(Notice("adapter_prior", {"base": trained.base}))
         return tuple(found)
 
     def can_rank(self, request: RankRequest) -> bool:

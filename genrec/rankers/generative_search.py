@@ -23,6 +23,7 @@ from genrec.rankers.memory_budget import NODES_PER_PASS, BatchSize
 from genrec.rankers.prior_store import PriorStore
 from genrec.rankers.retrieval import fusion_boosts, with_main_signals
 from genrec.types import IntArray, Ranking
+from genrec.notices import Notice
 
 _EMPTY = np.empty(0, dtype=np.int64)
 _EMPTY.flags.writeable = False
@@ -163,7 +164,7 @@ def shows_candidates(renderer: Renderer) -> bool:
 
 def _empty_ranking(request: RankRequest) -> Ranking:
     """The ranking of a request for which no item is considered; a notice says so if no item is allowed."""
-    notices = () if len(request.allowed) else ("nothing is allowed",)
+    notices = () if len(request.allowed) else (Notice("nothing_allowed"),)
     return Ranking(_EMPTY.copy(), np.empty(0), True, 0, notices)
 
 

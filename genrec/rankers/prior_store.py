@@ -64,9 +64,8 @@ class PriorStore:
                 try:
                     prior.load(self._cache / key)
                 except (ArtifactError, MismatchError) as error:
-                    reason = str(error).rpartition(";")[0]
-                    place = self._cache / key
-                    raise ArtifactError(f"{reason}; remove the folder {place}, it is measured again") from error
+                    remedy = f"remove the folder {self._cache / key}; the prior is computed again"
+                    raise ArtifactError(error.problem, remedy=remedy) from error
             self._priors[key] = prior
         return self._priors[key]
 

@@ -166,7 +166,8 @@ class ChatService:
                     emit(_ExtensionEvent(_preferences_payload(part, advisor)))
                 case RecommendationList():
                     response = self._service.list_responses([part], recommender)[0]
-                    emit(_ExtensionEvent({"items": response["items"], "notices": response["notices"]}, part))
+                    shown = {name: response[name] for name in ("items", "notices", "notice_details")}
+                    emit(_ExtensionEvent(shown, part))
                 case str():
                     emit(part)
 

@@ -26,6 +26,7 @@ class ApiError(Exception):
             does but a value cannot be used, such as an item that is not in the catalog.
         param: the field of the request that caused the error.
         headers: additional response headers.
+        reason: the code of the genrec error behind it, such as "unknown_item"; None if there is none.
     """
 
     status: int
@@ -33,6 +34,7 @@ class ApiError(Exception):
     code: str
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
 
     @property
     def body(self) -> bytes:
@@ -43,7 +45,7 @@ class ApiError(Exception):
     def error_object(self) -> dict[str, str | None]:
         """The `error` object of the body."""
         kind = _ERROR_TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code, "reason": self.reason}
 
     @classmethod
     def from_exception(cls, error: Exception) -> "ApiError":
@@ -54,13 +56,14 @@ class ApiError(Exception):
             case QueueFullError():
                 return cls.overloaded()
             case InputError():
-                return cls(400, str(error), "invalid_value")
+                return cls(400, str(error), "invalid_value", reason=error.code)
             case StoreError():
-                return cls(503, "the event store is unavailable; try again later", "store_unavailable")
+                message = "the event store is unavailable; try again later"
+                return cls(503, message, "store_unavailable", reason=error.code)
             case EngineError():
-                return cls(503, "the model is unavailable; try again later", "engine_unavailable")
+                return cls(503, "the model is unavailable; try again later", "engine_unavailable", reason=error.code)
             case GenrecError():
-                return cls(500, "the server is misconfigured; see its log", "misconfigured")
+                return cls(500, "the server is misconfigured; see its log", "misconfigured", reason=error.code)
         return cls(500, "internal server error; see the server log", "internal_error")
 
     @classmethod

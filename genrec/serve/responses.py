@@ -9,6 +9,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from genrec.data.catalog import Catalog
+from genrec.notices import Notice
 from genrec.types import ItemId, RecommendationList
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,9 +40,18 @@ class RecommendedItem(TypedDict):
     title: str
     score: float | None
     source: str
+    stage: str
+    signal: str | None
     reason: str | None
     drivers: list[DriverItem]
     attributes: dict[str, Any]
+
+
+class NoticeDetail(TypedDict):
+    """A notice for programs: its code and fields."""
+
+    code: str
+    fields: dict[str, Any]
 
 
 class RecommendResponse(TypedDict):
@@ -51,6 +61,7 @@ class RecommendResponse(TypedDict):
     proven: bool
     compared: int
     notices: list[str]
+    notice_details: list[NoticeDetail]
     seconds: float
 
 
@@ -68,8 +79,8 @@ class NoticeFilter:
         self._clock = clock
         self._logged_at: dict[str, float] = {}
 
-    def for_list(self, result: RecommendationList, suppressed: Sequence[str]) -> list[str]:
-        """The notices of a list.
+    def for_list(self, result: RecommendationList, suppressed: Sequence[Notice]) -> list[Notice]:
+        """The notices of a list that its caller may see.
 
         Args:
             result: the list.
@@ -77,27 +88,25 @@ class NoticeFilter:
         """
         if not result.notices:  # the common case, on a hot path
             return []
-        failures = {f"{source} was left out" for source in result.failed_stages}
-        failures |= {f"no reasons for the items from {item.source.partition(':')[0]}" for item in result.items}
-        told = []
+        shown = []
         for notice in result.notices:
-            what, _, why = notice.partition(": ")
-            if what in failures:
-                self._log(what, why)
-                told.append(what)
-            elif notice not in suppressed:
-                told.append(notice)
-        return told
+            if notice in suppressed:
+                continue
+            public = notice.without_reason()
+            if "reason" in notice.fields:
+                self._log(str(public), str(notice.fields["reason"]))
+            shown.append(public)
+        return shown
 
-    def _log(self, notice: str, detail: str) -> None:
+    def _log(self, sentence: str, reason: str) -> None:
         now = self._clock()
-        if now - self._logged_at.get(notice, -_LOG_INTERVAL) >= _LOG_INTERVAL:
-            self._logged_at[notice] = now
-            _LOGGER.warning("%s: %s", notice, detail)
+        if now - self._logged_at.get(sentence, -_LOG_INTERVAL) >= _LOG_INTERVAL:
+            self._logged_at[sentence] = now
+            _LOGGER.warning("%s: %s", sentence, reason)
 
 
 def to_responses(
-    lists: Sequence[RecommendationList], catalog: Catalog, notices_for: Callable[[RecommendationList], list[str]]
+    lists: Sequence[RecommendationList], catalog: Catalog, notices_for: Callable[[RecommendationList], Sequence[Notice]]
 ) -> list[RecommendResponse]:
     """Lists as JSON responses. Items that were withdrawn meanwhile have no attributes.
 
@@ -114,7 +123,7 @@ def to_responses(
 
 
 def _to_response(
-    result: RecommendationList, attributes_by_id: Mapping[ItemId, Mapping[str, Any]], notices: list[str]
+    result: RecommendationList, attributes_by_id: Mapping[ItemId, Mapping[str, Any]], notices: Sequence[Notice]
 ) -> RecommendResponse:
     items: list[RecommendedItem] = [
         {
@@ -123,6 +132,8 @@ def _to_response(
             "title": item.title,
             "score": _finite_or_none(item.score),
             "source": item.source,
+            "stage": item.stage,
+            "signal": item.signal,
             "reason": item.reason,
             "drivers": [
                 {"item_id": driver.item_id, "title": driver.title, "drop": _finite_or_none(driver.drop)}
@@ -136,7 +147,8 @@ def _to_response(
         "items": items,
         "proven": result.proven,
         "compared": result.compared,
-        "notices": notices,
+        "notices": [str(notice) for notice in notices],
+        "notice_details": [{"code": notice.code, "fields": dict(notice.fields)} for notice in notices],
         "seconds": result.seconds,
     }
 

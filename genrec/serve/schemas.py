@@ -84,6 +84,7 @@ class ErrorDetail(BaseModel):
     type: str
     param: str | None
     code: str
+    reason: str | None = None
 
 
 class ErrorResponse(BaseModel):

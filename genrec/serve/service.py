@@ -92,7 +92,7 @@ class Service:
         self._last_ranked_at = -_READINESS_TTL
         self._notice_filter = NoticeFilter(clock)
         for notice in state.recommender.notices:
-            _LOGGER.info(notice)
+            _LOGGER.info("%s", notice)
 
     @property
     def catalog(self) -> Catalog:

@@ -4,6 +4,7 @@ Everything that differs between the two is in this module, and so are their erro
 """
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ _URL_FORMATS = "write sqlite:///PATH, or postgresql://USER:PASSWORD@HOST:PORT/DA
 _BUSY_TIMEOUT = 10  # seconds that a SQLite writer waits for other writers
 _CONNECT_TIMEOUT = 5  # seconds until a PostgreSQL server that does not answer counts as down
 _MAX_CONNECTIONS = 16  # connections per process; PostgreSQL allows 100 in total by default
+_LOCKED_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _MAX_ATTEMPTS = 20
 _RETRYABLE_SQLSTATES = ("40P01", "40001")  # deadlock and serialization failure
 _ADVISORY_LOCK_KEY = 0x67656E726563  # "genrec" in ASCII; held while the tables are created
@@ -199,7 +201,7 @@ class Database:
                 with self._reader.connect() as connection:
                     mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar_one()
             except sa.exc.OperationalError as error:
-                if attempt == _MAX_ATTEMPTS or "locked" not in str(error.orig):
+                if attempt == _MAX_ATTEMPTS or getattr(error.orig, "sqlite_errorcode", None) not in _LOCKED_CODES:
                     raise
                 time.sleep(0.02 * attempt)
             else:

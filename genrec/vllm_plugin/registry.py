@@ -1,6 +1,5 @@
 """The catalogs that an engine serves, each loaded once from a sub-folder, and the constraints of its requests."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from genrec.types import IntArray
 CATALOGS_ENV = "GENREC_CATALOGS"
 EXTRA_ARG_KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
 _MAX_NAMES_SHOWN = 30  # catalog names in a message
-_ARGUMENT_NAME = re.compile(r"^(form|k)(?= is )")
 
 
 def is_genrec_key(key: object) -> bool:
@@ -100,7 +98,9 @@ class CatalogRegistry:
         try:
             return grammar.start(form, k=k, allowed=index.to_row_subset(allowed))
         except InputError as error:  # which knows of no keys
-            raise type(error)(_ARGUMENT_NAME.sub(r"genrec_\1", str(error))) from error
+            if "argument" not in error.fields:
+                raise
+            raise error.revised(problem=f"genrec_{error.problem}") from error
 
 
 def _item_indices(index: CatalogIndex, key: str, extra_args: Mapping[str, Any]) -> IntArray:

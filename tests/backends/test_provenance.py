@@ -15,6 +15,7 @@ from genrec.backends.adapter import inspect_adapter
 from genrec.backends.provenance import FILENAME, Provenance
 from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
 from genrec.rankers.prior_store import PriorSource
+from genrec.notices import Notice
 from genrec.testing import ByteTokenizer, TableBackend
 
 PROVENANCE = Provenance(
@@ -66,7 +67,7 @@ def test_differences_to_training_give_notices() -> None:
         index=index.fingerprint,
     )
 
-    def notices(provenance: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[str, ...]:
+    def notices(provenance: Provenance | None, prior_backend: TableBackend | None = plain) -> tuple[Notice, ...]:
         backend.provenance = provenance
         settings = GenerativeSettings(strategy="beam")
         prior = PriorSource(backend=prior_backend)
@@ -76,16 +77,10 @@ def test_differences_to_training_give_notices() -> None:
     assert notices(None) == notices(same) == ()
     for name in ("template", "catalog", "index"):
         (notice,) = notices(replace(same, **{name: "f" * 64}))
-        assert notice.startswith(f"the adapter was trained with {name} ffffffffffff, and serves with ")
-    for config, message in (
-        ({"prior": 0.0}, "the adapter was trained with prior = 0, and serves with 1"),
-        ({"max_history": 24}, "the adapter was trained with max_history = 24, and serves with 12"),
-    ):
-        assert notices(replace(same, config=config)) == (message,)
-    (notice,) = notices(same, None)
-    assert notice == (
-        "the prior is measured with the adapter, but the adapter was trained on the prior of Tiny; pass the model "
-        "without the adapter as the backend of PriorSource"
-    )
+        assert (notice.code, notice.fields["name"], notice.fields["trained"]) == ("adapter_differs", name, "f" * 64)
+    for name, trained, served in (("prior", 0.0, 1.0), ("max_history", 24, 12)):
+        fields = {"name": name, "trained": trained, "served": served}
+        assert notices(replace(same, config={name: trained})) == (Notice("adapter_setting_differs", fields),)
+    assert notices(same, None) == (Notice("adapter_prior", {"base": "Tiny"}),)
     with pytest.raises(TokenizerMismatchError, match="was trained with tokenizer ffffffffffff"):
         notices(replace(same, tokenizer="f" * 64))

@@ -379,7 +379,7 @@ def test_adapters_are_selected_per_request(
     merged = TransformersBackend(smollm2, adapter=folder, device="cpu", dtype=torch.float32)
     unmerged = ranker(engine.with_adapter(folder), engine)
     assert unmerged.notices == ()
-    assert "the prior is measured with the adapter" in ranker(engine.with_adapter(folder), None).notices[0]
+    assert ranker(engine.with_adapter(folder), None).notices[0].code == "adapter_prior"
     expected = scores(ranker(merged, smollm2_float32))
     np.testing.assert_allclose(scores(unmerged), expected, atol=2e-2)
     assert np.abs(scores(ranker(smollm2_float32, None)) - expected).max() > 0.5

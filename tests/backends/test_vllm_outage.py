@@ -66,7 +66,7 @@ def is_from_llm(one: Response) -> bool:
 
 
 def has_notice(reason: str, one: Response) -> bool:
-    return any(reason in notice for notice in one.answer.notices)
+    return any(reason in str(notice) for notice in one.answer.notices)
 
 
 @pytest.mark.vllm

@@ -76,6 +76,6 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
     fallen = RecommendTask(Recommender(catalog, [Broken(), popularity], interactions=interactions), 3, {})
     answers = fallen([rows[0], rows[6]], texts)
     assert [(one.row, one.code, one.message) for one in answers.failures] == [
-        (0, "engine", "broken was left out: the engine is gone")
+        (0, "engine", "broken was skipped: the engine is gone")
     ]
     assert answers.sources == {"popularity": 3}

@@ -206,7 +206,7 @@ def test_fewer_than_k_is_said(files: Path) -> None:
     """A shorter list than asked for is never silent."""
     result = run("recommend", "u1", *OURS, *NO_MODELS, "--k", "50")
     assert result.exit_code == 0
-    assert "50 were asked for" in result.out
+    assert "of the 50 requested items are allowed" in result.out
 
 
 @pytest.mark.parametrize(("choice", "count"), [("skip", 0), ("fallback", 3)])

@@ -18,6 +18,7 @@ from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import InputError
 from genrec.index.trie import TokenTrie
+from genrec.notices import Notice
 from genrec.testing import TableBackend
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
@@ -223,7 +224,7 @@ def test_nothing_allowed_is_an_empty_and_proven_list() -> None:
         exhaustive_search(case.backend.open(case.prompts), case.trie, request),
     ):
         assert all(len(ranking.item_indices) == 0 and ranking.proven for ranking in rankings)
-        assert all(ranking.notices == ("nothing is allowed",) for ranking in rankings)
+        assert all(ranking.notices == (Notice("nothing_allowed"),) for ranking in rankings)
 
 
 def test_empty_batch_gives_no_rankings() -> None:

@@ -451,4 +451,4 @@ def test_an_adapter_for_semantic_ids_is_served_with_them(smollm2: Path, cache: P
     assert not recommender.notices
     assert [item.stage for item in recommender.recommend("12748", k=3).items] == ["generative"] * 3
     without = open_recommender(catalog, interactions, cache=cache, settings=replace(settings, encoder=None))
-    assert any("uses semantic ids, which need a sentence encoder" in notice for notice in without.notices)
+    assert any("uses semantic ids, which need a sentence encoder" in str(notice) for notice in without.notices)

@@ -34,6 +34,7 @@ from genrec.rankers.generative import GenerativeRanker
 from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.testing import ByteTokenizer, TableBackend
 from genrec.types import FloatArray
+from genrec.notices import Notice
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_long_history_is_cut_with_a_notice() -> None:
     rendered = ranker.render(request)
     newest = ",".join(TITLES[-4:])
     assert rendered.prompt[0].text.endswith(f"{newest},?")
-    assert rendered.notices == ("the prompt shows the newest 4 of 12 history items; the rest does not fit 20 tokens",)
+    assert rendered.notices == (Notice("history_truncated", {"shown": 4, "total": 12, "max_tokens": 20}),)
     (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
     assert ranking.notices == rendered.notices
     with pytest.raises(EngineError, match="does not fit 20 tokens even without a history"):
@@ -183,7 +184,7 @@ def test_no_candidates_is_not_reported_as_nothing_allowed() -> None:
     (ranking,) = ranker.rank([request], 3, deadline=Deadline.never())
     assert (len(ranking.item_indices), ranking.notices) == (0, ())
     impossible = replace(request, allowed=Subset.from_indices(N, []))
-    assert ranker.rank([impossible], 3, deadline=Deadline.never())[0].notices == ("nothing is allowed",)
+    assert ranker.rank([impossible], 3, deadline=Deadline.never())[0].notices == (Notice("nothing_allowed"),)
 
 
 class UninformedRanker(DenseRanker):

@@ -16,6 +16,7 @@ from genrec.chat.languages.exclusion_phrases import exclude_word
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
 from genrec.rankers.base import DenseRanker, RankRequest
+from genrec.notices import Notice
 
 REQUEST = [{"role": "user", "content": "a lamp, under 9"}]
 
@@ -92,7 +93,7 @@ def test_failed_engine_fails_no_request(tmp_path: Path) -> None:
     """Lists come from other stages and say so; a stream ends and is marked as a fallback."""
     with (
         running_server(
-            small_pipeline(extra_stages=[FailingRanker()], notices=["no LLM: nothing is in /secret/cache"]),
+            small_pipeline(extra_stages=[FailingRanker()], notices=[Notice("no_language_model", {"reason": "nothing is in /secret/cache"})]),
             tmp_path,
             generate=write_half_a_reply,
         ) as address,
@@ -100,7 +101,7 @@ def test_failed_engine_fails_no_request(tmp_path: Path) -> None:
     ):
         answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 5, "explain": True})
         assert len(item_ids(answer)) == 5
-        assert answer.json()["notices"] == ["generative was left out"]
+        assert answer.json()["notices"] == ["generative was skipped"]
         assert {item["source"].partition(":")[0] for item in answer.json()["items"]} == {"blend", "popularity"}
         assert error_of(ready := client.get("/health/ready"))["code"] == "engine_unavailable"
         assert ready.status_code == 503
@@ -114,7 +115,7 @@ def test_failed_engine_fails_no_request(tmp_path: Path) -> None:
         assert chunks[-1] == "[DONE]"
         assert chunks[-2]["genrec"] == {"fallback": True}
         assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
-        assert chunks[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was left out"]
+        assert chunks[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was skipped"]
         assert "secret" not in json.dumps([answer.json(), whole, chunks])  # neither causes nor notices of the pipeline
         assert "genrec_reply_fallbacks_total 2.0" in client.get("/metrics").text
 

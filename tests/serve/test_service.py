@@ -16,6 +16,7 @@ from server import BlockingRanker, parse_sse, running_server, small_pipeline, wa
 from genrec.chat.advisor import Advisor
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, StoreError
+from genrec.notices import Notice
 from genrec.pipeline import Pipeline
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.serve.responses import NoticeFilter, RecommendResponse
@@ -183,12 +184,14 @@ def test_stage_failures_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFi
     """Logging every failure fills the disk; logging none hides the cause."""
     clock = ManualClock()
     notice_filter = NoticeFilter(clock)
-    notices = ("own", "generative was left out: /secret: gone", "only 3 items are allowed, 5 were asked for")
+    own, few = Notice("no_language_model"), Notice("few_allowed", {"allowed": 3, "k": 5})
+    skipped = Notice("stage_skipped", {"stage": "generative", "reason": "/secret: gone"})
+    notices = (own, skipped, few)
     failed = RecommendationList((), proven=False, compared=0, notices=notices, failed_stages=("generative",))
     with caplog.at_level(logging.WARNING):
         for clock.now in (0.0, 1.0, 59.0, 61.0):
-            assert notice_filter.for_list(failed, ["own"]) == ["generative was left out", notices[-1]]
-    assert [record.getMessage() for record in caplog.records] == [notices[1]] * 2
+            assert notice_filter.for_list(failed, [own]) == [Notice("stage_skipped", {"stage": "generative"}), few]
+    assert [record.getMessage() for record in caplog.records] == [str(skipped)] * 2
 
 
 def test_waiting_times_out() -> None:
