@@ -205,8 +205,8 @@ class AdmissionMiddleware:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            message = f"the request body did not arrive within {self._limits.body_timeout:g} s; send it without pauses"
-            raise ApiError(408, message, "slow_request", headers={"connection": "close"}) from None
+            reason = f"the request body did not arrive within {self._limits.body_timeout:g} s; send it without pauses"
+            raise ApiError(408, reason, "slow_request", headers={"connection": "close"}) from None
 
 
 class _TrackedSend:
