@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PROMPT = "you: "
 _HELP = """Write what you are looking for ("more like the second", "no candles"), or:
 /like N, /dislike N   rate an item of the list      /why N      explain an item
-/filter CONDITION     such as price < 5             /undo       undo the last turn
+/filter CONDITION     such as price < 5             /undo       undo a turn
 /preferences          show your preferences         /forget N   remove one
 /save FILE            save the conversation         /quit       end it"""
 
