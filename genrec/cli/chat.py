@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from genrec.types import RecommendationList
 
 _PROMPT = "you: "
-_HELP = """Write what you are looking for ("more like the second", "no candles", "under 5", "not that series"), or:
-/like N, /dislike N   rate an item of the last list     /why N     explain an item
-/filter CONDITION     such as price < 5                 /undo      undo the last turn
-/preferences          show your preferences             /forget N  remove a preference
-/save FILE            save the conversation as JSON     /quit"""
+_HELP = """Write what you are looking for ("more like the second", "no candles"), or:
+/like N, /dislike N   rate an item of the list      /why N      explain an item
+/filter CONDITION     such as price < 5             /undo       undo a turn
+/preferences          show your preferences         /forget N   remove one
+/save FILE            save the conversation         /quit       end it"""
 
 User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Id of the user.")]
 
