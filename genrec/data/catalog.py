@@ -3,11 +3,8 @@
 Letters: N items. An item's index is its row in the table it was read from, counted from 0.
 """
 
-import hashlib
 import json
-import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.artifact import atomic_writer
-from genrec.data.column_types import describe_type
 from genrec.data.filters import filter_mask
 from genrec.data.ids import Ids
+from genrec.data.item_columns import (
+    concatenate_columns,
+    fingerprint_columns,
+    item_values_to_array,
+    replace_missing_by_null,
+    require_distinct_ids,
+)
 from genrec.data.readers import read_table
 from genrec.data.table import Table, format_value
 from genrec.errors import ArtifactError, InputError, UnknownItemError
@@ -57,14 +60,16 @@ class Catalog:
             raise InputError(f"{table.source} holds no items; a catalog needs at least one")
         self.name = name
         self.item_ids = table.id_column("item_id")
-        _reject_duplicate_ids(self.item_ids, table)
+        require_distinct_ids(self.item_ids, table.source)
         self._titles = table.text_column("title")
         self._attributes = {
-            key: _nulls_for_missing(column) for key, column in table.columns.items() if key not in _REQUIRED_COLUMNS
+            key: replace_missing_by_null(column)
+            for key, column in table.columns.items()
+            if key not in _REQUIRED_COLUMNS
         }
         self.attribute_names = tuple(self._attributes)
         ordered = {name: self._attributes[name] for name in sorted(self._attributes)}
-        self.fingerprint = _fingerprint({"item_id": self.item_ids.keys, "title": self._titles, **ordered})
+        self.fingerprint = fingerprint_columns({"item_id": self.item_ids.keys, "title": self._titles, **ordered})
 
     @classmethod
     def from_items(cls, items: Iterable[Item], *, name: str = "catalog") -> "Catalog":
@@ -79,9 +84,9 @@ class Catalog:
         if clash:
             raise InputError(f"attribute {clash[0]!r} of the items has a reserved name or none; rename it")
         columns = {
-            "item_id": _to_array("item_id", [item.item_id for item in rows]),
-            "title": _to_array("title", [item.title for item in rows]),
-        } | {key: _to_array(key, [item.attributes.get(key) for item in rows]) for key in keys}
+            "item_id": item_values_to_array("item_id", [item.item_id for item in rows]),
+            "title": item_values_to_array("title", [item.title for item in rows]),
+        } | {key: item_values_to_array(key, [item.attributes.get(key) for item in rows]) for key in keys}
         return cls(Table.from_arrow(columns, "the items"), name=name)
 
     def __len__(self) -> int:
@@ -221,7 +226,7 @@ class Catalog:
             columns["title"] = pa.array(texts, pa.large_string())
         rows = np.arange(len(self))
         if upsert is not None:
-            columns = _concatenate_columns(columns, upsert._columns(), len(self), len(upsert))
+            columns = concatenate_columns(columns, upsert._columns(), len(self), len(upsert))
             indices, new_rows = self.item_ids.positions(upsert.item_ids), len(self) + np.arange(len(upsert))
             replaces = (indices >= 0) & ~np.isin(indices, remove)
             rows[indices[replaces]] = new_rows[replaces]
@@ -315,79 +320,3 @@ def check_on_unknown(choice: str) -> OnUnknown:
     if choice not in ("raise", "skip"):
         raise InputError(f'on_unknown is {choice!r}; pass "raise" or "skip"')
     return "raise" if choice == "raise" else "skip"
-
-
-def _value_kind(value: object) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "true or false"
-    if isinstance(value, numbers.Real | Decimal):
-        return "numbers"
-    return "text" if isinstance(value, str) else "lists" if isinstance(value, list | tuple) else type(value).__name__
-
-
-def _to_array(name: str, values: list[Any]) -> pa.Array:
-    kinds = {_value_kind(value) for value in values if value is not None}
-    if len(kinds) > 1:
-        raise InputError(f"{name} of the items holds {' and '.join(sorted(kinds))}; give every value one type")
-    try:
-        return pa.array([None if isinstance(v, float) and v != v else v for v in values])
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError) as error:
-        raise InputError(f"{name} of the items cannot be stored: {error}; use text, numbers, dates or lists") from error
-
-
-def _concatenate_columns(
-    columns: Mapping[str, pa.Array], more: Mapping[str, pa.Array], size: int, added: int
-) -> dict[str, pa.Array]:
-    """Append the columns of a catalog with `added` items to those of one with `size` items."""
-    joined = {}
-    for name in dict.fromkeys([*columns, *more]):
-        parts = [columns.get(name), more.get(name)]
-        kinds = [part.type for part in parts if part is not None and not pa.types.is_null(part.type)]
-        kind = kinds[0] if kinds else pa.null()
-        if kinds == [pa.int64(), pa.float64()] and name != "item_id":
-            kind = pa.float64()
-        filled = [
-            pa.nulls(count, kind) if part is None else part for part, count in zip(parts, (size, added), strict=True)
-        ]
-        try:
-            joined[name] = pa.concat_arrays([part.cast(kind) for part in filled])
-        except pa.ArrowException as error:
-            raise InputError(
-                f"{name} of the added items holds {describe_type(filled[1].type)}, but the catalog's holds "
-                f"{describe_type(kind)} ({error}); give it the same type"
-            ) from error
-    return joined
-
-
-def _nulls_for_missing(column: pa.Array) -> pa.Array:
-    """An attribute with NaN and empty text replaced by null."""
-    if column.type == pa.float64():
-        return pc.if_else(pc.is_nan(column), None, column)
-    if column.type == pa.large_string():
-        return pc.if_else(pc.equal(column, ""), None, column)
-    return column
-
-
-def _reject_duplicate_ids(ids: Ids, table: Table) -> None:
-    encoded = ids.keys.dictionary_encode()
-    if len(encoded.dictionary) == len(ids):
-        return
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    first = np.unique(codes, return_index=True)[1]
-    again = np.setdiff1d(np.arange(len(codes)), first)
-    row = int(again[0])
-    others = f", and {len(again) - 1:,} more rows repeat ids" if len(again) > 1 else ""
-    rows = f"{int(first[codes[row]]) + 1:,} and {row + 1:,}"
-    raise InputError(f"item id {ids[row]!r} is in data rows {rows} of {table.source}{others}; keep one row per item")
-
-
-def _fingerprint(columns: Mapping[str, pa.Array]) -> str:
-    """SHA-256 over the values, independent of how Arrow stores them."""
-    digest = hashlib.sha256(b"genrec catalog 2")
-    for name, column in columns.items():
-        empty = column.null_count == len(column)
-        digest.update(json.dumps([name, len(column), None if empty else describe_type(column.type)]).encode())
-        for start in range(0, len(column), _CHUNK_ROWS):
-            values = column.slice(start, _CHUNK_ROWS).to_pylist()
-            digest.update(json.dumps(values, sort_keys=True, default=str).encode())
-    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""Item columns: conversion, concatenation, checks and fingerprints of the columns of a catalog.
+
+Letters: N items.
+"""
+
+import hashlib
+import json
+import numbers
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from genrec.data.column_types import describe_type
+from genrec.data.ids import Ids
+from genrec.errors import InputError
+
+_CHUNK_ROWS = 65_536  # rows converted to Python values at once
+
+
+def item_values_to_array(name: str, values: list[Any]) -> pa.Array:
+    """Convert one attribute of N items to an Arrow array; None and NaN become null.
+
+    Raises:
+        InputError: the values have several types, or one that Arrow cannot store.
+    """
+    kinds = {_value_kind(value) for value in values if value is not None}
+    if len(kinds) > 1:
+        raise InputError(f"{name} of the items holds {' and '.join(sorted(kinds))}; give every value one type")
+    try:
+        return pa.array([None if isinstance(v, float) and v != v else v for v in values])
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise InputError(f"{name} of the items cannot be stored: {error}; use text, numbers, dates or lists") from error
+
+
+def concatenate_columns(
+    columns: Mapping[str, pa.Array], more: Mapping[str, pa.Array], size: int, added: int
+) -> dict[str, pa.Array]:
+    """Append the columns of a catalog with `added` items to those of one with `size` items.
+
+    Columns that one of them lacks are filled with nulls.
+
+    Raises:
+        InputError: a column has different types in the two catalogs.
+    """
+    joined = {}
+    for name in dict.fromkeys([*columns, *more]):
+        parts = [columns.get(name), more.get(name)]
+        kinds = [part.type for part in parts if part is not None and not pa.types.is_null(part.type)]
+        kind = kinds[0] if kinds else pa.null()
+        if kinds == [pa.int64(), pa.float64()] and name != "item_id":
+            kind = pa.float64()
+        filled = [
+            pa.nulls(count, kind) if part is None else part for part, count in zip(parts, (size, added), strict=True)
+        ]
+        try:
+            joined[name] = pa.concat_arrays([part.cast(kind) for part in filled])
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{name} of the added items holds {describe_type(filled[1].type)}, but the catalog's holds "
+                f"{describe_type(kind)} ({error}); give it the same type"
+            ) from error
+    return joined
+
+
+def replace_missing_by_null(column: pa.Array) -> pa.Array:
+    """An attribute with NaN and empty text replaced by null."""
+    if column.type == pa.float64():
+        return pc.if_else(pc.is_nan(column), None, column)
+    if column.type == pa.large_string():
+        return pc.if_else(pc.equal(column, ""), None, column)
+    return column
+
+
+def require_distinct_ids(ids: Ids, source: str) -> None:
+    """Refuse a column in which an id occurs twice.
+
+    Args:
+        ids: item ids [N].
+        source: the table's name in messages.
+
+    Raises:
+        InputError: an id occurs twice, with the numbers of its rows.
+    """
+    encoded = ids.keys.dictionary_encode()
+    if len(encoded.dictionary) == len(ids):
+        return
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    first = np.unique(codes, return_index=True)[1]
+    again = np.setdiff1d(np.arange(len(codes)), first)
+    row = int(again[0])
+    others = f", and {len(again) - 1:,} more rows repeat ids" if len(again) > 1 else ""
+    rows = f"{int(first[codes[row]]) + 1:,} and {row + 1:,}"
+    raise InputError(f"item id {ids[row]!r} is in data rows {rows} of {source}{others}; keep one row per item")
+
+
+def fingerprint_columns(columns: Mapping[str, pa.Array]) -> str:
+    """SHA-256 over the values, independent of how Arrow stores them."""
+    digest = hashlib.sha256(b"genrec catalog 2")
+    for name, column in columns.items():
+        empty = column.null_count == len(column)
+        digest.update(json.dumps([name, len(column), None if empty else describe_type(column.type)]).encode())
+        for start in range(0, len(column), _CHUNK_ROWS):
+            values = column.slice(start, _CHUNK_ROWS).to_pylist()
+            digest.update(json.dumps(values, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _value_kind(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "true or false"
+    if isinstance(value, numbers.Real | Decimal):
+        return "numbers"
+    return "text" if isinstance(value, str) else "lists" if isinstance(value, list | tuple) else type(value).__name__
