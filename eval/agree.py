@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.agree", description=__doc__)
     parser.add_argument("--users", type=int, default=200)
     options = parser.parse_args()
-    from genrec.backends.vllm_engine import VllmEngineBackend
+    from genrec.backends import VllmEngineBackend
 
     shop = open_shop(options.users, seed=SEED)
     requests, (backend, _) = shop.requests, load_backend(LANGUAGE_MODEL, default_cache())

@@ -37,7 +37,7 @@ from eval.words import main as words
 from genrec import Recommender
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
-from genrec.evaluation.intervals import RESAMPLES, Interval
+from genrec.evaluation import RESAMPLES, Interval
 from genrec.types import FloatArray, ItemId
 
 SEED = 20261122

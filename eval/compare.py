@@ -25,9 +25,8 @@ from eval.data import open_experiment
 from eval.progress import wide_console
 from eval.rank import read_manifest, read_part
 from genrec.errors import GenrecError, InputError
-from genrec.evaluation.experiment import Experiment
-from genrec.evaluation.intervals import Interval, difference_interval, mean_interval, randomisation_test
-from genrec.prompting.template import one_line
+from genrec.evaluation import Experiment, Interval, difference_interval, mean_interval, randomisation_test
+from genrec.prompting import one_line
 from genrec.types import FloatArray
 
 SAMPLE_USERS = 30  # on the page

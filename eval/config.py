@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from genrec.errors import InputError
-from genrec.evaluation.metrics import metric_cutoff
+from genrec.evaluation import metric_cutoff
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 ConfigModel = TypeVar("ConfigModel", bound=BaseModel)

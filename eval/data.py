@@ -10,9 +10,7 @@ from eval.config import Config
 from genrec import Catalog, History, Interactions, open_dataset, read_catalog, read_interactions
 from genrec.cache import default_cache
 from genrec.errors import InputError
-from genrec.evaluation.experiment import EvaluationCase, Experiment
-from genrec.evaluation.history_order import check_order
-from genrec.evaluation.protocols import leave_one_out, next_basket, temporal_split
+from genrec.evaluation import EvaluationCase, Experiment, check_order, leave_one_out, next_basket, temporal_split
 
 
 def open_experiment(config: Config, data: Path | None, users: int | None) -> Experiment:

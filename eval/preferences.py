@@ -29,12 +29,8 @@ import numpy as np
 
 from genrec import Catalog, Item, Recommendation, RecommendationList
 from genrec.cache import default_cache
-from genrec.chat.advisor import PreferenceParser
-from genrec.chat.conversation import Conversation, Turn
-from genrec.chat.parsers.lexical import LexicalParser
-from genrec.chat.parsers.model import ModelParser
-from genrec.chat.preferences import PreferenceFilter, Preferences
-from genrec.decoding.grammar import GrammarCompiler
+from genrec.chat import Conversation, LexicalParser, ModelParser, PreferenceFilter, PreferenceParser, Preferences, Turn
+from genrec.decoding import GrammarCompiler
 from genrec.loading import load_backend
 from genrec.settings import LANGUAGE_MODEL
 

@@ -33,14 +33,29 @@ from eval.rankers import ConfiguredRankers
 from eval.speed.report import commit, machine
 from genrec import read_template
 from genrec.artifact import atomic_writer, write_json
-from genrec.backends.adapter import inspect_adapter
+from genrec.backends import inspect_adapter
 from genrec.cache import default_cache
-from genrec.datasets.registry import find_adapter
+from genrec.datasets import find_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
-from genrec.evaluation.experiment import SLICES, EvaluatedCase, Experiment
-from genrec.evaluation.intervals import difference_interval, mean_interval, parity
-from genrec.evaluation.metrics import accuracy, coverage, diversity, gini, length_bias, novelty, popularity_lift
-from genrec.evaluation.summary import MetricRow, defect_share_row, summarise, user_groups
+from genrec.evaluation import (
+    SLICES,
+    EvaluatedCase,
+    Experiment,
+    MetricRow,
+    accuracy,
+    coverage,
+    defect_share_row,
+    difference_interval,
+    diversity,
+    gini,
+    length_bias,
+    mean_interval,
+    novelty,
+    parity,
+    popularity_lift,
+    summarise,
+    user_groups,
+)
 from genrec.loading import embed_titles
 from genrec.settings import LANGUAGE_MODEL, Settings
 from genrec.types import BoolArray

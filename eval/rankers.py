@@ -21,10 +21,9 @@ from genrec import (
     read_template,
 )
 from genrec.errors import ArtifactError, InputError, ModelMissingError
-from genrec.evaluation.experiment import Experiment, SupportsRecommend
+from genrec.evaluation import Experiment, SupportsRecommend
 from genrec.loading import find_model_directory
-from genrec.rankers.base import DenseRanker
-from genrec.rankers.collaborative import fit_pmi_vectors
+from genrec.rankers import DenseRanker, fit_pmi_vectors
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
 

@@ -14,16 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from genrec import EmbeddingRanker, read_catalog
-from genrec.chat.advisor import Advisor
+from genrec.chat import Advisor
 from genrec.pipeline import Pipeline
-from genrec.serve.admission import Limits
-from genrec.serve.app import create_app
-from genrec.serve.auth import ApiKeys
-from genrec.serve.service import Service, ServiceConfig
-from genrec.serve.state import ServingState
-from genrec.serve.telemetry import Metrics
-from genrec.serve.uvicorn_protocol import bind_socket, serve
-from genrec.store.event_store import Store
+from genrec.serve import ApiKeys, Limits, Metrics, Service, ServiceConfig, ServingState, bind_socket, create_app, serve
+from genrec.store import Store
 
 ITEMS, WIDTH = 100_000, 384
 _TICKS = os.sysconf("SC_CLK_TCK")

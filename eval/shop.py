@@ -14,11 +14,11 @@ from genrec import (
     open_dataset,
     read_template,
 )
-from genrec.backends.base import Backend
+from genrec.backends import Backend
 from genrec.cache import default_cache
-from genrec.evaluation.protocols import next_basket
+from genrec.evaluation import next_basket
 from genrec.loading import find_model_directory
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting import HuggingFaceTokenizer
 from genrec.settings import LANGUAGE_MODEL
 
 

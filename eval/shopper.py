@@ -8,8 +8,7 @@ import numpy as np
 
 from eval.intent import Intent, Price, excluded_words, lacks_thing
 from genrec import Catalog
-from genrec.chat.conversation import Conversation
-from genrec.chat.preferences import Label, PreferenceFilter, Preferences, PriceBound
+from genrec.chat import Conversation, Label, PreferenceFilter, Preferences, PriceBound
 from genrec.types import ItemId, Recommendation
 
 KINDS = (

@@ -37,11 +37,9 @@ from genrec import (
     read_interactions,
 )
 from genrec.cache import default_cache
-from genrec.chat.advisor import Advisor
-from genrec.chat.conversation import Conversation
-from genrec.chat.preferences import Preferences
+from genrec.chat import Advisor, Conversation, Preferences
 from genrec.errors import GenrecError, InputError
-from genrec.evaluation.intervals import mean_interval
+from genrec.evaluation import mean_interval
 from genrec.settings import LANGUAGE_MODEL
 
 SEED = 20261122

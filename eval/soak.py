@@ -22,12 +22,11 @@ import numpy as np
 
 from eval.progress import show_progress
 from genrec import CatalogIndex, TitleIdentifiers, open_dataset
-from genrec.backends.precision import default_device, native_dtype
-from genrec.decoding.constraints import CatalogGrammar
-from genrec.decoding.delimiters import DelimiterTokens
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.backends import default_device, native_dtype
+from genrec.decoding import CatalogGrammar, DelimiterTokens
+from genrec.prompting import HuggingFaceTokenizer
 from genrec.types import Message, Span
-from genrec.vllm_plugin.registry import CATALOGS_ENV
+from genrec.vllm_plugin import CATALOGS_ENV
 
 K = 10
 BATCH = 200

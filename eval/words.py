@@ -24,11 +24,9 @@ from genrec import RankRequest, Settings, Subset, open_dataset
 from genrec.cache import default_cache
 from genrec.deadline import Deadline
 from genrec.errors import GenrecError, InputError
-from genrec.evaluation.intervals import Interval, mean_interval
-from genrec.evaluation.protocols import next_basket
+from genrec.evaluation import Interval, mean_interval, next_basket
 from genrec.loading import embed_titles
-from genrec.rankers.base import DenseRanker
-from genrec.rankers.collaborative_counts import CollaborativeCounts, learn_weights
+from genrec.rankers import CollaborativeCounts, DenseRanker, learn_weights
 from genrec.types import IntArray
 
 SEED = 20261122

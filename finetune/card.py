@@ -14,8 +14,8 @@ from finetune.data import TrainingData
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
 from genrec.artifact import write_json
-from genrec.backends.provenance import Provenance, file_hashes
-from genrec.index.semantic_ids import SemanticIdentifiers
+from genrec.backends import Provenance, file_hashes
+from genrec.index import SemanticIdentifiers
 from genrec.loading import SEMANTIC_IDS_DIRECTORY
 
 _CARD_TEMPLATE = """---

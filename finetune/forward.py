@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.backends.token_layout import TokenLayout
-from genrec.index.training_examples import TrainingExample
+from genrec.backends import TokenLayout
+from genrec.index import TrainingExample
 
 
 def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -> dict[str, Tensor]:

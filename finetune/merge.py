@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genrec.artifact import artifact_writer
-from genrec.backends.provenance import FILENAME
-from genrec.backends.transformers import TransformersBackend
+from genrec.backends import PROVENANCE_FILE, TransformersBackend
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
 from genrec.loading import SEMANTIC_IDS_DIRECTORY, find_model_directory
@@ -45,8 +44,8 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             if (weights / name).is_file():
                 shutil.copyfile(weights / name, folder / name)
-        if (adapter / FILENAME).is_file():
-            shutil.copyfile(adapter / FILENAME, folder / FILENAME)
+        if (adapter / PROVENANCE_FILE).is_file():
+            shutil.copyfile(adapter / PROVENANCE_FILE, folder / PROVENANCE_FILE)
         if (adapter / SEMANTIC_IDS_DIRECTORY).is_dir():
             shutil.copytree(adapter / SEMANTIC_IDS_DIRECTORY, folder / SEMANTIC_IDS_DIRECTORY)
 

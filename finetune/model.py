@@ -11,9 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune.config import TrainConfig
 from genrec import read_template
-from genrec.backends.adapter import inspect_adapter
-from genrec.backends.attention import use_packed_attention
-from genrec.backends.precision import default_device, native_dtype
+from genrec.backends import default_device, inspect_adapter, native_dtype, use_packed_attention
 from genrec.errors import MismatchError
 
 _SHAPE_KEYS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # in a PEFT configuration

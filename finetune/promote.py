@@ -21,9 +21,9 @@ from eval.config import CONFIG_DIR as CONFIGS
 from eval.config import Config, read_toml
 from eval.rank import measure
 from genrec import read_template
-from genrec.backends.adapter import inspect_adapter
+from genrec.backends import inspect_adapter
 from genrec.errors import GenrecError, MismatchError
-from genrec.evaluation.intervals import Interval, difference_interval
+from genrec.evaluation import Interval, difference_interval
 from genrec.settings import LANGUAGE_MODEL
 
 _EXIT_WORSE = 3

@@ -28,15 +28,13 @@ from finetune.model import open_model
 from finetune.tasks import TASK_TEMPLATES, TrainingTask
 from finetune.trainer import RankingTrainer
 from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, Template, read_template
-from genrec.backends.adapter import inspect_adapter
+from genrec.backends import inspect_adapter
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
-from genrec.index.semantic_ids import SemanticIdentifiers
-from genrec.index.training_examples import Target, build_example
+from genrec.index import SemanticIdentifiers, Target, build_example
 from genrec.loading import find_model_directory, load_backend, open_encoder, open_index, select_prior_histories
-from genrec.prompting.renderer import Renderer
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
-from genrec.rankers.prior_store import PriorSource
+from genrec.prompting import HuggingFaceTokenizer, Renderer
+from genrec.rankers import PriorSource
 from genrec.settings import ENCODER_MODEL, Settings
 from genrec.types import FloatArray
 

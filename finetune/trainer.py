@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from finetune.config import TrainConfig
 from finetune.forward import compute_log_probs, item_log_probs
 from finetune.objectives import compute_loss
-from genrec.backends.precision import default_device, native_dtype
+from genrec.backends import default_device, native_dtype
 from genrec.errors import EngineError
 from genrec.types import FloatArray
 

@@ -1,13 +1,17 @@
 """The rules of the house: who may import whom, what a plain import may load, and what nobody may do."""
 
 import ast
+import importlib
 import itertools
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -46,8 +50,8 @@ SIBLINGS = {
 MODULES_AT_MOST = 12  # directly in genrec/, beside __init__ and __main__
 PUBLIC = (
     "BlendRanker Boost Catalog CatalogIndex CooccurrenceRanker EmbeddingRanker GenerativeRanker GenerativeSettings "
-    "GenrecError History Interaction Interactions Item Mask PopularityRanker RankRequest Ranker Recommendation "
-    "RecommendationList Recommender Settings Subset Template TitleIdentifiers open_dataset open_default "
+    "GenrecError History Interaction Interactions Item Mask Notice PopularityRanker RankRequest Ranker Recommendation "
+    "RecommendationList Recommender Settings Subset Template TitleIdentifiers default_cache open_dataset open_default "
     "open_recommender read_catalog read_interactions read_template"
 )
 # Where the clock and the environment are read, and why there.
@@ -316,13 +320,50 @@ def test_nothing_is_unpickled() -> None:
                 assert "trust_remote_code" not in keywords, f"{path}: a model may bring code"
 
 
+PUBLIC_MODULES = {"artifact", "cache", "deadline", "errors", "loading", "notices", "settings", "testing", "types"}
+
+
+def public_imports(source: str) -> Iterator[tuple[str, str]]:
+    """Every name that a piece of code imports from genrec, with the module that it names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "genrec":
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def is_public(module: str, name: str) -> bool:
+    parts = module.split(".")
+    if len(parts) == 2 and parts[1] in PUBLIC_MODULES:
+        return not name.startswith("_")
+    return len(parts) <= 2 and name in importlib.import_module(module).__all__
+
+
 def test_recipes_and_measurements_use_public_names() -> None:
-    """What finetune and eval need of genrec, its users need too."""
+    """What finetune and eval need of genrec, its users need too: it comes from genrec, a package of it, or a module
+    that is public as a whole."""
     for path in itertools.chain((ROOT / "eval").rglob("*.py"), (ROOT / "finetune").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("genrec"):
-                names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
-                assert not any(name.startswith("_") for name in names), f"{path}, line {node.lineno}"
+        for module, name in public_imports(path.read_text(encoding="utf-8")):
+            assert is_public(module, name), f"{path} imports {name} from {module}"
+
+
+def test_samples_in_the_documentation_use_public_names() -> None:
+    """A sample is copied; what it imports must not move in the next release."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "finetune" / "README.md"]
+    for page in pages:
+        for sample in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for module, name in public_imports(sample):
+                assert is_public(module, name), f"{page.name} imports {name} from {module}"
+
+
+@pytest.mark.parametrize("package", sorted(path.parent.name for path in HOME.glob("*/__init__.pyi")))
+def test_everything_a_package_exports_is_there_and_documented(package: str) -> None:
+    """A stub is believed by type checkers: a name in it that does not exist fails at the first use only."""
+    module = importlib.import_module(f"genrec.{package}")
+    assert module.__all__
+    for name in module.__all__:
+        if package == "vllm_plugin" and find_spec("vllm") is None and name == "CatalogLogitsProcessor":
+            continue
+        value = getattr(module, name)
+        assert not isinstance(value, type | FunctionType) or value.__doc__, f"genrec.{package}.{name} has no docstring"
 
 
 def calls(tree: ast.AST) -> list[ast.Call]:

@@ -15,7 +15,7 @@ from implicit.utils import ParameterWarning
 from scipy import sparse
 
 from genrec.errors import check_count
-from genrec.rankers.base import DenseRanker, DenseScores, RankRequest
+from genrec.rankers import DenseRanker, DenseScores, RankRequest
 from genrec.types import IntArray
 
 

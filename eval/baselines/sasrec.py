@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.artifact import artifact_writer, mmap_arrays, verify, write_arrays
-from genrec.data.subset import Subset
+from genrec.data import Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError
-from genrec.rankers.base import DenseRanker, DenseScores, RankRequest
+from genrec.rankers import DenseRanker, DenseScores, RankRequest
 from genrec.types import IntArray
 
 _KIND, _VERSION, _FILE = "sasrec", 1, "weights.safetensors"

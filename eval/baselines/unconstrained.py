@@ -17,13 +17,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from genrec.backends.precision import default_device, native_dtype
-from genrec.backends.quiet import progress_bars_disabled
-from genrec.data.catalog import Catalog
+from genrec.backends import default_device, native_dtype, progress_bars_disabled
+from genrec.data import Catalog
 from genrec.errors import InputError, check_count
-from genrec.prompting.renderer import Renderer
-from genrec.prompting.template import Template
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting import HuggingFaceTokenizer, Renderer, Template
 from genrec.types import History, IntArray, ItemId, Recommendation, RecommendationList
 
 NOT_A_TITLE = "text: "  # what stands before a line that is no title, in the place of its item id

@@ -98,7 +98,7 @@ def _dtype(benchmark: str) -> str:
     """What models are computed in: where a GPU or vLLM is measured, what the hardware is best at."""
     import torch
 
-    from genrec.backends.precision import default_device, native_dtype
+    from genrec.backends import default_device, native_dtype
 
     found = native_dtype(default_device()) if benchmark in ("vllm", "gpu") else torch.float32
     return str(found).removeprefix("torch.")

@@ -18,14 +18,11 @@ import numpy as np
 from eval.speed.measurement import ROOT, interleave
 from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec import History, Interactions, Recommender, open_dataset, open_recommender, read_template
-from genrec.backends.base import GenerationRequest
-from genrec.batch.generate import GenerateTask
-from genrec.batch.prompts import SamplingParams, TemplatePromptBuilder
-from genrec.batch.recommend import RecommendTask
-from genrec.batch.run import start_run
+from genrec.backends import GenerationRequest
+from genrec.batch import GenerateTask, RecommendTask, SamplingParams, TemplatePromptBuilder, start_run
 from genrec.cache import default_cache
 from genrec.loading import load_backend
-from genrec.rankers.popularity import PopularityRanker
+from genrec.rankers import PopularityRanker
 from genrec.settings import LANGUAGE_MODEL, Settings
 
 MANY, FEW = 1_000_000, 20_000

@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.index.kernels.numpy import ragged_ranges
-from genrec.prompting.tokenizer import Tokenizer
+from genrec.index import ragged_ranges
+from genrec.prompting import Tokenizer
 from genrec.types import IntArray
 
 Tokens = NDArray[np.uint16]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eval.speed.measurement import interleave
 from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from genrec import EmbeddingRanker, RankRequest
-from genrec.data.subset import Subset
+from genrec.data import Subset
 from genrec.deadline import Deadline
 from genrec.types import IntArray, Ranking
 

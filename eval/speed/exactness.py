@@ -16,10 +16,8 @@ from eval.progress import show_progress
 from eval.speed import subject
 from eval.speed.catalog import Identifiers
 from eval.speed.report import BenchmarkRow, Target
-from genrec.decoding.bounds import PriorPenalty
-from genrec.decoding.search_request import ScoreKind
-from genrec.decoding.tree_scoring import score_tries
-from genrec.index.trie import TokenTrie
+from genrec.decoding import PriorPenalty, ScoreKind, score_tries
+from genrec.index import TokenTrie
 from genrec.testing import TableBackend
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 

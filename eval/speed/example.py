@@ -23,14 +23,13 @@ from genrec import (
     open_dataset,
     read_template,
 )
-from genrec.backends.base import Backend, TokenTree
+from genrec.backends import Backend, TokenTree
 from genrec.cache import default_cache
-from genrec.data.subset import Subset
-from genrec.decoding.search import beam_search
-from genrec.decoding.search_request import SearchRequest
-from genrec.index.trie import TokenTrie
+from genrec.data import Subset
+from genrec.decoding import SearchRequest, beam_search
+from genrec.index import TokenTrie
 from genrec.loading import find_model_directory
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting import HuggingFaceTokenizer
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
@@ -201,7 +200,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from genrec.backends.transformers import TransformersBackend
+    from genrec.backends import TransformersBackend
 
     cache = default_cache()
     weights = find_model_directory(LANGUAGE_MODEL, cache)

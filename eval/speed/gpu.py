@@ -25,18 +25,16 @@ from eval.speed.model import write_model
 from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
 from eval.speed.vllm import BEAMS, plugin_row, throughput_row, token_prompts
 from genrec import Catalog, CatalogIndex, Item, TitleIdentifiers
-from genrec.backends.base import Backend
-from genrec.backends.precision import default_device, native_dtype
+from genrec.backends import Backend, default_device, native_dtype
 from genrec.cache import default_cache
-from genrec.data.subset import Subset
-from genrec.decoding.constraints import CatalogGrammar
-from genrec.decoding.delimiters import DelimiterTokens
+from genrec.data import Subset
+from genrec.decoding import CatalogGrammar, DelimiterTokens
 from genrec.errors import InputError
 from genrec.loading import find_model_directory
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting import HuggingFaceTokenizer
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
-from genrec.vllm_plugin.tensor_trie import TensorAllowedBatch, TensorTrie
+from genrec.vllm_plugin import TensorAllowedBatch, TensorTrie
 
 ROWS = 140  # nodes of a step: 2 users and 70 beams, as where the peer was published
 REPLAYS = 200  # of a graph, between two looks at the clock
@@ -172,7 +170,7 @@ def _per_unit(timing: Timing, count: int) -> Timing:
 
 def _tree(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """G6: one request's beams from its prompt to its list, in stock Transformers."""
-    from genrec.backends.transformers import TransformersBackend
+    from genrec.backends import TransformersBackend
 
     shape, length, width, count = ("tiny", 100, 16, 2000) if options.quick else ("1.7B", 5000, 256, 1_000_000)
     device = default_device()
@@ -210,7 +208,7 @@ def _read_prompt(backend: Any, prompt: IntArray) -> None:
 
 def _engine(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     """What one engine of vLLM does, in both ways."""
-    from genrec.backends.vllm_engine import VllmEngineBackend
+    from genrec.backends import VllmEngineBackend
 
     quick = options.quick
     shape, longest = ("12M", 512) if quick else ("1.7B", 4096)
@@ -428,7 +426,7 @@ def _adapter(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from genrec.backends.vllm_engine import VllmEngineBackend
+    from genrec.backends import VllmEngineBackend
 
     shape, length, width, users = ("12M", 100, 4, 2) if options.quick else ("1.7B", 2500, 50, 16)
     with TemporaryDirectory() as place:

@@ -17,7 +17,7 @@ from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Targ
 from genrec import TitleIdentifiers, open_dataset
 from genrec.cache import default_cache
 from genrec.loading import find_model_directory
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting import HuggingFaceTokenizer
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
 

@@ -10,13 +10,17 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from genrec.backends.base import Completion, GenerationRequest, OnTokens
-from genrec.backends.precision import native_dtype
-from genrec.backends.provenance import Provenance
-from genrec.backends.quiet import progress_bars_disabled
-from genrec.backends.transformers import TransformersBackend
+from genrec.backends import (
+    Completion,
+    GenerationRequest,
+    OnTokens,
+    Provenance,
+    TransformersBackend,
+    native_dtype,
+    progress_bars_disabled,
+)
 from genrec.deadline import Deadline
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from eval.speed.catalog import Identifiers
 from eval.speed.measurement import call_and_store, interleave
 from eval.speed.model import random_backend
 from eval.speed.report import BenchmarkJob, BenchmarkOptions, BenchmarkRow, Target, timed
-from genrec.backends.transformers import TransformersBackend
+from genrec.backends import TransformersBackend
 from genrec.cache import default_cache
 from genrec.loading import load_backend
 from genrec.settings import LANGUAGE_MODEL

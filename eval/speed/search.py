@@ -23,8 +23,8 @@ from genrec import (
     read_template,
 )
 from genrec.cache import default_cache
-from genrec.data.subset import Subset
-from genrec.datasets.registry import get_dataset
+from genrec.data import Subset
+from genrec.datasets import get_dataset
 from genrec.deadline import Deadline
 from genrec.errors import GenrecError
 from genrec.loading import load_backend

@@ -32,12 +32,11 @@ from genrec import (
     read_template,
 )
 from genrec.cache import default_cache
-from genrec.data.subset import Subset
+from genrec.data import Subset
 from genrec.deadline import Deadline
-from genrec.evaluation.experiment import EvaluationCase
-from genrec.evaluation.protocols import next_basket
+from genrec.evaluation import EvaluationCase, next_basket
 from genrec.loading import load_backend
-from genrec.rankers.prior_store import PriorSource
+from genrec.rankers import PriorSource
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import Item
 

@@ -12,15 +12,11 @@ import numpy as np
 import torch
 
 from eval.speed.catalog import Identifiers
-from genrec.backends.base import Backend
-from genrec.data.subset import Boost, Mask, Subset
-from genrec.decoding.bounds import PriorPenalty
-from genrec.decoding.search import beam_search, exhaustive_search
-from genrec.decoding.search_request import ScoreKind, SearchRequest
-from genrec.index.allowed_batch import AllowedBatch
-from genrec.index.kernels.dispatch import select_kernels
-from genrec.index.trie import Children as TrieChildren
-from genrec.index.trie import TokenTrie
+from genrec.backends import Backend
+from genrec.data import Boost, Mask, Subset
+from genrec.decoding import PriorPenalty, ScoreKind, SearchRequest, beam_search, exhaustive_search
+from genrec.index import AllowedBatch, TokenTrie, select_kernels
+from genrec.index import Children as TrieChildren
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 NAME = f"genrec {version('genrec')}"

@@ -21,12 +21,10 @@ from genrec import (
     GenerativeRanker,
     RankRequest,
 )
-from genrec.backends.precision import default_device, native_dtype
-from genrec.backends.vllm_engine import VllmEngineBackend
+from genrec.backends import VllmEngineBackend, default_device, native_dtype
 from genrec.cache import default_cache
 from genrec.deadline import Deadline
-from genrec.decoding.constraints import CatalogGrammar
-from genrec.decoding.delimiters import DelimiterTokens
+from genrec.decoding import CatalogGrammar, DelimiterTokens
 from genrec.loading import find_model_directory
 from genrec.settings import LANGUAGE_MODEL
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 
 from genrec.artifact import sha256_of
-from genrec.backends.provenance import FILENAME as PROVENANCE
+from genrec.backends.provenance import PROVENANCE_FILE as PROVENANCE
 from genrec.backends.provenance import Provenance
 from genrec.errors import MismatchError, ModelMissingError
 

@@ -9,7 +9,7 @@ from genrec.artifact import sha256_of, write_json
 from genrec.errors import ArtifactError
 from genrec.notices import Notice
 
-FILENAME = "genrec.json"
+PROVENANCE_FILE = "genrec.json"
 
 
 def file_hashes(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
@@ -66,7 +66,7 @@ class Provenance:
 
     def write(self, folder: Path) -> None:
         """Write `genrec.json` into a folder, atomically."""
-        write_json(folder / FILENAME, asdict(self))
+        write_json(folder / PROVENANCE_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -76,9 +76,9 @@ class Provenance:
             ArtifactError: the file is missing or damaged.
         """
         try:
-            found = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
+            found = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
             return cls(**{one.name: found[one.name] for one in fields(cls)})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
-                f"cannot read {folder / FILENAME}: {error}; copy the adapter again, or train it again"
+                f"cannot read {folder / PROVENANCE_FILE}: {error}; copy the adapter again, or train it again"
             ) from error

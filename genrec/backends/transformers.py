@@ -17,7 +17,7 @@ from genrec.backends.base import Completion, GenerationRequest, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.precision import default_device, native_dtype
-from genrec.backends.provenance import FILENAME as PROVENANCE
+from genrec.backends.provenance import PROVENANCE_FILE as PROVENANCE
 from genrec.backends.provenance import Provenance
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.token_layout import TokenLayout

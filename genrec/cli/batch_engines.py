@@ -42,13 +42,13 @@ def open_engine(name: str, settings: "Settings", cache: Path) -> "tuple[Backend 
     """
     if name != "vllm" or settings.model is None:
         return None, None
-    from genrec.backends.provenance import FILENAME
+    from genrec.backends.provenance import PROVENANCE_FILE
     from genrec.backends.vllm_engine import VllmEngineBackend
     from genrec.datasets.registry import find_adapter
     from genrec.loading import find_model_directory
 
     weights = find_model_directory(settings.model, cache)
-    if (weights / FILENAME).is_file():
+    if (weights / PROVENANCE_FILE).is_file():
         raise InputError(
             f"{weights} has a merged adapter, which --engine vllm does not support; pass the original model with "
             "--model, and the adapter with --adapter"

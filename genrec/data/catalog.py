@@ -31,7 +31,7 @@ from genrec.types import BoolArray, IntArray, Item
 OnUnknown = Literal["raise", "skip"]
 
 _REQUIRED_COLUMNS = ("item_id", "title")
-_METADATA_KEY = b"genrec.data.catalog"
+_METADATA_KEY = b"genrec.catalog"
 _VERSION = 1
 _CHUNK_ROWS = 65_536  # rows converted to Python values at once
 

@@ -57,7 +57,9 @@ class ColumnMapping:
         ours = (*self.required, *(self.optional or ()))
         missing = [name for name in self.required if self._source_name(name) not in columns]
         if missing:
-            problem = f"{label} has no column {' or '.join(map(repr, missing))}; its columns are {_list_columns(columns)}"
+            problem = (
+                f"{label} has no column {' or '.join(map(repr, missing))}; its columns are {_list_columns(columns)}"
+            )
             if file_remedy := self._file_remedy(columns, missing, index_names):
                 raise InputError(problem, remedy=file_remedy, code="missing_columns")
             suggested = self._suggest(columns, missing)
@@ -88,9 +90,7 @@ class ColumnMapping:
             if self.optional is not None and name not in ours:
                 raise InputError(f"columns maps {name!r}, which is not used here; use only {', '.join(ours)}")
 
-    def _file_remedy(
-        self, columns: Sequence[str], missing: Sequence[str], index_names: Sequence[str]
-    ) -> str | None:
+    def _file_remedy(self, columns: Sequence[str], missing: Sequence[str], index_names: Sequence[str]) -> str | None:
         """What to do about a file or a frame that no mapping of columns would fix."""
         index = [name for name in index_names if name in missing]
         if index:

@@ -1,1 +1,5 @@
 """Search over the trie, score bounds, priors and decoding constraints."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -69,9 +69,7 @@ class CatalogGrammar:
         if form not in FORMS:
             raise InputError(f"form is {form!r:.60}; choose one of {', '.join(FORMS)}", argument="form")
         if form != "list" and k is not None:
-            raise InputError(
-                f"k is {k!r}, but form {form!r} takes no k; remove k, or choose form 'list'", argument="k"
-            )
+            raise InputError(f"k is {k!r}, but form {form!r} takes no k; remove k, or choose form 'list'", argument="k")
         k = DEFAULT_K if k is None else k
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise InputError(f"k is {k!r}; give a whole number of at least 1", argument="k")

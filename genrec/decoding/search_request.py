@@ -14,8 +14,8 @@ from genrec.data.subset import Boost, Subset
 from genrec.decoding.bounds import PriorPenalty
 from genrec.errors import InputError, check_count
 from genrec.index.trie import TokenTrie
-from genrec.types import FloatArray, IntArray, Ranking
 from genrec.notices import Notice
+from genrec.types import FloatArray, IntArray, Ranking
 
 ScoreKind = Literal["model", "catalog"]
 

@@ -1,1 +1,5 @@
 """Offline evaluation: protocols that hold out interactions, metrics, and intervals."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,6 +16,7 @@ from genrec.decoding.search import beam_search, exhaustive_search
 from genrec.decoding.search_request import SearchRequest
 from genrec.errors import InputError
 from genrec.index.catalog_index import CatalogIndex
+from genrec.notices import Notice
 from genrec.prompting.renderer import RenderedPrompt, Renderer
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.generative_settings import GenerativeSettings, Strategy
@@ -23,7 +24,6 @@ from genrec.rankers.memory_budget import NODES_PER_PASS, BatchSize
 from genrec.rankers.prior_store import PriorStore
 from genrec.rankers.retrieval import fusion_boosts, with_main_signals
 from genrec.types import IntArray, Ranking
-from genrec.notices import Notice
 
 _EMPTY = np.empty(0, dtype=np.int64)
 _EMPTY.flags.writeable = False

@@ -1,1 +1,5 @@
 """The HTTP server: recommendation routes, OpenAI-compatible chat completions, and the chat page."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

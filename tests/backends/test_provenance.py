@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 from genrec import Catalog, CatalogIndex, GenerativeRanker, GenerativeSettings, Item, TitleIdentifiers, read_template
 from genrec.artifact import sha256_of
 from genrec.backends.adapter import inspect_adapter
-from genrec.backends.provenance import FILENAME, Provenance
+from genrec.backends.provenance import PROVENANCE_FILE, Provenance
 from genrec.errors import ArtifactError, MismatchError, TokenizerMismatchError
-from genrec.rankers.prior_store import PriorSource
 from genrec.notices import Notice
+from genrec.rankers.prior_store import PriorSource
 from genrec.testing import ByteTokenizer, TableBackend
 
 PROVENANCE = Provenance(
@@ -27,12 +27,12 @@ def test_provenance_survives_a_round_trip(tmp_path: Path) -> None:
     """An incomplete record describes another adapter."""
     PROVENANCE.write(tmp_path)
     assert Provenance.read(tmp_path) == PROVENANCE
-    record = json.loads((tmp_path / FILENAME).read_text(encoding="utf-8"))
+    record = json.loads((tmp_path / PROVENANCE_FILE).read_text(encoding="utf-8"))
     for damaged in (
         json.dumps({**record, "seed": None})[:-9],
         json.dumps({key: record[key] for key in list(record)[1:]}),
     ):
-        (tmp_path / FILENAME).write_text(damaged, encoding="utf-8")
+        (tmp_path / PROVENANCE_FILE).write_text(damaged, encoding="utf-8")
         with pytest.raises(ArtifactError, match=r"cannot read .*genrec\.json"):
             Provenance.read(tmp_path)
 

@@ -28,13 +28,13 @@ from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, TokenizerMismatchError
 from genrec.index.catalog_index import CatalogIndex
 from genrec.index.identifiers import TitleIdentifiers
+from genrec.notices import Notice
 from genrec.prompting.template import Template
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.generative import GenerativeRanker
 from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.testing import ByteTokenizer, TableBackend
 from genrec.types import FloatArray
-from genrec.notices import Notice
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from genrec.chat.item_links import extract_item_ids, format_item_link
 from genrec.chat.languages.exclusion_phrases import exclude_word
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
-from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.notices import Notice
+from genrec.rankers.base import DenseRanker, RankRequest
 
 REQUEST = [{"role": "user", "content": "a lamp, under 9"}]
 
@@ -93,7 +93,10 @@ def test_failed_engine_fails_no_request(tmp_path: Path) -> None:
     """Lists come from other stages and say so; a stream ends and is marked as a fallback."""
     with (
         running_server(
-            small_pipeline(extra_stages=[FailingRanker()], notices=[Notice("no_language_model", {"reason": "nothing is in /secret/cache"})]),
+            small_pipeline(
+                extra_stages=[FailingRanker()],
+                notices=[Notice("no_language_model", {"reason": "nothing is in /secret/cache"})],
+            ),
             tmp_path,
             generate=write_half_a_reply,
         ) as address,

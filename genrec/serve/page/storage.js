@@ -4,7 +4,7 @@
 // user (id, or ""). A turn: said (the message, or ""), did (an action without a message), wishes, chips, items, notices,
 // reply, fallback, trouble (an error message) and ended: done, stopped, broken (after the list arrived), failed (before
 // it arrived) or unsaid (stopped early; the message returns to the message box).
-const STATE_KEY = "genrec.chat.conversation";
+const STATE_KEY = "genrec.conversation";
 const API_KEY = "genrec.key";
 const THEME_KEY = "genrec.theme";
 const EMPTY_STATE = { turns: [], asked: null, draft: "", before: null, user: "" };

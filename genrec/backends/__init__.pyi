@@ -1,0 +1,31 @@
+from .adapter import inspect_adapter as inspect_adapter
+from .attention import use_packed_attention as use_packed_attention
+from .base import (
+    Backend as Backend,
+)
+from .base import (
+    Completion as Completion,
+)
+from .base import (
+    GenerationConstraint as GenerationConstraint,
+)
+from .base import (
+    GenerationRequest as GenerationRequest,
+)
+from .base import (
+    OnTokens as OnTokens,
+)
+from .base import (
+    TokenTree as TokenTree,
+)
+from .encoder import SentenceEncoder as SentenceEncoder
+from .precision import default_device as default_device
+from .precision import native_dtype as native_dtype
+from .provenance import PROVENANCE_FILE as PROVENANCE_FILE
+from .provenance import Provenance as Provenance
+from .provenance import file_hashes as file_hashes
+from .quiet import progress_bars_disabled as progress_bars_disabled
+from .token_layout import TokenLayout as TokenLayout
+from .transformers import TransformersBackend as TransformersBackend
+from .vllm_engine import VllmEngineBackend as VllmEngineBackend
+from .vllm_server import VllmServerBackend as VllmServerBackend

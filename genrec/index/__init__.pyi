@@ -1,0 +1,12 @@
+from .allowed_batch import AllowedBatch as AllowedBatch
+from .catalog_index import CatalogIndex as CatalogIndex
+from .identifiers import Identifiers as Identifiers
+from .identifiers import TitleIdentifiers as TitleIdentifiers
+from .kernels.dispatch import select_kernels as select_kernels
+from .kernels.numpy import ragged_ranges as ragged_ranges
+from .semantic_ids import SemanticIdentifiers as SemanticIdentifiers
+from .training_examples import Target as Target
+from .training_examples import TrainingExample as TrainingExample
+from .training_examples import build_example as build_example
+from .trie import Children as Children
+from .trie import TokenTrie as TokenTrie

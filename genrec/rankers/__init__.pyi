@@ -1,0 +1,16 @@
+from .base import DenseRanker as DenseRanker
+from .base import DenseScores as DenseScores
+from .base import Ranker as Ranker
+from .base import RankRequest as RankRequest
+from .collaborative import CooccurrenceRanker as CooccurrenceRanker
+from .collaborative import fit_pmi_vectors as fit_pmi_vectors
+from .collaborative_counts import CollaborativeCounts as CollaborativeCounts
+from .collaborative_counts import learn_weights as learn_weights
+from .embedding import EmbeddingRanker as EmbeddingRanker
+from .ensemble import BlendRanker as BlendRanker
+from .ensemble import fit_weights as fit_weights
+from .fallback import FallbackChain as FallbackChain
+from .generative import GenerativeRanker as GenerativeRanker
+from .generative_settings import GenerativeSettings as GenerativeSettings
+from .popularity import PopularityRanker as PopularityRanker
+from .prior_store import PriorSource as PriorSource

@@ -1,0 +1,9 @@
+from .admission import Limits as Limits
+from .app import create_app as create_app
+from .auth import ApiKeys as ApiKeys
+from .service import Service as Service
+from .service import ServiceConfig as ServiceConfig
+from .state import ServingState as ServingState
+from .telemetry import Metrics as Metrics
+from .uvicorn_protocol import bind_socket as bind_socket
+from .uvicorn_protocol import serve as serve

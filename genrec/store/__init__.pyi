@@ -1,0 +1,3 @@
+from .event_store import Event as Event
+from .event_store import Store as Store
+from .tables import USER_COLUMNS as USER_COLUMNS
