@@ -320,7 +320,18 @@ def test_nothing_is_unpickled() -> None:
                 assert "trust_remote_code" not in keywords, f"{path}: a model may bring code"
 
 
-PUBLIC_MODULES = set("artifact cache deadline errors loading notices pipeline settings testing types".split())
+PUBLIC_MODULES = {
+    "artifact",
+    "cache",
+    "deadline",
+    "errors",
+    "loading",
+    "notices",
+    "pipeline",
+    "settings",
+    "testing",
+    "types",
+}
 
 
 def public_imports(source: str) -> Iterator[tuple[str, str]]:
