@@ -10,7 +10,9 @@ SENTENCES: Mapping[str, str] = {
     # how a list was made
     "stage_skipped": "{stage} was skipped",
     "explanation_skipped": "no reasons for the items from {stage}",
-    "items_missing": "{count} items are missing because no stage could rank them; end the fallback chain with popularity",
+    "items_missing": (
+        "{count} items are missing because no stage could rank them; end the fallback chain with popularity"
+    ),
     "nothing_allowed": "no item is allowed",
     "few_allowed": "only {allowed} of the {k} requested items are allowed",
     "unknown_user": "user {user_id!r} is unknown",

@@ -354,7 +354,7 @@ class Recommender:
 
 @dataclass(frozen=True)
 class _ResolvedUser:
-    """What is known of a person: item indices, -1 for what the catalog lacks, and where among `item_ids` each item's is."""
+    """A user's history: item indices, -1 for items not in the catalog, and their positions in `item_ids`."""
 
     user_id: UserId | None
     words: str

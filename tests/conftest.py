@@ -26,6 +26,7 @@ settings.load_profile("genrec")
 # The environment that has vLLM has no trainer, and older ones lack the server: they ask for none of their tests.
 NEEDS = {
     "cli/test_serve.py": ("fastapi", "sqlalchemy"),
+    "test_recorded.py": ("fastapi", "sqlalchemy"),
     "store/test_database.py": ("sqlalchemy",),
     "finetune/test_recipes.py": ("peft", "datasets"),
     "serve/test_page.py": ("fastapi", "playwright", "sqlalchemy"),
