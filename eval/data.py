@@ -36,10 +36,10 @@ def open_experiment(config: Config, data: Path | None, users: int | None) -> Exp
 
 
 def candidate_lists(folder: Path, catalog: Catalog, interactions: Interactions, users: int | None) -> Experiment:
-    """Rank 20 items: 19 random ones and the true last item of the history. Items of the history may be among them.
+    """Rank 20 items: 19 random ones, which may be in the history, and the true last item.
 
-    `candidates_random.parquet` and `candidates_random_200.parquet` have the columns `user_id` and `candidates`, lists of
-    item ids. Rankers are trained on all but the last two items of each user. Up to 200 users are taken from the
+    `candidates_random.parquet` and `candidates_random_200.parquet` have the columns `user_id` and `candidates` (lists
+    of item ids). Rankers are trained on all but the last two items of each user. Up to 200 users are taken from the
     paper's own sample.
 
     Source: Hou et al., "Large Language Models are Zero-Shot Rankers for Recommender Systems", ECIR 2024, section 3.

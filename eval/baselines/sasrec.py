@@ -63,7 +63,7 @@ class _Network(nn.Module):
                 nn.init.normal_(weight, std=0.02)
 
     def forward(self, items: Tensor) -> Tensor:
-        """The expected next item after each position: float32 [B, L, D] from int64 [B, L], padded at the left with N."""
+        """The expected next item at each position: float32 [B, L, D] from int64 [B, L], left-padded with N."""
         size = items.shape[1]
         real = items < self.items.num_embeddings - 1
         before = torch.ones(size, size, dtype=torch.bool).tril()
@@ -156,7 +156,8 @@ def train_sasrec(
         epochs: maximum number of passes over the histories.
         patience: number of epochs without a better NDCG@10 before training stops.
         negatives: number of random negatives per batch; None for the whole catalog.
-        among: number of random items that a validation item is ranked among; None for all items outside its history.
+        among: number of random items that a validation item is ranked among; None for the whole catalog without the
+            history.
         on_progress: called after each epoch with the number of finished epochs and of all epochs.
 
     Raises:
@@ -165,7 +166,7 @@ def train_sasrec(
     sequences = [history[-length - 1 :] for history in histories if len(history) > 1]
     if not sequences or not validation:
         raise InputError(
-            f"{len(sequences)} histories of two items or more and {len(validation)} to validate with; give at least one of each"
+            f"{len(sequences)} histories of two items or more and {len(validation)} to validate with; give some of both"
         )
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):

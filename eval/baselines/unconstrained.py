@@ -138,7 +138,7 @@ class UnconstrainedLlm:
         return self._match(line, self._everything if candidates is None else self._by_key(candidates))
 
     def _match(self, line: str, candidates: dict[str, int]) -> int | None:
-        # Exact matches of the whole line come first, then of the line without its comment, then similar titles.
+        # Exact matches of the whole line first, then of the line without its comment, then similar titles.
         keys = list(dict.fromkeys(_normalized_title(piece) for piece in (line, _SEPARATOR.split(line)[0])))
         for key in keys:
             for titles in (candidates, self._everything):
@@ -157,7 +157,7 @@ class UnconstrainedLlm:
 
 
 def listed_lines(text: str) -> list[str]:
-    """The list items of a text: its numbered lines if they are at least half, else its bulleted lines likewise, else all."""
+    """The items of a list: the numbered lines if they are at least half of all, else bulleted lines likewise, else all."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for mark in _LIST_MARKERS:
         listed = [match[1] for line in lines if (match := mark.fullmatch(line))]

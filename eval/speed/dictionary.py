@@ -47,7 +47,7 @@ def below(codes: Identifiers, prefixes: IntArray) -> Node:
 
 
 def allowed_tokens(root: Node, skip: int, *, otherwise: int) -> Callable[[int, torch.Tensor], list[int]]:
-    """A `prefix_allowed_tokens_fn` for prompts of `skip` tokens; `otherwise` is the only token allowed after a complete path."""
+    """A `prefix_allowed_tokens_fn` for prompts of `skip` tokens; `otherwise` is allowed after a complete path."""
 
     def allowed(_: int, sent: torch.Tensor) -> list[int]:
         node: Any = root

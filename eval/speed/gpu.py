@@ -319,7 +319,7 @@ def _plugin(options: BenchmarkOptions, generator: _ListGenerator) -> Iterator[Be
 def _concurrent_users(
     options: BenchmarkOptions, backend: Any, generator: _ListGenerator, width: int, users: int
 ) -> Iterator[BenchmarkRow]:
-    """G4: requests a second of beams and of lists over vLLM's beams of the same width; the prefix cache is reset before each."""
+    """G4: requests per second of beams and lists over vLLM's beams of the same width, without prefix cache hits."""
     from vllm.sampling_params import BeamSearchParams
 
     prompts = _prompts(users, 100 if options.quick else 2500, seed=width)
