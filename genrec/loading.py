@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,15 +58,36 @@ SEMANTIC_IDS_DIRECTORY = "codes"
 _SEED = 0  # for the choice of histories over which the prior is averaged
 
 
+class EngineOptions(TypedDict, total=False):
+    """An LLM that does not run on Transformers in this process.
+
+    Attributes:
+        backend: for example a `VllmEngineBackend`; `Settings.model` then names the folder of its tokenizer.
+        prior_backend: the model of `backend` without its adapter, if it has one; see `GenerativeRanker`.
+    """
+
+    backend: Backend | None
+    prior_backend: Backend | None
+
+
+class OpenOptions(EngineOptions, total=False):
+    """What `open_recommender` and `open_pipeline` take by name.
+
+    Attributes:
+        settings: models, templates and search settings; by default the bundled models.
+        on_progress: called during slow work with a label, the number of finished steps, and the number of all steps.
+    """
+
+    settings: Settings | None
+    on_progress: Progress | None
+
+
 def open_recommender(
     catalog: Catalog,
     interactions: Interactions | None,
     *,
     cache: Path,
-    settings: Settings | None = None,
-    backend: Backend | None = None,
-    prior_backend: Backend | None = None,
-    on_progress: Progress | None = None,
+    **options: Unpack[OpenOptions],
 ) -> Recommender:
     """Open a recommender with the fallback chain LLM, smaller LLM search, ensemble, embedding, popularity.
 
@@ -77,25 +98,12 @@ def open_recommender(
         interactions: histories of known users, from which the ensemble learns (see
             `genrec.rankers.collaborative_counts`); events of items that the catalog lacks are skipped.
         cache: the folder of models, indexes, vectors and priors, see `genrec.datasets.models.cache_directory`.
-        settings: models, templates and search settings; by default the bundled models.
-        backend: an LLM that does not run on Transformers in this process, such as a `VllmEngineBackend`;
-            `settings.model` then names the folder of its tokenizer.
-        prior_backend: the model of `backend` without its adapter, if it has one; see `GenerativeRanker`.
-        on_progress: called during slow work with a label, the number of finished steps, and the number of all steps.
+        options: see `OpenOptions`.
 
     Raises:
         ArtifactError: a file of a model or of the cache (named in the message) was altered.
     """
-    pipeline = open_pipeline(
-        catalog,
-        interactions,
-        cache=cache,
-        settings=settings,
-        backend=backend,
-        prior_backend=prior_backend,
-        on_progress=on_progress,
-    )
-    return pipeline.recommender()
+    return open_pipeline(catalog, interactions, cache=cache, **options).recommender()
 
 
 def open_pipeline(

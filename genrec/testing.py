@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.backends.base import Completion, GenerationRequest, OnTokens
+from genrec.backends.base import Completion, GenerationRequests, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.provenance import Provenance
 from genrec.backends.tree_arrays import check_path_lengths, check_prompt_lengths, check_rewind, new_node_numbers
@@ -72,11 +72,7 @@ class TableBackend:
         return TableTree(self, prompts, deadline)
 
     def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        *,
-        deadline: Deadline | None = None,
-        on_tokens: OnTokens | None = None,
+        self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None
     ) -> list[Completion]:
         """Generate a text after each prompt."""
         return generate_with_tree(self, requests, deadline, on_tokens)

@@ -15,6 +15,8 @@ from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
 # Two threads that spin for each other on busy cores are many times slower than two that sleep; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Timings never decide a test: two cores may be busy with something else.
 settings.register_profile("genrec", deadline=None)

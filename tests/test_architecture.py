@@ -164,7 +164,7 @@ def test_implementations_do_not_know_each_other() -> None:
             "types decoding.bounds decoding.frontier decoding.node_bounds decoding.search_request "
             "decoding.tree_scoring index.allowed_batch index.kernels.numpy index.trie backends.base",
         ),
-        ("decoding.search_request", "errors types decoding.bounds data.subset index.trie backends.base"),
+        ("decoding.search_request", "errors notices types decoding.bounds data.subset index.trie backends.base"),
         (
             "decoding.node_bounds",
             "types decoding.bounds decoding.search_request index.kernels.numpy data.subset index.trie",
@@ -237,7 +237,7 @@ def test_public_names_are_these() -> None:
         assert getattr(genrec, name).__name__ == name
         assert getattr(genrec, name).__doc__, f"{name} is public and says nothing of itself"
     assert set(genrec.__all__) <= set(dir(genrec))
-    with pytest.raises(AttributeError, match="module 'genrec' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="nothing"):
         genrec.nothing  # noqa: B018
 
 
@@ -320,7 +320,18 @@ def test_nothing_is_unpickled() -> None:
                 assert "trust_remote_code" not in keywords, f"{path}: a model may bring code"
 
 
-PUBLIC_MODULES = {"artifact", "cache", "deadline", "errors", "loading", "notices", "settings", "testing", "types"}
+PUBLIC_MODULES = {
+    "artifact",
+    "cache",
+    "deadline",
+    "errors",
+    "loading",
+    "notices",
+    "pipeline",
+    "settings",
+    "testing",
+    "types",
+}
 
 
 def public_imports(source: str) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,9 @@ def test_every_file_of_the_web_page_is_shipped() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     serve = ROOT / "genrec" / "serve"
     shipped = {path for pattern in setuptools["package-data"]["genrec.serve"] for path in serve.glob(pattern)}
-    assert shipped >= {path for path in serve.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert shipped >= {
+        path for path in serve.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyi", ".pyc")
+    }
 
 
 def test_every_dependency_has_a_minimum_version() -> None:

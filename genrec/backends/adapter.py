@@ -103,7 +103,7 @@ def _check_config(folder: Path, files: _AdapterFiles, base: Path, max_rank: int 
     if max_rank is not None and files.rank > max_rank:
         raise MismatchError(
             f"the adapter {folder.name!r} has rank {files.rank}, and the engine supports up to {max_rank}; "
-            f"start it with max_rank={files.rank} or more"
+            f"start it with max_lora_rank={files.rank} or more"
         )
     for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias"):
         if files.config.get(feature):

@@ -146,6 +146,10 @@ OnTokens = Callable[[int, Sequence[int]], None]
 """A callback for streaming: the number of a request, from 0, and its new tokens."""
 
 
+GenerationRequests = Sequence[GenerationRequest]
+"""Requests that one call generates together."""
+
+
 class Backend(Protocol):
     """A language model that reads token ids. It knows no catalog and no text.
 
@@ -186,11 +190,7 @@ class Backend(Protocol):
         ...
 
     def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        *,
-        deadline: Deadline | None = None,
-        on_tokens: OnTokens | None = None,
+        self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None
     ) -> list[Completion]:
         """Generate a text after each prompt, all in one batch.
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from genrec.backends.adapter import Adapter, inspect_adapter
 from genrec.backends.attention import use_packed_attention
-from genrec.backends.base import Completion, GenerationRequest, OnTokens
+from genrec.backends.base import Completion, GenerationRequests, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.precision import default_device, native_dtype
@@ -21,11 +21,11 @@ from genrec.backends.provenance import PROVENANCE_FILE as PROVENANCE
 from genrec.backends.provenance import Provenance
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.token_layout import TokenLayout
-from genrec.backends.transformers_tree import TransformersTree
+from genrec.backends.transformers_tree import NewTokens, TransformersTree
 from genrec.backends.tree_arrays import check_prompt_lengths
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, ModelMissingError
-from genrec.types import BoolArray, FloatArray, IntArray
+from genrec.types import FloatArray, IntArray
 
 _LOGITS_CHUNK_SIZE = 256  # rows whose logits over the full vocabulary are in memory at once
 
@@ -99,40 +99,23 @@ class TransformersBackend:
         return TransformersTree(self, prompts, deadline)
 
     def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        *,
-        deadline: Deadline | None = None,
-        on_tokens: OnTokens | None = None,
+        self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None
     ) -> list[Completion]:
         """Generate a text after each prompt, all in one batch."""
         return generate_with_tree(self, requests, deadline, on_tokens)
 
-    def hidden_states(
-        self,
-        token_ids: IntArray,
-        positions: IntArray,
-        flat_indices: IntArray,
-        visible_mask: BoolArray,
-        cache: GrowingCache,
-    ) -> torch.Tensor:
-        """Compute the last hidden states [N, D] of N new tokens, and append their keys and values to the cache.
-
-        Args:
-            token_ids, positions: int64 [N].
-            flat_indices: int64 [N], the index of each token in the flattened table [U, Q].
-            visible_mask: bool [U, Q, S], which tokens of its prompt, in the order of the cache, each token sees.
-            cache: keys and values of all earlier tokens.
-        """
+    def hidden_states(self, batch: NewTokens, cache: GrowingCache) -> torch.Tensor:
+        """Compute the last hidden states [N, D] of N new tokens, and append their keys and values to the cache."""
+        flat_indices, visible_mask = batch.flat_indices, batch.visible_mask
         prompts, columns = visible_mask.shape[:2]
-        with self._inference_mode(f"{len(token_ids)} tokens of {prompts} prompts"):
+        with self._inference_mode(f"{len(batch.token_ids)} tokens of {prompts} prompts"):
             packing = TokenLayout(torch.from_numpy(flat_indices).to(self.device), (prompts, columns))
             mask = torch.zeros(visible_mask.shape, dtype=self.dtype, device=self.device)
             mask.masked_fill_(torch.from_numpy(~visible_mask).to(self.device), torch.finfo(self.dtype).min)
             if self._supports_packing and len(flat_indices) < prompts * columns:
-                return self._forward(token_ids[None], positions[None], mask, cache, packing)[0]
+                return self._forward(batch.token_ids[None], batch.positions[None], mask, cache, packing)[0]
             table = np.zeros((2, prompts, columns), dtype=np.int64)
-            table.reshape(2, -1)[:, flat_indices] = token_ids, positions
+            table.reshape(2, -1)[:, flat_indices] = batch.token_ids, batch.positions
             return packing.pack(self._forward(table[0], table[1], mask, cache, None))[0]
 
     def _forward(
@@ -210,7 +193,7 @@ class TransformersBackend:
     def _measure_token_bytes(self) -> int:
         """Measure the bytes of one token's keys, values and hidden state."""
         cache, zero = GrowingCache(self.model.config), np.zeros(1, dtype=np.int64)
-        hidden = self.hidden_states(zero, zero, zero, np.ones((1, 1, 1), dtype=bool), cache)
+        hidden = self.hidden_states(NewTokens(zero, zero, zero, np.ones((1, 1, 1), dtype=bool)), cache)
         cached = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
         return sum(tensor.nbytes for tensor in (*cached, hidden) if tensor is not None)
 

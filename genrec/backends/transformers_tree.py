@@ -7,6 +7,7 @@ Source of the mask: Miao et al., "SpecInfer", ASPLOS 2024, section 4.2 (tree-bas
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,20 +21,30 @@ from genrec.types import BoolArray, FloatArray, IntArray
 _MIN_SHARED_PREFIX_TOKENS = 64  # a separate pass over a shared prefix pays off if it saves at least so many tokens
 
 
+@dataclass(frozen=True)
+class NewTokens:
+    """The N tokens of U prompts that one forward pass adds to a cache of S slots.
+
+    Attributes:
+        token_ids: int64 [N].
+        positions: int64 [N].
+        flat_indices: int64 [N], the index of each token in the flattened table [U, Q].
+        visible_mask: bool [U, Q, S], which tokens of its prompt, in the order of the cache, each token sees.
+    """
+
+    token_ids: IntArray
+    positions: IntArray
+    flat_indices: IntArray
+    visible_mask: BoolArray
+
+
 class HiddenStateModel(Protocol):
     """What `TransformersTree` needs of its backend, see `genrec.backends.transformers.TransformersBackend`."""
 
     model: Any
     context_length: int
 
-    def hidden_states(
-        self,
-        token_ids: IntArray,
-        positions: IntArray,
-        flat_indices: IntArray,
-        visible_mask: BoolArray,
-        cache: GrowingCache,
-    ) -> torch.Tensor:
+    def hidden_states(self, batch: NewTokens, cache: GrowingCache) -> torch.Tensor:
         """Compute the last hidden states of new tokens."""
         ...
 
@@ -73,15 +84,15 @@ class TransformersTree:
         if prefix * (count - 1) < _MIN_SHARED_PREFIX_TOKENS:
             prefix = 0
         if prefix:
-            backend.hidden_states(
-                tokens[0, :prefix], positions[0, :prefix], np.arange(prefix), causal[:, :prefix, :prefix], self._cache
+            shared = NewTokens(
+                tokens[0, :prefix], positions[0, :prefix], np.arange(prefix), causal[:, :prefix, :prefix]
             )
+            backend.hidden_states(shared, self._cache)
             self._cache.batch_repeat_interleave(count)
         visible = causal[:, prefix:] & inside[:, None, :]
         own = inside[:, prefix:]
-        hidden = backend.hidden_states(
-            tokens[:, prefix:][own], positions[:, prefix:][own], np.flatnonzero(own), visible, self._cache
-        )
+        rest = NewTokens(tokens[:, prefix:][own], positions[:, prefix:][own], np.flatnonzero(own), visible)
+        hidden = backend.hidden_states(rest, self._cache)
         # For each node: its prompt, parent, slot in the cache, position, and hidden state.
         self._prompt = np.arange(count)
         self._parent = np.full(count, -1)
@@ -114,7 +125,7 @@ class TransformersTree:
             ancestor = parent[ancestor]
             row, ancestor = row[ancestor >= self._num_prompts], ancestor[ancestor >= self._num_prompts]
         flat_indices = prompt[size:] * columns + column
-        hidden = self._backend.hidden_states(tokens, position[size:], flat_indices, mask, self._cache)
+        hidden = self._backend.hidden_states(NewTokens(tokens, position[size:], flat_indices, mask), self._cache)
         # Updated only after the pass, so that a failed pass leaves the tree unchanged.
         self._hidden.append(hidden)
         self._parent, self._prompt, self._position, self._slot = parent, prompt, position, slot

@@ -10,7 +10,7 @@ from typing import Any
 
 from genrec.backends import vllm_protocol
 from genrec.backends.adapter import Adapter, inspect_adapter
-from genrec.backends.base import Completion, GenerationRequest, OnTokens
+from genrec.backends.base import Completion, GenerationRequest, GenerationRequests, OnTokens
 from genrec.backends.generation import ConstraintChecker, check_context_length
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.provenance import Provenance
@@ -19,23 +19,24 @@ from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.types import FloatArray, IntArray
 
+_MAX_LORA_RANK = 16
+
 
 class VllmEngineBackend:
     """A causal language model from a folder or the Hub, run by vLLM.
 
     Args:
         model: a folder that `save_pretrained` wrote, or a Hub id. Only safetensors are read.
-        dtype: by default the model's own on a GPU; on the CPU bfloat16 if the hardware supports it, else float32.
         context_length: the context, prompt and answer together, in tokens; by default the model's own.
         kv_cache_memory_bytes: size of the key-value cache that all trees share, allocated at the start; by default
             2 GiB on the CPU, and on a GPU what vLLM finds free.
         max_adapters: how many LoRA adapters may be in use at once; 0 for none. With adapters every node is a separate
             request, even where a run of forced tokens would otherwise share one.
-        max_rank: the highest rank of an adapter.
         timeout: seconds without a finished request after which the engine counts as down. Generation gets the same
             time again for each 100 tokens of `max_tokens`.
         name: how results and caches name these weights, before the dtype; by default the last part of the path.
-        llm_kwargs: further arguments of `vllm.LLM`, such as `tensor_parallel_size`; they override the ones above.
+        llm_kwargs: further arguments of `vllm.LLM`, such as `dtype`, `tensor_parallel_size` or `max_lora_rank` (16 by
+            default, the highest rank of an adapter); they override the ones above.
         clock: a monotonic clock, in seconds.
 
     Raises:
@@ -47,27 +48,24 @@ class VllmEngineBackend:
         self,
         model: str | Path,
         *,
-        dtype: str | None = None,
         context_length: int | None = None,
         kv_cache_memory_bytes: int | None = None,
         max_adapters: int = 0,
-        max_rank: int = 16,
         timeout: float = 60.0,
         name: str | None = None,
         llm_kwargs: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        lora = {"enable_lora": True, "max_loras": max_adapters, "max_lora_rank": max_rank} if max_adapters else {}
+        lora = {"enable_lora": True, "max_loras": max_adapters, "max_lora_rank": _MAX_LORA_RANK} if max_adapters else {}
         options = {
             "model": str(model),
             "skip_tokenizer_init": _has_no_tokenizer(model),
             "max_model_len": None if context_length is None else context_length + vllm_protocol.EXTRA_TOKENS,
             "kv_cache_memory_bytes": kv_cache_memory_bytes,
-            **({} if dtype is None else {"dtype": dtype}),
             **lora,
             **(llm_kwargs or {}),
         }
-        self._model, self._max_rank = model, max_rank if max_adapters else 0
+        self._model, self._max_rank = model, int(options["max_lora_rank"]) if max_adapters else 0
         self._adapter: Adapter | None = None
         self._process = EngineProcess(Path(model).name, timeout, clock, options)
         # Ids of streamed requests count down, because `LLM.generate` counts up and reads every id as a number.
@@ -103,11 +101,7 @@ class VllmEngineBackend:
             return [vllm_protocol.parse_output(output, request) for output, request in pairs]
 
     def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        *,
-        deadline: Deadline | None = None,
-        on_tokens: OnTokens | None = None,
+        self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None
     ) -> list[Completion]:
         """Generate a text after each prompt; the engine starts the next one as soon as one has ended."""
         check_context_length(requests, self.context_length)

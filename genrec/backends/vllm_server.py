@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genrec.backends import vllm_protocol
-from genrec.backends.base import Completion, GenerationRequest, OnTokens
+from genrec.backends.base import Completion, GenerationRequest, GenerationRequests, OnTokens
 from genrec.backends.generation import ConstraintChecker, check_context_length
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.provenance import Provenance
@@ -99,11 +99,7 @@ class VllmServerBackend:
         return self._run_all(self._score_path, requests, self._new_limit(deadline, 1))
 
     def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        *,
-        deadline: Deadline | None = None,
-        on_tokens: OnTokens | None = None,
+        self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None
     ) -> list[Completion]:
         """Generate a text after each prompt, `max_concurrency` at once; streamed requests are never sent again."""
         check_context_length(requests, self.context_length)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from genrec.cli.options import ADVISOR_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
@@ -13,10 +13,10 @@ from genrec.cli.terminal import print_notice, progress
 from genrec.errors import ArtifactError, InputError, ModelMissingError, UnknownUserError
 
 if TYPE_CHECKING:
-    from genrec.backends.base import Backend
     from genrec.data.catalog import Catalog
     from genrec.data.interactions import Interactions
     from genrec.index.catalog_index import CatalogIndex
+    from genrec.loading import EngineOptions
     from genrec.pipeline import Pipeline
     from genrec.rankers.generative import GenerativeRanker
     from genrec.recommender import Recommender
@@ -144,7 +144,7 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
 
 
 def advisor_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options of `genrec.chat.advising.advisor_builder`."""
+    """The given options of `genrec.chat.loading.advisor_builder`."""
     return _given_options(options, ADVISOR_OPTIONS)
 
 
@@ -154,8 +154,7 @@ def load_pipeline(
     cache: Path,
     *,
     need_model: bool = False,
-    backend: "Backend | None" = None,
-    prior_backend: "Backend | None" = None,
+    **engine: "Unpack[EngineOptions]",
 ) -> "Pipeline":
     """Open the ranking pipeline over a source, with progress on standard error.
 
@@ -164,7 +163,7 @@ def load_pipeline(
         settings: models and ranking settings.
         cache: folder for models and derived data.
         need_model: raise an error if the language model is missing.
-        backend, prior_backend: as for `open_recommender`.
+        engine: an LLM that does not run in this process, see `genrec.loading.EngineOptions`.
 
     Raises:
         ModelMissingError: the model is needed and missing.
@@ -175,15 +174,7 @@ def load_pipeline(
         shown.start("Loading models")
         from genrec.loading import load_backend, open_pipeline
 
-        opened = open_pipeline(
-            catalog,
-            interactions,
-            cache=cache,
-            settings=settings,
-            backend=backend,
-            prior_backend=prior_backend,
-            on_progress=shown,
-        )
+        opened = open_pipeline(catalog, interactions, cache=cache, settings=settings, on_progress=shown, **engine)
         if need_model and settings.model is not None and opened.llm is None:
             load_backend(settings.model, cache, adapter=settings.adapter)  # raises an error that names what is missing
     return opened

@@ -212,15 +212,7 @@ class GenerativeRanker:
     def score(
         self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
     ) -> list[FloatArray]:
-        """The scores of given items as `rank` computes them, with prior, fusion and boosts.
-
-        Args:
-            requests: U requests; their filters are not applied.
-            item_indices: U arrays, int64, the items to score.
-            deadline: checked before each batch and inside the search.
-
-        Returns:
-            U arrays, float64, in the order of `item_indices`.
+        """The scores of given items as `rank` computes them, with prior, fusion and boosts; see `Ranker.score`.
 
         Raises:
             InputError: a batch exceeds the memory budget.

@@ -33,7 +33,7 @@ def test_adapter_name_depends_on_its_weights(base: Path, tmp_path: Path) -> None
     ("changes", "error", "message"),
     [
         ({"base_model_name_or_path": "Example/Other"}, MismatchError, "trained for 'Example/Other', not for 'Tiny'"),
-        ({"rank": 9}, MismatchError, "has rank 9, and the engine supports up to 8; start it with max_rank=9"),
+        ({"rank": 9}, MismatchError, "has rank 9, and the engine supports up to 8; start it with max_lora_rank=9"),
         ({"rank_pattern": {"q_proj": 64}}, MismatchError, "has rank 64"),
         ({"modules_to_save": ["lm_head"]}, MismatchError, "uses modules_to_save.*merge it"),
         ({"trainable_token_indices": [5]}, MismatchError, "uses trainable_token_indices"),

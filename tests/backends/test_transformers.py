@@ -102,9 +102,9 @@ class TestTransformersBackend(BackendContract):
         computed: list[int] = []
         hidden_states = backend.hidden_states  # type: ignore[attr-defined]
 
-        def counted(token_ids: Any, *rest: Any) -> Any:
-            computed.append(len(token_ids))
-            return hidden_states(token_ids, *rest)
+        def counted(batch: Any, *rest: Any) -> Any:
+            computed.append(len(batch.token_ids))
+            return hidden_states(batch, *rest)
 
         monkeypatch.setattr(backend, "hidden_states", counted)
         prefix = np.arange(40)

@@ -65,7 +65,11 @@ def engine(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend = VllmEngineBackend(
-        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 30, timeout=TIMEOUT
+        smollm2,
+        context_length=1024,
+        kv_cache_memory_bytes=1 << 30,
+        timeout=TIMEOUT,
+        llm_kwargs={"dtype": "float32"},
     )
     yield backend
     backend.close()
@@ -76,7 +80,12 @@ def engine_with_adapters(smollm2: Path) -> Iterator[Any]:
     from genrec.backends.vllm_engine import VllmEngineBackend
 
     backend = VllmEngineBackend(
-        smollm2, dtype="float32", context_length=1024, kv_cache_memory_bytes=1 << 28, max_adapters=2, timeout=TIMEOUT
+        smollm2,
+        context_length=1024,
+        kv_cache_memory_bytes=1 << 28,
+        max_adapters=2,
+        timeout=TIMEOUT,
+        llm_kwargs={"dtype": "float32"},
     )
     yield backend
     backend.close()
