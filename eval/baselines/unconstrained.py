@@ -157,7 +157,7 @@ class UnconstrainedLlm:
 
 
 def listed_lines(text: str) -> list[str]:
-    """The items of a list: the numbered lines if they are at least half of all, else bulleted lines likewise, else all."""
+    """The items of a list: numbered lines if they are at least half, else bulleted lines likewise, else all lines."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for mark in _LIST_MARKERS:
         listed = [match[1] for line in lines if (match := mark.fullmatch(line))]
