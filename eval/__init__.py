@@ -1,6 +1,6 @@
-"""Measuring: protocols, baselines, ranking runs and the making of the embedded data set."""
+"""Measurements: protocols, baselines, ranking runs, benchmarks, and the construction of the embedded data set."""
 
 import os
 
-# Two threads that spin for each other on busy cores are many times slower than two that sleep; read when torch loads.
+# On busy cores, threads that spin while they wait are many times slower than threads that sleep. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,10 +1,9 @@
-"""Runs side by side: python -m eval.compare RUN... [--baseline RANKER] [--metric M] [--png FILE] [--html FILE].
+"""Compare runs: python -m eval.compare RUN... [--baseline RANKER] [--metric M] [--png FILE] [--html FILE].
 
-RUN is a folder that `python -m eval.rank` wrote. Prints one table of every ranker of every run: a metric with its 95 %
-interval, the paired difference to the baseline with its interval and the p-value of a paired randomisation test,
-milliseconds and tokens a person, and the shares of invalid and of fallback items. --png draws the metric against the
-time; --html writes one page, with nothing to load, that shows people's histories and the lists of all rankers side by
-side.
+RUN is a directory that `python -m eval.rank` wrote. Prints one table of every ranker of every run: a metric with its
+95 % interval, the paired difference to the baseline with its interval and the p-value of a paired randomisation test,
+milliseconds and tokens per user, and the shares of invalid and of fallback items. --png draws the metric against the
+time; --html writes one self-contained page that shows the histories of users and the lists of all rankers side by side.
 """
 
 import argparse
@@ -35,13 +34,13 @@ SEED = 20261122
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of answers.
+    """The results of a run.
 
     Attributes:
-        name: of the folder.
-        manifest: what `run.json` says.
-        tables: one row a person, by ranker.
-        unfinished: the rankers that were not asked about everybody, and have no table.
+        name: name of its directory.
+        manifest: contents of `run.json`.
+        tables: one table per ranker, with one row per user.
+        unfinished: the rankers that have not answered for all users, and have no table.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One ranker of one run; `difference` and `p` are None for the baseline, and where people differ from its own."""
+    """One ranker of one run; `difference` and `p` are None for the baseline, and if the data differ from its data."""
 
     run: str
     ranker: str
@@ -66,7 +65,7 @@ class ComparisonRow:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare, print, draw."""
+    """Compare runs, print the table, and draw."""
     options = _parse(arguments)
     try:
         runs = _disambiguate_names([read_run(folder) for folder in options.runs], options.runs)
@@ -79,20 +78,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print(lines, metric)
         for run in runs:
             if run.unfinished:
-                print(f"{run.name} lacks, not being asked about everybody yet: {', '.join(run.unfinished)}")
+                print(f"{run.name} is incomplete; not all users have been asked: {', '.join(run.unfinished)}")
     except (GenrecError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
 def read_run(folder: Path) -> Run:
-    """What a run's folder holds; rankers that were not asked about everybody are left out.
+    """Read the results of a run, without the rankers that have not answered for all users.
 
     Raises:
-        InputError: it is no such folder, or no ranker is complete.
+        InputError: the directory contains no run, or no ranker is complete.
     """
     manifest = folder / "run.json"
     if not manifest.is_file():
-        raise InputError(f"{folder} holds no run.json; name a folder that python -m eval.rank wrote")
+        raise InputError(f"{folder} contains no run.json; pass a directory that python -m eval.rank wrote")
     facts = read_manifest(folder)
     tables = {}
     for name in facts["rankers"]:
@@ -100,12 +99,12 @@ def read_run(folder: Path) -> Run:
         if parts and (table := pa.concat_tables([read_part(part) for part in parts])).num_rows == facts["users"]:
             tables[name] = table
     if not tables:
-        raise InputError(f"{folder} has no ranker that was asked about all {facts['users']:,} people; finish the run")
+        raise InputError(f"{folder} has no ranker with answers for all {facts['users']:,} users; finish the run")
     return Run(folder.resolve().name, facts, tables, tuple(name for name in facts["rankers"] if name not in tables))
 
 
 def _disambiguate_names(runs: Sequence[Run], folders: Sequence[Path]) -> list[Run]:
-    """Runs that are called alike by their folders' whole paths."""
+    """Rename runs that share a name to the full paths of their directories."""
     names = [run.name for run in runs]
     return [
         replace(run, name=str(folder)) if names.count(run.name) > 1 else run
@@ -114,10 +113,10 @@ def _disambiguate_names(runs: Sequence[Run], folders: Sequence[Path]) -> list[Ru
 
 
 def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[ComparisonRow]:
-    """Every ranker of every run; the baseline is the first one's, by default its first ranker.
+    """Compare every ranker of every run to a baseline of the first run, by default its first ranker.
 
     Raises:
-        InputError: a run lacks the metric, or none has the baseline.
+        InputError: a run did not measure the metric, or the first run has no such baseline.
     """
     name = baseline or next(iter(runs[0].tables))
     if name not in runs[0].tables:
@@ -149,16 +148,16 @@ def compare(runs: Sequence[Run], metric: str, baseline: str | None) -> list[Comp
 
 
 def render_html(run: Run, data: Path | None) -> str:
-    """One HTML page of a run; titles are untrusted, and escaped."""
+    """Render a run as one HTML page; titles are untrusted and are escaped."""
     facts = run.manifest
     config = Config.model_validate({**facts["config"], "rankers": facts["rankers"]})
     experiment = open_experiment(config, data, facts["users"])
     if experiment.digest != facts["data"]:
-        raise InputError(f"the data is not what {run.name} was measured on; point --data to the same")
+        raise InputError(f"the data differ from the data of {run.name}; pass the same data with --data")
     chosen = np.sort(np.random.default_rng(SEED).permutation(facts["users"])[:SAMPLE_USERS])
-    people = [_user_view(run, experiment, int(place)) for place in chosen]
+    users = [_user_view(run, experiment, int(index)) for index in chosen]
     template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(run=run.name, facts=facts, people=people, rankers=list(run.tables))
+    return template.render(run=run.name, facts=facts, users=users, rankers=list(run.tables))
 
 
 def _user_view(run: Run, experiment: Experiment, task_index: int) -> dict[str, Any]:
@@ -171,17 +170,17 @@ def _user_view(run: Run, experiment: Experiment, task_index: int) -> dict[str, A
         lists.append([(_title(titles, item), source, item in targets) for item, source in items])
     history = [_title(titles, item) for item in task.history.item_ids[-12:]]
     return {
-        "user": task.history.user_id,
+        "id": task.history.user_id,
         "history": history,
         "more": max(0, len(task.history.item_ids) - len(history)),
-        "taken": [_title(titles, item) for item in sorted(targets)[:8]],
+        "targets": [_title(titles, item) for item in sorted(targets)[:8]],
         "lists": lists,
     }
 
 
 def _title(catalog: Any, item: Any) -> str:
-    place = int(catalog.item_ids.positions([item])[0])
-    return one_line(catalog.titles[place] if place >= 0 else f"{item} (not in the catalog)")
+    index = int(catalog.item_ids.positions([item])[0])
+    return one_line(catalog.titles[index] if index >= 0 else f"{item} (not in the catalog)")
 
 
 def _values(table: pa.Table, metric: str) -> FloatArray:
@@ -192,17 +191,17 @@ def _values(table: pa.Table, metric: str) -> FloatArray:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--metric", help="by default the last that the first run measured")
-    parser.add_argument("--baseline", metavar="RANKER", help="of the first run; by default its first")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where the data lie, for --html")
+    parser.add_argument("--metric", help="default: the last metric of the first run")
+    parser.add_argument("--baseline", metavar="RANKER", help="a ranker of the first run; default: its first")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="directory of the data sets, for --html")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the metric against the time")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="show people of the first run")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with sample users of the first run")
     options = parser.parse_args(arguments)
     for name, path in (("--png", options.png), ("--html", options.html)):
         if path and (path.is_dir() or not path.parent.is_dir()):
-            parser.error(f"{name} {path} cannot be written; name a file in a folder that is there")
+            parser.error(f"{name} {path} is not writable; pass a file in an existing directory")
     if options.png and options.png.suffix != ".png":
-        parser.error(f"--png {options.png}: its name ends in .png")
+        parser.error(f"--png {options.png} is not a PNG file; use a name that ends in .png")
     return options
 
 
@@ -235,7 +234,7 @@ def _draw(lines: Sequence[ComparisonRow], metric: str, path: Path) -> None:
         axes.errorbar([line.milliseconds], [line.value.value], yerr=[[low], [high]], fmt="o", capsize=3)
         axes.annotate(line.ranker, (line.milliseconds, line.value.value), textcoords="offset points", xytext=(7, 4))
     axes.set_xscale("log")
-    axes.set_xlabel("milliseconds a person")
+    axes.set_xlabel("milliseconds per user")
     axes.set_ylabel(f"{metric} x 100, with 95 % intervals")
     axes.grid(visible=True, alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -244,7 +243,7 @@ def _draw(lines: Sequence[ComparisonRow], metric: str, path: Path) -> None:
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ run }}: what was recommended</title>
+<title>{{ run }}: recommendations</title>
 <style>
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1a1a1a }
 section { border-top: 1px solid #ccc; padding: 1rem 0 }
@@ -255,13 +254,13 @@ small { color: #666 }
 section { border-color: #444 } small { color: #aaa } }
 </style>
 <h1>{{ run }}</h1>
-<p>{{ people|length }} of {{ facts.users }} people, drawn at random. Marked is what they took next. Items they have are
+<p>{{ users|length }} of {{ facts.users }} users, drawn at random. Relevant items are marked. Items of the history are
 {{ facts.seen }}. Data {{ facts.data[:16] }}.</p>
-{% for person in people %}<section>
-<h2>{{ person.user }}</h2>
-<p><b>Had</b>{% if person.more %} <small>({{ person.more }} earlier ones left out)</small>{% endif %}:
-{{ person.history|join(" · ") }}<br><b>Took next</b>: {{ person.taken|join(" · ") }}</p>
-<div class="lists">{% for ranker in rankers %}{% set items = person.lists[loop.index0] %}<div><h3>{{ ranker }}</h3><ol>
+{% for user in users %}<section>
+<h2>{{ user.id }}</h2>
+<p><b>History</b>{% if user.more %} <small>({{ user.more }} earlier items omitted)</small>{% endif %}:
+{{ user.history|join(" · ") }}<br><b>Relevant</b>: {{ user.targets|join(" · ") }}</p>
+<div class="lists">{% for ranker in rankers %}{% set items = user.lists[loop.index0] %}<div><h3>{{ ranker }}</h3><ol>
 {% for title, source, right in items %}<li{% if right %} class="right"{% endif %}>{{ title }}
 <small>{{ source }}</small></li>{% endfor %}</ol></div>{% endfor %}</div></section>
 {% endfor %}</html>

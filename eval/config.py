@@ -1,4 +1,4 @@
-"""What a run measures: a protocol over some data, and the rankers that are asked; read from TOML, strictly."""
+"""Configurations of runs: a protocol, data and rankers; read from TOML, unknown keys are errors."""
 
 import re
 import tomllib
@@ -35,13 +35,15 @@ class RankerConfig(_Strict):
     """One ranker.
 
     Attributes:
-        kind: what it is.
-        settings: arguments of its class; of `generative` those of `GenerativeSettings`.
-        parts: of a blend, other rankers by name and their weights; without any, the ladder's own, with learned weights.
-        proposer: of `generative`, another ranker by name; by default the ladder's blend.
-        background: of `generative`, whether other people's histories stand behind the prior.
-        adapter: of `generative`, the folder of a LoRA adapter for the model, from where the command is run; or
-            `online-retail` for the one that ships.
+        kind: the type of ranker.
+        settings: arguments of its class; for `generative` those of `GenerativeSettings`.
+        parts: for `blend`, names of other rankers and their weights; by default the blend of the fallback chain, with
+            learned weights.
+        proposer: for `generative`, the name of the ranker that retrieves candidates; by default the blend of the
+            fallback chain.
+        background: for `generative`, whether the prior is measured with the histories of other users.
+        adapter: for `generative`, the directory of a LoRA adapter, relative to the working directory; or
+            `online-retail` for the adapter that ships.
     """
 
     kind: Kind
@@ -68,21 +70,21 @@ class RankerConfig(_Strict):
 
 
 class Config(_Strict):
-    """One run.
+    """The configuration of a run.
 
     Attributes:
-        protocol: `candidates` ranks 20, all others the whole catalog; see `genrec.evaluation.protocols`.
-        data: a folder under `--data`, or the embedded `online-retail`.
-        part: which item or basket is held back.
-        at: where `by-time` cuts, a date.
-        users: ask about so many; None for all.
+        protocol: `candidates` ranks 20 items, the others the whole catalog; see `genrec.evaluation.protocols`.
+        data: a directory under `--data`, or the embedded `online-retail`.
+        part: which item or basket is held out.
+        at: the date at which `by-time` splits.
+        users: number of users; None for all.
         k: list length.
         metrics: see `genrec.evaluation.metrics.accuracy`.
-        template: what shows a history to the model.
-        background: how many people's histories stand behind the prior.
-        seed: of draws and of intervals.
-        baseline: a ranker that all others are set against, person by person.
-        rankers: by name.
+        template: the prompt template of the model.
+        background: number of other users' histories with which the prior is measured.
+        seed: seed of samples and intervals.
+        baseline: the ranker that all others are compared to, in paired differences over users.
+        rankers: rankers by name.
     """
 
     protocol: Literal["by-time", "candidates", "leave-one-out", "next-basket"]
@@ -101,92 +103,90 @@ class Config(_Strict):
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if (self.at is None) == (self.protocol == "by-time"):
-            raise ValueError(f"at is {self.at!r}; the protocol by-time needs a date there, and no other takes one")
+            raise ValueError(f"at is {self.at!r}; the protocol by-time needs a date there, and the others take none")
         if self.protocol in ("by-time", "candidates") and self.part != "test":
-            raise ValueError(f"part is {self.part!r}; the protocol {self.protocol} has only a test")
+            raise ValueError(f"part is {self.part!r}; the protocol {self.protocol} has only a test part")
         for metric in self.metrics:
             if metric_cutoff(metric) > self.k:
-                raise ValueError(f"{metric} looks at more places than lists of k = {self.k} have")
+                raise ValueError(f"{metric} needs longer lists than k = {self.k}")
         return self
 
 
 def read_config(name: str) -> Config:
-    """A config of this folder by its name, or from a file.
+    """Read a config of `eval/configs` by its name, or a .toml file.
 
     Raises:
-        InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
+        InputError: it does not exist, is not TOML, or has an unknown or invalid key.
     """
     path, config = read_toml(Config, name, CONFIG_DIR, label="config", documented_in="eval/config.py")
     if not config.rankers:
         raise InputError(f"{path.name} names no rankers; add some, see eval/configs")
     if config.baseline is not None and config.baseline not in config.rankers:
         raise InputError(
-            f"{path.name}: the baseline {config.baseline!r} is none of its rankers: {', '.join(config.rankers)}"
+            f"{path.name}: the baseline {config.baseline!r} is not one of its rankers: {', '.join(config.rankers)}"
         )
     folders: dict[str, str] = {}
     for ranker, own in config.rankers.items():
         if (same := folders.setdefault(folder_name(ranker), ranker)) != ranker:
-            raise InputError(f"{path.name}: rankers {same!r} and {ranker!r} would share a folder; rename one")
+            raise InputError(f"{path.name}: rankers {same!r} and {ranker!r} would share a directory; rename one")
         for other in _dependencies(own):
             if other not in config.rankers:
-                raise InputError(f"{path.name}: ranker {ranker!r} names {other!r}, which is none of its rankers")
+                raise InputError(f"{path.name}: ranker {ranker!r} names {other!r}, which is not one of its rankers")
     for ranker in config.rankers:
         reached = set(_dependencies(config.rankers[ranker]))
         while more := {other for one in reached for other in _dependencies(config.rankers[one])} - reached:
             reached |= more
         if ranker in reached:
-            raise InputError(f"{path.name}: ranker {ranker!r} is made of itself; name others")
+            raise InputError(f"{path.name}: ranker {ranker!r} depends on itself; name others")
     return config
 
 
 def _dependencies(ranker: RankerConfig) -> list[str]:
-    """The other rankers that one is made of."""
+    """The names of the rankers that a ranker uses."""
     return [*ranker.parts, *filter(None, [ranker.proposer])]
 
 
 def read_toml(
     model: type[ConfigModel], name: str, folder: Path, *, label: str, documented_in: str, overrides: Sequence[str] = ()
 ) -> tuple[Path, ConfigModel]:
-    """A file of a folder by its name, or any .toml file, and what it says.
+    """Read a file of a directory by its name, or any .toml file; returns its path and contents.
 
     Args:
-        model: what it has to be.
-        name: without its ending, or a path that ends in .toml.
-        folder: where names are looked for.
-        label: what such a file is called.
-        documented_in: where its keys are described.
-        overrides: `key = value` each, in TOML; they come in the place of what the file says.
+        model: the expected structure.
+        name: a name without its suffix, or a path that ends in .toml.
+        folder: the directory of the named files.
+        label: what error messages call the file.
+        documented_in: where its keys are documented; for error messages.
+        overrides: `key = value` lines in TOML that replace keys of the file.
 
     Raises:
-        InputError: there is none, it is no TOML, or a key is unknown or wrong (named).
+        InputError: it does not exist, is not TOML, or has an unknown or invalid key.
     """
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
-        there = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
-        raise InputError(f"there is no {label} {name!r}; name a .toml file, or one of {there}")
+        names = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
+        raise InputError(f"there is no {label} {name!r}; pass a .toml file, or one of {names}")
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-        for change in overrides:
-            said |= _parse_override(change)
-        return path, model.model_validate(said)
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        for override in overrides:
+            values |= _parse_override(override)
+        return path, model.model_validate(values)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is no TOML: {error}") from error
+        raise InputError(f"{path.name} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
+        place = ".".join(map(str, first["loc"])) or "the file"
         value = f", not {first['input']!r:.80}" if first["type"] not in ("extra_forbidden", "value_error") else ""
-        raise InputError(
-            f"{path.name}: {place}: {first['msg']}{value}; see {documented_in} for what there is"
-        ) from error
+        raise InputError(f"{path.name}: {place}: {first['msg']}{value}; see {documented_in} for the keys") from error
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{text!r} is no KEY=VALUE of TOML: {error}; quote text, as in 'name=\"value\"'") from error
+        raise InputError(f"{text!r} is not KEY=VALUE in TOML: {error}; quote text, as in 'name=\"value\"'") from error
 
 
 def folder_name(ranker: str) -> str:
-    """What a ranker's folder is called in a run's."""
+    """The name of a ranker's directory within a run."""
     return re.sub(r"[^a-z0-9]+", "-", ranker.casefold()).strip("-")

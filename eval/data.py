@@ -1,4 +1,4 @@
-"""Data sets as experiments: the folders that `--data` holds, and the embedded shop."""
+"""Experiments from data sets: the directories under `--data`, and the embedded shop."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from genrec.evaluation import EvaluationCase, Experiment, check_order, leave_one
 
 
 def open_experiment(config: Config, data: Path | None, users: int | None) -> Experiment:
-    """What a config asks, of at most `users` people.
+    """Open the experiment of a config, for at most `users` users.
 
     Raises:
-        InputError: the data are missing, or their histories are not in the order of time.
+        InputError: the data are missing, or histories are not in chronological order.
     """
     users = config.users if users is None else users
     if config.data == "online-retail":
@@ -36,10 +36,11 @@ def open_experiment(config: Config, data: Path | None, users: int | None) -> Exp
 
 
 def candidate_lists(folder: Path, catalog: Catalog, interactions: Interactions, users: int | None) -> Experiment:
-    """Rank 20 items: 19 random ones and the true last item of the history; what a person has may be among them.
+    """Rank 20 items: 19 random ones, which may be in the history, and the true last item.
 
-    `candidates_random.parquet` and `candidates_random_200.parquet` hold `user_id` and lists of item ids. Rankers count
-    all but each user's last two items. 200 users at most come from the paper's own sample.
+    `candidates_random.parquet` and `candidates_random_200.parquet` have the columns `user_id` and `candidates` (lists
+    of item ids). Rankers are trained on all but the last two items of each user. Up to 200 users are taken from the
+    paper's own sample.
 
     Source: Hou et al., "Large Language Models are Zero-Shot Rankers for Recommender Systems", ECIR 2024, section 3.
     """
@@ -59,17 +60,17 @@ def candidate_lists(folder: Path, catalog: Catalog, interactions: Interactions, 
 
 
 def _fill_missing_titles(items: pa.Table) -> pa.Table:
-    """An item without a title (beauty has seven) is called by its id, so that nobody's history loses it."""
+    """Use the id as the title of an item without one (beauty has seven), so that no history loses the item."""
     ids = items["item_id"].cast(pa.string())
     titles = pc.if_else(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(items["title"], "")), ""), ids, items["title"])
     return items.set_column(items.column_names.index("title"), "title", titles)
 
 
 def _dataset_dir(name: str, data: Path | None) -> Path:
-    """`DIR/games`, or DIR itself where it is called so."""
+    """`DIR/games`, or DIR itself if it has that name."""
     if data is None or not data.is_dir():
-        raise InputError(f"{name} needs --data, a folder that holds it; got {data}")
+        raise InputError(f"{name} needs --data, a directory that contains it; got {data}")
     for folder in (data / name, data):
         if folder.resolve().name == name and (folder / "items.parquet").is_file():
             return folder
-    raise InputError(f"{data} holds no {name}/items.parquet; point --data to a folder that holds {name}")
+    raise InputError(f"{data} contains no {name}/items.parquet; pass with --data a directory that contains {name}")

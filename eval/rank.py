@@ -1,11 +1,10 @@
-"""Measure the rankers of a config, person by person: python -m eval.rank CONFIG [--data DIR] [--users N] [--json FILE].
+"""Measure the rankers of a config: python -m eval.rank CONFIG [--data DIR] [--users N] [--json FILE].
 
-CONFIG is a name in eval/configs (games, games_full, beauty, retail and others) or a .toml file. Every list is what
-`Recommender.recommend` answers, but for those of `unconstrained`. What was answered is kept in the run's folder as one
-row a person in Parquet, so that a run that was stopped goes on where it was, and the same command started twice shares
-the work; a folder of another configuration is refused. --json writes a summary: for each ranker, slice and metric the
-mean over people with its 95 % bootstrap interval; and by how much each is better than the config's `baseline`, if it
-names one, person by person.
+CONFIG is a name in eval/configs (games, games_full, beauty, retail and others) or a .toml file. Lists come from
+`Recommender.recommend`, except those of `unconstrained`. Answers are stored in the run's directory as Parquet, one row
+per user: a stopped run resumes, and the same command started twice shares the work. A directory of another
+configuration is an error. --json writes a summary: for each ranker, slice and metric the mean over users with its 95 %
+bootstrap interval, and the paired difference to the config's `baseline`, if it has one.
 """
 
 import argparse
@@ -60,10 +59,10 @@ from genrec.loading import embed_titles
 from genrec.settings import LANGUAGE_MODEL, Settings
 from genrec.types import BoolArray
 
-FORMAT = 3  # of the rows that are kept
-CHUNK, LLM_CHUNK = 100, 10  # people in one part of what is kept, and where a language model is asked
+FORMAT = 3  # of the stored rows
+CHUNK, LLM_CHUNK = 100, 10  # users per stored part, and per part of a ranker that uses a language model
 SLOW_KINDS = ("generative", "unconstrained")
-BEYOND_ACCURACY_K = 10  # places of a list that are looked at for more than whether they are right
+BEYOND_ACCURACY_K = 10  # ranks considered by the metrics beyond accuracy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (GenrecError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+        sys.exit("stopped; run the same command to resume")
 
 
 def measure(
@@ -95,23 +94,23 @@ def measure(
     chosen: Sequence[str] | None = None,
     digest: str = "",
 ) -> dict[str, Any]:
-    """Ask whatever has not been asked yet, then sum up all of it.
+    """Collect the missing answers of a run, then summarise all answers.
 
     Args:
-        config: what to measure.
-        folder: where answers are kept.
-        data: where data sets lie that are not embedded.
-        users: ask about so many people only, instead of what the config says.
-        chosen: these rankers only.
-        digest: what the data's digest must begin with.
+        config: the configuration.
+        folder: directory of the run.
+        data: directory of the data sets that are not embedded.
+        users: number of users; overrides the config.
+        chosen: names of the rankers to measure; None for all.
+        digest: expected beginning of the digest of the data.
 
     Raises:
-        InputError: the config, the data or a name is wrong.
-        MismatchError: the folder holds another run (the difference is named).
+        InputError: the config, the data or a name is invalid.
+        MismatchError: the directory contains another run; the message names the difference.
     """
     experiment = open_experiment(config, data, users)
     if not experiment.digest.startswith(digest):
-        raise MismatchError(f"the data are {experiment.digest[:16]}, not {digest}; get those that were measured")
+        raise MismatchError(f"the data are {experiment.digest[:16]}, not {digest}; use the data of the table")
     rankers = ConfiguredRankers(config, experiment, default_cache())
     names = list(config.rankers) if chosen is None else list(chosen)
     if missing := [name for name in names if name not in config.rankers]:
@@ -119,7 +118,7 @@ def measure(
     facts = _run_manifest(config, experiment, names)
     _open_run(folder, facts)
     rows: list[MetricRow] = []
-    # Answers first: what is summed up of them can be summed up again.
+    # All answers are collected first, because a summary can be computed again.
     tables = {name: _collect_answers(name, rankers, experiment, facts, config, folder) for name in names}
     groups, vectors = user_groups(experiment), _title_vectors(experiment)
     for name, table in tables.items():
@@ -140,34 +139,34 @@ def measure(
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.rank", description=__doc__)
     parser.add_argument("config", help="a name in eval/configs, or a .toml file")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder that holds games and beauty")
-    parser.add_argument("--users", type=int, metavar="N", help="ask about so many people only")
-    parser.add_argument("--rankers", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where answers are kept; runs/CONFIG by default")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary there")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="directory that contains games and beauty")
+    parser.add_argument("--users", type=int, metavar="N", help="number of users")
+    parser.add_argument("--rankers", nargs="+", metavar="NAME", help="measure only these rankers")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="directory of the run; default: runs/CONFIG")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary to this file")
     options = parser.parse_args(arguments)
     if options.users is not None and options.users < 1:
-        parser.error(f"--users is {options.users}; ask about 1 person or more")
+        parser.error(f"--users is {options.users}; give at least 1")
     if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
-        parser.error(f"--json {options.json} cannot be written; name a file that can, before hours are spent")
+        parser.error(f"--json {options.json} is not writable; pass another file")
     return options
 
 
 def _run_manifest(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dict[str, Any]:
-    """What makes a run this run; rankers can be added to it, and are compared one by one."""
+    """The identity of a run; rankers can be added later, and are compared one by one."""
     settings = config.model_dump(mode="json")
     rankers = settings.pop("rankers")
-    del settings["baseline"]  # answers are the same without
+    del settings["baseline"]  # does not change answers
     for name, own in list(rankers.items()):
         folder = own.pop("adapter")
         if folder is None:
             continue
-        try:  # by its weights: a folder's name stays when what it holds is trained anew
+        try:  # identified by its weights, because a directory can be retrained under the same name
             own["adapter"] = inspect_adapter(find_adapter(folder), base=LANGUAGE_MODEL).name
         except ModelMissingError:
             if name in chosen:
                 raise
-            del rankers[name]  # nobody was asked yet
+            del rankers[name]  # not measured yet
     return {
         "format": FORMAT,
         "config": settings,
@@ -176,35 +175,35 @@ def _run_manifest(config: Config, experiment: Experiment, chosen: Sequence[str])
         "users": len(experiment.cases),
         "seen": experiment.seen,
         "data": experiment.digest,
-        "commit": commit(),  # of the code that runs, whatever is checked out while it does
+        "commit": commit(),  # read once, because another commit can be checked out during a run
     }
 
 
 def _open_run(folder: Path, facts: dict[str, Any]) -> None:
-    """Begin a run, or go on with one of the same configuration.
+    """Create the directory of a run, or open one of the same configuration.
 
     Raises:
-        MismatchError: it is another one's.
+        MismatchError: the directory belongs to another run.
     """
     manifest = folder / "run.json"
     if not manifest.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise MismatchError(f"{folder} holds something, but no run.json; name another folder with --out")
+            raise MismatchError(f"{folder} is not empty, but contains no run.json; pass another directory with --out")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(manifest, facts)
         return
     kept = read_manifest(folder)
     for name, mine, theirs in _differences(facts, kept):
         raise MismatchError(
-            f"{folder} holds a run whose {name} is {theirs!r:.80}, not {mine!r:.80}; name another folder with --out, "
-            "or remove it"
+            f"{folder} contains a run whose {name} is {theirs!r:.80}, not {mine!r:.80}; pass another directory "
+            "with --out, or remove it"
         )
     kept["rankers"].update(facts["rankers"])
     write_json(manifest, kept)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `run.json` says.
+    """Read the manifest of a run.
 
     Raises:
         InputError: it is damaged.
@@ -217,17 +216,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_part(path: Path, rows: int | None = None) -> pa.Table:
-    """Some people's answers.
+    """Read one part of the answers of a ranker.
 
     Raises:
-        InputError: the file is damaged, or has another number of rows.
+        InputError: the file is damaged, or has another number of rows than expected.
     """
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged: {error}; remove it, and its people are asked again") from error
+        raise InputError(f"{path} is damaged: {error}; remove it, and run again to replace it") from error
     if rows is not None and table.num_rows != rows:
-        raise InputError(f"{path} has {table.num_rows} rows, not {rows}; remove it, and its people are asked again")
+        raise InputError(f"{path} has {table.num_rows} rows, not {rows}; remove it, and run again to replace it")
     return table
 
 
@@ -251,11 +250,11 @@ def _collect_answers(
     config: Config,
     folder: Path,
 ) -> pa.Table:
-    """All rows of a ranker, those that are missing asked now.
+    """All rows of a ranker; collects those that are missing.
 
     Raises:
         InputError: a part is damaged.
-        MismatchError: a part is of another run, or of another ranker.
+        MismatchError: a part belongs to another run or another ranker.
     """
     own = folder / folder_name(name)
     own.mkdir(exist_ok=True)
@@ -266,11 +265,11 @@ def _collect_answers(
     run = sha256(json.dumps([asked_for, name, facts["rankers"][name]], sort_keys=True).encode()).hexdigest()
     todo = [start for start, path in parts.items() if not path.is_file()]
     if todo:
-        first = secrets.randbelow(len(todo))  # so that several processes of one run begin at different places
+        first = secrets.randbelow(len(todo))  # several processes of one run begin at different parts
         alone, source = rankers.recommender_for(name)
         try:
             for start in show_progress([*todo[first:], *todo[:first]], name, len(todo)):
-                if parts[start].is_file():  # another process asked these meanwhile
+                if parts[start].is_file():  # another process wrote it in the meantime
                     continue
                 asked = list(experiment.evaluate(alone, config.k, start=start, stop=start + size))
                 table = _answer_table(asked, start, source, experiment, config)
@@ -283,14 +282,14 @@ def _collect_answers(
     tables = {path: read_part(path, min(size, count - start)) for start, path in parts.items()}
     for path, table in tables.items():
         if set(table["run"].to_pylist()) != {run}:
-            raise MismatchError(f"{path} is of another run; remove it, and its people are asked again")
+            raise MismatchError(f"{path} belongs to another run; remove it, and run again to replace it")
     return pa.concat_tables(list(tables.values()))
 
 
 def _answer_table(
     recommender: Sequence[EvaluatedCase], start: int, source: str, experiment: Experiment, config: Config
 ) -> pa.Table:
-    """One row a person: what was answered, what is wrong with it, and every metric."""
+    """One row per user: the list, its faults, and every metric."""
     lists = [[item.item_id for item in one.recommendations.items] for one in recommender]
     known = set(experiment.catalog.item_ids)
     allowed = [known if one.case.candidates is None else set(one.case.candidates) for one in recommender]
@@ -320,7 +319,7 @@ def _answer_table(
 
 
 def _metric_rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: Config) -> Iterator[MetricRow]:
-    """Means and intervals over each group, and what is wrong with the lists of all."""
+    """Means and intervals for each group, and the faults of all lists."""
     values = {metric: table[metric].to_numpy() for metric in config.metrics}
     yield from summarise(name, values, groups, seed=config.seed)
     places = sum(len(items) for items in table["item_ids"].to_pylist())
@@ -332,7 +331,7 @@ def _metric_rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], co
 
 
 def _difference_rows(name: str, table: pa.Table, base: pa.Table, config: Config) -> Iterator[MetricRow]:
-    """By how much a ranker is better than the baseline, person by person."""
+    """The paired differences of a ranker to the baseline."""
     for metric in config.metrics:
         ours, theirs = (100 * own[metric].to_numpy() for own in (table, base))
         found = difference_interval(ours, theirs, seed=config.seed)
@@ -342,14 +341,14 @@ def _difference_rows(name: str, table: pa.Table, base: pa.Table, config: Config)
 
 
 def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
-    """The vectors by which items of a list are told to be alike; None where the text encoder is not at hand."""
+    """Title vectors, for the diversity of lists; None if the text encoder is not installed."""
     try:
-        tell = report_progress("titles, for diversity")
+        report = report_progress("titles, for diversity")
         embedding = embed_titles(
-            experiment.catalog, Settings(), default_cache(), on_progress=lambda _, done, total: tell(done, total)
+            experiment.catalog, Settings(), default_cache(), on_progress=lambda _, done, total: report(done, total)
         )
     except ModelMissingError as error:
-        print(f"note: no diversity of lists: {error}", file=sys.stderr)
+        print(f"note: the diversity of lists is not measured: {error}", file=sys.stderr)
         return None
     return None if embedding is None else embedding.vectors
 
@@ -362,13 +361,13 @@ def _beyond_accuracy_rows(
     config: Config,
     vectors: NDArray[np.float32] | None,
 ) -> Iterator[MetricRow]:
-    """What the first places of the lists do besides being right, and how far apart groups of people are.
+    """Metrics beyond accuracy at the first ranks, and the gap between user groups.
 
-    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios, diversity is 1 less the
-    cosine of title vectors. There is no row of what no list gives anything to measure.
+    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios, diversity is 1 minus the
+    cosine of title vectors. A metric has no row if no list allows to measure it.
     """
     places = min(BEYOND_ACCURACY_K, config.k)
-    catalog, people = experiment.catalog, table.num_rows
+    catalog, users = experiment.catalog, table.num_rows
     first = [own[:places] for own in table["item_ids"].to_pylist()]
     lists = [catalog.item_ids.positions(own) for own in first]
     had = [catalog.item_ids.positions(task.history.item_ids) for task in experiment.cases]
@@ -380,7 +379,7 @@ def _beyond_accuracy_rows(
         ("gini", 100 * gini(lists, len(catalog))),
         ("popularity lift", popularity_lift(lists, had, counts)),
     ):
-        yield MetricRow(name, "all", f"{metric}@{places}", value, value, value, people)
+        yield MetricRow(name, "all", f"{metric}@{places}", value, value, value, users)
     lengths = [len(title) for title in catalog.titles]
     measured = {"novelty": novelty(lists, counts), "length": length_bias(lists, lengths)}
     if vectors is not None:
@@ -388,16 +387,16 @@ def _beyond_accuracy_rows(
     for metric, values in measured.items():
         values = values[np.isfinite(values)]
         if not len(values):
-            continue  # no list holds enough items of the catalog
+            continue  # no list contains enough items of the catalog
         found = mean_interval(values, seed=config.seed)
         yield MetricRow(name, "all", f"{metric}@{places}", found.value, found.low, found.high, len(values))
-    label = np.full(people, "", dtype=object)
+    label = np.full(users, "", dtype=object)
     for group in (f"{own} people" for own in SLICES):
         label[groups[group]] = group
     if len(set(label)) > 1:
         metric = config.metrics[-1]
         gap = parity(100 * table[metric].to_numpy(), label.tolist(), seed=config.seed).gap
-        yield MetricRow(name, "all", f"gap of {metric} between people", gap.value, gap.low, gap.high, people)
+        yield MetricRow(name, "all", f"gap of {metric} between people", gap.value, gap.low, gap.high, users)
 
 
 def _print(summary: dict[str, Any]) -> None:
@@ -408,13 +407,13 @@ def _print(summary: dict[str, Any]) -> None:
     first = metrics.index("invalid share")
     console = wide_console()
     for shown in (metrics[:first], gains, metrics[first:]):
-        told = [row for row in rows if row.metric in shown]
+        selected = [row for row in rows if row.metric in shown]
         table = Table("ranker", *shown)
-        for name in dict.fromkeys(row.ranker for row in told):
-            table.add_row(escape(name), *(str(row.interval) for row in told if row.ranker == name))
-        if told:
+        for name in dict.fromkeys(row.ranker for row in selected):
+            table.add_row(escape(name), *(str(row.interval) for row in selected if row.ranker == name))
+        if selected:
             console.print(table)
-    console.print(f"{summary['users']} people, items they have {summary['seen']}, data {summary['data'][:16]}")
+    console.print(f"{summary['users']} users, history items {summary['seen']}, data {summary['data'][:16]}")
 
 
 if __name__ == "__main__":

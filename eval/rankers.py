@@ -1,4 +1,4 @@
-"""The rankers that a config names, made when they are first asked for."""
+"""The rankers of a config, constructed on first use."""
 
 import sys
 from collections.abc import Callable
@@ -27,36 +27,38 @@ from genrec.rankers import DenseRanker, fit_pmi_vectors
 from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
 
-_VALIDATION_USERS = 2000  # people whose last item tells a baseline that is trained when to stop
+_VALIDATION_USERS = 2000  # users whose last item validates a trained baseline
 
 
 class ConfiguredRankers:
-    """Those of one config over one experiment; models are loaded once.
+    """The rankers of one config over one experiment; models are loaded once.
 
     Args:
-        config: names and settings.
-        experiment: what they may count.
-        cache: the folder of models, indexes, vectors and priors.
+        config: names and settings of the rankers.
+        experiment: the catalog and the training data.
+        cache: the cache directory of models, indexes, vectors and priors.
     """
 
     def __init__(self, config: Config, experiment: Experiment, cache: Path) -> None:
         self._config, self._experiment, self._cache = config, experiment, cache
         self._rankers: dict[str, Ranker] = {}
-        self._recommenders: dict[str | None, Recommender] = {}  # by their adapter
+        self._recommenders: dict[str | None, Recommender] = {}  # by adapter
 
     def __getitem__(self, name: str) -> Ranker:
-        """The ranker of a name.
+        """The ranker with a name.
 
         Raises:
-            InputError: the config has none of this name, or its settings do not fit its kind.
-            ModelMissingError: its model is not on this machine.
+            InputError: the config has no ranker of this name, or its settings do not fit its kind.
+            ModelMissingError: its model is not installed.
         """
         if name not in self._config.rankers:
             raise InputError(f"there is no ranker {name!r}; choose from {', '.join(self._config.rankers)}")
         if name not in self._rankers:
             own = self._config.rankers[name]
             if own.kind == "unconstrained":
-                raise InputError(f"ranker {name!r} only writes what it likes, so it can be no part of another")
+                raise InputError(
+                    f"ranker {name!r} generates unconstrained text, so it cannot be a part of another ranker"
+                )
             try:
                 self._rankers[name] = self._constructors[own.kind](own)
             except TypeError as error:
@@ -64,7 +66,7 @@ class ConfiguredRankers:
         return self._rankers[name]
 
     def recommender_for(self, name: str) -> tuple[SupportsRecommend, str]:
-        """What answers under a name, and the source of what it serves itself; all else in its lists is fallback.
+        """The recommender of a ranker, and the source of the ranker's own items; other items in its lists are fallback.
 
         Raises: as `rankers[name]`.
         """
@@ -82,7 +84,7 @@ class ConfiguredRankers:
         return Recommender(self._experiment.catalog, [ranker, self.popularity], notices=notices), ranker.source
 
     def save_priors(self) -> None:
-        """Keep what was measured of priors, so that a run that goes on does not measure it again; or say why not."""
+        """Save measured priors, so that a resumed run does not measure them again; report if that fails."""
         try:
             for ranker in self._rankers.values():
                 if isinstance(ranker, GenerativeRanker):
@@ -92,7 +94,7 @@ class ConfiguredRankers:
 
     @property
     def popularity(self) -> PopularityRanker:
-        """The last step of every ladder."""
+        """The last stage of every fallback chain."""
         counts = self._experiment.train.item_counts(self._experiment.catalog, on_unknown="skip")
         return PopularityRanker(counts)
 
@@ -117,12 +119,12 @@ class ConfiguredRankers:
         for name in config.parts:
             part = self[name]
             if not isinstance(part, DenseRanker):
-                raise InputError(f"a blend cannot hold {name!r}, which does not score whole catalogs")
+                raise InputError(f"a blend cannot contain {name!r}, which does not score whole catalogs")
             parts[name] = part
         return BlendRanker(parts, config.parts)
 
     def _from_interactions(self, make: Callable[..., Ranker], config: RankerConfig) -> Ranker:
-        """A ranker that is made of histories alone."""
+        """Construct a ranker from the training histories."""
         offsets, items = self._experiment.train.to_indices(self._experiment.catalog, on_unknown="skip")
         return make(offsets, items, len(self._experiment.catalog), **config.settings)
 
@@ -132,7 +134,7 @@ class ConfiguredRankers:
         return self._from_interactions(Als if config.kind == "als" else ItemKnn, config)
 
     def _sasrec(self, config: RankerConfig) -> Ranker:
-        """Trained on what rankers may count; of some people the last item of that is kept to stop by."""
+        """Train on the training histories, without the last item of some users, which decides when to stop."""
         from eval.baselines.sasrec import train_sasrec
 
         offsets, items = self._experiment.train.to_indices(self._experiment.catalog, on_unknown="skip")
@@ -142,14 +144,14 @@ class ConfiguredRankers:
         validation = [(histories[user][:-1], int(histories[user][-1])) for user in kept]
         for user in kept:
             histories[user] = histories[user][:-1]
-        tell = report_progress("sasrec, passes")
+        report = report_progress("sasrec, epochs")
         count, seed = len(self._experiment.catalog), self._config.seed
-        return train_sasrec(histories, count, validation=validation, seed=seed, on_progress=tell, **config.settings)
+        return train_sasrec(histories, count, validation=validation, seed=seed, on_progress=report, **config.settings)
 
     def _generative(self, config: RankerConfig) -> Ranker:
         base = self._fallback_stage("generative", config.adapter)
         if not isinstance(base, GenerativeRanker):
-            raise InputError("the first step of the ladder is no LLM")
+            raise InputError("the first stage of the fallback chain is not a language model")
         return base.with_settings(
             retriever=None if config.proposer is None else self[config.proposer],
             prior_histories=None if config.background else [],
@@ -157,25 +159,25 @@ class ConfiguredRankers:
         )
 
     def _fallback_stage(self, stage: str, adapter: str | None = None) -> Ranker:
-        """A step of what a user gets who opens this catalog, which has to be there."""
+        """A stage of the default fallback chain over this catalog."""
         if adapter not in self._recommenders:
             settings = Settings(template=self._config.template, background=self._config.background, adapter=adapter)
             catalog, train = self._experiment.catalog, self._experiment.train
             opened = open_recommender(catalog, train, cache=self._cache, settings=settings)
             self._recommenders[adapter] = opened
-            if not any(step.source == "embedding" for step in opened.stages):
+            if not any(ranker.source == "embedding" for ranker in opened.stages):
                 raise ModelMissingError(
-                    "no text encoder here, without which other weights are learned: run genrec model get"
+                    "the text encoder is not installed, and weights would be learned without it; run genrec model get"
                 )
-        for step in self._recommenders[adapter].stages:
-            if step.source == stage:
-                return step
-        said = "; ".join(map(str, self._recommenders[adapter].notices))
-        raise ModelMissingError(f"no {stage} ranker here ({said}); run genrec model get, then try again")
+        for ranker in self._recommenders[adapter].stages:
+            if ranker.source == stage:
+                return ranker
+        notices = "; ".join(map(str, self._recommenders[adapter].notices))
+        raise ModelMissingError(f"there is no {stage} ranker ({notices}); run genrec model get, then try again")
 
 
 class _ItemVectorRanker(EmbeddingRanker):
-    """Items near a history by `fit_pmi_vectors`; arguments as there, and `decay` as in `EmbeddingRanker`."""
+    """Ranks by the vectors of `fit_pmi_vectors`; arguments as there, and `decay` as in `EmbeddingRanker`."""
 
     source = "item-vectors"
 

@@ -1,8 +1,8 @@
-"""Rerun a table of figures, and say of each whether it came out: python -m eval.reproduce TABLE [--data DIR].
+"""Rerun a table of figures, and check each against its expected value: python -m eval.reproduce TABLE [--data DIR].
 
-TABLE is a name in eval/tables or a .toml file: a config, the data it must be asked of (the first 16 digits of their
-SHA-256), and the figures that are expected, each with what it may be off. What a run's folder already holds is not
-asked again. Ends with 1 if a figure is off.
+TABLE is a name in eval/tables or a .toml file: a config, the data (the first 16 digits of their SHA-256), and the
+expected figures with their tolerances. Answers that the run's directory already contains are reused. The exit code is
+1 if a figure is not reproduced.
 """
 
 import argparse
@@ -24,12 +24,13 @@ TABLES_DIR = Path(__file__).parent / "tables"
 
 
 class Expected(BaseModel):
-    """A figure, times 100 as the tables of the field have it.
+    """An expected figure, times 100.
 
     Attributes:
-        ranker, metric, value: as in a config.
-        within: what it may be off, either way.
-        source: who found it.
+        ranker, metric: names as in a config.
+        value: the expected value.
+        within: the tolerance in either direction.
+        source: who published it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,7 +43,7 @@ class Expected(BaseModel):
 
 
 class Table(BaseModel):
-    """Figures of one run."""
+    """The expected figures of one run."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,31 +55,31 @@ class Table(BaseModel):
 
 @dataclass(frozen=True)
 class FigureCheck:
-    """What was expected and what came."""
+    """An expected and a measured figure."""
 
     expected: Expected
     measured: float
 
     @property
     def is_reproduced(self) -> bool:
-        """Whether it is within what it may be off."""
+        """Whether the difference is within the tolerance."""
         return abs(self.measured - self.expected.value) <= self.expected.within
 
 
 def read_table(name: str) -> Table:
-    """A table of this folder by its name, or from a file.
+    """Read a table of `eval/tables` by its name, or a .toml file.
 
     Raises:
-        InputError: there is none, or a key is unknown or wrong (named).
+        InputError: it does not exist, or has an unknown or invalid key.
     """
     return read_toml(Table, name, TABLES_DIR, label="table", documented_in="eval/reproduce.py")[1]
 
 
 def reproduce(table: Table, folder: Path, data: Path | None) -> list[FigureCheck]:
-    """Measure what the table speaks of, and put both side by side.
+    """Measure the figures of a table.
 
     Raises:
-        MismatchError: the data are not the table's.
+        MismatchError: the data are not those of the table.
     """
     rankers = list(dict.fromkeys(figure.ranker for figure in table.figures))
     summary = measure(
@@ -91,24 +92,24 @@ def reproduce(table: Table, folder: Path, data: Path | None) -> list[FigureCheck
     for figure in table.figures:
         key = (figure.ranker, figure.metric)
         if key not in found:
-            raise InputError(f"config {table.config!r} does not measure {figure.metric!r}; mend the table")
+            raise InputError(f"config {table.config!r} does not measure {figure.metric!r}; correct the table")
         cells.append(FigureCheck(figure, found[key]))
     return cells
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Rerun, compare, print."""
+    """Rerun a table, and print expected and measured figures."""
     parser = argparse.ArgumentParser(prog="python -m eval.reproduce", description=__doc__)
     parser.add_argument("table", help="a name in eval/tables, or a .toml file")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder that holds games and beauty")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where answers are kept; runs/TABLE by default")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="directory that contains games and beauty")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="directory of the run; default: runs/TABLE")
     options = parser.parse_args(arguments)
     try:
         out = options.out or Path("runs") / Path(options.table).stem
         cells = reproduce(read_table(options.table), out, options.data)
     except GenrecError as error:
         sys.exit(f"error: {error}")
-    grid = Grid("ranker", "metric", "expected", "may be off", "got", "", "source")
+    grid = Grid("ranker", "metric", "expected", "tolerance", "measured", "", "source")
     for cell in cells:
         one = cell.expected
         verdict = "within" if cell.is_reproduced else "OFF"

@@ -1,4 +1,4 @@
-"""Takes the screenshots of the README: run `genrec serve --port 8080`, and then `python -m eval.screenshot`."""
+"""Take the screenshots of the README: run `genrec serve --port 8080`, and then `python -m eval.screenshot`."""
 
 import argparse
 import shutil

@@ -1,4 +1,4 @@
-"""The embedded shop, its validation people, and the LLM as their ranker, for what compares backends."""
+"""The embedded shop with its validation users and a language-model ranker, for comparisons of backends."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from genrec.settings import LANGUAGE_MODEL
 
 @dataclass(frozen=True)
 class Shop:
-    """What is ranked, and for whom."""
+    """The index of the shop, and the requests of its validation users."""
 
     index: CatalogIndex
     tokenizer: HuggingFaceTokenizer
@@ -32,7 +32,7 @@ class Shop:
     popularity: PopularityRanker
 
     def ranker(self, backend: Backend, **settings: Any) -> GenerativeRanker:
-        """The LLM alone: no prior and no evidence, beams that do not go on until they are proven."""
+        """The language model alone: no prior, no fusion, and beam search without proof."""
         plain: dict[str, Any] = {"prior": 0.0, "fusion_weight": 0.0, "exact": False, **settings}
         return GenerativeRanker(
             self.index,
@@ -46,7 +46,7 @@ class Shop:
 
 
 def open_shop(users: int, *, seed: int) -> Shop:
-    """So many customers with their next basket held back, in the tokens of the bundled model."""
+    """Open the shop for a number of users with their next basket held out, tokenized for the bundled model."""
     catalog, interactions = open_dataset("online-retail", default_cache())
     experiment = next_basket(catalog, interactions, users=users, part="validation", seed=seed)
     tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(LANGUAGE_MODEL, default_cache()))

@@ -1,10 +1,9 @@
-"""Many lists from vLLM under random filters: none may be invalid, short or repeat itself.
+"""Soak test of vLLM lists under random filters: no list may be invalid, short or contain repeats.
 
     python -m eval.soak MODEL --count 10000
 
-writes one JSON object: how many lists were written at temperatures 0 and 2, what was wrong with them, and tokens per
-second with the constraint and, for as many tokens of the same prompts, without it. vLLM has to be installed beside
-genrec.
+writes one JSON object: the number of lists generated at temperatures 0 and 2, their faults, and tokens per second with
+the constraint and, for as many tokens of the same prompts, without it. vLLM must be installed in the environment.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from genrec.vllm_plugin import CATALOGS_ENV
 
 K = 10
 BATCH = 200
-SHARED_PROMPTS = 10  # lists written behind each prompt, which the engine's prefix cache then computes once
+SHARED_PROMPTS = 10  # lists per prompt; the prefix cache computes the prompt once
 QUERIES = (
     "a red lamp",
     "something for a child's birthday",
@@ -41,23 +40,23 @@ QUERIES = (
 
 
 def random_constraints(index: CatalogIndex, random: np.random.Generator, *, catalog: str, k: int = K) -> dict[str, Any]:
-    """A list of up to k items under a filter: all items, some of them, all but some, or some but for others."""
-    wishes: dict[str, Any] = {"genrec_catalog": catalog, "genrec_k": int(random.integers(1, k + 1))}
+    """Random arguments of the plugin: up to k items, with an allow-list, a deny-list, both or neither."""
+    constraints: dict[str, Any] = {"genrec_catalog": catalog, "genrec_k": int(random.integers(1, k + 1))}
     order, kind = random.permutation(len(index.catalog)), int(random.integers(4))
     some, others = order[: random.integers(2 * k, 8 * k)], order[: random.integers(1, k)]
     if kind in (1, 3):
-        wishes["genrec_allow"] = [index.catalog.item_ids[int(item)] for item in some]
+        constraints["genrec_allow"] = [index.catalog.item_ids[int(item)] for item in some]
     if kind in (2, 3):
-        wishes["genrec_deny"] = [index.catalog.item_ids[int(item)] for item in others]
-    return wishes
+        constraints["genrec_deny"] = [index.catalog.item_ids[int(item)] for item in others]
+    return constraints
 
 
 class ListParser:
-    """What a list says, read without the constraint that wrote it: pieces between line breaks, looked up whole.
+    """Parses generated lists independently of the constraint: splits at separators and looks up whole titles.
 
     Args:
         index: the catalog.
-        delimiters: those of the model's tokenizer.
+        delimiters: delimiter tokens of the model's tokenizer.
     """
 
     def __init__(self, index: CatalogIndex, delimiters: DelimiterTokens) -> None:
@@ -66,7 +65,7 @@ class ListParser:
         self._item = {tuple(index.trie.tokens_of_row(row).tolist()): int(index.trie.items[row]) for row in rows}
 
     def items(self, token_ids: Sequence[int]) -> list[int]:
-        """The item of each piece, -1 for a piece that is none, and for what stands behind the last one."""
+        """The item of each line; -1 for a line that is not an item."""
         pieces: list[list[int]] = [[]]
         for token in token_ids:
             if token == self._separator:
@@ -74,10 +73,10 @@ class ListParser:
             else:
                 pieces[-1].append(token)
         found = [self._item.get((*piece, self._end), -1) for piece in pieces[:-1]]
-        return [*found, self._item.get(tuple(pieces[-1]), -1)]  # the last one brings the end token itself
+        return [*found, self._item.get(tuple(pieces[-1]), -1)]  # the last line already contains the end token
 
     def faults(self, token_ids: Sequence[int], constraints: Mapping[str, Any]) -> list[str]:
-        """What is wrong with a generated list."""
+        """The faults of a generated list."""
         items, count = self.items(token_ids), len(self._item_ids)
         allowed = set(range(count))
         if "genrec_allow" in constraints:
@@ -94,7 +93,7 @@ class ListParser:
 
 @contextmanager
 def serving_catalogs(catalogs: Path) -> Iterator[None]:
-    """The folder that engines started meanwhile serve catalogs from."""
+    """Set the directory from which engines that start in this context serve catalogs."""
     before = os.environ.get(CATALOGS_ENV)
     os.environ[CATALOGS_ENV] = str(catalogs)
     try:
@@ -108,28 +107,28 @@ def serving_catalogs(catalogs: Path) -> Iterator[None]:
 def soak(
     engine: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer, *, catalog: str, count: int
 ) -> Counter[str]:
-    """Write `count` lists, half of them at temperature 0 and half at 2, and count them and their faults.
+    """Generate `count` lists, half at temperature 0 and half at 2, and count lists and faults.
 
     Args:
-        engine: a `vllm.LLM` that was started with the catalog.
-        index: the catalog.
-        tokenizer: the model's.
-        catalog: its name.
-        count: how many.
+        engine: a `vllm.LLM` that serves the catalog.
+        index: the index of the catalog.
+        tokenizer: the model's tokenizer.
+        catalog: the name under which the engine serves the catalog.
+        count: number of lists.
     """
     from vllm import SamplingParams
 
-    # No seeds of requests: on the CPU vLLM 0.32 stops where one of them is filled in by halves.
+    # Requests have no seeds: with them, vLLM 0.32 on the CPU fails on partly computed prompts.
     random, grammar = np.random.default_rng(0), CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
-    reader = ListParser(index, grammar.delimiters)
+    parser = ListParser(index, grammar.delimiters)
     prompts, room, counts = _prompts(tokenizer, index, random), grammar.max_answer_tokens("list", k=K), Counter[str]()
     starts = range(0, count, BATCH)
     for start in show_progress(starts, f"batches of {BATCH} lists", len(starts)):
         size = min(BATCH, count - start)
-        wishes = [random_constraints(index, random, catalog=catalog) for _ in range(size)]
+        constraints = [random_constraints(index, random, catalog=catalog) for _ in range(size)]
         params = [
-            SamplingParams(temperature=2.0 * (number % 2), max_tokens=room, extra_args=wish)
-            for number, wish in enumerate(wishes)
+            SamplingParams(temperature=2.0 * (number % 2), max_tokens=room, extra_args=own)
+            for number, own in enumerate(constraints)
         ]
         batch = [next(prompts) for _ in range(size)]
         begin = time.perf_counter()
@@ -146,8 +145,8 @@ def soak(
             counts["plain_milliseconds"] = int(1000 * (time.perf_counter() - begin))
             counts["plain_tokens"] = sum(map(len, answers))
             counts["first_milliseconds"] = counts["milliseconds"]
-        for answer, wish in zip(answers, wishes, strict=True):
-            counts.update(["lists", *reader.faults(answer, wish)])
+        for answer, own in zip(answers, constraints, strict=True):
+            counts.update(["lists", *parser.faults(answer, own)])
             counts["tokens"] += len(answer)
     return counts
 
@@ -163,18 +162,18 @@ def _prompts(
 
 
 def main() -> None:
-    """Build the embedded shop's index for a model, start vLLM, and soak it."""
+    """Build the index of the embedded shop for a model, start vLLM, and run the soak test."""
     parser = argparse.ArgumentParser(prog="python -m eval.soak", description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--requests", type=int, default=100, help="how many vLLM runs at once")
+    parser.add_argument("--requests", type=int, default=100, help="number of requests that vLLM runs concurrently")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         catalog, _ = open_dataset("online-retail", Path(folder) / "data")
         tokenizer = HuggingFaceTokenizer.from_directory(options.model)
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(Path(folder) / "catalogs" / "retail")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it writes where the result goes
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it logs to stdout
         from vllm import LLM
 
         with serving_catalogs(Path(folder) / "catalogs"):

@@ -1,7 +1,7 @@
-"""Count broken promises: python -m eval.validity [--requests N] [--seed S].
+"""Count violated guarantees: python -m eval.validity [--requests N] [--seed S].
 
-Asks the default recommender on the embedded data N random requests (any k from 1 to 50, random filters, random
-histories) and checks every answer against what is allowed, worked out the slow way.
+Sends N random requests (any k from 1 to 50, random filters, random histories) to the default recommender on the
+embedded data, and checks every answer against the allowed items, which are computed independently in plain Python.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from genrec.types import ItemId
 
 @dataclass(frozen=True)
 class RandomRequest:
-    """What is asked, and the set that may be answered."""
+    """A request, and the items that its answer may contain."""
 
     history: History
     k: int
@@ -30,7 +30,7 @@ class RandomRequest:
 
 
 def random_requests(catalog: Catalog, count: int, *, seed: int) -> Iterator[RandomRequest]:
-    """Random histories, words, list lengths and filters; half of the sizes are extremes."""
+    """Random histories, queries, list lengths and filters; half of the sizes are extreme."""
     random = np.random.default_rng(seed)
     prices = catalog.column("price").to_pylist() if "price" in catalog.attribute_names else None
     ids = list(catalog.item_ids)
@@ -56,30 +56,30 @@ def random_requests(catalog: Catalog, count: int, *, seed: int) -> Iterator[Rand
 
 
 def violations(request: RandomRequest, answer: RecommendationList) -> list[str]:
-    """Which promises an answer breaks, by name; none if it is right."""
+    """The names of the guarantees that an answer violates."""
     items = [item.item_id for item in answer.items]
     pairs = list(zip(answer.items, answer.items[1:], strict=False))
-    told = any(
+    notified = any(
         notice.code == "few_allowed" and notice.fields["allowed"] == len(request.allowed) for notice in answer.notices
     )
-    broken = {
+    checks = {
         "wrong length": len(items) != min(request.k, len(request.allowed)),
         "repeated item": len(set(items)) != len(items),
         "item not allowed": not set(items) <= request.allowed,
         "ranks not 1 to k": [item.rank for item in answer.items] != list(range(1, len(items) + 1)),
         "score not a number": not all(np.isfinite(item.score) for item in answer.items),
         "scores out of order": any(a.stage == b.stage and a.score < b.score for a, b in pairs),
-        "short and not said so": len(request.allowed) < request.k and not told,
+        "short without a notice": len(request.allowed) < request.k and not notified,
     }
-    return [name for name, is_broken in broken.items() if is_broken]
+    return [name for name, is_violated in checks.items() if is_violated]
 
 
 def _sample_ids(random: np.random.Generator, ids: Sequence[ItemId], count: int) -> list[ItemId]:
-    return [ids[place] for place in random.integers(0, len(ids), count)]
+    return [ids[index] for index in random.integers(0, len(ids), count)]
 
 
 def main() -> None:
-    """Ask, count, and exit with 1 if anything was broken."""
+    """Send the requests, count violations, and exit with 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m eval.validity", description=__doc__)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
@@ -97,9 +97,8 @@ def main() -> None:
         sources.update(item.stage for item in answer.items)
         seconds += answer.seconds
     share = ", ".join(f"{source} {count / sources.total():.1%}" for source, count in sources.most_common())
-    print(
-        f"{options.requests} requests, {sources.total()} items ({share}), {seconds / options.requests:.2f} s a request"
-    )
+    mean = seconds / options.requests
+    print(f"{options.requests} requests, {sources.total()} items ({share}), {mean:.2f} s per request")
     print(f"{broken.total()} violations" + "".join(f"\n  {name}: {count}" for name, count in broken.items()))
     sys.exit(1 if broken else 0)
 

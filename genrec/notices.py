@@ -1,16 +1,18 @@
-"""Notices: what a caller should know about an answer, as a code with fields and one sentence.
+"""Notices for the caller of a request: a code, fields, and one sentence.
 
-Programs read `code` and `fields`; only `str(notice)` is for people.
+Programs read `code` and `fields`; `str(notice)` is for humans.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SENTENCES: Mapping[str, str] = {
-    # how a list was made
+    # recommendation lists
     "stage_skipped": "{stage} was skipped",
     "explanation_skipped": "no reasons for the items from {stage}",
-    "items_missing": "{count} items are missing because no stage could rank them; end the fallback chain with popularity",
+    "items_missing": (
+        "{count} items are missing because no stage could rank them; end the fallback chain with popularity"
+    ),
     "nothing_allowed": "no item is allowed",
     "few_allowed": "only {allowed} of the {k} requested items are allowed",
     "unknown_user": "user {user_id!r} is unknown",
@@ -19,10 +21,10 @@ SENTENCES: Mapping[str, str] = {
     "history_truncated": (
         "the prompt shows the newest {shown} of {total} history items; the rest does not fit {max_tokens} tokens"
     ),
-    # what the recommender lacks
+    # missing parts of the recommender
     "no_language_model": "no language model",
     "no_embedding_ranker": "no embedding ranker",
-    # how an adapter's training differs from what it serves here
+    # differences between an adapter's training and serving
     "adapter_differs": "the adapter was trained with {name} {trained:.12}, but serves {name} {served:.12}",
     "adapter_setting_differs": "the adapter was trained with {name} = {trained:g}, but serves with {served:g}",
     "adapter_prior": "the prior is measured with the adapter; training used the prior of {base} without the adapter",
@@ -32,23 +34,23 @@ SENTENCES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Notice:
-    """Something a caller should know.
+    """A notice for the caller.
 
     Attributes:
-        code: what it is about, a key of `SENTENCES`.
-        fields: the values that the sentence names. A `reason` quotes an error, which may name paths of this machine.
+        code: a key of `SENTENCES`.
+        fields: the values in the sentence. A `reason` quotes an error, which may contain paths of this machine.
     """
 
     code: str
     fields: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        str(self)  # a code without a sentence, or a field that is missing, fails where the notice is made
+        str(self)  # fail here if the code has no sentence or a field is missing
 
     def __str__(self) -> str:
         sentence = SENTENCES[self.code].format_map(self.fields)
         return f"{sentence}: {self.fields['reason']}" if "reason" in self.fields else sentence
 
     def without_reason(self) -> "Notice":
-        """The same for callers who may not see what failed behind it."""
+        """A copy without the reason, for callers who may not see internal errors."""
         return Notice(self.code, {name: value for name, value in self.fields.items() if name != "reason"})

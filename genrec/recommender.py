@@ -1,6 +1,5 @@
-"""The front door: people in, exactly k allowed items each out, and every item says which step served it."""
+"""The recommender: exactly k allowed items for each user, and for each item the stage that served it."""
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ import narwhals as nw
 import numpy as np
 
 from genrec.data.catalog import Catalog
+from genrec.data.constraints import ConstraintCompiler
 from genrec.data.interactions import Interactions, read_interactions
-from genrec.data.subset import Boost, Mask, Subset
+from genrec.data.subset import Boost, Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.notices import Notice
@@ -29,13 +29,11 @@ from genrec.types import (
 UserLike = UserId | History
 OnUnknown = Literal["raise", "skip", "fallback"]
 
-_BATCH_SIZE = 256  # people whose requests exist at once
-_FILTER_CACHE_SIZE = 16  # filters kept compiled, the newest
-_SPARSE_FILTER_RATIO = 64  # a filter that lets through less than one item in so many is kept as a list of them
+_BATCH_SIZE = 256  # users per batch; limits the memory that their requests take
 
 
 class RecommendOptions(TypedDict, total=False):
-    """What `Recommender.recommend` takes by name; its docstring explains each."""
+    """The keyword arguments of `Recommender.recommend`; see there."""
 
     filter_seen: bool
     only: Iterable[ItemId] | None
@@ -48,15 +46,15 @@ class RecommendOptions(TypedDict, total=False):
 
 
 class Recommender:
-    """A catalog, what is known of people, and a ladder of rankers; see `genrec.rankers.fallback`.
+    """A catalog, the histories of its users, and a fallback chain of rankers; see `genrec.rankers.fallback`.
 
     Args:
-        catalog: what can be recommended.
+        catalog: the items that can be recommended.
         stages: rankers, best first; the last must rank every request, as `PopularityRanker` does.
-        interactions: histories of known users; None if every request brings its own.
+        interactions: histories of known users; None if every request contains its own.
         explanation: the template of the reason sentence.
-        notices: what every answer should mention, such as a model that is not installed.
-        clock: seconds, rising.
+        notices: added to every answer, such as that a model is not installed.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -75,13 +73,12 @@ class Recommender:
         self._explanation_template = explanation or read_template("explanation")
         self._notices = tuple(notices)
         self._clock = clock
-        self._filter_cache: dict[str, Subset] = {}  # oldest first
-        self._lock = threading.Lock()
+        self._constraints = ConstraintCompiler(catalog)
         self._interaction_indices_cache: tuple[Interactions, IntArray] | None = None
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What every answer mentions."""
+        """The notices that are added to every answer."""
         return self._notices
 
     @property
@@ -114,64 +111,64 @@ class Recommender:
         deadline: float | None = None,
         on_unknown: OnUnknown = "raise",
     ) -> Any:
-        """Recommend k items to one person or to many.
+        """Recommend k items to one user or to many.
 
         Args:
-            users: a user id or a `History`; a sequence of these; or a data frame with a column `user_id` (known
-                users), or `user_id, item_id` and perhaps `timestamp` (histories of their own).
+            users: a user id or a `History`; a sequence of these; or a data frame with the column `user_id` (known
+                users), or with `user_id`, `item_id` and optionally `timestamp` (one history per user).
             k: list length.
-            filter_seen: leave out what is in the person's history.
-            only: recommend nothing but these items.
+            filter_seen: exclude the items of the user's history.
+            only: recommend only these items.
             exclude: never recommend these items.
             where: a filter on attributes, such as `"price < 5"`; see `Catalog.where`.
             boost: added to the scores of items, on the scale of the ranker that serves them.
             explain: add to each item the history items that drove it and a sentence.
-            deadline: seconds the answer may take. A model is asked only within them: one in this process is looked
-                after between two of its passes, so one pass may overrun; one that runs elsewhere, as vLLM does, is
-                left at once. Rankers that need milliseconds answer in any case.
-            on_unknown: a user or history item nobody knows: `raise`; `skip` leaves the item out and gives the user
-                an empty list; `fallback` leaves the item out and treats the user as somebody new.
+            deadline: seconds the answer may take. A model in this process checks the deadline between forward passes,
+                so one pass may overrun it; a call to a model elsewhere, such as vLLM, is abandoned at the deadline.
+                The last stage has no time limit; it takes milliseconds.
+            on_unknown: for an unknown user or history item: `raise` raises an error; `skip` ignores the item and
+                returns an empty list for the user; `fallback` ignores the item and treats the user as new.
 
         Returns:
-            For one person a `RecommendationList`; for a sequence a list of these, in its order; for a data frame one
-            of the same kind with the columns `user_id, item_id, rank, score, source` and, where asked, `reason`.
-            Lists hold exactly min(k, allowed) items, ties in catalog order.
+            For one user a `RecommendationList`; for a sequence a list of these, in the same order; for a data frame
+            a frame of the same library with the columns `user_id, item_id, rank, score, source` and, if `explain` is
+            set, `reason`. Lists contain exactly min(k, allowed) items, ties in catalog order.
 
         Raises:
-            InputError: an argument cannot be used.
-            UnknownUserError, UnknownItemError: nobody knows a user or a history item, and `on_unknown` is `raise`.
+            InputError: an argument is invalid.
+            UnknownUserError, UnknownItemError: a user or a history item is unknown, and `on_unknown` is `raise`.
         """
-        start = self._clock()
-        limits = self._request_options(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
+        arguments = _Arguments(k, filter_seen, only, exclude, where, boost, deadline, on_unknown)
+        options = self._request_options(arguments, self._clock())
         if isinstance(users, np.integer):
             users = int(users)
         if isinstance(users, str | int | History):
-            return self._recommend_batches([users], limits, explain)[0]
+            return self._recommend_batches([users], options, explain)[0]
         if isinstance(users, Sequence):
-            return self._recommend_batches(list(users), limits, explain)
+            return self._recommend_batches(list(users), options, explain)
         frame = nw.from_native(users, eager_only=True, pass_through=True)
         if not isinstance(frame, nw.DataFrame):
             raise InputError(
-                f"people is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
+                f"users is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
             )
-        return self._to_frame(self._recommend_batches(_users_from_frame(frame), limits, explain), frame, explain)
+        return _to_frame(self._recommend_batches(_users_from_frame(frame), options, explain), frame, explain)
 
     def validation_errors(
         self, users: Sequence[UserLike], *, on_unknown: OnUnknown = "raise"
     ) -> list[InputError | None]:
-        """Why `recommend` would refuse each person; None where it would not."""
-        limits = self._default_options(on_unknown)
-        found: list[InputError | None] = []
-        for person in users:
+        """The error that `recommend` would raise for each user; None if it would answer."""
+        options = self._default_options(on_unknown)
+        errors: list[InputError | None] = []
+        for user in users:
             try:
-                self._pending_request(self._resolve_users([person], on_unknown)[0], limits)
-                found.append(None)
+                self._pending_request(self._resolve_users([user], on_unknown)[0], options)
+                errors.append(None)
             except InputError as error:
-                found.append(error)
-        return found
+                errors.append(error)
+        return errors
 
     def history_indices(self, user: UserLike, *, on_unknown: OnUnknown = "raise") -> IntArray:
-        """What a person met: int64 [H], item indices, oldest first.
+        """The history of a user: int64 [H], item indices, oldest first.
 
         Raises:
             UnknownUserError, UnknownItemError: as for `recommend`.
@@ -181,85 +178,16 @@ class Recommender:
         ).request.history
 
     def _default_options(self, on_unknown: OnUnknown) -> "_RequestOptions":
-        return self._request_options(1, False, None, None, None, None, None, on_unknown, self._clock())
+        return self._request_options(_Arguments(k=1, filter_seen=False, on_unknown=on_unknown), self._clock())
 
-    def _request_options(
-        self,
-        k: int,
-        filter_seen: bool,
-        only: Iterable[ItemId] | None,
-        exclude: Iterable[ItemId] | None,
-        where: Any,
-        boost: Mapping[ItemId, float] | None,
-        deadline: float | None,
-        on_unknown: str,
-        start: float,
-    ) -> "_RequestOptions":
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k is {k!r}; ask for a whole number of at least 1")
-        if on_unknown not in get_args(OnUnknown):
-            raise InputError(f"on_unknown is {on_unknown!r}; choose one of {', '.join(get_args(OnUnknown))}")
-        if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < np.inf):
-            raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for none")
-        for name, ids in (("only", only), ("exclude", exclude)):
-            if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
-                raise InputError(f"{name} is {ids!r}; pass a list of item ids")
-        allowed = Subset.everything(len(self.catalog)) if where is None else self._compile_filter(where)
-        if only is not None:
-            allowed = allowed.intersect(self._item_indices("only", only))
-        if exclude is not None:
-            allowed = allowed.without(self._item_indices("exclude", exclude))
-        time_limit = Deadline.never() if deadline is None else Deadline(start + deadline, self._clock)
-        return _RequestOptions(int(k), filter_seen, allowed, self._compile_boost(boost), time_limit, on_unknown)
-
-    def _compile_filter(self, where: Any) -> Subset:
-        """What a filter lets through; a text that was compiled lately is not compiled again."""
-        with self._lock:
-            known = self._filter_cache.pop(where, None) if isinstance(where, str) else None
-            if known is not None:
-                self._filter_cache[where] = known
-                return known
-        mask = Mask.from_bool(self.catalog.where(where))
-        allowed = Subset.from_mask(mask)
-        if mask.total * _SPARSE_FILTER_RATIO < len(mask):
-            allowed = Subset.from_indices(len(mask), allowed.to_indices())
-        if isinstance(where, str):
-            with self._lock:
-                self._filter_cache[where] = allowed
-                while len(self._filter_cache) > _FILTER_CACHE_SIZE:
-                    del self._filter_cache[next(iter(self._filter_cache))]
-        return allowed
-
-    def _item_indices(self, name: str, item_ids: Iterable[ItemId]) -> IntArray:
-        item_ids = list(item_ids)
-        places = self.catalog.item_ids.positions(item_ids)
-        unknown = np.flatnonzero(places < 0)
-        if unknown.size:
-            raise UnknownItemError(
-                f"{name} holds item {item_ids[int(unknown[0])]!r}, which is not in catalog {self.catalog.name!r} "
-                f"({len(self.catalog):,} items); leave it out of {name}"
-            )
-        return places
-
-    def _compile_boost(self, boost: Mapping[ItemId, float] | None) -> Boost | None:
-        if boost is None:
-            return None
-        if not isinstance(boost, Mapping):
-            raise InputError(f"boost is {boost!r}; pass a mapping from item ids to numbers")
-        try:
-            values = np.array(list(boost.values()), dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"a boost is no number: {error}; give a finite number for each item id") from error
-        if not np.isfinite(values).all():
-            item = list(boost)[int(np.argmin(np.isfinite(values)))]
-            raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
-        places = self._item_indices("boost", boost)
-        order = np.argsort(places, kind="stable")
-        again = np.flatnonzero(np.diff(places[order]) == 0)
-        if again.size:
-            one, other = (list(boost)[int(order[again[0] + step])] for step in (0, 1))
-            raise InputError(f"boost holds {one!r} and {other!r}, which are the same item; give it one number")
-        return Boost(places[order], values[order])
+    def _request_options(self, arguments: "_Arguments", start: float) -> "_RequestOptions":
+        """Check the arguments of a call that began at `start`, and translate item ids to indices."""
+        arguments.check()
+        allowed = self._constraints.allowed(arguments.where, arguments.only, arguments.exclude)
+        seconds = arguments.deadline
+        deadline = Deadline.never() if seconds is None else Deadline(start + seconds, self._clock)
+        boost = self._constraints.boost(arguments.boost)
+        return _RequestOptions(int(arguments.k), arguments.filter_seen, allowed, boost, deadline, arguments.on_unknown)
 
     def _recommend_batches(
         self, users: Sequence[UserLike], options: "_RequestOptions", explain: bool
@@ -267,18 +195,18 @@ class Recommender:
         answers: list[RecommendationList] = []
         for first in range(0, len(users), _BATCH_SIZE):
             start = self._clock()
-            some = users[first : first + _BATCH_SIZE]
-            tasks = [self._pending_request(met, options) for met in self._resolve_users(some, options.on_unknown)]
-            self._fallback_chain.serve(tasks, options.k, options.deadline)
+            resolved = self._resolve_users(users[first : first + _BATCH_SIZE], options.on_unknown)
+            requests = [self._pending_request(user, options) for user in resolved]
+            self._fallback_chain.serve(requests, options.k, options.deadline)
             if explain:
-                for task in tasks:
-                    task.explain(self.catalog, self._explanation_template, options.deadline)
-            seconds = (self._clock() - start) / len(tasks)
-            answers += [task.to_recommendation_list(self.catalog, self._notices, seconds) for task in tasks]
+                for request in requests:
+                    request.explain(self.catalog, self._explanation_template, options.deadline)
+            seconds = (self._clock() - start) / len(requests)
+            answers += [request.to_recommendation_list(self.catalog, self._notices, seconds) for request in requests]
         return answers
 
     def _pending_request(self, resolved: "_ResolvedUser", options: "_RequestOptions") -> PendingRequest:
-        """What one person asks, in item indices."""
+        """The request of one user, in item indices."""
         notices: list[Notice] = []
         if options.on_unknown == "raise" and (resolved.item_indices < 0).any():
             unknown = resolved.item_ids[int(resolved.id_positions[np.argmin(resolved.item_indices)])]
@@ -305,31 +233,31 @@ class Recommender:
         return PendingRequest(resolved.user_id, request, min(options.k, count), notices)
 
     def _resolve_users(self, users: Sequence[UserLike], on_unknown: str) -> "list[_ResolvedUser]":
-        """What is known of each person; the histories that they bring are looked up together."""
-        brought = [person for person in users if isinstance(person, History)]
-        for person in brought:
-            if not isinstance(person.item_ids, tuple | list) or not isinstance(person.words, str):
-                raise InputError(f"{person!r} is no History; item_ids is a tuple of item ids, words a text")
-        stops = np.cumsum([len(person.item_ids) for person in brought], dtype=np.int64)
-        items = self.catalog.item_ids.positions([item_id for person in brought for item_id in person.item_ids])
-        places = iter(np.split(items, stops[:-1]))
+        """The history of each user in item indices; the items of all `History` values are looked up together."""
+        histories = [user for user in users if isinstance(user, History)]
+        for history in histories:
+            if not isinstance(history.item_ids, tuple | list) or not isinstance(history.words, str):
+                raise InputError(f"{history!r} is not valid; give item_ids as a tuple of item ids, words as text")
+        stops = np.cumsum([len(history.item_ids) for history in histories], dtype=np.int64)
+        items = self.catalog.item_ids.positions([item_id for history in histories for item_id in history.item_ids])
+        indices = iter(np.split(items, stops[:-1]))
         return [
-            _ResolvedUser(person.user_id, person.words, next(places), person.item_ids, np.arange(len(person.item_ids)))
-            if isinstance(person, History)
-            else self._resolve_known_user(person, on_unknown)
-            for person in users
+            _ResolvedUser(user.user_id, user.words, next(indices), user.item_ids, np.arange(len(user.item_ids)))
+            if isinstance(user, History)
+            else self._resolve_known_user(user, on_unknown)
+            for user in users
         ]
 
     def _resolve_known_user(self, user_id: UserId, on_unknown: str) -> "_ResolvedUser":
-        """What the interactions say of a person."""
+        """The history of a user id in the interactions."""
         if not isinstance(user_id, str | int | np.integer) or isinstance(user_id, bool):
-            raise InputError(f"{user_id!r} is no person; pass user ids or History values")
+            raise InputError(f"{user_id!r} is not a user; pass user ids or History values")
         try:
             if self.interactions is None:
                 raise UnknownUserError(f"user {user_id!r} is unknown: no interactions were loaded; pass a History")
-            places = self.interactions.codes_of(user_id)
+            codes = self.interactions.codes_of(user_id)
             return _ResolvedUser(
-                user_id, "", self._interaction_indices(self.interactions)[places], self.interactions.item_ids, places
+                user_id, "", self._interaction_indices(self.interactions)[codes], self.interactions.item_ids, codes
             )
         except UnknownUserError:
             if on_unknown == "raise":
@@ -338,23 +266,21 @@ class Recommender:
             return _ResolvedUser(user_id, "", nothing, (), nothing, known=False)
 
     def _interaction_indices(self, interactions: Interactions) -> IntArray:
-        """Where the items of a log stand in the catalog: looked up once, not for every history."""
+        """The catalog index of each item of the interactions; computed once, not for every history."""
         if self._interaction_indices_cache is None or self._interaction_indices_cache[0] is not interactions:
             self._interaction_indices_cache = (interactions, self.catalog.item_ids.positions(interactions.item_ids))
         return self._interaction_indices_cache[1]
 
-    def _to_frame(self, answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
-        rows = [item for answer in answers for item in answer.items]
-        columns: dict[str, list[Any]] = {
-            name: [getattr(row, name) for row in rows]
-            for name in ("user_id", "item_id", "rank", "score", "source", *(["reason"] if explain else []))
-        }
-        return nw.from_dict(columns, backend=frame.implementation).to_native()
-
 
 @dataclass(frozen=True)
 class _ResolvedUser:
-    """What is known of a person: item indices, -1 for what the catalog lacks, and where among `item_ids` each item's is."""
+    """A user's history.
+
+    Attributes:
+        item_indices: int64 [H], oldest first; -1 for an item that is not in the catalog.
+        item_ids, id_positions: the id of history item h is `item_ids[id_positions[h]]`.
+        known: False for a user id without interactions.
+    """
 
     user_id: UserId | None
     words: str
@@ -365,7 +291,40 @@ class _ResolvedUser:
 
 
 @dataclass(frozen=True)
+class _Arguments:
+    """The arguments of `Recommender.recommend` as the caller passed them."""
+
+    k: int
+    filter_seen: bool
+    only: Iterable[ItemId] | None = None
+    exclude: Iterable[ItemId] | None = None
+    where: Any = None
+    boost: Mapping[ItemId, float] | None = None
+    deadline: float | None = None
+    on_unknown: OnUnknown = "raise"
+
+    def check(self) -> None:
+        """Check types and ranges.
+
+        Raises:
+            InputError: an argument is invalid.
+        """
+        k, deadline = self.k, self.deadline
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}; ask for a whole number of at least 1")
+        if self.on_unknown not in get_args(OnUnknown):
+            raise InputError(f"on_unknown is {self.on_unknown!r}; choose one of {', '.join(get_args(OnUnknown))}")
+        if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < np.inf):
+            raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for none")
+        for name, ids in (("only", self.only), ("exclude", self.exclude)):
+            if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
+                raise InputError(f"{name} is {ids!r}; pass a list of item ids")
+
+
+@dataclass(frozen=True)
 class _RequestOptions:
+    """The options of a call, checked and in item indices."""
+
     k: int
     filter_seen: bool
     allowed: Subset
@@ -379,13 +338,23 @@ def _of_user(user: UserId | None) -> str:
 
 
 def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
-    """The people of a frame: histories where it has items, else user ids."""
+    """The users of a frame: histories if it has the column `item_id`, else user ids."""
     if "item_id" in frame.columns:
         if "timestamp" not in frame.columns:
             frame = frame.with_row_index("timestamp")
         return list(read_interactions(frame.to_native()).histories())
     if "user_id" not in frame.columns:
         raise InputError(
-            f"the data frame has columns {', '.join(frame.columns)}; it needs user_id, and perhaps item_id"
+            f"the data frame has columns {', '.join(frame.columns)}; it needs user_id and optionally item_id"
         )
     return list(frame["user_id"].to_list())
+
+
+def _to_frame(answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
+    """The recommendations as a frame of the same library as `frame`."""
+    rows = [item for answer in answers for item in answer.items]
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows]
+        for name in ("user_id", "item_id", "rank", "score", "source", *(["reason"] if explain else []))
+    }
+    return nw.from_dict(columns, backend=frame.implementation).to_native()

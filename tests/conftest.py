@@ -15,6 +15,8 @@ from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
 # Two threads that spin for each other on busy cores are many times slower than two that sleep; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Timings never decide a test: two cores may be busy with something else.
 settings.register_profile("genrec", deadline=None)
@@ -24,6 +26,7 @@ settings.load_profile("genrec")
 # The environment that has vLLM has no trainer, and older ones lack the server: they ask for none of their tests.
 NEEDS = {
     "cli/test_serve.py": ("fastapi", "sqlalchemy"),
+    "test_recorded.py": ("fastapi", "sqlalchemy"),
     "store/test_database.py": ("sqlalchemy",),
     "finetune/test_recipes.py": ("peft", "datasets"),
     "serve/test_page.py": ("fastapi", "playwright", "sqlalchemy"),

@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what a plain import may load, and what nobody may do."""
+"""Architecture: import layers, what `import genrec` loads, public names, and forbidden constructs."""
 
 import ast
 import importlib
@@ -224,25 +224,25 @@ def test_a_plain_import_loads_nothing_heavy() -> None:
 
 
 def test_public_names_load_no_engine() -> None:
-    """Whoever ranks by counting needs no torch, and does not wait for it."""
+    """Rankers without a model need no torch, and must not wait for its import."""
     everything = "import genrec\nfor name in genrec.__all__: getattr(genrec, name)"
     assert not loaded_by(everything) & {"torch", "transformers", "vllm", "httpx", "pandas", "polars", "matplotlib"}
 
 
 def test_public_names_are_these() -> None:
-    """What is public is promised: a name that comes or goes is a decision, and the change log says so."""
+    """Public names are an interface; adding or removing one is a decision for the change log."""
     assert sorted(genrec.__all__) == sorted(PUBLIC.split())
     assert genrec.__all__ == sorted(genrec.__all__)
     for name in genrec.__all__:
         assert getattr(genrec, name).__name__ == name
-        assert getattr(genrec, name).__doc__, f"{name} is public and says nothing of itself"
+        assert getattr(genrec, name).__doc__, f"{name} is public and has no docstring"
     assert set(genrec.__all__) <= set(dir(genrec))
     with pytest.raises(AttributeError, match="nothing"):
         genrec.nothing  # noqa: B018
 
 
 def test_every_package_is_shipped() -> None:
-    """Packages are listed by name; one that is not listed is missing from the wheel only, where nobody looks."""
+    """An unlisted package is missing from the wheel only, so other tests would not notice."""
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in MODULES if path.name == "__init__.py"}
     assert found | {"genrec.prompts"} == set(listed)
@@ -283,7 +283,7 @@ def test_no_module_holds_state() -> None:
                 assert ast.unparse(node.value) not in tables, f"{where}: a table is changed"
             if isinstance(node, ast.FunctionDef):
                 kept = {ast.unparse(one).split("(")[0].split(".")[-1] for one in node.decorator_list}
-                assert not kept & {"cache", "lru_cache"}, f"{where}: a cache that nobody empties"
+                assert not kept & {"cache", "lru_cache"}, f"{where}: a cache that is never emptied"
             if isinstance(node, ast.ClassDef):
                 shared = [line for line in node.body if isinstance(line, ast.Assign) and is_mutable(line.value)]
                 assert not shared, f"{where}: all objects of {node.name} would share one"
@@ -305,7 +305,7 @@ def test_only_the_edge_reads_the_clock_or_the_environment() -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """Reading a file must never run what somebody put into it."""
+    """Reading a file must never execute code from it."""
     for path, tree in MODULES.items():
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
             alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
@@ -349,15 +349,14 @@ def is_public(module: str, name: str) -> bool:
 
 
 def test_recipes_and_measurements_use_public_names() -> None:
-    """What finetune and eval need of genrec, its users need too: it comes from genrec, a package of it, or a module
-    that is public as a whole."""
+    """What finetune and eval need, users need too, so it must be in genrec, one of its packages, or a public module."""
     for path in itertools.chain((ROOT / "eval").rglob("*.py"), (ROOT / "finetune").rglob("*.py")):
         for module, name in public_imports(path.read_text(encoding="utf-8")):
             assert is_public(module, name), f"{path} imports {name} from {module}"
 
 
 def test_samples_in_the_documentation_use_public_names() -> None:
-    """A sample is copied; what it imports must not move in the next release."""
+    """Samples are copied, so their imports must stay valid in the next release."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "finetune" / "README.md"]
     for page in pages:
         for sample in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
@@ -420,7 +419,7 @@ def test_no_code_reads_a_sentence_of_ours() -> None:
 
 
 def test_notices_are_made_of_codes() -> None:
-    """A notice whose code is not in the table has no sentence, and one that nobody makes is dead."""
+    """A notice whose code is not in the table has no sentence, and an unused code is dead."""
     made = {
         node.args[0].value
         for tree in MODULES.values()

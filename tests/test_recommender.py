@@ -367,26 +367,26 @@ def test_filters_are_exact_and_compiled_once(shop: Any, monkeypatch: Any) -> Non
         ({"boost": {"85123A": float("nan")}}, InputError, "85123A"),
         ({"boost": {"nope": 1.0}}, UnknownItemError, "nope"),
         ({"boost": {85048: 1.0, "85048": 2.0}}, InputError, "boost holds 85048 and '85048', which are the same item"),
-        ({"boost": {"85123A": "much"}}, InputError, "a boost is no number: .*much"),
+        ({"boost": {"85123A": "much"}}, InputError, "a boost is not a number: .*much"),
         ({"deadline": 0}, InputError, "deadline is 0"),
         ({"deadline": "soon"}, InputError, "deadline is 'soon'"),
-        ({"people": History("85123A")}, InputError, "tuple of item ids"),  # type: ignore[arg-type]
-        ({"people": History(words=None)}, InputError, "words a text"),  # type: ignore[arg-type]
+        ({"users": History("85123A")}, InputError, "tuple of item ids"),  # type: ignore[arg-type]
+        ({"users": History(words=None)}, InputError, "words as text"),  # type: ignore[arg-type]
         ({"on_unknown": "guess"}, InputError, "guess"),
-        ({"people": "99999"}, UnknownUserError, "99999"),
-        ({"people": History(("nope",))}, UnknownItemError, "nope"),
-        ({"people": 3.5}, InputError, "float"),
-        ({"people": [None]}, InputError, "None"),
-        ({"people": pd.DataFrame({"customer": [1]})}, InputError, "user_id"),
+        ({"users": "99999"}, UnknownUserError, "99999"),
+        ({"users": History(("nope",))}, UnknownItemError, "nope"),
+        ({"users": 3.5}, InputError, "float"),
+        ({"users": [None]}, InputError, "None"),
+        ({"users": pd.DataFrame({"customer": [1]})}, InputError, "user_id"),
     ],
 )
 def test_invalid_arguments_are_rejected(
     recommender: Recommender, options: dict[str, Any], error: type[GenrecError], words: str
 ) -> None:
     """An argument that is silently ignored is a filter that is not applied."""
-    people = options.pop("people", "12748")
+    users = options.pop("users", "12748")
     with pytest.raises(error, match=words):
-        recommender.recommend(people, **options)
+        recommender.recommend(users, **options)
 
 
 def test_unknown_users_and_items_can_be_skipped_or_fall_back(recommender: Recommender) -> None:

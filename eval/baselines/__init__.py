@@ -1,1 +1,1 @@
-"""Trained recommenders of the field, in our own code, that genrec is measured against."""
+"""Baseline recommenders that genrec is compared to."""

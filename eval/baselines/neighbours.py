@@ -1,4 +1,4 @@
-"""Item neighbourhoods and matrix factors as the library implicit makes them, with its own defaults: not tuned.
+"""Item neighbourhoods and matrix factorisation of the library implicit, with its defaults, not tuned.
 
 Sources: Sarwar et al., "Item-Based Collaborative Filtering Recommendation Algorithms", WWW 2001 (neighbours, cosine);
 Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008 (alternating least squares).
@@ -26,27 +26,27 @@ class ItemKnn(DenseRanker):
         offsets: int64 [U + 1]; histories as in `Interactions.to_indices`.
         item_indices: int64 [E].
         item_count: N.
-        neighbours: how many of each item are kept.
+        neighbours: number of neighbours per item.
     """
 
     source = "itemknn"
 
     def __init__(self, offsets: IntArray, item_indices: IntArray, item_count: int, *, neighbours: int = 20) -> None:
         check_count("neighbours", neighbours)
-        model = CosineRecommender(K=neighbours + 1)  # each is its own nearest
+        model = CosineRecommender(K=neighbours + 1)  # each item is its own nearest neighbour
         with catch_warnings():
-            simplefilter("ignore", ParameterWarning)  # of a conversion that the library makes itself
+            simplefilter("ignore", ParameterWarning)  # about a conversion that the library makes itself
             model.fit(_interaction_matrix(np.split(item_indices, offsets[1:-1]), item_count), show_progress=False)
         links = sparse.csr_array(model.similarity)
         links.setdiag(0)
         self._similarities = links
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether there is any history."""
+        """Whether the history has items."""
         return len(request.history) > 0
 
     def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
-        """float64 [U, N]; minus infinity for what is no neighbour of anything in the history."""
+        """float64 [U, N]; minus infinity for items that are not neighbours of the history."""
         histories = [request.history for request in requests]
         scores = (
             (sparse.csr_array(_interaction_matrix(histories, self._similarities.shape[0])) @ self._similarities)
@@ -59,14 +59,14 @@ class ItemKnn(DenseRanker):
 
 
 class Als(DenseRanker):
-    """Scores an item by the inner product of its factors and those that the history gives a person.
+    """Scores an item by the inner product of its factors and the user factors computed from the history.
 
     Args:
         offsets, item_indices, item_count: as for `ItemKnn`.
         factors: D.
         iterations: passes over the histories.
-        regularization, alpha: of the loss, see the source.
-        seed: of the factors at the start.
+        regularization, alpha: parameters of the loss, see the source.
+        seed: seed of the initial factors.
     """
 
     source = "als"
@@ -92,22 +92,24 @@ class Als(DenseRanker):
         self._items = item_count
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether there is any history."""
+        """Whether the history has items."""
         return len(request.history) > 0
 
     def scores(self, requests: Sequence[RankRequest]) -> DenseScores:
         """float32 [U, N]."""
-        people = _interaction_matrix([request.history for request in requests], self._items)
-        factors = self._model.recalculate_user(np.arange(len(requests)), people)
+        interactions = _interaction_matrix([request.history for request in requests], self._items)
+        factors = self._model.recalculate_user(np.arange(len(requests)), interactions)
         scores: DenseScores = np.atleast_2d(factors) @ self._model.item_factors.T
         return scores
 
 
 def _interaction_matrix(histories: Sequence[IntArray], item_count: int) -> sparse.csr_matrix:
-    """float32 [U, N], 1 where a history holds an item; the library takes the older kind of sparse matrix."""
+    """float32 [U, N], 1 where a history contains an item; the library requires the older sparse matrix type."""
     rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     columns = np.concatenate([np.empty(0, dtype=np.int64), *histories])
-    met = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(histories), item_count))
-    met.sum_duplicates()
-    met.data[:] = 1.0
-    return met
+    matrix = sparse.csr_matrix(
+        (np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(histories), item_count)
+    )
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix

@@ -1,14 +1,14 @@
-"""What comes next, by self-attention over what came before: the trained baseline of the field.
+"""SASRec: next-item prediction by self-attention over the history; the standard trained baseline.
 
-Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section III. As there: learned
-positions, two blocks of causal single-head attention and a pointwise network with ReLU, each behind a layer norm and
-beside a residual, item vectors shared between input and output, Adam. As in the authors' code: a last layer norm.
-Not as there: the loss. The paper sets each next item against one random item (binary cross-entropy); here a softmax
-sets it against the whole catalog, as libraries do that reach the published figures, or against `negatives` random
-items. Nor are item vectors scaled by the root of D; attention weights are dropped out too, and batches hold histories
-of like length.
+Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section III. As in the paper:
+learned positions, two blocks of causal single-head attention and a pointwise network with ReLU, each with a layer norm
+and a residual connection, item vectors shared between input and output, Adam. As in the authors' code: a final layer
+norm. Different: the loss. The paper contrasts each next item with one random item (binary cross-entropy); here it is a
+softmax over the whole catalog, as in libraries that reach the published figures, or over `negatives` random items. Item
+vectors are not scaled by the root of D, dropout applies to attention weights too, and the histories of a batch have
+similar lengths.
 
-Letters: U histories, B in a batch, L items of one, D dimensions, N items of the catalog.
+Letters: U histories, B histories in a batch, L items in each, D dimensions, N items of the catalog.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +30,8 @@ from genrec.types import IntArray
 
 _KIND, _VERSION, _FILE = "sasrec", 1, "weights.safetensors"
 _HYPERPARAMETERS = ("item_count", "dimension", "blocks", "length")
-_SCORING_BATCH_SIZE = 512  # histories computed at once
-_POOL = 32  # batches whose histories are sorted by length before they are cut
+_SCORING_BATCH_SIZE = 512  # histories per forward pass
+_POOL = 32  # batches that are sorted by length together
 
 
 class _Block(nn.Module):
@@ -63,11 +63,11 @@ class _Network(nn.Module):
                 nn.init.normal_(weight, std=0.02)
 
     def forward(self, items: Tensor) -> Tensor:
-        """What is expected behind each item: float32 [B, L, D] of int64 [B, L], padded in front with N."""
+        """The expected next item at each position: float32 [B, L, D] from int64 [B, L], left-padded with N."""
         size = items.shape[1]
         real = items < self.items.num_embeddings - 1
         before = torch.ones(size, size, dtype=torch.bool).tril()
-        # Padding sees itself, so that no row is without anything to see.
+        # Padding attends to itself, so that no row of the mask is empty.
         seen = before & real[:, None, :] | torch.eye(size, dtype=torch.bool)
         mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
         states = self.dropout(self.items(items) + self.positions.weight[-size:])
@@ -78,9 +78,9 @@ class _Network(nn.Module):
 
 
 class SasRec(DenseRanker):
-    """Scores an item by the inner product of its vector and what the network expects behind the history.
+    """Scores an item by the inner product of its vector and the network's output after the history.
 
-    Made by `train_sasrec` or `load`. Only the newest `length` items of a history are looked at.
+    Created by `train_sasrec` or `load`. Only the newest `length` items of a history are used.
     """
 
     source = "sasrec"
@@ -92,7 +92,7 @@ class SasRec(DenseRanker):
         self.network = _Network(item_count, dimension, blocks, length, dropout).eval()
 
     def can_rank(self, request: RankRequest) -> bool:
-        """Whether there is any history."""
+        """Whether the history has items."""
         return len(request.history) > 0
 
     @torch.inference_mode()
@@ -107,7 +107,7 @@ class SasRec(DenseRanker):
         return scores
 
     def save(self, directory: Path) -> None:
-        """Write a folder, whole or not at all: weights.safetensors, manifest.json."""
+        """Write a directory atomically: weights.safetensors, manifest.json."""
         facts = {name: getattr(self, name) for name in _HYPERPARAMETERS}
         with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as folder:
             write_arrays(folder / _FILE, {name: one.numpy() for name, one in self.network.state_dict().items()})
@@ -117,7 +117,7 @@ class SasRec(DenseRanker):
         """Read what `save` wrote.
 
         Raises:
-            ArtifactError: there is nothing, or it was altered.
+            ArtifactError: the directory is missing or was altered.
         """
         facts = verify(directory, kind=_KIND, version=_VERSION)
         ranker = cls(**{name: facts[name] for name in _HYPERPARAMETERS})
@@ -144,23 +144,24 @@ def train_sasrec(
     learning_rate: float = 1e-3,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SasRec:
-    """Train until the validation items rank no better, and return the ranker of the best pass.
+    """Train until NDCG on the validation items stops improving, and return the ranker of the best epoch.
 
     The same arguments give the same weights on the same machine with the same number of threads.
 
     Args:
-        histories: item indices of each of U people, oldest first; those with one item teach nothing.
+        histories: item indices of each of U users, oldest first; histories with one item are ignored.
         item_count: N.
-        validation: histories and the item that came next.
-        seed: of weights, order, dropout and random items.
-        epochs: passes over the histories at most.
-        patience: passes without a better NDCG@10 before it stops.
-        negatives: random items that the items of a batch are set against; by default the whole catalog.
-        among: random items that a validation item is ranked among; by default all that its history lacks.
-        on_progress: called after each pass with how many of how many are done.
+        validation: pairs of a history and its next item.
+        seed: seed of weights, order, dropout and random items.
+        epochs: maximum number of passes over the histories.
+        patience: number of epochs without a better NDCG@10 before training stops.
+        negatives: number of random negatives per batch; None for the whole catalog.
+        among: number of random items that a validation item is ranked among; None for the whole catalog without the
+            history.
+        on_progress: called after each epoch with the number of finished epochs and of all epochs.
 
     Raises:
-        InputError: there is nothing to learn from, or nothing to validate with.
+        InputError: there are no histories of two items or more, or no validation items.
     """
     sequences = [history[-length - 1 :] for history in histories if len(history) > 1]
     if not sequences or not validation:
@@ -197,7 +198,7 @@ def train_sasrec(
 
 
 def _batches(sizes: Sequence[int], batch_size: int, random: np.random.Generator) -> Iterator[IntArray]:
-    """All places in random order, cut into batches of about one length, so that little of them is padding."""
+    """All indices in random order, in batches of similar lengths, which need little padding."""
     order = random.permutation(len(sizes))
     pools = np.split(order, range(_POOL * batch_size, len(order), _POOL * batch_size))
     alike = [pool[np.argsort(np.asarray(sizes)[pool], kind="stable")] for pool in pools]
@@ -215,21 +216,21 @@ def _pad(histories: Sequence[IntArray], padding: int) -> Tensor:
 
 
 def _loss(network: _Network, rows: Tensor, negatives: Tensor | None) -> Tensor:
-    """Softmax cross-entropy of each next item in the catalog, or among itself and negatives that stand for it."""
+    """Softmax cross-entropy of each next item over the catalog, or over sampled negatives."""
     before, after = rows[:, :-1], rows[:, 1:]
     real = before < network.items.num_embeddings - 1
     expected, true = network(before)[real], after[real]
     if negatives is None:
         return functional.cross_entropy(expected @ network.items.weight[:-1].T, true)
     right = (expected * network.items(true)).sum(dim=-1)
-    # A random item that happens to be the next one is not held against it.
+    # A random item that is the next item is not a negative.
     wrong = (expected @ network.items(negatives).T).masked_fill(negatives == true[:, None], -torch.inf)
     everything = wrong.logsumexp(dim=1) + np.log((network.items.num_embeddings - 2) / len(negatives))
     return functional.softplus(everything - right).mean()
 
 
 def _ndcg(ranker: SasRec, validation: Sequence[tuple[IntArray, int]], among: int | None, seed: int) -> float:
-    """NDCG@10 of one item each, among the same random ones at each call or all that its history lacks."""
+    """NDCG@10 of the validation items, among the same random items at each call or all items outside the history."""
     random, size, total = np.random.default_rng(seed), ranker.item_count, 0.0
     everything = Subset.everything(size)
     for start in range(0, len(validation), _SCORING_BATCH_SIZE):

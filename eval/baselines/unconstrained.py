@@ -1,8 +1,8 @@
-"""The LLM that is asked for a list and writes what it likes; its lines are matched to titles afterwards.
+"""An unconstrained language model that is prompted for a list; its lines are matched to titles afterwards.
 
 Source: Hou et al., "Large Language Models are Zero-Shot Rankers for Recommender Systems", ECIR 2024, section 2.1, who
-read a ranking out of the text in this way. Here a line counts where it is a title but for case and punctuation, or
-nearly one.
+parse rankings from text in the same way. A line matches a title that is equal except for case and punctuation, or
+nearly equal.
 """
 
 import re
@@ -23,25 +23,25 @@ from genrec.errors import InputError, check_count
 from genrec.prompting import HuggingFaceTokenizer, Renderer, Template
 from genrec.types import History, IntArray, ItemId, Recommendation, RecommendationList
 
-NOT_A_TITLE = "text: "  # what stands before a line that is no title, in the place of its item id
-_MIN_SIMILARITY = 0.8  # of `difflib`: a title and a line that differ in a letter or a word
-_EXTRA_TOKENS_PER_LINE = 6  # tokens of a line beside its title: number, marks, line break
+NOT_A_TITLE = "text: "  # prefix of the item id of a line that matches no title
+_MIN_SIMILARITY = 0.8  # ratio of `difflib`; allows a different letter or word
+_EXTRA_TOKENS_PER_LINE = 6  # tokens of a line besides its title: number, punctuation, line break
 _LIST_MARKERS = (re.compile(r"\d+\s*[.)]\s*(.+)"), re.compile(r"[-*•]\s*(.+)"))
-_SEPARATOR = re.compile(r"\s[-\u2013\u2014]\s|:\s")  # behind a name, what the model says about it
+_SEPARATOR = re.compile(r"\s[-\u2013\u2014]\s|:\s")  # separates a title from a comment of the model
 
 
 class UnconstrainedLlm:
-    """Answers as `Recommender.recommend` does, but with whatever the model wrote: fewer items, strange ones, twice.
+    """Answers like `Recommender.recommend`, but with the raw lines of the model: fewer, unknown or repeated items.
 
-    Decoding is greedy. Nothing is filled up and nothing filtered; a line that is no title stands in the list as an item
-    of the id `text: ...`, which no catalog has. An answer may take as many tokens as k of the catalog's longer titles
-    would (its 95th percentile); a line that is cut off there does not count.
+    Decoding is greedy. Lists are neither filled nor filtered; a line that matches no title becomes an item with the id
+    `text: ...`, which is in no catalog. An answer may have as many tokens as k long titles of the catalog (95th
+    percentile); a line that is cut off by the limit does not count.
 
     Args:
-        catalog: whose titles are meant.
-        model: a folder of weights with their tokenizer.
-        template: shows `history` and `candidates`, and asks for a list.
-        max_history: the most items of a history that the prompt shows.
+        catalog: the catalog of the titles.
+        model: a directory of weights and their tokenizer.
+        template: a template of `history` and `candidates` that asks for a list.
+        max_history: maximum number of history items in the prompt.
     """
 
     source = "unconstrained"
@@ -51,7 +51,7 @@ class UnconstrainedLlm:
             loaded: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=native_dtype(default_device()))
         self._model = loaded.to(default_device()).eval()
         self._catalog, self._tokenizer = catalog, HuggingFaceTokenizer.from_directory(model)
-        room = int(self._model.config.max_position_embeddings) // 2  # the other half is for the answer
+        room = int(self._model.config.max_position_embeddings) // 2  # the other half is reserved for the answer
         self._renderer = Renderer(catalog, self._tokenizer, template, room, max_history)
         lengths = [len(self._tokenizer.encode_text(title)) for title in catalog.titles]
         self._line = int(np.percentile(lengths, 95)) + _EXTRA_TOKENS_PER_LINE
@@ -60,10 +60,10 @@ class UnconstrainedLlm:
     def recommend(
         self, users: Any, k: int = 10, *, filter_seen: bool = True, only: Iterable[ItemId] | None = None
     ) -> Any:
-        """A list of at most k for one history, or one for each of many; `filter_seen` is beyond what can be asked.
+        """At most k items for one history, or for each of several; `filter_seen` is ignored.
 
         Raises:
-            InputError: k is below 1, or `only` holds nothing or what the catalog lacks.
+            InputError: k is below 1, or `only` is empty or contains an unknown item.
         """
         check_count("k", k)
         if isinstance(users, History):
@@ -77,20 +77,20 @@ class UnconstrainedLlm:
             candidates = self._catalog.item_ids.positions(ids)
             if not ids or (candidates < 0).any():
                 unknown = [one for one, place in zip(ids, candidates, strict=True) if place < 0]
-                raise InputError(f"only holds {unknown[:1] or 'nothing'}; give items of the catalog, or leave it out")
+                raise InputError(f"only holds {unknown[:1] or 'nothing'}; give items of the catalog, or omit it")
             near = self._by_key(candidates.tolist())
-        prompts = [self._render(person, candidates) for person in users]
+        prompts = [self._render(user, candidates) for user in users]
         written = self._generate(prompts, k)
         seconds = (time.perf_counter() - start) / len(prompts)
         return [
             RecommendationList(
-                tuple(replace(item, user_id=person.user_id) for item in self._items(answer, near, k)),
+                tuple(replace(item, user_id=user.user_id) for item in self._items(answer, near, k)),
                 proven=False,
                 compared=0,
                 seconds=seconds,
                 tokens=len(prompt) + len(answer),
             )
-            for person, prompt, answer in zip(users, prompts, written, strict=True)
+            for user, prompt, answer in zip(users, prompts, written, strict=True)
         ]
 
     def _render(self, user: History, candidates: IntArray) -> IntArray:
@@ -99,7 +99,7 @@ class UnconstrainedLlm:
 
     @torch.inference_mode()
     def _generate(self, prompts: Sequence[IntArray], k: int) -> list[list[int]]:
-        """The tokens of each answer, with its end where it came to one."""
+        """The tokens of each answer, including the end token if it was generated."""
         longest, end = max(map(len, prompts)), self._tokenizer.eos_token_id
         tokens = torch.full((len(prompts), longest), end)
         inside = torch.zeros(tokens.shape, dtype=torch.long)
@@ -130,15 +130,15 @@ class UnconstrainedLlm:
             yield Recommendation(None, item_id, rank, -float(rank), self.source, title)
 
     def parse_answer(self, answer: list[int], k: int) -> list[Recommendation]:
-        """At most k items out of the tokens of an answer, in which any title may stand."""
+        """At most k items parsed from the tokens of an answer; any title of the catalog may match."""
         return list(self._items(answer, self._everything, k))
 
     def match_line(self, line: str, candidates: Iterable[int] | None = None) -> int | None:
-        """The index of the item that a line names: one of those that it was to choose from, else any, else None."""
+        """The index of the item that a line names: a candidate if possible, else any item, else None."""
         return self._match(line, self._everything if candidates is None else self._by_key(candidates))
 
     def _match(self, line: str, candidates: dict[str, int]) -> int | None:
-        # What the line says in whole goes before what it says without an aside, and both before what is only close.
+        # Exact matches of the whole line first, then of the line without its comment, then similar titles.
         keys = list(dict.fromkeys(_normalized_title(piece) for piece in (line, _SEPARATOR.split(line)[0])))
         for key in keys:
             for titles in (candidates, self._everything):
@@ -148,7 +148,7 @@ class UnconstrainedLlm:
         return candidates[close[0]] if close else None
 
     def _by_key(self, item_indices: Iterable[int]) -> dict[str, int]:
-        """Items by what their titles are compared by; of several with one title the first."""
+        """Items by normalized title; the first of several with the same title."""
         found: dict[str, int] = {}
         for place in item_indices:
             if key := _normalized_title(self._catalog.titles[place]):
@@ -157,7 +157,7 @@ class UnconstrainedLlm:
 
 
 def listed_lines(text: str) -> list[str]:
-    """What a text lists: its numbered lines where half of all are, else its dotted ones likewise, else all."""
+    """The items of a list: numbered lines if they are at least half, else bulleted lines likewise, else all lines."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for mark in _LIST_MARKERS:
         listed = [match[1] for line in lines if (match := mark.fullmatch(line))]

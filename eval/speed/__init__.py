@@ -1,1 +1,1 @@
-"""Measure genrec's speed and memory beside its peers', in one run: python -m eval.speed."""
+"""Benchmarks of speed and memory against other libraries: python -m eval.speed."""

@@ -1,9 +1,9 @@
-"""Measure genrec beside its peers, in turns and in one run.
+"""Benchmark genrec against other libraries, interleaved in one run.
 
-`index` looks up, builds, loads and changes catalogs; `search` runs beams on language models; `scoring` scores
-candidates; `embedding` ranks a million vectors; `batch` runs over a million rows; `vllm` ranks inside vLLM, and needs
-an environment that has it; `gpu` has the rows of one GPU. Every row has its floor and its aim; `--json` keeps all of
-it, and `plot FILE... --out DIR` draws what was kept.
+`index` looks up, builds, loads and updates catalogs; `search` runs beam search on language models; `scoring` scores
+candidates; `embedding` ranks a million vectors; `batch` runs over a million rows; `vllm` ranks inside vLLM, which must
+be installed; `gpu` measures on one GPU. Rows have a floor and an aim; `--json` saves all rows, and `plot FILE... --out
+DIR` draws saved rows.
 """
 
 import argparse
@@ -20,19 +20,21 @@ BENCHMARKS = ("index", "search", "scoring", "embedding", "batch", "vllm", "gpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and report, or draw."""
+    """Run a benchmark and print its rows, or draw saved rows."""
     parser = argparse.ArgumentParser(prog="python -m eval.speed", description=__doc__)
     parser.add_argument("benchmark", choices=(*BENCHMARKS, "plot"))
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="what --json wrote, for `plot` only")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files that --json wrote, for `plot` only")
     parser.add_argument(
         "--quick", action="store_true", help="smaller, with fewer rounds: under a minute, `vllm` under five"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine there")
-    parser.add_argument("--rows", metavar="C1,C5", help="only these rows")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all rows and facts of the machine to this file"
+    )
+    parser.add_argument("--rows", metavar="C1,C5", help="measure only these rows")
     parser.add_argument("--rounds", type=int, metavar="N", help="samples of each timing: 5, or 3 with --quick")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder of video games, for the row S2 of `search`")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="directory of video games, for the row S2 of `search`")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch, numpy and numba")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where `plot` writes its figures")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="directory of the figures of `plot`")
     options = parser.parse_args(arguments)
     if options.benchmark == "plot":
         if not options.files or options.out is None:
@@ -42,14 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.files or options.out:
         parser.error("files and --out belong to `plot`")
     if options.json and not os.access(options.json.parent, os.W_OK):
-        parser.error(f"--json {options.json}: the folder cannot be written; name one that can, before hours are spent")
+        parser.error(f"--json {options.json}: the directory is not writable; pass another file")
     if options.threads:
-        for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read when the libraries load, so before they do
+        for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):  # read when the libraries load
             os.environ[f"{name}_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     begin = time.perf_counter()
 
-    # What one release of torch or transformers will drop, an older one has not got yet.
+    # Deprecated features are used because older releases lack the replacements.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|transformers")
     import torch
 
@@ -80,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows.sort(key=lambda row: (row.id[0], int(row.id[1:])))
     report.render_table(rows)
     if not find_spec("numba"):
-        print("numba is not installed: the plain loops were measured; pip install -e '.[fast]' for the compiled ones")
+        print(
+            "numba is not installed, so the numpy kernels were measured; pip install -e '.[fast]' for the compiled ones"
+        )
     seconds = time.perf_counter() - begin
     print(f"{len(rows)} rows in {seconds:.0f} s")
     if options.json:
@@ -95,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _dtype(benchmark: str) -> str:
-    """What models are computed in: where a GPU or vLLM is measured, what the hardware is best at."""
+    """The dtype of the models: the native one of the hardware for `vllm` and `gpu`, else float32."""
     import torch
 
     from genrec.backends import default_device, native_dtype
@@ -109,7 +113,7 @@ def _plot(files: Sequence[Path], out: Path) -> None:
 
     written = draw_runs(files, out)
     if not written:
-        sys.exit("error: no row of these files has a ratio or a floor; measure some that have")
+        sys.exit("error: no row of these files has a ratio or a floor; measure rows that have one")
     print("\n".join(map(str, written)))
 
 

@@ -1,5 +1,5 @@
-"""The rows of batch runs: a million lists by the embedding ranker (B1 to B3), and what a run costs beside asking the
-language model for the same lists (B4) and texts (B5) without one.
+"""Benchmarks of batch runs: a million lists of the embedding ranker (B1 to B3), and the overhead of a run over direct
+calls for lists (B4) and texts (B5) of the language model.
 """
 
 import json
@@ -31,7 +31,7 @@ RATE = Target(MANY / 600, MANY / 300, judged="genrec", at="least")
 MEMORY = Target(500, 250, judged="genrec")
 RESUME = Target(10, 5, judged="genrec")
 THROUGHPUT_SHARE = Target(0.95, 0.99, at="least")
-_SAMPLE_INTERVAL = 0.25  # seconds between two looks at what a worker holds
+_SAMPLE_INTERVAL = 0.25  # seconds between two samples of a worker's memory
 
 PROMPT = """{#
 name = "use"
@@ -44,7 +44,7 @@ output = "text"
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What `python -m eval.speed batch` measures."""
+    """The jobs of `python -m eval.speed batch`."""
     return [
         BenchmarkJob("a million lists", ("B1", "B2", "B3"), partial(embedding_lists, options)),
         BenchmarkJob("lists of the language model", ("B4",), partial(model_lists, options)),
@@ -53,7 +53,7 @@ def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
 
 
 def embedding_lists(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """The command itself, from its start to its end, with two workers; then the same command again."""
+    """Time the whole command with two workers, then resume the finished run."""
     count = FEW if options.quick else MANY
     _, interactions = open_dataset("online-retail", default_cache())
     with TemporaryDirectory() as folder:
@@ -64,17 +64,17 @@ def embedding_lists(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
         options_ = ["--k", str(K), "--ranker", "embedding", "--workers", str(WORKERS), "--json"]
         began = time.perf_counter()
         run = subprocess.Popen([*command, "run", str(source), str(out), *options_], stdout=subprocess.PIPE, cwd=ROOT)
-        grown = _memory_growth(run, out / "leases")
+        growth = _memory_growth(run, out / "leases")
         seconds = time.perf_counter() - began
-        told = json.loads(run.communicate()[0])
-        if run.returncode or told["rows_done"] != count or told["lines"] != K * count:
-            raise ValueError(f"the run ended with exit code {run.returncode}, {told}")
-        if len(grown) != WORKERS:
-            raise ValueError(f"{len(grown)} of {WORKERS} workers were seen at work; measure more rows")
+        summary = json.loads(run.communicate()[0])
+        if run.returncode or summary["rows_done"] != count or summary["lines"] != K * count:
+            raise ValueError(f"the run ended with exit code {run.returncode}, {summary}")
+        if len(growth) != WORKERS:
+            raise ValueError(f"{len(growth)} of {WORKERS} workers were observed; measure more rows")
         variant = f"{count} known users of Online Retail, {K} items each, {WORKERS} workers"
         yield BenchmarkRow("B1", variant, count / seconds, "rows/s", RATE, note=f"{seconds:.0f} s from start to end")
-        note = "each worker's most above what it held at its first part, added up"
-        yield BenchmarkRow("B2", variant, sum(grown.values()) / 1e6, "MB", MEMORY, note=note)
+        note = "sum over workers of the peak above the memory at the first part"
+        yield BenchmarkRow("B2", variant, sum(growth.values()) / 1e6, "MB", MEMORY, note=note)
         began = time.perf_counter()
         subprocess.run([*command, "resume", str(out), "--json"], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
         yield BenchmarkRow(
@@ -83,7 +83,7 @@ def embedding_lists(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
 
 
 def _memory_growth(run: "subprocess.Popen[bytes]", leases: Path) -> dict[int, int]:
-    """Until a run ends: of each of its workers, the bytes that it held at the most more than at its first part."""
+    """Wait for a run to end; for each worker, its peak memory in bytes above the memory at its first part."""
     first: dict[int, int] = {}
     grown: dict[int, int] = {}
     while run.poll() is None:
@@ -99,30 +99,30 @@ def _memory_growth(run: "subprocess.Popen[bytes]", leases: Path) -> dict[int, in
 
 
 def _resident_bytes(process: int) -> int:
-    """The bytes that a process holds now; what it held while it loaded the models is over."""
+    """The resident bytes of a process now, unlike the peak, which includes model loading."""
     status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def model_lists(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """Histories of known users, ranked by the bundled model; priors are measured before."""
+    """B4: histories of known users, ranked by the bundled model; priors are measured in advance."""
     catalog, interactions = open_dataset("online-retail", default_cache())
     settings = Settings(compute_priors=False)
     opened = open_recommender(catalog, interactions, cache=default_cache(), settings=settings)
-    steps = [opened.stages[0], PopularityRanker(interactions.item_counts(catalog))]
-    recommender = Recommender(catalog, steps, interactions=interactions)
+    stages = [opened.stages[0], PopularityRanker(interactions.item_counts(catalog))]
+    recommender = Recommender(catalog, stages, interactions=interactions)
     histories = _long_histories(interactions, 16 if options.quick else 64)
     rows = [{"history": list(own.item_ids)} for own in histories]
-    recommender.recommend(histories, K)  # of what comes up here the prior is measured now
+    recommender.recommend(histories, K)  # measures the priors of the candidates
     works: dict[str, Callable[[], object]] = {
         "genrec": partial(_run, rows, RecommendTask(recommender, K, {}), len(rows)),
-        "asked": partial(recommender.recommend, histories, K),
+        "direct": partial(recommender.recommend, histories, K),
     }
     yield from _throughput_row("B4", f"{len(rows)} histories, {K} items each", works, options, "Recommender.recommend")
 
 
 def model_texts(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """A sentence about each of some items."""
+    """B5: a sentence about each of several items."""
     catalog, _ = open_dataset("online-retail", default_cache())
     backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
     with TemporaryDirectory() as folder:
@@ -130,24 +130,24 @@ def model_texts(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
         path.write_text(PROMPT, encoding="utf-8")
         template = read_template(path)
     titles = list(catalog.titles[: 16 if options.quick else 64])
-    style, size = SamplingParams(max_tokens=40), 32
-    answer = GenerateTask(backend, tokenizer, TemplatePromptBuilder(template), sampling_params=style, batch_size=size)
+    params, size = SamplingParams(max_tokens=40), 32
+    answer = GenerateTask(backend, tokenizer, TemplatePromptBuilder(template), sampling_params=params, batch_size=size)
     requests = [
         GenerationRequest(
-            tokenizer.encode_prompt(template.render(title=title)), tokenizer.control_token_ids, style.max_tokens
+            tokenizer.encode_prompt(template.render(title=title)), tokenizer.control_token_ids, params.max_tokens
         )
         for title in titles
     ]
 
-    def write() -> object:
+    def generate() -> object:
         return [backend.generate(requests[start : start + size]) for start in range(0, len(requests), size)]
 
     works: dict[str, Callable[[], object]] = {
         "genrec": partial(_run, [{"title": title} for title in titles], answer, len(titles)),
-        "asked": write,
+        "direct": generate,
     }
-    variant = f"{len(titles)} texts of at most {style.max_tokens} tokens"
-    yield from _throughput_row("B5", variant, works, options, "Backend.write")
+    variant = f"{len(titles)} texts of at most {params.max_tokens} tokens"
+    yield from _throughput_row("B5", variant, works, options, "Backend.generate")
 
 
 def _throughput_row(
@@ -158,16 +158,16 @@ def _throughput_row(
         identifier,
         f"{variant}, {LANGUAGE_MODEL}",
         found["genrec"],
-        found["asked"],
+        found["direct"],
         target=THROUGHPUT_SHARE,
-        peer_name=f"{peer}, no run around it",
+        peer_name=f"{peer}, called directly",
         ratio_of="peer/genrec",
-        note="rate of the run as a share of the rate without one",
+        note="rate of the run as a share of the rate of direct calls",
     )
 
 
 def _run(rows: Sequence[Mapping[str, Any]], answer: RecommendTask | GenerateTask, part_rows: int) -> None:
-    """A whole run: rows read, answered, written and summed up."""
+    """Execute a whole run, from reading the rows to the summary."""
     with TemporaryDirectory() as folder:
         source = Path(folder) / "rows.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -180,7 +180,7 @@ def _run(rows: Sequence[Mapping[str, Any]], answer: RecommendTask | GenerateTask
 
 
 def _long_histories(interactions: Interactions, count: int) -> list[History]:
-    """Histories of a dozen items or more."""
+    """Histories of at least 12 items."""
     histories = (interactions.history_of(user) for user in interactions.user_ids)
     long = (History(own.item_ids) for own in histories if len(own.item_ids) >= 12)
     return [own for own, _ in zip(long, range(count), strict=False)]

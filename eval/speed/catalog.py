@@ -1,4 +1,4 @@
-"""Catalogs to measure on: codes drawn evenly, codes drawn by Zipf's law, and titles.
+"""Synthetic catalogs for benchmarks: uniform codes, Zipf-distributed codes, and titles.
 
 Letters: N items, L tokens in each, T tokens in all, V vocabulary.
 """
@@ -20,12 +20,12 @@ Rows = TypeVar("Rows", Tokens, IntArray)
 
 @dataclass(frozen=True)
 class Identifiers:
-    """N distinct identifiers in no order.
+    """N distinct identifiers, unsorted.
 
     Attributes:
-        name: what the rows of the report call it.
-        vocab_size: tokens are below it.
-        tokens: uint16 [T], one identifier after the other.
+        name: name in the report.
+        vocab_size: upper bound of the tokens, exclusive.
+        tokens: uint16 [T], the concatenated identifiers.
         lengths: int64 [N].
     """
 
@@ -36,13 +36,13 @@ class Identifiers:
 
     @classmethod
     def from_rows(cls, name: str, rows: Tokens, vocab_size: int) -> "Identifiers":
-        """From identifiers of one length, uint16 [N, L]."""
+        """Create from identifiers of equal length, uint16 [N, L]."""
         lengths = np.full(len(rows), rows.shape[1], dtype=np.int64)
         return cls(name, vocab_size, np.ascontiguousarray(rows).reshape(-1), lengths)
 
     @classmethod
     def from_sequences(cls, name: str, sequences: Sequence[IntArray], vocab_size: int) -> "Identifiers":
-        """From identifiers of any lengths."""
+        """Create from identifiers of any lengths."""
         lengths = np.array([len(one) for one in sequences], dtype=np.int64)
         return cls(name, vocab_size, np.concatenate(sequences).astype(np.uint16), lengths)
 
@@ -51,7 +51,7 @@ class Identifiers:
 
     @property
     def rows(self) -> Tokens:
-        """uint16 [N, L], where all are of one length."""
+        """uint16 [N, L], if all identifiers have the same length."""
         length = int(self.lengths[0])
         if (self.lengths != length).any():
             raise ValueError(f"the identifiers of {self.name} have lengths of 1 to {self.lengths.max()}")
@@ -59,17 +59,17 @@ class Identifiers:
 
     @property
     def offsets(self) -> IntArray:
-        """int64 [N + 1], where each identifier begins."""
+        """int64 [N + 1], the start of each identifier in `tokens`."""
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
     def sequences(self) -> list[IntArray]:
-        """Every identifier as an array of its own."""
+        """The identifiers as separate arrays."""
         return np.split(self.tokens.astype(np.int64), np.cumsum(self.lengths)[:-1])
 
     def prefixes(self, depth: int, count: int, *, seed: int, items: IntArray | None = None) -> IntArray:
-        """int64 [count, depth], the beginnings of random items (of `items`), as different as there are that many.
+        """int64 [count, depth], prefixes of random items (of `items`), distinct if there are enough.
 
-        Items are drawn, not nodes: beams too stand where there are many items.
+        Items are sampled, not nodes, because beams too are more frequent where there are many items.
         """
         random = np.random.default_rng(seed)
         long = np.flatnonzero(self.lengths > depth) if items is None else items[self.lengths[items] > depth]
@@ -80,13 +80,13 @@ class Identifiers:
         return found[np.arange(count) % len(found)]
 
     def most_frequent_first_tokens(self, count: int) -> IntArray:
-        """int64 [count, 1], the first tokens with most items behind them."""
+        """int64 [count, 1], the first tokens that most items share."""
         firsts = np.bincount(self.tokens[self.offsets[:-1]], minlength=self.vocab_size)
         return np.argsort(-firsts, kind="stable")[:count][:, None]
 
 
 def uniform(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Identifiers:
-    """Every token equally likely in every place."""
+    """Codes whose tokens are uniformly distributed at every position."""
     random = np.random.default_rng(seed)
 
     def draw(size: int) -> Tokens:
@@ -98,7 +98,7 @@ def uniform(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Ident
 
 
 def zipf(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Identifiers:
-    """In each place the token of rank r is drawn in proportion to 1 / r; each place ranks the tokens anew."""
+    """Codes whose token of rank r has probability proportional to 1 / r; each position has its own ranking."""
     random = np.random.default_rng(seed)
     share = np.cumsum(1.0 / np.arange(1, vocab_size + 1))
     ranked = np.stack([random.permutation(vocab_size) for _ in range(length)]).astype(np.uint16)
@@ -113,11 +113,10 @@ def zipf(count: int, length: int, vocab_size: int, *, seed: int = 1) -> Identifi
 
 
 def titles(count: int, real: Sequence[str], tokenizer: Tokenizer, *, seed: int = 1) -> Identifiers:
-    """New titles from the words of real ones, closed by the end token; some are the beginning of others.
+    """Synthetic titles from the words of real ones, with an end token; some are prefixes of others.
 
-    A word is followed by one that follows it in some real title, or with probability 0.3 by whatever stands at a
-    random place; a title ends where a real one does. Byte-level tokenizers split at spaces first, so the tokens of a
-    title are those of its words.
+    A word is followed by a word that follows it in a real title, or with probability 0.3 by a random word; a title ends
+    where a real one does. Byte-level tokenizers split at spaces first, so the tokens of a title are those of its words.
     """
     random = np.random.default_rng(seed)
     words = [title.split() for title in real if title.split()]
@@ -133,7 +132,7 @@ def titles(count: int, real: Sequence[str], tokenizer: Tokenizer, *, seed: int =
     pieces = [tokenizer.encode_text(word) for word in vocabulary]
     pieces += [tokenizer.encode_text(f" {word}") for word in vocabulary]
     pieces.append(np.array([tokenizer.eos_token_id]))
-    # A title is its first word, the others behind a space each, and the end.
+    # A title is its first word, the other words with a leading space, and the end token.
     inside = chains >= 0
     chosen = np.where(inside, chains + len(vocabulary) * (np.arange(chains.shape[1]) > 0), -1)
     chosen = np.concatenate([chosen, np.full((count, 1), -1)], axis=1)
@@ -151,8 +150,8 @@ _MAX_WORDS = 12
 
 
 def _chains(random: np.random.Generator, corpus: IntArray, starts: IntArray, size: int) -> IntArray:
-    """int64 [size, words], word numbers; -1 behind the end."""
-    order = np.argsort(corpus, kind="stable")  # where each word stands, in all its places
+    """int64 [size, words], word numbers; -1 after the end."""
+    order = np.argsort(corpus, kind="stable")  # the positions of each word
     keys = corpus[order]
     chains = np.full((size, _MAX_WORDS), -1, dtype=np.int64)
     word = corpus[random.choice(starts, size)]
@@ -168,10 +167,10 @@ def _chains(random: np.random.Generator, corpus: IntArray, starts: IntArray, siz
 
 
 def _distinct(draw: Callable[[int], Rows], count: int) -> Rows:
-    """Draw until there are `count` different rows; in the order in which they were drawn."""
+    """Draw until there are `count` distinct rows, in the order of the draws."""
     rows = draw(count)
     while True:
-        # Two different rows may meet in one hash; then one is lost, which does no harm.
+        # If two different rows have the same hash, one is lost, which is harmless.
         _, first = np.unique(hashes(rows), return_index=True)
         rows = rows[np.sort(first)]
         if len(rows) >= count:
@@ -180,7 +179,7 @@ def _distinct(draw: Callable[[int], Rows], count: int) -> Rows:
 
 
 def hashes(rows: Tokens | IntArray) -> NDArray[np.uint64]:
-    """uint64 [N], a number for each row that another row hardly ever has."""
+    """uint64 [N], a hash of each row."""
     state = np.zeros(len(rows), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for column in rows.T:

@@ -1,7 +1,7 @@
-"""A dictionary per node, and the mask that Hugging Face lays over the vocabulary: a peer, not a part of genrec.
+"""A trie of nested dictionaries with the vocabulary mask of Hugging Face: a peer to compare to.
 
 Source: De Cao et al., "Autoregressive Entity Retrieval", ICLR 2021, whose trie most users of
-`prefix_allowed_tokens_fn` write again.
+`prefix_allowed_tokens_fn` reimplement.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from genrec.types import IntArray
 NAME = "dictionary trie and Hugging Face's mask"
 
 Node = dict[int, Any]
-"""From token to the next node, and from a last token to its item."""
+"""Maps a token to the next node, and a last token to its item."""
 
 
 def build(codes: Identifiers) -> Node:
-    """From N unsorted identifiers."""
+    """Build from N unsorted identifiers."""
     root: Node = {}
     tokens, begin = codes.tokens.tolist(), 0
     for item, length in enumerate(codes.lengths.tolist()):
@@ -37,7 +37,7 @@ def build(codes: Identifiers) -> Node:
 
 
 def below(codes: Identifiers, prefixes: IntArray) -> Node:
-    """The part of the whole dictionary that lookups behind prefixes [R, D] read: what 10M items would not fit for."""
+    """The part of the trie that lookups after prefixes [R, D] read; a trie of 10M items does not fit into memory."""
     depth = prefixes.shape[1]
     long = np.flatnonzero(codes.lengths > depth)
     place = codes.offsets[long][:, None] + np.arange(depth)
@@ -47,7 +47,7 @@ def below(codes: Identifiers, prefixes: IntArray) -> Node:
 
 
 def allowed_tokens(root: Node, skip: int, *, otherwise: int) -> Callable[[int, torch.Tensor], list[int]]:
-    """A `prefix_allowed_tokens_fn` for prompts of `skip` tokens; `otherwise` is all that may follow a path's end."""
+    """A `prefix_allowed_tokens_fn` for prompts of `skip` tokens; `otherwise` is allowed after a complete path."""
 
     def allowed(_: int, sent: torch.Tensor) -> list[int]:
         node: Any = root

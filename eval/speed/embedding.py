@@ -1,4 +1,4 @@
-"""The row of the embedding ranker: the exact hundred best of a million vectors for one person (C16)."""
+"""Benchmark of the embedding ranker: the exact top 100 of a million vectors for one user (C16)."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,12 +21,12 @@ Vectors = NDArray[np.float32]
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What `python -m eval.speed embedding` measures."""
+    """The jobs of `python -m eval.speed embedding`."""
     return [BenchmarkJob("a million vectors", ("C16",), partial(rows, options))]
 
 
 def rows(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """Through `EmbeddingRanker.rank`, filter and all; peers multiply and select, and no more."""
+    """Time `EmbeddingRanker.rank`, including its filter; peers only multiply and select."""
     random = np.random.default_rng(1)
     vectors = random.standard_normal((ITEMS, DIMENSIONS), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -35,16 +35,16 @@ def rows(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     history = random.integers(0, ITEMS, 5)
     request = RankRequest(history, "", Subset.everything(ITEMS))
     weights = (0.9 ** np.arange(5)[::-1]).astype(np.float32)
-    person = weights @ vectors[history]
+    user_vector = weights @ vectors[history]
     tensor = torch.from_numpy(vectors)
     peers = {
-        "numpy, matmul and argpartition": partial(_numpy, vectors, person),
-        "torch, matmul and topk": partial(_torch, tensor, torch.from_numpy(person)),
+        "numpy, matmul and argpartition": partial(_numpy, vectors, user_vector),
+        "torch, matmul and topk": partial(_torch, tensor, torch.from_numpy(user_vector)),
     }
     ours = partial(_rank, ranker, request)
     for name, peer in peers.items():
         shared = len(np.intersect1d(ours().item_indices, peer()))
-        if shared < K - 1:  # two that tie to the last bit may change places
+        if shared < K - 1:  # exact ties may be ordered differently
             raise ValueError(f"{name} shares {shared} of {K} items with genrec")
     found = interleave({"genrec": ours, **peers}, rounds=2 * options.rounds + 1, min_seconds=0.1)
     for name in peers:

@@ -1,6 +1,6 @@
-"""Count broken promises of the search on random small catalogs, each worked out the slow way beside it (C14).
+"""Count violated guarantees of the search on random small catalogs, against brute force (C14).
 
-A third of them subtract a prior, for which the bound of the search is hardest: it lets scores rise along a path.
+A third of the cases subtract a prior, the hardest case for the bounds of the search: scores can rise along a path.
 
 Letters: U prompts, N items.
 """
@@ -29,14 +29,14 @@ GUARANTEES = (
     "score of an item wrong",
     "full width differs from brute force",
     "exhaustive differs from brute force",
-    "said to be proven and is not the top k",
-    "full width, exact or exhaustive, and not proven",
+    "reported as proven but not the top k",
+    "full width, exact or exhaustive, but not proven",
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """A catalog, a model, and what is asked."""
+    """A catalog, a model, and a request."""
 
     codes: Identifiers
     backend: TableBackend
@@ -52,27 +52,27 @@ class Case:
     background: IntArray  # the prompt of the prior
 
     def prior_penalty(self, trie: TokenTrie) -> PriorPenalty | None:
-        """What the search subtracts."""
+        """The prior that the search subtracts."""
         if not self.prior_weight:
             return None
         reading = score_tries(self.prior_backend.open([self.background]), [trie])[0]
         if reading is None:
-            raise ValueError("the prior was not read")
+            raise ValueError("the prior was not measured")
         return PriorPenalty(trie, reading.log_probs, self.prior_weight)
 
 
 def rows(cases: int, seed: int = 1) -> Iterator[BenchmarkRow]:
-    """How many answers to random cases break each promise."""
-    broken: Counter[str] = Counter()
+    """For each guarantee, the number of random cases that violate it."""
+    violated: Counter[str] = Counter()
     random = np.random.default_rng(seed)
     for _ in show_progress(range(cases), "cases", cases):
-        broken.update(violations(draw(random)))
-    for promise in GUARANTEES:
-        yield BenchmarkRow("C14", promise, broken[promise], f"of {cases} cases", NO_VIOLATIONS)
+        violated.update(violations(draw(random)))
+    for guarantee in GUARANTEES:
+        yield BenchmarkRow("C14", guarantee, violated[guarantee], f"of {cases} cases", NO_VIOLATIONS)
 
 
 def draw(random: np.random.Generator) -> Case:
-    """A case of up to 40 identifiers of 1 to 6 tokens; sizes are often extreme."""
+    """A random case of up to 40 identifiers of 1 to 6 tokens; sizes are often extreme."""
     vocab_size = int(random.integers(3, 10))
     bodies = {
         tuple(random.integers(0, vocab_size - 1, int(random.integers(0, 6))).tolist())
@@ -102,12 +102,16 @@ def draw(random: np.random.Generator) -> Case:
 
 
 def violations(case: Case) -> Iterator[str]:
-    """Which promises the answers break, each once a case."""
+    """The guarantees that the answers of a case violate, each once."""
     trie, count = subject.build(case.codes), len(case.codes)
     truth = brute_scores(case)
     asked: dict[str, Any] = {
-        "k": case.k, "kind": case.kind, "allowed": case.allowed, "boost": case.boost, "prior_penalty": case.prior_penalty(trie)
-    }  # fmt: skip
+        "k": case.k,
+        "kind": case.kind,
+        "allowed": case.allowed,
+        "boost": case.boost,
+        "prior_penalty": case.prior_penalty(trie),
+    }
     beam = subject.search(case.backend, trie, case.prompts, width=case.width, exact=case.exact, **asked)
     wide = subject.search(case.backend, trie, case.prompts, width=count, **asked)
     every = subject.search_exhaustively(case.backend, trie, case.prompts, **asked)
@@ -124,24 +128,24 @@ def violations(case: Case) -> Iterator[str]:
 
 def _violated_guarantees(case: Case, ranking: Ranking, allowed: BoolArray, scores: FloatArray) -> set[str]:
     items = ranking.item_indices
-    broken = {
+    checks = {
         GUARANTEES[0]: not allowed[items].all(),
         GUARANTEES[1]: len(np.unique(items)) != len(items),
         GUARANTEES[2]: len(items) != min(case.k, int(allowed.sum())),
         GUARANTEES[3]: not np.allclose(ranking.scores, scores[items], atol=1e-9),
         GUARANTEES[6]: ranking.proven and not _is_best(case, ranking, scores),
     }
-    return {name for name, is_broken in broken.items() if is_broken}
+    return {name for name, is_violated in checks.items() if is_violated}
 
 
 def _is_best(case: Case, ranking: Ranking, scores: FloatArray) -> bool:
-    """Whether these are the k best; items whose scores differ by rounding alone may stand for each other."""
+    """Whether these are the k best; items whose scores differ only by rounding are interchangeable."""
     best = np.sort(scores[np.isfinite(scores)])[::-1][: case.k]
     return len(ranking.scores) == len(best) and bool(np.allclose(scores[ranking.item_indices], best, atol=1e-9))
 
 
 def brute_scores(case: Case) -> FloatArray:
-    """float64 [U, N], token by token behind a tree of its own, no trie anywhere; minus infinity if not allowed."""
+    """float64 [U, N], computed token by token without a trie; minus infinity if not allowed."""
     paths = [tuple(one.tolist()) for one in case.codes.sequences()]
     scores = np.full(case.allowed.shape, -np.inf)
     expected: dict[tuple[int, ...], FloatArray] = {}

@@ -1,9 +1,9 @@
-"""The worked example of docs/search.md: six titles of the embedded shop, one customer, every pass of the search.
+"""The worked example of docs/search.md: six titles of the embedded shop, one user, every pass of the search.
 
-    python -m eval.speed.example                             # says it
-    python -m eval.speed.example --svg docs/token-tree.svg   # draws it too
+    python -m eval.speed.example                             # print it
+    python -m eval.speed.example --svg docs/token-tree.svg   # draw it too
 
-Letters: T prefixes of the trie, N rows, Q nodes asked about, C children asked for.
+Letters: T prefixes of the trie, N rows.
 """
 
 import argparse
@@ -41,14 +41,14 @@ TITLES = (
     "Set/6 Red Spotty Paper Cups",
     "Set/6 Red Spotty Paper Plates",
 )
-BOUGHT = 2  # the one title of the history; it may not be recommended again
+BOUGHT = 2  # the only title of the history; it is not allowed
 K = WIDTH = 2
 END = "<end>"
 
 
 @dataclass
 class RecordingTree:
-    """Passes everything on to a tree, and keeps what was grown and what was read."""
+    """Delegates to a tree, and records the nodes grown and the log-probabilities read."""
 
     tree: TokenTree
     passes: list[tuple[IntArray, IntArray, IntArray]] = field(default_factory=list)
@@ -76,19 +76,19 @@ class RecordingTree:
 
 @dataclass(frozen=True)
 class Example:
-    """One search, prefix by prefix; `T` are the places in `trie.tokens`.
+    """One search, prefix by prefix; prefix t ends at position t of `trie.tokens`.
 
     Attributes:
         trie: the six titles.
         words: the text of each token [T].
-        prompt: tokens of the prompt.
+        prompt: number of prompt tokens.
         allowed: bool [N], whether a row may be recommended.
-        grown_pass: int64 [T], the pass that grew a prefix, 0 for none.
-        read_pass: int64 [T], the pass after which its log-probability was read, -1 for never.
-        log_probs: float64 [T], that log-probability; NaN where it was not read.
-        order: places in the order in which they were grown.
-        plain: what the beam answers without `exact`.
-        ranking: what it answers with it; the prefixes tell of this search.
+        grown_pass: int64 [T], the pass that grew the prefix; 0 if none did.
+        read_pass: int64 [T], the pass after which its log-probability was read; -1 if it was not.
+        log_probs: float64 [T], that log-probability; NaN if it was not read.
+        order: prefixes in the order in which they were grown.
+        plain: the result of beam search without `exact`.
+        ranking: the result with `exact`; the other attributes describe this search.
     """
 
     trie: TokenTrie
@@ -104,7 +104,7 @@ class Example:
 
     @property
     def path_scores(self) -> FloatArray:
-        """float64 [T], the score of the path up to and with each prefix; NaN where it is not known."""
+        """float64 [T], the score of the path to each prefix, inclusive; NaN if unknown."""
         gains = self.log_probs.copy()
         for place in np.argsort(self.trie.depths, kind="stable"):
             above = self.trie.parents[place]
@@ -112,7 +112,7 @@ class Example:
         return gains
 
     def scored_rows(self, passes: int) -> IntArray:
-        """Rows whose score is known after so many passes."""
+        """Rows whose score is known after a number of passes."""
         read = self.read_pass[self.trie.last_positions]
         return np.flatnonzero((read >= 0) & (read <= passes))
 
@@ -122,16 +122,16 @@ class Example:
         return "".join(self.words[above] for above in self.trie.path_positions(row)[: self.trie.depths[prefix] + 1])
 
     def open_prefixes(self, passes: int) -> IntArray:
-        """Places that were read but not followed after so many passes: what waits, or is left for good."""
-        waits = (
+        """Prefixes that are read but not grown after a number of passes."""
+        is_open = (
             (self.read_pass >= 0) & (self.read_pass <= passes) & ((self.grown_pass == 0) | (self.grown_pass > passes))
         )
-        waits[self.trie.last_positions] = False
-        return np.flatnonzero(waits)
+        is_open[self.trie.last_positions] = False
+        return np.flatnonzero(is_open)
 
 
 def run(catalog: Catalog, backend: Backend, tokenizer: HuggingFaceTokenizer) -> Example:
-    """Search the six titles for somebody who bought one of them."""
+    """Search the six titles for a user who bought one of them."""
     index = CatalogIndex.build(
         Catalog.from_items((item for item in catalog if item.title in TITLES), name="six titles"),
         TitleIdentifiers(),
@@ -154,7 +154,7 @@ def run(catalog: Catalog, backend: Backend, tokenizer: HuggingFaceTokenizer) -> 
 
 
 def _by_prefix(trie: TokenTrie, tree: RecordingTree) -> tuple[IntArray, IntArray, FloatArray, list[int]]:
-    """What a tree kept, told of prefixes: passes that grew them, passes that read them, log-probabilities, order."""
+    """The record of a tree by prefix: passes that grew them, passes that read them, log-probabilities, order."""
     edges = zip(trie.parents.tolist(), trie.tokens.tolist(), strict=True)
     behind = {edge: place for place, edge in enumerate(edges)}
     grown, read = np.zeros(len(trie.tokens), dtype=np.int64), np.full(len(trie.tokens), -1)
@@ -171,7 +171,7 @@ def _by_prefix(trie: TokenTrie, tree: RecordingTree) -> tuple[IntArray, IntArray
 
 
 def describe(example: Example, titles: list[str]) -> Iterator[str]:
-    """The rows of the trie, then every prefix that was read, pass by pass, then the answers."""
+    """Lines of text: the rows of the trie, the prefixes read in each pass, and the results."""
     trie, gains = example.trie, example.path_scores
     starts = trie.last_positions + 1 - trie.tails
     yield "row item shared tails  tokens of its own"
@@ -190,13 +190,16 @@ def describe(example: Example, titles: list[str]) -> Iterator[str]:
     for name, ranking in (("width 2", example.plain), ("width 2, exact", example.ranking)):
         pairs = zip(ranking.item_indices, ranking.scores, strict=True)
         found = ", ".join(f"{titles[item]} {score:.2f}" for item, score in pairs)
-        yield f"{name}: {found}; proven {ranking.proven}, nodes {ranking.generated_tokens}, passes {ranking.forward_passes}"
+        cost = f"nodes {ranking.generated_tokens}, passes {ranking.forward_passes}"
+        yield f"{name}: {found}; proven {ranking.proven}, {cost}"
 
 
 def main() -> None:
-    """Say the example and, where asked, draw it."""
+    """Print the example, and draw it with --svg."""
     parser = argparse.ArgumentParser(prog="python -m eval.speed.example", description=__doc__.splitlines()[0])
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the token tree there, and a PNG beside it")
+    parser.add_argument(
+        "--svg", type=Path, metavar="FILE", help="draw the token tree to this file, and a PNG beside it"
+    )
     options = parser.parse_args()
     import torch
 

@@ -1,8 +1,8 @@
-"""The rows of one GPU: the constraint on it, a growing tree in Transformers, and ranking inside vLLM (G1 to G12).
+"""Benchmarks on one GPU: the constraint, tree search in Transformers, and ranking inside vLLM (G1 to G12).
 
-The rows of vLLM need it, and genrec installed beside it so that vLLM finds the plugin. Weights are random, in the
-shape of a model of 1.7B parameters, and so are prompts: the time of a pass does not depend on them. With `--quick`
-all is small, and runs on whatever there is.
+The vLLM rows need vLLM, with genrec installed in the same environment so that vLLM finds the plugin. Weights (in the
+shape of a model with 1.7B parameters) and prompts are random, because the time of a pass does not depend on them. With
+`--quick` everything is small and also runs without a GPU.
 """
 
 from collections import Counter
@@ -36,8 +36,8 @@ from genrec.settings import LANGUAGE_MODEL
 from genrec.types import IntArray
 from genrec.vllm_plugin import TensorAllowedBatch, TensorTrie
 
-ROWS = 140  # nodes of a step: 2 users and 70 beams, as where the peer was published
-REPLAYS = 200  # of a graph, between two looks at the clock
+ROWS = 140  # nodes of a step: 2 users and 70 beams, as in the peer's publication
+REPLAYS = 200  # replays of a graph per timing
 CONSTRAINT_STEP = Target(33e-6, 10e-6, judged="genrec")
 TREE = Target(95e-3, 42e-3, judged="genrec")
 MANY = {50: Target(3.0, 7.0, at="least"), 128: Target(6.0, 12.0, at="least")}
@@ -49,9 +49,9 @@ Step = Callable[[], tuple[torch.Tensor, ...]]
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What belongs to `python -m eval.speed gpu`."""
+    """The jobs of `python -m eval.speed gpu`."""
     if not torch.cuda.is_available() and not options.quick:
-        raise InputError("torch sees no GPU here; run on a machine that has one, or with --quick to see that it runs")
+        raise InputError("torch finds no GPU; run on a machine with a GPU, or with --quick to test the benchmark")
     return [
         BenchmarkJob("constraint", ("G1",), partial(_constraint, options)),
         BenchmarkJob("Transformers", ("G6",), partial(_tree, options)),
@@ -61,7 +61,7 @@ def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
 
 
 def _constraint(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """G1: the children of 140 nodes with their log-probabilities, on the device from end to end."""
+    """G1: the children of 140 nodes with their log-probabilities, entirely on the device."""
     codes, device = uniform(20_000 if options.quick else 20_000_000, 8, 2048), default_device()
     host = subject.build(codes)
     trie, peer = TensorTrie(host, device), static.build(codes).to(device)
@@ -86,12 +86,14 @@ def _constraint(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
         steps: dict[str, Step] = {"genrec": step, "with 100 items denied": filtered, "peer": other}
         mine, reference = step(), other()
         if int((mine[0] > -torch.inf).sum()) != int((reference[0] > -torch.inf).sum()):
-            raise ValueError(f"two indexes differ behind {ROWS} nodes of depth {depth}")
-        for way, works in _launch_variants(steps):
+            raise ValueError(f"two indexes differ after {ROWS} nodes of depth {depth}")
+        for launch, works in _launch_variants(steps):
             found = interleave(works, rounds=options.rounds, min_seconds=0.0)
             for name in ("genrec", "with 100 items denied"):
-                variant = f"{codes.name} depth {depth}, {way}{'' if name == 'genrec' else ', ' + name}"
-                note = f"{most} places a node, the peer reads {peer.limits[depth]}; no host sync in any of genrec's"
+                variant = f"{codes.name} depth {depth}, {launch}{'' if name == 'genrec' else ', ' + name}"
+                note = (
+                    f"{most} positions per node, the peer reads {peer.limits[depth]}; genrec's steps have no host sync"
+                )
                 times = [_per_unit(found[one], REPLAYS) for one in (name, "peer")]
                 target = Target() if options.quick else CONSTRAINT_STEP
                 yield timed("G1", variant, *times, target=target, peer_name=static.NAME, note=note)
@@ -100,14 +102,14 @@ def _constraint(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
 def _constrained_step(
     trie: TensorTrie, states: torch.Tensor, log_probs: torch.Tensor, max_children: int, **allowed: Any
 ) -> tuple[torch.Tensor, ...]:
-    """A step of genrec's: float32 and int64 [R, M] log-probabilities, tokens, states."""
+    """A constrained step of genrec: float32 and int64 [R, M] log-probabilities, tokens, states."""
     found = trie.children(states, max_children, **allowed)
     gathered = log_probs.gather(1, found.tokens).masked_fill(~found.valid, -torch.inf)
     return gathered, found.tokens, found.states
 
 
 def _walk(trie: TensorTrie, prefixes: IntArray) -> torch.Tensor:
-    """int64 [R], the states behind prefixes [R, D]."""
+    """int64 [R], the states after prefixes [R, D]."""
     states = torch.zeros(len(prefixes), dtype=torch.int64, device=default_device())
     for column in torch.from_numpy(prefixes.T).to(default_device()):
         states = trie.advance(states, column)
@@ -115,7 +117,7 @@ def _walk(trie: TensorTrie, prefixes: IntArray) -> torch.Tensor:
 
 
 def _launch_variants(steps: dict[str, Step]) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
-    """The same steps launched one by one, captured as graphs, and compiled before that."""
+    """The steps launched one by one, captured as graphs, and compiled and captured."""
     if not torch.cuda.is_available():
         yield "on the CPU", {name: partial(_repeat, step) for name, step in steps.items()}
         return
@@ -130,7 +132,7 @@ def _launch_variants(steps: dict[str, Step]) -> Iterator[tuple[str, dict[str, Ca
 
 @contextmanager
 def _no_sync() -> Iterator[None]:
-    """Whatever waits for the GPU is an error."""
+    """Make every synchronisation with the GPU an error."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -139,7 +141,7 @@ def _no_sync() -> Iterator[None]:
 
 
 def _graph(step: Step) -> Callable[[], object]:
-    """Capture a step; what is returned replays it."""
+    """Capture a step as a graph, and return its replay function."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -164,12 +166,12 @@ def _synchronize() -> None:
 
 
 def _per_unit(timing: Timing, count: int) -> Timing:
-    """The time of one of so many."""
+    """The timing of one of `count` units."""
     return replace(timing, seconds=timing.seconds / count, low=timing.low / count, high=timing.high / count)
 
 
 def _tree(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """G6: one request's beams from its prompt to its list, in stock Transformers."""
+    """G6: beam search for one request, including its prompt, in Transformers."""
     from genrec.backends import TransformersBackend
 
     shape, length, width, count = ("tiny", 100, 16, 2000) if options.quick else ("1.7B", 5000, 256, 1_000_000)
@@ -195,7 +197,7 @@ def _tree(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
         found["prompt"],
         target=Target() if options.quick else TREE,
         peer_name="Transformers, the prompt alone",
-        note=f"{len(ranking.item_indices)} items, {ranking.nodes} tokens in {ranking.passes} passes",
+        note=f"{len(ranking.item_indices)} items, {ranking.generated_tokens} tokens in {ranking.forward_passes} passes",
     )
     del backend
     torch.cuda.empty_cache()
@@ -207,7 +209,7 @@ def _read_prompt(backend: Any, prompt: IntArray) -> None:
 
 
 def _engine(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """What one engine of vLLM does, in both ways."""
+    """The rows that share one vLLM engine."""
     from genrec.backends import VllmEngineBackend
 
     quick = options.quick
@@ -251,12 +253,12 @@ def _engine_rows(
 
 
 def _half_gpu_memory() -> dict[str, Any]:
-    """Room beside the engine's pool for what the peer's default takes: logits of every token of a prompt."""
+    """Leave memory for the peer's logits of every prompt token beside the engine's pool."""
     return {"gpu_memory_utilization": 0.5} if torch.cuda.is_available() else {}
 
 
 def word_catalog(tokenizer: HuggingFaceTokenizer, count: int) -> Catalog:
-    """Items of three words, each one token: as long as semantic codes are, and of the model's own vocabulary."""
+    """Items of three words, each one token: as long as semantic ids, but from the model's own vocabulary."""
     random = np.random.default_rng(3)
     texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
     words = sorted({text.strip() for text in texts if text.startswith(" ") and text[1:].isalpha() and text.isascii()})
@@ -267,29 +269,29 @@ def word_catalog(tokenizer: HuggingFaceTokenizer, count: int) -> Catalog:
 
 
 class _ListGenerator:
-    """Greedy lists of an engine under the plugin, behind random prompts."""
+    """Generates greedy lists with the plugin."""
 
     def __init__(self, llm: Any, index: CatalogIndex, tokenizer: HuggingFaceTokenizer) -> None:
-        marks = DelimiterTokens.from_tokenizer(tokenizer)
-        self.llm, self._grammar, self._count = llm, CatalogGrammar(index.trie, marks), len(index.trie)
-        self._parser = ListParser(index, marks)
+        delimiters = DelimiterTokens.from_tokenizer(tokenizer)
+        self.llm, self._grammar, self._count = llm, CatalogGrammar(index.trie, delimiters), len(index.trie)
+        self._parser = ListParser(index, delimiters)
 
     def generate(self, prompts: list[list[int]], k: int) -> list[list[int]]:
-        """The tokens of a list of k for each."""
+        """The tokens of a list of k items for each prompt."""
         return [list(answer.outputs[0].token_ids) for answer in self.outputs(prompts, k)]
 
     def outputs(self, prompts: list[list[int]], k: int) -> list[Any]:
-        """What vLLM gives back for a list of k for each."""
+        """The vLLM outputs of a list of k items for each prompt."""
         from vllm import SamplingParams
 
         room = self._grammar.max_answer_tokens("list", k=k)
-        wish = {"genrec_catalog": "words", "genrec_k": k}
-        params = SamplingParams(temperature=0.0, max_tokens=room, extra_args=wish, detokenize=False)
+        constraints = {"genrec_catalog": "words", "genrec_k": k}
+        params = SamplingParams(temperature=0.0, max_tokens=room, extra_args=constraints, detokenize=False)
         found: list[Any] = self.llm.generate(token_prompts(prompts), params, use_tqdm=False)
         return found
 
     def check(self, token_ids: Sequence[list[int]], k: int) -> str:
-        """What is wrong with lists, in words."""
+        """The faults of lists, as text."""
         faults = Counter(fault for tokens in token_ids for fault in self._parser.faults(tokens, {"genrec_k": k}))
         found = ", ".join(f"{faults[name]} {name}" for name in ("invalid", "repeated", "short"))
         return f"{len(token_ids)} lists of {self._count:,} items: {found}"
@@ -301,7 +303,7 @@ def _prompts(count: int, length: int, seed: int) -> list[list[int]]:
 
 
 def _plugin(options: BenchmarkOptions, generator: _ListGenerator) -> Iterator[BenchmarkRow]:
-    """G3: decode throughput with the plugin over without."""
+    """G3: decode throughput with the plugin over throughput without it."""
     for users in (2,) if options.quick else (1, 64, 256):
         prompts, k = _prompts(users, 100 if options.quick else 512, seed=users), 10
         last: dict[str, Any] = {}
@@ -317,7 +319,7 @@ def _plugin(options: BenchmarkOptions, generator: _ListGenerator) -> Iterator[Be
 def _concurrent_users(
     options: BenchmarkOptions, backend: Any, generator: _ListGenerator, width: int, users: int
 ) -> Iterator[BenchmarkRow]:
-    """G4: requests a second of beams and of lists over vLLM's beams of the same width; prompts are computed anew."""
+    """G4: requests per second of beams and lists over vLLM's beams of the same width, without prefix cache hits."""
     from vllm.sampling_params import BeamSearchParams
 
     prompts = _prompts(users, 100 if options.quick else 2500, seed=width)
@@ -369,7 +371,7 @@ def _wide_beams(options: BenchmarkOptions, backend: Any) -> BenchmarkRow:
 
 
 def _suffixes(options: BenchmarkOptions, backend: Any) -> BenchmarkRow:
-    """G8: 500 candidates of 4 tokens behind one prompt, which is computed once, over vLLM's own way."""
+    """G8: 500 candidates of 4 tokens after one prompt, which is computed once, over vLLM's `prompt_logprobs`."""
     from vllm import SamplingParams
 
     length, count = (100, 20) if options.quick else (2048, 500)
@@ -398,31 +400,31 @@ def _suffixes(options: BenchmarkOptions, backend: Any) -> BenchmarkRow:
     apart = max(abs(theirs[int(n)] - s) for n, s in zip(ranking.item_indices, ranking.scores, strict=True))
     return timed(
         "G8",
-        f"{count} candidates of 4 tokens behind {length}",
+        f"{count} candidates of 4 tokens after {length}",
         found["genrec"],
         found["peer"],
         target=Target() if options.quick else SUFFIX,
         peer_name="vLLM, prompt_logprobs",
         ratio_of="peer/genrec",
-        note=f"scores at most {apart:.2g} nats apart",
+        note=f"scores differ by at most {apart:.2g} nats",
     )
 
 
 def _second_turn(options: BenchmarkOptions, generator: _ListGenerator) -> BenchmarkRow:
-    """G12: what share of a chat's second prompt had been computed in its first turn."""
+    """G12: the share of a chat's second prompt that comes from the prefix cache."""
     first = _prompts(8, 100 if options.quick else 512, seed=12)
     said = [[*prompt, *answer] for prompt, answer in zip(first, generator.generate(first, 10), strict=True)]
     second = [[*own, *more] for own, more in zip(said, _prompts(8, 20, seed=13), strict=True)]
     shares = [one.num_cached_tokens / len(own) for one, own in zip(generator.outputs(second, 10), said, strict=True)]
     target = Target() if options.quick else SECOND_TURN
-    note = f"of the {len(said[0])} tokens before what was said last"
+    note = f"of the {len(said[0])} tokens before the last message"
     return BenchmarkRow(
         "G12", "second turn of a chat, with lists", float(np.mean(shares)), "of tokens", target, note=note
     )
 
 
 def _adapter(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """G10: beams under a LoRA adapter over those of the bare model, as fast as a merged one."""
+    """G10: beam search with a LoRA adapter over beam search with the base model."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -438,7 +440,7 @@ def _adapter(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
         trie = subject.build(uniform(2000 if options.quick else 1_000_000, 4, 256))
         prompts = [np.array(prompt) for prompt in _prompts(users, length, seed=10)]
         found: dict[str, Timing] = {}
-        for name, adapters in (("bare", 0), ("adapter", 1)):
+        for name, adapters in (("base", 0), ("adapter", 1)):
             plain = VllmEngineBackend(model, context_length=4096, max_adapters=adapters, llm_kwargs=_half_gpu_memory())
             try:
                 backend: Backend = plain.with_adapter(Path(place) / "adapter") if adapters else plain
@@ -449,5 +451,5 @@ def _adapter(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
                 plain.close()
     target = Target() if options.quick else ADAPTER
     row = BenchmarkRow("G10", f"{shape}, width {width}, {users} users, rank 16", None, "requests/s", target)
-    # Merged weights have the shapes, and so the speed, of the bare model's.
-    yield throughput_row(replace(row, peer_name="genrec, no adapter"), found["adapter"], users, found["bare"], users)
+    # Merged weights have the same shapes, and so the same speed, as the base model.
+    yield throughput_row(replace(row, peer_name="genrec, no adapter"), found["adapter"], users, found["base"], users)

@@ -1,4 +1,4 @@
-"""Stock Transformers, called as a user would: constrained beams, scores of candidates, and prompts alone.
+"""Peers in Transformers: constrained beam search, scoring of candidates, and prompts alone.
 
 Letters: P tokens in a prompt, C candidates of L tokens each.
 """
@@ -21,15 +21,15 @@ PROMPTS = "Transformers, the prompts alone"
 def generate(
     model: Any, prompt: IntArray, root: Node, *, width: int, steps: int, end: int | None = None
 ) -> list[tuple[int, ...]]:
-    """The `width` likeliest paths of a dictionary behind one prompt, best first, by beams of that width.
+    """The `width` most likely paths of a trie after one prompt, best first, by beam search of that width.
 
     Args:
         model: a causal language model of Transformers.
         prompt: int64 [P].
         root: see `eval.speed.dictionary`.
-        width: beams, and paths returned; with fewer paths there is junk among them, which is left out.
-        steps: tokens of the longest path.
-        end: closes every path; None where all have `steps` tokens.
+        width: number of beams and of returned paths; invalid paths, which fill missing beams, are dropped.
+        steps: length of the longest path.
+        end: end token of every path; None if all have `steps` tokens.
     """
     token_ids = torch.from_numpy(prompt)[None]
     with torch.inference_mode():
@@ -52,7 +52,7 @@ def generate(
 
 
 def item_of(root: Node, path: Sequence[int]) -> int | None:
-    """The item at a path's end."""
+    """The item of a path; None if the path is invalid."""
     node: Any = root
     for token in path:
         node = node.get(token) if isinstance(node, dict) else None
@@ -61,7 +61,7 @@ def item_of(root: Node, path: Sequence[int]) -> int | None:
 
 @torch.inference_mode()
 def score_alone(model: Any, prompt: IntArray, candidates: IntArray, *, batch: int = 8) -> FloatArray:
-    """float64 [C], log-probabilities of candidates [C, L]: the prompt is computed again for each, in batches."""
+    """float64 [C], log-probabilities of candidates [C, L]; the prompt is recomputed for each, in batches."""
     length = candidates.shape[1]
     scores = np.empty(len(candidates))
     for start in range(0, len(candidates), batch):
@@ -74,7 +74,7 @@ def score_alone(model: Any, prompt: IntArray, candidates: IntArray, *, batch: in
 
 @torch.inference_mode()
 def score_repeated(model: Any, prompt: IntArray, candidates: IntArray) -> FloatArray:
-    """The same with the prompt computed once, and its cache repeated for every candidate."""
+    """Like `score_alone`, with the prompt computed once and its cache repeated for every candidate."""
     first = model(torch.from_numpy(prompt)[None], use_cache=True, logits_to_keep=1)
     own = torch.from_numpy(candidates)
     cache = first.past_key_values
@@ -87,7 +87,7 @@ def score_repeated(model: Any, prompt: IntArray, candidates: IntArray) -> FloatA
 
 @torch.inference_mode()
 def read_prompts(model: Any, prompts: Sequence[IntArray], batch: int) -> None:
-    """Compute prompts in batches, with the logits behind each and a cache, as every search has to."""
+    """Compute prompts in batches, with final logits and a cache, as every search must."""
     for start in range(0, len(prompts), batch):
         own = prompts[start : start + batch]
         width = max(map(len, own))

@@ -1,4 +1,4 @@
-"""The rows of the index: build, size, memory, load, filters and change here, lookups in `lookup` (C1 to C9, C15)."""
+"""Benchmarks of the index: build, size, memory, load, filters, updates; lookups in `lookup` (C1 to C9, C15)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from genrec.types import IntArray
 
 BUILD = {1_000_000: Target(0.5, 0.15, judged="genrec"), 10_000_000: Target(5, 2, judged="genrec")}
 BYTES = {8: Target(25, 20, judged="genrec"), 4: Target(20, 14, judged="genrec")}
-# These hold at 10M items only; a smaller catalog gets none.
+# These targets apply only at 10M items.
 PEAK = {10_000_000: Target(2, 1, judged="genrec")}
 LOAD = {10_000_000: Target(0.5, 0.05, judged="genrec")}
 UPDATE = {10_000_000: Target(1, 0.2, judged="genrec")}
@@ -32,7 +32,7 @@ INFORMS = Target()
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What `python -m eval.speed index` measures: 1M and 10M items, or 100k and 1M where it has to be quick."""
+    """The jobs of `python -m eval.speed index`: 1M and 10M items, or 100k and 1M with `quick`."""
     small, large = (100_000, 1_000_000) if options.quick else (1_000_000, 10_000_000)
     listed: list[BenchmarkJob] = []
     for count in (small, large):
@@ -40,9 +40,9 @@ def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
             law = draw.__name__
             if options.quick and (count, law, length) not in ((small, "uniform", 8), (large, "zipf", 4)):
                 continue
-            given = {"C5", "C6", "C1" if length == 8 else "C4"} - ({"C4"} if law == "uniform" else set())
+            row_ids = {"C5", "C6", "C1" if length == 8 else "C4"} - ({"C4"} if law == "uniform" else set())
             run = partial(_codes, options, partial(draw, count, length, vocab_size))
-            listed.append(BenchmarkJob(f"{count} {law} L{length}", tuple(given), run))
+            listed.append(BenchmarkJob(f"{count} {law} L{length}", tuple(row_ids), run))
     for draw in (uniform,) if options.quick else (uniform, zipf):
         listed.append(BenchmarkJob(f"scale {draw.__name__}", ("C2",), partial(_scale, options, draw, small, large)))
     listed.append(BenchmarkJob("selection", ("C3",), partial(selection.rows, options, small)))
@@ -83,7 +83,7 @@ def _build(options: BenchmarkOptions, codes: Identifiers) -> Iterator[BenchmarkR
     }
     if len(codes) <= (100_000 if options.quick else 1_000_000):
         works[dictionary.NAME] = partial(dictionary.build, codes)
-    subject.build(uniform(1000, 4, 64))  # functions that are compiled at their first call
+    subject.build(uniform(1000, 4, 64))  # compiles the kernels
     found = interleave(works, rounds=options.rounds, warm_up=False)
     for name in list(works)[1:]:
         target = BUILD.get(len(codes), INFORMS)
@@ -97,7 +97,7 @@ def _scale(
 
 
 def _peak(count: int, length: int, vocab_size: int) -> Iterator[BenchmarkRow]:
-    """C7: the most that a process holds while it builds, the rows themselves included."""
+    """C7: the peak memory of a process that builds an index, including its input."""
     codes = uniform(count, length, vocab_size)
     mine, peer = _peak_of("genrec", codes), _peak_of("STATIC", codes)
     yield BenchmarkRow(
@@ -122,7 +122,7 @@ def _peak_of(builder: str, codes: Identifiers) -> Peak:
 
 
 def _living(options: BenchmarkOptions, count: int) -> Iterator[BenchmarkRow]:
-    """What happens to a catalog that is in use."""
+    """Loading, filters and updates of an index."""
     codes = uniform(count, 8, 2048)
     trie = subject.build(codes)
     if options.wants("C8"):
@@ -133,24 +133,24 @@ def _living(options: BenchmarkOptions, count: int) -> Iterator[BenchmarkRow]:
 
 
 def _load(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> BenchmarkRow:
-    """C8: from a folder to the first lookup."""
+    """C8: from a directory to the first lookup."""
     target = LOAD.get(len(codes), INFORMS)
     with TemporaryDirectory() as folder:
         subject.save(trie, Path(folder) / "index")
         found = interleave({"genrec": partial(subject.load, Path(folder) / "index")}, rounds=options.rounds)
-    note = "peers build anew; the files lie in the page cache"
+    note = "peers rebuild; the files are in the page cache"
     return timed("C8", codes.name, found["genrec"], target=target, note=note)
 
 
 def _filters(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> Iterator[BenchmarkRow]:
-    """C9: a step under what one request allows, over the step without: from logits to the next beams of each user."""
+    """C9: a search step with a filter over the same step without it: from logits to the next beams of each user."""
     random = np.random.default_rng(2)
     half = random.random(len(codes)) < 0.5
     denied = random.choice(len(codes), 1000, replace=False)
     few = random.choice(len(codes), len(codes) // 100, replace=False)
     filters: dict[str, tuple[Callable[[], Any], IntArray]] = {
         "1,000 denied": (lambda: subject.deny(trie, denied), np.setdiff1d(np.arange(len(codes)), denied)),
-        "a predicate that half fulfil": (lambda: subject.allow_mask(trie, half), np.flatnonzero(half)),
+        "a predicate that half of the items satisfy": (lambda: subject.allow_mask(trie, half), np.flatnonzero(half)),
         "1 % allowed": (lambda: subject.allow(trie, few), few),
     }
     logits = lookup.some_log_probs(codes)
@@ -160,7 +160,7 @@ def _filters(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> Iterat
         allowed = make()
         once = time.perf_counter() - begin
         for depth in (1, 2):
-            # Beams stand only where something is allowed.
+            # Beams exist only at nodes with allowed items.
             prefixes = lookup.some_prefixes(codes, depth, among)
             places = [(subject.locate(trie, own),) for own in prefixes]
             works: dict[str, Callable[[], object]] = {}
@@ -176,7 +176,7 @@ def _filters(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> Iterat
                 found["plain"],
                 target=FILTER,
                 peer_name=f"{subject.NAME} without",
-                note=f"and {once * 1e3:.3g} ms once a request; the lookup alone takes {alone:.2f} of that without",
+                note=f"and {once * 1e3:.3g} ms once per request; the lookup alone takes {alone:.2f} of the plain one",
             )
 
 
@@ -189,10 +189,10 @@ def _look_up(trie: Any, logits: Any, allowed: Any, places: Any) -> object:
 
 
 def _update(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> BenchmarkRow:
-    """C9: one item in a hundred added and as many withdrawn, in one call."""
+    """C9: add 1 % of the items and withdraw as many, in one call."""
     target, change = UPDATE.get(len(codes), INFORMS), len(codes) // 100
     variant = f"{codes.name}, {change} added, {change} withdrawn"
-    longer = uniform(len(codes) + change, 8, 2048)  # the same draw, gone on with
+    longer = uniform(len(codes) + change, 8, 2048)  # extends the same draw
     added = Identifiers.from_rows("added", longer.rows[-change:], codes.vocab_size)
     withdrawn = np.random.default_rng(3).choice(len(codes), change, replace=False)
     numbers = np.arange(len(codes), len(codes) + change)
@@ -202,7 +202,7 @@ def _update(options: BenchmarkOptions, codes: Identifiers, trie: Any) -> Benchma
 
 
 def _titles(options: BenchmarkOptions, count: int) -> Iterator[BenchmarkRow]:
-    """C15: the shop's titles, and as many as there are codes, made of their words."""
+    """C15: the shop's titles, and as many synthetic titles as codes."""
     cache = default_cache()
     tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(LANGUAGE_MODEL, cache))
     catalog, _ = open_dataset("online-retail", cache)

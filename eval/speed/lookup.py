@@ -1,4 +1,4 @@
-"""One lookup of the constraint: from nodes and log-probabilities to all children, beside STATIC and a dictionary.
+"""Benchmarks of one constraint lookup, from nodes and log-probabilities to all children, against other tries.
 
 Letters: R nodes looked up at once, V vocabulary.
 """
@@ -17,7 +17,7 @@ from genrec.types import FloatArray, IntArray
 
 USERS, WIDTH = 2, 70
 ROWS = USERS * WIDTH
-BATCHES = 16  # sets of nodes that are looked up in turn, so that the index is read and not what the last call left
+BATCHES = 16  # sets of nodes that are looked up in turn, so that caches do not serve repeated nodes
 
 STATIC = Target(1.0, 0.5)
 DICTIONARY = Target(25, 60, at="least")
@@ -43,7 +43,7 @@ def deep_rows(
         rounds=2 * options.rounds + 1,
     )
     variant = f"{codes.name} depth {depth}"
-    note = f"{children:.2f} children a node, the same from all; STATIC reads {peer.limits[depth]} a node"
+    note = f"{children:.2f} children per node, the same from all; STATIC reads {peer.limits[depth]} per node"
     yield timed("C1", variant, found["genrec"], found["static"], target=STATIC, peer_name=static.NAME, note=note)
     yield _beside_dictionary("C1", variant, found)
 
@@ -51,7 +51,7 @@ def deep_rows(
 def wide_rows(
     options: BenchmarkOptions, codes: Identifiers, trie: Any, peer: static.StaticIndex
 ) -> Iterator[BenchmarkRow]:
-    """C4: the root, and the first tokens with most items behind them."""
+    """C4: the root, and the first tokens that most items share."""
     log_probs, hot = some_log_probs(codes), codes.most_frequent_first_tokens(ROWS)
     root, places, states = subject.root(trie, ROWS), subject.locate(trie, hot), peer.locate(hot)
     _compare(trie, hot[:, :0], log_probs, static.flat(peer.first(log_probs)))
@@ -69,9 +69,9 @@ def wide_rows(
     counts = [np.diff(subject.children(trie, own, log_probs).offsets) for own in (root, places)]
     for name in [name for name in found if name.startswith("static")]:
         depth = int(name.split()[1].strip(","))
-        note = f"{counts[depth].mean():.0f} children a node, {counts[depth].max()} at most, the same from both"
+        note = f"{counts[depth].mean():.0f} children per node, {counts[depth].max()} at most, the same from both"
         if "too" not in name:
-            note += "; the peer gives masked log-probabilities over the vocabulary, and no next states"
+            note += "; the peer returns masked log-probabilities over the vocabulary, and no next states"
         yield timed(
             "C4",
             f"{codes.name} depth {name.removeprefix('static ')}",
@@ -97,7 +97,7 @@ def scale_rows(options: BenchmarkOptions, small: Identifiers, large: Identifiers
     for depth in (2, 4):
         names = [f"{codes.name} {depth}" for codes in (large, small)]
         peer_name = f"{subject.NAME} on {small.name}"
-        note = "{:.2f} children a node, in the smaller catalog {:.2f}".format(*(widths[name] for name in names))
+        note = "{:.2f} children per node, in the smaller catalog {:.2f}".format(*(widths[name] for name in names))
         times = [found[name] for name in names]
         yield timed("C2", f"{large.name} depth {depth}", *times, target=SCALE, peer_name=peer_name, note=note)
 
@@ -107,13 +107,13 @@ def title_rows(options: BenchmarkOptions, titled: Identifiers, codes: Identifier
     trie, base = subject.build(titled), subject.build(codes)
     peer_name = f"{subject.NAME} on {codes.name}"
     sizes = [subject.nbytes(built) / count for built, count in ((trie, len(titled)), (base, len(codes)))]
-    note = f"{titled.lengths.mean():.1f} tokens an item"
+    note = f"{titled.lengths.mean():.1f} tokens per item"
     yield BenchmarkRow("C15", f"{titled.name}, bytes an item", sizes[0], "B", TITLES, sizes[1], peer_name, note=note)
     widths = {depth: _width(base, some_prefixes(codes, depth), codes) for depth in (1, 2)}
     for depth in (2, 4):
         log_probs, prefixes = some_log_probs(titled), some_prefixes(titled, depth)
         masked, children = _masked(titled, trie, prefixes, log_probs)
-        # A node of many children takes longer whatever is written in it: codes are read where theirs are as many.
+        # A lookup takes longer the more children a node has, so codes are compared at a depth with as many children.
         alike = min(widths, key=lambda own: abs(np.log(widths[own] / children)))
         found = interleave(
             {
@@ -124,36 +124,36 @@ def title_rows(options: BenchmarkOptions, titled: Identifiers, codes: Identifier
             rounds=2 * options.rounds + 1,
         )
         variant = f"{titled.name} depth {depth}"
-        note = f"{children:.2f} children a node, in the codes at depth {alike} {widths[alike]:.2f}"
+        note = f"{children:.2f} children per node, in the codes at depth {alike} {widths[alike]:.2f}"
         yield timed("C15", variant, found["genrec"], found["codes"], target=TITLES, peer_name=peer_name, note=note)
         yield _beside_dictionary("C15", variant, found)
 
 
 def _width(trie: Any, prefixes: list[IntArray], codes: Identifiers) -> float:
-    """The children a node has behind some prefixes."""
+    """The mean number of children after prefixes."""
     found = subject.children(trie, subject.locate(trie, prefixes[0]), some_log_probs(codes))
     return len(found.tokens) / ROWS
 
 
 def look_up_prefixes(trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor) -> Callable[[], object]:
-    """genrec's lookup behind each of the prefixes in turn."""
+    """genrec's lookup after each set of prefixes in turn."""
     places = [(subject.locate(trie, own),) for own in prefixes]
     return cycling(lambda own: subject.children(trie, own, log_probs), places)
 
 
 def some_prefixes(codes: Identifiers, depth: int, among: IntArray | None = None) -> list[IntArray]:
-    """Sets of R prefixes."""
+    """Random sets of R prefixes."""
     return [codes.prefixes(depth, ROWS, seed=seed, items=among) for seed in range(BATCHES)]
 
 
 def some_log_probs(codes: Identifiers) -> torch.Tensor:
-    """float32 [R, V], as a model's would be."""
+    """float32 [R, V], like those of a model."""
     logits = torch.randn((ROWS, codes.vocab_size), generator=torch.Generator().manual_seed(1))
     return logits.log_softmax(dim=1)
 
 
 def same_children(mine: tuple[IntArray, IntArray, FloatArray], other: tuple[IntArray, IntArray, FloatArray]) -> bool:
-    """Whether two lookups gave the same children of the same nodes with the same log-probabilities, in any order."""
+    """Whether two lookups returned the same children with the same log-probabilities, in any order."""
     orders = [np.lexsort((token, row)) for row, token, _ in (mine, other)]
     return all(np.array_equal(a[orders[0]], b[orders[1]]) for a, b in zip(mine, other, strict=True))
 
@@ -161,7 +161,7 @@ def same_children(mine: tuple[IntArray, IntArray, FloatArray], other: tuple[IntA
 def _masked(
     codes: Identifiers, trie: Any, prefixes: list[IntArray], log_probs: torch.Tensor
 ) -> tuple[Callable[[], object], float]:
-    """The dictionary's lookup, and the children a node has."""
+    """The dictionary's lookup, and the mean number of children per node."""
     mask = dictionary.mask(dictionary.below(codes, np.concatenate(prefixes)), WIDTH)
     sent = [torch.from_numpy(own) for own in prefixes]
     found = static.flat(mask(sent[0], log_probs))
@@ -174,9 +174,7 @@ def _compare(
 ) -> None:
     mine = subject.flat(subject.children(trie, subject.locate(trie, prefixes), log_probs))
     if not same_children(mine, other):
-        raise ValueError(
-            f"two indexes differ: {len(mine[0])} and {len(other[0])} children behind {len(prefixes)} nodes"
-        )
+        raise ValueError(f"two indexes differ: {len(mine[0])} and {len(other[0])} children after {len(prefixes)} nodes")
 
 
 def _beside_dictionary(identifier: str, variant: str, found: Any) -> BenchmarkRow:
@@ -188,5 +186,5 @@ def _beside_dictionary(identifier: str, variant: str, found: Any) -> BenchmarkRo
         target=DICTIONARY,
         peer_name=dictionary.NAME,
         ratio_of="peer/genrec",
-        note="the peer holds only what lies below the nodes asked for, which favours it",
+        note="the peer contains only the subtrees of the requested nodes, which favours it",
     )

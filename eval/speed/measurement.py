@@ -1,4 +1,4 @@
-"""Time what is compared in turns, and find the memory that a build needs at its highest."""
+"""Interleaved timings, and the peak memory of an index build."""
 
 import gc
 import itertools
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the median over the rounds, the least and the most."""
+    """Seconds of one call: median, minimum and maximum over the rounds."""
 
     seconds: float
     low: float
@@ -28,12 +28,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of a process of its own that built an index.
+    """Memory in bytes of a separate process that built an index.
 
     Attributes:
-        highest: the most it ever held.
-        imported: the most it had held before it read the rows: interpreter, libraries, compiled functions.
-        kept: what it held at the end more than before, the rows not counted.
+        highest: the peak.
+        imported: the peak before it read the rows: interpreter, libraries, compiled functions.
+        kept: the increase from before to after the build, without the rows.
     """
 
     highest: int
@@ -44,14 +44,13 @@ class Peak:
 def interleave(
     workloads: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.02, warm_up: bool = True
 ) -> dict[str, Timing]:
-    """Time A B A B ..., so that a machine that slows down slows all of them.
+    """Time workloads in turns (A B A B ...), so that a slow phase of the machine affects all of them.
 
     Args:
-        workloads: what is compared, by name.
-        rounds: samples of each.
-        min_seconds: a sample repeats calls until about so many seconds have passed; only after a warm-up is it known how
-            many that takes.
-        warm_up: call each before it is timed; without, a sample is one call.
+        workloads: workloads by name.
+        rounds: number of samples of each.
+        min_seconds: approximate duration of a sample, which repeats the call; requires `warm_up`.
+        warm_up: call each workload before it is timed; otherwise a sample is one call.
     """
     repeats = {name: _repeats(work, min_seconds) if warm_up else 1 for name, work in workloads.items()}
     samples: dict[str, list[float]] = {name: [] for name in workloads}
@@ -62,13 +61,13 @@ def interleave(
 
 
 def cycling(work: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> Callable[[], object]:
-    """The work on the next of its inputs at each call: what one call leaves in the caches does not serve the next."""
+    """A function that runs the work on the next input at each call, so that caches do not serve repeated inputs."""
     source = itertools.cycle(inputs)
     return lambda: work(*next(source))
 
 
 def call_and_store(last: dict[str, Any], name: str, work: Callable[[], Any]) -> Any:
-    """Do the work and leave its result in `last`, so that what was timed can be compared."""
+    """Run the work and store its result in `last`, so that timed results can be compared."""
     last[name] = work()
     return last[name]
 
@@ -81,7 +80,7 @@ def peak_memory(builder: str, rows: Path, vocab_size: int) -> Peak:
         command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
     )
     if done.returncode:
-        raise RuntimeError(f"{builder} could not be built in a process of its own: {done.stderr.strip()[-2000:]}")
+        raise RuntimeError(f"{builder} could not be built in a separate process: {done.stderr.strip()[-2000:]}")
     return Peak(**json.loads(done.stdout))
 
 
@@ -89,7 +88,7 @@ def _sample(work: Callable[[], object], repeats: int) -> float:
     kept = None
     begin = time.perf_counter()
     for _ in range(repeats):
-        kept = work()  # held, so that a single call is not charged for taking its result apart
+        kept = work()  # kept, so that deallocation of the result is not timed
     seconds = time.perf_counter() - begin
     del kept
     return seconds / repeats

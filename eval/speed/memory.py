@@ -1,4 +1,4 @@
-"""Build one index and say what it took: python -m eval.speed.memory BUILDER ROWS.npy VOCABULARY (see `peak_memory`)."""
+"""Measure the memory of one build: python -m eval.speed.memory BUILDER ROWS.npy VOCABULARY (see `peak_memory`)."""
 
 import gc
 import importlib
@@ -19,7 +19,7 @@ def main() -> None:
     name, path, vocab_size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     build = importlib.import_module(BUILDERS[name]).build
     few = np.arange(64 * 4, dtype=np.uint16).reshape(64, 4)
-    build(Identifiers.from_rows("few", few, 256))  # what is compiled or loaded late is not the build's
+    build(Identifiers.from_rows("few", few, 256))  # compile and load everything before the measurement
     gc.collect()
     imported, before = _peak_bytes(), _resident_bytes()
     codes = Identifiers.from_rows(path.stem, np.load(path, allow_pickle=False), vocab_size)
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _peak_bytes() -> int:
-    """The most this program held. Linux' ru_maxrss would also count what the parent held when it started us."""
+    """Peak memory of this process. On Linux, ru_maxrss would include the memory of the parent at the start."""
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

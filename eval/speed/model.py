@@ -1,4 +1,4 @@
-"""Models to measure with: random weights of a known shape, and one that costs nothing."""
+"""Models for benchmarks: random weights of a known shape, and a table lookup without cost."""
 
 import shutil
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from genrec.prompting import HuggingFaceTokenizer
 from genrec.types import FloatArray, IntArray
 
 SHAPES: dict[str, dict[str, Any]] = {
-    # That of Qwen3-0.6B.
+    # The shape of Qwen3-0.6B.
     "0.6B": {
         "vocab_size": 151_936,
         "hidden_size": 1024,
@@ -34,7 +34,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
         "head_dim": 128,
     },
-    # That of Qwen3-1.7B.
+    # The shape of Qwen3-1.7B.
     "1.7B": {
         "vocab_size": 151_936,
         "hidden_size": 2048,
@@ -44,7 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
         "head_dim": 128,
     },
-    # Where it has to be quick.
+    # For quick runs.
     "12M": {
         "vocab_size": 32_000,
         "hidden_size": 256,
@@ -69,14 +69,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 def write_model(
     shape: str, folder: Path, *, seed: int = 1, device: torch.device | str = "cpu", tokenizer: Path | None = None
 ) -> Path:
-    """Write a model of one of `SHAPES` with random weights, in the dtype that its device computes in; gives `folder`.
+    """Write a model of one of `SHAPES` with random weights, in the native dtype of its device; returns `folder`.
 
     Args:
         shape: one of `SHAPES`.
-        folder: where to.
-        seed: of the weights.
-        device: where they are drawn.
-        tokenizer: a folder whose tokenizer goes with it; the vocabulary is widened to hold it.
+        folder: the directory to write to.
+        seed: seed of the weights.
+        device: device on which the weights are drawn.
+        tokenizer: a directory whose tokenizer is copied; the vocabulary is enlarged to fit it.
     """
     torch.manual_seed(seed)
     settings = dict(SHAPES[shape])
@@ -95,22 +95,22 @@ def write_model(
 
 
 def random_backend(shape: str, *, seed: int = 1) -> TransformersBackend:
-    """A model of one of `SHAPES` in float32; its `model` is what stock Transformers is measured on."""
+    """A model of one of `SHAPES` in float32; peers in Transformers use its `model`."""
     with TemporaryDirectory() as folder:
         write_model(shape, Path(folder), seed=seed)
         backend = TransformersBackend(folder, device="cpu", dtype=torch.float32, name=f"random {shape}")
     settings = backend.model.generation_config
     if settings is not None:
-        settings.eos_token_id = settings.bos_token_id = None  # items end by their length
+        settings.eos_token_id = settings.bos_token_id = None  # items have a fixed length
         settings.pad_token_id = 0
     return backend
 
 
 class TableLookupBackend:
-    """The same log-probabilities behind every node, from a table: what is timed with it is the search alone.
+    """Returns the same log-probabilities at every node from a table, so that only the search is timed.
 
     Attributes:
-        steps: passes that were asked for since the last `open`.
+        steps: number of passes since the last `open`.
     """
 
     def __init__(self, vocab_size: int) -> None:
@@ -121,7 +121,7 @@ class TableLookupBackend:
         self.steps = 0
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "CountingTree":
-        """A tree behind U prompts; what takes no time keeps every deadline."""
+        """A tree for U prompts; the deadline is ignored because nothing takes time."""
         self.steps = 0
         return CountingTree(self, len(prompts))
 
@@ -132,29 +132,29 @@ class TableLookupBackend:
         deadline: Deadline | None = None,
         on_tokens: OnTokens | None = None,
     ) -> list[Completion]:
-        """It has nothing to say."""
+        """Return an empty completion for each request."""
         return [Completion(np.empty(0, dtype=np.int64), stopped=True) for _ in requests]
 
 
 class CountingTree:
-    """Nodes that are only counted."""
+    """A token tree that only counts its nodes."""
 
     def __init__(self, backend: TableLookupBackend, prompts: int) -> None:
         self._backend = backend
         self.size = prompts
 
     def grow(self, parents: IntArray, tokens: IntArray) -> IntArray:
-        """Count M nodes, and a step."""
+        """Count M nodes and one step."""
         begin = self.size
         self.size += len(parents)
         self._backend.steps += 1
         return np.arange(begin, self.size)
 
     def log_probs(self, nodes: IntArray, tokens: IntArray, offsets: IntArray) -> FloatArray:
-        """Look them up."""
+        """Look up the log-probabilities of tokens."""
         found: FloatArray = self._backend.table[tokens]
         return found
 
     def rewind(self, size: int) -> None:
-        """Forget nodes."""
+        """Drop the nodes after the first `size`."""
         self.size = size

@@ -1,4 +1,4 @@
-"""The picture of docs/search.md: a token tree as a search leaves it, its mask, and what proves the answer.
+"""The figure of docs/search.md: a token tree after a search, its attention mask, and the proof of the result.
 
 Units are inches. Letters: T prefixes of the trie, N rows, M nodes grown.
 """
@@ -37,12 +37,12 @@ FONT = 9.0
 
 
 def draw_tree(example: "Example", titles: list[str], path: Path) -> None:
-    """Write an SVG, and a PNG beside it.
+    """Write the figure as SVG, and as PNG beside it.
 
     Args:
         example: the search.
-        titles: of the items, by number.
-        path: of the SVG.
+        titles: titles by item index.
+        path: path of the SVG.
     """
     figure = Figure(figsize=(12.4, 7.6), facecolor="white")
     FigureCanvasAgg(figure)
@@ -63,7 +63,7 @@ def draw_tree(example: "Example", titles: list[str], path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """The same bytes for the same figure: SVG with text as outlines, and PNG."""
+    """Write a figure as SVG (text as outlines) and PNG; the same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "path"}):
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
@@ -71,7 +71,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 class _TreeDrawing:
-    """Chips in a row for tokens that must follow each other, curves where they part."""
+    """Draws the tree: tokens without alternatives in a row, curves at branches."""
 
     def __init__(self, example: "Example", titles: list[str], axes: Axes, top: float) -> None:
         self.example, self.titles, self.axes, self.top = example, titles, axes, top
@@ -138,8 +138,8 @@ class _TreeDrawing:
             fill, edge, style, ink = PASSES[grown - 1], PASSES[grown - 1], "-", INK
         x, y = self.starts[prefix], self.height(self.rows[prefix])
         self.axes.add_patch(FancyBboxPatch(
-            (x, y - NODE_HEIGHT / 2), self.widths[prefix], NODE_HEIGHT, boxstyle="round,pad=0,rounding_size=0.05", fc=fill, ec=edge,
-            lw=1.1, ls=style, zorder=2,
+            (x, y - NODE_HEIGHT / 2), self.widths[prefix], NODE_HEIGHT, boxstyle="round,pad=0,rounding_size=0.05",
+            fc=fill, ec=edge, lw=1.1, ls=style, zorder=2,
         ))  # fmt: skip
         word = example.words[prefix].strip()
         self.axes.text(
@@ -149,8 +149,8 @@ class _TreeDrawing:
         above = int(example.trie.parents[prefix])
         if self.branches[above + 1] and self.allowed[prefix]:
             self.axes.text(
-                x + self.widths[prefix] / 2, y - NODE_HEIGHT / 2 - 0.04, _number(example.path_scores[prefix]), fontsize=7.5,
-                color=OPEN if read and not grown else QUIET, ha="center", va="top",
+                x + self.widths[prefix] / 2, y - NODE_HEIGHT / 2 - 0.04, _number(example.path_scores[prefix]),
+                fontsize=7.5, color=OPEN if read and not grown else QUIET, ha="center", va="top",
             )  # fmt: skip
 
     def _labels(self) -> None:
@@ -194,7 +194,7 @@ def _legend(axes: Axes, y: float) -> None:
 
 
 class _ProofDrawing:
-    """Two lines of scores: one pass before the end, and at the end."""
+    """Draws two score axes: one pass before the end, and at the end."""
 
     def __init__(self, example: "Example", axes: Axes, *, left: float, bottom: float, width: float) -> None:
         self.example, self.axes, self.left, self.bottom = example, axes, left, bottom
@@ -209,8 +209,8 @@ class _ProofDrawing:
         self._text(left, bottom + 2.42, "When is it proven?", 11, INK, weight="bold")
         words = "Scores only fall along a path: what is open ends where it stands, or to the left of it."
         self._text(left, bottom + 2.18, words, 8.5, QUIET)
-        for lane, after in enumerate(self._passes()):
-            self._draw_score_axis(after, bottom + 1.52 - 0.92 * lane)
+        for line, after in enumerate(self._passes()):
+            self._draw_score_axis(after, bottom + 1.52 - 0.92 * line)
         for score in np.arange(self.low, self.high, 10):
             self._text(self._x_of_score(score), bottom + 0.12, _number(score, 0), 7.5, QUIET, ha="center")
         self._text(self._x_of_score(self.high), bottom + 0.12, "score", 7.5, QUIET, ha="right")
@@ -254,7 +254,7 @@ class _ProofDrawing:
 
 
 def _mask(example: "Example", axes: Axes, *, left: float, top: float, cell: float) -> None:
-    """Which of the prompt and of the grown nodes each grown node sees."""
+    """Draw the attention mask: the prompt and the grown nodes that each grown node attends to."""
     axes.text(left - 0.75, top + 0.25, "Who sees whom", fontsize=11, weight="bold", color=INK, va="center")
     order, parents, block = example.order, example.trie.parents, 0.62
     where = {place: number for number, place in enumerate(order)}
@@ -284,7 +284,7 @@ def _mask(example: "Example", axes: Axes, *, left: float, top: float, cell: floa
 
 
 def text_width(words: str, size: float = FONT) -> float:
-    """Inches that words take in points of a size."""
+    """The width of text in inches at a font size in points."""
     if not words:
         return 0.0
     return float(TextPath((0, 0), words, prop=FontProperties(size=size)).get_extents().width) / 72

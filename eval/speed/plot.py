@@ -1,4 +1,4 @@
-"""What was measured as two figures: ratios to peers, and values of genrec's own beside their floors and aims."""
+"""Figures of benchmark results: ratios to peers, and genrec's own values with their floors and aims."""
 
 import json
 import math
@@ -21,7 +21,7 @@ ROW_TITLES = {
     "C3": "choosing the next beams",
     "C4": "nodes with many children",
     "C5": "building an index",
-    "C6": "bytes an item",
+    "C6": "bytes per item",
     "C7": "peak memory of a build",
     "C8": "loading an index",
     "C9": "a filter, or a change",
@@ -29,7 +29,7 @@ ROW_TITLES = {
     "C11": "beams, prompt 512",
     "C12": "scoring candidates",
     "C13": "bookkeeping of a step",
-    "C14": "promises broken",
+    "C14": "violated guarantees",
     "C15": "titles",
     "C16": "nearest embeddings",
     "C17": "a whole ranking",
@@ -41,24 +41,24 @@ VERDICTS = {
     "plain": (FAINT, "no floor"),
 }
 PACKAGES = ("torch", "numpy", "numba", "transformers")
-LINE, TOP, FOOT = 0.37, 1.28, 0.62  # inches: a line of a figure, what stands above all, and below
+LINE, TOP, FOOT = 0.37, 1.28, 0.62  # inches: height of a line, of the header and of the footer
 LEFT, RIGHT, WIDTH = 3.6, 3.9, 12.4
 SMALL = 7.5  # points
-MIN_BARS = 4  # lines that a figure has room for at least, so that its legend fits
+MIN_BARS = 4  # minimum number of lines, so that the legend fits
 
 RowJson = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One line of a figure.
+    """One line of a figure; positions are on its axis.
 
     Attributes:
         name: what is compared, in two lines.
-        dots: a place on the axis for each measured row, and how it is judged.
-        floor, aim: places on the axis, or None.
-        peer: a place for the peer's own value, or None.
-        labels: the values in words, in two lines.
+        dots: the position of each measured row, and its verdict.
+        floor, aim: positions, or None.
+        peer: the position of the peer's own value, or None.
+        labels: the values as text, in two lines.
     """
 
     name: tuple[str, str]
@@ -70,7 +70,7 @@ class Bar:
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[RowJson], list[RowJson]]:
-    """The rows of runs, and what is said of each run; a row that is measured again later replaces the earlier one.
+    """Read the rows of runs and the facts of each run; later measurements of a row replace earlier ones.
 
     Args:
         paths: files that `--json` wrote.
@@ -86,11 +86,11 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[RowJson], list[RowJson]]:
 
 
 def draw_runs(paths: Iterable[Path], directory: Path) -> list[Path]:
-    """Draw what the runs hold: `speed.svg` of ratios and `speed-own.svg` of values, each with a PNG beside it.
+    """Draw the rows of runs: `speed.svg` of ratios and `speed-own.svg` of values, each with a PNG beside it.
 
     Args:
-        paths: files that `--json` wrote; any rows will do, and a figure for which there are none is not written.
-        directory: where the figures go.
+        paths: files that `--json` wrote; a figure without rows is not written.
+        directory: the directory of the figures.
 
     Returns:
         The SVG files that were written.
@@ -110,7 +110,7 @@ def draw_runs(paths: Iterable[Path], directory: Path) -> list[Path]:
 
 
 def _ratios(rows: Sequence[RowJson], facts: str) -> Figure:
-    """How many times the peer needs what genrec needs: right is better, whichever way the row's ratio is taken."""
+    """Ratios as peer / genrec, whichever way the row's ratio is taken: right is better."""
     bars = []
     for group in _groups(rows, "id", "peer_name", "ratio_of", "floor", "aim"):
         first = group[0]
@@ -220,10 +220,10 @@ def _draw(axes: Axes, bar: Bar, y: int) -> None:
 
 
 def _legend(figure: Figure, bars: Sequence[Bar], height: float) -> None:
-    """What dots and marks mean, only those that are there; from the right edge to the left."""
-    there = {verdict for bar in bars for _, verdict in bar.dots}
+    """Explain the marks that occur in the figure; from the right edge to the left."""
+    present = {verdict for bar in bars for _, verdict in bar.dots}
     marks: list[tuple[str, str, str, float]] = [
-        ("o", color, words, 7) for verdict, (color, words) in VERDICTS.items() if verdict in there
+        ("o", color, words, 7) for verdict, (color, words) in VERDICTS.items() if verdict in present
     ]
     if any(bar.floor is not None for bar in bars):
         marks += [("|", INK, "floor (long), aim (short)", 12)]
@@ -257,7 +257,7 @@ def _better(ratio: float, row: RowJson) -> float:
 
 
 def _bound(row: RowJson, name: str) -> float | None:
-    """A bound as peer / genrec; one of 0 has no place on a logarithmic axis."""
+    """A bound as peer / genrec; 0 cannot be drawn on a logarithmic axis."""
     return _better(row[name], row) if row[name] else None
 
 
@@ -276,7 +276,7 @@ def _name(row: RowJson, beside: str) -> tuple[str, str]:
 
 
 def _truncate(words: str, room: float = RIGHT - 0.58) -> str:
-    """Words cut to so many inches of small print."""
+    """Text truncated to a width in inches, in small print."""
     whole = words
     while text_width(words, SMALL) > room:
         words = words[:-1]
@@ -284,7 +284,7 @@ def _truncate(words: str, room: float = RIGHT - 0.58) -> str:
 
 
 def _facts(runs: Sequence[RowJson]) -> str:
-    """Where and when, a line for each run that differs; quick runs say so."""
+    """Machine, commit and mode of each run, one line per run."""
     lines = []
     for run in runs:
         machine = run.get("machine", {})

@@ -1,4 +1,4 @@
-"""What was measured: rows with their floors and aims, as JSON and as a table."""
+"""Benchmark results: rows with floors and aims, as JSON and as a table."""
 
 import json
 import os
@@ -21,12 +21,12 @@ RatioOf = Literal["genrec/peer", "peer/genrec"]
 
 @dataclass(frozen=True)
 class Target:
-    """What must hold, and what is aimed at.
+    """The required and the desired bound of a row.
 
     Attributes:
-        floor, aim: bounds of what is judged; None for a row that only informs.
-        judged: the ratio, or genrec's own value.
-        at: whether the bounds are the most or the least that it may be.
+        floor, aim: the required and the desired bound; None for an informative row.
+        judged: the judged value: the ratio, or genrec's own value.
+        at: whether the bounds are upper (`most`) or lower (`least`) bounds.
     """
 
     floor: float | None = None
@@ -35,7 +35,7 @@ class Target:
     at: Literal["most", "least"] = "most"
 
     def is_met(self, value: float | None, bound: float | None) -> bool | None:
-        """Whether a value keeps a bound; None where either is missing."""
+        """Whether a value meets a bound; None if either is missing."""
         if value is None or bound is None:
             return None
         return value <= bound if self.at == "most" else value >= bound
@@ -43,13 +43,13 @@ class Target:
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """One figure of genrec beside one of a peer; None where there is none, and `note` says why.
+    """One figure of genrec and one of a peer; None if there is none, with the reason in `note`.
 
     Attributes:
-        id: as in the list of figures to beat, "C5".
-        variant: what of it, "10M uniform L8 V2048".
-        genrec, peer: in `unit`.
-        ratio_of: which way the ratio is taken.
+        id: the id of the row, such as "C5".
+        variant: the measured case, such as "10M uniform L8 V2048".
+        genrec, peer: values in `unit`.
+        ratio_of: direction of the ratio.
     """
 
     id: str
@@ -74,14 +74,14 @@ class BenchmarkRow:
 
     @property
     def verdict(self) -> str:
-        """In a word."""
+        """The verdict in a word."""
         row = self.as_json()
         if row["aim_holds"]:
             return "aim"
         return {True: "floor", False: "MISSED", None: "-" if self.genrec is not None else "not measured"}[row["holds"]]
 
     def as_json(self) -> dict[str, Any]:
-        """Flat, with what follows from it."""
+        """A flat dictionary, with ratio and verdict."""
         row = asdict(self)
         target = row.pop("target")
         value = self.ratio if self.target.judged == "ratio" else self.genrec
@@ -105,7 +105,7 @@ def timed(
     ratio_of: RatioOf = "genrec/peer",
     note: str = "",
 ) -> BenchmarkRow:
-    """A row from two timings; the peer's version is found by its name's first word."""
+    """A row from two timings; the version of the peer is looked up by its name."""
     return BenchmarkRow(
         identifier,
         variant,
@@ -123,7 +123,7 @@ def timed(
 
 
 def version_of(peer_name: str) -> str:
-    """The version of the package that a peer is made of."""
+    """The version of the package that implements a peer."""
     for word, package in PACKAGES.items():
         if word in peer_name:
             try:
@@ -146,12 +146,12 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class BenchmarkJob:
-    """Some rows that are measured together.
+    """A group of rows that are measured together.
 
     Attributes:
-        name: shown while it runs.
-        rows: the ids of the rows that it can give.
-        run: measures them.
+        name: name in the progress output.
+        rows: ids of the rows.
+        run: measures the rows.
     """
 
     name: str
@@ -161,13 +161,13 @@ class BenchmarkJob:
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """How to measure.
+    """The options of a benchmark run.
 
     Attributes:
-        quick: small enough for a minute.
-        rounds: samples of everything that is timed.
-        rows: ids of the rows that are wanted; empty for all.
-        data: a folder of video games, see `eval.data`; without it, its rows are left out.
+        quick: use small sizes, which take about a minute.
+        rounds: number of samples per timing.
+        rows: ids of the requested rows; empty for all.
+        data: directory of the video games data, see `eval.data`; its rows are omitted without it.
     """
 
     quick: bool = False
@@ -176,12 +176,12 @@ class BenchmarkOptions:
     data: Path | None = None
 
     def wants(self, *rows: str) -> bool:
-        """Whether any of these rows is wanted."""
+        """Whether any of these rows is requested."""
         return not self.rows or bool(self.rows & set(rows))
 
 
 def machine() -> dict[str, Any]:
-    """Where this was measured."""
+    """Facts of the machine."""
     import torch
 
     packages = ("torch", "numpy", "numba", "transformers", "genrec")
@@ -203,7 +203,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit this was measured at; "+" where files differ from it; nothing without git."""
+    """The current commit, with "+" if tracked files were modified; empty without git."""
     if not shutil.which("git"):
         return ""
     answers = [
@@ -214,13 +214,13 @@ def commit() -> str:
 
 
 def write_json(path: Path, rows: Sequence[BenchmarkRow], facts: Mapping[str, Any]) -> None:
-    """The rows and the facts about the run."""
+    """Write the rows and the facts of the run."""
     content = {"rows": [row.as_json() for row in rows], **facts}
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def render_table(rows: Sequence[BenchmarkRow]) -> None:
-    """The rows as a table, then what is to be said about them."""
+    """Print the rows as a table, then their notes."""
     table = Table("row", "variant", "genrec", "peer", "peer's name", "ratio", "floor", "aim", "verdict")
     for row in rows:
         of = "" if row.ratio is None else f"{row.ratio:.3g} {row.ratio_of}"
@@ -242,7 +242,7 @@ def _bound(row: BenchmarkRow, bound: float | None) -> str:
 
 
 def format_value(value: float | None, unit: str) -> str:
-    """A value with its unit, seconds in their handiest multiple; nothing for None."""
+    """A value with its unit, seconds with a suitable prefix; empty for None."""
     if value is None:
         return ""
     if unit == "s":

@@ -1,4 +1,4 @@
-"""The rows of scoring: candidates behind one prompt, beside two ways with stock Transformers (C12)."""
+"""Benchmarks of scoring candidates after one prompt, against two methods in Transformers (C12)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,7 +24,7 @@ TARGETS = {
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What `python -m eval.speed scoring` measures."""
+    """The jobs of `python -m eval.speed scoring`."""
     if options.quick:
         return [BenchmarkJob("random weights", ("C12",), partial(_random, options, "12M"))]
     return [
@@ -43,7 +43,7 @@ def _random(options: BenchmarkOptions, shape: str) -> Iterator[BenchmarkRow]:
 
 
 def rows(options: BenchmarkOptions, backend: TransformersBackend) -> Iterator[BenchmarkRow]:
-    """Candidates of random tokens, which share next to nothing: the worst case for a tree."""
+    """Candidates of random tokens, which share few prefixes: the worst case for a tree."""
     random = np.random.default_rng(1)
     prompt = random.integers(0, backend.vocab_size, PROMPT)
     chosen = random.integers(0, min(backend.vocab_size, 1 << 16), (CANDIDATES, LENGTH))
@@ -66,7 +66,7 @@ def rows(options: BenchmarkOptions, backend: TransformersBackend) -> Iterator[Be
     for name in peers:
         yield timed(
             "C12",
-            f"{backend.name}, {CANDIDATES} candidates x {LENGTH} tokens behind {PROMPT}",
+            f"{backend.name}, {CANDIDATES} candidates x {LENGTH} tokens after {PROMPT}",
             found["genrec"],
             found[name],
             target=Target() if options.quick else TARGETS[name],

@@ -1,4 +1,4 @@
-"""The rows of the search: beams, bookkeeping, exactness and whole rankings (C10, C11, C13, C14, C17)."""
+"""Benchmarks of the search: beams, bookkeeping, exactness and whole rankings (C10, C11, C13, C14, C17)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,12 +35,12 @@ WIDE_BEAMS = Target(15, 25, at="least")
 BOOKKEEPING = Target(5e-3, 1e-3, judged="genrec")
 FULL_RANKING = Target(2.0, 1.3)
 
-K = 10  # of a whole ranking
-BATCH = 64  # prompts computed at once
+K = 10  # list length of a whole ranking
+BATCH = 64  # prompts per batch
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What `python -m eval.speed search` measures."""
+    """The jobs of `python -m eval.speed search`."""
     beams = ((256, 20, "C10", NARROW_BEAMS), (512, 50, "C11", WIDE_BEAMS))
     cases = 150 if options.quick else 1000
     return [
@@ -53,7 +53,7 @@ def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
 
 
 def grid(count: int, vocab_size: int, *, seed: int = 1) -> Identifiers:
-    """Items of 4 tokens that part at every one of them, so that no step can be saved."""
+    """Items of 4 tokens that branch at every token, so that no step can be skipped."""
     random = np.random.default_rng(seed)
     base = int(np.ceil((2 * count) ** 0.25))
     chosen = random.permutation(base**4)[:count]
@@ -63,7 +63,7 @@ def grid(count: int, vocab_size: int, *, seed: int = 1) -> Identifiers:
 
 
 def _beams(options: BenchmarkOptions, shapes: tuple[tuple[int, int, str, Target], ...]) -> Iterator[BenchmarkRow]:
-    """C10 and C11: beams of equal width on equal weights."""
+    """C10 and C11: beam search of equal width on equal weights."""
     shape = "12M" if options.quick else "0.6B"
     backend = random_backend(shape)
     for length, width, identifier, target in shapes:
@@ -97,7 +97,7 @@ def _beams(options: BenchmarkOptions, shapes: tuple[tuple[int, int, str, Target]
 
 
 def _bookkeeping(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """C13: what a step costs when the model costs nothing."""
+    """C13: the time of a search step without a model."""
     count = 100_000 if options.quick else 1_000_000
     for codes in (uniform(count, 8, 2048), zipf(count, 8, 2048), uniform(count, 4, 8192)):
         trie, backend = subject.build(codes), TableLookupBackend(codes.vocab_size)
@@ -112,7 +112,7 @@ def _bookkeeping(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
 
 
 def _films(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    """C17: the ten best of a whole catalog for many people, over their prompts alone."""
+    """C17: the top 10 of a whole catalog for many users, over the time of their prompts alone."""
     name, catalog, interactions = _film_catalog(fetch=not options.quick)
     backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
     index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
@@ -141,7 +141,7 @@ def _films(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     for score in ("model", "catalog"):
         own = last[score]
         note = (
-            f"{mean}; {np.mean([ranking.nodes for ranking in own]):.0f} tokens behind each, "
+            f"{mean}; {np.mean([ranking.generated_tokens for ranking in own]):.0f} tokens after each, "
             f"{100 * np.mean([ranking.proven for ranking in own]):.0f} % proven"
         )
         one = f"{variant}, {score} score{', exact' if score == 'catalog' else ''}"
@@ -167,7 +167,7 @@ def _films(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
         timed("C17", "", peer, peer_name=huggingface.BEAMS).peer_version,
         "peer/genrec",
         note=f"the peer's time for {few} users, scaled: {peer.seconds * share / found['prompts'].seconds:.1f} times "
-        f"the prompts alone; {'; '.join(agreements)} (narrow beams drop different paths: ours hold "
+        f"the prompts alone; {'; '.join(agreements)} (narrow beams prune different paths: genrec's have "
         f"{masses[0] / masses[1]:.2f} times the probability of the peer's)",
         genrec_range=(found["model"].low, found["model"].high),
         peer_range=(peer.low * share, peer.high * share),
@@ -185,7 +185,7 @@ def _film_catalog(*, fetch: bool) -> tuple[str, Catalog, Interactions]:
 
 
 def _user_requests(catalog: Catalog, interactions: Interactions, count: int) -> list[RankRequest]:
-    """People with ten events or more; everything is allowed, since the peer cannot leave anything out."""
+    """Users with at least ten events; all items are allowed, because the peer cannot exclude any."""
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     long = np.flatnonzero(np.diff(offsets) >= 10)
     chosen = np.random.default_rng(1).permutation(long)[:count]

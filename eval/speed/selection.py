@@ -1,4 +1,4 @@
-"""Choosing the next beams among allowed children, beside choosing them among the whole vocabulary (C3)."""
+"""Benchmark of selecting the next beams among allowed children, against selection over the whole vocabulary (C3)."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -48,12 +48,12 @@ def rows(options: BenchmarkOptions, count: int) -> Iterator[BenchmarkRow]:
                 found["plain"],
                 target=TARGET,
                 peer_name="torch, unconstrained log_softmax and topk",
-                note=f"with Hugging Face's mask in between, {share:.2f} of unconstrained; our choice is the same",
+                note=f"with Hugging Face's mask in between, {share:.2f} of unconstrained; genrec selects the same",
             )
 
 
 def top_k(logits: torch.Tensor, scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores and places [k] of the best next tokens of all beams."""
+    """Scores and flat indices [k] of the best next tokens of all beams."""
     values, places = (logits.log_softmax(dim=1) + scores[:, None]).view(1, -1).topk(k)
     return values[0], places[0]
 
@@ -61,6 +61,6 @@ def top_k(logits: torch.Tensor, scores: torch.Tensor, k: int) -> tuple[torch.Ten
 def masked_top_k(
     mask: Any, sent: torch.Tensor, logits: torch.Tensor, scores: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same among what a mask lets through."""
+    """The same among the tokens that a mask allows."""
     values, places = (mask(sent, logits.log_softmax(dim=1)) + scores[:, None]).view(1, -1).topk(k)
     return values[0], places[0]

@@ -1,7 +1,7 @@
-"""What a request costs at three catalog sizes, by the way the LLM is used: tokens, seconds, and whether it is proven.
+"""Costs of a request at three catalog sizes and by search strategy: tokens, seconds, and share of proven results.
 
-Rows are called S: they inform, and have no floor. The prior of a whole catalog is measured once and kept; where that
-would take hours, only candidates are ranked, whose prior is measured when they first come up.
+The rows S1 to S3 are informative and have no floor. The prior of a whole catalog is measured once and cached; if that
+would take hours, only candidates are ranked, whose prior is measured on first use.
 """
 
 import time
@@ -46,26 +46,26 @@ SEED = 20261122
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to use the model, by name, and the settings that make it."""
+    """A named combination of settings of the generative ranker."""
 
     name: str
     settings: dict[str, Any]
 
 
 VARIANTS = (
-    Variant("50 candidates, evidence 50", {"strategy": "candidates", "fusion_weight": 50.0}),
-    Variant("whole catalog, exact, evidence 50", {"strategy": "beam", "fusion_weight": 50.0}),
-    Variant("whole catalog, exact, evidence 20", {"strategy": "beam", "fusion_weight": 20.0}),
-    Variant("whole catalog, exact to 2,000 tokens, no evidence", {"strategy": "beam", "fusion_weight": 0.0}),
+    Variant("50 candidates, fusion weight 50", {"strategy": "candidates", "fusion_weight": 50.0}),
+    Variant("whole catalog, exact, fusion weight 50", {"strategy": "beam", "fusion_weight": 50.0}),
+    Variant("whole catalog, exact, fusion weight 20", {"strategy": "beam", "fusion_weight": 20.0}),
+    Variant("whole catalog, exact to 2,000 tokens, no fusion", {"strategy": "beam", "fusion_weight": 0.0}),
     Variant(
-        "whole catalog, catalog score, exact, no evidence",
+        "whole catalog, catalog score, exact, no fusion",
         {"strategy": "beam", "fusion_weight": 0.0, "score": "catalog"},
     ),
 )
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What belongs to `python -m eval.speed search` and is not quick."""
+    """The jobs of `python -m eval.speed search` that are not part of quick runs."""
     if options.quick:
         return []
     listed = [BenchmarkJob("a shop", ("S1",), _shop)]
@@ -75,7 +75,7 @@ def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
 
 
 def _shop() -> Iterator[BenchmarkRow]:
-    """3,659 items of the embedded shop, next-basket people."""
+    """S1: 3,659 items of the embedded shop, next-basket users."""
     catalog, interactions = open_dataset("online-retail", default_cache())
     experiment = next_basket(catalog, interactions, users=USERS, part="validation", seed=SEED)
     recommender = open_recommender(catalog, experiment.train, cache=default_cache())
@@ -83,7 +83,7 @@ def _shop() -> Iterator[BenchmarkRow]:
 
 
 def _games(data: Path) -> Iterator[BenchmarkRow]:
-    """16,859 video games, whose whole-catalog prior takes minutes."""
+    """S2: 16,859 video games, whose whole-catalog prior takes minutes."""
     experiment = open_experiment(read_config("games"), data, USERS)
     recommender = open_recommender(experiment.catalog, experiment.train, cache=default_cache())
     requests = requests_of(experiment.catalog, experiment.cases)
@@ -91,7 +91,7 @@ def _games(data: Path) -> Iterator[BenchmarkRow]:
 
 
 def _million() -> Iterator[BenchmarkRow]:
-    """A million titles made of the shop's words; candidates come from random vectors, so nothing is known of taste."""
+    """S3: a million synthetic titles; candidates come from random vectors, so quality is not measured."""
     backend, tokenizer = load_backend(LANGUAGE_MODEL, default_cache())
     shop, _ = open_dataset("online-retail", default_cache())
     made = titles(1_000_000, shop.titles, tokenizer)
@@ -118,9 +118,7 @@ def _million() -> Iterator[BenchmarkRow]:
     )
     everything = Subset.everything(len(catalog))
     requests = [RankRequest(random.integers(0, len(catalog), 10), "", everything) for _ in range(USERS)]
-    note = (
-        f"; items read in {read:.0f} s, written in tokens and sorted in {built:.0f} s, {index.trie.nbytes / 1e6:.0f} MB"
-    )
+    note = f"; items read in {read:.0f} s, tokenized and sorted in {built:.0f} s, {index.trie.nbytes / 1e6:.0f} MB"
     free: dict[str, Any] = {"strategy": "beam", "prior": 0.0, "score": "catalog", "fusion_weight": 0.0}
     plain = Variant("whole catalog, catalog score, exact, no prior", free)
     for row in _rows("S3", catalog, ranker, requests, (VARIANTS[0], plain)):
@@ -134,13 +132,13 @@ def _rows(
     requests: list[RankRequest],
     variants: Sequence[Variant],
 ) -> Iterator[BenchmarkRow]:
-    whole = any(way.settings["strategy"] == "beam" and way.settings.get("prior", 1.0) for way in variants)
+    whole = any(variant.settings["strategy"] == "beam" and variant.settings.get("prior", 1.0) for variant in variants)
     begin = time.perf_counter()
     if whole:
         ranker.compute_priors(report_progress(f"the prior of {catalog.name}"))
     filled = time.perf_counter() - begin
-    for way in variants:
-        own = ranker.with_settings(**way.settings)
+    for variant in variants:
+        own = ranker.with_settings(**variant.settings)
         own.rank(requests[:1], K, deadline=Deadline.never())
         begin = time.perf_counter()
         rankings = own.rank(requests, K, deadline=Deadline.never())
@@ -149,17 +147,17 @@ def _rows(
         passes = max(ranking.forward_passes for ranking in rankings)
         proven = np.mean([ranking.proven for ranking in rankings])
         note = (
-            f"{np.median(nodes):.0f} tokens behind the prompt (median; {nodes.max()} at most), {passes} passes, "
-            f"proven for {100 * proven:.0f} % of {len(requests)} people"
+            f"{np.median(nodes):.0f} tokens after the prompt (median; {nodes.max()} at most), {passes} passes, "
+            f"proven for {100 * proven:.0f} % of {len(requests)} users"
         )
         if not whole:
             begin = time.perf_counter()
             own.rank(requests, K, deadline=Deadline.never())
             again = (time.perf_counter() - begin) / len(requests)
-            note += f"; {again:.3g} s the second time, when the prior of what came up is known"
+            note += f"; {again:.3g} s the second time, when the prior of the candidates is cached"
         else:
-            note += f"; the prior took {filled:.0f} s (0: it was kept)"
-        yield BenchmarkRow(identifier, f"{catalog.name} ({len(catalog):,}): {way.name}", seconds, "s", note=note)
+            note += f"; the prior took {filled:.0f} s (0: it was cached)"
+        yield BenchmarkRow(identifier, f"{catalog.name} ({len(catalog):,}): {variant.name}", seconds, "s", note=note)
 
 
 def _ranker_of(recommender: Recommender) -> GenerativeRanker:
@@ -167,6 +165,6 @@ def _ranker_of(recommender: Recommender) -> GenerativeRanker:
 
 
 def requests_of(catalog: Catalog, tasks: Sequence[EvaluationCase]) -> list[RankRequest]:
-    """People, and what they do not have."""
+    """One request per user, for the items outside the history."""
     histories = [catalog.indices_of(task.history.item_ids, "skip") for task in tasks]
     return [RankRequest(items, "", Subset.everything(len(catalog)).without(items)) for items in histories]

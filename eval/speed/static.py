@@ -1,9 +1,9 @@
-"""STATIC's algorithm as its paper describes it, in PyTorch: a peer, not a part of genrec.
+"""The STATIC algorithm in PyTorch, as described in its paper: a peer to compare to.
 
 Source: "STATIC", arXiv 2602.22647. States are numbered level by level; transitions lie in one compressed sparse row
-table; the first two levels are looked up in dense tables. Codes of one length only. Where the paper leaves a choice,
-the faster one was taken. A last token leads to its row's number, so that items can be named.
-Letters: N rows, L tokens in each, V vocabulary, R states looked up at once, K most children of any state of a level.
+table; the first two levels are looked up in dense tables. Codes must have equal lengths. Where the paper leaves
+a choice, the faster variant is used. A last token leads to its row number, so that items can be identified.
+Letters: N rows, L tokens in each, V vocabulary, R states per lookup, K maximum number of children on a level.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -21,15 +21,15 @@ NAME = "STATIC, own version in PyTorch"
 
 @dataclass(frozen=True)
 class StaticIndex:
-    """The tables.
+    """The transition tables.
 
     Attributes:
         table: int32 [E + K, 2], the token of each transition and the state it leads to, by state; then padding.
-        pointer: int32 [S + 1], where the transitions of each state begin.
-        limits: the most children of any state, level by level.
-        start: bool [V], tokens that begin a row.
-        mask: bool [V, V], which second token may follow which first one.
-        states: int32 [V, V], the state behind both.
+        pointer: int32 [S + 1], the first transition of each state.
+        limits: maximum number of children of a state, by level.
+        start: bool [V], valid first tokens.
+        mask: bool [V, V], valid second tokens by first token.
+        states: int32 [V, V], the state after both.
         items: int32 [N], the item of each row in sorted order.
     """
 
@@ -48,13 +48,13 @@ class StaticIndex:
         return sum(table.numel() * table.element_size() for table in tables)
 
     def to(self, device: torch.device) -> "StaticIndex":
-        """The same tables elsewhere."""
+        """A copy of the tables on a device."""
         held = ((one.name, getattr(self, one.name)) for one in fields(self))
         moved: dict[str, Any] = {name: one.to(device) for name, one in held if isinstance(one, torch.Tensor)}
         return replace(self, **moved)
 
     def locate(self, prefixes: IntArray) -> torch.Tensor:
-        """int64 [R], the states behind prefixes [R, D] of at least one token."""
+        """int64 [R], the states after prefixes [R, D] of at least one token."""
         device = self.pointer.device
         state = torch.from_numpy(prefixes[:, 0] + 1).to(device)
         for depth in range(1, prefixes.shape[1]):
@@ -103,7 +103,7 @@ class StaticIndex:
 
 
 def build(codes: Identifiers) -> StaticIndex:
-    """From N unsorted rows of one length."""
+    """Build from N unsorted rows of equal length."""
     order = _sorted(codes.rows)
     rows, vocab_size = codes.rows[order], codes.vocab_size
     count, length = rows.shape
@@ -150,7 +150,7 @@ def build(codes: Identifiers) -> StaticIndex:
 
 
 def flat(log_probs: torch.Tensor, tokens: torch.Tensor | None = None) -> tuple[IntArray, IntArray, FloatArray]:
-    """What masks let through, as parallel arrays: row, token, log-probability; tokens are columns if not given."""
+    """The unmasked entries as parallel arrays: row, token, log-probability; tokens are columns if not given."""
     row, column = (one.numpy() for one in torch.nonzero(log_probs > -torch.inf, as_tuple=True))
     found = column if tokens is None else tokens.numpy()[row, column].astype(np.int64)
     return row, found, log_probs.numpy()[row, column].astype(np.float64)

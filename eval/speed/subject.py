@@ -1,6 +1,6 @@
-"""genrec as these measurements call it: the only module here that knows how its index and its search are called.
+"""The benchmarked operations of genrec: the only module of the benchmarks that calls its index and search directly.
 
-Letters: N rows, R nodes looked up at once, C their children, V vocabulary, U prompts.
+Letters: N rows, R nodes per lookup, C their children, V vocabulary, U prompts.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ NAME = f"genrec {version('genrec')}"
 
 @dataclass(frozen=True)
 class Nodes:
-    """R nodes: all rows that share a path of so many tokens."""
+    """R nodes: the row range that shares a path, and its depth."""
 
     low: IntArray
     high: IntArray
     depth: IntArray
 
     def take(self, chosen: BoolArray) -> "Nodes":
-        """Some of them."""
+        """The selected nodes."""
         return Nodes(self.low[chosen].astype(np.int64), self.high[chosen].astype(np.int64), self.depth[chosen])
 
 
@@ -39,7 +39,7 @@ class Nodes:
 class Children:
     """The C children of R nodes; those of node r are `offsets[r]` to `offsets[r + 1]`.
 
-    `found` holds the rows of each child: its node.
+    `found` contains the row range of each child.
     """
 
     offsets: IntArray
@@ -49,19 +49,19 @@ class Children:
 
     @property
     def nodes(self) -> Nodes:
-        """The children as nodes to look up next."""
+        """The children as nodes, for the next lookup."""
         return Nodes(self.found.low, self.found.high, np.repeat(self.found.depths + 1, np.diff(self.offsets)))
 
 
 def build(codes: Identifiers) -> TokenTrie:
-    """From N unsorted identifiers, ready for the first lookup."""
+    """Build from N unsorted identifiers, ready for the first lookup."""
     trie = TokenTrie.from_rows(codes.tokens, codes.lengths, vocab_size=codes.vocab_size)
     _ = trie.nbytes
     return trie
 
 
 def nbytes(trie: TokenTrie) -> int:
-    """Bytes of everything kept, item map included."""
+    """Total size in bytes, including the item map."""
     return trie.nbytes
 
 
@@ -90,31 +90,31 @@ def deny(trie: TokenTrie, items: IntArray) -> AllowedBatch:
 
 
 def allow_mask(trie: TokenTrie, mask: BoolArray) -> AllowedBatch:
-    """A request that allows the items of a mask [N]; a mask is turned into rows once for all requests that share it."""
+    """A request that allows the items of a mask [N]."""
     return _filter(Subset.from_mask(Mask.from_bool(mask[trie.items])))
 
 
 def _filter(subset: Subset) -> AllowedBatch:
     made = AllowedBatch.from_subsets([subset])
     if made is None:
-        raise ValueError("nothing is filtered")
+        raise ValueError("the filter allows all items")
     return made
 
 
 def save(trie: TokenTrie, directory: Path) -> None:
-    """Into a folder."""
+    """Write to a directory."""
     trie.save(directory)
 
 
 def load(directory: Path) -> TokenTrie:
-    """From a folder that `save` wrote, ready for the first lookup."""
+    """Read what `save` wrote, ready for the first lookup."""
     trie = TokenTrie.load(directory)
     _ = trie.nbytes
     return trie
 
 
 def update(trie: TokenTrie, added: Identifiers, items: IntArray, removed: IntArray) -> TokenTrie:
-    """Add identifiers under the numbers `items` and withdraw items, in one call, ready for the next lookup."""
+    """Add identifiers with the indices `items` and remove items in one call, ready for the next lookup."""
     other = TokenTrie.from_rows(added.tokens, added.lengths, item_indices=items, vocab_size=added.vocab_size)
     updated = trie.merge(other, removed_rows=np.sort(trie.rows_of_items[removed]))
     _ = updated.nbytes
@@ -132,7 +132,7 @@ def select(
     """One constrained selection: the k best children of R beams from their logits [R, V] and scores [R].
 
     Returns:
-        Scores and numbers of children [k].
+        Scores and child indices [k].
     """
     found = children(trie, nodes, logits, allowed)
     normaliser = (scores - logits.logsumexp(dim=1)).numpy()
@@ -155,7 +155,7 @@ def search(
     prior_penalty: PriorPenalty | None = None,
     exact: bool = False,
 ) -> list[Ranking]:
-    """Beams of U prompts; `allowed` and `boost` are [U, N] by item; `prior_penalty` is subtracted."""
+    """Beam search for U prompts; `allowed` and `boost` are [U, N] by item; `prior_penalty` is subtracted."""
     terms = _search_request(trie, prompts, k, kind, allowed, boost, prior_penalty)
     return beam_search(backend.open(prompts), trie, terms, width=width, exact=exact)
 
@@ -171,7 +171,7 @@ def search_exhaustively(
     boost: FloatArray | None = None,
     prior_penalty: PriorPenalty | None = None,
 ) -> list[Ranking]:
-    """The same by scoring every allowed item."""
+    """Like `search`, by scoring every allowed item."""
     return exhaustive_search(
         backend.open(prompts), trie, _search_request(trie, prompts, k, kind, allowed, boost, prior_penalty)
     )
@@ -196,7 +196,7 @@ def _search_request(
 
 
 def locate(trie: TokenTrie, prefixes: IntArray) -> Nodes:
-    """The nodes behind prefixes [R, D], by walking."""
+    """The nodes after prefixes [R, D]."""
     places = root(trie, len(prefixes))
     silent = torch.zeros((1, 1)).expand(len(prefixes), 1 << 20)
     for column in prefixes.T:

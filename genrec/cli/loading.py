@@ -97,17 +97,17 @@ class DataSource:
 
 
 @contextmanager
-def translate_option_errors(table: str = "interactions") -> Iterator[None]:
-    """Replace parameters of the library in error messages by options; --columns advice is for the table `table`."""
+def translate_option_errors(table: str | None = None) -> Iterator[None]:
+    """Replace parameters of the library in error messages by options; --columns advice needs the name of the table."""
     try:
         yield
     except InputError as error:
         raise error.revised(remedy=_option_remedy(error, table)) from None
 
 
-def _option_remedy(error: InputError, table: str) -> str:
+def _option_remedy(error: InputError, table: str | None) -> str:
     """The remedy of an error in terms of command-line options."""
-    if columns := error.fields.get("columns"):
+    if (columns := error.fields.get("columns")) and table is not None:
         return _columns_flags(cast("Mapping[str, str]", columns), table)
     if choice := error.fields.get("on_unknown"):
         return f"pass --on-unknown {choice} to drop them"

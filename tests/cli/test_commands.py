@@ -171,7 +171,7 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("unknown data set to get", ("data", "get", "netflix"), ("'netflix'", "ml-1m")),
     ("unknown model to get", ("model", "get", "gpt"), ("'gpt'", "SmolLM2-135M-Instruct")),
     ("no template", ("prompt", "render", "haiku"), ("'haiku'", "next-item")),
-    ("undefined variable", ("prompt", "render", "undefined.j2"), ("undefined.j2", "'mood'", "declare")),
+    ("undefined variable", ("prompt", "render", "undefined.j2"), ("undefined.j2", "'mood'", "inputs")),
     ("template syntax", ("prompt", "render", "syntax.j2"), ("syntax.j2, line 7",)),
     ("undefined attribute", ("prompt", "render", "attribute.j2", "--history", "a", *OURS), ("colour",)),
     (

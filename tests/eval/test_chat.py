@@ -253,9 +253,9 @@ def bad_turns() -> list[tuple[str, list[str], Preferences, Intent, list[str]]]:
     ]
 
 
-@pytest.mark.parametrize(("fault", "shown", "wishes", "meant", "before"), bad_turns())
+@pytest.mark.parametrize(("fault", "shown", "preferences", "meant", "before"), bad_turns())
 def test_each_fault_is_detected(
-    catalog: Catalog, fault: str, shown: list[str], wishes: Preferences, meant: Intent, before: list[str]
+    catalog: Catalog, fault: str, shown: list[str], preferences: Preferences, meant: Intent, before: list[str]
 ) -> None:
     """A check that cannot fail proves nothing about 2,000 turns."""
 
@@ -266,7 +266,11 @@ def test_each_fault_is_detected(
     earlier = Conversation(history=("i3",), turns=(turn(before, Preferences()),) if before else ())
     score = StrategyResult()
     check_list(
-        item_facts_of(catalog), earlier, replace(earlier, turns=(*earlier.turns, turn(shown, wishes))), meant, score
+        item_facts_of(catalog),
+        earlier,
+        replace(earlier, turns=(*earlier.turns, turn(shown, preferences))),
+        meant,
+        score,
     )
     assert {name for name, count in score.faults.items() if count} == {fault}
 

@@ -1,4 +1,4 @@
-"""The measuring itself."""
+"""Runs, comparisons and reproductions of figures."""
 
 import json
 import shutil
@@ -37,14 +37,16 @@ def config(tmp_path: Path) -> Path:
 
 
 def run(config: Path, out: Path, *more: str) -> dict[tuple[str, str], float]:
-    """What a run says of all people."""
+    """Metrics of a run over all users."""
     report = out.with_suffix(".json")
     rank.main([str(config), "--out", str(out), "--json", str(report), *more])
     rows = json.loads(report.read_text())["rows"]
     return {(row["ranker"], row["metric"]): row["value"] for row in rows if row["slice"] == "all"}
 
 
-def test_popularity_on_the_shop_stays_what_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_popularity_on_the_shop_reproduces_the_published_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The published row of popularity is 3.1 Recall@20; another value means another protocol."""
     out, report = tmp_path / "run", tmp_path / "report.json"
     rank.main(["retail", "--rankers", "popularity", "--out", str(out), "--json", str(report)])
@@ -55,7 +57,7 @@ def test_popularity_on_the_shop_stays_what_it_was(tmp_path: Path, capsys: pytest
 
 
 def test_candidate_lists_hold_the_true_item_last_and_once(tmp_path: Path) -> None:
-    """Twenty candidates, one of them right, as the published protocol has it."""
+    """The published protocol ranks twenty candidates, one of which is relevant."""
     items = [str(number) for number in range(40)]
     folder = tmp_path / "games"
     folder.mkdir()
@@ -66,7 +68,7 @@ def test_candidate_lists_hold_the_true_item_last_and_once(tmp_path: Path) -> Non
         open_experiment(read_config("games"), tmp_path, 1)
     lists = pa.table({"user_id": ["u"], "candidates": [items[2:38]]})
     pq.write_table(lists, folder / "candidates_random_200.parquet")
-    with pytest.raises(InputError, match=r"holds no beauty/items\.parquet"):
+    with pytest.raises(InputError, match=r"contains no beauty/items\.parquet"):
         open_experiment(read_config("beauty"), folder, 1)
     [task] = open_experiment(read_config("games"), tmp_path, 1).cases
     assert task.candidates is not None
@@ -75,8 +77,8 @@ def test_candidate_lists_hold_the_true_item_last_and_once(tmp_path: Path) -> Non
     assert task.history.item_ids == ("0", "1", "2", "3")
 
 
-def test_a_run_that_was_stopped_goes_on(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was answered is not asked again, and the figures are those of a run that was never stopped."""
+def test_a_stopped_run_resumes(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored answers are reused, and the figures are those of an uninterrupted run."""
     whole = run(config, tmp_path / "whole")
     asked: list[int] = []
     ask = rank.Experiment.evaluate
@@ -89,14 +91,14 @@ def test_a_run_that_was_stopped_goes_on(config: Path, tmp_path: Path, monkeypatc
     assert run(config, tmp_path / "run", "--rankers", "popularity")
     (tmp_path / "run" / "popularity" / "00000100.parquet").unlink()
     again = run(config, tmp_path / "run")
-    assert Counter(asked) == {0: 2, 100: 3}, "of what was answered, one part was asked again"
+    assert Counter(asked) == {0: 2, 100: 3}, "only the deleted part is asked again"
     assert {key: value for key, value in again.items() if key[1] != "ms"} == {
         key: value for key, value in whole.items() if key[1] != "ms"
     }
 
 
-def test_lists_are_more_than_right_or_wrong(config: Path, tmp_path: Path) -> None:
-    """Popularity shows everybody the same few items; whoever looks at accuracy alone does not see it."""
+def test_metrics_beyond_accuracy_are_reported(config: Path, tmp_path: Path) -> None:
+    """Popularity recommends the same few items to all users, which accuracy alone does not show."""
     found = run(config, tmp_path / "run")
     popular, counting = ({key[1]: found[key] for key in found if key[0] == name} for name in ("popularity", "counting"))
     assert popular["coverage@10"] < counting["coverage@10"] < 100
@@ -109,15 +111,15 @@ def test_lists_are_more_than_right_or_wrong(config: Path, tmp_path: Path) -> Non
 
 
 def test_a_trained_baseline_is_measured_like_any_other(config: Path, tmp_path: Path) -> None:
-    """A row of SASRec from another harness would be another figure."""
+    """A figure of SASRec from another harness would not be comparable."""
     added = '[rankers.sasrec]\nkind = "sasrec"\nsettings = { epochs = 1, dimension = 8, blocks = 1 }\n'
     config.write_text(CONFIG + added, encoding="utf-8")
     found = run(config, tmp_path / "run", "--rankers", "sasrec")
     assert found["sasrec", "invalid share"] == found["sasrec", "repeated share"] == found["sasrec", "seen share"] == 0
 
 
-def test_a_split_by_time_asks_for_what_came_later(config: Path) -> None:
-    """What rankers count must end where the future begins, for all people at once."""
+def test_a_temporal_split_tests_on_later_interactions(config: Path) -> None:
+    """Training data must end before the split, for all users."""
     later = '"by-time"\nat = "2011-11-01"'
     config.write_text(CONFIG.replace('"next-basket"', later), encoding="utf-8")
     experiment = open_experiment(read_config(str(config)), None, None)
@@ -128,8 +130,8 @@ def test_a_split_by_time_asks_for_what_came_later(config: Path) -> None:
 
 
 @pytest.mark.model
-def test_a_model_without_a_constraint_is_measured_as_it_is(config: Path, tmp_path: Path) -> None:
-    """What it makes up is counted, and is no item that could be right."""
+def test_invalid_items_of_an_unconstrained_model_are_counted(config: Path, tmp_path: Path) -> None:
+    """Invented titles are counted as invalid, and are never relevant."""
     added = '[rankers.free]\nkind = "unconstrained"\n[rankers.both]\nkind = "blend"\nparts = { free = 1.0 }\n'
     config.write_text(CONFIG + added, encoding="utf-8")
     found = run(config, tmp_path / "run", "--rankers", "free", "popularity", "--users", "2")
@@ -137,7 +139,7 @@ def test_a_model_without_a_constraint_is_measured_as_it_is(config: Path, tmp_pat
     assert found["free", "fallback share"] == 0
     assert found["free", "tokens"] > 100
     assert 0 < found["popularity", "diversity@10"] < 2
-    with pytest.raises(SystemExit, match="'free' only writes what it likes"):
+    with pytest.raises(SystemExit, match="'free' generates unconstrained text"):
         run(config, tmp_path / "other", "--rankers", "both", "--users", "2")
 
 
@@ -149,8 +151,8 @@ def test_a_model_without_a_constraint_is_measured_as_it_is(config: Path, tmp_pat
         ('kind = "cooccurrence"', 'kind = "cooccurrence"\nsettings = { decay = 0.5 }', "ranker 'counting'"),
     ],
 )
-def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: str, new: str, says: str) -> None:
-    """Rows of two configurations must never meet in one mean."""
+def test_a_directory_of_another_run_is_rejected(config: Path, tmp_path: Path, old: str, new: str, says: str) -> None:
+    """A mean must not mix the rows of two configurations."""
     run(config, tmp_path / "run")
     config.write_text(CONFIG.replace(old, new), encoding="utf-8")
     with pytest.raises(SystemExit, match=says):
@@ -164,43 +166,47 @@ def test_a_folder_of_another_run_is_refused(config: Path, tmp_path: Path, old: s
         (
             "k = 20",
             'k = 20\nat = "2011-11-01"',
-            "the whole: .*at is '2011-11-01'; the protocol by-time",
+            "the file: .*at is '2011-11-01'; the protocol by-time",
         ),
         ('"next-basket"', '"by-time"', "at is None; the protocol by-time needs a date"),
         ('"next-basket"', '"by-time"\nat = "2011-11-01"\npart = "validation"', "part is 'validation'"),
         ('kind = "popularity"', 'kind = "unconstrained"\nsettings = { k = 1 }', "unconstrained takes none"),
         ('kind = "popularity"', 'kind = "popularity"\nsettings = { k = 1 }', "popularity takes none"),
         ('kind = "popularity"', 'kind = "popular"', "rankers.popularity.kind"),
-        ('kind = "popularity"', 'kind = "generative"\nproposer = "nobody"', "names 'nobody'"),
-        ("[rankers.counting]", "[rankers.'Popularity!']", "'popularity' and 'Popularity!' would share a folder"),
-        ("k = 20", "k = 19", "recall@20 looks at more places than lists of k = 19"),
+        ('kind = "popularity"', 'kind = "generative"\nproposer = "missing"', "names 'missing'"),
+        ("[rankers.counting]", "[rankers.'Popularity!']", "'popularity' and 'Popularity!' would share a directory"),
+        ("k = 20", "k = 19", "recall@20 needs longer lists than k = 19"),
         ("k = 20", "k = 0", "k: "),
         ("k = 20", "k = 20\nseed = -1", "seed: "),
-        ("k = 20", 'k = 20\nbaseline = "nobody"', "the baseline 'nobody' is none of its rankers: popularity, counting"),
+        (
+            "k = 20",
+            'k = 20\nbaseline = "missing"',
+            "the baseline 'missing' is not one of its rankers: popularity, counting",
+        ),
         (CONFIG[CONFIG.index("[rankers") :], "", "names no rankers"),
         ('metrics = ["ndcg@10", "recall@20"]', "metrics = []", "metrics: "),
         ('kind = "popularity"', 'kind = "popularity"\nproposer = "counting"', "popularity takes no proposer"),
-        ('kind = "popularity"', 'kind = "blend"\nparts = { popularity = 1 }', "'popularity' is made of itself"),
+        ('kind = "popularity"', 'kind = "blend"\nparts = { popularity = 1 }', "'popularity' depends on itself"),
         ('kind = "cooccurrence"', 'kind = "itemknn"\nsettings = { neighbours = -1 }', "neighbours is -1"),
-        ("k = 20", "k = ", "no TOML"),
+        ("k = 20", "k = ", "not valid TOML"),
         ('"recall@20"', '"recal@20"', "recal@20"),
     ],
 )
-def test_a_config_that_is_wrong_is_named(config: Path, tmp_path: Path, old: str, new: str, says: str) -> None:
-    """A key that is passed over in silence is a figure of something else."""
+def test_config_errors_name_the_key(config: Path, tmp_path: Path, old: str, new: str, says: str) -> None:
+    """With an ignored key, a figure describes another configuration."""
     config.write_text(CONFIG.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(SystemExit, match=says):
         run(config, tmp_path / "run")
 
 
 def test_answers_of_another_run_are_never_summarised(config: Path, tmp_path: Path) -> None:
-    """Rows that were left behind, copied or cut short would be figures of something else."""
+    """Stale, copied or truncated rows would falsify the figures."""
     out = tmp_path / "run"
     run(config, out)
     part = out / "popularity" / "00000000.parquet"
     whole = part.read_bytes()
     for damaged, says in (
-        ((out / "counting" / part.name).read_bytes(), "is of another run; remove it"),
+        ((out / "counting" / part.name).read_bytes(), "belongs to another run; remove it"),
         ((out / "popularity" / "00000100.parquet").read_bytes(), "has 50 rows, not 100; remove it"),
         (whole[:500], "is damaged"),
     ):
@@ -215,14 +221,14 @@ def test_answers_of_another_run_are_never_summarised(config: Path, tmp_path: Pat
             with pytest.raises(SystemExit, match=says):
                 again()
     (out / "run.json").unlink()
-    with pytest.raises(SystemExit, match=r"holds something, but no run\.json"):
+    with pytest.raises(SystemExit, match=r"is not empty, but contains no run\.json"):
         run(config, out)
     (out / "run.json").write_text(manifest)
     assert run(config, out)
 
 
-def test_a_template_that_was_changed_is_another_run(config: Path, tmp_path: Path) -> None:
-    """What a model was shown decides its answers; a file of the same name may say something else today."""
+def test_a_changed_template_is_another_run(config: Path, tmp_path: Path) -> None:
+    """The prompt changes the answers, and a template file can change under the same name."""
     template = tmp_path / "own.j2"
     source = files("genrec.prompts").joinpath("next-item.j2").read_text(encoding="utf-8")
     template.write_text(source, encoding="utf-8")
@@ -236,7 +242,7 @@ def test_a_template_that_was_changed_is_another_run(config: Path, tmp_path: Path
 def test_two_rankers_are_compared_on_the_same_users(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A difference needs an interval and a test; a page needs to show titles as text."""
+    """A difference needs an interval and a test; a page must show titles as text."""
     run(config, tmp_path / "run")
     lines = compare.compare([compare.read_run(tmp_path / "run")], "ndcg@10", None)
     assert [line.ranker for line in lines] == ["popularity", "counting"]
@@ -248,7 +254,7 @@ def test_two_rankers_are_compared_on_the_same_users(
     assert p < 0.05
     assert difference.value == pytest.approx(lines[1].value.value - lines[0].value.value)
     config.write_text(f'baseline = "popularity"\n{CONFIG}', encoding="utf-8")
-    again = run(config, tmp_path / "run")  # the same run: what others are set against changes no answer
+    again = run(config, tmp_path / "run")  # the same run: the baseline does not change answers
     assert again["counting", "ndcg@10 over popularity"] == difference.value
     assert ("popularity", "ndcg@10 over popularity") not in again
     assert "ndcg@10 over popularity" in capsys.readouterr().out
@@ -261,15 +267,17 @@ def test_two_rankers_are_compared_on_the_same_users(
     assert "http" not in text
     (tmp_path / "run" / "counting" / "00000100.parquet").unlink()
     compare.main([str(tmp_path / "run")])
-    assert "not being asked about everybody yet: counting" in capsys.readouterr().out
+    assert "not all users have been asked: counting" in capsys.readouterr().out
     (tmp_path / "other").mkdir()
     shutil.copytree(tmp_path / "run", tmp_path / "other" / "run")
     compare.main([str(tmp_path / "run"), str(tmp_path / "other" / "run")])
     assert str(tmp_path / "other" / "run")[:20] in capsys.readouterr().out
 
 
-def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And it does so of the very data it was written for."""
+def test_a_table_reports_which_figures_are_reproduced(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On other data than the table's, a difference would mean nothing."""
     found = run(config, tmp_path / "run")
     digest = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
     table = tmp_path / "table.toml"
@@ -289,8 +297,8 @@ def test_a_table_says_which_figures_came_out(config: Path, tmp_path: Path, capsy
         reproduce.main(written(value, "0123456789abcdef"))
 
 
-def test_what_is_not_there_is_named() -> None:
-    """With what there is."""
+def test_errors_of_unknown_names_list_the_known_ones() -> None:
+    """The error message is the only place where a user learns the names."""
     with pytest.raises(InputError, match=r"beauty, beauty_model, games, games_full, .*, retail, .*retail_ways"):
         read_config("nothing")
     with pytest.raises(InputError, match="beauty, games"):

@@ -1,4 +1,4 @@
-"""The baselines out of a library keep the ranker contract, and find what stood together."""
+"""The baselines of the library implicit satisfy the ranker contract, and find items that occur together."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ EVERYTHING = Subset.everything(N)
 
 
 def histories() -> tuple[IntArray, IntArray]:
-    """Items stand beside those of their own half, and 3, 4 and 5 in one history of every two."""
+    """Histories contain items of one half; every second history is 3, 4, 5."""
     random = np.random.default_rng(0)
     halves = [random.permutation(10)[:4] + 10 * random.integers(2) for _ in range(200)]
-    people = [np.array([3, 4, 5]) if number % 2 else half for number, half in enumerate(halves)]
-    return np.cumsum([0, *map(len, people)]), np.concatenate(people)
+    users = [np.array([3, 4, 5]) if number % 2 else half for number, half in enumerate(halves)]
+    return np.cumsum([0, *map(len, users)]), np.concatenate(users)
 
 
 def request(*items: int) -> RankRequest:

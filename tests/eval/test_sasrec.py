@@ -1,4 +1,4 @@
-"""SASRec keeps the ranker contract, learns order, repeats itself under its seed, and comes back from a folder."""
+"""SASRec satisfies the ranker contract, learns order, is reproducible with a seed, and can be saved and loaded."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ EVERYTHING = Subset.everything(N)
 
 
 def walk(random: np.random.Generator, size: int) -> IntArray:
-    """What comes next depends on the last two items: a run keeps its direction round the ring of items."""
+    """A walk in one direction around a ring of items, so the next item depends on the last two."""
     return (random.integers(N) + random.choice([-1, 1]) * np.arange(size)) % N
 
 
@@ -59,8 +59,8 @@ class TestSasRec(RankerContract):
         return KnownAnswer(request(3, 4, 5), 6)
 
 
-def test_order_decides(learned: SasRec) -> None:
-    """The same last item, met from either side: whoever only counts what stands together cannot tell these apart."""
+def test_the_order_of_the_history_matters(learned: SasRec) -> None:
+    """Walks reach the same last item from either side; co-occurrence alone cannot distinguish them."""
     random = np.random.default_rng(7)
     walks = [walk(random, size) for size in (4, 5, 6, 7) for _ in range(25)]
     rankings = learned.rank([request(*one[:-1]) for one in walks], 1, deadline=Deadline.never())
@@ -69,7 +69,7 @@ def test_order_decides(learned: SasRec) -> None:
 
 
 def test_the_same_seed_gives_the_same_ranker() -> None:
-    """A figure that cannot be repeated is none; and whoever trains must not change anybody else's random numbers."""
+    """Figures must be reproducible, and training must not change the global random state."""
     state = torch.get_rng_state()
     first, again, other = (trained(seed, epochs=2).scores([request(1, 2)]) for seed in (1, 1, 2))
     assert first.tolist() == again.tolist() != other.tolist()
@@ -77,41 +77,43 @@ def test_the_same_seed_gives_the_same_ranker() -> None:
 
 
 def test_a_saved_ranker_scores_as_before(learned: SasRec, tmp_path: Path) -> None:
-    """Whoever trained for twenty minutes does so once."""
-    people = [request(1, 2), request(9, 8, 7), request(5)]
+    """Otherwise every run would train again, for twenty minutes."""
+    requests = [request(1, 2), request(9, 8, 7), request(5)]
     learned.save(tmp_path / "saved")
-    assert SasRec.load(tmp_path / "saved").scores(people).tolist() == learned.scores(people).tolist()
+    assert SasRec.load(tmp_path / "saved").scores(requests).tolist() == learned.scores(requests).tolist()
     (tmp_path / "saved" / "weights.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match="altered"):
         SasRec.load(tmp_path / "saved")
 
 
-def test_only_the_newest_items_are_looked_at(learned: SasRec) -> None:
-    """A history longer than the positions that were learned must not fail, nor be read from its old end."""
+def test_only_the_newest_items_are_used(learned: SasRec) -> None:
+    """A history longer than the learned positions must be truncated at its old end."""
     long = np.resize(np.arange(N), 75)
     whole, newest = learned.scores([RankRequest(long, "", EVERYTHING), RankRequest(long[-50:], "", EVERYTHING)])
     np.testing.assert_allclose(whole, newest, atol=1e-5)
 
 
-def test_it_keeps_the_best_pass_and_stops() -> None:
-    """Passes after the best one forget; with nothing to find, the first is the best there is."""
+def test_training_stops_early_and_keeps_the_best_epoch() -> None:
+    """Later epochs overfit; if the target cannot be found, the first epoch is the best."""
     random = np.random.default_rng(0)
     histories = [walk(random, 4) for _ in range(50)]
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
+
+    def record(done: int, total: int) -> None:
+        progress.append((done, total))
 
     def train(epochs: int) -> SasRec:
-        # The item to be found is in the history, so that no pass ever finds it.
+        # The target is in the history, so no epoch finds it.
         pairs = [(histories[0], int(histories[0][0]))]
-        tell = lambda done, total: told.append((done, total))  # noqa: E731
-        return train_sasrec(histories, N, validation=pairs, seed=3, epochs=epochs, patience=4, on_progress=tell)
+        return train_sasrec(histories, N, validation=pairs, seed=3, epochs=epochs, patience=4, on_progress=record)
 
     stopped = train(50)
-    assert told == [(done, 50) for done in range(1, 6)]
+    assert progress == [(done, 50) for done in range(1, 6)]
     assert stopped.scores([request(1)]).tolist() == train(1).scores([request(1)]).tolist()
 
 
-def test_without_anything_to_learn_it_says_so() -> None:
-    """Random weights rank too, and nobody would notice."""
+def test_empty_training_or_validation_data_is_an_error() -> None:
+    """A ranker with random weights would look like a trained one."""
     pair = (np.array([1, 2]), 3)
     with pytest.raises(InputError, match="0 histories of two items or more and 1 to validate with"):
         train_sasrec([np.array([1]), np.array([], dtype=np.int64)], N, validation=[pair], seed=1)

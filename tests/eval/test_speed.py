@@ -1,4 +1,4 @@
-"""The peers that genrec's speed is measured beside, and the report."""
+"""Benchmarks: peers return the same results as genrec, and reports are correct."""
 
 import json
 from dataclasses import replace
@@ -29,10 +29,10 @@ from genrec.types import Ranking
     length=st.integers(3, 6),
     count=st.integers(1, 300),
 )
-def test_static_dictionary_and_genrec_name_the_same_children(
+def test_static_dictionary_and_genrec_find_the_same_children(
     seed: int, vocab_size: int, length: int, count: int
 ) -> None:
-    """A ratio of two lookups that answer differently says nothing."""
+    """A ratio of two lookups with different results means nothing."""
     random = np.random.default_rng(seed)
     rows = np.unique(random.integers(0, vocab_size, (count, length), dtype=np.uint16), axis=0)
     codes = Identifiers.from_rows("random", random.permutation(rows), vocab_size)
@@ -52,7 +52,7 @@ def test_static_dictionary_and_genrec_name_the_same_children(
         assert lookup.same_children(mine, theirs)
 
 
-def test_a_part_of_the_dictionary_answers_as_the_whole() -> None:
+def test_a_part_of_the_dictionary_gives_the_same_children() -> None:
     """At 10M items only a part of it fits into memory."""
     codes = uniform(2000, 4, 16)
     prefixes = codes.prefixes(2, 20, seed=0)
@@ -75,13 +75,13 @@ def test_static_leads_every_row_to_its_item() -> None:
 
 @pytest.mark.parametrize("draw", [uniform, zipf])
 def test_catalogs_hold_distinct_items(draw: type) -> None:
-    """An identifier that stands twice would be refused by genrec, or counted once by a peer."""
+    """genrec rejects duplicate identifiers, and a peer would count them once."""
     codes: Identifiers = draw(5000, 4, 64)
     assert len(np.unique(codes.rows, axis=0)) == len(codes) == 5000
 
 
 def test_titles_are_encoded_as_their_text(tokenizer: HuggingFaceTokenizer, tmp_path: Path) -> None:
-    """Titles are put together from encoded words; where that differs from encoding the title they are no titles."""
+    """Titles are concatenated from encoded words, which must equal the encoded title."""
     catalog, _ = open_dataset("online-retail", tmp_path)
     codes = titles(2000, catalog.titles, tokenizer)
     sequences = codes.sequences()
@@ -93,8 +93,8 @@ def test_titles_are_encoded_as_their_text(tokenizer: HuggingFaceTokenizer, tmp_p
         np.testing.assert_array_equal(one[:-1], tokenizer.encode_text(tokenizer.decode(one[:-1].tolist())))
 
 
-def test_what_is_compared_is_called_in_turns() -> None:
-    """A machine that slows down must slow both."""
+def test_workloads_are_timed_in_turns() -> None:
+    """A slow phase of the machine must affect both."""
     called: list[str] = []
     found = interleave({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=5, warm_up=False)
     assert called == ["a", "b"] * 5
@@ -102,8 +102,8 @@ def test_what_is_compared_is_called_in_turns() -> None:
     assert found["a"].low <= found["a"].seconds <= found["a"].high
 
 
-def test_the_highest_memory_is_that_of_the_build(tmp_path: Path) -> None:
-    """What this process holds must not be counted, and what the build holds must."""
+def test_peak_memory_is_that_of_the_build(tmp_path: Path) -> None:
+    """The memory of the parent process must not be counted."""
     held = np.ones(40_000_000)
     np.save(tmp_path / "rows.npy", uniform(200_000, 4, 2048).rows)
     peak = peak_memory("dictionary", tmp_path / "rows.npy", 2048)
@@ -112,8 +112,8 @@ def test_the_highest_memory_is_that_of_the_build(tmp_path: Path) -> None:
     assert held.nbytes > 0
 
 
-def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
-    """Whoever reads the file must find what held and what did not without knowing the floors."""
+def test_rows_are_judged_by_the_value_of_their_target(tmp_path: Path) -> None:
+    """Readers of the file must see which rows met their bounds without knowing the bounds."""
     rows = [
         BenchmarkRow("C1", "fast", 1.0, "s", Target(25, 60, at="least"), 30.0, ratio_of="peer/genrec"),
         BenchmarkRow("C5", "slow", 6.0, "s", Target(5, 2, judged="genrec"), 1.0),
@@ -142,7 +142,7 @@ def test_rows_are_judged_by_what_their_floor_is_about(tmp_path: Path) -> None:
 
 
 def some_rows() -> list[BenchmarkRow]:
-    """One row of each kind that a figure has to show."""
+    """One row of each kind that a figure can show."""
     least, own = Target(25, 60, at="least"), Target(5, 2, judged="genrec")
     return [
         BenchmarkRow("C1", "fast", 1.0, "s", least, 70.0, "dictionary", ratio_of="peer/genrec"),
@@ -171,7 +171,7 @@ def some_rows() -> list[BenchmarkRow]:
     ],
 )
 def test_any_rows_can_be_drawn(chosen: slice, expected: list[str], tmp_path: Path) -> None:
-    """A run of a few rows, or of none that can be compared, must not cost the figures of the others."""
+    """A run with few or no comparable rows must still give the other figures."""
     facts: dict[str, Any] = {"machine": {}, "commit": "0", "seconds": 1.0, "arguments": []}
     write_json(tmp_path / "run.json", some_rows()[chosen], facts)
     written = draw_runs([tmp_path / "run.json"], tmp_path / "figures")
@@ -181,15 +181,15 @@ def test_any_rows_can_be_drawn(chosen: slice, expected: list[str], tmp_path: Pat
         assert path.with_suffix(".png").stat().st_size > 1000
 
 
-def test_a_figure_is_drawn_twice_alike(tmp_path: Path) -> None:
-    """A figure that differs every time fills the history with changes that are none."""
+def test_figures_are_deterministic(tmp_path: Path) -> None:
+    """A figure that differs every time fills the repository with empty changes."""
     write_json(tmp_path / "run.json", some_rows(), {})
     first, second = (draw_runs([tmp_path / "run.json"], tmp_path / name) for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_a_row_measured_again_replaces_the_first(tmp_path: Path) -> None:
-    """Two dots for one row would show a machine's mood as a spread between variants."""
+def test_a_later_measurement_replaces_an_earlier_one(tmp_path: Path) -> None:
+    """Two dots for one row would look like a spread between variants."""
     rows = some_rows()
     write_json(tmp_path / "old.json", rows, {"commit": "1"})
     write_json(tmp_path / "new.json", [replace(rows[0], genrec=2.0)], {"commit": "2"})
@@ -200,7 +200,7 @@ def test_a_row_measured_again_replaces_the_first(tmp_path: Path) -> None:
 
 
 def test_generate_and_genrec_find_the_same_items() -> None:
-    """Beams of equal width over equal weights: a faster answer that is another one is not faster."""
+    """Timings are comparable only if both find the same items."""
     backend = random_backend("tiny")
     codes = grid(300, backend.vocab_size)
     trie, root = subject.build(codes), dictionary.build(codes)
@@ -212,7 +212,7 @@ def test_generate_and_genrec_find_the_same_items() -> None:
 
 
 def test_generate_finds_paths_of_any_length() -> None:
-    """Titles end where they end; a path that is cut, or goes on behind its end, is not an item."""
+    """A path that is truncated, or continues after its end token, is not an item."""
     backend = random_backend("tiny")
     sequences = [np.array(one) for one in ([5, 9], [5, 6, 9], [7, 8, 4, 9], [3, 9])]
     codes = Identifiers.from_sequences("titles", sequences, backend.vocab_size)
@@ -223,8 +223,8 @@ def test_generate_finds_paths_of_any_length() -> None:
     assert mine.item_indices.tolist() == [huggingface.item_of(root, path) for path in theirs]
 
 
-def test_all_ways_to_score_give_the_same_scores() -> None:
-    """Otherwise one of them skips some of the work."""
+def test_all_scoring_methods_give_the_same_scores() -> None:
+    """Different scores would mean that one method skips work."""
     backend = random_backend("tiny")
     random = np.random.default_rng(1)
     prompt, chosen = random.integers(0, 500, 9), np.unique(random.integers(0, 500, (20, 4)), axis=0)
@@ -235,31 +235,31 @@ def test_all_ways_to_score_give_the_same_scores() -> None:
         np.testing.assert_allclose(scores[ranking.item_indices], ranking.scores, atol=1e-4)
 
 
-def test_random_cases_break_no_promise() -> None:
-    """The published count of broken promises is zero; so is this smaller one."""
+def test_random_cases_violate_no_guarantee() -> None:
+    """The published number of violations is zero; so is that of this smaller run."""
     assert {row.variant: row.genrec for row in exactness.rows(60, seed=7)} == dict.fromkeys(exactness.GUARANTEES, 0)
 
 
 def test_a_third_of_the_random_cases_subtract_a_prior() -> None:
-    """With a prior a score can rise along a path; a count without it would leave out the bound that can fail."""
+    """Scores can rise along a path only with a prior, which is the hard case for the bounds."""
     random = np.random.default_rng(7)
     cases = [exactness.draw(random) for _ in range(300)]
-    guided = [case for case in cases if case.prior_weight]
-    assert 0.25 < len(guided) / len(cases) < 0.42
-    assert {(case.prior_weight, case.kind) for case in guided} == {
+    with_prior = [case for case in cases if case.prior_weight]
+    assert 0.25 < len(with_prior) / len(cases) < 0.42
+    assert {(case.prior_weight, case.kind) for case in with_prior} == {
         (weight, kind) for weight in (0.5, 1.0, 2.0) for kind in ("model", "catalog")
     }
 
 
-def test_a_prior_that_is_not_subtracted_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The brute force must know of the prior by itself, not through what it checks."""
+def test_a_prior_that_is_not_subtracted_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brute force must compute the prior independently of the search."""
     monkeypatch.setattr(exactness.Case, "prior_penalty", lambda *_: None)
     counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
     assert counted["score of an item wrong"]
 
 
-def test_a_wrong_search_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A count that is always zero counts nothing."""
+def test_a_wrong_search_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that is always zero proves nothing."""
 
     def backwards(*arguments: Any, **options: Any) -> list[Ranking]:
         found = subject.search_exhaustively(
@@ -270,4 +270,4 @@ def test_a_wrong_search_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "search", backwards)
     counted = {row.variant: row.genrec for row in exactness.rows(30, seed=7)}
     assert counted["score of an item wrong"]
-    assert counted["full width differs from brute force"] or counted["said to be proven and is not the top k"]
+    assert counted["full width differs from brute force"] or counted["reported as proven but not the top k"]

@@ -1,4 +1,4 @@
-"""The unconstrained baseline: what a model wrote is read as kindly as can be, and never helped."""
+"""The unconstrained baseline: lines are matched leniently to titles, and lists are never repaired."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ def baseline(smollm2: Path) -> UnconstrainedLlm:
         ("", []),
     ],
 )
-def test_a_list_is_read_in_whatever_way_it_is_written(text: str, lines: list[str]) -> None:
-    """A reader that misses lines would make the baseline look worse than it is."""
+def test_lists_of_any_format_are_parsed(text: str, lines: list[str]) -> None:
+    """A parser that misses lines would make the baseline look worse than it is."""
     assert listed_lines(text) == lines
 
 
@@ -48,13 +48,13 @@ def test_a_list_is_read_in_whatever_way_it_is_written(text: str, lines: list[str
         ("...", None),
     ],
 )
-def test_a_line_is_the_title_that_it_nearly_is(baseline: UnconstrainedLlm, line: str, title: str | None) -> None:
-    """What is taken for another title is a hit that was not named, what is not taken a miss that was."""
+def test_a_line_matches_a_similar_title(baseline: UnconstrainedLlm, line: str, title: str | None) -> None:
+    """A wrong match would be a false hit, and a missing match a false miss."""
     assert baseline.match_line(line) == (None if title is None else TITLES.index(title))
 
 
-def test_of_several_it_is_one_that_was_to_be_ranked(baseline: UnconstrainedLlm) -> None:
-    """A title outside of the candidates counts as what was named: a real item, which is not allowed."""
+def test_candidates_are_preferred_over_other_titles(baseline: UnconstrainedLlm) -> None:
+    """A title outside the candidates counts as a real item that is not allowed."""
     assert baseline.match_line("Alien 3", candidates=[0, 1]) == TITLES.index("Alien 3")
     assert baseline.match_line("Alien 1978", candidates=[0, 1]) == TITLES.index("Alien (1979)")
     assert baseline.match_line("Heat - Director's Cut", candidates=[5]) == TITLES.index("Heat - Director's Cut")
@@ -72,29 +72,29 @@ def test_of_several_it_is_one_that_was_to_be_ranked(baseline: UnconstrainedLlm) 
 def test_lists_are_neither_padded_nor_filtered(
     baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer, text: str, ids: list[str]
 ) -> None:
-    """What was named twice or does not exist is what is measured beside genrec's rows."""
+    """Repeated and unknown titles are the faults that this baseline measures."""
     answer = [*tokenizer.encode_text(text).tolist(), tokenizer.eos_token_id]
     items = baseline.parse_answer(answer, 3)
     assert [item.item_id for item in items] == ids
     assert [item.rank for item in items] == list(range(1, len(ids) + 1))
 
 
-def test_a_line_that_was_cut_off_does_not_count(baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer) -> None:
-    """Half a title is the fault of the budget, not of the model."""
+def test_a_truncated_line_does_not_count(baseline: UnconstrainedLlm, tokenizer: HuggingFaceTokenizer) -> None:
+    """A truncated title is caused by the token limit, not by the model."""
     items = baseline.parse_answer(tokenizer.encode_text("1. Alien 3\n2. The Bab").tolist(), 3)
     assert [item.item_id for item in items] == ["i2"]
 
 
 def test_recommend_takes_one_user_or_many(baseline: UnconstrainedLlm) -> None:
-    """It is asked as a `Recommender` is, and refuses what that refuses."""
-    people = [History(("i0", "i1", "i2"), user_id="u"), History(("i2",))]
-    answers = baseline.recommend(people, 2)
+    """It has the interface of `Recommender`, including its errors."""
+    users = [History(("i0", "i1", "i2"), user_id="u"), History(("i2",))]
+    answers = baseline.recommend(users, 2)
     assert all(answer.tokens > 0 and len(answer.items) <= 2 for answer in answers)
     assert {item.user_id for item in answers[0].items} <= {"u"}
     assert baseline.recommend([], 2) == []
-    assert baseline.recommend(people[1], 2, only=["i2", "i3"]).tokens > 0
+    assert baseline.recommend(users[1], 2, only=["i2", "i3"]).tokens > 0
     for only, message in (([], "only holds nothing"), (["i9"], r"only holds \['i9'\]")):
         with pytest.raises(InputError, match=message):
-            baseline.recommend(people, 2, only=only)
+            baseline.recommend(users, 2, only=only)
     with pytest.raises(InputError, match="k is 0"):
-        baseline.recommend(people, 0)
+        baseline.recommend(users, 0)

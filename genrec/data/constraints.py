@@ -1,0 +1,92 @@
+"""Constraints of a request: filters, item lists and boosts of the caller, compiled to item indices of one catalog."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from genrec.data.catalog import Catalog
+from genrec.data.subset import Boost, Mask, Subset
+from genrec.errors import InputError, UnknownItemError
+from genrec.types import IntArray, ItemId
+
+_CACHE_SIZE = 16  # compiled filters, most recently used
+_SPARSE_RATIO = 64  # a filter that passes fewer than one item in 64 is kept as a list of indices
+
+
+class ConstraintCompiler:
+    """Compiles the constraints of requests over one catalog; filters given as text are cached."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._filters: dict[str, Subset] = {}  # oldest first
+        self._lock = threading.Lock()
+
+    def allowed(self, where: Any, only: Iterable[ItemId] | None, exclude: Iterable[ItemId] | None) -> Subset:
+        """The items that pass a filter, are in `only` and are not in `exclude`; None for no constraint.
+
+        Raises:
+            FilterError: the filter does not parse, or names an unknown attribute.
+            UnknownItemError: an item id is not in the catalog.
+        """
+        allowed = Subset.everything(len(self._catalog)) if where is None else self._filter(where)
+        if only is not None:
+            allowed = allowed.intersect(self._item_indices("only", only))
+        if exclude is not None:
+            allowed = allowed.without(self._item_indices("exclude", exclude))
+        return allowed
+
+    def boost(self, boost: Mapping[ItemId, float] | None) -> Boost | None:
+        """Boosts by item index; None for none.
+
+        Raises:
+            InputError: `boost` is not a mapping to finite numbers, or has two keys for one item.
+            UnknownItemError: an item id is not in the catalog.
+        """
+        if boost is None:
+            return None
+        if not isinstance(boost, Mapping):
+            raise InputError(f"boost is {boost!r}; pass a mapping from item ids to numbers")
+        try:
+            values = np.array(list(boost.values()), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a boost is not a number: {error}; give a finite number for each item id") from error
+        if not np.isfinite(values).all():
+            item = list(boost)[int(np.argmin(np.isfinite(values)))]
+            raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
+        indices = self._item_indices("boost", boost)
+        order = np.argsort(indices, kind="stable")
+        repeated = np.flatnonzero(np.diff(indices[order]) == 0)
+        if repeated.size:
+            first, second = (list(boost)[int(order[repeated[0] + offset])] for offset in (0, 1))
+            raise InputError(f"boost holds {first!r} and {second!r}, which are the same item; give one number for it")
+        return Boost(indices[order], values[order])
+
+    def _filter(self, where: Any) -> Subset:
+        with self._lock:
+            cached = self._filters.pop(where, None) if isinstance(where, str) else None
+            if cached is not None:
+                self._filters[where] = cached
+                return cached
+        mask = Mask.from_bool(self._catalog.where(where))
+        allowed = Subset.from_mask(mask)
+        if mask.total * _SPARSE_RATIO < len(mask):
+            allowed = Subset.from_indices(len(mask), allowed.to_indices())
+        if isinstance(where, str):
+            with self._lock:
+                self._filters[where] = allowed
+                while len(self._filters) > _CACHE_SIZE:
+                    del self._filters[next(iter(self._filters))]
+        return allowed
+
+    def _item_indices(self, name: str, item_ids: Iterable[ItemId]) -> IntArray:
+        item_ids = list(item_ids)
+        indices = self._catalog.item_ids.positions(item_ids)
+        unknown = np.flatnonzero(indices < 0)
+        if unknown.size:
+            raise UnknownItemError(
+                f"{name} holds item {item_ids[int(unknown[0])]!r}, which is not in catalog {self._catalog.name!r} "
+                f"({len(self._catalog):,} items); leave it out of {name}"
+            )
+        return indices
