@@ -1,4 +1,4 @@
-"""Interactions: an immutable, columnar log of which user met which item, and when.
+"""Interactions: an immutable, columnar log of events, each with a user, an item and a time.
 
 Letters: E events, U users, N items of a catalog, D distinct items of the log, H events of one user. Users are in the
 order of their ids, whole numbers by size and text by code point. A user's events are oldest first, and events with
