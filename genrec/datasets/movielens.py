@@ -1,4 +1,4 @@
-"""MovieLens: conversion of its tables to genrec's columns, and film titles as people write them.
+"""MovieLens: conversion of its tables to genrec's columns, and film titles in their natural word order.
 
 Source: F. Maxwell Harper and Joseph A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5, 4, 2015.
 """

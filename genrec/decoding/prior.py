@@ -4,7 +4,7 @@ An LLM prefers short and famous titles, whatever the history. Subtracting the lo
 gives an item with the histories of other users, or with none, removes this preference, so that the score reflects this
 history. Source: the pointwise mutual information of Church and Hanks, Computational Linguistics 16(1), 1990;
 as a decoding objective, Li et al., "A Diversity-Promoting Objective Function", NAACL 2016, section 4.2; measuring it
-behind prompts with content rather than empty ones follows Zhao et al., "Calibrate Before Use", ICML 2021, section 5.
+after prompts with content rather than empty ones follows Zhao et al., "Calibrate Before Use", ICML 2021, section 5.
 """
 
 import threading
@@ -88,11 +88,11 @@ class Prior:
 
     @property
     def prompts(self) -> tuple[IntArray, ...]:
-        """The prompts behind which it is measured."""
+        """The prompts after which it is measured."""
         return tuple(self._prompts)
 
     def reindexed(self, trie: TokenTrie, new_item_indices: IntArray, *, key: str) -> "Prior":
-        """The prior of another trie behind the same prompts; the scores of rows that both have are kept.
+        """The prior of another trie after the same prompts; the scores of rows that both have are kept.
 
         Args:
             trie: the other trie.

@@ -17,7 +17,7 @@ from genrec.types import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True)
 class TreeScores:
-    """The scores of a trie's tokens behind one prompt.
+    """The scores of a trie's tokens after one prompt.
 
     Attributes:
         log_probs: float64 [T], the log-probability of each token given its path; 0 for tokens that were not scored.
@@ -33,7 +33,7 @@ class TreeScores:
 def score_tries(
     tree: TokenTree, tries: Sequence[TokenTrie | None], *, branching_only: bool = False, max_nodes: int = 512
 ) -> list[TreeScores | None]:
-    """Score every token of a trie behind each of U prompts.
+    """Score every token of a trie after each of U prompts.
 
     Args:
         tree: U open prompts; its size is restored.

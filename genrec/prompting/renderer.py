@@ -23,7 +23,7 @@ class RenderedPrompt:
     Attributes:
         prompt: its messages.
         token_ids: int64 [P].
-        notices: what was left out of it.
+        notices: what was omitted from it.
     """
 
     prompt: Prompt
