@@ -14,8 +14,8 @@ from genrec.chat.conversation import Conversation, Turn, TurnContext
 from genrec.chat.item_links import extract_item_ids
 from genrec.chat.parsers.intents import UserIntent, detect_intent
 from genrec.chat.parsers.lexical import LexicalParser
+from genrec.chat.plain_replies import ReplyGenerator, format_comparison, format_list, format_reason
 from genrec.chat.preferences import Label, Preferences
-from genrec.chat.replies import ReplyGenerator, format_comparison, format_list, format_reason
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError

@@ -116,8 +116,8 @@ class _ChatSession:
         from rich.text import Text
 
         from genrec.chat.item_links import split_item_links
+        from genrec.chat.plain_replies import format_list
         from genrec.chat.preferences import Preferences
-        from genrec.chat.replies import format_list
 
         if isinstance(event, Preferences):
             self._show_preferences(event)

@@ -1,4 +1,6 @@
-"""The prior of each item: its log-probability independent of the user's history.
+"""Measures the prior of each item: its log-probability independent of the user's history.
+
+`genrec.decoding.prior_penalty` holds what a score subtracts.
 
 An LLM prefers short and famous titles, whatever the history. Subtracting the log-probability that the same template
 gives an item with the histories of other users, or with none, removes this preference, so that the score reflects this
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
-from genrec.decoding.bounds import PriorPenalty
+from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import ArtifactError, MismatchError
 from genrec.index.trie import TokenTrie

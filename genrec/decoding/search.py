@@ -10,7 +10,8 @@ import numpy as np
 from genrec.backends.base import TokenTree
 from genrec.data.subset import Subset
 from genrec.decoding.beam import BeamSearch
-from genrec.decoding.bounds import PriorPenalty, prefix_sums, renormalize_over_children
+from genrec.decoding.bounds import prefix_sums, renormalize_over_children
+from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.decoding.tree_scoring import TreeScores, score_tries
 from genrec.errors import InputError, check_count

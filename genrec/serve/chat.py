@@ -16,8 +16,8 @@ from typing import Any
 
 from genrec.chat.advisor import Advisor, TurnEvent
 from genrec.chat.conversation import Conversation, Turn
+from genrec.chat.plain_replies import format_list
 from genrec.chat.preferences import Preferences
-from genrec.chat.replies import format_list
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
