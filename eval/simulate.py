@@ -260,7 +260,7 @@ def satisfies_filter(where: str, title: str, price: float | None) -> bool:
         return satisfies_price_bound(price, found[1], float(found[2]))
     if words := excluded_words(where):
         return all(lacks_text(title, word) for word in words)
-    raise InputError(f"the filter {where!r} is of an unknown kind; teach `satisfies_filter` to evaluate it")
+    raise InputError(f"the filter {where!r} is of an unknown kind; add it to `satisfies_filter`")
 
 
 def _record_utterance(accuracy: ParserAccuracy, utterance: Utterance, before: Preferences, after: Preferences) -> None:

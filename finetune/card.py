@@ -25,11 +25,11 @@ license: {license}
 tags: [recommendation, lora, genrec]
 ---
 
-# A recommender's adapter for {base}
+# LoRA adapter for {base}
 
-Trained by genrec on `{data}` (digest {digest}), events from {first} to {last}, by the objective `{objective}`:
-{targets:,} targets in {tokens:,} tokens, step {step} of {steps}. It ranks the items of one catalog with one template,
-whose hashes are in `genrec.json`; they are compared when it is loaded.
+Trained by genrec on `{data}` (digest {digest}), events from {first} to {last}, with the objective `{objective}`:
+{targets:,} targets in {tokens:,} tokens, step {step} of {steps}. It ranks the items of one catalog with one template.
+Their hashes are in `genrec.json` and are checked when the adapter is loaded.
 
 Validation: the last known item of {users} users among {others} random items: {ndcg}.
 

@@ -112,7 +112,9 @@ class TrainingData:
         is_new = np.array([history.num_known[-1] >= _MIN_HISTORY and history.is_new(-1) for history, _ in long])
         validation = order[is_new[order]][: config.evaluate_users]
         if not len(validation):
-            raise InputError(f"no last item in {config.data} is new to its user; validation needs such items")
+            raise InputError(
+                f"no last item in {config.data} is new to its user; validation needs users whose last item is new"
+            )
         others = np.setdiff1d(order, validation)
         self.validation = [long[user][0] for user in validation]
         shortened = [history.truncated(int(history.num_known[-1])) for history in self.validation]
@@ -164,7 +166,9 @@ class TrainingData:
                     found = True
                     yield record
             if not found:
-                raise InputError("no history has a new item after its first ones; training needs such items")
+                raise InputError(
+                    "every item after the first ones repeats an earlier one; training needs histories with new items"
+                )
 
     def _sample_example(self, target_range: _TargetRange) -> dict[str, Any] | None:
         """Draw consecutive targets, which share most of their prompts; None if none of them is new to the user."""

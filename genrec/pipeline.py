@@ -183,5 +183,5 @@ class Pipeline:
             both = upsert.item_ids.positions(self.catalog.item_ids.take(removed)) >= 0
             if both.any():
                 item_id = self.catalog.item_ids[int(removed[np.argmax(both)])]
-                raise InputError(f"item {item_id!r} is in both upsert and remove; leave it out of one of them")
+                raise InputError(f"item {item_id!r} is in both upsert and remove; remove it from one of them")
         return removed

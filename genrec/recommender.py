@@ -311,11 +311,11 @@ class _Arguments:
         """
         k, deadline = self.k, self.deadline
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k is {k!r}; ask for a whole number of at least 1")
+            raise InputError(f"k is {k!r}; give a whole number of at least 1")
         if self.on_unknown not in get_args(OnUnknown):
             raise InputError(f"on_unknown is {self.on_unknown!r}; choose one of {', '.join(get_args(OnUnknown))}")
         if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < np.inf):
-            raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for none")
+            raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for no deadline")
         for name, ids in (("only", self.only), ("exclude", self.exclude)):
             if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
                 raise InputError(f"{name} is {ids!r}; pass a list of item ids")

@@ -166,7 +166,8 @@ def train_sasrec(
     sequences = [history[-length - 1 :] for history in histories if len(history) > 1]
     if not sequences or not validation:
         raise InputError(
-            f"{len(sequences)} histories of two items or more and {len(validation)} to validate with; give some of both"
+            f"{len(sequences)} histories of two items or more and {len(validation)} validation histories; "
+            "give at least one of each"
         )
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):

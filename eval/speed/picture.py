@@ -27,8 +27,8 @@ PASSES = ("#dcebf8", "#b6d6f0", "#86bbe4", "#5a9fd6")
 GOOD, OTHER, DENIED, OPEN = "#1f8a4c", "#6b7a88", "#c0392b", "#b8711a"
 DASHED = (0, (2.5, 1.8))
 NODE_STYLES: dict[str, tuple[str, str, Any, str]] = {  # fill, edge, line, ink
-    "read, never grown: a score is complete": ("white", GOOD, "-", GOOD),
-    "read, left unopened": ("white", OPEN, DASHED, OPEN),
+    "scored, not grown: end of an item": ("white", GOOD, "-", GOOD),
+    "scored, not opened": ("white", OPEN, DASHED, OPEN),
     "never computed": ("white", RULE, "-", FAINT),
     "not allowed": ("#fdf1ef", "#e4b4ad", "-", DENIED),
 }
@@ -50,10 +50,10 @@ def draw_tree(example: "Example", titles: list[str], path: Path) -> None:
     axes.set_xlim(0, 12.4)
     axes.set_ylim(0, 7.6)
     axes.axis("off")
-    axes.text(0.35, 7.28, "A token tree behind one prompt", fontsize=15, weight="bold", color=INK, va="center")
+    axes.text(0.35, 7.28, "A token tree after one prompt", fontsize=15, weight="bold", color=INK, va="center")
     axes.text(
         0.35, 6.98, "Six titles of the embedded shop, SmolLM2-135M-Instruct, k = 2, width 2, exact. Numbers are "
-        "scores: log-probabilities (nats), added up from the prompt to there.", fontsize=9, color=QUIET, va="center",
+        "scores: log-probabilities (nats), summed along the path.", fontsize=9, color=QUIET, va="center",
     )  # fmt: skip
     _legend(axes, 6.6)
     _TreeDrawing(example, titles, axes, top=6.02).draw()
@@ -130,7 +130,7 @@ class _TreeDrawing:
     def _draw_node(self, prefix: int) -> None:
         example, grown, read = self.example, self.example.grown_pass[prefix], self.example.read_pass[prefix] >= 0
         last = prefix in example.trie.last_positions
-        kind = "read, never grown: a score is complete" if last else "read, left unopened"
+        kind = "scored, not grown: end of an item" if last else "scored, not opened"
         fill, edge, style, ink = NODE_STYLES[kind if read else "never computed"]
         if not self.allowed[prefix]:
             fill, edge, style, ink = NODE_STYLES["not allowed"]
@@ -161,7 +161,7 @@ class _TreeDrawing:
             item, last = int(example.trie.items[row]), path[-1]
             self.axes.plot([end + 0.07, x - 0.1], [y, y], color=RULE, lw=1, ls=(0, (1, 2)), zorder=1)
             if not example.allowed[row]:
-                color, weight, words = DENIED, "normal", "not allowed (bought): its children are left out"
+                color, weight, words = DENIED, "normal", "not allowed (already bought): its children are skipped"
             elif item in found:
                 rank = list(found).index(item) + 1
                 color, weight, words = GOOD, "bold", f"{_number(found[item])}, number {rank}"
@@ -207,7 +207,7 @@ class _ProofDrawing:
     def draw(self) -> None:
         left, bottom = self.left, self.bottom
         self._text(left, bottom + 2.42, "When is it proven?", 11, INK, weight="bold")
-        words = "Scores only fall along a path: what is open ends where it stands, or to the left of it."
+        words = "Scores only fall along a path: an open node ends at its position or to the left of it."
         self._text(left, bottom + 2.18, words, 8.5, QUIET)
         for line, after in enumerate(self._passes()):
             self._draw_score_axis(after, bottom + 1.52 - 0.92 * line)
@@ -232,7 +232,7 @@ class _ProofDrawing:
         axes.add_patch(Rectangle((across(kth), y - 0.13), end - across(kth), 0.26, fc=fill, ec="none", zorder=0))
         axes.plot([across(kth)] * 2, [y - 0.13, y + 0.2], color=INK, lw=1.4, zorder=2)
         self._text(across(kth), y + 0.29, f"k-th best {_number(kth)}", 8, INK, ha="center")
-        verdict = "proven: nothing open lies right of it" if proven else "not proven: open nodes lie right of it"
+        verdict = "proven: no open node is to the right" if proven else "not proven: open nodes are to the right"
         self._text(end, y + 0.29, verdict, 8.5, GOOD if proven else OPEN, ha="right")
         for rank, score in enumerate(scores):
             color = GOOD if rank < self.k else OTHER
@@ -255,7 +255,7 @@ class _ProofDrawing:
 
 def _mask(example: "Example", axes: Axes, *, left: float, top: float, cell: float) -> None:
     """Draw the attention mask: the prompt and the grown nodes that each grown node attends to."""
-    axes.text(left - 0.75, top + 0.25, "Who sees whom", fontsize=11, weight="bold", color=INK, va="center")
+    axes.text(left - 0.75, top + 0.25, "Attention mask", fontsize=11, weight="bold", color=INK, va="center")
     order, parents, block = example.order, example.trie.parents, 0.62
     where = {place: number for number, place in enumerate(order)}
     size = len(order)
@@ -279,7 +279,7 @@ def _mask(example: "Example", axes: Axes, *, left: float, top: float, cell: floa
     y = top - cell * size - 0.1
     axes.text(left + block / 2, y, "prompt", fontsize=8, color=INK, ha="center", va="center")
     axes.text((left + block + right) / 2, y, f"the {size} grown nodes", fontsize=8, color=INK, ha="center", va="center")
-    words = "A row is a grown node,\na cell what it attends to:\nthe prompt, its own\nancestors and itself."
+    words = "Each row is a grown node.\nIts cells are what it attends\nto: the prompt, its\nancestors and itself."
     axes.text(right + 0.15, top - 0.02, words, fontsize=8.5, color=QUIET, va="top", linespacing=1.45)
 
 

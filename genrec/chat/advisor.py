@@ -254,7 +254,7 @@ class Advisor:
         """Undo the last turn or all turns, and show the list before them again."""
         kept = _without_turns(conversation, intent)
         recommendations = kept.turns[-1].recommendations if kept.turns else RecommendationList((), True, 0)
-        result = "Taken back." if conversation.turns else "There is nothing to take back."
+        result = "Undone." if conversation.turns else "There is nothing to undo."
         next_step = format_list(recommendations) if recommendations.items else "What are you looking for?"
         for event in (kept.preferences, recommendations, f"{result} {next_step}"):
             on_event(event)

@@ -10,7 +10,7 @@ from genrec.deadline import Deadline
 from genrec.prompting.template import one_line
 from genrec.types import Recommendation, RecommendationList
 
-_NO_REASON = "I cannot tell just now."
+_NO_REASON = "no explanation is available right now."
 
 
 class ReplyGenerator(Protocol):
@@ -36,7 +36,7 @@ class ReplyGenerator(Protocol):
 def format_list(recommendations: RecommendationList) -> str:
     """A plain reply that names the recommended items with their ranks."""
     if not recommendations.items:
-        return "Nothing is left that fits all of this; take one of your wishes back."
+        return "No item matches all your preferences; remove one of them."
     links = (f"{item.rank}. {format_item_link(item.item_id, item.title)}" for item in recommendations.items)
     return "How about: " + ", ".join(links)
 
@@ -55,7 +55,7 @@ def format_comparison(items: Sequence[Recommendation], catalog: Catalog) -> str:
     for item in items:
         own = attributes[item.item_id]
         facts = ", ".join(f"{name} {own[name]}" for name in differing or names if own.get(name) is not None)
-        text = escape_markdown(one_line(facts)) or "nothing is known"
+        text = escape_markdown(one_line(facts)) or "no details are known"
         lines.append(f"{format_item_link(item.item_id, item.title)}: {text}")
     if len(items) == 1:
         return lines[0]

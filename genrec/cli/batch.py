@@ -105,7 +105,7 @@ def status(output: Output, as_json: options.Json = False) -> None:
 
 @group.command()
 def verify(output: Output, as_json: options.Json = False) -> None:
-    """Check that every row is there once and every part is as it was written."""
+    """Check that every row is present exactly once, and that no part has changed since it was written."""
     from genrec.batch.run import BatchRun
 
     batch_run = BatchRun.open(output)
@@ -118,7 +118,7 @@ def verify(output: Output, as_json: options.Json = False) -> None:
     if not as_json:
         found = batch_run.status()
         terminal.stdout_console().print(
-            f"each of {found.rows:,} rows is there once: {found.rows - found.failed:,} answered, "
+            f"{found.rows:,} rows, each present exactly once: {found.rows - found.failed:,} answered, "
             f"{found.failed:,} failed"
         )
 

@@ -145,7 +145,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     )
     for notice in opened.notices:
         if notice.code in ("no_language_model", "no_embedding_ranker"):  # the answers would change once it is installed
-            raise ModelMissingError(f"a batch run needs all of its parts: {notice}")
+            raise ModelMissingError(f"a batch run needs every stage of the fallback chain: {notice}")
         terminal.print_notice(f"note: {notice}")
     recommender = _starting_with(ranker, opened, source.name)
     filters = {name: task_options[name] for name in (*_FILTER_OPTIONS, "on_unknown") if task_options[name] is not None}

@@ -66,12 +66,10 @@ class _UserLists:
 EXAMPLE_USERS = (
     ExampleUser("a customer with a long history", "12476", tuned=True),
     ExampleUser("a customer with a short history", "15049", tuned=True),
-    ExampleUser("a new user, about whom nothing is known"),
+    ExampleUser("a new user without a history"),
+    ExampleUser("a new user with search words", words="a birthday present for a girl who loves fairies"),
     ExampleUser(
-        "a new user, who says what they are looking for", words="a birthday present for a girl who loves fairies"
-    ),
-    ExampleUser(
-        "a customer with a filter: under 5.00, nothing already bought",
+        "a customer with a filter: under 5.00, no items already bought",
         "12762",
         recommend_options={"where": "price < 5", "filter_seen": True},
         attribute="price",
@@ -245,7 +243,7 @@ def _describe_user(recommender: "Recommender", user: ExampleUser, history: "Hist
     if user.words:
         return Text(f"is looking for: “{sanitize_line(user.words)}”", style="cyan")
     if not history.item_ids:
-        return Text("has no history and gives no words", style="cyan")
+        return Text("has no history and no search words", style="cyan")
     newest = list(dict.fromkeys(reversed(history.item_ids)))
     titles = [
         sanitize_line(recommender.catalog[recommender.catalog.index_of(item_id)].title)

@@ -49,7 +49,7 @@ def recommend(
 ) -> None:
     """Recommend items to known users, or to a new user with --words or --history.
 
-    Without a user, words or a history, the list is for a new user about whom nothing is known.
+    Without USER, --words and --history, the list is for a new user without a history.
     """
     from genrec.cache import default_cache
     from genrec.types import History

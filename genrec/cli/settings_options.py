@@ -60,35 +60,35 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "model": SettingOption(
             str,
             "SmolLM2-135M-Instruct",
-            "Language model: the name of a bundled one, a folder, or none.",
+            "Language model: a bundled model's name, a folder, or none.",
             "NAME",
             MODEL_PANEL,
         ),
         "adapter": SettingOption(
             str,
             None,
-            "LoRA adapter for the model: a folder written by finetune.train, or online-retail for the one that ships.",
+            "LoRA adapter for the model: a folder written by finetune.train, or online-retail for the bundled adapter.",
             "FOLDER",
             MODEL_PANEL,
         ),
         "encoder": SettingOption(
             str,
             "all-MiniLM-L6-v2",
-            "Sentence encoder: the name of a bundled one, a folder, or none.",
+            "Sentence encoder: a bundled model's name, a folder, or none.",
             "NAME",
             MODEL_PANEL,
         ),
         "template": SettingOption(
             str,
             "next-item",
-            "Prompt for users with a history: the name of a shipped template, or a .j2 file.",
+            "Prompt template for users with a history: a shipped template's name, or a .j2 file.",
             "NAME",
             MODEL_PANEL,
         ),
         "cold_template": SettingOption(
             str,
             "cold-start",
-            "Prompt for users without a history: the name of a shipped template, or a .j2 file.",
+            "Prompt template for users without a history: a shipped template's name, or a .j2 file.",
             "NAME",
             MODEL_PANEL,
         ),
@@ -107,7 +107,7 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             "CHOICE",
         ),
         "prior": SettingOption(
-            float, 1.0, "Weight of the item's mean score for the histories of other users, which is subtracted."
+            float, 1.0, "Weight of the prior, the item's mean score for other users' histories, which is subtracted."
         ),
         "fusion_weight": SettingOption(
             float,
@@ -131,7 +131,7 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "memory": SettingOption(
             float,
             None,
-            "Memory limit of a batch, such as 4e9; larger ones are refused.",
+            "Memory limit of a batch in bytes, such as 4e9; larger batches are rejected.",
             "BYTES",
         ),
     }

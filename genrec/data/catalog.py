@@ -57,7 +57,7 @@ class Catalog:
             InputError: no items, a row without an id or a title, or a repeated id.
         """
         if len(table) == 0:
-            raise InputError(f"{table.source} holds no items; a catalog needs at least one")
+            raise InputError(f"{table.source} holds no items; add at least one")
         self.name = name
         self.item_ids = table.id_column("item_id")
         require_distinct_ids(self.item_ids, table.source)

@@ -87,6 +87,6 @@ class ConstraintCompiler:
         if unknown.size:
             raise UnknownItemError(
                 f"{name} holds item {item_ids[int(unknown[0])]!r}, which is not in catalog {self._catalog.name!r} "
-                f"({len(self._catalog):,} items); leave it out of {name}"
+                f"({len(self._catalog):,} items); remove it from {name}"
             )
         return indices

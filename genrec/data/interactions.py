@@ -1,4 +1,4 @@
-"""Interactions: an immutable, columnar log of which user met which item, and when.
+"""Interactions: an immutable, columnar log of events, each with a user, an item and a time.
 
 Letters: E events, U users, N items of a catalog, D distinct items of the log, H events of one user. Users are in the
 order of their ids, whole numbers by size and text by code point. A user's events are oldest first, and events with
@@ -325,8 +325,8 @@ class Interactions:
             theirs = {name: self._source_columns.get(name, name) for name in ("user_id", "item_id")}
             mapping = {"user_id": theirs["item_id"], "item_id": theirs["user_id"]}
             raise InputError(
-                f"users and items of {self.source} look swapped: no item id but {users:,} of {len(self.user_ids):,} "
-                f"user ids are in catalog {catalog.name!r} ({len(catalog):,} items)",
+                f"users and items of {self.source} look swapped: no item ids, but {users:,} of {len(self.user_ids):,} "
+                f"user ids, are in catalog {catalog.name!r} ({len(catalog):,} items)",
                 remedy=f"pass columns={mapping!r}",
                 code="swapped_columns",
                 columns=mapping,
@@ -337,7 +337,7 @@ class Interactions:
         item_id = self._item_ids[int(self._item_codes[row])]
         user_id = self.user_ids[int(np.searchsorted(self.offsets, row, side="right")) - 1]
         others = len(np.unique(self._item_codes[unknown])) - 1
-        more = f", and neither {'are' if others > 1 else 'is'} {others:,} more" if others else ""
+        more = f", and {others:,} more {'items are' if others > 1 else 'item is'} missing too" if others else ""
         return UnknownItemError(
             f"item {item_id!r} in the history of user {user_id!r} is not in catalog {catalog.name!r} "
             f"({len(catalog):,} items){more}",

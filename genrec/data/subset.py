@@ -206,7 +206,7 @@ class Boost:
                 "give one value for each index"
             )
         if self.indices.size and self.indices[0] < 0:
-            raise InputError(f"index {self.indices[0]} is boosted; indices count from 0")
+            raise InputError(f"boost index {self.indices[0]} is negative; indices start at 0")
         unordered = np.flatnonzero(np.diff(self.indices) <= 0)
         if unordered.size:
             first, second = self.indices[unordered[0]], self.indices[unordered[0] + 1]
@@ -227,7 +227,7 @@ class Boost:
         rows = list(pairs)
         invalid = [index for index, _ in rows if isinstance(index, bool) or not isinstance(index, int | np.integer)]
         if invalid:
-            raise InputError(f"index {invalid[0]!r} is boosted; give whole numbers")
+            raise InputError(f"boost index {invalid[0]!r} is not an integer; give integers")
         indices = np.array([index for index, _ in rows], dtype=np.int64)
         values = np.array([value for _, value in rows], dtype=np.float64)
         order = np.argsort(indices, kind="stable")
@@ -269,7 +269,7 @@ def concat_ragged(arrays: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
 
 def _validated_size(universe: int) -> int:
     if isinstance(universe, bool) or not isinstance(universe, int | np.integer) or universe < 0:
-        raise InputError(f"a subset is to have {universe!r} items; give a whole number of at least 0")
+        raise InputError(f"universe is {universe!r}; give a whole number of at least 0")
     return int(universe)
 
 

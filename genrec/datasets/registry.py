@@ -210,7 +210,7 @@ _ONLINE_RETAIL = Dataset(
 
 _LATEST_SMALL = Dataset(
     name="ml-latest-small",
-    summary="MovieLens, October 2016: 100,004 ratings of 9,125 films by 671 people",
+    summary="MovieLens, October 2016: 100,004 ratings of 9,125 films by 671 users",
     license="GroupLens terms: research, not commercial",
     terms=(
         "MovieLens latest-small, GroupLens Research, University of Minnesota. You may use it for research. You may "
@@ -237,7 +237,7 @@ _LATEST_SMALL = Dataset(
 
 _1M = Dataset(
     name="ml-1m",
-    summary="MovieLens 1M, 2000 to 2003: 1,000,209 ratings of 3,883 films by 6,040 people",
+    summary="MovieLens 1M, 2000 to 2003: 1,000,209 ratings of 3,883 films by 6,040 users",
     license="GroupLens terms: research, not commercial, not to be redistributed",
     terms=(
         "MovieLens 1M, GroupLens Research, University of Minnesota. You may use it for research. You may not state "

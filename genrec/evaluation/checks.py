@@ -26,7 +26,7 @@ def finite_values(values: ArrayLike, what: str, minimum: float = -np.inf) -> Flo
             f"{what} must be one number; got an array of shape {figures.shape}, pass shape (n,) with n of at least 1"
         )
     if (bad := ~np.isfinite(figures) | (figures < minimum)).any():
-        raise InputError(f"{what} {np.argmax(bad)} is {figures[np.argmax(bad)]}; correct it or leave it out")
+        raise InputError(f"{what} {np.argmax(bad)} is {figures[np.argmax(bad)]}; correct or omit it")
     return figures
 
 

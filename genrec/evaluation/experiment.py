@@ -64,7 +64,7 @@ class Experiment:
             )
         for case in self.cases:
             if not case.targets:
-                raise InputError(f"user {case.history.user_id!r} has no target; leave the user out")
+                raise InputError(f"user {case.history.user_id!r} has no target; omit the user")
             if case.candidates is not None and not case.targets <= set(case.candidates):
                 missing = min(case.targets - set(case.candidates), key=str)
                 raise InputError(f"the candidates of user {case.history.user_id!r} lack the target {missing!r}; add it")

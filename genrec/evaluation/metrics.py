@@ -59,7 +59,7 @@ def accuracy(
             )
         missing = {str(item) for item in wanted}
         if not missing:
-            raise InputError(f"user {user}, counted from 0, has no target; leave such users out")
+            raise InputError(f"user {user}, counted from 0, has no target; omit such users")
         # Each rank is a document of its own, so that repeats keep their rank and no two scores are equal.
         run[str(user)] = {str(position): -float(position) for position in range(len(items))}
         found = truth[str(user)] = {}

@@ -64,7 +64,7 @@ class BlendRanker(DenseRanker):
                 )
         for name, weight in weights.items():
             if not 0 < weight < np.inf:
-                raise InputError(f"the weight of {name!r} is {weight}; pass a number above 0, or leave the ranker out")
+                raise InputError(f"the weight of {name!r} is {weight}; pass a number above 0, or omit the ranker")
         self.source = source
         weighted = {name: (ranker, weights[name]) for name, ranker in rankers.items()}
         self._personalized = {name: pair for name, pair in weighted.items() if name not in non_personalized}

@@ -130,7 +130,7 @@ class GenerativeRanker:
         if index.tokenizer_fingerprint != self._tokenizer.fingerprint:
             raise TokenizerMismatchError(
                 f"the index was built for tokenizer {index.tokenizer_fingerprint[:12]}, not for "
-                f"{self._tokenizer.fingerprint[:12]}; pass an index that was made from this ranker's"
+                f"{self._tokenizer.fingerprint[:12]}; pass an index built with this ranker's tokenizer"
             )
         other = copy.copy(self)
         new_indices = index.catalog.item_ids.positions(self._index.catalog.item_ids)

@@ -63,9 +63,7 @@ class GenerativeSettings:
         if not isinstance(self.exact, bool):
             raise InputError(f"exact is {self.exact!r}; give True or False")
         if self.memory is not None and not (_is_number(self.memory) and 0 < self.memory < np.inf):
-            raise InputError(
-                f"memory is {self.memory!r}; give a number of bytes above 0, or leave it out for no budget"
-            )
+            raise InputError(f"memory is {self.memory!r}; give a number of bytes above 0, or None for no limit")
         for name in ("prior", "fusion_weight"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value < np.inf):

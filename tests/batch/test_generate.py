@@ -231,7 +231,7 @@ def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(
     (folder / "parts" / "00000002.parquet").write_bytes(b"damaged")
     assert "6 of 6 rows in 3 of 3 parts, 0 failed" in ask("resume", str(folder))
     assert {path.name: path.read_bytes() for path in (folder / "parts").iterdir()} == before
-    assert "each of 6 rows is there once" in ask("verify", str(folder))
+    assert "6 rows, each present exactly once" in ask("verify", str(folder))
     told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (told["seed"], told["rows_done"], told["versions"].keys() >= {"genrec", "python"}) == (0, 6, True)
     lines = pq.read_table(folder / "parts").to_pylist()

@@ -56,7 +56,7 @@ def test_killed_run_resumes_to_the_same_result(shop: tuple[Catalog, Interactions
     for name in names:
         assert (folder / "parts" / name).read_bytes() == (tmp_path / "whole" / "parts" / name).read_bytes()
     verified = genrec_batch("verify", str(folder))
-    assert b"each of 4,000 rows is there once" in verified.communicate()[0]
+    assert b"4,000 rows, each present exactly once" in verified.communicate()[0]
 
 
 def test_workers_exit_with_their_parent(shop: tuple[Catalog, Interactions], tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_excluded_items_are_never_recommended_and_new_items_come_before_repeats(
         conversation, Preferences(filters=(PreferenceFilter("price from", "price > 99"),))
     )
     assert nothing.turns[-1].recommendations.items == ()
-    assert "take one of your wishes back" in nothing.turns[-1].reply
+    assert "remove one of them" in nothing.turns[-1].reply
 
 
 def test_preference_is_removed_by_its_label(advisor: Advisor) -> None:
@@ -202,8 +202,8 @@ def test_the_terminal_takes_lines_and_commands(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command, input="\n".join(lines) + "\n")
     assert result.exit_code == 0, result.stderr
     assert "likes Red Mug Large" in result.stdout
-    assert "'99' is no number from 1 to 2" in result.stderr
-    assert "there is no /nothing" in result.stderr
+    assert "'99' is not a number from 1 to 2" in result.stderr
+    assert "Unknown command /nothing" in result.stderr
     assert "/save needs a file" in result.stderr
     kept = json.loads(saved.read_text(encoding="utf-8"))
     assert [turn["said"] for turn in kept["turns"]] == ["something red", "", "", "no candles"]
@@ -250,7 +250,7 @@ def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) ->
     assert advisor.respond(asked, "undo") == first  # undo skips questions
     told: list[object] = []
     assert advisor.respond(Conversation(), "undo", on_event=told.append) == Conversation()
-    assert told[-1] == "There is nothing to take back. What are you looking for?"
+    assert told[-1] == "There is nothing to undo. What are you looking for?"
     again = advisor.update_preferences(first, first.preferences.with_liked("i1"))
     assert advisor.explain(again, "i1").item_id == "i1"  # also for an item that the user has by now
 

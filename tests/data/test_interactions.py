@@ -230,7 +230,7 @@ def test_an_unknown_item_is_named_with_its_user_and_the_catalog() -> None:
             "item 'B00X4' in the history of user 'u17' is not in catalog 'games-2018' (5 items); "
             'pass on_unknown="skip" to drop such events'
         )
-    with pytest.raises(UnknownItemError, match="and neither are 2 more"):
+    with pytest.raises(UnknownItemError, match="and 2 more items are missing too"):
         log([("u", "x", 1), ("u", "y", 2), ("u", "z", 3), ("u", "a", 4)]).to_indices(CATALOG)
     with pytest.raises(InputError, match="on_unknown is 'drop'"):
         read.to_indices(CATALOG, on_unknown="drop")  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def test_swapped_columns_are_recognised(on_unknown: Any) -> None:
     """Otherwise skipping unknown items leaves an empty log without an explanation."""
     frame = pa.table({"who": ["a", "b", "zz"], "item_id": ["u1", "u1", "u2"], "timestamp": [1, 2, 3]})
     mapping = {"user_id": "who"}
-    with pytest.raises(InputError, match="look swapped: no item id but 2 of 3 user ids are in catalog") as caught:
+    with pytest.raises(InputError, match="look swapped: no item ids, but 2 of 3 user ids, are in catalog") as caught:
         read_interactions(frame, columns=mapping).to_indices(CATALOG, on_unknown=on_unknown)
     assert "pass columns={'user_id': 'item_id', 'item_id': 'who'}" in str(caught.value)
     right = read_interactions(frame, columns={"user_id": "item_id", "item_id": "who"})

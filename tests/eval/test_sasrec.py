@@ -115,7 +115,7 @@ def test_training_stops_early_and_keeps_the_best_epoch() -> None:
 def test_empty_training_or_validation_data_is_an_error() -> None:
     """A ranker with random weights would look like a trained one."""
     pair = (np.array([1, 2]), 3)
-    with pytest.raises(InputError, match="0 histories of two items or more and 1 to validate with"):
+    with pytest.raises(InputError, match="0 histories of two items or more and 1 validation histories"):
         train_sasrec([np.array([1]), np.array([], dtype=np.int64)], N, validation=[pair], seed=1)
-    with pytest.raises(InputError, match="1 histories of two items or more and 0 to validate with"):
+    with pytest.raises(InputError, match="1 histories of two items or more and 0 validation histories"):
         train_sasrec([np.array([1, 2])], N, validation=[], seed=1)
