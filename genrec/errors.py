@@ -1,21 +1,21 @@
-"""Every error genrec raises.
+"""The errors that genrec raises.
 
-Each message names the thing, the value, the place and the remedy. `exit_code` is what the command line returns.
+Each message names the thing, the value, the place and the remedy. `exit_code` is the exit code of the command line.
 
     GenrecError
     ├── InputError               2  what the caller passed: data, arguments, files
-    │   ├── UnknownItemError        an item id that the catalog does not hold
+    │   ├── UnknownItemError        an item id that is not in the catalog
     │   ├── UnknownUserError        a user id without any interaction
     │   ├── FilterError             a filter that does not parse or names no attribute
     │   └── TemplateError           a template that does not parse, or lacks an input
-    ├── ArtifactError            2  a saved file that is missing, cut short or altered
-    ├── MismatchError            4  two parts that were not made for each other
+    ├── ArtifactError            2  a saved file that is missing, truncated or altered
+    ├── MismatchError            4  two artifacts that do not belong together
     │   └── TokenizerMismatchError  an index built for another tokenizer
-    ├── EngineError              5  the model or what runs it
-    │   ├── FullError               more requests wait than may
+    ├── EngineError              5  the model or its engine
+    │   ├── QueueFullError          the request queue is full
     │   ├── ModelMissingError       weights or packages that are not installed
-    │   └── DeadlineExceededError   the time a request was given has passed
-    └── StoreError               5  the database of events, or what reaches it
+    │   └── DeadlineExceededError   the deadline of a request has passed
+    └── StoreError               5  the event store, or the connection to it
 """
 
 from numbers import Integral
@@ -23,18 +23,18 @@ from typing import ClassVar, Self
 
 
 class GenrecError(Exception):
-    """Base class of every error genrec raises on purpose.
+    """Base class of all genrec errors.
 
-    The sentence is for people: "<problem>; <remedy>". Programs read `code` and `fields`, never the sentence.
+    The message is "<problem>; <remedy>", for people. Programs read `code` and `fields`, never the message.
 
     Args:
-        problem: what is wrong: the thing, its value and its place.
-        remedy: what to do about it; may be left out where `problem` says so already.
-        code: what went wrong, for programs; by default that of the class.
-        fields: values that the sentence names and that a caller may want.
+        problem: what is wrong: the thing, its value and its location.
+        remedy: how to fix it; omitted if `problem` says so already.
+        code: the kind of error, for programs; by default that of the class.
+        fields: values named in the message that a program may need.
 
     Attributes:
-        exit_code: what the command line returns.
+        exit_code: exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 2
@@ -47,7 +47,7 @@ class GenrecError(Exception):
             self.code = code
 
     def revised(self, *, problem: str | None = None, remedy: str | None = None) -> Self:
-        """The same error with another problem or remedy, such as one in the caller's own terms."""
+        """A copy with another problem or remedy, for example one in terms of the caller's options."""
         return type(self)(
             self.problem if problem is None else problem,
             remedy=self.remedy if remedy is None else remedy,
@@ -57,13 +57,13 @@ class GenrecError(Exception):
 
 
 class InputError(GenrecError, ValueError):
-    """What the caller passed cannot be used as it is."""
+    """An argument, a file or data of the caller is invalid."""
 
     code = "invalid_value"
 
 
 class UnknownItemError(InputError):
-    """An item id that the catalog does not hold."""
+    """An item id that is not in the catalog."""
 
     code = "unknown_item"
 
@@ -75,7 +75,7 @@ class UnknownUserError(InputError):
 
 
 class FilterError(InputError):
-    """A filter that does not parse, or names an attribute the catalog lacks."""
+    """A filter that does not parse, or names an attribute that the catalog does not have."""
 
     code = "invalid_filter"
 
@@ -87,45 +87,45 @@ class TemplateError(InputError):
 
 
 class ArtifactError(GenrecError):
-    """A saved file or folder that is missing, cut short or altered since it was written."""
+    """A saved file or folder that is missing, truncated or altered."""
 
     code = "damaged_artifact"
 
 
 class MismatchError(GenrecError):
-    """Two parts that were not made for each other, such as an index and a catalog."""
+    """Two artifacts that do not belong together, such as an index and a catalog."""
 
     code = "mismatch"
     exit_code = 4
 
 
 class TokenizerMismatchError(MismatchError):
-    """Token ids of one tokenizer offered to a part built for another."""
+    """Token ids of one tokenizer were passed to an object that was built for another."""
 
     code = "tokenizer_mismatch"
 
 
 class EngineError(GenrecError):
-    """The model, or what runs it, could not answer."""
+    """The model or its engine failed."""
 
     code = "engine_failed"
     exit_code = 5
 
 
 class QueueFullError(EngineError):
-    """As many requests wait for an answer as may."""
+    """The request queue is full."""
 
     code = "queue_full"
 
 
 class ModelMissingError(EngineError):
-    """Weights, or the packages that run them, are not on this machine."""
+    """Weights, or the packages that run them, are not installed on this machine."""
 
     code = "model_missing"
 
 
 class DeadlineExceededError(EngineError):
-    """The time a request was given has passed."""
+    """The deadline of a request has passed."""
 
     code = "deadline_exceeded"
 
@@ -138,10 +138,10 @@ class StoreError(GenrecError):
 
 
 def check_count(name: str, value: object, minimum: int = 1) -> None:
-    """Refuse what is no whole number of at least 1, or another.
+    """Check that a value is a whole number of at least `minimum`.
 
     Raises:
-        InputError: the name and the value are said.
+        InputError: it is not; the message has the name and the value.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise InputError(f"{name} is {value!r}; give a whole number of at least {minimum}")

@@ -1,4 +1,4 @@
-"""Notices: what a caller should know about an answer, as a code with fields and one sentence.
+"""Notices: what a caller should know about a result, as a code with fields and one sentence.
 
 Programs read `code` and `fields`; only `str(notice)` is for people.
 """
@@ -10,7 +10,9 @@ SENTENCES: Mapping[str, str] = {
     # how a list was made
     "stage_skipped": "{stage} was skipped",
     "explanation_skipped": "no reasons for the items from {stage}",
-    "items_missing": "{count} items are missing because no stage could rank them; end the fallback chain with popularity",
+    "items_missing": (
+        "{count} items are missing because no stage could rank them; end the fallback chain with popularity"
+    ),
     "nothing_allowed": "no item is allowed",
     "few_allowed": "only {allowed} of the {k} requested items are allowed",
     "unknown_user": "user {user_id!r} is unknown",
@@ -43,12 +45,12 @@ class Notice:
     fields: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        str(self)  # a code without a sentence, or a field that is missing, fails where the notice is made
+        str(self)  # raises here if the code is unknown or a field is missing
 
     def __str__(self) -> str:
         sentence = SENTENCES[self.code].format_map(self.fields)
         return f"{sentence}: {self.fields['reason']}" if "reason" in self.fields else sentence
 
     def without_reason(self) -> "Notice":
-        """The same for callers who may not see what failed behind it."""
+        """The same notice without its reason, which may name paths of this machine."""
         return Notice(self.code, {name: value for name, value in self.fields.items() if name != "reason"})

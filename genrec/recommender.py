@@ -1,4 +1,4 @@
-"""The front door: people in, exactly k allowed items each out, and every item says which step served it."""
+"""The recommender: turns users and options into requests, and serves them through the fallback chain."""
 
 import threading
 import time
@@ -29,13 +29,13 @@ from genrec.types import (
 UserLike = UserId | History
 OnUnknown = Literal["raise", "skip", "fallback"]
 
-_BATCH_SIZE = 256  # people whose requests exist at once
-_FILTER_CACHE_SIZE = 16  # filters kept compiled, the newest
-_SPARSE_FILTER_RATIO = 64  # a filter that lets through less than one item in so many is kept as a list of them
+_BATCH_SIZE = 256  # users whose requests are in memory at once
+_FILTER_CACHE_SIZE = 16  # compiled filters that are kept, the most recently used
+_SPARSE_FILTER_RATIO = 64  # a filter that allows less than one item in this many is stored as a list of items
 
 
 class RecommendOptions(TypedDict, total=False):
-    """What `Recommender.recommend` takes by name; its docstring explains each."""
+    """The keyword arguments of `Recommender.recommend`, documented there."""
 
     filter_seen: bool
     only: Iterable[ItemId] | None
@@ -48,15 +48,15 @@ class RecommendOptions(TypedDict, total=False):
 
 
 class Recommender:
-    """A catalog, what is known of people, and a ladder of rankers; see `genrec.rankers.fallback`.
+    """Recommends items of a catalog to users, with a fallback chain of rankers; see `genrec.rankers.fallback`.
 
     Args:
-        catalog: what can be recommended.
+        catalog: the items that can be recommended.
         stages: rankers, best first; the last must rank every request, as `PopularityRanker` does.
-        interactions: histories of known users; None if every request brings its own.
+        interactions: histories of known users; None if every request has its own history.
         explanation: the template of the reason sentence.
-        notices: what every answer should mention, such as a model that is not installed.
-        clock: seconds, rising.
+        notices: included in every recommendation list, for example that a model is not installed.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class Recommender:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What every answer mentions."""
+        """The notices of every recommendation list."""
         return self._notices
 
     @property
     def stages(self) -> tuple[Ranker, ...]:
-        """The rankers, best first."""
+        """The rankers of the fallback chain, best first."""
         return self._fallback_chain.stages
 
     @overload
-    def recommend(  # type: ignore[overload-overlap]  # a text is a user id, not a sequence of them
+    def recommend(  # type: ignore[overload-overlap]  # a string is a user id, not a sequence of user ids
         self, users: UserLike, k: int = 10, **options: Unpack[RecommendOptions]
     ) -> RecommendationList: ...
     @overload
@@ -114,64 +114,64 @@ class Recommender:
         deadline: float | None = None,
         on_unknown: OnUnknown = "raise",
     ) -> Any:
-        """Recommend k items to one person or to many.
+        """Recommend k items to one user or to each of several users.
 
         Args:
             users: a user id or a `History`; a sequence of these; or a data frame with a column `user_id` (known
-                users), or `user_id, item_id` and perhaps `timestamp` (histories of their own).
+                users), or with `user_id, item_id` and optionally `timestamp` (new histories).
             k: list length.
-            filter_seen: leave out what is in the person's history.
-            only: recommend nothing but these items.
+            filter_seen: exclude the items in the user's history.
+            only: recommend only these items.
             exclude: never recommend these items.
             where: a filter on attributes, such as `"price < 5"`; see `Catalog.where`.
             boost: added to the scores of items, on the scale of the ranker that serves them.
-            explain: add to each item the history items that drove it and a sentence.
-            deadline: seconds the answer may take. A model is asked only within them: one in this process is looked
-                after between two of its passes, so one pass may overrun; one that runs elsewhere, as vLLM does, is
-                left at once. Rankers that need milliseconds answer in any case.
-            on_unknown: a user or history item nobody knows: `raise`; `skip` leaves the item out and gives the user
-                an empty list; `fallback` leaves the item out and treats the user as somebody new.
+            explain: add to each item the history items that drove the recommendation, and a sentence.
+            deadline: seconds until the lists must be complete. A model in this process is stopped between two forward
+                passes, so it may overrun by one pass; a call to a model in another process, such as vLLM, ends at the
+                deadline. Rankers that take milliseconds always finish.
+            on_unknown: how to handle an unknown user or history item: `raise` raises an error; `skip` drops the item
+                and gives the user an empty list; `fallback` drops the item and treats the user as a new one.
 
         Returns:
-            For one person a `RecommendationList`; for a sequence a list of these, in its order; for a data frame one
-            of the same kind with the columns `user_id, item_id, rank, score, source` and, where asked, `reason`.
-            Lists hold exactly min(k, allowed) items, ties in catalog order.
+            For one user a `RecommendationList`; for a sequence a list of these, in the same order; for a data frame one
+            of the same kind with the columns `user_id, item_id, rank, score, source` and, with `explain`, `reason`.
+            Lists have exactly min(k, allowed) items, best first, ties in catalog order.
 
         Raises:
-            InputError: an argument cannot be used.
-            UnknownUserError, UnknownItemError: nobody knows a user or a history item, and `on_unknown` is `raise`.
+            InputError: an argument is invalid.
+            UnknownUserError, UnknownItemError: a user or a history item is unknown, and `on_unknown` is `raise`.
         """
         start = self._clock()
-        limits = self._request_options(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
+        options = self._request_options(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, start)
         if isinstance(users, np.integer):
             users = int(users)
         if isinstance(users, str | int | History):
-            return self._recommend_batches([users], limits, explain)[0]
+            return self._recommend_batches([users], options, explain)[0]
         if isinstance(users, Sequence):
-            return self._recommend_batches(list(users), limits, explain)
+            return self._recommend_batches(list(users), options, explain)
         frame = nw.from_native(users, eager_only=True, pass_through=True)
         if not isinstance(frame, nw.DataFrame):
             raise InputError(
                 f"people is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
             )
-        return self._to_frame(self._recommend_batches(_users_from_frame(frame), limits, explain), frame, explain)
+        return self._to_frame(self._recommend_batches(_users_from_frame(frame), options, explain), frame, explain)
 
     def validation_errors(
         self, users: Sequence[UserLike], *, on_unknown: OnUnknown = "raise"
     ) -> list[InputError | None]:
-        """Why `recommend` would refuse each person; None where it would not."""
-        limits = self._default_options(on_unknown)
-        found: list[InputError | None] = []
-        for person in users:
+        """Check users without ranking: for each, the error that `recommend` would raise, or None."""
+        options = self._default_options(on_unknown)
+        errors: list[InputError | None] = []
+        for user in users:
             try:
-                self._pending_request(self._resolve_users([person], on_unknown)[0], limits)
-                found.append(None)
+                self._pending_request(self._resolve_users([user], on_unknown)[0], options)
+                errors.append(None)
             except InputError as error:
-                found.append(error)
-        return found
+                errors.append(error)
+        return errors
 
     def history_indices(self, user: UserLike, *, on_unknown: OnUnknown = "raise") -> IntArray:
-        """What a person met: int64 [H], item indices, oldest first.
+        """The history of a user: int64 [H], item indices, oldest first; unknown items are skipped unless they raise.
 
         Raises:
             UnknownUserError, UnknownItemError: as for `recommend`.
@@ -213,12 +213,12 @@ class Recommender:
         return _RequestOptions(int(k), filter_seen, allowed, self._compile_boost(boost), time_limit, on_unknown)
 
     def _compile_filter(self, where: Any) -> Subset:
-        """What a filter lets through; a text that was compiled lately is not compiled again."""
+        """The items that a filter allows; the most recently used text filters are cached."""
         with self._lock:
-            known = self._filter_cache.pop(where, None) if isinstance(where, str) else None
-            if known is not None:
-                self._filter_cache[where] = known
-                return known
+            cached = self._filter_cache.pop(where, None) if isinstance(where, str) else None
+            if cached is not None:
+                self._filter_cache[where] = cached
+                return cached
         mask = Mask.from_bool(self.catalog.where(where))
         allowed = Subset.from_mask(mask)
         if mask.total * _SPARSE_FILTER_RATIO < len(mask):
@@ -232,14 +232,14 @@ class Recommender:
 
     def _item_indices(self, name: str, item_ids: Iterable[ItemId]) -> IntArray:
         item_ids = list(item_ids)
-        places = self.catalog.item_ids.positions(item_ids)
-        unknown = np.flatnonzero(places < 0)
+        item_indices = self.catalog.item_ids.positions(item_ids)
+        unknown = np.flatnonzero(item_indices < 0)
         if unknown.size:
             raise UnknownItemError(
                 f"{name} holds item {item_ids[int(unknown[0])]!r}, which is not in catalog {self.catalog.name!r} "
                 f"({len(self.catalog):,} items); leave it out of {name}"
             )
-        return places
+        return item_indices
 
     def _compile_boost(self, boost: Mapping[ItemId, float] | None) -> Boost | None:
         if boost is None:
@@ -253,32 +253,32 @@ class Recommender:
         if not np.isfinite(values).all():
             item = list(boost)[int(np.argmin(np.isfinite(values)))]
             raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
-        places = self._item_indices("boost", boost)
-        order = np.argsort(places, kind="stable")
-        again = np.flatnonzero(np.diff(places[order]) == 0)
-        if again.size:
-            one, other = (list(boost)[int(order[again[0] + step])] for step in (0, 1))
+        item_indices = self._item_indices("boost", boost)
+        order = np.argsort(item_indices, kind="stable")
+        duplicates = np.flatnonzero(np.diff(item_indices[order]) == 0)
+        if duplicates.size:
+            one, other = (list(boost)[int(order[duplicates[0] + offset])] for offset in (0, 1))
             raise InputError(f"boost holds {one!r} and {other!r}, which are the same item; give it one number")
-        return Boost(places[order], values[order])
+        return Boost(item_indices[order], values[order])
 
     def _recommend_batches(
         self, users: Sequence[UserLike], options: "_RequestOptions", explain: bool
     ) -> list[RecommendationList]:
-        answers: list[RecommendationList] = []
+        lists: list[RecommendationList] = []
         for first in range(0, len(users), _BATCH_SIZE):
             start = self._clock()
-            some = users[first : first + _BATCH_SIZE]
-            tasks = [self._pending_request(met, options) for met in self._resolve_users(some, options.on_unknown)]
-            self._fallback_chain.serve(tasks, options.k, options.deadline)
+            batch = self._resolve_users(users[first : first + _BATCH_SIZE], options.on_unknown)
+            requests = [self._pending_request(resolved, options) for resolved in batch]
+            self._fallback_chain.serve(requests, options.k, options.deadline)
             if explain:
-                for task in tasks:
-                    task.explain(self.catalog, self._explanation_template, options.deadline)
-            seconds = (self._clock() - start) / len(tasks)
-            answers += [task.to_recommendation_list(self.catalog, self._notices, seconds) for task in tasks]
-        return answers
+                for request in requests:
+                    request.explain(self.catalog, self._explanation_template, options.deadline)
+            seconds = (self._clock() - start) / len(requests)
+            lists += [request.to_recommendation_list(self.catalog, self._notices, seconds) for request in requests]
+        return lists
 
     def _pending_request(self, resolved: "_ResolvedUser", options: "_RequestOptions") -> PendingRequest:
-        """What one person asks, in item indices."""
+        """The request of one user, in item indices."""
         notices: list[Notice] = []
         if options.on_unknown == "raise" and (resolved.item_indices < 0).any():
             unknown = resolved.item_ids[int(resolved.id_positions[np.argmin(resolved.item_indices)])]
@@ -305,48 +305,48 @@ class Recommender:
         return PendingRequest(resolved.user_id, request, min(options.k, count), notices)
 
     def _resolve_users(self, users: Sequence[UserLike], on_unknown: str) -> "list[_ResolvedUser]":
-        """What is known of each person; the histories that they bring are looked up together."""
-        brought = [person for person in users if isinstance(person, History)]
-        for person in brought:
-            if not isinstance(person.item_ids, tuple | list) or not isinstance(person.words, str):
-                raise InputError(f"{person!r} is no History; item_ids is a tuple of item ids, words a text")
-        stops = np.cumsum([len(person.item_ids) for person in brought], dtype=np.int64)
-        items = self.catalog.item_ids.positions([item_id for person in brought for item_id in person.item_ids])
-        places = iter(np.split(items, stops[:-1]))
+        """Resolve users to item indices; the items of all given histories are looked up together."""
+        given = [user for user in users if isinstance(user, History)]
+        for history in given:
+            if not isinstance(history.item_ids, tuple | list) or not isinstance(history.words, str):
+                raise InputError(f"{history!r} is no History; item_ids is a tuple of item ids, words a text")
+        stops = np.cumsum([len(history.item_ids) for history in given], dtype=np.int64)
+        items = self.catalog.item_ids.positions([item_id for history in given for item_id in history.item_ids])
+        histories = iter(np.split(items, stops[:-1]))
         return [
-            _ResolvedUser(person.user_id, person.words, next(places), person.item_ids, np.arange(len(person.item_ids)))
-            if isinstance(person, History)
-            else self._resolve_known_user(person, on_unknown)
-            for person in users
+            _ResolvedUser(user.user_id, user.words, next(histories), user.item_ids, np.arange(len(user.item_ids)))
+            if isinstance(user, History)
+            else self._resolve_known_user(user, on_unknown)
+            for user in users
         ]
 
     def _resolve_known_user(self, user_id: UserId, on_unknown: str) -> "_ResolvedUser":
-        """What the interactions say of a person."""
+        """Look up the history of a user id in the interactions."""
         if not isinstance(user_id, str | int | np.integer) or isinstance(user_id, bool):
             raise InputError(f"{user_id!r} is no person; pass user ids or History values")
         try:
             if self.interactions is None:
                 raise UnknownUserError(f"user {user_id!r} is unknown: no interactions were loaded; pass a History")
-            places = self.interactions.codes_of(user_id)
+            codes = self.interactions.codes_of(user_id)
             return _ResolvedUser(
-                user_id, "", self._interaction_indices(self.interactions)[places], self.interactions.item_ids, places
+                user_id, "", self._interaction_indices(self.interactions)[codes], self.interactions.item_ids, codes
             )
         except UnknownUserError:
             if on_unknown == "raise":
                 raise
-            nothing = np.empty(0, dtype=np.int64)
-            return _ResolvedUser(user_id, "", nothing, (), nothing, known=False)
+            empty = np.empty(0, dtype=np.int64)
+            return _ResolvedUser(user_id, "", empty, (), empty, known=False)
 
     def _interaction_indices(self, interactions: Interactions) -> IntArray:
-        """Where the items of a log stand in the catalog: looked up once, not for every history."""
+        """The item index of each item id of the interactions, -1 for unknown items; computed once."""
         if self._interaction_indices_cache is None or self._interaction_indices_cache[0] is not interactions:
             self._interaction_indices_cache = (interactions, self.catalog.item_ids.positions(interactions.item_ids))
         return self._interaction_indices_cache[1]
 
-    def _to_frame(self, answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
-        rows = [item for answer in answers for item in answer.items]
+    def _to_frame(self, lists: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
+        items = [item for result in lists for item in result.items]
         columns: dict[str, list[Any]] = {
-            name: [getattr(row, name) for row in rows]
+            name: [getattr(item, name) for item in items]
             for name in ("user_id", "item_id", "rank", "score", "source", *(["reason"] if explain else []))
         }
         return nw.from_dict(columns, backend=frame.implementation).to_native()
@@ -354,7 +354,16 @@ class Recommender:
 
 @dataclass(frozen=True)
 class _ResolvedUser:
-    """What is known of a person: item indices, -1 for what the catalog lacks, and where among `item_ids` each item's is."""
+    """A user in item indices.
+
+    Attributes:
+        user_id: the caller's id, or None.
+        words: the user's query.
+        item_indices: int64 [H], the history, oldest first; -1 for items that are not in the catalog.
+        item_ids: ids of the items; those of the history are at `id_positions`.
+        id_positions: int64 [H].
+        known: whether the user has interactions or a given history.
+    """
 
     user_id: UserId | None
     words: str
@@ -366,6 +375,8 @@ class _ResolvedUser:
 
 @dataclass(frozen=True)
 class _RequestOptions:
+    """The validated options of `Recommender.recommend`; `deadline` is a point in time."""
+
     k: int
     filter_seen: bool
     allowed: Subset
@@ -379,7 +390,7 @@ def _of_user(user: UserId | None) -> str:
 
 
 def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
-    """The people of a frame: histories where it has items, else user ids."""
+    """The users of a data frame: histories if it has a column `item_id`, otherwise user ids."""
     if "item_id" in frame.columns:
         if "timestamp" not in frame.columns:
             frame = frame.with_row_index("timestamp")

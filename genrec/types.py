@@ -1,4 +1,4 @@
-"""The words of the field, as small frozen values."""
+"""Types that all packages share: items, interactions, histories, prompts, rankings and recommendations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that may be recommended. `title` is untrusted text; `attributes` holds every other column."""
+    """An item that can be recommended. `title` is untrusted text; `attributes` has every other column."""
 
     item_id: ItemId
     title: str
@@ -29,7 +29,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """One event: a person did something with an item. `timestamp` orders a history; seconds where it is a time."""
+    """One event of a user with an item. `timestamp` orders a history; if it is a time, it is in seconds."""
 
     user_id: UserId
     item_id: ItemId
@@ -40,12 +40,12 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What is known of a person when a recommendation is made.
+    """What is known of a user when a recommendation is made.
 
     Attributes:
-        item_ids: items met, oldest first; may be empty.
-        words: what the person says they look for, untrusted text; may be empty.
-        user_id: the caller's id, returned with every recommendation; None for somebody unknown.
+        item_ids: items the user interacted with, oldest first; may be empty.
+        words: the user's query, untrusted text; may be empty.
+        user_id: the caller's id, returned with every recommendation; None for an unknown user.
     """
 
     item_ids: tuple[ItemId, ...] = ()
@@ -55,7 +55,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of prompt text. Only a trusted span, the operator's own, may hold control tokens."""
+    """A piece of prompt text. Only trusted spans, which the operator wrote, may contain control tokens."""
 
     text: str
     trusted: bool
@@ -63,31 +63,32 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a prompt: who speaks, and the spans of what is said."""
+    """One message of a prompt: its role, and the spans of its text."""
 
     role: Role
     spans: tuple[Span, ...]
 
     @property
     def text(self) -> str:
-        """The spans joined, for people to read; never a key and never what is encoded."""
+        """The joined spans, for display only: it is neither encoded nor used as a key."""
         return "".join(span.text for span in self.spans)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What a ranker answers for one request: item indices, best first.
+    """The result of a ranker for one request, best first.
 
     Attributes:
         item_indices: int64 [k], distinct, ties in catalog order.
-        scores: float64 [k], falling; comparable within this ranking only.
-        proven: no other allowed item scores higher under the ranker's stated score.
-        num_scored: how many allowed items had their whole score compared; a proof rules out the others by bounds.
-        notices: what the caller should know, such as a history cut to fit the context.
-        generated_tokens: tokens that a model computed for this ranking beside its prompt.
-        forward_passes: how many passes of the model these took; shared with others of its batch.
-        prompt_tokens: tokens of its prompt.
-        main_signals: of a ranker that weighs several kinds, which spoke for each of the k items most; () of all others.
+        scores: float64 [k], descending; comparable within this ranking only.
+        proven: no other allowed item has a higher score under the ranker's documented score.
+        num_scored: number of allowed items whose full score was computed; bounds exclude the others.
+        notices: notices to the caller, for example that the history was truncated to fit the context.
+        generated_tokens: tokens that a model computed for this ranking in addition to the prompt.
+        forward_passes: number of forward passes for these tokens; shared with the other requests of the batch.
+        prompt_tokens: number of prompt tokens.
+        main_signals: for rankers that combine several signals, the one that contributed most to each of the k items;
+            otherwise ().
     """
 
     item_indices: IntArray
@@ -103,9 +104,9 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A history item that carried a recommendation.
+    """A history item that drove a recommendation.
 
-    `drop` is how far the score falls without it; infinite where the ranker then knows nothing of what it recommended.
+    `drop` is the decrease of the score without this item; infinite if the ranker then cannot score the recommendation.
     """
 
     item_id: ItemId
@@ -124,9 +125,9 @@ class Recommendation:
         score: for ordering within one list and one stage; higher is better.
         stage: the stage of the fallback chain that served this item, such as "generative" or "popularity".
         title: the catalog's title, untrusted text.
-        reason: one sentence, where an explanation was asked for.
-        drivers: the history items behind it, strongest first, where an explanation was asked for.
-        signal: of a stage that combines several signals, the one that contributed most to this item; else None.
+        reason: one sentence, if an explanation was requested.
+        drivers: the history items that drove it, strongest first, if an explanation was requested.
+        signal: for a stage that combines several signals, the one that contributed most to this item; otherwise None.
     """
 
     user_id: UserId | None
@@ -147,17 +148,16 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class RecommendationList:
-    """The answer to one request.
+    """The recommendations for one request.
 
     Attributes:
-        items: exactly k of them whenever k items are allowed, best first.
-        proven: the first source's part is the true top of all allowed items under its stated score.
-        compared: how many allowed items that source compared in full; a proof rules out the others by bounds.
-        notices: what the caller should know: fewer than k allowed, history cut, a step of the ladder skipped.
-        seconds: time from request to answer; shared evenly by the requests of one batch.
-        tokens: those of prompts, and behind them, that language models computed for the rankings it is made of; a prior
-            that was measured on the way is not counted.
-        failed_stages: the steps that should have answered, and failed or had no time.
+        items: exactly k items whenever k are allowed, best first.
+        proven: whether the items of the first stage are the true top of all allowed items under its documented score.
+        compared: number of allowed items whose full score the first stage computed; bounds exclude the others.
+        notices: notices to the caller, for example that fewer than k items are allowed or that a stage was skipped.
+        seconds: processing time; the time of a batch is divided evenly among its requests.
+        tokens: prompt and generated tokens of all rankings that contributed, without those that measure a prior.
+        failed_stages: the stages that failed or exceeded their deadline.
     """
 
     items: tuple[Recommendation, ...]
@@ -170,10 +170,10 @@ class RecommendationList:
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors. `name` says which weights; caches of vectors carry it."""
+    """Encodes texts as vectors. `name` identifies the weights in cache keys."""
 
     name: str
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """float32 [texts, D], each of length 1."""
+        """Encode N texts: float32 [N, D], each row of length 1."""
         ...
