@@ -124,7 +124,7 @@ class DenseRanker(ABC):
         if not requests:
             return []
         rows = zip(requests, self.scores(requests), item_indices, strict=True)
-        return [_boosted_scores(scores, own, request.boost) for request, scores, own in rows]
+        return [_boosted_scores(scores, items, request.boost) for request, scores, items in rows]
 
 
 def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = None) -> Ranking:

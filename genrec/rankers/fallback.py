@@ -18,8 +18,8 @@ from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.explain import find_drivers, render_reason
 from genrec.types import Driver, FloatArray, IntArray, Ranking, Recommendation, RecommendationList, UserId
 
-_STAGE_TIME_SHARE = 0.6  # of the time that is left, for each step but the last
-_BATCH_SIZE = 32  # tasks asked at once; what has been answered when the time runs out is kept
+_STAGE_TIME_SHARE = 0.6  # share of the remaining time that each stage but the last may use
+_BATCH_SIZE = 32  # requests ranked at once; batches that finish before the deadline are kept
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,27 @@ class FallbackChain:
     def serve(self, requests: "Sequence[PendingRequest]", k: int, deadline: Deadline) -> None:
         """Pass the requests through the stages until their lists are full; the last stage has no time limit."""
         for ranker in self.stages[:-1]:
-            own = deadline
+            stage_deadline = deadline
             if np.isfinite(deadline.at):
-                own = Deadline(deadline.clock() + _STAGE_TIME_SHARE * deadline.remaining(), deadline.clock)
-            _run_stage(ranker, requests, k, own)
+                stage_deadline = Deadline(deadline.clock() + _STAGE_TIME_SHARE * deadline.remaining(), deadline.clock)
+            _run_stage(ranker, requests, k, stage_deadline)
         _run_stage(self.stages[-1], requests, k, Deadline.never())
-        for task in requests:
-            if task.n_missing:
-                task.add_notice(Notice("items_missing", {"count": task.n_missing}))
+        for pending in requests:
+            if pending.n_missing:
+                pending.add_notice(Notice("items_missing", {"count": pending.n_missing}))
 
 
 @dataclass
 class StageResult:
-    """What one stage ranked for a request: item indices, scores and main signals, best first."""
+    """The items that one stage ranked for a request, best first.
+
+    Attributes:
+        ranker: the stage.
+        item_indices: int64 [n].
+        scores: float64 [n].
+        contributors: the main signal of each item; () for a stage without signals.
+        explanations: drivers and reason of each item; None if none were requested.
+    """
 
     ranker: Ranker
     item_indices: IntArray
@@ -84,14 +92,14 @@ class PendingRequest:
     @property
     def n_missing(self) -> int:
         """Number of items that are still missing."""
-        return self.k - sum(len(part.item_indices) for part in self.results)
+        return self.k - sum(len(result.item_indices) for result in self.results)
 
     @property
     def remaining_request(self) -> RankRequest:
         """The request without the items that have been ranked already."""
         if not self.results:
             return self.request
-        served = np.concatenate([part.item_indices for part in self.results])
+        served = np.concatenate([result.item_indices for result in self.results])
         return replace(self.request, allowed=self.request.allowed.without(served))
 
     def add_ranking(self, ranker: Ranker, ranking: Ranking) -> None:
@@ -121,54 +129,56 @@ class PendingRequest:
 
     def explain(self, catalog: Catalog, template: Template, deadline: Deadline) -> None:
         """Find the drivers of each item with the ranker that ranked it, and render the reasons."""
-        for part in self.results:
+        for result in self.results:
             try:
-                drivers = find_drivers(part.ranker, self.request, part.item_indices, catalog, deadline=deadline)
+                drivers = find_drivers(result.ranker, self.request, result.item_indices, catalog, deadline=deadline)
             except EngineError as error:
-                fields = {"stage": part.ranker.source, "reason": str(error), "error": error.code}
+                fields = {"stage": result.ranker.source, "reason": str(error), "error": error.code}
                 self.add_notice(Notice("explanation_skipped", fields))
                 continue
-            part.explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
+            result.explanations = [
+                (item_drivers, render_reason(template, item_drivers, self.request.words)) for item_drivers in drivers
+            ]
 
     def to_recommendation_list(self, catalog: Catalog, notices: Sequence[Notice], seconds: float) -> RecommendationList:
         """The recommendations, with further notices and the time that the request took."""
         items: list[Recommendation] = []
-        for part in self.results:
-            ids, titles = catalog.item_ids.take(part.item_indices), catalog.titles_at(part.item_indices)
-            for place, (item_id, title, score) in enumerate(zip(ids, titles, part.scores, strict=True)):
-                drivers, reason = part.explanations[place] if part.explanations else ((), None)
-                signal = part.contributors[place] if part.contributors else None
-                stage, rank = part.ranker.source, len(items) + 1
+        for result in self.results:
+            item_ids, titles = catalog.item_ids.take(result.item_indices), catalog.titles_at(result.item_indices)
+            for position, (item_id, title, score) in enumerate(zip(item_ids, titles, result.scores, strict=True)):
+                drivers, reason = result.explanations[position] if result.explanations else ((), None)
+                signal = result.contributors[position] if result.contributors else None
+                stage, rank = result.ranker.source, len(items) + 1
                 items.append(
                     Recommendation(self.user_id, item_id, rank, float(score), stage, title, reason, drivers, signal)
                 )
-        proven = self.proven or not self.k  # nothing is allowed, and nothing is all of it
-        said = (*notices, *self.notices)
+        proven = self.proven or not self.k  # with no item allowed, the empty list is the best one
+        all_notices = (*notices, *self.notices)
         return RecommendationList(
-            tuple(items), proven, self.compared, said, seconds, self.tokens, tuple(self.failed_stages)
+            tuple(items), proven, self.compared, all_notices, seconds, self.tokens, tuple(self.failed_stages)
         )
 
 
 def _run_stage(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
     """Rank the requests that are not full with one stage, in batches."""
-    able = [task for task in requests if task.n_missing and ranker.can_rank(task.request)]
-    for start in range(0, len(able), _BATCH_SIZE):
-        _run_batch(ranker, able[start : start + _BATCH_SIZE], k, deadline)
+    rankable = [pending for pending in requests if pending.n_missing and ranker.can_rank(pending.request)]
+    for start in range(0, len(rankable), _BATCH_SIZE):
+        _run_batch(ranker, rankable[start : start + _BATCH_SIZE], k, deadline)
 
 
 def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
     """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others."""
     try:
-        rankings = ranker.rank([task.remaining_request for task in requests], k, deadline=deadline)
+        rankings = ranker.rank([pending.remaining_request for pending in requests], k, deadline=deadline)
     except DeadlineExceededError as error:
-        for task in requests:
-            task.record_failure(ranker, error)
+        for pending in requests:
+            pending.record_failure(ranker, error)
     except EngineError as error:
         if len(requests) > 1:
-            for task in requests:
-                _run_batch(ranker, [task], k, deadline)
+            for pending in requests:
+                _run_batch(ranker, [pending], k, deadline)
         else:
             requests[0].record_failure(ranker, error)
     else:
-        for task, ranking in zip(requests, rankings, strict=True):
-            task.add_ranking(ranker, ranking)
+        for pending, ranking in zip(requests, rankings, strict=True):
+            pending.add_ranking(ranker, ranking)

@@ -196,18 +196,18 @@ class GenerativeRanker:
             DeadlineExceededError: the deadline passed.
         """
         check_count("k", k)
-        answers: dict[int, Ranking] = {}
+        rankings: dict[int, Ranking] = {}
         for renderer, numbers in self._batches(requests):
             deadline.check()
-            own = [requests[number] for number in numbers]
-            considered = self._considered_items(own, k, deadline)
+            group = [requests[number] for number in numbers]
+            considered = self._considered_items(group, k, deadline)
             batch = SearchBatch(
-                renderer, self._prior_of(renderer), own, considered, k, self.settings.strategy, deadline
+                renderer, self._prior_of(renderer), group, considered, k, self.settings.strategy, deadline
             )
             for number, items, ranking in zip(numbers, considered, self._search.run(batch), strict=True):
                 complete = len(items) == len(requests[number].allowed)
-                answers[number] = replace(ranking, proven=ranking.proven and complete)
-        return [answers[number] for number in range(len(requests))]
+                rankings[number] = replace(ranking, proven=ranking.proven and complete)
+        return [rankings[number] for number in range(len(requests))]
 
     def score(
         self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
@@ -219,20 +219,20 @@ class GenerativeRanker:
             EngineError: the model failed, or a prompt does not fit even without a history.
             DeadlineExceededError: the deadline passed.
         """
-        answers: dict[int, FloatArray] = {}
+        scores: dict[int, FloatArray] = {}
         size = len(self._index.trie)
         for renderer, numbers in self._batches(requests):
             deadline.check()
-            own = [requests[number] for number in numbers]
+            group = [requests[number] for number in numbers]
             considered = [Subset.from_indices(size, item_indices[number]) for number in numbers]
             if self.settings.score == "catalog" or shows_candidates(renderer):
                 # These scores depend on all items that are considered with the given ones.
-                others = self._considered_items(own, 1, deadline)
+                others = self._considered_items(group, 1, deadline)
                 considered = [_union(one, other) for one, other in zip(considered, others, strict=True)]
-            batch = SearchBatch(renderer, self._prior_of(renderer), own, considered, size, "exhaustive", deadline)
+            batch = SearchBatch(renderer, self._prior_of(renderer), group, considered, size, "exhaustive", deadline)
             for number, ranking in zip(numbers, self._search.run(batch), strict=True):
-                answers[number] = scores_in_order(ranking, item_indices[number], size)
-        return [answers[number] for number in range(len(requests))]
+                scores[number] = scores_in_order(ranking, item_indices[number], size)
+        return [scores[number] for number in range(len(requests))]
 
     def visible_history(self, history: IntArray) -> IntArray:
         """The part of a history that the prompt shows, with repeats; see `genrec.prompting.renderer.window_start`."""
