@@ -77,7 +77,7 @@ class PriorPenalty:
 
 
 class ScoreBound:
-    """The maximum that any row of a range can still gain behind a prefix.
+    """The maximum that any row of a range can still gain after a prefix.
 
     Args:
         trie: the trie.

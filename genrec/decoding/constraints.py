@@ -254,8 +254,8 @@ def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
         children = trie.expand(low, high, np.arange(len(some)), allowed, depths=depths)
         tokens, offsets = children.tokens.astype(np.int64), children.offsets
         for node, (number, state) in enumerate(zip(numbers, some, strict=True)):
-            own = slice(offsets[node], offsets[node + 1])
-            found = tokens[own]
+            node_range = slice(offsets[node], offsets[node + 1])
+            found = tokens[node_range]
             if not found.size:
                 states[number] = state._terminate("dead")
                 continue
@@ -264,8 +264,8 @@ def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
             states[number] = replace(
                 state,
                 next_tokens=found,
-                _child_low=children.low[own],
-                _child_high=children.high[own],
+                _child_low=children.low[node_range],
+                _child_high=children.high[node_range],
                 _closing_child=int(closes[0]) if closes.size else -1,
             )
     return states

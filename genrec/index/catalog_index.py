@@ -216,13 +216,13 @@ class CatalogIndex:
         Raises:
             ArtifactError: the directory cannot be written, or holds something else.
         """
-        facts = {
+        metadata = {
             "catalog": self.catalog.fingerprint,
             "items": len(self.catalog),
             "tokenizer": self.tokenizer_fingerprint,
             "identifiers": self.identifiers_fingerprint,
         }
-        with artifact.artifact_writer(Path(directory), kind=_KIND, version=INDEX_VERSION, metadata=facts) as folder:
+        with artifact.artifact_writer(Path(directory), kind=_KIND, version=INDEX_VERSION, metadata=metadata) as folder:
             self.catalog.write(folder / "catalog.parquet")
             self.trie.write(folder / "trie.safetensors")
 

@@ -24,7 +24,7 @@ MAX_LISTED_ROWS = 1 << 14
 class _SlotAllowed(TensorAllowedBatch):
     """The allowed rows of the slots of an engine: their subsets without the rows generated so far.
 
-    The width of both tables is what the active slots need, rounded up to a power of two. Every row is rising, padded
+    The width of both tables is what the active slots need, rounded up to a power of two. Every row is ascending, padded
     with the universe.
     """
 
@@ -140,10 +140,10 @@ class TensorConstraint:
         closes = named & (tokens == self._closing_tokens(form, left)) & (closed != self._trie.dead_state) & allowed
         inside = named & ~closes & (deeper != self._trie.dead_state)
         known = (tokens >= 0) & (tokens < len(self._free_text)) & (tokens != self._end_id)
-        place = tokens.clamp(0, len(self._free_text) - 1)
+        token_index = tokens.clamp(0, len(self._free_text) - 1)
         opens, plain = (
-            free & known & self._opens_link[place],
-            free & known & self._free_text[place] & ~self._opens_link[place],
+            free & known & self._opens_link[token_index],
+            free & known & self._free_text[token_index] & ~self._opens_link[token_index],
         )
         lists = closes & (form == _LIST)
         after = torch.full_like(phase, _ENDED)
