@@ -1,4 +1,4 @@
-"""Interactions: an immutable, columnar log of which user met which item, and when.
+"""Interactions: an immutable, columnar log of the events of users with items.
 
 Letters: E events, U users, N items of a catalog, D distinct items of the log, H events of one user. Users are in the
 order of their ids, whole numbers by size and text by code point. A user's events are oldest first, and events with
@@ -42,7 +42,7 @@ class IndexedHistories(NamedTuple):
 
 
 class Basket(NamedTuple):
-    """What one user took at one time.
+    """The items of one user's events with the same timestamp.
 
     Attributes:
         history: the user's earlier events, oldest first.
