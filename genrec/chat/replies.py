@@ -49,12 +49,12 @@ def format_reason(item: Recommendation, reason: str | None) -> str:
 def format_comparison(items: Sequence[Recommendation], catalog: Catalog) -> str:
     """Compare items by the attributes in which they differ; a single item is described by all of its attributes."""
     attributes = {item.item_id: catalog[catalog.index_of(item.item_id)].attributes for item in items}
-    names = dict.fromkeys(name for own in attributes.values() for name in own)
-    differing = [name for name in names if len({str(own.get(name)) for own in attributes.values()}) > 1]
+    names = dict.fromkeys(name for values in attributes.values() for name in values)
+    differing = [name for name in names if len({str(values.get(name)) for values in attributes.values()}) > 1]
     lines = []
     for item in items:
-        own = attributes[item.item_id]
-        facts = ", ".join(f"{name} {own[name]}" for name in differing or names if own.get(name) is not None)
+        values = attributes[item.item_id]
+        facts = ", ".join(f"{name} {values[name]}" for name in differing or names if values.get(name) is not None)
         text = escape_markdown(one_line(facts)) or "nothing is known"
         lines.append(f"{format_item_link(item.item_id, item.title)}: {text}")
     if len(items) == 1:

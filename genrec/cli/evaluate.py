@@ -170,12 +170,12 @@ def _report(
     targets, groups = [case.targets for case in experiment.cases], user_groups(experiment)
     values: dict[str, dict[str, FloatArray]] = {}
     rows: list[MetricRow] = []
-    for name, own in results.items():
-        lists = [[item.item_id for item in one.recommendations.items] for one in own]
+    for name, evaluated in results.items():
+        lists = [[item.item_id for item in case.recommendations.items] for case in evaluated]
         values[name] = accuracy(lists, targets, metrics)
         rows += summarise(name, values[name], groups, seed=_SEED)
-        others = sum(item.stage != name for one in own for item in one.recommendations.items)
-        rows.append(defect_share_row(name, "fallback", others, sum(map(len, lists)), len(own)))
+        others = sum(item.stage != name for case in evaluated for item in case.recommendations.items)
+        rows.append(defect_share_row(name, "fallback", others, sum(map(len, lists)), len(evaluated)))
     differences = []
     for name, metric in ((name, metric) for name in results if name != _BASELINE for metric in metrics):
         ours, theirs = (100 * values[one][metric] for one in (name, _BASELINE))
@@ -190,15 +190,15 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
 
     console, table = terminal.stdout_console(), Table("ranker", "metric", "x 100", f"over {_BASELINE}", "p")
     compared = {(one["ranker"], one["metric"]): one for one in report["differences"]}
-    own = {(row["ranker"], row["metric"]): row for row in report["rows"] if row["slice"] == "all"}
-    names = list(dict.fromkeys(name for name, _ in own))
+    means = {(row["ranker"], row["metric"]): row for row in report["rows"] if row["slice"] == "all"}
+    names = list(dict.fromkeys(name for name, _ in means))
     for name, metric in ((name, metric) for name in names for metric in metrics):
         other = compared.get((name, metric))
         cells = ["", ""] if other is None else [str(_interval(other)), f"{other['p']:.4f}"]
-        table.add_row(name if metric == metrics[0] else "", metric, str(_interval(own[name, metric])), *cells)
+        table.add_row(name if metric == metrics[0] else "", metric, str(_interval(means[name, metric])), *cells)
     console.print(table)
     for name in names:
-        if filled := own[name, "fallback share"]["value"]:
+        if filled := means[name, "fallback share"]["value"]:
             console.print(f"{filled:.1f} % of the items of {name} come from {_BASELINE}")
     console.print(f"{report['users']:,} users, {report['protocol']}, seen items excluded; 95 % intervals in brackets")
 

@@ -186,14 +186,14 @@ def _print(
         messages = [
             {"role": one.role, "text": one.text, "spans": [asdict(span) for span in one.spans]} for one in prompt
         ]
-        facts: dict[str, Any] = {
+        report: dict[str, Any] = {
             "template": {"name": template.name, "version": template.version, "fingerprint": template.fingerprint},
             "messages": messages,
             "notices": [str(notice) for notice in notices],
         }
         if token_ids is not None:
-            facts |= {"tokens": len(token_ids), "token_ids": token_ids}
-        terminal.write_json(facts)
+            report |= {"tokens": len(token_ids), "token_ids": token_ids}
+        terminal.write_json(report)
         return
     from rich.text import Text
 

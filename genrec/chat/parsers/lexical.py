@@ -197,7 +197,7 @@ class LexicalParser:
         if not found and (only_refers_to_items(text, shown) or is_judgement(text)):
             found = find_title_references(text, shown)
             if not found and is_judgement(text):
-                return [self.catalog.item_ids[item] for item in self._title_lookup.find_items(text)]
+                return [self.catalog.item_ids[item_index] for item_index in self._title_lookup.find_items(text)]
         return _ids_of(found)
 
     def _price_of(self, item_id: ItemId) -> float | None:
