@@ -145,13 +145,13 @@ class TransformersBackend:
         with self._inference_mode(f"the logits of {len(hidden)} nodes"):
             for start in range(0, len(hidden), _LOGITS_CHUNK_SIZE):
                 block = hidden[start : start + _LOGITS_CHUNK_SIZE]
-                bounds = offsets[start : start + len(block) + 1]
-                queried = tokens[bounds[0] : bounds[-1]]
+                block_offsets = offsets[start : start + len(block) + 1]
+                queried = tokens[block_offsets[0] : block_offsets[-1]]
                 all_logits = head(block)
                 # log_softmax subtracts the normaliser; in one pass it reads bfloat16 and sums in float32.
                 wide = torch.promote_types(all_logits.dtype, torch.float32)
                 normaliser = all_logits[:, 0].to(wide) - all_logits.log_softmax(dim=-1, dtype=wide)[:, 0]
-                owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(bounds))).to(self.device)
+                owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(block_offsets))).to(self.device)
                 if all_logits.dtype == wide:
                     logits = all_logits[owner, torch.from_numpy(queried).to(self.device)]
                 else:
@@ -163,7 +163,7 @@ class TransformersBackend:
                     logits = chosen_logits[owner, torch.from_numpy(column).to(self.device)]
                 # The two are rounded differently; a log-probability above 0 would break the search's bounds.
                 log_probs = (logits - normaliser[owner]).clamp(max=0.0)
-                result[bounds[0] : bounds[-1]] = log_probs.double().cpu().numpy()
+                result[block_offsets[0] : block_offsets[-1]] = log_probs.double().cpu().numpy()
         if np.isnan(result).any():
             raise self._nan_error()
         return result

@@ -120,9 +120,9 @@ class SemanticIdentifiers:
         residuals = vectors.copy()
         centres = np.empty((levels, codebook_size, vectors.shape[1]), dtype=np.float32)
         tokens = np.empty((levels, codebook_size), dtype=np.int64)
-        random = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         for level in range(levels):
-            centres[level], clusters = _kmeans(residuals, codebook_size, random)
+            centres[level], clusters = _kmeans(residuals, codebook_size, rng)
             tokens[level] = words[_assign_words(vectors, clusters, codebook_size, word_vectors)]
             residuals -= centres[level][clusters]
         return cls(
@@ -244,15 +244,13 @@ def _candidate_words(tokenizer: Tokenizer, encoder: Encoder) -> tuple[IntArray, 
     return np.array(chosen, dtype=np.int64), encoder.encode([words[number] for number in chosen])
 
 
-def _kmeans(
-    vectors: NDArray[np.float32], codebook_size: int, random: np.random.Generator
-) -> tuple[FloatArray, IntArray]:
+def _kmeans(vectors: NDArray[np.float32], codebook_size: int, rng: np.random.Generator) -> tuple[FloatArray, IntArray]:
     """The centres, float32 [W, D], and the cluster of each vector, int64 [N]."""
     with catch_warnings():
         simplefilter("ignore", UserWarning)  # about empty clusters; `report` counts them
         # k-means++ draws by distance, so it needs as many different vectors as clusters.
         start = "++" if len(np.unique(vectors, axis=0)) >= codebook_size else "points"
-        centres, _ = kmeans2(vectors.astype(np.float64), codebook_size, iter=_ITERATIONS, minit=start, seed=random)
+        centres, _ = kmeans2(vectors.astype(np.float64), codebook_size, iter=_ITERATIONS, minit=start, seed=rng)
     centres = centres.astype(np.float32)
     return centres, _nearest_centroids(vectors, centres)
 

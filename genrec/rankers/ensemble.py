@@ -193,14 +193,14 @@ def fit_weights(
 
 
 def _choice_scores(
-    rankers: Sequence[DenseRanker], requests: Sequence[RankRequest], targets: IntArray, random: np.random.Generator
+    rankers: Sequence[DenseRanker], requests: Sequence[RankRequest], targets: IntArray, rng: np.random.Generator
 ) -> tuple[FloatArray, IntArray]:
     """Scores of each target and its alternatives, target first, 0 for unknown items.
 
     Returns:
         The scores [C, P] of all choices in one array, and the number of items of each choice.
     """
-    rows: list[FloatArray] = []
+    choices: list[FloatArray] = []
     size = requests[0].allowed.universe if requests else 1
     batch_size = max(1, min(_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER // max(size, 1)))
     for start in range(0, len(requests), batch_size):
@@ -209,15 +209,15 @@ def _choice_scores(
         for row, request in enumerate(batch):
             item, size = int(targets[start + row]), request.allowed.universe
             top = [_top_negatives(table[row], request) for table in tables]
-            others = np.unique(np.concatenate([random.integers(0, size, _RANDOM_NEGATIVES), *top]))
+            others = np.unique(np.concatenate([rng.integers(0, size, _RANDOM_NEGATIVES), *top]))
             others = others[(others != item) & request.allowed.contains(others)]
             if len(others):
                 chosen = np.append(item, others)
-                rows.append(np.stack([table[row, chosen] for table in tables], axis=-1))
-    if not rows:
+                choices.append(np.stack([table[row, chosen] for table in tables], axis=-1))
+    if not choices:
         return np.empty((0, len(rankers))), np.empty(0, dtype=np.int64)
-    compared = np.concatenate(rows)
-    return np.where(np.isfinite(compared), compared, 0.0), np.array([len(scores) for scores in rows])
+    compared = np.concatenate(choices)
+    return np.where(np.isfinite(compared), compared, 0.0), np.array([len(scores) for scores in choices])
 
 
 def _top_negatives(scores: FloatArray, request: RankRequest) -> IntArray:

@@ -65,9 +65,11 @@ class GenerativeRanker:
         settings: GenerativeSettings | None = None,
     ) -> None:
         _require_same_tokenizer(index, backend, tokenizer)
-        for one in (template, cold_template):
-            if one.output != "item":
-                raise InputError(f"template {one.name!r} has output = {one.output}; use a template with output = item")
+        for used in (template, cold_template):
+            if used.output != "item":
+                raise InputError(
+                    f"template {used.name!r} has output = {used.output}; use a template with output = item"
+                )
         prior = prior or PriorSource()
         self.settings, self.source = settings or GenerativeSettings(), "generative"
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
@@ -76,13 +78,13 @@ class GenerativeRanker:
         self._prior_histories = tuple(prior.histories)
         self._prior_store = PriorStore(index, prior.backend or backend, prior.cache)
         self._prior_prompts: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
-        here = {
+        current = {
             "template": template.fingerprint,
             "catalog": index.catalog.fingerprint,
             "index": index.fingerprint,
         }
         trained = backend.provenance
-        self._provenance_differences = () if trained is None else tuple(trained.mismatches(**here))
+        self._provenance_differences = () if trained is None else tuple(trained.mismatches(**current))
         self._apply_settings()
 
     def with_settings(
@@ -134,8 +136,8 @@ class GenerativeRanker:
             )
         other = copy.copy(self)
         new_indices = index.catalog.item_ids.positions(self._index.catalog.item_ids)
-        moved = [new_indices[history] for history in self._prior_histories]
-        other._prior_histories = tuple(history[history >= 0] for history in moved)
+        histories = [new_indices[history] for history in self._prior_histories]
+        other._prior_histories = tuple(history[history >= 0] for history in histories)
         other._index, other._retriever = index, retriever or self._retriever
         warm, cold = (None if prior is None else prior.prompts for prior in self._priors)
         other._prior_prompts = (warm, cold)
