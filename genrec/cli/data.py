@@ -102,8 +102,8 @@ def _describe_column(catalog: "Catalog", name: str) -> dict[str, Any]:
     if pa.types.is_nested(column.type):
         return statistics
     counts = pc.value_counts(column.drop_null())
-    commonest = sorted(counts.to_pylist(), key=lambda one: (-one["counts"], str(one["values"])))[:_EXAMPLE_COUNT]
-    return {**statistics, "distinct": len(counts), "commonest": [str(one["values"]) for one in commonest]}
+    commonest = sorted(counts.to_pylist(), key=lambda entry: (-entry["counts"], str(entry["values"])))[:_EXAMPLE_COUNT]
+    return {**statistics, "distinct": len(counts), "commonest": [str(entry["values"]) for entry in commonest]}
 
 
 def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _print(statistics: dict[str, Any]) -> None:
     row("items", f"{items['count']:,}, with {items['distinct_titles']:,} distinct titles")
     for name, attribute in items["attributes"].items():
         row(name, _attribute_line(attribute))
-    row("examples", "\n".join(_format_item(one) for one in items["examples"]))
+    row("examples", "\n".join(_format_item(item) for item in items["examples"]))
     if "interactions" in statistics:
         events = statistics["interactions"]
         per_user = events["per_user"]
@@ -176,8 +176,8 @@ def _print(statistics: dict[str, Any]) -> None:
         row("items used", f"{events['items_met']:,}; {events['of_unknown_items']:,} interactions have unknown items")
         row("sparsity", f"{events['sparsity']:.2%} of all user-item pairs have no interaction")
         row("popularity", f"the top 1 % of items have {events['share_of_top_percent']:.0%} of the interactions")
-        row("most popular", "\n".join(f"{_format_item(one)}: {one['events']:,}" for one in events["most_popular"]))
-        row("users", ", ".join(terminal.sanitize_line(str(one)) for one in events["example_users"]) + ", ...")
+        row("most popular", "\n".join(f"{_format_item(item)}: {item['events']:,}" for item in events["most_popular"]))
+        row("users", ", ".join(terminal.sanitize_line(str(user_id)) for user_id in events["example_users"]) + ", ...")
     terminal.stdout_console().print(table)
 
 
@@ -186,7 +186,7 @@ def _attribute_line(statistics: dict[str, Any]) -> str:
     if "median" in statistics:
         return f"{statistics['min']:,} to {statistics['max']:,}, median {statistics['median']:,}{missing}"
     if "distinct" in statistics:
-        examples = ", ".join(terminal.sanitize_line(one, max_length=40) for one in statistics["commonest"])
+        examples = ", ".join(terminal.sanitize_line(value, max_length=40) for value in statistics["commonest"])
         return f"{statistics['distinct']:,} distinct values, such as {examples}{missing}"
     return f"{statistics['holds']}{missing}"
 

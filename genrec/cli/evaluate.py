@@ -76,7 +76,7 @@ def evaluate(
         raise InputError(f"--users is {users}; give a number of at least 1")
     metrics = metric or [f"ndcg@{k}", f"recall@{k}"]
     accuracy([], [], metrics)  # raises for unknown metrics and missing packages, before the slow work
-    if deep := [one for one in metrics if metric_cutoff(one) > k]:
+    if deep := [name for name in metrics if metric_cutoff(name) > k]:
         raise InputError(f"--metric {deep[0]} needs longer lists than --k {k}; set --k {metric_cutoff(deep[0])}")
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     with loading.translate_option_errors(), terminal.progress() as progress:
@@ -178,7 +178,7 @@ def _report(
         rows.append(defect_share_row(name, "fallback", others, sum(map(len, lists)), len(evaluated)))
     differences = []
     for name, metric in ((name, metric) for name in results if name != _BASELINE for metric in metrics):
-        ours, theirs = (100 * values[one][metric] for one in (name, _BASELINE))
+        ours, theirs = (100 * values[ranker][metric] for ranker in (name, _BASELINE))
         found = difference_interval(ours, theirs, seed=_SEED)
         p = randomisation_test(ours, theirs, seed=_SEED)
         differences.append({"ranker": name, "baseline": _BASELINE, "metric": metric, **asdict(found), "p": p})
@@ -189,7 +189,7 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     from rich.table import Table
 
     console, table = terminal.stdout_console(), Table("ranker", "metric", "x 100", f"over {_BASELINE}", "p")
-    compared = {(one["ranker"], one["metric"]): one for one in report["differences"]}
+    compared = {(row["ranker"], row["metric"]): row for row in report["differences"]}
     means = {(row["ranker"], row["metric"]): row for row in report["rows"] if row["slice"] == "all"}
     names = list(dict.fromkeys(name for name, _ in means))
     for name, metric in ((name, metric) for name in names for metric in metrics):

@@ -262,7 +262,9 @@ class PreferencesBody(Body):
     @classmethod
     def from_preferences(cls, preferences: Preferences) -> "PreferencesBody":
         """Preferences as a body, without validation."""
-        limits = [LimitBody.model_construct(about=one.key, where=one.where) for one in preferences.filters]
+        limits = [
+            LimitBody.model_construct(about=condition.key, where=condition.where) for condition in preferences.filters
+        ]
         return cls.model_construct(
             liked=list(preferences.liked),
             disliked=list(preferences.disliked),

@@ -69,7 +69,7 @@ def is_item_reference(text: str, shown: Sequence[Recommendation]) -> bool:
 
 def only_refers_to_items(text: str, shown: Sequence[Recommendation]) -> bool:
     """Whether a text in lower case only refers to items, one or more, and says nothing about them."""
-    return all(is_item_reference(part, shown) for part in _CONJUNCTION.split(text))
+    return all(is_item_reference(piece, shown) for piece in _CONJUNCTION.split(text))
 
 
 def _title_reference_spans(words: Sequence[str], shown: Sequence[Recommendation]) -> Iterator[tuple[int, int, int]]:
