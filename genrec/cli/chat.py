@@ -225,7 +225,9 @@ def _saved_conversation(conversation: "Conversation") -> dict[str, Any]:
                     "liked": turn.preferences.liked,
                     "disliked": turn.preferences.disliked,
                     "words": turn.preferences.words,
-                    "limits": [{"about": one.key, "where": one.where} for one in turn.preferences.filters],
+                    "limits": [
+                        {"about": condition.key, "where": condition.where} for condition in turn.preferences.filters
+                    ],
                 },
                 "answer": tables.list_fields(turn.recommendations),
                 "reply": turn.reply,

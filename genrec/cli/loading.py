@@ -272,11 +272,11 @@ def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:
     chosen: dict[str, dict[str, str]] = {"items": {}, "interactions": {}}
     for value in columns:
         name, equals, column = value.partition("=")
-        file, dot, own = name.partition(".")
+        table, dot, column_name = name.partition(".")
         if not equals or not name or not column:
             raise InputError(f"--columns {value!r} is not NAME=COLUMN; write for example --columns user_id=CustomerID")
-        if dot and file in chosen:
-            chosen[file][own] = column
+        if dot and table in chosen:
+            chosen[table][column_name] = column
         elif name == "item_id":
             chosen["items"].setdefault(name, column)
             chosen["interactions"].setdefault(name, column)

@@ -42,7 +42,7 @@ class IndexedHistories(NamedTuple):
 
 
 class Basket(NamedTuple):
-    """What one user took at one time.
+    """The items of one user's events with the same timestamp.
 
     Attributes:
         history: the user's earlier events, oldest first.

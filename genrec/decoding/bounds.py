@@ -15,7 +15,7 @@ _BLOCK_SIZE = 16
 
 
 class ScoreBound:
-    """The maximum that any row of a range can still gain behind a prefix.
+    """The maximum that any row of a range can still gain after a prefix.
 
     Args:
         trie: the trie.
@@ -110,8 +110,8 @@ def prefix_sums(trie: TokenTrie, values: FloatArray) -> FloatArray:
     sums = values.copy()
     depths = trie.depths
     order = np.argsort(depths, kind="stable")
-    bounds = np.searchsorted(depths[order], np.arange(int(depths.max()) + 2))
-    for depth in range(1, len(bounds) - 1):
-        positions = order[bounds[depth] : bounds[depth + 1]]
+    depth_starts = np.searchsorted(depths[order], np.arange(int(depths.max()) + 2))
+    for depth in range(1, len(depth_starts) - 1):
+        positions = order[depth_starts[depth] : depth_starts[depth + 1]]
         sums[positions] += sums[trie.parents[positions]]
     return sums

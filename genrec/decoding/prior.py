@@ -6,7 +6,7 @@ An LLM prefers short and famous titles, whatever the history. Subtracting the lo
 gives an item with the histories of other users, or with none, removes this preference, so that the score reflects this
 history. Source: the pointwise mutual information of Church and Hanks, Computational Linguistics 16(1), 1990;
 as a decoding objective, Li et al., "A Diversity-Promoting Objective Function", NAACL 2016, section 4.2; measuring it
-behind prompts with content rather than empty ones follows Zhao et al., "Calibrate Before Use", ICML 2021, section 5.
+after prompts with content rather than empty ones follows Zhao et al., "Calibrate Before Use", ICML 2021, section 5.
 """
 
 import threading
@@ -90,11 +90,11 @@ class Prior:
 
     @property
     def prompts(self) -> tuple[IntArray, ...]:
-        """The prompts behind which it is measured."""
+        """The prompts after which it is measured."""
         return tuple(self._prompts)
 
     def reindexed(self, trie: TokenTrie, new_item_indices: IntArray, *, key: str) -> "Prior":
-        """The prior of another trie behind the same prompts; the scores of rows that both have are kept.
+        """The prior of another trie after the same prompts; the scores of rows that both have are kept.
 
         Args:
             trie: the other trie.
@@ -161,10 +161,10 @@ class Prior:
 
     def _score_rows(self, rows: IntArray, deadline: Deadline) -> None:
         tree = self._backend.open(self._prompts, deadline=deadline)
-        part = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
-        scores = score_tries(tree, [part] * len(self._prompts))
-        log_probs = np.mean([own.log_probs for own in scores if own is not None], axis=0)
-        positions, values = self._trie.path_positions(rows), log_probs[part.path_positions(np.arange(len(part)))]
+        block = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
+        scores = score_tries(tree, [block] * len(self._prompts))
+        log_probs = np.mean([prompt_scores.log_probs for prompt_scores in scores if prompt_scores is not None], axis=0)
+        positions, values = self._trie.path_positions(rows), log_probs[block.path_positions(np.arange(len(block)))]
         is_last = np.isin(positions, self._trie.last_positions[rows])
         # The last token of a row marks it as scored, so it is written last: other threads read without the lock.
         self.log_probs[positions[~is_last]] = values[~is_last]

@@ -63,7 +63,7 @@ def reject_conflicting_params(params: SamplingParams, state: ConstraintState, en
 
 
 def reject_insufficient_tokens(params: SamplingParams, state: ConstraintState, max_model_len: int) -> None:
-    """Refuse a request whose answer might not fit behind an empty prompt; the length of its prompt is not known.
+    """Refuse a request whose answer might not fit after an empty prompt; the length of its prompt is not known.
 
     Args:
         params: the request's.
