@@ -28,7 +28,7 @@ from genrec.data.table import Table, format_value
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.types import BoolArray, IntArray, Item
 
-OnUnknown = Literal["raise", "skip"]
+OnUnknownItem = Literal["raise", "skip"]
 
 _REQUIRED_COLUMNS = ("item_id", "title")
 _METADATA_KEY = b"genrec.catalog"
@@ -157,7 +157,7 @@ class Catalog:
             )
         return index
 
-    def indices_of(self, item_ids: Iterable[object], on_unknown: OnUnknown = "raise") -> IntArray:
+    def indices_of(self, item_ids: Iterable[object], on_unknown: OnUnknownItem = "raise") -> IntArray:
         """The indices of many ids: int64, in the order of `item_ids`, repeats included.
 
         Args:
@@ -311,7 +311,7 @@ def read_catalog(source: Any, *, columns: Mapping[str, str] | None = None, name:
     return Catalog(table, name=name if name is not None else default)
 
 
-def check_on_unknown(choice: str) -> OnUnknown:
+def check_on_unknown(choice: str) -> OnUnknownItem:
     """Check that a choice is "raise" or "skip".
 
     Raises:

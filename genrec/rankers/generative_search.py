@@ -20,7 +20,7 @@ from genrec.notices import Notice
 from genrec.prompting.renderer import RenderedPrompt, Renderer
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.generative_settings import GenerativeSettings, Strategy
-from genrec.rankers.memory_budget import NODES_PER_PASS, BatchSize
+from genrec.rankers.memory_budget import NODES_PER_PASS, BatchDimensions
 from genrec.rankers.prior_store import PriorStore
 from genrec.rankers.retrieval import fusion_boosts, with_main_signals
 from genrec.types import IntArray, Ranking
@@ -123,10 +123,10 @@ class GenerativeSearch:
         prompts = batch.render()
         token_ids = [prompt.token_ids for prompt in prompts]
         trie = self.index.trie
-        size = BatchSize(
+        dimensions = BatchDimensions(
             batch.strategy, batch.k, len(prompts), max(map(len, token_ids)), trie.max_length, self.backend.token_bytes
         )
-        node_budget = size.node_budget(self.settings)
+        node_budget = dimensions.node_budget(self.settings)
         search_request = self._search_request(batch, boosts, k)
         tree = self.backend.open(token_ids, deadline=batch.deadline)
         if batch.strategy == "beam":

@@ -181,7 +181,7 @@ class LexicalParser:
             return None
         for word in exclusion.words:
             preferences = preferences.with_filter(exclude_word(word))
-        return preferences, exclusion.rest
+        return preferences, exclusion.remaining_text
 
     def _relative_price_bounds(self, clause: ClauseContext) -> list[PriceBound]:
         """The bound of a comparison such as "cheaper", with the median price of the items that it refers to."""
