@@ -18,51 +18,29 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
 from eval.config import Config, folder_name, read_config
 from eval.data import open_experiment
-from eval.progress import report_progress, show_progress, wide_console
+from eval.progress import show_progress, wide_console
 from eval.rankers import ConfiguredRankers
 from eval.speed.report import commit, machine
+from eval.summary_rows import beyond_accuracy_rows, difference_rows, metric_rows, title_vectors
 from genrec import read_template
 from genrec.artifact import atomic_writer, write_json
 from genrec.backends import inspect_adapter
 from genrec.cache import default_cache
 from genrec.datasets import find_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
-from genrec.evaluation import (
-    SLICES,
-    EvaluatedCase,
-    Experiment,
-    MetricRow,
-    accuracy,
-    coverage,
-    defect_share_row,
-    difference_interval,
-    diversity,
-    gini,
-    length_bias,
-    mean_interval,
-    novelty,
-    parity,
-    popularity_lift,
-    summarise,
-    user_groups,
-)
-from genrec.loading import embed_titles
-from genrec.settings import LANGUAGE_MODEL, Settings
-from genrec.types import BoolArray
+from genrec.evaluation import EvaluatedCase, Experiment, MetricRow, accuracy, user_groups
+from genrec.settings import LANGUAGE_MODEL
 
 FORMAT = 3  # of the stored rows
 CHUNK, LLM_CHUNK = 100, 10  # users per stored part, and per part of a ranker that uses a language model
 SLOW_KINDS = ("generative", "unconstrained")
-BEYOND_ACCURACY_K = 10  # ranks considered by the metrics beyond accuracy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,12 +98,12 @@ def measure(
     rows: list[MetricRow] = []
     # All answers are collected first, because a summary can be computed again.
     tables = {name: _collect_answers(name, rankers, experiment, facts, config, folder) for name in names}
-    groups, vectors = user_groups(experiment), _title_vectors(experiment)
+    groups, vectors = user_groups(experiment), title_vectors(experiment)
     for name, table in tables.items():
-        rows += _metric_rows(name, table, groups, config)
+        rows += metric_rows(name, table, groups, config)
         if config.baseline in tables and config.baseline != name:
-            rows += _difference_rows(name, table, tables[config.baseline], config)
-        rows += _beyond_accuracy_rows(name, table, groups, experiment, config, vectors)
+            rows += difference_rows(name, table, tables[config.baseline], config)
+        rows += beyond_accuracy_rows(name, table, groups, experiment, config, vectors)
     commits = {name: sorted(set(table["commit"].to_pylist())) for name, table in tables.items()}
     return {
         **facts,
@@ -316,87 +294,6 @@ def _answer_table(
             **{metric: pa.array(values, pa.float64()) for metric, values in metrics.items()},
         }
     )
-
-
-def _metric_rows(name: str, table: pa.Table, groups: Mapping[str, BoolArray], config: Config) -> Iterator[MetricRow]:
-    """Means and intervals for each group, and the faults of all lists."""
-    values = {metric: table[metric].to_numpy() for metric in config.metrics}
-    yield from summarise(name, values, groups, seed=config.seed)
-    places = sum(len(items) for items in table["item_ids"].to_pylist())
-    for fault in ("invalid", "repeated", "seen", "fallback"):
-        yield defect_share_row(name, fault, int(table[fault].to_numpy().sum()), places, table.num_rows)
-    for metric, column, scale in (("ms", "seconds", 1000), ("tokens", "tokens", 1)):
-        mean = scale * float(table[column].to_numpy().mean())
-        yield MetricRow(name, "all", metric, mean, mean, mean, table.num_rows)
-
-
-def _difference_rows(name: str, table: pa.Table, base: pa.Table, config: Config) -> Iterator[MetricRow]:
-    """The paired differences of a ranker to the baseline."""
-    for metric in config.metrics:
-        ours, theirs = (100 * own[metric].to_numpy() for own in (table, base))
-        found = difference_interval(ours, theirs, seed=config.seed)
-        yield MetricRow(
-            name, "all", f"{metric} over {config.baseline}", found.value, found.low, found.high, table.num_rows
-        )
-
-
-def _title_vectors(experiment: Experiment) -> NDArray[np.float32] | None:
-    """Title vectors, for the diversity of lists; None if the text encoder is not installed."""
-    try:
-        report = report_progress("titles, for diversity")
-        embedding = embed_titles(
-            experiment.catalog, Settings(), default_cache(), on_progress=lambda _, done, total: report(done, total)
-        )
-    except ModelMissingError as error:
-        print(f"note: the diversity of lists is not measured: {error}", file=sys.stderr)
-        return None
-    return None if embedding is None else embedding.vectors
-
-
-def _beyond_accuracy_rows(
-    name: str,
-    table: pa.Table,
-    groups: Mapping[str, BoolArray],
-    experiment: Experiment,
-    config: Config,
-    vectors: NDArray[np.float32] | None,
-) -> Iterator[MetricRow]:
-    """Metrics beyond accuracy at the first ranks, and the gap between user groups.
-
-    Coverage and Gini are times 100, novelty is in bits, popularity and length are ratios, diversity is 1 minus the
-    cosine of title vectors. A metric has no row if no list allows to measure it.
-    """
-    places = min(BEYOND_ACCURACY_K, config.k)
-    catalog, users = experiment.catalog, table.num_rows
-    first = [own[:places] for own in table["item_ids"].to_pylist()]
-    lists = [catalog.item_ids.positions(own) for own in first]
-    had = [catalog.item_ids.positions(task.history.item_ids) for task in experiment.cases]
-    counts = experiment.train.item_counts(catalog, on_unknown="skip")
-    if not any((own >= 0).any() for own in lists):
-        return
-    for metric, value in (
-        ("coverage", 100 * coverage(lists, len(catalog))),
-        ("gini", 100 * gini(lists, len(catalog))),
-        ("popularity lift", popularity_lift(lists, had, counts)),
-    ):
-        yield MetricRow(name, "all", f"{metric}@{places}", value, value, value, users)
-    lengths = [len(title) for title in catalog.titles]
-    measured = {"novelty": novelty(lists, counts), "length": length_bias(lists, lengths)}
-    if vectors is not None:
-        measured["diversity"] = diversity(lists, vectors)
-    for metric, values in measured.items():
-        values = values[np.isfinite(values)]
-        if not len(values):
-            continue  # no list contains enough items of the catalog
-        found = mean_interval(values, seed=config.seed)
-        yield MetricRow(name, "all", f"{metric}@{places}", found.value, found.low, found.high, len(values))
-    label = np.full(users, "", dtype=object)
-    for group in (f"{own} people" for own in SLICES):
-        label[groups[group]] = group
-    if len(set(label)) > 1:
-        metric = config.metrics[-1]
-        gap = parity(100 * table[metric].to_numpy(), label.tolist(), seed=config.seed).gap
-        yield MetricRow(name, "all", f"gap of {metric} between people", gap.value, gap.low, gap.high, users)
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -117,8 +117,8 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         raise ArtifactError(f"{path} cannot be read: {error}", remedy=f"save the {kind} again") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} does not describe a saved {kind}", remedy=f"save the {kind} again")
-    whole = text == _manifest_text(manifest)
-    if manifest.pop("checksum", None) != _checksum(manifest) or not whole:
+    is_complete = text == _manifest_text(manifest)
+    if manifest.pop("checksum", None) != _checksum(manifest) or not is_complete:
         raise ArtifactError(f"{path} was altered or cut short (its checksum differs)", remedy=f"save the {kind} again")
     if manifest.get("version") != version:
         raise ArtifactError(
@@ -153,12 +153,12 @@ def mmap_arrays(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError("its header is not a JSON object")
         whole = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + size)
         arrays = {}
-        for name, facts in header.items():
+        for name, entry in header.items():
             if name != "__metadata__":
-                if facts["dtype"] not in _DTYPES:
-                    raise ValueError(f"{name} has the type {facts['dtype']!r}, not one of {', '.join(_DTYPES)}")
-                begin, stop = facts["data_offsets"]
-                arrays[name] = np.asarray(whole[begin:stop]).view(_DTYPES[facts["dtype"]]).reshape(facts["shape"])
+                if entry["dtype"] not in _DTYPES:
+                    raise ValueError(f"{name} has the type {entry['dtype']!r}, not one of {', '.join(_DTYPES)}")
+                begin, stop = entry["data_offsets"]
+                arrays[name] = np.asarray(whole[begin:stop]).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
         return arrays
     except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}", remedy="save it again") from error
@@ -170,13 +170,13 @@ def _check_replaceable(directory: Path, kind: str) -> None:
         if not any(directory.iterdir()):
             return
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        known = isinstance(manifest, dict) and manifest.get("kind") == kind
+        is_replaceable = isinstance(manifest, dict) and manifest.get("kind") == kind
     except FileNotFoundError:
-        known = not directory.exists()
+        is_replaceable = not directory.exists()
     except ValueError:
         # Other tools write a manifest.json too, sometimes not in plain JSON; ours contains its checksum.
-        known = b'"checksum": "' in (directory / MANIFEST).read_bytes()
-    if not known:
+        is_replaceable = b'"checksum": "' in (directory / MANIFEST).read_bytes()
+    if not is_replaceable:
         raise ArtifactError(f"{directory} exists and is not a saved {kind}; choose another folder or empty this one")
 
 

@@ -30,10 +30,10 @@ def weights_cache_name(model: str | Path, folder: Path) -> str:
     """
     if str(model) in MODELS:
         return str(model)
-    facts = [str(folder.resolve())]
+    inputs = [str(folder.resolve())]
     for file in sorted(folder.glob("*.safetensors")):
-        facts += [file.name, str(file.stat().st_size), str(file.stat().st_mtime_ns)]
-    return f"{folder.name}-{cache_key(*facts)[:12]}"
+        inputs += [file.name, str(file.stat().st_size), str(file.stat().st_mtime_ns)]
+    return f"{folder.name}-{cache_key(*inputs)[:12]}"
 
 
 def evict_old_counts(folder: Path) -> None:
@@ -85,9 +85,9 @@ def require_writable(cache: Path) -> None:
         )
 
 
-def cache_key(*parts: str) -> str:
-    """The name of the cache folder for a result that was computed from `parts`."""
-    return sha256("\n".join(parts).encode()).hexdigest()[:24]
+def cache_key(*inputs: str) -> str:
+    """The name of the cache folder for a result that was computed from `inputs`."""
+    return sha256("\n".join(inputs).encode()).hexdigest()[:24]
 
 
 def ignore_progress(label: str, done: int, total: int) -> None:

@@ -325,16 +325,16 @@ def _load_item_vectors(
     catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress
 ) -> NDArray[np.float32]:
     folder = cache / "vectors" / cache_key("vectors 2", catalog.fingerprint, encoder.name)
-    facts = {"catalog": catalog.fingerprint, "encoder": encoder.name}
+    metadata = {"catalog": catalog.fingerprint, "encoder": encoder.name}
     if folder.is_dir():
         with explain_cache_errors(folder):
             manifest = artifact.verify(folder, kind="vectors", version=1)
-            if {name: manifest.get(name) for name in facts} != facts:
+            if {name: manifest.get(name) for name in metadata} != metadata:
                 raise ArtifactError(f"{folder} holds the vectors of another catalog or encoder")
             return load_file(folder / "vectors.safetensors")["vectors"]
     require_writable(cache)
     vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
-    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=facts) as temporary:
+    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=metadata) as temporary:
         save_file({"vectors": vectors}, temporary / "vectors.safetensors")
     return vectors
 

@@ -116,19 +116,21 @@ class Pipeline:
     ) -> "Pipeline":
         """A pipeline without an LLM."""
         if collaborative is None:
-            counts = np.zeros(len(catalog), dtype=np.int64)
+            item_counts = np.zeros(len(catalog), dtype=np.int64)
             if interactions is not None:
-                counts = interactions.item_counts(catalog, on_unknown="skip")
-            return cls(catalog, interactions, embedding, None, None, PopularityRanker(counts))
-        counted = collaborative.counts_for(catalog)
-        blend = counted.blend(embedding, collaborative.weights)
-        return cls(catalog, interactions, embedding, collaborative, blend, PopularityRanker(counted.item_counts))
+                item_counts = interactions.item_counts(catalog, on_unknown="skip")
+            return cls(catalog, interactions, embedding, None, None, PopularityRanker(item_counts))
+        counts = collaborative.counts_for(catalog)
+        blend = counts.blend(embedding, collaborative.weights)
+        return cls(catalog, interactions, embedding, collaborative, blend, PopularityRanker(counts.item_counts))
 
     @property
     def retriever(self) -> BlendRanker:
         """Retrieves candidates for the LLM: the best ranker without an LLM, with ties broken by popularity."""
         best = self.ensemble or self.embedding
-        rankers: dict[str, DenseRanker] = {one.source: one for one in (best, self.popularity) if one is not None}
+        rankers: dict[str, DenseRanker] = {
+            ranker.source: ranker for ranker in (best, self.popularity) if ranker is not None
+        }
         weights = {name: _POPULARITY_WEIGHT if name == self.popularity.source else 1.0 for name in rankers}
         return BlendRanker(rankers, weights, source=next(iter(rankers)))
 
@@ -136,7 +138,10 @@ class Pipeline:
     def stages(self) -> list[Ranker]:
         """The stages of the fallback chain that exist: LLM, smaller LLM search, ensemble, embedding, popularity."""
         llm_stages = [] if self.llm is None else self.llm.stages
-        return [*llm_stages, *(one for one in (self.ensemble, self.embedding, self.popularity) if one is not None)]
+        return [
+            *llm_stages,
+            *(ranker for ranker in (self.ensemble, self.embedding, self.popularity) if ranker is not None),
+        ]
 
     def recommender(self, *, lookup_users: bool = True) -> Recommender:
         """A recommender over this pipeline.

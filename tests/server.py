@@ -16,7 +16,7 @@ import uvicorn
 
 from genrec import Catalog, Item, read_interactions
 from genrec.chat.advisor import Advisor
-from genrec.chat.replies import ReplyGenerator
+from genrec.chat.plain_replies import ReplyGenerator
 from genrec.notices import Notice
 from genrec.pipeline import CollaborativeModel, Pipeline
 from genrec.rankers.base import DenseRanker, Ranker, RankRequest

@@ -89,7 +89,7 @@ class ConstraintChecker:
     """
 
     def __init__(self, requests: Sequence[GenerationRequest], on_tokens: OnTokens | None) -> None:
-        self._states = [None if own.constraint is None else own.constraint.start() for own in requests]
+        self._states = [None if request.constraint is None else request.constraint.start() for request in requests]
         self._on_tokens = on_tokens
 
     def __call__(self, number: int, token_ids: Sequence[int]) -> None:

@@ -200,9 +200,9 @@ class PathTree:
                 sent.append(chunk)
         missing = []
         scores = self._scorer.score(requests, self._deadline) if requests else []
-        for group, own in zip(sent, scores, strict=True):
-            num_missing = len(group) - len(own)
-            log_probs[group[num_missing:]] = own
+        for group, group_scores in zip(sent, scores, strict=True):
+            num_missing = len(group) - len(group_scores)
+            log_probs[group[num_missing:]] = group_scores
             if num_missing:
                 missing.append(group[:num_missing])
         return missing

@@ -76,8 +76,8 @@ class Provenance:
             ArtifactError: the file is missing or damaged.
         """
         try:
-            found = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
-            return cls(**{one.name: found[one.name] for one in fields(cls)})
+            value = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+            return cls(**{attribute.name: value[attribute.name] for attribute in fields(cls)})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(
                 f"cannot read {folder / PROVENANCE_FILE}: {error}; copy the adapter again, or train it again"

@@ -17,8 +17,7 @@ from genrec.backends.base import Completion, GenerationRequests, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.precision import default_device, native_dtype
-from genrec.backends.provenance import PROVENANCE_FILE as PROVENANCE
-from genrec.backends.provenance import Provenance
+from genrec.backends.provenance import PROVENANCE_FILE, Provenance
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.token_layout import TokenLayout
 from genrec.backends.transformers_tree import NewTokens, TransformersTree
@@ -146,13 +145,13 @@ class TransformersBackend:
         with self._inference_mode(f"the logits of {len(hidden)} nodes"):
             for start in range(0, len(hidden), _LOGITS_CHUNK_SIZE):
                 block = hidden[start : start + _LOGITS_CHUNK_SIZE]
-                bounds = offsets[start : start + len(block) + 1]
-                queried = tokens[bounds[0] : bounds[-1]]
+                block_offsets = offsets[start : start + len(block) + 1]
+                queried = tokens[block_offsets[0] : block_offsets[-1]]
                 all_logits = head(block)
                 # log_softmax subtracts the normaliser; in one pass it reads bfloat16 and sums in float32.
                 wide = torch.promote_types(all_logits.dtype, torch.float32)
                 normaliser = all_logits[:, 0].to(wide) - all_logits.log_softmax(dim=-1, dtype=wide)[:, 0]
-                owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(bounds))).to(self.device)
+                owner = torch.from_numpy(np.repeat(np.arange(len(block)), np.diff(block_offsets))).to(self.device)
                 if all_logits.dtype == wide:
                     logits = all_logits[owner, torch.from_numpy(queried).to(self.device)]
                 else:
@@ -160,11 +159,11 @@ class TransformersBackend:
                     distinct, column = np.unique(queried, return_inverse=True)
                     chosen = torch.from_numpy(distinct).to(self.device)
                     bias = None if head.bias is None else head.bias[chosen].float()
-                    some = torch.nn.functional.linear(block.float(), head.weight[chosen].float(), bias)
-                    logits = some[owner, torch.from_numpy(column).to(self.device)]
+                    chosen_logits = torch.nn.functional.linear(block.float(), head.weight[chosen].float(), bias)
+                    logits = chosen_logits[owner, torch.from_numpy(column).to(self.device)]
                 # The two are rounded differently; a log-probability above 0 would break the search's bounds.
-                steps = (logits - normaliser[owner]).clamp(max=0.0)
-                result[bounds[0] : bounds[-1]] = steps.double().cpu().numpy()
+                log_probs = (logits - normaliser[owner]).clamp(max=0.0)
+                result[block_offsets[0] : block_offsets[-1]] = log_probs.double().cpu().numpy()
         if np.isnan(result).any():
             raise self._nan_error()
         return result
@@ -173,10 +172,10 @@ class TransformersBackend:
         """Logits of all tokens at hidden states [Q, D]: float64 [Q, V]."""
         head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         with self._inference_mode(f"the logits of {len(hidden)} nodes"):
-            found: FloatArray = head(hidden).double().cpu().numpy()
-        if np.isnan(found).any():
+            result: FloatArray = head(hidden).double().cpu().numpy()
+        if np.isnan(result).any():
             raise self._nan_error()
-        return found
+        return result
 
     def _nan_error(self) -> EngineError:
         return EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
@@ -201,15 +200,15 @@ class TransformersBackend:
         """Try whether the model accepts packed tokens, because architectures do not declare it."""
         prompts = [np.arange(1, 2), np.arange(1, 4)]
         queried = np.arange(min(self.vocab_size, 100))
-        found = []
+        results = []
         for self._supports_packing in (False, True):
             try:
                 tree = self.open([prompt % self.vocab_size for prompt in prompts])
                 nodes = tree.grow(np.array([1, 0, 1, 2]), queried[:4])
-                found.append(tree.log_probs(nodes, np.tile(queried, 4), np.arange(5) * len(queried)))
+                results.append(tree.log_probs(nodes, np.tile(queried, 4), np.arange(5) * len(queried)))
             except (EngineError, TypeError, LookupError, AttributeError, AssertionError):
                 return False  # it rejects unknown arguments, or needs tokens of one shape
-        expected, packed = found
+        expected, packed = results
         return float(np.abs(packed - expected).max()) < 0.1 * float(expected.std())
 
     def _check_output_layer(self) -> None:
@@ -219,14 +218,14 @@ class TransformersBackend:
             states = self.model.base_model(input_ids=token_ids).last_hidden_state
             head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
             expected = self.model(input_ids=token_ids).logits.float().log_softmax(dim=-1)
-            found = head(states).float().log_softmax(dim=-1)
-        if not torch.allclose(found, expected, atol=0.1):
+            actual = head(states).float().log_softmax(dim=-1)
+        if not torch.allclose(actual, expected, atol=0.1):
             raise EngineError(f"{self.name} changes its logits after the output layer; use another backend for it")
 
 
 def _read_merged_provenance(model: str | Path) -> Provenance | None:
     """Read the provenance of an adapter that was merged into the weights of a folder."""
-    return Provenance.read(Path(model)) if (Path(model) / PROVENANCE).is_file() else None
+    return Provenance.read(Path(model)) if (Path(model) / PROVENANCE_FILE).is_file() else None
 
 
 def _merge_adapter(model: Any, adapter: Adapter) -> Any:

@@ -90,8 +90,8 @@ class TransformersTree:
             backend.hidden_states(shared, self._cache)
             self._cache.batch_repeat_interleave(count)
         visible = causal[:, prefix:] & inside[:, None, :]
-        own = inside[:, prefix:]
-        rest = NewTokens(tokens[:, prefix:][own], positions[:, prefix:][own], np.flatnonzero(own), visible)
+        is_new = inside[:, prefix:]
+        rest = NewTokens(tokens[:, prefix:][is_new], positions[:, prefix:][is_new], np.flatnonzero(is_new), visible)
         hidden = backend.hidden_states(rest, self._cache)
         # For each node: its prompt, parent, slot in the cache, position, and hidden state.
         self._prompt = np.arange(count)

@@ -166,12 +166,12 @@ class VllmEngineBackend:
                 numbers[request_id] = number
             while len(outputs) < len(prompts):
                 for output in engine.step():
-                    number, own = numbers[output.request_id], output.outputs[0]
+                    number, generated = numbers[output.request_id], output.outputs[0]
                     stops = params[number].stop_token_ids
-                    new = [token for token in own.token_ids[num_seen[number] :] if token not in stops]
+                    new = [token for token in generated.token_ids[num_seen[number] :] if token not in stops]
                     if new:
                         on_tokens(number, new)
-                    num_seen[number] = len(own.token_ids)
+                    num_seen[number] = len(generated.token_ids)
                     if output.finished:
                         outputs[number] = output
         finally:

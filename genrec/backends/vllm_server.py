@@ -107,7 +107,9 @@ class VllmServerBackend:
         checker = ConstraintChecker(requests, on_tokens)
         if on_tokens is not None:
             numbered = list(enumerate(requests))
-            return self._run_all(lambda one, limit: self._stream_text(*one, checker, limit), numbered, limit)
+            return self._run_all(
+                lambda numbered_request, limit: self._stream_text(*numbered_request, checker, limit), numbered, limit
+            )
         texts = self._run_all(self._generate_text, requests, limit)
         for number, text in enumerate(texts):
             checker(number, text.token_ids.tolist())
@@ -152,9 +154,9 @@ class VllmServerBackend:
 
     def _read_context_length(self) -> int:
         """The context length of the model; checks that the server serves it."""
-        answer = self._send("GET", "/v1/models", None, self._new_limit(Deadline.never(), 1))
+        response = self._send("GET", "/v1/models", None, self._new_limit(Deadline.never(), 1))
         with self._checked_response("/v1/models"):
-            contexts = {str(card["id"]): card for card in answer["data"]}
+            contexts = {str(card["id"]): card for card in response["data"]}
             if self._model not in contexts:
                 raise EngineError(
                     f"{self._server} serves {', '.join(sorted(contexts)) or 'nothing'}, not {self._model!r}; "
@@ -165,14 +167,14 @@ class VllmServerBackend:
             return int(card.get("max_model_len") or contexts[card["parent"]]["max_model_len"])
 
     def _score_path(self, request: PathScoreRequest, limit: "_RequestTimeout") -> FloatArray:
-        answer = self._post_generate(request.token_ids, vllm_protocol.http_scoring_params(request), limit)
+        response = self._post_generate(request.token_ids, vllm_protocol.http_scoring_params(request), limit)
         with self._checked_response(_GENERATE_PATH):
-            return vllm_protocol.parse_response(answer, request)
+            return vllm_protocol.parse_response(response, request)
 
     def _generate_text(self, request: GenerationRequest, limit: "_RequestTimeout") -> Completion:
-        answer = self._post_generate(request.prompt.tolist(), vllm_protocol.http_generation_params(request), limit)
+        response = self._post_generate(request.prompt.tolist(), vllm_protocol.http_generation_params(request), limit)
         with self._checked_response(_GENERATE_PATH):
-            choice = answer["choices"][0]
+            choice = response["choices"][0]
             return vllm_protocol.parse_completion(choice["token_ids"], choice["finish_reason"], request)
 
     def _stream_text(
@@ -183,12 +185,12 @@ class VllmServerBackend:
         token_ids: list[int] = []
         reason = None
         try:
-            with self._client.stream("POST", _COMPLETIONS_PATH, json=body, timeout=limit.remaining()) as answer:
-                if answer.status_code != 200:
+            with self._client.stream("POST", _COMPLETIONS_PATH, json=body, timeout=limit.remaining()) as response:
+                if response.status_code != 200:
                     raise self._rejected_error(
-                        _COMPLETIONS_PATH, answer.status_code, answer.read().decode(errors="replace")
+                        _COMPLETIONS_PATH, response.status_code, response.read().decode(errors="replace")
                     )
-                for line in answer.iter_lines():
+                for line in response.iter_lines():
                     if not limit.remaining():
                         raise self._timeout_error(limit)
                     event = line.removeprefix("data: ")
@@ -209,9 +211,9 @@ class VllmServerBackend:
 
     def _post_generate(self, prompt: Sequence[int], params: dict[str, Any], limit: "_RequestTimeout") -> Any:
         body = {"model": self._model, "token_ids": prompt, "sampling_params": params}
-        answer = self._send("POST", _GENERATE_PATH, body, limit)
+        response = self._send("POST", _GENERATE_PATH, body, limit)
         limit.timeout = self._new_timeout(limit.timeout_factor)
-        return answer
+        return response
 
     @contextmanager
     def _checked_response(self, path: str) -> Iterator[None]:
@@ -229,7 +231,7 @@ class VllmServerBackend:
             if not limit.remaining():
                 raise self._timeout_error(limit, cause)
             try:
-                answer = self._request(method, path, body, limit)
+                response = self._request(method, path, body, limit)
             except self._httpx.TimeoutException as error:
                 raise self._timeout_error(limit) from error
             except self._httpx.TransportError as error:
@@ -237,26 +239,26 @@ class VllmServerBackend:
                 continue
             except RuntimeError as error:
                 raise self._closed_error() from error
-            if answer.status_code >= 500:
-                cause = f"it answered {answer.status_code}"
+            if response.status_code >= 500:
+                cause = f"it answered {response.status_code}"
                 continue
-            if answer.status_code != 200:
-                raise self._rejected_error(path, answer.status_code, answer.text)
+            if response.status_code != 200:
+                raise self._rejected_error(path, response.status_code, response.text)
             try:
-                return answer.json()
+                return response.json()
             except ValueError as error:
                 raise self._unexpected_response_error(path) from error
         raise EngineError(f"{self._server} failed {_MAX_ATTEMPTS} times: {cause}; see its log, or restart it")
 
     def _request(self, method: str, path: str, body: Any, limit: "_RequestTimeout") -> Any:
         """Send one request and read the response in chunks, because httpx's timeout applies to each chunk only."""
-        with self._client.stream(method, path, json=body, timeout=limit.remaining()) as answer:
+        with self._client.stream(method, path, json=body, timeout=limit.remaining()) as response:
             chunks = []
-            for chunk in answer.iter_raw():
+            for chunk in response.iter_raw():
                 if not limit.remaining():
                     raise self._timeout_error(limit)
                 chunks.append(chunk)
-        return self._httpx.Response(answer.status_code, content=b"".join(chunks), headers=answer.headers)
+        return self._httpx.Response(response.status_code, content=b"".join(chunks), headers=response.headers)
 
     def _rejected_error(self, path: str, status: int, body: str) -> EngineError:
         return EngineError(

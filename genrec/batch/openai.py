@@ -96,7 +96,7 @@ class ChatRequest(_Strict):
     @property
     def prompt(self) -> Prompt:
         """The messages; none of their text can become a control token."""
-        return tuple(Message(one.role, (Span(one.text, trusted=False),)) for one in self.messages)
+        return tuple(Message(message.role, (Span(message.text, trusted=False),)) for message in self.messages)
 
     @property
     def token_limit(self) -> int | None:
@@ -133,5 +133,5 @@ def parse_batch_line(value: Mapping[str, Any]) -> BatchLine:
         return BatchLine.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "lax-", "_")))
-        raise InputError(f"{place}: {first['msg']}; found {first['input']!r:.80}") from error
+        location = ".".join(str(name) for name in first["loc"] if not str(name).startswith(("list[", "lax-", "_")))
+        raise InputError(f"{location}: {first['msg']}; found {first['input']!r:.80}") from error

@@ -55,38 +55,38 @@ class RecommendTask:
         failures: dict[int, RowFailure] = {}
         users: dict[int, UserLike] = {}
 
-        def fail(place: int, code: str, message: object) -> None:
-            users.pop(place, None)
-            failures[place] = RowFailure(place, row_key(rows[place], self.key_columns), code, str(message))
+        def fail(position: int, code: str, message: object) -> None:
+            users.pop(position, None)
+            failures[position] = RowFailure(position, row_key(rows[position], self.key_columns), code, str(message))
 
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             try:
                 parse_id(row, "user_id", kind)
-                users[place] = _parse_list_user(row)
+                users[position] = _parse_list_user(row)
             except InputError as error:
-                fail(place, "unreadable", error)
-        unknown = self._options.get("on_unknown", "raise")
-        problems = self._recommender.validation_errors(list(users.values()), on_unknown=unknown)
-        for place, problem in zip(list(users), problems, strict=True):
+                fail(position, "unreadable", error)
+        on_unknown = self._options.get("on_unknown", "raise")
+        problems = self._recommender.validation_errors(list(users.values()), on_unknown=on_unknown)
+        for position, problem in zip(list(users), problems, strict=True):
             if problem is not None:
-                fail(place, failure_code(problem), problem)
+                fail(position, failure_code(problem), problem)
         lists: dict[int, RecommendationList] = {}
-        for place, answer in zip(list(users), self._recommend(list(users.values())), strict=True):
-            if isinstance(answer, InputError):
-                fail(place, failure_code(answer), answer)
-            elif (first := self._recommender.stages[0].source) in answer.failed_stages:
-                skipped = (one for one in answer.notices if one.code == "stage_skipped")
-                said = (str(one) for one in skipped if one.fields["stage"] == first)
-                fail(place, ENGINE_ERROR, next(said, f"{first} did not answer"))
-            elif not answer.items:
-                fail(place, "nothing_allowed", "; ".join(map(str, answer.notices)))
+        for position, result in zip(list(users), self._recommend(list(users.values())), strict=True):
+            if isinstance(result, InputError):
+                fail(position, failure_code(result), result)
+            elif (first := self._recommender.stages[0].source) in result.failed_stages:
+                skipped = (notice for notice in result.notices if notice.code == "stage_skipped")
+                messages = (str(notice) for notice in skipped if notice.fields["stage"] == first)
+                fail(position, ENGINE_ERROR, next(messages, f"{first} did not answer"))
+            elif not result.items:
+                fail(position, "nothing_allowed", "; ".join(map(str, result.notices)))
             else:
-                lists[place] = answer
+                lists[position] = result
         return BatchResult(
             _table(lists, schema),
-            [failures[place] for place in sorted(failures)],
-            Counter(item.source for answer in lists.values() for item in answer.items),
-            sum(answer.tokens for answer in lists.values()),
+            [failures[position] for position in sorted(failures)],
+            Counter(item.source for result in lists.values() for item in result.items),
+            sum(result.tokens for result in lists.values()),
         )
 
     def _recommend(self, users: Sequence[UserLike]) -> Sequence[RecommendationList | InputError]:
@@ -94,18 +94,18 @@ class RecommendTask:
         if not users:
             return []
         try:
-            answers: list[RecommendationList] = self._recommender.recommend(users, self._k, **self._options)
-            return answers
+            results: list[RecommendationList] = self._recommender.recommend(users, self._k, **self._options)
+            return results
         except InputError as error:
             if len(users) == 1:
                 return [error]
-            return [answer for user in users for answer in self._recommend([user])]
+            return [result for user in users for result in self._recommend([user])]
 
 
 def _table(lists: Mapping[int, RecommendationList], schema: pa.Schema) -> pa.Table:
-    items = [item for answer in lists.values() for item in answer.items]
+    items = [item for result in lists.values() for item in result.items]
     columns = {name: [getattr(item, name) for item in items] for name in schema.names if name != "row"}
-    columns["row"] = [place for place, answer in lists.items() for _ in answer.items]
+    columns["row"] = [position for position, result in lists.items() for _ in result.items]
     if schema.field("user_id").type == pa.string():
         columns["user_id"] = [None if user is None else str(user) for user in columns["user_id"]]
     return pa.table(columns, schema=schema)

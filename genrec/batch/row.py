@@ -80,14 +80,14 @@ def parse_id(row: InputRow, column: str, id_type: pa.DataType | None = None) -> 
     """
     if row.error:
         raise InputError(row.error)
-    found: Any = row.columns.get(column)
-    if found is None or found == "":
+    value: Any = row.columns.get(column)
+    if value is None or value == "":
         return None
-    if not _is_valid_id(found):
-        raise InputError(f"{column} is {found!r:.80}; use text or 64-bit integers as ids")
-    if id_type == pa.int64() and not isinstance(found, int):
-        raise InputError(f"{column} is {found!r:.80}, but the first row has an integer; use one type in all rows")
-    return found if id_type != pa.string() else str(found)
+    if not _is_valid_id(value):
+        raise InputError(f"{column} is {value!r:.80}; use text or 64-bit integers as ids")
+    if id_type == pa.int64() and not isinstance(value, int):
+        raise InputError(f"{column} is {value!r:.80}, but the first row has an integer; use one type in all rows")
+    return value if id_type != pa.string() else str(value)
 
 
 def id_type_of(row: InputRow, column: str) -> pa.DataType:

@@ -5,9 +5,9 @@ from .conversation import Turn as Turn
 from .item_links import extract_item_ids as extract_item_ids
 from .item_links import format_item_link as format_item_link
 from .loading import advisor_builder as advisor_builder
-from .model_replies import ModelReplyGenerator as ModelReplyGenerator
 from .parsers.lexical import LexicalParser as LexicalParser
 from .parsers.model import ModelParser as ModelParser
+from .plain_replies import ReplyGenerator as ReplyGenerator
 from .preferences import (
     Label as Label,
 )
@@ -20,4 +20,4 @@ from .preferences import (
 from .preferences import (
     PriceBound as PriceBound,
 )
-from .replies import ReplyGenerator as ReplyGenerator
+from .replies import ModelReplyGenerator as ModelReplyGenerator

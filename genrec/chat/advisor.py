@@ -14,8 +14,8 @@ from genrec.chat.conversation import Conversation, Turn, TurnContext
 from genrec.chat.item_links import extract_item_ids
 from genrec.chat.parsers.intents import UserIntent, detect_intent
 from genrec.chat.parsers.lexical import LexicalParser
+from genrec.chat.plain_replies import ReplyGenerator, format_comparison, format_list, format_reason
 from genrec.chat.preferences import Label, Preferences
-from genrec.chat.replies import ReplyGenerator, format_comparison, format_list, format_reason
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
@@ -158,7 +158,11 @@ class Advisor:
         kind, value = label
         if kind in ("likes", "dislikes"):
             return self.catalog[self.catalog.index_of(value)].title
-        phrases = (own.excluded_phrase for own in preferences.filters if kind == "only" and own.where == value)
+        phrases = (
+            condition.excluded_phrase
+            for condition in preferences.filters
+            if kind == "only" and condition.where == value
+        )
         excluded = next(phrases, None)
         return str(value) if excluded is None else f"no “{excluded}”"
 
@@ -196,7 +200,7 @@ class Advisor:
     def _rank(self, conversation: Conversation, preferences: Preferences, deadline: Deadline) -> RecommendationList:
         """Rank items that were not shown yet, followed by shown ones if there are too few."""
         history = _history_with(conversation, preferences)
-        where = " and ".join(f"({own.where})" for own in preferences.filters) or None
+        where = " and ".join(f"({condition.where})" for condition in preferences.filters) or None
         shown = [item.item_id for turn in conversation.turns for item in turn.recommendations.items]
         excluded = [*conversation.excluded, *preferences.disliked]
         new = self._recommend(history, self._k, [*excluded, *shown], where, deadline)

@@ -32,20 +32,22 @@ def build_item_facts(
         One list of clauses per item, in the order of `items`; some may be empty.
     """
     attributes = [catalog[catalog.index_of(item.item_id)].attributes for item in items]
-    prices = [_as_number(own.get(price_column)) for own in attributes]
-    terms = {variant for phrase in words for word in _WORD.findall(phrase) for variant in _term_variants(word)}
+    prices = [_as_number(item_attributes.get(price_column)) for item_attributes in attributes]
+    query_terms = {variant for phrase in words for word in _WORD.findall(phrase) for variant in _term_variants(word)}
     return [
         [
-            *_name_and_price_facts(item.title, terms, prices, position),
+            *_name_and_price_facts(item.title, query_terms, prices, position),
             *_attribute_facts(attributes[position], price_column),
         ]
         for position, item in enumerate(items)
     ]
 
 
-def _name_and_price_facts(title: str, terms: set[str], prices: Sequence[float | None], position: int) -> list[str]:
+def _name_and_price_facts(
+    title: str, query_terms: set[str], prices: Sequence[float | None], position: int
+) -> list[str]:
     facts, price = _price_facts(prices, position), prices[position]
-    if match := _title_match_fact(title, terms):
+    if match := _title_match_fact(title, query_terms):
         facts.insert(0, match if price is None else f"{match}, at {_format_number(price)}")
     return facts
 
@@ -58,7 +60,7 @@ def _title_match_fact(title: str, query_terms: set[str]) -> str:
 
 def _price_facts(prices: Sequence[float | None], position: int) -> list[str]:
     """The price of an item, or that it is the lowest or highest of the list."""
-    price, known = prices[position], sorted(own for own in prices if own is not None)
+    price, known = prices[position], sorted(value for value in prices if value is not None)
     if price is None:
         return []
     if len(known) == len(prices) > 1 and known.count(price) == 1 and price in (known[0], known[-1]):

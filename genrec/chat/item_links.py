@@ -50,7 +50,7 @@ def escape_markdown(text: str) -> str:
 
 def extract_item_ids(text: str) -> tuple[str, ...]:
     """The ids of a text's item links, as text, in order and with repetitions."""
-    return tuple(part.item_id for part in split_item_links(text) if isinstance(part, ItemLink))
+    return tuple(piece.item_id for piece in split_item_links(text) if isinstance(piece, ItemLink))
 
 
 def split_item_links(text: str) -> Iterator[str | ItemLink]:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from genrec.chat.advisor import Advisor
-from genrec.chat.model_replies import ModelReplyGenerator
 from genrec.chat.parsers.lexical import LexicalParser
 from genrec.chat.parsers.model import ModelParser
+from genrec.chat.replies import ModelReplyGenerator
 from genrec.data.subset import Subset
 from genrec.decoding.constraints import CatalogGrammar
 from genrec.decoding.delimiters import DelimiterTokens

@@ -115,21 +115,23 @@ class Preferences:
 
     def with_filter(self, preference_filter: PreferenceFilter) -> "Preferences":
         """Add a filter in place of the one with the same key. Only the newest thirty are kept."""
-        others = (own for own in self.filters if own.key != preference_filter.key)
+        others = (condition for condition in self.filters if condition.key != preference_filter.key)
         return replace(self, filters=(*others, preference_filter)[-_MAX_FILTERS:])
 
     def with_price_bound(self, column: str, bound: PriceBound) -> "Preferences":
         """Add a bound on the price, replacing the one on the same side and one that contradicts it."""
         opposite = _MIN_PRICE_KEY if bound.is_upper else _MAX_PRICE_KEY
         contradicting = (
-            own.where for own in self.filters if own.key == opposite and own.bound and bound.contradicts(own.bound)
+            condition.where
+            for condition in self.filters
+            if condition.key == opposite and condition.bound and bound.contradicts(condition.bound)
         )
         return self._without_conditions(contradicting).with_filter(PreferenceFilter.from_bound(column, bound))
 
     def without_price_bounds(self) -> "Preferences":
         """Remove every bound on the price."""
         return self._without_conditions(
-            own.where for own in self.filters if own.key in (_MAX_PRICE_KEY, _MIN_PRICE_KEY)
+            condition.where for condition in self.filters if condition.key in (_MAX_PRICE_KEY, _MIN_PRICE_KEY)
         )
 
     @property
@@ -139,7 +141,7 @@ class Preferences:
             ("likes", self.liked),
             ("dislikes", self.disliked),
             ("looks for", self.words),
-            ("only", (own.where for own in self.filters)),
+            ("only", (condition.where for condition in self.filters)),
         )
         return tuple((kind, value) for kind, values in kinds for value in values)
 
@@ -155,12 +157,12 @@ class Preferences:
         if kind == "only":
             return self._without_conditions([str(value)])
         if kind == "looks for":
-            return replace(self, words=tuple(own for own in self.words if own != value))
+            return replace(self, words=tuple(phrase for phrase in self.words if phrase != value))
         return replace(self, liked=_remove(self.liked, value), disliked=_remove(self.disliked, value))
 
     def _without_conditions(self, conditions: Iterable[str]) -> "Preferences":
         removed = frozenset(conditions)
-        return replace(self, filters=tuple(own for own in self.filters if own.where not in removed))
+        return replace(self, filters=tuple(condition for condition in self.filters if condition.where not in removed))
 
 
 def _title_lacks(phrase: str) -> str:
@@ -182,4 +184,4 @@ def _append_unique(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, .
 
 
 def _remove(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, ...]:
-    return tuple(own for own in values if own != value)
+    return tuple(other for other in values if other != value)

@@ -1,64 +1,101 @@
-"""Replies: the interface of reply generators, and plain replies written without a language model."""
+"""Replies written by a language model, which name exactly the recommended items.
+
+    TurnContext --build_item_facts--> clauses --template--> prompt --Backend.generate--> tokens --ReplyStream--> pieces
+
+A constrained reply follows a grammar: the model chooses the sentence frames and, for each item, one of the clauses that
+are true of it. So nothing false is said, which small models need. In a free reply only the item links are constrained,
+for models that can be trusted with the rest.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from genrec.backends.base import Backend, GenerationConstraint, GenerationRequest
 from genrec.chat.conversation import TurnContext
-from genrec.chat.item_links import escape_markdown, format_item_link
+from genrec.chat.item_facts import build_item_facts
+from genrec.chat.reply_grammar import MAX_DESCRIBED_ITEMS, opening_style, reply_grammar
+from genrec.chat.reply_stream import ConstrainedReplyStream, FreeReplyStream, RepetitionError, ReplyStream
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
-from genrec.prompting.template import one_line
-from genrec.types import Recommendation, RecommendationList
+from genrec.decoding.item_link_constraint import ItemLinkConstraint
+from genrec.errors import EngineError, InputError
+from genrec.prompting.template import Prompt, Template, one_line, read_template
+from genrec.prompting.tokenizer import Tokenizer
+from genrec.types import Recommendation
 
-_NO_REASON = "no explanation is available right now."
+_MAX_TOKENS = 120  # per reply
+_MAX_INPUT_LENGTH = 300  # characters of the message, and of each preference, that the model sees
 
 
-class ReplyGenerator(Protocol):
-    """Writes the reply of a turn with a language model."""
+class ReplyGrammarCompiler(Protocol):
+    """Compiles grammars into constraints, as `genrec.decoding.grammar.GrammarCompiler` does."""
+
+    def compile_lark(self, grammar: str) -> GenerationConstraint:
+        """The constraint to texts of a grammar in llguidance's dialect of Lark."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelReplyGenerator:
+    """Writes replies with a language model; see `genrec.chat.plain_replies.ReplyGenerator`.
+
+    Attributes:
+        backend: runs the language model.
+        tokenizer: the model's tokenizer.
+        grammar_compiler: compiles grammars for this tokenizer.
+        catalog: holds the recommended items.
+        template: renders the prompt from `said`, `wishes` and `items`, each with `title` and `facts`.
+        price_column: the attribute that holds the price.
+        link_constraint: makes the constraint of a free reply from the items that it may name; None for constrained
+            replies.
+    """
+
+    backend: Backend = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    grammar_compiler: ReplyGrammarCompiler = field(repr=False)
+    catalog: Catalog = field(repr=False)
+    template: Template = field(default_factory=lambda: read_template("reply"), repr=False)
+    price_column: str = "price"
+    link_constraint: Callable[[Sequence[Recommendation]], ItemLinkConstraint] | None = field(default=None, repr=False)
 
     def __call__(self, context: TurnContext, on_text: Callable[[str], None], deadline: Deadline) -> bool:
-        """Write a reply piece by piece.
-
-        Args:
-            context: the turn.
-            on_text: receives each piece as soon as it is complete.
-            deadline: when the model must stop.
-
-        Returns:
-            False if no reply could be written; then `on_text` was not called.
+        """Write a reply piece by piece; see `genrec.chat.plain_replies.ReplyGenerator`.
 
         Raises:
             EngineError: the model failed, possibly after some pieces.
         """
-        ...
+        items, words = context.recommendations.items, context.preferences.words
+        facts = build_item_facts(items, self.catalog, words, price_column=self.price_column)
+        constraint: GenerationConstraint
+        stream: ReplyStream
+        if self.link_constraint is None:
+            has_prices = self.price_column in self.catalog.attribute_names
+            grammar = reply_grammar(facts, opening_style(context), has_prices=has_prices)
+            try:
+                constraint = self.grammar_compiler.compile_lark(grammar)
+            except InputError:  # an attribute contains the text of a control token
+                return False
+            stream = ConstrainedReplyStream(items, on_text, self.tokenizer, words[-1] if words else "")
+        else:
+            constraint = link_constraint = self.link_constraint(items)
+            stream = FreeReplyStream(items, on_text, self.tokenizer, link_constraint, self.catalog)
+        prompt = self.tokenizer.encode_prompt(self.render(context, facts))
+        request = GenerationRequest(prompt, tuple(self.tokenizer.control_token_ids), _MAX_TOKENS, constraint=constraint)
+        try:
+            self.backend.generate([request], deadline=deadline, on_tokens=lambda _, token_ids: stream.feed(token_ids))
+        except (RepetitionError, EngineError):  # a backend may wrap the former in the latter
+            if not stream.is_repeating:
+                raise
+        return stream.finish()
 
-
-def format_list(recommendations: RecommendationList) -> str:
-    """A plain reply that names the recommended items with their ranks."""
-    if not recommendations.items:
-        return "No item matches all your preferences; remove one of them."
-    links = (f"{item.rank}. {format_item_link(item.item_id, item.title)}" for item in recommendations.items)
-    return "How about: " + ", ".join(links)
-
-
-def format_reason(item: Recommendation, reason: str | None) -> str:
-    """A sentence with the reason why an item was recommended; None if there is none."""
-    return f"{format_item_link(item.item_id, item.title)}: {escape_markdown(one_line(reason or _NO_REASON))}"
-
-
-def format_comparison(items: Sequence[Recommendation], catalog: Catalog) -> str:
-    """Compare items by the attributes in which they differ; a single item is described by all of its attributes."""
-    attributes = {item.item_id: catalog[catalog.index_of(item.item_id)].attributes for item in items}
-    names = dict.fromkeys(name for own in attributes.values() for name in own)
-    differing = [name for name in names if len({str(own.get(name)) for own in attributes.values()}) > 1]
-    lines = []
-    for item in items:
-        own = attributes[item.item_id]
-        facts = ", ".join(f"{name} {own[name]}" for name in differing or names if own.get(name) is not None)
-        text = escape_markdown(one_line(facts)) or "no details are known"
-        lines.append(f"{format_item_link(item.item_id, item.title)}: {text}")
-    if len(items) == 1:
-        return lines[0]
-    best = min(items, key=lambda item: item.rank)
-    verdict = f"{format_item_link(best.item_id, best.title)} matches your preferences best."
-    return "\n".join([*(f"- {line}" for line in lines), "", verdict])
+    def render(self, context: TurnContext, item_facts: Sequence[Sequence[str]]) -> Prompt:
+        """Render the prompt of a reply; titles, preferences and the message are untrusted text."""
+        described = zip(context.recommendations.items[:MAX_DESCRIBED_ITEMS], item_facts, strict=False)
+        items = [
+            {"title": one_line(item.title), "facts": [clause.removeprefix(", ").strip() for clause in facts]}
+            for item, facts in described
+        ]
+        preferences = [*context.preferences.words, *(own.where for own in context.preferences.filters)]
+        message, *wishes = (one_line(text)[:_MAX_INPUT_LENGTH] for text in (context.message, *preferences))
+        return self.template.render(said=message, wishes=wishes, items=items)

@@ -44,20 +44,20 @@ def reply_grammar(item_facts: Sequence[Sequence[str]], opening: OpeningStyle, *,
         has_prices: whether the reply may offer something cheaper.
     """
     rules = [f"open: {_alternatives(_OPENINGS[opening])}"]
-    parts = ["open"]
+    elements = ["open"]
     for number, facts in enumerate(item_facts[:MAX_DESCRIBED_ITEMS], start=1):
         if number > 1:
             rules.append(f"next{number}: {_alternatives(_TRANSITIONS[number - 2])}")
-            parts += [f"next{number}", f'" [{number}]"']
+            elements += [f"next{number}", f'" [{number}]"']
         if facts:
             rules.append(f"clause{number}: {_alternatives(facts)}")
-            parts.append(f"clause{number}")
-        parts.append('"."')
+            elements.append(f"clause{number}")
+        elements.append('"."')
     if others := [f"[{number}]" for number in range(MAX_DESCRIBED_ITEMS + 1, len(item_facts) + 1)]:
         several = f"There are also {', '.join(others[:-1])} and {others[-1]}."
-        parts.append(f'" {several if others[1:] else f"There is also {others[0]}."}"')
+        elements.append(f'" {several if others[1:] else f"There is also {others[0]}."}"')
     rules.append(f"close: {_alternatives((*_CLOSINGS, _CHEAPER_QUESTION) if has_prices else _CLOSINGS)}")
-    return "\n".join([f"start: {' '.join([*parts, 'close'])}", *rules])
+    return "\n".join([f"start: {' '.join([*elements, 'close'])}", *rules])
 
 
 def opening_style(context: TurnContext) -> OpeningStyle:

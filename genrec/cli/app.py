@@ -7,11 +7,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from genrec.cli import batch, chat, data, demo, doctor, evaluate, index, model, prompt, recommend, serve, terminal
+from genrec.cli import (
+    batch,
+    chat,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    exit_codes,
+    index,
+    model,
+    prompt,
+    recommend,
+    serve,
+    terminal,
+)
 from genrec.errors import GenrecError
-
-_EXIT_INTERRUPTED = 130
-_EXIT_DISK_FULL = 2
 
 
 class _ErrorReportingGroup(TyperGroup):
@@ -25,13 +36,13 @@ class _ErrorReportingGroup(TyperGroup):
             terminal.print_error(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            raise typer.Exit(_EXIT_INTERRUPTED) from None
+            raise typer.Exit(exit_codes.INTERRUPTED) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             terminal.discard_stdout()
             terminal.print_error("cannot write the output: the disk is full; free some space and try again")
-            raise typer.Exit(_EXIT_DISK_FULL) from None
+            raise typer.Exit(exit_codes.DISK_FULL) from None
         return result
 
 
@@ -48,8 +59,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         from importlib.metadata import version
 
         terminal.write_line(version("genrec"))

@@ -177,7 +177,7 @@ def _sample_rows(source: Path) -> "tuple[int, list[InputRow]]":
     total, count = index.num_rows, min(_SAMPLED_ROWS, index.num_rows)
     sample, reader = [], BlockReader(source, index)
     for row in (number * total // count for number in range(count)):
-        block = index.blocks[bisect_right(index.blocks, row, key=lambda one: one.first_row) - 1]
+        block = index.blocks[bisect_right(index.blocks, row, key=lambda block: block.first_row) - 1]
         sample.append(reader.read(block)[row - block.first_row])
     return total, sample
 

@@ -16,17 +16,17 @@ def recommend_provenance(recommender: "Recommender", engine: str, settings: "Set
     from genrec.loading import find_model_directory
     from genrec.prompting.template import read_template
 
-    facts = data_provenance(recommender)
+    provenance = data_provenance(recommender)
     if settings.encoder is not None:
-        facts["encoder hash"] = _file_hashes(find_model_directory(settings.encoder, cache))
+        provenance["encoder hash"] = _file_hashes(find_model_directory(settings.encoder, cache))
     for ranker in loading.generative_rankers(recommender):
-        facts |= model_provenance(engine, settings, cache)
+        provenance |= model_provenance(engine, settings, cache)
         ranking_settings = asdict(ranker.settings)
         ranking_settings["evidence"] = ranking_settings.pop("fusion_weight")  # the key in manifests of format 2
-        facts["settings"] = ranking_settings
+        provenance["settings"] = ranking_settings
         for name in ("template", "cold_template"):
-            facts[f"{name} hash"] = read_template(getattr(settings, name)).fingerprint
-    return facts
+            provenance[f"{name} hash"] = read_template(getattr(settings, name)).fingerprint
+    return provenance
 
 
 def model_provenance(engine: str, settings: "Settings", cache: Path) -> dict[str, Any]:
@@ -34,18 +34,18 @@ def model_provenance(engine: str, settings: "Settings", cache: Path) -> dict[str
     from genrec.datasets.registry import find_adapter
     from genrec.loading import find_model_directory
 
-    facts: dict[str, Any] = {"model hash": _file_hashes(find_model_directory(settings.model or "", cache))}
+    provenance: dict[str, Any] = {"model hash": _file_hashes(find_model_directory(settings.model or "", cache))}
     if settings.adapter is not None:
-        facts["adapter hash"] = _file_hashes(find_adapter(settings.adapter))
-    return {**facts, "precision": _numeric_precision(engine), **_package_version()}
+        provenance["adapter hash"] = _file_hashes(find_adapter(settings.adapter))
+    return {**provenance, "precision": _numeric_precision(engine), **_package_version()}
 
 
 def data_provenance(recommender: "Recommender") -> dict[str, Any]:
     """Provenance of the catalog and the interactions."""
-    facts: dict[str, Any] = {**_package_version(), "catalog hash": recommender.catalog.fingerprint}
+    provenance: dict[str, Any] = {**_package_version(), "catalog hash": recommender.catalog.fingerprint}
     if recommender.interactions is not None:
-        facts["interactions hash"] = recommender.interactions.fingerprint
-    return facts
+        provenance["interactions hash"] = recommender.interactions.fingerprint
+    return provenance
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:

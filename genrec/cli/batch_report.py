@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from genrec.cli import terminal
-from genrec.cli.batch_workers import EXIT_FAILED_ROWS
+from genrec.cli import exit_codes, terminal
 
 if TYPE_CHECKING:
     from genrec.batch.run import BatchRun, RunStatus
@@ -43,7 +42,7 @@ def report_result(batch_run: "BatchRun", as_json: bool) -> None:
             f"note: {status.failed:,} rows failed ({kinds}); see {batch_run.folder}/failed for the reasons, and retry "
             f"these rows with: genrec batch retry-failed {batch_run.folder}"
         )
-        raise typer.Exit(EXIT_FAILED_ROWS)
+        raise typer.Exit(exit_codes.FAILED_ROWS)
 
 
 def print_status(status: "RunStatus", as_json: bool) -> None:

@@ -186,19 +186,19 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     template = None if task_options["prompt"] is None else read_template(task_options["prompt"])
     if not offline:
         fetch_engine_models(engine, [settings.model], cache)
-    facts = model_provenance(engine, settings, cache)
+    provenance = model_provenance(engine, settings, cache)
     if template is None:
         build_prompt: PromptBuilder = ChatPromptBuilder(Path(settings.model).name)
     else:
         build_prompt, hashes = _open_prompt_builder(template, task_options, cache)
-        facts |= hashes
+        provenance |= hashes
     backend, _ = open_engine(engine, settings, cache)
     if backend is None:
         backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
     else:
         tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(settings.model, cache))
     size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
-    return GenerateTask(backend, tokenizer, build_prompt, sampling_params=sampling_params, batch_size=size), facts
+    return GenerateTask(backend, tokenizer, build_prompt, sampling_params=sampling_params, batch_size=size), provenance
 
 
 def _open_prompt_builder(
@@ -211,14 +211,14 @@ def _open_prompt_builder(
     from genrec.rankers.popularity import PopularityRanker
     from genrec.recommender import Recommender
 
-    facts: dict[str, Any] = {"prompt hash": template.fingerprint}
+    provenance: dict[str, Any] = {"prompt hash": template.fingerprint}
     if set(TemplateInputs.names).isdisjoint(template.inputs):
-        return TemplatePromptBuilder(template), facts
+        return TemplatePromptBuilder(template), provenance
     catalog, interactions = loading.DataSource.from_options(task_options).read(cache)
     ranker = PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
     recommender = Recommender(catalog, [ranker], interactions=interactions)
     inputs = TemplateInputs(recommender, on_unknown=task_options["on_unknown"])
-    return TemplatePromptBuilder(template, inputs), facts | data_provenance(recommender)
+    return TemplatePromptBuilder(template, inputs), provenance | data_provenance(recommender)
 
 
 def _absolute_path(name: Any) -> str:

@@ -9,10 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from genrec.cli import terminal
+from genrec.cli import exit_codes, terminal
 
-EXIT_FAILED_ROWS = 3  # the exit code of a finished run with failed rows
-_EXIT_SIGTERM = 143
 _EXIT_TIMEOUT = 10  # seconds before a worker that was asked to end is killed
 
 
@@ -45,7 +43,7 @@ def worker_processes(folder: Path, count: int, threads: int) -> Iterator[None]:
                 except subprocess.TimeoutExpired:
                     worker.kill()
                     worker.wait()
-                if worker.returncode not in (0, EXIT_FAILED_ROWS, _EXIT_SIGTERM):
+                if worker.returncode not in (0, exit_codes.FAILED_ROWS, exit_codes.TERMINATED):
                     output.seek(0)
                     last_line = output.read().decode(errors="replace").strip().rpartition("\n")[2]
                     terminal.print_notice(f"note: a worker ended with exit code {worker.returncode}: {last_line}")
@@ -62,7 +60,7 @@ def exiting_on_sigterm() -> Iterator[None]:
     """Raise SystemExit on SIGTERM, so that leases are released and workers end."""
 
     def stop(*_: object) -> None:
-        raise SystemExit(_EXIT_SIGTERM)
+        raise SystemExit(exit_codes.TERMINATED)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -116,8 +116,8 @@ class _ChatSession:
         from rich.text import Text
 
         from genrec.chat.item_links import split_item_links
+        from genrec.chat.plain_replies import format_list
         from genrec.chat.preferences import Preferences
-        from genrec.chat.replies import format_list
 
         if isinstance(event, Preferences):
             self._show_preferences(event)
@@ -225,7 +225,9 @@ def _saved_conversation(conversation: "Conversation") -> dict[str, Any]:
                     "liked": turn.preferences.liked,
                     "disliked": turn.preferences.disliked,
                     "words": turn.preferences.words,
-                    "limits": [{"about": one.key, "where": one.where} for one in turn.preferences.filters],
+                    "limits": [
+                        {"about": condition.key, "where": condition.where} for condition in turn.preferences.filters
+                    ],
                 },
                 "answer": tables.list_fields(turn.recommendations),
                 "reply": turn.reply,

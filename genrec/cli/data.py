@@ -59,14 +59,14 @@ def describe(
         {"data": name, "items": items, "interactions": interactions, "columns": columns}
     )
     catalog, events = source.read(default_cache())
-    facts: dict[str, Any] = {"name": source.name, "items": _describe_items(catalog)}
+    statistics: dict[str, Any] = {"name": source.name, "items": _describe_items(catalog)}
     if events is not None:
         with loading.translate_option_errors():
-            facts["interactions"] = _describe_interactions(catalog, events)
+            statistics["interactions"] = _describe_interactions(catalog, events)
     if as_json:
-        terminal.write_json(facts)
+        terminal.write_json(statistics)
     else:
-        _print(facts)
+        _print(statistics)
 
 
 def _describe_items(catalog: "Catalog") -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _describe_items(catalog: "Catalog") -> dict[str, Any]:
         "attributes": {name: _describe_column(catalog, name) for name in catalog.attribute_names},
         "examples": [
             {"item_id": item.item_id, "title": item.title, **item.attributes}
-            for item in (catalog[place] for place in range(min(_EXAMPLE_COUNT, len(catalog))))
+            for item in (catalog[item_index] for item_index in range(min(_EXAMPLE_COUNT, len(catalog))))
         ],
         "fingerprint": catalog.fingerprint,
     }
@@ -93,17 +93,17 @@ def _describe_column(catalog: "Catalog", name: str) -> dict[str, Any]:
     from genrec.data.column_types import describe_type
 
     column = catalog.column(name)
-    facts: dict[str, Any] = {"holds": describe_type(column.type), "missing": column.null_count}
+    statistics: dict[str, Any] = {"holds": describe_type(column.type), "missing": column.null_count}
     if column.null_count == len(column):
-        return facts
-    if facts["holds"] == "numbers":
+        return statistics
+    if statistics["holds"] == "numbers":
         ends = pc.min_max(column).as_py()
-        return {**facts, **ends, "median": float(pc.quantile(column, 0.5)[0].as_py())}
+        return {**statistics, **ends, "median": float(pc.quantile(column, 0.5)[0].as_py())}
     if pa.types.is_nested(column.type):
-        return facts
+        return statistics
     counts = pc.value_counts(column.drop_null())
-    commonest = sorted(counts.to_pylist(), key=lambda one: (-one["counts"], str(one["values"])))[:_EXAMPLE_COUNT]
-    return {**facts, "distinct": len(counts), "commonest": [str(one["values"]) for one in commonest]}
+    commonest = sorted(counts.to_pylist(), key=lambda entry: (-entry["counts"], str(entry["values"])))[:_EXAMPLE_COUNT]
+    return {**statistics, "distinct": len(counts), "commonest": [str(entry["values"]) for entry in commonest]}
 
 
 def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> dict[str, Any]:
@@ -133,11 +133,11 @@ def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> 
         "sparsity": 1 - pairs / (len(interactions.user_ids) * len(catalog)),
         "share_of_top_percent": float(ordered[:top].sum() / max(1, counts.sum())),
         "most_popular": [
-            {"item_id": catalog[int(place)].item_id, "title": catalog[int(place)].title, "events": int(counts[place])}
-            for place in best
+            {"item_id": item.item_id, "title": item.title, "events": int(counts[item_index])}
+            for item_index, item in zip(best, catalog.items_at(best), strict=True)
         ],
         "example_users": [
-            interactions.user_ids[place] for place in range(min(_EXAMPLE_COUNT, len(interactions.user_ids)))
+            interactions.user_ids[user] for user in range(min(_EXAMPLE_COUNT, len(interactions.user_ids)))
         ],
     }
 
@@ -151,7 +151,7 @@ def _format_timestamp(seconds: float) -> str | float:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
 
 
-def _print(facts: dict[str, Any]) -> None:
+def _print(statistics: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -162,33 +162,33 @@ def _print(facts: dict[str, Any]) -> None:
     def row(name: str, value: str) -> None:
         table.add_row(Text(terminal.sanitize_line(name)), Text(value))
 
-    items = facts["items"]
-    row("data", terminal.sanitize_line(facts["name"]))
+    items = statistics["items"]
+    row("data", terminal.sanitize_line(statistics["name"]))
     row("items", f"{items['count']:,}, with {items['distinct_titles']:,} distinct titles")
-    for name, own in items["attributes"].items():
-        row(name, _attribute_line(own))
-    row("examples", "\n".join(_format_item(one) for one in items["examples"]))
-    if "interactions" in facts:
-        events = facts["interactions"]
+    for name, attribute in items["attributes"].items():
+        row(name, _attribute_line(attribute))
+    row("examples", "\n".join(_format_item(item) for item in items["examples"]))
+    if "interactions" in statistics:
+        events = statistics["interactions"]
         per_user = events["per_user"]
         row("interactions", f"{events['count']:,} of {events['users']:,} users, {events['first']} to {events['last']}")
         row("per user", f"{per_user['min']:,} to {per_user['max']:,} interactions, median {per_user['median']:,.0f}")
         row("items used", f"{events['items_met']:,}; {events['of_unknown_items']:,} interactions have unknown items")
         row("sparsity", f"{events['sparsity']:.2%} of all user-item pairs have no interaction")
         row("popularity", f"the top 1 % of items have {events['share_of_top_percent']:.0%} of the interactions")
-        row("most popular", "\n".join(f"{_format_item(one)}: {one['events']:,}" for one in events["most_popular"]))
-        row("users", ", ".join(terminal.sanitize_line(str(one)) for one in events["example_users"]) + ", ...")
+        row("most popular", "\n".join(f"{_format_item(item)}: {item['events']:,}" for item in events["most_popular"]))
+        row("users", ", ".join(terminal.sanitize_line(str(user_id)) for user_id in events["example_users"]) + ", ...")
     terminal.stdout_console().print(table)
 
 
-def _attribute_line(facts: dict[str, Any]) -> str:
-    missing = f"; missing for {facts['missing']:,} items" if facts["missing"] else ""
-    if "median" in facts:
-        return f"{facts['min']:,} to {facts['max']:,}, median {facts['median']:,}{missing}"
-    if "distinct" in facts:
-        examples = ", ".join(terminal.sanitize_line(one, max_length=40) for one in facts["commonest"])
-        return f"{facts['distinct']:,} distinct values, such as {examples}{missing}"
-    return f"{facts['holds']}{missing}"
+def _attribute_line(statistics: dict[str, Any]) -> str:
+    missing = f"; missing for {statistics['missing']:,} items" if statistics["missing"] else ""
+    if "median" in statistics:
+        return f"{statistics['min']:,} to {statistics['max']:,}, median {statistics['median']:,}{missing}"
+    if "distinct" in statistics:
+        examples = ", ".join(terminal.sanitize_line(value, max_length=40) for value in statistics["commonest"])
+        return f"{statistics['distinct']:,} distinct values, such as {examples}{missing}"
+    return f"{statistics['holds']}{missing}"
 
 
 def _format_item(item: dict[str, Any]) -> str:

@@ -111,8 +111,8 @@ def demo(k: options.K = 5, offline: options.Offline = False, as_json: options.Js
                 history,
                 opened.recommend(history, k, explain=True, **user.recommend_options),
                 {
-                    name: own.recommend(history, k, **user.recommend_options)
-                    for name, own in alone.items()
+                    name: model_only.recommend(history, k, **user.recommend_options)
+                    for name, model_only in alone.items()
                     if user.tuned
                 },
             )
@@ -161,7 +161,8 @@ def _user_json(recommender: "Recommender", lists: _UserLists) -> dict[str, Any]:
         ],
     }
     model_only = {
-        f"alone, {name}": [tables.item_fields(item) for item in own.items] for name, own in lists.model_only.items()
+        f"alone, {name}": [tables.item_fields(item) for item in result.items]
+        for name, result in lists.model_only.items()
     }
     return {**tables.as_json(fields, lists.recommendations), **model_only}
 
@@ -255,11 +256,11 @@ def _describe_user(recommender: "Recommender", user: ExampleUser, history: "Hist
 
 
 def _attribute_column(recommender: "Recommender", name: str, recommendations: "RecommendationList") -> dict[Any, str]:
-    ids = [item.item_id for item in recommendations.items]
-    items = [recommender.catalog[recommender.catalog.index_of(item_id)] for item_id in ids]
+    item_ids = [item.item_id for item in recommendations.items]
+    items = [recommender.catalog[recommender.catalog.index_of(item_id)] for item_id in item_ids]
     values = [item.attributes.get(name) for item in items]
     texts = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
-    return dict(zip(ids, texts, strict=True))
+    return dict(zip(item_ids, texts, strict=True))
 
 
 def _print_next_commands(console: "Console", seconds: float) -> None:

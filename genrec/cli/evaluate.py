@@ -76,7 +76,7 @@ def evaluate(
         raise InputError(f"--users is {users}; give a number of at least 1")
     metrics = metric or [f"ndcg@{k}", f"recall@{k}"]
     accuracy([], [], metrics)  # raises for unknown metrics and missing packages, before the slow work
-    if deep := [one for one in metrics if metric_cutoff(one) > k]:
+    if deep := [name for name in metrics if metric_cutoff(name) > k]:
         raise InputError(f"--metric {deep[0]} needs longer lists than --k {k}; set --k {metric_cutoff(deep[0])}")
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     with loading.translate_option_errors(), terminal.progress() as progress:
@@ -170,15 +170,15 @@ def _report(
     targets, groups = [case.targets for case in experiment.cases], user_groups(experiment)
     values: dict[str, dict[str, FloatArray]] = {}
     rows: list[MetricRow] = []
-    for name, own in results.items():
-        lists = [[item.item_id for item in one.recommendations.items] for one in own]
+    for name, evaluated in results.items():
+        lists = [[item.item_id for item in case.recommendations.items] for case in evaluated]
         values[name] = accuracy(lists, targets, metrics)
         rows += summarise(name, values[name], groups, seed=_SEED)
-        others = sum(item.stage != name for one in own for item in one.recommendations.items)
-        rows.append(defect_share_row(name, "fallback", others, sum(map(len, lists)), len(own)))
+        others = sum(item.stage != name for case in evaluated for item in case.recommendations.items)
+        rows.append(defect_share_row(name, "fallback", others, sum(map(len, lists)), len(evaluated)))
     differences = []
     for name, metric in ((name, metric) for name in results if name != _BASELINE for metric in metrics):
-        ours, theirs = (100 * values[one][metric] for one in (name, _BASELINE))
+        ours, theirs = (100 * values[ranker][metric] for ranker in (name, _BASELINE))
         found = difference_interval(ours, theirs, seed=_SEED)
         p = randomisation_test(ours, theirs, seed=_SEED)
         differences.append({"ranker": name, "baseline": _BASELINE, "metric": metric, **asdict(found), "p": p})
@@ -189,16 +189,16 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     from rich.table import Table
 
     console, table = terminal.stdout_console(), Table("ranker", "metric", "x 100", f"over {_BASELINE}", "p")
-    compared = {(one["ranker"], one["metric"]): one for one in report["differences"]}
-    own = {(row["ranker"], row["metric"]): row for row in report["rows"] if row["slice"] == "all"}
-    names = list(dict.fromkeys(name for name, _ in own))
+    compared = {(row["ranker"], row["metric"]): row for row in report["differences"]}
+    means = {(row["ranker"], row["metric"]): row for row in report["rows"] if row["slice"] == "all"}
+    names = list(dict.fromkeys(name for name, _ in means))
     for name, metric in ((name, metric) for name in names for metric in metrics):
         other = compared.get((name, metric))
         cells = ["", ""] if other is None else [str(_interval(other)), f"{other['p']:.4f}"]
-        table.add_row(name if metric == metrics[0] else "", metric, str(_interval(own[name, metric])), *cells)
+        table.add_row(name if metric == metrics[0] else "", metric, str(_interval(means[name, metric])), *cells)
     console.print(table)
     for name in names:
-        if filled := own[name, "fallback share"]["value"]:
+        if filled := means[name, "fallback share"]["value"]:
             console.print(f"{filled:.1f} % of the items of {name} come from {_BASELINE}")
     console.print(f"{report['users']:,} users, {report['protocol']}, seen items excluded; 95 % intervals in brackets")
 

@@ -46,7 +46,7 @@ def build(
         progress.start(f"Tokenising {len(catalog):,} items")
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(out)
-    facts = {
+    report = {
         "index": str(out),
         "fingerprint": index.fingerprint,
         "items": len(catalog),
@@ -55,10 +55,10 @@ def build(
         "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     }
     if as_json:
-        terminal.write_json(facts)
+        terminal.write_json(report)
         return
     mean = len(index.trie.tokens) / len(catalog)
     terminal.stdout_console().print(
-        f"{facts['items']:,} items, {facts['tokens']:,} tokens ({mean:.1f} per item, at most {facts['longest']}); "
-        f"{facts['bytes']:,} bytes in {terminal.sanitize_line(str(out))}"
+        f"{report['items']:,} items, {report['tokens']:,} tokens ({mean:.1f} per item, at most {report['longest']}); "
+        f"{report['bytes']:,} bytes in {terminal.sanitize_line(str(out))}"
     )

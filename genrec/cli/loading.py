@@ -97,18 +97,23 @@ class DataSource:
 
 
 @contextmanager
-def translate_option_errors(table: str | None = None) -> Iterator[None]:
-    """Replace parameters of the library in error messages by options; --columns advice needs the name of the table."""
+def translate_option_errors(table: str = "interactions") -> Iterator[None]:
+    """Replace parameters of the library in error messages by options.
+
+    Args:
+        table: the table that --columns advice is for, unless an inner block has named another.
+    """
     try:
         yield
     except InputError as error:
-        raise error.revised(remedy=_option_remedy(error, table)) from None
+        error.fields.setdefault("table", table)
+        raise error.revised(remedy=_option_remedy(error)) from None
 
 
-def _option_remedy(error: InputError, table: str | None) -> str:
+def _option_remedy(error: InputError) -> str:
     """The remedy of an error in terms of command-line options."""
-    if (columns := error.fields.get("columns")) and table is not None:
-        return _columns_flags(cast("Mapping[str, str]", columns), table)
+    if columns := error.fields.get("columns"):
+        return _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
     if choice := error.fields.get("on_unknown"):
         return f"pass --on-unknown {choice} to drop them"
     return _NEW_USER_REMEDY if isinstance(error, UnknownUserError) else error.remedy
@@ -267,11 +272,11 @@ def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:
     chosen: dict[str, dict[str, str]] = {"items": {}, "interactions": {}}
     for value in columns:
         name, equals, column = value.partition("=")
-        file, dot, own = name.partition(".")
+        table, dot, column_name = name.partition(".")
         if not equals or not name or not column:
             raise InputError(f"--columns {value!r} is not NAME=COLUMN; write for example --columns user_id=CustomerID")
-        if dot and file in chosen:
-            chosen[file][own] = column
+        if dot and table in chosen:
+            chosen[table][column_name] = column
         elif name == "item_id":
             chosen["items"].setdefault(name, column)
             chosen["interactions"].setdefault(name, column)

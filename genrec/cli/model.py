@@ -24,9 +24,9 @@ def get(names: Names = None, as_json: options.Json = False) -> None:
     cache = default_cache()
     with terminal.progress() as progress:
         found = {name: get_model(name, cache, progress=progress.start) for name in names or MODELS}
-    facts = [{"name": name, "license": MODELS[name].license, "path": str(path)} for name, path in found.items()]
+    models = [{"name": name, "license": MODELS[name].license, "path": str(path)} for name, path in found.items()]
     if as_json:
-        terminal.write_json(facts)
+        terminal.write_json(models)
         return
-    for fact in facts:
-        terminal.write_line(f"{fact['name']} ({fact['license']}): {fact['path']}")
+    for model in models:
+        terminal.write_line(f"{model['name']} ({model['license']}): {model['path']}")

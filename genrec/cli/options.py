@@ -145,7 +145,7 @@ RankingTimeout = Annotated[
 DATA_OPTIONS: Mapping[str, Any] = MappingProxyType(
     {"data": Data, "items": Items, "interactions": Interactions, "columns": Columns}
 )
-# named like the parameters of `genrec.chat.advising.advisor_builder`
+# Each key is a parameter of `genrec.chat.loading.advisor_builder`.
 ADVISOR_OPTIONS: Mapping[str, Any] = MappingProxyType(
     {"parser": Reader, "reply_mode": Replies, "ranking_timeout": RankingTimeout}
 )
@@ -175,9 +175,9 @@ def _with_parameters(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command)
-        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        own_parameters = [own for own in signature.parameters.values() if own.kind is not inspect.Parameter.VAR_KEYWORD]
         changed: Any = command
-        changed.__signature__ = signature.replace(parameters=[*own, *parameters])
+        changed.__signature__ = signature.replace(parameters=[*own_parameters, *parameters])
         changed.__annotations__ = {**annotations, **inspect.get_annotations(command)}
         return command
 

@@ -50,13 +50,13 @@ def list_templates(as_json: options.Json = False) -> None:
     templates = [read_template(name) for name in template_names()]
     if as_json:
         names = ("name", "version", "inputs", "output", "fingerprint")
-        terminal.write_json([{name: getattr(one, name) for name in names} for one in templates])
+        terminal.write_json([{name: getattr(template, name) for name in names} for template in templates])
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for heading in ("name", "version", "inputs", "output"):
         table.add_column(heading)
-    for one in templates:
-        table.add_row(one.name, str(one.version), ", ".join(one.inputs), one.output)
+    for template in templates:
+        table.add_row(template.name, str(template.version), ", ".join(template.inputs), template.output)
     terminal.stdout_console().print(table)
 
 
@@ -184,16 +184,17 @@ def _print(
 ) -> None:
     if as_json:
         messages = [
-            {"role": one.role, "text": one.text, "spans": [asdict(span) for span in one.spans]} for one in prompt
+            {"role": message.role, "text": message.text, "spans": [asdict(span) for span in message.spans]}
+            for message in prompt
         ]
-        facts: dict[str, Any] = {
+        report: dict[str, Any] = {
             "template": {"name": template.name, "version": template.version, "fingerprint": template.fingerprint},
             "messages": messages,
             "notices": [str(notice) for notice in notices],
         }
         if token_ids is not None:
-            facts |= {"tokens": len(token_ids), "token_ids": token_ids}
-        terminal.write_json(facts)
+            report |= {"tokens": len(token_ids), "token_ids": token_ids}
+        terminal.write_json(report)
         return
     from rich.text import Text
 

@@ -122,8 +122,8 @@ def _title(item: "Recommendation", drivers: "Text | None", show_reasons: bool) -
 def _drivers(drivers: "tuple[Driver, ...]") -> "Text":
     from rich.text import Text
 
-    parts = [
+    texts = [
         f"{sanitize_line(driver.title, max_length=60)} (-{driver.drop:.2f})" for driver in drivers[:_SHOWN_DRIVERS]
     ]
-    left = len(drivers) - len(parts)
-    return Text(", ".join(parts) + (f", and {left} more" if left else ""), style="dim")
+    num_hidden = len(drivers) - len(texts)
+    return Text(", ".join(texts) + (f", and {num_hidden} more" if num_hidden else ""), style="dim")

@@ -28,7 +28,7 @@ from genrec.data.table import Table, format_value
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.types import BoolArray, IntArray, Item
 
-OnUnknown = Literal["raise", "skip"]
+OnUnknownItem = Literal["raise", "skip"]
 
 _REQUIRED_COLUMNS = ("item_id", "title")
 _METADATA_KEY = b"genrec.catalog"
@@ -102,11 +102,11 @@ class Catalog:
 
     def __iter__(self) -> Iterator[Item]:
         for start in range(0, len(self), _CHUNK_ROWS):
-            ids = self.item_ids.array.slice(start, _CHUNK_ROWS).to_pylist()
+            item_ids = self.item_ids.array.slice(start, _CHUNK_ROWS).to_pylist()
             titles = self._titles.slice(start, _CHUNK_ROWS).to_pylist()
             columns = [column.slice(start, _CHUNK_ROWS).to_pylist() for column in self._attributes.values()]
-            values = zip(*columns, strict=True) if columns else ((),) * len(ids)
-            for item_id, title, row in zip(ids, titles, values, strict=True):
+            values = zip(*columns, strict=True) if columns else ((),) * len(item_ids)
+            for item_id, title, row in zip(item_ids, titles, values, strict=True):
                 yield Item(item_id, title, dict(zip(self._attributes, row, strict=True)))
 
     def __contains__(self, item_id: object) -> bool:
@@ -128,9 +128,9 @@ class Catalog:
     def items_at(self, indices: IntArray) -> list[Item]:
         """Some items, in the order of `indices`; reads each column once."""
         taken = {name: column.take(pa.array(indices)).to_pylist() for name, column in self._columns().items()}
-        ids, titles = taken.pop("item_id"), taken.pop("title")
-        rows = range(len(ids))
-        return [Item(ids[row], titles[row], {name: values[row] for name, values in taken.items()}) for row in rows]
+        item_ids, titles = taken.pop("item_id"), taken.pop("title")
+        rows = range(len(item_ids))
+        return [Item(item_ids[row], titles[row], {name: values[row] for name, values in taken.items()}) for row in rows]
 
     def column(self, name: str) -> pa.Array:
         """A column as an Arrow array [N]: item_id, title or an attribute; missing values are null.
@@ -157,7 +157,7 @@ class Catalog:
             )
         return index
 
-    def indices_of(self, item_ids: Iterable[object], on_unknown: OnUnknown = "raise") -> IntArray:
+    def indices_of(self, item_ids: Iterable[object], on_unknown: OnUnknownItem = "raise") -> IntArray:
         """The indices of many ids: int64, in the order of `item_ids`, repeats included.
 
         Args:
@@ -244,8 +244,8 @@ class Catalog:
         import pyarrow.parquet as parquet
 
         path = Path(path)
-        facts = {"version": _VERSION, "name": self.name, "fingerprint": self.fingerprint}
-        table = pa.table(self._columns()).replace_schema_metadata({_METADATA_KEY: json.dumps(facts).encode()})
+        metadata = {"version": _VERSION, "name": self.name, "fingerprint": self.fingerprint}
+        table = pa.table(self._columns()).replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
         try:
             with atomic_writer(path) as file:
                 parquet.write_table(table, file, compression="zstd")
@@ -267,8 +267,8 @@ class Catalog:
         try:
             with parquet.ParquetFile(path) as file:
                 table = file.read()
-            facts = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-            version, name, fingerprint = facts["version"], facts["name"], facts["fingerprint"]
+            metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+            version, name, fingerprint = metadata["version"], metadata["name"], metadata["fingerprint"]
         except FileNotFoundError:
             raise ArtifactError(f"{path} is missing; save the catalog there first") from None
         except (KeyError, TypeError) as error:
@@ -311,7 +311,7 @@ def read_catalog(source: Any, *, columns: Mapping[str, str] | None = None, name:
     return Catalog(table, name=name if name is not None else default)
 
 
-def check_on_unknown(choice: str) -> OnUnknown:
+def check_on_unknown(choice: str) -> OnUnknownItem:
     """Check that a choice is "raise" or "skip".
 
     Raises:

@@ -126,7 +126,7 @@ class _FilterEvaluator:
             raise self._error(f"it is nested more than {_MAX_DEPTH} levels deep; write it with fewer levels")
         if isinstance(node, ast.BoolOp):
             join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-            return reduce(join, [self._evaluate(part, depth + 1) for part in node.values])
+            return reduce(join, [self._evaluate(operand, depth + 1) for operand in node.values])
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return pc.invert(self._evaluate(node.operand, depth + 1))
         if isinstance(node, ast.Compare):
@@ -188,14 +188,14 @@ class _FilterEvaluator:
             if not isinstance(left, ast.Name):
                 raise self._error(f"{self._excerpt(left)} is not an attribute; write an attribute before in")
             column = self._column(left)
-            values = [self._literal(part) for part in right.elts]
+            values = [self._literal(element) for element in right.elts]
             if pa.types.is_null(column.type):
                 return self._all_unknown()
             if pa.types.is_large_list(column.type):
                 raise self._error(f"{left.id} holds lists; write: 'element' in {left.id}")
             scalars = [self._scalar(value, left.id, column.type) for value in values]
             # A whole number never equals a fraction; only fractions have another type than the column here.
-            listed = pa.array([one.as_py() for one in scalars if one.type == column.type], column.type)
+            listed = pa.array([scalar.as_py() for scalar in scalars if scalar.type == column.type], column.type)
             return pc.if_else(pc.is_valid(column), pc.is_in(column, value_set=listed), None)
         if isinstance(right, ast.Call):
             return self._contains_words(left, right)
@@ -301,8 +301,8 @@ class _FilterEvaluator:
         return pa.nulls(self.size, pa.bool_())
 
     def _excerpt(self, node: ast.expr) -> str:
-        part = ast.get_source_segment(self.text.strip(), node) or type(node).__name__
-        return repr(part if len(part) <= 60 else part[:57] + "...")
+        segment = ast.get_source_segment(self.text.strip(), node) or type(node).__name__
+        return repr(segment if len(segment) <= 60 else segment[:57] + "...")
 
     def _error(self, what: str) -> FilterError:
         names = list(self.columns)
@@ -312,8 +312,8 @@ class _FilterEvaluator:
 
 def _contains_whole_words(column: pa.Array, text: str) -> pa.Array:
     """Which of N texts contain another one as whole words: Arrow booleans [N], null for missing texts."""
-    near = pc.match_substring(column, text, ignore_case=True)
-    rows = np.flatnonzero(near.fill_null(False).to_numpy(zero_copy_only=False))
+    candidates = pc.match_substring(column, text, ignore_case=True)
+    rows = np.flatnonzero(candidates.fill_null(False).to_numpy(zero_copy_only=False))
     found = np.zeros(len(column), dtype=np.bool_)
     # A pattern with the letters of all scripts takes long to compile, so it is used for non-ASCII texts only.
     for edge, only_ascii in ((_ASCII_WORD_BOUNDARY, True), (_WORD_BOUNDARY, False)):
@@ -323,18 +323,18 @@ def _contains_whole_words(column: pa.Array, text: str) -> pa.Array:
             rows = rows[~np.asarray(pc.string_is_ascii(texts).to_numpy(zero_copy_only=False), dtype=np.bool_)]
             texts = column.take(pa.array(rows))
         if len(rows):
-            held = pc.match_substring_regex(texts, _whole_word_pattern(text, edge), ignore_case=True)
-            found[rows] = held.to_numpy(zero_copy_only=False)
+            is_match = pc.match_substring_regex(texts, _whole_word_pattern(text, edge), ignore_case=True)
+            found[rows] = is_match.to_numpy(zero_copy_only=False)
     return pc.if_else(pc.is_valid(column), pa.array(found), None)
 
 
 def _whole_word_pattern(text: str, boundary: str) -> str:
     """A regular expression (RE2) for a text as whole words; RE2's own \\b is ASCII only."""
-    before, behind = (
+    before, after = (
         boundary.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
         for end, letter in (("^", text[0]), ("$", text[-1]))
     )
-    return before + re.escape(text) + behind
+    return before + re.escape(text) + after
 
 
 def _number_scalar(value: int | float, kind: pa.DataType) -> pa.Scalar:

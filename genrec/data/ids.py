@@ -128,8 +128,8 @@ def _hashes(keys: pa.Array) -> NDArray[np.uint64]:
 
 
 def _hash_chunk(keys: pa.Array) -> NDArray[np.uint64]:
-    _, bounds, data = keys.buffers()
-    offsets = np.frombuffer(bounds, dtype=np.int64)[keys.offset : keys.offset + len(keys) + 1]
+    _, offset_buffer, data = keys.buffers()
+    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[keys.offset : keys.offset + len(keys) + 1]
     sizes = np.diff(offsets)
     if not sizes.any():  # Arrow may omit the buffer of bytes
         return np.zeros(len(keys), dtype=np.uint64)

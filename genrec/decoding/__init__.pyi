@@ -1,10 +1,10 @@
-from .bounds import PriorPenalty as PriorPenalty
 from .bounds import ScoreBound as ScoreBound
 from .constraints import CatalogGrammar as CatalogGrammar
 from .constraints import ConstraintState as ConstraintState
 from .delimiters import DelimiterTokens as DelimiterTokens
 from .grammar import GrammarCompiler as GrammarCompiler
 from .prior import Prior as Prior
+from .prior_penalty import PriorPenalty as PriorPenalty
 from .search import beam_search as beam_search
 from .search import exhaustive_search as exhaustive_search
 from .search_request import ScoreKind as ScoreKind

@@ -116,22 +116,24 @@ class BeamSearch:
         return deferred
 
     def _top_by_priority(self, prompt: IntArray, priority: FloatArray, low: IntArray) -> IntArray:
-        """The indices of the nodes to keep: best first for each prompt, ties in row order; `prompt` rises."""
+        """The indices of the nodes to keep: best first for each prompt, ties in row order; `prompt` is ascending."""
         offsets = np.searchsorted(prompt, np.arange(len(self._generated_tokens) + 1))
         kept = []
         for number, (begin, stop) in enumerate(pairwise(offsets)):
-            own, count = priority[begin:stop], self._width
+            priorities, count = priority[begin:stop], self._width
             if self._generated_tokens[number] >= self._max_nodes:
                 count = max(count, self._request.k)
             indices = np.arange(begin, stop)
-            if count < len(own):
+            if count < len(priorities):
                 # Everything that ties with the last kept node stays until row order decides.
-                indices = begin + np.flatnonzero(own >= np.partition(own, len(own) - count)[len(own) - count])
+                indices = begin + np.flatnonzero(
+                    priorities >= np.partition(priorities, len(priorities) - count)[len(priorities) - count]
+                )
             kept.append(indices[np.lexsort((low[indices], -priority[indices]))][:count])
         return np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
 
     def _prune(self, prompt: IntArray, bound: FloatArray) -> None:
-        """Record the highest bound of the nodes pruned for each prompt; `prompt` rises."""
+        """Record the highest bound of the nodes pruned for each prompt; `prompt` is ascending."""
         if len(prompt):
             begins = np.flatnonzero(np.append(True, prompt[1:] != prompt[:-1]))
             here = prompt[begins]
@@ -234,10 +236,10 @@ class BeamSearch:
         """Add finished rows to the results, and update the k-th best score of each prompt."""
         k = self._request.k
         for number in np.unique(prompt):
-            own = prompt == number
-            rows = np.append(self._results[number][0], row[own])
-            boosts = self._node_bounds.boost_values(number, row[own])
-            scores = np.append(self._results[number][1], path_scores[own] + boosts)
+            of_prompt = prompt == number
+            rows = np.append(self._results[number][0], row[of_prompt])
+            boosts = self._node_bounds.boost_values(number, row[of_prompt])
+            scores = np.append(self._results[number][1], path_scores[of_prompt] + boosts)
             self._results[number] = (rows, scores)
             if len(rows) >= k:
                 self._kth_score[number] = np.partition(scores, len(rows) - k)[len(rows) - k]

@@ -244,18 +244,18 @@ def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
         if state.phase == "name":
             groups[id(state.grammar), id(state.allowed.mask)].append(number)
     for numbers in groups.values():
-        some = [states[number] for number in numbers]
-        trie, end = some[0].grammar.trie, some[0].grammar.delimiters.end_id
+        group = [states[number] for number in numbers]
+        trie, end = group[0].grammar.trie, group[0].grammar.delimiters.end_id
         low, high, depths = (
             np.array(column, dtype=np.int64)
-            for column in zip(*((state.low, state.high, state.depth) for state in some), strict=True)
+            for column in zip(*((state.low, state.high, state.depth) for state in group), strict=True)
         )
-        allowed = AllowedBatch.from_subsets([state.allowed for state in some])
-        children = trie.expand(low, high, np.arange(len(some)), allowed, depths=depths)
+        allowed = AllowedBatch.from_subsets([state.allowed for state in group])
+        children = trie.expand(low, high, np.arange(len(group)), allowed, depths=depths)
         tokens, offsets = children.tokens.astype(np.int64), children.offsets
-        for node, (number, state) in enumerate(zip(numbers, some, strict=True)):
-            own = slice(offsets[node], offsets[node + 1])
-            found = tokens[own]
+        for node, (number, state) in enumerate(zip(numbers, group, strict=True)):
+            node_range = slice(offsets[node], offsets[node + 1])
+            found = tokens[node_range]
             if not found.size:
                 states[number] = state._terminate("dead")
                 continue
@@ -264,8 +264,8 @@ def _expand(states: list[ConstraintState]) -> list[ConstraintState]:
             states[number] = replace(
                 state,
                 next_tokens=found,
-                _child_low=children.low[own],
-                _child_high=children.high[own],
+                _child_low=children.low[node_range],
+                _child_high=children.high[node_range],
                 _closing_child=int(closes[0]) if closes.size else -1,
             )
     return states

@@ -86,12 +86,12 @@ class ItemLinkState:
 
     def forced_tokens(self) -> Sequence[int]:
         """The tokens that must follow: the rest of a title, up to where titles part."""
-        found: list[int] = []
+        forced: list[int] = []
         state = self.state
         while state.phase == "name" and len(state.next_tokens) == 1:
-            found.append(int(state.next_tokens[0]))
-            state = self._exclude_written(advance([state], found[-1:])[0])
-        return found
+            forced.append(int(state.next_tokens[0]))
+            state = self._exclude_written(advance([state], forced[-1:])[0])
+        return forced
 
     def allowed_mask(self) -> BoolArray:
         """The tokens that may follow: bool [V]."""
@@ -117,7 +117,7 @@ class ItemLinkState:
         """The state without the rows linked so far, if items must be unique."""
         if not (self._constraint.unique and state.written_rows and state.phase == "free"):
             return state
-        left = self._constraint.allowed.without(list(state.written_rows))
-        if len(left) == len(state.allowed) or not len(left):
+        remaining = self._constraint.allowed.without(list(state.written_rows))
+        if len(remaining) == len(state.allowed) or not len(remaining):
             return state
-        return replace(self._constraint.grammar.start("text", allowed=left), written_rows=state.written_rows)
+        return replace(self._constraint.grammar.start("text", allowed=remaining), written_rows=state.written_rows)

@@ -1,4 +1,6 @@
-"""The prior of each item: its log-probability independent of the user's history.
+"""Measures the prior of each item: its log-probability independent of the user's history.
+
+`genrec.decoding.prior_penalty` holds what a score subtracts.
 
 An LLM prefers short and famous titles, whatever the history. Subtracting the log-probability that the same template
 gives an item with the histories of other users, or with none, removes this preference, so that the score reflects this
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.deadline import Deadline
-from genrec.decoding.bounds import PriorPenalty
+from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import ArtifactError, MismatchError
 from genrec.index.trie import TokenTrie
@@ -159,10 +161,10 @@ class Prior:
 
     def _score_rows(self, rows: IntArray, deadline: Deadline) -> None:
         tree = self._backend.open(self._prompts, deadline=deadline)
-        part = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
-        scores = score_tries(tree, [part] * len(self._prompts))
-        log_probs = np.mean([own.log_probs for own in scores if own is not None], axis=0)
-        positions, values = self._trie.path_positions(rows), log_probs[part.path_positions(np.arange(len(part)))]
+        block = self._trie if len(rows) == len(self._trie) else self._trie.restrict(rows)
+        scores = score_tries(tree, [block] * len(self._prompts))
+        log_probs = np.mean([prompt_scores.log_probs for prompt_scores in scores if prompt_scores is not None], axis=0)
+        positions, values = self._trie.path_positions(rows), log_probs[block.path_positions(np.arange(len(block)))]
         is_last = np.isin(positions, self._trie.last_positions[rows])
         # The last token of a row marks it as scored, so it is written last: other threads read without the lock.
         self.log_probs[positions[~is_last]] = values[~is_last]

@@ -10,7 +10,8 @@ import numpy as np
 from genrec.backends.base import TokenTree
 from genrec.data.subset import Subset
 from genrec.decoding.beam import BeamSearch
-from genrec.decoding.bounds import PriorPenalty, prefix_sums, renormalize_over_children
+from genrec.decoding.bounds import prefix_sums, renormalize_over_children
+from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.decoding.tree_scoring import TreeScores, score_tries
 from genrec.errors import InputError, check_count
@@ -40,14 +41,14 @@ def exhaustive_search(
     """
     request.validate(tree, trie)
     _check_max_nodes(max_nodes)
-    parts = [_restrict(trie, subset) for subset in request.allowed]
+    subtries = [_restrict(trie, subset) for subset in request.allowed]
     branching_only = request.score_kind == "catalog"
-    scores = score_tries(tree, parts, branching_only=branching_only, max_nodes=max_nodes)
+    scores = score_tries(tree, subtries, branching_only=branching_only, max_nodes=max_nodes)
     return [
         request.rank(trie.items[:0], np.empty(0), proven=True)
-        if part is None or tree_scores is None
-        else _rank_part(trie, part, request, prompt, tree_scores)
-        for prompt, (part, tree_scores) in enumerate(zip(parts, scores, strict=True))
+        if subtrie is None or tree_scores is None
+        else _rank_subtrie(trie, subtrie, request, prompt, tree_scores)
+        for prompt, (subtrie, tree_scores) in enumerate(zip(subtries, scores, strict=True))
     ]
 
 
@@ -105,21 +106,21 @@ def _restrict(trie: TokenTrie, allowed: Subset) -> TokenTrie | None:
     return trie.restrict(allowed.to_indices()) if len(allowed) else None
 
 
-def _rank_part(
-    trie: TokenTrie, part: TokenTrie, request: SearchRequest, prompt: int, tree_scores: TreeScores
+def _rank_subtrie(
+    trie: TokenTrie, subtrie: TokenTrie, request: SearchRequest, prompt: int, tree_scores: TreeScores
 ) -> Ranking:
-    """The ranking of one prompt, whose allowed rows are the trie `part`."""
+    """The ranking of one prompt, whose allowed rows are the trie `subtrie`."""
     is_catalog = request.score_kind == "catalog"
-    rows = np.arange(len(trie)) if part is trie else part.items.astype(np.int64)
+    rows = np.arange(len(trie)) if subtrie is trie else subtrie.items.astype(np.int64)
     log_probs = tree_scores.log_probs
-    gains = renormalize_over_children(part, log_probs) if is_catalog else log_probs
+    gains = renormalize_over_children(subtrie, log_probs) if is_catalog else log_probs
     penalty = request.prior_penalty
     if penalty is not None:
-        prior = _restrict_prior(trie, part, penalty)
+        prior = _restrict_prior(trie, subtrie, penalty)
         penalty.check_finite(prior)
-        gains = gains - penalty.weight * (renormalize_over_children(part, prior) if is_catalog else prior)
+        gains = gains - penalty.weight * (renormalize_over_children(subtrie, prior) if is_catalog else prior)
     # Summed token by token, as the beam does: paths that tie must tie to the last bit.
-    scores = prefix_sums(part, gains)[part.last_positions] + request.boost_of(prompt).values_at(rows)
+    scores = prefix_sums(subtrie, gains)[subtrie.last_positions] + request.boost_of(prompt).values_at(rows)
     return request.rank(
         trie.items[rows],
         scores,
@@ -129,12 +130,12 @@ def _rank_part(
     )
 
 
-def _restrict_prior(trie: TokenTrie, part: TokenTrie, prior_penalty: PriorPenalty) -> FloatArray:
+def _restrict_prior(trie: TokenTrie, subtrie: TokenTrie, prior_penalty: PriorPenalty) -> FloatArray:
     """The prior log-probabilities of the tokens of a restriction of the trie."""
-    if part is trie:
+    if subtrie is trie:
         return prior_penalty.log_probs.astype(np.float64)
-    log_probs = np.empty(len(part.tokens))
-    log_probs[part.path_positions(np.arange(len(part)))] = prior_penalty.log_probs_at(
-        trie.path_positions(part.items.astype(np.int64))
+    log_probs = np.empty(len(subtrie.tokens))
+    log_probs[subtrie.path_positions(np.arange(len(subtrie)))] = prior_penalty.log_probs_at(
+        trie.path_positions(subtrie.items.astype(np.int64))
     )
     return log_probs

@@ -11,7 +11,7 @@ import numpy as np
 
 from genrec.backends.base import TokenTree
 from genrec.data.subset import Boost, Subset
-from genrec.decoding.bounds import PriorPenalty
+from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.errors import InputError, check_count
 from genrec.index.trie import TokenTrie
 from genrec.notices import Notice

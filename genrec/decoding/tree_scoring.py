@@ -53,12 +53,12 @@ def score_tries(
     log_probs = [None if trie is None else np.zeros(len(trie.tokens)) for trie in tries]
     size = tree.size
     for number in range(max(map(len, plans), default=0)):
-        parts = [(prompt, plan[number]) for prompt, plan in enumerate(plans) if number < len(plan)]
-        _run_pass(tree, parts, log_probs)
+        prompt_passes = [(prompt, plan[number]) for prompt, plan in enumerate(plans) if number < len(plan)]
+        _run_pass(tree, prompt_passes, log_probs)
         tree.rewind(size)
     return [
-        None if own is None else TreeScores(own, sum(len(one.positions) for one in plan), len(plan))
-        for own, plan in zip(log_probs, plans, strict=True)
+        None if scores is None else TreeScores(scores, sum(len(planned.positions) for planned in plan), len(plan))
+        for scores, plan in zip(log_probs, plans, strict=True)
     ]
 
 
@@ -75,7 +75,7 @@ def check_no_nan(log_probs: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class _ForwardPass:
-    """Some rows of a trie as a tree behind a prompt; parents come before children.
+    """Some rows of a trie as a tree after a prompt; parents come before children.
 
     Attributes:
         positions: int64 [M], the position in the trie of each node.
@@ -130,7 +130,7 @@ def _plan_pass(trie: TokenTrie, is_scored: BoolArray, is_grown: BoolArray, begin
 
 
 def _index_in(grown: IntArray, positions: IntArray) -> IntArray:
-    """The index of each position in `grown`, which rises; -1 for the prompt."""
+    """The index of each position in `grown`, which is ascending; -1 for the prompt."""
     return np.where(positions < 0, -1, np.searchsorted(grown, positions))
 
 
@@ -146,29 +146,29 @@ def _ancestors(parents: IntArray, positions: IntArray) -> BoolArray:
 
 
 def _run_pass(
-    tree: TokenTree, parts: Sequence[tuple[int, _ForwardPass]], log_probs: Sequence[FloatArray | None]
+    tree: TokenTree, prompt_passes: Sequence[tuple[int, _ForwardPass]], log_probs: Sequence[FloatArray | None]
 ) -> None:
     """Grow the nodes of one pass, then read the log-probability of every scored token at its parent."""
     size = tree.size
-    starts = size + np.cumsum([0, *(len(one.positions) for _, one in parts)])
+    starts = size + np.cumsum([0, *(len(planned.positions) for _, planned in prompt_passes)])
     if starts[-1] > size:
         parents = [
-            np.where(one.parents < 0, prompt, one.parents + start)
-            for (prompt, one), start in zip(parts, starts[:-1], strict=True)
+            np.where(planned.parents < 0, prompt, planned.parents + start)
+            for (prompt, planned), start in zip(prompt_passes, starts[:-1], strict=True)
         ]
-        tree.grow(np.concatenate(parents), np.concatenate([one.tokens for _, one in parts]))
+        tree.grow(np.concatenate(parents), np.concatenate([planned.tokens for _, planned in prompt_passes]))
     readers = np.concatenate([
-        np.where(one.scored_parents < 0, prompt, one.scored_parents + start)
-        for (prompt, one), start in zip(parts, starts[:-1], strict=True)
+        np.where(planned.scored_parents < 0, prompt, planned.scored_parents + start)
+        for (prompt, planned), start in zip(prompt_passes, starts[:-1], strict=True)
     ])  # fmt: skip
-    scored_tokens = np.concatenate([one.scored_tokens for _, one in parts])
+    scored_tokens = np.concatenate([planned.scored_tokens for _, planned in prompt_passes])
     order = np.argsort(readers, kind="stable")
     nodes, counts = np.unique(readers, return_counts=True)
-    found = np.empty(len(readers))
-    found[order] = tree.log_probs(nodes, scored_tokens[order], np.append(0, np.cumsum(counts)))
-    check_no_nan(found)
-    splits = np.cumsum([len(one.scored_positions) for _, one in parts])[:-1]
-    for (prompt, one), own in zip(parts, np.split(found, splits), strict=True):
+    scores = np.empty(len(readers))
+    scores[order] = tree.log_probs(nodes, scored_tokens[order], np.append(0, np.cumsum(counts)))
+    check_no_nan(scores)
+    splits = np.cumsum([len(planned.scored_positions) for _, planned in prompt_passes])[:-1]
+    for (prompt, planned), pass_scores in zip(prompt_passes, np.split(scores, splits), strict=True):
         target = log_probs[prompt]
         if target is not None:
-            target[one.scored_positions] = own
+            target[planned.scored_positions] = pass_scores

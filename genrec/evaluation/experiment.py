@@ -122,8 +122,8 @@ class Experiment:
             cases = chosen[first : first + _BATCH_SIZE]
             if all(case.candidates is None for case in cases):
                 users = [case.history for case in cases]
-                answers = recommender.recommend(users, k, filter_seen=self.seen == "out")
-                yield from map(EvaluatedCase, cases, answers)
+                lists = recommender.recommend(users, k, filter_seen=self.seen == "out")
+                yield from map(EvaluatedCase, cases, lists)
                 continue
             for case in cases:
                 only = case.candidates

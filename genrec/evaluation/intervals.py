@@ -127,14 +127,14 @@ def parity(values: ArrayLike, groups: Sequence[Hashable], *, seed: int, resample
         rows.setdefault(label, []).append(user)
     if len(rows) < 2:
         raise InputError(f"every user is in group {next(iter(rows))!r}; pass at least two groups")
-    own = {label: figures[rows[label]] for label in sorted(rows, key=str)}
-    means = {label: float(one.mean()) for label, one in own.items()}
+    group_values = {label: figures[rows[label]] for label in sorted(rows, key=str)}
+    means = {label: float(group.mean()) for label, group in group_values.items()}
     rng = np.random.default_rng(seed)
-    moves = np.stack([_bootstrap_means(one, resamples, rng) - means[label] for label, one in own.items()])
+    moves = np.stack([_bootstrap_means(group, resamples, rng) - means[label] for label, group in group_values.items()])
     reach = float(np.percentile(np.ptp(moves, axis=0), 95))
     highest, lowest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     gap = means[highest] - means[lowest]
-    users = {label: len(one) for label, one in own.items()}
+    users = {label: len(group) for label, group in group_values.items()}
     return Parity(means, users, highest, lowest, Interval(gap, gap - reach, gap + reach))
 
 

@@ -52,12 +52,12 @@ def accuracy(
         raise ModelMissingError("ir-measures is not installed; run: pip install 'genrec[eval]'") from error
     run: dict[str, dict[str, float]] = {}
     truth: dict[str, dict[str, int]] = {}
-    for user, (items, wanted) in enumerate(zip(lists, targets, strict=True)):
-        if isinstance(items, str) or isinstance(wanted, str):
+    for user, (items, user_targets) in enumerate(zip(lists, targets, strict=True)):
+        if isinstance(items, str) or isinstance(user_targets, str):
             raise InputError(
                 f"user {user}, counted from 0, has a string instead of a list of ids; pass ['id'], not 'id'"
             )
-        missing = {str(item) for item in wanted}
+        missing = {str(item) for item in user_targets}
         if not missing:
             raise InputError(f"user {user}, counted from 0, has no target; omit such users")
         # Each rank is a document of its own, so that repeats keep their rank and no two scores are equal.
@@ -70,8 +70,8 @@ def accuracy(
         found.update({f"missing {number}": 1 for number in range(len(missing))})
     values = {name: np.zeros(len(lists)) for name in parsed}
     measures = {getattr(ir_measures, kind) @ k: values[name] for name, (kind, k) in parsed.items()}
-    for one in ir_measures.iter_calc(list(measures), truth, run) if measures else ():
-        measures[one.measure][int(one.query_id)] = one.value
+    for result in ir_measures.iter_calc(list(measures), truth, run) if measures else ():
+        measures[result.measure][int(result.query_id)] = result.value
     return values
 
 

@@ -34,12 +34,12 @@ class MetricRow:
 def user_groups(experiment: Experiment) -> dict[str, BoolArray]:
     """Groups of users by name, each bool [U]: all, slices of users, and slices of the target if there is only one."""
     users, items = np.array(experiment.user_slices()), experiment.item_slices()
-    named = {str(item): own for item, own in items.items()}
+    slice_of = {str(item): item_slice for item, item_slice in items.items()}
     targets = [[str(item) for item in case.targets] for case in experiment.cases]
-    target_slices = np.array([named[own[0]] if len(own) == 1 else "" for own in targets])
+    target_slices = np.array([slice_of[user_targets[0]] if len(user_targets) == 1 else "" for user_targets in targets])
     groups = {"all": np.ones(len(users), dtype=np.bool_)}
-    groups |= {f"{own} people": users == own for own in SLICES}
-    return groups | {f"{own} items": target_slices == own for own in SLICES}
+    groups |= {f"{name} people": users == name for name in SLICES}
+    return groups | {f"{name} items": target_slices == name for name in SLICES}
 
 
 def summarise(
@@ -55,8 +55,8 @@ def summarise(
     """
     for group, chosen in groups.items():
         if chosen.any():
-            for metric, own in values.items():
-                found = mean_interval(100 * own[chosen], seed=seed)
+            for metric, metric_values in values.items():
+                found = mean_interval(100 * metric_values[chosen], seed=seed)
                 yield MetricRow(ranker, group, metric, found.value, found.low, found.high, int(chosen.sum()))
 
 

@@ -20,7 +20,7 @@ class AllowedBatch:
     """The subsets of U prompts that share one mask, or have none. Made by `AllowedBatch.from_subsets`.
 
     Attributes:
-        listed: int64 [L], the listed rows of each prompt in turn, rising within a prompt.
+        listed: int64 [L], the listed rows of each prompt in turn, ascending within a prompt.
         offsets: int64 [U + 1]; prompt u lists `listed[offsets[u]:offsets[u + 1]]`.
         is_allowlist: bool [U], whether only the listed rows are allowed, or all rows but these.
         prefix_counts: uint32 [N + 1], running count of the rows that pass the mask; empty where there is no mask.

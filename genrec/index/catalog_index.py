@@ -53,13 +53,13 @@ class CatalogIndex:
     def fingerprint(self) -> str:
         """Identifies the index; part of the keys of priors and of results."""
         # An updated index can encode an item differently from a rebuilt one, so the trie is part of it.
-        parts = (
+        fingerprints = (
             self.catalog.fingerprint[:16],
             self.identifiers_fingerprint[:8],
             self.tokenizer_fingerprint[:8],
             self.trie.digest[:8],
         )
-        return "-".join((str(INDEX_VERSION), *parts))
+        return "-".join((str(INDEX_VERSION), *fingerprints))
 
     def to_row_subset(self, item_subset: Subset) -> Subset:
         """The subset of rows for a subset of items; the rows of a mask are computed once for the lifetime of the mask.
@@ -216,13 +216,13 @@ class CatalogIndex:
         Raises:
             ArtifactError: the directory cannot be written, or holds something else.
         """
-        facts = {
+        metadata = {
             "catalog": self.catalog.fingerprint,
             "items": len(self.catalog),
             "tokenizer": self.tokenizer_fingerprint,
             "identifiers": self.identifiers_fingerprint,
         }
-        with artifact.artifact_writer(Path(directory), kind=_KIND, version=INDEX_VERSION, metadata=facts) as folder:
+        with artifact.artifact_writer(Path(directory), kind=_KIND, version=INDEX_VERSION, metadata=metadata) as folder:
             self.catalog.write(folder / "catalog.parquet")
             self.trie.write(folder / "trie.safetensors")
 

@@ -175,12 +175,12 @@ class FrontCodedRows:
         lengths = self.lengths[rows]
         stops = np.cumsum(lengths)
         result = np.empty(int(stops[-1]) if len(rows) else 0, dtype=np.int64)
-        position, into = self.last_positions[rows], stops - 1
+        position, targets = self.last_positions[rows], stops - 1
         while position.size:
-            result[into] = position
+            result[targets] = position
             position = self.parents[position]
-            left = position >= 0
-            position, into = position[left], into[left] - 1
+            is_inside = position >= 0
+            position, targets = position[is_inside], targets[is_inside] - 1
         return result
 
     def save(self, directory: str | Path) -> None:

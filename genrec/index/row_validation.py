@@ -55,7 +55,7 @@ def check_rows(tokens: NDArray[Any], lengths: IntArray, item_indices: IntArray, 
 
 
 def check_removed_rows(removed_rows: IntArray, num_rows: int) -> None:
-    """Check that `removed_rows` are rising, distinct rows of a trie of `num_rows` rows.
+    """Check that `removed_rows` are ascending, distinct rows of a trie of `num_rows` rows.
 
     Raises:
         InputError: they are not.

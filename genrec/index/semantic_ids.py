@@ -120,11 +120,11 @@ class SemanticIdentifiers:
         residuals = vectors.copy()
         centres = np.empty((levels, codebook_size, vectors.shape[1]), dtype=np.float32)
         tokens = np.empty((levels, codebook_size), dtype=np.int64)
-        random = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         for level in range(levels):
-            centres[level], own = _kmeans(residuals, codebook_size, random)
-            tokens[level] = words[_assign_words(vectors, own, codebook_size, word_vectors)]
-            residuals -= centres[level][own]
+            centres[level], clusters = _kmeans(residuals, codebook_size, rng)
+            tokens[level] = words[_assign_words(vectors, clusters, codebook_size, word_vectors)]
+            residuals -= centres[level][clusters]
         return cls(
             encoder,
             centres=centres,
@@ -164,9 +164,9 @@ class SemanticIdentifiers:
     def report(self, titles: Sequence[str]) -> SemanticIdReport:
         """How well the semantic ids of these titles use the clusters."""
         codes = self._quantize(titles)
-        shares = np.stack([np.bincount(own, minlength=self._codebook_tokens.shape[1]) for own in codes.T]) / max(
-            len(codes), 1
-        )
+        shares = np.stack(
+            [np.bincount(clusters, minlength=self._codebook_tokens.shape[1]) for clusters in codes.T]
+        ) / max(len(codes), 1)
         logs = np.log(np.where(shares > 0, shares, 1.0))
         _, counts = np.unique(codes, axis=0, return_counts=True)
         return SemanticIdReport(
@@ -177,8 +177,8 @@ class SemanticIdentifiers:
 
     def save(self, directory: Path) -> None:
         """Write a directory, completely or not at all: codes.safetensors, manifest.json."""
-        facts = {"tokenizer": self._tokenizer_fingerprint, "encoder": self._encoder.name}
-        with artifact.artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as folder:
+        metadata = {"tokenizer": self._tokenizer_fingerprint, "encoder": self._encoder.name}
+        with artifact.artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=metadata) as folder:
             arrays: dict[str, NDArray[Any]] = {
                 "centres": self._centroids,
                 "tokens": self._codebook_tokens,
@@ -194,14 +194,14 @@ class SemanticIdentifiers:
             ArtifactError: the directory is missing, or a file was altered.
             MismatchError: the semantic ids were trained with another encoder.
         """
-        facts = artifact.verify(directory, kind=_KIND, version=_VERSION)
-        if facts["encoder"] != encoder.name:
+        manifest = artifact.verify(directory, kind=_KIND, version=_VERSION)
+        if manifest["encoder"] != encoder.name:
             raise MismatchError(
-                f"the semantic ids were trained with encoder {facts['encoder']!r}, not with {encoder.name!r}; "
-                f"pass {facts['encoder']!r}"
+                f"the semantic ids were trained with encoder {manifest['encoder']!r}, not with {encoder.name!r}; "
+                f"pass {manifest['encoder']!r}"
             )
         arrays = {name: np.array(array) for name, array in artifact.mmap_arrays(directory / _FILE).items()}
-        return cls(encoder, **arrays, tokenizer_fingerprint=facts["tokenizer"])
+        return cls(encoder, **arrays, tokenizer_fingerprint=manifest["tokenizer"])
 
     def _quantize(self, titles: Sequence[str]) -> IntArray:
         """int64 [N, L], the cluster of each level."""
@@ -244,15 +244,13 @@ def _candidate_words(tokenizer: Tokenizer, encoder: Encoder) -> tuple[IntArray, 
     return np.array(chosen, dtype=np.int64), encoder.encode([words[number] for number in chosen])
 
 
-def _kmeans(
-    vectors: NDArray[np.float32], codebook_size: int, random: np.random.Generator
-) -> tuple[FloatArray, IntArray]:
+def _kmeans(vectors: NDArray[np.float32], codebook_size: int, rng: np.random.Generator) -> tuple[FloatArray, IntArray]:
     """The centres, float32 [W, D], and the cluster of each vector, int64 [N]."""
     with catch_warnings():
         simplefilter("ignore", UserWarning)  # about empty clusters; `report` counts them
         # k-means++ draws by distance, so it needs as many different vectors as clusters.
         start = "++" if len(np.unique(vectors, axis=0)) >= codebook_size else "points"
-        centres, _ = kmeans2(vectors.astype(np.float64), codebook_size, iter=_ITERATIONS, minit=start, seed=random)
+        centres, _ = kmeans2(vectors.astype(np.float64), codebook_size, iter=_ITERATIONS, minit=start, seed=rng)
     centres = centres.astype(np.float32)
     return centres, _nearest_centroids(vectors, centres)
 

@@ -157,7 +157,7 @@ class _TreeBuilder:
         self._node_of: dict[tuple[int, int], int] = {}
 
     def add(self, parent: int, token_ids: IntArray) -> list[int]:
-        """Add a path after `parent`; returns the index in the tree of each of its tokens."""
+        """Add a path below `parent`; returns the index in the tree of each of its tokens."""
         path = []
         for token_id in token_ids.tolist():
             key = (parent, token_id)

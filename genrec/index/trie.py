@@ -113,13 +113,13 @@ class TokenTrie(FrontCodedRows):
 
     def branching_points(self, row: int) -> list[tuple[int, AnyArray]]:
         """The depths at which a row parts from others, each with the tokens that can follow, the row's own included."""
-        found, low, high = [], 0, len(self)
+        points, low, high = [], 0, len(self)
         while high - low > 1:
             children = self.expand(np.array([low]), np.array([high]))
-            found.append((int(children.depths[0]), children.tokens))
-            own = int(np.searchsorted(children.low, row, side="right")) - 1
-            low, high = int(children.low[own]), int(children.high[own])
-        return found
+            points.append((int(children.depths[0]), children.tokens))
+            child = int(np.searchsorted(children.low, row, side="right")) - 1
+            low, high = int(children.low[child]), int(children.high[child])
+        return points
 
     def node_depths(self, low: IntArray, high: IntArray) -> IntArray:
         """int64 [R], the number of tokens on the path to each node; for a leaf, the length of its row."""
@@ -163,7 +163,7 @@ class TokenTrie(FrontCodedRows):
         """The trie of some rows, at least one. Its `items` are these row numbers, not item indices.
 
         Args:
-            rows: int64, rising and distinct.
+            rows: int64, ascending and distinct.
         """
         lengths = self.shared[rows].astype(np.int64) + self.tails[rows]
         return self._from_sorted(self.tokens_of_rows(rows), lengths, np.arange(len(rows)), rows)
@@ -173,7 +173,7 @@ class TokenTrie(FrontCodedRows):
 
         Args:
             other: rows to add, with their items.
-            removed_rows: int64, rows of this trie to remove, rising and distinct.
+            removed_rows: int64, rows of this trie to remove, ascending and distinct.
 
         Raises:
             InputError: no row would be left, an added identifier is equal to a kept one or one is a prefix of the
@@ -219,12 +219,12 @@ class TokenTrie(FrontCodedRows):
 
     def _merge_by_sorting(self, other: "TokenTrie", removed_rows: IntArray) -> "TokenTrie":
         """The result of `merge`, computed by sorting all rows again."""
-        parts = [(self, np.delete(np.arange(len(self)), removed_rows)), (other, np.arange(len(other)))]
-        parts = [part for part in parts if len(part[1])]
+        sources = [(self, np.delete(np.arange(len(self)), removed_rows)), (other, np.arange(len(other)))]
+        sources = [(trie, rows) for trie, rows in sources if len(rows)]
         return TokenTrie.from_rows(
-            np.concatenate([trie.tokens[trie.path_positions(rows)] for trie, rows in parts]),
-            np.concatenate([trie.lengths[rows] for trie, rows in parts]),
-            item_indices=np.concatenate([trie.items[rows] for trie, rows in parts]),
+            np.concatenate([trie.tokens[trie.path_positions(rows)] for trie, rows in sources]),
+            np.concatenate([trie.lengths[rows] for trie, rows in sources]),
+            item_indices=np.concatenate([trie.items[rows] for trie, rows in sources]),
         )
 
     @cached_property

@@ -236,14 +236,14 @@ def _check_blocks(parsed: nodes.Template, origin: str) -> None:
         what = "content outside the blocks is never rendered"
         if isinstance(node, nodes.Block):
             stray, what = node.find(nodes.Block), "a block is nested in another block"
-        elif isinstance(node, nodes.Output) and all(_is_blank(part) for part in node.nodes):
+        elif isinstance(node, nodes.Output) and all(_is_blank(child) for child in node.nodes):
             stray = None
         if stray is not None:
             raise TemplateError(f"{origin}, line {stray.lineno}: {what}; write each message as a separate block")
 
 
-def _is_blank(part: nodes.Expr) -> bool:
-    return isinstance(part, nodes.TemplateData) and not part.data.strip()
+def _is_blank(node: nodes.Expr) -> bool:
+    return isinstance(node, nodes.TemplateData) and not node.data.strip()
 
 
 def _as_role(name: str) -> Role:

@@ -116,13 +116,13 @@ class HuggingFaceTokenizer:
         token_ids: list[int] = []
         text = ""
         for span in spans:
-            parts = self._control_pattern.split(span.text) if span.trusted else [span.text]
-            for part in parts:
-                if span.trusted and part in self._control_tokens:
-                    token_ids += [*self.encode_text(text).tolist(), self._control_tokens[part]]
+            pieces = self._control_pattern.split(span.text) if span.trusted else [span.text]
+            for piece in pieces:
+                if span.trusted and piece in self._control_tokens:
+                    token_ids += [*self.encode_text(text).tolist(), self._control_tokens[piece]]
                     text = ""
                 else:
-                    text += part
+                    text += piece
         token_ids += self.encode_text(text).tolist()
         return np.asarray(token_ids, dtype=np.int64)
 
@@ -167,9 +167,9 @@ class HuggingFaceTokenizer:
 
     def _find_eos_token_id(self, eos_token: str) -> int:
         """The control token that the chat template writes after an answer; without one, the tokenizer's end token."""
-        for part in self._control_pattern.split(self._chat_format.text_after_answer()):
-            if part in self._control_tokens:
-                return self._control_tokens[part]
+        for piece in self._control_pattern.split(self._chat_format.text_after_answer()):
+            if piece in self._control_tokens:
+                return self._control_tokens[piece]
         if eos_token in self._control_tokens:
             return self._control_tokens[eos_token]
         raise ArtifactError("the tokenizer has no end token; set eos_token in tokenizer_config.json")

@@ -114,8 +114,8 @@ class DenseRanker(ABC):
         check_count("k", k)
         if not requests:
             return []
-        rows = zip(requests, self.scores(requests), strict=True)
-        return [top_k(scores, request.allowed, k, request.boost) for request, scores in rows]
+        pairs = zip(requests, self.scores(requests), strict=True)
+        return [top_k(scores, request.allowed, k, request.boost) for request, scores in pairs]
 
     def score(
         self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
@@ -123,8 +123,8 @@ class DenseRanker(ABC):
         """Score given items; see `Ranker.score`."""
         if not requests:
             return []
-        rows = zip(requests, self.scores(requests), item_indices, strict=True)
-        return [_boosted_scores(scores, own, request.boost) for request, scores, own in rows]
+        pairs = zip(requests, self.scores(requests), item_indices, strict=True)
+        return [_boosted_scores(scores, items, request.boost) for request, scores, items in pairs]
 
 
 def top_k(scores: DenseScores, allowed: Subset, k: int, boost: Boost | None = None) -> Ranking:

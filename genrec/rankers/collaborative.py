@@ -86,7 +86,7 @@ class CooccurrenceRanker(DenseRanker):
         """
         other = copy.copy(self)
         other._cooccurrence, other._next_item = (
-            _reindex_matrix(links, new_indices, n_items) for links in (self._cooccurrence, self._next_item)
+            _reindex_matrix(matrix, new_indices, n_items) for matrix in (self._cooccurrence, self._next_item)
         )
         other._apply_weights(self._decay, self._next_weight, self._cooccurrence_weight)
         return other
@@ -95,7 +95,7 @@ class CooccurrenceRanker(DenseRanker):
         if not 0 < decay <= 1:
             raise InputError(f"decay is {decay}; pass a number above 0 and at most 1")
         pairs = [(self._cooccurrence, cooccurrence_weight), (self._next_item, next_weight)]
-        weighted = [links if weight == 1 else weight * links for links, weight in pairs if weight]
+        weighted = [matrix if weight == 1 else weight * matrix for matrix, weight in pairs if weight]
         if not weighted:
             raise InputError("next_weight and cooccurrence_weight are both 0; pass a weight above 0 for one of them")
         self._similarities = weighted[0] if len(weighted) == 1 else (weighted[0] + weighted[1]).tocsr()
@@ -123,8 +123,8 @@ class CooccurrenceRanker(DenseRanker):
 
 def _reindex_matrix(matrix: sparse.csr_array, new_indices: IntArray, n_items: int) -> sparse.csr_array:
     if np.array_equal(new_indices, np.arange(len(new_indices))):  # items were only appended, so no copy is needed
-        bounds = np.append(matrix.indptr, np.full(n_items - len(new_indices), matrix.indptr[-1]))
-        return sparse.csr_array((matrix.data, matrix.indices, bounds), shape=(n_items, n_items))
+        row_offsets = np.append(matrix.indptr, np.full(n_items - len(new_indices), matrix.indptr[-1]))
+        return sparse.csr_array((matrix.data, matrix.indices, row_offsets), shape=(n_items, n_items))
     kept = np.argsort(new_indices, kind="stable")[np.count_nonzero(new_indices < 0) :]
     rows = matrix[kept]
     columns = new_indices[rows.indices]
@@ -170,14 +170,14 @@ def fit_pmi_vectors(
     vectors = np.zeros((n_items, min(dimension, max(n_items - 1, 1))), dtype=np.float32)
     if not counts.nnz:
         return vectors
-    found = counts.tocoo()
+    pmi = counts.tocoo()
     totals = counts.sum(axis=0)
-    around = totals**_CONTEXT_SMOOTHING
-    information = np.log(found.data * around.sum() / (totals[found.row] * around[found.col]))
-    found.data = np.maximum(information, 0.0)
+    context_totals = totals**_CONTEXT_SMOOTHING
+    log_ratios = np.log(pmi.data * context_totals.sum() / (totals[pmi.row] * context_totals[pmi.col]))
+    pmi.data = np.maximum(log_ratios, 0.0)
     if n_items > 1:
         start = np.random.default_rng(0).standard_normal(n_items)
-        left, values, _ = svds(found.tocsr(), k=vectors.shape[1], v0=start)
+        left, values, _ = svds(pmi.tocsr(), k=vectors.shape[1], v0=start)
         # Singular vectors of values at rounding level are noise, and items without neighbours have no direction.
         vectors[:] = left * np.where(values > _MIN_SINGULAR_VALUE_RATIO * values.max(), values, 0.0)
         vectors[totals == 0] = 0.0

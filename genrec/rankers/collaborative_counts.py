@@ -123,19 +123,19 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
     train, baskets = interactions.leave_last_basket_out()
     signals = CollaborativeCounts.from_interactions(catalog, train).rankers(embedding)
     signals.pop(_WORDS_SIMILARITY, None)
-    random, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
+    rng, everything = np.random.default_rng(_SEED), Subset.everything(len(catalog))
     requests, targets = [], []
-    for number in random.permutation(len(baskets))[:_MAX_TRAINING_USERS]:
+    for number in rng.permutation(len(baskets))[:_MAX_TRAINING_USERS]:
         history = _known_indices(catalog, baskets[number].history.item_ids)
         new = np.setdiff1d(_known_indices(catalog, baskets[number].item_ids), history)
         if len(new) and len(history):
             requests.append(RankRequest(history, "", everything.without(history)))
-            targets.append(int(random.choice(new)))
+            targets.append(int(rng.choice(new)))
     initial = np.array([_INITIAL_WEIGHTS[name] for name in signals])
-    found = fit_weights(
+    fitted = fit_weights(
         list(signals.values()), requests, np.array(targets, dtype=np.int64), initial_weights=initial, seed=_SEED
     )
-    weights = dict(zip(signals, found.tolist(), strict=True))
+    weights = dict(zip(signals, fitted.tolist(), strict=True))
     if embedding is not None:
         weights[_WORDS_SIMILARITY] = _fit_words_weight(
             catalog, _weighted_blend(signals, weights), embedding.history_and_words_rankers()[1], requests, targets
@@ -166,18 +166,18 @@ def _fit_words_weight(
     Returns:
         The weight, within the range of `_MIN_WORDS_WEIGHT` and `_MAX_WORDS_WEIGHT`.
     """
-    random = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(_SEED)
     queries, query_targets = [], []
-    others = random.permutation(np.array(targets, dtype=np.int64)).tolist()
+    others = rng.permutation(np.array(targets, dtype=np.int64)).tolist()
     for number, request in enumerate(requests[:_MAX_WORDS_USERS]):
         item = (targets if number % 2 else others)[number]
         if not request.allowed.contains(np.array([item])).all():
             continue
         title_words = _TITLE_WORD.findall(catalog[item].title)
         if title_words:
-            count = min(len(title_words), int(random.integers(1, 3)))
-            chosen = random.choice(len(title_words), count, replace=False)
-            newest = request.history[-int(len(request.history) ** random.random()) :]
+            count = min(len(title_words), int(rng.integers(1, 3)))
+            chosen = rng.choice(len(title_words), count, replace=False)
+            newest = request.history[-int(len(request.history) ** rng.random()) :]
             words = " ".join(title_words[word] for word in sorted(chosen))
             queries.append(replace(request, history=newest, words=words))
             query_targets.append(item)

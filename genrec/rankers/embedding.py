@@ -122,16 +122,29 @@ class EmbeddingRanker(DenseRanker):
         products, errors = self._quantized.approximate_products(users)
         (mask,) = masks.values()
         counts = _EMPTY_MASK_COUNTS if mask is None else mask.prefix_counts
-        listed, bounds = concat_ragged([request.allowed.listed for request in requests])
+        listed, offsets = concat_ragged([request.allowed.listed for request in requests])
         sizes = np.array([min(k, len(request.allowed)) for request in requests])
         compared = np.zeros(len(requests), dtype=np.int64)
-        rows = np.empty((len(requests), sizes.max()), dtype=np.int64)
-        scores = np.empty(rows.shape, dtype=np.float32)
+        item_indices = np.empty((len(requests), sizes.max()), dtype=np.int64)
+        scores = np.empty(item_indices.shape, dtype=np.float32)
         select_kernels().top_k(
-            products, errors, self.vectors, users, self._known, counts, listed, bounds, rows, scores, sizes, compared
+            products,
+            errors,
+            self.vectors,
+            users,
+            self._known,
+            counts,
+            listed,
+            offsets,
+            item_indices,
+            scores,
+            sizes,
+            compared,
         )
         return [
-            Ranking(rows[u, :size], scores[u, :size].astype(np.float64), proven=True, num_scored=int(compared[u]))
+            Ranking(
+                item_indices[u, :size], scores[u, :size].astype(np.float64), proven=True, num_scored=int(compared[u])
+            )
             for u, size in enumerate(sizes)
         ]
 
@@ -175,9 +188,9 @@ class EmbeddingRanker(DenseRanker):
         if not self._history_weight:
             return np.zeros(shape, dtype=np.float32)
         sums = np.empty(shape, dtype=np.float32)
-        rows, bounds = concat_ragged([request.history for request in requests])
-        age = np.repeat(bounds[1:], np.diff(bounds)) - np.arange(len(rows)) - 1
-        select_kernels().sum_rows(self.vectors, rows, bounds, (self._decay**age).astype(np.float32), sums)
+        item_indices, offsets = concat_ragged([request.history for request in requests])
+        age = np.repeat(offsets[1:], np.diff(offsets)) - np.arange(len(item_indices)) - 1
+        select_kernels().sum_rows(self.vectors, item_indices, offsets, (self._decay**age).astype(np.float32), sums)
         return _scaled_to_norm(self._history_weight, sums)
 
 

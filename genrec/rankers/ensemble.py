@@ -96,7 +96,7 @@ class BlendRanker(DenseRanker):
             InputError: k is below 1.
         """
         check_count("k", k)
-        answers: list[Ranking] = []
+        rankings: list[Ranking] = []
         names = [*self._personalized, *self._non_personalized]
         size = max(1, requests[0].allowed.universe) if requests else 1
         batch_size = max(1, _MAX_SCORES_IN_MEMORY // (size * len(names)))
@@ -105,10 +105,10 @@ class BlendRanker(DenseRanker):
             tables = np.empty((len(names), len(batch), size))
             total = self._weighted_sum(batch, tables)
             for row, request in enumerate(batch):
-                found = top_k(total[row], request.allowed, k, request.boost)
-                signals = _main_signals(tables[:, row], found.item_indices)
-                answers.append(replace(found, main_signals=tuple(names[number] for number in signals)))
-        return answers
+                ranking = top_k(total[row], request.allowed, k, request.boost)
+                signals = _main_signals(tables[:, row], ranking.item_indices)
+                rankings.append(replace(ranking, main_signals=tuple(names[number] for number in signals)))
+        return rankings
 
     def _weighted_sum(self, requests: Sequence[RankRequest], tables: FloatArray | None = None) -> FloatArray:
         """[U, N]; fills `tables` [P, U, N] with the weighted scores of each ranker, not finite for unknown items."""
@@ -116,15 +116,15 @@ class BlendRanker(DenseRanker):
         known = np.zeros(total.shape, dtype=np.bool_)
         without_history = [not len(request.history) for request in requests]
         for number, (name, (ranker, weight)) in enumerate((self._personalized | self._non_personalized).items()):
-            own = weight * _ranker_scores(ranker, requests)
+            weighted = weight * _ranker_scores(ranker, requests)
             if name in self._non_personalized:
-                own[without_history] = -np.inf
-            finite = np.isfinite(own)
-            total += np.where(finite, own, 0.0)
+                weighted[without_history] = -np.inf
+            finite = np.isfinite(weighted)
+            total += np.where(finite, weighted, 0.0)
             if name in self._personalized:
                 known |= finite
             if tables is not None:
-                tables[number] = own
+                tables[number] = weighted
         return np.where(known, total, -np.inf)
 
 
@@ -175,32 +175,32 @@ def fit_weights(
     spread = compared.std(axis=0)
     spread[spread <= _MIN_RELATIVE_SPREAD * np.abs(compared).max(axis=0)] = 0.0  # equal but for rounding
     scaled = np.where(spread > 0, compared, 0.0) / np.where(spread > 0, spread, 1.0)
-    begin, own = np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes)
-    first, doubt = np.asarray(initial_weights, dtype=np.float64) * spread, _REGULARIZATION / len(sizes)
+    begin, choice = np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes)
+    initial, regularization = np.asarray(initial_weights, dtype=np.float64) * spread, _REGULARIZATION / len(sizes)
 
     def loss(weights: FloatArray) -> tuple[float, FloatArray]:
         scores = scaled @ weights
         highest = np.maximum.reduceat(scores, begin)
-        odds = np.exp(scores - highest[own])
+        odds = np.exp(scores - highest[choice])
         total = np.add.reduceat(odds, begin)
-        expected = np.add.reduceat((odds / total[own])[:, None] * scaled, begin, axis=0)
-        moved = weights - first
-        value = float(doubt * moved @ moved + (highest + np.log(total) - scores[begin]).mean())
-        return value, (expected - scaled[begin]).mean(axis=0) + 2 * doubt * moved
+        expected = np.add.reduceat((odds / total[choice])[:, None] * scaled, begin, axis=0)
+        change = weights - initial
+        value = float(regularization * change @ change + (highest + np.log(total) - scores[begin]).mean())
+        return value, (expected - scaled[begin]).mean(axis=0) + 2 * regularization * change
 
-    found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(rankers)).x
-    return np.where(spread > 0, found / np.where(spread > 0, spread, 1.0), initial_weights)
+    fitted = minimize(loss, initial, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(rankers)).x
+    return np.where(spread > 0, fitted / np.where(spread > 0, spread, 1.0), initial_weights)
 
 
 def _choice_scores(
-    rankers: Sequence[DenseRanker], requests: Sequence[RankRequest], targets: IntArray, random: np.random.Generator
+    rankers: Sequence[DenseRanker], requests: Sequence[RankRequest], targets: IntArray, rng: np.random.Generator
 ) -> tuple[FloatArray, IntArray]:
     """Scores of each target and its alternatives, target first, 0 for unknown items.
 
     Returns:
         The scores [C, P] of all choices in one array, and the number of items of each choice.
     """
-    rows: list[FloatArray] = []
+    choices: list[FloatArray] = []
     size = requests[0].allowed.universe if requests else 1
     batch_size = max(1, min(_MAX_BATCH_SIZE, _MAX_SCORES_PER_RANKER // max(size, 1)))
     for start in range(0, len(requests), batch_size):
@@ -209,31 +209,31 @@ def _choice_scores(
         for row, request in enumerate(batch):
             item, size = int(targets[start + row]), request.allowed.universe
             top = [_top_negatives(table[row], request) for table in tables]
-            others = np.unique(np.concatenate([random.integers(0, size, _RANDOM_NEGATIVES), *top]))
+            others = np.unique(np.concatenate([rng.integers(0, size, _RANDOM_NEGATIVES), *top]))
             others = others[(others != item) & request.allowed.contains(others)]
             if len(others):
                 chosen = np.append(item, others)
-                rows.append(np.stack([table[row, chosen] for table in tables], axis=-1))
-    if not rows:
+                choices.append(np.stack([table[row, chosen] for table in tables], axis=-1))
+    if not choices:
         return np.empty((0, len(rankers))), np.empty(0, dtype=np.int64)
-    compared = np.concatenate(rows)
-    return np.where(np.isfinite(compared), compared, 0.0), np.array([len(own) for own in rows])
+    compared = np.concatenate(choices)
+    return np.where(np.isfinite(compared), compared, 0.0), np.array([len(scores) for scores in choices])
 
 
 def _top_negatives(scores: FloatArray, request: RankRequest) -> IntArray:
     """The allowed items that a ranker scores highest; none if all scores are equal."""
     items = np.flatnonzero(np.isfinite(scores))
     items = items[request.allowed.contains(items)]
-    own = scores[items]
-    if not len(own) or own.min() == own.max():
+    known = scores[items]
+    if not len(known) or known.min() == known.max():
         return items[:0]
-    return items if len(own) <= _TOP_NEGATIVES else items[np.argpartition(-own, _TOP_NEGATIVES)[:_TOP_NEGATIVES]]
+    return items if len(known) <= _TOP_NEGATIVES else items[np.argpartition(-known, _TOP_NEGATIVES)[:_TOP_NEGATIVES]]
 
 
 def _ranker_scores(ranker: DenseRanker, requests: Sequence[RankRequest]) -> FloatArray:
     """[U, N]; minus infinity for all items of a request that the ranker cannot rank."""
-    able = [row for row, request in enumerate(requests) if ranker.can_rank(request)]
+    rankable = [row for row, request in enumerate(requests) if ranker.can_rank(request)]
     scores = np.full((len(requests), requests[0].allowed.universe), -np.inf)
-    if able:
-        scores[able] = ranker.scores([requests[row] for row in able])
+    if rankable:
+        scores[rankable] = ranker.scores([requests[row] for row in rankable])
     return scores

@@ -82,6 +82,6 @@ def _drivers_of_item(
     erased: IntArray, drops: np.ndarray[tuple[int], np.dtype[np.float64]], catalog: Catalog
 ) -> tuple[Driver, ...]:
     drops = np.where(np.isnan(drops), 0.0, drops)  # minus infinity with and without the item: no drop
-    order = [row for row in np.argsort(-drops, kind="stable") if drops[row] > 0]
-    items = [(catalog[int(erased[row])], float(drops[row])) for row in order]
+    order = [position for position in np.argsort(-drops, kind="stable") if drops[position] > 0]
+    items = [(catalog[int(erased[position])], float(drops[position])) for position in order]
     return tuple(Driver(item.item_id, item.title, drop) for item, drop in items)

@@ -65,9 +65,11 @@ class GenerativeRanker:
         settings: GenerativeSettings | None = None,
     ) -> None:
         _require_same_tokenizer(index, backend, tokenizer)
-        for one in (template, cold_template):
-            if one.output != "item":
-                raise InputError(f"template {one.name!r} has output = {one.output}; use a template with output = item")
+        for used in (template, cold_template):
+            if used.output != "item":
+                raise InputError(
+                    f"template {used.name!r} has output = {used.output}; use a template with output = item"
+                )
         prior = prior or PriorSource()
         self.settings, self.source = settings or GenerativeSettings(), "generative"
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
@@ -76,13 +78,13 @@ class GenerativeRanker:
         self._prior_histories = tuple(prior.histories)
         self._prior_store = PriorStore(index, prior.backend or backend, prior.cache)
         self._prior_prompts: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
-        here = {
+        current = {
             "template": template.fingerprint,
             "catalog": index.catalog.fingerprint,
             "index": index.fingerprint,
         }
         trained = backend.provenance
-        self._provenance_differences = () if trained is None else tuple(trained.mismatches(**here))
+        self._provenance_differences = () if trained is None else tuple(trained.mismatches(**current))
         self._apply_settings()
 
     def with_settings(
@@ -134,8 +136,8 @@ class GenerativeRanker:
             )
         other = copy.copy(self)
         new_indices = index.catalog.item_ids.positions(self._index.catalog.item_ids)
-        moved = [new_indices[history] for history in self._prior_histories]
-        other._prior_histories = tuple(history[history >= 0] for history in moved)
+        histories = [new_indices[history] for history in self._prior_histories]
+        other._prior_histories = tuple(history[history >= 0] for history in histories)
         other._index, other._retriever = index, retriever or self._retriever
         warm, cold = (None if prior is None else prior.prompts for prior in self._priors)
         other._prior_prompts = (warm, cold)
@@ -196,18 +198,18 @@ class GenerativeRanker:
             DeadlineExceededError: the deadline passed.
         """
         check_count("k", k)
-        answers: dict[int, Ranking] = {}
+        rankings: dict[int, Ranking] = {}
         for renderer, numbers in self._batches(requests):
             deadline.check()
-            own = [requests[number] for number in numbers]
-            considered = self._considered_items(own, k, deadline)
+            group = [requests[number] for number in numbers]
+            considered = self._considered_items(group, k, deadline)
             batch = SearchBatch(
-                renderer, self._prior_of(renderer), own, considered, k, self.settings.strategy, deadline
+                renderer, self._prior_of(renderer), group, considered, k, self.settings.strategy, deadline
             )
             for number, items, ranking in zip(numbers, considered, self._search.run(batch), strict=True):
                 complete = len(items) == len(requests[number].allowed)
-                answers[number] = replace(ranking, proven=ranking.proven and complete)
-        return [answers[number] for number in range(len(requests))]
+                rankings[number] = replace(ranking, proven=ranking.proven and complete)
+        return [rankings[number] for number in range(len(requests))]
 
     def score(
         self, requests: Sequence[RankRequest], item_indices: Sequence[IntArray], *, deadline: Deadline
@@ -219,20 +221,20 @@ class GenerativeRanker:
             EngineError: the model failed, or a prompt does not fit even without a history.
             DeadlineExceededError: the deadline passed.
         """
-        answers: dict[int, FloatArray] = {}
+        scores: dict[int, FloatArray] = {}
         size = len(self._index.trie)
         for renderer, numbers in self._batches(requests):
             deadline.check()
-            own = [requests[number] for number in numbers]
+            group = [requests[number] for number in numbers]
             considered = [Subset.from_indices(size, item_indices[number]) for number in numbers]
             if self.settings.score == "catalog" or shows_candidates(renderer):
                 # These scores depend on all items that are considered with the given ones.
-                others = self._considered_items(own, 1, deadline)
+                others = self._considered_items(group, 1, deadline)
                 considered = [_union(one, other) for one, other in zip(considered, others, strict=True)]
-            batch = SearchBatch(renderer, self._prior_of(renderer), own, considered, size, "exhaustive", deadline)
+            batch = SearchBatch(renderer, self._prior_of(renderer), group, considered, size, "exhaustive", deadline)
             for number, ranking in zip(numbers, self._search.run(batch), strict=True):
-                answers[number] = scores_in_order(ranking, item_indices[number], size)
-        return [answers[number] for number in range(len(requests))]
+                scores[number] = scores_in_order(ranking, item_indices[number], size)
+        return [scores[number] for number in range(len(requests))]
 
     def visible_history(self, history: IntArray) -> IntArray:
         """The part of a history that the prompt shows, with repeats; see `genrec.prompting.renderer.window_start`."""

@@ -20,7 +20,7 @@ from genrec.notices import Notice
 from genrec.prompting.renderer import RenderedPrompt, Renderer
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.generative_settings import GenerativeSettings, Strategy
-from genrec.rankers.memory_budget import NODES_PER_PASS, BatchSize
+from genrec.rankers.memory_budget import NODES_PER_PASS, BatchDimensions
 from genrec.rankers.prior_store import PriorStore
 from genrec.rankers.retrieval import fusion_boosts, with_main_signals
 from genrec.types import IntArray, Ranking
@@ -53,7 +53,7 @@ class SearchBatch:
 
     def with_items(self) -> "SearchBatch":
         """The requests for which any item is considered."""
-        numbers = [number for number, own in enumerate(self.considered) if len(own)]
+        numbers = [number for number, subset in enumerate(self.considered) if len(subset)]
         requests = [self.requests[number] for number in numbers]
         return replace(self, requests=requests, considered=[self.considered[number] for number in numbers])
 
@@ -61,8 +61,8 @@ class SearchBatch:
         """The prompt of each request, with its candidates if the template lists candidates."""
         lists = shows_candidates(self.renderer)
         return [
-            self.renderer.render(request.history, request.words, own.to_indices() if lists else _EMPTY)
-            for request, own in zip(self.requests, self.considered, strict=True)
+            self.renderer.render(request.history, request.words, subset.to_indices() if lists else _EMPTY)
+            for request, subset in zip(self.requests, self.considered, strict=True)
         ]
 
 
@@ -103,19 +103,19 @@ class GenerativeSearch:
         fusion = fusion_boosts(
             self.retriever,
             batch.requests,
-            [own.to_indices() for own in batch.considered],
+            [subset.to_indices() for subset in batch.considered],
             weight=self.settings.fusion_weight,
             n_candidates=self.settings.candidates,
             deadline=batch.deadline,
         )
-        fused = [boost.add(own) for boost, own in zip(boosts, fusion, strict=True)]
+        fused = [boost.add(fusion_boost) for boost, fusion_boost in zip(boosts, fusion, strict=True)]
         if batch.strategy != "candidates":
             return self._search_tree(batch, fused, batch.k)
         # The main signal of an item depends on the scores of all items that it was compared with.
         rankings = self._search_tree(batch, fused, max(map(len, batch.considered)))
         return [
-            with_main_signals(ranking, batch.k, boost, own, self.retriever.source)
-            for ranking, boost, own in zip(rankings, boosts, fusion, strict=True)
+            with_main_signals(ranking, batch.k, boost, fusion_boost, self.retriever.source)
+            for ranking, boost, fusion_boost in zip(rankings, boosts, fusion, strict=True)
         ]
 
     def _search_tree(self, batch: SearchBatch, boosts: Sequence[Boost], k: int) -> list[Ranking]:
@@ -123,10 +123,10 @@ class GenerativeSearch:
         prompts = batch.render()
         token_ids = [prompt.token_ids for prompt in prompts]
         trie = self.index.trie
-        size = BatchSize(
+        dimensions = BatchDimensions(
             batch.strategy, batch.k, len(prompts), max(map(len, token_ids)), trie.max_length, self.backend.token_bytes
         )
-        node_budget = size.node_budget(self.settings)
+        node_budget = dimensions.node_budget(self.settings)
         search_request = self._search_request(batch, boosts, k)
         tree = self.backend.open(token_ids, deadline=batch.deadline)
         if batch.strategy == "beam":
@@ -141,15 +141,15 @@ class GenerativeSearch:
 
     def _search_request(self, batch: SearchBatch, boosts: Sequence[Boost], k: int) -> SearchRequest:
         """The search in terms of index rows, with the prior of all items that it may score."""
-        rows = [self.index.to_row_subset(own) for own in batch.considered]
+        rows = [self.index.to_row_subset(subset) for subset in batch.considered]
         penalty = None
         if self.settings.prior and shows_candidates(batch.renderer):
-            prompts = [batch.renderer.render(_EMPTY, "", own.to_indices()).token_ids for own in batch.considered]
+            prompts = [batch.renderer.render(_EMPTY, "", subset.to_indices()).token_ids for subset in batch.considered]
             weight, deadline = -self.settings.prior, batch.deadline
             priors = self.prior_store.candidate_boosts(
                 prompts, batch.considered, self.settings.score, weight=weight, deadline=deadline
             )
-            boosts = [boost.add(own) for boost, own in zip(boosts, priors, strict=True)]
+            boosts = [boost.add(prior_boost) for boost, prior_boost in zip(boosts, priors, strict=True)]
         elif batch.prior is not None:
             batch.prior.fill(None if batch.strategy == "beam" else _all_rows(rows), deadline=batch.deadline)
             penalty = batch.prior.penalty(self.settings.prior)

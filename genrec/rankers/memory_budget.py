@@ -9,8 +9,8 @@ NODES_PER_PASS = 512  # nodes per prompt that one forward pass of exhaustive sco
 
 
 @dataclass(frozen=True)
-class BatchSize:
-    """What the memory of a batch depends on.
+class BatchDimensions:
+    """The numbers from which the memory of a batch is estimated.
 
     The estimate counts tokens as a token tree holds them: every prompt, and the nodes grown for it, is as long as the
     longest of the batch. A beam holds its width, or k, of the longest identifiers; exhaustive scoring holds one pass.

@@ -118,11 +118,11 @@ class PriorStore:
         """
         size = len(self._index.trie)
         tree = self.backend.open(prompts, deadline=deadline)
-        rows = [self._index.to_row_subset(own) for own in candidates]
+        rows = [self._index.to_row_subset(subset) for subset in candidates]
         rankings = exhaustive_search(tree, self._index.trie, SearchRequest(rows, size, score))
         return [
-            Boost(own.to_indices(), weight * scores_in_order(ranking, own.to_indices(), size))
-            for ranking, own in zip(rankings, candidates, strict=True)
+            Boost(subset.to_indices(), weight * scores_in_order(ranking, subset.to_indices(), size))
+            for ranking, subset in zip(rankings, candidates, strict=True)
         ]
 
     def _key(self, prompts: Sequence[IntArray]) -> str:

@@ -70,11 +70,11 @@ def fusion_boosts(
     """
     boosts = [Boost.from_pairs([])] * len(item_indices)
     plain = _without_boosts(requests)
-    able = [number for number, request in enumerate(plain) if retriever.can_rank(request)]
-    ranked = [plain[number] for number in able]
+    rankable = [number for number, request in enumerate(plain) if retriever.can_rank(request)]
+    ranked = [plain[number] for number in rankable]
     top = retriever.rank(ranked, n_candidates, deadline=deadline)
-    scored = retriever.score(ranked, [item_indices[number] for number in able], deadline=deadline)
-    for number, best, scores in zip(able, top, scored, strict=True):
+    scored = retriever.score(ranked, [item_indices[number] for number in rankable], deadline=deadline)
+    for number, best, scores in zip(rankable, top, scored, strict=True):
         spread = float(best.scores.std()) if len(best.scores) else 0.0
         if spread > 0:
             known = np.where(np.isfinite(scores), scores, best.scores[-1])
@@ -100,7 +100,7 @@ def with_main_signals(ranking: Ranking, k: int, boost: Boost, fusion_boost: Boos
     by_retriever = np.zeros(len(items), dtype=np.bool_)
     if len(fusion_boost):
         by_retriever = retrieved - retrieved.mean() > generated - generated.mean()
-    signals = tuple(retriever if own else _LLM_SIGNAL for own in by_retriever[:k])
+    signals = tuple(retriever if is_retriever else _LLM_SIGNAL for is_retriever in by_retriever[:k])
     return replace(ranking, item_indices=items[:k], scores=ranking.scores[:k], main_signals=signals)
 
 

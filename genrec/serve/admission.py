@@ -15,9 +15,9 @@ from genrec.serve.auth import ApiKeys, TokenBucket
 from genrec.serve.errors import ApiError
 from genrec.serve.telemetry import Metrics
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _LOGGER = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class AdmissionMiddleware:
         pending = [{"type": "http.request", "body": body, "more_body": False}]
         disconnected, handling = asyncio.ensure_future(receive()), asyncio.current_task()
 
-        async def replay() -> Message:
+        async def replay() -> AsgiMessage:
             return pending.pop() if pending else await asyncio.shield(disconnected)
 
         def cancel(_: object) -> None:
@@ -215,7 +215,7 @@ class _TrackedSend:
     def __init__(self, send: Send) -> None:
         self._send, self.status, self.is_complete = send, 0, False
 
-    async def __call__(self, message: Message) -> None:
+    async def __call__(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}

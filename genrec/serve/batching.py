@@ -13,21 +13,21 @@ from typing import Generic, TypeVar
 
 from genrec.errors import EngineError, QueueFullError, check_count
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
 
 _OVERLOAD_QUEUES = 2  # full batches in a row that add up to this many full queues are a sustained overload
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class _QueuedRequest(Generic[Request, Response]):
-    request: Request
+class _QueuedRequest(Generic[_Request, _Response]):
+    request: _Request
     key: Hashable
-    future: "Future[Response]" = field(default_factory=Future)
+    future: "Future[_Response]" = field(default_factory=Future)
 
 
-class DynamicBatcher(Generic[Request, Response]):
+class DynamicBatcher(Generic[_Request, _Response]):
     """Batches the requests of many threads for a function that processes U requests faster than one by one.
 
     A batch starts with the oldest request and adds queued requests with the same key, in order of arrival. It never
@@ -47,7 +47,7 @@ class DynamicBatcher(Generic[Request, Response]):
 
     def __init__(
         self,
-        process: Callable[[Hashable, Sequence[Request]], Sequence[Response]],
+        process: Callable[[Hashable, Sequence[_Request]], Sequence[_Response]],
         *,
         max_queue: int,
         max_batch_size: int,
@@ -55,14 +55,14 @@ class DynamicBatcher(Generic[Request, Response]):
         for name, value in (("max_queue", max_queue), ("max_batch_size", max_batch_size)):
             check_count(name, value)
         self._process, self._max_queue, self._max_batch_size = process, max_queue, max_batch_size
-        self._queue: deque[_QueuedRequest[Request, Response]] = deque()
+        self._queue: deque[_QueuedRequest[_Request, _Response]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._full_batch_streak = 0  # consecutive full batches
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> "DynamicBatcher[Request, Response]":
+    def __enter__(self) -> "DynamicBatcher[_Request, _Response]":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -79,7 +79,7 @@ class DynamicBatcher(Generic[Request, Response]):
         with self._changed:
             return not self._can_accept()
 
-    def submit(self, request: Request, key: Hashable = None) -> "Future[Response]":
+    def submit(self, request: _Request, key: Hashable = None) -> "Future[_Response]":
         """Queue a request. Cancelling the future removes it from the queue, unless it is already in process.
 
         Args:
@@ -90,7 +90,7 @@ class DynamicBatcher(Generic[Request, Response]):
             QueueFullError: the queue is full.
             EngineError: the batcher is closed.
         """
-        queued = _QueuedRequest[Request, Response](request, key)
+        queued = _QueuedRequest[_Request, _Response](request, key)
         with self._changed:
             if self._closed:
                 raise EngineError("the request queue has been shut down; send the request to another server")
@@ -126,12 +126,12 @@ class DynamicBatcher(Generic[Request, Response]):
             if running:
                 self._process_batch(running)
 
-    def _next_batch(self) -> list[_QueuedRequest[Request, Response]]:
+    def _next_batch(self) -> list[_QueuedRequest[_Request, _Response]]:
         """Wait for the next batch; empty once the batcher is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
-            batch: list[_QueuedRequest[Request, Response]] = []
-            others: deque[_QueuedRequest[Request, Response]] = deque()
+            batch: list[_QueuedRequest[_Request, _Response]] = []
+            others: deque[_QueuedRequest[_Request, _Response]] = deque()
             for queued in self._queue:
                 fits = queued.key == self._queue[0].key and len(batch) < self._max_batch_size
                 (batch if fits else others).append(queued)
@@ -139,7 +139,7 @@ class DynamicBatcher(Generic[Request, Response]):
             self._full_batch_streak = self._full_batch_streak + 1 if len(batch) == self._max_batch_size else 0
             return batch
 
-    def _process_batch(self, batch: Sequence[_QueuedRequest[Request, Response]]) -> None:
+    def _process_batch(self, batch: Sequence[_QueuedRequest[_Request, _Response]]) -> None:
         try:
             results = self._process(batch[0].key, [queued.request for queued in batch])
             pairs = list(zip(batch, results, strict=True))

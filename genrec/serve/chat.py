@@ -16,8 +16,8 @@ from typing import Any
 
 from genrec.chat.advisor import Advisor, TurnEvent
 from genrec.chat.conversation import Conversation, Turn
+from genrec.chat.plain_replies import format_list
 from genrec.chat.preferences import Preferences
-from genrec.chat.replies import format_list
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
@@ -76,26 +76,26 @@ class ChatService:
             InputError: a preference is invalid, or there is no user message.
         """
         builder = _CompletionBuilder(self._service.metrics, body, int(self._now()))
-        async with aclosing(self._run_turn(body)) as parts:
-            async for part in parts:
-                builder.add(part)
+        async with aclosing(self._run_turn(body)) as events:
+            async for event in events:
+                builder.add(event)
         return builder.completion
 
     async def stream(self, body: ChatBody) -> AsyncIterator[bytes]:
         """The completion as server-sent events; waits for the first one, and until then raises as `complete` does."""
-        parts = self._run_turn(body)
-        first = await anext(parts)
-        return self._events(body, first, parts)
+        events = self._run_turn(body)
+        first = await anext(events)
+        return self._events(body, first, events)
 
     async def _events(
-        self, body: ChatBody, first: _WorkerEvent, parts: AsyncGenerator[_WorkerEvent, None]
+        self, body: ChatBody, first: _WorkerEvent, events: AsyncGenerator[_WorkerEvent, None]
     ) -> AsyncIterator[bytes]:
         builder = _CompletionBuilder(self._service.metrics, body, int(self._now()))
         try:
-            async with aclosing(parts):
+            async with aclosing(events):
                 yield _sse_event(builder.add(first))
-                async for part in parts:
-                    yield _sse_event(builder.add(part))
+                async for event in events:
+                    yield _sse_event(builder.add(event))
         except Exception:
             _LOGGER.exception("reply aborted")
             for chunk in builder.abort():
@@ -160,16 +160,16 @@ class ChatService:
         recommender = context.recommender
         advisor = self._service.advisor(recommender, extension.k or _DEFAULT_K)
 
-        def show(part: TurnEvent) -> None:
-            match part:
+        def show(event: TurnEvent) -> None:
+            match event:
                 case Preferences():
-                    emit(_ExtensionEvent(_preferences_payload(part, advisor)))
+                    emit(_ExtensionEvent(_preferences_payload(event, advisor)))
                 case RecommendationList():
-                    response = self._service.list_responses([part], recommender)[0]
+                    response = self._service.list_responses([event], recommender)[0]
                     shown = {name: response[name] for name in ("items", "notices", "notice_details")}
-                    emit(_ExtensionEvent(shown, part))
+                    emit(_ExtensionEvent(shown, event))
                 case str():
-                    emit(part)
+                    emit(event)
 
         earlier = [(message.role, message.text) for message in body.messages]
         text = earlier.pop()[1] if earlier and earlier[-1][0] == "user" else None

@@ -47,7 +47,7 @@ def add_error_handlers(app: FastAPI) -> None:
 def _validation_error(detail: dict[str, Any]) -> ApiError:
     """The first validation error, with field names of the request and no internal names."""
     # `loc` also has names of union members and validators, which are no identifiers.
-    names = [str(part) for part in detail["loc"][1:] if isinstance(part, int) or str(part).isidentifier()]
+    names = [str(name) for name in detail["loc"][1:] if isinstance(name, int) or str(name).isidentifier()]
     field = ".".join(names)
     if detail["type"] == "json_invalid":
         return ApiError(400, f"the body is not valid JSON at character {detail['loc'][-1]}", "invalid_request")

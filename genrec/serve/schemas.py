@@ -93,7 +93,7 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-class RecommendOptions(Body):
+class ListOptions(Body):
     """Options of a list; see `Recommender.recommend`."""
 
     k: Annotated[StrictInt, Field(ge=1, le=_MAX_K, description="List length."), _IntegralFloat] = 10
@@ -113,10 +113,10 @@ class RecommendOptions(Body):
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `Recommender.recommend`."""
-        return {name: getattr(self, name) for name in RecommendOptions.model_fields if name != "k"}
+        return {name: getattr(self, name) for name in ListOptions.model_fields if name != "k"}
 
 
-class RecommendBody(RecommendOptions):
+class RecommendBody(ListOptions):
     """A list for a user id, a history, a description, any combination of these, or none."""
 
     user_id: Id | None = None
@@ -132,7 +132,7 @@ class SearchBody(RecommendBody):
     words: Annotated[QueryText, Field(description="The search query.")]
 
 
-class RelatedBody(RecommendOptions):
+class RelatedBody(ListOptions):
     """A list of items related to one item."""
 
     item_id: Id
@@ -262,7 +262,9 @@ class PreferencesBody(Body):
     @classmethod
     def from_preferences(cls, preferences: Preferences) -> "PreferencesBody":
         """Preferences as a body, without validation."""
-        limits = [LimitBody.model_construct(about=one.key, where=one.where) for one in preferences.filters]
+        limits = [
+            LimitBody.model_construct(about=condition.key, where=condition.where) for condition in preferences.filters
+        ]
         return cls.model_construct(
             liked=list(preferences.liked),
             disliked=list(preferences.disliked),

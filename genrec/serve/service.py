@@ -225,7 +225,7 @@ class Service:
             key = (pending.context.recommender, pending.context.excluded_item_ids, pending.deadline <= now)
             groups.setdefault(key, []).append(position)
         responses: dict[int, RecommendResponse] = {}
-        for (recommender, excluded_item_ids, _late), positions in groups.items():
+        for (recommender, excluded_item_ids, _is_late), positions in groups.items():
             options: dict[str, Any] = batch[0].body.options
             earliest = min(batch[position].deadline for position in positions)
             options["deadline"] = max(_MIN_DEADLINE, earliest - self.clock())

@@ -1,5 +1,8 @@
 """The logits processor that applies catalog constraints inside vLLM.
 
+The masks themselves are computed in `genrec.vllm_plugin.logits_masks` (on the host, first runner) and
+`genrec.vllm_plugin.tensor_constraint` (on the device, second runner).
+
 vLLM finds it by its entry point and makes it once per engine, for either of its model runners: the first (V1) passes
 batches on the host, the second (V2, on GPUs from vLLM 0.31) passes slots on the device. A request opts in with flat
 keys in `SamplingParams.extra_args` (over HTTP: `vllm_xargs`); requests without them are not changed:
@@ -30,7 +33,7 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from genrec.errors import GenrecError, InputError
-from genrec.vllm_plugin.constrained_requests import BatchRequests, SlotRequests, is_constrained
+from genrec.vllm_plugin.logits_masks import BatchRequests, SlotRequests, is_constrained
 from genrec.vllm_plugin.registry import CATALOGS_ENV, CatalogRegistry
 from genrec.vllm_plugin.request_validation import reject_conflicting_params, reject_insufficient_tokens
 from genrec.vllm_plugin.tensor_constraint import check_listed_rows

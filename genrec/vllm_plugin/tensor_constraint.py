@@ -24,7 +24,7 @@ MAX_LISTED_ROWS = 1 << 14
 class _SlotAllowed(TensorAllowedBatch):
     """The allowed rows of the slots of an engine: their subsets without the rows generated so far.
 
-    The width of both tables is what the active slots need, rounded up to a power of two. Every row is rising, padded
+    The width of both tables is what the active slots need, rounded up to a power of two. Every row is ascending, padded
     with the universe.
     """
 
@@ -129,7 +129,7 @@ class TensorConstraint:
             tokens: int64 [R].
             has_new_token: bool [R], the slots that have generated a token; the others stay as they are.
         """
-        phase, prefix, form, left = (
+        phase, prefix, form, remaining = (
             table[slots] for table in (self._phase, self._prefix, self._form, self._remaining_items)
         )
         closed = self._trie.advance(prefix, torch.full_like(tokens, self._end_id))
@@ -137,22 +137,22 @@ class TensorConstraint:
         named, free = phase == _IN_IDENTIFIER, phase == _IN_FREE_TEXT
         row = self._trie.first_rows(closed)
         allowed = self._allowed_batch.count(slots, row[:, None], row[:, None] + 1)[:, 0] > 0
-        closes = named & (tokens == self._closing_tokens(form, left)) & (closed != self._trie.dead_state) & allowed
+        closes = named & (tokens == self._closing_tokens(form, remaining)) & (closed != self._trie.dead_state) & allowed
         inside = named & ~closes & (deeper != self._trie.dead_state)
         known = (tokens >= 0) & (tokens < len(self._free_text)) & (tokens != self._end_id)
-        place = tokens.clamp(0, len(self._free_text) - 1)
+        token_index = tokens.clamp(0, len(self._free_text) - 1)
         opens, plain = (
-            free & known & self._opens_link[place],
-            free & known & self._free_text[place] & ~self._opens_link[place],
+            free & known & self._opens_link[token_index],
+            free & known & self._free_text[token_index] & ~self._opens_link[token_index],
         )
         lists = closes & (form == _LIST)
         after = torch.full_like(phase, _ENDED)
-        after = torch.where(inside | opens | (lists & (left > 1)), _IN_IDENTIFIER, after)
+        after = torch.where(inside | opens | (lists & (remaining > 1)), _IN_IDENTIFIER, after)
         after = torch.where(plain | (closes & (form == _TEXT)), _IN_FREE_TEXT, after)
         has_new_token = has_new_token & (phase != _INACTIVE)
         self._phase[slots] = torch.where(has_new_token, after, phase)
         self._prefix[slots] = torch.where(has_new_token, torch.where(inside, deeper, 0), prefix)
-        self._remaining_items[slots] = left - (has_new_token & lists).long()
+        self._remaining_items[slots] = remaining - (has_new_token & lists).long()
         self._allowed_batch.exclude_rows(slots, row, has_new_token & lists)
 
     def mask(self, logits: torch.Tensor, slots: torch.Tensor, out_of_sync: torch.Tensor) -> torch.Tensor:

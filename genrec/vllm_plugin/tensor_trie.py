@@ -174,8 +174,8 @@ def _row_ends(trie: TokenTrie) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     high = np.repeat(np.arange(1, len(trie) + 1), trie.tails)
     order = np.argsort(-trie.depths, kind="stable")
     parents = trie.parents
-    bounds = np.searchsorted(-trie.depths[order], -np.arange(int(trie.depths.max()) + 1), side="left")
-    for depth in range(len(bounds) - 1, 0, -1):
-        positions = order[bounds[depth] : bounds[depth - 1]]
+    depth_starts = np.searchsorted(-trie.depths[order], -np.arange(int(trie.depths.max()) + 1), side="left")
+    for depth in range(len(depth_starts) - 1, 0, -1):
+        positions = order[depth_starts[depth] : depth_starts[depth - 1]]
         np.maximum.at(high, parents[positions], high[positions])
     return high

@@ -13,8 +13,8 @@ from genrec.backends.base import Backend
 from genrec.chat.conversation import Conversation, TurnContext
 from genrec.chat.item_facts import build_item_facts
 from genrec.chat.item_links import ItemLink, extract_item_ids, format_item_link, split_item_links
-from genrec.chat.model_replies import ModelReplyGenerator
 from genrec.chat.preferences import Preferences
+from genrec.chat.replies import ModelReplyGenerator
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
 from genrec.decoding.constraints import CatalogGrammar

@@ -96,7 +96,8 @@ class TestExitCodes:
             assert process.stderr is not None
             process.stdout.read(1)
             process.stdout.close()
-            assert process.stderr.read() == ""
+            progress = {"Reading many.csv", "Loading models"}  # on a busy machine, after two seconds
+            assert set(process.stderr.read().splitlines()) <= progress
         assert process.returncode in (0, 1)  # Python does not always notice
 
 

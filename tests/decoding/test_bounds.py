@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from genrec.decoding.bounds import PriorPenalty, ScoreBound, prefix_sums, renormalize_over_children, renormalize_runs
+from genrec.decoding.bounds import ScoreBound, prefix_sums, renormalize_over_children, renormalize_runs
+from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.errors import InputError
 from genrec.index.trie import TokenTrie
 from genrec.types import FloatArray

@@ -12,7 +12,7 @@ import pytest
 from brute import path_score
 
 from genrec.data.subset import Boost, Mask, Subset
-from genrec.decoding.bounds import PriorPenalty
+from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.decoding.search import beam_search, exhaustive_search
 from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.decoding.tree_scoring import score_tries

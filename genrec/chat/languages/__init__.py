@@ -1,1 +1,1 @@
-"""Language-specific rules: price phrases and inflection."""
+"""English rules for the parsers: price, exclusion and feedback phrases, stop words and inflection."""

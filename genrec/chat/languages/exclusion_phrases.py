@@ -50,7 +50,7 @@ class Exclusion:
     """The words that a clause excludes, and the text before and after the exclusion."""
 
     words: Sequence[str]
-    rest: str
+    remaining_text: str
 
 
 def find_exclusion(clause: str) -> Exclusion | None:

@@ -101,7 +101,7 @@ def parse_price_bounds(text: str) -> list[PriceBound]:
         inverted = negated and not match.groupdict().get("budget")
         is_upper = (match["over"] is None) != inverted
         found.append((match.start(), PriceBound("<=" if is_upper else ">=", _matched_price(match, "price"))))
-    return [bound for _, bound in sorted(found, key=lambda own: own[0])]
+    return [bound for _, bound in sorted(found, key=lambda pair: pair[0])]
 
 
 def parse_relative_bound(text: str) -> ComparisonOperator | None:

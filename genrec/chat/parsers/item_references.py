@@ -69,7 +69,7 @@ def is_item_reference(text: str, shown: Sequence[Recommendation]) -> bool:
 
 def only_refers_to_items(text: str, shown: Sequence[Recommendation]) -> bool:
     """Whether a text in lower case only refers to items, one or more, and says nothing about them."""
-    return all(is_item_reference(part, shown) for part in _CONJUNCTION.split(text))
+    return all(is_item_reference(piece, shown) for piece in _CONJUNCTION.split(text))
 
 
 def _title_reference_spans(words: Sequence[str], shown: Sequence[Recommendation]) -> Iterator[tuple[int, int, int]]:
@@ -77,9 +77,9 @@ def _title_reference_spans(words: Sequence[str], shown: Sequence[Recommendation]
     titles = [normalize_words(item.title).split() for item in shown]
     vocabularies = [frozenset(title) for title in titles]
     for start in (index for index, word in enumerate(words) if word in _DETERMINERS):
-        for position, (title, own) in enumerate(zip(titles, vocabularies, strict=True)):
+        for position, (title, vocabulary) in enumerate(zip(titles, vocabularies, strict=True)):
             end = start + 1
-            while end < len(words) and words[end] in own and end - start <= len(title):
+            while end < len(words) and words[end] in vocabulary and end - start <= len(title):
                 end += 1
             # Shorten the match until it ends in a word that identifies the title.
             while end > start + 1:

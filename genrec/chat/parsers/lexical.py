@@ -45,7 +45,7 @@ from genrec.data.column_types import describe_type
 from genrec.errors import InputError
 from genrec.types import ItemId, Recommendation
 
-_Parsed = tuple[Preferences, str]  # the preferences after a clause, and the text that is left to parse
+_Parsed = tuple[Preferences, str]  # the preferences after a clause, and its text that no rule has parsed yet
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class LexicalParser:
 
     def __call__(self, message: str, conversation: Conversation) -> Preferences:
         """The preferences after a message; see `genrec.chat.advisor.PreferenceParser`."""
-        preferences, rest = self.parse(message, conversation)
-        return preferences.with_words(", ".join(rest)) if rest else preferences
+        preferences, unparsed_clauses = self.parse(message, conversation)
+        return preferences.with_words(", ".join(unparsed_clauses)) if unparsed_clauses else preferences
 
     def parse(self, message: str, conversation: Conversation) -> tuple[Preferences, list[str]]:
         """Parse a message.
@@ -88,7 +88,7 @@ class LexicalParser:
             The preferences of the conversation with those that the rules recognise, and the clauses, or parts of
             clauses, that they do not recognise, in order.
         """
-        preferences, rest, shown = conversation.preferences, [], conversation.shown
+        preferences, unparsed_clauses, shown = conversation.preferences, [], conversation.shown
         clauses, remaining = split_clauses(message, shown)
         texts = [lowercase(clause) for clause in clauses]
         references = [[] if find_price_ranges(text) else find_item_references(text, shown) for text in texts]
@@ -98,20 +98,20 @@ class LexicalParser:
         ]
         for clause, text in zip(clauses, texts, strict=True):
             context = ClauseContext(strip_availability_question(text), shown, mentioned, excepted)
-            preferences, left = self._parse_whole_clause(context, preferences)
-            rest += [clause] if left is None else [left] if left else []
-        return preferences, [*rest, *remaining]
+            preferences, unparsed = self._parse_whole_clause(context, preferences)
+            unparsed_clauses += [clause] if unparsed is None else [unparsed] if unparsed else []
+        return preferences, [*unparsed_clauses, *remaining]
 
     def _parse_whole_clause(self, clause: ClauseContext, preferences: Preferences) -> tuple[Preferences, str | None]:
         """The preferences after a clause, and what is left of it to search for; None for all of it."""
-        left: str | None = None
+        unparsed: str | None = None
         while (
-            parsed := self._parse_clause(clause if left is None else replace(clause, text=left), preferences)
+            parsed := self._parse_clause(clause if unparsed is None else replace(clause, text=unparsed), preferences)
         ) is not None:
-            preferences, left = parsed
-            if not has_content(left):
+            preferences, unparsed = parsed
+            if not has_content(unparsed):
                 return preferences, ""
-        return preferences, left
+        return preferences, unparsed
 
     def _parse_clause(self, clause: ClauseContext, preferences: Preferences) -> _Parsed | None:
         """Apply the first rule that recognises a clause; None if no rule does."""
@@ -147,10 +147,10 @@ class LexicalParser:
             return None
         for bound in bounds:
             preferences = preferences.with_price_bound(self.price_column, bound)
-        left = strip_price_phrases(text)
+        unparsed = strip_price_phrases(text)
         # "The fourth is too expensive" says nothing else about the fourth.
-        is_consumed = not is_positive(left) and find_item_references(left, clause.shown)
-        return preferences, "" if is_consumed else left
+        is_consumed = not is_positive(unparsed) and find_item_references(unparsed, clause.shown)
+        return preferences, "" if is_consumed else unparsed
 
     def _parse_list_judgement(self, clause: ClauseContext, preferences: Preferences) -> _Parsed | None:
         """Parse a judgement of the whole list: "I like them all except the third"."""
@@ -181,7 +181,7 @@ class LexicalParser:
             return None
         for word in exclusion.words:
             preferences = preferences.with_filter(exclude_word(word))
-        return preferences, exclusion.rest
+        return preferences, exclusion.remaining_text
 
     def _relative_price_bounds(self, clause: ClauseContext) -> list[PriceBound]:
         """The bound of a comparison such as "cheaper", with the median price of the items that it refers to."""
@@ -197,7 +197,7 @@ class LexicalParser:
         if not found and (only_refers_to_items(text, shown) or is_judgement(text)):
             found = find_title_references(text, shown)
             if not found and is_judgement(text):
-                return [self.catalog.item_ids[item] for item in self._title_lookup.find_items(text)]
+                return [self.catalog.item_ids[item_index] for item_index in self._title_lookup.find_items(text)]
         return _ids_of(found)
 
     def _price_of(self, item_id: ItemId) -> float | None:

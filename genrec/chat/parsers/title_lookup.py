@@ -28,15 +28,15 @@ class TitleLookup:
     def find_items(self, text: str) -> list[int]:
         """Find the titles that a text contains, preferring longer ones; item indices in the order of the text."""
         words = normalize_words(text).split()
-        found: dict[int, int] = {}
+        found: dict[int, int] = {}  # position of the first word to item index
         taken = bytearray(len(words))
         for size in range(min(len(words), _MAX_TITLE_WORDS), 0, -1):
             for start in range(len(words) - size + 1):
                 if (
                     not any(taken[start : start + size])
-                    and (item := self._find_title(words[start : start + size])) >= 0
+                    and (item_index := self._find_title(words[start : start + size])) >= 0
                 ):
-                    found[start] = item
+                    found[start] = item_index
                     taken[start : start + size] = b"\1" * size
         return [found[start] for start in sorted(found)]
 
@@ -46,9 +46,9 @@ class TitleLookup:
             return -1
         position = int(np.searchsorted(self._sorted_hashes, hash(name)))
         while position < len(self._sorted_hashes) and self._sorted_hashes[position] == hash(name):
-            item = int(self._sorted_item_indices[position])
-            if _title_key(self._catalog[item].title) == name:
-                return item
+            item_index = int(self._sorted_item_indices[position])
+            if _title_key(self._catalog[item_index].title) == name:
+                return item_index
             position += 1
         return -1
 

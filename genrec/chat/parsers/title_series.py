@@ -17,7 +17,7 @@ def common_title_prefix(titles: Sequence[str]) -> str:
     size = max((shared_prefix_length(first, lowercase(title).split()) for title in titles[1:]), default=0)
     ends = [match.end() for match in re.finditer(r"\S+", titles[0])]
     prefixes = (titles[0][:end] for end in reversed(ends[:size]))
-    prefix = next((own for own in prefixes if len(repr(own)) <= _MAX_PHRASE_LENGTH), "")
+    prefix = next((candidate for candidate in prefixes if len(repr(candidate)) <= _MAX_PHRASE_LENGTH), "")
     return "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in prefix).strip()
 
 

@@ -38,15 +38,15 @@ def _min_of(values):
 @_jit
 def pack_keys(tokens, offsets, rows, depth, count, bits, end):
     keys = np.zeros(len(rows), dtype=np.uint64)
-    for place in range(len(rows)):
-        row = rows[place]
+    for position in range(len(rows)):
+        row = rows[position]
         begin, stop = offsets[row] + depth, offsets[row + 1]
         key = np.uint64(0)
         for step in range(count):
             key = key << np.uint64(bits)
             if begin + step < stop:
                 key |= np.uint64(tokens[begin + step]) + np.uint64(end)
-        keys[place] = key
+        keys[position] = key
     return keys
 
 
@@ -59,7 +59,7 @@ def _row_range(offsets, length, row):
 
 
 @_jit
-def front_code(tokens, offsets, order, shared, tails, own):
+def front_code(tokens, offsets, order, shared, tails, stored):
     longest, shortest = 0, offsets[-1]
     for row in range(len(order)):
         size = offsets[row + 1] - offsets[row]
@@ -77,19 +77,19 @@ def front_code(tokens, offsets, order, shared, tails, own):
             _copy(tokens, source, stop, buffer, read)
             read += stop - source
         begin = 0
-        for place in range(chunk, last):
-            source, stop = _row_range(offsets, length, order[place])
+        for position in range(chunk, last):
+            source, stop = _row_range(offsets, length, order[position])
             size, same = stop - source, 0
             here = buffer[begin : begin + size]
             limit = min(end, size)
             while same < limit and before[same] == here[same]:
                 same += 1
-            if place and same == limit:
-                return -place
-            shared[place] = same
-            tails[place] = size - same
+            if position and same == limit:
+                return -position
+            shared[position] = same
+            tails[position] = size - same
             _copy(here, same, size, before, same)
-            _copy(here, same, size, own, filled)
+            _copy(here, same, size, stored, filled)
             filled += size - same
             begin += size
             end = size
@@ -109,10 +109,10 @@ def _bisect(values, begin, stop, wanted):
 
 @_jit
 def _find_wide(wide_low, wide_high, low, high):
-    place = _bisect(wide_low, 0, len(wide_low), low)
-    while wide_high[place] != high:
-        place += 1
-    return place
+    position = _bisect(wide_low, 0, len(wide_low), low)
+    while wide_high[position] != high:
+        position += 1
+    return position
 
 
 @_jit
@@ -126,8 +126,8 @@ def _row_start(tails, starts, row):
 @_jit
 def row_starts(tails, starts, rows):
     found = np.empty(len(rows), dtype=np.int64)
-    for place in range(len(rows)):
-        found[place] = _row_start(tails, starts, rows[place])
+    for position in range(len(rows)):
+        found[position] = _row_start(tails, starts, rows[position])
     return found
 
 
@@ -139,8 +139,8 @@ def tokens_of_rows(
 ):  # fmt: skip
     flat = np.empty(stops[-1], dtype=tokens.dtype)
     above = np.empty(len(wide_low) + 1, dtype=np.int64)
-    for place in range(len(rows)):
-        row = rows[place]
+    for position in range(len(rows)):
+        row = rows[position]
         # The wide nodes above the row. All rows between a wide node's first row and the child that contains this row
         # share more tokens than are still missing there, so the walk back skips them.
         low, high, skips = 0, len(shared), 0
@@ -151,7 +151,7 @@ def tokens_of_rows(
             begin, stop = wide_first[node], wide_first[node + 1]
             child = _bisect(wide_child, begin, stop, row + 1) - 1
             low, high = np.int64(wide_child[child]), np.int64(wide_child[child + 1]) if child + 1 < stop else high
-        into = stops[place] - np.int64(shared[row]) - np.int64(tails[row])
+        into = stops[position] - np.int64(shared[row]) - np.int64(tails[row])
         size, source = np.int64(shared[row]) + np.int64(tails[row]), row
         while size > 0:
             begin = np.int64(shared[source])
@@ -199,11 +199,11 @@ def expand_nodes(
             depth = np.int64(shared[begin]) + np.int64(tails[begin])
             children = 1 if len(max_depths) and max_depths[node] < depth else 0
         elif stop - begin > limit:
-            place = _find_wide(wide_low, wide_high, begin, stop)
-            depth = wide_depth[place]
+            position = _find_wide(wide_low, wide_high, begin, stop)
+            depth = wide_depth[position]
             if not len(max_depths) or max_depths[node] >= depth:
-                known[node] = place
-                children = wide_first[place + 1] - wide_first[place]
+                known[node] = position
+                children = wide_first[position + 1] - wide_first[position]
         else:
             inner = shared[begin + 1 : stop]
             least = _min_of(inner)
@@ -231,13 +231,13 @@ def expand_nodes(
             first[into] = tokens[start + depth - np.int64(shared[begin])]
             last = stop if size > 1 else begin + 1
             inner, before = shared[begin + 1 : last], tails[begin : last - 1]
-            place = into + 1
+            position = into + 1
             # Every row is written and overwritten by the next one if it begins no child: a branch would cost more.
             for step in range(len(inner)):
                 start += np.int64(before[step])
-                child_low[place] = begin + 1 + step
-                first[place] = tokens[start]
-                place += inner[step] == depth
+                child_low[position] = begin + 1 + step
+                first[position] = tokens[start]
+                position += inner[step] == depth
     return depths, offsets, child_low[:total], first[:total]
 
 
@@ -245,8 +245,8 @@ def expand_nodes(
 def gather(matrix, tokens, offsets):
     found = np.empty(len(tokens), dtype=matrix.dtype)
     for row in range(len(offsets) - 1):
-        for place in range(offsets[row], offsets[row + 1]):
-            found[place] = matrix[row, tokens[place]]
+        for position in range(offsets[row], offsets[row + 1]):
+            found[position] = matrix[row, tokens[position]]
     return found
 
 
@@ -329,16 +329,18 @@ def filter_children(
             if near < far:
                 near = _bisect(listed, near, far, low[begin])
                 far = _bisect(listed, near, far, end)
-            own = listed[near:far]
-            if len(prefix_counts) and not len(own) and not is_allowlist[prompt]:
+            prompt_listed = listed[near:far]
+            if len(prefix_counts) and not len(prompt_listed) and not is_allowlist[prompt]:
                 kept = _filter_by_mask(low, tokens, begin, stop, end, prefix_counts, out_low, out_high, out_first, kept)
             elif is_allowlist[prompt] or len(prefix_counts):
                 kept = _filter_by_counts(
-                    low, tokens, begin, stop, end, own, prefix_counts, is_allowlist[prompt],
+                    low, tokens, begin, stop, end, prompt_listed, prefix_counts, is_allowlist[prompt],
                     out_low, out_high, out_first, kept,
                 )  # fmt: skip
             else:
-                kept = _filter_by_denylist(low, tokens, begin, stop, end, own, out_low, out_high, out_first, kept)
+                kept = _filter_by_denylist(
+                    low, tokens, begin, stop, end, prompt_listed, out_low, out_high, out_first, kept
+                )
         begin = stop
         offsets[node + 1] = kept
     return out_low[:kept], out_high[:kept], out_first[:kept]
@@ -480,23 +482,23 @@ def _ranks_below(scores, rows, one, other):
 
 
 @_jit
-def _sift_down(scores, rows, heap_size, place):
+def _sift_down(scores, rows, heap_size, position):
     # A binary heap with the lowest-ranked entry at the root.
     while True:
-        last = place
-        for child in (2 * place + 1, 2 * place + 2):
+        last = position
+        for child in (2 * position + 1, 2 * position + 2):
             if child < heap_size and _ranks_below(scores, rows, child, last):
                 last = child
-        if last == place:
+        if last == position:
             return
-        scores[place], scores[last] = scores[last], scores[place]
-        rows[place], rows[last] = rows[last], rows[place]
-        place = last
+        scores[position], scores[last] = scores[last], scores[position]
+        rows[position], rows[last] = rows[last], rows[position]
+        position = last
 
 
 @_jit
 def _heap_push(scores, rows, heap_size, score, row):
-    # Rows are pushed in rising order, so a row that ties with the lowest entry is not added.
+    # Rows are pushed in ascending order, so a row that ties with the lowest entry is not added.
     if heap_size == len(rows):
         if score > scores[0]:
             scores[0], rows[0] = score, row
@@ -504,8 +506,8 @@ def _heap_push(scores, rows, heap_size, score, row):
         return heap_size
     scores[heap_size], rows[heap_size] = score, row
     if heap_size + 1 == len(rows):
-        for place in range(len(rows) // 2, -1, -1):
-            _sift_down(scores, rows, len(rows), place)
+        for position in range(len(rows) // 2, -1, -1):
+            _sift_down(scores, rows, len(rows), position)
     return heap_size + 1
 
 
@@ -537,8 +539,8 @@ def _top_k(approximate, error, vectors, user, is_rankable, prefix_counts, listed
             held = _heap_push(scores, rows, held, exact[0, 0], row)
             compared += 1
     if held < len(rows):
-        for place in range(held // 2, -1, -1):
-            _sift_down(scores, rows, held, place)
+        for position in range(held // 2, -1, -1):
+            _sift_down(scores, rows, held, position)
     for size in range(held - 1, 0, -1):
         scores[0], scores[size] = scores[size], scores[0]
         rows[0], rows[size] = rows[size], rows[0]
@@ -579,7 +581,7 @@ def sum_rows(vectors, rows, offsets, weights, sums):
     sums[:] = 0
     for user in range(len(sums)):
         total = sums[user]
-        for place in range(offsets[user], offsets[user + 1]):
-            vector, weight = vectors[rows[place]], weights[place]
+        for position in range(offsets[user], offsets[user + 1]):
+            vector, weight = vectors[rows[position]], weights[position]
             for step in range(len(total)):
                 total[step] += weight * vector[step]

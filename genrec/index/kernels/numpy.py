@@ -36,7 +36,7 @@ def pack_keys(
 
 
 def front_code(
-    tokens: AnyArray, offsets: IntArray, order: IntArray, shared: AnyArray, tails: AnyArray, own: AnyArray
+    tokens: AnyArray, offsets: IntArray, order: IntArray, shared: AnyArray, tails: AnyArray, stored: AnyArray
 ) -> int:
     """Write how many tokens each row, in `order`, shares with the row before, how many it does not, and the latter.
 
@@ -65,10 +65,10 @@ def front_code(
     for start in range(0, len(order), 65_536):  # a padded matrix of all rows would not fit
         chunk = slice(start, start + 65_536)
         inside = (steps >= same[chunk, None]) & (steps < lengths[chunk, None])
-        places = offsets[order[chunk], None] + steps
-        found = tokens[places[inside]]
-        own[filled : filled + len(found)] = found
-        filled += len(found)
+        positions = offsets[order[chunk], None] + steps
+        kept = tokens[positions[inside]]
+        stored[filled : filled + len(kept)] = kept
+        filled += len(kept)
     return filled
 
 
@@ -116,21 +116,21 @@ def expand_nodes(
     lone = (depths < parting) if len(max_depths) else np.zeros(len(low), dtype=np.bool_)
     wide = (high - low > limit) & ~lone
     narrow = ~wide & ~lone & (high - low > 1)
-    place = _find_wide(wide_low, wide_high, low[wide], high[wide])
+    wide_index = _find_wide(wide_low, wide_high, low[wide], high[wide])
     inner, begins = ragged_ranges(low[narrow] + 1, high[narrow])
-    parts = shared[inner] == np.repeat(depths[narrow], high[narrow] - low[narrow] - 1)
+    begins_child = shared[inner] == np.repeat(depths[narrow], high[narrow] - low[narrow] - 1)
     sizes = lone.astype(np.int64)
-    sizes[wide] = wide_first[place + 1] - wide_first[place]
-    sizes[narrow] = 1 + np.add.reduceat(parts, begins) if inner.size else 1
+    sizes[wide] = wide_first[wide_index + 1] - wide_first[wide_index]
+    sizes[narrow] = 1 + np.add.reduceat(begins_child, begins) if inner.size else 1
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     begin, stop = offsets[:-1], offsets[1:]
     child_low = np.empty(int(offsets[-1]), dtype=np.int32)
     child_low[begin[lone]] = low[lone]
     child_low[ragged_ranges(begin[wide], stop[wide])[0]] = wide_child[
-        ragged_ranges(wide_first[place], wide_first[place + 1])[0]
+        ragged_ranges(wide_first[wide_index], wide_first[wide_index + 1])[0]
     ]
     child_low[begin[narrow]] = low[narrow]
-    child_low[ragged_ranges(begin[narrow] + 1, stop[narrow])[0]] = inner[parts]
+    child_low[ragged_ranges(begin[narrow] + 1, stop[narrow])[0]] = inner[begins_child]
     rows = child_low.astype(np.int64)
     first = tokens[row_starts(tails, starts, rows) + np.repeat(depths, sizes) - shared[rows]]
     return depths, offsets, child_low, first
@@ -148,11 +148,11 @@ def filter_children(
     """The children that contain an allowed row.
 
     Args:
-        offsets: int64 [R + 1]; updated in place.
+        offsets: int64 [R + 1]; updated in wide_index.
         low, tokens: [C], children as from `expand_nodes`.
         node_high: int64 [R], one more than the last row of each node.
         prompt_indices: int64 [R], the prompt of each node.
-        listed: the listed rows of each prompt p, rising, `listed[listed_offsets[p]:listed_offsets[p + 1]]`.
+        listed: the listed rows of each prompt p, ascending, `listed[listed_offsets[p]:listed_offsets[p + 1]]`.
         listed_offsets: int64 [U + 1].
         is_allowlist: bool [U], whether a prompt allows only the listed rows, or all rows but these.
         prefix_counts: [N + 1], running count of the rows that pass the mask, which all prompts share; empty for none.
@@ -162,13 +162,13 @@ def filter_children(
     """
     node = np.repeat(np.arange(len(prompt_indices)), np.diff(offsets))
     bottom, top = low.astype(np.int64), child_row_ends(offsets, low, node_high).astype(np.int64)
-    left = prefix_counts[top].astype(np.int64) - prefix_counts[bottom] if len(prefix_counts) else top - bottom
+    num_allowed = prefix_counts[top].astype(np.int64) - prefix_counts[bottom] if len(prefix_counts) else top - bottom
     for prompt in np.unique(prompt_indices):
-        own = listed[listed_offsets[prompt] : listed_offsets[prompt + 1]]
+        prompt_listed = listed[listed_offsets[prompt] : listed_offsets[prompt + 1]]
         here = prompt_indices[node] == prompt
-        named = np.searchsorted(own, top[here]) - np.searchsorted(own, bottom[here])
-        left[here] = named if is_allowlist[prompt] else left[here] - named
-    alive = left > 0
+        num_listed = np.searchsorted(prompt_listed, top[here]) - np.searchsorted(prompt_listed, bottom[here])
+        num_allowed[here] = num_listed if is_allowlist[prompt] else num_allowed[here] - num_listed
+    alive = num_allowed > 0
     offsets[1:] = np.cumsum(np.bincount(node[alive], minlength=len(prompt_indices)))
     return low[alive], top[alive].astype(np.int32), tokens[alive]
 
@@ -191,7 +191,7 @@ def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray
 
 def inner_products(vectors: AnyArray, users: AnyArray, products: AnyArray) -> None:
     """Write into float32 [U, N] the inner product of each of U users [U, D] and N vectors [N, D]."""
-    # With the N vectors on the left BLAS reads them in place; on the right it would copy all of them in each call.
+    # With the N vectors on the left BLAS reads them in wide_index; on the right it would copy all of them in each call.
     columns = np.ascontiguousarray(users.T)
     for start in range(0, len(vectors), _MULTIPLY_BLOCK):
         products[:, start : start + _MULTIPLY_BLOCK] = (vectors[start : start + _MULTIPLY_BLOCK] @ columns).T
@@ -205,10 +205,10 @@ def sum_rows(vectors: AnyArray, rows: IntArray, offsets: IntArray, weights: AnyA
 
 def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: IntArray) -> IntArray:
     """The indices of wide nodes, which are sorted by `low`, then by `high`."""
-    place = np.searchsorted(wide_low, low)
-    while (other := wide_high[place] != high).any():
-        place[other] += 1
-    return place
+    wide_index = np.searchsorted(wide_low, low)
+    while (other := wide_high[wide_index] != high).any():
+        wide_index[other] += 1
+    return wide_index
 
 
 def _run_sums(values: IntArray, begins: IntArray, sizes: IntArray) -> IntArray:

@@ -167,7 +167,7 @@ class SlotRequests:
         consumed = self._tokens_consumed[slots]
         has_new_token = generated == consumed + 1
         self._tokens_consumed[slots] = consumed = torch.where(has_new_token, generated, consumed)
-        for constraint in {id(one): one for one in active if one is not None}.values():
+        for constraint in {id(each): each for each in active if each is not None}.values():
             constraint.advance(slots, context.input_ids.long(), has_new_token)
             # The state of a row that is still in prefill, or that lost tokens, is out of sync.
             logits = constraint.mask(logits, slots, generated != consumed)
