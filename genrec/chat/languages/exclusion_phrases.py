@@ -47,7 +47,7 @@ _LIST_CONJUNCTION = re.compile(r"\b(?:or|nor)\b")
 
 @dataclass(frozen=True)
 class Exclusion:
-    """The words that a clause excludes, and the text before and after the exclusion."""
+    """The words that a clause excludes, and the text of the clause without the exclusion."""
 
     words: Sequence[str]
     remaining_text: str
