@@ -59,12 +59,8 @@ _SEED = 0  # for the choice of histories over which the prior is averaged
 
 
 class EngineOptions(TypedDict, total=False):
-    """An LLM that does not run on Transformers in this process.
-
-    Attributes:
-        backend: for example a `VllmEngineBackend`; `Settings.model` then names the folder of its tokenizer.
-        prior_backend: the model of `backend` without its adapter, if it has one; see `GenerativeRanker`.
-    """
+    """An LLM `backend` that does not run on Transformers in this process, such as a `VllmEngineBackend`; its tokenizer
+    is in the folder `Settings.model`. `prior_backend` is the model without its adapter, see `GenerativeRanker`."""
 
     backend: Backend | None
     prior_backend: Backend | None

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend_support import SAID, check_texts
+from backend_support import MESSAGES, check_texts
 
 from genrec.backends.base import Backend, GenerationRequest
 from genrec.decoding.grammar import GrammarCompiler
@@ -54,7 +54,7 @@ def test_text_constrained_by_a_grammar_is_a_sentence_of_it(
 ) -> None:
     """Forced tokens are added without the model, and must be the only ones allowed."""
     constraint = grammar.compile_lark(GRAMMAR)
-    prompt = tokenizer.encode_prompt([Message("user", (Span(SAID[0], trusted=False),))])
+    prompt = tokenizer.encode_prompt([Message("user", (Span(MESSAGES[0], trusted=False),))])
     requests = [GenerationRequest(prompt, tokenizer.control_token_ids, 40, 3.0, seed, constraint) for seed in range(8)]
     streamed: dict[int, list[int]] = {}
     texts = smollm2_float32.generate(
