@@ -140,7 +140,7 @@ def parse_sse(lines: Iterator[str]) -> Iterator[Any]:
 def error_of(response: httpx.Response) -> dict[str, Any]:
     """The `error` object of a response; checks its fields."""
     error: dict[str, Any] = response.json()["error"]
-    assert sorted(error) == ["code", "message", "param", "type"]
+    assert sorted(error) == ["code", "message", "param", "reason", "type"]
     return error
 
 

@@ -220,7 +220,7 @@ def test_incompatible_arguments_are_rejected() -> None:
         (
             {"cold_template": unknown_input, "retriever": popularity()},
             InputError,
-            "'cold' asks for 'mood'; a ranker can give",
+            "'cold' has the input 'mood'; a ranker provides only history",
         ),
         (
             {"template": with_candidates, "settings": GenerativeSettings(strategy="beam")},
