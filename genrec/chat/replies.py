@@ -1,5 +1,7 @@
 """Replies written by a language model, which name exactly the recommended items.
 
+The sentence frames are in `genrec.chat.reply_grammar`; replies without a model are in `genrec.chat.plain_replies`.
+
     TurnContext --build_item_facts--> clauses --template--> prompt --Backend.generate--> tokens --ReplyStream--> pieces
 
 A constrained reply follows a grammar: the model chooses the sentence frames and, for each item, one of the clauses that

@@ -1,5 +1,7 @@
 """The prior penalty: what a score subtracts for an item that is likely for any user.
 
+`genrec.decoding.beam` and `genrec.decoding.search` subtract it.
+
 Letters: T tokens of a trie.
 """
 
