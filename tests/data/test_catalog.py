@@ -180,8 +180,8 @@ def test_every_change_changes_the_fingerprint() -> None:
 
 def test_the_fingerprint_is_the_same_in_another_process(catalog: Catalog) -> None:
     """Otherwise a saved index does not fit its own catalog after a restart."""
-    script = "from tests.shop import ITEMS; from genrec import Catalog; print(Catalog.from_items(ITEMS).fingerprint)"
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    script = "from shop import ITEMS; from genrec import Catalog; print(Catalog.from_items(ITEMS).fingerprint)"
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": "tests/support"}
     root = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=root, env=environment, capture_output=True, text=True, check=True

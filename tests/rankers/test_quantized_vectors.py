@@ -187,7 +187,11 @@ def test_ranking_works_without_vector_instructions(setting: dict[str, str]) -> N
     """An instruction that numba may not use ends the process."""
     code = "from test_quantized_vectors import *; "
     code += "ranked(quantized_ranker(drawn(0, N, 40)), RankRequest(np.arange(5), '', EVERYTHING))"
-    environment = {**os.environ, **setting, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {
+        **os.environ,
+        **setting,
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1] / 'support'}",
+    }
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
 
 

@@ -210,7 +210,7 @@ class RankerContract:
 def subjects(contract: str) -> set[str]:
     """The values of `subject` in all subclasses of a contract in the tests."""
     found = set()
-    for path in Path(__file__).parent.rglob("test_*.py"):
+    for path in Path(__file__).parents[1].rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and has_base(node, contract):
                 found |= {

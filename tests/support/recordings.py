@@ -11,7 +11,7 @@ import numpy as np
 
 from genrec import Notice, Recommendation, RecommendationList
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parents[1] / "recorded"
 ANY = "<any>"
 """Recorded in place of values that differ each time: durations, response ids, times, versions."""
 
