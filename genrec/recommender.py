@@ -254,7 +254,8 @@ class Recommender:
             raise InputError(f"{user_id!r} is not a user; pass user ids or History values")
         try:
             if self.interactions is None:
-                raise UnknownUserError(f"user {user_id!r} is unknown: no interactions were loaded; pass a History")
+                problem = f"user {user_id!r} is unknown: no interactions were loaded"
+                raise UnknownUserError(problem, remedy="pass a History")
             codes = self.interactions.codes_of(user_id)
             return _ResolvedUser(
                 user_id, "", self._interaction_indices(self.interactions)[codes], self.interactions.item_ids, codes
