@@ -162,14 +162,14 @@ def test_a_wrong_config_is_rejected_with_its_key(tmp_path: Path) -> None:
         (good.replace("2", "0"), "steps: "),
         (good + 'objective = "luck"\n', "objective: "),
         (good + "others = 0\n", "others is 0; the objective listwise needs at least 1 negative for each target"),
-        ("steps", "no TOML"),
+        ("steps", "not valid TOML"),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             read_config(str(path))
     with pytest.raises(InputError, match="games_cpu"):
         read_config("nothing")
-    with pytest.raises(InputError, match=r"'objective=dpo' is no KEY=VALUE of TOML.*quote text"):
+    with pytest.raises(InputError, match=r"'objective=dpo' is not KEY=VALUE in TOML.*quote text"):
         read_config("games_cpu", ["objective=dpo"])
     assert json.loads(read_config("games_cpu").model_dump_json())["data"] == "games"
 
