@@ -6,6 +6,7 @@ Each part is passed on as soon as it is there, so that the user sees the prefere
 list before the reply is written.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -19,10 +20,13 @@ from genrec.chat.preferences import Label, Preferences
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
+from genrec.notices import Notice
 from genrec.recommender import Recommender
 from genrec.types import History, ItemId, Recommendation, RecommendationList, Role
 
+_LOGGER = logging.getLogger(__name__)
 _MAX_MESSAGE_LENGTH = 1000  # characters of a message that are read
+_NOTICES_OF_A_PART = ("few_allowed", "nothing_allowed")  # they count what one part of a list was allowed
 
 TurnEvent = Preferences | RecommendationList | str
 """A part of a turn: the preferences after the message, the list, or a piece of the reply."""
@@ -207,8 +211,7 @@ class Advisor:
         if shown and (missing := self._k - len(new.items)):
             new_ids = [item.item_id for item in new.items]
             repeated = self._recommend(history, missing, [*excluded, *new_ids], where, deadline, new.seconds)
-            items = (replace(item, rank=rank) for rank, item in enumerate((*new.items, *repeated.items), start=1))
-            return replace(repeated, items=tuple(items), proven=False)
+            return _concat_lists(new, repeated, self._k)
         return new
 
     def _recommend(
@@ -236,10 +239,14 @@ class Advisor:
             The reply, and whether the model failed.
         """
         pieces: list[str] = []
+        listener_failed = False
 
         def emit(piece: str) -> None:
+            nonlocal listener_failed
             pieces.append(piece)
+            listener_failed = True
             on_event(piece)
+            listener_failed = False
 
         if self._reply_generator is None or not context.recommendations.items:
             emit(format_list(context.recommendations))
@@ -247,7 +254,11 @@ class Advisor:
         is_complete = False
         try:
             is_complete = self._reply_generator(context, emit, deadline)
-        except (EngineError, InputError):  # the model failed, or cannot write about these items
+        except Exception as error:
+            if listener_failed:  # it ends the turn
+                raise
+            if not isinstance(error, EngineError | InputError):  # these say that the model failed or cannot write this
+                _LOGGER.exception("the reply generator failed; the list is printed instead")
             if pieces:
                 emit("\n\n")
         if not is_complete:
@@ -280,6 +291,29 @@ class Advisor:
         on_event(last.recommendations)
         on_event(reply)
         return _with_turn(conversation, Turn(message, last.preferences, last.recommendations, reply, keeps_list=True))
+
+
+def _concat_lists(first: RecommendationList, second: RecommendationList, k: int) -> RecommendationList:
+    """One list of up to k items from two that share none, with the cost, notices and failed stages of both.
+
+    What one part was allowed says nothing about the whole, so the notice about that is made anew.
+    """
+    items = tuple(replace(item, rank=rank) for rank, item in enumerate((*first.items, *second.items), start=1))
+    notices: list[Notice] = []
+    for notice in (*first.notices, *second.notices):
+        if notice not in notices and notice.code not in _NOTICES_OF_A_PART:
+            notices.append(notice)
+    if len(items) < k:
+        notices.append(Notice("few_allowed", {"allowed": len(items), "k": k}))
+    return RecommendationList(
+        items,
+        proven=False,
+        compared=first.compared + second.compared,
+        notices=tuple(notices),
+        seconds=first.seconds + second.seconds,
+        tokens=first.tokens + second.tokens,
+        failed_stages=tuple(dict.fromkeys((*first.failed_stages, *second.failed_stages))),
+    )
 
 
 def _with_turn(conversation: Conversation, turn: Turn) -> Conversation:
