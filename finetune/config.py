@@ -19,6 +19,7 @@ class TrainConfig(BaseModel):
         data: a data set in the folder of `--data`, or the embedded `online-retail`.
         protocol: how `eval.rank` splits the data; test items of that protocol are never trained on.
         model: a bundled model's name, or a folder.
+        trust_remote_code: run Python code in that folder, if Transformers has no class for the model.
         template: the template that renders a history.
         background: how many users' histories the prior is averaged over.
         identifiers: what the model generates for an item: its title, or a semantic id of `levels` codes out of `width`
@@ -57,6 +58,7 @@ class TrainConfig(BaseModel):
     data: Literal["games", "beauty", "online-retail"]
     protocol: Literal["candidates", "leave-one-out", "next-basket"]
     model: str = "SmolLM2-135M-Instruct"
+    trust_remote_code: bool = False
     template: str = "next-item"
     identifiers: Literal["titles", "codes"] = "titles"
     levels: int = Field(default=3, ge=1)

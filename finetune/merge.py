@@ -20,13 +20,14 @@ from genrec.settings import LANGUAGE_MODEL
 _KIND, _VERSION = "merged model", 1
 
 
-def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
+def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL, trust_remote_code: bool = False) -> None:
     """Write the merged model in bfloat16, atomically.
 
     Args:
         adapter: the folder of the adapter.
         out: the folder of the merged model.
         model: the base model, a bundled model's name or a folder.
+        trust_remote_code: run Python code in that folder, if Transformers has no class for the model.
 
     Raises:
         ModelMissingError: the model or the adapter is missing.
@@ -36,7 +37,9 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL) -> None:
     import torch
 
     weights = find_model_directory(model, default_cache())
-    tuned = TransformersBackend(weights, adapter=adapter, dtype=torch.bfloat16, device="cpu")
+    tuned = TransformersBackend(
+        weights, adapter=adapter, dtype=torch.bfloat16, device="cpu", trust_remote_code=trust_remote_code
+    )
     with artifact_writer(
         out, kind=_KIND, version=_VERSION, metadata={"model": weights.name, "adapter": tuned.name}
     ) as folder:
@@ -56,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("adapter", type=Path, help="the folder of the adapter")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the merged model")
     parser.add_argument("--model", default=LANGUAGE_MODEL, metavar="NAME", help="a bundled model's name, or a folder")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code in the model's folder")
     own = parser.parse_args(arguments)
     try:
-        merge(own.adapter, own.out, model=own.model)
+        merge(own.adapter, own.out, model=own.model, trust_remote_code=own.trust_remote_code)
     except GenrecError as error:
         sys.exit(f"error: {error}")
     print(own.out)

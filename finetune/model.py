@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune.config import TrainConfig
 from genrec import read_template
-from genrec.backends import default_device, inspect_adapter, native_dtype, use_packed_attention
+from genrec.backends import default_device, inspect_adapter, load_pretrained, native_dtype, use_packed_attention
 from genrec.errors import MismatchError
 
 _SHAPE_KEYS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # in a PEFT configuration
@@ -24,7 +24,13 @@ def open_model(config: TrainConfig, weights: Path) -> PeftModel:
         MismatchError: engines could not serve the result, or `config.start` has another shape, template or identifiers.
     """
     kind = native_dtype(default_device())
-    base = AutoModelForCausalLM.from_pretrained(weights, dtype=kind, attn_implementation="sdpa", use_safetensors=True)
+    base = load_pretrained(
+        AutoModelForCausalLM,
+        weights,
+        trust_remote_code=config.trust_remote_code,
+        dtype=kind,
+        attn_implementation="sdpa",
+    )
     use_packed_attention(base)
     lora = LoraConfig(
         r=config.rank,

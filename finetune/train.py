@@ -140,7 +140,7 @@ def _run_identity(config: TrainConfig, training_data: TrainingData, template: Te
     """Identify a run: its configuration, and hashes of what the configuration names."""
     start = None if config.start is None else inspect_adapter(config.start, base=config.model).name
     return {
-        **config.model_dump(mode="json"),
+        **config.model_dump(mode="json", exclude={"trust_remote_code"}),
         "data digest": training_data.digest,
         "template fingerprint": template.fingerprint,
         "start weights": start,
@@ -181,7 +181,7 @@ def _prior_scores(
     )
     ranker = GenerativeRanker(
         index,
-        load_backend(config.model, cache)[0],
+        load_backend(config.model, cache, trust_remote_code=config.trust_remote_code)[0],
         tokenizer,
         template=read_template(config.template),
         cold_template=read_template("cold-start"),

@@ -181,19 +181,25 @@ def find_model_directory(model: str | Path, cache: Path) -> Path:
 
 
 def load_backend(
-    model: str | Path, cache: Path, *, adapter: str | Path | None = None
+    model: str | Path, cache: Path, *, adapter: str | Path | None = None, trust_remote_code: bool = False
 ) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
     """Load a language model, optionally with an adapter, and its tokenizer.
 
     Raises:
-        ModelMissingError: the weights, or the packages that run them, are not on this machine.
+        ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
+            Python code of its own, and `trust_remote_code` is false.
     """
     folder = find_model_directory(model, cache)
     _require_torch()
     from genrec.backends.transformers import TransformersBackend
 
     adapter_folder = None if adapter is None else find_adapter(adapter)
-    backend = TransformersBackend(folder, adapter=adapter_folder, name=weights_cache_name(model, folder))
+    backend = TransformersBackend(
+        folder,
+        adapter=adapter_folder,
+        name=weights_cache_name(model, folder),
+        trust_remote_code=trust_remote_code,
+    )
     return backend, HuggingFaceTokenizer.from_directory(folder)
 
 
@@ -300,21 +306,22 @@ def embed_titles(
     """
     if settings.encoder is None:
         return None
-    encoder = open_encoder(settings.encoder, cache)
+    encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
     return EmbeddingRanker(_load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
 
 
-def open_encoder(model: str | Path, cache: Path) -> "SentenceEncoder":
+def open_encoder(model: str | Path, cache: Path, *, trust_remote_code: bool = False) -> "SentenceEncoder":
     """Load a sentence encoder by the name of a bundled model, or from a folder.
 
     Raises:
-        ModelMissingError: the weights, or the packages that run them, are not on this machine.
+        ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
+            Python code of its own, and `trust_remote_code` is false.
     """
     folder = find_model_directory(model, cache)
     _require_torch()
     from genrec.backends.encoder import SentenceEncoder
 
-    return SentenceEncoder(folder, name=weights_cache_name(model, folder))
+    return SentenceEncoder(folder, name=weights_cache_name(model, folder), trust_remote_code=trust_remote_code)
 
 
 def _load_item_vectors(
@@ -346,7 +353,9 @@ def _load_llm_stage(
     if settings.model is None:
         return None
     if backend is None:
-        backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
+        backend, tokenizer = load_backend(
+            settings.model, cache, adapter=settings.adapter, trust_remote_code=settings.trust_remote_code
+        )
         if settings.generative.prior:
             prior_backend = _load_base_backend(backend, settings, cache)
     else:
@@ -373,7 +382,7 @@ def _load_llm_stage(
 def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
     """The base model of an adapter, merged or not; None without an adapter, or if the base is not on this machine."""
     if settings.adapter is not None and settings.model is not None:
-        return load_backend(settings.model, cache)[0]
+        return load_backend(settings.model, cache, trust_remote_code=settings.trust_remote_code)[0]
     if backend.provenance is not None and backend.provenance.base in MODELS:
         return load_backend(backend.provenance.base, cache)[0]
     return None
@@ -390,7 +399,8 @@ def _load_identifiers(settings: Settings, cache: Path) -> Identifiers:
         raise ModelMissingError(
             f"{folder.parent} uses semantic ids, which need a sentence encoder; set encoder in the settings"
         )
-    return SemanticIdentifiers.load(folder, open_encoder(settings.encoder, cache))
+    encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
+    return SemanticIdentifiers.load(folder, encoder)
 
 
 def _require_torch() -> None:

@@ -17,6 +17,8 @@ class Settings:
         model: the LLM: the name of a bundled model, or a folder with weights and tokenizer; None for no LLM.
         adapter: a LoRA adapter for the LLM: a folder, or the name of an embedded data set that ships with one.
         encoder: the sentence encoder: the name of a bundled model, or a folder; None for no encoder.
+        trust_remote_code: run Python code in the folders of `model` and `encoder`, if Transformers has no class for
+            them. The code can do everything that this process can do.
         template: the prompt of users with a history: a name or a path.
         cold_template: the prompt of users without a history: a name or a path.
         generative: how the LLM ranks.
@@ -29,6 +31,7 @@ class Settings:
     model: str | Path | None = LANGUAGE_MODEL
     adapter: str | Path | None = None
     encoder: str | Path | None = ENCODER_MODEL
+    trust_remote_code: bool = False
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
     generative: GenerativeSettings = field(default_factory=lambda: GenerativeSettings(fusion_weight=50.0))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from genrec.backends import default_device, native_dtype, progress_bars_disabled
+from genrec.backends import default_device, load_pretrained, native_dtype
 from genrec.data import Catalog
 from genrec.errors import InputError, check_count
 from genrec.prompting import HuggingFaceTokenizer, Renderer, Template
@@ -47,8 +47,7 @@ class UnconstrainedLlm:
     source = "unconstrained"
 
     def __init__(self, catalog: Catalog, model: Path, template: Template, *, max_history: int = 12) -> None:
-        with progress_bars_disabled():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=native_dtype(default_device()))
+        loaded = load_pretrained(AutoModelForCausalLM, model, dtype=native_dtype(default_device()))
         self._model = loaded.to(default_device()).eval()
         self._catalog, self._tokenizer = catalog, HuggingFaceTokenizer.from_directory(model)
         room = int(self._model.config.max_position_embeddings) // 2  # the other half is reserved for the answer

@@ -428,13 +428,13 @@ def _adapter(options: BenchmarkOptions) -> Iterator[BenchmarkRow]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from genrec.backends import VllmEngineBackend
+    from genrec.backends import VllmEngineBackend, load_pretrained
 
     shape, length, width, users = ("12M", 100, 4, 2) if options.quick else ("1.7B", 2500, 50, 16)
     with TemporaryDirectory() as place:
         model = write_model(shape, Path(place) / "model", device=default_device())
         tuned = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=16, target_modules="all-linear")
+            load_pretrained(AutoModelForCausalLM, model), LoraConfig(r=16, target_modules="all-linear")
         )
         tuned.save_pretrained(str(Path(place) / "adapter"))
         trie = subject.build(uniform(2000 if options.quick else 1_000_000, 4, 256))

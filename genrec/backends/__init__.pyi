@@ -21,6 +21,7 @@ from .base import (
 from .encoder import SentenceEncoder as SentenceEncoder
 from .precision import default_device as default_device
 from .precision import native_dtype as native_dtype
+from .pretrained import load_pretrained as load_pretrained
 from .provenance import PROVENANCE_FILE as PROVENANCE_FILE
 from .provenance import Provenance as Provenance
 from .provenance import file_hashes as file_hashes

@@ -104,7 +104,7 @@ def _check_config(folder: Path, files: _AdapterFiles, base: Path, max_rank: int 
             f"the adapter {folder.name!r} has rank {files.rank}, and the engine supports up to {max_rank}; "
             f"start it with max_lora_rank={files.rank} or more"
         )
-    for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias"):
+    for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias", "megatron_config"):
         if files.config.get(feature):
             raise MismatchError(
                 f"the adapter {folder.name!r} uses {feature}, which vLLM does not support; merge it into the model"

@@ -5,7 +5,6 @@ Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, section 3.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel
 
 from genrec.backends.precision import default_device
-from genrec.backends.quiet import progress_bars_disabled
+from genrec.backends.pretrained import load_pretrained
 from genrec.errors import EngineError, ModelMissingError
 
 
@@ -27,9 +26,10 @@ class SentenceEncoder:
         max_tokens: longer texts are truncated.
         batch_size: how many texts are encoded at once.
         name: how caches name these weights; by default the folder's name.
+        trust_remote_code: run Python code of the model, see `load_pretrained`.
 
     Raises:
-        ModelMissingError: the folder does not exist or is damaged.
+        ModelMissingError: the folder does not exist or is damaged, or needs code that is not trusted.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class SentenceEncoder:
         max_tokens: int = 128,
         batch_size: int = 64,
         name: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.name = name or Path(model).name
         self._device = torch.device(device) if device else default_device()
+        loaded = load_pretrained(AutoModel, model, trust_remote_code=trust_remote_code)
         try:
-            with progress_bars_disabled():
-                loaded: Any = AutoModel.from_pretrained(str(model), use_safetensors=True)
             self._tokenizer = tokenizers.Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelMissingError(

@@ -17,6 +17,7 @@ from genrec.backends.base import Completion, GenerationRequests, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.precision import default_device, native_dtype
+from genrec.backends.pretrained import load_pretrained
 from genrec.backends.provenance import PROVENANCE_FILE, Provenance
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.token_layout import TokenLayout
@@ -38,9 +39,11 @@ class TransformersBackend:
         device: the torch device; by default the first GPU, else the CPU.
         dtype: by default bfloat16 if the device supports it, else float32.
         name: how results and caches name these weights, before the dtype; by default the last part of the path.
+        trust_remote_code: run Python code of the model, see `load_pretrained`.
 
     Raises:
-        ModelMissingError: the model or the adapter does not exist or is damaged, or PEFT is not installed.
+        ModelMissingError: the model or the adapter does not exist or is damaged, the model needs code that is not
+            trusted, or PEFT is not installed.
         MismatchError: the adapter was trained for another model, or uses more than LoRA.
         EngineError: the architecture changes its logits in a way that this backend does not reproduce, or keeps state
             other than keys and values.
@@ -54,23 +57,18 @@ class TransformersBackend:
         device: str | None = None,
         dtype: torch.dtype | None = None,
         name: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.dtype = dtype or native_dtype(self.device)
         tuned = None if adapter is None else inspect_adapter(adapter, base=model)
-        try:
-            with progress_bars_disabled():
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    str(model),
-                    dtype=self.dtype if tuned is None else torch.float32,
-                    attn_implementation="sdpa",
-                    use_safetensors=True,
-                )
-        except Exception as error:  # safetensors, torch and Transformers raise exceptions of their own
-            raise ModelMissingError(
-                f"cannot load the model {Path(model).name!r}: {error}; give a folder of safetensors or a Hub id, or "
-                "fetch the model again"
-            ) from error
+        loaded = load_pretrained(
+            AutoModelForCausalLM,
+            model,
+            trust_remote_code=trust_remote_code,
+            dtype=self.dtype if tuned is None else torch.float32,
+            attn_implementation="sdpa",
+        )
         if tuned is not None:
             loaded = _merge_adapter(loaded, tuned)
         self.model: PreTrainedModel = loaded.to(device=self.device, dtype=self.dtype).eval()

@@ -24,6 +24,7 @@ _CLOSED = "closed"
 
 _ENGINE_OPTIONS = {
     "load_format": "safetensors",
+    "trust_remote_code": False,
     "structured_outputs_config": vllm_protocol.STRUCTURED_OUTPUTS,
     "generation_config": "vllm",
     "enable_prefix_caching": True,

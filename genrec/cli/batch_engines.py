@@ -53,7 +53,11 @@ def open_engine(name: str, settings: "Settings", cache: Path) -> "tuple[Backend 
             f"{weights} has a merged adapter, which --engine vllm does not support; pass the original model with "
             "--model, and the adapter with --adapter"
         )
-    base = VllmEngineBackend(weights, max_adapters=0 if settings.adapter is None else 1)
+    base = VllmEngineBackend(
+        weights,
+        max_adapters=0 if settings.adapter is None else 1,
+        llm_kwargs={"trust_remote_code": settings.trust_remote_code},
+    )
     atexit.register(base.close)
     if settings.adapter is None:
         return base, None

@@ -32,19 +32,24 @@ _RANKERS = ("generative", "blend", "embedding", "popularity")
 _ENGINES = ("transformers", "vllm")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
 _MODEL_OPTIONS = ("model", "adapter", "batch_size")
-_SEARCH_OPTIONS = tuple(name for name in SETTING_OPTIONS if name not in (*_MODEL_OPTIONS, "encoder"))
+_SEARCH_OPTIONS = tuple(
+    name for name in SETTING_OPTIONS if name not in (*_MODEL_OPTIONS, "encoder", "trust_remote_code")
+)
 _RECOMMEND_OPTIONS = ("k", "ranker", "encoder", *_FILTER_OPTIONS, *_SEARCH_OPTIONS)
 _LLM_OPTIONS = ("engine", *_MODEL_OPTIONS, *_SEARCH_OPTIONS)
 _GENERATE_OPTIONS = ("prompt", "schema", "max_tokens", "temperature", "seed")
 TASK_OPTIONS = (
-    *("answers", "engine", "on_unknown"),
+    *("answers", "engine", "on_unknown", "trust_remote_code"),
     *DATA_OPTIONS,
     *_MODEL_OPTIONS,
     *_RECOMMEND_OPTIONS,
     *_GENERATE_OPTIONS,
 )
 # Options that manifests of format 2 do not always have: they are recorded only if they are given.
-_SPARSE_OPTIONS = ("exact", "max_nodes", "min_history", "max_history", "history_step", "memory")
+_SPARSE_OPTIONS = (
+    *("exact", "max_nodes", "min_history", "max_history", "history_step", "memory"),
+    "trust_remote_code",
+)
 _CONFIG_KEYS = {"fusion_weight": "evidence"}  # option names to keys in manifests of format 2, where they differ
 _PATH_OPTIONS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template", "prompt")
 _SNIFFED_ROWS = 100  # rows that are searched for OpenAI's batch format
@@ -177,7 +182,9 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     engine, cache = task_options["engine"], default_cache()
-    settings = loading.settings_from_options({name: task_options[name] for name in ("model", "adapter")})
+    settings = loading.settings_from_options(
+        {name: task_options[name] for name in ("model", "adapter", "trust_remote_code")}
+    )
     if settings.model is None:
         raise InputError("--model none generates no texts; name a model, or omit --model")
     sampling_params = SamplingParams(
@@ -194,7 +201,9 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
         provenance |= hashes
     backend, _ = open_engine(engine, settings, cache)
     if backend is None:
-        backend, tokenizer = load_backend(settings.model, cache, adapter=settings.adapter)
+        backend, tokenizer = load_backend(
+            settings.model, cache, adapter=settings.adapter, trust_remote_code=settings.trust_remote_code
+        )
     else:
         tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(settings.model, cache))
     size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]

@@ -38,7 +38,7 @@ class Check:
     remedy: str = ""
 
 
-@options.with_options(setting_options("model", "encoder"))
+@options.with_options(setting_options("model", "encoder", "trust_remote_code"))
 def doctor(as_json: options.Json = False, **given: Any) -> None:
     """Check Python, packages, models and the cache, and rank three items with the language model."""
     from genrec.cache import default_cache
@@ -53,7 +53,7 @@ def doctor(as_json: options.Json = False, **given: Any) -> None:
                 checks.append(_check_model(name, cache, "broken" if state == "broken" else "degraded"))
         if settings.model is not None and all(check.state != "broken" for check in checks):
             progress.start("Ranking three items")
-            checks += _check_generation(settings.model, cache)
+            checks += _check_generation(settings.model, cache, trust_remote_code=settings.trust_remote_code)
     usable = all(check.state != "broken" for check in checks)
     if as_json:
         terminal.write_json({"usable": usable, "checks": [asdict(check) for check in checks]})
@@ -108,12 +108,13 @@ def _check_model(name: str | Path, cache: Path, failure_state: CheckState) -> Ch
     )
 
 
-def _check_generation(name: str | Path, cache: Path) -> Iterator[Check]:
+def _check_generation(name: str | Path, cache: Path, *, trust_remote_code: bool) -> Iterator[Check]:
     """Rank three items; a model that loads may still fail to run."""
     try:
-        dtype, device, ranked = _rank_three(name, cache)
+        dtype, device, ranked = _rank_three(name, cache, trust_remote_code=trust_remote_code)
     except (GenrecError, ImportError, OSError) as error:
-        yield Check("generation", "broken", str(error), "download the model again, or reinstall " + _PACKAGES)
+        problem, remedy = (error.problem, error.remedy) if isinstance(error, GenrecError) else (str(error), "")
+        yield Check("generation", "broken", problem, remedy or "download the model again, or reinstall " + _PACKAGES)
         return
     if dtype == "bfloat16":
         yield Check("arithmetic", "ok", f"bfloat16 on {device}")
@@ -123,7 +124,7 @@ def _check_generation(name: str | Path, cache: Path) -> Iterator[Check]:
     yield Check("generation", "ok", f"ranking after Tea Cup: {', '.join(ranked)}")
 
 
-def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
+def _rank_three(name: str | Path, cache: Path, *, trust_remote_code: bool) -> tuple[str, str, list[str]]:
     import numpy as np
 
     from genrec.data.catalog import Catalog
@@ -138,7 +139,7 @@ def _rank_three(name: str | Path, cache: Path) -> tuple[str, str, list[str]]:
     from genrec.rankers.generative_settings import GenerativeSettings
     from genrec.types import Item
 
-    backend, tokenizer = load_backend(name, cache)
+    backend, tokenizer = load_backend(name, cache, trust_remote_code=trust_remote_code)
     titles = ("Tea Cup", "Tea Pot", "Bicycle Bell", "Garden Spade")
     catalog = Catalog.from_items([Item(number, title) for number, title in enumerate(titles)])
     ranker = GenerativeRanker(

@@ -181,7 +181,9 @@ def load_pipeline(
 
         opened = open_pipeline(catalog, interactions, cache=cache, settings=settings, on_progress=shown, **engine)
         if need_model and settings.model is not None and opened.llm is None:
-            load_backend(settings.model, cache, adapter=settings.adapter)  # raises an error that names what is missing
+            # Raises an error that names what is missing.
+            trusted = settings.trust_remote_code
+            load_backend(settings.model, cache, adapter=settings.adapter, trust_remote_code=trusted)
     return opened
 
 

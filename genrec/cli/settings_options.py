@@ -37,8 +37,8 @@ class SettingOption:
 
     @property
     def shown_default(self) -> str | bool:
-        """The default as the help page shows it; False if there is none."""
-        return False if self.default is None else str(self.default)
+        """The default as the help page shows it; False if there is none. That of a switch that is off is not shown."""
+        return False if self.default in (None, False) else str(self.default)
 
     def annotation(self, name: str) -> Any:
         """The annotated type that makes typer add the option to a command."""
@@ -77,6 +77,12 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             "Sentence encoder: a bundled model's name, a folder, or none.",
             "NAME",
             MODEL_PANEL,
+        ),
+        "trust_remote_code": SettingOption(
+            bool,
+            False,
+            "Run Python code in the folders of the models, if they need it. It can do everything that you can do.",
+            panel=MODEL_PANEL,
         ),
         "template": SettingOption(
             str,

@@ -190,7 +190,7 @@ def _unpack_gguf(path: Path, directory: Path) -> None:
         unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with redirect_stderr(StringIO()):  # progress bars
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.bfloat16, **unpack
+            path.parent, gguf_file=path.name, dtype=torch.bfloat16, trust_remote_code=False, **unpack
         )
         model.save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)

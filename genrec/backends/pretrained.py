@@ -1,0 +1,51 @@
+"""Weights through Transformers: safetensors only, without progress bars, and without code that a model brings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from genrec.backends.quiet import progress_bars_disabled
+from genrec.errors import ModelMissingError
+
+
+def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
+    """Load a model. Transformers asks on standard input whether to run a model's code; this function never asks.
+
+    Args:
+        auto_class: a class of Transformers such as `AutoModelForCausalLM`.
+        model: a folder that `save_pretrained` wrote, or a Hub id.
+        trust_remote_code: run Python code of the model, if Transformers has no class for it. The code can do everything
+            that this process can do.
+        options: passed to `from_pretrained`.
+
+    Raises:
+        ModelMissingError: the model does not exist or is damaged, or it needs code and `trust_remote_code` is false.
+    """
+    try:
+        with progress_bars_disabled():
+            return auto_class.from_pretrained(
+                str(model), use_safetensors=True, trust_remote_code=trust_remote_code, **options
+            )
+    except Exception as error:  # safetensors, torch and Transformers raise exceptions of their own
+        name = Path(model).name
+        if not trust_remote_code and _needs_own_code(Path(model)):
+            raise ModelMissingError(
+                f"cannot load the model {name!r}: it needs the Python code in {model}, which is not run by default",
+                remedy="read that code, and set trust_remote_code (--trust-remote-code) if you trust it",
+                code="untrusted_code",
+            ) from error
+        raise ModelMissingError(
+            f"cannot load the model {name!r}: {error}",
+            remedy="give a folder of safetensors or a Hub id, or fetch the model again",
+        ) from error
+
+
+def _needs_own_code(folder: Path) -> bool:
+    """Whether a folder names classes of its own for an architecture that Transformers does not have."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
