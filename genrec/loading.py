@@ -117,22 +117,21 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
-    notices: list[Notice] = []
+    missing_stages: list[Notice] = []
     embedding = None
     try:
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
-        notices.append(Notice("no_embedding_ranker", {"reason": str(error)}))
+        missing_stages.append(Notice("no_embedding_ranker", {"reason": str(error)}))
     collaborative = None
     if interactions is not None:
         collaborative = _load_collaborative_model(catalog, interactions, embedding, settings, cache, progress)
     pipeline, llm = Pipeline.from_rankers(catalog, interactions, embedding, collaborative), None
     try:
         llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
-        notices += llm.ranker.notices if llm is not None else ()
     except ModelMissingError as error:
-        notices.append(Notice("no_language_model", {"reason": str(error)}))
-    return replace(pipeline, llm=llm, notices=tuple(notices))
+        missing_stages.append(Notice("no_language_model", {"reason": str(error)}))
+    return replace(pipeline, llm=llm, missing_stages=tuple(missing_stages))
 
 
 def open_default(

@@ -94,7 +94,7 @@ class Pipeline:
         ensemble: the ranker for `collaborative` and `embedding` over this catalog, or None.
         popularity: the popularity ranker, the last stage.
         llm: the LLM stage, or None.
-        notices: shown with every recommendation list.
+        missing_stages: a notice for each stage that could not be loaded.
     """
 
     catalog: Catalog
@@ -104,7 +104,7 @@ class Pipeline:
     ensemble: BlendRanker | None
     popularity: PopularityRanker
     llm: LlmStage | None = None
-    notices: tuple[Notice, ...] = ()
+    missing_stages: tuple[Notice, ...] = ()
 
     @classmethod
     def from_rankers(
@@ -123,6 +123,11 @@ class Pipeline:
         counts = collaborative.counts_for(catalog)
         blend = counts.blend(embedding, collaborative.weights)
         return cls(catalog, interactions, embedding, collaborative, blend, PopularityRanker(counts.item_counts))
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """Shown with every recommendation list: missing stages, and differences to the training of an adapter."""
+        return self.missing_stages if self.llm is None else (*self.missing_stages, *self.llm.ranker.notices)
 
     @property
     def retriever(self) -> BlendRanker:
@@ -175,9 +180,8 @@ class Pipeline:
             indices = unchanged_item_indices(self.catalog, catalog)
             changed = np.delete(np.arange(len(catalog)), indices[indices >= 0])
             embedding = embedding.reindexed(indices, catalog.titles_at(changed))
-        pipeline = replace(
-            Pipeline.from_rankers(catalog, self.interactions, embedding, self.collaborative), notices=self.notices
-        )
+        rankers = Pipeline.from_rankers(catalog, self.interactions, embedding, self.collaborative)
+        pipeline = replace(rankers, missing_stages=self.missing_stages)
         if self.llm is None:
             return pipeline
         return replace(pipeline, llm=self.llm.reindexed(catalog, pipeline.retriever))

@@ -78,13 +78,6 @@ class GenerativeRanker:
         self._prior_histories = tuple(prior.histories)
         self._prior_store = PriorStore(index, prior.backend or backend, prior.cache)
         self._prior_prompts: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
-        current = {
-            "template": template.fingerprint,
-            "catalog": index.catalog.fingerprint,
-            "index": index.fingerprint,
-        }
-        trained = backend.provenance
-        self._provenance_differences = () if trained is None else tuple(trained.mismatches(**current))
         self._apply_settings()
 
     def with_settings(
@@ -166,8 +159,13 @@ class GenerativeRanker:
         trained = self._backend.provenance
         if trained is None:
             return ()
+        current = {
+            "template": self._templates[0].fingerprint,
+            "catalog": self._index.catalog.fingerprint,
+            "index": self._index.fingerprint,
+        }
         shown = {name: getattr(self.settings, name) for name in ("prior", "max_history", "history_step")}
-        found = [*self._provenance_differences, *trained.setting_mismatches(**shown)]
+        found = [*trained.mismatches(**current), *trained.setting_mismatches(**shown)]
         if self.settings.prior and self._prior_store.backend is self._backend:
             found.append(Notice("adapter_prior", {"base": trained.base}))
         return tuple(found)
