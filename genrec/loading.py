@@ -5,23 +5,17 @@ inputs, so the next start only reads them.
 """
 
 from dataclasses import replace
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from genrec import artifact
 from genrec.backends.base import Backend
 from genrec.cache import (
     Progress,
     cache_key,
-    cache_write_error,
     default_cache,
-    evict_old_counts,
     explain_cache_errors,
     ignore_progress,
     require_writable,
@@ -36,10 +30,10 @@ from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.semantic_ids import SemanticIdentifiers
 from genrec.notices import Notice
-from genrec.pipeline import CollaborativeModel, LlmStage, Pipeline
+from genrec.pipeline import LlmStage, Pipeline
+from genrec.precomputed import load_collaborative_model, load_item_vectors
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
-from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker
 from genrec.rankers.generative_settings import Strategy
@@ -125,7 +119,10 @@ def open_pipeline(
         missing_stages.append(Notice("no_embedding_ranker", {"reason": str(error)}))
     collaborative = None
     if interactions is not None:
-        collaborative = _load_collaborative_model(catalog, interactions, embedding, settings, cache, progress)
+        encoder_name = "none"
+        if embedding is not None and settings.encoder is not None:
+            encoder_name = weights_cache_name(settings.encoder, find_model_directory(settings.encoder, cache))
+        collaborative = load_collaborative_model(catalog, interactions, embedding, encoder_name, cache, progress)
     pipeline, llm = Pipeline.from_rankers(catalog, interactions, embedding, collaborative), None
     try:
         llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
@@ -254,37 +251,6 @@ def select_prior_histories(catalog: Catalog, interactions: Interactions | None, 
     return [items[offsets[user] : offsets[user + 1]] for user in chosen]
 
 
-def _load_collaborative_model(
-    catalog: Catalog,
-    interactions: Interactions,
-    embedding: EmbeddingRanker | None,
-    settings: Settings,
-    cache: Path,
-    progress: Progress,
-) -> CollaborativeModel:
-    """Count the interactions; item vectors and weights come from the cache or are learned."""
-    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
-    events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
-    encoder = "none"
-    if embedding is not None and settings.encoder is not None:
-        encoder = weights_cache_name(settings.encoder, find_model_directory(settings.encoder, cache))
-    folder = cache / "counts" / cache_key("counts 6", catalog.fingerprint, events, encoder)
-    if folder.is_dir():
-        with explain_cache_errors(folder):
-            weights = artifact.verify(folder, kind="counts", version=1)["weights"]
-            vectors = load_file(folder / "vectors.safetensors")["vectors"]
-    else:
-        progress("Counting interactions", 0, 1)
-        vectors = item_vectors(catalog, interactions)
-        weights = learn_weights(catalog, interactions, embedding)
-        if cache_write_error(cache) is None:  # otherwise it is computed again next time
-            evict_old_counts(cache / "counts")
-            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as temporary:
-                save_file({"vectors": vectors}, temporary / "vectors.safetensors")
-        progress("Counting interactions", 1, 1)
-    return CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, interactions, vectors), weights)
-
-
 def embed_titles(
     catalog: Catalog, settings: Settings, cache: Path, *, on_progress: Progress | None = None
 ) -> EmbeddingRanker | None:
@@ -306,7 +272,7 @@ def embed_titles(
     if settings.encoder is None:
         return None
     encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
-    return EmbeddingRanker(_load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
+    return EmbeddingRanker(load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
 
 
 def open_encoder(model: str | Path, cache: Path, *, trust_remote_code: bool = False) -> "SentenceEncoder":
@@ -321,24 +287,6 @@ def open_encoder(model: str | Path, cache: Path, *, trust_remote_code: bool = Fa
     from genrec.backends.encoder import SentenceEncoder
 
     return SentenceEncoder(folder, name=weights_cache_name(model, folder), trust_remote_code=trust_remote_code)
-
-
-def _load_item_vectors(
-    catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress
-) -> NDArray[np.float32]:
-    folder = cache / "vectors" / cache_key("vectors 2", catalog.fingerprint, encoder.name)
-    metadata = {"catalog": catalog.fingerprint, "encoder": encoder.name}
-    if folder.is_dir():
-        with explain_cache_errors(folder):
-            manifest = artifact.verify(folder, kind="vectors", version=1)
-            if {name: manifest.get(name) for name in metadata} != metadata:
-                raise ArtifactError(f"{folder} holds the vectors of another catalog or encoder")
-            return load_file(folder / "vectors.safetensors")["vectors"]
-    require_writable(cache)
-    vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
-    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=metadata) as temporary:
-        save_file({"vectors": vectors}, temporary / "vectors.safetensors")
-    return vectors
 
 
 def _load_llm_stage(

@@ -36,6 +36,7 @@ LAYERS = [
     "recommender",
     "datasets pipeline settings testing",
     "cache",
+    "precomputed",
     "loading",
     "batch chat evaluation store vllm_plugin",
     "serve",

@@ -1,0 +1,91 @@
+"""Item vectors, and counts and weights of interactions: read from the cache, or computed and saved there."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from genrec import artifact
+from genrec.cache import (
+    Progress,
+    cache_key,
+    cache_write_error,
+    evict_old_counts,
+    explain_cache_errors,
+    require_writable,
+)
+from genrec.data.catalog import Catalog
+from genrec.data.interactions import Interactions
+from genrec.errors import ArtifactError
+from genrec.pipeline import CollaborativeModel
+from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
+from genrec.rankers.embedding import EmbeddingRanker
+
+if TYPE_CHECKING:
+    from genrec.backends.encoder import SentenceEncoder
+
+
+def load_collaborative_model(
+    catalog: Catalog,
+    interactions: Interactions,
+    embedding: EmbeddingRanker | None,
+    encoder_name: str,
+    cache: Path,
+    progress: Progress,
+) -> CollaborativeModel:
+    """Count the interactions; item vectors and weights come from the cache or are learned.
+
+    Args:
+        catalog: the items that can be recommended.
+        interactions: the log; events of items that the catalog lacks are skipped.
+        embedding: the ranker by texts, whose weight is learned too, or None.
+        encoder_name: names the weights of its encoder; "none" without one.
+        cache: the cache folder.
+        progress: see `genrec.cache.Progress`.
+
+    Raises:
+        ArtifactError: the cached vectors or weights were altered.
+    """
+    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
+    events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
+    folder = cache / "counts" / cache_key("counts 6", catalog.fingerprint, events, encoder_name)
+    if folder.is_dir():
+        with explain_cache_errors(folder):
+            weights = artifact.verify(folder, kind="counts", version=1)["weights"]
+            vectors = load_file(folder / "vectors.safetensors")["vectors"]
+    else:
+        progress("Counting interactions", 0, 1)
+        vectors = item_vectors(catalog, interactions)
+        weights = learn_weights(catalog, interactions, embedding)
+        if cache_write_error(cache) is None:  # otherwise it is computed again next time
+            evict_old_counts(cache / "counts")
+            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as temporary:
+                save_file({"vectors": vectors}, temporary / "vectors.safetensors")
+        progress("Counting interactions", 1, 1)
+    return CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, interactions, vectors), weights)
+
+
+def load_item_vectors(
+    catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress
+) -> NDArray[np.float32]:
+    """The vectors of the titles of a catalog: float32 [N, D].
+
+    Raises:
+        ArtifactError: the cached vectors were altered, or the cache cannot be written.
+    """
+    folder = cache / "vectors" / cache_key("vectors 2", catalog.fingerprint, encoder.name)
+    metadata = {"catalog": catalog.fingerprint, "encoder": encoder.name}
+    if folder.is_dir():
+        with explain_cache_errors(folder):
+            manifest = artifact.verify(folder, kind="vectors", version=1)
+            if {name: manifest.get(name) for name in metadata} != metadata:
+                raise ArtifactError(f"{folder} holds the vectors of another catalog or encoder")
+            return load_file(folder / "vectors.safetensors")["vectors"]
+    require_writable(cache)
+    vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
+    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=metadata) as temporary:
+        save_file({"vectors": vectors}, temporary / "vectors.safetensors")
+    return vectors
