@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -48,6 +49,8 @@ _CONTENT_SECURITY_POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 )
 _MAX_LISTED_ITEMS = 1000
+_STORE_THREADS = 16  # a store has no more connections
+_Result = TypeVar("_Result")
 
 
 def _decode_path_id(text: str) -> str:
@@ -64,6 +67,24 @@ class _JsonResponse(JSONResponse):
     def render(self, content: Any) -> bytes:
         """The response body."""
         return to_json_bytes(content)
+
+
+class _StoreThreads:
+    """Runs calls that read or write the store, so that the event loop never waits for it.
+
+    The threads are not those of Starlette, which read the files of the page: a store that hangs delays nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="store")
+
+    async def run(self, call: Callable[..., _Result], *arguments: object) -> _Result:
+        """The result of a call."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+
+    def close(self) -> None:
+        """Cancel the calls that have not started."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 PathId = Annotated[Name, BeforeValidator(_decode_path_id), Path()]
@@ -84,12 +105,13 @@ def create_app(
         limits: limits on requests.
         now: seconds since 1970, the timestamp of events without one.
     """
-    chat = ChatService(service, now=now)
+    chat, threads = ChatService(service, now=now), _StoreThreads()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         chat.close()
+        threads.close()
         await run_in_threadpool(service.close)  # waits for the batch in process
 
     app = FastAPI(
@@ -101,11 +123,11 @@ def create_app(
         default_response_class=_JsonResponse,
     )
     add_error_handlers(app)
-    _add_ranking_routes(app, service)
-    _add_user_routes(app, service, now)
-    _add_catalog_routes(app, service)
+    _add_ranking_routes(app, service, threads)
+    _add_user_routes(app, service, threads, now)
+    _add_catalog_routes(app, service, threads)
     _add_chat_routes(app, chat)
-    _add_monitoring_routes(app, service)
+    _add_monitoring_routes(app, service, threads)
     _add_page_routes(app)
     customize_openapi(app, requires_key=len(keys) > 0)
     return AdmissionMiddleware(
@@ -113,13 +135,11 @@ def create_app(
     )
 
 
-def _add_ranking_routes(app: FastAPI, service: Service) -> None:
+def _add_ranking_routes(app: FastAPI, service: Service, threads: _StoreThreads) -> None:
     async def rank(body: RecommendBody) -> Response:
-        # Only requests with a user id read the store, so only they may block.
+        # Only requests with a user id read the store, so no others wait for it.
         context = (
-            service.request_context(body)
-            if body.user_id is None
-            else await run_in_threadpool(service.request_context, body)
+            service.request_context(body) if body.user_id is None else await threads.run(service.request_context, body)
         )
         # A response object skips FastAPI's validation of the response.
         return _JsonResponse(await asyncio.wrap_future(service.rank(body, context)))
@@ -137,20 +157,20 @@ def _add_ranking_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/related", response_model=RecommendResponse, responses=error_responses(503))
     async def related(body: RelatedBody) -> Response:
         """Recommend items that are related to one item."""
-        service.catalog.index_of(body.item_id)
+        await run_in_threadpool(service.catalog.index_of, body.item_id)  # the first lookup in a catalog sorts its ids
         return await rank(RecommendBody(history=[body.item_id], **{**body.options, "k": body.k}))
 
 
-def _add_user_routes(app: FastAPI, service: Service, now: Callable[[], float]) -> None:
+def _add_user_routes(app: FastAPI, service: Service, threads: _StoreThreads, now: Callable[[], float]) -> None:
     @app.post("/v1/events", responses=error_responses(503))
     async def events(body: EventsBody) -> EventsResponse:
         """Store interactions of users, all or none. They affect the next list."""
-        return EventsResponse(added=await run_in_threadpool(service.add_events, body.events, now()))
+        return EventsResponse(added=await threads.run(service.add_events, body.events, now()))
 
     @app.get("/v1/users/{user_id}/history", responses=error_responses(503))
     async def history(user_id: PathId) -> HistoryResponse:
         """Get the items in a user's history, oldest first."""
-        seen = await run_in_threadpool(service.history_of, user_id)
+        seen = await threads.run(service.history_of, user_id)
         return HistoryResponse(
             user_id=user_id, items=[HistoryItem(item_id=item.item_id, title=item.title) for item in seen]
         )
@@ -158,10 +178,10 @@ def _add_user_routes(app: FastAPI, service: Service, now: Callable[[], float]) -
     @app.delete("/v1/users/{user_id}", responses=error_responses(503))
     async def forget(user_id: PathId) -> ForgetResponse:
         """Delete all stored data of a user. Their history in the interactions file is no longer used."""
-        return ForgetResponse(user_id=user_id, removed=await run_in_threadpool(service.store.forget, user_id))
+        return ForgetResponse(user_id=user_id, removed=await threads.run(service.store.forget, user_id))
 
 
-def _add_catalog_routes(app: FastAPI, service: Service) -> None:
+def _add_catalog_routes(app: FastAPI, service: Service, threads: _StoreThreads) -> None:
     def to_response(item: Item) -> ItemResponse:
         return ItemResponse(item_id=item.item_id, title=item.title, attributes=dict(item.attributes))
 
@@ -182,7 +202,7 @@ def _add_catalog_routes(app: FastAPI, service: Service) -> None:
     async def put_items(body: ItemsBody) -> CatalogResponse:
         """Add items, or replace the items with the same ids; all or none."""
         put = [Item(item.item_id, item.title, item.attributes) for item in body.items]
-        await run_in_threadpool(service.put_items, put)
+        await threads.run(service.put_items, put)
         return total()
 
     @app.get("/v1/catalog/items/{item_id}", responses=error_responses(404))
@@ -190,19 +210,19 @@ def _add_catalog_routes(app: FastAPI, service: Service) -> None:
         """Get one item."""
         with _item_not_found():
             catalog = service.catalog
-            return to_response(catalog[catalog.index_of(item_id)])
+            return to_response(catalog[await run_in_threadpool(catalog.index_of, item_id)])
 
     @app.put("/v1/catalog/items/{item_id}", responses=error_responses(503))
     async def put_item(item_id: PathId, body: ItemBody) -> CatalogResponse:
         """Add an item, or replace the item with this id."""
-        await run_in_threadpool(service.put_items, [Item(item_id, body.title, body.attributes)])
+        await threads.run(service.put_items, [Item(item_id, body.title, body.attributes)])
         return total()
 
     @app.delete("/v1/catalog/items/{item_id}", responses=error_responses(404, 503))
     async def withdraw(item_id: PathId) -> CatalogResponse:
         """Withdraw an item, so that it is no longer recommended."""
         with _item_not_found():
-            await run_in_threadpool(service.withdraw_item, item_id)
+            await threads.run(service.withdraw_item, item_id)
         return total()
 
 
@@ -233,7 +253,7 @@ def _add_chat_routes(app: FastAPI, chat: ChatService) -> None:
         return StreamingResponse(await chat.stream(body), media_type="text/event-stream", headers=headers)
 
 
-def _add_monitoring_routes(app: FastAPI, service: Service) -> None:
+def _add_monitoring_routes(app: FastAPI, service: Service, threads: _StoreThreads) -> None:
     pending_check: asyncio.Future[None] | None = None
 
     @app.head("/health/live", include_in_schema=False)
@@ -248,7 +268,7 @@ def _add_monitoring_routes(app: FastAPI, service: Service) -> None:
         """Check that the store is reachable and that the first stage of the fallback chain ranks."""
         nonlocal pending_check
         if pending_check is None or pending_check.done():  # concurrent probes share one check
-            pending_check = asyncio.ensure_future(run_in_threadpool(service.check))
+            pending_check = asyncio.ensure_future(threads.run(service.check))
             pending_check.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(pending_check)
         return {"status": "ready"}

@@ -14,6 +14,7 @@ from genrec.errors import EngineError
 from genrec.recommender import Recommender
 from genrec.serve.batching import DynamicBatcher
 from genrec.serve.responses import NoticeFilter, RecommendResponse, to_responses
+from genrec.serve.revision_poller import RevisionPoller
 from genrec.serve.schemas import EventBody, RecommendBody
 from genrec.serve.state import RequestContext, ServingState
 from genrec.serve.telemetry import Metrics
@@ -93,6 +94,7 @@ class Service:
         self._notice_filter = NoticeFilter(clock)
         for notice in state.recommender.notices:
             _LOGGER.info("%s", notice)
+        self._poller = RevisionPoller(state)
 
     @property
     def catalog(self) -> Catalog:
@@ -161,7 +163,7 @@ class Service:
         self.store.check()
         if self.clock() - self._last_ranked_at < _READINESS_TTL:
             return
-        recommender = self.state.request_context().recommender
+        recommender = self.state.recommender
         probe = History(words=recommender.catalog[0].title)
         result = recommender.recommend(probe, 1, filter_seen=False, deadline=timeout)
         if result.failed_stages:
@@ -213,7 +215,8 @@ class Service:
         self.state.revise(withdraw=[item_id])
 
     def close(self) -> None:
-        """Stop the batcher."""
+        """Stop the batcher and the poller."""
+        self._poller.close()
         self._batcher.close()
 
     def _rank_batch(self, _: object, batch: Sequence[_PendingList]) -> list[RecommendResponse]:

@@ -2,14 +2,13 @@
 
 The files have the data of the last load, and the event store has what happened since. Each request gets one
 `RequestContext`: the current recommender, and the user's history limited to its catalog. A revision builds a new
-recommender and then replaces the old one, on which running requests finish. Several servers may share a store; each
-applies the revisions of the others within a second.
+recommender and then replaces the old one, on which running requests finish. Several servers may share a store;
+`genrec.serve.revision_poller` applies the revisions of the others.
 """
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from genrec.data.catalog import Catalog
@@ -20,7 +19,6 @@ from genrec.recommender import Recommender, UserLike
 from genrec.store.event_store import Event, Store
 from genrec.types import History, Item, ItemId, UserId
 
-_POLL_INTERVAL = 1.0  # seconds between checks for revisions of other servers
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -51,22 +49,22 @@ class ServingState:
         pipeline: the pipeline of the files, see `genrec.loading.open_pipeline`; revisions of the store are applied to
             it.
         store: events and revisions since the files were read; other servers may write to it, too.
-        clock: monotonic seconds; `request_context` checks for revisions of other servers at most once per second.
 
     Raises:
         StoreError: the store cannot be read.
         InputError: its revisions do not fit the catalog.
     """
 
-    def __init__(self, pipeline: Pipeline, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._clock = store, clock
+    def __init__(self, pipeline: Pipeline, store: Store) -> None:
+        self._store = store
         self._lock = threading.Lock()  # one revision at a time; requests do not wait for it
-        self._revision, self._polled_at = store.revision(), clock()
+        self._revision = store.revision()
+        self._poll_failure: str | None = None
         self._current = self._with_revisions(pipeline)
 
     @property
     def recommender(self) -> Recommender:
-        """The current recommender. It does not look up user ids; only `request_context` applies revisions of others."""
+        """The current recommender. It does not look up user ids."""
         return self._current[1]
 
     @property
@@ -77,15 +75,12 @@ class ServingState:
     def request_context(
         self, user_id: UserId | None = None, history: Sequence[ItemId] = (), words: str = ""
     ) -> RequestContext:
-        """The recommender and the user for a request.
+        """The recommender and the user for a request; reads the store only if there is a user id.
 
         The history is that of the file, unless the user was forgotten, followed by the events of the store (see
         `Store.events_of` for their limit) and the items of the request. Items of the file and the store that are not
         in the catalog are skipped. An event with a weight of 0 or below removes its item from the history so far and
         excludes it, until a later event or the request itself has it again.
-
-        Revisions of other servers are applied first, if the last check is a second old. If that fails, it is logged
-        and retried a second later, and the current catalog is used.
 
         Args:
             user_id: None for an anonymous user.
@@ -95,7 +90,6 @@ class ServingState:
         Raises:
             StoreError: the store cannot be read.
         """
-        self._poll_revisions()
         pipeline, recommender = self._current
         if user_id is None:
             return RequestContext(recommender, History(tuple(history), words))
@@ -137,17 +131,20 @@ class ServingState:
                 number = self._store.revise(items, list(dict.fromkeys(withdrawn)), expected_revision=self._revision)
             self._revision, self._current = number, (pipeline, recommender)
 
-    def _poll_revisions(self) -> None:
-        """Apply revisions of other servers, if a check is due and no other thread is doing so."""
-        if self._clock() - self._polled_at < _POLL_INTERVAL or not self._lock.acquire(blocking=False):
-            return
+    def poll(self) -> None:
+        """Apply the revisions of other servers. May take as long as encoding their items, so no request calls it.
+
+        If they cannot be applied, the current catalog stays, and the reason is logged when it changes.
+        """
         try:
-            self._sync_revisions()
+            with self._lock:
+                self._sync_revisions()
+            failure = None
         except GenrecError as error:
-            _LOGGER.warning("revisions of other servers cannot be applied; retrying in %g s: %s", _POLL_INTERVAL, error)
-        finally:
-            self._polled_at = self._clock()
-            self._lock.release()
+            failure = str(error)
+            if failure != self._poll_failure:
+                _LOGGER.warning("revisions of other servers cannot be applied; retrying until they can: %s", failure)
+        self._poll_failure = failure
 
     def _sync_revisions(self) -> None:
         """Apply revisions of other servers; the caller holds the lock."""

@@ -15,7 +15,7 @@ from server import BlockingRanker, parse_sse, running_server, small_pipeline, wa
 
 from genrec.chat.advisor import Advisor
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, StoreError
+from genrec.errors import EngineError
 from genrec.notices import Notice
 from genrec.pipeline import Pipeline
 from genrec.rankers.base import DenseRanker, RankRequest
@@ -124,29 +124,6 @@ def test_concurrent_readiness_probes_share_one_check(tmp_path: Path) -> None:
         gated.released.set()
         assert {one.result().status_code for one in asking} == {503}
     assert gated.count == 1
-
-
-def test_hanging_store_does_not_delay_requests_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unavailable database must only affect requests with a user id."""
-    released, asked = threading.Event(), threading.Event()
-
-    def hang(self: Store, user_id: object) -> Any:
-        asked.set()
-        released.wait(WAIT)
-        raise StoreError("the database is gone")
-
-    with (
-        running_server(small_pipeline(), tmp_path) as address,
-        httpx.Client(base_url=address, timeout=WAIT) as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        monkeypatch.setattr(Store, "events_of", hang)
-        known = pool.submit(httpx.post, f"{address}/v1/recommend", json={"user_id": "eve"}, timeout=WAIT)
-        assert asked.wait(WAIT)
-        assert len(client.post("/v1/recommend", json={"k": 3}).json()["items"]) == 3
-        assert not known.done()
-        released.set()
-        assert known.result().status_code == 503
 
 
 def test_item_withdrawn_during_a_turn_breaks_nothing(tmp_path: Path) -> None:
