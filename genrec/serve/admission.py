@@ -6,13 +6,12 @@ WebSocket ASGI Message Format".
 
 import asyncio
 import ipaddress
-import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from genrec.serve.auth import ApiKeys, TokenBucket
-from genrec.serve.errors import ApiError
+from genrec.serve.errors import ApiError, assign_request_id, log_failure
 from genrec.serve.telemetry import Metrics
 
 AsgiMessage = MutableMapping[str, Any]
@@ -20,12 +19,10 @@ Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-_LOGGER = logging.getLogger(__name__)
 PUBLIC_PATHS = ("/", "/health/live")
 """Paths that need no API key and are answered even at capacity."""
 
 _PUBLIC_PREFIX = "/page/"
-_DISCONNECT_WAIT = 0.5  # seconds until the disconnect of a lost connection is reported
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -97,7 +94,7 @@ class AdmissionMiddleware:
             return
         # Routes match the encoded path, because ids in it may contain encoded slashes.
         scope["path"] = scope["raw_path"].decode("ascii")
-        start, tracked_send = self._clock(), _TrackedSend(send)
+        start, tracked_send = self._clock(), _TrackedSend(send, assign_request_id(scope))
         error = self._check_request(scope)
         if error is not None:
             await _send_error(tracked_send, error)
@@ -179,14 +176,11 @@ class AdmissionMiddleware:
         except asyncio.CancelledError:
             if not disconnected.done() or disconnected.cancelled():
                 raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (logged, and answered)
             disconnected.remove_done_callback(cancel)
-            if tracked_send.status:  # the send may have failed because the client just disconnected
-                await asyncio.wait((disconnected,), timeout=_DISCONNECT_WAIT)
-            if not disconnected.done():
-                _LOGGER.exception("request failed")
-                if not tracked_send.status:
-                    await _send_error(tracked_send, ApiError.from_exception(error))
+            log_failure(scope, error)
+            if not tracked_send.status and not disconnected.done():
+                await _send_error(tracked_send, ApiError.from_exception(error))
         finally:
             disconnected.remove_done_callback(cancel)
             disconnected.cancel()
@@ -210,15 +204,19 @@ class AdmissionMiddleware:
 
 
 class _TrackedSend:
-    """Sends a response and records its status, 0 before it starts, and whether it is complete."""
+    """Sends a response with the id of its request.
 
-    def __init__(self, send: Send) -> None:
+    Records its status, 0 before it starts, and whether it is complete.
+    """
+
+    def __init__(self, send: Send, request_id: str) -> None:
         self._send, self.status, self.is_complete = send, 0, False
+        self._headers = (*SECURITY_HEADERS, (b"x-request-id", request_id.encode()))
 
     async def __call__(self, message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
         elif not message.get("more_body", False):
             self.is_complete = True
         await self._send(message)

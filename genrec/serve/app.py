@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
@@ -17,11 +18,11 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BeforeValidator
 
 from genrec.errors import UnknownItemError
-from genrec.serve.admission import AdmissionMiddleware, AsgiApp, Limits
+from genrec.serve.admission import AdmissionMiddleware, Limits
 from genrec.serve.auth import ApiKeys
 from genrec.serve.chat import MODEL_NAME, ChatService
 from genrec.serve.error_handlers import add_error_handlers
-from genrec.serve.errors import ApiError
+from genrec.serve.errors import ApiError, log_failure
 from genrec.serve.openapi import CHAT_RESPONSES, PLAIN_TEXT_ERRORS, customize_openapi, error_responses
 from genrec.serve.responses import RecommendResponse, to_json_bytes
 from genrec.serve.schemas import (
@@ -96,7 +97,7 @@ def create_app(
     keys: ApiKeys,
     limits: Limits,
     now: Callable[[], float] = time.time,
-) -> AsgiApp:
+) -> AdmissionMiddleware:
     """The server as an ASGI app. It closes the service when it shuts down.
 
     Args:
@@ -243,14 +244,15 @@ def _add_chat_routes(app: FastAPI, chat: ChatService) -> None:
         return model_object()
 
     @app.post("/v1/chat/completions", response_model=None, responses=error_responses(404, 503) | {200: CHAT_RESPONSES})
-    async def complete(body: ChatBody) -> Response:
+    async def complete(request: Request, body: ChatBody) -> Response:
         """Reply to a conversation, whole or streamed. The recommended items are in `genrec.items`."""
         if body.model not in (None, MODEL_NAME):
             raise ApiError(404, f"unknown model; use {MODEL_NAME!r}", "model_not_found", param="model")
         if not body.stream:
             return _JsonResponse(await chat.complete(body))
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(await chat.stream(body), media_type="text/event-stream", headers=headers)
+        events = await chat.stream(body, on_failure=partial(log_failure, request.scope))
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 def _add_monitoring_routes(app: FastAPI, service: Service, threads: _StoreThreads) -> None:

@@ -5,7 +5,6 @@ completion object" and "Chat completion chunk object"; WHATWG HTML, "Server-sent
 """
 
 import asyncio
-import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,6 @@ from genrec.types import RecommendationList
 MODEL_NAME = "genrec"
 _DEFAULT_K = 5
 _RETRY_AFTER = 5  # seconds
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,26 @@ class ChatService:
                 builder.add(event)
         return builder.completion
 
-    async def stream(self, body: ChatBody) -> AsyncIterator[bytes]:
-        """The completion as server-sent events; waits for the first one, and until then raises as `complete` does."""
+    async def stream(self, body: ChatBody, *, on_failure: Callable[[Exception], None]) -> AsyncIterator[bytes]:
+        """The completion as server-sent events.
+
+        Waits for the first event, and until then raises as `complete` does. A later error ends the reply with the list
+        as plain text.
+
+        Args:
+            body: the request.
+            on_failure: receives a later error.
+        """
         events = self._run_turn(body)
         first = await anext(events)
-        return self._events(body, first, events)
+        return self._events(body, first, events, on_failure)
 
     async def _events(
-        self, body: ChatBody, first: _WorkerEvent, events: AsyncGenerator[_WorkerEvent, None]
+        self,
+        body: ChatBody,
+        first: _WorkerEvent,
+        events: AsyncGenerator[_WorkerEvent, None],
+        on_failure: Callable[[Exception], None],
     ) -> AsyncIterator[bytes]:
         builder = _CompletionBuilder(self._service.metrics, body, int(self._now()))
         try:
@@ -96,8 +106,8 @@ class ChatService:
                 yield _sse_event(builder.add(first))
                 async for event in events:
                     yield _sse_event(builder.add(event))
-        except Exception:
-            _LOGGER.exception("reply aborted")
+        except Exception as error:  # noqa: BLE001  (passed on)
+            on_failure(error)
             for chunk in builder.abort():
                 yield _sse_event(chunk)
         if body.stream_options is not None and body.stream_options.include_usage:
@@ -122,9 +132,9 @@ class ChatService:
                 return
             except Exception as error:  # noqa: BLE001  (the caller raises it)
                 loop.call_soon_threadsafe(events.put_nowait, error)
-            except BaseException as error:
-                _LOGGER.exception("chat turn aborted")
-                aborted = EngineError(f"the chat turn was aborted: {error!r}")  # a BaseException would end the loop
+            except BaseException as error:  # noqa: BLE001  (it would end the event loop)
+                aborted = EngineError(f"the chat turn was aborted: {error!r}")
+                aborted.__cause__ = error
                 loop.call_soon_threadsafe(events.put_nowait, aborted)
 
         self._active_chats += 1

@@ -1,6 +1,5 @@
 """Exception handlers that turn errors of routes into OpenAI-style error responses."""
 
-import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,10 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from genrec.errors import GenrecError
-from genrec.serve.errors import ApiError
+from genrec.serve.errors import ApiError, log_failure
 
 _EXPECTED_ERRORS = (GenrecError, ApiError)
-_LOGGER = logging.getLogger(__name__)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -29,15 +27,18 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code >= 500:
+            log_failure(request.scope, error)
         headers = dict(error.headers or {})
         if error.status_code == 405:  # Starlette lists the methods of the first matching route only
             headers["allow"] = ", ".join(sorted(_allowed_methods(app, request)))
         return to_response(ApiError.from_status(error.status_code, headers))
 
-    async def failed(_: Request, error: Exception) -> Response:
+    async def failed(request: Request, error: Exception) -> Response:
         api_error = ApiError.from_exception(error)
-        if isinstance(error, _EXPECTED_ERRORS) and api_error.status >= 500:  # AdmissionMiddleware logs other exceptions
-            _LOGGER.error("request failed", exc_info=error)
+        # Starlette raises other exceptions again after the response, and AdmissionMiddleware logs them.
+        if isinstance(error, _EXPECTED_ERRORS) and api_error.status >= 500:
+            log_failure(request.scope, error)
         return to_response(api_error)
 
     for kind in (*_EXPECTED_ERRORS, Exception):

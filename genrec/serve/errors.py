@@ -1,18 +1,24 @@
 """Error responses in the format of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`.
 
-Messages may quote the caller's own input. Internal errors are reported by their kind only, and logged in full, so no
-message contains a path of this machine, a prompt or a secret. Source: OpenAI's API reference, "Error codes".
+Messages may quote the caller's own input. Internal errors are reported by their kind only, and logged in full under the
+id of the request, so no message contains a path of this machine, a prompt or a secret. Source: OpenAI's API reference,
+"Error codes" and "Debugging requests".
 """
 
 import json
-from collections.abc import Mapping
+import logging
+import uuid
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from genrec.errors import EngineError, GenrecError, InputError, QueueFullError, StoreError
 
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _RETRY_AFTER = 1  # seconds
+_REQUEST_ID = "genrec.request_id"  # a key of the ASGI scope
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -63,8 +69,10 @@ class ApiError(Exception):
             case EngineError():
                 return cls(503, "the model is unavailable; try again later", "engine_unavailable", reason=error.code)
             case GenrecError():
-                return cls(500, "the server is misconfigured; see its log", "misconfigured", reason=error.code)
-        return cls(500, "internal server error; see the server log", "internal_error")
+                message = "the server is misconfigured; its log says why under the x-request-id of this response"
+                return cls(500, message, "misconfigured", reason=error.code)
+        message = "internal server error; the server log has it under the x-request-id of this response"
+        return cls(500, message, "internal_error")
 
     @classmethod
     def overloaded(cls, retry_after: int = _RETRY_AFTER) -> "ApiError":
@@ -87,3 +95,15 @@ class ApiError(Exception):
         """An HTTP status with its standard phrase."""
         phrase = HTTPStatus(status).phrase
         return cls(status, phrase.lower(), phrase.lower().replace(" ", "_"), headers=dict(headers or {}))
+
+
+def assign_request_id(scope: MutableMapping[str, Any]) -> str:
+    """Give a request a new id, under which its failures are logged."""
+    request_id = scope[_REQUEST_ID] = uuid.uuid4().hex
+    return request_id
+
+
+def log_failure(scope: Mapping[str, Any], error: Exception) -> None:
+    """Log why a request failed, with its id, its route and the traceback. Ids in its path are not logged."""
+    route = getattr(scope.get("route"), "path", "unknown")
+    _LOGGER.error("request %s failed: %s %s", scope[_REQUEST_ID], scope["method"], route, exc_info=error)

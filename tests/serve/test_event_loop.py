@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from server import item_ids, running_server, small_pipeline, wait_until
+from server import ROUTE_REQUESTS, item_ids, running_server, small_pipeline, wait_until
 
 from genrec import Item
 from genrec.errors import StoreError
@@ -19,28 +19,6 @@ from genrec.pipeline import Pipeline
 from genrec.store.event_store import Store
 
 WAIT = 30.0
-MESSAGES = [{"role": "user", "content": "a lamp"}]
-EVENT = {"user_id": "eve", "item_id": "i1"}
-REQUESTS: dict[tuple[str, str], Any] = {
-    ("get", "/health/live"): None,
-    ("get", "/health/ready"): None,
-    ("get", "/metrics"): None,
-    ("get", "/v1/catalog/items"): None,
-    ("get", "/v1/catalog/items/{item_id}"): None,
-    ("get", "/v1/models"): None,
-    ("get", "/v1/models/{model}"): None,
-    ("get", "/v1/users/{user_id}/history"): None,
-    ("post", "/v1/catalog/items"): {"items": [{"item_id": "i1", "title": "Old Mug"}]},
-    ("post", "/v1/chat/completions"): {"messages": MESSAGES, "genrec": {"user_id": "eve"}},
-    ("post", "/v1/events"): {"events": [EVENT]},
-    ("post", "/v1/recommend"): {"user_id": "eve"},
-    ("post", "/v1/related"): {"item_id": "i2"},
-    ("post", "/v1/search"): {"words": "a lamp", "user_id": "eve"},
-    ("put", "/v1/catalog/items/{item_id}"): {"title": "New Mug"},
-    ("delete", "/v1/catalog/items/{item_id}"): None,
-    ("delete", "/v1/users/{user_id}"): None,
-}
-"""A request for each route of the server."""
 
 
 @contextmanager
@@ -84,8 +62,8 @@ def test_no_route_reads_the_store_or_encodes_items_on_the_event_loop(
         documented = {
             (method, path) for path, route in client.get("/openapi.json").json()["paths"].items() for method in route
         }
-        assert documented == set(REQUESTS)
-        for (method, path), body in REQUESTS.items():
+        assert documented == set(ROUTE_REQUESTS)
+        for (method, path), body in ROUTE_REQUESTS.items():
             before = len(calls)
             url = path.format(item_id="i1", user_id="eve", model="genrec")
             assert client.request(method, url, json=body).status_code == 200, (method, path)

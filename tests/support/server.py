@@ -33,6 +33,29 @@ from genrec.store.event_store import Store
 NOUNS = ("Mug", "Lamp", "Candle", "Rug", "Tea Pot", "Clock", "Basket", "Frame")
 COLOURS = ("Red", "Blue", "Green", "White", "Black")
 EVENTS = (("ann", "i0"), ("ann", "i1"), ("bob", "i1"), ("bob", "i2"), ("cyd", "i2"), ("cyd", "i3"), ("dan", "i0"))
+ROUTE_REQUESTS: dict[tuple[str, str], Any] = {
+    ("get", "/health/live"): None,
+    ("get", "/health/ready"): None,
+    ("get", "/metrics"): None,
+    ("get", "/v1/catalog/items"): None,
+    ("get", "/v1/catalog/items/{item_id}"): None,
+    ("get", "/v1/models"): None,
+    ("get", "/v1/models/{model}"): None,
+    ("get", "/v1/users/{user_id}/history"): None,
+    ("post", "/v1/catalog/items"): {"items": [{"item_id": "i1", "title": "Old Mug"}]},
+    ("post", "/v1/chat/completions"): {
+        "messages": [{"role": "user", "content": "a lamp"}],
+        "genrec": {"user_id": "eve"},
+    },
+    ("post", "/v1/events"): {"events": [{"user_id": "eve", "item_id": "i1"}]},
+    ("post", "/v1/recommend"): {"user_id": "eve"},
+    ("post", "/v1/related"): {"item_id": "i2"},
+    ("post", "/v1/search"): {"words": "a lamp", "user_id": "eve"},
+    ("put", "/v1/catalog/items/{item_id}"): {"title": "New Mug"},
+    ("delete", "/v1/catalog/items/{item_id}"): None,
+    ("delete", "/v1/users/{user_id}"): None,
+}
+"""A request for each route of the server."""
 
 
 class PipelineWithExtraStages(Pipeline):
