@@ -1,17 +1,24 @@
-"""The app under uvicorn, with a protocol that closes idle, oversized and unread connections."""
+"""The app under uvicorn, with a protocol that closes idle, oversized and unread connections.
+
+The protocol overrides only callbacks of asyncio and httptools, which call them by their documented names, and hooks of
+uvicorn, which `uvicorn_config` checks at the start: a hook that uvicorn renamed would otherwise be ignored silently.
+"""
 
 import asyncio
 import gc
 import socket
 import sys
+from functools import partial
 from http import HTTPStatus
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from genrec.serve.admission import SECURITY_HEADERS, AdmissionMiddleware, AsgiApp, error_headers
+from genrec.errors import GenrecError
+from genrec.serve.admission import SECURITY_HEADERS, AdmissionMiddleware, error_headers
 from genrec.serve.errors import ApiError
 
 _IO_TIMEOUT = 4.0  # seconds for a complete request head, and for the client to read a response
@@ -30,8 +37,17 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with limits on time and size.
 
     A request head must be complete within `_IO_TIMEOUT` seconds and `_MAX_HEAD_BYTES` bytes. Invalid HTTP gets an error
-    response in the same format as all others. A client that does not read its responses is disconnected.
+    response in the same format as all others. A client that does not read its responses is disconnected. Requests
+    whose queue is full are rejected here, before uvicorn starts a task for them.
+
+    Args:
+        admission: decides which requests are rejected early.
+        uvicorn_arguments: arguments of uvicorn's protocol.
     """
+
+    def __init__(self, *, admission: AdmissionMiddleware, **uvicorn_arguments: Any) -> None:
+        super().__init__(**uvicorn_arguments)
+        self._admission = admission
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for the first request."""
@@ -41,6 +57,7 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         self._active_cycle: RequestResponseCycle | None = None
         self._unparsed_bytes = 0
         self._is_head_too_large = self._has_progressed = self._is_message_complete = self._has_rejected = False
+        self._ignores_message = False  # the current request gets no task: it was rejected, or the connection is closing
         self._start_request_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -58,7 +75,7 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Note the start of a request."""
-        self._has_progressed, self._is_message_complete = True, False
+        self._has_progressed, self._is_message_complete, self._ignores_message = True, False, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -68,20 +85,35 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > _MAX_HEAD_BYTES:
             self._is_head_too_large = True
             raise _HeadTooLargeError
+        if self.transport.is_closing():  # pipelined requests after `connection: close` are ignored
+            self._ignores_message = True
+            return
+        if (error := self._early_rejection()) is not None:
+            self._has_rejected = self._ignores_message = True
+            self._respond_with_error(error)
+            return
         super().on_headers_complete()
+        if not self.pipeline:
+            self._active_cycle = self.cycle
+        if self.cycle.scope["method"] != "HEAD":  # a response to HEAD has no body
+            self.cycle.transport = _HeadBufferingTransport(self.cycle.transport)
 
     def on_body(self, body: bytes) -> None:
         """Note progress; AdmissionMiddleware limits the size of the body."""
         self._has_progressed = True
-        super().on_body(body)
+        if not self._ignores_message:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._is_message_complete = True
-        super().on_message_complete()
+        if not self._ignores_message:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Continue with the next request; if the connection is closing, limit the time for it."""
+        if self.pipeline:
+            self._active_cycle = self.pipeline[-1][0]  # the request that uvicorn starts next
         super().on_response_complete()
         if self.transport.is_closing():
             self._start_write_timer()
@@ -115,34 +147,25 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         error = ApiError(400, "the request is not valid HTTP/1.1", "no_http")
         self._reject_and_close(_head_too_large() if self._is_head_too_large else error)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if self.transport.is_closing():  # pipelined requests after `connection: close` are ignored
-            return
-        self._active_cycle = cycle
-        if cycle.scope["method"] != "HEAD":  # a response to HEAD has no body
-            cycle.transport = _HeadBufferingTransport(cycle.transport)
-        # At most one early rejection per read, so that pipelined requests cannot starve other connections; none for
-        # clients that do not read.
-        if (
-            isinstance(app, AdmissionMiddleware)
-            and not self._has_rejected
-            and not self.pipeline
-            and not self.flow.write_paused
-        ):
-            error = app.reject_early(cycle.scope)
-            if error is not None:
-                self._has_rejected = True
-                self._respond_with_error(cycle, error)
-                return
-        super()._start_asgi_task(cycle, app)
+    def _early_rejection(self) -> ApiError | None:
+        """The error for a request that is rejected without a task.
 
-    def _respond_with_error(self, cycle: RequestResponseCycle, error: ApiError) -> None:
+        At most one per read, so that requests sent together cannot starve other connections; none behind a response
+        that is pending, and none for clients that do not read.
+        """
+        if self._has_rejected or self._is_responding or self.flow.write_paused:
+            return None
+        raw_path = httptools.parse_url(self.url).path
+        method = self.parser.get_method().decode("ascii")
+        return self._admission.reject_early({"raw_path": raw_path, "method": method, "headers": self.headers})
+
+    def _respond_with_error(self, error: ApiError) -> None:
         """Respond in place of the app; the body of the request is discarded."""
-        self.transport.write(_error_response(error, close=not cycle.keep_alive))
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self.transport.write(_error_response(error, close=not keep_alive))
+        if not keep_alive:
             self.transport.close()
-        cycle.on_response()
+        self.on_response_complete()
 
     @property
     def _is_responding(self) -> bool:
@@ -232,11 +255,30 @@ def _head_too_large() -> ApiError:
     return ApiError(431, f"the request head is too large; send at most {_MAX_HEAD_BYTES:,} bytes", "too_large")
 
 
-def uvicorn_config(app: AsgiApp) -> uvicorn.Config:
-    """The uvicorn configuration for the app."""
+def check_overrides(protocol: type, base: type) -> None:
+    """Check that each public method of a protocol overrides one of its base, which calls it.
+
+    Raises:
+        GenrecError: a method overrides nothing, because the base was changed.
+    """
+    unknown = sorted(name for name in vars(protocol) if not name.startswith("_") and not hasattr(base, name))
+    if unknown:
+        raise GenrecError(
+            f"uvicorn {uvicorn.__version__} has no {', '.join(unknown)} in {base.__name__}, so it would ignore limits "
+            "of this server; install another version of uvicorn, such as 0.54"
+        )
+
+
+def uvicorn_config(app: AdmissionMiddleware) -> uvicorn.Config:
+    """The uvicorn configuration for the app.
+
+    Raises:
+        GenrecError: this version of uvicorn lacks a hook that the protocol needs.
+    """
+    check_overrides(TimeoutHttpProtocol, HttpToolsProtocol)
     return uvicorn.Config(
         app=app,
-        http=TimeoutHttpProtocol,
+        http=cast(type[asyncio.Protocol], partial(TimeoutHttpProtocol, admission=app)),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -248,7 +290,7 @@ def uvicorn_config(app: AsgiApp) -> uvicorn.Config:
     )
 
 
-def serve(app: AsgiApp, listen_socket: socket.socket) -> None:
+def serve(app: AdmissionMiddleware, listen_socket: socket.socket) -> None:
     """Serve until the process is asked to stop; running requests then have `_SHUTDOWN_TIMEOUT` seconds."""
     sys.setswitchinterval(_THREAD_SWITCH_INTERVAL)
     gc.collect()

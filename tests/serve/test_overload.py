@@ -11,10 +11,12 @@ from typing import Any
 import httpx
 import pytest
 from server import BlockingRanker, error_of, item_ids, running_server, small_pipeline, wait_until
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from genrec.errors import GenrecError
 from genrec.serve.admission import AdmissionMiddleware, Limits
 from genrec.serve.service import ServiceConfig
-from genrec.serve.uvicorn_protocol import _HeadBufferingTransport
+from genrec.serve.uvicorn_protocol import TimeoutHttpProtocol, _HeadBufferingTransport, check_overrides
 
 KEY = "a-key-of-more-than-sixteen"
 
@@ -158,3 +160,15 @@ def test_idle_connection_is_closed(client: httpx.Client) -> None:
             connection.sendall(data)
             answered = connection.recv(65536)
             assert answered == b"" or answered.startswith(b"HTTP/1.1 408 ")
+
+
+def test_the_protocol_overrides_only_hooks_that_are_called() -> None:
+    """A hook that uvicorn renames would be ignored silently, and with it a limit of the server."""
+    own = {name for name in vars(TimeoutHttpProtocol) if not name.startswith("__")}
+    assert not {name for name in own if name.startswith("_") and hasattr(HttpToolsProtocol, name)}  # private names
+    hooks = [name for name in sorted(own) if not name.startswith("_")]
+    check_overrides(TimeoutHttpProtocol, HttpToolsProtocol)
+    for hook in hooks:
+        renamed = type("Renamed", (), dict.fromkeys({*hooks, "another"} - {hook}))
+        with pytest.raises(GenrecError, match=f"has no {hook} in Renamed"):
+            check_overrides(TimeoutHttpProtocol, renamed)
