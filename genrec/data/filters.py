@@ -35,6 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.data.column_types import describe_type
+from genrec.data.exact_numbers import compare_columns, compare_inexact, exact_scalar, is_among
 from genrec.data.read_errors import first_line
 from genrec.errors import FilterError
 from genrec.types import BoolArray
@@ -174,8 +175,12 @@ class _FilterEvaluator:
             if pa.types.is_null(column.type):
                 return self._all_unknown()
             other = self._scalar(value, left.id, column.type)
+            if other is None:
+                return compare_inexact(column, _COMPARISONS[kind], value)
         if describe_type(column.type) not in ("numbers", "text", "dates") and kind not in (ast.Eq, ast.NotEq):
             raise self._error(f"{left.id} holds {describe_type(column.type)}, which has no order; use == or !=")
+        if isinstance(other, pa.Array) and describe_type(column.type) == "numbers":
+            return compare_columns(column, _COMPARISONS[kind], other)
         try:
             return _COMPARISONS[kind](column, other)
         except pa.ArrowException as error:
@@ -193,10 +198,7 @@ class _FilterEvaluator:
                 return self._all_unknown()
             if pa.types.is_large_list(column.type):
                 raise self._error(f"{left.id} holds lists; write: 'element' in {left.id}")
-            scalars = [self._scalar(value, left.id, column.type) for value in values]
-            # A whole number never equals a fraction; only fractions have another type than the column here.
-            listed = pa.array([scalar.as_py() for scalar in scalars if scalar.type == column.type], column.type)
-            return pc.if_else(pc.is_valid(column), pc.is_in(column, value_set=listed), None)
+            return is_among(column, [self._scalar(value, left.id, column.type) for value in values])
         if isinstance(right, ast.Call):
             return self._contains_words(left, right)
         if not isinstance(right, ast.Name):
@@ -213,7 +215,8 @@ class _FilterEvaluator:
             raise self._error(f"{right.id} holds {describe_type(column.type)}; use in with text or lists")
         if not isinstance(value, str):
             raise self._error(f"{right.id} holds text, but {value!r} is not text; write it in quotes")
-        return pc.match_substring(column, self._scalar(value, right.id, column.type).as_py(), ignore_case=True)
+        self._scalar(value, right.id, column.type)  # refuses what is not Unicode
+        return pc.match_substring(column, value, ignore_case=True)
 
     def _contains_words(self, left: ast.expr, call: ast.Call) -> pa.Array:
         """Whether each text contains another one as whole words."""
@@ -232,12 +235,14 @@ class _FilterEvaluator:
             raise self._error(f"{name} holds {describe_type(column.type)}; use words with text")
         if not isinstance(value, str):
             raise self._error(f"{name} holds text, but {value!r} is not text; write it in quotes")
-        text = self._scalar(value, name, column.type).as_py()
-        if not text.strip():
+        self._scalar(value, name, column.type)  # refuses what is not Unicode
+        if not value.strip():
             raise self._error(f"{value!r} has no words; write at least one")
-        return _contains_whole_words(column, text)
+        return _contains_whole_words(column, value)
 
-    def _list_contains(self, column: pa.Array, value: pa.Scalar) -> pa.Array:
+    def _list_contains(self, column: pa.Array, value: pa.Scalar | None) -> pa.Array:
+        if value is None:
+            return pc.if_else(pc.is_valid(column), False, None)
         # Arrow may keep elements under a null list. `flatten` skips them, so rows are counted by the lengths of lists.
         hits = pc.equal(column.flatten(), value).fill_null(False).to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
@@ -272,8 +277,8 @@ class _FilterEvaluator:
         hint = "write attributes alone on one side" if isinstance(node, ast.Name) else "use one of these"
         raise self._error(f"{self._excerpt(node)} is neither text in quotes, a number, True nor False; {hint}")
 
-    def _scalar(self, value: Any, name: str, kind: pa.DataType) -> pa.Scalar:
-        """A literal in the type of the column it is compared with."""
+    def _scalar(self, value: Any, name: str, kind: pa.DataType) -> pa.Scalar | None:
+        """A literal in the type of the column it is compared with; None for a number that the type does not have."""
         holds = describe_type(kind)
         try:
             if holds == "text" and isinstance(value, str):
@@ -281,7 +286,7 @@ class _FilterEvaluator:
             if holds == "true or false" and isinstance(value, bool):
                 return pa.scalar(value)
             if holds == "numbers" and isinstance(value, int | float) and not isinstance(value, bool):
-                return _number_scalar(value, kind)
+                return exact_scalar(value, kind)
             if holds == "dates" and isinstance(value, str):
                 return _instant_scalar(value, kind)
         except UnicodeEncodeError as error:
@@ -335,15 +340,6 @@ def _whole_word_pattern(text: str, boundary: str) -> str:
         for end, letter in (("^", text[0]), ("$", text[-1]))
     )
     return before + re.escape(text) + after
-
-
-def _number_scalar(value: int | float, kind: pa.DataType) -> pa.Scalar:
-    if kind == pa.int64() and value == value // 1 and -(2**63) <= value < 2**63:
-        return pa.scalar(int(value), kind)
-    try:
-        return pa.scalar(float(value))
-    except OverflowError:
-        return pa.scalar(float("inf") if value > 0 else float("-inf"))
 
 
 def _instant_scalar(value: str, kind: pa.DataType) -> pa.Scalar:
