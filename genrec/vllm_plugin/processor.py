@@ -25,7 +25,7 @@ import os
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from vllm import SamplingParams
@@ -46,6 +46,9 @@ except ImportError:  # vLLM before 0.31 runs processors on the first runner only
         """Placeholder for the base class of the second runner's processors."""
 
 
+_REGISTRY_ATTRIBUTE = "genrec_catalog_registry"  # of the part of vLLM that validates requests
+
+
 class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[misc]
     """Constrains every request that names a catalog; see the module's docstring.
 
@@ -58,11 +61,8 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
         GenrecError: at the start of the engine, if a catalog is damaged or was built for another tokenizer (named).
     """
 
-    # vLLM validates requests through the class, without an instance, so the registries of a process are stored here.
-    _registries: ClassVar[dict[tuple[str, str], CatalogRegistry]] = {}
-
     def __init__(self, vllm_config: VllmConfig, device_or_states: Any, is_pin_memory: bool = False) -> None:
-        registry = self._registry_for(vllm_config) if os.environ.get(CATALOGS_ENV) else None
+        registry = _open_registry(vllm_config) if os.environ.get(CATALOGS_ENV) else None
         if registry:
             for name in registry.names:
                 registry.load(name)
@@ -83,14 +83,15 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
         """
         if not is_constrained(sampling_params):
             return
-        config = _config_of_caller()
+        engine = _engine_of_caller()
+        config: VllmConfig = engine.vllm_config
         if config.speculative_config is not None:
             raise InputError(
                 "genrec_catalog is set, but this engine uses speculative decoding, which ignores logits processors; "
                 "start vLLM without a speculative config"
             )
         try:
-            state = cls._registry_for(config).start(sampling_params.extra_args or {})
+            state = _registry_of(engine).start(sampling_params.extra_args or {})
             if getattr(config, "use_v2_model_runner", False):
                 check_listed_rows(state)
         except InputError:
@@ -102,16 +103,6 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
         reject_insufficient_tokens(sampling_params, state, config.model_config.max_model_len)
         sampling_params.stop_token_ids = sorted({*(sampling_params.stop_token_ids or ()), end_id})
         sampling_params._bad_words_token_ids = [[end_id, end_id]]
-
-    @classmethod
-    def _registry_for(cls, config: VllmConfig) -> CatalogRegistry:
-        folder, model = os.environ.get(CATALOGS_ENV), str(config.model_config.tokenizer)
-        if not folder:
-            raise InputError(f"{CATALOGS_ENV} is not set where vLLM runs; set it to the folder of saved catalogs")
-        if (folder, model) not in cls._registries:
-            tokenizer = _tokenizer_folder(model, config.model_config.tokenizer_revision)
-            cls._registries[folder, model] = CatalogRegistry(Path(folder), tokenizer)
-        return cls._registries[folder, model]
 
     def is_argmax_invariant(self) -> bool:
         """False: the constraint changes greedy choices too."""
@@ -138,18 +129,38 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
         return logits if self._slot_requests is None else self._slot_requests.mask(logits, ctx)
 
 
-def _config_of_caller() -> VllmConfig:
-    """The configuration of the engine that validates a request; vLLM passes only the parameters."""
+def _engine_of_caller() -> Any:
+    """The part of vLLM that validates a request, with the attribute `vllm_config`; vLLM passes only the parameters."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        config = getattr(frame.f_locals.get("self"), "vllm_config", None)
-        if config is not None:
-            return config
+        caller = frame.f_locals.get("self")
+        if getattr(caller, "vllm_config", None) is not None:
+            return caller
         frame = frame.f_back
     raise InputError(
         "genrec_catalog was validated outside of a vLLM engine; "
         "send the request to an engine of vLLM 0.25 to 0.32, which genrec's plugin supports"
     )
+
+
+def _registry_of(engine: Any) -> CatalogRegistry:
+    """The catalogs against which an engine's requests are validated.
+
+    vLLM validates through the class, without an instance, so the engine itself holds them; they end with it.
+    """
+    folder, registry = os.environ.get(CATALOGS_ENV), vars(engine).get(_REGISTRY_ATTRIBUTE)
+    if not isinstance(registry, CatalogRegistry) or not folder or registry.folder != Path(folder):
+        registry = _open_registry(engine.vllm_config)
+        setattr(engine, _REGISTRY_ATTRIBUTE, registry)
+    return registry
+
+
+def _open_registry(config: VllmConfig) -> CatalogRegistry:
+    folder = os.environ.get(CATALOGS_ENV)
+    if not folder:
+        raise InputError(f"{CATALOGS_ENV} is not set where vLLM runs; set it to the folder of saved catalogs")
+    model = config.model_config
+    return CatalogRegistry(Path(folder), _tokenizer_folder(str(model.tokenizer), model.tokenizer_revision))
 
 
 def _tokenizer_folder(model: str, revision: str | None) -> Path:

@@ -32,6 +32,9 @@ class CatalogRegistry:
         folder: contains a sub-folder for each catalog, written by `CatalogIndex.save`.
         model: the folder of the model's tokenizer.
 
+    Attributes:
+        folder: as given.
+
     Raises:
         InputError: `folder` does not exist, or the tokenizer has no delimiters; see
             `genrec.decoding.delimiters.DelimiterTokens`.
@@ -43,7 +46,7 @@ class CatalogRegistry:
             raise InputError(
                 f"{CATALOGS_ENV} is {str(folder)!r}, which is not a folder; set it to the folder of saved catalogs"
             )
-        self._folder = folder
+        self.folder = folder
         self._tokenizer = HuggingFaceTokenizer.from_directory(model)
         self.delimiters = DelimiterTokens.from_tokenizer(self._tokenizer)
         self._loaded: dict[str, tuple[CatalogIndex, CatalogGrammar]] = {}
@@ -51,7 +54,7 @@ class CatalogRegistry:
     @property
     def names(self) -> list[str]:
         """The names of the catalogs that are in the folder now."""
-        return sorted(path.parent.name for path in self._folder.glob(f"[!.]*/{MANIFEST}"))
+        return sorted(path.parent.name for path in self.folder.glob(f"[!.]*/{MANIFEST}"))
 
     def load(self, name: object) -> tuple[CatalogIndex, CatalogGrammar]:
         """The index of a catalog, memory-mapped after its checksums are verified, and its grammar.
@@ -70,7 +73,7 @@ class CatalogRegistry:
                 f"genrec_catalog is {name!r:.60}; choose one of the catalogs in {CATALOGS_ENV}: {available}"
             )
         name = str(name)
-        index = CatalogIndex.load(self._folder / name, tokenizer=self._tokenizer)
+        index = CatalogIndex.load(self.folder / name, tokenizer=self._tokenizer)
         self._loaded[name] = index, CatalogGrammar(index.trie, self.delimiters)
         return self._loaded[name]
 

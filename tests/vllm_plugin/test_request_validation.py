@@ -1,5 +1,6 @@
 """Laws of request validation: a constraint that cannot be applied refuses its request, and the engine goes on."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from vllm_requests import REFUSAL, params, written
 
 from genrec.errors import InputError
 from genrec.vllm_plugin.processor import CatalogLogitsProcessor
+from genrec.vllm_plugin.registry import CatalogRegistry
 
 pytestmark = [pytest.mark.model, pytest.mark.vllm]
 
@@ -74,3 +76,28 @@ def test_validation_outside_of_an_engine_is_refused() -> None:
     with pytest.raises(InputError, match="validated outside of a vLLM engine"):
         CatalogLogitsProcessor.validate_params(params(genrec_catalog="retail"))
     CatalogLogitsProcessor.validate_params(params())
+
+
+def test_catalogs_belong_to_the_engine_that_validates(
+    catalogs: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the class held them, engines of one process would share catalogs, and those would outlive their engine."""
+
+    class Engine:
+        """The part of vLLM that validates requests."""
+
+        def __init__(self) -> None:
+            model = SimpleNamespace(tokenizer=str(smollm2), tokenizer_revision=None, max_model_len=512)
+            self.vllm_config = SimpleNamespace(speculative_config=None, model_config=model)
+
+        def validate(self) -> CatalogRegistry:
+            CatalogLogitsProcessor.validate_params(params(genrec_catalog="shop", genrec_form="item"))
+            (registry,) = (held for held in vars(self).values() if isinstance(held, CatalogRegistry))
+            return registry
+
+    monkeypatch.setenv("GENREC_CATALOGS", f"{catalogs}/")
+    one, other = Engine(), Engine()
+    assert one.validate() is one.validate()
+    assert one.validate() is not other.validate()
+    held = [value for owner in CatalogLogitsProcessor.__mro__ for value in vars(owner).values()]
+    assert not [value for value in held if isinstance(value, CatalogRegistry | dict | list | set)]
