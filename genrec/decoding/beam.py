@@ -12,7 +12,7 @@ from genrec.decoding.bounds import renormalize_runs
 from genrec.decoding.frontier import Frontier
 from genrec.decoding.node_bounds import NodeBounds
 from genrec.decoding.search_request import SearchRequest
-from genrec.decoding.tree_scoring import check_no_nan
+from genrec.decoding.tree_scoring import check_log_probs
 from genrec.index.allowed_batch import AllowedBatch
 from genrec.index.kernels.numpy import ragged_ranges
 from genrec.index.trie import Children, TokenTrie
@@ -191,7 +191,7 @@ class BeamSearch:
         offset = scored - begin[edge]
         readers = np.where(offset == 0, parent_nodes[edge], first_nodes[edge] + offset - 1)
         offsets = np.arange(len(scored) + 1)
-        scores = check_no_nan(self._tree.log_probs(readers, trie.tokens[scored].astype(np.int64), offsets))
+        scores = check_log_probs(self._tree.log_probs(readers, trie.tokens[scored].astype(np.int64), offsets))
         if penalty is not None:
             scores = scores - penalty.weight * penalty.log_probs_at(scored)
         np.add.at(path_scores, edge, scores)
@@ -208,7 +208,7 @@ class BeamSearch:
         offsets, penalty = children.offsets, self._request.prior_penalty
         parent = np.repeat(np.arange(len(prompt)), np.diff(offsets))
         low, high = children.low, children.high
-        scores = check_no_nan(self._tree.log_probs(last_nodes, children.tokens.astype(np.int64), offsets))
+        scores = check_log_probs(self._tree.log_probs(last_nodes, children.tokens.astype(np.int64), offsets))
         if self._is_catalog:
             scores = renormalize_runs(scores, offsets[:-1])
         positions = np.empty(0, dtype=np.int64)

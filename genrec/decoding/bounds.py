@@ -12,28 +12,47 @@ from genrec.types import FloatArray, IntArray
 LogProbArray = FloatArray | NDArray[np.float32]
 
 _BLOCK_SIZE = 16
+_EPSILON = float(np.finfo(np.float64).eps)  # twice the relative error of one rounding
 
 
 class ScoreBound:
     """The maximum that any row of a range can still gain after a prefix.
 
+    A search adds the same gains in another order, so its sums are rounded differently, and may exceed the sums here.
+    `rounding_error` says by how much; a bound without it can hide a row that ties with the k-th of a list.
+
     Args:
         trie: the trie.
         gains: float64 [T], the gain of each token.
+        gain_error: by how much the gain that a search adds for a token may exceed this one.
 
     Attributes:
         prefix_gains: float64 [T], the total gain of the path up to each token.
         row_gains: float64 [N], the total gain of each row.
     """
 
-    def __init__(self, trie: TokenTrie, gains: FloatArray) -> None:
+    def __init__(self, trie: TokenTrie, gains: FloatArray, *, gain_error: float = 0.0) -> None:
         self.prefix_gains = prefix_sums(trie, gains)
         self.row_gains = self.prefix_gains[trie.last_positions]
         self._range_max = RangeMax(self.row_gains)
+        # A sum of n terms is wrong by at most (n - 1) / 2 epsilon times the sum of their absolute values. There are
+        # three of at most `max_length` + 2 terms: the path's gains here, up to the prefix and in all, and the score.
+        self._relative_error = 2 * (trie.max_length + 4) * _EPSILON
+        self._gain_error = (
+            self._relative_error * float(np.abs(self.prefix_gains).max(initial=0.0)) + trie.max_length * gain_error
+        )
 
     def max_gain(self, low: IntArray, high: IntArray, positions: IntArray) -> FloatArray:
         """float64 [Q], the highest gain of a row of `low <= row < high` after the token at a position of its path."""
         return self._range_max.max(low, high) - self.prefix_gains[positions]
+
+    def rounding_error(self, magnitudes: FloatArray) -> FloatArray:
+        """float64 [Q], by how much scores may exceed what is summed here; 0 or more.
+
+        Args:
+            magnitudes: float64 [Q], the absolute values of what is added to the gains, such as the score so far.
+        """
+        return self._gain_error + self._relative_error * magnitudes
 
 
 class RangeMax:
@@ -103,6 +122,13 @@ def renormalize_runs(log_probs: FloatArray, starts: IntArray) -> FloatArray:
     normalized: FloatArray = np.minimum(shifted - np.log(total)[run], 0.0)
     normalized[starts[sizes == 1]] = 0.0
     return normalized
+
+
+def renormalization_error(trie: TokenTrie) -> float:
+    """By how much two renormalisations of a token differ by rounding if one includes fewer siblings, at most."""
+    # The normaliser is a sum over the children, of exponentials that are correct to a few units in the last place.
+    max_children = int(np.bincount(trie.parents + 1).max(initial=0))
+    return 2 * (max_children + 16) * _EPSILON
 
 
 def prefix_sums(trie: TokenTrie, values: FloatArray) -> FloatArray:

@@ -29,6 +29,7 @@ class NodeBounds:
         self._boosts = [
             _allowed_boost(request.boost_of(prompt), subset) for prompt, subset in enumerate(request.allowed)
         ]
+        self._largest_boosts = np.array([np.abs(boost.values).max(initial=0.0) for boost in self._boosts])
         self._has_boosts = any(len(boost) for boost in self._boosts)
         self._dense_boosts = {
             prompt: self._range_maxima(boost, len(trie))
@@ -61,8 +62,9 @@ class NodeBounds:
     ) -> FloatArray:
         """float64 [C], what no row below each node can exceed.
 
-        Without a prior these are the priorities, since log-probabilities are at most 0. With a prior, the rest of a
-        path can gain at most its weighted negative log-probability under the prior.
+        Without a prior these are the priorities, since log-probabilities are at most 0, and rounding is monotonic. With
+        a prior, the rest of a path can gain at most its weighted negative log-probability under the prior; that sum is
+        rounded in another order than the score, so the bounds are wider by the rounding error.
 
         Args:
             prompt: int64 [C].
@@ -83,7 +85,8 @@ class NodeBounds:
                 + joint_max.max(low[here], high[here])
                 - self._score_bound.prefix_gains[positions[here]]
             )
-        return bounds
+        error = self._score_bound.rounding_error(np.abs(path_scores) + self._largest_boosts[prompt])
+        return np.where(np.isneginf(bounds), bounds, bounds + error)
 
     def _range_maxima(self, boost: Boost, num_rows: int) -> tuple[RangeMax, RangeMax]:
         """For a boost of many rows: the range maxima of the boost, and of the boost plus the prior gain."""

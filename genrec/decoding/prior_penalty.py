@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from genrec.decoding.bounds import LogProbArray, ScoreBound, renormalize_over_children
+from genrec.decoding.bounds import LogProbArray, ScoreBound, renormalization_error, renormalize_over_children
 from genrec.errors import InputError
 from genrec.index.trie import TokenTrie
 from genrec.types import FloatArray, IntArray
@@ -69,6 +69,7 @@ class PriorPenalty:
     @cached_property
     def _catalog_bound(self) -> "ScoreBound":
         self.check_finite(self.log_probs)
-        return ScoreBound(
-            self.trie, renormalize_over_children(self.trie, self.log_probs.astype(np.float64)) * -self.weight
-        )
+        log_probs = renormalize_over_children(self.trie, self.log_probs.astype(np.float64))
+        # A search renormalises over the allowed children only.
+        error = self.weight * renormalization_error(self.trie)
+        return ScoreBound(self.trie, log_probs * -self.weight, gain_error=error)

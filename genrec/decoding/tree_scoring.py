@@ -62,15 +62,18 @@ def score_tries(
     ]
 
 
-def check_no_nan(log_probs: FloatArray) -> FloatArray:
-    """Return log-probabilities unchanged; NaN compares false with every bound and would hide an item.
+def check_log_probs(log_probs: FloatArray) -> FloatArray:
+    """Log-probabilities as a search can use them: not NaN, and at most 0.
+
+    NaN compares false with every bound and would hide an item. Rounding may lift a log-probability above 0; then a
+    score could rise along a path, and exceed its bound.
 
     Raises:
         EngineError: one of them is NaN.
     """
     if np.isnan(log_probs).any():
         raise EngineError("the model returned NaN log-probabilities; load it in float32 or check its weights")
-    return log_probs
+    return np.minimum(log_probs, 0.0)
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,7 @@ def _run_pass(
     order = np.argsort(readers, kind="stable")
     nodes, counts = np.unique(readers, return_counts=True)
     scores = np.empty(len(readers))
-    scores[order] = tree.log_probs(nodes, scored_tokens[order], np.append(0, np.cumsum(counts)))
-    check_no_nan(scores)
+    scores[order] = check_log_probs(tree.log_probs(nodes, scored_tokens[order], np.append(0, np.cumsum(counts))))
     splits = np.cumsum([len(planned.scored_positions) for _, planned in prompt_passes])[:-1]
     for (prompt, planned), pass_scores in zip(prompt_passes, np.split(scores, splits), strict=True):
         target = log_probs[prompt]

@@ -73,6 +73,32 @@ def test_bound_is_the_maximum_score_of_a_row(count: int) -> None:
     np.testing.assert_allclose(bound.max_gain(low, high, positions), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["model", "catalog"])
+def test_no_score_exceeds_its_bound_by_rounding(kind: str) -> None:
+    """Bound and score add the same numbers in another order; a bound that is lower by one bit hides a row."""
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        trie, weight = random_trie(random, 60), float(random.choice([0.3, 0.7, 1.0, 3.0]))
+        prior = -random.choice([0.1, 0.3, 0.7, 13.7], len(trie.tokens)).astype(np.float32)
+        bound = PriorPenalty(trie, prior, weight).score_bound(kind)
+        gains = prior.astype(np.float64)
+        if kind == "catalog":
+            gains = renormalize_over_children(trie, gains)
+        gains = gains * -weight
+        start, boost = -float(random.choice([0.1, 1e3]) * random.random()), float(random.choice([0.1, -0.3, 1e3]))
+        for row in range(len(trie)):
+            path = trie.path_positions(np.array([row]))
+            for depth, position in enumerate(path):
+                score = start
+                for gain in gains[path[depth + 1 :]]:  # the highest score: every log-probability is 0
+                    score += gain
+                at = np.array([row])
+                limit = start + boost + bound.max_gain(at, at + 1, np.array([position]))
+                limit += bound.rounding_error(np.array([abs(start) + abs(boost)]))
+                assert limit[0] >= score + boost
+                assert limit[0] <= score + boost + 1e-9
+
+
 def test_missing_or_mismatched_prior_raises() -> None:
     """With half a prior, items would be ranked by whether they have one."""
     trie = random_trie(np.random.default_rng(1))

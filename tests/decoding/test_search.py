@@ -3,6 +3,7 @@
 The brute force uses no trie: it scores one token after the other, each behind a prompt of its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import get_args
@@ -10,8 +11,11 @@ from typing import get_args
 import numpy as np
 import pytest
 from brute import path_score
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genrec.data.subset import Boost, Mask, Subset
+from genrec.deadline import Deadline
 from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.decoding.search import beam_search, exhaustive_search
 from genrec.decoding.search_request import ScoreKind, SearchRequest
@@ -19,7 +23,7 @@ from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import InputError
 from genrec.index.trie import TokenTrie
 from genrec.notices import Notice
-from genrec.testing import TableBackend
+from genrec.testing import TableBackend, TableTree
 from genrec.types import BoolArray, FloatArray, IntArray, Ranking
 
 CASES = range(200)
@@ -176,6 +180,64 @@ def test_ties_are_in_item_order(search: str, kind: ScoreKind) -> None:
                 continue
             truth = {item: round(score, 9) for item, score in case.truth(prompt, kind).items()}
             assert ranking.item_indices.tolist() == [item for _, item in ranked(truth)[: case.k]]
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(KINDS))
+def test_an_exact_beam_breaks_ties_as_scoring_every_row_does(seed: int, kind: ScoreKind) -> None:
+    """A bound that is rounded below the score of its row hides a row that ties with the k-th, or proves a wrong list.
+
+    Few distinct log-probabilities, priors and boosts, whose sums are inexact, make most lists end in a tie.
+    """
+    random = np.random.default_rng(seed)
+    vocab_size, users = int(random.integers(3, 8)), 2
+    bodies = [tuple(random.integers(1, vocab_size, random.integers(1, 7)).tolist()) for _ in range(60)]
+    sequences = [np.array([*body, END]) for body in dict.fromkeys(bodies)]
+    trie, size = TokenTrie.from_sequences(sequences), len(set(bodies))
+    backend = TableBackend(vocab_size, seed=seed, logit_std=float(random.choice([0.0, 0.0, 1.0])))
+    prompts = [random.integers(0, vocab_size, 3) for _ in range(users)]
+    (prior,) = score_tries(backend.open(prompts[:1]), [trie])
+    assert prior is not None
+    weight = float(random.choice([0.3, 0.7, 1.0, 2.0]))
+    penalty = PriorPenalty(trie, prior.log_probs.astype(np.float32), weight) if random.random() < 0.8 else None
+    boosted = np.flatnonzero(random.random(size) < random.choice([0.0, 0.05, 0.5, 1.0]))
+    boosts = [Boost(boosted, random.choice([0.1, 0.3, 0.7], len(boosted))) for _ in range(users)]
+    allowed = Subset.everything(size)
+    if random.random() < 0.5:
+        allowed = allowed.without(np.flatnonzero(random.random(size) < 0.3))
+    request = SearchRequest([allowed] * users, int(random.integers(1, 6)), kind, penalty, boosts)
+    expected = exhaustive_search(backend.open(prompts), trie, request)
+    for options in ({"width": 1, "exact": True}, {"width": 2, "exact": True}, {"width": 3}):
+        found = beam_search(backend.open(prompts), trie, request, **options)
+        for own, other in zip(found, expected, strict=True):
+            assert own.proven or not options.get("exact")
+            if own.proven:
+                assert own.item_indices.tolist() == other.item_indices.tolist()
+                assert own.scores.tolist() == other.scores.tolist()
+
+
+class RoundingBackend(TableBackend):
+    """A model whose log-probabilities of certain tokens are rounded to just above 0."""
+
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TableTree:
+        tree = super().open(prompts, deadline=deadline)
+        read = tree.log_probs
+        tree.log_probs = lambda *query: np.maximum(read(*query), 0.0) + 1e-7  # type: ignore[method-assign]
+        return tree
+
+
+def test_log_probabilities_just_above_zero_do_not_break_a_proof() -> None:
+    """If a score rises along a path, a longer title beats its bound, and a list is called proven that is wrong."""
+    sequences = [np.array([1, END]), *(np.array([2, *[3] * length, END]) for length in range(1, 9))]
+    trie, backend = TokenTrie.from_sequences(sequences), RoundingBackend(5)
+    request = SearchRequest([Subset.everything(len(sequences))], 1)
+    for search in (
+        exhaustive_search(backend.open([PRIOR]), trie, request),
+        beam_search(backend.open([PRIOR]), trie, request, width=1, exact=True),
+    ):
+        assert search[0].item_indices.tolist() == [0]
+        assert search[0].scores.tolist() == [0.0]
+        assert search[0].proven
 
 
 def test_a_limit_on_an_exact_search_keeps_the_list_full() -> None:
