@@ -30,6 +30,7 @@ import numpy as np
 from genrec import Catalog, Item, Recommendation, RecommendationList
 from genrec.cache import default_cache
 from genrec.chat import Conversation, LexicalParser, ModelParser, PreferenceFilter, PreferenceParser, Preferences, Turn
+from genrec.deadline import Deadline
 from genrec.decoding import GrammarCompiler
 from genrec.loading import load_backend
 from genrec.settings import LANGUAGE_MODEL
@@ -141,7 +142,7 @@ def measure(parse: PreferenceParser, *, verbose: bool = False) -> dict[str, Any]
     for name, rows in parts.items():
         right = bound = 0
         for row in rows:
-            found, label = parse(row["said"], conversation), expected_preferences(row)
+            found, label = parse(row["said"], conversation, Deadline.never()), expected_preferences(row)
             right += normalized(found) == normalized(label)
             bound += is_wrongly_constrained(found, label)
             if verbose and normalized(found) != normalized(label):

@@ -21,6 +21,7 @@ SENTENCES: Mapping[str, str] = {
     "history_truncated": (
         "the prompt shows the newest {shown} of {total} history items; the rest does not fit {max_tokens} tokens"
     ),
+    "message_cut": "only the first {read:,} of {total:,} characters of the message were read",
     # missing parts of the recommender
     "no_language_model": "no language model",
     "no_embedding_ranker": "no embedding ranker",

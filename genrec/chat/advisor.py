@@ -26,6 +26,7 @@ from genrec.types import History, ItemId, Recommendation, RecommendationList, Ro
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_MESSAGE_LENGTH = 1000  # characters of a message that are read
+_MAX_LINKED_ITEMS = 100  # items of a reply that count as its list in a replay, so that forged replies cost no more time
 _NOTICES_OF_A_PART = ("few_allowed", "nothing_allowed")  # they count what one part of a list was allowed
 
 TurnEvent = Preferences | RecommendationList | str
@@ -34,8 +35,14 @@ TurnEvent = Preferences | RecommendationList | str
 OnTurnEvent = Callable[[TurnEvent], None]
 """Receives each part of a turn as soon as it is there. An exception from it ends the turn."""
 
-PreferenceParser = Callable[[str, Conversation], Preferences]
-"""Parses a message: returns the preferences of the conversation after it."""
+PreferenceParser = Callable[[str, Conversation, Deadline], Preferences]
+"""Parses a message: returns the preferences of the conversation after it, by a deadline.
+
+Equal messages after equal preferences and lists must give equal preferences.
+"""
+
+_Readings = dict[tuple[str, Preferences, tuple[tuple[ItemId, str], ...]], Preferences]
+"""The preferences after a message, by the message, the preferences before it, and the ids and titles of the list."""
 
 
 class Advisor:
@@ -84,7 +91,7 @@ class Advisor:
 
         Args:
             conversation: the conversation so far.
-            message: the user's message; cut after 1,000 characters.
+            message: the user's message; cut after 1,000 characters, which a notice of the list says.
             on_event: receives preferences, list and reply as they become available.
             deadline: when list and reply must be complete; by default never.
 
@@ -94,13 +101,17 @@ class Advisor:
         Raises:
             InputError: the message is empty.
         """
-        message = message.strip()[:_MAX_MESSAGE_LENGTH]
+        whole = message.strip()
+        message = whole[:_MAX_MESSAGE_LENGTH]
         if not message:
             raise InputError("the message is empty; write what you are looking for")
         on_event, deadline = on_event or _ignore_event, deadline or Deadline.never()
         intent = detect_intent(message, conversation.shown)
         if intent is None:
-            return self._run_turn(conversation, message, self._parser(message, conversation), on_event, deadline)
+            preferences = self._parser(message, conversation, deadline)
+            cut = Notice("message_cut", {"read": len(message), "total": len(whole)})
+            notices = (cut,) if len(whole) > len(message) else ()
+            return self._run_turn(conversation, message, preferences, on_event, deadline, notices)
         if intent.kind in ("undo", "start over"):
             return self._remove_turns(conversation, intent, on_event)
         return self._answer_question(conversation, message, intent, on_event, deadline)
@@ -134,19 +145,30 @@ class Advisor:
         )
         return recommendations.items[0]
 
-    def replay(self, conversation: Conversation, messages: Iterable[tuple[Role, str]]) -> Conversation:
+    def replay(
+        self, conversation: Conversation, messages: Iterable[tuple[Role, str]], *, deadline: Deadline | None = None
+    ) -> Conversation:
         """Restore a conversation from its messages; the items of each list are those that the reply links to.
 
-        Preferences are parsed again and nothing is ranked. Links to unknown items are ignored.
+        Preferences are parsed again and nothing is ranked. Links to unknown items are ignored, and so are those after
+        the first 100 of a reply.
 
         Args:
             conversation: the conversation before the messages.
             messages: role and text of each message, oldest first; roles other than "user" and "assistant" are ignored.
+            deadline: when all messages must be read; by default never.
+
+        Raises:
+            DeadlineExceededError: the deadline passed before all messages were read, so preferences may be missing.
         """
+        deadline, readings = deadline or Deadline.never(), _Readings()
         is_question = False
         for role, text in messages:
             if role == "user" and text.strip():
-                conversation = self._replay_message(conversation, text.strip()[:_MAX_MESSAGE_LENGTH])
+                conversation = self._replay_message(
+                    conversation, text.strip()[:_MAX_MESSAGE_LENGTH], deadline, readings
+                )
+                deadline.check()
                 is_question = bool(conversation.shown)
             elif role == "assistant" and conversation.turns:
                 last = conversation.turns[-1]
@@ -170,17 +192,27 @@ class Advisor:
         excluded = next(phrases, None)
         return str(value) if excluded is None else f"no “{excluded}”"
 
-    def _replay_message(self, conversation: Conversation, message: str) -> Conversation:
+    def _replay_message(
+        self, conversation: Conversation, message: str, deadline: Deadline, readings: _Readings
+    ) -> Conversation:
         intent = detect_intent(message, conversation.shown)
         if intent is not None and intent.kind in ("undo", "start over"):
             return _without_turns(conversation, intent)
-        preferences = self._parser(message, conversation) if intent is None else conversation.preferences
+        preferences = conversation.preferences
+        if intent is None:
+            # The items' ids and titles are all that a parser reads of a list.
+            shown = tuple((item.item_id, item.title) for item in conversation.shown)
+            key = (message, preferences, shown)
+            if key not in readings:
+                readings[key] = self._parser(message, conversation, deadline)
+            preferences = readings[key]
         recommendations = RecommendationList(conversation.shown if intent else (), proven=False, compared=0)
         turn = Turn(message, preferences, recommendations, "", keeps_list=intent is not None)
         return _with_turn(conversation, turn)
 
     def _linked_items(self, text: str) -> tuple[Recommendation, ...]:
-        item_indices = self.catalog.indices_of(dict.fromkeys(extract_item_ids(text)), on_unknown="skip")
+        item_ids = list(dict.fromkeys(extract_item_ids(text)))[:_MAX_LINKED_ITEMS]
+        item_indices = self.catalog.indices_of(item_ids, on_unknown="skip")
         items = [self.catalog[int(item_index)] for item_index in item_indices]
         return tuple(
             Recommendation(None, item.item_id, rank, 0.0, "named", item.title) for rank, item in enumerate(items, 1)
@@ -193,9 +225,11 @@ class Advisor:
         preferences: Preferences,
         on_event: OnTurnEvent,
         deadline: Deadline,
+        notices: tuple[Notice, ...] = (),
     ) -> Conversation:
         on_event(preferences)
         recommendations = self._rank(conversation, preferences, deadline)
+        recommendations = replace(recommendations, notices=(*notices, *recommendations.notices))
         on_event(recommendations)
         context = TurnContext(conversation, message, preferences, recommendations)
         reply, is_fallback = self._generate_reply(context, on_event, deadline)

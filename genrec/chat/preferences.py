@@ -5,7 +5,7 @@ preference has a label that the user sees and can remove.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -101,13 +101,13 @@ class Preferences:
     words: tuple[str, ...] = ()
     filters: tuple[PreferenceFilter, ...] = ()
 
-    def with_liked(self, item_id: ItemId) -> "Preferences":
-        """Add a liked item; it is disliked no longer."""
-        return replace(self, liked=_append_unique(self.liked, item_id), disliked=_remove(self.disliked, item_id))
+    def with_liked(self, *item_ids: ItemId) -> "Preferences":
+        """Add liked items; they are disliked no longer."""
+        return replace(self, liked=_append_unique(self.liked, item_ids), disliked=_remove(self.disliked, item_ids))
 
-    def with_disliked(self, item_id: ItemId) -> "Preferences":
-        """Add a disliked item; it is liked no longer and will not be recommended."""
-        return replace(self, liked=_remove(self.liked, item_id), disliked=_append_unique(self.disliked, item_id))
+    def with_disliked(self, *item_ids: ItemId) -> "Preferences":
+        """Add disliked items; they are liked no longer and will not be recommended."""
+        return replace(self, liked=_remove(self.liked, item_ids), disliked=_append_unique(self.disliked, item_ids))
 
     def with_words(self, words: str) -> "Preferences":
         """Add a search phrase. Only the newest three are kept."""
@@ -158,7 +158,7 @@ class Preferences:
             return self._without_conditions([str(value)])
         if kind == "looks for":
             return replace(self, words=tuple(phrase for phrase in self.words if phrase != value))
-        return replace(self, liked=_remove(self.liked, value), disliked=_remove(self.disliked, value))
+        return replace(self, liked=_remove(self.liked, [value]), disliked=_remove(self.disliked, [value]))
 
     def _without_conditions(self, conditions: Iterable[str]) -> "Preferences":
         removed = frozenset(conditions)
@@ -179,9 +179,11 @@ def _read_bound(where: str) -> PriceBound | None:
         return None
 
 
-def _append_unique(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, ...]:
-    return (*_remove(values, value), value)
+def _append_unique(values: tuple[ItemId, ...], new: Sequence[ItemId]) -> tuple[ItemId, ...]:
+    """The values with the new ones at the end; of equal new ones, the last counts."""
+    return (*_remove(values, new), *reversed(dict.fromkeys(reversed(new))))
 
 
-def _remove(values: tuple[ItemId, ...], value: ItemId) -> tuple[ItemId, ...]:
-    return tuple(other for other in values if other != value)
+def _remove(values: tuple[ItemId, ...], removed: Iterable[ItemId]) -> tuple[ItemId, ...]:
+    removed = frozenset(removed)
+    return tuple(value for value in values if value not in removed)

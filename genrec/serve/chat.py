@@ -50,7 +50,7 @@ class _ClientDisconnectedError(Exception):
 
 
 class ChatService:
-    """Answers chat requests, one at a time in a worker thread.
+    """Answers chat requests, each in a thread of its own, so that none waits for another.
 
     Args:
         service: the service with the recommender.
@@ -59,7 +59,7 @@ class ChatService:
 
     def __init__(self, service: Service, *, now: Callable[[], float]) -> None:
         self._service, self._now = service, now
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="chat")
+        self._pool = ThreadPoolExecutor(service.config.max_chats, thread_name_prefix="chat")
         self._active_chats = 0
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class ChatService:
 
         earlier = [(message.role, message.text) for message in body.messages]
         text = earlier.pop()[1] if earlier and earlier[-1][0] == "user" else None
-        conversation = _conversation_before(context, advisor, extension, earlier)
+        conversation = _conversation_before(context, advisor, extension, earlier, deadline)
         if text is not None:
             return advisor.respond(conversation, text, on_event=show, deadline=deadline)
         if extension.wishes is None:
@@ -192,11 +192,17 @@ class ChatService:
 
 
 def _conversation_before(
-    context: RequestContext, advisor: Advisor, extension: GenrecExtension, messages: list[tuple[Any, str]]
+    context: RequestContext,
+    advisor: Advisor,
+    extension: GenrecExtension,
+    messages: list[tuple[Any, str]],
+    deadline: Deadline,
 ) -> Conversation:
     """The conversation before the last message."""
     conversation = advisor.replay(
-        Conversation(extension.user_id, context.history_item_ids, excluded=context.excluded_item_ids), messages
+        Conversation(extension.user_id, context.history_item_ids, excluded=context.excluded_item_ids),
+        messages,
+        deadline=deadline,
     )
     if extension.wishes is None:
         return conversation

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from genrec.errors import EngineError, GenrecError, InputError, QueueFullError, StoreError
+from genrec.errors import DeadlineExceededError, EngineError, GenrecError, InputError, QueueFullError, StoreError
 
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _RETRY_AFTER = 1  # seconds
@@ -66,6 +66,9 @@ class ApiError(Exception):
             case StoreError():
                 message = "the event store is unavailable; try again later"
                 return cls(503, message, "store_unavailable", reason=error.code)
+            case DeadlineExceededError():
+                message = "the request was not answered in time; send fewer or shorter messages, or try again later"
+                return cls(503, message, "deadline_exceeded", reason=error.code)
             case EngineError():
                 return cls(503, "the model is unavailable; try again later", "engine_unavailable", reason=error.code)
             case GenrecError():

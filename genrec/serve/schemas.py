@@ -50,7 +50,7 @@ _TextCheck = AfterValidator(_check_text)
 Name = Annotated[StrictStr, Field(min_length=1, max_length=_MAX_ID_LENGTH, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
 ShortText = Annotated[StrictStr, Field(min_length=1, max_length=100, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
 LongText = Annotated[StrictStr, Field(min_length=1, max_length=2000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
-MessageText = Annotated[StrictStr, Field(max_length=20_000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
+MessageText = Annotated[StrictStr, Field(json_schema_extra=_TEXT_SCHEMA), _TextCheck]
 QueryText = Annotated[StrictStr, Field(min_length=1, max_length=1000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
 OptionalQueryText = Annotated[StrictStr, Field(max_length=1000, json_schema_extra=_TEXT_SCHEMA), _TextCheck]
 
@@ -246,12 +246,12 @@ class LimitBody(Body):
 
 
 class PreferencesBody(Body):
-    """Preferences; see `genrec.chat.preferences.Preferences`."""
+    """Preferences; see `genrec.chat.preferences.Preferences`. They grow with a conversation, as its messages do."""
 
-    liked: Annotated[list[Id], Field(max_length=100)] = []
-    disliked: Annotated[list[Id], Field(max_length=1000)] = []
+    liked: list[Id] = []
+    disliked: list[Id] = []
     words: Annotated[list[QueryText], Field(max_length=10)] = []
-    limits: Annotated[list[LimitBody], Field(max_length=50)] = []
+    limits: Annotated[list[LimitBody], Field(max_length=1000)] = []
 
     @property
     def preferences(self) -> Preferences:
@@ -297,7 +297,7 @@ class ChatMessage(BaseModel):
     """A message; only those of the user and the assistant are used."""
 
     role: Role | Literal["developer", "tool"]
-    content: MessageText | Annotated[list[ContentPart], Field(max_length=100)] | None = None
+    content: MessageText | list[ContentPart] | None = None
 
     @property
     def text(self) -> str:
@@ -316,11 +316,13 @@ class StreamOptions(BaseModel):
 class ChatBody(BaseModel):
     """A chat completion request of OpenAI's API. Other fields, such as sampling parameters, are ignored.
 
+    Clients send the whole conversation with each message, so only the size of the body limits it.
+
     Source: OpenAI's API reference, "Create chat completion".
     """
 
     model: Name | None = None
-    messages: Annotated[list[ChatMessage], Field(max_length=200)]
+    messages: list[ChatMessage]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[Literal[1], _IntegralFloat] | None = None

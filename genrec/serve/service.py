@@ -39,7 +39,7 @@ class ServiceConfig:
     Attributes:
         max_queue: requests that may wait to be ranked; further ones get status 429.
         max_batch_size: requests that are ranked together.
-        max_chats: chat requests in progress or waiting; further ones get status 429.
+        max_chats: chat requests in progress, each in its own thread; further ones get status 429.
         deadline: default deadline of a list, in seconds from the request.
         turn_timeout: seconds for a chat reply; one that is late ends with a reply from a template.
     """

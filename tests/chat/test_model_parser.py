@@ -73,9 +73,9 @@ def test_model_parses_a_limited_number_of_clauses(
     clauses: list[str] = []
     parse = ModelParser.parse_clause
 
-    def counted(self: ModelParser, clause: str, shown: Any) -> ParsedClause:
+    def counted(self: ModelParser, clause: str, shown: Any, deadline: Any) -> ParsedClause:
         clauses.append(clause)
-        return parse(self, clause, shown)
+        return parse(self, clause, shown, deadline)
 
     monkeypatch.setattr(ModelParser, "parse_clause", counted)
     parser = ModelParser(TableBackend(tokenizer.vocab_size), tokenizer, compiler, LexicalParser(CATALOG))

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from genrec.chat.languages.inflection import inflections
 from genrec.chat.preferences import PreferenceFilter
 
+# Every repetition of words is bounded or unambiguous, so that the time of a match grows linearly with the message.
+_MAX_FILLERS = 8  # words between a negation and the word that it excludes
 _ARTICLES = (
     r"(?:(?:a|an|any|anything|everything|the|more|of|have|with|in|that is|that's|made|from|colou?rs?|shades?(?: of)?|"
-    r"see|to|want|another|other|such|things?|stuff) )*"
+    rf"see|to|want|another|other|such|things?|stuff) ){{0,{_MAX_FILLERS}}}"
 )
 _EXCLUSION = re.compile(
     r"\b(?:without|(?<!have )(?<!has )(?<!got )no|nothing(?: with)?|(?:anything|everything|all|any colou?r) but|"
-    r"except(?: for)?|not(?: (?:a|so|very|really|that|too|much|big|huge))*(?: (?:fan of|"
+    rf"except(?: for)?|not(?: (?:a|so|very|really|that|too|much|big|huge)){{0,{_MAX_FILLERS}}}(?: (?:fan of|"
     r"keen on|fond of|into|fans of))?|isn't|aren't|avoid|skip|leave out|exclude|enough of|hates?|dislikes?|"
     r"(?:can't|cannot|can not) stand|(?:don't|dont|do not|doesn't|didn't) (?:want|like|need|love|fancy|show me)|"
     r"stop (?:showing|recommending|suggesting|offering)(?: me)?|already (?:have|own)(?: too many| enough)?) "
@@ -21,7 +23,7 @@ _EXCLUSION = re.compile(
     r"(?P<word>[\w'-]{3,40})"
 )
 # A list such as "no mugs or candles" excludes all of its words, and so does its last part in the next clause.
-_EXCLUSION_LIST = re.compile(r"(?:(?:,| or| nor| and)+(?: any| no)? [\w'-]{3,40})*")
+_EXCLUSION_LIST = re.compile(r"(?:(?:,| or| nor| and)+(?: any| no)? (?!or\b|nor\b|and\b)[\w'-]{3,40})*")
 _EXCLUSION_LIST_WORD = re.compile(r"(?:,| or| nor| and)(?: any| no)? (?!or\b|nor\b|and\b)([\w'-]{3,40})")
 _EXCLUSION_LIST_TAIL = re.compile(
     r"(?:any |or |nor )?[\w'-]{3,40}(?:(?: or| nor)(?: any)? [\w'-]{3,40}| at all| please)*"

@@ -31,7 +31,7 @@ def _price_pattern(group_prefix: str) -> str:
 
 
 _PRICE_RANGE = re.compile(
-    rf"\b(?:between|from)\s+{_CURRENCY_SYMBOL}?\s*(?P<low>{_DIGITS})(?:{_CURRENCY}|{_CENTS})?\s*(?:and|to|-)\s*{_price_pattern('high')}"
+    rf"\b(?:between|from)\s+(?:{_CURRENCY_SYMBOL}\s*)?(?P<low>{_DIGITS})(?:{_CURRENCY}|{_CENTS})?\s*(?:and|to|-)\s*{_price_pattern('high')}"
 )
 _PRICE_BOUND = re.compile(
     r"\b(?:(?P<under>under|below|less than|lower than|at most|up to|max(?:imum)?(?: of)?|cheaper than|within)|"

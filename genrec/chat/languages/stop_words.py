@@ -9,13 +9,13 @@ _QUERY_STOP_WORD = re.compile(
     r"when|which|who|will|with|would|years?|you|your"
 )
 _CLAUSE_STOP_WORD = re.compile(
-    r"\W*(?:a|an|the|i|i'd|i'm|i've|we|we'd|he|she|they|it|it's|its|me|my|us|you|your|please|want|wants|would|like|likes|"
+    r"\W*(?:(?:a|an|the|i|i'd|i'm|i've|we|we'd|he|she|they|it|it's|its|me|my|us|you|your|please|want|wants|would|like|likes|"
     r"love|loves|rather|prefer|have|has|got|do|does|don't|is|are|be|that|that's|this|these|those|which|who|what|any|some|"
     r"something|anything|nothing|everything|items?|things?|stuff|ones?|in|on|of|for|to|at|with|but|and|or|so|just|only|"
     r"also|really|show|see|find|give|need|looking|looks?|thanks?|ok|yes|no|not|pounds?|prices?|priced|costs?|costing|"
     r"money|budget|spend|pay|can|could|should|will|too|very|bit|more|less|than|there|here|all|then|now|maybe|kind|sort|"
     r"already|own|stop|if|possible|colou?rs?|anyone|else|another|other|others|go|going|away|from|by|about|them|him|her|"
-    r"either|even|still|hate|hates|absolutely|definitely|way|far|instead|though|today)?\W*"
+    r"either|even|still|hate|hates|absolutely|definitely|way|far|instead|though|today)\W*)?"
 )
 _FILLER = re.compile(
     r"\W*(?:(?:please|thanks|thank you|a lot|so much|ok|okay|yes|yeah|no|nope|hi|hello|hey|there|h+m+|well|great|cool|"

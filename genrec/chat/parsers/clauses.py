@@ -12,6 +12,7 @@ from genrec.chat.parsers.item_references import find_item_references, is_item_re
 from genrec.types import Recommendation
 
 MAX_CLAUSES = 8  # clauses of a message that are parsed; the others become a search phrase
+_MAX_JOINED_PIECES = 16  # pieces of a clause, each of which may read the whole clause
 
 _CLAUSE_SEPARATOR = re.compile(
     r"(?:[;!?\n]|,(?!\d)|\.(?!\d)(?!(?<=\bno\.)\s?\d))+|"
@@ -48,11 +49,12 @@ def split_clauses(message: str, shown: Sequence[Recommendation]) -> tuple[list[s
     """
     pieces = [(separator, piece) for separator, piece in _split_message(message) if not is_filler(lowercase(piece))]
     clauses: list[str] = []
+    joined = 0  # pieces of the last clause
     only_refers = False  # whether the last clause refers to items and says nothing else
     for position, (separator, piece) in enumerate(pieces):
         text = lowercase(piece)
         refers = is_item_reference(text, shown)
-        joins = bool(clauses) and separator.strip().lower() in ("and", ",")
+        joins = 0 < joined < _MAX_JOINED_PIECES and separator.strip().lower() in ("and", ",")
         previous = lowercase(clauses[-1]) if joins else ""
         if (
             joins
@@ -61,16 +63,19 @@ def split_clauses(message: str, shown: Sequence[Recommendation]) -> tuple[list[s
             and not (separator == "," and _COPULA.search(text))
         ):
             clauses[-1] = _join(clauses[-1], separator, piece)
+            joined += 1
             only_refers = refers
         elif joins and (
             (refers and separator != "," and find_item_references(previous, shown))
             or continues_exclusion(previous, separator, text)
         ):
             clauses[-1] = _join(clauses[-1], separator, piece)
+            joined += 1
         elif len(clauses) == MAX_CLAUSES:
             return clauses, [other for _, other in pieces[position:]]
         else:
             clauses.append(piece)
+            joined = 1
             only_refers = refers
     return clauses, []
 

@@ -1,6 +1,7 @@
 """References to items of the list that was shown last: by position ("the second") or by title ("the mug")."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from genrec.chat.parsers.title_lookup import normalize_words
@@ -73,25 +74,47 @@ def only_refers_to_items(text: str, shown: Sequence[Recommendation]) -> bool:
 
 
 def _title_reference_spans(words: Sequence[str], shown: Sequence[Recommendation]) -> Iterator[tuple[int, int, int]]:
-    """References by title: the first word, the end (exclusive) and the position of the item in the list."""
+    """References by title: the first word, the end (exclusive) and the position of the item in the list.
+
+    Takes time in proportion to the words and to the titles, so that no message is slow.
+    """
+    starts = [index for index, word in enumerate(words) if word in _DETERMINERS]
+    if not starts:
+        return
     titles = [normalize_words(item.title).split() for item in shown]
-    vocabularies = [frozenset(title) for title in titles]
-    for start in (index for index, word in enumerate(words) if word in _DETERMINERS):
-        for position, (title, vocabulary) in enumerate(zip(titles, vocabularies, strict=True)):
-            end = start + 1
-            while end < len(words) and words[end] in vocabulary and end - start <= len(title):
-                end += 1
-            # Shorten the match until it ends in a word that identifies the title.
-            while end > start + 1:
-                word = words[end - 1]
-                is_unique = sum(word in other for other in vocabularies) == 1
-                if is_unique and end < len(words) and words[end] in ("one", "ones") and end == start + 2:
-                    yield start, end + 1, position
-                    break
-                if is_unique and word == title[-1]:
-                    yield start, end, position
-                    break
-                end -= 1
+    counts = Counter(word for title in titles for word in frozenset(title))
+    for position, title in enumerate(titles):
+        vocabulary = frozenset(title)
+        if not vocabulary.intersection(words):
+            continue
+        last = title[-1] if counts[title[-1]] == 1 else None
+        run_ends, last_ends = _run_ends(words, vocabulary), _last_ends(words, last)
+        for start in starts:
+            # The longest run of words of the title, shortened until it ends in a word that identifies the title.
+            end = last_ends[min(run_ends[start + 1], start + 1 + len(title))]
+            if end > start + 2:
+                yield start, end, position
+            elif run_ends[start + 1] >= start + 2 and counts[words[start + 1]] == 1:
+                if words[start + 2 : start + 3] in (["one"], ["ones"]):
+                    yield start, start + 3, position
+                elif words[start + 1] == last:
+                    yield start, start + 2, position
+
+
+def _run_ends(words: Sequence[str], vocabulary: frozenset[str]) -> list[int]:
+    """For each position up to the number of words, the end of the run of words of a vocabulary that starts there."""
+    ends = [len(words)] * (len(words) + 1)
+    for index in range(len(words) - 1, -1, -1):
+        ends[index] = ends[index + 1] if words[index] in vocabulary else index
+    return ends
+
+
+def _last_ends(words: Sequence[str], last: str | None) -> list[int]:
+    """For each end, the largest end up to it before which a given word stands; 0 if there is none."""
+    ends = [0]
+    for index, word in enumerate(words, start=1):
+        ends.append(index if word == last else ends[-1])
+    return ends
 
 
 def _ordinal_to_number(ordinal: str) -> int:

@@ -42,8 +42,11 @@ from genrec.chat.parsers.title_series import common_title_prefix
 from genrec.chat.preferences import PreferenceFilter, Preferences, PriceBound
 from genrec.data.catalog import Catalog
 from genrec.data.column_types import describe_type
+from genrec.deadline import Deadline
 from genrec.errors import InputError
 from genrec.types import ItemId, Recommendation
+
+_MAX_RULES_PER_CLAUSE = 8  # rules that are applied to a clause; the text that they leave becomes a search phrase
 
 _Parsed = tuple[Preferences, str]  # the preferences after a clause, and its text that no rule has parsed yet
 
@@ -55,7 +58,8 @@ class LexicalParser:
     It recognises items by their position in the last list ("more like the second", "not number 3") or, next to a
     judgement, by their title ("I loved ..."), prices ("cheaper", "under 5"), excluded words ("no candles"), and "not
     that series", which excludes the words that the titles of the list begin with. Everything else is a search phrase,
-    and so is everything after the first `MAX_CLAUSES` clauses.
+    and so is everything after the first `MAX_CLAUSES` clauses and the first 8 preferences of a clause, so that the time
+    for a message is bounded.
 
     Attributes:
         catalog: the items.
@@ -76,8 +80,8 @@ class LexicalParser:
         except InputError:
             return False
 
-    def __call__(self, message: str, conversation: Conversation) -> Preferences:
-        """The preferences after a message; see `genrec.chat.advisor.PreferenceParser`."""
+    def __call__(self, message: str, conversation: Conversation, deadline: Deadline | None = None) -> Preferences:
+        """The preferences after a message; see `genrec.chat.advisor.PreferenceParser`. Needs no deadline."""
         preferences, unparsed_clauses = self.parse(message, conversation)
         return preferences.with_words(", ".join(unparsed_clauses)) if unparsed_clauses else preferences
 
@@ -105,9 +109,10 @@ class LexicalParser:
     def _parse_whole_clause(self, clause: ClauseContext, preferences: Preferences) -> tuple[Preferences, str | None]:
         """The preferences after a clause, and what is left of it to search for; None for all of it."""
         unparsed: str | None = None
-        while (
-            parsed := self._parse_clause(clause if unparsed is None else replace(clause, text=unparsed), preferences)
-        ) is not None:
+        for _ in range(_MAX_RULES_PER_CLAUSE):
+            parsed = self._parse_clause(clause if unparsed is None else replace(clause, text=unparsed), preferences)
+            if parsed is None:
+                break
             preferences, unparsed = parsed
             if not has_content(unparsed):
                 return preferences, ""
@@ -210,8 +215,6 @@ def _ids_of(items: Iterable[Recommendation]) -> list[ItemId]:
 
 
 def _with_feedback(
-    preferences: Preferences, change: Callable[[Preferences, ItemId], Preferences], item_ids: Iterable[ItemId]
+    preferences: Preferences, change: Callable[..., Preferences], item_ids: Iterable[ItemId]
 ) -> Preferences:
-    for item_id in item_ids:
-        preferences = change(preferences, item_id)
-    return preferences
+    return change(preferences, *item_ids)

@@ -20,6 +20,7 @@ from genrec.chat.languages.inflection import lowercase
 from genrec.chat.parsers.clauses import MAX_CLAUSES
 from genrec.chat.parsers.lexical import LexicalParser
 from genrec.chat.preferences import Preferences
+from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.prompting.template import Template, one_line, read_template
 from genrec.prompting.tokenizer import Tokenizer
@@ -73,10 +74,11 @@ class ModelParser:
     lexical_parser: LexicalParser = field(repr=False)
     template: Template = field(default_factory=lambda: read_template("read-wishes"), repr=False)
 
-    def __call__(self, message: str, conversation: Conversation) -> Preferences:
+    def __call__(self, message: str, conversation: Conversation, deadline: Deadline | None = None) -> Preferences:
         """The preferences after a message.
 
-        The model parses at most `MAX_CLAUSES` clauses. The others, and those on which it fails, become a search phrase.
+        The model parses at most `MAX_CLAUSES` clauses. The others, and those on which it fails or for which no time is
+        left, become a search phrase.
         """
         preferences, clauses = self.lexical_parser.parse(message, conversation)
         phrases: list[str] = []
@@ -84,20 +86,24 @@ class ModelParser:
             parsed = ParsedClause("looks for")
             if position < MAX_CLAUSES:
                 with suppress(EngineError, InputError):
-                    parsed = self.parse_clause(clause, conversation.shown)
+                    parsed = self.parse_clause(clause, conversation.shown, deadline)
             preferences = _apply(parsed, preferences, conversation.shown)
             phrases += [clause] if parsed.kind == "looks for" else []
         return preferences.with_words(", ".join(phrases)) if phrases else preferences
 
-    def parse_clause(self, clause: str, shown: Sequence[Recommendation]) -> ParsedClause:
+    def parse_clause(
+        self, clause: str, shown: Sequence[Recommendation], deadline: Deadline | None = None
+    ) -> ParsedClause:
         """Parse one clause by the model alone.
 
         Args:
             clause: untrusted text; cut after 200 characters.
             shown: the items shown last, best first.
+            deadline: when the model must be done; by default never.
 
         Raises:
             EngineError: the model failed.
+            DeadlineExceededError: the deadline has passed.
             InputError: the clause contains the text of a control token.
         """
         clause = one_line(clause)[:_MAX_TEXT_LENGTH]
@@ -109,7 +115,7 @@ class ModelParser:
             _MAX_TOKENS,
             constraint=self.schema_compiler.compile_json_schema(clause_schema(_targets_by_kind(clause, len(shown)))),
         )
-        (text,) = self.backend.generate([request])
+        (text,) = self.backend.generate([request], deadline=deadline)
         try:
             parsed = json.loads(self.tokenizer.decode(text.token_ids.tolist()))
         except ValueError as error:

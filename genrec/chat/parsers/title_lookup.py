@@ -21,7 +21,9 @@ class TitleLookup:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        hashes = np.fromiter((hash(_title_key(title)) for title in catalog.titles), dtype=np.int64, count=len(catalog))
+        keys = [_title_key(title) for title in catalog.titles]
+        self._max_words = min(_MAX_TITLE_WORDS, max((key.count(" ") + 1 for key in keys), default=0))
+        hashes = np.fromiter(map(hash, keys), dtype=np.int64, count=len(catalog))
         self._sorted_item_indices = np.argsort(hashes, kind="stable")
         self._sorted_hashes = hashes[self._sorted_item_indices]
 
@@ -30,19 +32,23 @@ class TitleLookup:
         words = normalize_words(text).split()
         found: dict[int, int] = {}  # position of the first word to item index
         taken = bytearray(len(words))
-        for size in range(min(len(words), _MAX_TITLE_WORDS), 0, -1):
-            for start in range(len(words) - size + 1):
-                if (
-                    not any(taken[start : start + size])
-                    and (item_index := self._find_title(words[start : start + size])) >= 0
-                ):
+        for size in range(min(len(words), self._max_words), 0, -1):
+            names = [" ".join(words[start : start + size]) for start in range(len(words) - size + 1)]
+            for start in self._candidates(names):
+                if not any(taken[start : start + size]) and (item_index := self._find_title(names[start])) >= 0:
                     found[start] = item_index
                     taken[start : start + size] = b"\1" * size
         return [found[start] for start in sorted(found)]
 
-    def _find_title(self, words: Sequence[str]) -> int:
-        name = " ".join(words)
-        if len(words) == 1 and len(name) < _MIN_TITLE_LENGTH:
+    def _candidates(self, names: Sequence[str]) -> list[int]:
+        """The positions of the names whose hash is that of a title, ascending."""
+        hashes = np.fromiter(map(hash, names), dtype=np.int64, count=len(names))
+        positions = np.minimum(np.searchsorted(self._sorted_hashes, hashes), len(self._sorted_hashes) - 1)
+        candidates: list[int] = np.flatnonzero(self._sorted_hashes[positions] == hashes).tolist()
+        return candidates
+
+    def _find_title(self, name: str) -> int:
+        if " " not in name and len(name) < _MIN_TITLE_LENGTH:
             return -1
         position = int(np.searchsorted(self._sorted_hashes, hash(name)))
         while position < len(self._sorted_hashes) and self._sorted_hashes[position] == hash(name):
