@@ -20,6 +20,7 @@ from genrec.cache import (
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
 from genrec.errors import ArtifactError
+from genrec.index.vector_grid import round_to_grid
 from genrec.pipeline import CollaborativeModel
 from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
@@ -71,7 +72,7 @@ def load_collaborative_model(
 def load_item_vectors(
     catalog: Catalog, encoder: "SentenceEncoder", cache: Path, progress: Progress
 ) -> NDArray[np.float32]:
-    """The vectors of the titles of a catalog: float32 [N, D].
+    """The vectors of the titles of a catalog: float32 [N, D], on the grid of `genrec.index.vector_grid`.
 
     Raises:
         ArtifactError: the cached vectors were altered, or the cache cannot be written.
@@ -83,9 +84,13 @@ def load_item_vectors(
             manifest = artifact.verify(folder, kind="vectors", version=1)
             if {name: manifest.get(name) for name in metadata} != metadata:
                 raise ArtifactError(f"{folder} holds the vectors of another catalog or encoder")
-            return load_file(folder / "vectors.safetensors")["vectors"]
+            saved: NDArray[np.float32] = load_file(folder / "vectors.safetensors")["vectors"]
+        # Release 0.1 encoded equal titles apart, with vectors that differed by rounding; here the first one counts.
+        first: dict[str, int] = {}
+        return round_to_grid(saved[[first.setdefault(title, item) for item, title in enumerate(catalog.titles)]])
     require_writable(cache)
-    vectors = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
+    encoded = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
+    vectors = round_to_grid(encoded, max_norm=1.0)
     with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=metadata) as temporary:
         save_file({"vectors": vectors}, temporary / "vectors.safetensors")
     return vectors

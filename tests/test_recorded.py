@@ -416,7 +416,7 @@ def test_shipped_adapter_has_the_recorded_name_and_provenance(smollm2: Path) -> 
     assert mismatches(recorded("adapter"), as_json(now)) == []
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("counting", 1e-6), ("texts", 1e-4)])  # the encoder is float32
+@pytest.mark.parametrize(("name", "tolerance"), [("counting", 1e-5), ("texts", 1e-4)])  # float32 when recorded
 def test_recommendations_are_the_recorded_ones(
     name: str, tolerance: float, home: Path, recorded_cache: Path, minilm: Path
 ) -> None:

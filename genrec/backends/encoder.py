@@ -1,9 +1,13 @@
 """A sentence encoder: texts to vectors of length 1, by mean pooling over a Transformers model.
 
+A vector depends on its text alone, not on the texts beside it: texts of the same number of tokens are encoded together,
+without padding, and no pass is so small that a matrix product uses another kernel.
+
 Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, section 3.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,9 @@ from transformers import AutoModel
 from genrec.backends.precision import default_device
 from genrec.backends.pretrained import load_pretrained
 from genrec.errors import EngineError, ModelMissingError
+
+_TOKENIZE_BLOCK = 4096  # texts
+_MIN_TOKENS_CPU = 8  # of a pass; for fewer rows, products of matrices are computed by other kernels
 
 
 class SentenceEncoder:
@@ -54,7 +61,7 @@ class SentenceEncoder:
             ) from error
         self._model = loaded.to(self._device).eval()
         self._tokenizer.enable_truncation(max_tokens)
-        self._tokenizer.enable_padding()
+        self._tokenizer.no_padding()
         self._batch_size = batch_size
 
     def encode(
@@ -64,36 +71,46 @@ class SentenceEncoder:
 
         Args:
             texts: N texts.
-            on_progress: called after each batch with the number of encoded texts and N.
+            on_progress: called after each batch with the number of encoded texts, estimated if some are equal, and N.
 
         Returns:
-            float32 [N, D], rows of length 1.
+            float32 [N, D], rows of length 1; a row depends on its text alone, so equal texts have equal rows.
 
         Raises:
             EngineError: the model failed.
         """
-        order = sorted(range(len(texts)), key=lambda text: len(texts[text]))
-        vectors: NDArray[np.float32] | None = None
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            block = self._encode([texts[text] for text in chosen])
-            if vectors is None:
-                vectors = np.empty((len(texts), block.shape[1]), dtype=np.float32)
-            vectors[chosen] = block
-            if on_progress is not None:
-                on_progress(start + len(chosen), len(texts))
-        return vectors if vectors is not None else np.empty((0, self._model.config.hidden_size), dtype=np.float32)
+        number_of: dict[tuple[int, ...], int] = {}  # the distinct token sequences, in order
+        numbers = [number_of.setdefault(tokens, len(number_of)) for tokens in self._tokenize(texts)]
+        sequences = list(number_of)
+        order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+        vectors = np.empty((len(sequences), self._model.config.hidden_size), dtype=np.float32)
+        done = 0
+        for _, group in itertools.groupby(order, key=lambda number: len(sequences[number])):
+            same_length = list(group)
+            for start in range(0, len(same_length), self._batch_size):
+                chosen = same_length[start : start + self._batch_size]
+                vectors[chosen] = self._encode([sequences[number] for number in chosen])
+                done += len(chosen)
+                if on_progress is not None:  # equal texts are encoded once
+                    on_progress(done * len(texts) // len(sequences), len(texts))
+        return vectors[numbers]
 
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        encodings = self._tokenizer.encode_batch(texts)
-        token_ids = torch.tensor([encoding.ids for encoding in encodings], device=self._device)
-        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=self._device)
+    def _tokenize(self, texts: Sequence[str]) -> Iterator[tuple[int, ...]]:
+        for start in range(0, len(texts), _TOKENIZE_BLOCK):
+            block = list(texts[start : start + _TOKENIZE_BLOCK])
+            yield from (tuple(encoding.ids) for encoding in self._tokenizer.encode_batch(block))
+
+    def _encode(self, sequences: list[tuple[int, ...]]) -> NDArray[np.float32]:
+        """The vectors of texts of the same number of tokens."""
+        # On a GPU the kernel depends on the exact shape, so every pass has as many texts.
+        least = -(-_MIN_TOKENS_CPU // len(sequences[0])) if self._device.type == "cpu" else self._batch_size
+        filled = [*sequences, *[sequences[0]] * (least - len(sequences))]
+        token_ids = torch.tensor(filled, device=self._device)
         try:
             with torch.inference_mode():
-                hidden = self._model(input_ids=token_ids, attention_mask=mask).last_hidden_state.float()
+                output = self._model(input_ids=token_ids, attention_mask=torch.ones_like(token_ids))
         except RuntimeError as error:
-            raise EngineError(f"{self.name} failed on {len(texts)} texts: {error}") from error
-        weights = mask[:, :, None].float()
-        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+            raise EngineError(f"{self.name} failed on {len(sequences)} texts: {error}") from error
+        mean = output.last_hidden_state.float().mean(dim=1)
         unit: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
-        return unit
+        return unit[: len(sequences)]

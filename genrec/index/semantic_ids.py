@@ -24,6 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from genrec import artifact
 from genrec.data.catalog import Catalog
 from genrec.errors import InputError, MismatchError, check_count
+from genrec.index.vector_grid import round_to_grid
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import Encoder, FloatArray, IntArray
 
@@ -33,6 +34,7 @@ _MIN_WORD_LETTERS = 4  # in a candidate word
 _MAX_WORDS = 8192  # candidate words of a vocabulary
 _WORDS_PER_CLUSTER = 64  # nearest candidate words of each cluster
 _DISTANCE_BLOCK = 4096  # points whose distances are computed at once
+_MAX_RESIDUAL_NORM = 4.0  # of what is left of a vector of length 1 after some levels, and of its centres
 
 
 @dataclass(frozen=True)
@@ -257,9 +259,12 @@ def _kmeans(vectors: NDArray[np.float32], codebook_size: int, rng: np.random.Gen
 
 def _nearest_centroids(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> IntArray:
     """int64 [N], the nearest of W centres to each vector, the first in a tie."""
+    # On one grid products are exact: equal vectors have the same centre, whatever other vectors there are.
+    exact = round_to_grid(vectors, max_norm=_MAX_RESIDUAL_NORM)
+    columns = round_to_grid(centroids, max_norm=_MAX_RESIDUAL_NORM).T.astype(np.float64)
     lengths = (centroids**2).sum(axis=1) / 2
-    blocks = (vectors[start : start + _DISTANCE_BLOCK] for start in range(0, len(vectors), _DISTANCE_BLOCK))
-    found = [np.argmax(block @ centroids.T - lengths, axis=1) for block in blocks]
+    blocks = (exact[start : start + _DISTANCE_BLOCK] for start in range(0, len(vectors), _DISTANCE_BLOCK))
+    found = [np.argmax(block.astype(np.float64) @ columns - lengths, axis=1) for block in blocks]
     nearest: IntArray = np.concatenate([np.empty(0, dtype=np.int64), *found])
     return nearest
 

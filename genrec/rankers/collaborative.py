@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from genrec.errors import InputError
+from genrec.index.vector_grid import round_to_grid
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.types import FloatArray, IntArray
 
@@ -145,8 +146,7 @@ def fit_pmi_vectors(
     """Item vectors that are similar for items with the same neighbours in histories.
 
     They are the left singular vectors, times their singular values, of the positive pointwise mutual information of
-    items at most `window` steps apart in a history. Pairs d steps apart count 1 / sqrt(d). The same counts give the
-    same cosines, except for rounding.
+    items at most `window` steps apart in a history. Pairs d steps apart count 1 / sqrt(d).
 
     Args:
         offsets: int64 [U + 1]; histories as in `Interactions.to_indices`.
@@ -156,7 +156,8 @@ def fit_pmi_vectors(
         window: greatest distance of neighbours, in steps.
 
     Returns:
-        float32 [N, D], each of length 1, or 0 for an item without neighbours.
+        float32 [N, D], each of length 1, or 0 for an item without neighbours; on the grid of
+        `genrec.index.vector_grid`. Items with the same counts have the same vector.
     """
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     counts = sparse.csr_array((n_items, n_items), dtype=np.float64)
@@ -183,4 +184,4 @@ def fit_pmi_vectors(
         vectors[totals == 0] = 0.0
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.where(lengths > 0, lengths, np.float32(1.0))
-    return vectors
+    return round_to_grid(vectors, max_norm=1.0)

@@ -11,6 +11,7 @@ from genrec.deadline import Deadline
 from genrec.errors import InputError, check_count
 from genrec.index.kernels import numpy as numpy_kernels
 from genrec.index.kernels.dispatch import select_kernels
+from genrec.index.vector_grid import round_to_grid
 from genrec.prompting.template import one_line
 from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.rankers.quantized_vectors import QuantizedVectors
@@ -30,10 +31,10 @@ class EmbeddingRanker(DenseRanker):
 
     The user vector is `history_weight` times the history vector plus `words_weight` times the vector of the query. The
     history vector is the sum of the item vectors, each weighted by `decay` to the power of its distance from the
-    newest, scaled to length 1.
+    newest, scaled to length 1. Equal vectors score exactly the same; see `genrec.index.vector_grid`.
 
     Args:
-        vectors: float32 [N, D], each of length 1, or 0 for an unknown item; stored as `vectors`.
+        vectors: float32 [N, D], each of length 1, or 0 for an unknown item; stored as `vectors`, rounded to the grid.
         encoder: encodes queries into the same space; None ignores queries.
         decay: weight of a history item relative to the next newer one, above 0 and at most 1.
         words_weight: weight of the query, 0 or more; 0 ignores queries.
@@ -63,7 +64,7 @@ class EmbeddingRanker(DenseRanker):
             raise InputError(
                 f"vectors must be finite and of shape (items, dimensions); these are of shape {vectors.shape}"
             )
-        self.vectors, self._encoder = vectors, encoder
+        self.vectors, self._encoder = round_to_grid(vectors), encoder
         self._decay, self._words_weight, self._history_weight = decay, words_weight, history_weight
         self._known: BoolArray = (vectors != 0).any(axis=1)
         self._quantized: QuantizedVectors | None = None
@@ -98,7 +99,7 @@ class EmbeddingRanker(DenseRanker):
         fresh, vectors = np.flatnonzero(before < 0), self.vectors[before]
         vectors[fresh] = self._encoder.encode(new_texts) if len(new_texts) and self._encoder is not None else 0
         other = copy.copy(self)
-        other.vectors, other._known = vectors, (vectors != 0).any(axis=1)
+        other.vectors, other._known = round_to_grid(vectors), (vectors != 0).any(axis=1)
         if self._quantized is not None:
             other.enable_quantization()
         return other
@@ -131,7 +132,7 @@ class EmbeddingRanker(DenseRanker):
             products,
             errors,
             self.vectors,
-            users,
+            users.astype(np.float64),
             self._known,
             counts,
             listed,
@@ -154,12 +155,12 @@ class EmbeddingRanker(DenseRanker):
         cosines = np.empty((len(users), len(self.vectors)), dtype=np.float32)
         # For few users the compiled kernels read the vectors faster than BLAS; for more, threaded BLAS is faster.
         kernels = select_kernels() if len(users) <= _MAX_USERS_COMPILED else numpy_kernels
-        kernels.inner_products(self.vectors, users, cosines)
+        kernels.inner_products(self.vectors, users.astype(np.float64), cosines)
         cosines[:, ~self._known] = -np.inf
         return cosines
 
     def _user_vectors(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
-        """The user vectors: float32 [U, D], of length 1, or 0 if nothing is known.
+        """The user vectors: float32 [U, D], on the grid, of length 1, or 0 if nothing is known.
 
         Raises:
             InputError: a request is for another number of items, which compiled kernels would not notice.
@@ -175,7 +176,7 @@ class EmbeddingRanker(DenseRanker):
         if with_words and self._encoder is not None:
             texts = [one_line(requests[row].words) for row in with_words]
             users[with_words] += self._words_weight * self._encoder.encode(texts)
-        return _scaled_to_norm(1.0, users)
+        return round_to_grid(_scaled_to_norm(1.0, users), max_norm=1.0)
 
     @property
     def _uses_words(self) -> bool:
@@ -190,7 +191,9 @@ class EmbeddingRanker(DenseRanker):
         sums = np.empty(shape, dtype=np.float32)
         item_indices, offsets = concat_ragged([request.history for request in requests])
         age = np.repeat(offsets[1:], np.diff(offsets)) - np.arange(len(item_indices)) - 1
-        select_kernels().sum_rows(self.vectors, item_indices, offsets, (self._decay**age).astype(np.float32), sums)
+        # A table of powers: an array is raised in pieces of a length that depends on the other users of the batch.
+        powers = np.array([self._decay**distance for distance in range(age.max(initial=-1) + 1)], dtype=np.float32)
+        select_kernels().sum_rows(self.vectors, item_indices, offsets, powers[age], sums)
         return _scaled_to_norm(self._history_weight, sums)
 
 

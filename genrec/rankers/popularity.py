@@ -18,7 +18,10 @@ class PopularityRanker(DenseRanker):
     source = "popularity"
 
     def __init__(self, counts: IntArray) -> None:
-        self._scores: FloatArray = np.log1p(counts.astype(np.float64))
+        distinct, item = np.unique(
+            counts, return_inverse=True
+        )  # equal counts score equal, whatever computes logarithms
+        self._scores: FloatArray = np.log1p(distinct.astype(np.float64))[item]
 
     def can_rank(self, request: RankRequest) -> bool:
         """Always true: popularity does not depend on the user."""

@@ -26,7 +26,7 @@ def request(*items: int) -> RankRequest:
 
 
 class _Baseline:
-    atol = 1e-4
+    atol = batch_atol = 1e-4
 
     @pytest.fixture
     def items(self) -> int:

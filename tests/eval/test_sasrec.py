@@ -44,7 +44,7 @@ def request(*items: int) -> RankRequest:
 
 class TestSasRec(RankerContract):
     subject = "SasRec"
-    atol = 1e-5
+    atol = batch_atol = 1e-5
 
     @pytest.fixture
     def items(self) -> int:

@@ -165,7 +165,7 @@ def test_learned_weights_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Learning takes seconds; a restart of the server must not."""
     catalog, log = shop(20), events(walks(60, 20))
     first = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS).recommend("u3", 10)
-    monkeypatch.setattr("genrec.loading.learn_weights", lambda *_: pytest.fail("learned twice"))
+    monkeypatch.setattr("genrec.precomputed.learn_weights", lambda *_: pytest.fail("learned twice"))
     again = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS).recommend("u3", 10)
     assert [(item.item_id, item.score) for item in again.items] == [(item.item_id, item.score) for item in first.items]
     assert again.items[0].stage == "blend"

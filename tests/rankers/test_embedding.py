@@ -45,4 +45,4 @@ class TestEmbeddingRanker(DenseRankerContract):
         for kernels in (numpy_kernels, numba_kernels):
             found = np.full((n_users, 2500), np.nan, dtype=np.float32)
             kernels.inner_products(vectors, users, found)
-            np.testing.assert_allclose(found, users @ vectors.T, atol=1e-5)
+            np.testing.assert_allclose(found, users.astype(np.float64) @ vectors.T.astype(np.float64), atol=1e-5)

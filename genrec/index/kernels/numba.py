@@ -457,9 +457,9 @@ def inner_products(vectors, users, products):
             p, q, r, s = users[user], users[user + 1], users[user + 2], users[user + 3]
             for row in rows:
                 vector = vectors[row]
-                a = b = c = d = np.float32(0)
+                a = b = c = d = 0.0
                 for step in range(width):
-                    value = vector[step]
+                    value = np.float64(vector[step])
                     a += value * p[step]
                     b += value * q[step]
                     c += value * r[step]
@@ -470,9 +470,9 @@ def inner_products(vectors, users, products):
             p = users[user]
             for row in rows:
                 vector = vectors[row]
-                a = np.float32(0)
+                a = 0.0
                 for step in range(width):
-                    a += vector[step] * p[step]
+                    a += np.float64(vector[step]) * p[step]
                 products[user, row] = a
 
 

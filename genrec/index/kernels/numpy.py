@@ -190,17 +190,21 @@ def ragged_ranges(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray
 
 
 def inner_products(vectors: AnyArray, users: AnyArray, products: AnyArray) -> None:
-    """Write into float32 [U, N] the inner product of each of U users [U, D] and N vectors [N, D]."""
+    """Write into float32 [U, N] the inner product of each of U users [U, D] and N vectors [N, D], added up in float64.
+
+    With users and vectors of `genrec.index.vector_grid` the sums are exact, so they depend on nothing else.
+    """
     # With the N vectors on the left BLAS reads them in wide_index; on the right it would copy all of them in each call.
-    columns = np.ascontiguousarray(users.T)
+    columns = np.ascontiguousarray(users.T, dtype=np.float64)
     for start in range(0, len(vectors), _MULTIPLY_BLOCK):
-        products[:, start : start + _MULTIPLY_BLOCK] = (vectors[start : start + _MULTIPLY_BLOCK] @ columns).T
+        block = vectors[start : start + _MULTIPLY_BLOCK].astype(np.float64)
+        products[:, start : start + _MULTIPLY_BLOCK] = (block @ columns).T
 
 
 def sum_rows(vectors: AnyArray, rows: IntArray, offsets: IntArray, weights: AnyArray, sums: AnyArray) -> None:
     """Write into float32 [U, D] the weighted sums of vectors [N, D]; user u has `rows[offsets[u]:offsets[u + 1]]`."""
     for user, (begin, stop) in enumerate(pairwise(offsets)):
-        sums[user] = weights[begin:stop] @ vectors[rows[begin:stop]]
+        sums[user] = np.einsum("p,pd->d", weights[begin:stop], vectors[rows[begin:stop]])
 
 
 def _find_wide(wide_low: IntArray, wide_high: IntArray, low: IntArray, high: IntArray) -> IntArray:
