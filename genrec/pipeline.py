@@ -58,6 +58,7 @@ class LlmStage:
         identifiers: how items are written in tokens.
         tokenizer: the LLM's tokenizer.
         small_search_candidates: number of candidates in the smaller search.
+        origin: the stage of the original catalog; None for that stage itself.
     """
 
     ranker: GenerativeRanker
@@ -65,6 +66,7 @@ class LlmStage:
     identifiers: Identifiers
     tokenizer: Tokenizer
     small_search_candidates: int
+    origin: "LlmStage | None" = None
 
     @property
     def stages(self) -> tuple[GenerativeRanker, GenerativeRanker]:
@@ -75,9 +77,15 @@ class LlmStage:
         return self.ranker, smaller
 
     def reindexed(self, catalog: Catalog, retriever: Ranker) -> "LlmStage":
-        """The stage for another version of the catalog; the model stays loaded."""
-        index = self.index.reindexed(catalog, self.identifiers, self.tokenizer)
-        return replace(self, ranker=self.ranker.reindexed(index, retriever=retriever), index=index)
+        """The stage for another version of the catalog; the model stays loaded.
+
+        The index depends on the original catalog and the other version only, not on the versions between them: which of
+        two equal titles gets a suffix would otherwise depend on the order of their arrival.
+        """
+        origin = self.origin or self
+        index = origin.index.reindexed(catalog, self.identifiers, self.tokenizer)
+        ranker = origin.ranker.reindexed(index, retriever=retriever, measured=self.ranker)
+        return replace(self, ranker=ranker, index=index, origin=origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +182,14 @@ class Pipeline:
                 another type.
             EngineError: a model failed.
         """
-        catalog = self.catalog.revised(upsert=upsert, remove=self._removed_indices(upsert, remove))
+        return self.reindexed(self.catalog.revised(upsert=upsert, remove=self._removed_indices(upsert, remove)))
+
+    def reindexed(self, catalog: Catalog) -> "Pipeline":
+        """A new pipeline for another version of the catalog; see `revised`.
+
+        Raises:
+            EngineError: a model failed.
+        """
         embedding = self.embedding
         if embedding is not None:
             indices = unchanged_item_indices(self.catalog, catalog)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from genrec.artifact import atomic_writer
 from genrec.data.filters import filter_mask
-from genrec.data.ids import Ids
+from genrec.data.ids import Ids, key_of
 from genrec.data.item_columns import (
     concatenate_columns,
     fingerprint_columns,
@@ -33,6 +33,7 @@ OnUnknownItem = Literal["raise", "skip"]
 _REQUIRED_COLUMNS = ("item_id", "title")
 _METADATA_KEY = b"genrec.catalog"
 _VERSION = 1
+UNKNOWN, WITHDRAWN = -1, -2  # instead of the index of an item that is not in a catalog
 _CHUNK_ROWS = 65_536  # rows converted to Python values at once
 
 
@@ -48,10 +49,13 @@ class Catalog:
         titles: untrusted text [N].
         attribute_names: every column but the id and the title, in the table's order.
         fingerprint: SHA-256 over ids (as text), titles and attributes, in hexadecimal.
+        withdrawn_ids: ids, as text, of items that an earlier version of the catalog had; see `lookup`.
     """
 
-    def __init__(self, table: Table, *, name: str) -> None:
+    def __init__(self, table: Table, *, name: str, withdrawn_ids: Iterable[str] = ()) -> None:
         """Check a table with the columns item_id and title; other columns become attributes.
+
+        Ids of items in the table are removed from `withdrawn_ids`.
 
         Raises:
             InputError: no items, a row without an id or a title, or a repeated id.
@@ -70,6 +74,9 @@ class Catalog:
         self.attribute_names = tuple(self._attributes)
         ordered = {name: self._attributes[name] for name in sorted(self._attributes)}
         self.fingerprint = fingerprint_columns({"item_id": self.item_ids.keys, "title": self._titles, **ordered})
+        former = list(withdrawn_ids)
+        present = self.item_ids.positions(former) >= 0
+        self.withdrawn_ids = frozenset(key for key, is_present in zip(former, present, strict=True) if not is_present)
 
     @classmethod
     def from_items(cls, items: Iterable[Item], *, name: str = "catalog") -> "Catalog":
@@ -143,6 +150,20 @@ class Catalog:
             raise InputError(f"catalog {self.name!r} has no attribute {name!r}; use one of {', '.join(columns)}")
         return columns[name]
 
+    def lookup(self, item_ids: Iterable[object]) -> IntArray:
+        """The index of each of Q ids: int64 [Q], WITHDRAWN (-2) if it was withdrawn, UNKNOWN (-1) if it never existed.
+
+        Every request that names items follows this: an unknown id is an error, unless the caller asked to skip such
+        ids; a withdrawn one is ignored with a notice, because the caller could not know of the change.
+        """
+        item_ids = list(item_ids)
+        indices = self.item_ids.positions(item_ids)
+        if self.withdrawn_ids:
+            for position in np.flatnonzero(indices < 0):
+                if key_of(item_ids[position]) in self.withdrawn_ids:
+                    indices[position] = WITHDRAWN
+        return indices
+
     def index_of(self, item_id: object) -> int:
         """The index of an id; 85123 and "85123" are the same id.
 
@@ -205,6 +226,7 @@ class Catalog:
         upsert: "Catalog | None" = None,
         remove: Sequence[int] | IntArray = (),
         new_titles: Mapping[int, str] | None = None,
+        withdrawn_ids: Iterable[str] = (),
     ) -> "Catalog":
         """A new catalog: this one with items removed, titles changed, and items replaced or added.
 
@@ -214,9 +236,11 @@ class Catalog:
                 numbers in the other, all its values become fractions.
             remove: indices of items to remove. An item that is also in `upsert` is appended as a new one.
             new_titles: new titles by index.
+            withdrawn_ids: ids, as text, of items that were withdrawn, in addition to those of `remove`.
 
         Raises:
-            InputError: no item would be left, or an attribute has values of another type.
+            InputError: no item would be left, an attribute has values of another type, or the ids of this catalog are
+                whole numbers and one of `upsert` is not.
         """
         columns = self._columns()
         if new_titles:
@@ -231,9 +255,18 @@ class Catalog:
             replaces = (indices >= 0) & ~np.isin(indices, remove)
             rows[indices[replaces]] = new_rows[replaces]
             rows = np.concatenate([rows, new_rows[~replaces]])
-        rows = np.delete(rows, np.asarray(remove, dtype=np.int64))
+        removed = np.asarray(remove, dtype=np.int64)
+        rows = np.delete(rows, removed)
         columns = {name: column.take(pa.array(rows)) for name, column in columns.items()}
-        return Catalog(Table.from_arrow(columns, f"the revised catalog {self.name!r}"), name=self.name)
+        return Catalog(
+            Table.from_arrow(columns, f"the revised catalog {self.name!r}"),
+            name=self.name,
+            withdrawn_ids=[
+                *self.withdrawn_ids,
+                *withdrawn_ids,
+                *self.item_ids.keys.take(pa.array(removed)).to_pylist(),
+            ],
+        )
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file, atomically; `Catalog.read` restores the same catalog.
@@ -244,7 +277,9 @@ class Catalog:
         import pyarrow.parquet as parquet
 
         path = Path(path)
-        metadata = {"version": _VERSION, "name": self.name, "fingerprint": self.fingerprint}
+        metadata: dict[str, Any] = {"version": _VERSION, "name": self.name, "fingerprint": self.fingerprint}
+        if self.withdrawn_ids:
+            metadata["withdrawn"] = sorted(self.withdrawn_ids)
         table = pa.table(self._columns()).replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
         try:
             with atomic_writer(path) as file:
@@ -269,6 +304,7 @@ class Catalog:
                 table = file.read()
             metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
             version, name, fingerprint = metadata["version"], metadata["name"], metadata["fingerprint"]
+            withdrawn_ids = metadata.get("withdrawn", ())
         except FileNotFoundError:
             raise ArtifactError(f"{path} is missing; save the catalog there first") from None
         except (KeyError, TypeError) as error:
@@ -281,7 +317,7 @@ class Catalog:
             )
         try:
             columns = dict(zip(table.column_names, table.columns, strict=True))
-            catalog = cls(Table.from_arrow(columns, path.name), name=name)
+            catalog = cls(Table.from_arrow(columns, path.name), name=name, withdrawn_ids=withdrawn_ids)
         except (InputError, KeyError) as error:
             raise ArtifactError(f"{path} was altered since it was written ({error}); save it again") from error
         if catalog.fingerprint != fingerprint:

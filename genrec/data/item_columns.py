@@ -44,27 +44,49 @@ def concatenate_columns(
     Columns that one of them lacks are filled with nulls.
 
     Raises:
-        InputError: a column has different types in the two catalogs.
+        InputError: a column has different types in the two catalogs, or an id would change in a cast.
     """
     joined = {}
     for name in dict.fromkeys([*columns, *more]):
-        arrays = [columns.get(name), more.get(name)]
-        kinds = [array.type for array in arrays if array is not None and not pa.types.is_null(array.type)]
+        present = [table[name] for table in (columns, more) if name in table]
+        kinds = [array.type for array in present if not pa.types.is_null(array.type)]
         kind = kinds[0] if kinds else pa.null()
         if kinds == [pa.int64(), pa.float64()] and name != "item_id":
             kind = pa.float64()
-        filled = [
-            pa.nulls(count, kind) if array is None else array
-            for array, count in zip(arrays, (size, added), strict=True)
+        arrays = [
+            table[name] if name in table else pa.nulls(count, kind) for table, count in ((columns, size), (more, added))
         ]
+        problem = (
+            f"{name} of the added items holds {describe_type(arrays[1].type)}, but the catalog's holds "
+            f"{describe_type(kind)}"
+        )
+        if name != "item_id" and len(kinds) == 2 and not _is_same_content(*kinds):
+            raise InputError(problem, remedy="give it the same type")
         try:
-            joined[name] = pa.concat_arrays([array.cast(kind) for array in filled])
+            joined[name] = pa.concat_arrays([array.cast(kind) for array in arrays])
         except pa.ArrowException as error:
-            raise InputError(
-                f"{name} of the added items holds {describe_type(filled[1].type)}, but the catalog's holds "
-                f"{describe_type(kind)} ({error}); give it the same type"
-            ) from error
+            raise InputError(f"{problem} ({error})", remedy="give it the same type") from error
+    _require_unchanged_ids(more["item_id"], joined["item_id"].slice(size))
     return joined
+
+
+def _is_same_content(kind: pa.DataType, added: pa.DataType) -> bool:
+    """Whether a cast from `added` to `kind` keeps what a value is, unlike "12" to 12; text may be read as dates."""
+    content, added_content = describe_type(kind), describe_type(added)
+    if content == added_content == "lists":
+        inner = (kind.value_type, added.value_type)
+        return any(pa.types.is_null(value_type) for value_type in inner) or _is_same_content(*inner)
+    return content == added_content or (content, added_content) == ("dates", "text")
+
+
+def _require_unchanged_ids(given: pa.Array, cast: pa.Array) -> None:
+    """Refuse ids that the type of the catalog's ids changes, such as "007" to 7: they would name another item."""
+    changed = pc.not_equal(given.cast(pa.large_string()), cast.cast(pa.large_string()))
+    if (position := pc.index(changed, True).as_py()) >= 0:
+        raise InputError(
+            f"item id {given[position].as_py()!r} would become {cast[position].as_py()!r}, because the ids of the "
+            "catalog are whole numbers; write it as such a number"
+        )
 
 
 def replace_missing_by_null(column: pa.Array) -> pa.Array:

@@ -23,7 +23,7 @@ from genrec.decoding.prior_penalty import PriorPenalty
 from genrec.decoding.tree_scoring import score_tries
 from genrec.errors import ArtifactError, MismatchError
 from genrec.index.trie import TokenTrie
-from genrec.types import IntArray
+from genrec.types import BoolArray, IntArray
 
 _KIND = "prior"
 _FILE = "steps.safetensors"
@@ -94,12 +94,11 @@ class Prior:
         return tuple(self._prompts)
 
     def reindexed(self, trie: TokenTrie, new_item_indices: IntArray, *, key: str) -> "Prior":
-        """The prior of another trie after the same prompts; the scores of rows that both have are kept.
+        """The prior of another trie after the same prompts; items with the same tokens in both keep their scores.
 
         Args:
             trie: the other trie.
-            new_item_indices: int64, for each item of this trie its index in the other; -1 if it was removed or its
-                identifier has changed.
+            new_item_indices: int64, for each item of this trie its index in the other; -1 if it was removed.
             key: identifies the model, the prompts and the other index.
         """
         other = Prior(self._backend, trie, self._prompts, key=key)
@@ -108,6 +107,8 @@ class Prior:
         # The last token of a row marks it as scored. It is read first here, and other threads write it last.
         is_scored = ~np.isnan(self.log_probs[self._trie.last_positions[rows]])
         rows, new_rows = rows[is_scored], new_rows[is_scored]
+        is_same = _have_equal_tokens(self._trie, rows, trie, new_rows)
+        rows, new_rows = rows[is_same], new_rows[is_same]
         other.log_probs[trie.path_positions(new_rows)] = self.log_probs[self._trie.path_positions(rows)]
         other.unsaved = bool(len(rows))
         return other
@@ -170,3 +171,16 @@ class Prior:
         self.log_probs[positions[~is_last]] = values[~is_last]
         self.log_probs[positions[is_last]] = values[is_last]
         self.unsaved = True
+
+
+def _have_equal_tokens(trie: TokenTrie, rows: IntArray, other: TokenTrie, other_rows: IntArray) -> BoolArray:
+    """Which rows of two tries, compared pairwise, have the same tokens: bool, one for each pair."""
+    lengths, other_lengths = (
+        own.shared[at].astype(np.int64) + own.tails[at] for own, at in ((trie, rows), (other, other_rows))
+    )
+    is_same: BoolArray = lengths == other_lengths
+    pairs = np.flatnonzero(is_same)
+    if pairs.size:
+        equal = trie.tokens_of_rows(rows[pairs]) == other.tokens_of_rows(other_rows[pairs])
+        is_same[pairs] = np.logical_and.reduceat(equal, np.cumsum(lengths[pairs]) - lengths[pairs])
+    return is_same

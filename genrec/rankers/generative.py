@@ -109,15 +109,18 @@ class GenerativeRanker:
         other._apply_settings()
         return other
 
-    def reindexed(self, index: CatalogIndex, *, retriever: Ranker | None = None) -> "GenerativeRanker":
+    def reindexed(
+        self, index: CatalogIndex, *, retriever: Ranker | None = None, measured: "GenerativeRanker | None" = None
+    ) -> "GenerativeRanker":
         """A copy over the index of another version of the catalog; it shares the model.
 
         The prompts of the prior stay the same, even if they show an item that was removed. Measured priors of items
-        whose text has not changed are kept; the priors of the copy are not saved.
+        whose identifier has not changed are kept; the priors of the copy are not saved.
 
         Args:
             index: made by `CatalogIndex.reindexed` or `CatalogIndex.update` from the current one.
             retriever: ranks the other version of the catalog.
+            measured: an earlier result of this method, whose measured priors are kept; by default this ranker.
 
         Raises:
             TokenizerMismatchError: the index was built with another tokenizer.
@@ -134,7 +137,8 @@ class GenerativeRanker:
         other._index, other._retriever = index, retriever or self._retriever
         warm, cold = (None if prior is None else prior.prompts for prior in self._priors)
         other._prior_prompts = (warm, cold)
-        other._prior_store = self._prior_store.reindexed(index, [prior for prior in self._priors if prior is not None])
+        source = measured or self
+        other._prior_store = source._prior_store.reindexed(index, [own for own in source._priors if own is not None])
         other._apply_settings()
         return other
 

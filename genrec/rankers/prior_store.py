@@ -15,7 +15,7 @@ from genrec.decoding.prior import Prior
 from genrec.decoding.search import exhaustive_search
 from genrec.decoding.search_request import ScoreKind, SearchRequest
 from genrec.errors import ArtifactError, MismatchError
-from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
+from genrec.index.catalog_index import CatalogIndex
 from genrec.rankers.base import scores_in_order
 from genrec.types import FloatArray, IntArray
 
@@ -79,13 +79,13 @@ class PriorStore:
     def reindexed(self, index: CatalogIndex, priors: Iterable[Prior]) -> "PriorStore":
         """Carry over some priors to the index of another version of the catalog; the result is kept in memory only.
 
-        Scores of items whose text has not changed are kept.
+        Scores of items whose identifier has not changed are kept.
         """
         other = PriorStore(index, self.backend)
-        unchanged = unchanged_item_indices(self._index.catalog, index.catalog)
+        new_indices = index.catalog.item_ids.positions(self._index.catalog.item_ids)
         for prior in priors:
             key = other._key(prior.prompts)
-            other._priors[key] = prior.reindexed(index.trie, unchanged, key=key)
+            other._priors[key] = prior.reindexed(index.trie, new_indices, key=key)
         return other
 
     def item_scores(self, prior: Prior) -> FloatArray:

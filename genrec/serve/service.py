@@ -204,7 +204,7 @@ class Service:
 
     def put_items(self, items: Sequence[Item]) -> None:
         """Add items, or replace the items with the same ids, from the next request on."""
-        self.state.revise(Catalog.from_items(items))
+        self.state.revise(items)
 
     def withdraw_item(self, item_id: ItemId) -> None:
         """Withdraw an item from the next request on.

@@ -8,14 +8,15 @@ recommender and then replaces the old one, on which running requests finish. Sev
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from genrec.data.catalog import Catalog
 from genrec.data.ids import key_of
-from genrec.errors import GenrecError, UnknownUserError
+from genrec.errors import GenrecError, InputError, UnknownUserError
 from genrec.pipeline import Pipeline
 from genrec.recommender import Recommender, UserLike
+from genrec.store.catalog_changes import CatalogChanges, ChangedCatalog
 from genrec.store.event_store import Event, Store
 from genrec.types import History, Item, ItemId, UserId
 
@@ -42,35 +43,53 @@ class RequestContext:
         return self.user.item_ids if isinstance(self.user, History) else ()
 
 
+@dataclass(frozen=True, eq=False)
+class _Version:
+    """The catalog after a revision, and all that is derived from it."""
+
+    changes: CatalogChanges
+    set_aside: Mapping[str, InputError]
+    pipeline: Pipeline
+    recommender: Recommender
+
+    @classmethod
+    def from_changes(cls, changes: CatalogChanges, changed: ChangedCatalog, pipeline: Pipeline) -> "_Version":
+        """The version of a changed catalog; what an earlier pipeline has computed for equal items is kept."""
+        if changed.catalog is not pipeline.catalog:
+            pipeline = pipeline.reindexed(changed.catalog)
+        return cls(changes, changed.set_aside, pipeline, pipeline.recommender(lookup_users=False))
+
+
 class ServingState:
     """The current recommender, and the current histories of users. Thread-safe.
 
     Args:
         pipeline: the pipeline of the files, see `genrec.loading.open_pipeline`; revisions of the store are applied to
             it.
-        store: events and revisions since the files were read; other servers may write to it, too.
+        store: events and revisions since the files were read; other servers may write to it, too. Items in it that do
+            not fit the files are set aside and logged, see `CatalogChanges.apply`.
 
     Raises:
         StoreError: the store cannot be read.
-        InputError: its revisions do not fit the catalog.
+        InputError: its revisions leave no item.
     """
 
     def __init__(self, pipeline: Pipeline, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()  # one revision at a time; requests do not wait for it
-        self._revision = store.revision()
+        self._file_catalog = pipeline.catalog
         self._poll_failure: str | None = None
-        self._current = self._with_revisions(pipeline)
+        self._current = self._replayed(pipeline, {})
 
     @property
     def recommender(self) -> Recommender:
         """The current recommender. It does not look up user ids."""
-        return self._current[1]
+        return self._current.recommender
 
     @property
     def catalog(self) -> Catalog:
         """The current catalog."""
-        return self._current[0].catalog
+        return self._current.pipeline.catalog
 
     def request_context(
         self, user_id: UserId | None = None, history: Sequence[ItemId] = (), words: str = ""
@@ -90,7 +109,8 @@ class ServingState:
         Raises:
             StoreError: the store cannot be read.
         """
-        pipeline, recommender = self._current
+        current = self._current
+        pipeline, recommender = current.pipeline, current.recommender
         if user_id is None:
             return RequestContext(recommender, History(tuple(history), words))
         file_history, is_known = self._file_history(pipeline, user_id)
@@ -103,33 +123,42 @@ class ServingState:
         seen, disliked = _items_in_catalog(pipeline.catalog, seen), _items_in_catalog(pipeline.catalog, disliked)
         return RequestContext(recommender, History((*seen, *history), words, user_id), tuple(disliked))
 
-    def revise(self, put: Catalog | None = None, withdraw: Iterable[ItemId] = ()) -> None:
+    def revise(self, put: Iterable[Item] | None = None, withdraw: Iterable[ItemId] = ()) -> None:
         """Add, replace and withdraw items, from the next request on. A failed revision changes nothing.
 
         The revision is stored before requests see it, so it survives a restart. Revisions of other servers are applied
         first.
 
         Args:
-            put: new items, and items that replace those with their ids, including all attributes.
+            put: new items, and items that replace those with their ids, including all attributes; may be a catalog.
             withdraw: ids of items to withdraw.
 
         Raises:
             UnknownItemError: an id to withdraw is not in the catalog.
-            InputError: an item is both put and withdrawn, the catalog would be empty, or the type of an attribute does
-                not match its column.
+            InputError: an item is both put and withdrawn, the catalog would be empty, or an item does not fit the
+                catalog because an attribute has another type or its id would change.
             StoreError: the store cannot be written.
             EngineError: a model failed.
         """
-        withdrawn = list(withdraw)
-        items = [] if put is None else [_without_missing(item) for item in put]
+        withdrawn = list(dict.fromkeys(withdraw))
+        items = [_without_missing(item) for item in put or ()]
         with self._lock:
-            number = None
-            while number is None:  # None: another server revised the catalog in the meantime
-                self._sync_revisions()
-                pipeline = self._current[0].revised(put, withdrawn)
-                recommender = pipeline.recommender(lookup_users=False)
-                number = self._store.revise(items, list(dict.fromkeys(withdrawn)), expected_revision=self._revision)
-            self._revision, self._current = number, (pipeline, recommender)
+            self._sync_revisions()
+            while items or withdrawn:
+                current = self._current
+                current.pipeline.catalog.indices_of(
+                    item_id for item_id in withdrawn if key_of(item_id) not in current.set_aside
+                )
+                changes = current.changes.updated(items, withdrawn)
+                changed = changes.apply(self._file_catalog)
+                _refuse_misfits(
+                    changed.set_aside, allowed=current.set_aside.keys() - {key_of(i.item_id) for i in items}
+                )
+                revised = _Version.from_changes(changes, changed, current.pipeline)
+                if self._store.revise(items, withdrawn, expected_revision=current.changes.revision) is not None:
+                    self._current = revised
+                    return
+                self._sync_revisions()  # another server revised the catalog in the meantime
 
     def poll(self) -> None:
         """Apply the revisions of other servers. May take as long as encoding their items, so no request calls it.
@@ -148,18 +177,22 @@ class ServingState:
 
     def _sync_revisions(self) -> None:
         """Apply revisions of other servers; the caller holds the lock."""
-        # The number is read before the revisions: a revision in between is applied again later, without effect.
-        number = self._store.revision()
-        if number != self._revision:
-            self._revision, self._current = number, self._with_revisions(self._current[0])
+        current = self._current
+        if self._store.revision() != current.changes.revision:
+            self._current = self._replayed(current.pipeline, current.set_aside)
 
-    def _with_revisions(self, pipeline: Pipeline) -> tuple[Pipeline, Recommender]:
-        """A pipeline with the revisions of the store, and its recommender."""
-        put, withdrawn = self._store.revisions()
-        present = [item_id for item_id in withdrawn if item_id in pipeline.catalog]
-        if put or present:
-            pipeline = pipeline.revised(Catalog.from_items(put) if put else None, present)
-        return pipeline, pipeline.recommender(lookup_users=False)
+    def _replayed(self, pipeline: Pipeline, known: Mapping[str, InputError]) -> _Version:
+        """The file with the changes of the store; items that are set aside are logged, except the `known` ones."""
+        changes = self._store.changes()
+        changed = changes.apply(self._file_catalog)
+        for item_id, error in changed.set_aside.items():
+            if item_id not in known:
+                _LOGGER.warning(
+                    "item %r of the store does not fit the catalog and is set aside: %s; put it again, or withdraw it",
+                    item_id,
+                    error.problem,
+                )
+        return _Version.from_changes(changes, changed, pipeline)
 
     def _file_history(self, pipeline: Pipeline, user_id: UserId) -> tuple[Sequence[ItemId], bool]:
         """A user's items in the interactions file, and whether the user is known from it and not forgotten."""
@@ -170,6 +203,13 @@ class ServingState:
         except UnknownUserError:
             return (), False
         return ((), False) if self._store.is_forgotten(user_id) else (history, True)
+
+
+def _refuse_misfits(set_aside: Mapping[str, InputError], *, allowed: Collection[str | None]) -> None:
+    """Refuse a revision after which items are set aside, except the allowed ones, which were before."""
+    for item_id, error in set_aside.items():
+        if item_id not in allowed:
+            raise InputError(f"item {item_id!r} would not fit the catalog: {error.problem}", remedy=error.remedy)
 
 
 def _merge_history(file_history: Sequence[ItemId], events: Sequence[Event]) -> tuple[list[ItemId], list[ItemId]]:

@@ -5,20 +5,18 @@ returned as text, so 17 and "17" are the same id here as everywhere.
 """
 
 import hashlib
-import math
-import numbers
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 import sqlalchemy as sa
 
-from genrec.data.catalog import Catalog
-from genrec.data.ids import key_of
-from genrec.errors import InputError, StoreError
+from genrec.errors import StoreError
+from genrec.store.catalog_changes import CatalogChanges, revision_rows
+from genrec.store.checks import checked_id, checked_number, checked_text
 from genrec.store.database import Database
-from genrec.store.item_json import item_from_json, item_to_json
+from genrec.store.item_json import item_from_json
 from genrec.store.tables import (
     EVENTS,
     FORGOTTEN,
@@ -30,7 +28,6 @@ from genrec.store.tables import (
 )
 from genrec.types import Item, ItemId, UserId
 
-MAX_ID_LENGTH = 200  # characters
 MAX_EVENT_LENGTH = 100
 MAX_EVENTS_PER_USER = 10_000  # the newest events that are read for a user
 
@@ -154,7 +151,7 @@ class Store:
 
         The limit bounds the cost of an id that many users share, such as "guest". Empty for an unknown user.
         """
-        user = _checked_id("user_id", user_id)
+        user = checked_id("user_id", user_id)
         return [Event(user, *row) for row in reversed(self._database.read(_SELECT_EVENTS, {"user": user}))]
 
     def forget(self, user_id: UserId) -> dict[str, int]:
@@ -167,7 +164,7 @@ class Store:
             StoreError: the database cannot be reached or used; or the rows are deleted, but SQLite's log still has
                 them because another program is reading the file. Calling `forget` again then clears the log.
         """
-        user = _checked_id("user_id", user_id)
+        user = checked_id("user_id", user_id)
         mark = self._database.insert(FORGOTTEN).values(digest=self._digest(user), at=float(self._clock()))
         mark = mark.on_conflict_do_update(index_elements=["digest"], set_={"at": mark.excluded.at})
 
@@ -184,12 +181,12 @@ class Store:
 
     def is_forgotten(self, user_id: UserId) -> bool:
         """Whether a user was forgotten, so that data from before must not be used. Later events may be used."""
-        return bool(self._database.read(_SELECT_FORGOTTEN, {"hashed": self._digest(_checked_id("user_id", user_id))}))
+        return bool(self._database.read(_SELECT_FORGOTTEN, {"hashed": self._digest(checked_id("user_id", user_id))}))
 
     def revise(
         self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = (), *, expected_revision: int | None = None
     ) -> int | None:
-        """Store changes of the catalog, all or none. The last change of an item wins.
+        """Store changes of the catalog, all or none. The last change of an item wins; `CatalogChanges` has the order.
 
         Args:
             put: new items, and items that replace those with their ids.
@@ -202,27 +199,19 @@ class Store:
         Raises:
             InputError: an id occurs twice, or `Catalog.from_items` or `item_to_json` rejects an item.
         """
-        items, withdrawn_ids = _checked_revision(put, withdraw)
-        rows = [{"item_id": item.item_id, "item": item_to_json(item)} for item in items]
+        rows = [{"item_id": item_id, "item": line} for item_id, line in revision_rows(put, withdraw).items()]
         upsert = self._database.insert(REVISIONS)
         upsert = upsert.on_conflict_do_update(index_elements=["item_id"], set_={"item": upsert.excluded.item})
-        delete = sa.delete(REVISIONS).where(REVISIONS.c.item_id == sa.bindparam("named"))
 
         def apply(connection: sa.Connection) -> int | None:
             # The row lock on the number serialises concurrent revisions.
             number = self._parse_revision([row.value for row in connection.execute(_SELECT_REVISION.with_for_update())])
             if expected_revision not in (None, number):
                 return None
-            number += bool(items or withdrawn_ids)
-            connection.execute(_UPDATE_REVISION, {"number": str(number)})
             if rows:
-                # A withdrawn item that returns goes to the end of the order, as a new item does.
-                returning = delete.where(REVISIONS.c.item.is_(None))
-                connection.execute(returning, [{"named": row["item_id"]} for row in rows])
+                number += 1
+                connection.execute(_UPDATE_REVISION, {"number": str(number)})
                 connection.execute(upsert, rows)
-            if withdrawn_ids:
-                connection.execute(delete, [{"named": item_id} for item_id in withdrawn_ids])
-                connection.execute(upsert, [{"item_id": item_id, "item": None} for item_id in withdrawn_ids])
             return number
 
         return self._database.write(apply)
@@ -231,18 +220,29 @@ class Store:
         """The number of the latest catalog revision; 0 before the first."""
         return self._parse_revision([row.value for row in self._database.read(_SELECT_REVISION)])
 
-    def revisions(self) -> tuple[list[Item], list[ItemId]]:
-        """All changes of the catalog: the items put, in order of arrival, and the ids withdrawn.
+    def changes(self) -> CatalogChanges:
+        """All changes of the catalog.
 
         Raises:
             StoreError: an item in the database was altered.
         """
+        number = self.revision()  # before the rows, so that a revision in between is noticed later and applied again
         rows = self._database.read(_SELECT_REVISIONS)
         try:
-            items = [item_from_json(text) for _, text in rows if text is not None]
+            items = {item_id: None if line is None else item_from_json(line) for item_id, line in rows}
         except ValueError as error:
             raise StoreError(f"the store {self._database.location} was altered: {error}; put the item again") from error
-        return items, [item_id for item_id, text in rows if text is None]
+        return CatalogChanges(number, items)
+
+    def revisions(self) -> tuple[list[Item], list[ItemId]]:
+        """The items put and the ids withdrawn, both in the order of `changes`.
+
+        Raises:
+            StoreError: an item in the database was altered.
+        """
+        changes = self.changes().items
+        put = [item for item in changes.values() if item is not None]
+        return put, [item_id for item_id, item in changes.items() if item is None]
 
     def _parse_revision(self, values: list[str]) -> int:
         if len(values) != 1 or not values[0].isdecimal():
@@ -260,60 +260,10 @@ class Store:
 def _event_row(event: Event, position: int) -> dict[str, object]:
     name, event_id = event.event, event.event_id
     return {
-        "user_id": _checked_id("user_id", event.user_id, position),
-        "item_id": _checked_id("item_id", event.item_id, position),
-        "timestamp": _checked_number("timestamp", event.timestamp, position),
-        "event": None if name is None else _checked_text("event", name, position, MAX_EVENT_LENGTH),
-        "weight": _checked_number("weight", event.weight, position),
-        "event_id": None if event_id is None else _checked_id("event_id", event_id, position),
+        "user_id": checked_id("user_id", event.user_id, position),
+        "item_id": checked_id("item_id", event.item_id, position),
+        "timestamp": checked_number("timestamp", event.timestamp, position),
+        "event": None if name is None else checked_text("event", name, position, MAX_EVENT_LENGTH),
+        "weight": checked_number("weight", event.weight, position),
+        "event_id": None if event_id is None else checked_id("event_id", event_id, position),
     }
-
-
-def _checked_revision(put: Sequence[Item], withdraw: Sequence[ItemId]) -> tuple[list[Item], list[str]]:
-    """The items and the withdrawn ids of a revision, with ids as text."""
-    items = [
-        replace(item, item_id=_checked_id("item_id", item.item_id, position))
-        for position, item in enumerate(put, start=1)
-    ]
-    withdrawn_ids = [_checked_id("item_id", item_id, position) for position, item_id in enumerate(withdraw, start=1)]
-    seen: set[ItemId] = set()
-    for item_id in (*(item.item_id for item in items), *withdrawn_ids):
-        if item_id in seen:
-            raise InputError(f"item {item_id!r} is put or withdrawn twice in one revision; list it once")
-        seen.add(item_id)
-    if items:
-        Catalog.from_items(items)  # raises here instead of at the next start
-    return items, withdrawn_ids
-
-
-def _checked_id(name: str, value: object, position: int | None = None) -> str:
-    """An id as text. `position`, from 1, is named in the error."""
-    key = key_of(value)
-    if key is None or not key.strip():
-        raise InputError(f"{_label(name, position)} is {value!r:.80}; use text or an integer that is not blank")
-    return _checked_text(name, key, position, MAX_ID_LENGTH)
-
-
-def _checked_text(name: str, value: object, position: int | None, max_length: int) -> str:
-    if not isinstance(value, str) or key_of(value) is None:
-        raise InputError(f"{_label(name, position)} is {value!r:.80}; use text")
-    if len(value) > max_length:
-        raise InputError(
-            f"{_label(name, position)} is {value!r:.40}, {len(value):,} characters long; use at most {max_length}"
-        )
-    if "\0" in value:  # PostgreSQL cannot store it
-        raise InputError(f"{_label(name, position)} is {value!r:.80}, which contains a null character; remove it")
-    return value
-
-
-def _checked_number(name: str, value: object, position: int) -> float:
-    try:
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer beyond the range of a float
-        pass
-    raise InputError(f"{_label(name, position)} is {value!r:.80}; use a finite number")
-
-
-def _label(name: str, position: int | None) -> str:
-    return name if position is None else f"{name} number {position:,}"

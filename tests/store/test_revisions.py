@@ -25,7 +25,7 @@ def test_the_last_revision_of_an_item_wins(store: Store) -> None:
     store.revise([replace(a, title="A2")], ["b", "z"])
     assert store.revisions() == ([replace(a, title="A2"), c], ["b", "z"])
     store.revise([b], ["c"])
-    assert store.revisions() == ([replace(a, title="A2"), b], ["z", "c"])
+    assert store.revisions() == ([replace(a, title="A2"), b], ["c", "z"])
     assert repr("C") not in repr(store.revisions())
     store.revise()
 
