@@ -324,7 +324,7 @@ def test_recorded_store_accepts_new_events_without_a_schema_change(home: Path, t
         put, withdrawn = store.revisions()
         attributes = {"price": 1.0, "day": "2024-02-29"}
         assert as_json(put[-1]) == {"item_id": "late", "title": "Late Lamp", "attributes": attributes}
-        assert withdrawn[-1] == "i2"
+        assert "i2" in withdrawn
     assert store_schema(home / "store.sqlite") == schema
 
 
