@@ -89,7 +89,7 @@ def expected_preferences(row: Mapping[str, Any]) -> Preferences:
         singular = limit.removesuffix("s")
         plural = singular[:-1] + "ies" if singular.endswith("y") else singular + "s"
         exclusion = f"{singular!r} not in words(title) and {plural!r} not in words(title)"
-        filters = [PreferenceFilter(limit, limit if limit.startswith("price ") else exclusion)]
+        filters = [PreferenceFilter.from_condition(limit, limit if limit.startswith("price ") else exclusion)]
     words = (row["words"],) if row["words"] else ()
     return Preferences(tuple(row["likes"]), tuple(row["dislikes"]), words, tuple(filters))
 

@@ -120,7 +120,7 @@ class Recommender:
             filter_seen: exclude the items of the user's history.
             only: recommend only these items.
             exclude: never recommend these items.
-            where: a filter on attributes, such as `"price < 5"`; see `Catalog.where`.
+            where: a filter on attributes, such as `"price < 5"`, as text or parsed; see `Catalog.where`.
             boost: added to the scores of items, on the scale of the ranker that serves them.
             explain: add to each item the history items that drove it and a sentence.
             deadline: seconds the answer may take. A model in this process checks the deadline between forward passes,

@@ -18,6 +18,7 @@ from genrec.chat.parsers.lexical import LexicalParser
 from genrec.chat.plain_replies import ReplyGenerator, format_comparison, format_list, format_reason
 from genrec.chat.preferences import Label, Preferences
 from genrec.data.catalog import Catalog
+from genrec.data.filter_syntax import Filter
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError
 from genrec.notices import Notice
@@ -238,7 +239,7 @@ class Advisor:
     def _rank(self, conversation: Conversation, preferences: Preferences, deadline: Deadline) -> RecommendationList:
         """Rank items that were not shown yet, followed by shown ones if there are too few."""
         history = _history_with(conversation, preferences)
-        where = " and ".join(f"({condition.where})" for condition in preferences.filters) or None
+        where = preferences.condition
         shown = [item.item_id for turn in conversation.turns for item in turn.recommendations.items]
         excluded = [*conversation.excluded, *preferences.disliked]
         new = self._recommend(history, self._k, [*excluded, *shown], where, deadline)
@@ -253,7 +254,7 @@ class Advisor:
         history: History,
         k: int,
         exclude: Sequence[ItemId],
-        where: str | None,
+        where: Filter | None,
         deadline: Deadline,
         elapsed: float = 0.0,
     ) -> RecommendationList:

@@ -4,24 +4,21 @@ Liked items join the history, exclusions become filters inside the search, and s
 preference has a label that the user sees and can remove.
 """
 
-import re
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from dataclasses import dataclass, replace
 
+from genrec.data.filter_syntax import Comparison, ComparisonOperator, Filter, all_of, parse_filter
 from genrec.errors import InputError
 from genrec.types import ItemId
-
-ComparisonOperator = Literal["<", "<=", ">", ">="]
 
 Label = tuple[str, ItemId]
 """A preference as its kind ("likes", "dislikes", "looks for" or "only") and its value."""
 
 _MAX_SEARCH_PHRASES = 3  # the newest are kept
-_MAX_FILTERS = 30  # the newest are kept, so that their conjunction stays within the limits of a filter
+_MAX_FILTERS = 30  # the newest are kept
 _MAX_PRICE_KEY, _MIN_PRICE_KEY = "price to", "price from"
 _EXCLUSION_KINDS = ("word", "words")  # the first word of a key
-_BOUND = re.compile(r".* (<=|>=|<|>) (\S+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -48,42 +45,57 @@ class PreferenceFilter:
 
     Attributes:
         key: the subject of the filter, such as "price to" or "word candle".
-        where: the condition, in the filter language of `Catalog.where`.
-        excluded_phrase: the word or words that no title may contain; None for a filter of another kind.
-        bound: the bound on the price; None for a filter of another kind.
+        condition: the parsed condition.
     """
 
     key: str
-    where: str
-    # Derived from key and condition, and so no part of the identity of a filter.
-    excluded_phrase: str | None = field(default=None, compare=False)
-    bound: PriceBound | None = field(default=None, compare=False)
+    condition: Filter
 
     @classmethod
     def from_word(cls, *forms: str) -> "PreferenceFilter":
         """Exclude titles that contain any form of a word, in lower case; the first form names the filter."""
-        where = " and ".join(map(_title_lacks, forms))
-        return cls(f"word {forms[0]}", where, excluded_phrase=forms[0])
+        return cls(f"word {forms[0]}", all_of(map(_title_lacks, forms)))
 
     @classmethod
     def from_phrase(cls, phrase: str) -> "PreferenceFilter":
         """Exclude titles that contain consecutive words, in lower case."""
-        return cls(f"words {phrase}", _title_lacks(phrase), excluded_phrase=phrase)
+        return cls(f"words {phrase}", _title_lacks(phrase))
 
     @classmethod
     def from_bound(cls, column: str, bound: PriceBound) -> "PreferenceFilter":
         """Bound the price, which is a numeric column of the catalog."""
         key = _MAX_PRICE_KEY if bound.is_upper else _MIN_PRICE_KEY
-        return cls(key, f"{column} {bound.operator} {bound.amount}", bound=bound)
+        return cls(key, Filter.compare(Comparison(column, bound.operator, bound.amount)))
 
     @classmethod
     def from_condition(cls, key: str, where: str) -> "PreferenceFilter":
-        """Restore a filter from its serialised key and condition; a key that genrec did not make is kept as it is."""
-        if key in (_MAX_PRICE_KEY, _MIN_PRICE_KEY):
-            return cls(key, where, bound=_read_bound(where))
-        kind, _, phrase = key.partition(" ")
-        excludes = kind in _EXCLUSION_KINDS and where.startswith(_title_lacks(phrase))
-        return cls(key, where, excluded_phrase=phrase if excludes else None)
+        """Parse a filter from its key and the text of its condition; any key is kept as it is.
+
+        Raises:
+            FilterError: the condition does not parse.
+        """
+        return cls(key, parse_filter(where))
+
+    @property
+    def where(self) -> str:
+        """The text of the condition, in the language of `genrec.data.filters`."""
+        return str(self.condition)
+
+    @property
+    def excluded_phrase(self) -> str | None:
+        """The word or words that no title may contain; None for a filter of another kind."""
+        kind, _, phrase = self.key.partition(" ")
+        excludes = kind in _EXCLUSION_KINDS and self.condition.conjuncts[0] == _title_lacks(phrase)
+        return phrase if excludes else None
+
+    @property
+    def bound(self) -> PriceBound | None:
+        """The bound on the price; None for a filter of another kind."""
+        comparison = self.condition.comparison
+        if self.key not in (_MAX_PRICE_KEY, _MIN_PRICE_KEY) or comparison is None:
+            return None
+        bound = PriceBound(comparison.operator, _to_float(comparison.number))
+        return bound if bound.is_upper == (self.key == _MAX_PRICE_KEY) else None
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,11 @@ class Preferences:
         )
 
     @property
+    def condition(self) -> Filter | None:
+        """All filters as one; None if there are none."""
+        return all_of(own.condition for own in self.filters) if self.filters else None
+
+    @property
     def labels(self) -> tuple[Label, ...]:
         """Every preference as a label; `without` removes the preference that a label names."""
         kinds: tuple[tuple[str, Iterable[ItemId]], ...] = (
@@ -165,18 +182,16 @@ class Preferences:
         return replace(self, filters=tuple(condition for condition in self.filters if condition.where not in removed))
 
 
-def _title_lacks(phrase: str) -> str:
+def _title_lacks(phrase: str) -> Filter:
     """The condition that no title contains a phrase as whole words."""
-    return f"{phrase!r} not in words(title)"
+    return Filter.without_words("title", phrase)
 
 
-def _read_bound(where: str) -> PriceBound | None:
-    """The bound of a serialised condition; None if it is not a single comparison with a number."""
-    found = _BOUND.fullmatch(where)
+def _to_float(number: int | float) -> float:
     try:
-        return PriceBound(cast(ComparisonOperator, found[1]), float(found[2])) if found else None
-    except ValueError:
-        return None
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _append_unique(values: tuple[ItemId, ...], new: Sequence[ItemId]) -> tuple[ItemId, ...]:

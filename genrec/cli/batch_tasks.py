@@ -60,7 +60,7 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
     """The options that decide the answers, as given on the command line; paths become absolute.
 
     Raises:
-        InputError: an option does not apply to these rows, or the schema is not JSON.
+        InputError: an option does not apply to these rows, the schema is not JSON, or a filter does not parse.
     """
     given: dict[str, Any] = {name: context.params.get(name) for name in TASK_OPTIONS}
     given = {name: None if value in ([], ()) else value for name, value in given.items()}  # repeatable options
@@ -76,6 +76,7 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
         _reject_options(
             context, _LLM_OPTIONS, f"applies to the language model, which --ranker {given['ranker']} does not use"
         )
+    given["where"] = loading.join_filters(given["where"])
     given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
     return given | {name: _absolute_path(given[name]) for name in _PATH_OPTIONS if given[name] is not None}
 

@@ -144,9 +144,12 @@ class _ChatSession:
 
     def _filter(self, argument: str) -> None:
         from genrec.chat.preferences import PreferenceFilter
+        from genrec.data.filter_syntax import parse_filter
 
-        self._advisor.catalog.where(argument)  # raises before anything changes if the filter is wrong
-        self._update_preferences(self.conversation.preferences.with_filter(PreferenceFilter(argument, argument)))
+        condition = parse_filter(argument)
+        self._advisor.catalog.where(condition)  # raises before anything changes if the filter is wrong
+        added = PreferenceFilter(str(condition), condition)
+        self._update_preferences(self.conversation.preferences.with_filter(added))
 
     def _forget(self, argument: str) -> None:
         preferences = self.conversation.preferences

@@ -230,6 +230,20 @@ def parse_item_numbers(values: Sequence[str] | None, flag: str) -> dict[str, flo
     return found
 
 
+def join_filters(texts: Sequence[str] | None) -> str | None:
+    """The values of --where as one filter; None if there are none.
+
+    Raises:
+        FilterError: a filter does not parse.
+    """
+    from genrec.data.filter_syntax import all_of, parse_filter
+
+    filters = [parse_filter(text) for text in texts or ()]
+    if not filters:
+        return None
+    return filters[0].source if len(filters) == 1 else str(all_of(filters))
+
+
 def _checked_model(name: str) -> str:
     """The name of a bundled model or a folder, as given."""
     from genrec.datasets.models import MODELS

@@ -94,9 +94,12 @@ Exclude = Annotated[
     ),
 ]
 Where = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--where", metavar="FILTER", help="Filter on columns, such as 'price < 5'.", rich_help_panel=_FILTER_PANEL
+        "--where",
+        metavar="FILTER",
+        help="Filter on columns, such as 'price < 5'; can be repeated, and all must hold.",
+        rich_help_panel=_FILTER_PANEL,
     ),
 ]
 Boost = Annotated[

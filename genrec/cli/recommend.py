@@ -60,8 +60,9 @@ def recommend(
             "an id"
         )
     requests: list[UserLike] = [*users] if users else [History(tuple(history or ()), words or "")]
-    filters: dict[str, Any] = {"filter_seen": filter_seen, "only": only, "exclude": exclude, "where": where}
-    filters |= {"boost": loading.parse_item_numbers(boost, "--boost"), "deadline": deadline, "on_unknown": on_unknown}
+    filters: dict[str, Any] = {"filter_seen": filter_seen, "only": only, "exclude": exclude}
+    filters |= {"where": loading.join_filters(where), "boost": loading.parse_item_numbers(boost, "--boost")}
+    filters |= {"deadline": deadline, "on_unknown": on_unknown}
     settings = loading.settings_from_options(given)
     source = loading.DataSource.from_options({**given, "index": index})
     need_model = bool(given["model"] or given["adapter"])

@@ -1,5 +1,8 @@
 from .catalog import Catalog as Catalog
 from .catalog import read_catalog as read_catalog
+from .filter_syntax import Filter as Filter
+from .filter_syntax import all_of as all_of
+from .filter_syntax import parse_filter as parse_filter
 from .interactions import Interactions as Interactions
 from .interactions import read_interactions as read_interactions
 from .subset import Boost as Boost

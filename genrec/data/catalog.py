@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.artifact import atomic_writer
+from genrec.data.filter_syntax import Filter
 from genrec.data.filters import filter_mask
 from genrec.data.ids import Ids, key_of
 from genrec.data.item_columns import (
@@ -206,14 +207,15 @@ class Catalog:
             )
         return indices[~unknown]
 
-    def where(self, expression: "str | pc.Expression") -> BoolArray:
+    def where(self, expression: "str | Filter | pc.Expression") -> BoolArray:
         """Which items a filter allows: bool [N].
 
         Args:
             expression: a condition over item_id, title and the attributes, such as
-                `"price < 5 and genre in ['Horror', 'Comedy']"`, in the language of `genrec.data.filters`; or a
-                `pyarrow.compute.Expression`. Items with a missing value in the condition are not allowed. Attributes
-                whose names are not Python names must be renamed with `read_catalog(columns=...)` first.
+                `"price < 5 and genre in ['Horror', 'Comedy']"`, in the language of `genrec.data.filters`; a `Filter`
+                parsed from one; or a `pyarrow.compute.Expression`. Items with a missing value in the condition are not
+                allowed. Attributes whose names are not Python names must be renamed with `read_catalog(columns=...)`
+                first.
 
         Raises:
             FilterError: the filter does not parse, names no attribute, or compares values of different types.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from genrec.data.catalog import Catalog
+from genrec.data.filter_syntax import Filter
 from genrec.data.subset import Boost, Mask, Subset
 from genrec.errors import InputError, UnknownItemError
 from genrec.types import IntArray, ItemId
@@ -16,11 +17,11 @@ _SPARSE_RATIO = 64  # a filter that passes fewer than one item in 64 is kept as 
 
 
 class ConstraintCompiler:
-    """Compiles the constraints of requests over one catalog; filters given as text are cached."""
+    """Compiles the constraints of requests over one catalog; filters are cached, unless they are Arrow expressions."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._filters: dict[str, Subset] = {}  # oldest first
+        self._filters: dict[str | Filter, Subset] = {}  # oldest first
         self._lock = threading.Lock()
 
     def allowed(self, where: Any, only: Iterable[ItemId] | None, exclude: Iterable[ItemId] | None) -> Subset:
@@ -65,7 +66,7 @@ class ConstraintCompiler:
 
     def _filter(self, where: Any) -> Subset:
         with self._lock:
-            cached = self._filters.pop(where, None) if isinstance(where, str) else None
+            cached = self._filters.pop(where, None) if isinstance(where, str | Filter) else None
             if cached is not None:
                 self._filters[where] = cached
                 return cached
@@ -73,7 +74,7 @@ class ConstraintCompiler:
         allowed = Subset.from_mask(mask)
         if mask.total * _SPARSE_RATIO < len(mask):
             allowed = Subset.from_indices(len(mask), allowed.to_indices())
-        if isinstance(where, str):
+        if isinstance(where, str | Filter):
             with self._lock:
                 self._filters[where] = allowed
                 while len(self._filters) > _CACHE_SIZE:

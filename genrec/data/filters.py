@@ -14,6 +14,10 @@ text, numbers, True, False and lists of these. Nothing is ever evaluated as Pyth
 `in` and `not in`. It finds text that no letter, digit, accent or "_" of any script continues at either end. Case is
 ignored letter by letter, as Arrow does it: "STRASSE" does not contain "straße".
 
+A filter may have several lines, and comments after "#". Filters are joined with `&` or `all_of` of
+`genrec.data.filter_syntax`, after they were parsed; joining their texts would let a comment or a bracket of one change
+the other.
+
 A comparison with a missing value is unknown, neither true nor false. `not` leaves it unknown, and `and` and `or` follow
 Kleene's three-valued logic. Rows whose result is unknown are not allowed: `not (price < 5)` does not allow an item
 without a price. Use `is None` to find missing values.
@@ -36,19 +40,17 @@ import pyarrow.compute as pc
 
 from genrec.data.column_types import describe_type
 from genrec.data.exact_numbers import compare_columns, compare_inexact, exact_scalar, is_among
+from genrec.data.filter_syntax import Filter, parse_filter
 from genrec.data.read_errors import first_line
 from genrec.errors import FilterError
 from genrec.types import BoolArray
 
-_MAX_LENGTH = 10_000  # characters
-_MAX_DEPTH = 32
 
-
-def filter_mask(expression: "str | pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
+def filter_mask(expression: "str | Filter | pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
     """Which rows a filter allows: bool [N].
 
     Args:
-        expression: a text in the language above, or a `pyarrow.compute.Expression` over the same columns.
+        expression: a text in the language above, a parsed one, or a `pyarrow.compute.Expression` over the same columns.
         columns: arrays [N] of the types in `genrec.data.column_types`.
 
     Raises:
@@ -56,12 +58,18 @@ def filter_mask(expression: "str | pc.Expression", columns: Mapping[str, pa.Arra
     """
     if isinstance(expression, pc.Expression):
         return _evaluate_arrow(expression, columns)
+    if isinstance(expression, Filter):
+        return _FilterEvaluator(expression, columns).mask()
     if not isinstance(expression, str):
         raise FilterError(
-            f"a filter is a text or a pyarrow.compute.Expression, not {type(expression).__name__}; "
+            f"a filter is a text, a Filter or a pyarrow.compute.Expression, not {type(expression).__name__}; "
             'pass a condition such as "price < 5"'
         )
-    return _FilterEvaluator(expression, columns).mask()
+    try:
+        parsed = parse_filter(expression)
+    except FilterError as error:
+        raise error.revised(remedy=f"{error.remedy} {_list_attributes(columns)}") from error
+    return _FilterEvaluator(parsed, columns).mask()
 
 
 def _evaluate_arrow(expression: "pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
@@ -94,141 +102,100 @@ _MIRRORED_OPERATORS = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE
 
 
 class _FilterEvaluator:
-    """Evaluates one filter text over columns [N]; truth values are Arrow booleans, with null for unknown."""
+    """Evaluates one filter over columns [N]; truth values are Arrow booleans, with null for unknown."""
 
-    def __init__(self, text: str, columns: Mapping[str, pa.Array]) -> None:
-        self.text = text
+    def __init__(self, parsed: Filter, columns: Mapping[str, pa.Array]) -> None:
+        self._filter = parsed
         self.columns = columns
         self.size = len(next(iter(columns.values())))
 
     def mask(self) -> BoolArray:
-        if len(self.text) > _MAX_LENGTH:
-            self.text, length = f"{self.text[:40]}...", len(self.text)
-            raise self._error(
-                f"it is {length:,} characters long, but at most {_MAX_LENGTH:,} are allowed; pass ids as an allow-list"
-            )
-        if not self.text.strip():
-            raise self._error("it is empty; omit it to allow every item")
-        try:
-            tree = ast.parse(self.text.strip(), mode="eval")
-        except SyntaxError as error:
-            rest = (error.text or "")[(error.offset or 1) - 1 :].strip()
-            at = f" near {rest[:20]!r}" if rest else ""
-            raise self._error(
-                f"it does not parse{at} ({error.msg}); write a condition such as: price < 5 and title != 'x'"
-            ) from error
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise self._error(f"it does not parse ({str(error) or 'nested too deeply'}); simplify it") from error
-        truth = self._evaluate(tree.body, 0)
+        truth = self._evaluate(self._filter.tree)
         return np.asarray(truth.fill_null(False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
-    def _evaluate(self, node: ast.expr, depth: int) -> pa.Array:
-        if depth > _MAX_DEPTH:
-            raise self._error(f"it is nested more than {_MAX_DEPTH} levels deep; write it with fewer levels")
-        if isinstance(node, ast.BoolOp):
-            join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-            return reduce(join, [self._evaluate(operand, depth + 1) for operand in node.values])
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return pc.invert(self._evaluate(node.operand, depth + 1))
-        if isinstance(node, ast.Compare):
-            sides = [node.left, *node.comparators]
-            pairs = zip(sides, node.ops, sides[1:], strict=False)
-            return reduce(pc.and_kleene, [self._compare(left, op, right) for left, op, right in pairs])
-        if isinstance(node, ast.Name):
-            column = self._column(node)
-            if pa.types.is_null(column.type):
-                return self._all_unknown()
-            if column.type != pa.bool_():
-                raise self._error(f"{node.id} holds {describe_type(column.type)}; compare it with a value")
-            return column
-        raise self._error(f"{self._excerpt(node)} is not a condition; use comparisons, in, is None, and, or, not")
+    def _evaluate(self, node: ast.expr) -> pa.Array:
+        match node:
+            case ast.BoolOp(op, values):
+                join = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
+                return reduce(join, map(self._evaluate, values))
+            case ast.UnaryOp(ast.Not(), operand):
+                return pc.invert(self._evaluate(operand))
+            case ast.Compare(left, ops, comparators):
+                sides = [left, *comparators]
+                pairs = zip(sides, ops, sides[1:], strict=False)
+                return reduce(pc.and_kleene, [self._compare(left, op, right) for left, op, right in pairs])
+            case ast.Name(name):
+                column = self._column(node)
+                if pa.types.is_null(column.type):
+                    return self._all_unknown()
+                if column.type != pa.bool_():
+                    raise self._error(f"{name} holds {describe_type(column.type)}; compare it with a value")
+                return column
+        raise TypeError(f"{node!r} is not a condition")
 
     def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pa.Array:
         if isinstance(op, ast.In | ast.NotIn):
             truth = self._membership(left, right)
             return pc.invert(truth) if isinstance(op, ast.NotIn) else truth
         if isinstance(op, ast.Is | ast.IsNot):
-            if not isinstance(left, ast.Name) or not isinstance(right, ast.Constant) or right.value is not None:
-                raise self._error("is and is not only test whether an attribute is None; use == or !=")
             column = self._column(left)
             return pc.is_null(column) if isinstance(op, ast.Is) else pc.is_valid(column)
         kind: Any = type(op)
         if not isinstance(left, ast.Name):
             left, right, kind = right, left, _MIRRORED_OPERATORS.get(kind, kind)
-        if not isinstance(left, ast.Name):
-            raise self._error(
-                f"{self._excerpt(left)} and {self._excerpt(right)} are compared, but neither is an attribute; "
-                "compare an attribute with a value"
-            )
-        column = self._column(left)
+        name, column = _name_of(left), self._column(left)
         if isinstance(right, ast.Name):
             other: Any = self._column(right)
             if pa.types.is_null(column.type) or pa.types.is_null(other.type):
                 return self._all_unknown()
             if describe_type(column.type) != describe_type(other.type):
                 raise self._error(
-                    f"{left.id} holds {describe_type(column.type)} and {right.id} {describe_type(other.type)}; "
+                    f"{name} holds {describe_type(column.type)} and {right.id} {describe_type(other.type)}; "
                     "compare values of one type"
                 )
         else:
-            value = self._literal(right)
             if pa.types.is_null(column.type):
                 return self._all_unknown()
-            other = self._scalar(value, left.id, column.type)
+            value = _value_of(right)
+            other = self._scalar(value, name, column.type)
             if other is None:
                 return compare_inexact(column, _COMPARISONS[kind], value)
         if describe_type(column.type) not in ("numbers", "text", "dates") and kind not in (ast.Eq, ast.NotEq):
-            raise self._error(f"{left.id} holds {describe_type(column.type)}, which has no order; use == or !=")
+            raise self._error(f"{name} holds {describe_type(column.type)}, which has no order; use == or !=")
         if isinstance(other, pa.Array) and describe_type(column.type) == "numbers":
             return compare_columns(column, _COMPARISONS[kind], other)
         try:
             return _COMPARISONS[kind](column, other)
         except pa.ArrowException as error:
             raise self._error(
-                f"{left.id} cannot be compared: {first_line(error)}; compare it with a value of its own type"
+                f"{name} cannot be compared: {first_line(error)}; compare it with a value of its own type"
             ) from error
 
     def _membership(self, left: ast.expr, right: ast.expr) -> pa.Array:
-        if isinstance(right, ast.List | ast.Tuple | ast.Set):
-            if not isinstance(left, ast.Name):
-                raise self._error(f"{self._excerpt(left)} is not an attribute; write an attribute before in")
-            column = self._column(left)
-            values = [self._literal(element) for element in right.elts]
+        if isinstance(right, ast.List):
+            name, column = _name_of(left), self._column(left)
             if pa.types.is_null(column.type):
                 return self._all_unknown()
             if pa.types.is_large_list(column.type):
-                raise self._error(f"{left.id} holds lists; write: 'element' in {left.id}")
-            return is_among(column, [self._scalar(value, left.id, column.type) for value in values])
+                raise self._error(f"{name} holds lists; write: 'element' in {name}")
+            return is_among(column, [self._scalar(_value_of(element), name, column.type) for element in right.elts])
         if isinstance(right, ast.Call):
             return self._contains_words(left, right)
-        if not isinstance(right, ast.Name):
-            raise self._error(
-                f"{self._excerpt(right)} is neither an attribute nor a list of values; "
-                "write a condition such as: genre in ['Horror']"
-            )
-        column, value = self._column(right), self._literal(left)
+        name, column, value = _name_of(right), self._column(right), _value_of(left)
         if pa.types.is_null(column.type):
             return self._all_unknown()
         if pa.types.is_large_list(column.type):
-            return self._list_contains(column, self._scalar(value, right.id, column.type.value_type))
+            return self._list_contains(column, self._scalar(value, name, column.type.value_type))
         if column.type != pa.large_string():
-            raise self._error(f"{right.id} holds {describe_type(column.type)}; use in with text or lists")
+            raise self._error(f"{name} holds {describe_type(column.type)}; use in with text or lists")
         if not isinstance(value, str):
-            raise self._error(f"{right.id} holds text, but {value!r} is not text; write it in quotes")
-        self._scalar(value, right.id, column.type)  # refuses what is not Unicode
+            raise self._error(f"{name} holds text, but {value!r} is not text; write it in quotes")
+        self._scalar(value, name, column.type)  # refuses what is not Unicode
         return pc.match_substring(column, value, ignore_case=True)
 
     def _contains_words(self, left: ast.expr, call: ast.Call) -> pa.Array:
         """Whether each text contains another one as whole words."""
-        named = (
-            isinstance(call.func, ast.Name) and call.func.id == "words" and len(call.args) == 1 and not call.keywords
-        )
-        if not named or not isinstance(call.args[0], ast.Name):
-            raise self._error(
-                f"{self._excerpt(call)} is not an attribute; for whole words write: 'art' in words(title)"
-            )
-        name = call.args[0].id
-        column, value = self._column(call.args[0]), self._literal(left)
+        name, column, value = _name_of(call.args[0]), self._column(call.args[0]), _value_of(left)
         if pa.types.is_null(column.type):
             return self._all_unknown()
         if column.type != pa.large_string():
@@ -251,31 +218,16 @@ class _FilterEvaluator:
         found[rows] = True
         return pc.if_else(pc.is_valid(column), pa.array(found), None)
 
-    def _column(self, node: ast.Name) -> pa.Array:
+    def _column(self, node: ast.expr) -> pa.Array:
         # Python's parser normalises names to NFKC; the names of the table may not be.
-        same = (name for name in self.columns if unicodedata.normalize("NFKC", name) == node.id)
-        name = node.id if node.id in self.columns else next(same, None)
+        written = _name_of(node)
+        same = (name for name in self.columns if unicodedata.normalize("NFKC", name) == written)
+        name = written if written in self.columns else next(same, None)
         if name is not None:
             return self.columns[name]
-        close = difflib.get_close_matches(node.id, self.columns, 1)
+        close = difflib.get_close_matches(written, self.columns, 1)
         hint = f"did you mean {close[0]!r}?" if close else "write text in quotes"
-        raise self._error(f"{node.id!r} is not an attribute; {hint}")
-
-    def _literal(self, node: ast.expr) -> Any:
-        sign = 1
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-            sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
-            if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
-                raise self._error(f"{self._excerpt(node)} is not a number, so it takes no sign; remove the sign")
-        if isinstance(node, ast.Constant):
-            if node.value is None:
-                raise self._error("nothing is equal to None; write is None or is not None")
-            if isinstance(node.value, int | float) and not isinstance(node.value, bool):
-                return sign * node.value
-            if isinstance(node.value, str | bool):
-                return node.value
-        hint = "write attributes alone on one side" if isinstance(node, ast.Name) else "use one of these"
-        raise self._error(f"{self._excerpt(node)} is neither text in quotes, a number, True nor False; {hint}")
+        raise self._error(f"{written!r} is not an attribute; {hint}")
 
     def _scalar(self, value: Any, name: str, kind: pa.DataType) -> pa.Scalar | None:
         """A literal in the type of the column it is compared with; None for a number that the type does not have."""
@@ -305,14 +257,28 @@ class _FilterEvaluator:
     def _all_unknown(self) -> pa.Array:
         return pa.nulls(self.size, pa.bool_())
 
-    def _excerpt(self, node: ast.expr) -> str:
-        segment = ast.get_source_segment(self.text.strip(), node) or type(node).__name__
-        return repr(segment if len(segment) <= 60 else segment[:57] + "...")
-
     def _error(self, what: str) -> FilterError:
-        names = list(self.columns)
-        listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if names[30:] else "")
-        return FilterError(f"filter {self.text!r}: {what} (attributes: {listed})")
+        return FilterError(f"filter {self._filter.source!r}: {what} {_list_attributes(self.columns)}")
+
+
+def _name_of(node: ast.expr) -> str:
+    """The attribute that a side names; `genrec.data.filter_syntax` has checked that it names one."""
+    if not isinstance(node, ast.Name):
+        raise TypeError(f"{node!r} is not an attribute")
+    return node.id
+
+
+def _value_of(node: ast.expr) -> Any:
+    """The value of a literal."""
+    if not isinstance(node, ast.Constant):
+        raise TypeError(f"{node!r} is not a literal")
+    return node.value
+
+
+def _list_attributes(columns: Mapping[str, pa.Array]) -> str:
+    names = list(columns)
+    listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if names[30:] else "")
+    return f"(attributes: {listed})"
 
 
 def _contains_whole_words(column: pa.Array, text: str) -> pa.Array:

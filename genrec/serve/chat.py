@@ -10,16 +10,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from math import isfinite
 from threading import Event
 from typing import Any
 
 from genrec.chat.advisor import Advisor, TurnEvent
 from genrec.chat.conversation import Conversation, Turn
 from genrec.chat.plain_replies import format_list
-from genrec.chat.preferences import Preferences
+from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, InputError
+from genrec.errors import EngineError, FilterError, InputError
 from genrec.serve.errors import ApiError
 from genrec.serve.responses import to_json_bytes
 from genrec.serve.schemas import ChatBody, GenrecExtension, PreferencesBody
@@ -206,7 +207,7 @@ def _conversation_before(
     )
     if extension.wishes is None:
         return conversation
-    preferences = _validate_preferences(extension.wishes.preferences, context.recommender.catalog)
+    preferences = _parse_preferences(extension.wishes, context.recommender.catalog)
     if not conversation.turns:
         empty = RecommendationList((), proven=False, compared=0)
         return replace(conversation, turns=(Turn("", preferences, empty, ""),))
@@ -214,27 +215,42 @@ def _conversation_before(
     return replace(conversation, turns=(*conversation.turns[:-1], last))
 
 
-def _validate_preferences(preferences: Preferences, catalog: Catalog) -> Preferences:
+def _parse_preferences(body: PreferencesBody, catalog: Catalog) -> Preferences:
     """The preferences of a request, without items that are no longer in the catalog.
 
     Raises:
-        FilterError: a filter is invalid.
+        ApiError: a limit is not a valid filter; the error names its field.
     """
-    for preference_filter in preferences.filters:
-        catalog.where(preference_filter.where)
+    filters = []
+    for position, limit in enumerate(body.limits):
+        try:
+            filters.append(PreferenceFilter.from_condition(limit.about, limit.where))
+            catalog.where(filters[-1].condition)
+        except FilterError as error:
+            param = f"genrec.wishes.limits.{position}.where"
+            raise ApiError(400, f"{param}: {error}", "invalid_value", param=param, reason=error.code) from error
     liked, disliked = (
         tuple(item_id for item_id in item_ids if catalog.item_ids.position(item_id) >= 0)
-        for item_ids in (preferences.liked, preferences.disliked)
+        for item_ids in (body.liked, body.disliked)
     )
-    return replace(preferences, liked=liked, disliked=disliked)
+    return Preferences(liked, disliked, tuple(body.words), tuple(filters))
 
 
 def _preferences_payload(preferences: Preferences, advisor: Advisor) -> dict[str, Any]:
-    labels = [
-        {"kind": kind, "value": value, "label": advisor.label_text(preferences, (kind, value))}
-        for kind, value in preferences.labels
-    ]
+    filters = {own.where: own for own in preferences.filters}
+    labels = []
+    for kind, value in preferences.labels:
+        own = filters.get(str(value)) if kind == "only" else None
+        text = advisor.label_text(preferences, (kind, value))
+        labels.append({"kind": kind, "value": value, "label": text} | ({} if own is None else _filter_fields(own)))
     return {"wishes": PreferencesBody.from_preferences(preferences).model_dump(), "chips": labels}
+
+
+def _filter_fields(own: PreferenceFilter) -> dict[str, Any]:
+    """What a filter says, for clients that word it themselves; nothing for a filter of another kind."""
+    if own.bound is not None and isfinite(own.bound.amount):
+        return {"bound": {"operator": own.bound.operator, "amount": own.bound.amount}}
+    return {} if own.excluded_phrase is None else {"excluded": own.excluded_phrase}
 
 
 class _CompletionBuilder:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from genrec.batch.row import is_encodable
-from genrec.chat.preferences import PreferenceFilter, Preferences
+from genrec.chat.preferences import Preferences
 from genrec.types import ItemId, Role, UserId
 
 _MAX_ITEM_IDS, _MAX_K, _MAX_EVENTS, _MAX_DEADLINE = 10_000, 1_000, 1_000, 60.0
@@ -252,12 +252,6 @@ class PreferencesBody(Body):
     disliked: list[Id] = []
     words: Annotated[list[QueryText], Field(max_length=10)] = []
     limits: Annotated[list[LimitBody], Field(max_length=1000)] = []
-
-    @property
-    def preferences(self) -> Preferences:
-        """The preferences as a value of `genrec.chat`."""
-        filters = tuple(PreferenceFilter.from_condition(limit.about, limit.where) for limit in self.limits)
-        return Preferences(tuple(self.liked), tuple(self.disliked), tuple(self.words), filters)
 
     @classmethod
     def from_preferences(cls, preferences: Preferences) -> "PreferencesBody":

@@ -23,7 +23,8 @@ TITLES = ("Red Mug", "Red Mug Large", "Red Lamp", "Scented Candle", "Candle Hold
 PRICES = (2.0, 3.0, 9.0, 1.0, 4.0, 6.0, 2.5, 20.0)
 
 
-FROM_TWO, TO_NINE = PreferenceFilter("price from", "price >= 2.0"), PreferenceFilter("price to", "price <= 9.0")
+limit = PreferenceFilter.from_condition
+FROM_TWO, TO_NINE = limit("price from", "price >= 2.0"), limit("price to", "price <= 9.0")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_preferences_carry_over_to_the_next_turn(advisor: Advisor) -> None:
     assert first.preferences.words == ("something for the kitchen",)
     second = advisor.respond(first, "more like the second, but under 5")
     assert second.preferences.liked == ("i1",)
-    assert second.preferences.filters == (PreferenceFilter("price to", "price <= 5.0"),)
+    assert second.preferences.filters == (limit("price to", "price <= 5.0"),)
     assert ids(second) == ["i3", "i4", "i6"]  # neither what is liked nor what was shown
     assert second.turns[0] == first.turns[0]
     third = advisor.respond(second, "no candles")
@@ -82,24 +83,24 @@ def test_preferences_carry_over_to_the_next_turn(advisor: Advisor) -> None:
         ("the 3rd, please", Preferences(liked=("i2",))),
         ("I loved the Tea Pot", Preferences(liked=("i5",))),
         ("I hate Red Mug Large", Preferences(disliked=("i1",))),
-        ("cheaper", Preferences(filters=(PreferenceFilter("price to", "price < 3.0"),))),
-        ("at least 4,50", Preferences(filters=(PreferenceFilter("price from", "price >= 4.5"),))),
-        ("under £3", Preferences(filters=(PreferenceFilter("price to", "price <= 3.0"),))),
-        ("not that series", Preferences(filters=(PreferenceFilter("words red mug", "'red mug' not in words(title)"),))),
+        ("cheaper", Preferences(filters=(limit("price to", "price < 3.0"),))),
+        ("at least 4,50", Preferences(filters=(limit("price from", "price >= 4.5"),))),
+        ("under £3", Preferences(filters=(limit("price to", "price <= 3.0"),))),
+        ("not that series", Preferences(filters=(limit("words red mug", "'red mug' not in words(title)"),))),
         ("without glass", Preferences(filters=(exclude_word("glass"),))),
         ("anything but candles", Preferences(filters=(exclude_word("candle"),))),
         ("we already have too many candles", Preferences(filters=(exclude_word("candle"),))),
         (
             "the lamp is lovely, no more than 4",
-            Preferences(liked=("i2",), filters=(PreferenceFilter("price to", "price <= 4.0"),)),
+            Preferences(liked=("i2",), filters=(limit("price to", "price <= 4.0"),)),
         ),
         ("drop the large one", Preferences(disliked=("i1",))),
         ("a shade for the lamp", Preferences(words=("a shade for the lamp",))),
-        ("mugs under 3", Preferences(words=("mugs",), filters=(PreferenceFilter("price to", "price <= 3.0"),))),
+        ("mugs under 3", Preferences(words=("mugs",), filters=(limit("price to", "price <= 3.0"),))),
         ("have you got a clock between 2 and 9", Preferences(words=("a clock",), filters=(FROM_TWO, TO_NINE))),
         ("a teapot without candles", Preferences(words=("a teapot",), filters=(exclude_word("candles"),))),
         ("more like the second under 9", Preferences(liked=("i1",), filters=(TO_NINE,))),
-        ("the third is too expensive", Preferences(filters=(PreferenceFilter("price to", "price < 9.0"),))),
+        ("the third is too expensive", Preferences(filters=(limit("price to", "price < 9.0"),))),
         ("any colour but red", Preferences(filters=(exclude_word("red"),))),
         ("no idea, not sure", Preferences(words=("no idea",))),
         ("Ok thanks, great!", Preferences()),
@@ -108,7 +109,7 @@ def test_preferences_carry_over_to_the_next_turn(advisor: Advisor) -> None:
         ("a gift for my mother", Preferences(words=("a gift for my mother",))),
         (
             "something blue, cheaper",
-            Preferences(words=("something blue",), filters=(PreferenceFilter("price to", "price < 3.0"),)),
+            Preferences(words=("something blue",), filters=(limit("price to", "price < 3.0"),)),
         ),
     ],
 )
@@ -128,9 +129,7 @@ def test_excluded_items_are_never_recommended_and_new_items_come_before_repeats(
     assert set(seen) == {f"i{place}" for place in range(8)}
     assert "i0" not in seen[3:]
     assert all(len(turn.recommendations.items) == 3 for turn in conversation.turns)
-    nothing = advisor.update_preferences(
-        conversation, Preferences(filters=(PreferenceFilter("price from", "price > 99"),))
-    )
+    nothing = advisor.update_preferences(conversation, Preferences(filters=(limit("price from", "price > 99"),)))
     assert nothing.turns[-1].recommendations.items == ()
     assert "remove one of them" in nothing.turns[-1].reply
 
@@ -138,11 +137,7 @@ def test_excluded_items_are_never_recommended_and_new_items_come_before_repeats(
 def test_preference_is_removed_by_its_label(advisor: Advisor) -> None:
     """A user who was misunderstood must be able to correct it."""
     preferences = (
-        Preferences()
-        .with_liked("i1")
-        .with_disliked("i2")
-        .with_words("tea")
-        .with_filter(PreferenceFilter("price to", "price < 5"))
+        Preferences().with_liked("i1").with_disliked("i2").with_words("tea").with_filter(limit("price to", "price < 5"))
     )
     for label in preferences.labels:
         left = preferences.without(label)

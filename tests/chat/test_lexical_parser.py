@@ -288,8 +288,10 @@ def test_number_of_constraints_is_limited() -> None:
             exclude_word("ß" * 36 + chr(97 + place // 26) + chr(97 + place % 26) + "ies")
         )
     assert len(preferences.filters) == 30
-    CATALOG.where(" and ".join(f"({own.where})" for own in preferences.filters))
-    assert preferences.with_filter(PreferenceFilter("x", "y")).filters[-1] == PreferenceFilter("x", "y")
+    assert preferences.condition is not None
+    CATALOG.where(str(preferences.condition))
+    newest = PreferenceFilter.from_condition("x", "y")
+    assert preferences.with_filter(newest).filters[-1] == newest
 
 
 def test_a_price_column_that_is_not_numeric_is_ignored() -> None:
@@ -317,18 +319,18 @@ def test_a_filter_that_misses_the_named_word_counts_as_wrong() -> None:
     assert measurement.normalized(Preferences(filters=(exclude_word("mugs"),))) == measurement.normalized(label)
     for where in ("'mugs' not in words(title)", "'mug' not in words(title)", "'umbrella' not in words(title)"):
         assert measurement.normalized(
-            Preferences(filters=(PreferenceFilter("word", where),))
+            Preferences(filters=(PreferenceFilter.from_condition("word", where),))
         ) != measurement.normalized(label)
-    wide = Preferences(filters=(*label.filters, PreferenceFilter("word", "'red' not in title")))
+    wide = Preferences(filters=(*label.filters, PreferenceFilter.from_condition("word", "'red' not in title")))
     assert measurement.is_wrongly_constrained(wide, label)
     assert not measurement.is_wrongly_constrained(Preferences(), label)
     assert measurement.is_wrongly_constrained(Preferences(liked=(1,)), label)
     cheap = measurement.expected_preferences({"likes": [], "dislikes": [], "words": "", "limits": "price < 5"})
     assert measurement.normalized(
-        Preferences(filters=(PreferenceFilter("price to", "price <= 5.0"),))
+        Preferences(filters=(PreferenceFilter.from_condition("price to", "price <= 5.0"),))
     ) == measurement.normalized(cheap)
     assert measurement.normalized(
-        Preferences(filters=(PreferenceFilter("price to", "price <= 5.5"),))
+        Preferences(filters=(PreferenceFilter.from_condition("price to", "price <= 5.5"),))
     ) != measurement.normalized(cheap)
 
 

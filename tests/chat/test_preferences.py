@@ -28,7 +28,13 @@ def test_filter_is_restored_from_its_key_and_condition(preference_filter: Prefer
     ("key", "where"),
     [
         ("price to", "price < cheap"),
-        ("price to", "price in (1, 2)"),
+        ("price to", "price in [1, 2]"),
+        ("price to", "price < 5 or price is None"),
+        ("price to", "price is None or price < 5"),
+        ("price to", "price < 5 and stock > 0"),
+        ("price to", "price > 5"),
+        ("price to", "price < True"),
+        ("word mug", "'mug' not in words(title) or price < 5"),
         ("word mug", "'cup' not in words(title)"),
         ("words", "'' == title"),
         ("'mug' not in words(title)", "'mug' not in words(title)"),
@@ -41,6 +47,22 @@ def test_other_conditions_are_kept_as_they_are(key: str, where: str) -> None:
     assert (restored.excluded_phrase, restored.bound) == (None, None)
     changed = Preferences(filters=(restored,)).with_price_bound("price", PriceBound(">=", 3.0))
     assert changed.filters[-1].bound == PriceBound(">=", 3.0)
+
+
+@pytest.mark.parametrize("where", ["price<5", "5 > price", "(price < 5.0)", "price < 5 # ) and (price > 1"])
+def test_bound_is_read_from_the_condition_however_it_is_written(where: str) -> None:
+    """Otherwise a newer bound does not replace it, and both together exclude everything."""
+    restored = PreferenceFilter.from_condition("price to", where)
+    assert restored.bound == PriceBound("<", 5.0)
+    changed = Preferences(filters=(restored,)).with_price_bound("price", PriceBound(">=", 6.0))
+    assert [own.where for own in changed.filters] == ["price >= 6.0"]
+
+
+@given(st.floats(0, allow_nan=False) | st.sampled_from([float("inf")]))
+def test_every_amount_gives_a_filter(amount: float) -> None:
+    """ "Under 999..." with four hundred digits must not fail at every later turn."""
+    own = PreferenceFilter.from_bound("price", PriceBound("<=", amount))
+    assert PreferenceFilter.from_condition(own.key, own.where).bound == PriceBound("<=", amount)
 
 
 @given(BOUNDS, BOUNDS, st.floats(0, 1000))

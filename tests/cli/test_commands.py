@@ -139,6 +139,7 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("k of 0", ("recommend", "u1", *OURS, "--k", "0"), ("k is 0", "at least 1")),
     ("k of letters", ("recommend", "u1", *OURS, "--k", "ten"), ("--k",)),
     ("filter syntax", ("recommend", "u1", *OURS, "--where", "price <"), ("'price <'", "price")),
+    ("second filter", ("recommend", "u1", *OURS, "--where", "price < 5", "--where", "price <"), ("'price <'",)),
     ("filter attribute", ("recommend", "u1", *OURS, "--where", "size < 2"), ("'size'", "item_id, title, price")),
     ("unknown allow-list", ("recommend", "u1", *OURS, "--only", "zzz"), ("'zzz'",)),
     ("unknown deny-list", ("recommend", "u1", *OURS, "--exclude", "zzz"), ("'zzz'",)),
@@ -236,6 +237,7 @@ def test_limits_reach_the_library(files: Path) -> None:
 
     assert set(items()) == {"a", "b", "c"}
     assert set(items("--where", "price < 5")) == {"a", "c"}
+    assert items("--where", "price < 5 # or (", "--where", "price < 3 or price > 5") == ["c"]
     assert set(items("--only", "a", "--only", "b")) == {"a", "b"}
     assert set(items("--exclude", "a")) == {"b", "c"}
     assert items("--boost", "a=100")[0] == "a"

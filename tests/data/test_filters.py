@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from shop import ITEMS
 
 from genrec.data.catalog import Catalog, read_catalog
-from genrec.errors import FilterError
+from genrec.data.filter_syntax import all_of, parse_filter
+from genrec.errors import FilterError, InputError
 from genrec.types import Item
 
 
@@ -386,3 +387,91 @@ def test_the_two_zeros_are_one_number() -> None:
     catalog = read_catalog(pa.table({"item_id": list("abc"), "title": list("abc"), "x": [0.0, -0.0, 1.0]}))
     for expression in ("x == 0", "x in [0]", "x in [-0.0]", "x == -0.0"):
         assert allowed(catalog, expression) == [0, 1], expression
+
+
+DECORATED = st.tuples(
+    CONDITIONS,
+    st.sampled_from(
+        ["{}", "  {} ", "({})", "( ({}))", "{} # ) and (price", "{}\n# or\n", "\n{}", "(\n{}\n# '\n)", "{}  # it's"]
+    ),
+).map(lambda drawn: (drawn[1].format(drawn[0][0]), drawn[0][1]))
+"""Conditions with brackets, blanks, line breaks and comments around them."""
+
+
+@given(DECORATED)
+def test_the_text_form_of_a_filter_parses_to_the_same_filter(condition: Condition) -> None:
+    """Otherwise a filter that is stored or sent as text changes its meaning."""
+    parsed = parse_filter(condition[0])
+    again = parse_filter(str(parsed))
+    assert again == parsed
+    assert str(again) == str(parsed)
+    assert hash(again) == hash(parsed)
+    assert "\n" not in str(parsed)
+
+
+@given(st.lists(FIELDS, min_size=1, max_size=5), st.lists(DECORATED, min_size=1, max_size=4))
+def test_joined_filters_allow_the_rows_that_each_of_them_allows(
+    rows: list[dict[str, Any]], conditions: list[Condition]
+) -> None:
+    """A comment, a bracket or an `or` in one filter must not change what another one means."""
+    table = pa.Table.from_pylist([{"item_id": index, **row} for index, row in enumerate(rows)], schema=SCHEMA)
+    catalog, joined = read_catalog(table), all_of(parse_filter(text) for text, _ in conditions)
+    expected = [index for index, row in enumerate(rows) if all(truth(row) is True for _, truth in conditions)]
+    assert allowed(catalog, joined) == allowed(catalog, str(joined)) == expected
+    assert parse_filter(str(joined)) == joined
+    assert all_of(joined.conjuncts) == joined
+
+
+@given(st.text(alphabet="price title tags()[]'\"<>=!,.019 -andortifsNeTu\\\n#Ⅳªſ", max_size=40))
+def test_every_filter_that_parses_has_a_text_form(text: str) -> None:
+    """The property above, for filters that nobody would write."""
+    try:
+        parsed = parse_filter(text)
+    except FilterError:
+        return
+    assert parse_filter(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("price<5", "price < 5"),
+        ("  ( ((price <5)) ) # cheap", "price < 5"),
+        ("price <\n  5\n  or price is None", "price < 5 or price is None"),
+        ("(a and (b and c)) or d", "(a and b and c) or d"),
+        ("not(a or b)", "not (a or b)"),
+        ('"it\'s" not in words(title)', '"it\'s" not in words(title)'),
+        ("x in (1, -2.50, 'a' 'b')", "x in [1, -2.5, 'ab']"),
+        ("0x10 > x >= +1_000", "16 > x >= 1000"),
+        ("x < 1e400 and x > -1e400", "x < 1e999 and x > -1e999"),
+    ],
+)
+def test_the_text_form_is_short_and_without_comments(text: str, form: str) -> None:
+    """Users see the text form of a limit, and clients compare it."""
+    assert str(parse_filter(text)) == form
+
+
+def test_a_filter_cannot_close_a_bracket_that_it_did_not_open() -> None:
+    """Conditions over several lines are read inside brackets, which the text must not leave."""
+    for text in ("price < 5) or (price > 1", "price < 5)\nor (\nprice > 1", "a, \nb", "x for x\nin y"):
+        with pytest.raises(FilterError):
+            parse_filter(text)
+
+
+def test_nesting_and_length_do_not_keep_filters_from_being_joined() -> None:
+    """A conversation with many long limits, each of which is valid, must not fail at every later turn."""
+    deep = "price < 5"
+    for _ in range(15):
+        deep = f"not (price > 9 or {deep})"
+    long = parse_filter(f"title != '{'x' * 9_900}'")
+    joined = all_of([parse_filter(deep), parse_filter(f"price == 1 or {deep}"), long, long])
+    assert len(Catalog.from_items(ITEMS).where(joined)) == len(ITEMS)
+    with pytest.raises(InputError, match="no filter to join"):
+        all_of([])
+
+
+def test_numbers_that_python_cannot_write_are_refused() -> None:
+    """Otherwise the text form of a filter fails, and with it each message that quotes it."""
+    for number in ("0x" + "f" * 9_000, "-0x" + "f" * 9_000):
+        with pytest.raises(FilterError, match="too large a number"):
+            parse_filter(f"price < {number}")

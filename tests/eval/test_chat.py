@@ -239,7 +239,7 @@ def test_paging_states_no_critique(advisor: Advisor, catalog: Catalog) -> None:
 
 def bad_turns() -> list[tuple[str, list[str], Preferences, Intent, list[str]]]:
     """A fault, a list that has it, the preferences, the intent, and the items shown before."""
-    cheap = Preferences(filters=(PreferenceFilter("price", "price <= 2.0"),))
+    cheap = Preferences(filters=(PreferenceFilter.from_condition("price", "price <= 2.0"),))
     plain, good = Preferences(), ["i0", "i1", "i2", "i4", "i5"]
     return [
         ("outside the catalog", [*good[:4], "nowhere"], plain, Intent(), []),

@@ -135,3 +135,45 @@ def test_titles_are_escaped_in_replies(tmp_path: Path) -> None:
         assert extract_item_ids(reply) == ("bad/../id?",)
         assert format_item_link("bad/../id?", bad) in reply
         assert client.get("/v1/catalog/items/bad%2F..%2Fid%3F").json()["title"] == bad
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "price<5",
+        "price < 5 #",
+        "price < 5 # ) and (price > 100",
+        "price < 5 or (price is None)",
+        "((price < 5) or ('#' in words(title)))",
+        "price <\n5",
+        "'it\\'s' not in words(title) and price < 5",
+    ],
+)
+@pytest.mark.parametrize("about", ["price to", "word it's", "mine"])
+def test_limit_of_a_client_holds_at_every_later_turn(client: httpx.Client, about: str, where: str) -> None:
+    """A limit in the words of a client was split and joined as text, and then failed or vanished later."""
+    messages: list[dict[str, str]] = []
+    extension: dict[str, Any] = {"wishes": {"limits": [{"about": about, "where": where}]}}
+    for said in ("no candles", "over 1", "something red"):
+        messages.append({"role": "user", "content": said})
+        response = client.post("/v1/chat/completions", json={"messages": messages, "genrec": extension})
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert answer["genrec"]["items"]
+        assert all(item["attributes"]["price"] < 5 for item in answer["genrec"]["items"])
+        messages.append({"role": "assistant", "content": answer["choices"][0]["message"]["content"]})
+        extension = {"wishes": answer["genrec"]["wishes"]}
+    assert len(extension["wishes"]["limits"]) == 3
+
+
+@pytest.mark.parametrize("where", ["price <", "price < 5) or (price > 1", "colour == 'red'", "price < 'x'", "#"])
+def test_invalid_limit_is_named(client: httpx.Client, where: str) -> None:
+    """A client with thirty limits must learn which one is wrong."""
+    limits = [{"about": "a", "where": "price < 5"}, {"about": "b", "where": where}]
+    body = {"messages": REQUEST, "genrec": {"wishes": {"limits": limits}}}
+    for stream in (False, True):
+        response = client.post("/v1/chat/completions", json={**body, "stream": stream})
+        error = error_of(response)
+        assert (response.status_code, error["code"], error["reason"]) == (400, "invalid_value", "invalid_filter")
+        assert error["param"] == "genrec.wishes.limits.1.where"
+        assert repr(where) in error["message"]

@@ -6,7 +6,8 @@ over 40"). An ambiguous bound is not parsed.
 
 import re
 
-from genrec.chat.preferences import ComparisonOperator, PriceBound
+from genrec.chat.preferences import PriceBound
+from genrec.data.filter_syntax import ComparisonOperator
 
 _CURRENCY_SYMBOL = "[£$€¥₹₩₽₺]"
 _DIGITS = r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d{1,2})?|\d{1,9}(?:[.,]\d{1,2})?)(?!\d|[.,]\d)"

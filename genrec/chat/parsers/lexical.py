@@ -42,6 +42,7 @@ from genrec.chat.parsers.title_series import common_title_prefix
 from genrec.chat.preferences import PreferenceFilter, Preferences, PriceBound
 from genrec.data.catalog import Catalog
 from genrec.data.column_types import describe_type
+from genrec.data.filter_syntax import is_attribute_name
 from genrec.deadline import Deadline
 from genrec.errors import InputError
 from genrec.types import ItemId, Recommendation
@@ -63,7 +64,8 @@ class LexicalParser:
 
     Attributes:
         catalog: the items.
-        price_column: the column of prices. If it is missing or not numeric, prices are words like any other.
+        price_column: the column of prices. If it is missing or not numeric, or if filters cannot name it, prices are
+            words like any other.
     """
 
     catalog: Catalog
@@ -75,6 +77,8 @@ class LexicalParser:
 
     @cached_property
     def _has_price_column(self) -> bool:
+        if not is_attribute_name(self.price_column):
+            return False
         try:
             return describe_type(self.catalog.column(self.price_column).type) == "numbers"
         except InputError:

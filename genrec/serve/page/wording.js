@@ -3,6 +3,7 @@
 const MAX_ATTRIBUTES = 4; // attributes on a card, without the price
 const MAX_ATTRIBUTE_LENGTH = 48; // characters
 const LABEL_KINDS = { likes: "Likes", dislikes: "Not", "looks for": "Looks for", only: "Only" };
+const BOUND_KINDS = { "<=": "Up to", ">=": "From", "<": "Below", ">": "Above" };
 // A source is a stage, optionally followed by ": " and a signal. Unknown sources are shown unchanged.
 const STAGES = {
   generative: "Picked by the language model",
@@ -34,20 +35,10 @@ export function displaySource(source) {
 }
 
 /** The kind and the text of a preference label, such as "Up to" and "3.5". */
-export function displayLabel({ kind, label }) {
-  if (kind === "only") return displayFilter(String(label));
+export function displayLabel({ kind, label, bound, excluded }) {
+  if (bound) return { kind: BOUND_KINDS[bound.operator] ?? bound.operator, text: String(bound.amount) };
+  if (excluded !== undefined) return { kind: "No", text: `“${excluded}”` };
   return { kind: LABEL_KINDS[kind] ?? kind, text: String(label) };
-}
-
-function displayFilter(where) {
-  const excluded = /^'([^'\\]*)' not in (?:title|words\(title\))(?: and |$)/.exec(where);
-  if (excluded) return { kind: LABEL_KINDS.only, text: `titles without “${excluded[1]}”` };
-  const text = where.replace(/(\d)\.0+(?!\d)/g, "$1");
-  const price = /^price (<=|>=) (\d+(?:\.\d+)?)$/.exec(text);
-  if (price) return { kind: price[1] === "<=" ? "Up to" : "From", text: price[2] };
-  const absent = /^no (.+)$/.exec(text);
-  if (absent) return { kind: "No", text: absent[1] };
-  return { kind: LABEL_KINDS.only, text: text.replaceAll("<=", "≤").replaceAll(">=", "≥") };
 }
 
 /** A price with two decimals; other values unchanged. */
