@@ -22,6 +22,10 @@ SENTENCES: Mapping[str, str] = {
         "the prompt shows the newest {shown} of {total} history items; the rest does not fit {max_tokens} tokens"
     ),
     "message_cut": "only the first {read:,} of {total:,} characters of the message were read",
+    # requests of chat clients
+    "parameters_ignored": "parameters without effect: {names}",
+    "messages_ignored": "messages with these roles are not read: {roles}",
+    "parts_ignored": "only text is read, not parts of type {types}",
     # missing parts of the recommender
     "no_language_model": "no language model",
     "no_embedding_ranker": "no embedding ranker",
@@ -49,7 +53,11 @@ class Notice:
         str(self)  # fail here if the code has no sentence or a field is missing
 
     def __str__(self) -> str:
-        sentence = SENTENCES[self.code].format_map(self.fields)
+        words = {
+            name: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in self.fields.items()
+        }
+        sentence = SENTENCES[self.code].format_map(words)
         return f"{sentence}: {self.fields['reason']}" if "reason" in self.fields else sentence
 
     def without_reason(self) -> "Notice":

@@ -20,9 +20,10 @@ from genrec.chat.plain_replies import format_list
 from genrec.chat.preferences import PreferenceFilter, Preferences
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, FilterError, InputError
+from genrec.errors import EngineError, FilterError
+from genrec.serve.chat_request import ChatRequest
 from genrec.serve.errors import ApiError
-from genrec.serve.responses import to_json_bytes
+from genrec.serve.responses import notice_fields, to_json_bytes
 from genrec.serve.schemas import ChatBody, GenrecExtension, PreferencesBody
 from genrec.serve.service import Service
 from genrec.serve.state import RequestContext
@@ -32,6 +33,7 @@ from genrec.types import RecommendationList
 MODEL_NAME = "genrec"
 _DEFAULT_K = 5
 _RETRY_AFTER = 5  # seconds
+_UNREAD_PARTS = "I can read only text, so I did not look at these parts of your message: {}.\n\n"
 
 
 @dataclass(frozen=True)
@@ -165,30 +167,38 @@ class ChatService:
         )
 
     def _answer_turn(self, body: ChatBody, emit: Callable[[_WorkerEvent], None], deadline: Deadline) -> Conversation:
-        extension = body.genrec or GenrecExtension()
+        request, extension = ChatRequest.from_body(body), body.genrec or GenrecExtension()
+        if request.background is not None:
+            emit(_ExtensionEvent({"background": request.background.kind, **notice_fields(request.notices)}))
+            emit(request.background.reply)
+            return Conversation()
         context = self._service.state.request_context(extension.user_id, extension.history)
         # A turn uses one recommender throughout, even if items are withdrawn meanwhile.
         recommender = context.recommender
         advisor = self._service.advisor(recommender, extension.k or _DEFAULT_K)
+        preface = _UNREAD_PARTS.format(", ".join(request.unread_types)) if request.unread_types else ""
 
         def show(event: TurnEvent) -> None:
+            nonlocal preface
             match event:
                 case Preferences():
                     emit(_ExtensionEvent(_preferences_payload(event, advisor)))
                 case RecommendationList():
                     response = self._service.list_responses([event], recommender)[0]
-                    shown = {name: response[name] for name in ("items", "notices", "notice_details")}
+                    own = notice_fields(request.notices)
+                    shown = {
+                        "items": response["items"],
+                        "notices": response["notices"] + own["notices"],
+                        "notice_details": response["notice_details"] + own["notice_details"],
+                    }
                     emit(_ExtensionEvent(shown, event))
                 case str():
-                    emit(event)
+                    emit(preface + event)
+                    preface = ""
 
-        earlier = [(message.role, message.text) for message in body.messages]
-        text = earlier.pop()[1] if earlier and earlier[-1][0] == "user" else None
-        conversation = _conversation_before(context, advisor, extension, earlier, deadline)
-        if text is not None:
-            return advisor.respond(conversation, text, on_event=show, deadline=deadline)
-        if extension.wishes is None:
-            raise InputError("the last message is not from the user and genrec.wishes is missing; send one of them")
+        conversation = _conversation_before(context, advisor, extension, list(request.earlier), deadline)
+        if request.text is not None:
+            return advisor.respond(conversation, request.text, on_event=show, deadline=deadline)
         return advisor.update_preferences(conversation, conversation.preferences, on_event=show, deadline=deadline)
 
 

@@ -65,6 +65,21 @@ class RecommendResponse(TypedDict):
     seconds: float
 
 
+class NoticeFields(TypedDict):
+    """Notices for humans and for programs."""
+
+    notices: list[str]
+    notice_details: list[NoticeDetail]
+
+
+def notice_fields(notices: Sequence[Notice]) -> NoticeFields:
+    """Notices as the fields of a response."""
+    return {
+        "notices": [str(notice) for notice in notices],
+        "notice_details": [{"code": notice.code, "fields": dict(notice.fields)} for notice in notices],
+    }
+
+
 class NoticeFilter:
     """Notices for callers.
 
@@ -147,8 +162,7 @@ def _to_response(
         "items": items,
         "proven": result.proven,
         "compared": result.compared,
-        "notices": [str(notice) for notice in notices],
-        "notice_details": [{"code": notice.code, "fields": dict(notice.fields)} for notice in notices],
+        **notice_fields(notices),
         "seconds": result.seconds,
     }
 

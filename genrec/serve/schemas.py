@@ -280,40 +280,60 @@ class GenrecExtension(Body):
     k: Annotated[StrictInt, Field(ge=1, le=50), _IntegralFloat] | None = None
 
 
-class ContentPart(BaseModel):
+class TextPart(BaseModel):
     """A part of a message."""
 
     type: Literal["text"]
     text: MessageText
 
 
-class ChatMessage(BaseModel):
-    """A message; only those of the user and the assistant are used."""
+class UnreadPart(BaseModel):
+    """A part of a message that is not read."""
 
-    role: Role | Literal["developer", "tool"]
+    type: Literal["image_url", "input_audio", "file", "refusal"]
+
+
+ContentPart = Annotated[TextPart | UnreadPart, Field(discriminator="type")]
+
+
+class ChatMessage(BaseModel):
+    """A message; only the text of the user and the assistant is read."""
+
+    role: Role | Literal["developer", "tool", "function"]
     content: MessageText | list[ContentPart] | None = None
 
     @property
     def text(self) -> str:
         """The text of all parts."""
         if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content)
+            return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content or ""
+
+    @property
+    def unread_types(self) -> tuple[str, ...]:
+        """The types of the parts that are not text."""
+        parts = self.content if isinstance(self.content, list) else []
+        return tuple(dict.fromkeys(part.type for part in parts if isinstance(part, UnreadPart)))
 
 
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
+    model_config = ConfigDict(extra="allow")
+
     include_usage: bool | None = None
 
 
 class ChatBody(BaseModel):
-    """A chat completion request of OpenAI's API. Other fields, such as sampling parameters, are ignored.
+    """A chat completion request of OpenAI's API.
 
-    Clients send the whole conversation with each message, so only the size of the body limits it.
+    Clients send the whole conversation with each message, so only the size of the body limits it. Other parameters are
+    ignored, and named in `genrec.notices` of the answer; `genrec.serve.openai_parameters` lists those that are refused.
 
     Source: OpenAI's API reference, "Create chat completion".
     """
+
+    model_config = ConfigDict(extra="allow")
 
     model: Name | None = None
     messages: list[ChatMessage]
@@ -321,3 +341,9 @@ class ChatBody(BaseModel):
     stream_options: StreamOptions | None = None
     n: Annotated[Literal[1], _IntegralFloat] | None = None
     genrec: GenrecExtension | None = None
+
+    @property
+    def other_parameters(self) -> dict[str, Any]:
+        """The parameters without a field of their own."""
+        options = {} if self.stream_options is None else self.stream_options.model_extra or {}
+        return {**(self.model_extra or {}), **{f"stream_options.{name}": value for name, value in options.items()}}

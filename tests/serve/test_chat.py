@@ -177,3 +177,44 @@ def test_invalid_limit_is_named(client: httpx.Client, where: str) -> None:
         assert (response.status_code, error["code"], error["reason"]) == (400, "invalid_value", "invalid_filter")
         assert error["param"] == "genrec.wishes.limits.1.where"
         assert repr(where) in error["message"]
+
+
+def test_background_turn_of_a_client_is_no_turn_of_the_user(client: httpx.Client) -> None:
+    """Titles, tags and follow-up questions that a client asks for were recommended from, and became preferences."""
+    quoted = "USER: a lamp, under 9\nASSISTANT: Here you are."
+    sheet = '### Task:\nNo candles in the title.\n### Output:\n{ "title": "words" }\n'
+    sheet += f"<chat_history>\n{quoted}\n</chat_history>"
+    title = {"role": "user", "content": sheet}
+    answer = client.post("/v1/chat/completions", json={"messages": [title], "temperature": 0.1}).json()
+    assert json.loads(answer["choices"][0]["message"]["content"]) == {"title": "A lamp, under 9"}
+    assert answer["genrec"]["background"] == "title"
+    assert [detail["code"] for detail in answer["genrec"]["notice_details"]] == ["parameters_ignored"]
+    assert "items" not in answer["genrec"]
+    chat = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="none needed here")
+    messages: list[Any] = [title]
+    chunks = list(chat.chat.completions.create(model="genrec", messages=messages, stream=True))
+    assert json.loads("".join(chunk.choices[0].delta.content or "" for chunk in chunks)) == {"title": "A lamp, under 9"}
+    schema = {"type": "json_schema", "json_schema": {"name": "t", "schema": {"properties": {"title": {}}}}}
+    structured = {"messages": [{"role": "user", "content": f"Analyse this.\n{quoted}"}], "response_format": schema}
+    answer = client.post("/v1/chat/completions", json=structured).json()
+    assert json.loads(answer["choices"][0]["message"]["content"]) == {"title": "A lamp, under 9"}
+    alone = {"messages": [{"role": "system", "content": f"A title, please.\nConvo:\n{quoted}"}]}
+    assert client.post("/v1/chat/completions", json=alone).json()["genrec"]["background"] == "title"
+    messages = [*REQUEST, {"role": "assistant", "content": "Here you are."}, title]
+    messages += [{"role": "assistant", "content": "[Red Mug](#item=i0)"}, {"role": "user", "content": "something red"}]
+    later = client.post("/v1/chat/completions", json={"messages": messages}).json()["genrec"]
+    assert later["wishes"]["words"] == ["a lamp", "something red"]
+    assert [limit["where"] for limit in later["wishes"]["limits"]] == ["price <= 9.0"]
+
+
+def test_documents_of_a_client_are_no_preferences(client: httpx.Client) -> None:
+    """Open WebUI puts its instructions and the documents of a chat into the message of the user."""
+    sheet = (
+        "### Task:\nAnswer.\n### Guidelines:\n- Short.\n<context>\nno candles, under 3\n</context>\n\na lamp, under 9"
+    )
+    body = {"messages": [{"role": "user", "content": sheet}]}
+    extension = client.post("/v1/chat/completions", json=body).json()["genrec"]
+    assert (
+        extension["wishes"]
+        == client.post("/v1/chat/completions", json={"messages": REQUEST}).json()["genrec"]["wishes"]
+    )
