@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.backends.base import Completion, GenerationRequests, OnTokens
+from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationRequests, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.provenance import Provenance
 from genrec.backends.tree_arrays import check_path_lengths, check_prompt_lengths, check_rewind, new_node_numbers
@@ -57,6 +57,7 @@ class TableBackend:
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.token_bytes = 16  # a node is its hash and its length
+        self.batch_size = DEFAULT_BATCH_SIZE
         self.provenance: Provenance | None = None
         self.seed = seed
         self.logit_std = logit_std

@@ -115,6 +115,7 @@ class TableLookupBackend:
 
     def __init__(self, vocab_size: int) -> None:
         self.name, self.vocab_size, self.context_length, self.token_bytes = "free", vocab_size, 1 << 20, 8
+        self.batch_size = 8
         self.provenance: Provenance | None = None
         logits = 2 * np.random.default_rng(1).standard_normal(vocab_size)
         self.table: FloatArray = logits - np.logaddexp.reduce(logits)

@@ -14,6 +14,9 @@ from genrec.backends.provenance import Provenance
 from genrec.deadline import Deadline
 from genrec.types import BoolArray, FloatArray, IntArray
 
+DEFAULT_BATCH_SIZE = 8
+"""Prompts to open together, for backends that are faster with a batch."""
+
 
 class TokenTree(Protocol):
     """A tree of tokens over U prompts. Node u < U is the end of prompt u; grown nodes are numbered from U on."""
@@ -161,6 +164,8 @@ class Backend(Protocol):
             state. Prompts count as U times the longest one, and the nodes of one call as U times those of the prompt
             with the most nodes; a backend may allocate a quarter more. An engine with a key-value cache of fixed size,
             which recomputes what was evicted, does not count it.
+        batch_size: how many prompts to open together by default; 1 makes the rounding of a prompt's log-probabilities
+            independent of other prompts.
         provenance: how the active adapter was trained; None without an adapter or if that is unknown.
     """
 
@@ -168,6 +173,7 @@ class Backend(Protocol):
     vocab_size: int
     context_length: int
     token_bytes: int
+    batch_size: int
     provenance: Provenance | None
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TokenTree:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from genrec.backends.adapter import Adapter, inspect_adapter
 from genrec.backends.attention import use_packed_attention
-from genrec.backends.base import Completion, GenerationRequests, OnTokens
+from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationRequests, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.precision import default_device, native_dtype
@@ -61,6 +61,8 @@ class TransformersBackend:
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.dtype = dtype or native_dtype(self.device)
+        # On a CPU a batch saves no time where prompts and candidates fill the cores; a list depends on its prompt only.
+        self.batch_size = 1 if self.device.type == "cpu" else DEFAULT_BATCH_SIZE
         tuned = None if adapter is None else inspect_adapter(adapter, base=model)
         loaded = load_pretrained(
             AutoModelForCausalLM,

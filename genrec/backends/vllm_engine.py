@@ -10,7 +10,7 @@ from typing import Any
 
 from genrec.backends import vllm_protocol
 from genrec.backends.adapter import Adapter, inspect_adapter
-from genrec.backends.base import Completion, GenerationRequest, GenerationRequests, OnTokens
+from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationRequest, GenerationRequests, OnTokens
 from genrec.backends.generation import ConstraintChecker, check_context_length
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.provenance import Provenance
@@ -78,6 +78,7 @@ class VllmEngineBackend:
         self.max_logprobs = vllm_protocol.MAX_LOGPROBS
         self.scores_path_tokens = not max_adapters
         self.token_bytes = TOKEN_BYTES
+        self.batch_size = DEFAULT_BATCH_SIZE
         self.provenance: Provenance | None = None
 
     @property

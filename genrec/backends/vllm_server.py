@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genrec.backends import vllm_protocol
-from genrec.backends.base import Completion, GenerationRequest, GenerationRequests, OnTokens
+from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationRequest, GenerationRequests, OnTokens
 from genrec.backends.generation import ConstraintChecker, check_context_length
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.provenance import Provenance
@@ -78,6 +78,7 @@ class VllmServerBackend:
         # Rows would crash a server that has adapters, and rows of cached tokens may not be valid JSON.
         self.scores_path_tokens = False
         self.token_bytes = TOKEN_BYTES
+        self.batch_size = DEFAULT_BATCH_SIZE
         self.provenance: Provenance | None = None  # the server does not report it
         self._model, self._timeout, self._clock = model, timeout, clock
         self._client = httpx.Client(

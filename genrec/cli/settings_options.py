@@ -133,7 +133,9 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             int, 4, "Number of items dropped together when a history outgrows the prompt; 1 is a sliding window."
         ),
         "background": SettingOption(int, 3, "Number of other users' histories that the prior is averaged over."),
-        "batch_size": SettingOption(int, 8, "Number of prompts computed at once."),
+        "batch_size": SettingOption(
+            int, None, "Number of prompts computed at once; by default 1 on a CPU, otherwise 8."
+        ),
         "memory": SettingOption(
             float,
             None,

@@ -303,13 +303,14 @@ class GenerativeRanker:
 
     def _batches(self, requests: Sequence[RankRequest]) -> Iterator[tuple[Renderer, list[int]]]:
         """Numbers of requests that share a template and a mask, at most `batch_size` at a time."""
+        size = self.settings.batch_size or self._backend.batch_size
         groups: dict[tuple[bool, int], list[int]] = {}
         for number, request in enumerate(requests):
             warm = self._renderer_for(request) is self._renderers[0]
             groups.setdefault((warm, id(request.allowed.mask)), []).append(number)
         for (warm, _), numbers in groups.items():
-            for start in range(0, len(numbers), self.settings.batch_size):
-                yield self._renderers[0 if warm else 1], numbers[start : start + self.settings.batch_size]
+            for start in range(0, len(numbers), size):
+                yield self._renderers[0 if warm else 1], numbers[start : start + size]
 
     def _considered_items(self, requests: Sequence[RankRequest], k: int, deadline: Deadline) -> list[Subset]:
         """The items that are compared: all allowed ones or, with the strategy `candidates`, the retrieved ones."""

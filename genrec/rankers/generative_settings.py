@@ -10,7 +10,7 @@ from genrec.errors import InputError, check_count
 
 Strategy = Literal["beam", "exhaustive", "candidates"]
 
-_COUNTS = ("candidates", "width", "max_nodes", "min_history", "max_history", "history_step", "batch_size")
+_COUNTS = ("candidates", "width", "max_nodes", "min_history", "max_history", "history_step")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class GenerativeSettings:
         min_history: least number of history items for which the LLM is used; requests with words are always ranked.
         max_history: greatest number of history items in the prompt; the newest are shown.
         history_step: number of items that leave the prompt together, see `genrec.prompting.renderer.window_start`.
-        batch_size: prompts computed at once.
+        batch_size: prompts computed at once; None for the backend's own number. In a batch the model's numbers are
+            rounded differently, so close scores may swap: with 1 a request gets the same list in any batch.
         memory: budget in bytes for the prompts of a batch and the tokens grown after them, by the backend's
             `token_bytes`. A batch that would exceed it raises an error before it starts, with the estimate in the
             message. Filling a missing prior, 512 tokens at a time, is not counted. None for no budget.
@@ -51,7 +52,7 @@ class GenerativeSettings:
     min_history: int = 1
     max_history: int = 12
     history_step: int = 4
-    batch_size: int = 8
+    batch_size: int | None = None
     memory: float | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +61,8 @@ class GenerativeSettings:
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(kinds)}")
         for name in _COUNTS:
             check_count(name, getattr(self, name))
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size)
         if not isinstance(self.exact, bool):
             raise InputError(f"exact is {self.exact!r}; give True or False")
         if self.memory is not None and not (_is_number(self.memory) and 0 < self.memory < np.inf):

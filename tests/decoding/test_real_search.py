@@ -9,9 +9,16 @@ import torch
 from genrec import Catalog, CatalogIndex, TitleIdentifiers, open_dataset
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
+from genrec.deadline import Deadline
 from genrec.decoding.search import beam_search, exhaustive_search
 from genrec.decoding.search_request import SearchRequest
+from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.rankers.base import RankRequest
+from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.generative_settings import GenerativeSettings, Strategy
+from genrec.rankers.popularity import PopularityRanker
+from genrec.settings import Settings
 from genrec.types import FloatArray, IntArray, Message, Span
 
 pytestmark = pytest.mark.model
@@ -76,3 +83,27 @@ def test_proven_narrow_search_equals_the_plain_model(
                 if ranking.proven:
                     np.testing.assert_allclose(truth[row, ranking.item_indices], best, atol=2e-3)
     assert any(outcomes)
+
+
+@pytest.mark.parametrize("strategy", ["candidates", "beam"])
+def test_a_list_does_not_depend_on_the_batch(
+    smollm2: Path, smollm2_float32: TransformersBackend, index: CatalogIndex, strategy: Strategy
+) -> None:
+    """Padding and the size of matrix products change the rounding of scores, and so the order of close items."""
+    settings = Settings()
+    ranker = GenerativeRanker(
+        index,
+        smollm2_float32,
+        HuggingFaceTokenizer.from_directory(smollm2),
+        template=read_template(settings.template),
+        cold_template=read_template(settings.cold_template),
+        retriever=PopularityRanker(np.zeros(100, dtype=np.int64)),
+        settings=GenerativeSettings(strategy=strategy, candidates=12, width=3, exact=False, prior=0.0),
+    )
+    histories = ([3], [3, 8, 50, 99, 12], [40, 41, 42, 43, 44, 45, 46, 47, 48])
+    requests = [RankRequest(np.array(own), "", Subset.everything(100)) for own in histories]
+    together = ranker.rank(requests, 10, deadline=Deadline.never())
+    for request, ranking in zip(requests, together, strict=True):
+        (alone,) = ranker.rank([request], 10, deadline=Deadline.never())
+        assert alone.item_indices.tolist() == ranking.item_indices.tolist()
+        assert alone.scores.tolist() == ranking.scores.tolist()

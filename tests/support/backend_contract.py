@@ -30,6 +30,7 @@ class BackendContract:
         assert backend.name
         assert backend.vocab_size > 0
         assert backend.context_length > 1
+        assert backend.batch_size >= 1
 
     def test_path_log_probs_equal_sequential_decoding(self, backend: Backend, prompts: list[IntArray]) -> None:
         """A node must see its prompt and its ancestors, and nothing else."""
