@@ -66,8 +66,9 @@ def measure(users: int, seed: int) -> dict[str, Any]:
         raise InputError("the settings have no sentence encoder; set one")
     experiment = next_basket(catalog, interactions, part="validation", users=users, seed=seed)
     weights = learn_weights(catalog, experiment.train, embedding)
+    blend = CollaborativeCounts.from_interactions(catalog, experiment.train).blend(embedding, weights)
     rankers: dict[str, DenseRanker] = {
-        "blend": CollaborativeCounts.from_interactions(catalog, experiment.train).blend(embedding, weights),
+        **({"blend": blend} if blend is not None else {}),
         "embedding": embedding,
     }
     random, everything = np.random.default_rng(seed), Subset.everything(len(catalog))

@@ -1,5 +1,6 @@
 """The cache folder: results that are slow to compute, stored under the fingerprints of their inputs."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from genrec.datasets.models import MODELS, cache_directory
 from genrec.errors import ArtifactError, GenrecError, MismatchError
 
 _MAX_CACHED_COUNTS = 8  # versions of the interactions whose counts stay in the cache
+
+_LOGGER = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with a label of the running work, the number of finished steps, and the number of all steps."""
@@ -72,17 +75,13 @@ def cache_write_error(cache: Path) -> str | None:
         return error.strerror or str(error)
 
 
-def require_writable(cache: Path) -> None:
-    """Check that the cache can be written, before slow work whose result would be lost.
-
-    Raises:
-        ArtifactError: it cannot be written.
-    """
-    if reason := cache_write_error(cache):
-        raise ArtifactError(
-            f"the cache {cache} cannot be written: {reason}; make it writable, or choose another folder "
-            "with the environment variable GENREC_CACHE"
-        )
+@contextmanager
+def optional_cache_write(folder: Path) -> Iterator[None]:
+    """Write a result to the cache if possible. If it cannot be written, log why: the result is used all the same."""
+    try:
+        yield
+    except (OSError, ArtifactError) as error:
+        _LOGGER.warning("%s is not cached, and computed again next time: %s", folder, error)
 
 
 def cache_key(*inputs: str) -> str:

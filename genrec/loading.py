@@ -15,10 +15,11 @@ from genrec.backends.base import Backend
 from genrec.cache import (
     Progress,
     cache_key,
+    cache_write_error,
     default_cache,
     explain_cache_errors,
     ignore_progress,
-    require_writable,
+    optional_cache_write,
     weights_cache_name,
 )
 from genrec.data.catalog import Catalog, read_catalog
@@ -111,12 +112,14 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
-    missing_stages: list[Notice] = []
+    loading_notices: list[Notice] = []
+    if reason := cache_write_error(cache):
+        loading_notices.append(Notice("cache_not_writable", {"reason": reason}))
     embedding = None
     try:
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except ModelMissingError as error:
-        missing_stages.append(Notice("no_embedding_ranker", {"reason": str(error)}))
+        loading_notices.append(Notice("no_embedding_ranker", {"reason": str(error)}))
     collaborative = None
     if interactions is not None:
         encoder_name = "none"
@@ -127,8 +130,8 @@ def open_pipeline(
     try:
         llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
     except ModelMissingError as error:
-        missing_stages.append(Notice("no_language_model", {"reason": str(error)}))
-    return replace(pipeline, llm=llm, missing_stages=tuple(missing_stages))
+        loading_notices.append(Notice("no_language_model", {"reason": str(error)}))
+    return replace(pipeline, llm=llm, loading_notices=tuple(loading_notices))
 
 
 def open_default(
@@ -216,7 +219,7 @@ def open_index(
         identifiers: how items are written in tokens; by default as titles.
 
     Raises:
-        ArtifactError: the cached index was altered, or the cache cannot be written.
+        ArtifactError: the cached index was altered.
     """
     identifiers = identifiers or TitleIdentifiers()
     key = cache_key(str(INDEX_VERSION), catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
@@ -227,10 +230,10 @@ def open_index(
             if index.catalog.fingerprint != catalog.fingerprint:
                 raise ArtifactError(f"{folder} holds the index of another catalog")
             return index
-    require_writable(cache)
     progress("Building the index", 0, 1)
     index = CatalogIndex.build(catalog, identifiers, tokenizer)
-    index.save(folder)
+    with optional_cache_write(folder):
+        index.save(folder)
     progress("Building the index", 1, 1)
     return index
 
@@ -267,7 +270,7 @@ def embed_titles(
 
     Raises:
         ModelMissingError: the encoder is not on this machine.
-        ArtifactError: the cached vectors were altered, or the cache cannot be written.
+        ArtifactError: the cached vectors were altered.
     """
     if settings.encoder is None:
         return None

@@ -22,11 +22,13 @@ SENTENCES: Mapping[str, str] = {
         "the prompt shows the newest {shown} of {total} history items; the rest does not fit {max_tokens} tokens"
     ),
     "message_cut": "only the first {read:,} of {total:,} characters of the message were read",
+    "words_ignored": "no stage that served this list reads words, so {words!r} was ignored",
     # requests of chat clients
     "parameters_ignored": "parameters without effect: {names}",
     "messages_ignored": "messages with these roles are not read: {roles}",
     "parts_ignored": "only text is read, not parts of type {types}",
     # missing parts of the recommender
+    "cache_not_writable": "the cache folder cannot be written, so slow results are computed again at every start",
     "no_language_model": "no language model",
     "no_embedding_ranker": "no embedding ranker",
     # differences between an adapter's training and serving

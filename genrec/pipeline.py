@@ -102,7 +102,7 @@ class Pipeline:
         ensemble: the ranker for `collaborative` and `embedding` over this catalog, or None.
         popularity: the popularity ranker, the last stage.
         llm: the LLM stage, or None.
-        missing_stages: a notice for each stage that could not be loaded.
+        loading_notices: a notice for each stage that could not be loaded.
     """
 
     catalog: Catalog
@@ -112,7 +112,7 @@ class Pipeline:
     ensemble: BlendRanker | None
     popularity: PopularityRanker
     llm: LlmStage | None = None
-    missing_stages: tuple[Notice, ...] = ()
+    loading_notices: tuple[Notice, ...] = ()
 
     @classmethod
     def from_rankers(
@@ -135,7 +135,7 @@ class Pipeline:
     @property
     def notices(self) -> tuple[Notice, ...]:
         """Shown with every recommendation list: missing stages, and differences to the training of an adapter."""
-        return self.missing_stages if self.llm is None else (*self.missing_stages, *self.llm.ranker.notices)
+        return self.loading_notices if self.llm is None else (*self.loading_notices, *self.llm.ranker.notices)
 
     @property
     def retriever(self) -> BlendRanker:
@@ -196,7 +196,7 @@ class Pipeline:
             changed = np.delete(np.arange(len(catalog)), indices[indices >= 0])
             embedding = embedding.reindexed(indices, catalog.titles_at(changed))
         rankers = Pipeline.from_rankers(catalog, self.interactions, embedding, self.collaborative)
-        pipeline = replace(rankers, missing_stages=self.missing_stages)
+        pipeline = replace(rankers, loading_notices=self.loading_notices)
         if self.llm is None:
             return pipeline
         return replace(pipeline, llm=self.llm.reindexed(catalog, pipeline.retriever))

@@ -12,10 +12,9 @@ from genrec import artifact
 from genrec.cache import (
     Progress,
     cache_key,
-    cache_write_error,
     evict_old_counts,
     explain_cache_errors,
-    require_writable,
+    optional_cache_write,
 )
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
@@ -61,10 +60,13 @@ def load_collaborative_model(
         progress("Counting interactions", 0, 1)
         vectors = item_vectors(catalog, interactions)
         weights = learn_weights(catalog, interactions, embedding)
-        if cache_write_error(cache) is None:  # otherwise it is computed again next time
-            evict_old_counts(cache / "counts")
-            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as temporary:
-                save_file({"vectors": vectors}, temporary / "vectors.safetensors")
+        evict_old_counts(cache / "counts")
+        metadata = {"weights": weights}
+        with (
+            optional_cache_write(folder),
+            artifact.artifact_writer(folder, kind="counts", version=1, metadata=metadata) as temporary,
+        ):
+            save_file({"vectors": vectors}, temporary / "vectors.safetensors")
         progress("Counting interactions", 1, 1)
     return CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, interactions, vectors), weights)
 
@@ -75,7 +77,7 @@ def load_item_vectors(
     """The vectors of the titles of a catalog: float32 [N, D], on the grid of `genrec.index.vector_grid`.
 
     Raises:
-        ArtifactError: the cached vectors were altered, or the cache cannot be written.
+        ArtifactError: the cached vectors were altered.
     """
     folder = cache / "vectors" / cache_key("vectors 2", catalog.fingerprint, encoder.name)
     metadata = {"catalog": catalog.fingerprint, "encoder": encoder.name}
@@ -88,9 +90,11 @@ def load_item_vectors(
         # Release 0.1 encoded equal titles apart, with vectors that differed by rounding; here the first one counts.
         first: dict[str, int] = {}
         return round_to_grid(saved[[first.setdefault(title, item) for item, title in enumerate(catalog.titles)]])
-    require_writable(cache)
     encoded = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
     vectors = round_to_grid(encoded, max_norm=1.0)
-    with artifact.artifact_writer(folder, kind="vectors", version=1, metadata=metadata) as temporary:
+    with (
+        optional_cache_write(folder),
+        artifact.artifact_writer(folder, kind="vectors", version=1, metadata=metadata) as temporary,
+    ):
         save_file({"vectors": vectors}, temporary / "vectors.safetensors")
     return vectors

@@ -44,7 +44,7 @@ def open_tuned(catalog: Catalog, trained_on: Catalog) -> Pipeline:
         settings=GenerativeSettings(strategy="exhaustive"),
     )
     llm = LlmStage(ranker, index, IDENTIFIERS, TOKENIZER, 3)
-    return replace(Pipeline.from_rankers(catalog), llm=llm, missing_stages=(Notice("no_embedding_ranker"),))
+    return replace(Pipeline.from_rankers(catalog), llm=llm, loading_notices=(Notice("no_embedding_ranker"),))
 
 
 @pytest.mark.parametrize("put", [Item("i9", "z lamp"), Item("i1", "z lamp")])

@@ -101,6 +101,11 @@ class DenseRanker(ABC):
 
     source: str
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the words of a request change its scores."""
+        return False
+
     @abstractmethod
     def can_rank(self, request: RankRequest) -> bool:
         """Whether this ranker can rank the request."""

@@ -101,8 +101,8 @@ class CollaborativeCounts:
             _POPULARITY: PopularityRanker(self.item_counts),
         }
 
-    def blend(self, embedding: EmbeddingRanker | None, weights: Mapping[str, float]) -> BlendRanker:
-        """The weighted ensemble of the signals, without those of weight 0.
+    def blend(self, embedding: EmbeddingRanker | None, weights: Mapping[str, float]) -> BlendRanker | None:
+        """The weighted ensemble of the signals, without those of weight 0; None if only popularity has a weight.
 
         Texts are always included, because they know every item.
         """
@@ -136,9 +136,10 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
         list(signals.values()), requests, np.array(targets, dtype=np.int64), initial_weights=initial, seed=_SEED
     )
     weights = dict(zip(signals, fitted.tolist(), strict=True))
-    if embedding is not None:
+    others = _weighted_blend(signals, weights)
+    if embedding is not None and others is not None:
         weights[_WORDS_SIMILARITY] = _fit_words_weight(
-            catalog, _weighted_blend(signals, weights), embedding.history_and_words_rankers()[1], requests, targets
+            catalog, others, embedding.history_and_words_rankers()[1], requests, targets
         )
     return weights
 
@@ -197,9 +198,12 @@ def item_vectors(catalog: Catalog, interactions: Interactions) -> NDArray[np.flo
     return fit_pmi_vectors(*interactions.to_indices(catalog, on_unknown="skip"), len(catalog))
 
 
-def _weighted_blend(rankers: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> BlendRanker:
+def _weighted_blend(rankers: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> BlendRanker | None:
+    """The blend of the signals with a weight; None if only popularity has one, which is no blend."""
     used = {name: max(weights[name], _MIN_TITLE_WEIGHT if name == _TITLE_SIMILARITY else 0.0) for name in rankers}
     kept = {name: ranker for name, ranker in rankers.items() if used[name]}
+    if kept.keys() <= {_POPULARITY}:
+        return None
     return BlendRanker(
         kept, {name: used[name] for name in kept}, non_personalized=[_POPULARITY] if _POPULARITY in kept else []
     )

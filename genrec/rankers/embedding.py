@@ -69,6 +69,11 @@ class EmbeddingRanker(DenseRanker):
         self._known: BoolArray = (vectors != 0).any(axis=1)
         self._quantized: QuantizedVectors | None = None
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the words of a request change its scores."""
+        return self._encoder is not None and self._words_weight > 0
+
     def enable_quantization(self) -> None:
         """Rank with quantised vectors first from now on; lists stay exact, and take a third of the time or less.
 

@@ -70,6 +70,11 @@ class BlendRanker(DenseRanker):
         self._personalized = {name: pair for name, pair in weighted.items() if name not in non_personalized}
         self._non_personalized = {name: pair for name, pair in weighted.items() if name in non_personalized}
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether any of the rankers reads words."""
+        return any(ranker.reads_words for ranker, _ in self._personalized.values())
+
     def can_rank(self, request: RankRequest) -> bool:
         """True if any personalized ranker can rank the request."""
         return any(ranker.can_rank(request) for ranker, _ in self._personalized.values())

@@ -1,9 +1,10 @@
 """The fallback chain: rankers that serve a request one after the other until its list is full.
 
-A stage that cannot rank a request, fails, or exceeds its time limit is skipped. If a stage returns fewer items than
-requested, the next stage fills the list. The last stage ranks every request.
+A stage that cannot rank a request, fails in whatever way, or exceeds its time limit is skipped. If a stage returns
+fewer items than requested, the next stage fills the list. The last stage ranks every request.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
-from genrec.errors import DeadlineExceededError, EngineError, InputError
+from genrec.errors import DeadlineExceededError, EngineError, GenrecError, InputError
 from genrec.notices import Notice
 from genrec.prompting.template import Template
 from genrec.rankers.base import Ranker, RankRequest
@@ -19,6 +20,8 @@ from genrec.rankers.explain import find_drivers, render_reason
 from genrec.types import Driver, FloatArray, IntArray, Ranking, Recommendation, RecommendationList, UserId
 
 _STAGE_TIME_SHARE = 0.6  # of the remaining time, for each stage but the last
+_LOGGER = logging.getLogger(__name__)
+_MAX_QUOTED_WORDS = 100
 _BATCH_SIZE = 32  # requests per call of a ranker; finished batches are kept when the time limit passes
 
 
@@ -43,6 +46,8 @@ class FallbackChain:
         for request in requests:
             if request.n_missing:
                 request.add_notice(Notice("items_missing", {"count": request.n_missing}))
+            if request.words_ignored:
+                request.add_notice(Notice("words_ignored", {"words": request.request.words[:_MAX_QUOTED_WORDS]}))
 
 
 @dataclass
@@ -87,6 +92,12 @@ class PendingRequest:
         return self.k - sum(len(result.item_indices) for result in self.results)
 
     @property
+    def words_ignored(self) -> bool:
+        """Whether the user asked for something in words, and no ranker that served the list reads words."""
+        readers = [result for result in self.results if getattr(result.ranker, "reads_words", True)]
+        return bool(self.request.words and self.results and not readers)
+
+    @property
     def remaining_request(self) -> RankRequest:
         """The request without the items that have been ranked already."""
         if not self.results:
@@ -108,11 +119,10 @@ class PendingRequest:
             StageResult(ranker, ranking.item_indices[:count], ranking.scores[:count], ranking.main_signals[:count])
         )
 
-    def record_failure(self, ranker: Ranker, error: EngineError) -> None:
+    def record_failure(self, ranker: Ranker, error: Exception) -> None:
         """Record that a stage was skipped, and why."""
         self.failed_stages.append(ranker.source)
-        reason = "deadline exceeded" if isinstance(error, DeadlineExceededError) else str(error)
-        self.add_notice(Notice("stage_skipped", {"stage": ranker.source, "reason": reason, "error": error.code}))
+        self.add_notice(Notice("stage_skipped", _failure_fields(ranker, error)))
 
     def add_notice(self, notice: Notice) -> None:
         """Add a notice to the caller, unless it is there already."""
@@ -123,12 +133,15 @@ class PendingRequest:
         """Find the drivers of each item with the ranker that ranked it, and render the reasons."""
         for result in self.results:
             try:
+                deadline.check()
                 drivers = find_drivers(result.ranker, self.request, result.item_indices, catalog, deadline=deadline)
-            except EngineError as error:
-                fields = {"stage": result.ranker.source, "reason": str(error), "error": error.code}
-                self.add_notice(Notice("explanation_skipped", fields))
-                continue
-            result.explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
+                explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
+            except Exception as error:
+                if not isinstance(error, GenrecError):
+                    _LOGGER.error("the explanation of items from %s failed", result.ranker.source, exc_info=error)
+                self.add_notice(Notice("explanation_skipped", _failure_fields(result.ranker, error)))
+            else:
+                result.explanations = explanations
 
     def to_recommendation_list(self, catalog: Catalog, notices: Sequence[Notice], seconds: float) -> RecommendationList:
         """The recommendations, with further notices and the time that the request took."""
@@ -151,24 +164,72 @@ class PendingRequest:
 
 def _run_stage(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
     """Rank the requests that are not full with one stage, in batches."""
-    able = [pending for pending in requests if pending.n_missing and ranker.can_rank(pending.request)]
+    failures: list[Exception] = []
+    able = [pending for pending in requests if pending.n_missing and _can_rank(ranker, pending, failures)]
     for start in range(0, len(able), _BATCH_SIZE):
-        _run_batch(ranker, able[start : start + _BATCH_SIZE], k, deadline)
+        failures += _run_batch(ranker, able[start : start + _BATCH_SIZE], k, deadline)
+    unexpected = [error for error in failures if not isinstance(error, DeadlineExceededError)]
+    if unexpected:
+        traceback = None if isinstance(unexpected[0], EngineError) else unexpected[0]
+        _LOGGER.warning(
+            "stage %s failed for %d of %d requests, the first time with %s",
+            *(ranker.source, len(unexpected), len(requests), _describe(unexpected[0])),
+            exc_info=traceback,
+        )
 
 
-def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
-    """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others."""
+def _can_rank(ranker: Ranker, pending: PendingRequest, failures: list[Exception]) -> bool:
     try:
-        rankings = ranker.rank([pending.remaining_request for pending in requests], k, deadline=deadline)
-    except DeadlineExceededError as error:
+        return ranker.can_rank(pending.request)
+    except Exception as error:  # noqa: BLE001 - the next stage answers
+        pending.record_failure(ranker, error)
+        failures.append(error)
+        return False
+
+
+def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> list[Exception]:
+    """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others.
+
+    Returns:
+        An error for each request that failed.
+    """
+    asked = [pending.remaining_request for pending in requests]
+    try:
+        rankings = ranker.rank(asked, k, deadline=deadline)
+        for request, ranking in zip(asked, rankings, strict=True):
+            _check_ranking(request, ranking)
+    except Exception as error:  # noqa: BLE001 - the next stage answers
+        if len(requests) > 1 and not isinstance(error, DeadlineExceededError):
+            return [failure for pending in requests for failure in _run_batch(ranker, [pending], k, deadline)]
         for pending in requests:
             pending.record_failure(ranker, error)
-    except EngineError as error:
-        if len(requests) > 1:
-            for pending in requests:
-                _run_batch(ranker, [pending], k, deadline)
-        else:
-            requests[0].record_failure(ranker, error)
-    else:
-        for pending, ranking in zip(requests, rankings, strict=True):
-            pending.add_ranking(ranker, ranking)
+        return [error] * len(requests)
+    for pending, ranking in zip(requests, rankings, strict=True):
+        pending.add_ranking(ranker, ranking)
+    return []
+
+
+def _check_ranking(request: RankRequest, ranking: Ranking) -> None:
+    """Check what a stage returned, because a broken model or a ranker of the caller may return anything.
+
+    Raises:
+        EngineError: a score is not finite, an item is not allowed, or an item is ranked twice.
+    """
+    if len(ranking.scores) != len(ranking.item_indices) or not np.isfinite(ranking.scores).all():
+        raise EngineError("the scores of its items are missing or not finite; check the model's weights")
+    if len(np.unique(ranking.item_indices)) < len(ranking.item_indices):
+        raise EngineError("it ranked an item twice; correct the ranker")
+    if not np.all(request.allowed.contains(ranking.item_indices)):
+        raise EngineError("it ranked an item that is not allowed; correct the ranker")
+
+
+def _failure_fields(ranker: Ranker, error: Exception) -> dict[str, object]:
+    """The fields of a notice about an error inside a stage."""
+    code = error.code if isinstance(error, GenrecError) else "unexpected_error"
+    return {"stage": ranker.source, "reason": _describe(error), "error": code}
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, DeadlineExceededError):
+        return "deadline exceeded"
+    return str(error) if isinstance(error, GenrecError) else f"{type(error).__name__}: {error}"

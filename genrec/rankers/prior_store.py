@@ -1,6 +1,7 @@
 """Priors of an LLM ranker's prompts: measured when first needed, saved to and loaded from a cache directory."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from genrec.errors import ArtifactError, MismatchError
 from genrec.index.catalog_index import CatalogIndex
 from genrec.rankers.base import scores_in_order
 from genrec.types import FloatArray, IntArray
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class PriorStore:
         self.backend = backend
         self._index, self._cache = index, cache
         self._priors: dict[str, Prior] = {}
+        self._write_failed = False
 
     def get(self, prompts: Sequence[IntArray]) -> Prior:
         """The prior of some prompts, loaded from the cache directory if it was saved there.
@@ -70,11 +74,19 @@ class PriorStore:
         return self._priors[key]
 
     def save(self) -> None:
-        """Write the priors with new scores to the cache directory; do nothing without one."""
-        if self._cache is not None:
+        """Write the priors with new scores to the cache directory; do nothing without one.
+
+        If it cannot be written, the priors stay in memory, and a log record says so, once.
+        """
+        if self._cache is not None and not self._write_failed:
             for key, prior in self._priors.items():
                 if prior.unsaved:
-                    prior.save(self._cache / key)
+                    try:
+                        prior.save(self._cache / key)
+                    except (OSError, ArtifactError) as error:
+                        self._write_failed = True
+                        _LOGGER.warning("priors are not cached, and measured again next time: %s", error)
+                        return
 
     def reindexed(self, index: CatalogIndex, priors: Iterable[Prior]) -> "PriorStore":
         """Carry over some priors to the index of another version of the catalog; the result is kept in memory only.

@@ -98,7 +98,7 @@ def small_pipeline(
     events = read_interactions(pd.DataFrame({"user_id": users, "item_id": interacted, "timestamp": range(len(EVENTS))}))
     counts = CollaborativeCounts.from_interactions(catalog, events)
     model = CollaborativeModel(catalog, counts, dict.fromkeys(counts.rankers(None), 1.0))
-    pipeline = replace(Pipeline.from_rankers(catalog, events, collaborative=model), missing_stages=tuple(notices))
+    pipeline = replace(Pipeline.from_rankers(catalog, events, collaborative=model), loading_notices=tuple(notices))
     if not extra_stages:
         return pipeline
     extended = PipelineWithExtraStages(**vars(pipeline))
