@@ -137,6 +137,7 @@ class Recommender:
         Raises:
             InputError: an argument is invalid.
             UnknownUserError, UnknownItemError: a user or a history item is unknown, and `on_unknown` is `raise`.
+            DeadlineExceededError: the deadline passed while a filter was evaluated, so the allowed items are unknown.
         """
         arguments = _Arguments(k, filter_seen, only, exclude, where, boost, deadline, on_unknown)
         options = self._request_options(arguments, self._clock())
@@ -183,9 +184,9 @@ class Recommender:
     def _request_options(self, arguments: "_Arguments", start: float) -> "_RequestOptions":
         """Check the arguments of a call that began at `start`, and translate item ids to indices."""
         arguments.check()
-        allowed = self._constraints.allowed(arguments.where, arguments.only, arguments.exclude)
         seconds = arguments.deadline
         deadline = Deadline.never() if seconds is None else Deadline(start + seconds, self._clock)
+        allowed = self._constraints.allowed(arguments.where, arguments.only, arguments.exclude, deadline)
         boost = self._constraints.boost(arguments.boost)
         return _RequestOptions(int(arguments.k), arguments.filter_seen, allowed, boost, deadline, arguments.on_unknown)
 

@@ -26,6 +26,7 @@ from genrec.data.item_columns import (
 )
 from genrec.data.readers import read_table
 from genrec.data.table import Table, format_value
+from genrec.deadline import Deadline
 from genrec.errors import ArtifactError, InputError, UnknownItemError
 from genrec.types import BoolArray, IntArray, Item
 
@@ -207,7 +208,7 @@ class Catalog:
             )
         return indices[~unknown]
 
-    def where(self, expression: "str | Filter | pc.Expression") -> BoolArray:
+    def where(self, expression: "str | Filter | pc.Expression", *, deadline: Deadline | None = None) -> BoolArray:
         """Which items a filter allows: bool [N].
 
         Args:
@@ -216,11 +217,13 @@ class Catalog:
                 parsed from one; or a `pyarrow.compute.Expression`. Items with a missing value in the condition are not
                 allowed. Attributes whose names are not Python names must be renamed with `read_catalog(columns=...)`
                 first.
+            deadline: when to stop; by default never.
 
         Raises:
             FilterError: the filter does not parse, names no attribute, or compares values of different types.
+            DeadlineExceededError: the deadline passed between two conditions of the filter.
         """
-        return filter_mask(expression, self._columns())
+        return filter_mask(expression, self._columns(), deadline)
 
     def revised(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 from genrec.data.catalog import Catalog
 from genrec.data.filter_syntax import Filter
 from genrec.data.subset import Boost, Mask, Subset
+from genrec.deadline import Deadline
 from genrec.errors import InputError, UnknownItemError
 from genrec.types import IntArray, ItemId
 
@@ -24,14 +25,21 @@ class ConstraintCompiler:
         self._filters: dict[str | Filter, Subset] = {}  # oldest first
         self._lock = threading.Lock()
 
-    def allowed(self, where: Any, only: Iterable[ItemId] | None, exclude: Iterable[ItemId] | None) -> Subset:
+    def allowed(
+        self,
+        where: Any,
+        only: Iterable[ItemId] | None,
+        exclude: Iterable[ItemId] | None,
+        deadline: Deadline | None = None,
+    ) -> Subset:
         """The items that pass a filter, are in `only` and are not in `exclude`; None for no constraint.
 
         Raises:
             FilterError: the filter does not parse, or names an unknown attribute.
             UnknownItemError: an item id is not in the catalog.
+            DeadlineExceededError: the deadline passed between two conditions of the filter.
         """
-        allowed = Subset.everything(len(self._catalog)) if where is None else self._filter(where)
+        allowed = Subset.everything(len(self._catalog)) if where is None else self._filter(where, deadline)
         if only is not None:
             allowed = allowed.intersect(self._item_indices("only", only))
         if exclude is not None:
@@ -64,13 +72,13 @@ class ConstraintCompiler:
             raise InputError(f"boost holds {first!r} and {second!r}, which are the same item; give one number for it")
         return Boost(indices[order], values[order])
 
-    def _filter(self, where: Any) -> Subset:
+    def _filter(self, where: Any, deadline: Deadline | None) -> Subset:
         with self._lock:
             cached = self._filters.pop(where, None) if isinstance(where, str | Filter) else None
             if cached is not None:
                 self._filters[where] = cached
                 return cached
-        mask = Mask.from_bool(self._catalog.where(where))
+        mask = Mask.from_bool(self._catalog.where(where, deadline=deadline))
         allowed = Subset.from_mask(mask)
         if mask.total * _SPARSE_RATIO < len(mask):
             allowed = Subset.from_indices(len(mask), allowed.to_indices())

@@ -42,24 +42,30 @@ from genrec.data.column_types import describe_type
 from genrec.data.exact_numbers import compare_columns, compare_inexact, exact_scalar, is_among
 from genrec.data.filter_syntax import Filter, parse_filter
 from genrec.data.read_errors import first_line
+from genrec.deadline import Deadline
 from genrec.errors import FilterError
 from genrec.types import BoolArray
 
 
-def filter_mask(expression: "str | Filter | pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
+def filter_mask(
+    expression: "str | Filter | pc.Expression", columns: Mapping[str, pa.Array], deadline: Deadline | None = None
+) -> BoolArray:
     """Which rows a filter allows: bool [N].
 
     Args:
         expression: a text in the language above, a parsed one, or a `pyarrow.compute.Expression` over the same columns.
         columns: arrays [N] of the types in `genrec.data.column_types`.
+        deadline: when to stop; by default never.
 
     Raises:
         FilterError: the filter does not parse, names no column, or compares values of different types.
+        DeadlineExceededError: the deadline passed between two conditions. Without all of them the filter is not known,
+            and it is never ignored.
     """
     if isinstance(expression, pc.Expression):
         return _evaluate_arrow(expression, columns)
     if isinstance(expression, Filter):
-        return _FilterEvaluator(expression, columns).mask()
+        return _FilterEvaluator(expression, columns, deadline).mask()
     if not isinstance(expression, str):
         raise FilterError(
             f"a filter is a text, a Filter or a pyarrow.compute.Expression, not {type(expression).__name__}; "
@@ -69,7 +75,7 @@ def filter_mask(expression: "str | Filter | pc.Expression", columns: Mapping[str
         parsed = parse_filter(expression)
     except FilterError as error:
         raise error.revised(remedy=f"{error.remedy} {_list_attributes(columns)}") from error
-    return _FilterEvaluator(parsed, columns).mask()
+    return _FilterEvaluator(parsed, columns, deadline).mask()
 
 
 def _evaluate_arrow(expression: "pc.Expression", columns: Mapping[str, pa.Array]) -> BoolArray:
@@ -104,8 +110,9 @@ _MIRRORED_OPERATORS = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE
 class _FilterEvaluator:
     """Evaluates one filter over columns [N]; truth values are Arrow booleans, with null for unknown."""
 
-    def __init__(self, parsed: Filter, columns: Mapping[str, pa.Array]) -> None:
-        self._filter = parsed
+    def __init__(self, parsed: Filter, columns: Mapping[str, pa.Array], deadline: Deadline | None = None) -> None:
+        self._filter, self._deadline = parsed, deadline
+        self._n_scans = 0
         self.columns = columns
         self.size = len(next(iter(columns.values())))
 
@@ -134,6 +141,9 @@ class _FilterEvaluator:
         raise TypeError(f"{node!r} is not a condition")
 
     def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pa.Array:
+        if self._deadline is not None and self._n_scans:
+            self._deadline.check()
+        self._n_scans += 1
         if isinstance(op, ast.In | ast.NotIn):
             truth = self._membership(left, right)
             return pc.invert(truth) if isinstance(op, ast.NotIn) else truth

@@ -12,7 +12,7 @@ import pytest
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import read_interactions
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, TemplateError
+from genrec.errors import DeadlineExceededError, EngineError, TemplateError
 from genrec.loading import open_recommender
 from genrec.rankers.base import RankRequest
 from genrec.rankers.collaborative_counts import CollaborativeCounts
@@ -129,6 +129,22 @@ def test_reasons_stop_at_the_deadline_between_users() -> None:
     assert all(len(answer.items) == 2 for answer in answers)
     assert [bool(answer.items[0].reason) for answer in answers] == [True] * 3 + [False] * 6
     assert {notice.code for notice in answers[-1].notices} == {"explanation_skipped"}
+
+
+def test_a_filter_stops_at_the_deadline_between_conditions() -> None:
+    """A long filter over a large catalog must not take many times the deadline, and is never ignored."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    recommender = Recommender(CATALOG, [PopularityRanker(np.arange(8))], clock=clock)
+    one = "title != 'x'"
+    assert len(recommender.recommend(History(()), k=2, where=one, deadline=1.5).items) == 2
+    with pytest.raises(DeadlineExceededError):
+        recommender.recommend(History(()), k=2, where=" and ".join([one] * 50), deadline=5.0)
+    assert now[0] < 20
 
 
 def test_a_failing_reason_leaves_the_list() -> None:
