@@ -16,7 +16,7 @@ Label = tuple[str, ItemId]
 """A preference as its kind ("likes", "dislikes", "looks for" or "only") and its value."""
 
 _MAX_SEARCH_PHRASES = 3  # the newest are kept
-_MAX_FILTERS = 30  # the newest are kept
+_MAX_FILTERS = 1000  # the newest are kept; what was excluded long ago still holds in any real conversation
 _MAX_PRICE_KEY, _MIN_PRICE_KEY = "price to", "price from"
 _EXCLUSION_KINDS = ("word", "words")  # the first word of a key
 
@@ -126,7 +126,7 @@ class Preferences:
         return replace(self, words=(*self.words, words)[-_MAX_SEARCH_PHRASES:])
 
     def with_filter(self, preference_filter: PreferenceFilter) -> "Preferences":
-        """Add a filter in place of the one with the same key. Only the newest thirty are kept."""
+        """Add a filter in place of the one with the same key. Only the newest thousand are kept."""
         others = (condition for condition in self.filters if condition.key != preference_filter.key)
         return replace(self, filters=(*others, preference_filter)[-_MAX_FILTERS:])
 

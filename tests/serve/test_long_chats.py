@@ -85,6 +85,31 @@ def test_the_server_accepts_all_preferences_that_it_has_sent(tmp_path: Path) -> 
         assert again.json()["genrec"]["wishes"]["liked"] == wishes["liked"]
 
 
+def test_every_exclusion_of_a_long_conversation_holds(tmp_path: Path) -> None:
+    """A user who has excluded two hundred things must not be shown the first of them again."""
+    said = [f"no gadget{number}" for number in range(200)]
+    messages = [user("no candles"), assistant("How about this?")]
+    for text in said:
+        messages += [user(text), assistant("And this?")]
+    with (
+        running_server(small_pipeline(), tmp_path) as address,
+        httpx.Client(base_url=address, timeout=WAIT) as client,
+    ):
+        wishes: Any = None
+        for _ in range(2):  # from the messages, and from the preferences of the first answer
+            extension = {"k": 30, "wishes": wishes}
+            answer = client.post(PATH, json={"messages": [*messages, user("a gift")], "genrec": extension})
+            assert answer.status_code == 200, answer.text
+            wishes = answer.json()["genrec"]["wishes"]
+            assert [limit["about"] for limit in wishes["limits"]] == [
+                "word candle",
+                *(text.replace("no", "word") for text in said),
+            ]
+            titles = [item["title"] for item in answer.json()["genrec"]["items"]]
+            assert len(titles) == 30
+            assert not [title for title in titles if "Candle" in title]
+
+
 def test_a_slow_chat_delays_no_other(tmp_path: Path) -> None:
     """One visitor whose message is slow to read would stop the chats of everybody."""
     entered, released = threading.Event(), threading.Event()
