@@ -20,12 +20,7 @@ def open_experiment(config: Config, data: Path | None, users: int | None) -> Exp
         InputError: the data are missing, or histories are not in chronological order.
     """
     users = config.users if users is None else users
-    if config.data == "online-retail":
-        catalog, interactions = open_dataset("online-retail", default_cache())
-    else:
-        folder = _dataset_dir(config.data, data)
-        catalog = read_catalog(_fill_missing_titles(pq.read_table(folder / "items.parquet")), name=config.data)
-        interactions = read_interactions(folder / "interactions.parquet")
+    catalog, interactions = open_data(config, data)
     check_order(catalog, interactions)
     if config.protocol == "candidates":
         return candidate_lists(_dataset_dir(config.data, data), catalog, interactions, users)
@@ -33,6 +28,19 @@ def open_experiment(config: Config, data: Path | None, users: int | None) -> Exp
         return temporal_split(catalog, interactions, at=config.at, users=users, seed=config.seed)
     split = {"leave-one-out": leave_one_out, "next-basket": next_basket}[config.protocol]
     return split(catalog, interactions, part=config.part, users=users, seed=config.seed)
+
+
+def open_data(config: Config, data: Path | None) -> tuple[Catalog, Interactions]:
+    """The catalog and all interactions of a config.
+
+    Raises:
+        InputError: the data are missing.
+    """
+    if config.data == "online-retail":
+        return open_dataset("online-retail", default_cache())
+    folder = _dataset_dir(config.data, data)
+    catalog = read_catalog(_fill_missing_titles(pq.read_table(folder / "items.parquet")), name=config.data)
+    return catalog, read_interactions(folder / "interactions.parquet")
 
 
 def candidate_lists(folder: Path, catalog: Catalog, interactions: Interactions, users: int | None) -> Experiment:

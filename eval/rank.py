@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.config import Config, folder_name, read_config
-from eval.data import open_experiment
+from eval.data import open_data, open_experiment
 from eval.progress import show_progress, wide_console
 from eval.rankers import ConfiguredRankers
 from eval.speed.report import commit, machine
@@ -35,7 +35,7 @@ from genrec.backends import inspect_adapter
 from genrec.cache import default_cache
 from genrec.datasets import find_adapter
 from genrec.errors import GenrecError, InputError, MismatchError, ModelMissingError
-from genrec.evaluation import EvaluatedCase, Experiment, MetricRow, accuracy, user_groups
+from genrec.evaluation import EvaluatedCase, Experiment, MetricRow, accuracy, find_leakage, user_groups
 from genrec.settings import LANGUAGE_MODEL
 
 FORMAT = 3  # of the stored rows
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             data=options.data,
             users=options.users,
             chosen=options.rankers,
+            allow_leakage=options.allow_leakage,
         )
         if options.json:
             options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -71,6 +72,7 @@ def measure(
     users: int | None,
     chosen: Sequence[str] | None = None,
     digest: str = "",
+    allow_leakage: bool = False,
 ) -> dict[str, Any]:
     """Collect the missing answers of a run, then summarise all answers.
 
@@ -81,9 +83,10 @@ def measure(
         users: number of users; overrides the config.
         chosen: names of the rankers to measure; None for all.
         digest: expected beginning of the digest of the data.
+        allow_leakage: measure adapters that may have been trained on held-out items; the summary says so.
 
     Raises:
-        InputError: the config, the data or a name is invalid.
+        InputError: the config, the data or a name is invalid; or an adapter may have been trained on held-out items.
         MismatchError: the directory contains another run; the message names the difference.
     """
     experiment = open_experiment(config, data, users)
@@ -93,6 +96,7 @@ def measure(
     names = list(config.rankers) if chosen is None else list(chosen)
     if missing := [name for name in names if name not in config.rankers]:
         raise InputError(f"there is no ranker {missing[0]!r}; choose from {', '.join(config.rankers)}")
+    leakage = _find_leakage(config, experiment, data, names, allow_leakage)
     facts = _run_manifest(config, experiment, names)
     _open_run(folder, facts)
     rows: list[MetricRow] = []
@@ -110,6 +114,7 @@ def measure(
         "baseline": config.baseline,
         "commits": commits,
         "machine": machine(),
+        "leakage": leakage,
         "rows": [asdict(row) for row in rows],
     }
 
@@ -121,6 +126,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--users", type=int, metavar="N", help="number of users")
     parser.add_argument("--rankers", nargs="+", metavar="NAME", help="measure only these rankers")
     parser.add_argument("--out", type=Path, metavar="DIR", help="directory of the run; default: runs/CONFIG")
+    parser.add_argument("--allow-leakage", action="store_true", help="measure adapters trained on held-out items")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary to this file")
     options = parser.parse_args(arguments)
     if options.users is not None and options.users < 1:
@@ -128,6 +134,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
         parser.error(f"--json {options.json} is not writable; pass another file")
     return options
+
+
+def _find_leakage(
+    config: Config, experiment: Experiment, data: Path | None, names: Sequence[str], allowed: bool
+) -> dict[str, Any]:
+    """By ranker, the held-out items that its adapter may have been trained on."""
+    found: dict[str, Any] = {}
+    for name, adapter in ((name, config.rankers[name].adapter) for name in names):
+        if adapter is not None:
+            provenance = inspect_adapter(find_adapter(adapter), base=LANGUAGE_MODEL).provenance
+            leakage = find_leakage(experiment, open_data(config, data)[1], provenance)
+            if not allowed:
+                leakage.check(adapter)
+            if leakage.leaked or leakage.unknown:
+                print(f"note: {name}: {leakage}", file=sys.stderr)
+            found[name] = asdict(leakage)
+    return found
 
 
 def _run_manifest(config: Config, experiment: Experiment, chosen: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from finetune.data import TrainingData
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
 from genrec.artifact import write_json
-from genrec.backends import Provenance, file_hashes
+from genrec.backends import Provenance, TrainingSource, file_hashes, inspect_adapter
 from genrec.index import SemanticIdentifiers
 from genrec.loading import SEMANTIC_IDS_DIRECTORY
 
@@ -101,11 +101,19 @@ def build_provenance(
         data=training_data.digest,
         first=first,
         last=last,
+        train=training_data.interactions.fingerprint,
+        earlier=() if config.start is None else _sources_of(Path(config.start), weights),
         seed=config.seed,
         config=config.model_dump(mode="json"),
         versions={name: version(name) for name in ("genrec", "torch", "transformers", "peft")},
         metrics=metrics,
     )
+
+
+def _sources_of(start: Path, weights: Path) -> tuple[TrainingSource, ...]:
+    """What an adapter was trained on; a source without data if that is not recorded."""
+    provenance = inspect_adapter(start, base=weights).provenance
+    return (TrainingSource(None, "", None, None, None),) if provenance is None else provenance.sources
 
 
 def write_curve(path: Path, curve: list[dict[str, float]]) -> None:

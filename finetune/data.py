@@ -219,7 +219,7 @@ def _counts_before(interactions: Interactions, since: str | None) -> list[int]:
 
 def _format_time(seconds: float) -> str:
     """A time in ISO 8601; a small number is an order, not a time, and stays a number."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds >= _YEAR_SECONDS else f"{seconds:g}"
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds >= _YEAR_SECONDS else repr(seconds)
 
 
 def _to_record(

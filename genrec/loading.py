@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import numpy as np
 
 from genrec.backends.base import Backend
+from genrec.backends.provenance import PROVENANCE_FILE, Provenance
 from genrec.cache import (
     Progress,
     cache_key,
@@ -200,6 +201,18 @@ def load_backend(
         trust_remote_code=trust_remote_code,
     )
     return backend, HuggingFaceTokenizer.from_directory(folder)
+
+
+def find_provenance(settings: Settings) -> Provenance | None:
+    """How the adapter of the settings, merged or not, was trained; None if that is not recorded.
+
+    Raises:
+        ArtifactError: the record is damaged.
+    """
+    if settings.model is None:
+        return None
+    folder = find_adapter(settings.adapter) if settings.adapter else Path(settings.model)
+    return Provenance.read(folder) if (folder / PROVENANCE_FILE).is_file() else None
 
 
 def open_index(

@@ -34,6 +34,14 @@ SENTENCES: Mapping[str, str] = {
     # differences between an adapter's training and serving
     "adapter_differs": "the adapter was trained with {name} {trained:.12}, but serves {name} {served:.12}",
     "adapter_setting_differs": "the adapter was trained with {name} = {trained:g}, but serves with {served:g}",
+    "adapter_data_unknown": (
+        "little is recorded about the training of the adapter {adapter}; held-out items may be in its training "
+        "interactions"
+    ),
+    "leakage": (
+        "{leaked:,} of {targets:,} held-out items may have been learned by the adapter {adapter}; the accuracy of the "
+        "language model is overstated"
+    ),
     "adapter_prior": "the prior is measured with the adapter; training used the prior of {base} without the adapter",
 }
 """The sentence of each code, with its fields in braces; a field `reason` follows it after a colon."""

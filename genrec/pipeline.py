@@ -24,6 +24,7 @@ from genrec.rankers.popularity import PopularityRanker
 from genrec.recommender import Recommender
 from genrec.types import IntArray
 
+LLM_STAGES = ("generative", "generative-small")  # sources of the stages that run the LLM
 _POPULARITY_WEIGHT = 1e-12  # so small that popularity decides only among items with equal scores
 
 
@@ -72,7 +73,7 @@ class LlmStage:
     def stages(self) -> tuple[GenerativeRanker, GenerativeRanker]:
         """The LLM ranker, and the same ranker with a smaller search."""
         smaller = self.ranker.with_settings(
-            source="generative-small", strategy="candidates", candidates=self.small_search_candidates, exact=False
+            source=LLM_STAGES[1], strategy="candidates", candidates=self.small_search_candidates, exact=False
         )
         return self.ranker, smaller
 

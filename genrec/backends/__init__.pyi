@@ -24,6 +24,7 @@ from .precision import native_dtype as native_dtype
 from .pretrained import load_pretrained as load_pretrained
 from .provenance import PROVENANCE_FILE as PROVENANCE_FILE
 from .provenance import Provenance as Provenance
+from .provenance import TrainingSource as TrainingSource
 from .provenance import file_hashes as file_hashes
 from .quiet import progress_bars_disabled as progress_bars_disabled
 from .token_layout import TokenLayout as TokenLayout

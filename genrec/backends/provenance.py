@@ -1,8 +1,10 @@
 """The provenance of an adapter: `genrec.json` beside its weights says how it was trained."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from genrec.artifact import sha256_of, write_json
@@ -10,12 +12,32 @@ from genrec.errors import ArtifactError
 from genrec.notices import Notice
 
 PROVENANCE_FILE = "genrec.json"
+_DEFAULTS: Mapping[str, Any] = MappingProxyType({"train": None, "earlier": ()})  # adapters of genrec 0.1 lack them
 
 
 def file_hashes(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
     """The SHA-256 of each file in a folder that matches a pattern of `Path.glob`, by its relative path."""
     files = sorted(file for file in folder.glob(pattern) if file.is_file())
     return {str(file.relative_to(folder)): sha256_of(file) for file in files}
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """Interactions that an adapter was trained on.
+
+    Attributes:
+        protocol: how test items were held out of them: the name of a protocol; None if unknown.
+        data: the digest of that experiment; "" if nothing is known about the interactions.
+        train: the fingerprint of the training interactions; None in adapters of genrec 0.1.
+        first, last: the times of the first and the last training interaction, in ISO 8601; numbers if they are
+            positions in a log.
+    """
+
+    protocol: str | None
+    data: str
+    train: str | None
+    first: str | None
+    last: str | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +54,8 @@ class Provenance:
         config: the training configuration.
         versions: the versions of the packages used.
         metrics: the validation metrics.
+        train: the fingerprint of the training interactions; None in adapters of genrec 0.1.
+        earlier: the training interactions of the adapters that the training continued from.
     """
 
     base: str
@@ -47,6 +71,14 @@ class Provenance:
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    train: str | None = None
+    earlier: tuple[TrainingSource, ...] = ()
+
+    @property
+    def sources(self) -> tuple[TrainingSource, ...]:
+        """All interactions that the adapter was trained on, its own first."""
+        own = TrainingSource(self.config.get("protocol"), self.data, self.train, self.first, self.last)
+        return (own, *self.earlier)
 
     def mismatches(self, **current: str) -> list[Notice]:
         """A notice for each attribute whose current value is not the one of training."""
@@ -76,7 +108,8 @@ class Provenance:
             ArtifactError: the file is missing or damaged.
         """
         try:
-            value = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+            value = {**_DEFAULTS, **json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))}
+            value["earlier"] = tuple(TrainingSource(**source) for source in value["earlier"])
             return cls(**{attribute.name: value[attribute.name] for attribute in fields(cls)})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ArtifactError(

@@ -12,10 +12,13 @@ from genrec.errors import InputError
 
 if TYPE_CHECKING:
     from genrec.cli.terminal import Progress
+    from genrec.data.interactions import Interactions
     from genrec.evaluation.experiment import EvaluatedCase, Experiment
     from genrec.evaluation.intervals import Interval
+    from genrec.evaluation.leakage import Leakage
     from genrec.evaluation.summary import MetricRow
     from genrec.recommender import Recommender
+    from genrec.settings import Settings
     from genrec.types import FloatArray
 
 _BATCH_SIZE = 64  # users between two updates of the progress bar
@@ -49,6 +52,12 @@ Rankers = Annotated[
     list[str] | None,
     typer.Option("--ranker", metavar="NAME", help="Evaluate only this ranker, and popularity; can be repeated."),
 ]
+AllowLeakage = Annotated[
+    bool,
+    typer.Option(
+        "--allow-leakage", help="Evaluate an adapter on held-out items that it may have been trained on, and say so."
+    ),
+]
 
 
 @options.with_options(options.DATA_OPTIONS, setting_options())
@@ -59,6 +68,7 @@ def evaluate(
     k: options.K = 10,
     metric: Metrics = None,
     ranker: Rankers = None,
+    allow_leakage: AllowLeakage = False,
     as_json: options.Json = False,
     **given: Any,
 ) -> None:
@@ -66,7 +76,7 @@ def evaluate(
 
     Each stage of the fallback chain is evaluated alone. Items that it cannot rank come from popularity; their share is
     reported. Items in the history are not recommended. Each ranker is compared with popularity on the same users,
-    with a p-value.
+    with a p-value. An adapter is refused if it may have been trained on held-out items.
     """
     from genrec.cache import default_cache
     from genrec.evaluation.metrics import accuracy, metric_cutoff
@@ -81,7 +91,8 @@ def evaluate(
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     with loading.translate_option_errors(), terminal.progress() as progress:
         progress.start(f"Reading {source.name}")
-        experiment = _build_experiment(source, protocol, at, users)
+        experiment, events = _build_experiment(source, protocol, at, users)
+        leakage = _find_leakage(settings, experiment, events, ranker, allow_leakage)
         recommender = open_recommender(
             experiment.catalog, experiment.train, cache=default_cache(), settings=settings, on_progress=progress
         )
@@ -90,6 +101,7 @@ def evaluate(
         results = _evaluate_rankers(recommender, experiment, _selected_rankers(recommender, ranker), k, progress)
         loading.save_priors(recommender)
     report = _report(experiment, results, metrics)
+    report |= {"leakage": None if leakage is None else asdict(leakage)}
     report |= {"data": experiment.digest, "protocol": protocol, "users": len(experiment.cases), "k": k, "seed": _SEED}
     if as_json:
         terminal.write_json(report)
@@ -97,7 +109,39 @@ def evaluate(
         _print(report, metrics)
 
 
-def _build_experiment(data_source: loading.DataSource, protocol: str, at: str | None, users: int) -> "Experiment":
+def _find_leakage(
+    settings: "Settings", experiment: "Experiment", events: "Interactions", ranker: Sequence[str] | None, allowed: bool
+) -> "Leakage | None":
+    """The held-out items that the adapter may have been trained on; None without one, or if it does not rank.
+
+    Raises:
+        InputError: there are such items, and they are not allowed.
+    """
+    from genrec.evaluation.leakage import find_leakage
+    from genrec.loading import find_provenance
+    from genrec.notices import Notice
+    from genrec.pipeline import LLM_STAGES
+
+    provenance = find_provenance(settings)
+    if settings.model is None or (ranker is not None and set(ranker).isdisjoint(LLM_STAGES)):
+        return None
+    if settings.adapter is None and provenance is None:
+        return None
+    leakage, name = find_leakage(experiment, events, provenance), str(settings.adapter or settings.model)
+    if not allowed:
+        leakage.check(name)
+    if leakage.leaked:
+        counts = {"leaked": leakage.leaked, "targets": leakage.targets}
+        terminal.print_notice(f"note: {Notice('leakage', {**counts, 'adapter': name})}")
+    elif leakage.unknown:
+        terminal.print_notice(f"note: {Notice('adapter_data_unknown', {'adapter': name})}")
+    return leakage
+
+
+def _build_experiment(
+    data_source: loading.DataSource, protocol: str, at: str | None, users: int
+) -> "tuple[Experiment, Interactions]":
+    """The experiment, and all interactions."""
     from genrec.cache import default_cache
     from genrec.evaluation.history_order import check_order
     from genrec.evaluation.protocols import leave_one_out, next_basket, temporal_split
@@ -120,7 +164,7 @@ def _build_experiment(data_source: loading.DataSource, protocol: str, at: str | 
             f"note: skipped {missing:,} of {len(events):,} interactions, whose items are not in {data_source.name}"
         )
     options = {} if at is None else {"at": _parse_timestamp(at)}
-    return protocols[protocol](catalog, events, users=users, seed=_SEED, **options)
+    return protocols[protocol](catalog, events, users=users, seed=_SEED, **options), events
 
 
 def _parse_timestamp(at: str) -> float | str:
@@ -200,6 +244,12 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
     for name in names:
         if filled := means[name, "fallback share"]["value"]:
             console.print(f"{filled:.1f} % of the items of {name} come from {_BASELINE}")
+    if report["leakage"] is not None and report["leakage"]["leaked"]:
+        leaked, targets = report["leakage"]["leaked"], report["leakage"]["targets"]
+        console.print(
+            f"The adapter may have been trained on {leaked:,} of {targets:,} held-out items ({leaked / targets:.1%}): "
+            "the accuracy of the language model is overstated"
+        )
     console.print(f"{report['users']:,} users, {report['protocol']}, seen items excluded; 95 % intervals in brackets")
 
 

@@ -32,6 +32,8 @@ from .intervals import (
 from .intervals import (
     randomisation_test as randomisation_test,
 )
+from .leakage import Leakage as Leakage
+from .leakage import find_leakage as find_leakage
 from .metrics import (
     accuracy as accuracy,
 )

@@ -18,6 +18,7 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from finetune.card import build_provenance
 from finetune.config import TrainConfig, read_config
 from finetune.data import TrainingData
 from finetune.folder import last_checkpoint
@@ -45,10 +46,13 @@ from genrec.backends.base import Backend
 from genrec.backends.provenance import Provenance
 from genrec.backends.transformers import TransformersBackend
 from genrec.data.subset import Subset
+from genrec.datasets.registry import find_adapter
 from genrec.decoding.search import exhaustive_search
 from genrec.decoding.search_request import SearchRequest
 from genrec.errors import InputError, MismatchError
 from genrec.evaluation.intervals import Interval
+from genrec.evaluation.leakage import find_leakage
+from genrec.evaluation.protocols import leave_one_out
 from genrec.index.training_examples import Target, TrainingExample, build_example
 from genrec.prompting.renderer import Renderer
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -308,6 +312,30 @@ def test_an_adapter_is_compared_before_it_is_promoted(
     assert place.resolve() == serving
     with pytest.raises(SystemExit, match="cannot read the adapter 'nothing'"):
         promote_main([str(tmp_path / "nothing"), str(place), str(tmp_path / "comparison.toml")])
+
+
+def test_an_adapter_is_not_compared_on_items_that_it_was_trained_on(tmp_path: Path) -> None:
+    """It would always be promoted."""
+    config = COMPARISON.replace("next-basket", "leave-one-out").replace("users = 8", "users = 100")
+    (tmp_path / "comparison.toml").write_text(config, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"held-out items are in the training interactions .*use the protocol"):
+        promote_main([str(find_adapter("online-retail")), str(tmp_path / "serving"), str(tmp_path / "comparison.toml")])
+
+
+def test_the_record_of_an_adapter_tells_what_it_was_trained_on(
+    smollm2: Path, cache: Path, tokenizer: HuggingFaceTokenizer
+) -> None:
+    """Otherwise an evaluation on the same items could not be refused, for it or for adapters that continue from it."""
+    catalog, interactions = open_dataset("online-retail", cache)
+    index, template = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer), read_template("next-item")
+    shipped = find_adapter("online-retail")
+    for start, earlier in ((None, ()), (str(shipped), Provenance.read(shipped).sources)):
+        config = TrainConfig(data="online-retail", protocol="leave-one-out", steps=1, start=start)
+        record = build_provenance(config, TrainingData(config, None), smollm2, index, template, {})
+        assert record.earlier == earlier
+        found = find_leakage(leave_one_out(catalog, interactions), interactions, record)
+        assert found.exact
+        assert (found.leaked > 0) == bool(earlier)
 
 
 def test_incomplete_checkpoints_are_skipped(tmp_path: Path) -> None:
