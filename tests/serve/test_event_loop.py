@@ -23,9 +23,9 @@ WAIT = 30.0
 
 @contextmanager
 def slow_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
-    """Every SQL statement and every revision of a pipeline, each with whether it runs on an event loop."""
+    """Every SQL statement and every new pipeline of a revision, each with whether it runs on an event loop."""
     calls: list[tuple[str, bool]] = []
-    revised = Pipeline.revised
+    reindexed = Pipeline.reindexed
 
     def record(name: str) -> None:
         try:
@@ -39,10 +39,10 @@ def slow_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool
         record(statement)
 
     def record_revision(self: Pipeline, *given: Any, **named: Any) -> Pipeline:
-        record("revised")
-        return revised(self, *given, **named)
+        record("reindexed")
+        return reindexed(self, *given, **named)
 
-    monkeypatch.setattr(Pipeline, "revised", record_revision)
+    monkeypatch.setattr(Pipeline, "reindexed", record_revision)
     sa.event.listen(sa.Engine, "before_cursor_execute", record_statement)
     try:
         yield calls
@@ -87,7 +87,7 @@ def test_revisions_of_other_servers_arrive_without_delaying_a_request(
         other.revise([Item("new", "Purple Mug", {"price": 0.5})], ["i0"])
         wait_until(lambda: item_ids(client.post("/v1/recommend", json={"where": "price < 2"})) == ["new"])
         assert client.get("/v1/catalog/items/i0").status_code == 404
-    assert "revised" in [name for name, _ in calls]
+    assert "reindexed" in [name for name, _ in calls]
     assert not [name for name, on_loop in calls if on_loop]
 
 

@@ -63,7 +63,7 @@ def test_ten_thousand_messages_are_answered_and_the_first_wish_holds(tmp_path: P
         assert len(titles) == 30
         assert not [title for title in titles if "Candle" in title]
         assert [limit["about"] for limit in response.json()["genrec"]["wishes"]["limits"]] == ["word candle"]
-    assert [notice["code"] for notice in cut.json()["genrec"]["notice_details"]] == ["message_cut"]
+    assert "message_cut" in [notice["code"] for notice in cut.json()["genrec"]["notice_details"]]
 
 
 def test_the_server_accepts_all_preferences_that_it_has_sent(tmp_path: Path) -> None:
