@@ -43,8 +43,10 @@ from genrec.data.exact_numbers import compare_columns, compare_inexact, exact_sc
 from genrec.data.filter_syntax import Filter, parse_filter
 from genrec.data.read_errors import first_line
 from genrec.deadline import Deadline
-from genrec.errors import FilterError
+from genrec.errors import DeadlineExceededError, FilterError
 from genrec.types import BoolArray
+
+_UNCHECKED_ROWS = 1 << 20  # rows that the conditions of a filter may scan in total before the deadline is checked
 
 
 def filter_mask(
@@ -55,7 +57,9 @@ def filter_mask(
     Args:
         expression: a text in the language above, a parsed one, or a `pyarrow.compute.Expression` over the same columns.
         columns: arrays [N] of the types in `genrec.data.column_types`.
-        deadline: when to stop; by default never.
+        deadline: when to stop a filter in the language above; by default never. It is checked between the scans of
+            two conditions. The first scan, and those of up to 1,048,576 rows in total, take milliseconds and are always
+            made, so that most filters are applied for a late request, too.
 
     Raises:
         FilterError: the filter does not parse, names no column, or compares values of different types.
@@ -111,7 +115,7 @@ class _FilterEvaluator:
     """Evaluates one filter over columns [N]; truth values are Arrow booleans, with null for unknown."""
 
     def __init__(self, parsed: Filter, columns: Mapping[str, pa.Array], deadline: Deadline | None = None) -> None:
-        self._filter, self._deadline = parsed, deadline
+        self._filter, self._deadline = parsed, deadline or Deadline.never()
         self._n_scans = 0
         self.columns = columns
         self.size = len(next(iter(columns.values())))
@@ -132,6 +136,7 @@ class _FilterEvaluator:
                 pairs = zip(sides, ops, sides[1:], strict=False)
                 return reduce(pc.and_kleene, [self._compare(left, op, right) for left, op, right in pairs])
             case ast.Name(name):
+                self._begin_scan()
                 column = self._column(node)
                 if pa.types.is_null(column.type):
                     return self._all_unknown()
@@ -140,10 +145,18 @@ class _FilterEvaluator:
                 return column
         raise TypeError(f"{node!r} is not a condition")
 
-    def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pa.Array:
-        if self._deadline is not None and self._n_scans:
-            self._deadline.check()
+    def _begin_scan(self) -> None:
+        """Check the deadline before a scan of all rows, except before the first ones."""
+        if self._n_scans * self.size > _UNCHECKED_ROWS and self._deadline.remaining() < 0:
+            raise DeadlineExceededError(
+                f"the deadline passed after {self._n_scans:,} conditions of a filter over {self.size:,} rows",
+                remedy="allow more time, or write fewer conditions",
+                conditions=self._n_scans,
+            )
         self._n_scans += 1
+
+    def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pa.Array:
+        self._begin_scan()
         if isinstance(op, ast.In | ast.NotIn):
             truth = self._membership(left, right)
             return pc.invert(truth) if isinstance(op, ast.NotIn) else truth

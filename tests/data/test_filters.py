@@ -15,7 +15,9 @@ from shop import ITEMS
 
 from genrec.data.catalog import Catalog, read_catalog
 from genrec.data.filter_syntax import all_of, parse_filter
-from genrec.errors import FilterError, InputError
+from genrec.data.filters import filter_mask
+from genrec.deadline import Deadline
+from genrec.errors import DeadlineExceededError, FilterError, InputError
 from genrec.types import Item
 
 
@@ -475,3 +477,21 @@ def test_numbers_that_python_cannot_write_are_refused() -> None:
     for number in ("0x" + "f" * 9_000, "-0x" + "f" * 9_000):
         with pytest.raises(FilterError, match="too large a number"):
             parse_filter(f"price < {number}")
+
+
+@pytest.mark.parametrize("form", ["a < {}", "{} < a < 9", "flag", "a in [{}]", "a is None", "{} in tags"])
+def test_every_kind_of_condition_counts_as_a_scan(form: str) -> None:
+    """A condition that is not counted can be repeated a thousand times without a look at the clock."""
+    size = 600_000
+    columns = {
+        "a": pa.array(np.arange(size)),
+        "flag": pa.array(np.arange(size) % 2 == 0),
+        "tags": pa.LargeListArray.from_arrays(np.arange(size + 1), np.ones(size, dtype=np.int64)),
+    }
+    expired, repeated = Deadline(0.0, lambda: 1.0), " and ".join(form.format(place) for place in range(6))
+    with pytest.raises(DeadlineExceededError) as caught:
+        filter_mask(repeated, columns, deadline=expired)
+    assert caught.value.fields["conditions"] == 2
+    assert len(filter_mask("flag", columns, deadline=expired)) == size
+    few = {name: column.slice(0, 1000) for name, column in columns.items()}
+    assert len(filter_mask(repeated, few, deadline=expired)) == 1000
