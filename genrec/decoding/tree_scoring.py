@@ -4,8 +4,9 @@ Shared prefixes are grown once in a pass.
 Letters: U prompts, T tokens of a trie, M nodes grown in a pass, S tokens scored in a pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -48,17 +49,21 @@ def score_tries(
     Raises:
         EngineError: the model failed, or returned NaN.
     """
-    passes = {id(trie): _plan_passes(trie, branching_only, max_nodes) for trie in tries if trie is not None}
-    plans = [[] if trie is None else passes[id(trie)] for trie in tries]
+    # Passes are planned one at a time: the tree checks its deadline in each, and a large trie has thousands.
+    planners = {id(trie): _plan_passes(trie, branching_only, max_nodes) for trie in tries if trie is not None}
+    generated_tokens, forward_passes = dict.fromkeys(planners, 0), dict.fromkeys(planners, 0)
     log_probs = [None if trie is None else np.zeros(len(trie.tokens)) for trie in tries]
     size = tree.size
-    for number in range(max(map(len, plans), default=0)):
-        prompt_passes = [(prompt, plan[number]) for prompt, plan in enumerate(plans) if number < len(plan)]
+    while current := {key: planned for key, planner in planners.items() for planned in islice(planner, 1)}:
+        prompt_passes = [(prompt, current[id(trie)]) for prompt, trie in enumerate(tries) if id(trie) in current]
         _run_pass(tree, prompt_passes, log_probs)
         tree.rewind(size)
+        for key, planned in current.items():
+            generated_tokens[key] += len(planned.positions)
+            forward_passes[key] += 1
     return [
-        None if scores is None else TreeScores(scores, sum(len(planned.positions) for planned in plan), len(plan))
-        for scores, plan in zip(log_probs, plans, strict=True)
+        None if scores is None else TreeScores(scores, generated_tokens[id(trie)], forward_passes[id(trie)])
+        for scores, trie in zip(log_probs, tries, strict=True)
     ]
 
 
@@ -97,7 +102,7 @@ class _ForwardPass:
     scored_tokens: IntArray
 
 
-def _plan_passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> list[_ForwardPass]:
+def _plan_passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> Iterator[_ForwardPass]:
     parents = trie.parents
     is_scored = np.ones(len(parents), dtype=np.bool_)
     if branching_only:
@@ -105,17 +110,15 @@ def _plan_passes(trie: TokenTrie, branching_only: bool, max_nodes: int) -> list[
     is_grown = _ancestors(parents, np.unique(parents[is_scored]))
     counts = np.concatenate([[0], np.cumsum(is_grown)])
     stops = trie.last_positions + 1
-    passes, row = [], 0
-    begin = 0
+    row = begin = 0
     while row < len(trie):
         # As many rows as need no more nodes than a pass may have, and at least one. The path to the first row counts.
         capacity = max_nodes - int(trie.shared[row])
         row = max(row + 1, int(np.searchsorted(counts[stops], counts[begin] + capacity, side="right")))
         stop = int(stops[row - 1])
         if is_scored[begin:stop].any():
-            passes.append(_plan_pass(trie, is_scored, is_grown, begin, stop))
+            yield _plan_pass(trie, is_scored, is_grown, begin, stop)
         begin = stop
-    return passes
 
 
 def _plan_pass(trie: TokenTrie, is_scored: BoolArray, is_grown: BoolArray, begin: int, stop: int) -> _ForwardPass:

@@ -1,5 +1,6 @@
 """Laws of packed scoring: a token has the log-probability it has alone, whatever else is in its pass."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 from brute import log_probs
 
 from genrec.data.subset import Subset
+from genrec.deadline import Deadline
+from genrec.decoding import tree_scoring
 from genrec.decoding.search import beam_search
 from genrec.decoding.search_request import SearchRequest
 from genrec.decoding.tree_scoring import score_tries
-from genrec.errors import EngineError
+from genrec.errors import DeadlineExceededError, EngineError
 from genrec.index.trie import TokenTrie
 from genrec.testing import TableBackend
 from genrec.types import IntArray
@@ -84,3 +87,18 @@ def test_scores_known_from_the_prompt_grow_no_node() -> None:
     (scores,) = score_tries(tree, [trie], branching_only=True)
     assert scores is not None
     assert (scores.generated_tokens, scores.forward_passes) == (0, 1)
+
+
+def test_a_passed_deadline_ends_scoring_before_the_next_pass_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large catalog has thousands of passes, and planning them all takes longer than a deadline."""
+    trie = random_trie(np.random.default_rng(1), 9)
+    planned, clock = [], itertools.count()
+    plan_pass = tree_scoring._plan_pass
+    monkeypatch.setattr(tree_scoring, "_plan_pass", lambda *arguments: planned.append(0) or plan_pass(*arguments))
+    tree = TableBackend(9).open([np.array([1])], deadline=Deadline(6.0, lambda: float(next(clock))))
+    with pytest.raises(DeadlineExceededError):
+        score_tries(tree, [trie], max_nodes=1)
+    assert 1 <= len(planned) <= 4
+    complete = score_tries(TableBackend(9).open([np.array([1])]), [trie], max_nodes=1)[0]
+    assert complete is not None
+    assert complete.forward_passes > 20
