@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from genrec.batch.result import ENGINE_ERROR, BatchResult, RowFailure
 from genrec.batch.row import InputRow, failure_code, first_valid_row, id_type_of, parse_id, parse_user, row_key
-from genrec.errors import InputError
+from genrec.errors import InputError, TemplateError
+from genrec.notices import Notice
 from genrec.recommender import Recommender, RecommendOptions, UserLike
 from genrec.types import RecommendationList
 
@@ -76,8 +77,8 @@ class RecommendTask:
                 fail(position, failure_code(result), result)
             elif (first := self._recommender.stages[0].source) in result.failed_stages:
                 skipped = (notice for notice in result.notices if notice.code == "stage_skipped")
-                messages = (str(notice) for notice in skipped if notice.fields["stage"] == first)
-                fail(position, ENGINE_ERROR, next(messages, f"{first} did not answer"))
+                notice = next(notice for notice in skipped if notice.fields["stage"] == first)
+                fail(position, _failure_code_of_stage(notice), notice)
             elif not result.items:
                 fail(position, "nothing_allowed", "; ".join(map(str, result.notices)))
             else:
@@ -100,6 +101,12 @@ class RecommendTask:
             if len(users) == 1:
                 return [error]
             return [result for user in users for result in self._recommend([user])]
+
+
+def _failure_code_of_stage(notice: Notice) -> str:
+    """The code of a row that a stage skipped: what the row itself caused must not look like an engine that is down."""
+    is_input = notice.fields["error"] in (InputError.code, TemplateError.code)
+    return "unreadable" if is_input else ENGINE_ERROR
 
 
 def _table(lists: Mapping[int, RecommendationList], schema: pa.Schema) -> pa.Table:

@@ -11,7 +11,7 @@ from genrec import Catalog, Interactions, PopularityRanker, RankRequest, Recomme
 from genrec.batch.recommend import RecommendTask
 from genrec.batch.row import InputRow
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, InputError
+from genrec.errors import EngineError, InputError, TemplateError
 from genrec.types import Ranking
 
 
@@ -79,3 +79,33 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
         (0, "engine", "broken was skipped: the engine is gone")
     ]
     assert answers.sources == {"popularity": 3}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TemplateError("item has no price"), "unreadable"),
+        (InputError("it exceeds the memory budget"), "unreadable"),
+        (EngineError("the engine is gone"), "engine"),
+        (MemoryError(), "engine"),
+        (RuntimeError("CUDA error"), "engine"),
+    ],
+)
+def test_only_what_a_retry_may_mend_counts_as_an_engine_that_is_down(
+    shop: tuple[Catalog, Interactions], error: Exception, code: str
+) -> None:
+    """A run waits for its engine; a part whose rows all break the template would never be finished."""
+    catalog, interactions = shop
+    popularity = PopularityRanker(interactions.item_counts(catalog))
+
+    class Failing(PopularityRanker):
+        source = "failing"
+
+        def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
+            raise error
+
+    first = Failing(interactions.item_counts(catalog))
+    task = RecommendTask(Recommender(catalog, [first, popularity], interactions=interactions), 3, {})
+    rows = [InputRow({"history": [catalog.item_ids[0]]})]
+    (failure,) = task(rows, task.schema(iter(rows))).failures
+    assert failure.code == code
