@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from genrec.datasets.models import MODELS, cache_directory
 from genrec.errors import ArtifactError, GenrecError, MismatchError
 
+_PROBE_BYTES = 1 << 16  # bytes that are written to find out whether the cache can be written
 _MAX_CACHED_COUNTS = 8  # versions of the interactions whose counts stay in the cache
 
 _LOGGER = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ def cache_write_error(cache: Path) -> str | None:
     """Why a cache folder cannot be written; None if it can."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=cache):
-            return None
+        with TemporaryDirectory(dir=cache) as folder:
+            (Path(folder) / "probe").write_bytes(bytes(_PROBE_BYTES))  # a full disk has room for folders and no files
+        return None
     except OSError as error:
         return error.strerror or str(error)
 

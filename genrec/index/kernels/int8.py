@@ -7,6 +7,8 @@ Uses the AVX512-VNNI instruction VPDPBUSD, which adds 64 products at once (Intel
 Extensions). LLVM does not generate it from a loop, so it is called explicitly; other processors run a scalar loop.
 """
 
+from contextlib import suppress
+
 import llvmlite.binding as llvm
 import numba
 import numpy as np
@@ -31,9 +33,23 @@ _LLVM_VERSION = 22  # the version whose name and types of the intrinsic are used
 def compile_kernel(function, **options):
     """Compile a function at its first call, without the GIL; the result is cached if a cache folder is writable."""
     try:
-        return numba.njit(cache=True, nogil=True, **options)(function)
+        kernel = numba.njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # no folder is writable
         return numba.njit(nogil=True, **options)(function)
+    _ignore_full_disk(getattr(kernel, "_cache", None))
+    return kernel
+
+
+def _ignore_full_disk(cache):
+    """Let a compiled function be used although it cannot be saved: numba saves it during the first call."""
+    save = getattr(cache, "save_overload", None)
+
+    def save_if_possible(*arguments):
+        with suppress(OSError):
+            save(*arguments)
+
+    if save is not None:
+        cache.save_overload = save_if_possible
 
 
 def _has_vnni() -> bool:
