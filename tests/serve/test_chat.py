@@ -118,7 +118,9 @@ def test_failed_engine_fails_no_request(tmp_path: Path) -> None:
         assert chunks[-1] == "[DONE]"
         assert chunks[-2]["genrec"] == {"fallback": True}
         assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
-        assert chunks[1]["genrec"]["notices"] == whole["genrec"]["notices"] == ["generative was skipped"]
+        codes = [notice["code"] for notice in whole["genrec"]["notice_details"]]
+        assert codes == ["stage_skipped", "words_ignored"]  # no other stage reads words
+        assert chunks[1]["genrec"]["notices"] == whole["genrec"]["notices"]
         assert "secret" not in json.dumps([answer.json(), whole, chunks])  # neither causes nor notices of the pipeline
         assert "genrec_reply_fallbacks_total 2.0" in client.get("/metrics").text
 
