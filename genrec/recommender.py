@@ -17,6 +17,7 @@ from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.notices import Notice
 from genrec.prompting.template import Template, read_template
 from genrec.rankers.base import Ranker, RankRequest
+from genrec.rankers.failures import FailureLog
 from genrec.rankers.fallback import FallbackChain, PendingRequest
 from genrec.types import (
     History,
@@ -68,7 +69,7 @@ class Recommender:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.catalog = catalog
-        self._fallback_chain = FallbackChain(tuple(stages))
+        self._fallback_chain, self._failure_log = FallbackChain(tuple(stages)), FailureLog()
         self.interactions = interactions
         self._explanation_template = explanation or read_template("explanation")
         self._notices = tuple(notices)
@@ -125,7 +126,8 @@ class Recommender:
             explain: add to each item the history items that drove it and a sentence.
             deadline: seconds the answer may take. A model in this process checks the deadline between forward passes,
                 so one pass may overrun it; a call to a model elsewhere, such as vLLM, is abandoned at the deadline.
-                The last stage has no time limit; it takes milliseconds.
+                Stages without a model check it between batches of users, and always rank the first batch. Reasons
+                that are not found by then are left out. The last stage has no time limit; it takes milliseconds.
             on_unknown: for an unknown user or history item: `raise` raises an error; `skip` ignores the item and
                 returns an empty list for the user; `fallback` ignores the item and treats the user as new.
 
@@ -198,7 +200,8 @@ class Recommender:
             start = self._clock()
             resolved = self._resolve_users(users[first : first + _BATCH_SIZE], options.on_unknown)
             requests = [self._pending_request(user, options) for user in resolved]
-            self._fallback_chain.serve(requests, options.k, options.deadline)
+            is_late = first > 0 and options.deadline.remaining() < 0
+            self._fallback_chain.serve(requests, options.k, options.deadline, allow_late=not is_late)
             if explain:
                 for request in requests:
                     request.explain(self.catalog, self._explanation_template, options.deadline)
@@ -231,7 +234,8 @@ class Recommender:
         if resolved.known and count < options.k:
             notices.append(Notice("few_allowed", {"allowed": count, "k": options.k}))
         request = RankRequest(items, resolved.words, allowed, options.boost)
-        return PendingRequest(resolved.user_id, request, min(options.k, count), notices)
+        k = min(options.k, count)
+        return PendingRequest(resolved.user_id, request, k, notices, failure_log=self._failure_log)
 
     def _resolve_users(self, users: Sequence[UserLike], on_unknown: str) -> "list[_ResolvedUser]":
         """The history of each user in item indices; the items of all `History` values are looked up together."""

@@ -6,7 +6,6 @@ Each part is passed on as soon as it is there, so that the user sees the prefere
 list before the reply is written.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,12 +19,12 @@ from genrec.chat.preferences import Label, Preferences
 from genrec.data.catalog import Catalog
 from genrec.data.filter_syntax import Filter
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, InputError
+from genrec.errors import InputError
 from genrec.notices import Notice
+from genrec.rankers.failures import FailureLog, is_failure
 from genrec.recommender import Recommender
 from genrec.types import History, ItemId, Recommendation, RecommendationList, Role
 
-_LOGGER = logging.getLogger(__name__)
 _MAX_MESSAGE_LENGTH = 1000  # characters of a message that are read
 _MAX_LINKED_ITEMS = 100  # items of a reply that count as its list in a replay, so that forged replies cost no more time
 _NOTICES_OF_A_PART = ("few_allowed", "nothing_allowed")  # they count what one part of a list was allowed
@@ -69,7 +68,7 @@ class Advisor:
     ) -> None:
         self._recommender, self._k, self._ranking_timeout = recommender, k, ranking_timeout
         self._parser = parser or LexicalParser(recommender.catalog)
-        self._reply_generator = reply_generator
+        self._reply_generator, self._failure_log = reply_generator, FailureLog()
 
     @property
     def catalog(self) -> Catalog:
@@ -289,11 +288,10 @@ class Advisor:
         is_complete = False
         try:
             is_complete = self._reply_generator(context, emit, deadline)
-        except Exception as error:
-            if listener_failed:  # it ends the turn
+        except BaseException as error:
+            if listener_failed or not is_failure(error):  # the listener ends the turn
                 raise
-            if not isinstance(error, EngineError | InputError):  # these say that the model failed or cannot write this
-                _LOGGER.exception("the reply generator failed; the list is printed instead")
+            self._failure_log.log("reply", error)
             if pieces:
                 emit("\n\n")
         if not is_complete:

@@ -1,6 +1,7 @@
 """The command-line application: its commands, and how errors end it."""
 
 import errno
+import logging
 import os
 from typing import Annotated, Any
 
@@ -69,6 +70,7 @@ def _version(is_requested: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
@@ -76,6 +78,9 @@ def _options(
     # Threads that spin while they wait make a busy machine ten times slower, and an idle one no faster. torch reads
     # this variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Commands print notices of failed stages. Only a server has a log, and needs the tracebacks in it.
+    if context.invoked_subcommand != "serve":
+        logging.getLogger("genrec.rankers.failures").addHandler(logging.NullHandler())
 
 
 app.command("demo")(demo.demo)

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from genrec.decoding.bounds import LogProbArray, ScoreBound, renormalization_error, renormalize_over_children
-from genrec.errors import InputError
+from genrec.errors import EngineError, InputError
 from genrec.index.trie import TokenTrie
 from genrec.types import FloatArray, IntArray
 
@@ -46,6 +46,7 @@ class PriorPenalty:
 
         Raises:
             InputError: some tokens have no prior yet, or the kind is unknown.
+            EngineError: the prior of some tokens is infinite.
         """
         if score_kind not in ("model", "catalog"):
             raise InputError(f"score_kind is {score_kind!r}; choose model or catalog")
@@ -55,11 +56,16 @@ class PriorPenalty:
         """Check that every log-probability of a prior is known.
 
         Raises:
-            InputError: some are NaN or infinite.
+            InputError: some are NaN, so they were not measured.
+            EngineError: some are infinite, so the model gives their tokens no probability at all.
         """
-        if not np.isfinite(log_probs).all():
-            missing = int((~np.isfinite(log_probs)).sum())
-            raise InputError(f"{missing:,} tokens have no finite prior; call Prior.fill for their rows first")
+        if missing := int(np.isnan(log_probs).sum()):
+            raise InputError(f"{missing:,} tokens have no prior; call Prior.fill for their rows first")
+        if infinite := int(np.isinf(log_probs).sum()):
+            raise EngineError(
+                f"the model gives {infinite:,} tokens of the catalog a prior log-probability of minus infinity, which "
+                "no score can subtract; check its weights, or set prior to 0"
+            )
 
     @cached_property
     def _model_bound(self) -> "ScoreBound":

@@ -92,13 +92,15 @@ class BlendRanker(DenseRanker):
         Args:
             requests: U requests.
             k: list length.
-            deadline: ignored; scoring takes milliseconds.
+            deadline: checked between groups of requests whose scores fit into the memory above; the first group is
+                ranked even if it has passed.
 
         Returns:
             U rankings, best first, ties in catalog order; shorter than k if fewer items are allowed or known.
 
         Raises:
             InputError: k is below 1.
+            DeadlineExceededError: the deadline passed before the last group.
         """
         check_count("k", k)
         rankings: list[Ranking] = []
@@ -106,6 +108,8 @@ class BlendRanker(DenseRanker):
         size = max(1, requests[0].allowed.universe) if requests else 1
         batch_size = max(1, _MAX_SCORES_IN_MEMORY // (size * len(names)))
         for start in range(0, len(requests), batch_size):
+            if start:
+                deadline.check()
             batch = requests[start : start + batch_size]
             tables = np.empty((len(names), len(batch), size))
             total = self._weighted_sum(batch, tables)

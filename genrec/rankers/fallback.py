@@ -1,10 +1,10 @@
 """The fallback chain: rankers that serve a request one after the other until its list is full.
 
-A stage that cannot rank a request, fails in whatever way, or exceeds its time limit is skipped. If a stage returns
-fewer items than requested, the next stage fills the list. The last stage ranks every request.
+A stage that cannot rank a request, fails in whatever way (see `genrec.rankers.failures`), or exceeds its time limit is
+skipped; only arguments of the caller raise, before the first stage. If a stage returns fewer items than requested, the
+next stage fills the list. The last stage ranks every request.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,15 +12,15 @@ import numpy as np
 
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
-from genrec.errors import DeadlineExceededError, EngineError, GenrecError, InputError
+from genrec.errors import DeadlineExceededError, EngineError, InputError
 from genrec.notices import Notice
 from genrec.prompting.template import Template
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.explain import find_drivers, render_reason
+from genrec.rankers.failures import FailureLog, failure_code, failure_reason, is_failure
 from genrec.types import Driver, FloatArray, IntArray, Ranking, Recommendation, RecommendationList, UserId
 
 _STAGE_TIME_SHARE = 0.6  # of the remaining time, for each stage but the last
-_LOGGER = logging.getLogger(__name__)
 _MAX_QUOTED_WORDS = 100
 _BATCH_SIZE = 32  # requests per call of a ranker; finished batches are kept when the time limit passes
 
@@ -35,14 +35,24 @@ class FallbackChain:
         if not self.stages:
             raise InputError("the fallback chain is empty; end it with a PopularityRanker")
 
-    def serve(self, requests: "Sequence[PendingRequest]", k: int, deadline: Deadline) -> None:
-        """Pass the requests through the stages until their lists are full; the last stage has no time limit."""
+    def serve(
+        self, requests: "Sequence[PendingRequest]", k: int, deadline: Deadline, *, allow_late: bool = True
+    ) -> None:
+        """Pass the requests through the stages until their lists are full; the last stage has no time limit.
+
+        Args:
+            requests: the requests.
+            k: greatest list length.
+            deadline: when all stages but the last must stop.
+            allow_late: give the first batch to a stage even if its time limit has passed, so that stages that need
+                milliseconds rank a late request; a slow one notices the deadline itself.
+        """
         for ranker in self.stages[:-1]:
             limit = deadline
             if np.isfinite(deadline.at):
                 limit = Deadline(deadline.clock() + _STAGE_TIME_SHARE * deadline.remaining(), deadline.clock)
-            _run_stage(ranker, requests, k, limit)
-        _run_stage(self.stages[-1], requests, k, Deadline.never())
+            _run_stage(ranker, requests, k, limit, allow_late)
+        _run_stage(self.stages[-1], requests, k, Deadline.never(), allow_late)
         for request in requests:
             if request.n_missing:
                 request.add_notice(Notice("items_missing", {"count": request.n_missing}))
@@ -74,6 +84,7 @@ class PendingRequest:
         proven, compared: of the first result; see `RecommendationList`.
         tokens: tokens computed so far.
         failed_stages: the stages that failed or exceeded their time limit.
+        failure_log: logs the failures.
     """
 
     user_id: UserId | None
@@ -85,6 +96,7 @@ class PendingRequest:
     compared: int = 0
     tokens: int = 0
     failed_stages: list[str] = field(default_factory=list)
+    failure_log: FailureLog = field(default_factory=FailureLog)
 
     @property
     def n_missing(self) -> int:
@@ -95,7 +107,7 @@ class PendingRequest:
     def words_ignored(self) -> bool:
         """Whether the user asked for something in words, and no ranker that served the list reads words."""
         readers = [result for result in self.results if getattr(result.ranker, "reads_words", True)]
-        return bool(self.request.words and self.results and not readers)
+        return bool(self.request.words.strip() and self.results and not readers)
 
     @property
     def remaining_request(self) -> RankRequest:
@@ -119,15 +131,20 @@ class PendingRequest:
             StageResult(ranker, ranking.item_indices[:count], ranking.scores[:count], ranking.main_signals[:count])
         )
 
-    def record_failure(self, ranker: Ranker, error: Exception) -> None:
+    def record_failure(self, ranker: Ranker, error: BaseException) -> None:
         """Record that a stage was skipped, and why."""
         self.failed_stages.append(ranker.source)
-        self.add_notice(Notice("stage_skipped", _failure_fields(ranker, error)))
+        self.add_notice(Notice("stage_skipped", self._log_failure(ranker, error)))
 
     def add_notice(self, notice: Notice) -> None:
         """Add a notice to the caller, unless it is there already."""
         if notice not in self.notices:
             self.notices.append(notice)
+
+    def _log_failure(self, ranker: Ranker, error: BaseException) -> dict[str, object]:
+        """Log a failure, and return the fields of its notice."""
+        self.failure_log.log(ranker.source, error)
+        return {"stage": ranker.source, "reason": failure_reason(error), "error": failure_code(error)}
 
     def explain(self, catalog: Catalog, template: Template, deadline: Deadline) -> None:
         """Find the drivers of each item with the ranker that ranked it, and render the reasons."""
@@ -135,13 +152,11 @@ class PendingRequest:
             try:
                 deadline.check()
                 drivers = find_drivers(result.ranker, self.request, result.item_indices, catalog, deadline=deadline)
-                explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
-            except Exception as error:
-                if not isinstance(error, GenrecError):
-                    _LOGGER.error("the explanation of items from %s failed", result.ranker.source, exc_info=error)
-                self.add_notice(Notice("explanation_skipped", _failure_fields(result.ranker, error)))
-            else:
-                result.explanations = explanations
+                result.explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
+                self.add_notice(Notice("explanation_skipped", self._log_failure(result.ranker, error)))
 
     def to_recommendation_list(self, catalog: Catalog, notices: Sequence[Notice], seconds: float) -> RecommendationList:
         """The recommendations, with further notices and the time that the request took."""
@@ -162,74 +177,66 @@ class PendingRequest:
         )
 
 
-def _run_stage(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
-    """Rank the requests that are not full with one stage, in batches."""
-    failures: list[Exception] = []
-    able = [pending for pending in requests if pending.n_missing and _can_rank(ranker, pending, failures)]
+def _run_stage(
+    ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline, allow_late: bool
+) -> None:
+    """Rank the requests that are not full with one stage, in batches; see `FallbackChain.serve`."""
+    able = [pending for pending in requests if pending.n_missing and _can_rank(ranker, pending)]
     for start in range(0, len(able), _BATCH_SIZE):
-        failures += _run_batch(ranker, able[start : start + _BATCH_SIZE], k, deadline)
-    unexpected = [error for error in failures if not isinstance(error, DeadlineExceededError)]
-    if unexpected:
-        traceback = None if isinstance(unexpected[0], EngineError) else unexpected[0]
-        _LOGGER.warning(
-            "stage %s failed for %d of %d requests, the first time with %s",
-            *(ranker.source, len(unexpected), len(requests), _describe(unexpected[0])),
-            exc_info=traceback,
-        )
+        batch = able[start : start + _BATCH_SIZE]
+        if deadline.remaining() < 0 and (start or not allow_late):
+            _record_failure(ranker, batch, DeadlineExceededError("the deadline passed during earlier requests"))
+        else:
+            _run_batch(ranker, batch, k, deadline)
 
 
-def _can_rank(ranker: Ranker, pending: PendingRequest, failures: list[Exception]) -> bool:
+def _can_rank(ranker: Ranker, pending: PendingRequest) -> bool:
     try:
         return ranker.can_rank(pending.request)
-    except Exception as error:  # noqa: BLE001 - the next stage answers
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         pending.record_failure(ranker, error)
-        failures.append(error)
         return False
 
 
-def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> list[Exception]:
-    """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others.
-
-    Returns:
-        An error for each request that failed.
-    """
+def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadline: Deadline) -> None:
+    """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others."""
     asked = [pending.remaining_request for pending in requests]
     try:
         rankings = ranker.rank(asked, k, deadline=deadline)
         for request, ranking in zip(asked, rankings, strict=True):
             _check_ranking(request, ranking)
-    except Exception as error:  # noqa: BLE001 - the next stage answers
-        if len(requests) > 1 and not isinstance(error, DeadlineExceededError):
-            return [failure for pending in requests for failure in _run_batch(ranker, [pending], k, deadline)]
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        if len(requests) == 1 or isinstance(error, DeadlineExceededError) or deadline.remaining() < 0:
+            _record_failure(ranker, requests, error)
+            return
+        requests[0].failure_log.log(ranker.source, error)
         for pending in requests:
-            pending.record_failure(ranker, error)
-        return [error] * len(requests)
-    for pending, ranking in zip(requests, rankings, strict=True):
-        pending.add_ranking(ranker, ranking)
-    return []
+            _run_batch(ranker, [pending], k, deadline)
+    else:
+        for pending, ranking in zip(requests, rankings, strict=True):
+            pending.add_ranking(ranker, ranking)
+
+
+def _record_failure(ranker: Ranker, requests: Sequence[PendingRequest], error: BaseException) -> None:
+    for pending in requests:
+        pending.record_failure(ranker, error)
 
 
 def _check_ranking(request: RankRequest, ranking: Ranking) -> None:
     """Check what a stage returned, because a broken model or a ranker of the caller may return anything.
 
     Raises:
-        EngineError: a score is not finite, an item is not allowed, or an item is ranked twice.
+        EngineError: a score is not finite, an item is not allowed or ranked twice, or some items have no main signal.
     """
     if len(ranking.scores) != len(ranking.item_indices) or not np.isfinite(ranking.scores).all():
         raise EngineError("the scores of its items are missing or not finite; check the model's weights")
+    if len(ranking.main_signals) not in (0, len(ranking.item_indices)):
+        raise EngineError("it named the main signals of some of its items only; correct the ranker")
     if len(np.unique(ranking.item_indices)) < len(ranking.item_indices):
         raise EngineError("it ranked an item twice; correct the ranker")
     if not np.all(request.allowed.contains(ranking.item_indices)):
         raise EngineError("it ranked an item that is not allowed; correct the ranker")
-
-
-def _failure_fields(ranker: Ranker, error: Exception) -> dict[str, object]:
-    """The fields of a notice about an error inside a stage."""
-    code = error.code if isinstance(error, GenrecError) else "unexpected_error"
-    return {"stage": ranker.source, "reason": _describe(error), "error": code}
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, DeadlineExceededError):
-        return "deadline exceeded"
-    return str(error) if isinstance(error, GenrecError) else f"{type(error).__name__}: {error}"

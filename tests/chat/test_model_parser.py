@@ -54,13 +54,21 @@ def test_parsed_preferences_refer_only_to_the_message(
     parser(message, conversation())
 
 
+class BrokenBackend(TableBackend):
+    """A model that fails as no backend of genrec does."""
+
+    def generate(self, requests: Any, **_: Any) -> Any:
+        raise RuntimeError("CUDA error")
+
+
 @pytest.mark.model
+@pytest.mark.parametrize("backend", [TableBackend(49_152, fails=True), BrokenBackend(49_152)])
 def test_lexical_parser_is_used_when_the_model_fails(
-    tokenizer: HuggingFaceTokenizer, compiler: GrammarCompiler
+    tokenizer: HuggingFaceTokenizer, compiler: GrammarCompiler, backend: TableBackend
 ) -> None:
     """A user who is partly understood is better served than one who gets an error."""
     rules = LexicalParser(CATALOG)
-    parser = ModelParser(TableBackend(tokenizer.vocab_size, fails=True), tokenizer, compiler, rules)
+    parser = ModelParser(backend, tokenizer, compiler, rules)
     for message in ("no rugs", "something for tea, not the first", "a mug"):
         assert parser(message, conversation()) == rules(message, conversation())
 

@@ -109,5 +109,5 @@ def test_missing_or_mismatched_prior_raises() -> None:
             PriorPenalty(trie, np.zeros(len(trie.tokens)), weight)
     steps = np.zeros(len(trie.tokens))
     steps[3] = np.nan
-    with pytest.raises(InputError, match="1 tokens have no finite prior"):
+    with pytest.raises(InputError, match="1 tokens have no prior"):
         PriorPenalty(trie, steps, 1.0).score_bound("model")

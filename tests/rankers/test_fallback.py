@@ -87,7 +87,7 @@ def test_a_failure_inside_a_stage_costs_only_its_own_request_that_stage(
     assert ill.failed_stages == ("generative",)
     assert [notice.code for notice in ill.notices] == ["stage_skipped"]
     assert not well.notices
-    assert len([record for record in caplog.records if record.name == "genrec.rankers.fallback"]) == 1
+    assert len([record for record in caplog.records if record.name == "genrec.rankers.failures"]) == 1
 
 
 def test_a_stage_that_cannot_say_whether_it_can_rank_is_skipped() -> None:

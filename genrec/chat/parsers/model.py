@@ -9,7 +9,6 @@ or a word of the clause that it is about. So it cannot state anything that the u
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -21,9 +20,10 @@ from genrec.chat.parsers.clauses import MAX_CLAUSES
 from genrec.chat.parsers.lexical import LexicalParser
 from genrec.chat.preferences import Preferences
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, InputError
+from genrec.errors import EngineError
 from genrec.prompting.template import Template, one_line, read_template
 from genrec.prompting.tokenizer import Tokenizer
+from genrec.rankers.failures import FailureLog, is_failure
 from genrec.types import IntArray, Recommendation
 
 PreferenceKind = Literal["looks for", "likes", "dislikes", "rules out", "nothing"]
@@ -66,6 +66,7 @@ class ModelParser:
         schema_compiler: compiles schemas for this tokenizer.
         lexical_parser: the rules that are applied first.
         template: renders the prompt from `said`, a clause, and `items`, the items shown last, each with `title`.
+        failure_log: logs the failures of the model.
     """
 
     backend: Backend = field(repr=False)
@@ -73,6 +74,7 @@ class ModelParser:
     schema_compiler: SchemaCompiler = field(repr=False)
     lexical_parser: LexicalParser = field(repr=False)
     template: Template = field(default_factory=lambda: read_template("read-wishes"), repr=False)
+    failure_log: FailureLog = field(default_factory=FailureLog, repr=False)
 
     def __call__(self, message: str, conversation: Conversation, deadline: Deadline | None = None) -> Preferences:
         """The preferences after a message.
@@ -85,8 +87,12 @@ class ModelParser:
         for position, clause in enumerate(clauses):
             parsed = ParsedClause("looks for")
             if position < MAX_CLAUSES:
-                with suppress(EngineError, InputError):
+                try:
                     parsed = self.parse_clause(clause, conversation.shown, deadline)
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
+                    self.failure_log.log("parser", error)
             preferences = _apply(parsed, preferences, conversation.shown)
             phrases += [clause] if parsed.kind == "looks for" else []
         return preferences.with_words(", ".join(phrases)) if phrases else preferences
