@@ -324,9 +324,9 @@ def test_filters_are_exact_and_compiled_once(shop: Any, monkeypatch: Any) -> Non
     compiled: list[Any] = []
     where = type(catalog).where
 
-    def counted(self: Any, expression: Any) -> Any:
+    def counted(self: Any, expression: Any, **options: Any) -> Any:
         compiled.append(expression)
-        return where(self, expression)
+        return where(self, expression, **options)
 
     monkeypatch.setattr(type(catalog), "where", counted)
     ranker = _RecordingRanker()
