@@ -31,6 +31,10 @@ SENTENCES: Mapping[str, str] = {
     "cache_not_writable": "the cache folder cannot be written, so slow results are computed again at every start",
     "no_language_model": "no language model",
     "no_embedding_ranker": "no embedding ranker",
+    "reasoning_skipped": (
+        "the model's chat template opens answers with {generation_prompt!r}: the model was trained to reason first, "
+        "and answers without reasoning here"
+    ),
     # differences between an adapter's training and serving
     "adapter_differs": "the adapter was trained with {name} {trained:.12}, but serves {name} {served:.12}",
     "adapter_setting_differs": "the adapter was trained with {name} = {trained:g}, but serves with {served:g}",

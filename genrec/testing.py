@@ -24,9 +24,16 @@ class ByteTokenizer:
     eos_token_id = 256
     control_token_ids = (256, 257, 258, 259)
 
+    def __init__(self) -> None:
+        self.answer_end: IntArray = np.array([self.eos_token_id])
+
     def encode_text(self, text: str) -> IntArray:
         """The bytes of a text, int64."""
         return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8).astype(np.int64)
+
+    def encode_answer(self, text: str) -> IntArray:
+        """The bytes of a text, int64."""
+        return self.encode_text(text)
 
     def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
         """Each message as its role's token and its bytes; the answer's message is open at the end."""

@@ -188,8 +188,11 @@ def test_implementations_do_not_know_each_other() -> None:
             "types decoding.bounds decoding.search_request index.kernels.numpy data.subset index.trie",
         ),
         ("index.kernels.numpy", "types"),
-        ("prompting.chat_format", "errors types"),
-        ("prompting.tokenizer", "errors types prompting.chat_format"),
+        ("prompting.chat_format", "errors types prompting.chat_template"),
+        (
+            "prompting.tokenizer",
+            "errors notices types prompting.chat_format prompting.chat_template prompting.word_prefix",
+        ),
         ("backends.base", "types deadline backends.provenance"),
         (
             "backends.transformers",

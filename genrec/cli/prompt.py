@@ -148,10 +148,16 @@ class _NullTokenizer:
     vocab_size = eos_token_id = 0
     control_token_ids: tuple[int, ...] = ()
 
+    def __init__(self) -> None:
+        self.answer_end = self.encode_text("")
+
     def encode_text(self, text: str) -> "IntArray":
         import numpy as np
 
         return np.empty(0, dtype=np.int64)
+
+    def encode_answer(self, text: str) -> "IntArray":
+        return self.encode_text(text)
 
     def encode_prompt(self, prompt: "Sequence[Message]") -> "IntArray":
         return self.encode_text("")

@@ -56,7 +56,7 @@ class TitleIdentifiers:
         self, catalog: Catalog, tokenizer: Tokenizer, *, is_taken: Callable[[IntArray], bool] | None = None
     ) -> list[IntArray]:
         """Token ids of every item, in catalog order; distinct, each closed by the tokenizer's end token."""
-        end = np.array([tokenizer.eos_token_id])
+        end = tokenizer.answer_end
 
         def clashing() -> list[list[int]]:
             return _conflict_groups(bodies, None if is_taken is None else lambda body: is_taken(_concat(body, end)))
@@ -86,7 +86,7 @@ class TitleIdentifiers:
 
     def _encode_title(self, title: str, tokenizer: Tokenizer) -> IntArray:
         # The first tokens never need more characters than this; otherwise a title of 4 MB would be encoded in full.
-        return tokenizer.encode_text(one_line(title[: 64 * self.max_tokens]))[: self.max_tokens]
+        return tokenizer.encode_answer(one_line(title[: 64 * self.max_tokens]))[: self.max_tokens]
 
 
 _MAX_SUFFIX_LENGTH = 40  # longer attributes and ids are not used as suffixes

@@ -151,7 +151,7 @@ class SemanticIdentifiers:
             )
         codes = self._quantize(catalog.titles)
         rows = np.take_along_axis(self._codebook_tokens, codes.T, axis=1).T
-        end, counts, sequences = np.array([tokenizer.eos_token_id]), dict[bytes, int](), []
+        end, counts, sequences = tokenizer.answer_end, dict[bytes, int](), []
         for item, row in enumerate(rows):
             key = row.tobytes()
             while True:

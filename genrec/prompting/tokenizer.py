@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +15,14 @@ import numpy as np
 import tokenizers
 
 from genrec.errors import ArtifactError
+from genrec.notices import Notice
 from genrec.prompting.chat_format import ChatFormat
+from genrec.prompting.chat_template import ChatTemplate, ChatTemplateSettings, read_chat_template
+from genrec.prompting.word_prefix import (
+    continuing_tokenizer,
+    prefixes_first_word_only,
+    with_first_word_prefix_only,
+)
 from genrec.types import IntArray, Message, Span
 
 
@@ -23,16 +33,22 @@ class Tokenizer(Protocol):
         fingerprint: identifies the vocabulary; an index works only with the tokenizer that it was built with.
         vocab_size: the number of token ids.
         eos_token_id: the control token that ends an answer.
+        answer_end: what stands behind an answer, int64 [E]: usually `eos_token_id` alone, always with it at the end.
         control_token_ids: all control tokens; text is never encoded to one of them.
     """
 
     fingerprint: str
     vocab_size: int
     eos_token_id: int
+    answer_end: IntArray
     control_token_ids: tuple[int, ...]
 
     def encode_text(self, text: str) -> IntArray:
         """Encode untrusted text: int64 [T], never a control token."""
+        ...
+
+    def encode_answer(self, text: str) -> IntArray:
+        """Encode the untrusted text of an answer as it stands behind a prompt: int64 [T], never a control token."""
         ...
 
     def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
@@ -42,6 +58,15 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Decode token ids to text for display; never use it as a key."""
         ...
+
+
+@dataclass(frozen=True)
+class _ControlToken:
+    """A control token, and whether it takes the white space before and after it out of the text."""
+
+    token_id: int
+    strips_left: bool
+    strips_right: bool
 
 
 class HuggingFaceTokenizer:
@@ -54,59 +79,108 @@ class HuggingFaceTokenizer:
         tokenizer_json: the text of `tokenizer.json`.
         chat_template: the Jinja source of the chat template; None for a base model.
         bos_token, eos_token: the tokens at the start and the end of a text.
+        special_tokens: further variables of the chat template, such as `pad_token`.
+        settings: how the chat template is rendered.
 
     Attributes:
         tokenizer_json: the text of `tokenizer.json`, for libraries that parse it themselves.
+        chat_fingerprint: identifies how prompts are formatted.
+        notices: what a user should know about the chat template, such as reasoning that cannot be switched off.
 
     Raises:
-        ArtifactError: the tokenizer is damaged, has no end token, or cannot separate text from control tokens.
+        ArtifactError: the tokenizer is damaged, has no end token, or cannot separate text from control tokens; the
+            chat template is not valid.
     """
 
-    def __init__(self, tokenizer_json: str, *, chat_template: str | None, bos_token: str, eos_token: str) -> None:
+    def __init__(
+        self,
+        tokenizer_json: str,
+        *,
+        chat_template: str | None,
+        bos_token: str,
+        eos_token: str,
+        special_tokens: Mapping[str, str] | None = None,
+        settings: ChatTemplateSettings | None = None,
+    ) -> None:
         try:
             document = json.loads(tokenizer_json)
             added = document["added_tokens"]
             document.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
             self._text_tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
-            self._control_tokens = {token["content"]: int(token["id"]) for token in added if not self._is_text(token)}
+            self._continuing_tokenizer = continuing_tokenizer(document) or self._text_tokenizer
+            first_only = prefixes_first_word_only(document)
+            self._inner_tokenizer = self._continuing_tokenizer if first_only else self._text_tokenizer
+            self._control_tokens = {
+                token["content"]: _ControlToken(int(token["id"]), bool(token.get("lstrip")), bool(token.get("rstrip")))
+                for token in added
+                if not self._is_text(token)
+            }
         except ArtifactError:
             raise
         except Exception as error:  # tokenizers raises bare Exception
             raise ArtifactError(f"cannot read the tokenizer: {error}; fetch the model again") from error
-        self.control_token_ids = tuple(sorted(self._control_tokens.values()))
-        self._chat_format = ChatFormat(chat_template, bos_token=bos_token, eos_token=eos_token)
+        control_token_ids = [token.token_id for token in self._control_tokens.values()]
+        self.control_token_ids = tuple(sorted(control_token_ids))
+        settings = settings or ChatTemplateSettings()
+        variables = {"bos_token": bos_token, "eos_token": eos_token, **(special_tokens or {})}
+        template = None if chat_template is None else ChatTemplate(chat_template, variables, settings)
+        self._chat_format = ChatFormat(template, bos_token=bos_token)
         self.tokenizer_json = tokenizer_json
-        self.vocab_size = 1 + max([*self._control_tokens.values(), *self._text_tokenizer.get_vocab().values()])
+        self.vocab_size = 1 + max([*control_token_ids, *self._text_tokenizer.get_vocab().values()])
         self.eos_token_id = self._find_eos_token_id(eos_token)
-        self.fingerprint = hashlib.sha256(f"{self.eos_token_id}\n{tokenizer_json}".encode()).hexdigest()
+        self._answer_layout, closing = self._find_answer_layout()
+        self.answer_end = np.array([*closing, self.eos_token_id], dtype=np.int64)
+        is_plain = self._answer_layout is _AnswerLayout.APART and not closing
+        layout = "" if is_plain else f"{self._answer_layout.value} {closing}\n"
+        self.fingerprint = hashlib.sha256(f"{layout}{self.eos_token_id}\n{tokenizer_json}".encode()).hexdigest()
+        self.chat_fingerprint = hashlib.sha256(f"{chat_template}\n{variables}\n{settings}".encode()).hexdigest()
 
     @classmethod
-    def from_directory(cls, directory: str | Path) -> "HuggingFaceTokenizer":
-        """Read tokenizer.json, tokenizer_config.json and chat_template.jinja as Hugging Face saves them.
+    def from_directory(
+        cls, directory: str | Path, settings: ChatTemplateSettings | None = None
+    ) -> "HuggingFaceTokenizer":
+        """Read tokenizer.json, tokenizer_config.json and the chat template as Hugging Face saves them.
 
         Raises:
-            ArtifactError: a file is missing or damaged, or the tokenizer cannot separate text from control tokens.
+            ArtifactError: a file is missing or damaged, the tokenizer cannot separate text from control tokens, or
+                several chat templates exist and none has the name that was asked for.
         """
         directory = Path(directory)
         try:
             tokenizer_json = (directory / "tokenizer.json").read_text(encoding="utf-8")
             config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-            template_file = directory / "chat_template.jinja"
-            template = template_file.read_text(encoding="utf-8") if template_file.is_file() else None
-            begin, end = (
-                token["content"] if isinstance(token, dict) else token or ""
-                for token in (config.get("bos_token"), config.get("eos_token"))
-            )
-            template = template or config.get("chat_template")
-        except (OSError, ValueError, LookupError, AttributeError) as error:
+            template = read_chat_template(directory, config, None if settings is None else settings.name)
+            if config.get("legacy") is False and str(config.get("tokenizer_class")).startswith("LlamaTokenizer"):
+                tokenizer_json = with_first_word_prefix_only(tokenizer_json)
+            special_tokens = {
+                name: token["content"] if isinstance(token, dict) else token
+                for name in ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+                if (token := config.get(name)) is not None
+            }
+        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
             raise ArtifactError(f"no readable tokenizer in {directory}: {error}; fetch the model again") from error
-        return cls(tokenizer_json, chat_template=template, bos_token=begin, eos_token=end)
+        return cls(
+            tokenizer_json,
+            chat_template=template,
+            bos_token=special_tokens.get("bos_token", ""),
+            eos_token=special_tokens.get("eos_token", ""),
+            special_tokens=special_tokens,
+            settings=settings,
+        )
+
+    @cached_property
+    def notices(self) -> tuple[Notice, ...]:
+        """What a user should know about the chat template."""
+        skipped = self._chat_format.skipped_generation_prompt()
+        return (Notice("reasoning_skipped", {"generation_prompt": skipped}),) if skipped else ()
 
     def encode_text(self, text: str) -> IntArray:
         """Encode untrusted text: int64 [T], never a control token."""
-        token_ids = np.asarray(self._text_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
-        # The token for unknown characters may be a control token; drop it.
-        return token_ids[~np.isin(token_ids, self.control_token_ids)]
+        return self._encode(self._text_tokenizer, text)
+
+    def encode_answer(self, text: str) -> IntArray:
+        """Encode the untrusted text of an answer as it stands behind a prompt: int64 [T], never a control token."""
+        return self._encode_answer(self._answer_layout, text)
 
     def encode_spans(self, spans: Sequence[Span]) -> IntArray:
         """Encode adjacent spans: int64 [T], with control tokens only where a trusted span names them.
@@ -114,16 +188,18 @@ class HuggingFaceTokenizer:
         Text between two control tokens is encoded in one piece across spans, as the model saw it in training.
         """
         token_ids: list[int] = []
-        text = ""
+        text, strips = "", False
         for span in spans:
             pieces = self._control_pattern.split(span.text) if span.trusted else [span.text]
             for piece in pieces:
-                if span.trusted and piece in self._control_tokens:
-                    token_ids += [*self.encode_text(text).tolist(), self._control_tokens[piece]]
-                    text = ""
-                else:
-                    text += piece
-        token_ids += self.encode_text(text).tolist()
+                token = self._control_tokens.get(piece) if span.trusted else None
+                if token is None:
+                    text += piece.lstrip() if strips and not text else piece
+                    continue
+                token_ids += self._encode_segment(text.rstrip() if token.strips_left else text, not token_ids)
+                token_ids.append(token.token_id)
+                text, strips = "", token.strips_right
+        token_ids += self._encode_segment(text, not token_ids)
         return np.asarray(token_ids, dtype=np.int64)
 
     def encode_prompt(self, prompt: Sequence[Message]) -> IntArray:
@@ -134,11 +210,14 @@ class HuggingFaceTokenizer:
         Raises:
             ArtifactError: the chat template rejects the roles of the messages.
         """
-        return self.encode_spans(self._chat_format.spans(prompt))
+        spans = self._chat_format.spans(prompt)
+        if self._answer_layout.moves_spaces:
+            spans = _without_trailing_spaces(spans)
+        return self.encode_spans(spans)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Decode token ids to text for display; never use it as a key."""
-        names = {token_id: token for token, token_id in self._control_tokens.items()}
+        names = {token.token_id: content for content, token in self._control_tokens.items()}
         pieces: list[str] = []
         plain: list[int] = []
         for token_id in map(int, token_ids):
@@ -148,6 +227,47 @@ class HuggingFaceTokenizer:
             else:
                 plain.append(token_id)
         return "".join([*pieces, self._text_tokenizer.decode(plain)])
+
+    def _encode(self, tokenizer: tokenizers.Tokenizer, text: str) -> IntArray:
+        token_ids = np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        # The token for unknown characters may be a control token; drop it.
+        return token_ids[~np.isin(token_ids, self.control_token_ids)]
+
+    def _encode_segment(self, text: str, first: bool) -> list[int]:
+        """Encode the text between two control tokens; some tokenizers write a space before the first text only."""
+        token_ids: list[int] = self._encode(self._text_tokenizer if first else self._inner_tokenizer, text).tolist()
+        return token_ids
+
+    def _encode_answer(self, layout: "_AnswerLayout", text: str) -> IntArray:
+        if layout is _AnswerLayout.CONTINUED:
+            return self._encode(self._continuing_tokenizer, text)
+        return self._encode(self._text_tokenizer, f" {text}" if layout is _AnswerLayout.SPACE_BEFORE else text)
+
+    def _find_answer_layout(self) -> "tuple[_AnswerLayout, list[int]]":
+        """Find how prompt, answer and end, encoded apart, have the tokens of all of them encoded together.
+
+        Raises:
+            ArtifactError: the chat template rejects a message of the user.
+
+        Returns:
+            The layout that does so for most answers (punctuation may join the end of a prompt), and the tokens that the
+            chat template writes between an answer and its end token.
+        """
+        spans = self._chat_format.spans([Message("user", (Span("q", trusted=False),))])
+        closing_text = self._control_pattern.split(self._text_after_answer())[0]
+        together, closings = [], []
+        for answer in _PROBE_ANSWERS:
+            token_ids = self.encode_spans([*spans, Span(answer, trusted=False)]).tolist()
+            closed = self.encode_spans([*spans, Span(answer + closing_text, trusted=False)]).tolist()
+            together.append(token_ids)
+            closings.append(closed[len(token_ids) :] if closed[: len(token_ids)] == token_ids else None)
+        closing = closings[0] if closings[0] and all(other == closings[0] for other in closings) else []
+        matches: dict[_AnswerLayout, int] = {}
+        for layout in _AnswerLayout:
+            prompt = self.encode_spans(_without_trailing_spaces(spans) if layout.moves_spaces else spans).tolist()
+            apart = [[*prompt, *self._encode_answer(layout, answer).tolist()] for answer in _PROBE_ANSWERS]
+            matches[layout] = sum(map(operator.eq, apart, together))
+        return max(matches, key=matches.__getitem__), closing
 
     def _is_text(self, token: Mapping[str, Any]) -> bool:
         """Whether an added token, such as a run of line breaks, also encodes ordinary text."""
@@ -165,11 +285,38 @@ class HuggingFaceTokenizer:
         longest_first = sorted(self._control_tokens, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
+    def _text_after_answer(self) -> str:
+        try:
+            return self._chat_format.text_after_answer()
+        except ArtifactError:
+            return ""  # some templates reject an answer at the end
+
     def _find_eos_token_id(self, eos_token: str) -> int:
         """The control token that the chat template writes after an answer; without one, the tokenizer's end token."""
-        for piece in self._control_pattern.split(self._chat_format.text_after_answer()):
+        for piece in self._control_pattern.split(self._text_after_answer()):
             if piece in self._control_tokens:
-                return self._control_tokens[piece]
+                return self._control_tokens[piece].token_id
         if eos_token in self._control_tokens:
-            return self._control_tokens[eos_token]
+            return self._control_tokens[eos_token].token_id
         raise ArtifactError("the tokenizer has no end token; set eos_token in tokenizer_config.json")
+
+
+class _AnswerLayout(Enum):
+    """How an answer is encoded, apart from its prompt, to the tokens that it has behind it."""
+
+    APART = "apart"  # as a text of its own
+    CONTINUED = "continued"  # as text that is not the first of its document
+    SPACE_DROPPED = "space dropped"  # as a text of its own, behind a prompt that loses its last spaces
+    SPACE_BEFORE = "space before"  # with the space that the prompt ends with
+
+    @property
+    def moves_spaces(self) -> bool:
+        """Whether the prompt is encoded without the spaces at its end."""
+        return self in (_AnswerLayout.SPACE_DROPPED, _AnswerLayout.SPACE_BEFORE)
+
+
+_PROBE_ANSWERS = ("Alien", "the matrix", "2001: A Space Odyssey (1968)", "(Untitled)", "\u00c9toile", "\u6620\u753b")
+
+
+def _without_trailing_spaces(spans: Sequence[Span]) -> list[Span]:
+    return [*spans[:-1], Span(spans[-1].text.rstrip(" "), spans[-1].trusted)] if spans else []

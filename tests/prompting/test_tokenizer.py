@@ -163,7 +163,7 @@ def test_every_message_reaches_the_model_in_order() -> None:
 @pytest.mark.parametrize(
     ("chat_template", "message"),
     [
-        ("{{ messages[-1].content }}", "does not show the messages user, assistant once and in order"),
+        ("{{ messages[-1].content }}", "does not show the messages user once and in order"),
         ("{% for m in messages|reverse %}{{ m.content }}{% endfor %}", "once and in order"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "once and in order"),
         (CHATML.replace("m.content }}", "m.content|replace('\ue001', '') }}"), "once and in order"),
@@ -172,7 +172,7 @@ def test_every_message_reaches_the_model_in_order() -> None:
             "rejects the roles .*no system role; use a prompt template with",
         ),
         ("{{ messages[0].colour.name }}" + CHATML, "rejects the roles"),
-        ("{% for m in messages %}", "rejects the roles"),
+        ("{% for m in messages %}", "chat template is not valid"),
     ],
 )
 def test_chat_templates_that_lose_or_move_messages_are_rejected(chat_template: str, message: str) -> None:

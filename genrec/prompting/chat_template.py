@@ -1,0 +1,176 @@
+"""The chat template of a model, rendered as Transformers renders it.
+
+Source: Transformers, "Chat templates": its environment has loop controls, the block `generation`, the filter `tojson`
+and the functions `raise_exception` and `strftime_now`.
+"""
+
+import datetime
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from genrec.errors import ArtifactError
+from genrec.types import Role
+
+
+@dataclass(frozen=True)
+class ChatTemplateSettings:
+    """How the chat template of a model is rendered.
+
+    Attributes:
+        arguments: variables of the template; `enable_thinking` is False unless it is given here.
+        date: what `strftime_now` returns. It is fixed, because a prompt that changes every day empties prompt caches.
+        name: which of several templates is used; by default the one that is called "default".
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    date: datetime.date = datetime.date(2025, 1, 1)
+    name: str | None = None
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: the Jinja source.
+        special_tokens: variables such as `bos_token`.
+        settings: see `ChatTemplateSettings`.
+
+    Raises:
+        ArtifactError: the source is not a template.
+    """
+
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], settings: ChatTemplateSettings | None = None
+    ) -> None:
+        self._settings = settings or ChatTemplateSettings()
+        self._variables = {
+            "tools": None,
+            "documents": None,
+            "enable_thinking": False,
+            **special_tokens,
+            **self._settings.arguments,
+        }
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = self._strftime
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise ArtifactError(
+                f"the model's chat template is not valid: {error}; correct chat_template.jinja, or fetch the model "
+                "again"
+            ) from error
+
+    def render(self, roles: Sequence[Role], contents: Sequence[str], *, add_generation_prompt: bool) -> str:
+        """Render messages. Content that the template does not show as text is given as a list with one text part.
+
+        Raises:
+            ArtifactError: the template rejects the messages; the message has the template's own reason.
+        """
+        texts: list[str] = []
+        errors: list[ArtifactError] = []
+        for shaped in (contents, [[{"type": "text", "text": content}] for content in contents]):
+            try:
+                texts.append(self._render(roles, shaped, add_generation_prompt))
+            except ArtifactError as error:
+                errors.append(error)
+            else:
+                if all(content in texts[-1] for content in contents):
+                    break
+        if not texts:
+            raise errors[0]
+        return max(texts, key=lambda text: sum(content in text for content in contents))
+
+    def _render(self, roles: Sequence[Role], contents: Sequence[object], add_generation_prompt: bool) -> str:
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        variables = {**self._variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
+        try:
+            return self._template.render(**variables)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ArtifactError(
+                f"the model's chat template rejects the roles {', '.join(roles)}: {error}; "
+                "use a prompt template with other roles"
+            ) from error
+
+    def _strftime(self, pattern: str) -> str:
+        return datetime.datetime.combine(self._settings.date, datetime.time()).strftime(pattern)
+
+
+def read_chat_template(directory: Path, config: Mapping[str, Any], name: str | None) -> str | None:
+    """The source of the chat template in a model's folder; None if it has none.
+
+    Args:
+        directory: has `chat_template.jinja`, `chat_template.json` or `additional_chat_templates/NAME.jinja`, or none.
+        config: the content of `tokenizer_config.json`, whose `chat_template` is one template or a list with names.
+        name: which of several templates is wanted; None for "default".
+
+    Raises:
+        ArtifactError: several templates exist and none has the name.
+        OSError, ValueError: a file cannot be read.
+    """
+    templates: dict[str, str] = {}
+    listed = config.get("chat_template")
+    if isinstance(listed, str):
+        templates["default"] = listed
+    elif listed:
+        templates.update((entry["name"], entry["template"]) for entry in listed)
+    if (file := directory / "chat_template.json").is_file():
+        content = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+        templates.update({"default": content} if isinstance(content, str) else content)
+    for file in sorted((directory / "additional_chat_templates").glob("*.jinja")):
+        templates[file.stem] = file.read_text(encoding="utf-8")
+    if (file := directory / "chat_template.jinja").is_file():
+        templates["default"] = file.read_text(encoding="utf-8")
+    if not templates and name is None:
+        return None
+    wanted = name or ("default" if len(templates) > 1 else next(iter(templates)))
+    if wanted not in templates:
+        names = ", ".join(sorted(templates)) or "none"
+        raise ArtifactError(
+            f"{directory.name} has no chat template {wanted!r} (it has {names}); set the name of the chat template"
+        )
+    return templates[wanted]
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """The block `generation`, which marks an answer for training; here it shows its content."""
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        """Parse the block to its content, in a scope of its own as in Transformers."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_show"), [], [], body).set_lineno(line)
+
+    def _show(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON without the escapes for HTML that Jinja's own filter writes."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> str:
+    raise jinja2.TemplateError(message)
