@@ -16,8 +16,8 @@ from transformers.masking_utils import sdpa_mask
 from genrec.backends.token_layout import TokenLayout
 
 _ATTENTION_NAME = "genrec_packed"
-# These options repeat the mask, or matter only in training or outside attention. Any other option, such as sinks,
-# changes the result.
+# These options repeat the mask, or matter only in training or outside attention. Any other value, such as sinks or a
+# soft cap, changes the result; a flag asks for further outputs.
 _IGNORED_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
 
 
@@ -54,7 +54,8 @@ def _packed_attention(
     Raises:
         ValueError: the layer uses an option that is not supported.
     """
-    unknown = sorted(name for name, value in options.items() if name not in _IGNORED_OPTIONS and value is not None)
+    values = {name: value for name, value in options.items() if value is not None and not isinstance(value, bool)}
+    unknown = sorted(values.keys() - _IGNORED_OPTIONS)
     if unknown:
         raise ValueError(
             f"{type(module).__name__} uses the attention options {', '.join(unknown)}, which are not supported; use "

@@ -36,11 +36,13 @@ class PathScoreRequest:
         next_token_ids: next tokens to score at the end of the path; empty if path tokens are scored.
         num_path_tokens: how many of the path's last tokens to score, each given the tokens before it; 0 if next tokens
             are scored.
+        prompt: the number of the prompt that the path begins with.
     """
 
     token_ids: list[int]
     next_token_ids: list[int]
     num_path_tokens: int = 0
+    prompt: int = 0
 
 
 class PathScorer(Protocol):
@@ -189,14 +191,15 @@ class PathTree:
         """
         requests, sent = [], []
         for group in groups:
-            path = self._path(int(owner[group[-1]]))
-            if owner[group[0]] != owner[group[-1]]:
-                requests.append(PathScoreRequest([*path, int(tokens[group[-1]])], [], num_path_tokens=len(group)))
+            last = int(owner[group[-1]])
+            path, prompt = self._path(last), int(self._prompt[last])
+            if owner[group[0]] != last:
+                requests.append(PathScoreRequest([*path, int(tokens[group[-1]])], [], len(group), prompt))
                 sent.append(group)
                 continue
             for start in range(0, len(group), self._scorer.max_logprobs):
                 chunk = group[start : start + self._scorer.max_logprobs]
-                requests.append(PathScoreRequest(path, tokens[chunk].tolist()))
+                requests.append(PathScoreRequest(path, tokens[chunk].tolist(), prompt=prompt))
                 sent.append(chunk)
         missing = []
         scores = self._scorer.score(requests, self._deadline) if requests else []

@@ -84,7 +84,6 @@ class HuggingFaceTokenizer:
 
     Attributes:
         tokenizer_json: the text of `tokenizer.json`, for libraries that parse it themselves.
-        chat_fingerprint: identifies how prompts are formatted.
         notices: what a user should know about the chat template, such as reasoning that cannot be switched off.
 
     Raises:
@@ -133,7 +132,6 @@ class HuggingFaceTokenizer:
         is_plain = self._answer_layout is _AnswerLayout.APART and not closing
         layout = "" if is_plain else f"{self._answer_layout.value} {closing}\n"
         self.fingerprint = hashlib.sha256(f"{layout}{self.eos_token_id}\n{tokenizer_json}".encode()).hexdigest()
-        self.chat_fingerprint = hashlib.sha256(f"{chat_template}\n{variables}\n{settings}".encode()).hexdigest()
 
     @classmethod
     def from_directory(

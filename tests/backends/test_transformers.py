@@ -1,6 +1,7 @@
 """The backends that run in this process keep the contract, see backend_contract.py."""
 
 import ast
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from backend_contract import BackendContract, read_log_probs
 from contracts import defines, has_base, subjects
 
 import genrec
-from genrec.backends.base import Backend
+from genrec.backends.base import Backend, GenerationRequest
 from genrec.errors import EngineError, ModelMissingError
 from genrec.testing import TableBackend
 
@@ -43,6 +44,9 @@ class TestTransformersBackend(BackendContract):
     def backend(self, smollm2_float64: Backend) -> Backend:
         return smollm2_float64
 
+    def with_context(self, backend: Any, length: int) -> Any:
+        return with_context(backend, length)
+
     def tree_bytes(self, tree: Any) -> int:
         tensors = [*tree._hidden, *(part for layer in tree._cache.layers for part in (layer.keys, layer.values))]
         return sum(part.nbytes for part in tensors)
@@ -70,7 +74,7 @@ class TestTransformersBackend(BackendContract):
         answers = []
         for name in (backend.model.config._attn_implementation, "sdpa"):
             monkeypatch.setattr(backend.model.config, "_attn_implementation", name)
-            monkeypatch.setattr(backend, "_supports_packing", name != "sdpa")
+            monkeypatch.setattr(backend.masked, "_supports_packing", name != "sdpa")
             tree = backend.open([np.arange(30), np.arange(5)])
             tree.grow(np.array([0, 1, 2, 2]), np.array([5, 6, 7, 8]))
             plain = backend.model(input_ids=torch.arange(9)[None]).logits.detach().numpy()
@@ -81,14 +85,14 @@ class TestTransformersBackend(BackendContract):
 
     def test_layers_compute_no_padding(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Histories differ in length: with padding, most of the work could be wasted."""
-        assert backend._supports_packing
+        assert backend.masked._supports_packing
         prompts, parents = [np.arange(50), np.arange(3), np.arange(9)], np.array([1, 1, 1, 1, 0, 5])
         widths, answers = [], []
         layer = backend.model.base_model.layers[0].mlp
         hook = layer.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[:2].numel()))
         try:
             for packs in (True, False):
-                monkeypatch.setattr(backend, "_supports_packing", packs)
+                monkeypatch.setattr(backend.masked, "_supports_packing", packs)
                 tree = backend.open(prompts)
                 tree.grow(parents, np.arange(6))
                 answers.append(read_log_probs(backend, tree))
@@ -97,16 +101,16 @@ class TestTransformersBackend(BackendContract):
         assert widths == [62, 6, 3 * 50, 3 * 5]
         self.assert_close(*answers)
 
-    def test_a_shared_prefix_is_computed_once(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_shared_prefix_is_computed_once(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Otherwise a batch computes the text of its template once for each user."""
         computed: list[int] = []
-        hidden_states = backend.hidden_states  # type: ignore[attr-defined]
+        hidden_states = backend.masked.hidden_states
 
         def counted(batch: Any, *rest: Any) -> Any:
             computed.append(len(batch.token_ids))
             return hidden_states(batch, *rest)
 
-        monkeypatch.setattr(backend, "hidden_states", counted)
+        monkeypatch.setattr(backend.masked, "hidden_states", counted)
         prefix = np.arange(40)
         for prompts, expected in [
             ([np.append(prefix, [u, u]) for u in range(8)], [40, 8 * 2]),
@@ -180,53 +184,131 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.model
-def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
-    """Beyond its window such a model drops tokens, which a token tree cannot reproduce."""
+def assert_paths_are_exact(backend: Any, prompts: list[np.ndarray], grown: list[tuple[int, int]]) -> None:
+    """Compare the log-probabilities at all nodes of a tree with those of the model itself, run on each path alone."""
     import torch
-    from transformers import MistralConfig
 
-    backend = tiny(MistralConfig(**SMALL, sliding_window=12), tmp_path)
-    assert backend.context_length == 12
-    assert backend._supports_packing
-    with pytest.raises(EngineError, match="prompt 0 has 12 tokens"):
-        backend.open([np.arange(12)])
-    prompts, grown = [np.arange(9), np.arange(30, 33), np.arange(7)], [(0, 5), (1, 6), (1, 7), (4, 8), (3, 9)]
     tree = backend.open(prompts)
-    for parent, token in grown:
-        tree.grow(np.array([parent]), np.array([token]))
     paths = list(prompts)
     for parent, token in grown:
+        tree.grow(np.array([parent]), np.array([token]))
         paths.append(np.append(paths[parent], token))
-    for path, own in zip(paths, read_log_probs(backend, tree, np.arange(99)), strict=True):
+    for path, own in zip(paths, read_log_probs(backend, tree, np.arange(backend.vocab_size)), strict=True):
         with torch.no_grad():
             expected = backend.model(torch.from_numpy(path)[None]).logits[0, -1].log_softmax(dim=-1).numpy()
         np.testing.assert_allclose(own, expected, atol=1e-4)
 
 
+def with_context(backend: Any, length: int) -> Any:
+    """A copy of a backend with another context."""
+    short = copy.copy(backend)
+    short.context_length = length
+    for part in ("plain", "masked"):
+        if getattr(short, part) is not None:
+            setattr(short, part, copy.copy(getattr(short, part)))
+            getattr(short, part).context_length = length
+    return short
+
+
+PROMPTS = [np.arange(9), np.arange(30, 33), np.arange(7)]
+GROWN = [(0, 5), (1, 6), (1, 7), (4, 8), (3, 9)]
+
+
 @pytest.mark.model
-def test_unsupported_attention_options_are_rejected(tmp_path: Path) -> None:
+def test_a_path_may_be_longer_than_a_sliding_window(tmp_path: Path) -> None:
+    """A token tree in one sequence cannot drop the tokens that leave the window; it must not be used there."""
+    from transformers import MistralConfig
+
+    for window, uses_mask in ((150, True), (12, False)):
+        backend = tiny(MistralConfig(**SMALL, sliding_window=window), tmp_path / str(window))
+        assert backend.masked.context_length == window
+        assert backend.masked._supports_packing
+        assert (type(backend.open(PROMPTS)).__name__ == "TransformersTree") == uses_mask
+        assert_paths_are_exact(backend, PROMPTS, GROWN)
+        assert_paths_are_exact(backend, [np.arange(40) % 30], GROWN[:1])
+
+
+@pytest.mark.model
+def test_attention_options_are_not_ignored(tmp_path: Path) -> None:
     """Ignoring attention sinks would silently change every score."""
     import torch
     from transformers import GptOssConfig
 
     from genrec.backends.attention import _packed_attention
 
-    with pytest.raises(ModelMissingError, match="cannot load the model"):
-        tiny(GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1), tmp_path)
     states = torch.zeros(1, 2, 3, 4)
     with pytest.raises(ValueError, match="Linear uses the attention options s_aux"):
         _packed_attention(torch.nn.Linear(1, 1).eval(), states, states, states, None, s_aux=states)
+    backend = tiny(GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1), tmp_path)
+    assert backend.tree == "masked"
+    assert_paths_are_exact(backend, PROMPTS, GROWN)
+
+
+def recurrent(folder: Path) -> Any:
+    from transformers import Qwen3NextConfig
+
+    layers = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 2, "moe_intermediate_size": 16}
+    heads = {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    return tiny(Qwen3NextConfig(**SMALL, **layers, **heads, shared_expert_intermediate_size=16), folder)
 
 
 @pytest.mark.model
-def test_recurrent_models_are_rejected(tmp_path: Path) -> None:
-    """A recurrent state cannot branch: each node would see its siblings."""
-    from transformers import Qwen3NextConfig
+class TestPlainTree(BackendContract):
+    """A recurrent state cannot branch within a sequence, so these models are computed path by path."""
 
-    config = Qwen3NextConfig(**SMALL, layer_types=["linear_attention", "full_attention"], num_experts=2)
-    with pytest.raises(EngineError, match=r"layer 0 keeps a .*use a model of attention layers only"):
-        tiny(config, tmp_path)
+    subject = "TransformersBackend"
+    atol = 1e-4
+
+    @pytest.fixture(scope="class")
+    def backend(self, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+        backend: Backend = recurrent(tmp_path_factory.mktemp("recurrent"))
+        return backend
+
+    def with_context(self, backend: Any, length: int) -> Any:
+        return with_context(backend, length)
+
+    def tree_bytes(self, tree: Any) -> int:
+        return int(tree._parent.nbytes + tree._token.nbytes + tree._prompt.nbytes + tree._length.nbytes)
+
+    def test_scores_equal_those_of_the_model(self, backend: Any) -> None:
+        """The contract compares a tree with itself; this compares it with the model."""
+        assert backend.tree == "paths"
+        assert_paths_are_exact(backend, PROMPTS, GROWN)
+
+    def test_a_prompt_is_computed_once(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a copied state every title would cost a prompt."""
+        assert backend.plain._copies_state
+        computed: list[tuple[int, int]] = []
+        run = backend.plain.run
+
+        def counted(token_ids: np.ndarray, state: object) -> object:
+            computed.append(token_ids.shape)
+            return run(token_ids, state)
+
+        monkeypatch.setattr(backend.plain, "run", counted)
+        tree = backend.open([np.arange(20)])
+        nodes = tree.grow(np.array([0, 0, 1, 2]), np.array([3, 4, 5, 6]))
+        # Two chains of single queries: each is one row, whatever the number of nodes on it.
+        tree.log_probs(np.array([0, nodes[0], nodes[1]]), np.array([3, 5, 6]), np.arange(4))
+        assert computed == [(1, 19), (2, 3)]
+
+    def test_a_text_continues_its_own_state(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Otherwise a text of n tokens costs n passes over the whole text."""
+        widths: list[int] = []
+        run = backend.plain.run
+
+        def counted(token_ids: np.ndarray, state: object) -> object:
+            widths.append(token_ids.shape[1])
+            return run(token_ids, state)
+
+        monkeypatch.setattr(backend.plain, "run", counted)
+        backend.generate([GenerationRequest(np.arange(20), 6)])
+        assert widths == [19, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(20))

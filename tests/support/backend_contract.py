@@ -293,8 +293,7 @@ class BackendContract:
 
     def test_context_overflow_raises(self, backend: Backend) -> None:
         """Beyond its context a model silently gives wrong results; the fallback needs an EngineError."""
-        short: Any = copy.copy(backend)
-        short.context_length = 6
+        short = self.with_context(backend, 6)
         for size in (0, 6, 7):
             with pytest.raises(EngineError, match=f"prompt 1 has {size} tokens.* takes 1 to 5"):
                 short.open([np.array([1]), np.ones(size, dtype=np.int64)])
@@ -311,6 +310,12 @@ class BackendContract:
         tree.grow(np.array([0, 2, 3, 4, 5]), np.arange(5))
         with pytest.raises(EngineError, match="a path reaches 7 tokens"):
             tree.grow(np.array([6]), np.array([1]))
+
+    def with_context(self, backend: Any, length: int) -> Any:
+        """The same backend with a shorter context."""
+        short = copy.copy(backend)
+        short.context_length = length
+        return short
 
     def assert_close(self, found: FloatArray, expected: FloatArray) -> None:
         np.testing.assert_allclose(found, expected, atol=self.atol, rtol=0)

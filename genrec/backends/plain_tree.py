@@ -1,0 +1,223 @@
+"""A token tree for architectures whose layers ignore or lack an attention mask: whole paths, right-padded in batches.
+
+A tree in one sequence needs a mask that hides every node from the other paths. Recurrent layers have none, and some
+models compute their attention otherwise. Here each queried path is a row of its own. What the model keeps of a prompt
+(keys, values and recurrent states) is computed once and copied for every batch of rows, so a row holds only the tokens
+behind the prompt. Padding is at the end of a row, where a causal model cannot see it.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from genrec.backends.path_tree import PathScoreRequest, PathTree
+from genrec.deadline import Deadline
+from genrec.errors import EngineError
+from genrec.types import FloatArray, IntArray
+
+_CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
+_UNLIMITED_CONTEXT = 1 << 20  # of a model that declares no limit
+_MAX_LOGITS = 1 << 25  # logits of one pass; 128 MiB in float32
+
+
+class PlainModel:
+    """A causal language model of any architecture, run on whole paths.
+
+    Args:
+        model: the model.
+        name: how results and caches name it.
+
+    Attributes:
+        vocab_size, context_length: as in `Backend`.
+        cache_argument: the name of the argument that takes what the model kept of earlier tokens.
+        token_bytes: of the logits of one token, which outweigh everything else.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str) -> None:
+        self.model, self.name = model, name
+        self.device, self.dtype = model.device, model.dtype
+        config = model.config.get_text_config(decoder=True)
+        self.vocab_size = int(config.vocab_size)
+        lengths = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len"))
+        self.context_length = int(next(filter(None, lengths), _UNLIMITED_CONTEXT))
+        # Transformers 5.24 renamed this argument and warns about the old name, the only one in earlier versions.
+        parameters = inspect.signature(model.forward).parameters
+        self.cache_argument = next((key for key in _CACHE_ARGUMENTS if key in parameters), "")
+        self.token_bytes = self.vocab_size * 4
+        self._copies_state, self._continues_stepwise = bool(self.cache_argument), False
+        if self._copies_state and not self._probe_state():
+            self._continues_stepwise = True  # some recurrent layers continue a state by one token at a time only
+            self._copies_state = self._probe_state()
+
+    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "PlainTree":
+        """Open a tree over U prompts."""
+        return PlainTree(self, prompts, deadline or Deadline.never())
+
+    def run(self, token_ids: IntArray, state: Any) -> tuple[torch.Tensor, Any]:
+        """Run the whole model on new tokens.
+
+        Args:
+            token_ids: int64 [B, L].
+            state: what the model kept of earlier tokens, for B rows; changed in place. None for none.
+
+        Returns:
+            Logits [B, L, V], and what the model kept of all tokens; None if that cannot be copied.
+
+        Raises:
+            EngineError: the model failed.
+        """
+        if state is not None and self._continues_stepwise:
+            steps = [self._forward(token_ids[:, [at]], state) for at in range(token_ids.shape[1])]
+            return torch.cat([logits for logits, _ in steps], dim=1), steps[-1][1]
+        return self._forward(token_ids, state)
+
+    def _forward(self, token_ids: IntArray, state: Any) -> tuple[torch.Tensor, Any]:
+        options = {} if state is None else {self.cache_argument: state}
+        with inference_mode(self.name, f"{token_ids.size} tokens of {len(token_ids)} paths"):
+            output = self.model(
+                input_ids=torch.from_numpy(token_ids).to(self.device), use_cache=self._copies_state, **options
+            )
+        logits: torch.Tensor = output.logits
+        if bool(torch.isnan(logits).any()):
+            raise EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
+        return logits, output.get(self.cache_argument) if self._copies_state else None
+
+    def _probe_state(self) -> bool:
+        """Try whether copies of what the model keeps of a prompt give the logits of whole paths."""
+        tokens = np.arange(1, 9)[None] % self.vocab_size
+        try:
+            expected = self.run(np.repeat(tokens, 2, axis=0), None)[0][:, 5:]
+            state = copied_state(self.run(tokens[:, :5], None)[1], 2)
+            actual = self.run(np.repeat(tokens[:, 5:], 2, axis=0), state)[0]
+        except (EngineError, TypeError, LookupError, AttributeError, AssertionError, NotImplementedError):
+            return False
+        tolerance = 1e-4 if self.dtype in (torch.float32, torch.float64) else 0.1
+        return float((actual - expected).abs().max()) < tolerance * max(float(expected.std()), 0.1)
+
+
+def copied_state(state: Any, rows: int) -> Any:
+    """A copy of what a model kept of one row, for several rows."""
+    state = copy.deepcopy(state)
+    if rows > 1:  # the only way to repeat rows that recurrent layers have, too
+        state.reorder_cache(torch.zeros(rows, dtype=torch.long))
+    return state
+
+
+@contextmanager
+def inference_mode(name: str, description: str) -> Iterator[None]:
+    """Disable gradients, and raise torch's errors, such as out of memory, as `EngineError`."""
+    try:
+        with torch.inference_mode():
+            yield
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(f"{name} failed on {description}: {error}") from error
+
+
+class PlainTree(PathTree):
+    """A token tree over U prompts that computes a path when it is queried.
+
+    Args:
+        model: the backend.
+        prompts: U arrays of token ids, int64.
+        deadline: when the caller stops waiting.
+
+    Raises:
+        EngineError: a prompt is empty or does not fit the context.
+        InputError: a token id is not in the vocabulary.
+    """
+
+    def __init__(self, model: PlainModel, prompts: Sequence[IntArray], deadline: Deadline) -> None:
+        self._paths = _PathScorer(model, [prompt.tolist() for prompt in prompts])
+        super().__init__(self._paths, prompts, deadline)
+
+    def logits(self, nodes: IntArray) -> FloatArray:
+        """Logits of the next tokens at Q nodes: float64 [Q, V]."""
+        self._deadline.check()
+        return np.stack([self._paths.logits(int(self._prompt[node]), self._path(int(node))) for node in nodes])
+
+
+class _PathScorer:
+    """Scores paths behind some prompts, whose states it keeps."""
+
+    scores_path_tokens = True
+
+    def __init__(self, model: PlainModel, prompts: Sequence[list[int]]) -> None:
+        self.name, self.vocab_size, self.context_length = model.name, model.vocab_size, model.context_length
+        self.max_logprobs = model.vocab_size
+        self._model, self._prompts = model, prompts
+        # Of each prompt without its last token: a row must have a token. Of each text, its state so far.
+        self._states: dict[int, Any] = {}
+        self._texts: dict[int, tuple[list[int], Any]] = {}
+
+    def score(self, requests: Sequence[PathScoreRequest], deadline: Deadline) -> list[FloatArray]:
+        """Log-probabilities of the queried tokens, see `PathScorer.score`."""
+        results: list[FloatArray] = [np.empty(0)] * len(requests)
+        order = sorted(range(len(requests)), key=lambda i: (requests[i].prompt, len(requests[i].token_ids)))
+        for prompt, members in groupby(order, key=lambda i: requests[i].prompt):
+            numbers = list(members)
+            longest = len(requests[numbers[-1]].token_ids) - self._num_kept(prompt)
+            size = max(1, _MAX_LOGITS // (longest * self.vocab_size))
+            for start in range(0, len(numbers), size):
+                deadline.check()
+                batch = numbers[start : start + size]
+                scores = self._score_batch(prompt, [requests[number] for number in batch])
+                for number, values in zip(batch, scores, strict=True):
+                    results[number] = values
+        return results
+
+    def logits(self, prompt: int, path: list[int]) -> FloatArray:
+        """Logits behind one path [V]. A path that continues the last one of its prompt computes its new tokens only."""
+        done, state = self._texts.get(prompt, ([], None))
+        if state is None or len(path) <= len(done) or path[: len(done)] != done:
+            done, state = path[: self._num_kept(prompt)], self._copied_state(prompt, 1)
+        logits, state = self._model.run(np.array([path[len(done) :]]), state)
+        self._texts[prompt] = (path, state)
+        result: FloatArray = logits[0, -1].double().cpu().numpy()
+        return result
+
+    def _score_batch(self, prompt: int, requests: Sequence[PathScoreRequest]) -> list[FloatArray]:
+        start = self._num_kept(prompt)
+        rows = [request.token_ids[start:] for request in requests]
+        table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        for number, row in enumerate(rows):
+            table[number, : len(row)] = row
+        logits, _ = self._model.run(table, self._copied_state(prompt, len(rows)))
+        return [
+            _log_probs(logits[number], row, request)
+            for number, (row, request) in enumerate(zip(rows, requests, strict=True))
+        ]
+
+    def _num_kept(self, prompt: int) -> int:
+        """How many tokens of a prompt its state holds."""
+        return len(self._prompts[prompt]) - 1 if self._state(prompt) is not None else 0
+
+    def _state(self, prompt: int) -> Any:
+        if prompt not in self._states:
+            head = self._prompts[prompt][:-1]
+            self._states[prompt] = self._model.run(np.array([head]), None)[1] if head else None
+        return self._states[prompt]
+
+    def _copied_state(self, prompt: int, rows: int) -> Any:
+        state = self._state(prompt)
+        return None if state is None else copied_state(state, rows)
+
+
+def _log_probs(logits: torch.Tensor, row: Sequence[int], request: PathScoreRequest) -> FloatArray:
+    """Log-probabilities of what a request asks for, from the logits [L, V] of its row."""
+    last = len(row) - 1
+    if request.num_path_tokens:
+        at = np.arange(last - request.num_path_tokens, last)
+        tokens = np.array(row[len(row) - request.num_path_tokens :])
+    else:
+        at, tokens = np.full(len(request.next_token_ids), last), np.array(request.next_token_ids)
+    distinct, owner = np.unique(at, return_inverse=True)
+    log_probs = logits[torch.from_numpy(distinct)].float().log_softmax(dim=-1)
+    result: FloatArray = log_probs[torch.from_numpy(owner), torch.from_numpy(tokens)].double().cpu().numpy()
+    return result
