@@ -196,10 +196,9 @@ def test_implementations_do_not_know_each_other() -> None:
         ("backends.base", "types deadline backends.provenance"),
         (
             "backends.transformers",
-            "errors types deadline backends.provenance backends.adapter backends.attention backends.base "
-            "backends.growing_cache backends.tree_arrays backends.token_layout backends.precision backends.pretrained "
-            "backends.quiet "
-            "backends.generation backends.transformers_tree",
+            "errors types deadline backends.provenance backends.adapter backends.base backends.masked_model "
+            "backends.plain_tree backends.precision backends.pretrained backends.quiet backends.generation "
+            "backends.transformers_tree",
         ),
         ("backends.transformers_tree", "types deadline backends.growing_cache backends.tree_arrays"),
         ("backends.pretrained", "errors backends.quiet"),

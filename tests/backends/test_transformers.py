@@ -247,7 +247,7 @@ def test_attention_options_are_not_ignored(tmp_path: Path) -> None:
 def recurrent(folder: Path) -> Any:
     from transformers import Qwen3NextConfig
 
-    layers = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 2, "moe_intermediate_size": 16}
+    layers = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4}
     heads = {
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,
@@ -257,6 +257,11 @@ def recurrent(folder: Path) -> Any:
     return tiny(Qwen3NextConfig(**SMALL, **layers, **heads, shared_expert_intermediate_size=16), folder)
 
 
+@pytest.fixture(scope="module")
+def recurrent_backend(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return recurrent(tmp_path_factory.mktemp("recurrent"))
+
+
 @pytest.mark.model
 class TestPlainTree(BackendContract):
     """A recurrent state cannot branch within a sequence, so these models are computed path by path."""
@@ -264,10 +269,9 @@ class TestPlainTree(BackendContract):
     subject = "TransformersBackend"
     atol = 1e-4
 
-    @pytest.fixture(scope="class")
-    def backend(self, tmp_path_factory: pytest.TempPathFactory) -> Backend:
-        backend: Backend = recurrent(tmp_path_factory.mktemp("recurrent"))
-        return backend
+    @pytest.fixture
+    def backend(self, recurrent_backend: Backend) -> Backend:
+        return recurrent_backend
 
     def with_context(self, backend: Any, length: int) -> Any:
         return with_context(backend, length)
