@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from genrec.backends.path_tree import PathScoreRequest, PathTree
+from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
 
 _CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 _UNLIMITED_CONTEXT = 1 << 20  # of a model that declares no limit
+_PROBE_TOKENS = 32
 _MAX_LOGITS = 1 << 25  # logits of one pass; 128 MiB in float32
 
 
@@ -37,7 +38,8 @@ class PlainModel:
     Attributes:
         vocab_size, context_length: as in `Backend`.
         cache_argument: the name of the argument that takes what the model kept of earlier tokens.
-        token_bytes: of the logits of one token, which outweigh everything else.
+        token_bytes: of one token in a tree and in what the model keeps of a prompt. The logits of a pass come on top;
+            `PlainTree` bounds them.
     """
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
@@ -50,11 +52,12 @@ class PlainModel:
         # Transformers 5.24 renamed this argument and warns about the old name, the only one in earlier versions.
         parameters = inspect.signature(model.forward).parameters
         self.cache_argument = next((key for key in _CACHE_ARGUMENTS if key in parameters), "")
-        self.token_bytes = self.vocab_size * 4
         self._copies_state, self._continues_stepwise = bool(self.cache_argument), False
         if self._copies_state and not self._probe_state():
             self._continues_stepwise = True  # some recurrent layers continue a state by one token at a time only
             self._copies_state = self._probe_state()
+        probe = np.arange(1, 1 + _PROBE_TOKENS)[None] % self.vocab_size
+        self.token_bytes = TOKEN_BYTES + state_bytes(self.run(probe, None)[1]) // _PROBE_TOKENS
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "PlainTree":
         """Open a tree over U prompts."""
@@ -108,6 +111,20 @@ def copied_state(state: Any, rows: int) -> Any:
     if rows > 1:  # the only way to repeat rows that recurrent layers have, too
         state.reorder_cache(torch.zeros(rows, dtype=torch.long))
     return state
+
+
+def state_bytes(state: Any) -> int:
+    """The bytes of the tensors that a model kept; 0 for None."""
+    held = [value for layer in getattr(state, "layers", ()) for value in vars(layer).values()]
+    while any(isinstance(value, list | tuple | dict) for value in held):
+        held = [
+            part
+            for value in held
+            for part in (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+        ]
+    return sum(value.nbytes for value in held if isinstance(value, torch.Tensor))
 
 
 @contextmanager

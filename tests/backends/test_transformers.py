@@ -245,16 +245,9 @@ def test_attention_options_are_not_ignored(tmp_path: Path) -> None:
 
 
 def recurrent(folder: Path) -> Any:
-    from transformers import Qwen3NextConfig
+    from transformers import Lfm2Config
 
-    layers = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4}
-    heads = {
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-    }
-    return tiny(Qwen3NextConfig(**SMALL, **layers, **heads, shared_expert_intermediate_size=16), folder)
+    return tiny(Lfm2Config(**SMALL, layer_types=["conv", "full_attention"], initializer_range=0.2), folder)
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +270,10 @@ class TestPlainTree(BackendContract):
         return with_context(backend, length)
 
     def tree_bytes(self, tree: Any) -> int:
-        return int(tree._parent.nbytes + tree._token.nbytes + tree._prompt.nbytes + tree._length.nbytes)
+        from genrec.backends.plain_tree import state_bytes
+
+        arrays = tree._parent.nbytes + tree._token.nbytes + tree._prompt.nbytes + tree._length.nbytes
+        return int(arrays) + sum(state_bytes(tree._paths._state(prompt)) for prompt in range(tree._num_prompts))
 
     def test_scores_equal_those_of_the_model(self, backend: Any) -> None:
         """The contract compares a tree with itself; this compares it with the model."""
@@ -311,7 +307,7 @@ class TestPlainTree(BackendContract):
             return run(token_ids, state)
 
         monkeypatch.setattr(backend.plain, "run", counted)
-        backend.generate([GenerationRequest(np.arange(20), 6)])
+        backend.generate([GenerationRequest(np.arange(20), (0,), 6)])
         assert widths == [19, 1, 1, 1, 1, 1, 1]
 
 
@@ -369,6 +365,9 @@ def test_every_backend_has_its_contract() -> None:
         node.name
         for path in (*(HOME / "backends").glob("*.py"), HOME / "testing.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef) and not has_base(node, "Protocol") and defines(node, "open")
+        if isinstance(node, ast.ClassDef)
+        and not has_base(node, "Protocol")
+        and defines(node, "open")
+        and defines(node, "generate")
     }
     assert backends == subjects("BackendContract")
