@@ -132,6 +132,8 @@ def open_pipeline(
         llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
     except ModelMissingError as error:
         loading_notices.append(Notice("no_language_model", {"reason": str(error)}))
+    else:
+        loading_notices += llm.tokenizer.notices if llm is not None else ()
     return replace(pipeline, llm=llm, loading_notices=tuple(loading_notices))
 
 

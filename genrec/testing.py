@@ -11,6 +11,7 @@ from genrec.backends.provenance import Provenance
 from genrec.backends.tree_arrays import check_path_lengths, check_prompt_lengths, check_rewind, new_node_numbers
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
+from genrec.notices import Notice
 from genrec.types import FloatArray, IntArray, Message
 
 _UInt64Array = NDArray[np.uint64]
@@ -23,6 +24,7 @@ class ByteTokenizer:
     vocab_size = 260
     eos_token_id = 256
     control_token_ids = (256, 257, 258, 259)
+    notices: tuple[Notice, ...] = ()
 
     def __init__(self) -> None:
         self.answer_end: IntArray = np.array([self.eos_token_id])

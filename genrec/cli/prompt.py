@@ -147,6 +147,7 @@ class _NullTokenizer:
     fingerprint = ""
     vocab_size = eos_token_id = 0
     control_token_ids: tuple[int, ...] = ()
+    notices = ()
 
     def __init__(self) -> None:
         self.answer_end = self.encode_text("")

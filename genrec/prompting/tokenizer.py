@@ -35,6 +35,7 @@ class Tokenizer(Protocol):
         eos_token_id: the control token that ends an answer.
         answer_end: what stands behind an answer, int64 [E]: usually `eos_token_id` alone, always with it at the end.
         control_token_ids: all control tokens; text is never encoded to one of them.
+        notices: what a user should know about the prompts, such as reasoning that is skipped.
     """
 
     fingerprint: str
@@ -42,6 +43,11 @@ class Tokenizer(Protocol):
     eos_token_id: int
     answer_end: IntArray
     control_token_ids: tuple[int, ...]
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What a user should know about the prompts."""
+        ...
 
     def encode_text(self, text: str) -> IntArray:
         """Encode untrusted text: int64 [T], never a control token."""
