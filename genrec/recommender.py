@@ -3,15 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack, get_args, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, get_args, overload
 
 import narwhals as nw
 import numpy as np
 
 from genrec.data.catalog import Catalog
 from genrec.data.constraints import ConstraintCompiler
+from genrec.data.ids import key_of, whole_number
 from genrec.data.interactions import Interactions, read_interactions
 from genrec.data.subset import Boost, Subset
+from genrec.data.table import format_value
 from genrec.deadline import Deadline
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.notices import Notice
@@ -143,8 +145,7 @@ class Recommender:
         """
         arguments = _Arguments(k, filter_seen, only, exclude, where, boost, deadline, on_unknown)
         options = self._request_options(arguments, self._clock())
-        if isinstance(users, np.integer):
-            users = int(users)
+        users = int(users) if isinstance(users, np.integer) else whole_number(users)
         if isinstance(users, str | int | History):
             return self._recommend_batches([users], options, explain)[0]
         if isinstance(users, Sequence):
@@ -255,8 +256,8 @@ class Recommender:
 
     def _resolve_known_user(self, user_id: UserId, on_unknown: str) -> "_ResolvedUser":
         """The history of a user id in the interactions."""
-        if not isinstance(user_id, str | int | np.integer) or isinstance(user_id, bool):
-            raise InputError(f"{user_id!r} is not a user; pass user ids or History values")
+        if key_of(user_id) is None:
+            raise InputError(f"{format_value(user_id)} is not a user; pass user ids or History values")
         try:
             if self.interactions is None:
                 problem = f"user {user_id!r} is unknown: no interactions were loaded"
@@ -353,7 +354,8 @@ def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
         raise InputError(
             f"the data frame has columns {', '.join(frame.columns)}; it needs user_id and optionally item_id"
         )
-    return list(frame["user_id"].to_list())
+    # A frame with a gap in the column holds its ids as floats.
+    return [cast("UserLike", whole_number(user_id)) for user_id in frame["user_id"].to_list()]
 
 
 def _to_frame(answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:

@@ -15,6 +15,7 @@ from genrec.artifact import sha256_of
 from genrec.batch.parquet_rows import ParquetCursor, iter_parquet_rows
 from genrec.batch.row import InputRow
 from genrec.batch.text_rows import iter_text_rows, read_text_rows
+from genrec.data.file_format import check_format
 from genrec.data.readers import DELIMITERS
 from genrec.errors import InputError, MismatchError, check_count
 
@@ -73,6 +74,8 @@ def build_input_index(source: Path, block_rows: int) -> InputIndex:
     check_count("rows of a part", block_rows)
     paths = _input_files(source)
     try:
+        for path in paths:
+            _check_format(path)
         digests = tuple(map(sha256_of, paths))
         starts_and_totals = [_block_starts(path, block_rows) for path in paths]
     except OSError as error:
@@ -111,6 +114,7 @@ def iter_rows(source: Path) -> Iterator[InputRow]:
     """
     for path in _input_files(source):
         try:
+            _check_format(path)
             if path.suffix.lower() == ".parquet":
                 yield from iter_parquet_rows(path)
                 continue
@@ -179,6 +183,12 @@ def _input_files(source: Path) -> list[Path]:
     if source.suffix.lower() not in SUPPORTED_SUFFIXES:
         raise InputError(f"{source} ends in {source.suffix or 'nothing'!r}; name a file that ends in {suffixes}")
     return [source]
+
+
+def _check_format(path: Path) -> None:
+    """Refuse a file that is no table of the format that its suffix says; an empty one has no rows."""
+    if path.stat().st_size:
+        check_format(path)
 
 
 def _is_hidden(path: Path) -> bool:

@@ -1,12 +1,13 @@
 """Rows of a batch run: their columns, ids and users."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from genrec.data.ids import whole_number
 from genrec.errors import InputError, UnknownItemError, UnknownUserError
 from genrec.types import History
 
@@ -64,7 +65,8 @@ def parse_user(row: InputRow) -> "UserLike":
         history = _parse_list(history)
     if not isinstance(history, list) or not all(map(_is_valid_id, history)):
         raise InputError(f"history is {history!r:.80}; give a list of item ids, oldest first")
-    return History(tuple(history), words, user)
+    item_ids: list[Any] = [whole_number(item_id) for item_id in history]
+    return History(tuple(item_ids), words, user)
 
 
 def parse_id(row: InputRow, column: str, id_type: pa.DataType | None = None) -> str | int | None:
@@ -80,7 +82,7 @@ def parse_id(row: InputRow, column: str, id_type: pa.DataType | None = None) -> 
     """
     if row.error:
         raise InputError(row.error)
-    value: Any = row.columns.get(column)
+    value: Any = whole_number(row.columns.get(column))
     if value is None or value == "":
         return None
     if not _is_valid_id(value):
@@ -112,7 +114,8 @@ def first_valid_row(rows: Iterable[InputRow], parse: Callable[[InputRow], _Parse
 
 def row_key(row: InputRow, key_columns: tuple[str, ...]) -> str | int | None:
     """The caller's id of a row that may be unreadable: the first of some columns that holds an id."""
-    return next((row.columns[name] for name in key_columns if _is_valid_id(row.columns.get(name))), None)
+    values: Iterator[Any] = (whole_number(row.columns.get(name)) for name in key_columns)
+    return next(filter(_is_valid_id, values), None)
 
 
 def failure_code(error: InputError) -> str:
@@ -134,6 +137,7 @@ def _parse_list(text: str) -> Any:
 
 def _is_valid_id(value: object) -> bool:
     """Whether a table can hold a value as an id."""
+    value = whole_number(value)
     if isinstance(value, str):
         return is_encodable(value)
     return isinstance(value, int) and not isinstance(value, bool) and -_INT64_LIMIT <= value < _INT64_LIMIT

@@ -44,7 +44,19 @@ class _ErrorReportingGroup(TyperGroup):
             terminal.discard_stdout()
             terminal.print_error("cannot write the output: the disk is full; free some space and try again")
             raise typer.Exit(exit_codes.DISK_FULL) from None
+        except Exception as error:
+            _explain_leading_dash(error)
+            raise
         return result
+
+
+def _explain_leading_dash(error: Any) -> None:
+    """Say how to pass an id that begins with "-" to a command that takes ids; typer takes it for an option."""
+    option = getattr(error, "option_name", "")  # of typer's error for an unknown option, which has no public name
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    takes_values = any(parameter.param_type_name == "argument" for parameter in getattr(command, "params", ()))
+    if option and not option.startswith("--") and takes_values:
+        error.message += "; write ids that begin with '-' at the end, after --"
 
 
 app = typer.Typer(

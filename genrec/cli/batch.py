@@ -60,7 +60,7 @@ def run(
     given = task_options_from(context, rows)
     task, hashes = open_task(given, offline)
     size = part_rows or (_LLM_PART_ROWS if needs_language_model(given) else _RANKER_PART_ROWS)
-    with loading.translate_option_errors():
+    with loading.translate_option_errors(has_on_unknown=True):
         batch_run = start_run(
             rows,
             output,

@@ -156,7 +156,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     recommender = _starting_with(ranker, opened, source.name)
     filters = {name: task_options[name] for name in (*_FILTER_OPTIONS, "on_unknown") if task_options[name] is not None}
     options: RecommendOptions = filters  # type: ignore[assignment]
-    with loading.translate_option_errors():
+    with loading.translate_option_errors(has_on_unknown=True):
         task = RecommendTask(recommender, task_options["k"], options)
     return task, recommend_provenance(opened, engine, settings, cache)
 

@@ -53,7 +53,7 @@ def chat(
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     need_model = bool(given["model"] or given["adapter"])
     recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model)
-    with loading.translate_option_errors():
+    with loading.translate_option_errors(new_user="--history"):
         item_ids = tuple(history or ()) if user is None else _history_of(recommender, user)
         recommender.catalog.indices_of(item_ids)
     build_advisor = advisor_builder(recommender, **loading.advisor_options(given))

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_DATASET = "online-retail"
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
-_NEW_USER_REMEDY = "check the id, or use --history or --words for a new user"
 
 
 @dataclass(frozen=True)
@@ -97,26 +96,32 @@ class DataSource:
 
 
 @contextmanager
-def translate_option_errors(table: str = "interactions") -> Iterator[None]:
-    """Replace parameters of the library in error messages by options.
+def translate_option_errors(
+    table: str = "interactions", *, has_on_unknown: bool = False, new_user: str = ""
+) -> Iterator[None]:
+    """Replace parameters of the library in error messages by options of the command.
 
     Args:
         table: the table that --columns advice is for, unless an inner block has named another.
+        has_on_unknown: whether the command has the option --on-unknown.
+        new_user: its options for a new user, such as "--history"; "" for none.
     """
     try:
         yield
     except InputError as error:
         error.fields.setdefault("table", table)
-        raise error.revised(remedy=_option_remedy(error)) from None
+        raise error.revised(remedy=_option_remedy(error, has_on_unknown, new_user)) from None
 
 
-def _option_remedy(error: InputError) -> str:
+def _option_remedy(error: InputError, has_on_unknown: bool, new_user: str) -> str:
     """The remedy of an error in terms of command-line options."""
     if columns := error.fields.get("columns"):
         return _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
     if choice := error.fields.get("on_unknown"):
-        return f"pass --on-unknown {choice} to drop them"
-    return _NEW_USER_REMEDY if isinstance(error, UnknownUserError) else error.remedy
+        return f"pass --on-unknown {choice} to drop them" if has_on_unknown else "check the id, or leave it out"
+    if isinstance(error, UnknownUserError):
+        return f"check the id, or use {new_user} for a new user" if new_user else "check the id"
+    return error.remedy
 
 
 def _given_options(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

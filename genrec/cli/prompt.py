@@ -81,7 +81,7 @@ def render(
     template = read_template(name)
     cache = default_cache()
     catalog, events = loading.DataSource.from_options(given).read(cache)
-    with loading.translate_option_errors():
+    with loading.translate_option_errors(new_user="--history or --words"):
         if user is not None:
             if events is None:
                 raise InputError(f"--user {user} needs a history; add --interactions FILE")

@@ -338,7 +338,8 @@ def read_catalog(source: Any, *, columns: Mapping[str, str] | None = None, name:
 
     Args:
         source: path of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a data frame (pandas, Polars, Arrow), with
-            the columns item_id and title. Every other column becomes an attribute; empty text and NaN become null.
+            the columns item_id and title. Every other column becomes an attribute; empty text, NaN and infinite
+            numbers become null.
         columns: genrec's name to the name in the source, such as {"item_id": "StockCode"}; attributes can be
             renamed too.
         name: the catalog's name in messages; by default a file's name without its suffix.

@@ -19,7 +19,7 @@ _COLUMN_ALIASES = {
     "title": "title name itemname productname itemtitle producttitle movietitle booktitle headline description label",
 }
 _MAX_LISTED_COLUMNS = 30
-_SEPARATORS = ";\t|,"
+_SEPARATORS = ("::", ";", "\t", "|", "^", ",")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class ColumnMapping:
             problem = (
                 f"{label} has no column {' or '.join(map(repr, missing))}; its columns are {_list_columns(columns)}"
             )
-            if file_remedy := self._file_remedy(columns, missing, index_names):
-                raise InputError(problem, remedy=file_remedy, code="missing_columns")
             suggested = self._suggest(columns, missing)
+            if file_remedy := self._file_remedy(columns, missing, index_names, suggested):
+                raise InputError(problem, remedy=file_remedy, code="missing_columns")
             remedy = f"pass columns={suggested!r}" + (UNGUESSED if "..." in suggested.values() else "")
             raise InputError(problem, remedy=remedy, code="missing_columns", columns=suggested)
         chosen = {name: self._source_name(name) for name in ours if self._source_name(name) in columns}
@@ -90,13 +90,24 @@ class ColumnMapping:
             if self.optional is not None and name not in ours:
                 raise InputError(f"columns maps {name!r}, which is not used here; use only {', '.join(ours)}")
 
-    def _file_remedy(self, columns: Sequence[str], missing: Sequence[str], index_names: Sequence[str]) -> str | None:
+    def _file_remedy(
+        self,
+        columns: Sequence[str],
+        missing: Sequence[str],
+        index_names: Sequence[str],
+        suggested: Mapping[str, str],
+    ) -> str | None:
         """What to do about a file or a frame that no mapping of columns would fix."""
         index = [name for name in index_names if name in missing]
         if index:
             return f"{index[0]!r} is the frame's index, pass frame.reset_index()"
-        if len(columns) == 1 and (mark := next((sign for sign in _SEPARATORS if sign in columns[0]), None)):
-            return f"the file looks separated by {mark!r}; save it with commas as .csv, or with tabs as .tsv"
+        if len(columns) == 1:
+            if declared := re.fullmatch(r"sep=(.)", columns[0]):
+                return f"remove the first line, which is for Excel only, and {_resave(declared[1])}"
+            if mark := next((sign for sign in _SEPARATORS if sign in columns[0]), None):
+                return f"the file looks separated by {mark!r}; {_resave(mark)}"
+        if columns and columns[0].startswith("#") and "..." in suggested.values():
+            return "the first line begins with '#'; if it is a comment, remove it, because the header must come first"
         if columns and all(re.fullmatch(r"[-+\d.:]+", name) for name in columns):
             return f"the file seems to lack a header line; add one as the first line, such as {','.join(self.required)}"
         return None
@@ -111,6 +122,12 @@ class ColumnMapping:
             found[name] = next((theirs for theirs in known if theirs and theirs not in found.values()), "...")
         passed = {name: theirs for name, theirs in self.names.items() if name not in missing}
         return {**passed, **found}
+
+
+def _resave(separator: str) -> str:
+    """How to make a table of a file with another separator than its suffix says."""
+    rename = {",": ", or rename it to .csv", "\t": ", or rename it to .tsv"}.get(separator, "")
+    return f"save it with commas as .csv, or with tabs as .tsv{rename}"
 
 
 def _list_columns(columns: Sequence[str]) -> str:

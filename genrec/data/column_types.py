@@ -4,6 +4,8 @@ Whole numbers become int64, fractions and decimals float64, text large_string, i
 lists large_list.
 """
 
+from datetime import date
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +18,8 @@ _INTEGER_PATTERN = r"^-?(0|[1-9][0-9]{0,17})$"
 _DECIMAL_PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _CODE_PATTERN = r"^[+-]?(0[0-9]|[0-9]{19})"
 _BOOLEAN_PATTERN = r"^(true|True|TRUE|false|False|FALSE)$"
+_DAYS = (date.min.toordinal() - date(1970, 1, 1).toordinal(), date.max.toordinal() - date(1970, 1, 1).toordinal())
+_MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _NULL_TEXTS = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 
 
@@ -64,15 +68,39 @@ def normalize_array(column: pa.ChunkedArray | pa.Array, name: str, label: str) -
         if pa.types.is_struct(column.type) and column.type.num_fields == 0:
             return pa.nulls(len(column))
         # Nanoseconds may be cut to microseconds; nothing else may lose a digit.
-        array = column.cast(_normalize_type(column.type), safe=not has_timestamps(column.type)).combine_chunks()
+        options = pc.CastOptions(_normalize_type(column.type), allow_time_truncate=True)
+        array = column.cast(options=options).combine_chunks()
     except (pa.ArrowException, UnicodeError) as error:
         raise InputError(
             f"column {name!r} of {label} has the type {column.type}, which genrec does not read "
-            f"({first_line(error)}); cast it to text, numbers, dates or lists of these"
+            f"({first_line(error)}); cast it to text, numbers, dates or lists of these, or leave it out"
         ) from error
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
+    _require_values_of_python(array, name, label)
     return array
+
+
+def _require_values_of_python(array: pa.Array, name: str, label: str) -> None:
+    """Refuse dates that Python cannot represent.
+
+    Raises:
+        InputError: there is one; the message has its column and value.
+    """
+    if _is_list(array.type) or pa.types.is_struct(array.type):
+        parts = [array.flatten()] if _is_list(array.type) else array.flatten()
+        for part in parts:
+            _require_values_of_python(part, name, label)
+    elif array.type in (pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        numbers = array.cast(pa.int32() if array.type == pa.date32() else pa.int64())
+        low, high = _DAYS if array.type == pa.date32() else _MICROSECONDS
+        outside = pc.or_(pc.less(numbers, low), pc.greater(numbers, high))
+        if pc.any(outside).as_py():
+            unit = "days" if array.type == pa.date32() else "microseconds"
+            raise InputError(
+                f"column {name!r} of {label} has the date {numbers.filter(outside)[0].as_py():,} {unit} from 1970 on, "
+                "which is not in the years 1 to 9999; correct its unit, or leave it out"
+            )
 
 
 def infer_type(column: pa.Array) -> pa.Array:
@@ -114,6 +142,8 @@ def _normalize_type(kind: pa.DataType) -> pa.DataType:
         return _normalize_type(kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.large_string()
+    if _is_bytes(kind):
+        return pa.large_string()  # the cast refuses bytes that are not UTF-8
     if pa.types.is_integer(kind):
         return pa.int64()
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -122,11 +152,22 @@ def _normalize_type(kind: pa.DataType) -> pa.DataType:
         return pa.timestamp("us", "UTC" if kind.tz else None)
     if pa.types.is_date(kind):
         return pa.date32()
+    if pa.types.is_duration(kind) or pa.types.is_interval(kind) or pa.types.is_union(kind):
+        raise pa.ArrowNotImplementedError(f"no column holds values of type {kind}")
     if _is_list(kind):
         return pa.large_list(_normalize_type(kind.value_type))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(field.name, _normalize_type(field.type)) for field in kind])
     return kind
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:

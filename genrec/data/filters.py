@@ -41,12 +41,14 @@ import pyarrow.compute as pc
 from genrec.data.column_types import describe_type
 from genrec.data.exact_numbers import compare_columns, compare_inexact, exact_scalar, is_among
 from genrec.data.filter_syntax import Filter, parse_filter
+from genrec.data.number_texts import misplaced_number
 from genrec.data.read_errors import first_line
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, FilterError
 from genrec.types import BoolArray
 
 _UNCHECKED_ROWS = 1 << 20  # rows that the conditions of a filter may scan in total before the deadline is checked
+_SEARCHED_ROWS = 1000  # rows in which an example of a column's values is looked for
 
 
 def filter_mask(
@@ -183,6 +185,8 @@ class _FilterEvaluator:
             other = self._scalar(value, name, column.type)
             if other is None:
                 return compare_inexact(column, _COMPARISONS[kind], value)
+            if isinstance(value, str) and column.type == pa.large_string() and kind not in (ast.Eq, ast.NotEq):
+                self._check_text_order(name, column, value)
         if describe_type(column.type) not in ("numbers", "text", "dates") and kind not in (ast.Eq, ast.NotEq):
             raise self._error(f"{name} holds {describe_type(column.type)}, which has no order; use == or !=")
         if isinstance(other, pa.Array) and describe_type(column.type) == "numbers":
@@ -271,11 +275,31 @@ class _FilterEvaluator:
         if holds == "lists":
             raise self._error(f"{name} holds lists; write: {value!r} in {name}")
         given = "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
-        example = {"numbers": "5", "text": "'x'", "true or false": "True", "dates": "'2020-12-31'"}.get(holds)
+        if holds == "text":
+            remedy = "write the value in quotes" + (", or the column as numbers" if given == "a number" else "")
+            raise self._error(f"{name} holds text{self._example_text(name)}, but {value!r} is {given}; {remedy}")
+        example = {"numbers": "5", "true or false": "True", "dates": "'2020-12-31'"}.get(holds)
         raise self._error(
             f"{name} holds {holds}, but {value!r} is {given}"
             + (f"; compare it with a value such as {example}" if example else "")
         )
+
+    def _example_text(self, name: str) -> str:
+        """The first text of a column, for messages."""
+        column = next(column for ours, column in self.columns.items() if unicodedata.normalize("NFKC", ours) == name)
+        if column.type != pa.large_string():
+            return ""
+        texts = pc.drop_null(column.slice(0, _SEARCHED_ROWS))
+        return f" such as {texts[0].as_py()!r:.60}" if len(texts) else ""
+
+    def _check_text_order(self, name: str, column: pa.Array, value: str) -> None:
+        """Refuse to compare numbers by their text, in which $15.00 is less than $5."""
+        misplaced = misplaced_number(column, value)
+        if misplaced is not None:
+            raise self._error(
+                f"{name} holds text, in which {misplaced!r:.60} and {value!r:.60} are not in the order of their "
+                "numbers; write the column as numbers"
+            )
 
     def _all_unknown(self) -> pa.Array:
         return pa.nulls(self.size, pa.bool_())

@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 from genrec.errors import InputError
 from genrec.types import IntArray, ItemId
 
+INTEGRAL_FLOAT = r"^-?(0|[1-9][0-9]*)\.0$"
+"""A whole number written as a float, such as 7.0 (RE2)."""
+
+MAX_EXACT_INTEGER = 2**53
+"""Every whole number up to this one is exact as a float64."""
+
 _CHUNK_SIZE = 65_536  # ids converted to Python values, or hashed, at once
 _HASH_LOOKUP_RATIO = 8  # look up by hash if N / Q is above this; below, Arrow's table of all N ids is faster
 _HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with well-mixed bits
@@ -82,14 +88,22 @@ class Ids(Sequence[ItemId]):
         if isinstance(ids, str | bytes):
             raise InputError(f"expected several ids, got the text {ids!r}; pass a list, such as [{ids!r}]")
         if isinstance(ids, Ids):
-            keys = ids.keys
-        else:
-            values = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
-            keys = pa.array([key_of(value) for value in values], pa.large_string())
-            if len(keys) * _HASH_LOOKUP_RATIO < max(len(self), _CHUNK_SIZE):
-                return self._find_by_hash(keys)
-        found = pc.index_in(keys, value_set=self.keys, skip_nulls=True)
-        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+            return self._find(ids.keys)
+        values = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
+        keys = pa.array([key_of(value) for value in values], pa.large_string())
+        found = self._find(keys)
+        # Text files write the ids of a column with gaps as 7.0. An id that is written so itself has been found above.
+        missing = found < 0
+        if missing.any():
+            missing &= np.asarray(pc.match_substring_regex(keys, INTEGRAL_FLOAT).fill_null(False), dtype=np.bool_)
+            found[missing] = self._find(pc.utf8_slice_codeunits(keys.filter(pa.array(missing)), 0, -2))
+        return found
+
+    def _find(self, keys: pa.Array) -> IntArray:
+        if len(keys) * _HASH_LOOKUP_RATIO < max(len(self), _CHUNK_SIZE):
+            return self._find_by_hash(keys)
+        found = pc.index_in(keys, value_set=self.keys, skip_nulls=True).fill_null(-1)
+        return np.array(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def _find_by_hash(self, keys: pa.Array) -> IntArray:
         """The index of each of Q texts: int64 [Q], or -1. Texts with equal hashes are compared; the first match wins.
@@ -143,12 +157,24 @@ def _hash_chunk(keys: pa.Array) -> NDArray[np.uint64]:
     return hashes
 
 
+def whole_number(value: object) -> object:
+    """A float that is a whole number as that integer; any other value unchanged.
+
+    Data frames and JSON turn ids into floats. Above 2**53, different ids may have become one float, so these stay.
+    """
+    if isinstance(value, float | np.floating) and float(value).is_integer() and abs(float(value)) <= MAX_EXACT_INTEGER:
+        return int(value)
+    return value
+
+
 def key_of(item_id: object) -> str | None:
-    """The text by which an id is looked up, the same for 85123 and "85123"; None for values that are not ids."""
+    """The text by which an id is looked up, the same for 85123, 85123.0 and "85123"; None for other values."""
     if isinstance(item_id, bool | np.bool_):
         return None
+    item_id = whole_number(item_id)
     if isinstance(item_id, numbers.Integral):
-        return str(int(item_id))
+        # Python refuses to write out integers of thousands of digits; no table can hold them either.
+        return str(int(item_id)) if -(2**63) <= int(item_id) < 2**64 else None
     if not isinstance(item_id, str):
         return None
     try:

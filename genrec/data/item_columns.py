@@ -90,9 +90,9 @@ def _require_unchanged_ids(given: pa.Array, cast: pa.Array) -> None:
 
 
 def replace_missing_by_null(column: pa.Array) -> pa.Array:
-    """An attribute with NaN and empty text replaced by null."""
+    """An attribute with NaN, infinite numbers and empty text replaced by null."""
     if column.type == pa.float64():
-        return pc.if_else(pc.is_nan(column), None, column)
+        return pc.if_else(pc.is_finite(column), column, None)
     if column.type == pa.large_string():
         return pc.if_else(pc.equal(column, ""), None, column)
     return column

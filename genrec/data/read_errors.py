@@ -5,12 +5,18 @@ Arrow's own messages count lines within a block, not within the file, so the fil
 
 import csv
 import json
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from genrec.data.file_format import convert_command, describe_json_array, read_head
 from genrec.errors import InputError
 
 _BLOCK_SIZE = 1 << 24  # bytes
+_LEGACY_ENCODINGS = ("cp1252", "cp1250", "cp1251", "koi8-r", "gb18030", "big5", "cp932", "cp949", "euc-jp")
+_EXCERPT = 12  # characters shown before and after a byte that is not UTF-8
+_PYTHON_DICT = re.compile(r"\s*\{\s*'")
 
 
 def first_line(error: BaseException) -> str:
@@ -33,18 +39,29 @@ def find_csv_error(path: Path, delimiter: str) -> str | None:
     """Describe the first line of a CSV file that cannot be read; None if there is none."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file, delimiter=delimiter)
-        expected = 0
+        header: list[str] = []
         try:
             for row in rows:
-                expected = expected or len(row)
-                if row and len(row) != expected:
+                header = header or row
+                if row and len(row) != len(header):
                     return (
-                        f"line {rows.line_num:,} of {path.name} has {len(row)} fields, but the header has {expected}; "
-                        "quote fields that contain the separator, or repair the line"
+                        f"line {rows.line_num:,} of {path.name} has {len(row)} fields, but the header has "
+                        f"{len(header)}; {_field_count_remedy(row, header)}"
                     )
         except csv.Error as error:
             return f"line {rows.line_num:,} of {path.name} cannot be read: {error}; repair the line"
     return None
+
+
+def _field_count_remedy(row: Sequence[str], header: Sequence[str]) -> str:
+    """What to do about a row with another number of fields than the header."""
+    if len(row) > len(header):
+        if not any(row[len(header) :]):
+            return "it ends with a separator; end the header with one too, or remove it from every line"
+        return "quote fields that contain the separator, or repair the line"
+    if not any(header[len(row) :]):
+        return "the header ends with a separator; remove it there, or end every line with one too"
+    return "quote line breaks inside a field, or add the missing fields"
 
 
 def find_unclosed_quote(path: Path, delimiter: str) -> str | None:
@@ -68,6 +85,8 @@ def find_unclosed_quote(path: Path, delimiter: str) -> str | None:
 
 def find_json_error(path: Path) -> str | None:
     """Describe the first line of a JSON Lines file that cannot be read; None if there is none."""
+    if found := describe_json_array(path, read_head(path)):
+        return f"{path.name} {found}"
     kinds: dict[str, tuple[str, int]] = {}
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
@@ -77,7 +96,7 @@ def find_json_error(path: Path) -> str | None:
                 row = json.loads(line)
                 json.dumps(row, ensure_ascii=False).encode()
             except (ValueError, RecursionError) as error:
-                return f"line {number:,} of {path.name} is not a JSON object: {first_line(error)}; repair the line"
+                return f"line {number:,} of {path.name} is not a JSON object: {_json_remedy(path, line, error)}"
             if not isinstance(row, dict):
                 return f"line {number:,} of {path.name} is not a JSON object; write one object a line (JSON Lines)"
             for name, value in row.items():
@@ -91,18 +110,50 @@ def find_json_error(path: Path) -> str | None:
     return None
 
 
+def _json_remedy(path: Path, line: str, error: Exception) -> str:
+    """What is wrong with a line that is not JSON, and what to do about it."""
+    if _PYTHON_DICT.match(line):
+        code = "import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]"
+        command = f'python -c "{code}" < {shlex.quote(path.name)} > {shlex.quote(f"json-{path.name}")}'
+        return f"it is written as a Python dict; convert the file, for example: {command}"
+    return f"{first_line(error)}; repair the line"
+
+
 def _find_encoding_error(path: Path) -> str | None:
+    """Describe the first bytes of a file that are not UTF-8; None if there are none.
+
+    No encoding is guessed: bytes of one encoding are valid in others, where they are other characters. The message
+    shows what the bytes are in each encoding that fits, and a reader sees which is right.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                byte = line[error.start]
+                readings = _readings(line, error.start)
+                encoding = readings[0][1] if len(readings) == 1 else "ENCODING"
+                shown = ", ".join(f"{text!r} in {name}" for text, name in readings) or "nothing in common encodings"
+                command = convert_command(path, f"iconv -f {encoding} -t UTF-8", "utf8-")
                 return (
-                    f"{path.name} is not UTF-8: byte 0x{byte:02x} at position {error.start + 1} of line {number:,}; "
-                    f"re-encode it, for example: iconv -f windows-1252 -t utf-8 {path.name} > utf8-{path.name}"
+                    f"{path.name} is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1} of line "
+                    f"{number:,}; the text there is {shown}; re-encode it from the right one: {command}"
                 )
     return None
+
+
+def _readings(line: bytes, start: int) -> list[tuple[str, str]]:
+    """The text around a byte of a line in each encoding that fits, and the encoding; the same text once."""
+    found: dict[str, str] = {}
+    for encoding in _LEGACY_ENCODINGS:
+        try:
+            text = line.decode(encoding).rstrip("\r\n")
+        except UnicodeDecodeError:
+            continue
+        at = len(line[:start].decode(encoding, "ignore"))
+        excerpt = text[max(0, at - _EXCERPT) : at + _EXCERPT]
+        if excerpt.replace("\t", " ").isprintable():
+            found.setdefault(excerpt, encoding)
+    return list(found.items())
 
 
 def _count_quotes(path: Path) -> int:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from genrec.data.column_mapping import ColumnMapping
 from genrec.data.column_types import has_timestamps, infer_type, normalize_array, timestamps_as_text
+from genrec.data.file_format import check_format, describe_json, empty_file_error, read_head
 from genrec.data.read_errors import find_csv_error, find_json_error, find_unclosed_quote, first_line, read_error
 from genrec.data.table import Table
 from genrec.errors import InputError
@@ -78,50 +79,38 @@ def read_table(
 
 
 def _open_file(path: Path) -> _Source:
-    suffix = path.suffix.lower()
-    _check_suffix(path, suffix)
     try:
         if path.is_dir():
             raise InputError(f"{path} is a directory; name one file inside it ({_SUFFIXES})")
-        with path.open("rb") as file:
-            head = file.read(4)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path, genrec reads local files") from None
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path, genrec reads local files")
+        suffix = path.suffix.lower()
+        if suffix in _PICKLE_SUFFIXES:
+            raise InputError(
+                f"{path} is a {suffix} file; genrec never unpickles, because that can run code. "
+                f"Save the table as one of {_SUFFIXES}, or pass the data frame"
+            )
+        check_format(path)
+        if suffix not in (*DELIMITERS, *_JSON_SUFFIXES, ".parquet"):
+            raise _suffix_error(path)
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read: {reason}; check the path and its permissions") from error
-    if not head:
-        raise _empty_file_error(path)
     if suffix == ".parquet":
         return _open_parquet(path)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(
-            f"{path.name} is encoded as UTF-16; re-encode it to UTF-8, for example: "
-            f"iconv -f utf-16 -t utf-8 {path.name} > utf8-{path.name}"
-        )
     return _open_json(path) if suffix in _JSON_SUFFIXES else _open_csv(path, DELIMITERS[suffix])
 
 
-def _check_suffix(path: Path, suffix: str) -> None:
-    if suffix in _PICKLE_SUFFIXES:
-        raise InputError(
-            f"{path} is a {suffix} file; genrec never unpickles, because that can run code. "
-            f"Save the table as one of {_SUFFIXES}, or pass the data frame"
-        )
-    if suffix in (*DELIMITERS, *_JSON_SUFFIXES, ".parquet"):
-        return
-    hint = ""
-    if suffix == ".json":
-        hint = "; if it holds one JSON object a line, rename it to .jsonl"
-    elif suffix in _COMPRESSED_SUFFIXES:
-        hint = "; decompress it first"
-    raise InputError(
-        f"{path} has the suffix {suffix or 'none'!r}, which genrec does not read; use one of {_SUFFIXES}{hint}"
-    )
-
-
-def _empty_file_error(path: Path) -> InputError:
-    return InputError(f"{path.name} is empty; check that it was written completely")
+def _suffix_error(path: Path) -> InputError:
+    """The error for a file whose suffix is that of no table."""
+    suffix = path.suffix.lower()
+    problem = f"{path} has the suffix {suffix!r}, which genrec does not read" if suffix else f"{path} has no suffix"
+    if found := describe_json(path, read_head(path)):
+        return InputError(f"{problem}; it {found}")
+    hint = "; decompress it first" if suffix in _COMPRESSED_SUFFIXES else ""
+    return InputError(f"{problem}; write it as one of {_SUFFIXES}, or rename it if it is one of them{hint}")
 
 
 def _open_csv(path: Path, delimiter: str) -> _Source:
@@ -133,7 +122,7 @@ def _open_csv(path: Path, delimiter: str) -> _Source:
     except (UnicodeDecodeError, csv.Error) as error:
         raise read_error(path, error, lambda: find_csv_error(path, delimiter)) from error
     if not raw:
-        raise _empty_file_error(path)
+        raise empty_file_error(path)
     header = [name.strip() for name in raw]
 
     def load(wanted: list[str]) -> pa.Table:

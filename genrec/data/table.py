@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from genrec.data.column_types import describe_type, missing_mask, normalize_array
-from genrec.data.ids import Ids
+from genrec.data.ids import INTEGRAL_FLOAT, MAX_EXACT_INTEGER, Ids
 from genrec.errors import InputError
 from genrec.types import BoolArray, FloatArray
 
-_MAX_EXACT_INTEGER = 2**53  # every whole number up to this one is exact as float64
+# Ids that went through floats, in the form that spreadsheets, pandas and Python give large numbers.
+_ROUNDED_FLOAT = r"^-?[0-9]\.[0-9]+[eE]\+[0-9]+$"
 _MAX_NAMED_ROWS = 3
 
 
@@ -61,10 +63,11 @@ class Table:
         return name if theirs == name else f"{name} (column {theirs!r})"
 
     def id_column(self, name: str) -> Ids:
-        """A column of ids.
+        """A column of ids. If all are written as floats, such as 7.0, they are the whole numbers, here 7.
 
         Raises:
-            InputError: a row without an id, or ids that are neither text nor whole numbers.
+            InputError: a row without an id, ids that are neither text nor whole numbers, or numbers so large that two
+                ids may have become one float.
         """
         values = self.columns[name]
         kind = values.type
@@ -74,9 +77,11 @@ class Table:
                 "ids are text or whole numbers, cast the column to one of them"
             )
         self.require_values(name, "drop such rows or give them an id")
+        if kind == pa.large_string():
+            values = self._without_fraction(name, values)
         if kind == pa.float64():
             numbers = values.to_numpy(zero_copy_only=False)
-            bad = (numbers != np.floor(numbers)) | (np.abs(numbers) > _MAX_EXACT_INTEGER)
+            bad = (numbers != np.floor(numbers)) | (np.abs(numbers) > MAX_EXACT_INTEGER)
             if bad.any():
                 raise InputError(
                     f"{self.describe_rows(bad)} {self.column_label(name)} such as {float(numbers[np.argmax(bad)])!r}; "
@@ -84,6 +89,21 @@ class Table:
                 )
             values = pa.array(numbers.astype(np.int64))
         return Ids(values)
+
+    def _without_fraction(self, name: str, values: pa.Array) -> pa.Array:
+        """Ids as text, without the ".0" of a column whose ids are all written as floats."""
+        rounded = pc.match_substring_regex(values, _ROUNDED_FLOAT)
+        if pc.all(pc.match_substring_regex(values, INTEGRAL_FLOAT)).as_py():
+            values = pc.utf8_slice_codeunits(values, 0, -2)
+            digits = pc.utf8_length(pc.utf8_ltrim(values, "-"))
+            rounded = pc.greater(digits, len(str(MAX_EXACT_INTEGER)) - 1)
+        bad = np.asarray(rounded.to_numpy(zero_copy_only=False), dtype=np.bool_)
+        if bad.any():
+            raise InputError(
+                f"{self.describe_rows(bad)} {self.column_label(name)} such as {values[int(np.argmax(bad))].as_py()!r}, "
+                "a rounded number in which two ids may have become one; write the ids again as text, from the source"
+            )
+        return values
 
     def text_column(self, name: str) -> pa.Array:
         """A column of text without missing values, as large_string; whole numbers are written out.

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from genrec.errors import DeadlineExceededError, EngineError, GenrecError, InputError, QueueFullError, StoreError
+from genrec.errors import (
+    DeadlineExceededError,
+    EngineError,
+    GenrecError,
+    InputError,
+    QueueFullError,
+    StoreError,
+    UnknownUserError,
+)
 
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _RETRY_AFTER = 1  # seconds
@@ -61,6 +69,9 @@ class ApiError(Exception):
                 return error
             case QueueFullError():
                 return cls.overloaded()
+            case UnknownUserError():
+                told = error.revised(remedy='send on_unknown: "fallback" to treat the user as new')
+                return cls(400, str(told), "invalid_value", reason=error.code)
             case InputError():
                 return cls(400, str(error), "invalid_value", reason=error.code)
             case StoreError():

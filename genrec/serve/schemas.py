@@ -16,10 +16,12 @@ from pydantic import (
 
 from genrec.batch.row import is_encodable
 from genrec.chat.preferences import Preferences
+from genrec.data.ids import whole_number
 from genrec.types import ItemId, Role, UserId
 
 _MAX_ITEM_IDS, _MAX_K, _MAX_EVENTS, _MAX_DEADLINE = 10_000, 1_000, 1_000, 60.0
-_INT64_LIMIT, _MAX_EXACT_FLOAT = 2**63, 2**53
+_MAX_SECONDS, _MIN_MICROSECONDS = 1e12, 1e14
+_INT64_LIMIT = 2**63
 _MAX_ID_LENGTH = 200
 
 
@@ -30,14 +32,17 @@ def _check_text(text: str) -> str:
     return text
 
 
-def _integral_float_to_int(value: object) -> object:
-    """Accept 5.0 as an integer, as JSON Schema does."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_EXACT_FLOAT else value
+def _check_seconds(seconds: float) -> float:
+    """Reject times of the far future, which are seconds in another unit."""
+    if abs(seconds) <= _MAX_SECONDS:
+        return seconds
+    unit, factor = ("microseconds", 1_000_000) if abs(seconds) >= _MIN_MICROSECONDS else ("milliseconds", 1_000)
+    raise ValueError(f"Input should be seconds since 1970, but looks like {unit}; divide it by {factor:,}")
 
 
 def _parse_id(value: object) -> ItemId:
     """Validate an id. One function for both types, because the errors of a union are hard to read."""
-    value = _integral_float_to_int(value)
+    value = whole_number(value)
     if isinstance(value, str) and 0 < len(value) <= _MAX_ID_LENGTH:
         return _check_text(value)
     if isinstance(value, int) and not isinstance(value, bool) and -_INT64_LIMIT <= value < _INT64_LIMIT:
@@ -60,7 +65,7 @@ _ID_SCHEMA = {
         {"type": "integer", "format": "int64"},
     ]
 }
-_IntegralFloat = BeforeValidator(_integral_float_to_int)
+_IntegralFloat = BeforeValidator(whole_number)
 Id = Annotated[ItemId, PlainValidator(_parse_id), WithJsonSchema(_ID_SCHEMA)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 ItemIds = Annotated[list[Id], Field(max_length=_MAX_ITEM_IDS)]
@@ -144,7 +149,15 @@ class EventBody(Body):
     user_id: Id
     item_id: Id
     timestamp: (
-        Annotated[FiniteFloat, Field(ge=-1e12, le=1e12, description="Seconds since 1970; default: now.")] | None
+        Annotated[
+            FiniteFloat,
+            AfterValidator(_check_seconds),
+            Field(
+                description="Seconds since 1970; default: now.",
+                json_schema_extra={"minimum": -_MAX_SECONDS, "maximum": _MAX_SECONDS},
+            ),
+        ]
+        | None
     ) = None
     event: ShortText | None = None
     weight: Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 
 from genrec.chat.advisor import Advisor
 from genrec.data.catalog import Catalog
-from genrec.errors import EngineError
+from genrec.errors import EngineError, UnknownItemError
 from genrec.recommender import Recommender
 from genrec.serve.batching import DynamicBatcher
 from genrec.serve.responses import NoticeFilter, RecommendResponse, to_responses
@@ -183,7 +183,10 @@ class Service:
         Raises:
             UnknownItemError: an item is not in the catalog.
         """
-        self.catalog.indices_of([event.item_id for event in events])
+        try:
+            self.catalog.indices_of([event.item_id for event in events])
+        except UnknownItemError as error:
+            raise error.revised(remedy="remove its events, or add the item first; nothing was stored") from None
         stored = [
             Event(
                 user_id=event.user_id,

@@ -185,6 +185,7 @@ REFUSED: list[tuple[str, Sequence[str], Sequence[str]]] = [
     ("no adapter", ("recommend", "--adapter", "nowhere"), ("'nowhere'", "training wrote")),
     ("no index", ("recommend", "--index", "."), ("manifest.json is missing",)),
     ("unknown verb", ("suggest",), ("suggest",)),
+    ("an id that begins with a dash", ("recommend", "-1Ye"), ("begin with '-'", "after --")),
     ("unknown option", ("recommend", "--top", "3"), ("--top",)),
 ]
 
@@ -201,6 +202,24 @@ def test_wrong_input_is_refused_in_one_message(arguments: Sequence[str], said: S
     message = " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.err).split())
     assert all(piece in message for piece in said), message
     assert sorted(path.name for path in files.iterdir()) == before, "nothing half-written"
+
+
+def test_an_id_that_begins_with_a_dash_goes_after_two(files: Path) -> None:
+    """The advice works, and options take such an id as it is."""
+    (answer,) = run("recommend", *OURS, *NO_MODELS, "--on-unknown", "fallback", "--json", "--", "-1Ye").json
+    assert answer["user_id"] == "-1Ye"
+    assert "item '-1Ye'" in run("recommend", "--history", "-1Ye", *OURS, *NO_MODELS).err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("chat", "--history", "zz"), ("prompt", "render", "next-item", "--history", "zz")]
+)
+def test_no_command_advises_an_option_that_it_does_not_have(arguments: tuple[str, ...], files: Path) -> None:
+    """Following the advice gives the next error."""
+    result = run(*arguments, *OURS, *(NO_MODELS if arguments[0] == "chat" else ()))
+    assert result.exit_code == 2
+    assert "item 'zz' is not in catalog" in result.err
+    assert "--on-unknown" not in result.err
 
 
 def test_fewer_than_k_is_said(files: Path) -> None:

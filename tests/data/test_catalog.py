@@ -283,3 +283,46 @@ def test_columns_are_read_by_name_and_the_catalog_is_named_after_its_file(tmp_pa
     assert "games-2018" in repr(catalog)
     with pytest.raises(InputError, match="no attribute 'cost'; use one of item_id, title, price"):
         catalog.column("cost")
+
+
+BYTES = pa.array([b"\xff", b"ok"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        BYTES,
+        BYTES.cast(pa.binary_view()),
+        pa.array([b"\xff", b"a"], pa.binary(1)),
+        pa.array([[{"image": b"\xff"}], None]),
+        pa.array([10**18, 0], pa.timestamp("us")),
+        pa.array([10**17, 0], pa.timestamp("s")),
+        pa.array([[10**18], []], pa.list_(pa.timestamp("us"))),
+        pa.array([10**8, 0], pa.int32()).cast(pa.date32()),
+        pa.array([2**62, 0], pa.duration("s")),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_column_that_no_answer_can_hold_is_refused_by_its_name(values: pa.Array) -> None:
+    """Otherwise the server starts, and every list with such an item is an internal error."""
+    with pytest.raises(InputError, match=r"column 'image' of the data frame .*leave it out"):
+        read_catalog(pa.table({"item_id": ["a", "b"], "title": ["A", "B"], "image": values}))
+
+
+def test_bytes_in_a_parquet_file_are_refused_by_their_column(tmp_path: Path) -> None:
+    """Otherwise every list with such an item is an internal error."""
+    parquet.write_table(pa.table({"item_id": ["a", "b"], "title": ["A", "B"], "image": BYTES}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"column 'image' of x\.parquet .*leave it out"):
+        read_catalog(tmp_path / "x.parquet")
+
+
+def test_bytes_that_are_text_are_text() -> None:
+    """Hive and Spark write text as bytes without a type."""
+    catalog = read_catalog(pa.table({"item_id": [b"a"], "title": ["É".encode()], "tags": [[b"x"]]}))
+    assert [(item.item_id, item.title, item.attributes) for item in catalog] == [("a", "É", {"tags": ["x"]})]
+
+
+def test_an_infinite_number_counts_as_missing() -> None:
+    """JSON has no infinite numbers, and no condition could name one."""
+    items = [Item("a", "A", {"price": float("inf")}), Item("b", "B", {"price": 1.0})]
+    assert Catalog.from_items(items).column("price").to_pylist() == [None, 1.0]

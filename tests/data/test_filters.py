@@ -495,3 +495,23 @@ def test_every_kind_of_condition_counts_as_a_scan(form: str) -> None:
     assert len(filter_mask("flag", columns, deadline=expired)) == size
     few = {name: column.slice(0, 1000) for name, column in columns.items()}
     assert len(filter_mask(repeated, few, deadline=expired)) == 1000
+
+
+@pytest.mark.parametrize("condition", ["price < '$5'", "price < '5'", "price >= '$5.00'", "'$5' > price", "1 < price"])
+def test_prices_written_as_text_are_not_compared_by_their_letters(condition: str) -> None:
+    """As text, $15.00 is less than $5: a limit would let through what it excludes."""
+    items = [Item("a", "Mug", {"price": "$5.00"}), Item("b", "Lamp", {"price": "$15.00"}), Item("c", "Tray", {})]
+    with pytest.raises(FilterError, match=r"price holds text.*\$.*the column as numbers"):
+        Catalog.from_items(items).where(condition)
+    assert allowed(Catalog.from_items(items), "price == '$5.00'") == [0]
+
+
+def test_text_in_the_order_of_its_numbers_can_be_compared() -> None:
+    """Dates in text files stay text, and codes of equal length have an order."""
+    items = [
+        Item("a", "2", {"day": "2020-01-01", "zip": "01234", "age": "5 €"}),
+        Item("b", "10 Lamps", {"day": "2021-01-01", "zip": "99999", "age": "7 €"}),
+    ]
+    catalog = Catalog.from_items(items)
+    assert allowed(catalog, "day >= '2020-06' and zip > '05000' and age > '6'") == [1]
+    assert allowed(catalog, "title < 'M' and day < '2021'") == [0]

@@ -26,11 +26,21 @@ def test_whole_number_ids_are_found_by_text_and_by_number() -> None:
     """Otherwise ids from a URL, which are text, miss a catalog whose ids are numbers."""
     ids = Ids(pa.array([85123, -1, 0]))
     assert ids.position(85123) == ids.position("85123") == ids.position(np.int32(85123)) == 0
-    assert ids.position("085123") == ids.position(True) == ids.position(85123.0) == -1
+    assert ids.position("085123") == ids.position(True) == ids.position(85123.5) == -1
     assert ids[1] == -1
     assert list(ids[:2]) == [85123, -1]
     with pytest.raises(InputError, match="expected several ids"):
         ids.positions("85123")
+
+
+@pytest.mark.parametrize("values", [[1, 2, 2**53], ["1", "2", str(2**53)]])
+def test_an_id_that_became_a_float_is_the_same_id(values: list[int | str]) -> None:
+    """A gap in a column makes 1.0 of 1 in pandas and "1.0" in its CSV files: it is user 1 everywhere, or nowhere."""
+    ids = Ids(pa.array(values, pa.large_string() if isinstance(values[0], str) else pa.int64()))
+    assert ids.positions([1.0, np.float64(2), float(2**53), "1.0", "2.0"]).tolist() == [0, 1, 2, 0, 1]
+    unknown = [1.5, "1.50", "01.0", "1.00", float("nan"), float("inf"), float(2**60), 10**5000, None]
+    assert ids.positions(unknown).tolist() == [-1] * len(unknown)
+    assert Ids(pa.array(["1.0", "1"], pa.large_string())).positions(["1.0", "1", 1.0]).tolist() == [0, 1, 1]
 
 
 def test_ids_with_equal_hashes_are_distinguished() -> None:

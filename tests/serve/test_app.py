@@ -142,6 +142,26 @@ def test_errors_name_the_value_and_no_path(client: httpx.Client) -> None:
     assert client.put("/v1/recommend", json={}).status_code == 405
 
 
+def test_a_time_in_another_unit_is_told_from_one_that_is_wrong(client: httpx.Client) -> None:
+    """A browser's clock gives milliseconds; "less than 1000000000000" does not say so."""
+    for timestamp, unit in ((1_700_000_000_000, "milliseconds"), (1_700_000_000_000_000, "microseconds")):
+        event = {"user_id": "u", "item_id": "i0", "timestamp": timestamp}
+        error = error_of(client.post("/v1/events", json={"events": [event]}))
+        assert error["param"] == "events.0.timestamp"
+        assert f"looks like {unit}" in error["message"]
+
+
+def test_no_error_advises_what_the_route_does_not_take(client: httpx.Client) -> None:
+    """A caller who follows the advice gets the next error."""
+    event = {"user_id": "u", "item_id": "zz"}
+    told = error_of(client.post("/v1/events", json={"events": [event]}))["message"]
+    assert "'zz'" in told
+    assert "on_unknown" not in told
+    unknown = client.post("/v1/recommend", json={"user_id": "nobody", "on_unknown": "raise"})
+    assert (unknown.status_code, error_of(unknown)["reason"]) == (400, "unknown_user")
+    assert 'on_unknown: "fallback"' in error_of(unknown)["message"]
+
+
 def test_documentation_lists_every_route(client: httpx.Client) -> None:
     """An undocumented route is not used; a documented one that is missing breaks clients."""
     paths = client.get("/openapi.json").json()["paths"]

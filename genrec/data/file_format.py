@@ -1,0 +1,155 @@
+"""File formats: recognises a file that is not the table that its name promises, by its first bytes.
+
+Each format is told with the command that makes a table of it. Sources: the magic numbers in the specification of each
+format, and of Git LFS (docs/spec.md) for pointers.
+"""
+
+import codecs
+import re
+import shlex
+import zipfile
+from pathlib import Path
+
+from genrec.errors import InputError
+
+_HEAD_SIZE = 4096  # bytes
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_UTF_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_UTF_WITHOUT_MARK = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
+_ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
+_JSON_OBJECT = re.compile(rb'\s*\{\s*"')
+_COMPRESSED = "is compressed with {0}; decompress it first, for example: {0} -dc {{file}} > {{plain}}"
+# Regular expressions for the first bytes, without case for pages only, and what such a file is and what to do about it.
+_SIGNATURES = (
+    (rb"\x1f\x8b", _COMPRESSED.format("gzip")),
+    (rb"BZh[1-9]1AY&SY", _COMPRESSED.format("bzip2")),
+    (rb"\xfd7zXZ\x00", _COMPRESSED.format("xz")),
+    (rb"\x28\xb5\x2f\xfd", _COMPRESSED.format("zstd")),
+    (rb"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive; extract it first"),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel workbook (.xls); save its sheet as CSV UTF-8"),
+    (rb"PAR1[\x00-\x1f]", "is a Parquet file; rename it to .parquet"),
+    (rb"ARROW1\x00\x00", "is an Arrow (Feather) file; write it as Parquet, or pass it as a data frame"),
+    (rb"SQLite format 3\x00", "is an SQLite database; export its table as CSV"),
+    (rb"\x89HDF\r\n\x1a\n", "is an HDF5 file; write its table as Parquet"),
+    (rb"%PDF-", "is a PDF document, not a table; export the table as CSV"),
+    (rb"\x80[\x02-\x05]", "is a pickle, and genrec never unpickles, because that can run code; write it as Parquet"),
+    (
+        rb"version https://git-lfs\.github\.com/spec/",
+        "is a pointer of Git LFS, not the table itself; fetch the table with: git lfs pull",
+    ),
+    (
+        rb"(?i)\s*<(!doctype\s+html|html|head|body)\b",
+        "is an HTML page, such as a login or an error page, not a table; download the table itself",
+    ),
+    (rb"\s*<\?xml\b", "is an XML document, not a table; export the table as CSV"),
+)
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file that is not a table of the format that its suffix says.
+
+    Raises:
+        InputError: the file is empty, compressed, a workbook, a page, a pointer or text in UTF-16 or UTF-32; the
+            message says which, and how to make a table of it.
+        OSError: the file cannot be read.
+    """
+    head = read_head(path)
+    if not head:
+        raise empty_file_error(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet" and head.startswith(b"PAR1"):
+        return
+    if found := _describe_zip(path) if head.startswith(b"PK\x03\x04") else _describe_signature(path, head):
+        raise InputError(f"{path.name} {found}")
+    if suffix == ".parquet":
+        return
+    if encoding := _utf_encoding(head):
+        command = convert_command(path, f"iconv -f {encoding} -t UTF-8", "utf8-")
+        raise InputError(f"{path.name} is encoded as {encoding}; re-encode it to UTF-8, for example: {command}")
+    if suffix in (".csv", ".tsv") and (found := describe_json(path, head)):
+        raise InputError(f"{path.name} {found}")
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file, without a byte order mark of UTF-8.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(_HEAD_SIZE).removeprefix(codecs.BOM_UTF8)
+
+
+def empty_file_error(path: Path) -> InputError:
+    """The error for a file without content."""
+    return InputError(f"{path.name} is empty; check that it was written completely")
+
+
+def describe_json(path: Path, head: bytes) -> str | None:
+    """What a JSON file holds and how to make JSON Lines of it, after the file's name; None if it is not JSON."""
+    if _JSON_OBJECT.match(head):
+        return "holds JSON objects; if there is one a line, rename it to .jsonl"
+    return describe_json_array(path, head)
+
+
+def describe_json_array(path: Path, head: bytes) -> str | None:
+    """How to make JSON Lines of an array of objects, after the file's name; None if the file does not begin with one.
+
+    Args:
+        path: the file.
+        head: its first bytes.
+    """
+    if not _ARRAY_OF_OBJECTS.match(head):
+        return None
+    command = f"jq -c '.[]' {shlex.quote(path.name)} > {shlex.quote(f'{path.stem}-lines.jsonl')}"
+    return f"holds a JSON array; write one object a line (JSON Lines), for example: {command}"
+
+
+def convert_command(path: Path, command: str, prefix: str) -> str:
+    """A shell command that converts a file into one with a prefix before its name."""
+    return f"{command} {shlex.quote(path.name)} > {shlex.quote(prefix + path.name)}"
+
+
+def _describe_signature(path: Path, head: bytes) -> str | None:
+    plain = path.stem if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst") else f"plain-{path.name}"
+    names = {"file": shlex.quote(path.name), "plain": shlex.quote(plain)}
+    return next((text.format(**names) for pattern, text in _SIGNATURES if re.match(pattern, head)), None)
+
+
+def _describe_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "is a damaged ZIP archive; write it again"
+    if any(name.startswith("xl/") for name in names):
+        return "is an Excel workbook; save its sheet as CSV UTF-8"
+    if "mimetype" in names and "content.xml" in names:
+        return "is an OpenDocument file; save its sheet as CSV with the character set UTF-8"
+    inside = f" that holds {names[0]!r:.80}" if names else ""
+    return f"is a ZIP archive{inside}; extract it first, for example: unzip {shlex.quote(path.name)}"
+
+
+def _utf_encoding(head: bytes) -> str | None:
+    """The encoding of text in UTF-16 or UTF-32, with or without a byte order mark; else None.
+
+    ASCII characters such as line ends have zero bytes in these encodings, and none in UTF-8.
+    """
+    marked = next((name for mark, name in _UTF_MARKS if head.startswith(mark)), None)
+    if marked is not None or b"\0" not in head:
+        return marked
+    for encoding in _UTF_WITHOUT_MARK:
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
+        except UnicodeDecodeError:
+            continue
+        lines = text.splitlines()
+        # Two lines at least: one without a line end could be read in any of them.
+        if "\n" in text and lines[0].replace("\t", " ").isprintable():
+            return encoding
+    return None
