@@ -34,6 +34,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_writable(directory: Path, *, kind: str) -> None:
+    """Check that an artifact can be written to a folder, before the work that makes it.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or contains anything but an artifact of this kind.
+    """
+    try:
+        _check_replaceable(directory, kind)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; choose another folder") from error
+    existing = next(parent for parent in directory.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "is not writable" if existing.is_dir() else "is not a folder"
+        raise ArtifactError(f"cannot write {kind} to {directory}: {existing} {reason}; choose another folder")
+
+
 @contextmanager
 def artifact_writer(directory: Path, *, kind: str, version: int, metadata: Mapping[str, Any]) -> Iterator[Path]:
     """Yield an empty folder; on leaving, add a manifest to it and rename it to `directory`.

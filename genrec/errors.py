@@ -18,8 +18,12 @@ Each message names the thing, the value, the place and the remedy. `exit_code` i
     └── StoreError               5  the event database
 """
 
-from numbers import Integral
+import math
+from contextlib import suppress
+from numbers import Integral, Real
 from typing import ClassVar, Self
+
+MAX_COUNT = 2**63 - 1
 
 
 class GenrecError(Exception):
@@ -137,11 +141,40 @@ class StoreError(GenrecError):
     exit_code = 5
 
 
+def format_value(value: object, max_length: int = 80) -> str:
+    """A value of the caller for messages, cut if it is long; NumPy's numbers without their type."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()  # type: ignore[attr-defined]
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  (an integer of thousands of digits, or a value with a broken __repr__)
+        return f"a value of type {type(value).__name__} that cannot be printed"
+    return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+
+
 def check_count(name: str, value: object, minimum: int = 1) -> None:
-    """Check that a value is a whole number of at least `minimum`.
+    """Check that a value is a whole number of at least `minimum` that an int64 can hold.
 
     Raises:
         InputError: it is not; the message contains its name and value.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least {minimum}")
+    if isinstance(value, bool) or not isinstance(value, Integral) or not minimum <= int(value) <= MAX_COUNT:
+        most = f" and at most {MAX_COUNT:,}" if isinstance(value, Integral) and int(value) > MAX_COUNT else ""
+        raise InputError(f"{name} is {format_value(value)}; give a whole number of at least {minimum}{most}")
+
+
+def check_number(name: str, value: object, remedy: str, minimum: float = -math.inf, *, above: bool = False) -> float:
+    """Check that a value is a finite number of at least `minimum`, or above it.
+
+    Returns:
+        The number as a float.
+
+    Raises:
+        InputError: it is not; the message contains its name and value, and the remedy.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):  # an integer beyond the range of floats
+            number = float(value)
+            if math.isfinite(number) and (number > minimum if above else number >= minimum):
+                return number
+    raise InputError(f"{name} is {format_value(value)}; {remedy}")

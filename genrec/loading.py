@@ -37,7 +37,7 @@ from genrec.precomputed import load_collaborative_model, load_item_vectors
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.embedding import EmbeddingRanker
-from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.generative import GenerativeRanker, check_templates
 from genrec.rankers.generative_settings import Strategy
 from genrec.rankers.prior_store import PriorSource
 from genrec.recommender import Recommender
@@ -113,6 +113,8 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
+    if settings.model is not None:  # before the slow work
+        check_templates([read_template(settings.template), read_template(settings.cold_template)], settings.generative)
     loading_notices: list[Notice] = []
     if reason := cache_write_error(cache):
         loading_notices.append(Notice("cache_not_writable", {"reason": reason}))

@@ -13,9 +13,15 @@ from genrec.data.constraints import ConstraintCompiler
 from genrec.data.ids import key_of, whole_number
 from genrec.data.interactions import Interactions, read_interactions
 from genrec.data.subset import Boost, Subset
-from genrec.data.table import format_value
 from genrec.deadline import Deadline
-from genrec.errors import InputError, UnknownItemError, UnknownUserError
+from genrec.errors import (
+    InputError,
+    UnknownItemError,
+    UnknownUserError,
+    check_count,
+    check_number,
+    format_value,
+)
 from genrec.notices import Notice
 from genrec.prompting.template import Template, read_template
 from genrec.rankers.base import Ranker, RankRequest
@@ -143,19 +149,24 @@ class Recommender:
             UnknownUserError, UnknownItemError: a user or a history item is unknown, and `on_unknown` is `raise`.
             DeadlineExceededError: the deadline passed while a filter was evaluated, so the allowed items are unknown.
         """
-        arguments = _Arguments(k, filter_seen, only, exclude, where, boost, deadline, on_unknown)
+        arguments = _Arguments(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, explain)
         options = self._request_options(arguments, self._clock())
-        users = int(users) if isinstance(users, np.integer) else whole_number(users)
-        if isinstance(users, str | int | History):
-            return self._recommend_batches([users], options, explain)[0]
-        if isinstance(users, Sequence):
-            return self._recommend_batches(list(users), options, explain)
-        frame = nw.from_native(users, eager_only=True, pass_through=True)
-        if not isinstance(frame, nw.DataFrame):
-            raise InputError(
-                f"users is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
-            )
-        return _to_frame(self._recommend_batches(_users_from_frame(frame), options, explain), frame, explain)
+        requested, frame = _requested_users(users)
+        if len(requested) > _BATCH_SIZE:
+            self._check_users(requested, on_unknown)  # before the first batch is ranked
+        answers = self._recommend_batches(requested, options, explain)
+        if frame is not None:
+            return _to_frame(answers, frame, explain)
+        return answers if isinstance(users, Sequence) and not isinstance(users, str) else answers[0]
+
+    def check(self, users: Any, k: int = 10, **options: Unpack[RecommendOptions]) -> None:
+        """Raise the error that `recommend` would raise for these arguments, without ranking.
+
+        It needs no model, so that a program can check a request before it loads one.
+        """
+        checked = _Arguments(k, **options)
+        self._request_options(checked, self._clock())
+        self._check_users(_requested_users(users)[0], checked.on_unknown)
 
     def validation_errors(
         self, users: Sequence[UserLike], *, on_unknown: OnUnknown = "raise"
@@ -210,17 +221,26 @@ class Recommender:
             answers += [request.to_recommendation_list(self.catalog, self._notices, seconds) for request in requests]
         return answers
 
-    def _pending_request(self, resolved: "_ResolvedUser", options: "_RequestOptions") -> PendingRequest:
-        """The request of one user, in item indices."""
-        notices: list[Notice] = []
-        if options.on_unknown == "raise" and (resolved.item_indices < 0).any():
-            unknown = resolved.item_ids[int(resolved.id_positions[np.argmin(resolved.item_indices)])]
+    def _check_users(self, users: Sequence[UserLike], on_unknown: str) -> None:
+        for first in range(0, len(users), _BATCH_SIZE):
+            for resolved in self._resolve_users(users[first : first + _BATCH_SIZE], on_unknown):
+                self._check_history(resolved, on_unknown)
+
+    def _check_history(self, resolved: "_ResolvedUser", on_unknown: str) -> None:
+        """Refuse a history with an unknown item, if `on_unknown` says so."""
+        if on_unknown == "raise" and (resolved.item_indices < 0).any():
+            unknown = format_value(resolved.item_ids[int(resolved.id_positions[np.argmin(resolved.item_indices)])])
             raise UnknownItemError(
-                f"item {unknown!r} in the history{_of_user(resolved.user_id)} is not in catalog {self.catalog.name!r} "
+                f"item {unknown} in the history{_of_user(resolved.user_id)} is not in catalog {self.catalog.name!r} "
                 f"({len(self.catalog):,} items)",
                 remedy='pass on_unknown="skip" to drop such items',
                 on_unknown="skip",
             )
+
+    def _pending_request(self, resolved: "_ResolvedUser", options: "_RequestOptions") -> PendingRequest:
+        """The request of one user, in item indices."""
+        notices: list[Notice] = []
+        self._check_history(resolved, options.on_unknown)
         items = resolved.item_indices[resolved.item_indices >= 0]
         if len(items) < len(resolved.item_indices):
             total = len(resolved.item_indices)
@@ -243,7 +263,9 @@ class Recommender:
         histories = [user for user in users if isinstance(user, History)]
         for history in histories:
             if not isinstance(history.item_ids, tuple | list) or not isinstance(history.words, str):
-                raise InputError(f"{history!r} is not valid; give item_ids as a tuple of item ids, words as text")
+                raise InputError(
+                    f"{format_value(history)} is not valid; give item_ids as a tuple of item ids, words as text"
+                )
         stops = np.cumsum([len(history.item_ids) for history in histories], dtype=np.int64)
         items = self.catalog.item_ids.positions([item_id for history in histories for item_id in history.item_ids])
         indices = iter(np.split(items, stops[:-1]))
@@ -260,7 +282,7 @@ class Recommender:
             raise InputError(f"{format_value(user_id)} is not a user; pass user ids or History values")
         try:
             if self.interactions is None:
-                problem = f"user {user_id!r} is unknown: no interactions were loaded"
+                problem = f"user {format_value(user_id)} is unknown: no interactions were loaded"
                 raise UnknownUserError(problem, remedy="pass a History")
             codes = self.interactions.codes_of(user_id)
             return _ResolvedUser(
@@ -302,13 +324,14 @@ class _Arguments:
     """The arguments of `Recommender.recommend` as the caller passed them."""
 
     k: int
-    filter_seen: bool
+    filter_seen: bool = True
     only: Iterable[ItemId] | None = None
     exclude: Iterable[ItemId] | None = None
     where: Any = None
     boost: Mapping[ItemId, float] | None = None
     deadline: float | None = None
     on_unknown: OnUnknown = "raise"
+    explain: bool = False
 
     def check(self) -> None:
         """Check types and ranges.
@@ -316,16 +339,18 @@ class _Arguments:
         Raises:
             InputError: an argument is invalid.
         """
-        k, deadline = self.k, self.deadline
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k is {k!r}; give a whole number of at least 1")
-        if self.on_unknown not in get_args(OnUnknown):
-            raise InputError(f"on_unknown is {self.on_unknown!r}; choose one of {', '.join(get_args(OnUnknown))}")
-        if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < np.inf):
-            raise InputError(f"deadline is {deadline!r}; give seconds above 0, or None for no deadline")
+        check_count("k", self.k)
+        for name, flag in (("filter_seen", self.filter_seen), ("explain", self.explain)):
+            if not isinstance(flag, bool | np.bool_):
+                raise InputError(f"{name} is {format_value(flag)}; pass True or False")
+        if not isinstance(self.on_unknown, str) or self.on_unknown not in get_args(OnUnknown):
+            choices = ", ".join(get_args(OnUnknown))
+            raise InputError(f"on_unknown is {format_value(self.on_unknown)}; choose one of {choices}")
+        if self.deadline is not None:
+            check_number("deadline", self.deadline, "give seconds above 0, or None for no deadline", 0, above=True)
         for name, ids in (("only", self.only), ("exclude", self.exclude)):
             if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Iterable)):
-                raise InputError(f"{name} is {ids!r}; pass a list of item ids")
+                raise InputError(f"{name} is {format_value(ids)}; pass a list of item ids")
 
 
 @dataclass(frozen=True)
@@ -341,7 +366,22 @@ class _RequestOptions:
 
 
 def _of_user(user: UserId | None) -> str:
-    return "" if user is None else f" of user {user!r}"
+    return "" if user is None else f" of user {format_value(user)}"
+
+
+def _requested_users(users: Any) -> "tuple[list[UserLike], nw.DataFrame[Any] | None]":
+    """The users of a call, and the data frame that holds them, if one does."""
+    users = int(users) if isinstance(users, np.integer) else whole_number(users)
+    if isinstance(users, str | int | History):
+        return [users], None
+    if isinstance(users, Sequence):
+        return list(users), None
+    frame = nw.from_native(users, eager_only=True, pass_through=True)
+    if not isinstance(frame, nw.DataFrame):
+        raise InputError(
+            f"users is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
+        )
+    return _users_from_frame(frame), frame
 
 
 def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:

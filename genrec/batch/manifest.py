@@ -109,8 +109,7 @@ def create_manifest(
         "input": index.files,
         **{f"input {name}": digest for name, digest in zip(index.files, index.digests, strict=True)},
     }
-    if not _may_hold_run(folder):
-        raise MismatchError(f"{folder} is neither an empty folder nor a batch run; name another folder")
+    check_run_folder(folder)
     value = {
         "facts": full_config,
         "source": os.path.abspath(source),
@@ -126,6 +125,21 @@ def create_manifest(
     manifest = Manifest.read(folder)
     _check_same_config(folder, manifest.config, json.loads(json.dumps(full_config)))
     return manifest
+
+
+def check_run_folder(folder: Path) -> None:
+    """Check that a folder can hold a run, before the work that a run needs.
+
+    Raises:
+        MismatchError: it is a file, or a folder with other content.
+        ArtifactError: it cannot be written.
+    """
+    if not _may_hold_run(folder):
+        raise MismatchError(f"{folder} is neither an empty folder nor a batch run; name another folder")
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "is not writable" if existing.is_dir() else "is not a folder"
+        raise ArtifactError(f"cannot write to {folder}: {existing} {reason}; name another folder")
 
 
 def _plain_values(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from genrec.batch.openai import parse_batch_line
 from genrec.batch.row import InputRow, parse_id, parse_user
-from genrec.errors import InputError, TemplateError, UnknownItemError, check_count
+from genrec.errors import InputError, TemplateError, UnknownItemError, check_count, check_number, format_value
 from genrec.prompting.renderer import item_variables, newest_distinct
 from genrec.prompting.template import Prompt, Template
 from genrec.recommender import OnUnknown, Recommender
@@ -37,8 +37,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         check_count("max_tokens", self.max_tokens)
         check_count("seed", self.seed, 0)
-        if not 0 <= self.temperature <= _MAX_TEMPERATURE:
-            raise InputError(f"temperature is {self.temperature!r:.80}; give a number from 0 to {_MAX_TEMPERATURE}")
+        remedy = f"give a number from 0 to {_MAX_TEMPERATURE}"
+        if check_number("temperature", self.temperature, remedy, 0) > _MAX_TEMPERATURE:
+            raise InputError(f"temperature is {format_value(self.temperature)}; {remedy}")
 
 
 class PromptBuilder(Protocol):

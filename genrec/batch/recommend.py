@@ -34,7 +34,7 @@ class RecommendTask:
     key_columns = ("user_id",)
 
     def __init__(self, recommender: Recommender, k: int, options: RecommendOptions) -> None:
-        recommender.recommend([], k, **options)
+        recommender.check([], k, **options)
         self._recommender, self._k, self._options = recommender, k, options
 
     def schema(self, rows: Iterator[InputRow]) -> pa.Schema:
@@ -43,7 +43,7 @@ class RecommendTask:
         Raises:
             InputError: no row can be read; the message gives the reason for the first one.
         """
-        row, _ = first_valid_row(rows, _parse_list_user)
+        row, _ = first_valid_row(rows, parse_list_user)
         users = id_type_of(row, "user_id")
         items = pa.int64() if self._recommender.catalog.item_ids.array.type == pa.int64() else pa.string()
         types = dict(zip(_COLUMNS, (users, items, pa.int64(), pa.float64(), pa.string()), strict=True))
@@ -63,7 +63,7 @@ class RecommendTask:
         for position, row in enumerate(rows):
             try:
                 parse_id(row, "user_id", kind)
-                users[position] = _parse_list_user(row)
+                users[position] = parse_list_user(row)
             except InputError as error:
                 fail(position, "unreadable", error)
         on_unknown = self._options.get("on_unknown", "raise")
@@ -118,7 +118,7 @@ def _table(lists: Mapping[int, RecommendationList], schema: pa.Schema) -> pa.Tab
     return pa.table(columns, schema=schema)
 
 
-def _parse_list_user(row: InputRow) -> UserLike:
+def parse_list_user(row: InputRow) -> UserLike:
     """The user of a row.
 
     Raises:

@@ -12,13 +12,25 @@ from genrec.decoding.constraints import CatalogGrammar
 from genrec.decoding.delimiters import DelimiterTokens
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
-from genrec.errors import InputError, ModelMissingError
+from genrec.errors import InputError, ModelMissingError, check_number, format_value
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.generative import GenerativeRanker
 from genrec.recommender import Recommender
 from genrec.types import Recommendation
 
 _PARSERS, _REPLY_MODES = ("rules", "model"), ("bound", "free")
+
+
+def check_advisor_options(*, parser: str = "rules", reply_mode: str = "bound", ranking_timeout: float = 1.5) -> None:
+    """Check the options of `advisor_builder`, before a model is loaded.
+
+    Raises:
+        InputError: an option has an unknown value.
+    """
+    for name, value, known in (("parser", parser, _PARSERS), ("reply_mode", reply_mode, _REPLY_MODES)):
+        if value not in known:
+            raise InputError(f"{name} is {format_value(value)}; choose one of {', '.join(known)}")
+    check_number("ranking_timeout", ranking_timeout, "give seconds above 0", 0, above=True)
 
 
 def advisor_builder(
@@ -44,11 +56,7 @@ def advisor_builder(
         InputError: an option has an unknown value, or the tokenizer cannot delimit item links in free replies.
         ModelMissingError: the parser needs a language model, and the recommender has none.
     """
-    for name, value, known in (("parser", parser, _PARSERS), ("reply_mode", reply_mode, _REPLY_MODES)):
-        if value not in known:
-            raise InputError(f"{name} is {value!r}; choose one of {', '.join(known)}")
-    if not ranking_timeout > 0:
-        raise InputError(f"ranking_timeout is {ranking_timeout!r}; give seconds above 0")
+    check_advisor_options(parser=parser, reply_mode=reply_mode, ranking_timeout=ranking_timeout)
     ranker = next((stage for stage in recommender.stages if isinstance(stage, GenerativeRanker)), None)
     if ranker is None or not isinstance(ranker.tokenizer, HuggingFaceTokenizer) or find_spec("llguidance") is None:
         if parser == "model":

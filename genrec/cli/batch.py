@@ -21,7 +21,14 @@ from genrec.cli.batch_options import (
     task_options,
 )
 from genrec.cli.batch_report import print_status, report_progress, report_result
-from genrec.cli.batch_tasks import config_from, needs_language_model, open_task, task_from_run, task_options_from
+from genrec.cli.batch_tasks import (
+    check_rows,
+    config_from,
+    needs_language_model,
+    open_task,
+    task_from_run,
+    task_options_from,
+)
 from genrec.cli.batch_workers import available_cores, exit_with_parent, exiting_on_sigterm, worker_processes
 from genrec.errors import MismatchError
 
@@ -55,9 +62,12 @@ def run(
     OUTPUT/parts holds user_id, item_id, rank, score and source, or the generated texts, in row order;
     OUTPUT/failed holds the rows that could not be answered, with reasons. The exit code is 3 if rows failed.
     """
+    from genrec.batch.manifest import check_run_folder
     from genrec.batch.run import start_run
 
     given = task_options_from(context, rows)
+    check_rows(given, rows)
+    check_run_folder(output)
     task, hashes = open_task(given, offline)
     size = part_rows or (_LLM_PART_ROWS if needs_language_model(given) else _RANKER_PART_ROWS)
     with loading.translate_option_errors(has_on_unknown=True):
@@ -142,8 +152,10 @@ def plan(
     context: typer.Context, rows: Input, offline: options.Offline = False, as_json: options.Json = False, **_: Any
 ) -> None:
     """Run 50 sampled rows and estimate time, tokens and memory of all rows; the prior is not included."""
+    given = task_options_from(context, rows)
+    check_rows(given, rows)
     total, sample = _sample_rows(rows)
-    task, _hashes = open_task(task_options_from(context, rows), offline)
+    task, _hashes = open_task(given, offline)
     schema = task.schema(iter(sample))
     task(sample[:1], schema)  # warm up
     start = time.perf_counter()

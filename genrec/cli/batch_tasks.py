@@ -81,6 +81,25 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
     return given | {name: _absolute_path(given[name]) for name in _PATH_OPTIONS if given[name] is not None}
 
 
+def check_rows(task_options: Mapping[str, Any], input_path: Path) -> None:
+    """Check that the rows can be read, and that one is a user if the run recommends, before a model is loaded.
+
+    Raises:
+        InputError: there are no rows, or none is a user.
+    """
+    from genrec.batch.input import iter_rows
+    from genrec.batch.recommend import parse_list_user
+    from genrec.batch.row import first_valid_row
+
+    try:
+        if next(iter_rows(input_path), None) is None:
+            raise InputError("it has no rows; name a file or folder with at least one")
+        if task_options["answers"] == LISTS:
+            first_valid_row(iter_rows(input_path), parse_list_user)
+    except InputError as error:
+        raise error.revised(problem=f"{input_path}: {error.problem}") from None
+
+
 def config_from(task_options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as a manifest records them."""
     return {
@@ -145,19 +164,23 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     if not offline:
         fetch_engine_models(engine, [settings.model, settings.encoder], cache)
     generative = needs_language_model(task_options)
+    filters = {name: task_options[name] for name in (*_FILTER_OPTIONS, "on_unknown") if task_options[name] is not None}
+    options: RecommendOptions = filters  # type: ignore[assignment]
+
+    def check(recommender: "Recommender") -> None:
+        with loading.translate_option_errors(has_on_unknown=True):
+            recommender.check([], task_options["k"], **options)
+
     backend, prior_backend = open_engine(engine, settings, cache) if generative else (None, None)
     opened = loading.load_recommender(
-        source, settings, cache, need_model=generative, backend=backend, prior_backend=prior_backend
+        source, settings, cache, need_model=generative, check=check, backend=backend, prior_backend=prior_backend
     )
     for notice in opened.notices:
         if notice.code in ("no_language_model", "no_embedding_ranker"):  # the answers would change once it is installed
             raise ModelMissingError(f"a batch run needs every stage of the fallback chain: {notice}")
         terminal.print_notice(f"note: {notice}")
     recommender = _starting_with(ranker, opened, source.name)
-    filters = {name: task_options[name] for name in (*_FILTER_OPTIONS, "on_unknown") if task_options[name] is not None}
-    options: RecommendOptions = filters  # type: ignore[assignment]
-    with loading.translate_option_errors(has_on_unknown=True):
-        task = RecommendTask(recommender, task_options["k"], options)
+    task = RecommendTask(recommender, task_options["k"], options)
     return task, recommend_provenance(opened, engine, settings, cache)
 
 

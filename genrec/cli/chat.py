@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,18 +45,23 @@ def chat(
     """
     from genrec.cache import default_cache
     from genrec.chat.conversation import Conversation
-    from genrec.chat.loading import advisor_builder
+    from genrec.chat.loading import advisor_builder, check_advisor_options
 
     check_count("--k", k)
     if user is not None and history:
         raise InputError(f"--user {user} and --history exclude each other; the user has a history")
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     need_model = bool(given["model"] or given["adapter"])
-    recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model)
-    with loading.translate_option_errors(new_user="--history"):
-        item_ids = tuple(history or ()) if user is None else _history_of(recommender, user)
-        recommender.catalog.indices_of(item_ids)
-    build_advisor = advisor_builder(recommender, **loading.advisor_options(given))
+    chat_options = loading.advisor_options(given)
+    check_advisor_options(**chat_options)
+
+    def check(recommender: Recommender) -> None:
+        with loading.translate_option_errors(new_user="--history"):
+            recommender.catalog.indices_of(_history_of(recommender, user, history))
+
+    recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model, check=check)
+    item_ids = _history_of(recommender, user, history)
+    build_advisor = advisor_builder(recommender, **chat_options)
     session = _ChatSession(build_advisor(recommender, k), Conversation(user, item_ids), terminal.stdout_console())
     for line in _read_lines():
         try:
@@ -195,7 +200,9 @@ def _parse_position(text: str, count: int, hint: str) -> int:
     return int(text) - 1
 
 
-def _history_of(recommender: "Recommender", user: str) -> tuple[Any, ...]:
+def _history_of(recommender: "Recommender", user: str | None, history: Sequence[str] | None) -> tuple[Any, ...]:
+    if user is None:
+        return tuple(history or ())
     if recommender.interactions is None:
         raise InputError(f"--user {user} needs a history; add --interactions FILE")
     return recommender.interactions.history_of(user).item_ids

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _BATCH_SIZE = 64  # users between two updates of the progress bar
 _SEED = 0  # of the sample of users, and of the intervals
-_BASELINE = "popularity"
+_BLEND, _BASELINE = "blend", "popularity"
 
 Protocol = Annotated[
     str,
@@ -91,6 +91,7 @@ def evaluate(
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     with loading.translate_option_errors(), terminal.progress() as progress:
         progress.start(f"Reading {source.name}")
+        _check_ranker_names(settings, ranker)
         experiment, events = _build_experiment(source, protocol, at, users)
         leakage = _find_leakage(settings, experiment, events, ranker, allow_leakage)
         recommender = open_recommender(
@@ -173,6 +174,15 @@ def _parse_timestamp(at: str) -> float | str:
         return float(at)
     except ValueError:
         return at
+
+
+def _check_ranker_names(settings: "Settings", names: Sequence[str] | None) -> None:
+    """Refuse rankers that these settings cannot have, before any work."""
+    possible = [] if settings.model is None else ["generative", "generative-small"]
+    possible += [_BLEND] + ([] if settings.encoder is None else ["embedding"]) + [_BASELINE]
+    for name in names or ():
+        if name not in possible:
+            raise InputError(f"--ranker {name!r} is not available; choose from {', '.join(possible)}")
 
 
 def _selected_rankers(recommender: "Recommender", names: Sequence[str] | None) -> list[str]:

@@ -29,8 +29,9 @@ def build(
     **given: Any,
 ) -> None:
     """Save a catalog and its token index to a folder, for `genrec recommend --index OUT`."""
+    from genrec.artifact import check_writable
     from genrec.cache import default_cache
-    from genrec.index.catalog_index import CatalogIndex
+    from genrec.index.catalog_index import INDEX_KIND, CatalogIndex
     from genrec.index.identifiers import TitleIdentifiers
     from genrec.loading import find_model_directory
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -38,11 +39,12 @@ def build(
     cache, model = default_cache(), loading.settings_from_options(given).model
     if model is None:
         raise InputError("--model none has no tokenizer; name a model, or omit --model")
+    source = loading.DataSource.from_options({"data": data, "items": items, "columns": columns})
+    check_writable(out, kind=INDEX_KIND)
     with terminal.progress() as progress:
-        source = loading.DataSource.from_options({"data": data, "items": items, "columns": columns})
+        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache))
         progress.start(f"Reading {source.name}")
         catalog, _ = source.read(cache)
-        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache))
         progress.start(f"Tokenising {len(catalog):,} items")
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(out)

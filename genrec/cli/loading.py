@@ -1,7 +1,7 @@
 """Data, settings and recommenders from command-line options."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -164,6 +164,7 @@ def load_pipeline(
     cache: Path,
     *,
     need_model: bool = False,
+    check: "Callable[[Recommender], None] | None" = None,
     **engine: "Unpack[EngineOptions]",
 ) -> "Pipeline":
     """Open the ranking pipeline over a source, with progress on standard error.
@@ -173,23 +174,39 @@ def load_pipeline(
         settings: models and ranking settings.
         cache: folder for models and derived data.
         need_model: raise an error if the language model is missing.
+        check: called with a recommender over the data before any model is loaded, to check the other options.
         engine: an LLM that does not run in this process, see `genrec.loading.EngineOptions`.
 
     Raises:
         ModelMissingError: the model is needed and missing.
     """
-    with translate_option_errors(), progress() as shown:
-        shown.start(f"Reading {data_source.name}")
-        catalog, interactions = data_source.read(cache, settings.model)
-        shown.start("Loading models")
-        from genrec.loading import load_backend, open_pipeline
+    from genrec.loading import load_backend, open_pipeline
 
+    with progress() as shown:
+        shown.start(f"Reading {data_source.name}")
+        with translate_option_errors():
+            catalog, interactions = data_source.read(cache, settings.model)
+        if check is not None:
+            check(unranked_recommender(catalog, interactions))
+    with translate_option_errors(), progress() as shown:
+        shown.start("Loading models")
         opened = open_pipeline(catalog, interactions, cache=cache, settings=settings, on_progress=shown, **engine)
         if need_model and settings.model is not None and opened.llm is None:
             # Raises an error that names what is missing.
             trusted = settings.trust_remote_code
             load_backend(settings.model, cache, adapter=settings.adapter, trust_remote_code=trusted)
     return opened
+
+
+def unranked_recommender(catalog: "Catalog", interactions: "Interactions | None") -> "Recommender":
+    """A recommender that checks requests like any other, and needs no model."""
+    import numpy as np
+
+    from genrec.rankers.popularity import PopularityRanker
+    from genrec.recommender import Recommender
+
+    ranker = PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
+    return Recommender(catalog, [ranker], interactions=interactions)
 
 
 def load_recommender(data_source: DataSource, settings: "Settings", cache: Path, **options: Any) -> "Recommender":

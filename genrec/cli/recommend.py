@@ -66,9 +66,13 @@ def recommend(
     settings = loading.settings_from_options(given)
     source = loading.DataSource.from_options({**given, "index": index})
     need_model = bool(given["model"] or given["adapter"])
-    recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model)
-    names = loading.translate_option_errors(has_on_unknown=True, new_user="--history or --words")
-    with names, terminal.progress() as progress:
+
+    def check(unranked: Recommender) -> None:
+        with loading.translate_option_errors(has_on_unknown=True, new_user="--history or --words"):
+            unranked.check(requests, k, **filters)
+
+    recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model, check=check)
+    with terminal.progress() as progress:
         lists = _recommend_in_batches(recommender, requests, progress, k=k, explain=explain, **filters)
         loading.save_priors(recommender)
     if as_json:

@@ -17,6 +17,7 @@ from genrec.errors import EngineError, InputError, ModelMissingError, StoreError
 
 if TYPE_CHECKING:
     from genrec.pipeline import Pipeline
+    from genrec.recommender import Recommender
     from genrec.serve.auth import ApiKeys
     from genrec.serve.service import Service
     from genrec.settings import Settings
@@ -104,6 +105,7 @@ def serve(
     """
     _require_packages()
     from genrec.cache import default_cache
+    from genrec.chat.loading import check_advisor_options
     from genrec.serve.admission import is_loopback
     from genrec.store.event_store import Store
 
@@ -120,12 +122,13 @@ def serve(
     if ranker == _POPULARITY:
         given = {**given, "encoder": "none"}
     settings, cache = loading.settings_from_options(given), default_cache()
-    source = loading.DataSource.from_options(given)
+    source, chat_options = loading.DataSource.from_options(given), loading.advisor_options(given)
+    check_advisor_options(**chat_options)
     loading.fetch_models([settings.model, settings.encoder], cache)
     listener = _bind(host, port)  # before the slow work; connections are refused until the server starts
     with Store.open(store or _default_store_url(source)) as opened:
         pipeline = _open_pipeline(source, settings, cache, ranker, need_model=need_model)
-        service = _build_service(pipeline, opened, max_queue, loading.advisor_options(given))
+        service = _build_service(pipeline, opened, max_queue, chat_options)
         _run_server(service, source.name, api_keys, host, listener)
 
 
@@ -187,7 +190,12 @@ def _open_pipeline(
     data_source: loading.DataSource, settings: "Settings", cache: Path, ranker: str, need_model: bool
 ) -> "Pipeline":
     """Open the pipeline and drop the stages before `ranker`."""
-    pipeline = loading.load_pipeline(data_source, settings, cache, need_model=need_model)
+
+    def check(recommender: "Recommender") -> None:
+        if ranker == _BLEND and recommender.interactions is None:
+            raise InputError(f"--ranker {ranker} needs interactions; add --interactions FILE, or choose {_EMBEDDING}")
+
+    pipeline = loading.load_pipeline(data_source, settings, cache, need_model=need_model, check=check)
     if pipeline.llm is not None and len(pipeline.catalog) <= _MAX_PRIOR_ITEMS:
         with terminal.progress() as progress:  # otherwise the first lists would take seconds longer
             pipeline.llm.ranker.compute_priors(lambda done, total: progress("Computing priors", done, total))

@@ -25,9 +25,9 @@ from genrec.data.item_columns import (
     require_distinct_ids,
 )
 from genrec.data.readers import read_table
-from genrec.data.table import Table, format_value
+from genrec.data.table import Table
 from genrec.deadline import Deadline
-from genrec.errors import ArtifactError, InputError, UnknownItemError
+from genrec.errors import ArtifactError, InputError, UnknownItemError, format_value
 from genrec.types import BoolArray, IntArray, Item
 
 OnUnknownItem = Literal["raise", "skip"]
@@ -91,7 +91,7 @@ class Catalog:
         keys = dict.fromkeys(key for item in rows for key in item.attributes)
         clash = [key for key in keys if key in _REQUIRED_COLUMNS or not isinstance(key, str)]
         if clash:
-            raise InputError(f"attribute {clash[0]!r} of the items has a reserved name or none; rename it")
+            raise InputError(f"attribute {format_value(clash[0])} of the items has a reserved name or none; rename it")
         columns = {
             "item_id": item_values_to_array("item_id", [item.item_id for item in rows]),
             "title": item_values_to_array("title", [item.title for item in rows]),
@@ -148,8 +148,10 @@ class Catalog:
             InputError: the catalog has no such column.
         """
         columns = self._columns()
-        if name not in columns:
-            raise InputError(f"catalog {self.name!r} has no attribute {name!r}; use one of {', '.join(columns)}")
+        if not isinstance(name, str) or name not in columns:
+            raise InputError(
+                f"catalog {self.name!r} has no attribute {format_value(name)}; use one of {', '.join(columns)}"
+            )
         return columns[name]
 
     def lookup(self, item_ids: Iterable[object]) -> IntArray:
@@ -191,7 +193,7 @@ class Catalog:
             UnknownItemError: no item has this id, unless skipped.
         """
         choice = check_on_unknown(on_unknown)
-        if not isinstance(item_ids, Ids | str | bytes):
+        if isinstance(item_ids, Iterable) and not isinstance(item_ids, Ids | str | bytes):
             item_ids = list(item_ids)
         indices = self.item_ids.positions(item_ids)
         unknown = indices < 0
@@ -360,5 +362,5 @@ def check_on_unknown(choice: str) -> OnUnknownItem:
         InputError: it is neither.
     """
     if choice not in ("raise", "skip"):
-        raise InputError(f'on_unknown is {choice!r}; pass "raise" or "skip"')
+        raise InputError(f'on_unknown is {format_value(choice)}; pass "raise" or "skip"')
     return "raise" if choice == "raise" else "skip"

@@ -10,7 +10,7 @@ from genrec.data.catalog import Catalog
 from genrec.data.filter_syntax import Filter
 from genrec.data.subset import Boost, Mask, Subset
 from genrec.deadline import Deadline
-from genrec.errors import InputError, UnknownItemError
+from genrec.errors import InputError, UnknownItemError, check_number, format_value
 from genrec.types import IntArray, ItemId
 
 _CACHE_SIZE = 16  # compiled filters, most recently used
@@ -56,20 +56,20 @@ class ConstraintCompiler:
         if boost is None:
             return None
         if not isinstance(boost, Mapping):
-            raise InputError(f"boost is {boost!r}; pass a mapping from item ids to numbers")
-        try:
-            values = np.array(list(boost.values()), dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"a boost is not a number: {error}; give a finite number for each item id") from error
-        if not np.isfinite(values).all():
-            item = list(boost)[int(np.argmin(np.isfinite(values)))]
-            raise InputError(f"the boost of item {item!r} is {boost[item]}; give a finite number")
+            raise InputError(f"boost is {format_value(boost)}; pass a mapping from item ids to numbers")
+        values = np.array(
+            [
+                check_number(f"the boost of item {format_value(item_id)}", value, "give a finite number")
+                for item_id, value in boost.items()
+            ],
+            dtype=np.float64,
+        )
         indices = self._item_indices("boost", boost)
         order = np.argsort(indices, kind="stable")
         repeated = np.flatnonzero(np.diff(indices[order]) == 0)
         if repeated.size:
-            first, second = (list(boost)[int(order[repeated[0] + offset])] for offset in (0, 1))
-            raise InputError(f"boost holds {first!r} and {second!r}, which are the same item; give one number for it")
+            first, second = (format_value(list(boost)[int(order[repeated[0] + offset])]) for offset in (0, 1))
+            raise InputError(f"boost holds {first} and {second}, which are the same item; give one number for it")
         return Boost(indices[order], values[order])
 
     def _filter(self, where: Any, deadline: Deadline | None) -> Subset:
@@ -94,8 +94,9 @@ class ConstraintCompiler:
         indices = self._catalog.item_ids.positions(item_ids)
         unknown = np.flatnonzero(indices < 0)
         if unknown.size:
+            first = format_value(item_ids[int(unknown[0])])
             raise UnknownItemError(
-                f"{name} holds item {item_ids[int(unknown[0])]!r}, which is not in catalog {self._catalog.name!r} "
+                f"{name} holds item {first}, which is not in catalog {self._catalog.name!r} "
                 f"({len(self._catalog):,} items); remove it from {name}"
             )
         return indices

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from genrec.data.column_types import describe_type
 from genrec.data.table import Table
-from genrec.errors import InputError
+from genrec.errors import InputError, check_number, format_value
 from genrec.types import FloatArray, IntArray
 
 
@@ -70,11 +70,13 @@ def to_epoch_seconds(at: object) -> float:
     if isinstance(at, str):
         seconds = _parse_iso_8601(at.strip())
     elif isinstance(at, datetime):
-        seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    is_number = isinstance(seconds, int | float | np.integer | np.floating) and not isinstance(seconds, bool)
-    if not is_number or not math.isfinite(seconds):  # type: ignore[arg-type]
-        raise InputError(f"at is {at!r}, not a time; pass seconds, a datetime, or ISO 8601 text such as '2011-09-01'")
-    return float(seconds)  # type: ignore[arg-type]
+        seconds = _seconds_of(at)
+    try:
+        return check_number("at", seconds, "")
+    except InputError:
+        raise InputError(
+            f"at is {format_value(at)}, not a time; pass seconds, a datetime, or ISO 8601 text such as '2011-09-01'"
+        ) from None
 
 
 def _parse_timestamps(table: Table) -> FloatArray:
@@ -134,9 +136,9 @@ def _parse_timestamp_texts(values: pa.Array, table: Table) -> FloatArray:
     seconds: FloatArray = parsed[encoded.indices.to_numpy()]
     bad = np.isnan(seconds)
     if bad.any():
-        value = values[int(np.argmax(bad))].as_py()
+        value = format_value(values[int(np.argmax(bad))].as_py())
         raise InputError(
-            f"{table.describe_rows(bad)} a {table.column_label('timestamp')} that cannot be read, such as {value!r}; "
+            f"{table.describe_rows(bad)} a {table.column_label('timestamp')} that cannot be read, such as {value}; "
             "write seconds, or ISO 8601 such as 2010-12-01T08:26:00"
         )
     return seconds
@@ -156,7 +158,10 @@ def _epoch_seconds(instants: pa.Array) -> FloatArray:
 
 def _parse_iso_8601(text: str) -> float:
     try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
+        return _seconds_of(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
         return math.nan
+
+
+def _seconds_of(instant: datetime) -> float:
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()

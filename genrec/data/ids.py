@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from genrec.errors import InputError
+from genrec.errors import InputError, format_value
 from genrec.types import IntArray, ItemId
 
 INTEGRAL_FLOAT = r"^-?(0|[1-9][0-9]*)\.0$"
@@ -85,8 +85,8 @@ class Ids(Sequence[ItemId]):
         Raises:
             InputError: `ids` is a single text.
         """
-        if isinstance(ids, str | bytes):
-            raise InputError(f"expected several ids, got the text {ids!r}; pass a list, such as [{ids!r}]")
+        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+            raise InputError(f"expected several ids, got {format_value(ids)}; pass a list of them")
         if isinstance(ids, Ids):
             return self._find(ids.keys)
         values = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)

@@ -19,8 +19,8 @@ from genrec.data.catalog import Catalog, OnUnknownItem, check_on_unknown
 from genrec.data.event_columns import EventColumns, to_epoch_seconds
 from genrec.data.ids import Ids
 from genrec.data.readers import read_table
-from genrec.data.table import Table, format_value
-from genrec.errors import InputError, UnknownItemError, UnknownUserError
+from genrec.data.table import Table
+from genrec.errors import InputError, UnknownItemError, UnknownUserError, check_count, format_value
 from genrec.types import BoolArray, FloatArray, History, IntArray, Interaction, ItemId
 
 _Array = TypeVar("_Array", IntArray, FloatArray)
@@ -235,8 +235,7 @@ class Interactions:
         Raises:
             InputError: n is below 1.
         """
-        if n < 1:
-            raise InputError(f"n is {n}; hold out at least 1 event of each user")
+        check_count("n", n)
         counts = np.diff(self.offsets)
         first_held = np.where(counts > n, self.offsets[1:] - n, self.offsets[1:])
         held = np.arange(len(self)) >= np.repeat(first_held, counts)
@@ -255,8 +254,8 @@ class Interactions:
         Raises:
             InputError: n is neither 1 nor 2.
         """
-        if n not in (1, 2):
-            raise InputError(f"n is {n}; use 1 for the last basket, or 2 for the last but one")
+        if not isinstance(n, int | np.integer) or n not in (1, 2):
+            raise InputError(f"n is {format_value(n)}; use 1 for the last basket, or 2 for the last but one")
         kept, held_out = np.ones(len(self), dtype=np.bool_), []
         for user, (start, stop) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)):
             times = self.timestamps[start:stop]

@@ -18,7 +18,7 @@ from genrec.data.column_types import has_timestamps, infer_type, normalize_array
 from genrec.data.file_format import check_format, describe_json, empty_file_error, read_head
 from genrec.data.read_errors import find_csv_error, find_json_error, find_unclosed_quote, first_line, read_error
 from genrec.data.table import Table
-from genrec.errors import InputError
+from genrec.errors import InputError, format_value
 
 DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
 """Delimiters of text tables, by the suffix of the file."""
@@ -28,6 +28,7 @@ _SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet"
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth")
 _COMPRESSED_SUFFIXES = (".gz", ".zip", ".bz2", ".zst", ".xz")
 _BLOCK_SIZE = 1 << 24  # bytes
+_MAX_PATH_LENGTH = 4096  # characters
 
 
 class _Source(NamedTuple):
@@ -60,6 +61,8 @@ def read_table(
     """
     if isinstance(source, str | Path):
         path = Path(source)
+        if len(str(path)) > _MAX_PATH_LENGTH:
+            raise InputError(f"{format_value(str(path))} is no path; it has {len(str(path)):,} characters")
         label, opened = path.name, _open_file(path)
         is_text_file = path.suffix.lower() in DELIMITERS
         index_names: Sequence[str] = ()

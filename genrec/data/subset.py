@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.errors import InputError
+from genrec.errors import InputError, check_count, check_number, format_value
 from genrec.types import BoolArray, FloatArray, IntArray
 
 Indices = IntArray | Sequence[int]
@@ -227,9 +227,11 @@ class Boost:
         rows = list(pairs)
         invalid = [index for index, _ in rows if isinstance(index, bool) or not isinstance(index, int | np.integer)]
         if invalid:
-            raise InputError(f"boost index {invalid[0]!r} is not an integer; give integers")
+            raise InputError(f"boost index {format_value(invalid[0])} is not an integer; give integers")
+        for index, _ in rows:
+            check_count("boost index", index, 0)
+        values = np.array([check_number("a boost", value, "give a finite number") for _, value in rows], np.float64)
         indices = np.array([index for index, _ in rows], dtype=np.int64)
-        values = np.array([value for _, value in rows], dtype=np.float64)
         order = np.argsort(indices, kind="stable")
         return cls(indices[order], values[order])
 
@@ -269,7 +271,7 @@ def concat_ragged(arrays: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
 
 def _validated_size(universe: int) -> int:
     if isinstance(universe, bool) or not isinstance(universe, int | np.integer) or universe < 0:
-        raise InputError(f"universe is {universe!r}; give a whole number of at least 0")
+        raise InputError(f"universe is {format_value(universe)}; give a whole number of at least 0")
     return int(universe)
 
 
@@ -293,4 +295,4 @@ def _sorted_unique(indices: IntArray) -> IntArray:
 def _describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of type {value.dtype} and shape {value.shape}"
-    return f"{value!r:.60}"
+    return format_value(value)

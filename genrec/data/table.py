@@ -144,8 +144,3 @@ class Table:
                 f"{self.describe_rows(bad)} no finite number in {self.column_label(name)}; "
                 "drop such rows or repair them"
             )
-
-
-def format_value(value: object) -> str:
-    """A value for messages, as the caller wrote it: NumPy's numbers without their type."""
-    return repr(value.item() if isinstance(value, np.generic) else value)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genrec.errors import InputError, ModelMissingError
+from genrec.errors import InputError, ModelMissingError, format_value
 from genrec.evaluation.checks import finite_values, require_same_length
 from genrec.types import FloatArray, IntArray, ItemId
 
@@ -231,10 +231,12 @@ def list_defects(lists: ItemLists, histories: ItemLists, catalog_size: int) -> d
 
 
 def _parse_metric(name: str) -> tuple[str, int]:
-    match = re.fullmatch("([a-z]+)@([1-9][0-9]*)", name)
+    match = re.fullmatch("([a-z]+)@([1-9][0-9]{0,8})", name) if isinstance(name, str) else None
     if match is None or match[1] not in _MEASURES:
         known = ", ".join(f"{one}@k" for one in _MEASURES)
-        raise InputError(f"unknown metric {name!r}; choose from {known}, with a whole number of at least 1 for k")
+        raise InputError(
+            f"unknown metric {format_value(name)}; choose from {known}, with a whole number of at least 1 for k"
+        )
     return _MEASURES[match[1]], int(match[2])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
-from genrec.errors import InputError
+from genrec.errors import InputError, check_count
 from genrec.evaluation.experiment import EvaluationCase, Experiment
 from genrec.types import History, IntArray
 
@@ -118,6 +118,9 @@ def next_basket(
 
 def _sample(cases: list[EvaluationCase], n_users: int | None, seed: int) -> list[EvaluationCase]:
     """A random sample of `n_users` cases; a larger sample with the same seed starts with the smaller one."""
+    check_count("seed", seed, 0)
+    if n_users is not None:
+        check_count("users", n_users)
     if n_users is None or n_users >= len(cases):
         return cases
     chosen: IntArray = np.random.default_rng(seed).permutation(len(cases))[:n_users]

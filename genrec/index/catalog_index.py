@@ -21,7 +21,7 @@ from genrec.index.trie import TokenTrie
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import IntArray
 
-_KIND = "index"
+INDEX_KIND = "index"
 INDEX_VERSION = 2
 """The format version of saved indexes and of everything numbered by their rows and tokens; part of cache keys."""
 
@@ -222,7 +222,9 @@ class CatalogIndex:
             "tokenizer": self.tokenizer_fingerprint,
             "identifiers": self.identifiers_fingerprint,
         }
-        with artifact.artifact_writer(Path(directory), kind=_KIND, version=INDEX_VERSION, metadata=metadata) as folder:
+        with artifact.artifact_writer(
+            Path(directory), kind=INDEX_KIND, version=INDEX_VERSION, metadata=metadata
+        ) as folder:
             self.catalog.write(folder / "catalog.parquet")
             self.trie.write(folder / "trie.safetensors")
 
@@ -240,7 +242,7 @@ class CatalogIndex:
             TokenizerMismatchError: the index was built for another tokenizer.
         """
         directory = Path(directory)
-        manifest = artifact.verify(directory, kind=_KIND, version=INDEX_VERSION)
+        manifest = artifact.verify(directory, kind=INDEX_KIND, version=INDEX_VERSION)
         if tokenizer is not None and manifest["tokenizer"] != tokenizer.fingerprint:
             raise TokenizerMismatchError(
                 f"index {directory.name!r} was built for tokenizer {manifest['tokenizer'][:12]}, not for "

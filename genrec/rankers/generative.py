@@ -28,6 +28,24 @@ _EMPTY = np.empty(0, dtype=np.int64)
 _EMPTY.flags.writeable = False
 
 
+def check_templates(templates: Sequence[Template], settings: GenerativeSettings) -> None:
+    """Check that templates fit the settings of a ranker.
+
+    Raises:
+        InputError: a template does not output an item, or lists candidates, which the strategy does not have.
+    """
+    for template in templates:
+        if template.output != "item":
+            raise InputError(
+                f"template {template.name!r} has output = {template.output}; use a template with output = item"
+            )
+        if settings.strategy == "beam" and "candidates" in template.inputs:
+            raise InputError(
+                f"template {template.name!r} lists candidates, which beam search does not have; use the strategy "
+                "'candidates', or a template without candidates"
+            )
+
+
 class GenerativeRanker:
     """Ranks items by the LLM's score of their identifiers after a prompt that shows the history.
 
@@ -65,11 +83,6 @@ class GenerativeRanker:
         settings: GenerativeSettings | None = None,
     ) -> None:
         _require_same_tokenizer(index, backend, tokenizer)
-        for used in (template, cold_template):
-            if used.output != "item":
-                raise InputError(
-                    f"template {used.name!r} has output = {used.output}; use a template with output = item"
-                )
         prior = prior or PriorSource()
         self.settings, self.source = settings or GenerativeSettings(), "generative"
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
@@ -287,12 +300,7 @@ class GenerativeRanker:
             for template in self._templates
         )
         self._renderers = (warm, cold)
-        for renderer in self._renderers:
-            if self.settings.strategy == "beam" and shows_candidates(renderer):
-                raise InputError(
-                    f"template {renderer.template.name!r} lists candidates, which beam search does not have; use the "
-                    "strategy 'candidates', or a template without candidates"
-                )
+        check_templates(self._templates, self.settings)
         self._priors = (self._load_prior(warm), self._load_prior(cold))
         self._search = GenerativeSearch(self._index, self._backend, self._prior_store, self.settings, self._retriever)
 

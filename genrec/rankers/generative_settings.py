@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-
 from genrec.decoding.search_request import ScoreKind
-from genrec.errors import InputError, check_count
+from genrec.errors import InputError, check_count, check_number, format_value
 
 Strategy = Literal["beam", "exhaustive", "candidates"]
 
@@ -57,21 +55,15 @@ class GenerativeSettings:
 
     def __post_init__(self) -> None:
         for name, kinds in (("strategy", get_args(Strategy)), ("score", get_args(ScoreKind))):
-            if getattr(self, name) not in kinds:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(kinds)}")
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in kinds:
+                raise InputError(f"{name} is {format_value(getattr(self, name))}; choose one of {', '.join(kinds)}")
         for name in _COUNTS:
             check_count(name, getattr(self, name))
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
         if not isinstance(self.exact, bool):
-            raise InputError(f"exact is {self.exact!r}; give True or False")
-        if self.memory is not None and not (_is_number(self.memory) and 0 < self.memory < np.inf):
-            raise InputError(f"memory is {self.memory!r}; give a number of bytes above 0, or None for no limit")
+            raise InputError(f"exact is {format_value(self.exact)}; give True or False")
+        if self.memory is not None:
+            check_number("memory", self.memory, "give a number of bytes above 0, or None for no limit", 0, above=True)
         for name in ("prior", "fusion_weight"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < np.inf):
-                raise InputError(f"{name} is {value!r}; it must be a number of at least 0")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+            check_number(name, getattr(self, name), "it must be a number of at least 0", 0)
