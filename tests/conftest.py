@@ -36,11 +36,13 @@ NEEDS = {
     "serve/test_overload.py": ("fastapi", "sqlalchemy"),
     "serve/test_vllm_outage.py": ("fastapi", "sqlalchemy"),
     "serve/test_raw_requests.py": ("fastapi", "sqlalchemy"),
+    "serve/test_hostile_bodies.py": ("fastapi", "sqlalchemy"),
     "serve/test_openapi.py": ("fastapi", "schemathesis", "sqlalchemy"),
     "serve/test_streaming.py": ("fastapi", "sqlalchemy"),
     "serve/test_service.py": ("fastapi", "sqlalchemy"),
     "store/test_events.py": ("sqlalchemy",),
     "store/test_forget.py": ("sqlalchemy",),
+    "store/test_hostile_events.py": ("sqlalchemy",),
     "store/test_revisions.py": ("sqlalchemy",),
     "store/test_durability.py": ("sqlalchemy",),
 }

@@ -4,6 +4,7 @@ Formats: CSV, TSV, JSON Lines and Parquet. The index holds where each block of r
 A row that cannot be read carries an error and does not affect other rows.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ class BlockReader:
 
 def _input_files(source: Path) -> list[Path]:
     suffixes = ", ".join(SUPPORTED_SUFFIXES)
-    if source.is_dir():
+    if os.path.isdir(source):
         paths = sorted(
             path
             for path in source.rglob("*")
@@ -178,7 +179,7 @@ def _input_files(source: Path) -> list[Path]:
         if not paths:
             raise InputError(f"{source} holds no file that ends in {suffixes}; name another folder")
         return paths
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise InputError(f"{source} does not exist; name a file ({suffixes}) or a folder of such files")
     if source.suffix.lower() not in SUPPORTED_SUFFIXES:
         raise InputError(f"{source} ends in {source.suffix or 'nothing'!r}; name a file that ends in {suffixes}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from genrec.batch.row import is_encodable
-from genrec.errors import InputError
+from genrec.errors import InputError, format_value
 from genrec.prompting.template import Prompt
 from genrec.types import Message, Role, Span
 
@@ -134,4 +134,4 @@ def parse_batch_line(value: Mapping[str, Any]) -> BatchLine:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         location = ".".join(str(name) for name in first["loc"] if not str(name).startswith(("list[", "lax-", "_")))
-        raise InputError(f"{location}: {first['msg']}; found {first['input']!r:.80}") from error
+        raise InputError(f"{location}: {first['msg']}; found {format_value(first['input'])}") from error

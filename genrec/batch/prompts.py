@@ -159,9 +159,8 @@ class ChatPromptBuilder:
         """The messages of a row, as untrusted text, and its sampling parameters."""
         request = parse_batch_line(row.columns).body
         if request.model not in (None, self._model):
-            raise InputError(
-                f"body.model is {request.model!r:.80}, but this run uses {self._model!r}; omit it, or name this one"
-            )
+            given = format_value(request.model)
+            raise InputError(f"body.model is {given}, but this run uses {self._model!r}; omit it, or name this one")
         return request.prompt, SamplingParams(
             request.token_limit or sampling_params.max_tokens,
             sampling_params.temperature if request.temperature is None else request.temperature,

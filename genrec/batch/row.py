@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from genrec.data.ids import whole_number
-from genrec.errors import InputError, UnknownItemError, UnknownUserError
+from genrec.errors import InputError, UnknownItemError, UnknownUserError, format_value
 from genrec.types import History
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def parse_user(row: InputRow) -> "UserLike":
     user = parse_id(row, "user_id")
     words = row.columns.get("words") or ""
     if not isinstance(words, str) or not is_encodable(words):
-        raise InputError(f"words is {words!r:.80}; give text")
+        raise InputError(f"words is {format_value(words)}; give text")
     history = row.columns.get("history")
-    if history is None or history in ("", []):
+    if history is None or (isinstance(history, str | list) and not history):
         if user is not None and not words:
             return user
-        if not words and history != []:
+        if not words and not isinstance(history, list):
             raise InputError(
                 f"{', '.join(_USER_COLUMNS)} are all empty or missing; the columns are "
                 f"{', '.join(row.columns) or 'none'}: rename one of them, or fill it"
@@ -64,7 +64,7 @@ def parse_user(row: InputRow) -> "UserLike":
     if isinstance(history, str):
         history = _parse_list(history)
     if not isinstance(history, list) or not all(map(_is_valid_id, history)):
-        raise InputError(f"history is {history!r:.80}; give a list of item ids, oldest first")
+        raise InputError(f"history is {format_value(history)}; give a list of item ids, oldest first")
     item_ids: list[Any] = [whole_number(item_id) for item_id in history]
     return History(tuple(item_ids), words, user)
 
@@ -83,12 +83,14 @@ def parse_id(row: InputRow, column: str, id_type: pa.DataType | None = None) -> 
     if row.error:
         raise InputError(row.error)
     value: Any = whole_number(row.columns.get(column))
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return None
     if not _is_valid_id(value):
-        raise InputError(f"{column} is {value!r:.80}; use text or 64-bit integers as ids")
+        raise InputError(f"{column} is {format_value(value)}; use text or 64-bit integers as ids")
     if id_type == pa.int64() and not isinstance(value, int):
-        raise InputError(f"{column} is {value!r:.80}, but the first row has an integer; use one type in all rows")
+        raise InputError(
+            f"{column} is {format_value(value)}, but the first row has an integer; use one type in all rows"
+        )
     return value if id_type != pa.string() else str(value)
 
 
@@ -132,7 +134,7 @@ def _parse_list(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"history is {text!r:.80}, which is not a JSON list: {error}") from error
+        raise InputError(f"history is {format_value(text)}, which is not a JSON list: {error}") from error
 
 
 def _is_valid_id(value: object) -> bool:

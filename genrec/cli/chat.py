@@ -55,7 +55,7 @@ def chat(
     chat_options = loading.advisor_options(given)
     check_advisor_options(**chat_options)
 
-    def check(recommender: Recommender) -> None:
+    def check(recommender: "Recommender") -> None:
         with loading.translate_option_errors(new_user="--history"):
             recommender.catalog.indices_of(_history_of(recommender, user, history))
 
@@ -195,7 +195,8 @@ def _parse_position(text: str, count: int, hint: str) -> int:
     """Parse a number from 1 to `count` as an index from 0."""
     if not text:
         raise InputError(f"Give a number from 1 to {count}; {hint}" if count else "There is nothing to choose from yet")
-    if not text.isdecimal() or not 1 <= int(text) <= count:
+    # The number of digits is checked first: Python refuses to read thousands of them.
+    if not text.isdecimal() or len(text) > len(str(count)) or not 1 <= int(text) <= count:
         raise InputError(f"{text!r:.40} is not a number from 1 to {count}; {hint}")
     return int(text) - 1
 

@@ -1,5 +1,6 @@
 """Data, settings and recommenders from command-line options."""
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -143,7 +144,7 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
     for name in ("model", "encoder"):
         if name in chosen:
             chosen[name] = None if chosen[name] == _NONE else _checked_model(chosen[name])
-    if "adapter" in chosen and not find_adapter(chosen["adapter"]).is_dir():
+    if "adapter" in chosen and not os.path.isdir(find_adapter(chosen["adapter"])):
         raise InputError(f"adapter {chosen['adapter']!r} is not a folder; name the one that training wrote")
     ours = {name: chosen[name] for name in chosen if name in Settings.__dataclass_fields__}
     default = Settings()
@@ -270,7 +271,7 @@ def _checked_model(name: str) -> str:
     """The name of a bundled model or a folder, as given."""
     from genrec.datasets.models import MODELS
 
-    if name not in MODELS and not Path(name).is_dir():
+    if name not in MODELS and not os.path.isdir(name):
         raise ModelMissingError(
             f"model {name!r} is neither a folder nor one of {', '.join(MODELS)}; check the name or the path"
         )

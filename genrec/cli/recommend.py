@@ -67,7 +67,7 @@ def recommend(
     source = loading.DataSource.from_options({**given, "index": index})
     need_model = bool(given["model"] or given["adapter"])
 
-    def check(unranked: Recommender) -> None:
+    def check(unranked: "Recommender") -> None:
         with loading.translate_option_errors(has_on_unknown=True, new_user="--history or --words"):
             unranked.check(requests, k, **filters)
 

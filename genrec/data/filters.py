@@ -44,7 +44,7 @@ from genrec.data.filter_syntax import Filter, parse_filter
 from genrec.data.number_texts import misplaced_number
 from genrec.data.read_errors import first_line
 from genrec.deadline import Deadline
-from genrec.errors import DeadlineExceededError, FilterError
+from genrec.errors import DeadlineExceededError, FilterError, format_value
 from genrec.types import BoolArray
 
 _UNCHECKED_ROWS = 1 << 20  # rows that the conditions of a filter may scan in total before the deadline is checked
@@ -216,7 +216,7 @@ class _FilterEvaluator:
         if column.type != pa.large_string():
             raise self._error(f"{name} holds {describe_type(column.type)}; use in with text or lists")
         if not isinstance(value, str):
-            raise self._error(f"{name} holds text, but {value!r} is not text; write it in quotes")
+            raise self._error(f"{name} holds text, but {format_value(value)} is not text; write it in quotes")
         self._scalar(value, name, column.type)  # refuses what is not Unicode
         return pc.match_substring(column, value, ignore_case=True)
 
@@ -228,10 +228,10 @@ class _FilterEvaluator:
         if column.type != pa.large_string():
             raise self._error(f"{name} holds {describe_type(column.type)}; use words with text")
         if not isinstance(value, str):
-            raise self._error(f"{name} holds text, but {value!r} is not text; write it in quotes")
+            raise self._error(f"{name} holds text, but {format_value(value)} is not text; write it in quotes")
         self._scalar(value, name, column.type)  # refuses what is not Unicode
         if not value.strip():
-            raise self._error(f"{value!r} has no words; write at least one")
+            raise self._error(f"{format_value(value)} has no words; write at least one")
         return _contains_whole_words(column, value)
 
     def _list_contains(self, column: pa.Array, value: pa.Scalar | None) -> pa.Array:
@@ -258,7 +258,7 @@ class _FilterEvaluator:
 
     def _scalar(self, value: Any, name: str, kind: pa.DataType) -> pa.Scalar | None:
         """A literal in the type of the column it is compared with; None for a number that the type does not have."""
-        holds = describe_type(kind)
+        holds, shown = describe_type(kind), format_value(value)
         try:
             if holds == "text" and isinstance(value, str):
                 return pa.scalar(value, kind)
@@ -269,18 +269,18 @@ class _FilterEvaluator:
             if holds == "dates" and isinstance(value, str):
                 return _instant_scalar(value, kind)
         except UnicodeEncodeError as error:
-            raise self._error(f"{value!r} cannot be encoded as UTF-8; remove the lone surrogate") from error
+            raise self._error(f"{shown} cannot be encoded as UTF-8; remove the lone surrogate") from error
         except (ValueError, OverflowError) as error:
-            raise self._error(f"{name} holds dates, but {value!r} is not a date; write '2020-12-31'") from error
+            raise self._error(f"{name} holds dates, but {shown} is not a date; write '2020-12-31'") from error
         if holds == "lists":
-            raise self._error(f"{name} holds lists; write: {value!r} in {name}")
+            raise self._error(f"{name} holds lists; write: {shown} in {name}")
         given = "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
         if holds == "text":
             remedy = "write the value in quotes" + (", or the column as numbers" if given == "a number" else "")
-            raise self._error(f"{name} holds text{self._example_text(name)}, but {value!r} is {given}; {remedy}")
+            raise self._error(f"{name} holds text{self._example_text(name)}, but {shown} is {given}; {remedy}")
         example = {"numbers": "5", "true or false": "True", "dates": "'2020-12-31'"}.get(holds)
         raise self._error(
-            f"{name} holds {holds}, but {value!r} is {given}"
+            f"{name} holds {holds}, but {shown} is {given}"
             + (f"; compare it with a value such as {example}" if example else "")
         )
 

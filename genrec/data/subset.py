@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.errors import InputError, check_count, check_number, format_value
+from genrec.errors import MAX_COUNT, InputError, check_count, check_number, format_value
 from genrec.types import BoolArray, FloatArray, IntArray
 
 Indices = IntArray | Sequence[int]
@@ -228,9 +228,10 @@ class Boost:
         invalid = [index for index, _ in rows if isinstance(index, bool) or not isinstance(index, int | np.integer)]
         if invalid:
             raise InputError(f"boost index {format_value(invalid[0])} is not an integer; give integers")
-        for index, _ in rows:
-            check_count("boost index", index, 0)
-        values = np.array([check_number("a boost", value, "give a finite number") for _, value in rows], np.float64)
+        for index, value in rows:
+            check_count("boost index", index, -MAX_COUNT)
+            check_number(f"the boost of index {index}", value, "give a finite number")
+        values = np.array([value for _, value in rows], dtype=np.float64)
         indices = np.array([index for index, _ in rows], dtype=np.int64)
         order = np.argsort(indices, kind="stable")
         return cls(indices[order], values[order])

@@ -19,7 +19,7 @@ import numpy as np
 
 from genrec.data.subset import Subset
 from genrec.decoding.delimiters import DelimiterTokens
-from genrec.errors import InputError, TokenizerMismatchError
+from genrec.errors import InputError, TokenizerMismatchError, format_value
 from genrec.index.allowed_batch import AllowedBatch
 from genrec.index.trie import TokenTrie
 from genrec.types import IntArray
@@ -67,12 +67,14 @@ class CatalogGrammar:
         """
         allowed = Subset.everything(len(self.trie)) if allowed is None else allowed
         if form not in FORMS:
-            raise InputError(f"form is {form!r:.60}; choose one of {', '.join(FORMS)}", argument="form")
+            raise InputError(f"form is {format_value(form, 60)}; choose one of {', '.join(FORMS)}", argument="form")
         if form != "list" and k is not None:
-            raise InputError(f"k is {k!r}, but form {form!r} takes no k; remove k, or choose form 'list'", argument="k")
+            raise InputError(
+                f"k is {format_value(k)}, but form {form!r} takes no k; remove k, or choose form 'list'", argument="k"
+            )
         k = DEFAULT_K if k is None else k
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise InputError(f"k is {k!r}; give a whole number of at least 1", argument="k")
+            raise InputError(f"k is {format_value(k)}; give a whole number of at least 1", argument="k")
         if allowed.universe != len(self.trie):
             raise InputError(
                 f"allowed is a subset of {allowed.universe:,} rows, but the trie has {len(self.trie):,}; "

@@ -19,6 +19,7 @@ so never accept a template from a request.
 """
 
 import hashlib
+import os
 import re
 import tomllib
 import unicodedata
@@ -135,7 +136,7 @@ def read_template(name: str | Path) -> Template:
         source = resources.files("genrec.prompts").joinpath(f"{name}.j2").read_text(encoding="utf-8")
         return Template.from_source(source, origin=f"template {name!r}")
     path = Path(name)
-    if path.suffix != ".j2" or not path.is_file():
+    if path.suffix != ".j2" or not os.path.isfile(path):
         raise TemplateError(f"no template {str(name)!r}; use one of {', '.join(template_names())}, or a .j2 file")
     try:
         return Template.from_source(path.read_text(encoding="utf-8"), origin=f"template {path.name}")

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from genrec.deadline import Deadline
-from genrec.errors import InputError, check_count
+from genrec.errors import InputError, check_count, format_value
 from genrec.rankers.base import DenseRanker, RankRequest, top_k
 from genrec.types import FloatArray, IntArray, Ranking
 
@@ -60,7 +60,7 @@ class BlendRanker(DenseRanker):
         for name, ranker in rankers.items():
             if not isinstance(ranker, DenseRanker):
                 raise InputError(
-                    f"ranker {name!r} is {ranker!r:.80}; pass a DenseRanker, which scores the whole catalog"
+                    f"ranker {name!r} is {format_value(ranker)}; pass a DenseRanker, which scores the whole catalog"
                 )
         for name, weight in weights.items():
             if not 0 < weight < np.inf:

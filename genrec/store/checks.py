@@ -4,7 +4,7 @@ import math
 import numbers
 
 from genrec.data.ids import key_of
-from genrec.errors import InputError
+from genrec.errors import InputError, format_value
 
 MAX_ID_LENGTH = 200  # characters
 
@@ -17,7 +17,7 @@ def checked_id(name: str, value: object, position: int | None = None) -> str:
     """
     key = key_of(value)
     if key is None or not key.strip():
-        raise InputError(f"{_label(name, position)} is {value!r:.80}; use text or an integer that is not blank")
+        raise InputError(f"{_label(name, position)} is {format_value(value)}; use text or an integer that is not blank")
     return checked_text(name, key, position, MAX_ID_LENGTH)
 
 
@@ -28,7 +28,7 @@ def checked_text(name: str, value: object, position: int | None, max_length: int
         InputError: the value is another one.
     """
     if not isinstance(value, str) or key_of(value) is None:
-        raise InputError(f"{_label(name, position)} is {value!r:.80}; use text")
+        raise InputError(f"{_label(name, position)} is {format_value(value)}; use text")
     if len(value) > max_length:
         raise InputError(
             f"{_label(name, position)} is {value!r:.40}, {len(value):,} characters long; use at most {max_length}"
@@ -49,7 +49,7 @@ def checked_number(name: str, value: object, position: int) -> float:
             return float(value)
     except OverflowError:  # an integer beyond the range of a float
         pass
-    raise InputError(f"{_label(name, position)} is {value!r:.80}; use a finite number")
+    raise InputError(f"{_label(name, position)} is {format_value(value)}; use a finite number")
 
 
 def _label(name: str, position: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec.errors import InputError
+from genrec.errors import InputError, format_value
 from genrec.types import Item
 
 # A value without a JSON type is written as an object with one key; attributes are never objects themselves.
@@ -36,8 +36,8 @@ def item_to_json(item: Item) -> str:
             plain = _to_json_value(value)
         except TypeError:
             raise InputError(
-                f"{name} of item {item.item_id!r:.80} is {value!r:.80}, of type {type(value).__name__}; "
-                "use text, numbers, dates or lists"
+                f"{name} of item {format_value(item.item_id)} is {format_value(value)}, of type "
+                f"{type(value).__name__}; use text, numbers, dates or lists"
             ) from None
         if plain is not None:
             kept[name] = plain
@@ -54,7 +54,7 @@ def item_from_json(text: str) -> Item:
         item_id, title, attributes = json.loads(text)
         return Item(item_id, title, {name: _from_json_value(plain) for name, plain in attributes.items()})
     except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{text!r:.80} is not an item") from error
+        raise ValueError(f"{format_value(text)} is not an item") from error
 
 
 def _to_json_value(value: object) -> Any:

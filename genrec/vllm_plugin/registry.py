@@ -10,7 +10,7 @@ from genrec.artifact import MANIFEST
 from genrec.data.subset import Subset
 from genrec.decoding.constraints import CatalogGrammar, ConstraintState
 from genrec.decoding.delimiters import DelimiterTokens
-from genrec.errors import InputError, UnknownItemError
+from genrec.errors import InputError, UnknownItemError, format_value
 from genrec.index.catalog_index import CatalogIndex
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import IntArray
@@ -70,7 +70,7 @@ class CatalogRegistry:
             more = f" and {len(names) - _MAX_NAMES_SHOWN} more" if names[_MAX_NAMES_SHOWN:] else ""
             available = ", ".join(names[:_MAX_NAMES_SHOWN]) + more or "none yet; save one with CatalogIndex.save"
             raise InputError(
-                f"genrec_catalog is {name!r:.60}; choose one of the catalogs in {CATALOGS_ENV}: {available}"
+                f"genrec_catalog is {format_value(name, 60)}; choose one of the catalogs in {CATALOGS_ENV}: {available}"
             )
         name = str(name)
         index = CatalogIndex.load(self.folder / name, tokenizer=self._tokenizer)
@@ -89,7 +89,7 @@ class CatalogRegistry:
         """
         unknown = [key for key in extra_args if is_genrec_key(key) and key not in EXTRA_ARG_KEYS]
         if unknown or "genrec_catalog" not in extra_args:
-            wrong = f"{unknown[0]!r:.60} is not a key of genrec" if unknown else "genrec_catalog is missing"
+            wrong = f"{format_value(unknown[0], 60)} is not a key of genrec" if unknown else "genrec_catalog is missing"
             raise InputError(f"{wrong}; use the keys {', '.join(EXTRA_ARG_KEYS)}")
         index, grammar = self.load(extra_args["genrec_catalog"])
         allowed = Subset.everything(len(index.catalog))
@@ -110,11 +110,12 @@ def _item_indices(index: CatalogIndex, key: str, extra_args: Mapping[str, Any]) 
     """The indices of the items that a request lists under a key."""
     item_ids = extra_args[key]
     if not isinstance(item_ids, list | tuple):
-        raise InputError(f"{key} is {item_ids!r:.60}; give a list of item ids")
+        raise InputError(f"{key} is {format_value(item_ids, 60)}; give a list of item ids")
     found, catalog = index.catalog.item_ids.positions(item_ids), extra_args["genrec_catalog"]
     if (found < 0).any():
+        first = format_value(item_ids[int(np.argmin(found))], 60)
         raise UnknownItemError(
-            f"{key} names item {item_ids[int(np.argmin(found))]!r:.60}, which is not in catalog {catalog!r} "
+            f"{key} names item {first}, which is not in catalog {catalog!r} "
             f"({len(index.catalog):,} items; {int((found < 0).sum()):,} of {len(item_ids):,} listed ids are unknown); "
             "remove it"
         )

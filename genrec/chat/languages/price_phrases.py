@@ -10,7 +10,7 @@ from genrec.chat.preferences import PriceBound
 from genrec.data.filter_syntax import ComparisonOperator
 
 _CURRENCY_SYMBOL = "[£$€¥₹₩₽₺]"
-_DIGITS = r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d{1,2})?|\d{1,9}(?:[.,]\d{1,2})?)(?!\d|[.,]\d)"
+_DIGITS = r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3}){1,4}(?:\.\d{1,2})?|\d{1,9}(?:[.,]\d{1,2})?)(?!\d|[.,]\d)"
 _CURRENCY = (
     rf"(?:\s*(?:{_CURRENCY_SYMBOL}|(?:pounds?|quid|sterling|gbp|euros?|eur|dollars?|usd|bucks?|francs?|chf|yen|rupees?|kronor|"
     r"pln)\b))"
