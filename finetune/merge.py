@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genrec.artifact import artifact_writer
+from genrec.artifact import artifact_writer, check_writable
 from genrec.backends import PROVENANCE_FILE, TransformersBackend
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
@@ -36,6 +36,7 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL, trust_remote
     """
     import torch
 
+    check_writable(out, kind=_KIND)
     weights = find_model_directory(model, default_cache())
     tuned = TransformersBackend(
         weights, adapter=adapter, dtype=torch.bfloat16, device="cpu", trust_remote_code=trust_remote_code

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from genrec.batch.row import is_encodable
+from genrec.batch.row import InputRow, is_encodable
 from genrec.errors import InputError, format_value
 from genrec.prompting.template import Prompt
 from genrec.types import Message, Role, Span
@@ -121,6 +121,17 @@ class BatchLine(_Strict):
     method: Literal["POST"] = "POST"
     url: Literal["/v1/chat/completions"] = "/v1/chat/completions"
     body: ChatRequest
+
+
+def parse_batch_row(row: InputRow) -> BatchLine:
+    """Validate a row of a batch file.
+
+    Raises:
+        InputError: it cannot be read, or as for `parse_batch_line`.
+    """
+    if row.error:
+        raise InputError(row.error)
+    return parse_batch_line(row.columns)
 
 
 def parse_batch_line(value: Mapping[str, Any]) -> BatchLine:

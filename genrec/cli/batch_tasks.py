@@ -15,13 +15,14 @@ from genrec.cli.batch_engines import fetch_engine_models, open_engine
 from genrec.cli.batch_provenance import data_provenance, model_provenance, recommend_provenance
 from genrec.cli.options import DATA_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
-from genrec.errors import InputError, MismatchError, ModelMissingError
+from genrec.errors import InputError, MismatchError, ModelMissingError, check_count
 
 if TYPE_CHECKING:
     from genrec.batch.generate import GenerateTask
     from genrec.batch.prompts import PromptBuilder
     from genrec.batch.recommend import RecommendTask
     from genrec.batch.run import BatchRun
+    from genrec.loading import EngineOptions
     from genrec.prompting.template import Template
     from genrec.recommender import Recommender
 
@@ -88,6 +89,7 @@ def check_rows(task_options: Mapping[str, Any], input_path: Path) -> None:
         InputError: there are no rows, or none is a user.
     """
     from genrec.batch.input import iter_rows
+    from genrec.batch.openai import parse_batch_row
     from genrec.batch.recommend import parse_list_user
     from genrec.batch.row import first_valid_row
 
@@ -96,6 +98,8 @@ def check_rows(task_options: Mapping[str, Any], input_path: Path) -> None:
             raise InputError("it has no rows; name a file or folder with at least one")
         if task_options["answers"] == LISTS:
             first_valid_row(iter_rows(input_path), parse_list_user)
+        elif task_options["prompt"] is None:
+            first_valid_row(iter_rows(input_path), parse_batch_row)
     except InputError as error:
         raise error.revised(problem=f"{input_path}: {error.problem}") from None
 
@@ -168,12 +172,21 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     options: RecommendOptions = filters  # type: ignore[assignment]
 
     def check(recommender: "Recommender") -> None:
+        if ranker == "blend" and recommender.interactions is None:
+            others = ", ".join(name for name in _RANKERS if name != ranker)
+            raise InputError(
+                f"--ranker {ranker} is not available for {source.name}; choose from {others}, or add "
+                "--interactions FILE"
+            )
         with loading.translate_option_errors(has_on_unknown=True):
             recommender.check([], task_options["k"], **options)
 
-    backend, prior_backend = open_engine(engine, settings, cache) if generative else (None, None)
+    def engine_options() -> "EngineOptions":
+        backend, prior_backend = open_engine(engine, settings, cache) if generative else (None, None)
+        return {"backend": backend, "prior_backend": prior_backend}
+
     opened = loading.load_recommender(
-        source, settings, cache, need_model=generative, check=check, backend=backend, prior_backend=prior_backend
+        source, settings, cache, need_model=generative, check=check, open_engine=engine_options
     )
     for notice in opened.notices:
         if notice.code in ("no_language_model", "no_embedding_ranker"):  # the answers would change once it is installed
@@ -201,6 +214,7 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     from genrec.batch.generate import GenerateTask
     from genrec.batch.prompts import ChatPromptBuilder, SamplingParams
     from genrec.cache import default_cache
+    from genrec.decoding.grammar import GrammarCompiler
     from genrec.loading import find_model_directory, load_backend
     from genrec.prompting.template import read_template
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
@@ -223,14 +237,16 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     else:
         build_prompt, hashes = _open_prompt_builder(template, task_options, cache)
         provenance |= hashes
+    size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
+    check_count("--batch-size", size)
+    tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(settings.model, cache))
+    if sampling_params.schema is not None:
+        GrammarCompiler(tokenizer).compile_json_schema(sampling_params.schema)  # before the model is loaded
     backend, _ = open_engine(engine, settings, cache)
     if backend is None:
-        backend, tokenizer = load_backend(
+        backend, _ = load_backend(
             settings.model, cache, adapter=settings.adapter, trust_remote_code=settings.trust_remote_code
         )
-    else:
-        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(settings.model, cache))
-    size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
     return GenerateTask(backend, tokenizer, build_prompt, sampling_params=sampling_params, batch_size=size), provenance
 
 

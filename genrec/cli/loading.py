@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from genrec.cli.options import ADVISOR_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
@@ -166,7 +166,7 @@ def load_pipeline(
     *,
     need_model: bool = False,
     check: "Callable[[Recommender], None] | None" = None,
-    **engine: "Unpack[EngineOptions]",
+    open_engine: "Callable[[], EngineOptions] | None" = None,
 ) -> "Pipeline":
     """Open the ranking pipeline over a source, with progress on standard error.
 
@@ -176,7 +176,7 @@ def load_pipeline(
         cache: folder for models and derived data.
         need_model: raise an error if the language model is missing.
         check: called with a recommender over the data before any model is loaded, to check the other options.
-        engine: an LLM that does not run in this process, see `genrec.loading.EngineOptions`.
+        open_engine: starts an LLM that does not run in this process, after the check.
 
     Raises:
         ModelMissingError: the model is needed and missing.
@@ -191,6 +191,7 @@ def load_pipeline(
             check(unranked_recommender(catalog, interactions))
     with translate_option_errors(), progress() as shown:
         shown.start("Loading models")
+        engine: EngineOptions = {} if open_engine is None else open_engine()
         opened = open_pipeline(catalog, interactions, cache=cache, settings=settings, on_progress=shown, **engine)
         if need_model and settings.model is not None and opened.llm is None:
             # Raises an error that names what is missing.

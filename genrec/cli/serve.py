@@ -193,7 +193,11 @@ def _open_pipeline(
 
     def check(recommender: "Recommender") -> None:
         if ranker == _BLEND and recommender.interactions is None:
-            raise InputError(f"--ranker {ranker} needs interactions; add --interactions FILE, or choose {_EMBEDDING}")
+            others = ", ".join(name for name in _RANKERS if name != ranker)
+            raise InputError(
+                f"--ranker {ranker} is not available for {data_source.name}; choose from {others}, or add "
+                "--interactions FILE"
+            )
 
     pipeline = loading.load_pipeline(data_source, settings, cache, need_model=need_model, check=check)
     if pipeline.llm is not None and len(pipeline.catalog) <= _MAX_PRIOR_ITEMS:

@@ -86,7 +86,8 @@ class Ids(Sequence[ItemId]):
             InputError: `ids` is a single text.
         """
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-            raise InputError(f"expected several ids, got {format_value(ids)}; pass a list of them")
+            given = f"{'the text ' if isinstance(ids, str) else ''}{format_value(ids)}"
+            raise InputError(f"expected several ids, got {given}; pass a list of them")
         if isinstance(ids, Ids):
             return self._find(ids.keys)
         values = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from genrec import artifact
 from genrec.data.catalog import Catalog
 from genrec.data.subset import Boost, Mask, Subset
-from genrec.errors import InputError, MismatchError, TokenizerMismatchError, UnknownItemError
+from genrec.errors import InputError, MismatchError, TokenizerMismatchError, UnknownItemError, format_value
 from genrec.index.identifiers import Identifiers
 from genrec.index.trie import TokenTrie
 from genrec.prompting.tokenizer import Tokenizer
@@ -126,7 +126,9 @@ class CatalogIndex:
         titles = dict(retitle or {})
         for item_id, title in titles.items():
             if not isinstance(title, str) or not title.strip():
-                raise InputError(f"the new title of item {item_id!r} is {title!r}; pass a non-empty string")
+                raise InputError(
+                    f"the new title of item {format_value(item_id)} is {format_value(title)}; pass a non-empty string"
+                )
         removed = np.unique(self._item_indices_of("withdraw", withdraw))
         changed = self._item_indices_of("retitle", list(titles))
         if len(repeated := changed[np.argsort(changed)][1:][np.diff(np.sort(changed)) == 0]):
