@@ -3,16 +3,16 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack, cast, get_args, overload
+from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
-import narwhals as nw
 import numpy as np
 
 from genrec.data.catalog import Catalog
 from genrec.data.constraints import ConstraintCompiler
-from genrec.data.ids import key_of, whole_number
-from genrec.data.interactions import Interactions, read_interactions
+from genrec.data.ids import key_of
+from genrec.data.interactions import Interactions
 from genrec.data.subset import Boost, Subset
+from genrec.data.user_frames import UserLike, lists_to_frame, requested_users
 from genrec.deadline import Deadline
 from genrec.errors import (
     InputError,
@@ -35,7 +35,6 @@ from genrec.types import (
     UserId,
 )
 
-UserLike = UserId | History
 OnUnknown = Literal["raise", "skip", "fallback"]
 
 _BATCH_SIZE = 256  # users per batch; limits the memory that their requests take
@@ -151,12 +150,12 @@ class Recommender:
         """
         arguments = _Arguments(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, explain)
         options = self._request_options(arguments, self._clock())
-        requested, frame = _requested_users(users)
+        requested, frame = requested_users(users)
         if len(requested) > _BATCH_SIZE:
             self._check_users(requested, on_unknown)  # before the first batch is ranked
         answers = self._recommend_batches(requested, options, explain)
         if frame is not None:
-            return _to_frame(answers, frame, explain)
+            return lists_to_frame(answers, frame, explain)
         return answers if isinstance(users, Sequence) and not isinstance(users, str) else answers[0]
 
     def check(self, users: Any, k: int = 10, **options: Unpack[RecommendOptions]) -> None:
@@ -166,7 +165,7 @@ class Recommender:
         """
         checked = _Arguments(k, **options)
         self._request_options(checked, self._clock())
-        self._check_users(_requested_users(users)[0], checked.on_unknown)
+        self._check_users(requested_users(users)[0], checked.on_unknown)
 
     def validation_errors(
         self, users: Sequence[UserLike], *, on_unknown: OnUnknown = "raise"
@@ -367,42 +366,3 @@ class _RequestOptions:
 
 def _of_user(user: UserId | None) -> str:
     return "" if user is None else f" of user {format_value(user)}"
-
-
-def _requested_users(users: Any) -> "tuple[list[UserLike], nw.DataFrame[Any] | None]":
-    """The users of a call, and the data frame that holds them, if one does."""
-    users = int(users) if isinstance(users, np.integer) else whole_number(users)
-    if isinstance(users, str | int | History):
-        return [users], None
-    if isinstance(users, Sequence):
-        return list(users), None
-    frame = nw.from_native(users, eager_only=True, pass_through=True)
-    if not isinstance(frame, nw.DataFrame):
-        raise InputError(
-            f"users is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
-        )
-    return _users_from_frame(frame), frame
-
-
-def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
-    """The users of a frame: histories if it has the column `item_id`, else user ids."""
-    if "item_id" in frame.columns:
-        if "timestamp" not in frame.columns:
-            frame = frame.with_row_index("timestamp")
-        return list(read_interactions(frame.to_native()).histories())
-    if "user_id" not in frame.columns:
-        raise InputError(
-            f"the data frame has columns {', '.join(frame.columns)}; it needs user_id and optionally item_id"
-        )
-    # A frame with a gap in the column holds its ids as floats.
-    return [cast("UserLike", whole_number(user_id)) for user_id in frame["user_id"].to_list()]
-
-
-def _to_frame(answers: Sequence[RecommendationList], frame: "nw.DataFrame[Any]", explain: bool) -> Any:
-    """The recommendations as a frame of the same library as `frame`."""
-    rows = [item for answer in answers for item in answer.items]
-    columns: dict[str, list[Any]] = {
-        name: [getattr(row, name) for row in rows]
-        for name in ("user_id", "item_id", "rank", "score", "source", *(["reason"] if explain else []))
-    }
-    return nw.from_dict(columns, backend=frame.implementation).to_native()

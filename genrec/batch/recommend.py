@@ -7,9 +7,10 @@ import pyarrow as pa
 
 from genrec.batch.result import ENGINE_ERROR, BatchResult, RowFailure
 from genrec.batch.row import InputRow, failure_code, first_valid_row, id_type_of, parse_id, parse_user, row_key
+from genrec.data.user_frames import UserLike
 from genrec.errors import InputError, TemplateError
 from genrec.notices import Notice
-from genrec.recommender import Recommender, RecommendOptions, UserLike
+from genrec.recommender import Recommender, RecommendOptions
 from genrec.types import RecommendationList
 
 _COLUMNS = ("user_id", "item_id", "rank", "score", "source")

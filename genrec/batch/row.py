@@ -12,7 +12,7 @@ from genrec.errors import InputError, UnknownItemError, UnknownUserError, format
 from genrec.types import History
 
 if TYPE_CHECKING:
-    from genrec.recommender import UserLike
+    from genrec.data.user_frames import UserLike
 
 _USER_COLUMNS = ("history", "words", "user_id")
 _INT64_LIMIT = 2**63

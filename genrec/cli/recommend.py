@@ -11,7 +11,8 @@ from genrec.errors import InputError
 
 if TYPE_CHECKING:
     from genrec.cli.terminal import Progress
-    from genrec.recommender import Recommender, UserLike
+    from genrec.data.user_frames import UserLike
+    from genrec.recommender import Recommender
     from genrec.types import RecommendationList
 
 _PROGRESS_BATCH_SIZE = 8  # users between two updates of the progress bar

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from genrec.data.catalog import Catalog
 from genrec.data.ids import key_of
+from genrec.data.user_frames import UserLike
 from genrec.errors import GenrecError, InputError, UnknownUserError
 from genrec.pipeline import Pipeline
-from genrec.recommender import Recommender, UserLike
+from genrec.recommender import Recommender
 from genrec.store.catalog_changes import CatalogChanges, ChangedCatalog
 from genrec.store.event_store import Event, Store
 from genrec.types import History, Item, ItemId, UserId
