@@ -28,8 +28,10 @@ def item_to_json(item: Item) -> str:
     omitted. Numbers keep every digit; datetimes keep their microseconds and their UTC offset.
 
     Raises:
-        InputError: an attribute has another type; the message names it and the item.
+        InputError: the title is no text, or an attribute has another type; the message names it and the item.
     """
+    if not isinstance(item.title, str):
+        raise InputError(f"the title of item {format_value(item.item_id)} is {format_value(item.title)}; use text")
     kept = {}
     for name, value in item.attributes.items():
         try:
@@ -41,7 +43,10 @@ def item_to_json(item: Item) -> str:
             ) from None
         if plain is not None:
             kept[name] = plain
-    return json.dumps([item.item_id, item.title, kept], allow_nan=False, separators=(",", ":"))
+    try:
+        return json.dumps([item.item_id, item.title, kept], allow_nan=False, separators=(",", ":"))
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError(f"item {format_value(item.item_id)} cannot be stored: {error}; use 64-bit integers") from error
 
 
 def item_from_json(text: str) -> Item:
