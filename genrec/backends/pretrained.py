@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+)
 
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.errors import ModelMissingError
@@ -40,6 +46,16 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
             f"cannot load the model {name!r}: {error}",
             remedy="give a folder of safetensors or a Hub id, or fetch the model again",
         ) from error
+
+
+def causal_model_class(model: str | Path) -> Any:
+    """The class of Transformers that loads a language model; of a model for images and text only the text is used."""
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(str(model))
+        config = CONFIG_MAPPING[content["model_type"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return AutoModelForCausalLM  # which reports what is wrong with the model
+    return AutoModelForCausalLM if config in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
 def _needs_own_code(folder: Path) -> bool:

@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from genrec.backends.adapter import Adapter, inspect_adapter
 from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationRequests, OnTokens
@@ -21,7 +15,7 @@ from genrec.backends.generation import generate_with_tree
 from genrec.backends.masked_model import MaskedModel
 from genrec.backends.plain_tree import PlainModel, PlainTree
 from genrec.backends.precision import default_device, native_dtype
-from genrec.backends.pretrained import load_pretrained
+from genrec.backends.pretrained import causal_model_class, load_pretrained
 from genrec.backends.provenance import PROVENANCE_FILE, Provenance
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.transformers_tree import TransformersTree
@@ -70,7 +64,7 @@ class TransformersBackend:
         self.batch_size = 1 if self.device.type == "cpu" else DEFAULT_BATCH_SIZE
         tuned = None if adapter is None else inspect_adapter(adapter, base=model)
         loaded = load_pretrained(
-            _auto_class(model),
+            causal_model_class(model),
             model,
             trust_remote_code=trust_remote_code,
             dtype=self.dtype if tuned is None else torch.float32,
@@ -110,15 +104,6 @@ class TransformersBackend:
         if self.masked is None or (self.masked.context_length < min(length, self.context_length)):
             return self.plain
         return self.masked
-
-
-def _auto_class(model: str | Path) -> Any:
-    """The class that loads a model; of a model for images and text, only the text part is used."""
-    try:
-        config = type(AutoConfig.from_pretrained(str(model), trust_remote_code=False))
-    except (OSError, ValueError):
-        return AutoModelForCausalLM  # which reports what is wrong with the model
-    return AutoModelForCausalLM if config in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
 def _read_merged_provenance(model: str | Path) -> Provenance | None:

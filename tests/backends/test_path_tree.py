@@ -21,6 +21,7 @@ class TableScorer:
 
     token_bytes = TOKEN_BYTES
     provenance = None
+    batch_size = 8
 
     def __init__(self, *, max_logprobs: int = 7, hides_rows: bool = True, scores_path_tokens: bool = True) -> None:
         self.table = TableBackend(97, seed=5)

@@ -173,16 +173,17 @@ def test_engine_failure_fails_its_rows_only(tokenizer: HuggingFaceTokenizer) -> 
 
 
 def test_a_chat_format_that_refuses_the_roles_fails_the_row(tokenizer: HuggingFaceTokenizer) -> None:
-    """One line of two users in turn would else end the run, and every resumption of it."""
+    """One line that the template rejects would else end the run, and every resumption of it."""
     strict = HuggingFaceTokenizer(
         tokenizer.tokenizer_json,
-        chat_template="{% for one in messages %}{% if loop.index0 and one.role == loop.previtem.role %}"
+        chat_template="{% for one in messages %}{% if loop.index0 > 2 %}"
         "{{ raise_exception('speak in turn') }}{% endif %}{{ one.content }}<|im_end|>{% endfor %}",
         bos_token="",
         eos_token="<|im_end|>",
     )
     answer = GenerateTask(TableBackend(strict.vocab_size), strict, ChatPromptBuilder("tiny"))
-    twice = request("b", messages=[{"role": "user", "content": "x"}] * 2)
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant", "user")]
+    twice = request("b", messages=turns)
     answers = answer([request("a"), twice], answer.schema(iter([twice, request("a")])))
     assert [(one.row, one.code) for one in answers.failures] == [(1, "unreadable")]
     assert "speak in turn" in answers.failures[0].message

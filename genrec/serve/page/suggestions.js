@@ -34,8 +34,10 @@ export class SuggestionsPane {
 
   /** Show recommended items; `items` is null before the first request. Cards of an earlier answer have no buttons. */
   showItems(items, notices, isEarlier = false) {
+    byId("list-notices").hidden = !notices?.length;
+    byId("list-notices").replaceChildren(...(notices ?? []).map((notice) => createElement("li", {}, notice)));
     // An unchanged list keeps its cards, and with them the focus.
-    const shown = JSON.stringify([items, notices ?? [], isEarlier]);
+    const shown = JSON.stringify([items, isEarlier]);
     if (shown === this.shown) return;
     this.shown = shown;
     this.items = items ?? [];
@@ -46,8 +48,6 @@ export class SuggestionsPane {
     byId("no-items").textContent = items ? "No item matches all your preferences. Remove one of them." : "Suggestions appear here.";
     byId("cards").replaceChildren(...this.items.map((item) => this.#createCard(item, isEarlier)));
     byId("suggestions-title").textContent = this.items.length ? `Suggestions, ${itemCount(this.items.length)}` : "Suggestions";
-    byId("list-notices").hidden = !notices?.length;
-    byId("list-notices").replaceChildren(...(notices ?? []).map((notice) => createElement("li", {}, notice)));
     if (hadFocus) focusHeading();
   }
 
