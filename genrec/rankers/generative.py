@@ -291,6 +291,7 @@ class GenerativeRanker:
 
     def _apply_settings(self) -> None:
         """Make the renderers and priors for the settings, and check that the settings fit."""
+        check_templates(self._templates, self.settings)
         if self.settings.strategy == "candidates" or self.settings.fusion_weight:
             self._require_retriever()
         max_tokens = self._backend.context_length - int(self._index.trie.lengths.max())
@@ -300,7 +301,6 @@ class GenerativeRanker:
             for template in self._templates
         )
         self._renderers = (warm, cold)
-        check_templates(self._templates, self.settings)
         self._priors = (self._load_prior(warm), self._load_prior(cold))
         self._search = GenerativeSearch(self._index, self._backend, self._prior_store, self.settings, self._retriever)
 
