@@ -60,13 +60,10 @@ def load_collaborative_model(
         progress("Counting interactions", 0, 1)
         vectors = item_vectors(catalog, interactions)
         weights = learn_weights(catalog, interactions, embedding)
-        evict_old_counts(cache / "counts")
-        metadata = {"weights": weights}
-        with (
-            optional_cache_write(folder),
-            artifact.artifact_writer(folder, kind="counts", version=1, metadata=metadata) as temporary,
-        ):
-            save_file({"vectors": vectors}, temporary / "vectors.safetensors")
+        with optional_cache_write(folder):
+            evict_old_counts(cache / "counts")
+            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as temporary:
+                save_file({"vectors": vectors}, temporary / "vectors.safetensors")
         progress("Counting interactions", 1, 1)
     return CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, interactions, vectors), weights)
 

@@ -13,7 +13,7 @@ from genrec.backends.output_layer import logits_transform
 from genrec.backends.plain_tree import PlainModel, inference_mode
 from genrec.backends.token_layout import TokenLayout
 from genrec.backends.transformers_tree import NewTokens, TransformersTree
-from genrec.backends.tree_arrays import check_prompt_lengths
+from genrec.backends.tree_arrays import check_prompt_lengths, nan_error
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
@@ -127,7 +127,7 @@ class MaskedModel:
                 log_probs = (logits - normaliser[owner]).clamp(max=0.0)
                 result[block_offsets[0] : block_offsets[-1]] = log_probs.double().cpu().numpy()
         if np.isnan(result).any():
-            raise self._nan_error()
+            raise nan_error(self.name)
         return result
 
     def logits(self, hidden: torch.Tensor) -> FloatArray:
@@ -136,11 +136,8 @@ class MaskedModel:
         with inference_mode(self.name, f"the logits of {len(hidden)} nodes"):
             result: FloatArray = self._transform(head(hidden)).double().cpu().numpy()
         if np.isnan(result).any():
-            raise self._nan_error()
+            raise nan_error(self.name)
         return result
-
-    def _nan_error(self) -> EngineError:
-        return EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
 
     def _measure_token_bytes(self) -> int:
         """Measure the bytes of one token's keys, values and hidden state."""

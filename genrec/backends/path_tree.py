@@ -16,6 +16,7 @@ from genrec.backends.tree_arrays import (
     check_path_lengths,
     check_prompt_lengths,
     check_rewind,
+    nan_error,
     new_node_numbers,
     prompts_and_positions,
 )
@@ -138,7 +139,7 @@ class PathTree:
         if missing:  # their paths are cached now, so a request for each costs little
             self._score(owner, tokens, [query[None] for group in missing for query in group], log_probs)
         if np.isnan(log_probs).any():
-            raise EngineError(f"{self._scorer.name} returned NaN; load it in float32 or check its weights")
+            raise nan_error(self._scorer.name)
         if (log_probs > _ROUNDING_TOLERANCE).any():
             raise EngineError(
                 f"{self._scorer.name} returned the log-probability {log_probs.max():.3g}, which is above 0; "

@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
+from genrec.backends.tree_arrays import nan_error
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
@@ -38,6 +39,7 @@ class PlainModel:
     Attributes:
         vocab_size, context_length: as in `Backend`.
         cache_argument: the name of the argument that takes what the model kept of earlier tokens.
+        copies_state: whether copies of what the model keeps of a prompt give the logits of whole paths.
         token_bytes: of one token in a tree and in what the model keeps of a prompt. The logits of a pass come on top;
             `PlainTree` bounds them.
     """
@@ -52,26 +54,29 @@ class PlainModel:
         # Transformers 5.24 renamed this argument and warns about the old name, the only one in earlier versions.
         parameters = inspect.signature(model.forward).parameters
         self.cache_argument = next((key for key in _CACHE_ARGUMENTS if key in parameters), "")
-        self._copies_state, self._continues_stepwise = bool(self.cache_argument), False
-        if self._copies_state and not self._probe_state():
+        self._keeps_last_logits = "logits_to_keep" in parameters
+        self.copies_state, self._continues_stepwise = bool(self.cache_argument), False
+        if self.copies_state and not self._probe_state():
             self._continues_stepwise = True  # some recurrent layers continue a state by one token at a time only
-            self._copies_state = self._probe_state()
+            self.copies_state = self._probe_state()
         probe = np.arange(1, 1 + _PROBE_TOKENS)[None] % self.vocab_size
-        self.token_bytes = TOKEN_BYTES + state_bytes(self.run(probe, None)[1]) // _PROBE_TOKENS
+        self.token_bytes = TOKEN_BYTES + state_bytes(self.run(probe, None, last_only=True)[1]) // _PROBE_TOKENS
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "PlainTree":
         """Open a tree over U prompts."""
         return PlainTree(self, prompts, deadline or Deadline.never())
 
-    def run(self, token_ids: IntArray, state: Any) -> tuple[torch.Tensor, Any]:
+    def run(self, token_ids: IntArray, state: Any, *, last_only: bool = False) -> tuple[torch.Tensor, Any]:
         """Run the whole model on new tokens.
 
         Args:
             token_ids: int64 [B, L].
             state: what the model kept of earlier tokens, for B rows; changed in place. None for none.
+            last_only: only the logits of the last token are read, so the model need not compute others.
 
         Returns:
-            Logits [B, L, V], and what the model kept of all tokens; None if that cannot be copied.
+            Logits [B, L, V], or of fewer tokens if `last_only`; and what the model kept of all tokens, None if that
+            cannot be copied.
 
         Raises:
             EngineError: the model failed.
@@ -79,18 +84,18 @@ class PlainModel:
         if state is not None and self._continues_stepwise:
             steps = [self._forward(token_ids[:, [at]], state) for at in range(token_ids.shape[1])]
             return torch.cat([logits for logits, _ in steps], dim=1), steps[-1][1]
-        return self._forward(token_ids, state)
+        return self._forward(token_ids, state, last_only)
 
-    def _forward(self, token_ids: IntArray, state: Any) -> tuple[torch.Tensor, Any]:
+    def _forward(self, token_ids: IntArray, state: Any, last_only: bool = False) -> tuple[torch.Tensor, Any]:
         options = {} if state is None else {self.cache_argument: state}
+        if last_only and self._keeps_last_logits:
+            options["logits_to_keep"] = 1
         with inference_mode(self.name, f"{token_ids.size} tokens of {len(token_ids)} paths"):
             output = self.model(
-                input_ids=torch.from_numpy(token_ids).to(self.device), use_cache=self._copies_state, **options
+                input_ids=torch.from_numpy(token_ids).to(self.device), use_cache=self.copies_state, **options
             )
         logits: torch.Tensor = output.logits
-        if bool(torch.isnan(logits).any()):
-            raise EngineError(f"{self.name} returned NaN; load it in float32 or check its weights")
-        return logits, output.get(self.cache_argument) if self._copies_state else None
+        return logits, output.get(self.cache_argument) if self.copies_state else None
 
     def _probe_state(self) -> bool:
         """Try whether copies of what the model keeps of a prompt give the logits of whole paths."""
@@ -194,9 +199,11 @@ class _PathScorer:
         done, state = self._texts.get(prompt, ([], None))
         if state is None or len(path) <= len(done) or path[: len(done)] != done:
             done, state = path[: self._num_kept(prompt)], self._copied_state(prompt, 1)
-        logits, state = self._model.run(np.array([path[len(done) :]]), state)
+        logits, state = self._model.run(np.array([path[len(done) :]]), state, last_only=True)
         self._texts[prompt] = (path, state)
         result: FloatArray = logits[0, -1].double().cpu().numpy()
+        if np.isnan(result).any():
+            raise nan_error(self.name)
         return result
 
     def _score_batch(self, prompt: int, requests: Sequence[PathScoreRequest]) -> list[FloatArray]:
@@ -217,8 +224,8 @@ class _PathScorer:
 
     def _state(self, prompt: int) -> Any:
         if prompt not in self._states:
-            head = self._prompts[prompt][:-1]
-            self._states[prompt] = self._model.run(np.array([head]), None)[1] if head else None
+            head = self._prompts[prompt][:-1] if self._model.copies_state else []
+            self._states[prompt] = self._model.run(np.array([head]), None, last_only=True)[1] if head else None
         return self._states[prompt]
 
     def _copied_state(self, prompt: int, rows: int) -> Any:

@@ -27,6 +27,11 @@ def check_prompt_lengths(prompts: Sequence[IntArray], name: str, context_length:
             )
 
 
+def nan_error(name: str) -> EngineError:
+    """The error of a backend whose model returned NaN."""
+    return EngineError(f"{name} returned NaN; load it in float32 or check its weights")
+
+
 def new_node_numbers(size: int, parents: IntArray) -> IntArray:
     """The numbers of M new nodes in a tree of `size` nodes: int64 [M].
 

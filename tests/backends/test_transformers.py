@@ -282,13 +282,13 @@ class TestPlainTree(BackendContract):
 
     def test_a_prompt_is_computed_once(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a copied state every title would cost a prompt."""
-        assert backend.plain._copies_state
+        assert backend.plain.copies_state
         computed: list[tuple[int, int]] = []
         run = backend.plain.run
 
-        def counted(token_ids: np.ndarray, state: object) -> object:
+        def counted(token_ids: np.ndarray, state: object, **options: bool) -> object:
             computed.append(token_ids.shape)
-            return run(token_ids, state)
+            return run(token_ids, state, **options)
 
         monkeypatch.setattr(backend.plain, "run", counted)
         tree = backend.open([np.arange(20)])
@@ -302,9 +302,9 @@ class TestPlainTree(BackendContract):
         widths: list[int] = []
         run = backend.plain.run
 
-        def counted(token_ids: np.ndarray, state: object) -> object:
+        def counted(token_ids: np.ndarray, state: object, **options: bool) -> object:
             widths.append(token_ids.shape[1])
-            return run(token_ids, state)
+            return run(token_ids, state, **options)
 
         monkeypatch.setattr(backend.plain, "run", counted)
         backend.generate([GenerationRequest(np.arange(20), (0,), 6)])

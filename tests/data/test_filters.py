@@ -1,6 +1,7 @@
 """Filters: results equal those of Python conditions, missing values are not allowed, and no Python code runs."""
 
 import contextlib
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -248,38 +249,28 @@ NUMBERS = st.one_of(
 )
 
 
-def compared(name: str, operator: str, value: Any) -> Condition:
-    compare: dict[str, Callable[[Any, Any], bool]] = {
-        "<": lambda a, b: a < b,
-        "<=": lambda a, b: a <= b,
-        ">": lambda a, b: a > b,
-        ">=": lambda a, b: a >= b,
-        "==": lambda a, b: a == b,
-        "!=": lambda a, b: a != b,
-        "in": lambda a, b: a in b,
-        "not in": lambda a, b: a not in b,
-    }
-    return (
-        f"{name} {operator} {value!r}",
-        lambda row: None if row[name] is None else compare[operator](row[name], value),
-    )
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
-def columns_compared(left: str, operator: str, right: str) -> Condition:
-    compare: dict[str, Callable[[Any, Any], bool]] = {
-        "<": lambda a, b: a < b,
-        "<=": lambda a, b: a <= b,
-        ">": lambda a, b: a > b,
-        ">=": lambda a, b: a >= b,
-        "==": lambda a, b: a == b,
-        "!=": lambda a, b: a != b,
-    }
+def compared(name: str, symbol: str, value: Any) -> Condition:
+    membership = {"in": lambda a, b: a in b, "not in": lambda a, b: a not in b}
+    compare = {**COMPARISONS, **membership}[symbol]
+    return f"{name} {symbol} {value!r}", lambda row: None if row[name] is None else compare(row[name], value)
 
+
+def columns_compared(left: str, symbol: str, right: str) -> Condition:
     def truth(row: dict[str, Any]) -> Truth:
         known = row[left] is not None and row[right] is not None
-        return compare[operator](row[left], row[right]) if known else None
+        return COMPARISONS[symbol](row[left], row[right]) if known else None
 
-    return f"{left} {operator} {right}", truth
+    return f"{left} {symbol} {right}", truth
 
 
 def listed(number: Any) -> Condition:

@@ -50,15 +50,24 @@ def slow_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool
         sa.event.remove(sa.Engine, "before_cursor_execute", record_statement)
 
 
-def test_no_route_reads_the_store_or_encodes_items_on_the_event_loop(
+@contextmanager
+def watched_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A store that takes two seconds would silence the server for two seconds, for every caller."""
+) -> "Iterator[tuple[list[tuple[str, bool]], httpx.Client]]":
+    """A running server, the slow calls it makes, and a client of it."""
     with (
         slow_calls(monkeypatch) as calls,
         running_server(small_pipeline(), tmp_path) as address,
         httpx.Client(base_url=address, timeout=WAIT) as client,
     ):
+        yield calls, client
+
+
+def test_no_route_reads_the_store_or_encodes_items_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes two seconds would silence the server for two seconds, for every caller."""
+    with watched_server(tmp_path, monkeypatch) as (calls, client):
         documented = {
             (method, path) for path, route in client.get("/openapi.json").json()["paths"].items() for method in route
         }
@@ -79,9 +88,7 @@ def test_revisions_of_other_servers_arrive_without_delaying_a_request(
 ) -> None:
     """Encoding the items that another server has put would silence this one, and not polling would keep sold items."""
     with (
-        slow_calls(monkeypatch) as calls,
-        running_server(small_pipeline(), tmp_path) as address,
-        httpx.Client(base_url=address, timeout=WAIT) as client,
+        watched_server(tmp_path, monkeypatch) as (calls, client),
         Store.open(f"sqlite:///{tmp_path / 'events.db'}") as other,
     ):
         other.revise([Item("new", "Purple Mug", {"price": 0.5})], ["i0"])

@@ -1,12 +1,10 @@
 """Hostile bodies: whatever a field of a request holds, the server answers it or refuses it; nothing is a status 500."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from server import running_server, small_pipeline
 
 # Raw JSON, because no JSON library writes all of these.
 VALUES = [
@@ -67,15 +65,6 @@ FIELDS = [
     ),
 ]
 FILTERS = ("price < {}", "title == '{}'", "price in [{}, 1]", "{} in title", "'{}' in words(title)", "{}")
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with (
-        running_server(small_pipeline(), tmp_path_factory.mktemp("hostile")) as address,
-        httpx.Client(base_url=address, timeout=60) as opened,
-    ):
-        yield opened
 
 
 @pytest.mark.parametrize(("path", "body", "field"), FIELDS, ids=[f"{path} {field}" for path, _, field in FIELDS])

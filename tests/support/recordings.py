@@ -47,7 +47,7 @@ def mismatches(before: Any, now: Any, *, place: str = "", tolerance: float = 1e-
         for name in before.keys() & now.keys():
             old, new, field = before[name], now[name], f"{place}.{name}"
             if name in _SENTENCES and isinstance(old, list) and isinstance(new, list):
-                old, new = _without_words_notice(old), _without_words_notice(new)
+                new = _without_added_words_notice(old, new)
             if name in _SENTENCES and (kind := _kind_of_sentences(old)) is not None:
                 found += [] if kind == _kind_of_sentences(new) else [f"{field} was {old!r:.200}, and is {new!r:.200}"]
             elif not (isinstance(old, str) and (name, old) in _REWORDED and new == _REWORDED[name, old]):
@@ -68,9 +68,9 @@ def mismatches(before: Any, now: Any, *, place: str = "", tolerance: float = 1e-
     return [] if same else [f"{place} was {before!r:.300}, and is {now!r:.300}"]
 
 
-def _without_words_notice(sentences: list[Any]) -> list[Any]:
-    """Notices without the one about ignored words, which the recorded release did not have."""
-    return [one for one in sentences if not str(one).startswith("no stage that served this list reads words")]
+def _without_added_words_notice(old: list[Any], new: list[Any]) -> list[Any]:
+    """The notices now, without one about ignored words that the recorded release did not have."""
+    return [one for one in new if one in old or not str(one).startswith("no stage that served this list reads words")]
 
 
 def _kind_of_sentences(value: Any) -> bool | int | None:
