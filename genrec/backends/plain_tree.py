@@ -138,7 +138,7 @@ def inference_mode(name: str, description: str) -> Iterator[None]:
     try:
         with torch.inference_mode():
             yield
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         raise EngineError(f"{name} failed on {description}: {error}") from error
 
 

@@ -147,8 +147,14 @@ def _run_pip(requirement: str, sha256: str, folder: Path, sdist_backend: str | N
     if sdist_backend is None:
         command += ["--only-binary", ":all:"]
     else:
-        (folder / f"{sdist_backend}.py").write_text(_METADATA_BUILD_BACKEND, encoding="utf-8")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+        module = folder.joinpath("backend", *sdist_backend.split(".")).with_suffix(".py")
+        module.parent.mkdir(parents=True)
+        module.write_text(_METADATA_BUILD_BACKEND, encoding="utf-8")
+        for package in module.relative_to(folder / "backend").parents[:-1]:
+            (folder / "backend" / package / "__init__.py").touch()
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (str(folder / "backend"), os.environ.get("PYTHONPATH")))
+        )
         command += ["--no-binary", ":all:", "--no-build-isolation"]
     done = subprocess.run(
         command,

@@ -1,3 +1,4 @@
+from .chat_template import ChatTemplateSettings as ChatTemplateSettings
 from .renderer import Renderer as Renderer
 from .template import Template as Template
 from .template import one_line as one_line

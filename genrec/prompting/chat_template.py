@@ -20,6 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from genrec.errors import ArtifactError
 from genrec.types import Role
 
+_LISTS = ("tools", "documents")  # variables that are None without any, as in Transformers
+
 
 @dataclass(frozen=True)
 class ChatTemplateSettings:
@@ -53,8 +55,7 @@ class ChatTemplate:
     ) -> None:
         self._settings = settings or ChatTemplateSettings()
         self._variables = {
-            "tools": None,
-            "documents": None,
+            **dict.fromkeys(_LISTS),
             "enable_thinking": False,
             **special_tokens,
             **self._settings.arguments,
@@ -74,16 +75,21 @@ class ChatTemplate:
             ) from error
 
     def render(self, roles: Sequence[Role], contents: Sequence[str], *, add_generation_prompt: bool) -> str:
-        """Render messages. Content that the template does not show as text is given as a list with one text part.
+        """Render messages as Transformers does.
+
+        Content that the template does not show as text is given as a list with one text part. A template for tools that
+        fails without any gets empty lists.
 
         Raises:
             ArtifactError: the template rejects the messages; the message has the template's own reason.
         """
         texts: list[str] = []
         errors: list[ArtifactError] = []
-        for shaped in (contents, [[{"type": "text", "text": content}] for content in contents]):
+        in_parts = [[{"type": "text", "text": content}] for content in contents]
+        empty_lists: dict[str, Any] = {name: [] for name in _LISTS if self._variables[name] is None}
+        for shaped, lists in ((contents, {}), (in_parts, {}), (contents, empty_lists)):
             try:
-                texts.append(self._render(roles, shaped, add_generation_prompt))
+                texts.append(self._render(roles, shaped, {**lists, "add_generation_prompt": add_generation_prompt}))
             except ArtifactError as error:
                 errors.append(error)
             else:
@@ -93,11 +99,10 @@ class ChatTemplate:
             raise errors[0]
         return max(texts, key=lambda text: sum(content in text for content in contents))
 
-    def _render(self, roles: Sequence[Role], contents: Sequence[object], add_generation_prompt: bool) -> str:
+    def _render(self, roles: Sequence[Role], contents: Sequence[object], options: Mapping[str, Any]) -> str:
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
-        variables = {**self._variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(**variables)
+            return self._template.render({**self._variables, "messages": messages, **options})
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise ArtifactError(
                 f"the model's chat template rejects the roles {', '.join(roles)}: {error}; "

@@ -22,8 +22,9 @@ from genrec.rankers.generative_search import GenerativeSearch, SearchBatch, show
 from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.rankers.prior_store import PriorSource, PriorStore
 from genrec.rankers.retrieval import retrieve_candidates
-from genrec.types import FloatArray, IntArray, Ranking
+from genrec.types import FloatArray, IntArray, Message, Ranking, Role, Span
 
+_PROBE_ROLES: tuple[Role, ...] = ("system", "user")
 _EMPTY = np.empty(0, dtype=np.int64)
 _EMPTY.flags.writeable = False
 
@@ -355,7 +356,7 @@ def _require_same_tokenizer(index: CatalogIndex, backend: Backend, tokenizer: To
             f"the index was built for tokenizer {index.tokenizer_fingerprint[:12]}, not for "
             f"{tokenizer.fingerprint[:12]}; build it again with this model's tokenizer"
         )
-    if tokenizer.vocab_size > backend.vocab_size:
+    if tokenizer.vocab_size > backend.vocab_size and not _is_excess_unused(backend, tokenizer):
         raise TokenizerMismatchError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model {backend.name} only {backend.vocab_size}; "
             "load the model's own tokenizer"
@@ -366,6 +367,14 @@ def _require_same_tokenizer(index: CatalogIndex, backend: Backend, tokenizer: To
             f"the adapter of {backend.name} was trained with tokenizer {trained.tokenizer[:12]}, not with "
             f"{tokenizer.fingerprint[:12]}; load the tokenizer that it was trained with"
         )
+
+
+def _is_excess_unused(backend: Backend, tokenizer: Tokenizer) -> bool:
+    """Whether the tokens that the model lacks are control tokens that no prompt needs, as in some Gemma models."""
+    excess = range(backend.vocab_size, tokenizer.vocab_size)
+    probe = tokenizer.encode_prompt([Message(role, (Span("a", trusted=False),)) for role in _PROBE_ROLES])
+    used = {*probe.tolist(), *tokenizer.answer_end.tolist()}
+    return set(excess) <= set(tokenizer.control_token_ids) - used
 
 
 def _union(one: Subset, other: Subset) -> Subset:

@@ -83,13 +83,17 @@ def test_the_error_without_pip_names_the_command_that_installs_it(
         download("tiny==1.0", "0" * 64, directory=tmp_path / "to")
 
 
-def test_no_code_of_a_source_archive_runs(index: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["trap", "trap.deep.build"])
+def test_no_code_of_a_source_archive_runs(index: Path, tmp_path: Path, backend: str) -> None:
     """Only data is needed from it, and its build backend may need a compiler."""
     trap = tmp_path / "ran"
     files = {
         "PKG-INFO": METADATA,
-        "pyproject.toml": '[build-system]\nrequires = ["trap"]\nbuild-backend = "trap"\n[project]\nname = "tiny"\n',
+        "pyproject.toml": (
+            f'[build-system]\nrequires = ["trap"]\nbuild-backend = "{backend}"\n[project]\nname = "tiny"\n'
+        ),
         "trap.py": f"open({str(trap)!r}, 'w')",
+        "trap/deep/build.py": f"open({str(trap)!r}, 'w')",
         "setup.py": f"open({str(trap)!r}, 'w')",
         "data/table.csv": "a,b\n1,2\n",
     }
@@ -99,7 +103,7 @@ def test_no_code_of_a_source_archive_runs(index: Path, tmp_path: Path) -> None:
             head = tarfile.TarInfo(f"tiny-1.0/{name}")
             head.size = len(text)
             archive.addfile(head, io.BytesIO(text.encode()))
-    got = download("tiny==1.0", sha256(path), directory=tmp_path / "to", sdist_backend="trap")
+    got = download("tiny==1.0", sha256(path), directory=tmp_path / "to", sdist_backend=backend)
     extract(got, "tiny-1.0/data/table.csv", tmp_path / "table.csv")
     assert (tmp_path / "table.csv").read_text() == "a,b\n1,2\n"
     assert not trap.exists()

@@ -10,6 +10,7 @@ from genrec.backends.base import Backend, GenerationRequest
 from genrec.decoding.grammar import GrammarCompiler
 from genrec.errors import EngineError, InputError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.testing import TableBackend
 from genrec.types import Message, Span
 
 GRAMMAR = 'start: "Take [" ("1" | "2") "], it is " ("“é {{ x }}”" | "red") "."'
@@ -46,6 +47,19 @@ def test_allowed_tokens_exclude_control_tokens_except_end(
     assert np.flatnonzero(state.allowed_mask()).tolist() == [tokenizer.eos_token_id]
     with pytest.raises(InputError, match="token 5 is not allowed here"):
         state.advance(5)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("excess", [1, -1, -40])
+def test_models_may_have_fewer_or_more_tokens_than_the_tokenizer(
+    tokenizer: HuggingFaceTokenizer, grammar: GrammarCompiler, excess: int
+) -> None:
+    """Gemma 3 1B has no embedding for one control token, and most models have more than their tokenizer names."""
+    constraint = grammar.compile_json_schema({"enum": ["Alien", "Heat"]})
+    backend = TableBackend(tokenizer.vocab_size - excess, seed=3)
+    request = GenerationRequest(np.array([5, 6]), (tokenizer.eos_token_id,), 30, constraint=constraint)
+    text = tokenizer.decode(backend.generate([request])[0].token_ids.tolist())
+    assert text in ('"Alien"', '"Heat"')
 
 
 @pytest.mark.model

@@ -232,6 +232,24 @@ def test_incompatible_arguments_are_rejected() -> None:
             GenerativeRanker(**{**arguments, **change})
 
 
+class RoomyTokenizer(ByteTokenizer):
+    """Has two control tokens more, for pictures; no prompt needs them."""
+
+    vocab_size = 262
+    control_token_ids = (*ByteTokenizer.control_token_ids, 260, 261)
+
+
+def test_control_tokens_that_no_prompt_needs_may_lack_in_the_model() -> None:
+    """Gemma 3 1B shares the tokenizer of its multimodal siblings, and has no embedding for pictures."""
+    index = CatalogIndex.build(CATALOG, TitleIdentifiers(), RoomyTokenizer())
+    templates = {"template": Template.from_source(WARM), "cold_template": Template.from_source(COLD)}
+    for size in (260, 261, 262, 300):
+        GenerativeRanker(index, TableBackend(size), RoomyTokenizer(), **templates, retriever=popularity())
+    for size in (259, 257, 200):
+        with pytest.raises(TokenizerMismatchError, match=f"tokenizer has 262 tokens, the model .* only {size}"):
+            GenerativeRanker(index, TableBackend(size), RoomyTokenizer(), **templates, retriever=popularity())
+
+
 def test_prompt_can_list_the_candidates() -> None:
     """A model that sees all candidates ranks them in one list, with the prior of that prompt."""
     showing = WARM.replace('"words"]', '"words", "candidates"]').replace(

@@ -1,0 +1,1 @@
+"""Which models work: real chat templates and tokenizers, and tiny models of real architectures."""
