@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from genrec.backends.attention import use_packed_attention
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.output_layer import logits_transform
-from genrec.backends.plain_tree import PlainModel, inference_mode
+from genrec.backends.plain_tree import UNSUPPORTED_ERRORS, PlainModel, PlainTree, inference_mode
+from genrec.backends.precision import log_probs_agree
 from genrec.backends.token_layout import TokenLayout
 from genrec.backends.transformers_tree import NewTokens, TransformersTree
 from genrec.backends.tree_arrays import check_prompt_lengths, nan_error
@@ -48,14 +49,9 @@ class MaskedModel:
         self._head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._transform = logits_transform(config)
         self._supports_packing = False
-        use_packed_attention(self.model)
-        try:
-            self._check_tree(plain)
-        except EngineError:
-            self.model.set_attn_implementation("eager")  # attention with options that the packed one does not have
-            self._check_tree(plain)
+        expected = self._choose_attention(plain)
         self.token_bytes = self._measure_token_bytes()
-        self._supports_packing = self._probe_packing()
+        self._supports_packing = self._accepts_packed_tokens(expected)
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TransformersTree:
         """Compute U prompts in one batch, and open a tree over them."""
@@ -146,38 +142,57 @@ class MaskedModel:
         cached = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
         return sum(tensor.nbytes for tensor in (*cached, hidden) if tensor is not None)
 
-    def _probe_packing(self) -> bool:
-        """Try whether the model accepts packed tokens, because architectures do not declare it."""
-        prompts = [np.arange(1, 2), np.arange(1, 4)]
-        queried = np.arange(min(self.vocab_size, 100))
-        results = []
-        for self._supports_packing in (False, True):
-            try:
-                tree = self.open([prompt % self.vocab_size for prompt in prompts])
-                nodes = tree.grow(np.array([1, 0, 1, 2]), queried[:4])
-                results.append(tree.log_probs(nodes, np.tile(queried, 4), np.arange(5) * len(queried)))
-            except (EngineError, TypeError, LookupError, AttributeError, AssertionError):
-                return False  # it rejects unknown arguments, or needs tokens of one shape
-        expected, packed = results
-        return float(np.abs(packed - expected).max()) < 0.1 * float(expected.std())
+    def _choose_attention(self, plain: PlainModel) -> FloatArray:
+        """Choose the fastest attention under which a tree has the log-probabilities of its paths.
 
-    def _check_tree(self, plain: PlainModel) -> None:
-        """Compare a tree of two prompts and three branches with its paths."""
-        prompts = [np.arange(1, 4) % self.vocab_size, np.arange(3, 10) % self.vocab_size]
-        parents, tokens = np.array([0, 0, 1, 2, 4, 1, 5]), np.array([5, 6, 7, 8, 9, 8, 2]) % self.vocab_size
-        queried = np.arange(min(self.vocab_size, 100))
-        results = []
-        for model in (plain, self):
-            try:
-                tree = model.open(prompts)
-                nodes = np.concatenate([tree.grow(parents[:3], tokens[:3]), tree.grow(parents[3:], tokens[3:])])
-                results.append(tree.log_probs(nodes, np.tile(queried, 7), np.arange(8) * len(queried)))
-            except (TypeError, LookupError, AttributeError, AssertionError) as error:
-                raise EngineError(f"{self.name} cannot compute a tree in one sequence: {error}") from error
-        expected, actual = results
-        tolerance = 1e-3 if self.dtype in (torch.float32, torch.float64) else 0.1
-        difference = float(np.abs(actual - expected).max())
-        if not difference < tolerance * max(float(expected.std()), 0.1):
+        Returns:
+            The log-probabilities of the probe under that attention.
+
+        Raises:
+            EngineError: there is none. The model then has its own attention again, which is the faster one for paths.
+        """
+        own_attention = self.model.config._attn_implementation
+        use_packed_attention(self.model)
+        try:
+            return self._check_tree(plain)
+        except EngineError:
+            self.model.set_attn_implementation("eager")  # slower, with options that the packed one does not have
+        try:
+            return self._check_tree(plain)
+        except EngineError:
+            self.model.set_attn_implementation(own_attention)
+            raise
+
+    def _check_tree(self, plain: PlainModel) -> FloatArray:
+        """Compare the log-probabilities of a tree with those of its paths, and return them."""
+        expected, actual = self._probe(plain), self._probe(self)
+        if not log_probs_agree(actual, expected, self.dtype):
+            difference = float(np.abs(actual - expected).max())
             raise EngineError(
                 f"{self.name} gives log-probabilities in a tree that differ by {difference:.3g} from those of its paths"
             )
+        return actual
+
+    def _accepts_packed_tokens(self, expected: FloatArray) -> bool:
+        """Try whether the model accepts packed tokens, because architectures do not declare it."""
+        self._supports_packing = True
+        try:
+            return log_probs_agree(self._probe(self), expected, self.dtype, float32_tolerance=0.1)
+        except EngineError:
+            return False  # it rejects unknown arguments, or needs tokens of one shape
+
+    def _probe(self, model: "MaskedModel | PlainModel") -> FloatArray:
+        """Log-probabilities at the nodes of a tree of two prompts and three branches, float64 [7 * queried tokens].
+
+        Raises:
+            EngineError: the model cannot compute them.
+        """
+        prompts = [np.arange(1, 4) % self.vocab_size, np.arange(3, 10) % self.vocab_size]
+        parents, tokens = np.array([0, 0, 1, 2, 4, 1, 5]), np.array([5, 6, 7, 8, 9, 8, 2]) % self.vocab_size
+        queried = np.arange(min(self.vocab_size, 100))
+        try:
+            tree: TransformersTree | PlainTree = model.open(prompts)
+            nodes = np.concatenate([tree.grow(parents[:3], tokens[:3]), tree.grow(parents[3:], tokens[3:])])
+            return tree.log_probs(nodes, np.tile(queried, 7), np.arange(8) * len(queried))
+        except UNSUPPORTED_ERRORS as error:
+            raise EngineError(f"{self.name} cannot compute a tree: {error}") from error

@@ -18,10 +18,14 @@ import torch
 from transformers import PreTrainedModel
 
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
+from genrec.backends.precision import log_probs_agree
 from genrec.backends.tree_arrays import nan_error
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
+
+UNSUPPORTED_ERRORS = (TypeError, LookupError, AttributeError, AssertionError, NotImplementedError)
+"""What models raise, beside torch's errors, for arguments and states that they do not support."""
 
 _CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 _UNLIMITED_CONTEXT = 1 << 20  # of a model that declares no limit
@@ -104,10 +108,10 @@ class PlainModel:
             expected = self.run(np.repeat(tokens, 2, axis=0), None)[0][:, 5:]
             state = copied_state(self.run(tokens[:, :5], None)[1], 2)
             actual = self.run(np.repeat(tokens[:, 5:], 2, axis=0), state)[0]
-        except (EngineError, TypeError, LookupError, AttributeError, AssertionError, NotImplementedError):
+        except (EngineError, *UNSUPPORTED_ERRORS):
             return False
-        tolerance = 1e-4 if self.dtype in (torch.float32, torch.float64) else 0.1
-        return float((actual - expected).abs().max()) < tolerance * max(float(expected.std()), 0.1)
+        actual_logits, expected_logits = (logits.double().cpu().numpy() for logits in (actual, expected))
+        return log_probs_agree(actual_logits, expected_logits, self.dtype, float32_tolerance=1e-4)
 
 
 def copied_state(state: Any, rows: int) -> Any:
@@ -120,16 +124,15 @@ def copied_state(state: Any, rows: int) -> Any:
 
 def state_bytes(state: Any) -> int:
     """The bytes of the tensors that a model kept; 0 for None."""
-    held = [value for layer in getattr(state, "layers", ()) for value in vars(layer).values()]
-    while any(isinstance(value, list | tuple | dict) for value in held):
-        held = [
-            part
-            for value in held
-            for part in (
-                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-            )
-        ]
-    return sum(value.nbytes for value in held if isinstance(value, torch.Tensor))
+    return sum(_tensor_bytes(vars(layer)) for layer in getattr(state, "layers", ()))
+
+
+def _tensor_bytes(value: object) -> int:
+    """The bytes of a tensor, or of all tensors in a container; 0 for anything else."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_tensor_bytes, values))
 
 
 @contextmanager
@@ -174,9 +177,8 @@ class _PathScorer:
         self.name, self.vocab_size, self.context_length = model.name, model.vocab_size, model.context_length
         self.max_logprobs = model.vocab_size
         self._model, self._prompts = model, prompts
-        # Of each prompt without its last token: a row must have a token. Of each text, its state so far.
-        self._states: dict[int, Any] = {}
-        self._texts: dict[int, tuple[list[int], Any]] = {}
+        self._states: dict[int, Any] = {}  # by prompt, without its last token: a row must have a token
+        self._last_paths: dict[int, tuple[list[int], Any]] = {}  # by prompt, the last path of `logits` and its state
 
     def score(self, requests: Sequence[PathScoreRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities of the queried tokens, see `PathScorer.score`."""
@@ -196,11 +198,11 @@ class _PathScorer:
 
     def logits(self, prompt: int, path: list[int]) -> FloatArray:
         """Logits behind one path [V]. A path that continues the last one of its prompt computes its new tokens only."""
-        done, state = self._texts.get(prompt, ([], None))
+        done, state = self._last_paths.get(prompt, ([], None))
         if state is None or len(path) <= len(done) or path[: len(done)] != done:
             done, state = path[: self._num_kept(prompt)], self._copied_state(prompt, 1)
         logits, state = self._model.run(np.array([path[len(done) :]]), state, last_only=True)
-        self._texts[prompt] = (path, state)
+        self._last_paths[prompt] = (path, state)
         result: FloatArray = logits[0, -1].double().cpu().numpy()
         if np.isnan(result).any():
             raise nan_error(self.name)

@@ -1,6 +1,9 @@
 """The default device and number type of a model."""
 
+import numpy as np
 import torch
+
+from genrec.types import FloatArray
 
 
 def default_device() -> torch.device:
@@ -15,3 +18,17 @@ def native_dtype(device: torch.device) -> torch.dtype:
     # The flag has no public name; without it a CPU emulates bfloat16.
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def log_probs_agree(
+    actual: FloatArray, expected: FloatArray, dtype: torch.dtype, *, float32_tolerance: float = 1e-3
+) -> bool:
+    """Whether two computations of the same log-probabilities differ by rounding only.
+
+    Args:
+        actual, expected: the log-probabilities, in nats; of the same shape.
+        dtype: of the model. In less than float32 the tolerance is 0.1.
+        float32_tolerance: the largest difference, relative to the standard deviation of `expected`.
+    """
+    tolerance = float32_tolerance if dtype in (torch.float32, torch.float64) else 0.1
+    return float(np.abs(actual - expected).max()) < tolerance * max(float(expected.std()), 0.1)  # False for NaN

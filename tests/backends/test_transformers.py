@@ -244,6 +244,27 @@ def test_attention_options_are_not_ignored(tmp_path: Path) -> None:
     assert_paths_are_exact(backend, PROMPTS, GROWN)
 
 
+@pytest.mark.model
+def test_a_model_that_ignores_masks_keeps_its_own_attention() -> None:
+    """The paths of a model without a masked tree would otherwise be computed with the slowest attention."""
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+    from genrec.backends.masked_model import MaskedModel
+    from genrec.backends.plain_tree import PlainModel
+
+    class BlindModel(LlamaModel):
+        def forward(self, *arguments: Any, attention_mask: object = None, **options: Any) -> Any:
+            return super().forward(*arguments, **options)
+
+    model = LlamaForCausalLM(LlamaConfig(**SMALL)).eval()
+    model.model = BlindModel(model.config).eval()
+    own_attention = model.config._attn_implementation
+    assert own_attention not in ("eager", "genrec_packed")
+    with pytest.raises(EngineError, match="in a tree that differ"):
+        MaskedModel(PlainModel(model, "blind"))
+    assert model.config._attn_implementation == own_attention
+
+
 def recurrent(folder: Path) -> Any:
     from transformers import Lfm2Config
 
