@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genrec import Catalog, Interactions, Item, RankRequest, Subset, read_interactions
+from genrec import Catalog, History, Interactions, Item, RankRequest, Subset, read_interactions
 from genrec.deadline import Deadline
 from genrec.loading import open_recommender
 from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
@@ -89,6 +89,20 @@ def test_held_out_events_are_not_counted() -> None:
     start = learn_weights(catalog, events([[0]]), None)
     for part in ("beside all items", "after recent items", "near recent items"):
         assert weights[part] < start[part], part
+
+
+def test_without_a_signal_but_popularity_the_ensemble_is_popularity(tmp_path: Path) -> None:
+    """Sparse data have no co-occurrence to learn from; without an encoder only popularity is left."""
+    catalog, log = shop(8), events([[item] for item in range(8)])
+    counts = CollaborativeCounts.from_interactions(catalog, log)
+    weights = dict.fromkeys(counts.rankers(None), 0.0)
+    assert counts.blend(None, {**weights, "popularity": 1.0}) is None
+    recommender = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS)
+    assert [item.stage for item in recommender.recommend("u1", k=3).items][-1] == "popularity"
+    assert [notice.code for notice in recommender.recommend(History((), "a red lamp"), k=3).notices] == [
+        "words_ignored"
+    ]
+    assert not recommender.recommend(History(()), k=3).notices
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 130])
