@@ -98,6 +98,6 @@ class ModelReplyGenerator:
             {"title": one_line(item.title), "facts": [clause.removeprefix(", ").strip() for clause in facts]}
             for item, facts in described
         ]
-        preferences = [*context.preferences.words, *(own.where for own in context.preferences.filters)]
+        preferences = [*context.preferences.words, *(condition.where for condition in context.preferences.filters)]
         message, *wishes = (one_line(text)[:_MAX_INPUT_LENGTH] for text in (context.message, *preferences))
         return self.template.render(said=message, wishes=wishes, items=items)

@@ -178,7 +178,7 @@ def _with_parameters(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command)
-        own_parameters = [own for own in signature.parameters.values() if own.kind is not inspect.Parameter.VAR_KEYWORD]
+        own_parameters = [kept for kept in signature.parameters.values() if kept.kind is not kept.VAR_KEYWORD]
         changed: Any = command
         changed.__signature__ = signature.replace(parameters=[*own_parameters, *parameters])
         changed.__annotations__ = {**annotations, **inspect.get_annotations(command)}

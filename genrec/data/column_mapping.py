@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from genrec.errors import InputError
 
-# Names that other data sets use, most likely first; compared without case and punctuation.
 UNGUESSED = " with your own name for '...'"
+"""The end of a remedy with a mapping in which "..." stands for a name that was not recognised."""
+
+# Names that other data sets use, most likely first; compared without case and punctuation.
 _COLUMN_ALIASES = {
     "user_id": "userid uid user customerid customer reviewerid visitorid memberid accountid profileid playerid "
     "personid clientid u sessionid session",

@@ -129,7 +129,7 @@ def all_of(filters: Iterable[Filter]) -> Filter:
     filters = tuple(filters)
     if not filters:
         raise InputError("there is no filter to join; pass at least one, or omit the filter to allow every item")
-    return filters[0] if len(filters) == 1 else _filter_of(_join(ast.And(), [own.tree for own in filters]))
+    return filters[0] if len(filters) == 1 else _filter_of(_join(ast.And(), [joined.tree for joined in filters]))
 
 
 def is_attribute_name(name: str) -> bool:

@@ -130,9 +130,9 @@ def _find_encoding_error(path: Path) -> str | None:
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                readings = _readings(line, error.start)
-                encoding = readings[0][1] if len(readings) == 1 else "ENCODING"
-                shown = ", ".join(f"{text!r} in {name}" for text, name in readings) or "nothing in common encodings"
+                decoded = _decoded_excerpts(line, error.start)
+                encoding = decoded[0][1] if len(decoded) == 1 else "ENCODING"
+                shown = ", ".join(f"{text!r} in {name}" for text, name in decoded) or "nothing in common encodings"
                 command = convert_command(path, f"iconv -f {encoding} -t UTF-8", "utf8-")
                 return (
                     f"{path.name} is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1} of line "
@@ -141,7 +141,7 @@ def _find_encoding_error(path: Path) -> str | None:
     return None
 
 
-def _readings(line: bytes, start: int) -> list[tuple[str, str]]:
+def _decoded_excerpts(line: bytes, start: int) -> list[tuple[str, str]]:
     """The text around a byte of a line in each encoding that fits, and the encoding; the same text once."""
     found: dict[str, str] = {}
     for encoding in _LEGACY_ENCODINGS:
@@ -158,7 +158,7 @@ def _readings(line: bytes, start: int) -> list[tuple[str, str]]:
 
 def _count_quotes(path: Path) -> int:
     with path.open("rb") as file:
-        return sum(part.count(b'"') for part in iter(lambda: file.read(_BLOCK_SIZE), b""))
+        return sum(block.count(b'"') for block in iter(lambda: file.read(_BLOCK_SIZE), b""))
 
 
 def _json_kind(value: object) -> str:

@@ -176,7 +176,8 @@ class Prior:
 def _have_equal_tokens(trie: TokenTrie, rows: IntArray, other: TokenTrie, other_rows: IntArray) -> BoolArray:
     """Which rows of two tries, compared pairwise, have the same tokens: bool, one for each pair."""
     lengths, other_lengths = (
-        own.shared[at].astype(np.int64) + own.tails[at] for own, at in ((trie, rows), (other, other_rows))
+        compared.shared[at].astype(np.int64) + compared.tails[at]
+        for compared, at in ((trie, rows), (other, other_rows))
     )
     is_same: BoolArray = lengths == other_lengths
     pairs = np.flatnonzero(is_same)

@@ -14,6 +14,8 @@ from genrec.prompting.template import one_line
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import IntArray
 
+_MAX_SUFFIX_LENGTH = 40  # longer attributes and ids are not used as suffixes
+
 
 class Identifiers(Protocol):
     """Encodes items as tokens. `fingerprint` identifies the encoding and its settings."""
@@ -87,9 +89,6 @@ class TitleIdentifiers:
     def _encode_title(self, title: str, tokenizer: Tokenizer) -> IntArray:
         # The first tokens never need more characters than this; otherwise a title of 4 MB would be encoded in full.
         return tokenizer.encode_answer(one_line(title[: 64 * self.max_tokens]))[: self.max_tokens]
-
-
-_MAX_SUFFIX_LENGTH = 40  # longer attributes and ids are not used as suffixes
 
 
 def _suffix(value: object) -> str:

@@ -29,12 +29,13 @@ from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import Encoder, FloatArray, IntArray
 
 _KIND, _VERSION, _FILE = "codes", 1, "codes.safetensors"
+_ARRAY_NAMES = {"centroids": "centres", "codebook_tokens": "tokens", "collision_tokens": "further"}  # in the file
 _ITERATIONS = 25  # of k-means
 _MIN_WORD_LETTERS = 4  # in a candidate word
 _MAX_WORDS = 8192  # candidate words of a vocabulary
 _WORDS_PER_CLUSTER = 64  # nearest candidate words of each cluster
 _DISTANCE_BLOCK = 4096  # points whose distances are computed at once
-_MAX_RESIDUAL_NORM = 4.0  # of what is left of a vector of length 1 after some levels, and of its centres
+_MAX_RESIDUAL_NORM = 4.0  # of what is left of a vector of length 1 after some levels, and of its centroids
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,15 @@ class SemanticIdentifiers:
         self,
         encoder: Encoder,
         *,
-        centres: NDArray[np.float32],
-        tokens: IntArray,
-        further: IntArray,
+        centroids: NDArray[np.float32],
+        codebook_tokens: IntArray,
+        collision_tokens: IntArray,
         tokenizer_fingerprint: str,
     ) -> None:
-        self._encoder, self._centroids, self._codebook_tokens, self._collision_tokens = (
-            encoder,
-            centres,
-            tokens,
-            further,
-        )
-        self._tokenizer_fingerprint = tokenizer_fingerprint
+        self._encoder, self._tokenizer_fingerprint = encoder, tokenizer_fingerprint
+        self._centroids, self._codebook_tokens, self._collision_tokens = centroids, codebook_tokens, collision_tokens
         digest = hashlib.sha256(f"{_KIND} {_VERSION} {tokenizer_fingerprint} {encoder.name}".encode())
-        for array in (centres, tokens, further):
+        for array in (centroids, codebook_tokens, collision_tokens):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.fingerprint = digest.hexdigest()
 
@@ -120,18 +116,18 @@ class SemanticIdentifiers:
                 "lower codebook_size"
             )
         residuals = vectors.copy()
-        centres = np.empty((levels, codebook_size, vectors.shape[1]), dtype=np.float32)
+        centroids = np.empty((levels, codebook_size, vectors.shape[1]), dtype=np.float32)
         tokens = np.empty((levels, codebook_size), dtype=np.int64)
         rng = np.random.default_rng(seed)
         for level in range(levels):
-            centres[level], clusters = _kmeans(residuals, codebook_size, rng)
+            centroids[level], clusters = _kmeans(residuals, codebook_size, rng)
             tokens[level] = words[_assign_words(vectors, clusters, codebook_size, word_vectors)]
-            residuals -= centres[level][clusters]
+            residuals -= centroids[level][clusters]
         return cls(
             encoder,
-            centres=centres,
-            tokens=tokens,
-            further=words[:codebook_size],
+            centroids=centroids,
+            codebook_tokens=tokens,
+            collision_tokens=words[:codebook_size],
             tokenizer_fingerprint=tokenizer.fingerprint,
         )
 
@@ -181,11 +177,7 @@ class SemanticIdentifiers:
         """Write a directory, completely or not at all: codes.safetensors, manifest.json."""
         metadata = {"tokenizer": self._tokenizer_fingerprint, "encoder": self._encoder.name}
         with artifact.artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=metadata) as folder:
-            arrays: dict[str, NDArray[Any]] = {
-                "centres": self._centroids,
-                "tokens": self._codebook_tokens,
-                "further": self._collision_tokens,
-            }
+            arrays: dict[str, NDArray[Any]] = {_ARRAY_NAMES[name]: getattr(self, f"_{name}") for name in _ARRAY_NAMES}
             artifact.write_arrays(folder / _FILE, arrays)
 
     @classmethod
@@ -202,16 +194,17 @@ class SemanticIdentifiers:
                 f"the semantic ids were trained with encoder {manifest['encoder']!r}, not with {encoder.name!r}; "
                 f"pass {manifest['encoder']!r}"
             )
-        arrays = {name: np.array(array) for name, array in artifact.mmap_arrays(directory / _FILE).items()}
+        saved = artifact.mmap_arrays(directory / _FILE)
+        arrays = {name: np.array(saved[saved_name]) for name, saved_name in _ARRAY_NAMES.items()}
         return cls(encoder, **arrays, tokenizer_fingerprint=manifest["tokenizer"])
 
     def _quantize(self, titles: Sequence[str]) -> IntArray:
         """int64 [N, L], the cluster of each level."""
         residuals = self._encoder.encode(titles).copy()
         codes = np.empty((len(residuals), len(self._centroids)), dtype=np.int64)
-        for level, centres in enumerate(self._centroids):
-            codes[:, level] = _nearest_centroids(residuals, centres)
-            residuals -= centres[codes[:, level]]
+        for level, centroids in enumerate(self._centroids):
+            codes[:, level] = _nearest_centroids(residuals, centroids)
+            residuals -= centroids[codes[:, level]]
         return codes
 
     def _collision_suffix(self, number: int, catalog: Catalog, item_index: int) -> IntArray:
@@ -247,19 +240,19 @@ def _candidate_words(tokenizer: Tokenizer, encoder: Encoder) -> tuple[IntArray, 
 
 
 def _kmeans(vectors: NDArray[np.float32], codebook_size: int, rng: np.random.Generator) -> tuple[FloatArray, IntArray]:
-    """The centres, float32 [W, D], and the cluster of each vector, int64 [N]."""
+    """The centroids, float32 [W, D], and the cluster of each vector, int64 [N]."""
     with catch_warnings():
         simplefilter("ignore", UserWarning)  # about empty clusters; `report` counts them
         # k-means++ draws by distance, so it needs as many different vectors as clusters.
         start = "++" if len(np.unique(vectors, axis=0)) >= codebook_size else "points"
-        centres, _ = kmeans2(vectors.astype(np.float64), codebook_size, iter=_ITERATIONS, minit=start, seed=rng)
-    centres = centres.astype(np.float32)
-    return centres, _nearest_centroids(vectors, centres)
+        centroids, _ = kmeans2(vectors.astype(np.float64), codebook_size, iter=_ITERATIONS, minit=start, seed=rng)
+    centroids = centroids.astype(np.float32)
+    return centroids, _nearest_centroids(vectors, centroids)
 
 
 def _nearest_centroids(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> IntArray:
-    """int64 [N], the nearest of W centres to each vector, the first in a tie."""
-    # On one grid products are exact: equal vectors have the same centre, whatever other vectors there are.
+    """int64 [N], the nearest of W centroids to each vector, the first in a tie."""
+    # On one grid products are exact: equal vectors have the same centroid, whatever other vectors there are.
     exact = round_to_grid(vectors, max_norm=_MAX_RESIDUAL_NORM)
     columns = round_to_grid(centroids, max_norm=_MAX_RESIDUAL_NORM).T.astype(np.float64)
     lengths = (centroids**2).sum(axis=1) / 2

@@ -20,10 +20,9 @@ from genrec.types import BoolArray, Encoder, IntArray, Ranking
 _MAX_USERS_COMPILED = 16  # users per batch up to which the compiled kernels are used
 _MIN_ITEMS_QUANTIZED = 16_384  # items from which quantisation saves time
 _MIN_ITEMS_PER_RANK = 64  # items per list position from which quantisation saves time
+# Read-only like the counts of a mask: compiled kernels have one signature for read-only arrays.
 _EMPTY_MASK_COUNTS = np.empty(0, dtype=np.uint32)
-_EMPTY_MASK_COUNTS.flags.writeable = (
-    False  # like the counts of a mask: compiled kernels have one signature for read-only arrays
-)
+_EMPTY_MASK_COUNTS.flags.writeable = False
 
 
 class EmbeddingRanker(DenseRanker):
@@ -112,7 +111,7 @@ class EmbeddingRanker(DenseRanker):
     def can_rank(self, request: RankRequest) -> bool:
         """True if a history item is known, or if there is a query and it is used."""
         uses_history = self._history_weight > 0 and bool(self._known[request.history].any())
-        return uses_history or (self._uses_words and bool(request.words.strip()))
+        return uses_history or (self.reads_words and bool(request.words.strip()))
 
     def rank(self, requests: Sequence[RankRequest], k: int, *, deadline: Deadline) -> list[Ranking]:
         """Rank the k best allowed items of each request; exact, so proven, with quantisation as well."""
@@ -177,16 +176,11 @@ class EmbeddingRanker(DenseRanker):
                     f"{len(self.vectors):,} vectors; pass a subset of the same catalog"
                 )
         users = self._history_vectors(requests)
-        with_words = [row for row, request in enumerate(requests) if self._uses_words and request.words.strip()]
+        with_words = [row for row, request in enumerate(requests) if self.reads_words and request.words.strip()]
         if with_words and self._encoder is not None:
             texts = [one_line(requests[row].words) for row in with_words]
             users[with_words] += self._words_weight * self._encoder.encode(texts)
         return round_to_grid(_scaled_to_norm(1.0, users), max_norm=1.0)
-
-    @property
-    def _uses_words(self) -> bool:
-        """Whether queries are used."""
-        return self._encoder is not None and self._words_weight > 0
 
     def _history_vectors(self, requests: Sequence[RankRequest]) -> NDArray[np.float32]:
         """The history vectors: float32 [U, D], of length `history_weight`, or 0 if no history item is known."""

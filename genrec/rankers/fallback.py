@@ -152,7 +152,9 @@ class PendingRequest:
             try:
                 deadline.check()
                 drivers = find_drivers(result.ranker, self.request, result.item_indices, catalog, deadline=deadline)
-                result.explanations = [(own, render_reason(template, own, self.request.words)) for own in drivers]
+                result.explanations = [
+                    (of_item, render_reason(template, of_item, self.request.words)) for of_item in drivers
+                ]
             except BaseException as error:
                 if not is_failure(error):
                     raise

@@ -18,9 +18,8 @@ class PopularityRanker(DenseRanker):
     source = "popularity"
 
     def __init__(self, counts: IntArray) -> None:
-        distinct, item = np.unique(
-            counts, return_inverse=True
-        )  # equal counts score equal, whatever computes logarithms
+        # Of equal counts only one logarithm is computed, so that they score equal on every processor.
+        distinct, item = np.unique(counts, return_inverse=True)
         self._scores: FloatArray = np.log1p(distinct.astype(np.float64))[item]
 
     def can_rank(self, request: RankRequest) -> bool:

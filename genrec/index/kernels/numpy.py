@@ -148,7 +148,7 @@ def filter_children(
     """The children that contain an allowed row.
 
     Args:
-        offsets: int64 [R + 1]; updated in wide_index.
+        offsets: int64 [R + 1]; updated in place.
         low, tokens: [C], children as from `expand_nodes`.
         node_high: int64 [R], one more than the last row of each node.
         prompt_indices: int64 [R], the prompt of each node.
@@ -194,7 +194,7 @@ def inner_products(vectors: AnyArray, users: AnyArray, products: AnyArray) -> No
 
     With users and vectors of `genrec.index.vector_grid` the sums are exact, so they depend on nothing else.
     """
-    # With the N vectors on the left BLAS reads them in wide_index; on the right it would copy all of them in each call.
+    # With the N vectors on the left BLAS reads them in place; on the right it would copy all of them in each call.
     columns = np.ascontiguousarray(users.T, dtype=np.float64)
     for start in range(0, len(vectors), _MULTIPLY_BLOCK):
         block = vectors[start : start + _MULTIPLY_BLOCK].astype(np.float64)
