@@ -19,6 +19,7 @@ Each message names the thing, the value, the place and the remedy. `exit_code` i
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import ClassVar, Self
@@ -150,6 +151,12 @@ def format_value(value: object, max_length: int = 80) -> str:
     except Exception:  # noqa: BLE001  (an integer of thousands of digits, or a value with a broken __repr__)
         return f"a value of type {type(value).__name__} that cannot be printed"
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+
+
+def format_names(names: Sequence[str], max_count: int = 30) -> str:
+    """Names for messages: "a, b, c", or "a, b and 7 more" if there are more than `max_count`."""
+    more = len(names) - max_count
+    return ", ".join(names[:max_count]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def check_count(name: str, value: object, minimum: int = 1) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from genrec.batch.row import InputRow, is_encodable
+from genrec.batch.row import InputRow
+from genrec.data.ids import is_encodable
 from genrec.errors import InputError, format_value
 from genrec.prompting.template import Prompt
 from genrec.types import Message, Role, Span

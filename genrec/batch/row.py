@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from genrec.data.ids import whole_number
+from genrec.data.ids import is_encodable as is_encodable
+from genrec.data.ids import is_int64, whole_number
 from genrec.errors import InputError, UnknownItemError, UnknownUserError, format_value
 from genrec.types import History
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from genrec.data.user_frames import UserLike
 
 _USER_COLUMNS = ("history", "words", "user_id")
-_INT64_LIMIT = 2**63
 _Parsed = TypeVar("_Parsed")
 
 
@@ -30,15 +30,6 @@ class InputRow:
 
     columns: dict[str, Any]
     error: str = ""
-
-
-def is_encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8: a lone surrogate, which JSON can spell, cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def parse_user(row: InputRow) -> "UserLike":
@@ -140,6 +131,4 @@ def _parse_list(text: str) -> Any:
 def _is_valid_id(value: object) -> bool:
     """Whether a table can hold a value as an id."""
     value = whole_number(value)
-    if isinstance(value, str):
-        return is_encodable(value)
-    return isinstance(value, int) and not isinstance(value, bool) and -_INT64_LIMIT <= value < _INT64_LIMIT
+    return is_encodable(value) if isinstance(value, str) else is_int64(value)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from genrec.errors import InputError
+from genrec.errors import InputError, format_names
 
 UNGUESSED = " with your own name for '...'"
 """The end of a remedy with a mapping in which "..." stands for a name that was not recognised."""
@@ -20,7 +20,6 @@ _COLUMN_ALIASES = {
     "orderdate purchasedate createdat date unixtime",
     "title": "title name itemname productname itemtitle producttitle movietitle booktitle headline description label",
 }
-_MAX_LISTED_COLUMNS = 30
 _SEPARATORS = ("::", ";", "\t", "|", "^", ",")
 
 
@@ -59,9 +58,8 @@ class ColumnMapping:
         ours = (*self.required, *(self.optional or ()))
         missing = [name for name in self.required if self._source_name(name) not in columns]
         if missing:
-            problem = (
-                f"{label} has no column {' or '.join(map(repr, missing))}; its columns are {_list_columns(columns)}"
-            )
+            problem = f"{label} has no column {' or '.join(map(repr, missing))}; its columns are "
+            problem += format_names(list(map(repr, columns)))
             suggested = self._suggest(columns, missing)
             if file_remedy := self._file_remedy(columns, missing, index_names, suggested):
                 raise InputError(problem, remedy=file_remedy, code="missing_columns")
@@ -82,7 +80,7 @@ class ColumnMapping:
         for name, theirs in self.names.items():
             if theirs not in columns:
                 problem = f"columns maps {name!r} to {theirs!r}, which {label} lacks; its columns are "
-                problem += _list_columns(columns)
+                problem += format_names(list(map(repr, columns)))
                 if name in columns and theirs in ours:
                     swapped = {str(theirs): name}
                     remedy = f"the mapping is the other way round, pass columns={swapped!r}"
@@ -130,9 +128,3 @@ def _resave(separator: str) -> str:
     """How to make a table of a file with another separator than its suffix says."""
     rename = {",": ", or rename it to .csv", "\t": ", or rename it to .tsv"}.get(separator, "")
     return f"save it with commas as .csv, or with tabs as .tsv{rename}"
-
-
-def _list_columns(columns: Sequence[str]) -> str:
-    listed = ", ".join(repr(name) for name in columns[:_MAX_LISTED_COLUMNS])
-    more = len(columns) - _MAX_LISTED_COLUMNS
-    return f"{listed} and {more} more" if more > 0 else listed

@@ -27,7 +27,6 @@ Letters: N rows.
 
 import ast
 import difflib
-import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -43,12 +42,22 @@ from genrec.data.exact_numbers import compare_columns, compare_inexact, exact_sc
 from genrec.data.filter_syntax import Filter, parse_filter
 from genrec.data.number_texts import misplaced_number
 from genrec.data.read_errors import first_line
+from genrec.data.whole_words import contains_whole_words
 from genrec.deadline import Deadline
-from genrec.errors import DeadlineExceededError, FilterError, format_value
+from genrec.errors import DeadlineExceededError, FilterError, format_names, format_value
 from genrec.types import BoolArray
 
 _UNCHECKED_ROWS = 1 << 20  # rows that the conditions of a filter may scan in total before the deadline is checked
 _SEARCHED_ROWS = 1000  # rows in which an example of a column's values is looked for
+_COMPARISONS = {
+    ast.Eq: pc.equal,
+    ast.NotEq: pc.not_equal,
+    ast.Lt: pc.less,
+    ast.LtE: pc.less_equal,
+    ast.Gt: pc.greater,
+    ast.GtE: pc.greater_equal,
+}
+_MIRRORED_OPERATORS = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
 def filter_mask(
@@ -98,19 +107,6 @@ def _evaluate_arrow(expression: "pc.Expression", columns: Mapping[str, pa.Array]
     mask = np.zeros(size, dtype=np.bool_)
     mask[kept.column(row).to_numpy()] = True
     return mask
-
-
-_COMPARISONS = {
-    ast.Eq: pc.equal,
-    ast.NotEq: pc.not_equal,
-    ast.Lt: pc.less,
-    ast.LtE: pc.less_equal,
-    ast.Gt: pc.greater,
-    ast.GtE: pc.greater_equal,
-}
-_ASCII_WORD_BOUNDARY = r"(?:{}|[\x00-/:-@\[-^`\x7b-\x7f])"
-_WORD_BOUNDARY = r"(?:{}|[^\pL\pM\pN_])"
-_MIRRORED_OPERATORS = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 
 
 class _FilterEvaluator:
@@ -232,7 +228,7 @@ class _FilterEvaluator:
         self._scalar(value, name, column.type)  # refuses what is not Unicode
         if not value.strip():
             raise self._error(f"{format_value(value)} has no words; write at least one")
-        return _contains_whole_words(column, value)
+        return contains_whole_words(column, value)
 
     def _list_contains(self, column: pa.Array, value: pa.Scalar | None) -> pa.Array:
         if value is None:
@@ -323,36 +319,7 @@ def _value_of(node: ast.expr) -> Any:
 
 
 def _list_attributes(columns: Mapping[str, pa.Array]) -> str:
-    names = list(columns)
-    listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if names[30:] else "")
-    return f"(attributes: {listed})"
-
-
-def _contains_whole_words(column: pa.Array, text: str) -> pa.Array:
-    """Which of N texts contain another one as whole words: Arrow booleans [N], null for missing texts."""
-    candidates = pc.match_substring(column, text, ignore_case=True)
-    rows = np.flatnonzero(candidates.fill_null(False).to_numpy(zero_copy_only=False))
-    found = np.zeros(len(column), dtype=np.bool_)
-    # A pattern with the letters of all scripts takes long to compile, so it is used for non-ASCII texts only.
-    for edge, only_ascii in ((_ASCII_WORD_BOUNDARY, True), (_WORD_BOUNDARY, False)):
-        rows = rows[~found[rows]]
-        texts = column.take(pa.array(rows))
-        if not only_ascii:
-            rows = rows[~np.asarray(pc.string_is_ascii(texts).to_numpy(zero_copy_only=False), dtype=np.bool_)]
-            texts = column.take(pa.array(rows))
-        if len(rows):
-            is_match = pc.match_substring_regex(texts, _whole_word_pattern(text, edge), ignore_case=True)
-            found[rows] = is_match.to_numpy(zero_copy_only=False)
-    return pc.if_else(pc.is_valid(column), pa.array(found), None)
-
-
-def _whole_word_pattern(text: str, boundary: str) -> str:
-    """A regular expression (RE2) for a text as whole words; RE2's own \\b is ASCII only."""
-    before, after = (
-        boundary.format(end) if letter == "_" or unicodedata.category(letter)[0] in "LMN" else ""
-        for end, letter in (("^", text[0]), ("$", text[-1]))
-    )
-    return before + re.escape(text) + after
+    return f"(attributes: {format_names(list(columns))})"
 
 
 def _instant_scalar(value: str, kind: pa.DataType) -> pa.Scalar:

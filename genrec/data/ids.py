@@ -158,6 +158,20 @@ def _hash_chunk(keys: pa.Array) -> NDArray[np.uint64]:
     return hashes
 
 
+def is_encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: a lone surrogate, which JSON can spell, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_int64(value: object) -> bool:
+    """Whether a value is a whole number that an int64 can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
 def whole_number(value: object) -> object:
     """A float that is a whole number as that integer; any other value unchanged.
 
@@ -176,10 +190,4 @@ def key_of(item_id: object) -> str | None:
     if isinstance(item_id, numbers.Integral):
         # Python refuses to write out integers of thousands of digits; no table can hold them either.
         return str(int(item_id)) if -(2**63) <= int(item_id) < 2**64 else None
-    if not isinstance(item_id, str):
-        return None
-    try:
-        item_id.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which no table can contain
-        return None
-    return str(item_id)
+    return str(item_id) if isinstance(item_id, str) and is_encodable(item_id) else None

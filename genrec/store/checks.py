@@ -1,10 +1,7 @@
 """Checks of values before they are stored: the message has the name of the value, and its position from 1."""
 
-import math
-import numbers
-
 from genrec.data.ids import key_of
-from genrec.errors import InputError, format_value
+from genrec.errors import InputError, check_number, format_value
 
 MAX_ID_LENGTH = 200  # characters
 
@@ -44,12 +41,7 @@ def checked_number(name: str, value: object, position: int) -> float:
     Raises:
         InputError: the value is another one.
     """
-    try:
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer beyond the range of a float
-        pass
-    raise InputError(f"{_label(name, position)} is {format_value(value)}; use a finite number")
+    return check_number(_label(name, position), value, "use a finite number")
 
 
 def _label(name: str, position: int | None) -> str:
