@@ -44,10 +44,16 @@ def check_writable(directory: Path, *, kind: str) -> None:
         _check_replaceable(directory, kind)
     except OSError as error:
         raise ArtifactError(f"cannot write {kind} to {directory}: {error.strerror}; choose another folder") from error
-    existing = next(parent for parent in directory.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        reason = "is not writable" if existing.is_dir() else "is not a folder"
-        raise ArtifactError(f"cannot write {kind} to {directory}: {existing} {reason}; choose another folder")
+    if reason := unwritable_reason(directory.absolute().parent):
+        raise ArtifactError(f"cannot write {kind} to {directory}: {reason}; choose another folder")
+
+
+def unwritable_reason(folder: Path) -> str | None:
+    """Why files cannot be made in a folder, which need not exist yet; None if they can."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return None if os.access(existing, os.W_OK) else f"{existing} is not writable"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import numpy as np
 
 from genrec.backends.base import Backend
-from genrec.backends.provenance import PROVENANCE_FILE, Provenance
+from genrec.backends.provenance import Provenance
 from genrec.cache import (
     Progress,
     cache_key,
@@ -216,7 +216,7 @@ def find_provenance(settings: Settings) -> Provenance | None:
     if settings.model is None:
         return None
     folder = find_adapter(settings.adapter) if settings.adapter else Path(settings.model)
-    return Provenance.read(folder) if (folder / PROVENANCE_FILE).is_file() else None
+    return Provenance.find(folder)
 
 
 def open_index(

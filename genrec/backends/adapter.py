@@ -14,7 +14,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 
 from genrec.artifact import sha256_of
-from genrec.backends.provenance import PROVENANCE_FILE, Provenance
+from genrec.backends.provenance import Provenance
 from genrec.errors import MismatchError, ModelMissingError
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -56,7 +56,7 @@ def inspect_adapter(folder: str | Path, *, base: str | Path, max_rank: int | Non
     files = _AdapterFiles.read(folder)
     _check_config(folder, files, base, max_rank)
     _check_shapes(folder, files.shapes, base)
-    provenance = Provenance.read(folder) if (folder / PROVENANCE_FILE).is_file() else None
+    provenance = Provenance.find(folder)
     if provenance is not None:
         _check_base_weights(folder, provenance, base)
     return Adapter(f"{folder.name}-{files.digest[:12]}", folder.resolve(), provenance)

@@ -101,6 +101,15 @@ class Provenance:
         write_json(folder / PROVENANCE_FILE, asdict(self))
 
     @classmethod
+    def find(cls, folder: Path) -> Self | None:
+        """Read `genrec.json` from a folder; None if it has none.
+
+        Raises:
+            ArtifactError: the file is damaged.
+        """
+        return cls.read(folder) if (folder / PROVENANCE_FILE).is_file() else None
+
+    @classmethod
     def read(cls, folder: Path) -> Self:
         """Read `genrec.json` from a folder.
 

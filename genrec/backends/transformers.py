@@ -16,7 +16,7 @@ from genrec.backends.masked_model import MaskedModel
 from genrec.backends.plain_tree import PlainModel, PlainTree
 from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.pretrained import causal_model_class, load_pretrained
-from genrec.backends.provenance import PROVENANCE_FILE, Provenance
+from genrec.backends.provenance import Provenance
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.transformers_tree import TransformersTree
 from genrec.deadline import Deadline
@@ -74,7 +74,7 @@ class TransformersBackend:
         self.model: PreTrainedModel = loaded.to(device=self.device, dtype=self.dtype).eval()
         weights = f"{name or Path(model).name}{'' if tuned is None else f'+{tuned.name}'}"
         self.name = f"{weights}@{str(self.dtype).removeprefix('torch.')}"
-        self.provenance = _read_merged_provenance(model) if tuned is None else tuned.provenance
+        self.provenance = Provenance.find(Path(model)) if tuned is None else tuned.provenance
         self.plain = PlainModel(self.model, self.name)
         self.vocab_size, self.context_length = self.plain.vocab_size, self.plain.context_length
         self.masked: MaskedModel | None = None
@@ -104,11 +104,6 @@ class TransformersBackend:
         if self.masked is None or (self.masked.context_length < min(length, self.context_length)):
             return self.plain
         return self.masked
-
-
-def _read_merged_provenance(model: str | Path) -> Provenance | None:
-    """Read the provenance of an adapter that was merged into the weights of a folder."""
-    return Provenance.read(Path(model)) if (Path(model) / PROVENANCE_FILE).is_file() else None
 
 
 def _merge_adapter(model: Any, adapter: Adapter) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genrec.artifact import sha256_of
+from genrec.artifact import sha256_of, unwritable_reason
 from genrec.batch.checked_json import create_checked_json, read_checked_json
 from genrec.batch.input import BlockReader, InputIndex, RowBlock, build_input_index, input_file_names, input_path
 from genrec.batch.row import InputRow
@@ -136,10 +136,8 @@ def check_run_folder(folder: Path) -> None:
     """
     if not _may_hold_run(folder):
         raise MismatchError(f"{folder} is neither an empty folder nor a batch run; name another folder")
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        reason = "is not writable" if existing.is_dir() else "is not a folder"
-        raise ArtifactError(f"cannot write to {folder}: {existing} {reason}; name another folder")
+    if reason := unwritable_reason(folder):
+        raise ArtifactError(f"cannot write to {folder}: {reason}; name another folder")
 
 
 def _plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
