@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from genrec.cli import loading, terminal
+from genrec.cli import first_ranker, loading, terminal
 from genrec.cli.batch_engines import fetch_engine_models, open_engine
 from genrec.cli.batch_provenance import data_provenance, model_provenance, recommend_provenance
 from genrec.cli.options import DATA_OPTIONS
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     BatchTask = RecommendTask | GenerateTask
 
 LISTS, TEXTS = "lists", "texts"
-_RANKERS = ("generative", "blend", "embedding", "popularity")
 _ENGINES = ("transformers", "vllm")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
 _MODEL_OPTIONS = ("model", "adapter", "batch_size")
@@ -136,7 +135,7 @@ def task_from_run(batch_run: "BatchRun") -> "BatchTask":
 
 def needs_language_model(task_options: Mapping[str, Any]) -> bool:
     """Whether the task runs the language model."""
-    return bool(task_options["answers"] == TEXTS or task_options["ranker"] == "generative")
+    return bool(task_options["answers"] == TEXTS or task_options["ranker"] == first_ranker.GENERATIVE)
 
 
 def open_task(task_options: Mapping[str, Any], offline: bool) -> "tuple[BatchTask, dict[str, Any]]":
@@ -155,13 +154,8 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     from genrec.recommender import RecommendOptions
 
     ranker, engine, cache = task_options["ranker"], task_options["engine"], default_cache()
-    if ranker not in _RANKERS:
-        raise InputError(f"--ranker is {ranker!r}; choose one of {', '.join(_RANKERS)}")
-    given = {name: task_options.get(name) for name in SETTING_OPTIONS}
-    if ranker != "generative":
-        given["model"] = "none"
-    if ranker == "popularity":
-        given["encoder"] = "none"
+    first_ranker.check_ranker(ranker)
+    given = first_ranker.without_unused_models({name: task_options.get(name) for name in SETTING_OPTIONS}, ranker)
     # All priors are computed first, so that a score does not depend on which rows were processed before.
     settings = replace(loading.settings_from_options(given), compute_priors=True)
     source = loading.DataSource.from_options(task_options)
@@ -172,12 +166,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     options: RecommendOptions = filters  # type: ignore[assignment]
 
     def check(recommender: "Recommender") -> None:
-        if ranker == "blend" and recommender.interactions is None:
-            others = ", ".join(name for name in _RANKERS if name != ranker)
-            raise InputError(
-                f"--ranker {ranker} is not available for {source.name}; choose from {others}, or add "
-                "--interactions FILE"
-            )
+        first_ranker.check_data(ranker, recommender, source.name)
         with loading.translate_option_errors(has_on_unknown=True):
             recommender.check([], task_options["k"], **options)
 
@@ -203,8 +192,7 @@ def _starting_with(ranker: str, recommender: "Recommender", data_name: str) -> "
 
     chosen = [stage for stage in recommender.stages if stage.source == ranker]
     if not chosen:
-        available = ", ".join(stage.source for stage in recommender.stages)
-        raise InputError(f"--ranker {ranker} is not available for {data_name}; choose from {available}")
+        raise first_ranker.unavailable_ranker_error(ranker, data_name, [stage.source for stage in recommender.stages])
     last = recommender.stages[-1]
     stages = chosen if chosen[0] is last else [chosen[0], last]
     return Recommender(recommender.catalog, stages, interactions=recommender.interactions)

@@ -2,14 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from genrec.cli import loading, options, tables, terminal
+from genrec.cli import loading, options, tables, terminal, user_options
 from genrec.cli.settings_options import setting_options
 from genrec.errors import ArtifactError, GenrecError, InputError, check_count
 
@@ -29,12 +27,10 @@ _HELP = """Write what you are looking for ("more like the second", "no candles")
 /preferences          show your preferences         /forget N   remove one
 /save FILE            save the conversation         /quit       end it"""
 
-User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Id of the user.")]
-
 
 @options.with_options(options.DATA_OPTIONS, setting_options(), options.ADVISOR_OPTIONS)
 def chat(
-    user: User = None,
+    user: user_options.User = None,
     history: options.History = None,
     k: options.K = 5,
     **given: Any,
@@ -48,8 +44,7 @@ def chat(
     from genrec.chat.loading import advisor_builder, check_advisor_options
 
     check_count("--k", k)
-    if user is not None and history:
-        raise InputError(f"--user {user} and --history exclude each other; the user has a history")
+    user_options.check_user(user, history)
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
     need_model = bool(given["model"] or given["adapter"])
     chat_options = loading.advisor_options(given)
@@ -57,10 +52,10 @@ def chat(
 
     def check(recommender: "Recommender") -> None:
         with loading.translate_option_errors(new_user="--history"):
-            recommender.catalog.indices_of(_history_of(recommender, user, history))
+            recommender.catalog.indices_of(user_options.history_of(user, history, recommender.interactions))
 
     recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model, check=check)
-    item_ids = _history_of(recommender, user, history)
+    item_ids = user_options.history_of(user, history, recommender.interactions)
     build_advisor = advisor_builder(recommender, **chat_options)
     session = _ChatSession(build_advisor(recommender, k), Conversation(user, item_ids), terminal.stdout_console())
     for line in _read_lines():
@@ -199,14 +194,6 @@ def _parse_position(text: str, count: int, hint: str) -> int:
     if not text.isdecimal() or len(text) > len(str(count)) or not 1 <= int(text) <= count:
         raise InputError(f"{text!r:.40} is not a number from 1 to {count}; {hint}")
     return int(text) - 1
-
-
-def _history_of(recommender: "Recommender", user: str | None, history: Sequence[str] | None) -> tuple[Any, ...]:
-    if user is None:
-        return tuple(history or ())
-    if recommender.interactions is None:
-        raise InputError(f"--user {user} needs a history; add --interactions FILE")
-    return recommender.interactions.history_of(user).item_ids
 
 
 def _read_lines() -> Iterator[str]:

@@ -178,7 +178,9 @@ def _parse_timestamp(at: str) -> float | str:
 
 def _check_ranker_names(settings: "Settings", names: Sequence[str] | None) -> None:
     """Refuse rankers that these settings cannot have, before any work."""
-    possible = [] if settings.model is None else ["generative", "generative-small"]
+    from genrec.pipeline import LLM_STAGES
+
+    possible = [] if settings.model is None else list(LLM_STAGES)
     possible += [_BLEND] + ([] if settings.encoder is None else ["embedding"]) + [_BASELINE]
     for name in names or ():
         if name not in possible:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import loading, options, terminal
+from genrec.cli import loading, options, terminal, user_options
 from genrec.cli.settings_options import setting_options
 from genrec.errors import ArtifactError, InputError
 
@@ -26,7 +26,6 @@ _UNLIMITED_TOKENS = 1 << 40  # token budget of a prompt without a model
 _DATA_MARKERS = "⟦⟧"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped template, or a .j2 file.")]
-User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Id of a known user, whose history is shown.")]
 CandidateItems = Annotated[
     list[str] | None,
     typer.Option(
@@ -64,7 +63,7 @@ def list_templates(as_json: options.Json = False) -> None:
 @options.with_options(options.DATA_OPTIONS, setting_options("model", "max_history", "history_step"))
 def render(
     name: Name,
-    user: User = None,
+    user: user_options.User = None,
     words: options.Words = None,
     history: options.History = None,
     candidate: CandidateItems = None,
@@ -76,17 +75,12 @@ def render(
     from genrec.cache import default_cache
     from genrec.prompting.template import read_template
 
-    if user is not None and history:
-        raise InputError(f"--user {user} and --history exclude each other; the user has a history")
+    user_options.check_user(user, history)
     template = read_template(name)
     cache = default_cache()
     catalog, events = loading.DataSource.from_options(given).read(cache)
     with loading.translate_option_errors(new_user="--history or --words"):
-        if user is not None:
-            if events is None:
-                raise InputError(f"--user {user} needs a history; add --interactions FILE")
-            history = [str(item) for item in events.history_of(user).item_ids]
-        shown = catalog.indices_of(history or ())
+        shown = catalog.indices_of(user_options.history_of(user, history, events))
         offered = catalog.indices_of(candidate or ())
     settings = loading.settings_from_options(given)
     if not set(template.inputs) <= {"history", "words", "candidates"}:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import loading, options, terminal
+from genrec.cli import first_ranker, loading, options, terminal
 from genrec.cli.settings_options import setting_options
 from genrec.errors import EngineError, InputError, ModelMissingError, StoreError
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from genrec.store.event_store import Store
 
 _KEYS_VARIABLE = "GENREC_KEYS"
-_GENERATIVE, _BLEND, _EMBEDDING, _POPULARITY = _RANKERS = ("generative", "blend", "embedding", "popularity")
 _FAST_MAX_QUEUE, _LLM_MAX_QUEUE = 48, 16  # queued requests, if a list takes milliseconds, and if it takes seconds
 _WARMUP_TIMEOUT = 120.0  # seconds for the first list: it loads the model and compiles kernels
 _MAX_PRIOR_ITEMS = 20_000  # larger catalogs do not compute all priors at the start: it would take minutes
@@ -83,7 +82,10 @@ MaxQueue = Annotated[
     ),
 ]
 Ranker = Annotated[
-    str, typer.Option("--ranker", metavar="CHOICE", help=f"First ranker of the fallback chain: {', '.join(_RANKERS)}.")
+    str,
+    typer.Option(
+        "--ranker", metavar="CHOICE", help=f"First ranker of the fallback chain: {', '.join(first_ranker.RANKERS)}."
+    ),
 ]
 
 
@@ -114,13 +116,9 @@ def serve(
         raise InputError(
             f"--host {host} is reachable from other machines and needs keys; add --keys FILE, or set {_KEYS_VARIABLE}"
         )
-    if ranker not in _RANKERS:
-        raise InputError(f"--ranker is {ranker!r}; choose one of {', '.join(_RANKERS)}")
+    first_ranker.check_ranker(ranker)
     need_model = bool(given["model"] or given["adapter"])
-    if ranker != _GENERATIVE:
-        given = {**given, "model": "none"}
-    if ranker == _POPULARITY:
-        given = {**given, "encoder": "none"}
+    given = first_ranker.without_unused_models(given, ranker)
     settings, cache = loading.settings_from_options(given), default_cache()
     source, chat_options = loading.DataSource.from_options(given), loading.advisor_options(given)
     check_advisor_options(**chat_options)
@@ -192,12 +190,7 @@ def _open_pipeline(
     """Open the pipeline and drop the stages before `ranker`."""
 
     def check(recommender: "Recommender") -> None:
-        if ranker == _BLEND and recommender.interactions is None:
-            others = ", ".join(name for name in _RANKERS if name != ranker)
-            raise InputError(
-                f"--ranker {ranker} is not available for {data_source.name}; choose from {others}, or add "
-                "--interactions FILE"
-            )
+        first_ranker.check_data(ranker, recommender, data_source.name)
 
     pipeline = loading.load_pipeline(data_source, settings, cache, need_model=need_model, check=check)
     if pipeline.llm is not None and len(pipeline.catalog) <= _MAX_PRIOR_ITEMS:
@@ -206,13 +199,11 @@ def _open_pipeline(
     for notice in pipeline.notices:
         terminal.print_notice(f"note: {notice}")
     available = [stage.source for stage in pipeline.stages]
-    if ranker not in (_GENERATIVE, *available):
-        raise InputError(
-            f"--ranker {ranker} is not available for {data_source.name}; choose from {', '.join(available)}"
-        )
-    if ranker in (_EMBEDDING, _POPULARITY):
+    if ranker not in (first_ranker.GENERATIVE, *available):
+        raise first_ranker.unavailable_ranker_error(ranker, data_source.name, available)
+    if ranker in (first_ranker.EMBEDDING, first_ranker.POPULARITY):
         pipeline = replace(pipeline, collaborative=None, ensemble=None)
-    return replace(pipeline, embedding=None) if ranker == _POPULARITY else pipeline
+    return replace(pipeline, embedding=None) if ranker == first_ranker.POPULARITY else pipeline
 
 
 def _collect_keys(file: Path | None, rate: float | None, burst: float) -> "ApiKeys":
