@@ -137,7 +137,7 @@ def _require_packages() -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    from genrec.serve.uvicorn_protocol import bind_socket
+    from genrec.serve.uvicorn_server import bind_socket
 
     try:
         return bind_socket(host, port)
@@ -175,7 +175,7 @@ def _run_server(service: "Service", name: str, keys: "ApiKeys", host: str, liste
     """Print the address, and serve until the process is stopped."""
     from genrec.serve.admission import Limits
     from genrec.serve.app import create_app
-    from genrec.serve.uvicorn_protocol import serve as run
+    from genrec.serve.uvicorn_server import serve as run
 
     audience = "clients with a key" if len(keys) else "this machine only, because no keys are configured"
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"

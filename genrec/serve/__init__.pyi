@@ -5,5 +5,5 @@ from .service import Service as Service
 from .service import ServiceConfig as ServiceConfig
 from .state import ServingState as ServingState
 from .telemetry import Metrics as Metrics
-from .uvicorn_protocol import bind_socket as bind_socket
-from .uvicorn_protocol import serve as serve
+from .uvicorn_server import bind_socket as bind_socket
+from .uvicorn_server import serve as serve

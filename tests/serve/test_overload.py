@@ -16,7 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from genrec.errors import GenrecError
 from genrec.serve.admission import AdmissionMiddleware, Limits
 from genrec.serve.service import ServiceConfig
-from genrec.serve.uvicorn_protocol import TimeoutHttpProtocol, _HeadBufferingTransport, check_overrides
+from genrec.serve.uvicorn_protocol import TimeoutHttpProtocol, _HeadBufferingTransport
+from genrec.serve.uvicorn_server import check_overrides
 
 KEY = "a-key-of-more-than-sixteen"
 

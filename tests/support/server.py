@@ -27,7 +27,7 @@ from genrec.serve.auth import ApiKeys
 from genrec.serve.service import BuildAdvisor, Service, ServiceConfig
 from genrec.serve.state import ServingState
 from genrec.serve.telemetry import Metrics
-from genrec.serve.uvicorn_protocol import bind_socket, uvicorn_config
+from genrec.serve.uvicorn_server import bind_socket, uvicorn_config
 from genrec.store.event_store import Store
 
 NOUNS = ("Mug", "Lamp", "Candle", "Rug", "Tea Pot", "Clock", "Basket", "Frame")
