@@ -18,6 +18,7 @@ SENTENCES: Mapping[str, str] = {
     "unknown_user": "user {user_id!r} is unknown",
     "unknown_user_skipped": "user {user_id!r} is unknown; skipped",
     "unknown_history_items": "{count} of {total} history items are not in the catalog and were ignored",
+    "withdrawn_items": "items that were withdrawn from the catalog were ignored ({count}): {item_ids}",
     "history_truncated": (
         "the prompt shows the newest {shown} of {total} history items; the rest does not fit {max_tokens} tokens"
     ),

@@ -7,11 +7,11 @@ from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 
-from genrec.data.catalog import Catalog
-from genrec.data.constraints import ConstraintCompiler
+from genrec.data.catalog import UNKNOWN, WITHDRAWN, Catalog
+from genrec.data.constraints import ConstraintCompiler, Constraints
 from genrec.data.ids import key_of
 from genrec.data.interactions import Interactions
-from genrec.data.subset import Boost, Subset
+from genrec.data.named_items import withdrawn_notices
 from genrec.data.user_frames import UserLike, lists_to_frame, requested_users
 from genrec.deadline import Deadline
 from genrec.errors import (
@@ -136,7 +136,11 @@ class Recommender:
                 Stages without a model check it between batches of users, and always rank the first batch. Reasons
                 that are not found by then are left out. The last stage has no time limit; it takes milliseconds.
             on_unknown: for an unknown user or history item: `raise` raises an error; `skip` ignores the item and
-                returns an empty list for the user; `fallback` ignores the item and treats the user as new.
+                returns an empty list for the user; `fallback` ignores the item and treats the user as new. Unknown
+                items in `only`, `exclude` and `boost` always raise.
+
+        Items that were withdrawn from the catalog are not unknown: whatever `on_unknown` is, their ids are ignored,
+        in a history as in an option, and a notice lists them; see `genrec.data.named_items`.
 
         Returns:
             For one user a `RecommendationList`; for a sequence a list of these, in the same order; for a data frame
@@ -145,7 +149,8 @@ class Recommender:
 
         Raises:
             InputError: an argument is invalid.
-            UnknownUserError, UnknownItemError: a user or a history item is unknown, and `on_unknown` is `raise`.
+            UnknownUserError, UnknownItemError: a user or a history item is unknown, and `on_unknown` is `raise`; or an
+                item of an option is unknown.
             DeadlineExceededError: the deadline passed while a filter was evaluated, so the allowed items are unknown.
         """
         arguments = _Arguments(k, filter_seen, only, exclude, where, boost, deadline, on_unknown, explain)
@@ -199,9 +204,14 @@ class Recommender:
         arguments.check()
         seconds = arguments.deadline
         deadline = Deadline.never() if seconds is None else Deadline(start + seconds, self._clock)
-        allowed = self._constraints.allowed(arguments.where, arguments.only, arguments.exclude, deadline)
-        boost = self._constraints.boost(arguments.boost)
-        return _RequestOptions(int(arguments.k), arguments.filter_seen, allowed, boost, deadline, arguments.on_unknown)
+        constraints = self._constraints.compile(
+            where=arguments.where,
+            only=arguments.only,
+            exclude=arguments.exclude,
+            boost=arguments.boost,
+            deadline=deadline,
+        )
+        return _RequestOptions(int(arguments.k), arguments.filter_seen, constraints, deadline, arguments.on_unknown)
 
     def _recommend_batches(
         self, users: Sequence[UserLike], options: "_RequestOptions", explain: bool
@@ -227,11 +237,10 @@ class Recommender:
 
     def _check_history(self, resolved: "_ResolvedUser", on_unknown: str) -> None:
         """Refuse a history with an unknown item, if `on_unknown` says so."""
-        if on_unknown == "raise" and (resolved.item_indices < 0).any():
-            unknown = format_value(resolved.item_ids[int(resolved.id_positions[np.argmin(resolved.item_indices)])])
+        if on_unknown == "raise" and (unknown := resolved.absent_item_ids(UNKNOWN)):
             raise UnknownItemError(
-                f"item {unknown} in the history{_of_user(resolved.user_id)} is not in catalog {self.catalog.name!r} "
-                f"({len(self.catalog):,} items)",
+                f"item {format_value(unknown[0])} in the history{_of_user(resolved.user_id)} is not in catalog "
+                f"{self.catalog.name!r} ({len(self.catalog):,} items)",
                 remedy='pass on_unknown="skip" to drop such items',
                 on_unknown="skip",
             )
@@ -241,20 +250,21 @@ class Recommender:
         notices: list[Notice] = []
         self._check_history(resolved, options.on_unknown)
         items = resolved.item_indices[resolved.item_indices >= 0]
-        if len(items) < len(resolved.item_indices):
+        if count := np.count_nonzero(resolved.item_indices == UNKNOWN):
             total = len(resolved.item_indices)
-            notices.append(Notice("unknown_history_items", {"count": total - len(items), "total": total}))
-        allowed = options.allowed.without(items) if options.filter_seen else options.allowed
+            notices.append(Notice("unknown_history_items", {"count": int(count), "total": total}))
+        constraints = options.constraints
+        notices += withdrawn_notices((*resolved.absent_item_ids(WITHDRAWN), *constraints.withdrawn))
+        allowed = constraints.allowed.without(items) if options.filter_seen else constraints.allowed
         if not resolved.known:
             code = "unknown_user" if options.on_unknown == "fallback" else "unknown_user_skipped"
             notices.append(Notice(code, {"user_id": resolved.user_id}))
             if options.on_unknown == "skip":
                 allowed = allowed.intersect([])
-        count = len(allowed)
-        if resolved.known and count < options.k:
-            notices.append(Notice("few_allowed", {"allowed": count, "k": options.k}))
-        request = RankRequest(items, resolved.words, allowed, options.boost)
-        k = min(options.k, count)
+        if resolved.known and len(allowed) < options.k:
+            notices.append(Notice("few_allowed", {"allowed": len(allowed), "k": options.k}))
+        request = RankRequest(items, resolved.words, allowed, constraints.boost)
+        k = min(options.k, len(allowed))
         return PendingRequest(resolved.user_id, request, k, notices, failure_log=self._failure_log)
 
     def _resolve_users(self, users: Sequence[UserLike], on_unknown: str) -> "list[_ResolvedUser]":
@@ -266,7 +276,7 @@ class Recommender:
                     f"{format_value(history)} is not valid; give item_ids as a tuple of item ids, words as text"
                 )
         stops = np.cumsum([len(history.item_ids) for history in histories], dtype=np.int64)
-        items = self.catalog.item_ids.positions([item_id for history in histories for item_id in history.item_ids])
+        items = self.catalog.lookup([item_id for history in histories for item_id in history.item_ids])
         indices = iter(np.split(items, stops[:-1]))
         return [
             _ResolvedUser(user.user_id, user.words, next(indices), user.item_ids, np.arange(len(user.item_ids)))
@@ -296,7 +306,7 @@ class Recommender:
     def _interaction_indices(self, interactions: Interactions) -> IntArray:
         """The catalog index of each item of the interactions; computed once, not for every history."""
         if self._interaction_indices_cache is None or self._interaction_indices_cache[0] is not interactions:
-            self._interaction_indices_cache = (interactions, self.catalog.item_ids.positions(interactions.item_ids))
+            self._interaction_indices_cache = (interactions, self.catalog.lookup(interactions.item_ids))
         return self._interaction_indices_cache[1]
 
 
@@ -305,7 +315,7 @@ class _ResolvedUser:
     """A user's history.
 
     Attributes:
-        item_indices: int64 [H], oldest first; -1 for an item that is not in the catalog.
+        item_indices: int64 [H], oldest first, from `Catalog.lookup`.
         item_ids, id_positions: the id of history item h is `item_ids[id_positions[h]]`.
         known: False for a user id without interactions.
     """
@@ -316,6 +326,12 @@ class _ResolvedUser:
     item_ids: Sequence[ItemId]
     id_positions: IntArray
     known: bool = True
+
+    def absent_item_ids(self, absence: int) -> list[ItemId]:
+        """The ids in the history that are UNKNOWN or that are WITHDRAWN, oldest first."""
+        if len(self.item_indices) == 0 or self.item_indices.min() >= 0:  # the common case, on a hot path
+            return []
+        return [self.item_ids[position] for position in self.id_positions[self.item_indices == absence].tolist()]
 
 
 @dataclass(frozen=True)
@@ -358,8 +374,7 @@ class _RequestOptions:
 
     k: int
     filter_seen: bool
-    allowed: Subset
-    boost: Boost | None
+    constraints: Constraints
     deadline: Deadline
     on_unknown: str
 

@@ -11,19 +11,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from genrec.chat.conversation import Conversation, Turn, TurnContext
-from genrec.chat.item_links import extract_item_ids
+from genrec.chat.item_links import ItemLink, split_item_links
 from genrec.chat.parsers.intents import UserIntent, detect_intent
 from genrec.chat.parsers.lexical import LexicalParser
-from genrec.chat.plain_replies import ReplyGenerator, format_comparison, format_list, format_reason
+from genrec.chat.plain_replies import (
+    ReplyGenerator,
+    format_comparison,
+    format_list,
+    format_reason,
+    format_withdrawn,
+)
 from genrec.chat.preferences import Label, Preferences
-from genrec.data.catalog import Catalog
-from genrec.data.filter_syntax import Filter
+from genrec.chat.turn_request import TurnRequest, numbered, split_withdrawn, without_withdrawn
+from genrec.data.catalog import UNKNOWN, WITHDRAWN, Catalog
 from genrec.deadline import Deadline
 from genrec.errors import InputError
 from genrec.notices import Notice
 from genrec.rankers.failures import FailureLog, is_failure
 from genrec.recommender import Recommender
-from genrec.types import History, ItemId, Recommendation, RecommendationList, Role
+from genrec.types import ItemId, Recommendation, RecommendationList, Role
 
 _MAX_MESSAGE_LENGTH = 1000  # characters of a message that are read
 _MAX_LINKED_ITEMS = 100  # items of a reply that count as its list in a replay, so that forged replies cost no more time
@@ -47,6 +53,9 @@ _Readings = dict[tuple[str, Preferences, tuple[tuple[ItemId, str], ...]], Prefer
 
 class Advisor:
     """Continues conversations.
+
+    A conversation may hold items that were withdrawn from the catalog since. They stay in it, and are ignored with a
+    notice; an earlier list that is shown again leaves them out. Items that were never in the catalog are an error.
 
     Args:
         recommender: ranks the items.
@@ -100,6 +109,7 @@ class Advisor:
 
         Raises:
             InputError: the message is empty.
+            UnknownItemError: an item of the conversation was never in the catalog.
         """
         whole = message.strip()
         message = whole[:_MAX_MESSAGE_LENGTH]
@@ -133,10 +143,12 @@ class Advisor:
         """Recommend one given item, with the reason from the current history and preferences.
 
         Raises:
-            UnknownItemError: the item is no longer in the catalog.
+            UnknownItemError: the item was withdrawn, or was never in the catalog.
         """
+        if self.catalog.lookup([item_id])[0] == WITHDRAWN:
+            self.catalog.index_of(item_id)  # raises
         recommendations: RecommendationList = self._recommender.recommend(
-            _history_with(conversation, conversation.preferences),
+            TurnRequest.from_conversation(conversation, conversation.preferences, self.catalog).history,
             1,
             only=[item_id],
             filter_seen=False,
@@ -151,7 +163,8 @@ class Advisor:
         """Restore a conversation from its messages; the items of each list are those that the reply links to.
 
         Preferences are parsed again and nothing is ranked. Links to unknown items are ignored, and so are those after
-        the first 100 of a reply.
+        the first 100 of a reply. Items that were withdrawn since keep their places, so that "the second" is still the
+        item that the user saw there.
 
         Args:
             conversation: the conversation before the messages.
@@ -183,7 +196,10 @@ class Advisor:
         """The text of a label: an item by its title, an exclusion by its word, anything else by its value."""
         kind, value = label
         if kind in ("likes", "dislikes"):
-            return self.catalog[self.catalog.index_of(value)].title
+            (item_index,) = self.catalog.lookup([value])
+            return (
+                f"{value} (withdrawn)" if item_index == WITHDRAWN else self.catalog[self.catalog.index_of(value)].title
+            )
         phrases = (
             condition.excluded_phrase
             for condition in preferences.filters
@@ -211,12 +227,17 @@ class Advisor:
         return _with_turn(conversation, turn)
 
     def _linked_items(self, text: str) -> tuple[Recommendation, ...]:
-        item_ids = list(dict.fromkeys(extract_item_ids(text)))[:_MAX_LINKED_ITEMS]
-        item_indices = self.catalog.indices_of(item_ids, on_unknown="skip")
-        items = [self.catalog[int(item_index)] for item_index in item_indices]
-        return tuple(
-            Recommendation(None, item.item_id, rank, 0.0, "named", item.title) for rank, item in enumerate(items, 1)
-        )
+        titles: dict[ItemId, str] = {}
+        for piece in split_item_links(text):
+            if isinstance(piece, ItemLink):
+                titles.setdefault(piece.item_id, piece.title)
+        item_ids = list(titles)[:_MAX_LINKED_ITEMS]
+        known = [
+            (self.catalog[int(at)].item_id, self.catalog[int(at)].title) if at >= 0 else (item_id, titles[item_id])
+            for item_id, at in zip(item_ids, self.catalog.lookup(item_ids), strict=True)
+            if at != UNKNOWN
+        ]
+        return numbered(Recommendation(None, item_id, 0, 0.0, "named", title) for item_id, title in known)
 
     def _run_turn(
         self,
@@ -237,31 +258,22 @@ class Advisor:
 
     def _rank(self, conversation: Conversation, preferences: Preferences, deadline: Deadline) -> RecommendationList:
         """Rank items that were not shown yet, followed by shown ones if there are too few."""
-        history = _history_with(conversation, preferences)
-        where = preferences.condition
-        shown = [item.item_id for turn in conversation.turns for item in turn.recommendations.items]
-        excluded = [*conversation.excluded, *preferences.disliked]
-        new = self._recommend(history, self._k, [*excluded, *shown], where, deadline)
-        if shown and (missing := self._k - len(new.items)):
-            new_ids = [item.item_id for item in new.items]
-            repeated = self._recommend(history, missing, [*excluded, *new_ids], where, deadline, new.seconds)
-            return _concat_lists(new, repeated, self._k)
-        return new
+        request = TurnRequest.from_conversation(conversation, preferences, self.catalog)
+        found = self._recommend(request, self._k, request.shown, deadline)
+        if request.shown and (missing := self._k - len(found.items)):
+            new_ids = [item.item_id for item in found.items]
+            repeated = self._recommend(request, missing, new_ids, deadline, found.seconds)
+            found = _concat_lists(found, repeated, self._k)
+        return replace(found, notices=(*request.notices, *found.notices))
 
     def _recommend(
-        self,
-        history: History,
-        k: int,
-        exclude: Sequence[ItemId],
-        where: Filter | None,
-        deadline: Deadline,
-        elapsed: float = 0.0,
+        self, request: TurnRequest, k: int, left_out: Sequence[ItemId], deadline: Deadline, elapsed: float = 0.0
     ) -> RecommendationList:
         recommendations: RecommendationList = self._recommender.recommend(
-            history,
+            request.history,
             k,
-            exclude=exclude,
-            where=where,
+            exclude=[*request.excluded, *left_out],
+            where=request.where,
             deadline=_remaining_seconds(deadline, self._ranking_timeout - elapsed),
         )
         return recommendations
@@ -300,8 +312,12 @@ class Advisor:
 
     def _remove_turns(self, conversation: Conversation, intent: UserIntent, on_event: OnTurnEvent) -> Conversation:
         """Undo the last turn or all turns, and show the list before them again."""
-        kept = _without_turns(conversation, intent)
-        recommendations = kept.turns[-1].recommendations if kept.turns else RecommendationList((), True, 0)
+        kept, recommendations = _without_turns(conversation, intent), RecommendationList((), True, 0)
+        if kept.turns:
+            recommendations = without_withdrawn(kept.turns[-1].recommendations, self.catalog)
+            # The reply lists the items that are left, and later messages refer to their positions in it.
+            recommendations = replace(recommendations, items=numbered(recommendations.items))
+            kept = replace(kept, turns=(*kept.turns[:-1], replace(kept.turns[-1], recommendations=recommendations)))
         result = "Undone." if conversation.turns else "There is nothing to undo."
         next_step = format_list(recommendations) if recommendations.items else "What are you looking for?"
         for event in (kept.preferences, recommendations, f"{result} {next_step}"):
@@ -314,14 +330,17 @@ class Advisor:
         """Answer a question about the current list."""
         last = conversation.turns[-1]
         on_event(last.preferences)
+        items, withdrawn = split_withdrawn(intent.items, self.catalog)
+        answers = [format_withdrawn(item) for item in withdrawn]
         if intent.kind == "why":
-            reply = " ".join(
+            answers += [
                 format_reason(item, self.explain(conversation, item.item_id, deadline=deadline).reason)
-                for item in intent.items
-            )
-        else:
-            reply = format_comparison(intent.items, self.catalog)
-        on_event(last.recommendations)
+                for item in items
+            ]
+        elif items:
+            answers.append(format_comparison(items, self.catalog))
+        reply = (" " if intent.kind == "why" else "\n").join(answers)
+        on_event(without_withdrawn(last.recommendations, self.catalog))
         on_event(reply)
         return _with_turn(conversation, Turn(message, last.preferences, last.recommendations, reply, keeps_list=True))
 
@@ -331,7 +350,7 @@ def _concat_lists(first: RecommendationList, second: RecommendationList, k: int)
 
     What one part was allowed says nothing about the whole, so the notice about that is made anew.
     """
-    items = tuple(replace(item, rank=rank) for rank, item in enumerate((*first.items, *second.items), start=1))
+    items = numbered((*first.items, *second.items))
     notices: list[Notice] = []
     for notice in (*first.notices, *second.notices):
         if notice not in notices and notice.code not in _NOTICES_OF_A_PART:
@@ -356,11 +375,6 @@ def _with_turn(conversation: Conversation, turn: Turn) -> Conversation:
 def _without_turns(conversation: Conversation, intent: UserIntent) -> Conversation:
     """Undo the last turn, or all of them."""
     return conversation.undo() if intent.kind == "undo" else replace(conversation, turns=())
-
-
-def _history_with(conversation: Conversation, preferences: Preferences) -> History:
-    """The user's history with the liked items and the search phrases."""
-    return History((*conversation.history, *preferences.liked), "; ".join(preferences.words), conversation.user_id)
 
 
 def _remaining_seconds(deadline: Deadline, limit: float = math.inf) -> float | None:

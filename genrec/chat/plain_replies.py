@@ -46,6 +46,11 @@ def format_reason(item: Recommendation, reason: str | None) -> str:
     return f"{format_item_link(item.item_id, item.title)}: {escape_markdown(one_line(reason or _NO_REASON))}"
 
 
+def format_withdrawn(item: Recommendation) -> str:
+    """A sentence that says that an item of an earlier list was withdrawn."""
+    return f"{format_item_link(item.item_id, item.title)} is no longer available."
+
+
 def format_comparison(items: Sequence[Recommendation], catalog: Catalog) -> str:
     """Compare items by the attributes in which they differ; a single item is described by all of its attributes."""
     attributes = {item.item_id: catalog[catalog.index_of(item.item_id)].attributes for item in items}

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from genrec.artifact import atomic_writer
 from genrec.data.filter_syntax import Filter
 from genrec.data.filters import filter_mask
-from genrec.data.ids import Ids, key_of
+from genrec.data.ids import Ids
 from genrec.data.item_columns import (
     concatenate_columns,
     fingerprint_columns,
@@ -154,33 +154,42 @@ class Catalog:
             )
         return columns[name]
 
+    @cached_property
+    def _withdrawn(self) -> Ids:
+        return Ids(pa.array(sorted(self.withdrawn_ids), pa.large_string()))
+
     def lookup(self, item_ids: Iterable[object]) -> IntArray:
         """The index of each of Q ids: int64 [Q], WITHDRAWN (-2) if it was withdrawn, UNKNOWN (-1) if it never existed.
 
-        Every request that names items follows this: an unknown id is an error, unless the caller asked to skip such
-        ids; a withdrawn one is ignored with a notice, because the caller could not know of the change.
+        `genrec.data.named_items` has the rule that every request follows.
+
+        Raises:
+            InputError: `item_ids` is a single text.
         """
-        item_ids = list(item_ids)
+        if isinstance(item_ids, Iterable) and not isinstance(item_ids, Ids | str | bytes):
+            item_ids = list(item_ids)
         indices = self.item_ids.positions(item_ids)
-        if self.withdrawn_ids:
-            for position in np.flatnonzero(indices < 0):
-                if key_of(item_ids[position]) in self.withdrawn_ids:
-                    indices[position] = WITHDRAWN
+        missing = np.flatnonzero(indices < 0)
+        if missing.size and self.withdrawn_ids:
+            absent = item_ids.take(missing) if isinstance(item_ids, Ids) else [item_ids[at] for at in missing.tolist()]
+            indices[missing[self._withdrawn.positions(absent) >= 0]] = WITHDRAWN
         return indices
 
     def index_of(self, item_id: object) -> int:
         """The index of an id; 85123 and "85123" are the same id.
 
         Raises:
-            UnknownItemError: no item has this id.
+            UnknownItemError: no item has this id, or the item was withdrawn.
         """
-        index = self.item_ids.position(item_id)
-        if index < 0:
-            raise UnknownItemError(
-                f"item {format_value(item_id)} is not in catalog {self.name!r} ({len(self):,} items); "
-                "check the id, and that this is the right catalog"
-            )
-        return index
+        index = int(self.lookup([item_id])[0])
+        if index >= 0:
+            return index
+        size = f"catalog {self.name!r} ({len(self):,} items)"
+        if index == WITHDRAWN:
+            raise UnknownItemError(f"item {format_value(item_id)} was withdrawn from {size}; add it again to use it")
+        raise UnknownItemError(
+            f"item {format_value(item_id)} is not in {size}; check the id, and that this is the right catalog"
+        )
 
     def indices_of(self, item_ids: Iterable[object], on_unknown: OnUnknownItem = "raise") -> IntArray:
         """The indices of many ids: int64, in the order of `item_ids`, repeats included.

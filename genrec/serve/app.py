@@ -24,7 +24,7 @@ from genrec.serve.chat import MODEL_NAME, ChatService
 from genrec.serve.error_handlers import add_error_handlers
 from genrec.serve.errors import ApiError, log_failure
 from genrec.serve.openapi import CHAT_RESPONSES, PLAIN_TEXT_ERRORS, customize_openapi, error_responses
-from genrec.serve.responses import RecommendResponse, to_json_bytes
+from genrec.serve.responses import RecommendResponse, notice_fields, to_json_bytes
 from genrec.serve.schemas import (
     CatalogResponse,
     ChatBody,
@@ -158,7 +158,7 @@ def _add_ranking_routes(app: FastAPI, service: Service, threads: _StoreThreads) 
     @app.post("/v1/related", response_model=RecommendResponse, responses=error_responses(503))
     async def related(body: RelatedBody) -> Response:
         """Recommend items that are related to one item."""
-        await run_in_threadpool(service.catalog.index_of, body.item_id)  # the first lookup in a catalog sorts its ids
+        await run_in_threadpool(service.check_named, body.item_id)  # the first lookup in a catalog sorts its ids
         return await rank(RecommendBody(history=[body.item_id], **{**body.options, "k": body.k}))
 
 
@@ -166,7 +166,8 @@ def _add_user_routes(app: FastAPI, service: Service, threads: _StoreThreads, now
     @app.post("/v1/events", responses=error_responses(503))
     async def events(body: EventsBody) -> EventsResponse:
         """Store interactions of users, all or none. They affect the next list."""
-        return EventsResponse(added=await threads.run(service.add_events, body.events, now()))
+        result = await threads.run(service.add_events, body.events, now())
+        return EventsResponse(added=result.added, **notice_fields(result.notices))
 
     @app.get("/v1/users/{user_id}/history", responses=error_responses(503))
     async def history(user_id: PathId) -> HistoryResponse:

@@ -18,7 +18,7 @@ from genrec.chat.advisor import Advisor, TurnEvent
 from genrec.chat.conversation import Conversation, Turn
 from genrec.chat.plain_replies import format_list
 from genrec.chat.preferences import PreferenceFilter, Preferences
-from genrec.data.catalog import Catalog
+from genrec.data.catalog import UNKNOWN, Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, FilterError
 from genrec.serve.chat_request import ChatRequest
@@ -226,7 +226,7 @@ def _conversation_before(
 
 
 def _parse_preferences(body: PreferencesBody, catalog: Catalog) -> Preferences:
-    """The preferences of a request, without items that are no longer in the catalog.
+    """The preferences of a request, without items that the catalog does not know; the advisor ignores withdrawn ones.
 
     Raises:
         ApiError: a limit is not a valid filter; the error names its field.
@@ -240,7 +240,7 @@ def _parse_preferences(body: PreferencesBody, catalog: Catalog) -> Preferences:
             param = f"genrec.wishes.limits.{position}.where"
             raise ApiError(400, f"{param}: {error}", "invalid_value", param=param, reason=error.code) from error
     liked, disliked = (
-        tuple(item_id for item_id in item_ids if catalog.item_ids.position(item_id) >= 0)
+        tuple(item_id for item_id, at in zip(item_ids, catalog.lookup(item_ids), strict=True) if at != UNKNOWN)
         for item_ids in (body.liked, body.disliked)
     )
     return Preferences(liked, disliked, tuple(body.words), tuple(filters))

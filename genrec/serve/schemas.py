@@ -17,6 +17,7 @@ from pydantic import (
 from genrec.batch.row import is_encodable
 from genrec.chat.preferences import Preferences
 from genrec.data.ids import whole_number
+from genrec.serve.responses import NoticeDetail
 from genrec.types import ItemId, Role, UserId
 
 _MAX_ITEM_IDS, _MAX_K, _MAX_EVENTS, _MAX_DEADLINE = 10_000, 1_000, 1_000, 60.0
@@ -180,9 +181,11 @@ class EventsBody(Body):
 
 
 class EventsResponse(BaseModel):
-    """The number of new events."""
+    """The number of new events; notices as in a list."""
 
     added: int
+    notices: list[str]
+    notice_details: list[NoticeDetail]
 
 
 class HistoryItem(BaseModel):

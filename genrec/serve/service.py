@@ -9,8 +9,10 @@ from threading import Lock
 from typing import Any
 
 from genrec.chat.advisor import Advisor
-from genrec.data.catalog import Catalog
+from genrec.data.catalog import UNKNOWN, Catalog
+from genrec.data.named_items import look_up_named, withdrawn_notices
 from genrec.errors import EngineError, UnknownItemError
+from genrec.notices import Notice
 from genrec.recommender import Recommender
 from genrec.serve.batching import DynamicBatcher
 from genrec.serve.responses import NoticeFilter, RecommendResponse, to_responses
@@ -58,6 +60,14 @@ class _PendingList:
     body: RecommendBody
     context: RequestContext
     deadline: float
+
+
+@dataclass(frozen=True)
+class AddedEvents:
+    """The number of new events, and notices for the caller."""
+
+    added: int
+    notices: tuple[Notice, ...]
 
 
 class Service:
@@ -112,6 +122,15 @@ class Service:
             StoreError: the store cannot be read.
         """
         return self.state.request_context(body.user_id, body.history, body.words)
+
+    def check_named(self, item_id: ItemId) -> None:
+        """Check the item that a request is about; one that was withdrawn is left to `rank`, which ignores it.
+
+        Raises:
+            UnknownItemError: the item was never in the catalog.
+        """
+        if self.catalog.lookup([item_id])[0] == UNKNOWN:
+            self.catalog.index_of(item_id)  # raises
 
     def rank(self, body: RecommendBody, context: RequestContext) -> "Future[RecommendResponse]":
         """Queue a request and return a future for its list. The deadline starts now, so it includes the queue time.
@@ -170,23 +189,25 @@ class Service:
             raise EngineError(f"stage {result.failed_stages[0]} failed the readiness check")
         self._last_ranked_at = self.clock()
 
-    def add_events(self, events: Sequence[EventBody], now: float) -> int:
+    def add_events(self, events: Sequence[EventBody], now: float) -> AddedEvents:
         """Store events. They affect the next list of their users.
+
+        An event with a withdrawn item is stored too, so that it does not matter which of the two came first: it has no
+        effect until the item is put back.
 
         Args:
             events: the events.
             now: seconds since 1970, the timestamp of events without one.
 
-        Returns:
-            The number of new events.
-
         Raises:
-            UnknownItemError: an item is not in the catalog.
+            UnknownItemError: an item was never in the catalog.
         """
+        item_ids = [event.item_id for event in events]
         try:
-            self.catalog.indices_of([event.item_id for event in events])
+            indices = look_up_named(self.catalog, "events", item_ids)
         except UnknownItemError as error:
             raise error.revised(remedy="remove its events, or add the item first; nothing was stored") from None
+        withdrawn = [item_id for item_id, item_index in zip(item_ids, indices, strict=True) if item_index < 0]
         stored = [
             Event(
                 user_id=event.user_id,
@@ -198,7 +219,7 @@ class Service:
             )
             for event in events
         ]
-        return self.store.add(stored)
+        return AddedEvents(self.store.add(stored), tuple(withdrawn_notices(withdrawn)))
 
     def history_of(self, user_id: UserId) -> list[Item]:
         """The items in a user's history, oldest first; empty for an unknown user."""

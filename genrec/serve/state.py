@@ -135,7 +135,7 @@ class ServingState:
             withdraw: ids of items to withdraw.
 
         Raises:
-            UnknownItemError: an id to withdraw is not in the catalog.
+            UnknownItemError: an id to withdraw is not in the catalog, or was withdrawn already.
             InputError: an item is both put and withdrawn, the catalog would be empty, or an item does not fit the
                 catalog because an attribute has another type or its id would change.
             StoreError: the store cannot be written.
@@ -147,9 +147,9 @@ class ServingState:
             self._sync_revisions()
             while items or withdrawn:
                 current = self._current
-                current.pipeline.catalog.indices_of(
-                    item_id for item_id in withdrawn if key_of(item_id) not in current.set_aside
-                )
+                for item_id in withdrawn:
+                    if key_of(item_id) not in current.set_aside:
+                        current.pipeline.catalog.index_of(item_id)
                 changes = current.changes.updated(items, withdrawn)
                 changed = changes.apply(self._file_catalog)
                 _refuse_misfits(

@@ -1,5 +1,6 @@
 """The catalogs that an engine serves, each loaded once from a sub-folder, and the constraints of its requests."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from genrec.artifact import MANIFEST
+from genrec.data.catalog import UNKNOWN
+from genrec.data.named_items import withdrawn_notices
 from genrec.data.subset import Subset
 from genrec.decoding.constraints import CatalogGrammar, ConstraintState
 from genrec.decoding.delimiters import DelimiterTokens
@@ -18,6 +21,7 @@ from genrec.types import IntArray
 CATALOGS_ENV = "GENREC_CATALOGS"
 EXTRA_ARG_KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
 _MAX_NAMES_SHOWN = 30  # catalog names in a message
+_LOGGER = logging.getLogger(__name__)
 
 
 def is_genrec_key(key: object) -> bool:
@@ -84,8 +88,8 @@ class CatalogRegistry:
             extra_args: the request's extra arguments; only those of `EXTRA_ARG_KEYS` are read.
 
         Raises:
-            GenrecError: as for `load` and `CatalogGrammar.start`; or a key is unknown, or an item id is not in the
-                catalog.
+            GenrecError: as for `load` and `CatalogGrammar.start`; or a key is unknown, or an item id was never in the
+                catalog. The ids of withdrawn items are ignored, and logged; see `genrec.data.named_items`.
         """
         unknown = [key for key in extra_args if is_genrec_key(key) and key not in EXTRA_ARG_KEYS]
         if unknown or "genrec_catalog" not in extra_args:
@@ -107,16 +111,19 @@ class CatalogRegistry:
 
 
 def _item_indices(index: CatalogIndex, key: str, extra_args: Mapping[str, Any]) -> IntArray:
-    """The indices of the items that a request lists under a key."""
+    """The indices of the items that a request lists under a key, without withdrawn ones."""
     item_ids = extra_args[key]
     if not isinstance(item_ids, list | tuple):
         raise InputError(f"{key} is {format_value(item_ids, 60)}; give a list of item ids")
-    found, catalog = index.catalog.item_ids.positions(item_ids), extra_args["genrec_catalog"]
-    if (found < 0).any():
-        first = format_value(item_ids[int(np.argmin(found))], 60)
+    found, catalog = index.catalog.lookup(item_ids), extra_args["genrec_catalog"]
+    unknown = np.flatnonzero(found == UNKNOWN)
+    if unknown.size:
+        first = format_value(item_ids[int(unknown[0])], 60)
         raise UnknownItemError(
             f"{key} names item {first}, which is not in catalog {catalog!r} "
-            f"({len(index.catalog):,} items; {int((found < 0).sum()):,} of {len(item_ids):,} listed ids are unknown); "
+            f"({len(index.catalog):,} items; {unknown.size:,} of {len(item_ids):,} listed ids are unknown); "
             "remove it"
         )
-    return found
+    for notice in withdrawn_notices(item_ids[position] for position in np.flatnonzero(found < 0)):
+        _LOGGER.info("%s, catalog %r: %s", key, catalog, notice)
+    return found[found >= 0]

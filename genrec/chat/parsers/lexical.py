@@ -210,7 +210,9 @@ class LexicalParser:
         return _ids_of(found)
 
     def _price_of(self, item_id: ItemId) -> float | None:
-        price = self.catalog[self.catalog.index_of(item_id)].attributes.get(self.price_column)
+        if (item_index := self.catalog.item_ids.position(item_id)) < 0:  # withdrawn since it was shown
+            return None
+        price = self.catalog[item_index].attributes.get(self.price_column)
         return float(price) if isinstance(price, int | float) else None
 
 
