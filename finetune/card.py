@@ -13,7 +13,7 @@ from finetune.config import TrainConfig
 from finetune.data import TrainingData
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
-from genrec.artifact import write_json
+from genrec.artifact import UserData, write_json
 from genrec.backends import Provenance, TrainingSource, file_hashes, inspect_adapter
 from genrec.index import SemanticIdentifiers
 from genrec.loading import SEMANTIC_IDS_DIRECTORY
@@ -33,7 +33,8 @@ Their hashes are in `genrec.json` and are checked when the adapter is loaded.
 
 Validation: the last known item of {users} users among {others} random items: {ndcg}.
 
-It was trained on the interactions of these users and items, and knows nothing about others. Text that it generates
+It was trained on the interactions of {trained_users:,} users with these items, and knows nothing about others. What it
+learned from a user cannot be removed: if one must be forgotten, train it again without them. Text that it generates
 without genrec's search may name items that do not exist.
 """
 
@@ -77,6 +78,7 @@ def _render_card(provenance: Provenance, num_negatives: int) -> str:
         steps=config["steps"],
         users=config["evaluate_users"],
         others=num_negatives,
+        trained_users=provenance.user_data["users"],
         ndcg=", ".join(f"NDCG@{k} {metrics[f'ndcg@{k}']:.1f}" for k in CUTOFFS),
     )
 
@@ -91,6 +93,8 @@ def build_provenance(
 ) -> Provenance:
     """Describe how an adapter was trained."""
     first, last = training_data.time_range
+    users = len(training_data.interactions.user_ids)
+    contains = "weights trained on interactions; to forget a user, train again without them"
     return Provenance(
         base=weights.name,
         base_sha256=file_hashes(weights),
@@ -107,7 +111,19 @@ def build_provenance(
         config=config.model_dump(mode="json"),
         versions={name: version(name) for name in ("genrec", "torch", "transformers", "peft")},
         metrics=metrics,
+        trained_at=_first_read_at(config, training_data, weights),
+        user_data=UserData("aggregate", contains, users).to_json(),
     )
+
+
+def _first_read_at(config: TrainConfig, training_data: TrainingData, weights: Path) -> float | None:
+    """When the first interactions were read, also for the adapter it continues from; None if that is not known."""
+    if config.start is None:
+        return training_data.read_at
+    provenance = inspect_adapter(Path(config.start), base=weights).provenance
+    if provenance is None or provenance.trained_at is None:
+        return None
+    return min(training_data.read_at, provenance.trained_at)
 
 
 def _sources_of(start: Path, weights: Path) -> tuple[TrainingSource, ...]:

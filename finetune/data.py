@@ -1,6 +1,7 @@
 """Training examples drawn from interaction histories: targets, their negatives, and validation users."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,7 @@ class TrainingData:
         catalog: the items.
         interactions: the training interactions.
         digest: their hash.
+        read_at: when they were read, in seconds since 1970.
         time_range: the times of the first and the last interaction, in ISO 8601.
         item_counts: float64 [N], how often each item occurs.
         train, validation: histories.
@@ -65,6 +67,7 @@ class TrainingData:
 
     def __init__(self, config: TrainConfig, data: Path | None) -> None:
         evaluated = Config(protocol=config.protocol, data=config.data, k=20, metrics=["ndcg@10"])
+        self.read_at = time.time()
         experiment = open_experiment(evaluated, data, None)
         self.catalog: Catalog = experiment.catalog
         self.interactions = experiment.train

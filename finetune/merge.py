@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genrec.artifact import artifact_writer, check_writable
+from genrec.artifact import UserData, artifact_writer, check_writable
 from genrec.backends import PROVENANCE_FILE, TransformersBackend
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
@@ -42,7 +42,11 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL, trust_remote
         weights, adapter=adapter, dtype=torch.bfloat16, device="cpu", trust_remote_code=trust_remote_code
     )
     with artifact_writer(
-        out, kind=_KIND, version=_VERSION, metadata={"model": weights.name, "adapter": tuned.name}
+        out,
+        kind=_KIND,
+        version=_VERSION,
+        user_data=UserData("aggregate", f"weights of a model that was trained on interactions; see {PROVENANCE_FILE}"),
+        metadata={"model": weights.name, "adapter": tuned.name},
     ) as folder:
         tuned.model.save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

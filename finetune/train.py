@@ -64,6 +64,8 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
     template = read_template(config.template)
     if process.is_main_process:
         open_run(out, _run_identity(config, training_data, template), resume)
+        # A resumed run trains on what the first one has read.
+        training_data.read_at = min(training_data.read_at, (out / "config.json").stat().st_mtime)
     if (out / "adapter").is_dir():
         return out / "adapter"
 

@@ -1,7 +1,7 @@
 """Artifacts: folders that are written atomically and verified by checksums.
 
-An artifact holds its files and `manifest.json`, with the kind, the format version, the SHA-256 of every file and the
-writer's own metadata. Nothing in it is ever unpickled.
+An artifact holds its files and `manifest.json`, with the kind, the format version, the SHA-256 of every file, what it
+holds of users and the writer's own metadata. Nothing in it is ever unpickled.
 """
 
 import errno
@@ -13,8 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,27 @@ from genrec.errors import ArtifactError
 MANIFEST = "manifest.json"
 
 _DTYPES = {"U8": "<u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
+
+
+@dataclass(frozen=True)
+class UserData:
+    """What a derived file or folder holds of users; its manifest has these fields as `user_data`.
+
+    Attributes:
+        kind: `none`: it was computed without users; `aggregate`: numbers that were computed from histories of users,
+            without ids and histories; `verbatim`: ids, histories or texts of users. Forgetting a user leaves only
+            `none` as it is.
+        contains: what it holds, for people.
+        users: the number of users whose data it was computed from; None if they were not counted.
+    """
+
+    kind: Literal["none", "aggregate", "verbatim"]
+    contains: str
+    users: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a manifest has them."""
+        return asdict(self)
 
 
 def sha256_of(path: Path) -> str:
@@ -57,7 +79,9 @@ def unwritable_reason(folder: Path) -> str | None:
 
 
 @contextmanager
-def artifact_writer(directory: Path, *, kind: str, version: int, metadata: Mapping[str, Any]) -> Iterator[Path]:
+def artifact_writer(
+    directory: Path, *, kind: str, version: int, user_data: UserData, metadata: Mapping[str, Any]
+) -> Iterator[Path]:
     """Yield an empty folder; on leaving, add a manifest to it and rename it to `directory`.
 
     If the body raises, `directory` stays as it was.
@@ -66,6 +90,7 @@ def artifact_writer(directory: Path, *, kind: str, version: int, metadata: Mappi
         directory: the folder to write; an artifact of the same kind there is replaced.
         kind: what the artifact is, such as "index".
         version: of the artifact's format.
+        user_data: what the artifact holds of users.
         metadata: JSON values for the manifest, which `verify` returns.
 
     Raises:
@@ -81,7 +106,7 @@ def artifact_writer(directory: Path, *, kind: str, version: int, metadata: Mappi
         yield temporary
         paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
         files = {str(path.relative_to(temporary)): sha256_of(path) for path in paths}
-        manifest = {"kind": kind, "version": version, "files": files, **metadata}
+        manifest = {"kind": kind, "version": version, "files": files, "user_data": user_data.to_json(), **metadata}
         manifest["checksum"] = _checksum(manifest)
         (temporary / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
         for path in temporary.rglob("*"):
@@ -154,6 +179,19 @@ def verify(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
         if sha256_of(file) != expected:
             raise ArtifactError(f"{file} was altered or cut short (SHA-256 differs)", remedy=f"save the {kind} again")
     return manifest
+
+
+def user_data_kind(directory: Path) -> str | None:
+    """What the manifest of an artifact says about users, see `UserData.kind`.
+
+    Returns:
+        None if it cannot be read, or was written before manifests said so: then the artifact may hold anything.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        return str(manifest["user_data"]["kind"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

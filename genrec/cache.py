@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -11,11 +11,14 @@ from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
+from genrec.artifact import user_data_kind
 from genrec.datasets.models import MODELS, cache_directory
 from genrec.errors import ArtifactError, GenrecError, MismatchError
 
 _PROBE_BYTES = 1 << 16  # bytes that are written to find out whether the cache can be written
 _MAX_CACHED_COUNTS = 8  # versions of the interactions whose counts stay in the cache
+USER_DATA_FOLDERS = ("counts", "priors")
+"""The folders of the cache with results that were computed from interactions."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,6 +48,31 @@ def evict_old_counts(folder: Path) -> None:
     kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime)
     for path in kept[: max(0, len(kept) - _MAX_CACHED_COUNTS)]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def purge_user_data(cache: Path, *, keep: Collection[Path] = ()) -> None:
+    """Remove every result that was computed from users, or whose manifest does not say that it was not.
+
+    Args:
+        cache: the cache folder.
+        keep: folders of results that stay, because the users they were computed from are known.
+
+    Raises:
+        ArtifactError: a result cannot be removed (named).
+    """
+    paths = [path for name in USER_DATA_FOLDERS for path in sorted((cache / name).glob("*"))]
+    for path in paths:
+        if path in keep or user_data_kind(path) == "none":
+            continue
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:  # another process removes it, too
+            continue
+        except OSError as error:
+            raise ArtifactError(
+                f"{path} was computed from interactions of users who were forgotten and cannot be removed: "
+                f"{error.strerror}; remove it"
+            ) from error
 
 
 def default_cache() -> Path:

@@ -9,8 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-import numpy as np
-
 from genrec.backends.base import Backend
 from genrec.backends.provenance import Provenance
 from genrec.cache import (
@@ -37,9 +35,10 @@ from genrec.precomputed import load_collaborative_model, load_item_vectors
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.embedding import EmbeddingRanker
-from genrec.rankers.generative import GenerativeRanker, check_templates
+from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.generative_checks import check_templates
 from genrec.rankers.generative_settings import Strategy
-from genrec.rankers.prior_store import PriorSource
+from genrec.rankers.prior_store import PriorSource, draw_histories
 from genrec.recommender import Recommender
 from genrec.settings import Settings
 from genrec.types import IntArray
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
 
 SEMANTIC_IDS_DIRECTORY = "codes"
 """The folder of semantic ids within the folder of an adapter that was trained on them instead of titles."""
-
-_SEED = 0  # for the choice of histories over which the prior is averaged
 
 
 class EngineOptions(TypedDict, total=False):
@@ -88,7 +85,8 @@ def open_recommender(
     Args:
         catalog: the items that can be recommended.
         interactions: histories of known users, from which the ensemble learns (see
-            `genrec.rankers.collaborative_counts`); events of items that the catalog lacks are skipped.
+            `genrec.rankers.collaborative_counts`); events of items that the catalog lacks are skipped. Leave out users
+            who were forgotten, see `genrec.store.remaining_interactions`.
         cache: the folder of models, indexes, vectors and priors, see `genrec.datasets.models.cache_directory`.
         options: see `OpenOptions`.
 
@@ -136,7 +134,7 @@ def open_pipeline(
         loading_notices.append(Notice("no_language_model", {"reason": str(error)}))
     else:
         loading_notices += llm.tokenizer.notices if llm is not None else ()
-    return replace(pipeline, llm=llm, loading_notices=tuple(loading_notices))
+    return replace(pipeline, llm=llm, loading_notices=tuple(loading_notices), cache=cache)
 
 
 def open_default(
@@ -256,19 +254,12 @@ def open_index(
 
 
 def select_prior_histories(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
-    """Choose the histories over which the prior is averaged, the same ones every time.
+    """Choose the histories over which the prior is averaged, see `genrec.rankers.prior_store.draw_histories`.
 
-    They are histories of users with at least as many events as a prompt shows.
-
-    Returns:
-        At most `settings.background` histories: item indices, int64 [H] each, oldest first.
+    They are histories of users with at least as many events as a prompt shows, at most `settings.background` of them.
     """
-    if interactions is None:
-        return []
-    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
-    users = np.flatnonzero(np.diff(offsets) >= settings.generative.max_history)
-    chosen = np.random.default_rng(_SEED).permutation(users)[: settings.background]
-    return [items[offsets[user] : offsets[user + 1]] for user in chosen]
+    min_length = settings.generative.max_history
+    return draw_histories(catalog, interactions, count=settings.background, min_length=min_length)
 
 
 def embed_titles(
@@ -343,7 +334,7 @@ def _load_llm_stage(
     )
     if settings.compute_priors or settings.generative.strategy == "beam":
         ranker.compute_priors(lambda done, total: progress("Computing priors", done, total))
-    return LlmStage(ranker, index, identifiers, tokenizer, settings.small_search_candidates)
+    return LlmStage(ranker, index, identifiers, tokenizer, settings.small_search_candidates, settings.background)
 
 
 def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:

@@ -47,6 +47,10 @@ SENTENCES: Mapping[str, str] = {
         "{leaked:,} of {targets:,} held-out items may have been learned by the adapter {adapter}; the accuracy of the "
         "language model is overstated"
     ),
+    "adapter_forgotten_users": (
+        "the adapter {adapter} may have learned from {count:,} users who were forgotten since; train it again without "
+        "them"
+    ),
     "adapter_prior": "the prior is measured with the adapter; training used the prior of {base} without the adapter",
 }
 """The sentence of each code, with its fields in braces; a field `reason` follows it after a colon."""

@@ -3,8 +3,9 @@
 Letters: N items.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,11 +17,12 @@ from genrec.index.identifiers import Identifiers
 from genrec.notices import Notice
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.rankers.base import DenseRanker, Ranker
-from genrec.rankers.collaborative_counts import CollaborativeCounts
+from genrec.rankers.collaborative_counts import INITIAL_WEIGHTS, CollaborativeCounts
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.ensemble import BlendRanker
 from genrec.rankers.generative import GenerativeRanker
 from genrec.rankers.popularity import PopularityRanker
+from genrec.rankers.prior_store import draw_histories
 from genrec.recommender import Recommender
 from genrec.types import IntArray
 
@@ -36,11 +38,25 @@ class CollaborativeModel:
         catalog: the catalog whose item indices the counts use.
         counts: counts of events and item pairs.
         weights: signal to weight.
+        fit: learns the model of other interactions, which takes minutes for large logs; None if the weights were not
+            learned from interactions.
+        is_fitted: whether item vectors and weights were learned from the interactions that were counted.
     """
 
     catalog: Catalog
     counts: CollaborativeCounts
     weights: Mapping[str, float]
+    fit: "Callable[[Interactions], CollaborativeModel] | None" = None
+    is_fitted: bool = True
+
+    def counted_from(self, interactions: Interactions) -> "CollaborativeModel":
+        """The model of other interactions, in seconds: where `fit` takes minutes, item vectors and learned weights are
+        left out until it was called."""
+        if self.fit is None:
+            return replace(self, counts=CollaborativeCounts.from_interactions(self.catalog, interactions))
+        no_vectors = np.zeros((len(self.catalog), 1), dtype=np.float32)
+        counts = CollaborativeCounts.from_interactions(self.catalog, interactions, no_vectors)
+        return replace(self, counts=counts, weights=INITIAL_WEIGHTS, is_fitted=False)
 
     def counts_for(self, catalog: Catalog) -> CollaborativeCounts:
         """The counts with the item indices of another version of the catalog."""
@@ -59,6 +75,8 @@ class LlmStage:
         identifiers: how items are written in tokens.
         tokenizer: the LLM's tokenizer.
         small_search_candidates: number of candidates in the smaller search.
+        background: number of users whose histories the prior is averaged over, see `draw_histories`; None if its
+            histories are not those of users.
         origin: the stage of the original catalog; None for that stage itself.
     """
 
@@ -67,6 +85,7 @@ class LlmStage:
     identifiers: Identifiers
     tokenizer: Tokenizer
     small_search_candidates: int
+    background: int | None = None
     origin: "LlmStage | None" = None
 
     @property
@@ -76,6 +95,11 @@ class LlmStage:
             source=LLM_STAGES[1], strategy="candidates", candidates=self.small_search_candidates, exact=False
         )
         return self.ranker, smaller
+
+    @property
+    def prior_folders(self) -> list[Path]:
+        """The folders of its priors in the cache, whether they were saved or not."""
+        return (self.origin or self).ranker.prior_folders
 
     def reindexed(self, catalog: Catalog, retriever: Ranker) -> "LlmStage":
         """The stage for another version of the catalog; the model stays loaded.
@@ -87,6 +111,27 @@ class LlmStage:
         index = origin.index.reindexed(catalog, self.identifiers, self.tokenizer)
         ranker = origin.ranker.reindexed(index, retriever=retriever, measured=self.ranker)
         return replace(self, ranker=ranker, index=index, origin=origin)
+
+    def with_interactions(
+        self, interactions: Interactions | None, retriever: Ranker, origin_retriever: Ranker
+    ) -> "LlmStage":
+        """The stage whose prior is averaged over histories of other interactions; the model stays loaded.
+
+        Args:
+            interactions: the histories that may be shown in prompts.
+            retriever: ranks the catalog.
+            origin_retriever: ranks the original catalog.
+        """
+        origin = self.origin or self
+        ranker = origin.ranker.with_settings(retriever=origin_retriever)
+        if self.background is not None:
+            min_length = ranker.settings.max_history
+            histories = draw_histories(origin.index.catalog, interactions, count=self.background, min_length=min_length)
+            ranker = ranker.with_prior_histories(histories)
+        if self.origin is None:
+            return replace(self, ranker=ranker)
+        reindexed = ranker.reindexed(self.index, retriever=retriever, measured=self.ranker)
+        return replace(self, ranker=reindexed, origin=replace(origin, ranker=ranker))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +149,7 @@ class Pipeline:
         popularity: the popularity ranker, the last stage.
         llm: the LLM stage, or None.
         loading_notices: a notice for each stage that could not be loaded.
+        cache: the cache folder with results that were computed from the interactions, or None.
     """
 
     catalog: Catalog
@@ -114,6 +160,7 @@ class Pipeline:
     popularity: PopularityRanker
     llm: LlmStage | None = None
     loading_notices: tuple[Notice, ...] = ()
+    cache: Path | None = None
 
     @classmethod
     def from_rankers(
@@ -197,10 +244,44 @@ class Pipeline:
             changed = np.delete(np.arange(len(catalog)), indices[indices >= 0])
             embedding = embedding.reindexed(indices, catalog.titles_at(changed))
         rankers = Pipeline.from_rankers(catalog, self.interactions, embedding, self.collaborative)
-        pipeline = replace(rankers, loading_notices=self.loading_notices)
+        pipeline = replace(rankers, loading_notices=self.loading_notices, cache=self.cache)
         if self.llm is None:
             return pipeline
         return replace(pipeline, llm=self.llm.reindexed(catalog, pipeline.retriever))
+
+    def without_users(self, user_ids: Iterable[object]) -> "Pipeline":
+        """A new pipeline without anything that was computed from the interactions of some users.
+
+        It takes seconds. Item vectors and the weights of the collaborative signals take longer: see
+        `CollaborativeModel.counted_from` and `with_collaborative`. What an adapter has learned stays. Nothing is
+        written to disk, and nothing is removed from it.
+
+        Args:
+            user_ids: ids of users; those without interactions are ignored.
+
+        Raises:
+            ArtifactError: a saved prior was altered.
+        """
+        remaining = None if self.interactions is None else self.interactions.without_users(user_ids)
+        if remaining is None or remaining is self.interactions:
+            return self
+        model = None if self.collaborative is None else self.collaborative.counted_from(remaining)
+        return self._with_interactions(remaining, model)
+
+    def with_collaborative(self, model: CollaborativeModel) -> "Pipeline":
+        """A new pipeline with another model of the same interactions."""
+        return self._with_interactions(self.interactions, model)
+
+    def _with_interactions(self, interactions: Interactions | None, model: CollaborativeModel | None) -> "Pipeline":
+        rankers = Pipeline.from_rankers(self.catalog, interactions, self.embedding, model)
+        pipeline = replace(rankers, loading_notices=self.loading_notices, cache=self.cache)
+        if self.llm is None:
+            return pipeline
+        retriever = origin_retriever = pipeline.retriever
+        if self.llm.origin is not None:  # without texts, because it only stands in for one
+            original = Pipeline.from_rankers(self.llm.origin.index.catalog, interactions, None, model)
+            origin_retriever = original.retriever
+        return replace(pipeline, llm=self.llm.with_interactions(interactions, retriever, origin_retriever))
 
     def _removed_indices(self, upsert: Catalog | None, remove: Iterable[object]) -> IntArray:
         removed = np.unique(self.catalog.indices_of(remove))

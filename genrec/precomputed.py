@@ -14,6 +14,7 @@ from genrec.cache import (
     cache_key,
     evict_old_counts,
     explain_cache_errors,
+    ignore_progress,
     optional_cache_write,
 )
 from genrec.data.catalog import Catalog
@@ -62,10 +63,20 @@ def load_collaborative_model(
         weights = learn_weights(catalog, interactions, embedding)
         with optional_cache_write(folder):
             evict_old_counts(cache / "counts")
-            with artifact.artifact_writer(folder, kind="counts", version=1, metadata={"weights": weights}) as temporary:
+            contains = "item vectors from co-occurrence, and weights of signals, learned from all interactions"
+            users = len(interactions.user_ids)
+            user_data = artifact.UserData("aggregate" if users else "none", contains, users)
+            with artifact.artifact_writer(
+                folder, kind="counts", version=1, user_data=user_data, metadata={"weights": weights}
+            ) as temporary:
                 save_file({"vectors": vectors}, temporary / "vectors.safetensors")
         progress("Counting interactions", 1, 1)
-    return CollaborativeModel(catalog, CollaborativeCounts.from_interactions(catalog, interactions, vectors), weights)
+
+    def fit(others: Interactions) -> CollaborativeModel:
+        return load_collaborative_model(catalog, others, embedding, encoder_name, cache, ignore_progress)
+
+    counts = CollaborativeCounts.from_interactions(catalog, interactions, vectors)
+    return CollaborativeModel(catalog, counts, weights, fit)
 
 
 def load_item_vectors(
@@ -89,9 +100,12 @@ def load_item_vectors(
         return round_to_grid(saved[[first.setdefault(title, item) for item, title in enumerate(catalog.titles)]])
     encoded = encoder.encode(catalog.titles, on_progress=lambda done, total: progress("Encoding titles", done, total))
     vectors = round_to_grid(encoded, max_norm=1.0)
+    user_data = artifact.UserData("none", "vectors of titles", 0)
     with (
         optional_cache_write(folder),
-        artifact.artifact_writer(folder, kind="vectors", version=1, metadata=metadata) as temporary,
+        artifact.artifact_writer(
+            folder, kind="vectors", version=1, user_data=user_data, metadata=metadata
+        ) as temporary,
     ):
         save_file({"vectors": vectors}, temporary / "vectors.safetensors")
     return vectors

@@ -7,12 +7,23 @@ import numpy as np
 import pytest
 from hostile import damaged_copies
 
-from genrec.artifact import MANIFEST, artifact_writer, mmap_arrays, sha256_of, verify, write_arrays
+from genrec.artifact import (
+    MANIFEST,
+    UserData,
+    artifact_writer,
+    mmap_arrays,
+    sha256_of,
+    user_data_kind,
+    verify,
+    write_arrays,
+)
 from genrec.errors import ArtifactError
+
+NO_USERS = UserData("none", "nothing", 0)
 
 
 def save(directory: Path, *, kind: str = "thing", version: int = 1, text: str = "one") -> None:
-    with artifact_writer(directory, kind=kind, version=version, metadata={"of": "tëst"}) as folder:
+    with artifact_writer(directory, kind=kind, version=version, user_data=NO_USERS, metadata={"of": "tëst"}) as folder:
         (folder / "a.txt").write_text(text, encoding="utf-8")
         (folder / "deep").mkdir()
         (folder / "deep" / "b.bin").write_bytes(bytes(range(256)))
@@ -20,7 +31,7 @@ def save(directory: Path, *, kind: str = "thing", version: int = 1, text: str = 
 
 
 def stop(directory: Path, error: type[BaseException]) -> None:
-    with artifact_writer(directory, kind="thing", version=1, metadata={}) as folder:
+    with artifact_writer(directory, kind="thing", version=1, user_data=NO_USERS, metadata={}) as folder:
         (folder / "a.txt").write_text("half", encoding="utf-8")
         raise error
 
@@ -128,7 +139,7 @@ def test_an_interrupted_save_changes_nothing(tmp_path: Path, error: type[BaseExc
 def test_a_save_replaces_the_old_artifact_completely(tmp_path: Path) -> None:
     """A remaining file of the old artifact would become part of the new one."""
     save(tmp_path / "thing", text="old")
-    with artifact_writer(tmp_path / "thing", kind="thing", version=1, metadata={}) as folder:
+    with artifact_writer(tmp_path / "thing", kind="thing", version=1, user_data=NO_USERS, metadata={}) as folder:
         (folder / "c.txt").write_text("new", encoding="utf-8")
     assert sorted(path.name for path in (tmp_path / "thing").iterdir()) == ["c.txt", MANIFEST]
     verify(tmp_path / "thing", kind="thing", version=1)
@@ -168,13 +179,30 @@ def test_saving_the_same_content_again_keeps_the_folder(tmp_path: Path) -> None:
     """Processes that fill the same cache must not remove a folder that another one is reading."""
     place = tmp_path / "thing"
     for _ in range(2):
-        with artifact_writer(place, kind="thing", version=1, metadata={}) as folder:
+        with artifact_writer(place, kind="thing", version=1, user_data=NO_USERS, metadata={}) as folder:
             (folder / "a").write_bytes(b"1")
         inode = place.stat().st_ino
-    with artifact_writer(place, kind="thing", version=1, metadata={}) as folder:
+    with artifact_writer(place, kind="thing", version=1, user_data=NO_USERS, metadata={}) as folder:
         (folder / "a").write_bytes(b"1")
     assert place.stat().st_ino == inode
     (place / "a").write_bytes(b"2")
-    with artifact_writer(place, kind="thing", version=1, metadata={}) as folder:
+    with artifact_writer(place, kind="thing", version=1, user_data=NO_USERS, metadata={}) as folder:
         (folder / "a").write_bytes(b"1")
     assert verify(place, kind="thing", version=1)
+
+
+def test_a_manifest_says_what_the_artifact_holds_of_users(tmp_path: Path) -> None:
+    """Otherwise nobody knows which folders to delete when a user must be forgotten."""
+    user_data = UserData("aggregate", "counts of items", 3)
+    with artifact_writer(tmp_path / "thing", kind="thing", version=1, user_data=user_data, metadata={}) as folder:
+        (folder / "a").touch()
+    assert verify(tmp_path / "thing", kind="thing", version=1)["user_data"] == {
+        "kind": "aggregate",
+        "contains": "counts of items",
+        "users": 3,
+    }
+    assert user_data_kind(tmp_path / "thing") == "aggregate"
+    for text in ("{}", '{"user_data": 1}', "no JSON"):
+        (tmp_path / "thing" / MANIFEST).write_text(text, encoding="utf-8")
+        assert user_data_kind(tmp_path / "thing") is None, "it may hold anything"
+    assert user_data_kind(tmp_path / "nothing") is None

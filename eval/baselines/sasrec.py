@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genrec.artifact import artifact_writer, mmap_arrays, verify, write_arrays
+from genrec.artifact import UserData, artifact_writer, mmap_arrays, verify, write_arrays
 from genrec.data import Subset
 from genrec.deadline import Deadline
 from genrec.errors import InputError
@@ -109,7 +109,8 @@ class SasRec(DenseRanker):
     def save(self, directory: Path) -> None:
         """Write a directory atomically: weights.safetensors, manifest.json."""
         facts = {name: getattr(self, name) for name in _HYPERPARAMETERS}
-        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=facts) as folder:
+        user_data = UserData("aggregate", "weights of a model that was trained on interactions")
+        with artifact_writer(directory, kind=_KIND, version=_VERSION, user_data=user_data, metadata=facts) as folder:
             write_arrays(folder / _FILE, {name: one.numpy() for name, one in self.network.state_dict().items()})
 
     @classmethod

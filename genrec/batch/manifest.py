@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genrec.artifact import sha256_of, unwritable_reason
+from genrec.artifact import UserData, sha256_of, unwritable_reason
 from genrec.batch.checked_json import create_checked_json, read_checked_json
 from genrec.batch.input import BlockReader, InputIndex, RowBlock, build_input_index, input_file_names, input_path
 from genrec.batch.row import InputRow
@@ -18,6 +18,7 @@ from genrec.errors import ArtifactError, InputError, MismatchError
 
 FORMAT_VERSION = 2
 FILENAME = "manifest.json"
+_USER_DATA = UserData("verbatim", "the users of the input rows and their results, in parts/, failed/ and quarantine/")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def create_manifest(
     check_run_folder(folder)
     value = {
         "facts": full_config,
+        "user_data": _USER_DATA.to_json(),
         "source": os.path.abspath(source),
         "files": index.files,
         "digests": index.digests,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from genrec.rankers.generative import GenerativeRanker
     from genrec.recommender import Recommender
     from genrec.settings import Settings
+    from genrec.store.event_store import Store
 
 DEFAULT_DATASET = "online-retail"
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
@@ -37,6 +38,7 @@ class DataSource:
         items, interactions: paths of tables.
         index: folder of a saved `CatalogIndex`, instead of items.
         columns: for "items" and "interactions", a mapping from genrec's column names to those of the file.
+        store: an open event store, whose forgotten users are left out of the interactions; None for none.
     """
 
     data: str | None = None
@@ -44,6 +46,7 @@ class DataSource:
     interactions: Path | None = None
     index: Path | None = None
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    store: "Store | None" = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "DataSource":
@@ -72,13 +75,22 @@ class DataSource:
         return self.data or next((path.name for path in (self.items, self.index) if path is not None), DEFAULT_DATASET)
 
     def read(self, cache: Path, model: str | Path | None = None) -> "tuple[Catalog, Interactions | None]":
-        """Read the catalog, and the interactions if there are any.
+        """Read the catalog, and the interactions if there are any, without users whom the store has forgotten.
 
         Raises:
             InputError: a table cannot be used.
             ArtifactError: the index is damaged.
             TokenizerMismatchError: the index was built for another tokenizer than that of `model`.
+            StoreError: the store cannot be read.
         """
+        catalog, interactions = self._read_files(cache, model)
+        if interactions is not None and self.store is not None:
+            from genrec.store.forgetting import remaining_interactions
+
+            interactions = remaining_interactions(interactions, self.store, cache)
+        return catalog, interactions
+
+    def _read_files(self, cache: Path, model: str | Path | None) -> "tuple[Catalog, Interactions | None]":
         from genrec.data.catalog import read_catalog
         from genrec.data.interactions import read_interactions
         from genrec.loading import open_dataset

@@ -125,7 +125,8 @@ def serve(
     loading.fetch_models([settings.model, settings.encoder], cache)
     listener = _bind(host, port)  # before the slow work; connections are refused until the server starts
     with Store.open(store or _default_store_url(source)) as opened:
-        pipeline = _open_pipeline(source, settings, cache, ranker, need_model=need_model)
+        remaining = replace(source, store=opened)  # users who were forgotten are left out of all that is computed
+        pipeline = _open_pipeline(remaining, settings, cache, ranker, need_model=need_model)
         service = _build_service(pipeline, opened, max_queue, chat_options)
         _run_server(service, source.name, api_keys, host, listener)
 

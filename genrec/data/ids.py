@@ -70,6 +70,15 @@ class Ids(Sequence[ItemId]):
         """The caller's values as an Arrow array [N], large_string or int64."""
         return self._values
 
+    def distinct(self) -> "tuple[Ids, IntArray]":
+        """The distinct ids in order, whole numbers by size and text by code point, and the index of each id among them:
+        int64 [N]."""
+        encoded = self._values.dictionary_encode()
+        order = pc.sort_indices(encoded.dictionary).to_numpy()
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(len(order))
+        return Ids(encoded.dictionary.take(pa.array(order))), ranks[encoded.indices.to_numpy()]
+
     def take(self, indices: IntArray) -> list[ItemId]:
         """The ids at the given indices, in their order."""
         taken: list[ItemId] = self._values.take(pa.array(indices)).to_pylist()

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from genrec.data.catalog import Catalog, OnUnknownItem, check_on_unknown
 from genrec.data.event_columns import EventColumns, to_epoch_seconds
@@ -89,8 +88,8 @@ class Interactions:
     @classmethod
     def from_table(cls, table: Table) -> "Interactions":
         """Check and sort a table with the columns user_id, item_id and timestamp; see `read_interactions`."""
-        users, user_codes = _factorize(table.id_column("user_id"))
-        items, item_codes = _factorize(table.id_column("item_id"))
+        users, user_codes = table.id_column("user_id").distinct()
+        items, item_codes = table.id_column("item_id").distinct()
         columns = EventColumns.from_table(table, item_codes)
         order = np.lexsort((columns.timestamps, user_codes))
         counts = np.bincount(user_codes, minlength=len(users))
@@ -223,6 +222,17 @@ class Interactions:
         """
         known = self._event_item_indices(catalog, "skip") >= 0
         return self if known.all() else self._filtered(known)
+
+    def without_users(self, user_ids: Iterable[object]) -> "Interactions":
+        """The log as if it had been read without the rows of some users; unknown ids are ignored."""
+        kept = ~np.isin(np.arange(len(self.user_ids)), self.user_ids.positions(user_ids))
+        if kept.all():
+            return self
+        remaining = self._filtered(np.repeat(kept, np.diff(self.offsets)))
+        used, codes = np.unique(remaining._item_codes, return_inverse=True)
+        remaining._item_ids = Ids(self._item_ids.array.take(pa.array(used)))  # an item may be theirs alone
+        remaining._item_codes = _read_only(codes.astype(np.int64))
+        return remaining
 
     def leave_last_out(self, n: int = 1) -> "tuple[Interactions, Interactions]":
         """Hold out the last n events of each user.
@@ -382,12 +392,3 @@ def _read_only(array: _Array) -> _Array:
 
 def _offsets_from_counts(counts: IntArray) -> IntArray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _factorize(ids: Ids) -> tuple[Ids, IntArray]:
-    """The distinct ids in order, and the index of each row's id among them: int64 [rows]."""
-    encoded = ids.array.dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary).to_numpy()
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(len(order))
-    return Ids(encoded.dictionary.take(pa.array(order))), ranks[encoded.indices.to_numpy()]

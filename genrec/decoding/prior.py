@@ -41,15 +41,18 @@ class Prior:
         trie: T tokens in N rows.
         prompts: P prompts, int64 each: the template with the histories of other users, or with none.
         key: identifies the model, the prompts and the index; a saved prior with another key is refused.
+        users: the number of users whose histories the prompts show; None if that is not known.
 
     Attributes:
         log_probs: float32 [T]; NaN for tokens of rows that are not scored yet.
         unsaved: whether scores were added since the last `save`.
     """
 
-    def __init__(self, backend: Backend, trie: TokenTrie, prompts: Sequence[IntArray], *, key: str) -> None:
+    def __init__(
+        self, backend: Backend, trie: TokenTrie, prompts: Sequence[IntArray], *, key: str, users: int | None = None
+    ) -> None:
         self._backend, self._trie, self._prompts, self._key = backend, trie, list(prompts), key
-        self.unsaved = False
+        self.unsaved, self._users = False, users
         self._penalties: dict[float, PriorPenalty] = {}
         self._lock = threading.Lock()
         self._is_complete = False  # whether every row is scored
@@ -89,6 +92,13 @@ class Prior:
         self._is_complete = self._is_complete or everything
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every row is scored."""
+        if not self._is_complete:
+            self._is_complete = not len(self._missing_rows(np.arange(len(self._trie))))
+        return self._is_complete
+
+    @property
     def prompts(self) -> tuple[IntArray, ...]:
         """The prompts after which it is measured."""
         return tuple(self._prompts)
@@ -101,7 +111,7 @@ class Prior:
             new_item_indices: int64, for each item of this trie its index in the other; -1 if it was removed.
             key: identifies the model, the prompts and the other index.
         """
-        other = Prior(self._backend, trie, self._prompts, key=key)
+        other = Prior(self._backend, trie, self._prompts, key=key, users=self._users)
         kept = np.flatnonzero(new_item_indices >= 0)
         rows, new_rows = self._trie.rows_of_items[kept], trie.rows_of_items[new_item_indices[kept]]
         # The last token of a row marks it as scored. It is read first here, and other threads write it last.
@@ -121,9 +131,13 @@ class Prior:
 
     def save(self, directory: Path) -> None:
         """Write a directory, completely or not at all."""
+        contains = "the mean log-probability of each token of each title after prompts with histories of users"
+        user_data = artifact.UserData("aggregate", contains, self._users)
+        if self._users == 0:
+            user_data = artifact.UserData("none", "the log-probability of each token of each title", 0)
         with self._lock:
             with artifact.artifact_writer(
-                directory, kind=_KIND, version=_VERSION, metadata={"key": self._key}
+                directory, kind=_KIND, version=_VERSION, user_data=user_data, metadata={"key": self._key}
             ) as folder:
                 artifact.write_arrays(folder / _FILE, {"steps": self.log_probs})
             self.unsaved = False

@@ -224,8 +224,9 @@ class CatalogIndex:
             "tokenizer": self.tokenizer_fingerprint,
             "identifiers": self.identifiers_fingerprint,
         }
+        user_data = artifact.UserData("none", "the catalog, and its titles as token ids", 0)
         with artifact.artifact_writer(
-            Path(directory), kind=INDEX_KIND, version=INDEX_VERSION, metadata=metadata
+            Path(directory), kind=INDEX_KIND, version=INDEX_VERSION, user_data=user_data, metadata=metadata
         ) as folder:
             self.catalog.write(folder / "catalog.parquet")
             self.trie.write(folder / "trie.safetensors")

@@ -189,8 +189,9 @@ class FrontCodedRows:
         Raises:
             ArtifactError: the directory cannot be written, or holds something else.
         """
+        user_data = artifact.UserData("none", "token ids of items", 0)
         with artifact.artifact_writer(
-            Path(directory), kind=_KIND, version=_VERSION, metadata={"rows": len(self)}
+            Path(directory), kind=_KIND, version=_VERSION, user_data=user_data, metadata={"rows": len(self)}
         ) as folder:
             self.write(folder / _FILE)
 

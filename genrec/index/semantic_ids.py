@@ -176,7 +176,10 @@ class SemanticIdentifiers:
     def save(self, directory: Path) -> None:
         """Write a directory, completely or not at all: codes.safetensors, manifest.json."""
         metadata = {"tokenizer": self._tokenizer_fingerprint, "encoder": self._encoder.name}
-        with artifact.artifact_writer(directory, kind=_KIND, version=_VERSION, metadata=metadata) as folder:
+        user_data = artifact.UserData("none", "clusters of the vectors of titles", 0)
+        with artifact.artifact_writer(
+            directory, kind=_KIND, version=_VERSION, user_data=user_data, metadata=metadata
+        ) as folder:
             arrays: dict[str, NDArray[Any]] = {_ARRAY_NAMES[name]: getattr(self, f"_{name}") for name in _ARRAY_NAMES}
             artifact.write_arrays(folder / _FILE, arrays)
 

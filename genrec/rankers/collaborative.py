@@ -21,6 +21,7 @@ from genrec.rankers.base import DenseRanker, RankRequest
 from genrec.types import FloatArray, IntArray
 
 _MIN_SINGULAR_VALUE_RATIO = 1e-6  # to the largest singular value; smaller ones are rounding
+_MAX_DENSE_ITEMS = 1000  # smaller matrices are often of low rank, where ARPACK goes on from a random vector of its own
 _CONTEXT_SMOOTHING = 0.75  # exponent of the count of a neighbour; Levy, Goldberg and Dagan, TACL 2015, section 3.2
 
 
@@ -177,11 +178,21 @@ def fit_pmi_vectors(
     log_ratios = np.log(pmi.data * context_totals.sum() / (totals[pmi.row] * context_totals[pmi.col]))
     pmi.data = np.maximum(log_ratios, 0.0)
     if n_items > 1:
-        start = np.random.default_rng(0).standard_normal(n_items)
-        left, values, _ = svds(pmi.tocsr(), k=vectors.shape[1], v0=start)
+        left, values = _left_singular_vectors(pmi.tocsr(), vectors.shape[1])
         # Singular vectors of values at rounding level are noise, and items without neighbours have no direction.
         vectors[:] = left * np.where(values > _MIN_SINGULAR_VALUE_RATIO * values.max(), values, 0.0)
         vectors[totals == 0] = 0.0
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.where(lengths > 0, lengths, np.float32(1.0))
     return round_to_grid(vectors, max_norm=1.0)
+
+
+def _left_singular_vectors(matrix: sparse.csr_array, count: int) -> tuple[FloatArray, FloatArray]:
+    """The left singular vectors of the `count` largest singular values, float64 [N, count], and these values; the same
+    in every process."""
+    size = matrix.shape[0]
+    if size <= _MAX_DENSE_ITEMS:
+        left, values, _ = np.linalg.svd(matrix.toarray())
+        return left[:, :count], values[:count]
+    left, values, _ = svds(matrix, k=count, v0=np.random.default_rng(0).standard_normal(size))
+    return left, values

@@ -26,7 +26,7 @@ from genrec.types import IntArray, ItemId
 
 _TITLE_SIMILARITY, _WORDS_SIMILARITY, _POPULARITY = "like their texts", "like their words", "popularity"
 # About the weights learned on three data sets; with few interactions they stay so. See eval/RESULTS.md.
-_INITIAL_WEIGHTS = {
+INITIAL_WEIGHTS: Mapping[str, float] = {
     "beside recent items": 3.0,
     "beside all items": 3.0,
     "after recent items": 10.0,
@@ -37,6 +37,7 @@ _INITIAL_WEIGHTS = {
     _WORDS_SIMILARITY: 20.0,
     _POPULARITY: 0.1,
 }
+"""The weight of each signal before any is learned."""
 _RECENT_DECAY = 0.7  # weight of a history item relative to the next newer one
 _MIN_TITLE_WEIGHT = 1e-6  # least weight of texts
 _MIN_WORDS_WEIGHT, _MAX_WORDS_WEIGHT = 1.0, 100.0  # range of the weight of the query
@@ -131,7 +132,7 @@ def learn_weights(catalog: Catalog, interactions: Interactions, embedding: Embed
         if len(new) and len(history):
             requests.append(RankRequest(history, "", everything.without(history)))
             targets.append(int(rng.choice(new)))
-    initial = np.array([_INITIAL_WEIGHTS[name] for name in signals])
+    initial = np.array([INITIAL_WEIGHTS[name] for name in signals])
     fitted = fit_weights(
         list(signals.values()), requests, np.array(targets, dtype=np.int64), initial_weights=initial, seed=_SEED
     )
@@ -182,7 +183,7 @@ def _fit_words_weight(
             words = " ".join(title_words[word] for word in sorted(chosen))
             queries.append(replace(request, history=newest, words=words))
             query_targets.append(item)
-    initial = np.array([1.0, _INITIAL_WEIGHTS[_WORDS_SIMILARITY]])
+    initial = np.array([1.0, INITIAL_WEIGHTS[_WORDS_SIMILARITY]])
     target_indices = np.array(query_targets, dtype=np.int64)
     others_weight, words_weight = fit_weights(
         [other_signals, words_ranker], queries, target_indices, initial_weights=initial, seed=_SEED

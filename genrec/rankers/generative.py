@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genrec.backends.base import Backend
+from genrec.backends.provenance import Provenance
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
 from genrec.decoding.prior import Prior
@@ -18,33 +20,15 @@ from genrec.prompting.renderer import RenderedPrompt, Renderer, window_start
 from genrec.prompting.template import Template
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.rankers.base import Ranker, RankRequest, scores_in_order
+from genrec.rankers.generative_checks import check_templates, check_tokenizer
 from genrec.rankers.generative_search import GenerativeSearch, SearchBatch, shows_candidates
 from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.rankers.prior_store import PriorSource, PriorStore
 from genrec.rankers.retrieval import retrieve_candidates
-from genrec.types import FloatArray, IntArray, Message, Ranking, Role, Span
+from genrec.types import FloatArray, IntArray, Ranking
 
-_PROBE_ROLES: tuple[Role, ...] = ("system", "user")
 _EMPTY = np.empty(0, dtype=np.int64)
 _EMPTY.flags.writeable = False
-
-
-def check_templates(templates: Sequence[Template], settings: GenerativeSettings) -> None:
-    """Check that templates fit the settings of a ranker.
-
-    Raises:
-        InputError: a template does not output an item, or lists candidates, which the strategy does not have.
-    """
-    for template in templates:
-        if template.output != "item":
-            raise InputError(
-                f"template {template.name!r} has output = {template.output}; use a template with output = item"
-            )
-        if settings.strategy == "beam" and "candidates" in template.inputs:
-            raise InputError(
-                f"template {template.name!r} lists candidates, which beam search does not have; use the strategy "
-                "'candidates', or a template without candidates"
-            )
 
 
 class GenerativeRanker:
@@ -83,7 +67,7 @@ class GenerativeRanker:
         retriever: Ranker | None = None,
         settings: GenerativeSettings | None = None,
     ) -> None:
-        _require_same_tokenizer(index, backend, tokenizer)
+        check_tokenizer(index, backend, tokenizer)
         prior = prior or PriorSource()
         self.settings, self.source = settings or GenerativeSettings(), "generative"
         self._index, self._backend, self._tokenizer = index, backend, tokenizer
@@ -92,6 +76,7 @@ class GenerativeRanker:
         self._prior_histories = tuple(prior.histories)
         self._prior_store = PriorStore(index, prior.backend or backend, prior.cache)
         self._prior_prompts: tuple[Sequence[IntArray] | None, Sequence[IntArray] | None] = (None, None)
+        self._was_complete = False  # whether a prior of the whole catalog was replaced, see `restore_priors`
         self._apply_settings()
 
     def with_settings(
@@ -151,10 +136,38 @@ class GenerativeRanker:
         other._index, other._retriever = index, retriever or self._retriever
         warm, cold = (None if prior is None else prior.prompts for prior in self._priors)
         other._prior_prompts = (warm, cold)
-        source = measured or self
-        other._prior_store = source._prior_store.reindexed(index, [own for own in source._priors if own is not None])
+        other._prior_store = (measured or self)._prior_store.reindexed(index, (warm, cold))
         other._apply_settings()
         return other
+
+    def with_prior_histories(
+        self, histories: Sequence[IntArray], *, retriever: Ranker | None = None
+    ) -> "GenerativeRanker":
+        """A copy whose prior is measured behind other histories, without a trace of the ones that they replace.
+
+        Args:
+            histories: see `PriorSource`.
+            retriever: replaces the retriever.
+
+        Raises:
+            ArtifactError: a saved prior was altered.
+        """
+        other = self.with_settings(prior_histories=histories, retriever=retriever)
+        other._prior_store = other._prior_store.restricted_to(other._priors)
+        other._apply_settings()
+        before, after = self._priors[0], other._priors[0]
+        other._was_complete |= before is not after and before is not None and before.is_complete
+        return other
+
+    def restore_priors(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Measure the prior of the whole catalog, if `with_prior_histories` has replaced one that was measured.
+
+        Args:
+            on_progress: see `compute_priors`; an error that it raises ends the measurement.
+        """
+        if self._was_complete:
+            self.compute_priors(on_progress)
+            self._was_complete = False
 
     @property
     def index(self) -> CatalogIndex:
@@ -165,6 +178,11 @@ class GenerativeRanker:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._tokenizer
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """How the adapter was trained; None without one, or if it is not recorded."""
+        return self._backend.provenance
 
     @property
     def generation_backend(self) -> Backend:
@@ -285,6 +303,11 @@ class GenerativeRanker:
         """Save what has been measured of the priors for the next run; do nothing without a cache directory."""
         self._prior_store.save()
 
+    @property
+    def prior_folders(self) -> list[Path]:
+        """The folders of these priors in the cache directory, whether they were saved or not."""
+        return self._prior_store.folders
+
     def render(self, request: RankRequest, candidates: IntArray | None = None) -> RenderedPrompt:
         """The prompt of a request; `candidates` are shown if the template lists candidates."""
         shown = _EMPTY if candidates is None else candidates
@@ -347,34 +370,7 @@ class GenerativeRanker:
         if prompts is None:
             histories = self._prior_histories if warm and self._prior_histories else (_EMPTY,)
             prompts = [renderer.render(history, "", _EMPTY).token_ids for history in histories]
-        return self._prior_store.get(prompts)
-
-
-def _require_same_tokenizer(index: CatalogIndex, backend: Backend, tokenizer: Tokenizer) -> None:
-    if index.tokenizer_fingerprint != tokenizer.fingerprint:
-        raise TokenizerMismatchError(
-            f"the index was built for tokenizer {index.tokenizer_fingerprint[:12]}, not for "
-            f"{tokenizer.fingerprint[:12]}; build it again with this model's tokenizer"
-        )
-    if tokenizer.vocab_size > backend.vocab_size and not _is_excess_unused(backend, tokenizer):
-        raise TokenizerMismatchError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {backend.name} only {backend.vocab_size}; "
-            "load the model's own tokenizer"
-        )
-    trained = backend.provenance
-    if trained is not None and trained.tokenizer != tokenizer.fingerprint:
-        raise TokenizerMismatchError(
-            f"the adapter of {backend.name} was trained with tokenizer {trained.tokenizer[:12]}, not with "
-            f"{tokenizer.fingerprint[:12]}; load the tokenizer that it was trained with"
-        )
-
-
-def _is_excess_unused(backend: Backend, tokenizer: Tokenizer) -> bool:
-    """Whether the tokens that the model lacks are control tokens that no prompt needs, as in some Gemma models."""
-    excess = range(backend.vocab_size, tokenizer.vocab_size)
-    probe = tokenizer.encode_prompt([Message(role, (Span("a", trusted=False),)) for role in _PROBE_ROLES])
-    used = {*probe.tolist(), *tokenizer.answer_end.tolist()}
-    return set(excess) <= set(tokenizer.control_token_ids) - used
+        return self._prior_store.get(prompts, users=len(self._prior_histories) if warm else 0)
 
 
 def _union(one: Subset, other: Subset) -> Subset:

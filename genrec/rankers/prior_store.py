@@ -2,13 +2,15 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from genrec.backends.base import Backend
+from genrec.data.catalog import Catalog
+from genrec.data.interactions import Interactions
 from genrec.data.subset import Boost, Subset
 from genrec.deadline import Deadline
 from genrec.decoding.bounds import prefix_sums
@@ -21,6 +23,34 @@ from genrec.rankers.base import scores_in_order
 from genrec.types import FloatArray, IntArray
 
 _LOGGER = logging.getLogger(__name__)
+_SEED = 0  # for the choice of histories over which the prior is averaged
+
+
+def draw_histories(
+    catalog: Catalog, interactions: Interactions | None, *, count: int, min_length: int
+) -> list[IntArray]:
+    """Choose the histories over which a prior is averaged, the same ones every time.
+
+    Users are drawn by a hash of their ids: a user who is added or removed changes the choice only if they are in it,
+    and then only one history is replaced.
+
+    Args:
+        catalog: gives the item indices; events of items that it lacks are skipped.
+        interactions: the histories of users; None for none.
+        count: number of histories.
+        min_length: least number of events of a history.
+
+    Returns:
+        At most `count` histories in the order of their users: item indices, int64 [H] each, oldest first.
+    """
+    if interactions is None:
+        return []
+    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
+    users = np.flatnonzero(np.diff(offsets) >= min_length)
+    keys = interactions.user_ids.keys
+    digests = [hashlib.sha256(f"{_SEED} {keys[int(user)]}".encode()).digest() for user in users]
+    chosen = np.sort(users[sorted(range(len(users)), key=digests.__getitem__)[:count]])
+    return [items[offsets[user] : offsets[user + 1]] for user in chosen]
 
 
 @dataclass(frozen=True)
@@ -55,15 +85,19 @@ class PriorStore:
         self._priors: dict[str, Prior] = {}
         self._write_failed = False
 
-    def get(self, prompts: Sequence[IntArray]) -> Prior:
+    def get(self, prompts: Sequence[IntArray], *, users: int) -> Prior:
         """The prior of some prompts, loaded from the cache directory if it was saved there.
+
+        Args:
+            prompts: the prompts.
+            users: the number of users whose histories they show.
 
         Raises:
             ArtifactError: the saved prior was altered.
         """
         key = self._key(prompts)
         if key not in self._priors:
-            prior = Prior(self.backend, self._index.trie, prompts, key=key)
+            prior = Prior(self.backend, self._index.trie, prompts, key=key, users=users)
             if self._cache is not None and (self._cache / key).is_dir():
                 try:
                     prior.load(self._cache / key)
@@ -88,14 +122,26 @@ class PriorStore:
                         _LOGGER.warning("priors are not cached, and measured again next time: %s", error)
                         return
 
-    def reindexed(self, index: CatalogIndex, priors: Iterable[Prior]) -> "PriorStore":
-        """Carry over some priors to the index of another version of the catalog; the result is kept in memory only.
+    @property
+    def folders(self) -> list[Path]:
+        """The folders in the cache directory that hold these priors, or would if they were saved."""
+        return [] if self._cache is None else [self._cache / key for key in self._priors]
+
+    def restricted_to(self, priors: Collection[Prior | None]) -> "PriorStore":
+        """A store of the same index, model and cache directory with some of its priors, and no memory of the others."""
+        other = PriorStore(self._index, self.backend, self._cache)
+        other._priors = {key: prior for key, prior in self._priors.items() if prior in priors}
+        return other
+
+    def reindexed(self, index: CatalogIndex, prompts: Collection[Sequence[IntArray] | None]) -> "PriorStore":
+        """Carry over the priors of some prompts to the index of another version of the catalog, in memory only.
 
         Scores of items whose identifier has not changed are kept.
         """
         other = PriorStore(index, self.backend)
         new_indices = index.catalog.item_ids.positions(self._index.catalog.item_ids)
-        for prior in priors:
+        keys = {self._key(own) for own in prompts if own is not None}
+        for prior in (prior for key, prior in self._priors.items() if key in keys):
             key = other._key(prior.prompts)
             other._priors[key] = prior.reindexed(index.trie, new_indices, key=key)
         return other

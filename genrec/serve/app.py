@@ -179,8 +179,8 @@ def _add_user_routes(app: FastAPI, service: Service, threads: _StoreThreads, now
 
     @app.delete("/v1/users/{user_id}", responses=error_responses(503))
     async def forget(user_id: PathId) -> ForgetResponse:
-        """Delete all stored data of a user. Their history in the interactions file is no longer used."""
-        return ForgetResponse(user_id=user_id, removed=await threads.run(service.store.forget, user_id))
+        """Delete all stored data of a user, and all that was computed from their history in the interactions file."""
+        return ForgetResponse(user_id=user_id, removed=await threads.run(service.forget, user_id))
 
 
 def _add_catalog_routes(app: FastAPI, service: Service, threads: _StoreThreads) -> None:

@@ -226,6 +226,14 @@ class Service:
         item_ids, catalog = self.state.request_context(user_id).history_item_ids, self.catalog
         return catalog.items_at(catalog.indices_of(item_ids, on_unknown="skip"))
 
+    def forget(self, user_id: UserId) -> dict[str, int]:
+        """Forget a user, see `ServingState.forget`."""
+        try:
+            return self.state.forget(user_id)
+        finally:
+            with self._lock:
+                self._advisors = (None, {})  # they hold the earlier recommender
+
     def put_items(self, items: Sequence[Item]) -> None:
         """Add items, or replace the items with the same ids, from the next request on."""
         self.state.revise(items)

@@ -5,6 +5,7 @@ returned as text, so 17 and "17" are the same id here as everywhere.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from types import TracebackType
 
 import sqlalchemy as sa
 
+from genrec.data.ids import Ids
 from genrec.errors import StoreError
 from genrec.store.catalog_changes import CatalogChanges, revision_rows
 from genrec.store.checks import checked_id, checked_number, checked_text
@@ -38,6 +40,8 @@ _SELECT_EVENTS = (
     .limit(MAX_EVENTS_PER_USER)
 )
 _SELECT_FORGOTTEN = sa.select(FORGOTTEN.c.at).where(FORGOTTEN.c.digest == sa.bindparam("hashed"))
+_SELECT_ALL_FORGOTTEN = sa.select(FORGOTTEN.c.digest)
+_COUNT_FORGOTTEN = sa.select(sa.func.count()).select_from(FORGOTTEN).where(FORGOTTEN.c.at >= sa.bindparam("since"))
 _SELECT_REVISIONS = sa.select(REVISIONS.c.item_id, REVISIONS.c.item).order_by(REVISIONS.c.number)
 _SELECT_REVISION = sa.select(STORE_METADATA.c.value).where(STORE_METADATA.c.name == "revision")
 _UPDATE_REVISION = (
@@ -120,6 +124,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self._database.location!r})"
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the store, wherever it is; its salt cannot be computed from it."""
+        return hashlib.sha256(f"genrec store {self._salt}".encode()).hexdigest()[:16]
+
     def close(self) -> None:
         """Close the database connections; may be called more than once."""
         self._database.close()
@@ -157,6 +166,9 @@ class Store:
     def forget(self, user_id: UserId) -> dict[str, int]:
         """Delete all rows of a user, and keep a salted hash that marks the user as forgotten.
 
+        The mark tells every process that uses the store to leave out what files have about the user, see
+        `genrec.store.remaining_interactions`.
+
         Returns:
             The number of deleted rows by `table.column`, for each of USER_COLUMNS.
 
@@ -182,6 +194,21 @@ class Store:
     def is_forgotten(self, user_id: UserId) -> bool:
         """Whether a user was forgotten, so that data from before must not be used. Later events may be used."""
         return bool(self._database.read(_SELECT_FORGOTTEN, {"hashed": self._digest(checked_id("user_id", user_id))}))
+
+    def forgotten_count(self, *, since: float = -math.inf) -> int:
+        """The number of users who were last forgotten at a time, in seconds since 1970, or later.
+
+        Without `since`, it grows whenever a user is forgotten for the first time, and never falls.
+        """
+        return int(self._database.read(_COUNT_FORGOTTEN, {"since": since})[0][0])
+
+    def forgotten_among(self, user_ids: Ids) -> list[UserId]:
+        """Those of U users who were forgotten, in their order."""
+        digests = {row.digest for row in self._database.read(_SELECT_ALL_FORGOTTEN)}
+        if not digests:
+            return []
+        keys = user_ids.keys.to_pylist()
+        return [user_ids[number] for number, key in enumerate(keys) if self._digest(key) in digests]
 
     def revise(
         self, put: Sequence[Item] = (), withdraw: Sequence[ItemId] = (), *, expected_revision: int | None = None

@@ -241,3 +241,11 @@ def test_workers_share_a_run(rows: Path, tmp_path: Path) -> None:
     assert sum(bool(worker.asked) for worker in workers) > 1
     for path in (alone / "parts").iterdir():
         assert (folder / "parts" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_run_says_that_it_holds_users(rows: Path, tmp_path: Path) -> None:
+    """Its parts have ids of users, which nothing but their owner can delete when a user must be forgotten."""
+    start(rows, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["user_data"]["kind"] == "verbatim"
+    assert start(rows, tmp_path / "run").missing_parts(), "the same run is continued"

@@ -114,3 +114,37 @@ def test_configuration_errors_are_reported_before_listening(
     assert done.returncode in (2, 5), done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_forgotten_user_is_in_nothing_that_a_new_server_computes(items: Path, tmp_path: Path) -> None:
+    """The interactions file still has them, and the cache has what was computed from it."""
+    events = [(user, (3 * user + step) % 30, step) for user in range(40) for step in range(4)]
+
+    def write_log(name: str, users: Sequence[int]) -> Path:
+        rows = [f"{user},i{item},{time}\n" for user, item, time in events if user in users]
+        path = tmp_path / name
+        path.write_text("user_id,item_id,timestamp\n" + "".join(rows), encoding="utf-8")
+        return path
+
+    everybody, others = write_log("log.csv", range(40)), write_log("others.csv", range(39))
+
+    def lists_of(log: Path, place: str, *, forget: bool = False) -> list[object]:
+        arguments = ["--port", 0, "--items", items, "--interactions", log, "--ranker", "blend", "--encoder", "none"]
+        folders = {"XDG_STATE_HOME": str(tmp_path / place), "GENREC_CACHE": str(tmp_path / place / "cache")}
+        with started(arguments, **folders) as (process, address):
+            if forget:
+                assert len(httpx.get(f"{address}v1/users/39/history").json()["items"]) == 4
+                assert httpx.delete(f"{address}v1/users/39").is_success
+                assert httpx.get(f"{address}v1/users/39/history").json()["items"] == []
+            bodies = [{"user_id": 5}, {"user_id": 39}, {"history": ["i1", "i27"]}]
+            found = [httpx.post(f"{address}v1/recommend", json=body).json()["items"] for body in bodies]
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+        return found
+
+    lists_of(everybody, "shop", forget=True)
+    assert lists_of(everybody, "shop") == lists_of(others, "other shop")
+    cached, expected = (
+        {path.name for path in (tmp_path / place / "cache" / "counts").iterdir()} for place in ("shop", "other shop")
+    )
+    assert cached == expected

@@ -280,3 +280,23 @@ def test_arrays_of_a_log_are_read_only() -> None:
     for array in (read.offsets, read.timestamps, read.to_indices(CATALOG).offsets):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 5
+
+
+@given(EVENTS, st.sets(st.sampled_from(["u1", "u2", "u10", "nobody"])))
+def test_a_log_without_users_is_the_log_that_never_had_them(events: list[Event], left_out: set[str]) -> None:
+    """What is computed from it would depend on people who asked to be forgotten, if only by an item of theirs."""
+    remaining = [event for event in events if event[0] not in left_out]
+    found = log(events).without_users(left_out)
+    assert rows(found) == (rows(log(remaining)) if remaining else [])
+    if remaining:
+        assert found.fingerprint == log(remaining).fingerprint
+        assert list(found.item_ids) == list(log(remaining).item_ids)
+    assert sum(found.item_counts(CATALOG)) == len(remaining)
+
+
+def test_users_are_left_out_however_their_ids_are_written() -> None:
+    """The file has 7, and a store has "7" or 7.0."""
+    events = log([(7, "a", 1), (8, "b", 2)], weight=[1.0, 2.0], event=["buy", "view"])
+    for written in (7, "7", 7.0, "7.0"):
+        assert list(events.without_users([written])) == [Interaction(8, "b", 2.0, "view", 2.0)]
+    assert events.without_users(["nobody"]) is events

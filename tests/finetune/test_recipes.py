@@ -333,6 +333,8 @@ def test_the_record_of_an_adapter_tells_what_it_was_trained_on(
         config = TrainConfig(data="online-retail", protocol="leave-one-out", steps=1, start=start)
         record = build_provenance(config, TrainingData(config, None), smollm2, index, template, {})
         assert record.earlier == earlier
+        assert (record.trained_at is None) == bool(earlier), "the shipped adapter does not say when it was trained"
+        assert record.user_data["users"] == len(TrainingData(config, None).interactions.user_ids)
         found = find_leakage(leave_one_out(catalog, interactions), interactions, record)
         assert found.exact
         assert (found.leaked > 0) == bool(earlier)
@@ -414,7 +416,11 @@ def test_a_killed_run_resumes_to_the_same_weights(smollm2: Path, smollm2_float32
         2,
         True,
     )
-    assert provenance == Provenance.read(tmp_path / "killed" / "adapter")
+    assert provenance.user_data["kind"] == "aggregate"
+    resumed = Provenance.read(tmp_path / "killed" / "adapter")
+    assert replace(provenance, trained_at=0.0) == replace(resumed, trained_at=0.0)
+    assert resumed.trained_at is not None
+    assert resumed.trained_at <= (tmp_path / "killed" / "config.json").stat().st_mtime, "when the data were first read"
     assert "NDCG@10" in (folder / "README.md").read_text(encoding="utf-8")
     merge(folder, tmp_path / "merged")
     merged = TransformersBackend(tmp_path / "merged", device="cpu", dtype=torch.float32)

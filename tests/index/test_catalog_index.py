@@ -90,7 +90,10 @@ def test_parts_of_two_indexes_are_refused(saved: Path, tmp_path: Path) -> None:
     facts = artifact.verify(saved, kind="index", version=2)
     for file in ("catalog.parquet", "trie.safetensors"):
         kept = {key: facts[key] for key in ("catalog", "items", "tokenizer", "identifiers")}
-        with artifact.artifact_writer(tmp_path / "mixed", kind="index", version=2, metadata=kept) as folder:
+        user_data = artifact.UserData(**facts["user_data"])
+        with artifact.artifact_writer(
+            tmp_path / "mixed", kind="index", version=2, user_data=user_data, metadata=kept
+        ) as folder:
             for one in ("catalog.parquet", "trie.safetensors"):
                 shutil.copy((tmp_path / "other" if one == file else saved) / one, folder / one)
         with pytest.raises(MismatchError, match="belong to different indexes; build it again"):

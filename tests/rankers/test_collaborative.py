@@ -72,3 +72,15 @@ def test_items_with_the_same_neighbours_have_similar_vectors() -> None:
         few = fit_pmi_vectors(np.array([0, len(own)]), np.array(own, dtype=np.int64), size)
         assert np.isfinite(few).all()
         assert len(few) == size
+
+
+def test_item_vectors_do_not_depend_on_what_a_process_computed_before() -> None:
+    """A restarted server would rank with other vectors than a running one. The logs are of low rank: few users."""
+    logs = [[[0, 1, 2, 9], [3, 4, 5], [2, 7, 8, 4]], [[5, 1, 6], [9, 4, 0], [2, 7, 3]]]
+    arrays = [
+        (np.cumsum([0, *map(len, walks)]), np.array([*itertools.chain(*walks)], dtype=np.int64)) for walks in logs
+    ]
+    first = fit_pmi_vectors(*arrays[0], 12)
+    for _ in range(3):
+        fit_pmi_vectors(*arrays[1], 12)
+        assert np.array_equal(fit_pmi_vectors(*arrays[0], 12), first)

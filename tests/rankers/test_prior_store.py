@@ -1,12 +1,16 @@
 """Priors of the LLM ranker: saved, measured and subtracted."""
 
+import json
 from pathlib import Path
 
 import numpy as np
-from ranker_support import EVERYTHING, CountingBackend, N, generative, history
+import pyarrow as pa
+from ranker_support import CATALOG, EVERYTHING, CountingBackend, N, generative, history
 
+from genrec.data.interactions import Interactions, read_interactions
 from genrec.deadline import Deadline
 from genrec.rankers.base import RankRequest
+from genrec.rankers.prior_store import draw_histories
 from genrec.testing import ByteTokenizer, TableBackend
 
 
@@ -52,3 +56,57 @@ def test_prior_scores_are_subtracted_from_scores() -> None:
         for weight in (1.0, 0.0)
     )
     np.testing.assert_allclose(generative(strategy="exhaustive").prior_scores(), without - with_prior, atol=1e-5)
+
+
+LOG = read_interactions(
+    pa.table(
+        {
+            "user_id": [f"u{event % 30}" for event in range(120)],
+            "item_id": [f"i{number}" for number in np.random.default_rng(1).integers(N, size=120)],
+            "timestamp": list(range(120)),
+        }
+    )
+)
+
+
+def drawn(log: Interactions) -> list[list[int]]:
+    return [history.tolist() for history in draw_histories(CATALOG, log, count=3, min_length=4)]
+
+
+def test_the_background_changes_only_with_the_users_in_it() -> None:
+    """Whenever anybody is forgotten or registers, the prior of the catalog would be measured again, for minutes."""
+    before, changed = drawn(LOG), 0
+    for user in LOG.user_ids:
+        own = CATALOG.indices_of(LOG.history_of(user).item_ids).tolist()
+        after = drawn(LOG.without_users([user]))
+        assert own not in after
+        kept = [history for history in before if history != own]
+        assert [history for history in after if history in before] == kept
+        changed += after != before
+    assert changed == 3
+    assert drawn(LOG.without_users(list(LOG.user_ids)[:29])) == [
+        CATALOG.indices_of(LOG.history_of("u9").item_ids).tolist()
+    ]
+
+
+def test_a_saved_prior_says_whose_histories_it_was_measured_behind(tmp_path: Path) -> None:
+    """Whoever must delete what was computed from a user has to find it."""
+    generative(strategy="exhaustive", prior_cache=tmp_path, prior_histories=[history(1), history(2)]).compute_priors()
+    saved = [json.loads(path.read_text(encoding="utf-8"))["user_data"] for path in tmp_path.glob("*/manifest.json")]
+    assert sorted((one["kind"], one["users"]) for one in saved) == [("aggregate", 2), ("none", 0)]
+
+
+def test_other_histories_leave_no_trace_of_the_replaced_ones(tmp_path: Path) -> None:
+    """A ranker that still has the prompts of a forgotten user could send them, or save what it measured after them."""
+    ranker = generative(strategy="exhaustive", prior_cache=tmp_path, prior_histories=[history(1), history(2)])
+    ranker.compute_priors()
+    other = ranker.with_prior_histories([history(2)])
+    own = {prompt.tobytes() for prior in other._prior_store._priors.values() for prompt in prior.prompts}
+    removed = {prompt.tobytes() for prior in ranker._priors if prior is not None for prompt in prior.prompts} - own
+    assert len(removed) == 1
+    assert np.isnan(other._priors[0].log_probs).all()  # type: ignore[union-attr]
+    other.restore_priors()
+    expected = generative(strategy="exhaustive", prior_histories=[history(2)]).prior_scores()
+    np.testing.assert_allclose(other.prior_scores(), expected, atol=1e-6)
+    same = other.with_prior_histories([history(2)])
+    assert same._priors == other._priors

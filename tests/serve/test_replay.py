@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,16 +103,6 @@ class Servers:
     def close(self) -> None:
         for store in self.stores:
             store.close()
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """Makes URLs of databases without a store."""
-    numbers = count()
-    if request.param == "sqlite":
-        return lambda: f"sqlite:///{tmp_path / f'{next(numbers)}.db'}"
-    url: Callable[[], str] = request.getfixturevalue("postgres_server").new_schema
-    return url
 
 
 @pytest.mark.parametrize("model", [False, True])

@@ -355,7 +355,7 @@ def test_requests_survive_revisions_that_cannot_be_read(store: Store, caplog: py
     for _ in range(3):
         state.poll()
     assert len(answer(state, history=["i1"])) == K
-    assert caplog.text.count("revisions of other servers cannot be applied") == 1
+    assert caplog.text.count("changes of other servers cannot be applied") == 1
 
 
 @pytest.mark.parametrize("model", [False, True])

@@ -4,11 +4,14 @@ import hashlib
 import sqlite3
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from raw_database import connect, execute, read_all_rows
 
+from genrec.data.interactions import read_interactions
 from genrec.errors import InputError, StoreError
+from genrec.store import remaining_interactions
 from genrec.store.event_store import Event, Store
 from genrec.store.tables import USER_COLUMNS
 
@@ -93,3 +96,22 @@ def test_forget_during_a_read_is_reported_as_incomplete(tmp_path: Path, monkeypa
         other.close()
         assert store.forget("unmistakable") == {"genrec_events.user_id": 0}
         assert not [path for path in tmp_path.iterdir() if b"unmistakable" in path.read_bytes()]
+
+
+def test_forgotten_users_of_a_file_are_found(store: Store) -> None:
+    """Before anything is computed from a file, a process has to know whom to leave out of it."""
+    log = read_interactions(pa.table({"user_id": [3, 7, 12], "item_id": ["a", "b", "c"], "timestamp": [1, 2, 3]}))
+    assert store.forgotten_among(log.user_ids) == []
+    for user in (7, "12", "not in the file", 7):
+        store.forget(user)
+    assert store.forgotten_among(log.user_ids) == [7, 12]
+    assert list(remaining_interactions(log, store).user_ids) == [3]
+    assert store.forgotten_count() == 3
+    assert (store.forgotten_count(since=5.0), store.forgotten_count(since=5.1)) == (3, 0)
+
+
+def test_a_store_is_identified_without_its_salt(url: str, tmp_path: Path) -> None:
+    """A cache may be shared by servers of several stores, and must not contain what hashes of users are made of."""
+    with Store.open(url) as one, Store.open(url) as again, Store.open(f"sqlite:///{tmp_path}/other.db") as other:
+        assert one.fingerprint == again.fingerprint != other.fingerprint
+        assert one.fingerprint not in repr(read_all_rows(url))
