@@ -35,7 +35,9 @@ class TrainConfig(BaseModel):
         prior: how much of the untrained model's prior is subtracted from a score, as in `GenerativeSettings`.
         temperature: the temperature of the listwise softmax, in nats.
         targets: the maximum number of targets of one history that share a tree.
-        rank, alpha, dropout: of LoRA, on all linear layers.
+        rank, alpha, dropout: of LoRA.
+        target_modules: the linear layers that LoRA changes: `all-linear` for all of the language model, a list of
+            names or ends of names, such as `["q_proj", "v_proj"]`, or one regular expression for whole names.
         max_rank: the highest rank that the serving engine supports, see `VllmEngineBackend`.
         gradient_checkpointing: whether activations are recomputed instead of stored, for models of billions.
         learning_rate: the peak; it rises for `warmup` steps, then falls linearly to 0.
@@ -77,6 +79,7 @@ class TrainConfig(BaseModel):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
     max_rank: int = Field(default=64, ge=1)
     gradient_checkpointing: bool = False
     learning_rate: float = Field(default=3e-4, gt=0)

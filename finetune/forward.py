@@ -1,8 +1,8 @@
-"""The forward pass over training examples: trees in one batch, where each token sees its own path only."""
+"""The forward pass over training examples: batches of trees, where each token sees its own path only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,9 +10,31 @@ from torch import Tensor
 
 from genrec.backends import TokenLayout
 from genrec.index import TrainingExample
+from genrec.types import IntArray
 
 
-def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class TreeLayout:
+    """How training trees are laid out for a model; all layouts give the same log-probabilities.
+
+    Attributes:
+        kind: `packed` puts all tokens of all trees in one row, and `padded` each tree in a row of its own; both need
+            attention that takes a mask. `paths` puts each path of a tree in a row of its own, which repeats the prompt
+            for every item.
+        max_path_length: trees with a longer path are laid out as paths, because attention with a sliding window would
+            not see the whole path; None for no limit.
+    """
+
+    kind: Literal["packed", "padded", "paths"]
+    max_path_length: int | None = None
+
+    def kind_for(self, examples: Sequence[TrainingExample]) -> Literal["packed", "padded", "paths"]:
+        """The kind for a batch of trees."""
+        longest = 1 + max(int(one.positions.max()) for one in examples)
+        return self.kind if self.max_path_length is None or longest <= self.max_path_length else "paths"
+
+
+def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool], layout: TreeLayout) -> dict[str, Tensor]:
     """Pack B trees of at most W tokens, T tokens in all, into tensors.
 
     The other letters are as in `genrec.index.training_examples`, summed over all trees.
@@ -20,19 +42,16 @@ def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -
     Args:
         examples: the trees.
         ranked: for each tree, whether its choices are ranked; otherwise only the likelihood of its targets counts.
+        layout: how the tokens are arranged.
 
     Returns:
-        input_ids, position_ids: int64 [1, T]; cells: int64 [T], the index of each token in the flattened table [B, W];
-        visible: bool [B, W, W]; rows: int64 [R], the tokens whose next-token distribution is read; row_of_step: int64
-        [S]; next_ids: int64 [S]; choices: int64 [S]; targets, items: int64 [C]; taken: int64 [J], the positive choices;
-        ranked: bool [J]; forks: int64 [F], steps; fork_tokens, fork_of_token: int64, the tokens allowed at forks, and
-        the fork of each.
+        input_ids: int64 [1, T] if packed, [B, W] if padded, [P, L] for P paths of at most L tokens; cells: int64 [T],
+        the index of each token in the flattened table [B, W] or [P, L] (there, on its first path); with a mask:
+        position_ids, as input_ids, and visible: bool [B, W, W]; rows: int64 [R], the tokens whose next-token
+        distribution is read; row_of_step: int64 [S]; next_ids: int64 [S]; choices: int64 [S]; targets, items: int64
+        [C]; taken: int64 [J], the positive choices; ranked: bool [J]; forks: int64 [F], steps; fork_tokens,
+        fork_of_token: int64, the tokens allowed at forks, and the fork of each.
     """
-    width = max(len(one.token_ids) for one in examples)
-    visible = np.zeros((len(examples), width, width), dtype=np.bool_)
-    for table, one in zip(visible, examples, strict=True):
-        table[np.arange(width), np.arange(width)] = True  # padding sees itself, because no row may be empty
-        table[: len(one.token_ids), : len(one.token_ids)] = one.visible()
     tokens, choices, targets, steps, forks = (
         np.cumsum([0, *map(len, own)])[:-1]
         for own in zip(
@@ -45,11 +64,9 @@ def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -
 
     rows, row_of_step = np.unique(joined([e.parents[e.item_tokens] for e in examples], tokens), return_inverse=True)
     nothing = np.zeros(len(examples), dtype=np.int64)
+    kind = layout.kind_for(examples)
     arrays = {
-        "input_ids": joined([e.token_ids for e in examples], nothing)[None],
-        "position_ids": joined([e.positions for e in examples], nothing)[None],
-        "cells": joined([np.arange(len(e.token_ids)) for e in examples], width * np.arange(len(examples))),
-        "visible": visible,
+        **(_path_arrays(examples) if kind == "paths" else _tree_arrays(examples, packed=kind == "packed")),
         "rows": rows,
         "row_of_step": row_of_step,
         "next_ids": joined([e.token_ids[e.item_tokens] for e in examples], nothing),
@@ -67,6 +84,44 @@ def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool]) -
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def _tree_arrays(examples: Sequence[TrainingExample], *, packed: bool) -> dict[str, np.ndarray[Any, Any]]:
+    """The tokens of trees under a mask, packed in one row or one row a tree, see `pack_examples`."""
+    width = max(len(one.token_ids) for one in examples)
+    visible = np.zeros((len(examples), width, width), dtype=np.bool_)
+    for table, one in zip(visible, examples, strict=True):
+        table[np.arange(width), np.arange(width)] = True  # padding sees itself, because no row may be empty
+        table[: len(one.token_ids), : len(one.token_ids)] = one.visible()
+    cells = np.concatenate([row * width + np.arange(len(one.token_ids)) for row, one in enumerate(examples)])
+    own = np.stack(
+        [np.concatenate(values) for values in zip(*((e.token_ids, e.positions) for e in examples), strict=True)]
+    )
+    if packed:
+        table = own[:, None]
+    else:
+        table = np.zeros((2, len(examples), width), dtype=np.int64)
+        table.reshape(2, -1)[:, cells] = own
+    return {"input_ids": table[0], "position_ids": table[1], "cells": cells, "visible": visible}
+
+
+def _path_arrays(examples: Sequence[TrainingExample]) -> dict[str, np.ndarray[Any, Any]]:
+    """The paths of trees, right-padded, see `pack_examples`; a causal model cannot see padding at the end of a row."""
+    width = 1 + max(int(one.positions.max()) for one in examples)
+    table: list[IntArray] = []
+    cells: list[IntArray] = []
+    for one in examples:
+        cell = np.full(len(one.token_ids), -1, dtype=np.int64)
+        for leaf in np.setdiff1d(np.arange(len(one.parents)), one.parents):
+            path = [int(leaf)]
+            while one.parents[path[-1]] >= 0:
+                path.append(int(one.parents[path[-1]]))
+            path.reverse()
+            new = [node for node in path if cell[node] < 0]
+            cell[new] = len(table) * width + one.positions[new]
+            table.append(np.pad(one.token_ids[path], (0, width - len(path))))
+        cells.append(cell)
+    return {"input_ids": np.stack(table), "cells": np.concatenate(cells)}
+
+
 @dataclass(frozen=True)
 class ExampleLogProbs:
     """A model's log-probabilities of packed examples.
@@ -81,19 +136,22 @@ class ExampleLogProbs:
 
 
 def compute_log_probs(model: Any, packed: dict[str, Tensor]) -> ExampleLogProbs:
-    """Run a model that was passed to `genrec.backends.attention.use_packed_attention` over packed examples."""
-    dtype = next(model.parameters()).dtype
-    mask = torch.zeros(packed["visible"].shape, dtype=dtype, device=packed["visible"].device)
-    mask.masked_fill_(~packed["visible"], torch.finfo(dtype).min)
-    logits = model(
-        input_ids=packed["input_ids"],
-        position_ids=packed["position_ids"],
-        attention_mask=mask[:, None],
-        packing=TokenLayout(packed["cells"], (mask.shape[0], mask.shape[1]), keys_packed=True),
-        logits_to_keep=packed["rows"],
-        use_cache=False,
-    ).logits[0]
-    log_probs = logits.float().log_softmax(dim=-1)
+    """Run a model over packed examples, whose layout the model supports, see `finetune.model.find_layout`."""
+    input_ids, read = packed["input_ids"], packed["cells"][packed["rows"]]
+    options: dict[str, Any] = {}
+    if "visible" in packed:
+        visible = packed["visible"]
+        dtype = next(model.parameters()).dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        options = {"position_ids": packed["position_ids"], "attention_mask": mask[:, None]}
+        if input_ids.shape != visible.shape[:2]:  # several trees in one row
+            read = packed["rows"]
+            options["packing"] = TokenLayout(packed["cells"], (visible.shape[0], visible.shape[1]), keys_packed=True)
+    width = input_ids.shape[1]
+    columns, column = torch.unique(read % width, return_inverse=True)
+    logits = model(input_ids=input_ids, logits_to_keep=columns, use_cache=False, **options).logits
+    log_probs = logits[read // width, column].float().log_softmax(dim=-1)
     steps = log_probs[packed["row_of_step"], packed["next_ids"]]
     owner = packed["fork_of_token"]
     allowed = log_probs[packed["row_of_step"][packed["forks"]][owner], packed["fork_tokens"]]

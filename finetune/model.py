@@ -2,44 +2,54 @@
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
 from finetune.config import TrainConfig
+from finetune.forward import TreeLayout, compute_log_probs, pack_examples
 from genrec import read_template
-from genrec.backends import default_device, inspect_adapter, load_pretrained, native_dtype, use_packed_attention
-from genrec.errors import MismatchError
+from genrec.backends import (
+    attention_window,
+    causal_model_class,
+    default_device,
+    inspect_adapter,
+    load_pretrained,
+    log_probs_agree,
+    native_dtype,
+    use_packed_attention,
+)
+from genrec.errors import EngineError, InputError, MismatchError
+from genrec.index import TrainingExample
+from genrec.types import FloatArray
 
+_EXPERT_LAYERS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 _SHAPE_KEYS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # in a PEFT configuration
 
 
-def open_model(config: TrainConfig, weights: Path) -> PeftModel:
+def open_model(config: TrainConfig, weights: Path) -> tuple[PeftModel, TreeLayout]:
     """Load the model with a new adapter, which changes nothing yet, or with the adapter `config.start`.
 
+    Returns:
+        The model, and how training trees are laid out for it.
+
     Raises:
+        InputError: `config.target_modules` names no linear layer.
         MismatchError: engines could not serve the result, or `config.start` has another shape, template or identifiers.
     """
-    kind = native_dtype(default_device())
     base = load_pretrained(
-        AutoModelForCausalLM,
+        causal_model_class(weights),
         weights,
         trust_remote_code=config.trust_remote_code,
-        dtype=kind,
-        attn_implementation="sdpa",
+        dtype=native_dtype(default_device()),
     )
-    use_packed_attention(base)
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(base, lora)
+    layout = find_layout(base)
+    model = _add_adapter(base, config)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         inspect_adapter(folder, base=weights, max_rank=config.max_rank)
@@ -53,6 +63,114 @@ def open_model(config: TrainConfig, weights: Path) -> PeftModel:
                 f"{name} is not in both {config.start} and this run; continue with the layers of that adapter"
             )
         set_peft_model_state_dict(model, saved)
+    return model, layout
+
+
+def find_layout(model: Any) -> TreeLayout:
+    """Find the fastest layout of training trees that gives the log-probabilities of whole paths.
+
+    A layer that ignores the mask, such as a recurrent one, would let a title read the other titles of its tree. So the
+    layouts are compared on two trees, as a backend compares its own.
+
+    Args:
+        model: a causal language model; its attention is switched to one that takes packed tokens, if that works.
+    """
+    paths = TreeLayout("paths")
+    try:
+        window = attention_window(model.config)
+    except EngineError:
+        return paths  # a layer keeps a state, which has no mask
+    original, expected = model.config._attn_implementation, _probe(model, paths)
+    use_packed_attention(model)
+    packed, padded = TreeLayout("packed", window), TreeLayout("padded", window)
+    for attention, layout in ((None, packed), (None, padded), ("eager", padded)):
+        if attention:
+            model.set_attn_implementation(attention)
+        with suppress(TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ValueError):
+            if log_probs_agree(_probe(model, layout), expected, model.dtype):
+                return layout
+    model.set_attn_implementation(original)
+    return paths
+
+
+def _probe(model: Any, layout: TreeLayout) -> FloatArray:
+    """The log-probabilities of the tokens of two small trees, each with two items of two tokens behind its prompt."""
+    none, vocab_size = np.empty(0, dtype=np.int64), int(model.config.get_text_config(decoder=True).vocab_size)
+    trees = [
+        TrainingExample(
+            token_ids=np.arange(first, first + prompt + 4) % vocab_size,
+            parents=np.array([*range(-1, prompt + 1), prompt - 1, prompt + 2]),
+            positions=np.array([*range(prompt + 2), prompt, prompt + 1]),
+            item_indices=np.array([0, 1]),
+            item_targets=np.array([0, 0]),
+            item_tokens=np.arange(prompt, prompt + 4),
+            token_items=np.array([0, 0, 1, 1]),
+            branch_points=none,
+            branch_offsets=np.zeros(1, dtype=np.int64),
+            branch_tokens=none,
+        )
+        for first, prompt in ((1, 3), (20, 8))
+    ]
+    with torch.inference_mode():
+        packed = {name: tensor.to(model.device) for name, tensor in pack_examples(trees, [True, True], layout).items()}
+        result: FloatArray = compute_log_probs(model.eval(), packed).item_tokens.double().cpu().numpy()
+    return result
+
+
+def _trainable_layers(model: Any) -> set[str]:
+    """The names of the linear layers that LoRA can change: those that a text passes through, but the output layer.
+
+    So the vision part of a multimodal model is left out, and layers whose weight is read by other code, such as
+    `dt_proj` of Mamba: LoRA would change the merged model there, but not the one in training. Left out are also routers
+    that return more than a tensor, output projections of state-space layers, which fused kernels read, and in models
+    that keep their experts as one parameter the dense layers with an expert's names, which PEFT would take for experts.
+    """
+    has_experts = any(".experts." in name and parameter.ndim == 3 for name, parameter in model.named_parameters())
+    called: set[str] = set()
+
+    def note(name: str, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            called.add(name)
+
+    head = model.get_output_embeddings()
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+        for parent, owner in model.named_modules()
+        for name, module in ((f"{parent}.{own}".strip("."), module) for own, module in owner.named_children())
+        if isinstance(module, torch.nn.Linear)
+        and module is not head
+        and not (name.endswith("out_proj") and hasattr(owner, "A_log"))
+        and not (has_experts and name.endswith(_EXPERT_LAYERS))
+    ]
+    _probe(model, TreeLayout("paths"))
+    for handle in handles:
+        handle.remove()
+    return called
+
+
+def _add_adapter(base: Any, config: TrainConfig) -> PeftModel:
+    """Add a new adapter to a model."""
+    trainable = sorted(_trainable_layers(base))
+    configured = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=trainable if configured == "all-linear" else configured,
+        task_type="CAUSAL_LM",
+    )
+    advice = f"set target_modules to others, such as {json.dumps(trainable[-2:])}"
+    try:
+        model = get_peft_model(base, lora)
+    except (ValueError, TypeError) as error:  # PEFT knows no layer of the name, or supports none of its kind
+        raise InputError(
+            f"target_modules is {configured!r}, which PEFT cannot change in {config.model!r}: {error}; {advice}"
+        ) from error
+    changed = {*model.targeted_module_names, *model.targeted_parameter_names}
+    if wrong := sorted(changed - set(trainable)):
+        raise InputError(
+            f"target_modules is {configured!r}; LoRA is not supported on {wrong[0]} of {config.model!r}; {advice}"
+        )
     return model
 
 

@@ -23,7 +23,7 @@ from finetune.card import build_provenance, save_adapter, write_curve
 from finetune.config import TrainConfig, read_config
 from finetune.data import TrainingData
 from finetune.folder import last_checkpoint, open_run, report_disk_errors
-from finetune.forward import pack_examples
+from finetune.forward import TreeLayout, pack_examples
 from finetune.model import open_model
 from finetune.tasks import TASK_TEMPLATES, TrainingTask
 from finetune.trainer import RankingTrainer
@@ -78,12 +78,12 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         prior = _prior_scores(config, training_data, tokenizer, index, cache)
 
     # The model, the examples, which the collator turns into trees, and the trainer.
-    model = open_model(config, weights)
+    model, layout = open_model(config, weights)
     renderers = _build_renderers(config, training_data, tokenizer, index, model)
     trees = config.steps * config.accumulate * config.trees * process.num_processes
     trainer = RankingTrainer(
         config,
-        partial(collate, renderers, index),
+        partial(collate, renderers, index, layout),
         out,
         prior=prior,
         item_counts=training_data.item_counts,
@@ -109,7 +109,7 @@ def _build_renderers(
     config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, model: Any
 ) -> dict[TrainingTask, Renderer]:
     """A renderer for each task, whose prompts leave room for the longest identifier."""
-    max_prompt_tokens = int(model.config.max_position_embeddings) - index.trie.max_length
+    max_prompt_tokens = model.config.get_text_config(decoder=True).max_position_embeddings - index.trie.max_length
     return {
         task: Renderer(
             training_data.catalog,
@@ -124,7 +124,10 @@ def _build_renderers(
 
 
 def collate(
-    renderers: Mapping[TrainingTask, Renderer], index: CatalogIndex, rows: Sequence[dict[str, Any]]
+    renderers: Mapping[TrainingTask, Renderer],
+    index: CatalogIndex,
+    layout: TreeLayout,
+    rows: Sequence[dict[str, Any]],
 ) -> dict[str, Tensor]:
     """Turn records of `TrainingData` into tensors, see `finetune.forward.pack_examples`."""
     examples = []
@@ -135,7 +138,7 @@ def collate(
             for event, negatives, words, candidates, num_known in zip(*(row[name] for name in names), strict=True)
         ]
         examples.append(build_example(renderers[row["task"]], index, np.array(row["history"]), targets))
-    return pack_examples(examples, [row["task"] == "next-item" for row in rows])
+    return pack_examples(examples, [row["task"] == "next-item" for row in rows], layout)
 
 
 def _run_identity(config: TrainConfig, training_data: TrainingData, template: Template) -> dict[str, Any]:

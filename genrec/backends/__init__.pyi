@@ -19,8 +19,11 @@ from .base import (
     TokenTree as TokenTree,
 )
 from .encoder import SentenceEncoder as SentenceEncoder
+from .growing_cache import attention_window as attention_window
 from .precision import default_device as default_device
+from .precision import log_probs_agree as log_probs_agree
 from .precision import native_dtype as native_dtype
+from .pretrained import causal_model_class as causal_model_class
 from .pretrained import load_pretrained as load_pretrained
 from .provenance import PROVENANCE_FILE as PROVENANCE_FILE
 from .provenance import Provenance as Provenance

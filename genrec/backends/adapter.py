@@ -130,7 +130,7 @@ def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> Non
 def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> None:
     base_shapes: dict[str, list[int]] = {}
     for file in sorted(base.glob("*.safetensors")):
-        base_shapes |= _shapes(file)
+        base_shapes |= {_name_in_text_part(name): shape for name, shape in _shapes(file).items()}
     if not shapes:
         raise MismatchError(f"the adapter {folder.name!r} has no weights; save it with PEFT again")
     for key, shape in shapes.items():
@@ -142,12 +142,19 @@ def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> Non
         if base_shapes:
             module = key.removeprefix("base_model.model.").removesuffix(suffix) + ".weight"
             # For a weight [out, in], lora_A is [rank, in] and lora_B is [out, rank].
-            axis, expected = 1 if suffix == _LORA_SUFFIXES[0] else 0, base_shapes.get(module)
+            axis, expected = 1 if suffix == _LORA_SUFFIXES[0] else 0, base_shapes.get(_name_in_text_part(module))
             if expected is None or shape[axis] != expected[axis]:
                 raise MismatchError(
                     f"the adapter {folder.name!r} changes {module} by {shape}, and {base.name!r} has {expected}; "
                     "load the model that it was trained on"
                 )
+
+
+def _name_in_text_part(name: str) -> str:
+    """A weight's name without the prefixes of the text part, which files of multimodal models order differently."""
+    while name.startswith(("model.", "language_model.", "backbone.")):
+        name = name.partition(".")[2]
+    return name
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:

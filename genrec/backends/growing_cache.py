@@ -19,6 +19,15 @@ from genrec.errors import EngineError
 _GROWTH_DIVISOR = 4  # a new buffer is larger than needed by a quarter
 
 
+def attention_window(config: PreTrainedConfig) -> int:
+    """The smallest sliding window of a model's layers, in tokens; `sys.maxsize` if none has one.
+
+    Raises:
+        EngineError: a layer keeps a recurrent state, which cannot branch into a tree.
+    """
+    return GrowingCache(config).sliding_window
+
+
 class GrowingCache(DynamicCache):
     """The keys and values of all tokens of a model; layers with a sliding window drop none here.
 

@@ -22,7 +22,7 @@ from finetune.card import build_provenance
 from finetune.config import TrainConfig, read_config
 from finetune.data import TrainingData
 from finetune.folder import last_checkpoint
-from finetune.forward import ExampleLogProbs, compute_log_probs, item_log_probs, pack_examples
+from finetune.forward import ExampleLogProbs, TreeLayout, compute_log_probs, item_log_probs, pack_examples
 from finetune.merge import merge
 from finetune.model import open_model
 from finetune.objectives import compute_loss, constrained_loss, likelihood_loss, listwise_loss
@@ -71,7 +71,9 @@ def test_a_score_in_training_is_the_score_in_serving(
     histories = [np.array([1, 4, 2, 6]), np.array([7, 0, 3])]
     targets = [[Target(2, np.array([0, 5])), Target(3, np.array([7]))], [Target(1, np.array([1, 2, 3]))]]
     pairs = zip(histories, targets, strict=True)
-    packed = pack_examples([build_example(renderer, index, history, own) for history, own in pairs], [True, True])
+    packed = pack_examples(
+        [build_example(renderer, index, history, own) for history, own in pairs], [True, True], TreeLayout("packed")
+    )
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     use_packed_attention(model)
     with torch.inference_mode():
@@ -132,7 +134,9 @@ def test_loss_of_a_mixed_batch_is_the_weighted_mean_of_its_parts(objective: str)
     parts, ranked = [example([3, 2]), example([1, 1]), example([4]), example([2, 2, 2])], [True, False, True, False]
 
     def loss(chosen: list[int]) -> float:
-        packed = pack_examples([parts[part] for part in chosen], [ranked[part] for part in chosen])
+        packed = pack_examples(
+            [parts[part] for part in chosen], [ranked[part] for part in chosen], TreeLayout("packed")
+        )
         steps = torch.cat([logs[part] for part in chosen])
         allowed = torch.cat([allowed_logs[part] for part in chosen])
         return float(compute_loss(config, ExampleLogProbs(steps, allowed), packed, torch.zeros(len(packed["items"]))))
@@ -296,7 +300,7 @@ def test_an_adapter_is_compared_before_it_is_promoted(
     (tmp_path / "comparison.toml").write_text(COMPARISON, encoding="utf-8")
     config = TrainConfig(data="online-retail", protocol="next-basket", steps=1, rank=2)
     for name, size in (("idle", 0.0), ("broken", 1.0)):
-        model = open_model(config, smollm2)
+        model, _ = open_model(config, smollm2)
         torch.manual_seed(0)
         for parameter in (own for name, own in model.named_parameters() if "lora_B" in name):
             torch.nn.init.normal_(parameter, std=size)
@@ -437,7 +441,7 @@ def test_a_killed_run_resumes_to_the_same_weights(smollm2: Path, smollm2_float32
         with pytest.raises(MismatchError, match=message):
             open_model(further.model_copy(update=change), smollm2)
     continued, saved = (
-        get_peft_model_state_dict(open_model(further, smollm2)),
+        get_peft_model_state_dict(open_model(further, smollm2)[0]),
         load_file(folder / "adapter_model.safetensors"),
     )
     assert all(torch.equal(continued[name].to(torch.bfloat16), saved[name]) for name in saved)
