@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from safetensors import SafetensorError
 
 from genrec.artifact import user_data_kind
+from genrec.backends.model_name import snapshot_digests, snapshot_name
 from genrec.datasets.models import MODELS, cache_directory
 from genrec.errors import ArtifactError, GenrecError, MismatchError
 
@@ -32,11 +33,13 @@ def weights_cache_name(model: str | Path, folder: Path) -> str:
     Two folders with the same name, or weights that were changed in place, get different names.
 
     Args:
-        model: the name of a bundled model, or a path.
+        model: the name of a bundled model, the id of a model on the Hub, or a path.
         folder: the folder of its weights.
     """
     if str(model) in MODELS:
         return str(model)
+    if (name := snapshot_name(folder)) is not None:  # the same commit has the same weights on every machine
+        return f"{name}-{cache_key(*snapshot_digests(folder))[:12]}"
     inputs = [str(folder.resolve())]
     for file in sorted(folder.glob("*.safetensors")):
         inputs += [file.name, str(file.stat().st_size), str(file.stat().st_mtime_ns)]

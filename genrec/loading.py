@@ -10,38 +10,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from genrec.backends.base import Backend
+from genrec.backends.engines import DEFAULT_ENGINE, ModelSource, open_server, open_vllm
 from genrec.backends.provenance import Provenance
 from genrec.cache import (
     Progress,
-    cache_key,
     cache_write_error,
     default_cache,
-    explain_cache_errors,
     ignore_progress,
-    optional_cache_write,
     weights_cache_name,
 )
 from genrec.data.catalog import Catalog, read_catalog
 from genrec.data.interactions import Interactions, read_interactions
+from genrec.datasets.hub import find_hub_model
+from genrec.datasets.hub_id import HubId
 from genrec.datasets.models import MODELS, find_model
 from genrec.datasets.registry import dataset_paths, find_adapter
-from genrec.errors import ArtifactError, ModelMissingError
-from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
+from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.semantic_ids import SemanticIdentifiers
 from genrec.notices import Notice
 from genrec.pipeline import LlmStage, Pipeline
 from genrec.precomputed import load_collaborative_model, load_item_vectors
+from genrec.precomputed import open_index as open_index  # recipes and measurements import both from here
+from genrec.precomputed import select_prior_histories as select_prior_histories
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker
 from genrec.rankers.generative_checks import check_templates
 from genrec.rankers.generative_settings import Strategy
-from genrec.rankers.prior_store import PriorSource, draw_histories
+from genrec.rankers.prior_store import PriorSource
 from genrec.recommender import Recommender
 from genrec.settings import Settings
-from genrec.types import IntArray
 
 if TYPE_CHECKING:
     from genrec.backends.encoder import SentenceEncoder
@@ -64,10 +64,12 @@ class OpenOptions(EngineOptions, total=False):
 
     Attributes:
         settings: models, templates and search settings; by default the bundled models.
+        need_model: raise an error if the LLM cannot be used, instead of leaving out its stage with a notice.
         on_progress: called during slow work with a label, the number of finished steps, and the number of all steps.
     """
 
     settings: Settings | None
+    need_model: bool
     on_progress: Progress | None
 
 
@@ -92,6 +94,7 @@ def open_recommender(
 
     Raises:
         ArtifactError: a file of a model or of the cache (named in the message) was altered.
+        EngineError: the LLM is needed and cannot be used.
     """
     return open_pipeline(catalog, interactions, cache=cache, **options).recommender()
 
@@ -104,6 +107,7 @@ def open_pipeline(
     settings: Settings | None = None,
     backend: Backend | None = None,
     prior_backend: Backend | None = None,
+    need_model: bool = False,
     on_progress: Progress | None = None,
 ) -> Pipeline:
     """Open the pipeline of a recommender; `Pipeline.revised` changes its catalog at little cost.
@@ -116,6 +120,14 @@ def open_pipeline(
     loading_notices: list[Notice] = []
     if reason := cache_write_error(cache):
         loading_notices.append(Notice("cache_not_writable", {"reason": reason}))
+    if backend is None and settings.model is not None and settings.engine != DEFAULT_ENGINE:
+        try:  # first, because vLLM starts its processes best where torch has not run yet
+            backend, prior_backend = open_engine(settings, cache)
+        except EngineError as error:
+            if need_model:
+                raise
+            loading_notices.append(Notice("no_language_model", {"reason": str(error)}))
+            settings = replace(settings, model=None)
     embedding = None
     try:
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
@@ -130,7 +142,9 @@ def open_pipeline(
     pipeline, llm = Pipeline.from_rankers(catalog, interactions, embedding, collaborative), None
     try:
         llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
-    except ModelMissingError as error:
+    except EngineError as error:
+        if need_model:
+            raise
         loading_notices.append(Notice("no_language_model", {"reason": str(error)}))
     else:
         loading_notices += llm.tokenizer.notices if llm is not None else ()
@@ -172,14 +186,22 @@ def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
     return read_catalog(items, name=name), read_interactions(interactions)
 
 
-def find_model_directory(model: str | Path, cache: Path) -> Path:
-    """The folder of a bundled model, verified by its checksums; any other path is returned unchanged.
+def find_model_directory(model: str | Path, cache: Path, *, weights: bool = True) -> Path:
+    """The folder of a bundled model or of one from the Hub, verified by its checksums; another path is left unchanged.
+
+    Args:
+        model: the name of a bundled model, a Hub id (`ORGANISATION/NAME`, or with `@REVISION`), or a folder.
+        cache: the cache folder.
+        weights: whether a model from the Hub needs its weights, beside its tokenizer and configuration.
 
     Raises:
-        ModelMissingError: the bundled model has not been downloaded.
-        ArtifactError: the bundled model was altered.
+        ModelMissingError: the model has not been downloaded.
+        ArtifactError: the model was altered.
     """
-    return find_model(str(model), cache) if str(model) in MODELS else Path(model)
+    if str(model) in MODELS:
+        return find_model(str(model), cache)
+    hub_id = HubId.parse(model)
+    return Path(model) if hub_id is None else find_hub_model(hub_id, cache, weights=weights)
 
 
 def load_backend(
@@ -205,6 +227,42 @@ def load_backend(
     return backend, HuggingFaceTokenizer.from_directory(folder)
 
 
+def open_engine(settings: Settings, cache: Path) -> tuple[Backend, Backend | None]:
+    """Open the LLM of the settings on its engine.
+
+    Returns:
+        The LLM with its adapter, and the LLM without it; None if it has no adapter, or if that is not on this machine.
+
+    Raises:
+        EngineError: the engine cannot run the model, or a server does not serve it.
+        MismatchError: the adapter was trained for another model.
+        InputError: the settings name no model, or the engine cannot run it without its adapter.
+    """
+    if settings.model is None:
+        raise InputError("model is None, and an engine runs a model; set model")
+    if settings.engine == DEFAULT_ENGINE:
+        trusted = settings.trust_remote_code
+        backend = load_backend(settings.model, cache, adapter=settings.adapter, trust_remote_code=trusted)[0]
+        return backend, _load_base_backend(backend, settings, cache) if settings.generative.prior else None
+    folder = find_model_directory(settings.model, cache, weights=settings.engine != "server")
+    source = ModelSource(
+        folder,
+        weights_cache_name(settings.model, folder),
+        settings.server_model or _default_served_name(settings.model),
+        None if settings.adapter is None else find_adapter(settings.adapter),
+        settings.trust_remote_code,
+    )
+    if settings.engine == "vllm":
+        return open_vllm(source)
+    vocab_size = HuggingFaceTokenizer.from_directory(folder).vocab_size
+    return open_server(source, settings.server_url or "", vocab_size=vocab_size)
+
+
+def _default_served_name(model: str | Path) -> str:
+    hub_id = HubId.parse(model)
+    return str(model) if hub_id is None else hub_id.name
+
+
 def find_provenance(settings: Settings) -> Provenance | None:
     """How the adapter of the settings, merged or not, was trained; None if that is not recorded.
 
@@ -215,51 +273,6 @@ def find_provenance(settings: Settings) -> Provenance | None:
         return None
     folder = find_adapter(settings.adapter) if settings.adapter else Path(settings.model)
     return Provenance.find(folder)
-
-
-def open_index(
-    catalog: Catalog,
-    tokenizer: HuggingFaceTokenizer,
-    cache: Path,
-    progress: Progress,
-    identifiers: Identifiers | None = None,
-) -> CatalogIndex:
-    """The index of a catalog, read from the cache or built.
-
-    Args:
-        catalog: the items of the index.
-        tokenizer: the LLM's tokenizer.
-        cache: the cache folder.
-        progress: see `genrec.cache.Progress`.
-        identifiers: how items are written in tokens; by default as titles.
-
-    Raises:
-        ArtifactError: the cached index was altered.
-    """
-    identifiers = identifiers or TitleIdentifiers()
-    key = cache_key(str(INDEX_VERSION), catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
-    folder = cache / "indexes" / key
-    if folder.is_dir():
-        with explain_cache_errors(folder):
-            index = CatalogIndex.load(folder, tokenizer=tokenizer)
-            if index.catalog.fingerprint != catalog.fingerprint:
-                raise ArtifactError(f"{folder} holds the index of another catalog")
-            return index
-    progress("Building the index", 0, 1)
-    index = CatalogIndex.build(catalog, identifiers, tokenizer)
-    with optional_cache_write(folder):
-        index.save(folder)
-    progress("Building the index", 1, 1)
-    return index
-
-
-def select_prior_histories(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
-    """Choose the histories over which the prior is averaged, see `genrec.rankers.prior_store.draw_histories`.
-
-    They are histories of users with at least as many events as a prompt shows, at most `settings.background` of them.
-    """
-    min_length = settings.generative.max_history
-    return draw_histories(catalog, interactions, count=settings.background, min_length=min_length)
 
 
 def embed_titles(
@@ -311,13 +324,9 @@ def _load_llm_stage(
     if settings.model is None:
         return None
     if backend is None:
-        backend, tokenizer = load_backend(
-            settings.model, cache, adapter=settings.adapter, trust_remote_code=settings.trust_remote_code
-        )
-        if settings.generative.prior:
-            prior_backend = _load_base_backend(backend, settings, cache)
-    else:
-        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(settings.model, cache))
+        backend, prior_backend = open_engine(settings, cache)
+    folder = find_model_directory(settings.model, cache, weights=settings.engine != "server")
+    tokenizer = HuggingFaceTokenizer.from_directory(folder)
     identifiers = _load_identifiers(settings, cache)
     index = open_index(pipeline.catalog, tokenizer, cache, progress, identifiers)
     ranker = GenerativeRanker(

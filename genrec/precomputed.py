@@ -1,4 +1,4 @@
-"""Item vectors, and counts and weights of interactions: read from the cache, or computed and saved there."""
+"""Indexes, item vectors, and counts and weights of interactions: read from the cache, or computed and saved there."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -20,10 +20,16 @@ from genrec.cache import (
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
 from genrec.errors import ArtifactError
+from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
+from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.vector_grid import round_to_grid
 from genrec.pipeline import CollaborativeModel
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.collaborative_counts import CollaborativeCounts, item_vectors, learn_weights
 from genrec.rankers.embedding import EmbeddingRanker
+from genrec.rankers.prior_store import draw_histories
+from genrec.settings import Settings
+from genrec.types import IntArray
 
 if TYPE_CHECKING:
     from genrec.backends.encoder import SentenceEncoder
@@ -109,3 +115,48 @@ def load_item_vectors(
     ):
         save_file({"vectors": vectors}, temporary / "vectors.safetensors")
     return vectors
+
+
+def open_index(
+    catalog: Catalog,
+    tokenizer: HuggingFaceTokenizer,
+    cache: Path,
+    progress: Progress,
+    identifiers: Identifiers | None = None,
+) -> CatalogIndex:
+    """The index of a catalog, read from the cache or built.
+
+    Args:
+        catalog: the items of the index.
+        tokenizer: the LLM's tokenizer.
+        cache: the cache folder.
+        progress: see `genrec.cache.Progress`.
+        identifiers: how items are written in tokens; by default as titles.
+
+    Raises:
+        ArtifactError: the cached index was altered.
+    """
+    identifiers = identifiers or TitleIdentifiers()
+    key = cache_key(str(INDEX_VERSION), catalog.fingerprint, tokenizer.fingerprint, identifiers.fingerprint)
+    folder = cache / "indexes" / key
+    if folder.is_dir():
+        with explain_cache_errors(folder):
+            index = CatalogIndex.load(folder, tokenizer=tokenizer)
+            if index.catalog.fingerprint != catalog.fingerprint:
+                raise ArtifactError(f"{folder} holds the index of another catalog")
+            return index
+    progress("Building the index", 0, 1)
+    index = CatalogIndex.build(catalog, identifiers, tokenizer)
+    with optional_cache_write(folder):
+        index.save(folder)
+    progress("Building the index", 1, 1)
+    return index
+
+
+def select_prior_histories(catalog: Catalog, interactions: Interactions | None, settings: Settings) -> list[IntArray]:
+    """Choose the histories over which the prior is averaged, see `genrec.rankers.prior_store.draw_histories`.
+
+    They are histories of users with at least as many events as a prompt shows, at most `settings.background` of them.
+    """
+    min_length = settings.generative.max_history
+    return draw_histories(catalog, interactions, count=settings.background, min_length=min_length)

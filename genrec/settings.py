@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genrec.backends.engines import DEFAULT_ENGINE, Engine, check_engine
 from genrec.rankers.generative_settings import GenerativeSettings
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
@@ -17,6 +18,11 @@ class Settings:
         model: the LLM: the name of a bundled model, or a folder with weights and tokenizer; None for no LLM.
         adapter: a LoRA adapter for the LLM: a folder, or the name of an embedded data set that ships with one.
         encoder: the sentence encoder: the name of a bundled model, or a folder; None for no encoder.
+        engine: what runs the LLM: Transformers in this process (`transformers`), vLLM in a process of its own (`vllm`),
+            or a vLLM server (`server`), which takes the model's tokenizer from `model`.
+        server_url: base URL of the server; its key is in the environment variable `GENREC_MODEL_API_KEY`.
+        server_model: the name under which the server serves the model; by default `model`. An adapter is served under
+            the name of its folder.
         trust_remote_code: run Python code in the folders of `model` and `encoder`, if Transformers has no class for
             them. The code can do everything that this process can do.
         template: the prompt of users with a history: a name or a path.
@@ -26,11 +32,17 @@ class Settings:
         background: number of histories over which the prior is averaged.
         compute_priors: compute the prior of the whole catalog when the recommender is opened; otherwise of each item
             when it is first needed. Beam search always computes it when the recommender is opened.
+
+    Raises:
+        InputError: the engine does not exist, or its URL is missing or not valid.
     """
 
     model: str | Path | None = LANGUAGE_MODEL
     adapter: str | Path | None = None
     encoder: str | Path | None = ENCODER_MODEL
+    engine: Engine = DEFAULT_ENGINE
+    server_url: str | None = None
+    server_model: str | None = None
     trust_remote_code: bool = False
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
@@ -38,3 +50,6 @@ class Settings:
     small_search_candidates: int = 10
     background: int = 3
     compute_priors: bool = False
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine, self.server_url)

@@ -68,6 +68,7 @@ EDGE = {
     "store.event_store": "the clock is an argument; its default is the process's own",
     "datasets.pypi": "pip runs in the caller's environment",
     "vllm_plugin.processor": "vLLM makes the processor and passes it nothing of ours",
+    "backends.engines": "the key of a model's server is in the environment only, so that nothing stores it",
     "backends.vllm_protocol": "vLLM's processes take settings from the environment, which is put back",
     "backends.vllm_engine": "the clock is an argument; its default is the process's own",
     "backends.vllm_server": "the clock is an argument; its default is the process's own",
@@ -197,17 +198,17 @@ def test_implementations_do_not_know_each_other() -> None:
         (
             "backends.transformers",
             "errors types deadline backends.provenance backends.adapter backends.base backends.masked_model "
-            "backends.plain_tree backends.precision backends.pretrained backends.quiet backends.generation "
-            "backends.transformers_tree",
+            "backends.model_name backends.plain_tree backends.precision backends.pretrained backends.quiet "
+            "backends.generation backends.transformers_tree",
         ),
         ("backends.transformers_tree", "types deadline backends.growing_cache backends.tree_arrays"),
-        ("backends.pretrained", "errors backends.quiet"),
+        ("backends.pretrained", "errors backends.model_name backends.quiet"),
         ("backends.encoder", "errors types backends.precision backends.pretrained"),
         ("backends.path_tree", "errors types deadline backends.tree_arrays"),
         (
             "backends.vllm_engine",
-            "errors types deadline backends.provenance backends.adapter backends.base backends.vllm_process "
-            "backends.vllm_protocol backends.path_tree backends.generation",
+            "errors types deadline backends.provenance backends.adapter backends.base backends.model_name "
+            "backends.vllm_process backends.vllm_protocol backends.path_tree backends.generation",
         ),
         ("backends.vllm_process", "errors deadline backends.precision backends.vllm_protocol"),
         (

@@ -14,6 +14,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 
 from genrec.artifact import sha256_of
+from genrec.backends.model_name import model_name
 from genrec.backends.provenance import Provenance
 from genrec.errors import MismatchError, ModelMissingError
 
@@ -94,10 +95,10 @@ class _AdapterFiles:
 
 
 def _check_config(folder: Path, files: _AdapterFiles, base: Path, max_rank: int | None) -> None:
-    if Path(files.base).name != base.name:
+    if model_name(files.base) != model_name(base):
         raise MismatchError(
-            f"the adapter {folder.name!r} was trained for {files.base!r}, not for {base.name!r}; load that model, or "
-            f"correct base_model_name_or_path in {_CONFIG} if it is the same one"
+            f"the adapter {folder.name!r} was trained for {files.base!r}, not for {model_name(base)!r}; load that "
+            f"model, or correct base_model_name_or_path in {_CONFIG} if it is the same one"
         )
     if max_rank is not None and files.rank > max_rank:
         raise MismatchError(
@@ -122,7 +123,7 @@ def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> Non
         file = base / name
         if file.is_file() and (found := sha256_of(file)) != trained:
             raise MismatchError(
-                f"the adapter {folder.name!r} was trained on other weights: {name} of {base.name!r} has SHA-256 "
+                f"the adapter {folder.name!r} was trained on other weights: {name} of {model_name(base)!r} has SHA-256 "
                 f"{found[:12]}, not {trained[:12]}; load the model that it was trained on, or train it again"
             )
 
@@ -145,8 +146,8 @@ def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> Non
             axis, expected = 1 if suffix == _LORA_SUFFIXES[0] else 0, base_shapes.get(_name_in_text_part(module))
             if expected is None or shape[axis] != expected[axis]:
                 raise MismatchError(
-                    f"the adapter {folder.name!r} changes {module} by {shape}, and {base.name!r} has {expected}; "
-                    "load the model that it was trained on"
+                    f"the adapter {folder.name!r} changes {module} by {shape}, and {model_name(base)!r} has "
+                    f"{expected}; load the model that it was trained on"
                 )
 
 

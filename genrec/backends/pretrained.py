@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from genrec.backends.model_name import model_name
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.errors import ModelMissingError
 
@@ -35,7 +36,7 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
                 str(model), use_safetensors=True, trust_remote_code=trust_remote_code, **options
             )
     except Exception as error:  # safetensors, torch and Transformers raise exceptions of their own
-        name = Path(model).name
+        name = model_name(model)
         if not trust_remote_code and _needs_own_code(Path(model)):
             raise ModelMissingError(
                 f"cannot load the model {name!r}: it needs the Python code in {model}, which is not run by default",

@@ -13,6 +13,7 @@ from genrec.backends.adapter import Adapter, inspect_adapter
 from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationRequests, OnTokens
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.masked_model import MaskedModel
+from genrec.backends.model_name import model_name
 from genrec.backends.plain_tree import PlainModel, PlainTree
 from genrec.backends.precision import default_device, native_dtype
 from genrec.backends.pretrained import causal_model_class, load_pretrained
@@ -72,7 +73,7 @@ class TransformersBackend:
         if tuned is not None:
             loaded = _merge_adapter(loaded, tuned)
         self.model: PreTrainedModel = loaded.to(device=self.device, dtype=self.dtype).eval()
-        weights = f"{name or Path(model).name}{'' if tuned is None else f'+{tuned.name}'}"
+        weights = f"{name or model_name(model)}{'' if tuned is None else f'+{tuned.name}'}"
         self.name = f"{weights}@{str(self.dtype).removeprefix('torch.')}"
         self.provenance = Provenance.find(Path(model)) if tuned is None else tuned.provenance
         self.plain = PlainModel(self.model, self.name)

@@ -12,6 +12,7 @@ from genrec.backends import vllm_protocol
 from genrec.backends.adapter import Adapter, inspect_adapter
 from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationRequest, GenerationRequests, OnTokens
 from genrec.backends.generation import ConstraintChecker, check_context_length
+from genrec.backends.model_name import model_name
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.provenance import Provenance
 from genrec.backends.vllm_process import EngineProcess
@@ -67,12 +68,12 @@ class VllmEngineBackend:
         }
         self._model, self._max_rank = model, int(options["max_lora_rank"]) if max_adapters else 0
         self._adapter: Adapter | None = None
-        self._process = EngineProcess(Path(model).name, timeout, clock, options)
+        self._process = EngineProcess(model_name(model), timeout, clock, options)
         # Ids of streamed requests count down, because `LLM.generate` counts up and reads every id as a number.
         self._request_ids = itertools.count(-1, -1)
         self._lora_ids: dict[str, int] = {}  # by the adapter's name; vLLM identifies adapters by number
         config = self.llm.llm_engine.model_config
-        self.name = self._base_name = f"{name or Path(model).name}@{str(config.dtype).removeprefix('torch.')}"
+        self.name = self._base_name = f"{name or model_name(model)}@{str(config.dtype).removeprefix('torch.')}"
         self.vocab_size = int(config.get_vocab_size())
         self.context_length = int(config.max_model_len) - vllm_protocol.EXTRA_TOKENS
         self.max_logprobs = vllm_protocol.MAX_LOGPROBS

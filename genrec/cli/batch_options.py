@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from genrec.cli import options
-from genrec.cli.settings_options import MODEL_PANEL, setting_options
+from genrec.cli.settings_options import setting_options
 
 _TEXT_PANEL = "Texts"
 
@@ -21,15 +21,6 @@ Input = Annotated[
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the run.")]
 RankerName = Annotated[
     str, typer.Option("--ranker", metavar="CHOICE", help="Ranker: generative, blend, embedding or popularity.")
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        metavar="CHOICE",
-        help="Engine that runs the language model: transformers or vllm.",
-        rich_help_panel=MODEL_PANEL,
-    ),
 ]
 WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True, help="End when standard input closes.")]
 Prompt = Annotated[
@@ -102,7 +93,6 @@ def task_options(
     only: options.Only = None,
     exclude: options.Exclude = None,
     where: options.Where = None,
-    engine: Engine = "transformers",
     **given: Any,
 ) -> None:
     """Declares the options that decide the answers; see `genrec.cli.batch_tasks.task_options_from`."""

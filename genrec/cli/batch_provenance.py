@@ -34,7 +34,8 @@ def model_provenance(engine: str, settings: "Settings", cache: Path) -> dict[str
     from genrec.datasets.registry import find_adapter
     from genrec.loading import find_model_directory
 
-    provenance: dict[str, Any] = {"model hash": _file_hashes(find_model_directory(settings.model or "", cache))}
+    folder = find_model_directory(settings.model or "", cache, weights=engine != "server")
+    provenance: dict[str, Any] = {"model hash": _file_hashes(folder)}
     if settings.adapter is not None:
         provenance["adapter hash"] = _file_hashes(find_adapter(settings.adapter))
     return {**provenance, "precision": _numeric_precision(engine), **_package_version()}

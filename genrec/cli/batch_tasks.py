@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from genrec.cli import first_ranker, loading, terminal
-from genrec.cli.batch_engines import fetch_engine_models, open_engine
 from genrec.cli.batch_provenance import data_provenance, model_provenance, recommend_provenance
 from genrec.cli.options import DATA_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
@@ -22,24 +21,25 @@ if TYPE_CHECKING:
     from genrec.batch.prompts import PromptBuilder
     from genrec.batch.recommend import RecommendTask
     from genrec.batch.run import BatchRun
-    from genrec.loading import EngineOptions
     from genrec.prompting.template import Template
     from genrec.recommender import Recommender
 
     BatchTask = RecommendTask | GenerateTask
 
 LISTS, TEXTS = "lists", "texts"
-_ENGINES = ("transformers", "vllm")
+_ENGINES = ("transformers", "vllm", "server")
+_ENGINE_OPTIONS = ("engine", "server_url", "server_model")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
 _MODEL_OPTIONS = ("model", "adapter", "batch_size")
 _SEARCH_OPTIONS = tuple(
-    name for name in SETTING_OPTIONS if name not in (*_MODEL_OPTIONS, "encoder", "trust_remote_code")
+    name for name in SETTING_OPTIONS if name not in (*_MODEL_OPTIONS, *_ENGINE_OPTIONS, "encoder", "trust_remote_code")
 )
 _RECOMMEND_OPTIONS = ("k", "ranker", "encoder", *_FILTER_OPTIONS, *_SEARCH_OPTIONS)
-_LLM_OPTIONS = ("engine", *_MODEL_OPTIONS, *_SEARCH_OPTIONS)
+_LLM_OPTIONS = (*_ENGINE_OPTIONS, *_MODEL_OPTIONS, *_SEARCH_OPTIONS)
 _GENERATE_OPTIONS = ("prompt", "schema", "max_tokens", "temperature", "seed")
 TASK_OPTIONS = (
-    *("answers", "engine", "on_unknown", "trust_remote_code"),
+    *("answers", "on_unknown", "trust_remote_code"),
+    *_ENGINE_OPTIONS,
     *DATA_OPTIONS,
     *_MODEL_OPTIONS,
     *_RECOMMEND_OPTIONS,
@@ -48,12 +48,12 @@ TASK_OPTIONS = (
 # Options that manifests of format 2 do not always have: they are recorded only if they are given.
 _SPARSE_OPTIONS = (
     *("exact", "max_nodes", "min_history", "max_history", "history_step", "memory"),
-    "trust_remote_code",
+    *("trust_remote_code", "server_url", "server_model"),
 )
 _CONFIG_KEYS = {"fusion_weight": "evidence"}  # option names to keys in manifests of format 2, where they differ
 _PATH_OPTIONS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template", "prompt")
 _SNIFFED_ROWS = 100  # rows that are searched for OpenAI's batch format
-_ENGINE_BATCH_SIZE = {"transformers": 32, "vllm": 4096}  # prompts passed to an engine at once
+_ENGINE_BATCH_SIZE = {"transformers": 32, "vllm": 4096, "server": 4096}  # prompts passed to an engine at once
 
 
 def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any]:
@@ -64,6 +64,7 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
     """
     given: dict[str, Any] = {name: context.params.get(name) for name in TASK_OPTIONS}
     given = {name: None if value in ([], ()) else value for name, value in given.items()}  # repeatable options
+    given["engine"] = given["engine"] or _ENGINES[0]
     if given["engine"] not in _ENGINES:
         raise InputError(f"--engine is {given['engine']!r}; choose one of {', '.join(_ENGINES)}")
     texts = given["prompt"] is not None or _is_openai_batch(input_path)
@@ -160,7 +161,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     settings = replace(loading.settings_from_options(given), compute_priors=True)
     source = loading.DataSource.from_options(task_options)
     if not offline:
-        fetch_engine_models(engine, [settings.model, settings.encoder], cache)
+        loading.fetch_models(settings, cache)
     generative = needs_language_model(task_options)
     filters = {name: task_options[name] for name in (*_FILTER_OPTIONS, "on_unknown") if task_options[name] is not None}
     options: RecommendOptions = filters  # type: ignore[assignment]
@@ -170,13 +171,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
         with loading.translate_option_errors(has_on_unknown=True):
             recommender.check([], task_options["k"], **options)
 
-    def engine_options() -> "EngineOptions":
-        backend, prior_backend = open_engine(engine, settings, cache) if generative else (None, None)
-        return {"backend": backend, "prior_backend": prior_backend}
-
-    opened = loading.load_recommender(
-        source, settings, cache, need_model=generative, check=check, open_engine=engine_options
-    )
+    opened = loading.load_recommender(source, settings, cache, need_model=generative, offline=True, check=check)
     for notice in opened.notices:
         if notice.code in ("no_language_model", "no_embedding_ranker"):  # the answers would change once it is installed
             raise ModelMissingError(f"a batch run needs every stage of the fallback chain: {notice}")
@@ -203,13 +198,13 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     from genrec.batch.prompts import ChatPromptBuilder, SamplingParams
     from genrec.cache import default_cache
     from genrec.decoding.grammar import GrammarCompiler
-    from genrec.loading import find_model_directory, load_backend
+    from genrec.loading import find_model_directory, open_engine
     from genrec.prompting.template import read_template
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     engine, cache = task_options["engine"], default_cache()
     settings = loading.settings_from_options(
-        {name: task_options[name] for name in ("model", "adapter", "trust_remote_code")}
+        {name: task_options[name] for name in ("model", "adapter", "trust_remote_code", *_ENGINE_OPTIONS)}
     )
     if settings.model is None:
         raise InputError("--model none generates no texts; name a model, or omit --model")
@@ -218,7 +213,7 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     )
     template = None if task_options["prompt"] is None else read_template(task_options["prompt"])
     if not offline:
-        fetch_engine_models(engine, [settings.model], cache)
+        loading.fetch_models(replace(settings, encoder=None), cache)
     provenance = model_provenance(engine, settings, cache)
     if template is None:
         build_prompt: PromptBuilder = ChatPromptBuilder(Path(settings.model).name)
@@ -227,14 +222,12 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
         provenance |= hashes
     size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
     check_count("--batch-size", size)
-    tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(settings.model, cache))
+    folder = find_model_directory(settings.model, cache, weights=engine != "server")
+    tokenizer = HuggingFaceTokenizer.from_directory(folder)
     if sampling_params.schema is not None:
         GrammarCompiler(tokenizer).compile_json_schema(sampling_params.schema)  # before the model is loaded
-    backend, _ = open_engine(engine, settings, cache)
-    if backend is None:
-        backend, _ = load_backend(
-            settings.model, cache, adapter=settings.adapter, trust_remote_code=settings.trust_remote_code
-        )
+    # Texts need no prior, so the model without its adapter is not loaded.
+    backend, _ = open_engine(replace(settings, generative=replace(settings.generative, prior=0.0)), cache)
     return GenerateTask(backend, tokenizer, build_prompt, sampling_params=sampling_params, batch_size=size), provenance
 
 

@@ -46,7 +46,7 @@ def chat(
     check_count("--k", k)
     user_options.check_user(user, history)
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
-    need_model = bool(given["model"] or given["adapter"])
+    need_model = loading.names_model(given)
     chat_options = loading.advisor_options(given)
     check_advisor_options(**chat_options)
 

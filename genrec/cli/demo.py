@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from genrec.recommender import Recommender
+    from genrec.settings import Settings
     from genrec.types import History, RecommendationList
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -89,7 +90,7 @@ def demo(k: options.K = 5, offline: options.Offline = False, as_json: options.Js
 
     start = time.perf_counter()
     cache, settings = default_cache(), loading.settings_from_options({})
-    _fetch_models([str(settings.model), str(settings.encoder)], cache, offline)
+    _fetch_models(settings, cache, offline)
     opened = loading.load_recommender(loading.DataSource(), settings, cache, need_model=True)
     tuned = loading.load_recommender(
         loading.DataSource(),
@@ -129,15 +130,15 @@ def demo(k: options.K = 5, offline: options.Offline = False, as_json: options.Js
         _print_next_commands(console, time.perf_counter() - start)
 
 
-def _fetch_models(models: list[str], cache: Path, offline: bool) -> None:
+def _fetch_models(settings: "Settings", cache: Path, offline: bool) -> None:
     """Download missing models; offline, raise an error if one is missing."""
     from genrec.datasets.models import find_model
 
     if not offline:
-        loading.fetch_models(models, cache)
+        loading.fetch_models(settings, cache)
         return
-    for name in models:
-        find_model(name, cache)
+    for name in (settings.model, settings.encoder):
+        find_model(str(name), cache)
 
 
 def _history_of(recommender: "Recommender", user: ExampleUser) -> "History":

@@ -90,18 +90,20 @@ def _check_cache(cache: Path) -> Check:
 
 
 def _check_model(name: str | Path, cache: Path, failure_state: CheckState) -> Check:
+    from genrec.datasets.hub_id import HubId
     from genrec.datasets.models import MODELS
     from genrec.loading import find_model_directory
 
     title = f"model {name}"
-    remedy = f"genrec model get {name}" if str(name) in MODELS else "check the path"
+    can_download = str(name) in MODELS or HubId.parse(name) is not None
+    remedy = f"genrec model get {name}" if can_download else "check the path"
     try:
         folder = find_model_directory(name, cache)
     except ModelMissingError:
         return Check(title, failure_state, "not downloaded", remedy)
     except GenrecError as error:
         return Check(title, failure_state, str(error), remedy)
-    if str(name) in MODELS:
+    if can_download:
         return Check(title, "ok", "downloaded, every file matches its checksum")
     return (
         Check(title, "ok", "found") if folder.is_dir() else Check(title, failure_state, f"no folder {folder}", remedy)

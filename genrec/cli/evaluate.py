@@ -89,13 +89,19 @@ def evaluate(
     if deep := [name for name in metrics if metric_cutoff(name) > k]:
         raise InputError(f"--metric {deep[0]} needs longer lists than --k {k}; set --k {metric_cutoff(deep[0])}")
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
+    loading.fetch_hub_models(settings, default_cache())
     with loading.translate_option_errors(), terminal.progress() as progress:
         progress.start(f"Reading {source.name}")
         _check_ranker_names(settings, ranker)
         experiment, events = _build_experiment(source, protocol, at, users)
         leakage = _find_leakage(settings, experiment, events, ranker, allow_leakage)
         recommender = open_recommender(
-            experiment.catalog, experiment.train, cache=default_cache(), settings=settings, on_progress=progress
+            experiment.catalog,
+            experiment.train,
+            cache=default_cache(),
+            settings=settings,
+            need_model=loading.names_model(given),
+            on_progress=progress,
         )
         for notice in recommender.notices:
             terminal.print_notice(f"note: {notice}")

@@ -36,13 +36,15 @@ def build(
     from genrec.loading import find_model_directory
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
-    cache, model = default_cache(), loading.settings_from_options(given).model
+    cache, settings = default_cache(), loading.settings_from_options(given)
+    model = settings.model
     if model is None:
         raise InputError("--model none has no tokenizer; name a model, or omit --model")
     source = loading.DataSource.from_options({"data": data, "items": items, "columns": columns})
     check_writable(out, kind=INDEX_KIND)
+    loading.fetch_hub_models(settings, cache, weights=False)
     with terminal.progress() as progress:
-        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache))
+        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache, weights=False))
         progress.start(f"Reading {source.name}")
         catalog, _ = source.read(cache)
         progress.start(f"Tokenising {len(catalog):,} items")

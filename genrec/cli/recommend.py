@@ -66,7 +66,7 @@ def recommend(
     filters |= {"deadline": deadline, "on_unknown": on_unknown}
     settings = loading.settings_from_options(given)
     source = loading.DataSource.from_options({**given, "index": index})
-    need_model = bool(given["model"] or given["adapter"])
+    need_model = loading.names_model(given)
 
     def check(unranked: "Recommender") -> None:
         with loading.translate_option_errors(has_on_unknown=True, new_user="--history or --words"):

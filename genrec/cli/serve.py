@@ -117,12 +117,12 @@ def serve(
             f"--host {host} is reachable from other machines and needs keys; add --keys FILE, or set {_KEYS_VARIABLE}"
         )
     first_ranker.check_ranker(ranker)
-    need_model = bool(given["model"] or given["adapter"])
+    need_model = loading.names_model(given)
     given = first_ranker.without_unused_models(given, ranker)
     settings, cache = loading.settings_from_options(given), default_cache()
     source, chat_options = loading.DataSource.from_options(given), loading.advisor_options(given)
     check_advisor_options(**chat_options)
-    loading.fetch_models([settings.model, settings.encoder], cache)
+    loading.fetch_models(settings, cache)
     listener = _bind(host, port)  # before the slow work; connections are refused until the server starts
     with Store.open(store or _default_store_url(source)) as opened:
         remaining = replace(source, store=opened)  # users who were forgotten are left out of all that is computed

