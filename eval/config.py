@@ -169,7 +169,7 @@ def read_toml(
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         for override in overrides:
-            values |= _parse_override(override)
+            _apply_override(values, override)
         return path, model.model_validate(values)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not valid TOML: {error}") from error
@@ -178,6 +178,17 @@ def read_toml(
         place = ".".join(map(str, first["loc"])) or "the file"
         value = f", not {first['input']!r:.80}" if first["type"] not in ("extra_forbidden", "value_error") else ""
         raise InputError(f"{path.name}: {place}: {first['msg']}{value}; see {documented_in} for the keys") from error
+
+
+def _apply_override(values: dict[str, Any], text: str) -> None:
+    """Replace a key; a dotted key replaces one within a table and keeps the others."""
+    change = _parse_override(text)
+    for _ in range(text.partition("=")[0].count(".")):
+        (key,) = change
+        if not isinstance(values.setdefault(key, {}), dict):
+            break
+        values, change = values[key], change[key]
+    values |= change
 
 
 def _parse_override(text: str) -> dict[str, Any]:

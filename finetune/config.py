@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eval.config import read_toml
 from finetune.tasks import TrainingTask
+from genrec.prompting import ChatTemplateSettings
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
@@ -21,6 +22,7 @@ class TrainConfig(BaseModel):
         model: a bundled model's name, or a folder.
         trust_remote_code: run Python code in that folder, if Transformers has no class for the model.
         template: the template that renders a history.
+        chat_template: arguments, date and name of the model's own chat template, see `ChatTemplateSettings`.
         background: how many users' histories the prior is averaged over.
         identifiers: what the model generates for an item: its title, or a semantic id of `levels` codes out of `width`
             each, see `genrec.index.semantic_ids`.
@@ -62,6 +64,7 @@ class TrainConfig(BaseModel):
     model: str = "SmolLM2-135M-Instruct"
     trust_remote_code: bool = False
     template: str = "next-item"
+    chat_template: ChatTemplateSettings = ChatTemplateSettings()
     identifiers: Literal["titles", "codes"] = "titles"
     levels: int = Field(default=3, ge=1)
     width: int = Field(default=256, ge=1)

@@ -182,8 +182,10 @@ def _check_start(start: Path, config: TrainConfig, weights: Path, expected: dict
                 f"{name} of {start} is {existing[name]}, not {expected[name]}; set it to {existing[name]}"
             )
     if provenance is not None:
-        for key in ("identifiers", "levels", "width"):
-            before, now = provenance.config.get(key), getattr(config, key)
+        wanted = config.model_dump(mode="json")
+        trained = {"chat_template": wanted["chat_template"], **provenance.config}  # older adapters do not record it
+        for key in ("identifiers", "levels", "width", "chat_template"):
+            before, now = trained.get(key), wanted[key]
             if before != now:
                 raise MismatchError(f"{start} was trained with {key} = {before!r}, not {now!r}; set it to {before!r}")
         if mismatches := provenance.mismatches(template=read_template(config.template).fingerprint):

@@ -9,6 +9,7 @@ finetune.train ...; on several processors: torchrun --nproc-per-node 2 -m finetu
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
 
     # Prompts and items in the same tokens as in serving; the main process computes the prior once.
     weights = find_model_directory(config.model, cache)
-    tokenizer = HuggingFaceTokenizer.from_directory(weights)
+    tokenizer = HuggingFaceTokenizer.from_directory(weights, config.chat_template)
     with process.main_process_first():
         semantic_ids = _semantic_ids(config, training_data, tokenizer, cache)
         index = open_index(training_data.catalog, tokenizer, cache, lambda *_: None, semantic_ids)
@@ -101,6 +102,7 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
         if process.is_main_process:
             write_curve(out / "curve.json", trainer.validation_curve())
             provenance = build_provenance(config, training_data, weights, index, template, trainer.best_metrics())
+            provenance = replace(provenance, chat_template=tokenizer.chat_template_fingerprint)
             save_adapter(out / "adapter", model, provenance, semantic_ids, num_negatives=VALIDATION_NEGATIVES)
     return out / "adapter"
 

@@ -13,6 +13,7 @@ from .loading import open_dataset as open_dataset
 from .loading import open_default as open_default
 from .loading import open_recommender as open_recommender
 from .notices import Notice as Notice
+from .prompting.chat_template import ChatTemplateSettings as ChatTemplateSettings
 from .prompting.template import Template as Template
 from .prompting.template import read_template as read_template
 from .rankers.base import Ranker as Ranker

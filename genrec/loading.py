@@ -4,6 +4,7 @@ Results that are slow to compute (the index, item vectors, counts, priors) are c
 inputs, so the next start only reads them.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ from genrec.pipeline import LlmStage, Pipeline
 from genrec.precomputed import load_collaborative_model, load_item_vectors
 from genrec.precomputed import open_index as open_index  # recipes and measurements import both from here
 from genrec.precomputed import select_prior_histories as select_prior_histories
+from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.embedding import EmbeddingRanker
@@ -117,6 +119,7 @@ def open_pipeline(
     settings, progress = settings or Settings(), on_progress or ignore_progress
     if settings.model is not None:  # before the slow work
         check_templates([read_template(settings.template), read_template(settings.cold_template)], settings.generative)
+        _check_chat_template(settings, cache)
     loading_notices: list[Notice] = []
     if reason := cache_write_error(cache):
         loading_notices.append(Notice("cache_not_writable", {"reason": reason}))
@@ -205,16 +208,23 @@ def find_model_directory(model: str | Path, cache: Path, *, weights: bool = True
 
 
 def load_backend(
-    model: str | Path, cache: Path, *, adapter: str | Path | None = None, trust_remote_code: bool = False
+    model: str | Path,
+    cache: Path,
+    *,
+    adapter: str | Path | None = None,
+    trust_remote_code: bool = False,
+    chat_template: ChatTemplateSettings | None = None,
 ) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
     """Load a language model, optionally with an adapter, and its tokenizer.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
             Python code of its own, and `trust_remote_code` is false.
+        ArtifactError: the tokenizer cannot be used, or its chat template not with these settings.
     """
     folder = find_model_directory(model, cache)
     _require_torch()
+    tokenizer = HuggingFaceTokenizer.from_directory(folder, chat_template)  # before the weights, which are slow
     from genrec.backends.transformers import TransformersBackend
 
     adapter_folder = None if adapter is None else find_adapter(adapter)
@@ -224,7 +234,22 @@ def load_backend(
         name=weights_cache_name(model, folder),
         trust_remote_code=trust_remote_code,
     )
-    return backend, HuggingFaceTokenizer.from_directory(folder)
+    return backend, tokenizer
+
+
+def load_tokenizer(settings: Settings, cache: Path) -> HuggingFaceTokenizer:
+    """The tokenizer of the settings' model, which makes prompts with their chat template settings.
+
+    Raises:
+        InputError: the settings name no model.
+        ModelMissingError: the bundled model has not been downloaded.
+        ArtifactError: the tokenizer cannot be used, or its chat template not with these settings.
+    """
+    if settings.model is None:
+        raise InputError("no language model is set, and so no tokenizer; set model in the settings")
+    return HuggingFaceTokenizer.from_directory(
+        find_model_directory(settings.model, cache, weights=False), settings.chat_template
+    )
 
 
 def open_engine(settings: Settings, cache: Path) -> tuple[Backend, Backend | None]:
@@ -241,8 +266,13 @@ def open_engine(settings: Settings, cache: Path) -> tuple[Backend, Backend | Non
     if settings.model is None:
         raise InputError("model is None, and an engine runs a model; set model")
     if settings.engine == DEFAULT_ENGINE:
-        trusted = settings.trust_remote_code
-        backend = load_backend(settings.model, cache, adapter=settings.adapter, trust_remote_code=trusted)[0]
+        backend, _ = load_backend(
+            settings.model,
+            cache,
+            adapter=settings.adapter,
+            trust_remote_code=settings.trust_remote_code,
+            chat_template=settings.chat_template,
+        )
         return backend, _load_base_backend(backend, settings, cache) if settings.generative.prior else None
     folder = find_model_directory(settings.model, cache, weights=settings.engine != "server")
     source = ModelSource(
@@ -325,8 +355,7 @@ def _load_llm_stage(
         return None
     if backend is None:
         backend, prior_backend = open_engine(settings, cache)
-    folder = find_model_directory(settings.model, cache, weights=settings.engine != "server")
-    tokenizer = HuggingFaceTokenizer.from_directory(folder)
+    tokenizer = load_tokenizer(settings, cache)
     identifiers = _load_identifiers(settings, cache)
     index = open_index(pipeline.catalog, tokenizer, cache, progress, identifiers)
     ranker = GenerativeRanker(
@@ -344,6 +373,17 @@ def _load_llm_stage(
     if settings.compute_priors or settings.generative.strategy == "beam":
         ranker.compute_priors(lambda done, total: progress("Computing priors", done, total))
     return LlmStage(ranker, index, identifiers, tokenizer, settings.small_search_candidates, settings.background)
+
+
+def _check_chat_template(settings: Settings, cache: Path) -> None:
+    """Fail now if the model's chat template cannot be rendered with the settings, and not after the slow work.
+
+    Raises:
+        ArtifactError: see `load_tokenizer`.
+    """
+    if settings.chat_template != ChatTemplateSettings():
+        with suppress(ModelMissingError):  # a notice tells it later
+            load_tokenizer(settings, cache)
 
 
 def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:

@@ -36,6 +36,9 @@ SENTENCES: Mapping[str, str] = {
         "the model's chat template opens answers with {generation_prompt!r}: the model was trained to reason first, "
         "and answers without reasoning here"
     ),
+    "chat_template_arguments_ignored": (
+        "the model's chat template does not read these arguments, so they have no effect: {names}"
+    ),
     # differences between an adapter's training and serving
     "adapter_differs": "the adapter was trained with {name} {trained:.12}, but serves {name} {served:.12}",
     "adapter_setting_differs": "the adapter was trained with {name} = {trained:g}, but serves with {served:g}",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from genrec.backends.engines import DEFAULT_ENGINE, Engine, check_engine
+from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.rankers.generative_settings import GenerativeSettings
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
@@ -27,6 +28,7 @@ class Settings:
             them. The code can do everything that this process can do.
         template: the prompt of users with a history: a name or a path.
         cold_template: the prompt of users without a history: a name or a path.
+        chat_template: arguments, date and name of the model's own chat template.
         generative: how the LLM ranks.
         small_search_candidates: number of candidates in the smaller LLM search of the fallback chain.
         background: number of histories over which the prior is averaged.
@@ -46,6 +48,7 @@ class Settings:
     trust_remote_code: bool = False
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
+    chat_template: ChatTemplateSettings = field(default_factory=ChatTemplateSettings)
     generative: GenerativeSettings = field(default_factory=lambda: GenerativeSettings(fusion_weight=50.0))
     small_search_candidates: int = 10
     background: int = 3

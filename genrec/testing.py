@@ -21,6 +21,7 @@ class ByteTokenizer:
     """A tokenizer whose tokens are bytes of UTF-8, one end token, and one token for each role."""
 
     fingerprint = "bytes"
+    chat_template_fingerprint = ""
     vocab_size = 260
     eos_token_id = 256
     control_token_ids = (256, 257, 258, 259)

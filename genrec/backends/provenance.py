@@ -13,7 +13,9 @@ from genrec.notices import Notice
 
 PROVENANCE_FILE = "genrec.json"
 # Adapters of genrec 0.1 lack them.
-_DEFAULTS: Mapping[str, Any] = MappingProxyType({"train": None, "earlier": (), "trained_at": None, "user_data": {}})
+_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"train": None, "earlier": (), "trained_at": None, "user_data": {}, "chat_template": None}
+)
 
 
 def file_hashes(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
@@ -56,6 +58,7 @@ class Provenance:
         versions: the versions of the packages used.
         metrics: the validation metrics.
         train: the fingerprint of the training interactions; None in adapters of genrec 0.1.
+        chat_template: the fingerprint of the chat template with its arguments; None if it is not recorded.
         earlier: the training interactions of the adapters that the training continued from.
         trained_at: seconds since 1970 when the first of all these interactions were read; None if that is not known, as
             for adapters of genrec 0.1.
@@ -79,6 +82,7 @@ class Provenance:
     earlier: tuple[TrainingSource, ...] = ()
     trained_at: float | None = None
     user_data: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
 
     @property
     def sources(self) -> tuple[TrainingSource, ...]:
@@ -87,11 +91,11 @@ class Provenance:
         return (own, *self.earlier)
 
     def mismatches(self, **current: str) -> list[Notice]:
-        """A notice for each attribute whose current value is not the one of training."""
+        """A notice for each recorded attribute whose current value is not the one of training."""
         return [
             Notice("adapter_differs", {"name": name, "trained": getattr(self, name), "served": value})
             for name, value in current.items()
-            if getattr(self, name) != value
+            if getattr(self, name) not in (None, value)
         ]
 
     def setting_mismatches(self, **current: float) -> list[Notice]:

@@ -12,6 +12,7 @@ import typer
 
 from genrec.cli import first_ranker, loading, terminal
 from genrec.cli.batch_provenance import data_provenance, model_provenance, recommend_provenance
+from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS, canonical_arguments
 from genrec.cli.options import DATA_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.errors import InputError, MismatchError, ModelMissingError, check_count
@@ -30,7 +31,7 @@ LISTS, TEXTS = "lists", "texts"
 _ENGINES = ("transformers", "vllm", "server")
 _ENGINE_OPTIONS = ("engine", "server_url", "server_model")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
-_MODEL_OPTIONS = ("model", "adapter", "batch_size")
+_MODEL_OPTIONS = ("model", "adapter", "batch_size", *CHAT_TEMPLATE_OPTIONS)
 _SEARCH_OPTIONS = tuple(
     name for name in SETTING_OPTIONS if name not in (*_MODEL_OPTIONS, *_ENGINE_OPTIONS, "encoder", "trust_remote_code")
 )
@@ -49,6 +50,7 @@ TASK_OPTIONS = (
 _SPARSE_OPTIONS = (
     *("exact", "max_nodes", "min_history", "max_history", "history_step", "memory"),
     *("trust_remote_code", "server_url", "server_model"),
+    *CHAT_TEMPLATE_OPTIONS,
 )
 _CONFIG_KEYS = {"fusion_weight": "evidence"}  # option names to keys in manifests of format 2, where they differ
 _PATH_OPTIONS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template", "prompt")
@@ -77,6 +79,8 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
         _reject_options(
             context, _LLM_OPTIONS, f"applies to the language model, which --ranker {given['ranker']} does not use"
         )
+    if given["chat_template_arg"] is not None:
+        given["chat_template_arg"] = canonical_arguments(given["chat_template_arg"])
     given["where"] = loading.join_filters(given["where"])
     given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
     return given | {name: _absolute_path(given[name]) for name in _PATH_OPTIONS if given[name] is not None}
@@ -198,13 +202,15 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     from genrec.batch.prompts import ChatPromptBuilder, SamplingParams
     from genrec.cache import default_cache
     from genrec.decoding.grammar import GrammarCompiler
-    from genrec.loading import find_model_directory, open_engine
+    from genrec.loading import load_tokenizer, open_engine
     from genrec.prompting.template import read_template
-    from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
     engine, cache = task_options["engine"], default_cache()
     settings = loading.settings_from_options(
-        {name: task_options[name] for name in ("model", "adapter", "trust_remote_code", *_ENGINE_OPTIONS)}
+        {
+            name: task_options[name]
+            for name in ("model", "adapter", "trust_remote_code", *_ENGINE_OPTIONS, *CHAT_TEMPLATE_OPTIONS)
+        }
     )
     if settings.model is None:
         raise InputError("--model none generates no texts; name a model, or omit --model")
@@ -222,8 +228,9 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
         provenance |= hashes
     size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
     check_count("--batch-size", size)
-    folder = find_model_directory(settings.model, cache, weights=engine != "server")
-    tokenizer = HuggingFaceTokenizer.from_directory(folder)
+    tokenizer = load_tokenizer(settings, cache)
+    for notice in tokenizer.notices:
+        terminal.print_notice(f"note: {notice}")
     if sampling_params.schema is not None:
         GrammarCompiler(tokenizer).compile_json_schema(sampling_params.schema)  # before the model is loaded
     # Texts need no prior, so the model without its adapter is not loaded.

@@ -2,22 +2,31 @@
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from genrec.cli import loading, options, terminal
+from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS
 from genrec.cli.settings_options import setting_options
 from genrec.errors import EngineError, GenrecError, ModelMissingError
+
+if TYPE_CHECKING:
+    from genrec.notices import Notice
+    from genrec.settings import Settings
 
 CheckState = Literal["ok", "slow", "degraded", "broken"]
 
 _MIN_PYTHON = (3, 11)
 _PACKAGES = "genrec[local]"
 _INSTALL_COMMAND = f"pip install '{_PACKAGES}'"
+_CHAT_TEMPLATE_REMEDIES = {
+    "reasoning_skipped": "choose a model that answers without reasoning, or whose template reads enable_thinking",
+    "chat_template_arguments_ignored": "omit them, or name variables of the model's chat template",
+}
 _STYLES: dict[CheckState, str] = {"ok": "green", "slow": "yellow", "degraded": "yellow", "broken": "bold red"}
 
 
@@ -38,7 +47,7 @@ class Check:
     remedy: str = ""
 
 
-@options.with_options(setting_options("model", "encoder", "trust_remote_code"))
+@options.with_options(setting_options("model", "encoder", "trust_remote_code", *CHAT_TEMPLATE_OPTIONS))
 def doctor(as_json: options.Json = False, **given: Any) -> None:
     """Check Python, packages, models and the cache, and rank three items with the language model."""
     from genrec.cache import default_cache
@@ -53,7 +62,7 @@ def doctor(as_json: options.Json = False, **given: Any) -> None:
                 checks.append(_check_model(name, cache, "broken" if state == "broken" else "degraded"))
         if settings.model is not None and all(check.state != "broken" for check in checks):
             progress.start("Ranking three items")
-            checks += _check_generation(settings.model, cache, trust_remote_code=settings.trust_remote_code)
+            checks += _check_generation(settings, cache)
     usable = all(check.state != "broken" for check in checks)
     if as_json:
         terminal.write_json({"usable": usable, "checks": [asdict(check) for check in checks]})
@@ -110,10 +119,10 @@ def _check_model(name: str | Path, cache: Path, failure_state: CheckState) -> Ch
     )
 
 
-def _check_generation(name: str | Path, cache: Path, *, trust_remote_code: bool) -> Iterator[Check]:
+def _check_generation(settings: "Settings", cache: Path) -> Iterator[Check]:
     """Rank three items; a model that loads may still fail to run."""
     try:
-        dtype, device, ranked = _rank_three(name, cache, trust_remote_code=trust_remote_code)
+        dtype, device, notices, ranked = _rank_three(settings, cache)
     except (GenrecError, ImportError, OSError) as error:
         problem, remedy = (error.problem, error.remedy) if isinstance(error, GenrecError) else (str(error), "")
         yield Check("generation", "broken", problem, remedy or "download the model again, or reinstall " + _PACKAGES)
@@ -123,10 +132,13 @@ def _check_generation(name: str | Path, cache: Path, *, trust_remote_code: bool)
     else:
         remedy = "optional: a processor with bfloat16 (AVX-512 BF16) or a GPU is about 2.5 times faster"
         yield Check("arithmetic", "slow", f"{dtype} on {device}, which does not support bfloat16", remedy)
+    for notice in notices:
+        yield Check("chat template", "degraded", str(notice), _CHAT_TEMPLATE_REMEDIES[notice.code])
     yield Check("generation", "ok", f"ranking after Tea Cup: {', '.join(ranked)}")
 
 
-def _rank_three(name: str | Path, cache: Path, *, trust_remote_code: bool) -> tuple[str, str, list[str]]:
+def _rank_three(settings: "Settings", cache: Path) -> "tuple[str, str, Sequence[Notice], list[str]]":
+    """The number type and the device of the model, notices about its chat template, and the ranked titles."""
     import numpy as np
 
     from genrec.data.catalog import Catalog
@@ -141,7 +153,12 @@ def _rank_three(name: str | Path, cache: Path, *, trust_remote_code: bool) -> tu
     from genrec.rankers.generative_settings import GenerativeSettings
     from genrec.types import Item
 
-    backend, tokenizer = load_backend(name, cache, trust_remote_code=trust_remote_code)
+    backend, tokenizer = load_backend(
+        settings.model or "",
+        cache,
+        trust_remote_code=settings.trust_remote_code,
+        chat_template=settings.chat_template,
+    )
     titles = ("Tea Cup", "Tea Pot", "Bicycle Bell", "Garden Spade")
     catalog = Catalog.from_items([Item(number, title) for number, title in enumerate(titles)])
     ranker = GenerativeRanker(
@@ -156,7 +173,8 @@ def _rank_three(name: str | Path, cache: Path, *, trust_remote_code: bool) -> tu
     ranking = ranker.rank([RankRequest(history, "", allowed)], 3, deadline=Deadline.never())[0]
     if sorted(ranking.item_indices.tolist()) != [1, 2, 3]:
         raise EngineError(f"{backend.name} ranked items {ranking.item_indices.tolist()}, but 1, 2 and 3 were allowed")
-    return str(backend.dtype).removeprefix("torch."), str(backend.device), [titles[i] for i in ranking.item_indices]
+    dtype, ranked = str(backend.dtype).removeprefix("torch."), [titles[item] for item in ranking.item_indices]
+    return dtype, str(backend.device), tokenizer.notices, ranked
 
 
 def _print(checks: list[Check]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from genrec.cli import loading, options, terminal
+from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS
 from genrec.cli.settings_options import setting_options
 from genrec.errors import InputError
 
@@ -19,7 +20,7 @@ def _group() -> None: ...
 
 
 @group.command()
-@options.with_options(setting_options("model"))
+@options.with_options(setting_options("model", *CHAT_TEMPLATE_OPTIONS))
 def build(
     out: Out,
     data: options.Data = None,
@@ -33,23 +34,23 @@ def build(
     from genrec.cache import default_cache
     from genrec.index.catalog_index import INDEX_KIND, CatalogIndex
     from genrec.index.identifiers import TitleIdentifiers
-    from genrec.loading import find_model_directory
-    from genrec.prompting.tokenizer import HuggingFaceTokenizer
+    from genrec.loading import load_tokenizer
 
     cache, settings = default_cache(), loading.settings_from_options(given)
-    model = settings.model
-    if model is None:
+    if settings.model is None:
         raise InputError("--model none has no tokenizer; name a model, or omit --model")
     source = loading.DataSource.from_options({"data": data, "items": items, "columns": columns})
     check_writable(out, kind=INDEX_KIND)
     loading.fetch_hub_models(settings, cache, weights=False)
     with terminal.progress() as progress:
-        tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache, weights=False))
+        tokenizer = load_tokenizer(settings, cache)
         progress.start(f"Reading {source.name}")
         catalog, _ = source.read(cache)
         progress.start(f"Tokenising {len(catalog):,} items")
         index = CatalogIndex.build(catalog, TitleIdentifiers(), tokenizer)
         index.save(out)
+    for notice in tokenizer.notices:
+        terminal.print_notice(f"note: {notice}")
     report = {
         "index": str(out),
         "fingerprint": index.fingerprint,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS, chat_template_from_options
 from genrec.cli.options import ADVISOR_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.cli.terminal import print_notice, progress
@@ -76,29 +77,33 @@ class DataSource:
         """The name of the data in messages."""
         return self.data or next((path.name for path in (self.items, self.index) if path is not None), DEFAULT_DATASET)
 
-    def read(self, cache: Path, model: str | Path | None = None) -> "tuple[Catalog, Interactions | None]":
+    def read(self, cache: Path, settings: "Settings | None" = None) -> "tuple[Catalog, Interactions | None]":
         """Read the catalog, and the interactions if there are any, without users whom the store has forgotten.
+
+        Args:
+            cache: the cache folder.
+            settings: name the model whose tokenizer must be that of a saved index; by default it is not checked.
 
         Raises:
             InputError: a table cannot be used.
             ArtifactError: the index is damaged.
-            TokenizerMismatchError: the index was built for another tokenizer than that of `model`.
+            TokenizerMismatchError: the index was built for another tokenizer than that of the model.
             StoreError: the store cannot be read.
         """
-        catalog, interactions = self._read_files(cache, model)
+        catalog, interactions = self._read_files(cache, settings)
         if interactions is not None and self.store is not None:
             from genrec.store.forgetting import remaining_interactions
 
             interactions = remaining_interactions(interactions, self.store, cache)
         return catalog, interactions
 
-    def _read_files(self, cache: Path, model: str | Path | None) -> "tuple[Catalog, Interactions | None]":
+    def _read_files(self, cache: Path, settings: "Settings | None") -> "tuple[Catalog, Interactions | None]":
         from genrec.data.catalog import read_catalog
         from genrec.data.interactions import read_interactions
         from genrec.loading import open_dataset
 
         if self.index is not None:
-            catalog = _read_index(self.index, model, cache).catalog
+            catalog = _read_index(self.index, settings, cache).catalog
         elif self.items is not None:
             with translate_option_errors("items"):
                 catalog = read_catalog(self.items, columns=self.columns["items"])
@@ -154,7 +159,8 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
     from genrec.datasets.registry import find_adapter
     from genrec.settings import Settings
 
-    chosen = _given_options(options, SETTING_OPTIONS)
+    chosen = _given_options(options, SETTING_OPTIONS.keys() - CHAT_TEMPLATE_OPTIONS)
+    chat_template = chat_template_from_options(options)
     for name in ("model", "encoder"):
         if name in chosen:
             chosen[name] = None if chosen[name] == _NONE else _checked_model(chosen[name])
@@ -165,7 +171,7 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
     generative = replace(default.generative, **{name: chosen[name] for name in chosen if name not in ours})
     # An exhaustive search needs the prior of every item: compute it now, with a progress bar, not in the first request.
     whole = generative.strategy == "exhaustive" and generative.prior > 0
-    return replace(default, generative=generative, compute_priors=whole, **ours)
+    return replace(default, generative=generative, compute_priors=whole, chat_template=chat_template, **ours)
 
 
 def advisor_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +206,7 @@ def load_pipeline(
     with progress() as shown:
         shown.start(f"Reading {data_source.name}")
         with translate_option_errors():
-            catalog, interactions = data_source.read(cache, settings.model)
+            catalog, interactions = data_source.read(cache, settings)
         if check is not None:
             check(unranked_recommender(catalog, interactions))
     if not offline:
@@ -350,16 +356,15 @@ def generative_rankers(recommender: "Recommender") -> "list[GenerativeRanker]":
     return [ranker for ranker in recommender.stages if isinstance(ranker, GenerativeRanker)][:1]
 
 
-def _read_index(directory: Path, model: str | Path | None, cache: Path) -> "CatalogIndex":
+def _read_index(directory: Path, settings: "Settings | None", cache: Path) -> "CatalogIndex":
     """Load a saved index; with a model, its tokenizer must match."""
     from genrec.index.catalog_index import CatalogIndex
-    from genrec.loading import find_model_directory
-    from genrec.prompting.tokenizer import HuggingFaceTokenizer
+    from genrec.loading import load_tokenizer
 
     tokenizer = None
-    if model is not None:
+    if settings is not None and settings.model is not None:
         with suppress(ModelMissingError):  # the recommender reports it and works without the model
-            tokenizer = HuggingFaceTokenizer.from_directory(find_model_directory(model, cache))
+            tokenizer = load_tokenizer(settings, cache)
     return CatalogIndex.load(directory, tokenizer=tokenizer)
 
 

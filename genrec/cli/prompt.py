@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genrec.cli import loading, options, terminal, user_options
+from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS
 from genrec.cli.settings_options import setting_options
 from genrec.errors import ArtifactError, InputError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 group = typer.Typer(help="List and render prompt templates.")
 
 _UNLIMITED_TOKENS = 1 << 40  # token budget of a prompt without a model
+_SETTINGS = ("model", "max_history", "history_step", *CHAT_TEMPLATE_OPTIONS)
 _DATA_MARKERS = "⟦⟧"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped template, or a .j2 file.")]
@@ -60,7 +62,7 @@ def list_templates(as_json: options.Json = False) -> None:
 
 
 @group.command()
-@options.with_options(options.DATA_OPTIONS, setting_options("model", "max_history", "history_step"))
+@options.with_options(options.DATA_OPTIONS, setting_options(*_SETTINGS))
 def render(
     name: Name,
     user: user_options.User = None,
@@ -110,22 +112,21 @@ def _render(
     )
     window = (settings.generative.max_history, settings.generative.history_step)
     renderer = Renderer(catalog, tokenizer, template, budget, *window)
-    return renderer.render(history, words, candidates)
+    rendered = renderer.render(history, words, candidates)
+    return replace(rendered, notices=(*tokenizer.notices, *rendered.notices))
 
 
 def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[Tokenizer, int]":
     """The model's tokenizer, and the maximum length of a prompt, which leaves room for the longest item."""
     from genrec.cache import default_cache
-    from genrec.loading import find_model_directory
-    from genrec.precomputed import open_index
-    from genrec.prompting.tokenizer import HuggingFaceTokenizer
+    from genrec.loading import find_model_directory, load_tokenizer, open_index
 
     if settings.model is None:
         raise InputError("--model none has no tokens to show; name a model, or omit --tokens")
     cache = default_cache()
     loading.fetch_hub_models(settings, cache, weights=False)
     folder = find_model_directory(settings.model, cache, weights=False)
-    tokenizer = HuggingFaceTokenizer.from_directory(folder)
+    tokenizer = load_tokenizer(settings, cache)
     with terminal.progress() as progress:
         longest = int(open_index(catalog, tokenizer, cache, progress).trie.lengths.max())
     try:
@@ -140,7 +141,7 @@ def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[To
 class _NullTokenizer:
     """A tokenizer for rendering without a model: every prompt has 0 tokens, and so fits."""
 
-    fingerprint = ""
+    fingerprint = chat_template_fingerprint = ""
     vocab_size = eos_token_id = 0
     control_token_ids: tuple[int, ...] = ()
     notices = ()

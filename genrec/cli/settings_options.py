@@ -1,4 +1,4 @@
-"""Command-line options of `Settings` and `GenerativeSettings`: one row for each field, for all commands.
+"""Command-line options of `Settings` and the settings within it: one row for each field, for all commands.
 
 The rows are static, because importing the dataclasses would load numpy and slow down `genrec --help`. A test holds
 names, types and defaults equal to those of the dataclass fields. An option that is not given is None, which stands for
@@ -20,7 +20,7 @@ class SettingOption:
     """The option of a field.
 
     Attributes:
-        value_type: str, int, float or bool.
+        value_type: str, int, float or bool; list[str] for an option that can be repeated.
         default: the field's default.
         help: what the setting does.
         metavar: the placeholder of the value; "" for the name of its type.
@@ -28,7 +28,7 @@ class SettingOption:
         alias: a former flag, kept for one release.
     """
 
-    value_type: type
+    value_type: Any
     default: object
     help: str
     metavar: str = ""
@@ -114,6 +114,29 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             str,
             "cold-start",
             "Prompt template for users without a history: a shipped template's name, or a .j2 file.",
+            "NAME",
+            MODEL_PANEL,
+        ),
+        "chat_template_arg": SettingOption(
+            list[str],
+            None,
+            "Argument of the model's own chat template, such as enable_thinking=true; can be repeated. The value is "
+            "JSON, or text.",
+            "NAME=VALUE",
+            MODEL_PANEL,
+        ),
+        "chat_template_date": SettingOption(
+            str,
+            "2025-01-01",
+            "Date that the model's chat template shows as today's. It is fixed, because prompts that change every day "
+            "empty prompt caches.",
+            "DATE",
+            MODEL_PANEL,
+        ),
+        "chat_template_name": SettingOption(
+            str,
+            None,
+            "Which of the model's chat templates is used, if it has several; by default the one named default.",
             "NAME",
             MODEL_PANEL,
         ),

@@ -5,22 +5,26 @@ and the functions `raise_exception` and `strftime_now`.
 """
 
 import datetime
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, InputError, format_value
 from genrec.types import Role
 
 _LISTS = ("tools", "documents")  # variables that are None without any, as in Transformers
+_CONVERSATION_VARIABLES = ("messages", "add_generation_prompt")  # of the prompt that is rendered, not of the user
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,33 @@ class ChatTemplateSettings:
         arguments: variables of the template; `enable_thinking` is False unless it is given here.
         date: what `strftime_now` returns. It is fixed, because a prompt that changes every day empties prompt caches.
         name: which of several templates is used; by default the one that is called "default".
+
+    Raises:
+        InputError: an argument has a name that no variable can have, or a value that JSON cannot hold; or the date is
+            none.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     date: datetime.date = datetime.date(2025, 1, 1)
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.date, datetime.date):
+            raise InputError(f"the chat template's date is {format_value(self.date, 60)}; give a datetime.date")
+        for name, value in self.arguments.items():
+            if not (isinstance(name, str) and name.isidentifier()) or name in _CONVERSATION_VARIABLES:
+                reason = "is set by the prompt" if name in _CONVERSATION_VARIABLES else "is no name of a variable"
+                raise InputError(
+                    f"chat template argument {format_value(name, 60)} {reason}; name a variable of the model's chat "
+                    "template, such as enable_thinking"
+                )
+            try:
+                json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+            except (TypeError, ValueError, RecursionError) as error:
+                raise InputError(
+                    f"chat template argument {name} is {format_value(value, 60)}: {error}; give text, a number, true, "
+                    "false, null, or a list or object of these"
+                ) from error
 
 
 class ChatTemplate:
@@ -46,6 +72,10 @@ class ChatTemplate:
         special_tokens: variables such as `bos_token`.
         settings: see `ChatTemplateSettings`.
 
+    Attributes:
+        fingerprint: identifies what is rendered: the source, the variables that it reads, and the date if it shows one.
+        ignored_arguments: arguments of the settings that the source does not read.
+
     Raises:
         ArtifactError: the source is not a template.
     """
@@ -53,7 +83,7 @@ class ChatTemplate:
     def __init__(
         self, source: str, special_tokens: Mapping[str, str], settings: ChatTemplateSettings | None = None
     ) -> None:
-        self._settings = settings or ChatTemplateSettings()
+        self._source, self._settings = source, settings or ChatTemplateSettings()
         self._variables = {
             **dict.fromkeys(_LISTS),
             "enable_thinking": False,
@@ -68,11 +98,25 @@ class ChatTemplate:
         environment.globals["strftime_now"] = self._strftime
         try:
             self._template = environment.from_string(source)
+            self._names = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise ArtifactError(
                 f"the model's chat template is not valid: {error}; correct chat_template.jinja, or fetch the model "
                 "again"
             ) from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of what is rendered."""
+        read: dict[str, Any] = {name: self._variables[name] for name in self._names & self._variables.keys()}
+        if "strftime_now" in self._names:
+            read["strftime_now"] = self._settings.date.isoformat()
+        return hashlib.sha256(json.dumps([self._source, read], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def ignored_arguments(self) -> list[str]:
+        """The arguments that the source does not read, in alphabetical order."""
+        return sorted(self._settings.arguments.keys() - self._names)
 
     def render(self, roles: Sequence[Role], contents: Sequence[str], *, add_generation_prompt: bool) -> str:
         """Render messages as Transformers does.
@@ -104,9 +148,11 @@ class ChatTemplate:
         try:
             return self._template.render({**self._variables, "messages": messages, **options})
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            remedy = "use a prompt template with other roles"
+            if self._settings.arguments:
+                remedy = f"change the chat template arguments {', '.join(self._settings.arguments)}, or {remedy}"
             raise ArtifactError(
-                f"the model's chat template rejects the roles {', '.join(roles)}: {error}; "
-                "use a prompt template with other roles"
+                f"the model's chat template rejects the roles {', '.join(roles)}: {error}; {remedy}"
             ) from error
 
     def _strftime(self, pattern: str) -> str:

@@ -35,6 +35,7 @@ class Tokenizer(Protocol):
         eos_token_id: the control token that ends an answer.
         answer_end: what stands behind an answer, int64 [E]: usually `eos_token_id` alone, always with it at the end.
         control_token_ids: all control tokens; text is never encoded to one of them.
+        chat_template_fingerprint: identifies the chat template with its arguments; "" for none.
         notices: what a user should know about the prompts, such as reasoning that is skipped.
     """
 
@@ -43,6 +44,7 @@ class Tokenizer(Protocol):
     eos_token_id: int
     answer_end: IntArray
     control_token_ids: tuple[int, ...]
+    chat_template_fingerprint: str
 
     @property
     def notices(self) -> tuple[Notice, ...]:
@@ -90,7 +92,8 @@ class HuggingFaceTokenizer:
 
     Attributes:
         tokenizer_json: the text of `tokenizer.json`, for libraries that parse it themselves.
-        notices: what a user should know about the chat template, such as reasoning that cannot be switched off.
+        notices: what a user should know about the chat template, such as reasoning that cannot be switched off, or
+            arguments that it does not read.
 
     Raises:
         ArtifactError: the tokenizer is damaged, has no end token, or cannot separate text from control tokens; the
@@ -129,6 +132,9 @@ class HuggingFaceTokenizer:
         settings = settings or ChatTemplateSettings()
         variables = {"bos_token": bos_token, "eos_token": eos_token, **(special_tokens or {})}
         template = None if chat_template is None else ChatTemplate(chat_template, variables, settings)
+        self.chat_template_fingerprint = "" if template is None else template.fingerprint
+        ignored = sorted(settings.arguments) if template is None else template.ignored_arguments
+        self._ignored = [Notice("chat_template_arguments_ignored", {"names": ignored})] if ignored else []
         self._chat_format = ChatFormat(template, bos_token=bos_token)
         self.tokenizer_json = tokenizer_json
         self.vocab_size = 1 + max([*control_token_ids, *self._text_tokenizer.get_vocab().values()])
@@ -176,7 +182,8 @@ class HuggingFaceTokenizer:
     def notices(self) -> tuple[Notice, ...]:
         """What a user should know about the chat template."""
         skipped = self._chat_format.skipped_generation_prompt()
-        return (Notice("reasoning_skipped", {"generation_prompt": skipped}),) if skipped else ()
+        reasoning = [Notice("reasoning_skipped", {"generation_prompt": skipped})] if skipped else []
+        return (*reasoning, *self._ignored)
 
     def encode_text(self, text: str) -> IntArray:
         """Encode untrusted text: int64 [T], never a control token."""

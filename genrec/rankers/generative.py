@@ -47,7 +47,7 @@ class GenerativeRanker:
 
     Attributes:
         source: name of the stage in recommendations, "generative" unless `with_settings` changes it.
-        notices: differences between the training of an adapter and its use here: template, catalog, index or settings.
+        notices: differences between the training of an adapter and its use here: templates, catalog, index or settings.
 
     Raises:
         ArtifactError: a saved prior was altered.
@@ -197,6 +197,7 @@ class GenerativeRanker:
             return ()
         current = {
             "template": self._templates[0].fingerprint,
+            "chat_template": self._tokenizer.chat_template_fingerprint,
             "catalog": self._index.catalog.fingerprint,
             "index": self._index.fingerprint,
         }

@@ -75,12 +75,13 @@ def test_differences_to_training_give_notices() -> None:
         return GenerativeRanker(index, backend, tokenizer, **parts).notices
 
     assert notices(None) == notices(same) == ()
-    for name in ("template", "catalog", "index"):
+    for name in ("template", "chat_template", "catalog", "index"):
         (notice,) = notices(replace(same, **{name: "f" * 64}))
         assert (notice.code, notice.fields["name"], notice.fields["trained"]) == ("adapter_differs", name, "f" * 64)
     for name, trained, served in (("prior", 0.0, 1.0), ("max_history", 24, 12)):
         fields = {"name": name, "trained": trained, "served": served}
         assert notices(replace(same, config={name: trained})) == (Notice("adapter_setting_differs", fields),)
     assert notices(same, None) == (Notice("adapter_prior", {"base": "Tiny"}),)
+    assert notices(replace(same, chat_template="")) == ()  # that of these prompts
     with pytest.raises(TokenizerMismatchError, match="was trained with tokenizer ffffffffffff"):
         notices(replace(same, tokenizer="f" * 64))

@@ -16,11 +16,12 @@ from genrec import GenerativeSettings, Recommender, Settings
 from genrec.chat.loading import advisor_builder
 from genrec.cli import app as commands
 from genrec.cli import options
+from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS
 from genrec.cli.recommend import recommend
 from genrec.cli.settings_options import SETTING_OPTIONS
 
 # Fields that are no options: they are derived from others, or hold other settings.
-NOT_OPTIONS = {"generative", "small_search_candidates", "compute_priors"}
+NOT_OPTIONS = {"generative", "chat_template", "small_search_candidates", "compute_priors"}
 RANKING_COMMANDS = ("recommend", "chat", "serve", "evaluate", "batch run", "batch plan")
 
 
@@ -50,7 +51,18 @@ def test_every_setting_is_an_option_with_its_type_and_default() -> None:
         for field in fields(owner):  # type: ignore[arg-type]
             if field.name not in NOT_OPTIONS:
                 expected[field.name] = (value_type(hints[field.name]), getattr(values, field.name))
+    chat = defaults.chat_template
+    assert dict(chat.arguments) == {}
+    of_chat = [(list[str], None), (str, str(chat.date)), (str, chat.name)]
+    expected |= dict(zip(CHAT_TEMPLATE_OPTIONS, of_chat, strict=True))
     assert {name: (option.value_type, option.default) for name, option in SETTING_OPTIONS.items()} == expected
+
+
+@pytest.mark.parametrize("command", [*RANKING_COMMANDS, "prompt render", "index build", "doctor"])
+def test_every_command_with_a_model_takes_arguments_of_its_chat_template(command: str) -> None:
+    """A command without them makes other prompts, and other identifiers, than the rest."""
+    flags = {flag for each in flags_of(command).values() for flag in each}
+    assert {f"--{name.replace('_', '-')}" for name in CHAT_TEMPLATE_OPTIONS} <= flags
 
 
 @pytest.mark.parametrize("command", RANKING_COMMANDS)
