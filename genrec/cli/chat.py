@@ -55,6 +55,8 @@ def chat(
             recommender.catalog.indices_of(user_options.history_of(user, history, recommender.interactions))
 
     recommender = loading.load_recommender(source, settings, default_cache(), need_model=need_model, check=check)
+    for notice in recommender.notices:
+        terminal.print_notice(f"note: {notice}")
     item_ids = user_options.history_of(user, history, recommender.interactions)
     build_advisor = advisor_builder(recommender, **chat_options)
     session = _ChatSession(build_advisor(recommender, k), Conversation(user, item_ids), terminal.stdout_console())

@@ -94,11 +94,12 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = self._strftime
         try:
-            self._template = environment.from_string(source)
+            # Without the names of globals, so before `strftime_now` is one.
             self._names = jinja2.meta.find_undeclared_variables(environment.parse(source))
+            environment.globals["raise_exception"] = _raise_exception
+            environment.globals["strftime_now"] = self._strftime
+            self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise ArtifactError(
                 f"the model's chat template is not valid: {error}; correct chat_template.jinja, or fetch the model "

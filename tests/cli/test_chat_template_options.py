@@ -110,7 +110,7 @@ def test_every_door_tells_what_the_template_does_not_do(command: tuple[str, ...]
     result = run(*command, "--model", model, *THINKING, *UNREAD)
     shown = " ".join((result.out + result.err).split())
     assert "was trained to reason first" in shown, shown
-    assert "do not" in shown or "does not read these arguments" in shown
+    assert "does not read these arguments" in shown
     assert "enable_thinkin" in shown
 
 
@@ -130,7 +130,7 @@ def test_an_index_is_of_the_template_that_it_was_built_for(model: Path) -> None:
     other = run(*command, "--model", model)
     assert (other.exit_code, "tokenizer" in other.err) == (4, True)
     absent = run(*command, "--model", model, "--chat-template-name", "rag")
-    assert absent.exit_code == 4
+    assert absent.exit_code == 2, absent.err
     assert "no chat template 'rag' (it has default, plain)" in absent.err
 
 
