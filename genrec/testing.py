@@ -48,6 +48,10 @@ class ByteTokenizer:
         """The text of the bytes; control tokens are skipped."""
         return bytes(token for token in token_ids if token < 256).decode("utf-8", errors="replace")
 
+    def token_texts(self) -> list[str]:
+        """The text of each token alone."""
+        return [self.decode([token]) for token in range(self.vocab_size)]
+
 
 class TableBackend:
     """A language model whose next-token distribution is a seeded function of every token before it.

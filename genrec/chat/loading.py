@@ -66,6 +66,8 @@ def advisor_builder(
         return lambda current, k: Advisor(current, k=k, ranking_timeout=ranking_timeout)
     backend, tokenizer, compiler = ranker.generation_backend, ranker.tokenizer, GrammarCompiler(ranker.tokenizer)
     delimiters = DelimiterTokens.from_tokenizer(tokenizer) if reply_mode == "free" else None
+    if delimiters is not None:
+        delimiters.check("text")
 
     def build(current: Recommender, k: int) -> Advisor:
         rules = LexicalParser(current.catalog)

@@ -163,6 +163,9 @@ class _NullTokenizer:
     def decode(self, token_ids: "Sequence[int]") -> str:
         return ""
 
+    def token_texts(self) -> list[str]:
+        return []
+
 
 def _render_text_template(
     template: "Template", catalog: "Catalog", history: "IntArray", words: str, candidates: "IntArray"

@@ -62,12 +62,14 @@ class CatalogGrammar:
             allowed: rows that may be generated, by default all.
 
         Raises:
-            InputError: the form is unknown, `k` does not fit the form or the allowed rows, or the delimiter of the form
-                is ambiguous: it continues one identifier at a point where another ends.
+            InputError: the form is unknown, or the tokenizer has no token for its delimiter; `k` does not fit the form
+                or the allowed rows; or the delimiter of the form is ambiguous: it continues one identifier at a point
+                where another ends.
         """
         allowed = Subset.everything(len(self.trie)) if allowed is None else allowed
         if form not in FORMS:
             raise InputError(f"form is {format_value(form, 60)}; choose one of {', '.join(FORMS)}", argument="form")
+        self.delimiters.check(form)
         if form != "list" and k is not None:
             raise InputError(
                 f"k is {format_value(k)}, but form {form!r} takes no k; remove k, or choose form 'list'", argument="k"
@@ -90,7 +92,7 @@ class CatalogGrammar:
                 argument="k",
             )
         delimiter = {"list": self.delimiters.separator_id, "text": self.delimiters.closing_id}.get(form)
-        if delimiter in self._ambiguous_delimiters:
+        if delimiter is not None and delimiter in self._ambiguous_delimiters:
             raise InputError(
                 f"an identifier continues with token {delimiter} where another one ends, and this token is the "
                 f"delimiter of form {form!r}; change one of the titles, or choose form 'item'"
@@ -116,7 +118,7 @@ class CatalogGrammar:
         """The delimiters that continue some identifier at a point where another one ends."""
         tokens = self.trie.tokens
         delimiters = (self.delimiters.separator_id, self.delimiters.closing_id)
-        found = [delimiter for delimiter in delimiters if (tokens == delimiter).any()]
+        found = [delimiter for delimiter in delimiters if delimiter is not None and (tokens == delimiter).any()]
         if not found:
             return frozenset()
         ended = self.trie.parents[tokens == self.delimiters.end_id]
@@ -227,11 +229,11 @@ class ConstraintState:
 
     @property
     def _closing_token(self) -> int:
-        """The delimiter that replaces an identifier's end token."""
+        """The delimiter that replaces an identifier's end token; `start` has checked that there is one."""
         delimiters = self.grammar.delimiters
-        if self.form == "text":
-            return delimiters.closing_id
-        return delimiters.separator_id if self.remaining_items > 1 else delimiters.end_id
+        last = delimiters.end_id if self.remaining_items == 1 else delimiters.separator_id
+        found = delimiters.closing_id if self.form == "text" else last
+        return delimiters.end_id if found is None else found
 
 
 def advance(states: Sequence[ConstraintState], token_ids: Sequence[int]) -> list[ConstraintState]:

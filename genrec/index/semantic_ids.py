@@ -227,7 +227,7 @@ class SemanticIdentifiers:
 def _candidate_words(tokenizer: Tokenizer, encoder: Encoder) -> tuple[IntArray, NDArray[np.float32]]:
     """The tokens that are a word with its leading space, int64 [M], and the vectors of the words, float32 [M, D]."""
     control = set(tokenizer.control_token_ids)
-    texts = {number: tokenizer.decode([number]) for number in range(tokenizer.vocab_size) if number not in control}
+    texts = {number: text for number, text in enumerate(tokenizer.token_texts()) if number not in control}
     words = {
         number: text[1:]
         for number, text in texts.items()

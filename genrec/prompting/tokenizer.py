@@ -67,6 +67,10 @@ class Tokenizer(Protocol):
         """Decode token ids to text for display; never use it as a key."""
         ...
 
+    def token_texts(self) -> list[str]:
+        """What `decode` returns for each token id alone: `vocab_size` texts."""
+        ...
+
 
 @dataclass(frozen=True)
 class _ControlToken:
@@ -228,7 +232,7 @@ class HuggingFaceTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Decode token ids to text for display; never use it as a key."""
-        names = {token.token_id: content for content, token in self._control_tokens.items()}
+        names = self._control_names
         pieces: list[str] = []
         plain: list[int] = []
         for token_id in map(int, token_ids):
@@ -238,6 +242,13 @@ class HuggingFaceTokenizer:
             else:
                 plain.append(token_id)
         return "".join([*pieces, self._text_tokenizer.decode(plain)])
+
+    def token_texts(self) -> list[str]:
+        """What `decode` returns for each token id alone: `vocab_size` texts."""
+        texts: list[str] = self._text_tokenizer.decode_batch([[token_id] for token_id in range(self.vocab_size)])
+        for token_id, name in self._control_names.items():
+            texts[token_id] = name
+        return texts
 
     def _encode(self, tokenizer: tokenizers.Tokenizer, text: str) -> IntArray:
         token_ids = np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
@@ -290,6 +301,10 @@ class HuggingFaceTokenizer:
                 "use a model with a byte-level tokenizer"
             )
         return True
+
+    @cached_property
+    def _control_names(self) -> dict[int, str]:
+        return {token.token_id: content for content, token in self._control_tokens.items()}
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:

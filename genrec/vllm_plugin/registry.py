@@ -40,8 +40,7 @@ class CatalogRegistry:
         folder: as given.
 
     Raises:
-        InputError: `folder` does not exist, or the tokenizer has no delimiters; see
-            `genrec.decoding.delimiters.DelimiterTokens`.
+        InputError: `folder` does not exist.
         ArtifactError: the tokenizer cannot be read.
     """
 

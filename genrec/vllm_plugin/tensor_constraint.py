@@ -90,8 +90,11 @@ class TensorConstraint:
 
     def __init__(self, grammar: CatalogGrammar, slots: int, device: torch.device | str) -> None:
         delimiters, self._device = grammar.delimiters, device
-        self._end_id, self._separator_id = delimiters.end_id, delimiters.separator_id
-        self._closing_id = delimiters.closing_id
+        self._end_id = delimiters.end_id
+        # A request whose form needs a delimiter that is missing was refused.
+        self._separator_id, self._closing_id = (
+            self._end_id if token is None else token for token in (delimiters.separator_id, delimiters.closing_id)
+        )
         self._trie = TensorTrie(grammar.trie, device)
         self._allowed_batch = _SlotAllowed(len(grammar.trie), slots, device)
         self._opens_link, self._free_text = (

@@ -6,6 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from shop import ITEMS
@@ -248,12 +249,43 @@ def test_generated_titles_are_parsed_to_their_items() -> None:
         grammar.start("text").parse_items(tokenizer.encode_text("Sit on [Sofa].").tolist())
 
 
-def test_a_tokenizer_without_a_line_break_is_refused() -> None:
-    """With a separator of two tokens, its first token alone could end an item."""
+def test_a_form_whose_delimiter_is_no_token_is_refused() -> None:
+    """With a separator of two tokens, its first token alone could end an item; single items need none."""
 
     class Wordy(ByteTokenizer):
         def encode_text(self, text: str) -> np.ndarray:
             return np.repeat(super().encode_text(text), 2)
 
-    with pytest.raises(InputError, match=r"encodes '\\n' as 2 tokens"):
-        DelimiterTokens.from_tokenizer(Wordy())
+    delimiters = DelimiterTokens.from_tokenizer(Wordy())
+    grammar = CatalogGrammar(trie_of({(4,), (6,)}), replace(DELIMITERS, separator_id=delimiters.separator_id))
+    with pytest.raises(InputError, match="form is 'list', which needs a line break in exactly one token"):
+        grammar.start("list", k=2)
+    assert grammar.start("item").parse_items([4, END]).tolist() == [0]
+    assert grammar.start("text").parse_items([OPENING, 6, CLOSING, END]).tolist() == [1]
+    closed = CatalogGrammar(grammar.trie, replace(DELIMITERS, closing_id=delimiters.closing_id))
+    with pytest.raises(InputError, match="form is 'text', which needs the bracket of an item link"):
+        closed.start("text")
+    assert closed.start("list", k=2).parse_items([6, SEPARATOR, 4, END]).tolist() == [1, 0]
+
+
+def test_a_line_break_is_found_behind_a_word() -> None:
+    """Llama 2 and Phi-3 write a space before the first text, so that a line break alone is two tokens."""
+    vocabulary = {"<unk>": 0, "</s>": 1, "\u2581": 2, "\n": 3, "a": 4, "]": 5, "[": 6, "\u2581a": 7}
+    model = tokenizers.models.BPE(vocabulary, [("\u2581", "a")], unk_token="<unk>")
+    prepending = tokenizers.Tokenizer(model)
+    prepending.normalizer = tokenizers.normalizers.Prepend("\u2581")
+    prepending.decoder = tokenizers.decoders.Replace("\u2581", " ")
+    prepending.add_special_tokens(["</s>"])
+    adapted = HuggingFaceTokenizer(prepending.to_str(), chat_template=None, bos_token="", eos_token="</s>")
+    assert adapted.encode_text("\n").tolist() == [2, 3]
+    delimiters = DelimiterTokens.from_tokenizer(adapted)
+    assert (delimiters.separator_id, delimiters.closing_id) == (3, 5)
+    assert np.flatnonzero(delimiters.opens_link).tolist() == [6]
+
+
+def test_the_texts_of_tokens_are_those_of_decoding_each(tokenizer: HuggingFaceTokenizer) -> None:
+    """They are decoded in one call, because a vocabulary of 262,144 tokens takes a minute one by one."""
+    texts = tokenizer.token_texts()
+    assert len(texts) == tokenizer.vocab_size
+    some = [*range(300), *tokenizer.control_token_ids, tokenizer.vocab_size - 1]
+    assert [texts[token] for token in some] == [tokenizer.decode([token]) for token in some]
