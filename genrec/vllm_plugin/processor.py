@@ -14,6 +14,9 @@ keys in `SamplingParams.extra_args` (over HTTP: `vllm_xargs`); requests without 
     genrec_allow    ids of the items that may be generated, by default all
     genrec_deny     ids of items that may not
 
+Catalogs that were built with arguments of the model's chat template (`--chat-template-arg`) are served by an engine
+whose additional configuration has the same: `{"genrec_chat_template": {"arguments": {...}, "date": ..., "name": ...}}`.
+
 Requests are validated when they enter, and invalid ones are refused there (HTTP 400). In the engine an error would end
 all requests, so a constraint that cannot be applied allows only a stop token: the answer is empty or truncated, and
 `genrec.decoding.constraints.ConstraintState.parse_items` refuses it.
@@ -21,8 +24,11 @@ all requests, so a constraint that cannot be applied allows only a stop token: t
 Letters: R rows of a batch, V vocabulary size.
 """
 
+import datetime
 import os
 import sys
+from dataclasses import fields
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,9 +39,15 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from genrec.errors import GenrecError, InputError
+from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.vllm_plugin.logits_masks import BatchRequests, SlotRequests, is_constrained
-from genrec.vllm_plugin.registry import CATALOGS_ENV, CatalogRegistry
-from genrec.vllm_plugin.request_validation import reject_conflicting_params, reject_insufficient_tokens
+from genrec.vllm_plugin.registry import CATALOGS_ENV, CHAT_TEMPLATE_KEY, EXTRA_ARG_KEYS, CatalogRegistry
+from genrec.vllm_plugin.request_validation import (
+    reject_conflicting_params,
+    reject_foreign_arguments,
+    reject_insufficient_tokens,
+    remove_penalties,
+)
 from genrec.vllm_plugin.tensor_constraint import check_listed_rows
 
 try:
@@ -46,7 +58,8 @@ except ImportError:  # vLLM before 0.31 runs processors on the first runner only
         """Placeholder for the base class of the second runner's processors."""
 
 
-_REGISTRY_ATTRIBUTE = "genrec_catalog_registry"  # of the part of vLLM that validates requests
+# Of the part of vLLM that validates requests, which holds them until it ends.
+_REGISTRY_ATTRIBUTE, _DEFAULTS_ATTRIBUTE = "genrec_catalog_registry", "genrec_default_params"
 
 
 class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[misc]
@@ -74,7 +87,8 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse a request whose constraint cannot be applied, when it enters.
 
-        Sets two parameters of the request: the end token of the catalog's identifiers becomes a stop token, and a
+        Changes parameters of the request: penalties of the engine's defaults, such as those of a model's
+        `generation_config.json`, are removed, the end token of the catalog's identifiers becomes a stop token, and a
         bad word that cannot be generated is added, because with asynchronous scheduling vLLM passes processors the
         generated tokens (instead of placeholders) only if a request of the batch has bad words.
 
@@ -100,6 +114,8 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
             raise InputError(str(error)) from error  # vLLM answers any other error as a server error
         end_id = state.grammar.delimiters.end_id
         reject_conflicting_params(sampling_params, state, end_id)
+        reject_foreign_arguments(sampling_params, EXTRA_ARG_KEYS, _other_processors(config))
+        remove_penalties(sampling_params, _default_params_of(engine))
         reject_insufficient_tokens(sampling_params, state, config.model_config.max_model_len)
         sampling_params.stop_token_ids = sorted({*(sampling_params.stop_token_ids or ()), end_id})
         sampling_params._bad_words_token_ids = [[end_id, end_id]]
@@ -129,6 +145,14 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
         return logits if self._slot_requests is None else self._slot_requests.mask(logits, ctx)
 
 
+def _other_processors(config: VllmConfig) -> list[str]:
+    """The names of the engine's custom logits processors besides genrec's."""
+    given = [one if isinstance(one, str) else one.__qualname__ for one in config.model_config.logits_processors or ()]
+    plugins = [entry.value for entry in entry_points(group="vllm.logits_processors")]
+    names = {name.replace(":", ".").rpartition(".")[2] for name in (*given, *plugins)}
+    return sorted(names - {CatalogLogitsProcessor.__name__})
+
+
 def _engine_of_caller() -> Any:
     """The part of vLLM that validates a request, with the attribute `vllm_config`; vLLM passes only the parameters."""
     frame: FrameType | None = sys._getframe(1)
@@ -155,12 +179,43 @@ def _registry_of(engine: Any) -> CatalogRegistry:
     return registry
 
 
+def _default_params_of(engine: Any) -> dict[str, Any]:
+    """The parameters that the engine sets where a request does not, such as those of `generation_config.json`."""
+    if _DEFAULTS_ATTRIBUTE not in vars(engine):
+        setattr(engine, _DEFAULTS_ATTRIBUTE, engine.vllm_config.model_config.get_diff_sampling_param())
+    return dict(vars(engine)[_DEFAULTS_ATTRIBUTE])
+
+
 def _open_registry(config: VllmConfig) -> CatalogRegistry:
     folder = os.environ.get(CATALOGS_ENV)
     if not folder:
         raise InputError(f"{CATALOGS_ENV} is not set where vLLM runs; set it to the folder of saved catalogs")
     model = config.model_config
-    return CatalogRegistry(Path(folder), _tokenizer_folder(str(model.tokenizer), model.tokenizer_revision))
+    tokenizer = _tokenizer_folder(str(model.tokenizer), model.tokenizer_revision)
+    return CatalogRegistry(Path(folder), tokenizer, _chat_template_of(config))
+
+
+def _chat_template_of(config: VllmConfig) -> ChatTemplateSettings:
+    """The chat template settings of the catalogs, from the engine's additional configuration.
+
+    Raises:
+        InputError: a key is unknown, or a value is not one of `ChatTemplateSettings`.
+    """
+    extra = config.additional_config
+    given = extra.get(CHAT_TEMPLATE_KEY, {}) if isinstance(extra, dict) else {}
+    names = [field.name for field in fields(ChatTemplateSettings)]
+    if not isinstance(given, dict) or (unknown := sorted(map(str, given.keys() - set(names)))):
+        wrong = f"has the key {unknown[0]!r}" if isinstance(given, dict) else f"is {given!r:.60}"
+        raise InputError(f"{CHAT_TEMPLATE_KEY} of the additional config {wrong}; give an object of {', '.join(names)}")
+    try:
+        dates = {"date": datetime.date.fromisoformat(given["date"])} if "date" in given else {}
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"date of {CHAT_TEMPLATE_KEY} is {given['date']!r:.60}; write a date such as 2025-01-01"
+        ) from error
+    if not isinstance(given.get("arguments", {}), dict):
+        raise InputError(f"arguments of {CHAT_TEMPLATE_KEY} is {given['arguments']!r:.60}; give an object")
+    return ChatTemplateSettings(**{**given, **dates})
 
 
 def _tokenizer_folder(model: str, revision: str | None) -> Path:

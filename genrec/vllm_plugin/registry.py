@@ -15,10 +15,14 @@ from genrec.decoding.constraints import CatalogGrammar, ConstraintState
 from genrec.decoding.delimiters import DelimiterTokens
 from genrec.errors import InputError, UnknownItemError, format_value
 from genrec.index.catalog_index import CatalogIndex
+from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import IntArray
 
 CATALOGS_ENV = "GENREC_CATALOGS"
+CHAT_TEMPLATE_KEY = "genrec_chat_template"
+"""The key of vLLM's additional configuration with the arguments of `ChatTemplateSettings`."""
+
 EXTRA_ARG_KEYS = ("genrec_catalog", "genrec_form", "genrec_k", "genrec_allow", "genrec_deny")
 _MAX_NAMES_SHOWN = 30  # catalog names in a message
 _LOGGER = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ class CatalogRegistry:
     Args:
         folder: contains a sub-folder for each catalog, written by `CatalogIndex.save`.
         model: the folder of the model's tokenizer.
+        chat_template: how its chat template was rendered when the catalogs were built.
 
     Attributes:
         folder: as given.
@@ -44,13 +49,13 @@ class CatalogRegistry:
         ArtifactError: the tokenizer cannot be read.
     """
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, model: Path, chat_template: ChatTemplateSettings | None = None) -> None:
         if not folder.is_dir():
             raise InputError(
                 f"{CATALOGS_ENV} is {str(folder)!r}, which is not a folder; set it to the folder of saved catalogs"
             )
         self.folder = folder
-        self._tokenizer = HuggingFaceTokenizer.from_directory(model)
+        self._tokenizer = HuggingFaceTokenizer.from_directory(model, chat_template)
         self.delimiters = DelimiterTokens.from_tokenizer(self._tokenizer)
         self._loaded: dict[str, tuple[CatalogIndex, CatalogGrammar]] = {}
 

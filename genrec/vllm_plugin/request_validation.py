@@ -1,5 +1,8 @@
 """Checks of a request's sampling parameters against its catalog constraint."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 from vllm import SamplingParams
 
@@ -20,8 +23,11 @@ _CONFLICTING_PARAMS = {
     "trace_decode_token_ids": "trace_decode_token_ids",
 }
 
+# Penalties change the scores of tokens that occurred before, inside identifiers too: another list than the model's.
+_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+
 _FLOAT32_MAX = float(np.finfo(np.float32).max)  # larger values are infinite in the engine
-_REPETITION_PENALTY_RANGE = 0.01, 100.0
+_ENGINE_EXTRA_ARGS = ("kv_transfer_params", "ec_transfer_params")  # vLLM's own, which no logits processor reads
 
 
 def reject_conflicting_params(params: SamplingParams, state: ConstraintState, end_id: int) -> None:
@@ -41,12 +47,6 @@ def reject_conflicting_params(params: SamplingParams, state: ConstraintState, en
             raise InputError(f"{label} is {value!r:.60}, which conflicts with genrec_catalog; remove it")
     if not abs(params.temperature) <= _FLOAT32_MAX:
         raise InputError(f"temperature is {params.temperature} with genrec_catalog; set a finite number")
-    # vLLM multiplies masked logits by the penalty: one that is 0 or infinite in float32 turns them into NaN.
-    low, high = _REPETITION_PENALTY_RANGE
-    if not low <= params.repetition_penalty <= high:
-        raise InputError(
-            f"repetition_penalty is {params.repetition_penalty} with genrec_catalog; set it from {low} to {high:g}"
-        )
     delimiters, item_tokens = state.grammar.delimiters, state.grammar.trie.tokens
     # Servers add stop tokens of their own; only tokens that items are made of would truncate the answer.
     stop_token_ids = [
@@ -60,6 +60,44 @@ def reject_conflicting_params(params: SamplingParams, state: ConstraintState, en
             raise InputError(
                 f"{name} contains {first!r:.60}, which can truncate an answer of genrec_form {state.form!r}; remove it"
             )
+
+
+def remove_penalties(params: SamplingParams, engine_defaults: Mapping[str, Any]) -> None:
+    """Remove penalties that come from the engine's defaults, such as a model's `generation_config.json`.
+
+    Args:
+        params: the request's; changed in place.
+        engine_defaults: the parameters that the engine sets where a request does not.
+
+    Raises:
+        InputError: the request sets a penalty itself.
+    """
+    for name, neutral in _PENALTIES.items():
+        value = getattr(params, name)
+        if value not in (neutral, engine_defaults.get(name, neutral)):
+            raise InputError(
+                f"{name} is {value} with genrec_catalog, where it would change the scores of items; remove it"
+            )
+        setattr(params, name, neutral)
+
+
+def reject_foreign_arguments(params: SamplingParams, own_keys: Iterable[str], other_processors: Iterable[str]) -> None:
+    """Refuse arguments for other logits processors of the engine: they could allow other tokens, or none.
+
+    Args:
+        params: the request's.
+        own_keys: the keys of genrec.
+        other_processors: the names of the engine's other custom logits processors.
+
+    Raises:
+        InputError: the argument and the processors are named.
+    """
+    foreign = sorted(map(str, set(params.extra_args or ()) - {*own_keys, *_ENGINE_EXTRA_ARGS}))
+    if foreign and (names := sorted(other_processors)):
+        raise InputError(
+            f"{foreign[0]!r:.60} is an argument of another logits processor ({', '.join(names)}), which could change "
+            "what genrec_catalog allows; remove it"
+        )
 
 
 def reject_insufficient_tokens(params: SamplingParams, state: ConstraintState, max_model_len: int) -> None:

@@ -39,8 +39,9 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("nan")}, "temperature is nan"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": float("inf")}, "temperature is inf"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "temperature": 1e300}, "temperature is 1e\\+300"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e-300}, "repetition_penalty is 1e-300"),
-    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1e38}, "set it from 0.01 to 100"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "repetition_penalty": 1.2}, "repetition_penalty is 1.2"),
+    ({"genrec_catalog": "shop", "genrec_form": "item", "presence_penalty": -0.5}, "presence_penalty is -0.5"),
+    ({"genrec_catalog": "shop", "genrec_form": "text", "frequency_penalty": 2.0}, "frequency_penalty is 2.0"),
     ({"genrec_catalog": "retail", "max_tokens": 16}, r"max_tokens is 16, but a list of 10 .* set max_tokens to"),
     ({"genrec_catalog": "retail", "genrec_k": 100, "max_tokens": None}, "the model's context is 512; ask for fewer"),
     ({"genrec_catalog": "shop", "genrec_form": "item", "stop": ["\n"]}, "stop contains '\\\\n', .* 'item'"),
@@ -62,6 +63,38 @@ def test_an_invalid_constraint_fails_its_request(
         engine.generate([prompt], [params(**settings)], use_tqdm=False)
     (answer,) = written(engine, [prompt], [params(genrec_catalog="shop", genrec_form="item")])
     assert answer
+
+
+def test_penalties_of_a_model_do_not_change_its_lists(
+    engine: LLM, prompt: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `generation_config.json` sets penalties without a word, and they rank titles by what the prompt says."""
+    constraint = {"genrec_catalog": "retail", "genrec_k": 3}
+    (plain,) = written(engine, [prompt], [params(**constraint)])
+    penalties = {"repetition_penalty": 1.3, "presence_penalty": 0.7, "frequency_penalty": 0.3}
+    model = engine.llm_engine.vllm_config.model_config
+    monkeypatch.setattr(model, "override_generation_config", penalties)
+    monkeypatch.setattr(engine.llm_engine.input_processor, "genrec_default_params", penalties, raising=False)
+    assert model.get_diff_sampling_param() | penalties == model.get_diff_sampling_param()
+    (penalised,) = written(engine, [prompt], [params(**constraint, **penalties)])
+    assert penalised == plain
+    with pytest.raises(REFUSAL, match=r"repetition_penalty is 1\.4"):
+        engine.generate([prompt], [params(**constraint, repetition_penalty=1.4)], use_tqdm=False)
+    free = params(max_tokens=12, repetition_penalty=1.3)  # other requests keep theirs
+    assert written(engine, [prompt], [free]) != written(engine, [prompt], [params(max_tokens=12)])
+
+
+def test_arguments_of_other_logits_processors_are_refused(
+    engine: LLM, prompt: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another processor that runs behind the constraint could allow a token that no title has."""
+    foreign = params(genrec_catalog="shop", genrec_form="item")
+    foreign.extra_args = {**(foreign.extra_args or {}), "target_token": 5}
+    assert written(engine, [prompt], [foreign])[0]  # nobody reads it
+    config = engine.llm_engine.vllm_config.model_config
+    monkeypatch.setattr(config, "logits_processors", ["package.module:TargetTokens"])
+    with pytest.raises(REFUSAL, match=r"'target_token' is an argument of another logits processor \(TargetTokens\)"):
+        engine.generate([prompt], [foreign], use_tqdm=False)
 
 
 def test_an_engine_with_speculative_decoding_is_refused(engine: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +120,14 @@ def test_catalogs_belong_to_the_engine_that_validates(
         """The part of vLLM that validates requests."""
 
         def __init__(self) -> None:
-            model = SimpleNamespace(tokenizer=str(smollm2), tokenizer_revision=None, max_model_len=512)
-            self.vllm_config = SimpleNamespace(speculative_config=None, model_config=model)
+            model = SimpleNamespace(
+                tokenizer=str(smollm2),
+                tokenizer_revision=None,
+                max_model_len=512,
+                logits_processors=None,
+                get_diff_sampling_param=dict,
+            )
+            self.vllm_config = SimpleNamespace(speculative_config=None, model_config=model, additional_config={})
 
         def validate(self) -> CatalogRegistry:
             CatalogLogitsProcessor.validate_params(params(genrec_catalog="shop", genrec_form="item"))
