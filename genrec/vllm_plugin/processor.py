@@ -25,6 +25,7 @@ Letters: R rows of a batch, V vocabulary size.
 """
 
 import datetime
+import logging
 import os
 import sys
 from dataclasses import fields
@@ -58,6 +59,8 @@ except ImportError:  # vLLM before 0.31 runs processors on the first runner only
         """Placeholder for the base class of the second runner's processors."""
 
 
+_LOGGER = logging.getLogger(__name__)
+
 # Of the part of vLLM that validates requests, which holds them until it ends.
 _REGISTRY_ATTRIBUTE, _DEFAULTS_ATTRIBUTE = "genrec_catalog_registry", "genrec_default_params"
 
@@ -77,6 +80,8 @@ class CatalogLogitsProcessor(LogitsProcessor, SlotProcessor):  # type: ignore[mi
     def __init__(self, vllm_config: VllmConfig, device_or_states: Any, is_pin_memory: bool = False) -> None:
         registry = _open_registry(vllm_config) if os.environ.get(CATALOGS_ENV) else None
         if registry:
+            for notice in registry.notices:
+                _LOGGER.warning("%s", notice)
             for name in registry.names:
                 registry.load(name)
         is_first_runner = isinstance(device_or_states, torch.device)

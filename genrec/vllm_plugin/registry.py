@@ -15,6 +15,7 @@ from genrec.decoding.constraints import CatalogGrammar, ConstraintState
 from genrec.decoding.delimiters import DelimiterTokens
 from genrec.errors import InputError, UnknownItemError, format_value
 from genrec.index.catalog_index import CatalogIndex
+from genrec.notices import Notice
 from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import IntArray
@@ -58,6 +59,11 @@ class CatalogRegistry:
         self._tokenizer = HuggingFaceTokenizer.from_directory(model, chat_template)
         self.delimiters = DelimiterTokens.from_tokenizer(self._tokenizer)
         self._loaded: dict[str, tuple[CatalogIndex, CatalogGrammar]] = {}
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What the operator should know about the model's chat template, such as reasoning that is skipped."""
+        return self._tokenizer.notices
 
     @property
     def names(self) -> list[str]:
