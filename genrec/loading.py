@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from genrec.backends.base import Backend
 from genrec.backends.engines import DEFAULT_ENGINE, ModelSource, open_server, open_vllm
+from genrec.backends.openai_api import OpenAiBackend
 from genrec.backends.provenance import Provenance
 from genrec.cache import (
     Progress,
@@ -30,7 +31,7 @@ from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.semantic_ids import SemanticIdentifiers
 from genrec.notices import Notice
-from genrec.pipeline import LlmStage, Pipeline
+from genrec.pipeline import ListwiseStage, LlmStage, Pipeline
 from genrec.precomputed import load_collaborative_model, load_item_vectors
 from genrec.precomputed import open_index as open_index  # recipes and measurements import both from here
 from genrec.precomputed import select_prior_histories as select_prior_histories
@@ -41,6 +42,7 @@ from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker
 from genrec.rankers.generative_checks import check_templates
 from genrec.rankers.generative_settings import Strategy
+from genrec.rankers.listwise import check_list_template
 from genrec.rankers.prior_store import PriorSource
 from genrec.recommender import Recommender
 from genrec.settings import Settings
@@ -117,7 +119,9 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
-    if settings.model is not None:  # before the slow work
+    if settings.api is not None:  # before the slow work
+        check_list_template(read_template(settings.list_template))
+    elif settings.model is not None:
         check_templates([read_template(settings.template), read_template(settings.cold_template)], settings.generative)
         _check_chat_template(settings, cache)
     loading_notices: list[Notice] = []
@@ -142,9 +146,13 @@ def open_pipeline(
         if embedding is not None and settings.encoder is not None:
             encoder_name = weights_cache_name(settings.encoder, find_model_directory(settings.encoder, cache))
         collaborative = load_collaborative_model(catalog, interactions, embedding, encoder_name, cache, progress)
-    pipeline, llm = Pipeline.from_rankers(catalog, interactions, embedding, collaborative), None
+    pipeline = Pipeline.from_rankers(catalog, interactions, embedding, collaborative)
+    llm: LlmStage | ListwiseStage | None = None
     try:
-        llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
+        if settings.api is None:
+            llm = _load_llm_stage(pipeline, settings, backend, prior_backend, cache, progress)
+        else:
+            llm = _load_listwise_stage(pipeline, settings, loading_notices)
     except EngineError as error:
         if need_model:
             raise
@@ -299,9 +307,9 @@ def find_provenance(settings: Settings) -> Provenance | None:
     Raises:
         ArtifactError: the record is damaged.
     """
-    if settings.model is None:
+    if settings.local_model is None:
         return None
-    folder = find_adapter(settings.adapter) if settings.adapter else Path(settings.model)
+    folder = find_adapter(settings.adapter) if settings.adapter else Path(settings.local_model)
     return Provenance.find(folder)
 
 
@@ -384,6 +392,20 @@ def _check_chat_template(settings: Settings, cache: Path) -> None:
     if settings.chat_template != ChatTemplateSettings():
         with suppress(ModelMissingError):  # a notice tells it later
             load_tokenizer(settings, cache)
+
+
+def _load_listwise_stage(pipeline: Pipeline, settings: Settings, notices: list[Notice]) -> ListwiseStage | None:
+    """The stage of a model behind an API; with a notice if its server cannot be used now, because it may be later."""
+    if settings.api is None or settings.model is None:
+        return None
+    backend, template = OpenAiBackend(str(settings.model), settings.api), read_template(settings.list_template)
+    try:
+        backend.check_model()
+    except EngineError as error:
+        if isinstance(error, ModelMissingError):
+            raise
+        notices.append(Notice("model_unreachable", {"reason": str(error)}))
+    return ListwiseStage.from_backend(pipeline.catalog, backend, pipeline.retriever, template, settings.listwise)
 
 
 def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:

@@ -31,6 +31,7 @@ SENTENCES: Mapping[str, str] = {
     # missing parts of the recommender
     "cache_not_writable": "the cache folder cannot be written, so slow results are computed again at every start",
     "no_language_model": "no language model",
+    "model_unreachable": "the server of the language model cannot be used now",
     "no_embedding_ranker": "no embedding ranker",
     "reasoning_skipped": (
         "the model's chat template opens answers with {generation_prompt!r}: the model was trained to reason first, "

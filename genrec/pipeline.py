@@ -3,24 +3,31 @@
 Letters: N items.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from genrec.backends.base import TextBackend
+from genrec.backends.provenance import Provenance
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
+from genrec.decoding.grammar import GrammarCompiler
 from genrec.errors import InputError
 from genrec.index.catalog_index import CatalogIndex, unchanged_item_indices
 from genrec.index.identifiers import Identifiers
 from genrec.notices import Notice
+from genrec.prompting.message_tokenizer import MessageTokenizer
+from genrec.prompting.template import Template
 from genrec.prompting.tokenizer import Tokenizer
 from genrec.rankers.base import DenseRanker, Ranker
 from genrec.rankers.collaborative_counts import INITIAL_WEIGHTS, CollaborativeCounts
 from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.ensemble import BlendRanker
 from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.listwise import ListwiseRanker
+from genrec.rankers.listwise_settings import ListwiseSettings
 from genrec.rankers.popularity import PopularityRanker
 from genrec.rankers.prior_store import draw_histories
 from genrec.recommender import Recommender
@@ -101,6 +108,15 @@ class LlmStage:
         """The folders of its priors in the cache, whether they were saved or not."""
         return (self.origin or self).ranker.prior_folders
 
+    @property
+    def provenance(self) -> Provenance | None:
+        """How its adapter was trained; None without one."""
+        return self.ranker.provenance
+
+    def restore_priors(self, on_progress: Callable[[int, int], None]) -> None:
+        """Measure the prior again after `with_interactions`, see `GenerativeRanker.restore_priors`."""
+        self.ranker.restore_priors(on_progress)
+
     def reindexed(self, catalog: Catalog, retriever: Ranker) -> "LlmStage":
         """The stage for another version of the catalog; the model stays loaded.
 
@@ -135,6 +151,61 @@ class LlmStage:
 
 
 @dataclass(frozen=True, eq=False)
+class ListwiseStage:
+    """The ranker over an LLM that writes text, such as one behind an API.
+
+    Attributes:
+        ranker: the ranker.
+        origin, provenance, prior_folders: as in `LlmStage`; the model is known by name only, and it has no prior.
+    """
+
+    ranker: ListwiseRanker
+    origin: None = None
+    provenance: None = None
+    prior_folders: tuple[Path, ...] = ()
+
+    @classmethod
+    def from_backend(
+        cls, catalog: Catalog, backend: TextBackend, retriever: Ranker, template: Template, settings: ListwiseSettings
+    ) -> "ListwiseStage":
+        """The stage of a model whose prompts a `MessageTokenizer` encodes.
+
+        Raises:
+            ModelMissingError: llguidance is not installed.
+        """
+        tokenizer = MessageTokenizer()
+        grammar = GrammarCompiler(tokenizer)
+        return cls(
+            ListwiseRanker(
+                catalog, backend, tokenizer, grammar, retriever=retriever, template=template, settings=settings
+            )
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the LLM's prompts."""
+        return self.ranker.tokenizer
+
+    @property
+    def stages(self) -> tuple[ListwiseRanker]:
+        """The ranker alone: a smaller search would ask a model again that has just failed."""
+        return (self.ranker,)
+
+    def reindexed(self, catalog: Catalog, retriever: Ranker) -> "ListwiseStage":
+        """The stage for another version of the catalog."""
+        return ListwiseStage(self.ranker.reindexed(catalog, retriever=retriever))
+
+    def with_interactions(
+        self, interactions: Interactions | None, retriever: Ranker, origin_retriever: Ranker
+    ) -> "ListwiseStage":
+        """The stage with candidates from other interactions; it keeps nothing else that is computed from users."""
+        return self.reindexed(self.ranker.catalog, retriever)
+
+    def restore_priors(self, on_progress: Callable[[int, int], None]) -> None:
+        """Nothing: a list by numbers has no prior."""
+
+
+@dataclass(frozen=True, eq=False)
 class Pipeline:
     """A catalog and all its rankers; immutable, `revised` makes one for a changed catalog.
 
@@ -158,7 +229,7 @@ class Pipeline:
     collaborative: CollaborativeModel | None
     ensemble: BlendRanker | None
     popularity: PopularityRanker
-    llm: LlmStage | None = None
+    llm: LlmStage | ListwiseStage | None = None
     loading_notices: tuple[Notice, ...] = ()
     cache: Path | None = None
 
@@ -198,7 +269,7 @@ class Pipeline:
     @property
     def stages(self) -> list[Ranker]:
         """The stages of the fallback chain that exist: LLM, smaller LLM search, ensemble, embedding, popularity."""
-        llm_stages = [] if self.llm is None else self.llm.stages
+        llm_stages: Sequence[Ranker] = () if self.llm is None else self.llm.stages
         return [
             *llm_stages,
             *(ranker for ranker in (self.ensemble, self.embedding, self.popularity) if ranker is not None),

@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genrec.backends.api_settings import ApiSettings
 from genrec.backends.engines import DEFAULT_ENGINE, Engine, check_engine
+from genrec.errors import InputError
 from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.rankers.generative_settings import GenerativeSettings
+from genrec.rankers.listwise_settings import ListwiseSettings
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 ENCODER_MODEL = "all-MiniLM-L6-v2"
@@ -17,6 +20,8 @@ class Settings:
 
     Attributes:
         model: the LLM: the name of a bundled model, or a folder with weights and tokenizer; None for no LLM.
+        api: the server of a model behind an API; `model` is then its name there. Such a model ranks by listing the
+            numbers of proposed items, see `genrec.rankers.listwise`, and writes texts and preferences like any other.
         adapter: a LoRA adapter for the LLM: a folder, or the name of an embedded data set that ships with one.
         encoder: the sentence encoder: the name of a bundled model, or a folder; None for no encoder.
         engine: what runs the LLM: Transformers in this process (`transformers`), vLLM in a process of its own (`vllm`),
@@ -29,17 +34,21 @@ class Settings:
         template: the prompt of users with a history: a name or a path.
         cold_template: the prompt of users without a history: a name or a path.
         chat_template: arguments, date and name of the model's own chat template.
+        list_template: the prompt of a model behind an API: a name or a path.
         generative: how the LLM ranks.
+        listwise: how a model behind an API ranks.
         small_search_candidates: number of candidates in the smaller LLM search of the fallback chain.
         background: number of histories over which the prior is averaged.
         compute_priors: compute the prior of the whole catalog when the recommender is opened; otherwise of each item
             when it is first needed. Beam search always computes it when the recommender is opened.
 
     Raises:
-        InputError: the engine does not exist, or its URL is missing or not valid.
+        InputError: the engine does not exist, its URL is missing or not valid, or a model behind an API has an adapter
+            or another engine.
     """
 
     model: str | Path | None = LANGUAGE_MODEL
+    api: ApiSettings | None = None
     adapter: str | Path | None = None
     encoder: str | Path | None = ENCODER_MODEL
     engine: Engine = DEFAULT_ENGINE
@@ -49,10 +58,26 @@ class Settings:
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
     chat_template: ChatTemplateSettings = field(default_factory=ChatTemplateSettings)
+    list_template: str | Path = "rank-listwise"
     generative: GenerativeSettings = field(default_factory=lambda: GenerativeSettings(fusion_weight=50.0))
+    listwise: ListwiseSettings = field(default_factory=ListwiseSettings)
     small_search_candidates: int = 10
     background: int = 3
     compute_priors: bool = False
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.server_url)
+        if self.api is not None and self.engine != DEFAULT_ENGINE:
+            raise InputError(
+                f"engine is {self.engine!r}, and the model is behind the API at {self.api.host}; leave out one of them"
+            )
+        if self.api is not None and self.adapter is not None:
+            raise InputError(
+                f"adapter is {str(self.adapter)!r}, which cannot be loaded behind the API at {self.api.host}; name an "
+                "adapted model of the server, or leave out adapter"
+            )
+
+    @property
+    def local_model(self) -> str | Path | None:
+        """The LLM whose files are needed on this machine; None without one, or if it is behind an API."""
+        return None if self.api is not None else self.model

@@ -89,6 +89,7 @@ class Ranking:
         prompt_tokens: tokens of the prompt.
         main_signals: for a ranker that combines several signals, the one that contributed most to each of the k
             items; else ().
+        cost: of a model that is charged by the token, in the currency of its prices; else 0.
     """
 
     item_indices: IntArray
@@ -100,6 +101,7 @@ class Ranking:
     forward_passes: int = 0
     prompt_tokens: int = 0
     main_signals: tuple[str, ...] = ()
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class RecommendationList:
         seconds: time from request to answer; the time of a batch is divided evenly among its requests.
         tokens: prompt tokens and generated tokens of all language models; tokens for measuring a prior are not counted.
         failed_stages: the stages that failed or exceeded the deadline.
+        cost: of models that are charged by the token, in the currency of their prices.
     """
 
     items: tuple[Recommendation, ...]
@@ -167,6 +170,7 @@ class RecommendationList:
     seconds: float = 0.0
     tokens: int = 0
     failed_stages: tuple[str, ...] = ()
+    cost: float = 0.0
 
 
 class Encoder(Protocol):

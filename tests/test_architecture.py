@@ -46,8 +46,8 @@ LAYERS = [
 ]
 # Implementations of one protocol: none knows another.
 SIBLINGS = {
-    "backends": "transformers vllm_engine vllm_server",
-    "rankers": "collaborative embedding ensemble generative popularity",
+    "backends": "openai_api transformers vllm_engine vllm_server",
+    "rankers": "collaborative embedding ensemble generative listwise popularity",
 }
 MODULES_AT_MOST = 12  # directly in genrec/, beside __init__ and __main__
 PUBLIC = (
@@ -71,6 +71,9 @@ EDGE = {
     "backends.engines": "the key of a model's server is in the environment only, so that nothing stores it",
     "backends.vllm_protocol": "vLLM's processes take settings from the environment, which is put back",
     "backends.vllm_engine": "the clock is an argument; its default is the process's own",
+    "backends.openai_api": "the clock is an argument; its default is the process's own",
+    "backends.api_connection": "the clock is an argument; its default is the process's own",
+    "backends.api_settings": "the key of a model's server comes from the environment only, so that no file has it",
     "backends.vllm_server": "the clock is an argument; its default is the process's own",
 }
 
@@ -217,6 +220,13 @@ def test_implementations_do_not_know_each_other() -> None:
             "backends.generation",
         ),
         ("backends.generation", "errors types deadline backends.base"),
+        (
+            "backends.openai_api",
+            "errors types deadline backends.base backends.api_connection backends.api_settings "
+            "backends.openai_protocol prompting.message_tokenizer prompting.template",
+        ),
+        ("backends.api_connection", "errors deadline"),
+        ("prompting.message_tokenizer", "notices types"),
         ("rankers.base", "types deadline errors data.subset"),
     ],
 )

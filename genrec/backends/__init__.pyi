@@ -1,4 +1,5 @@
 from .adapter import inspect_adapter as inspect_adapter
+from .api_settings import ApiSettings as ApiSettings
 from .attention import use_packed_attention as use_packed_attention
 from .base import (
     Backend as Backend,
@@ -16,10 +17,17 @@ from .base import (
     OnTokens as OnTokens,
 )
 from .base import (
+    TextBackend as TextBackend,
+)
+from .base import (
     TokenTree as TokenTree,
+)
+from .base import (
+    TokenUsage as TokenUsage,
 )
 from .encoder import SentenceEncoder as SentenceEncoder
 from .growing_cache import attention_window as attention_window
+from .openai_api import OpenAiBackend as OpenAiBackend
 from .precision import default_device as default_device
 from .precision import log_probs_agree as log_probs_agree
 from .precision import native_dtype as native_dtype

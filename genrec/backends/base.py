@@ -132,6 +132,27 @@ class GenerationRequest:
     constraint: GenerationConstraint | None = None
 
 
+@dataclass(frozen=True)
+class TokenUsage:
+    """What a model counted and charged for a text, with all attempts.
+
+    Attributes:
+        prompt_tokens, generated_tokens: counted by the model's own tokenizer.
+        cost: in the currency of the prices; 0 without prices.
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        return TokenUsage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.cost + other.cost,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Completion:
     """A generated text.
@@ -139,10 +160,12 @@ class Completion:
     Attributes:
         token_ids: int64 [T], without the stop token.
         stopped: whether a stop token or the constraint ended the text; False if it was cut at `max_tokens`.
+        usage: of a model that counts tokens with another tokenizer than that of `token_ids`; else None.
     """
 
     token_ids: IntArray
     stopped: bool
+    usage: TokenUsage | None = None
 
 
 OnTokens = Callable[[int, Sequence[int]], None]
@@ -153,8 +176,44 @@ GenerationRequests = Sequence[GenerationRequest]
 """Requests that one call generates together."""
 
 
-class Backend(Protocol):
-    """A language model that reads token ids. It knows no catalog and no text.
+class TextBackend(Protocol):
+    """A language model that generates text. It knows no catalog, and reads and writes token ids.
+
+    Attributes:
+        name: identifies the weights; results and caches record it.
+        vocab_size: the number of token ids.
+        context_length: the context, prompt and answer together, in tokens.
+        batch_size: how many prompts to compute together by default.
+    """
+
+    name: str
+    vocab_size: int
+    context_length: int
+    batch_size: int
+
+    def generate(
+        self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None
+    ) -> list[Completion]:
+        """Generate a text after each prompt, all in one batch.
+
+        Args:
+            requests: one for each text.
+            deadline: as for `open`, for all texts together.
+            on_tokens: called with new tokens as they are generated, possibly from another thread; the tokens of all its
+                calls for a request are that request's text. An exception that it raises ends the generation.
+
+        Returns:
+            One completion for each request, in order.
+
+        Raises:
+            EngineError: the model failed, ignored a constraint, or a request does not fit the context.
+            DeadlineExceededError: the deadline has passed.
+        """
+        ...
+
+
+class Backend(TextBackend, Protocol):
+    """A language model that scores and generates token ids. It knows no catalog and no text.
 
     Attributes:
         name: identifies the weights; results and caches record it.
@@ -192,25 +251,5 @@ class Backend(Protocol):
         Raises:
             EngineError: the model failed, or a prompt is empty or does not fit the context.
             DeadlineExceededError: the deadline has passed; `grow` and `log_probs` of the tree raise it too.
-        """
-        ...
-
-    def generate(
-        self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None
-    ) -> list[Completion]:
-        """Generate a text after each prompt, all in one batch.
-
-        Args:
-            requests: one for each text.
-            deadline: as for `open`, for all texts together.
-            on_tokens: called with new tokens as they are generated, possibly from another thread; the tokens of all its
-                calls for a request are that request's text. An exception that it raises ends the generation.
-
-        Returns:
-            One completion for each request, in order.
-
-        Raises:
-            EngineError: the model failed, ignored a constraint, or a request does not fit the context.
-            DeadlineExceededError: the deadline has passed.
         """
         ...

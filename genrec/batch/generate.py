@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from genrec.backends.base import Backend, Completion, GenerationRequest
+from genrec.backends.base import GenerationRequest, TextBackend, TokenUsage
 from genrec.batch.prompts import PromptBuilder, SamplingParams
 from genrec.batch.result import ENGINE_ERROR, BatchResult, RowFailure
 from genrec.batch.row import InputRow, failure_code, first_valid_row, id_type_of, parse_id, row_key
-from genrec.decoding.grammar import GrammarCompiler, GrammarConstraint
+from genrec.decoding.grammar import GrammarCompiler, GrammarConstraint, GrammarTokenizer
+from genrec.decoding.independent_texts import generate_each
 from genrec.errors import ArtifactError, EngineError, InputError, check_count
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
 _MAX_CACHED_CONSTRAINTS = 64
 
@@ -40,8 +40,8 @@ class GenerateTask:
 
     def __init__(
         self,
-        backend: Backend,
-        tokenizer: HuggingFaceTokenizer,
+        backend: TextBackend,
+        tokenizer: GrammarTokenizer,
         build_prompt: PromptBuilder,
         *,
         sampling_params: SamplingParams | None = None,
@@ -84,11 +84,13 @@ class GenerateTask:
         lines: list[dict[str, object]] = []
         tokens = 0
         for chunk in _chunks(list(requests), self._batch_size):
-            for position, text in zip(chunk, self._generate([requests[position] for position in chunk]), strict=True):
+            texts = generate_each(self._backend, [requests[position] for position in chunk])
+            for position, text in zip(chunk, texts, strict=True):
                 if isinstance(text, EngineError):
                     fail(position, ENGINE_ERROR, text)
                     continue
-                tokens += len(requests[position].prompt) + len(text.token_ids)
+                usage = text.usage or TokenUsage(len(requests[position].prompt), len(text.token_ids))
+                tokens += usage.prompt_tokens + usage.generated_tokens
                 written = self._tokenizer.decode(text.token_ids.tolist())
                 if requests[position].constraint is not None and not (text.stopped and _is_json(written)):
                     message = (
@@ -97,21 +99,11 @@ class GenerateTask:
                     fail(position, "cut_short", message)
                     continue
                 reason = "stop" if text.stopped else "length"
-                line = {"text": written, "finish_reason": reason, "tokens": len(text.token_ids), "row": position}
+                line = {"text": written, "finish_reason": reason, "tokens": usage.generated_tokens, "row": position}
                 lines.append({**keys[position], **line})
         table = pa.Table.from_pylist(lines, schema=schema)
         sources = Counter({self._backend.name: len(lines)} if lines else {})
         return BatchResult(table, [failures[position] for position in sorted(failures)], sources, tokens)
-
-    def _generate(self, requests: Sequence[GenerationRequest]) -> list[Completion | EngineError]:
-        """A text for each request. If the engine fails, the batch is halved until the failing requests are isolated."""
-        try:
-            return [*self._backend.generate(requests)]
-        except EngineError as error:
-            if len(requests) == 1:
-                return [error]
-            half = len(requests) // 2
-            return [*self._generate(requests[:half]), *self._generate(requests[half:])]
 
     def _build_request(self, row: InputRow) -> GenerationRequest:
         if row.error:

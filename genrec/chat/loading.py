@@ -10,11 +10,11 @@ from genrec.chat.replies import ModelReplyGenerator
 from genrec.data.subset import Subset
 from genrec.decoding.constraints import CatalogGrammar
 from genrec.decoding.delimiters import DelimiterTokens
-from genrec.decoding.grammar import GrammarCompiler
+from genrec.decoding.grammar import GrammarCompiler, GrammarTokenizer
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.errors import InputError, ModelMissingError, check_number, format_value
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.generative import GenerativeRanker
+from genrec.rankers.language_model import LanguageModelRanker
 from genrec.recommender import Recommender
 from genrec.types import Recommendation
 
@@ -44,7 +44,7 @@ def advisor_builder(
             rules do not recognise. The bundled model parses no better than the rules (`python -m eval.preferences`);
             larger ones may.
         reply_mode: "bound" constrains replies to clauses looked up in the catalog; "free" constrains only the items
-            that a reply names, for models that are trusted with the rest and run in this process.
+            that a reply names, for models that are trusted with the rest and run in this process or behind an API.
         ranking_timeout: seconds that ranking may take in a turn, see `Advisor`. With the default, a reply begins within
             two seconds.
 
@@ -57,15 +57,18 @@ def advisor_builder(
         ModelMissingError: the parser needs a language model, and the recommender has none.
     """
     check_advisor_options(parser=parser, reply_mode=reply_mode, ranking_timeout=ranking_timeout)
-    ranker = next((stage for stage in recommender.stages if isinstance(stage, GenerativeRanker)), None)
-    if ranker is None or not isinstance(ranker.tokenizer, HuggingFaceTokenizer) or find_spec("llguidance") is None:
+    ranker = next((stage for stage in recommender.stages if isinstance(stage, LanguageModelRanker)), None)
+    tokenizer = None if ranker is None else ranker.tokenizer
+    if ranker is None or not isinstance(tokenizer, GrammarTokenizer) or find_spec("llguidance") is None:
         if parser == "model":
             raise ModelMissingError(
                 "the parser 'model' needs a language model and llguidance; load a model, or use the parser 'rules'"
             )
         return lambda current, k: Advisor(current, k=k, ranking_timeout=ranking_timeout)
-    backend, tokenizer, compiler = ranker.generation_backend, ranker.tokenizer, GrammarCompiler(ranker.tokenizer)
-    delimiters = DelimiterTokens.from_tokenizer(tokenizer) if reply_mode == "free" else None
+    backend, compiler = ranker.generation_backend, GrammarCompiler(tokenizer)
+    free = reply_mode == "free"
+    # A model that does not rank by titles has no index of them, and names items by their numbers.
+    delimiters = DelimiterTokens.from_tokenizer(tokenizer) if free and isinstance(ranker, GenerativeRanker) else None
     if delimiters is not None:
         delimiters.check("text")
 
@@ -77,7 +80,12 @@ def advisor_builder(
             k=k,
             parser=rules if parser == "rules" else ModelParser(backend, tokenizer, compiler, rules),
             reply_generator=ModelReplyGenerator(
-                backend, tokenizer, compiler, current.catalog, link_constraint=link_constraint
+                backend,
+                tokenizer,
+                compiler,
+                current.catalog,
+                link_constraint=link_constraint,
+                names_by_number=free and delimiters is None,
             ),
             ranking_timeout=ranking_timeout,
         )

@@ -13,11 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from genrec.backends.base import Backend, GenerationConstraint, GenerationRequest
+from genrec.backends.base import GenerationConstraint, GenerationRequest, TextBackend
 from genrec.chat.conversation import TurnContext
 from genrec.chat.item_facts import build_item_facts
 from genrec.chat.reply_grammar import MAX_DESCRIBED_ITEMS, opening_style, reply_grammar
-from genrec.chat.reply_stream import ConstrainedReplyStream, FreeReplyStream, RepetitionError, ReplyStream
+from genrec.chat.reply_stream import (
+    ConstrainedReplyStream,
+    FreeReplyStream,
+    NumberedReplyStream,
+    RepetitionError,
+    ReplyStream,
+)
 from genrec.data.catalog import Catalog
 from genrec.deadline import Deadline
 from genrec.decoding.item_link_constraint import ItemLinkConstraint
@@ -51,15 +57,17 @@ class ModelReplyGenerator:
         price_column: the attribute that holds the price.
         link_constraint: makes the constraint of a free reply from the items that it may name; None for constrained
             replies.
+        names_by_number: whether a free reply names items by their numbers, for models without a token constraint.
     """
 
-    backend: Backend = field(repr=False)
+    backend: TextBackend = field(repr=False)
     tokenizer: Tokenizer = field(repr=False)
     grammar_compiler: ReplyGrammarCompiler = field(repr=False)
     catalog: Catalog = field(repr=False)
     template: Template = field(default_factory=lambda: read_template("reply"), repr=False)
     price_column: str = "price"
     link_constraint: Callable[[Sequence[Recommendation]], ItemLinkConstraint] | None = field(default=None, repr=False)
+    names_by_number: bool = False
 
     def __call__(self, context: TurnContext, on_text: Callable[[str], None], deadline: Deadline) -> bool:
         """Write a reply piece by piece; see `genrec.chat.plain_replies.ReplyGenerator`.
@@ -69,9 +77,11 @@ class ModelReplyGenerator:
         """
         items, words = context.recommendations.items, context.preferences.words
         facts = build_item_facts(items, self.catalog, words, price_column=self.price_column)
-        constraint: GenerationConstraint
+        constraint: GenerationConstraint | None
         stream: ReplyStream
-        if self.link_constraint is None:
+        if self.names_by_number:
+            constraint, stream = None, NumberedReplyStream(items, on_text, self.tokenizer)
+        elif self.link_constraint is None:
             has_prices = self.price_column in self.catalog.attribute_names
             grammar = reply_grammar(facts, opening_style(context), has_prices=has_prices)
             try:
@@ -100,4 +110,5 @@ class ModelReplyGenerator:
         ]
         preferences = [*context.preferences.words, *(condition.where for condition in context.preferences.filters)]
         message, *wishes = (one_line(text)[:_MAX_INPUT_LENGTH] for text in (context.message, *preferences))
-        return self.template.render(said=message, wishes=wishes, items=items)
+        template = read_template("reply-numbered") if self.names_by_number else self.template
+        return template.render(said=message, wishes=wishes, items=items)

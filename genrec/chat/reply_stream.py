@@ -1,5 +1,6 @@
 """Streams of reply text: generated tokens become escaped text and item links, piece by piece."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import Recommendation
 
 _MAX_QUOTE_LENGTH = 120  # characters of the search phrase that a reply repeats
+_ITEM_NUMBER, _NUMBER_START = re.compile(r"\[([0-9]{1,3})\]"), re.compile(r"\[[0-9]{0,3}")
 _MAX_REPEAT_PERIOD = 24  # tokens of the longest repetition that is detected
 
 
@@ -107,6 +109,40 @@ class ConstrainedReplyStream(ReplyStream):
                 else:
                     self._emit_link(int(placeholder[1]) - 1)
             self._emitted_length += len(consumed)
+
+
+class NumberedReplyStream(ReplyStream):
+    """Emits a free reply that names items by their numbers in brackets.
+
+    A number becomes the link of its item where it first stands; later, the title; a number of no item is left out.
+    """
+
+    def feed(self, token_ids: Sequence[int]) -> None:
+        """See `ReplyStream.feed`."""
+        self._token_ids += token_ids
+        self._emit_pending(complete=False)
+
+    def finish(self) -> bool:
+        """See `ReplyStream.finish`."""
+        self._emit_pending(complete=True)
+        return super().finish()
+
+    def _emit_pending(self, *, complete: bool) -> None:
+        while text := self._pending_text():
+            number = _ITEM_NUMBER.match(text)
+            bracket = text.find("[", 1)
+            if text[0] == "[" and number is None and not complete and _NUMBER_START.fullmatch(text):
+                return  # the number is incomplete
+            consumed = number[0] if number is not None else text if bracket < 0 else text[:bracket]
+            self._emitted_length += len(consumed)
+            if number is None:
+                self._emit(escape_markdown(_strip_control_characters(consumed)))
+            elif 1 <= int(number[1]) <= len(self._items):
+                position = int(number[1]) - 1
+                if position in self._linked:
+                    self._emit(escape_markdown(one_line(self._items[position].title)))
+                else:
+                    self._emit_link(position)
 
 
 class FreeReplyStream(ReplyStream):

@@ -19,6 +19,10 @@ def recommend_provenance(recommender: "Recommender", engine: str, settings: "Set
     provenance = data_provenance(recommender)
     if settings.encoder is not None:
         provenance["encoder hash"] = _file_hashes(find_model_directory(settings.encoder, cache))
+    if settings.api is not None:
+        provenance |= model_provenance(engine, settings, cache)
+        provenance["list_template hash"] = read_template(settings.list_template).fingerprint
+        provenance["listwise settings"] = asdict(settings.listwise)
     for ranker in loading.generative_rankers(recommender):
         provenance |= model_provenance(engine, settings, cache)
         ranking_settings = asdict(ranker.settings)
@@ -30,7 +34,9 @@ def recommend_provenance(recommender: "Recommender", engine: str, settings: "Set
 
 
 def model_provenance(engine: str, settings: "Settings", cache: Path) -> dict[str, Any]:
-    """Provenance of the language model."""
+    """Provenance of the language model; of one behind an API, its name and server are all that is known."""
+    if settings.api is not None:
+        return {"model": str(settings.model), "api_url": settings.api.url, **_package_version()}
     from genrec.datasets.registry import find_adapter
     from genrec.loading import find_model_directory
 

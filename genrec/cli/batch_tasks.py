@@ -18,10 +18,12 @@ from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.errors import InputError, MismatchError, ModelMissingError, check_count
 
 if TYPE_CHECKING:
+    from genrec.backends.base import TextBackend
     from genrec.batch.generate import GenerateTask
     from genrec.batch.prompts import PromptBuilder
     from genrec.batch.recommend import RecommendTask
     from genrec.batch.run import BatchRun
+    from genrec.decoding.grammar import GrammarTokenizer
     from genrec.prompting.template import Template
     from genrec.recommender import Recommender
 
@@ -31,7 +33,8 @@ LISTS, TEXTS = "lists", "texts"
 _ENGINES = ("transformers", "vllm", "server")
 _ENGINE_OPTIONS = ("engine", "server_url", "server_model")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
-_MODEL_OPTIONS = ("model", "adapter", "batch_size", *CHAT_TEMPLATE_OPTIONS)
+_API_OPTIONS = tuple(name for name in SETTING_OPTIONS if name.startswith("api_"))
+_MODEL_OPTIONS = ("model", "adapter", "batch_size", *CHAT_TEMPLATE_OPTIONS, *_API_OPTIONS)
 _SEARCH_OPTIONS = tuple(
     name for name in SETTING_OPTIONS if name not in (*_MODEL_OPTIONS, *_ENGINE_OPTIONS, "encoder", "trust_remote_code")
 )
@@ -49,11 +52,12 @@ TASK_OPTIONS = (
 # Options that manifests of format 2 do not always have: they are recorded only if they are given.
 _SPARSE_OPTIONS = (
     *("exact", "max_nodes", "min_history", "max_history", "history_step", "memory"),
-    *("trust_remote_code", "server_url", "server_model"),
+    *("trust_remote_code", "server_url", "server_model", "window", "window_step", "list_template"),
     *CHAT_TEMPLATE_OPTIONS,
+    *_API_OPTIONS,
 )
 _CONFIG_KEYS = {"fusion_weight": "evidence"}  # option names to keys in manifests of format 2, where they differ
-_PATH_OPTIONS = ("items", "interactions", "adapter", "model", "encoder", "template", "cold_template", "prompt")
+_PATH_OPTIONS = ("items", "interactions", "adapter", "encoder", "template", "cold_template", "list_template", "prompt")
 _SNIFFED_ROWS = 100  # rows that are searched for OpenAI's batch format
 _ENGINE_BATCH_SIZE = {"transformers": 32, "vllm": 4096, "server": 4096}  # prompts passed to an engine at once
 
@@ -83,7 +87,10 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
         given["chat_template_arg"] = canonical_arguments(given["chat_template_arg"])
     given["where"] = loading.join_filters(given["where"])
     given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
-    return given | {name: _absolute_path(given[name]) for name in _PATH_OPTIONS if given[name] is not None}
+    if given["api_url"] is not None and given["engine"] != _ENGINES[0]:
+        raise InputError(f"--engine {given['engine']} and --api-url {given['api_url']} exclude each other; omit one")
+    paths = _PATH_OPTIONS if given["api_url"] is not None else (*_PATH_OPTIONS, "model")
+    return given | {name: _absolute_path(given[name]) for name in paths if given[name] is not None}
 
 
 def check_rows(task_options: Mapping[str, Any], input_path: Path) -> None:
@@ -198,18 +205,25 @@ def _starting_with(ranker: str, recommender: "Recommender", data_name: str) -> "
 
 
 def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tuple[GenerateTask, dict[str, Any]]":
+    from genrec.backends.openai_api import OpenAiBackend
     from genrec.batch.generate import GenerateTask
     from genrec.batch.prompts import ChatPromptBuilder, SamplingParams
     from genrec.cache import default_cache
     from genrec.decoding.grammar import GrammarCompiler
     from genrec.loading import load_tokenizer, open_engine
+    from genrec.prompting.message_tokenizer import MessageTokenizer
     from genrec.prompting.template import read_template
 
     engine, cache = task_options["engine"], default_cache()
     settings = loading.settings_from_options(
         {
             name: task_options[name]
-            for name in ("model", "adapter", "trust_remote_code", *_ENGINE_OPTIONS, *CHAT_TEMPLATE_OPTIONS)
+            for name in (
+                *("model", "adapter", "trust_remote_code"),
+                *_ENGINE_OPTIONS,
+                *CHAT_TEMPLATE_OPTIONS,
+                *_API_OPTIONS,
+            )
         }
     )
     if settings.model is None:
@@ -228,13 +242,20 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
         provenance |= hashes
     size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
     check_count("--batch-size", size)
-    tokenizer = load_tokenizer(settings, cache)
-    for notice in tokenizer.notices:
-        terminal.print_notice(f"note: {notice}")
+    tokenizer: GrammarTokenizer = MessageTokenizer()
+    if settings.api is None:
+        tokenizer = load_tokenizer(settings, cache)
+        for notice in tokenizer.notices:
+            terminal.print_notice(f"note: {notice}")
     if sampling_params.schema is not None:
         GrammarCompiler(tokenizer).compile_json_schema(sampling_params.schema)  # before the model is loaded
-    # Texts need no prior, so the model without its adapter is not loaded.
-    backend, _ = open_engine(replace(settings, generative=replace(settings.generative, prior=0.0)), cache)
+    backend: TextBackend
+    if settings.api is None:
+        # Texts need no prior, so the model without its adapter is not loaded.
+        backend, _ = open_engine(replace(settings, generative=replace(settings.generative, prior=0.0)), cache)
+    else:
+        loading.check_api_model(settings)
+        backend = OpenAiBackend(str(settings.model), settings.api)
     return GenerateTask(backend, tokenizer, build_prompt, sampling_params=sampling_params, batch_size=size), provenance
 
 

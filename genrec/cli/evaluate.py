@@ -93,6 +93,7 @@ def evaluate(
     with loading.translate_option_errors(), terminal.progress() as progress:
         progress.start(f"Reading {source.name}")
         _check_ranker_names(settings, ranker)
+        loading.check_api_model(settings)
         experiment, events = _build_experiment(source, protocol, at, users)
         leakage = _find_leakage(settings, experiment, events, ranker, allow_leakage)
         recommender = open_recommender(
@@ -186,7 +187,9 @@ def _check_ranker_names(settings: "Settings", names: Sequence[str] | None) -> No
     """Refuse rankers that these settings cannot have, before any work."""
     from genrec.pipeline import LLM_STAGES
 
-    possible = [] if settings.model is None else list(LLM_STAGES)
+    large, smaller = LLM_STAGES
+    possible = [] if settings.model is None else [large]
+    possible += [] if settings.local_model is None else [smaller]
     possible += [_BLEND] + ([] if settings.encoder is None else ["embedding"]) + [_BASELINE]
     for name in names or ():
         if name not in possible:

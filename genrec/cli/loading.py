@@ -17,6 +17,7 @@ from genrec.cli.terminal import print_notice, progress
 from genrec.errors import ArtifactError, EngineError, InputError, ModelMissingError, UnknownUserError
 
 if TYPE_CHECKING:
+    from genrec.backends.api_settings import ApiSettings
     from genrec.data.catalog import Catalog
     from genrec.data.interactions import Interactions
     from genrec.index.catalog_index import CatalogIndex
@@ -30,6 +31,7 @@ DEFAULT_DATASET = "online-retail"
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 _NONE = "none"
 _MODEL_NAMING_OPTIONS = ("model", "adapter", "engine", "server_url", "server_model")
+_API_PREFIX = "api_"  # of the options whose names are fields of ApiSettings
 
 
 @dataclass(frozen=True)
@@ -160,18 +162,44 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
     from genrec.settings import Settings
 
     chosen = _given_options(options, SETTING_OPTIONS.keys() - CHAT_TEMPLATE_OPTIONS)
-    chat_template = chat_template_from_options(options)
+    chat_template, api = chat_template_from_options(options), _api_settings(chosen)
+    if api is not None and not chosen.get("model"):
+        raise InputError(f"--api-url {api.url} needs the name of a model there; add --model NAME")
     for name in ("model", "encoder"):
-        if name in chosen:
+        if name in chosen and not (name == "model" and api is not None):
             chosen[name] = None if chosen[name] == _NONE else _checked_model(chosen[name])
     if "adapter" in chosen and not os.path.isdir(find_adapter(chosen["adapter"])):
         raise InputError(f"adapter {chosen['adapter']!r} is not a folder; name the one that training wrote")
     ours = {name: chosen[name] for name in chosen if name in Settings.__dataclass_fields__}
     default = Settings()
-    generative = replace(default.generative, **{name: chosen[name] for name in chosen if name not in ours})
+    generative = replace(default.generative, **_fields_of(default.generative, chosen))
+    listwise = replace(default.listwise, **_fields_of(default.listwise, chosen))
     # An exhaustive search needs the prior of every item: compute it now, with a progress bar, not in the first request.
     whole = generative.strategy == "exhaustive" and generative.prior > 0
-    return replace(default, generative=generative, compute_priors=whole, chat_template=chat_template, **ours)
+    return replace(
+        default,
+        generative=generative,
+        listwise=listwise,
+        api=api,
+        compute_priors=whole,
+        chat_template=chat_template,
+        **ours,
+    )
+
+
+def _fields_of(settings: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: chosen[name] for name in chosen if name in settings.__dataclass_fields__}
+
+
+def _api_settings(chosen: Mapping[str, Any]) -> "ApiSettings | None":
+    """The server that the options --api-url, --api-timeout and so on describe; None without --api-url."""
+    from genrec.backends.api_settings import ApiSettings
+
+    given = {name.removeprefix(_API_PREFIX): chosen[name] for name in chosen if name.startswith(_API_PREFIX)}
+    if given and "url" not in given:
+        flag = f"--{_API_PREFIX}{next(iter(given))}".replace("_", "-")
+        raise InputError(f"{flag} applies to a model behind an API; add --api-url URL, or leave it out")
+    return ApiSettings(**given) if given else None
 
 
 def advisor_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,11 +239,33 @@ def load_pipeline(
             check(unranked_recommender(catalog, interactions))
     if not offline:
         fetch_hub_models(settings, cache)
+    if need_model:
+        check_api_model(settings)
     with translate_option_errors(), progress() as shown:
         shown.start("Loading models")
         return open_pipeline(
             catalog, interactions, cache=cache, settings=settings, need_model=need_model, on_progress=shown
         )
+
+
+def check_api_model(settings: "Settings") -> None:
+    """Ask the server of a model behind an API whether it serves it; do nothing for other models.
+
+    Raises:
+        EngineError: it serves other models, cannot be reached, or rejects the key.
+    """
+    if settings.api is None or settings.model is None:
+        return
+    from genrec.backends.openai_api import OpenAiBackend
+    from genrec.prompting.template import read_template
+    from genrec.rankers.listwise import check_list_template
+
+    check_list_template(read_template(settings.list_template))  # before the request
+    backend = OpenAiBackend(str(settings.model), settings.api)
+    try:
+        backend.check_model()
+    finally:
+        backend.close()
 
 
 def unranked_recommender(catalog: "Catalog", interactions: "Interactions | None") -> "Recommender":
@@ -250,7 +300,7 @@ def fetch_models(settings: "Settings", cache: Path) -> None:
     """
     from genrec.datasets.models import MODELS, get_model
 
-    names = [str(name) for name in (settings.model, settings.encoder) if str(name) in MODELS]
+    names = [str(name) for name in (settings.local_model, settings.encoder) if str(name) in MODELS]
     if settings.engine == "vllm" and names:
         command = [sys.executable, "-m", "genrec", "model", "get", *names]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
@@ -272,7 +322,8 @@ def fetch_hub_models(settings: "Settings", cache: Path, *, weights: bool = True)
     from genrec.datasets.hub import find_hub_model, get_hub_model
     from genrec.datasets.hub_id import HubId
 
-    for name, needs_weights in ((settings.model, weights and settings.engine != "server"), (settings.encoder, weights)):
+    needed = ((settings.local_model, weights and settings.engine != "server"), (settings.encoder, weights))
+    for name, needs_weights in needed:
         hub_id = None if name is None else HubId.parse(name)
         if hub_id is None:
             continue

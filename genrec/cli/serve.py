@@ -189,12 +189,13 @@ def _open_pipeline(
     data_source: loading.DataSource, settings: "Settings", cache: Path, ranker: str, need_model: bool
 ) -> "Pipeline":
     """Open the pipeline and drop the stages before `ranker`."""
+    from genrec.pipeline import LlmStage
 
     def check(recommender: "Recommender") -> None:
         first_ranker.check_data(ranker, recommender, data_source.name)
 
     pipeline = loading.load_pipeline(data_source, settings, cache, need_model=need_model, check=check)
-    if pipeline.llm is not None and len(pipeline.catalog) <= _MAX_PRIOR_ITEMS:
+    if isinstance(pipeline.llm, LlmStage) and len(pipeline.catalog) <= _MAX_PRIOR_ITEMS:
         with terminal.progress() as progress:  # otherwise the first lists would take seconds longer
             pipeline.llm.ranker.compute_priors(lambda done, total: progress("Computing priors", done, total))
     for notice in pipeline.notices:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-MODEL_PANEL, SEARCH_PANEL = "Model", "Search"
+MODEL_PANEL, SEARCH_PANEL, API_PANEL = "Model", "Search", "Model behind an API"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,45 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             "Language model: a bundled model's name, a folder, or none.",
             "NAME",
             MODEL_PANEL,
+        ),
+        "api_url": SettingOption(
+            str,
+            None,
+            "Server of --model, if it is behind an API that speaks OpenAI's protocol, such as "
+            "http://localhost:11434/v1. The key comes from the environment: GENREC_MODEL_API_KEY.",
+            "URL",
+            API_PANEL,
+        ),
+        "api_timeout": SettingOption(
+            float,
+            60.0,
+            "Seconds that one attempt may take, and that a rate limit may make a request wait.",
+            "",
+            API_PANEL,
+        ),
+        "api_max_concurrency": SettingOption(int, 8, "Requests to the server that run at once.", "", API_PANEL),
+        "api_context_length": SettingOption(
+            int, 32_768, "The model's context in tokens; a prompt may have as many bytes.", "", API_PANEL
+        ),
+        "api_reasoning_tokens": SettingOption(
+            int, 0, "Added to the length limit of each answer, for models that reason first.", "", API_PANEL
+        ),
+        "api_input_price": SettingOption(
+            float, 0.0, "Price of a million tokens of prompts, for the cost of lists.", "", API_PANEL
+        ),
+        "api_output_price": SettingOption(
+            float, 0.0, "Price of a million generated tokens, for the cost of lists.", "", API_PANEL
+        ),
+        "window": SettingOption(int, 50, "Number of candidates in one prompt of a model behind an API.", "", API_PANEL),
+        "window_step": SettingOption(
+            int, 25, "How far the window moves where there are more candidates.", "", API_PANEL
+        ),
+        "list_template": SettingOption(
+            str,
+            "rank-listwise",
+            "Prompt template of a model behind an API: a shipped template's name, or a .j2 file.",
+            "NAME",
+            API_PANEL,
         ),
         "adapter": SettingOption(
             str,

@@ -94,6 +94,8 @@ def as_footer(recommendations: "RecommendationList") -> "Text":
             f"Best of {recommendations.compared:,} candidates (not proven for the whole catalog)", style="yellow"
         )
     text.append(f" · {recommendations.seconds:.2f} s", style="dim")
+    if recommendations.cost:
+        text.append(f" · cost {recommendations.cost:.2g}", style="dim")
     if any(item.drivers for item in recommendations.items):
         text.append("\nIn brackets: the drop in score without that history item.", style="dim")
     for notice in recommendations.notices:

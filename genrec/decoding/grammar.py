@@ -7,15 +7,25 @@ Letters: V vocabulary size.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from genrec.errors import EngineError, InputError, ModelMissingError
-from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting.tokenizer import Tokenizer
 from genrec.types import BoolArray
 
 _COMPACT = {"whitespace_flexible": False}
+
+
+@runtime_checkable
+class GrammarTokenizer(Tokenizer, Protocol):
+    """A tokenizer with its vocabulary in the format of `tokenizer.json`."""
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The text of `tokenizer.json`."""
+        ...
 
 
 class GrammarCompiler:
@@ -25,11 +35,13 @@ class GrammarCompiler:
         ModelMissingError: llguidance is not installed.
     """
 
-    def __init__(self, tokenizer: HuggingFaceTokenizer) -> None:
+    def __init__(self, tokenizer: GrammarTokenizer) -> None:
         try:
             import llguidance
         except ImportError as error:
-            raise ModelMissingError("llguidance is not installed; run: pip install 'genrec[local]'") from error
+            raise ModelMissingError(
+                "llguidance is not installed; run: pip install 'genrec[local]' or 'genrec[api]'"
+            ) from error
         self._matcher: Any = llguidance.LLMatcher
         self._tokenizer: Any = llguidance.LLTokenizer(tokenizer.tokenizer_json, eos_token=tokenizer.eos_token_id)
         self._vocab_size = tokenizer.vocab_size

@@ -12,5 +12,7 @@ from .ensemble import fit_weights as fit_weights
 from .fallback import FallbackChain as FallbackChain
 from .generative import GenerativeRanker as GenerativeRanker
 from .generative_settings import GenerativeSettings as GenerativeSettings
+from .listwise import ListwiseRanker as ListwiseRanker
+from .listwise_settings import ListwiseSettings as ListwiseSettings
 from .popularity import PopularityRanker as PopularityRanker
 from .prior_store import PriorSource as PriorSource

@@ -1,10 +1,25 @@
 """Failures of stages: which exceptions are one, a code for programs, and a log entry with the traceback."""
 
 import logging
+from collections.abc import Sequence
 
-from genrec.errors import DeadlineExceededError, GenrecError
+from genrec.errors import DeadlineExceededError, EngineError, GenrecError
+from genrec.types import Ranking
 
 _LOGGER = logging.getLogger(__name__)
+
+
+class PartialFailureError(EngineError):
+    """A ranker failed for some requests of a batch.
+
+    Attributes:
+        results: for each request its ranking, or why the ranker failed.
+    """
+
+    def __init__(self, results: Sequence[Ranking | EngineError]) -> None:
+        failures = [result for result in results if isinstance(result, EngineError)]
+        super().__init__(f"{len(failures)} of {len(results)} requests failed, the first because {failures[0]}")
+        self.results = results
 
 
 def is_failure(error: BaseException) -> bool:

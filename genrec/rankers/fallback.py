@@ -17,7 +17,7 @@ from genrec.notices import Notice
 from genrec.prompting.template import Template
 from genrec.rankers.base import Ranker, RankRequest
 from genrec.rankers.explain import find_drivers, render_reason
-from genrec.rankers.failures import FailureLog, failure_code, failure_reason, is_failure
+from genrec.rankers.failures import FailureLog, PartialFailureError, failure_code, failure_reason, is_failure
 from genrec.types import Driver, FloatArray, IntArray, Ranking, Recommendation, RecommendationList, UserId
 
 _STAGE_TIME_SHARE = 0.6  # of the remaining time, for each stage but the last
@@ -82,7 +82,7 @@ class PendingRequest:
         notices: notices to the caller.
         results: what the stages have ranked so far.
         proven, compared: of the first result; see `RecommendationList`.
-        tokens: tokens computed so far.
+        tokens, cost: tokens computed so far, and what they cost.
         failed_stages: the stages that failed or exceeded their time limit.
         failure_log: logs the failures.
     """
@@ -95,6 +95,7 @@ class PendingRequest:
     proven: bool = False
     compared: int = 0
     tokens: int = 0
+    cost: float = 0.0
     failed_stages: list[str] = field(default_factory=list)
     failure_log: FailureLog = field(default_factory=FailureLog)
 
@@ -120,6 +121,7 @@ class PendingRequest:
     def add_ranking(self, ranker: Ranker, ranking: Ranking) -> None:
         """Append the items of a ranking until the list is full."""
         self.tokens += ranking.prompt_tokens + ranking.generated_tokens
+        self.cost += ranking.cost
         for notice in ranking.notices:
             self.add_notice(notice)
         if not len(ranking.item_indices):
@@ -174,8 +176,9 @@ class PendingRequest:
                 )
         proven = self.proven or not self.k  # if no item is allowed, the empty list is the true top
         all_notices = (*notices, *self.notices)
+        failed = tuple(self.failed_stages)
         return RecommendationList(
-            tuple(items), proven, self.compared, all_notices, seconds, self.tokens, tuple(self.failed_stages)
+            tuple(items), proven, self.compared, all_notices, seconds, self.tokens, failed, self.cost
         )
 
 
@@ -209,6 +212,9 @@ def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadl
         rankings = ranker.rank(asked, k, deadline=deadline)
         for request, ranking in zip(asked, rankings, strict=True):
             _check_ranking(request, ranking)
+    except PartialFailureError as failure:  # one request cannot fail the others, and none is ranked twice
+        for pending, result in zip(requests, failure.results, strict=True):
+            _add_result(ranker, pending, result)
     except BaseException as error:
         if not is_failure(error):
             raise
@@ -221,6 +227,18 @@ def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadl
     else:
         for pending, ranking in zip(requests, rankings, strict=True):
             pending.add_ranking(ranker, ranking)
+
+
+def _add_result(ranker: Ranker, pending: PendingRequest, result: Ranking | EngineError) -> None:
+    if isinstance(result, EngineError):
+        pending.record_failure(ranker, result)
+        return
+    try:
+        _check_ranking(pending.remaining_request, result)
+    except EngineError as error:
+        pending.record_failure(ranker, error)
+    else:
+        pending.add_ranking(ranker, result)
 
 
 def _record_failure(ranker: Ranker, requests: Sequence[PendingRequest], error: BaseException) -> None:

@@ -16,9 +16,9 @@ from genrec.types import IntArray, Ranking
 _LLM_SIGNAL = "language model"  # main signal of an item that the LLM favours more than the retriever does
 
 
-def retrieve_candidates(
+def ordered_candidates(
     retriever: Ranker, requests: Sequence[RankRequest], n_candidates: int, *, deadline: Deadline
-) -> list[Subset]:
+) -> list[IntArray]:
     """The retriever's best allowed items of each request, and its boosted items.
 
     Args:
@@ -28,7 +28,8 @@ def retrieve_candidates(
         deadline: passed to the retriever.
 
     Returns:
-        U subsets of at most 2 * `n_candidates` allowed items.
+        U arrays of at most 2 * `n_candidates` distinct allowed items, int64: the retriever's, best first, and then the
+        others, highest boost first.
     """
     candidates = []
     rankings = retriever.rank(_without_boosts(requests), n_candidates, deadline=deadline)
@@ -38,9 +39,20 @@ def retrieve_candidates(
             boosted, values = request.boost.indices, request.boost.values
             positive = np.flatnonzero(request.allowed.contains(boosted) & (values > 0))
             best = positive[np.argsort(-values[positive], kind="stable")[:n_candidates]]
-            items = np.concatenate([items, boosted[best]])
-        candidates.append(Subset.from_indices(request.allowed.universe, items))
+            items = np.concatenate([items, boosted[best][~np.isin(boosted[best], items)]])
+        candidates.append(items)
     return candidates
+
+
+def retrieve_candidates(
+    retriever: Ranker, requests: Sequence[RankRequest], n_candidates: int, *, deadline: Deadline
+) -> list[Subset]:
+    """The same as U subsets."""
+    candidates = ordered_candidates(retriever, requests, n_candidates, deadline=deadline)
+    return [
+        Subset.from_indices(request.allowed.universe, items)
+        for request, items in zip(requests, candidates, strict=True)
+    ]
 
 
 def fusion_boosts(

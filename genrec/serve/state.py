@@ -229,7 +229,7 @@ class ServingState:
                     self._current = current.with_pipeline(current.pipeline.with_collaborative(fitted))
             llm = self._current.pipeline.llm
             if llm is not None:
-                llm.ranker.restore_priors(stop_if_outdated)
+                llm.restore_priors(stop_if_outdated)
         except _OutdatedError:  # the next call begins again, without the user who was forgotten in the meantime
             with self._lock:
                 self._purge_cache(before)
@@ -264,7 +264,7 @@ class ServingState:
         version = self._current
         pipeline = version.pipeline
         if pipeline.cache is not None and pipeline.interactions is not before.interactions:
-            keep = [] if pipeline.llm is None else pipeline.llm.prior_folders
+            keep = [] if pipeline.llm is None else list(pipeline.llm.prior_folders)
             purge_cache(pipeline.cache, self._store, version.forgotten_count, keep=keep)
 
     def _replayed(self, pipeline: Pipeline, known: Mapping[str, InputError]) -> _Version:
@@ -291,7 +291,7 @@ class ServingState:
 
     def _adapter_notices(self, pipeline: Pipeline) -> list[Notice]:
         """A notice if users were forgotten after the adapter was trained: it cannot forget what it has learned."""
-        trained = None if pipeline.llm is None else pipeline.llm.ranker.provenance
+        trained = None if pipeline.llm is None else pipeline.llm.provenance
         if trained is None:
             return []
         since = {} if trained.trained_at is None else {"since": trained.trained_at}

@@ -50,6 +50,7 @@ from genrec.decoding.item_link_constraint import ItemLinkConstraint
 from genrec.decoding.search import beam_search, exhaustive_search
 from genrec.decoding.search_request import SearchRequest
 from genrec.errors import DeadlineExceededError, EngineError, InputError, MismatchError
+from genrec.pipeline import Pipeline
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.rankers.prior_store import PriorSource
 from genrec.types import FloatArray, IntArray, Message, Span
@@ -492,3 +493,74 @@ def test_batch_runs_work_with_vllm(tmp_path: Path) -> None:
             if columns == "item_id":
                 assert one["item_id"] == other["item_id"]
                 assert one["score"] == pytest.approx(other["score"], abs=0.5)  # bfloat16 in either
+
+
+@pytest.mark.vllm
+@pytest.mark.model
+@needs_vllm
+@needs_httpx
+def test_a_server_that_only_writes_ranks_lists_and_reads_and_writes_conversations(
+    server_url: str, smollm2: Path, tmp_path: Path
+) -> None:
+    """The protocol of OpenAI as a real server speaks it: schemas, streams, refusals, and the names of its models."""
+    from genrec.backends.api_settings import ApiSettings
+    from genrec.backends.openai_api import OpenAiBackend
+    from genrec.chat.conversation import Conversation
+    from genrec.chat.item_links import extract_item_ids
+    from genrec.chat.loading import advisor_builder
+    from genrec.errors import ModelMissingError
+    from genrec.pipeline import ListwiseStage
+    from genrec.prompting.message_tokenizer import MessageTokenizer
+    from genrec.rankers.listwise import ListwiseRanker
+    from genrec.rankers.listwise_settings import ListwiseSettings
+
+    prices = ApiSettings(server_url, timeout=TIMEOUT, input_price=1.0, output_price=2.0)
+    backend, tokenizer = OpenAiBackend("smollm2", prices, api_key=""), MessageTokenizer()
+    try:
+        backend.check_model()
+        with pytest.raises(ModelMissingError, match="does not serve the model 'llama'; it serves smollm2"):
+            OpenAiBackend("llama", prices, api_key="").check_model()
+        check_texts(backend, tokenizer, GrammarCompiler(tokenizer))
+        prompt = tokenizer.encode_prompt([Message("user", (Span("Name a colour.", trusted=False),))])
+        pieces: list[int] = []
+        request = GenerationRequest(prompt, tokenizer.control_token_ids, 12)
+        (streamed,) = backend.generate([request], on_tokens=lambda _, new: pieces.extend(new))
+        (whole,) = backend.generate([request])
+        assert pieces == streamed.token_ids.tolist() == whole.token_ids.tolist()
+        assert streamed.usage == whole.usage
+        assert whole.usage is not None
+        assert 0 < whole.usage.generated_tokens <= 12
+        long = tokenizer.encode_prompt([Message("user", (Span("word " * 1500, trusted=False),))])
+        with pytest.raises(EngineError, match=r"refused the request with 400: "):
+            backend.generate([GenerationRequest(long, tokenizer.control_token_ids, 400)])
+
+        catalog, interactions = open_dataset("online-retail", tmp_path)
+        plain = Pipeline.from_rankers(catalog, interactions)
+        listwise = ListwiseRanker(
+            catalog,
+            backend,
+            tokenizer,
+            GrammarCompiler(tokenizer),
+            retriever=plain.retriever,
+            settings=ListwiseSettings(candidates=12, window=8, window_step=4),
+        )
+        recommender = replace(plain, llm=ListwiseStage(listwise)).recommender()
+        lists = recommender.recommend(["15049", "12762", "13047"], 5, where="price < 5")
+        for found in lists:
+            assert len({item.item_id for item in found.items}) == 5
+            assert {item.stage for item in found.items} == {"generative"}
+            assert {item.signal for item in found.items} >= {"listwise"}
+            assert all(catalog[catalog.index_of(item.item_id)].attributes["price"] < 5 for item in found.items)
+            assert not found.proven
+            assert found.cost == pytest.approx(found.tokens / 1e6, rel=1.0)
+            assert found.cost > 0
+        repeated = recommender.recommend("15049", 5, where="price < 5")
+        assert [item.item_id for item in repeated.items] == [item.item_id for item in lists[0].items]
+
+        advisor = advisor_builder(recommender, parser="model", reply_mode="free", ranking_timeout=TIMEOUT)(
+            recommender, 3
+        )
+        conversation = advisor.respond(Conversation(), "I collect zinc things for the balcony")
+        assert len(set(extract_item_ids(conversation.turns[-1].reply))) == 3
+    finally:
+        backend.close()

@@ -4,7 +4,7 @@ import inspect
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -13,15 +13,17 @@ from command_line import run
 from typer.testing import CliRunner
 
 from genrec import GenerativeSettings, Recommender, Settings
+from genrec.backends import ApiSettings
 from genrec.chat.loading import advisor_builder
 from genrec.cli import app as commands
 from genrec.cli import options
 from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS
 from genrec.cli.recommend import recommend
 from genrec.cli.settings_options import SETTING_OPTIONS
+from genrec.rankers import ListwiseSettings
 
 # Fields that are no options: they are derived from others, or hold other settings.
-NOT_OPTIONS = {"generative", "chat_template", "small_search_candidates", "compute_priors"}
+NOT_OPTIONS = {"generative", "listwise", "api", "chat_template", "small_search_candidates", "compute_priors"}
 RANKING_COMMANDS = ("recommend", "chat", "serve", "evaluate", "batch run", "batch plan")
 
 
@@ -55,6 +57,14 @@ def test_every_setting_is_an_option_with_its_type_and_default() -> None:
     assert dict(chat.arguments) == {}
     of_chat = [(list[str], None), (str, str(chat.date)), (str, chat.name)]
     expected |= dict(zip(CHAT_TEMPLATE_OPTIONS, of_chat, strict=True))
+    hints = get_type_hints(ApiSettings)
+    for field in fields(ApiSettings):
+        default = None if field.default is MISSING else field.default
+        expected[f"api_{field.name}"] = (value_type(hints[field.name]), default)
+    for field in fields(ListwiseSettings):  # the others are those of GenerativeSettings
+        if field.name not in expected:
+            expected[field.name] = (int, getattr(defaults.listwise, field.name))
+        assert getattr(defaults.listwise, field.name) == SETTING_OPTIONS[field.name].default
     assert {name: (option.value_type, option.default) for name, option in SETTING_OPTIONS.items()} == expected
 
 

@@ -32,9 +32,12 @@ FULL: dict[str, Any] = {
     "items": [{"title": "Alien", "facts": ["which costs 4.50"]}, {"title": HOSTILE, "facts": []}],
     "said": "something\nscary <|im_end|>",
     "wishes": ["a film", HOSTILE],
+    "problem": HOSTILE,
+    "schema": '{"type": "object"}',
+    "grammar": 'start: "a" | "b"',
 }
 EMPTY: dict[str, Any] = {"history": [], "words": "", "candidates": [], "drivers": [], "item": {"title": "Dune"}}
-EMPTY |= {"items": [], "said": "", "wishes": []}
+EMPTY |= {"items": [], "said": "", "wishes": [], "problem": "", "schema": "", "grammar": ""}
 
 
 def test_attributes_take_precedence_over_methods() -> None:

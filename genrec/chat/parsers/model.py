@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
-from genrec.backends.base import Backend, GenerationConstraint, GenerationRequest
+from genrec.backends.base import GenerationConstraint, GenerationRequest, TextBackend
 from genrec.chat.conversation import Conversation
 from genrec.chat.languages.exclusion_phrases import exclude_word
 from genrec.chat.languages.inflection import lowercase
@@ -69,7 +69,7 @@ class ModelParser:
         failure_log: logs the failures of the model.
     """
 
-    backend: Backend = field(repr=False)
+    backend: TextBackend = field(repr=False)
     tokenizer: Tokenizer = field(repr=False)
     schema_compiler: SchemaCompiler = field(repr=False)
     lexical_parser: LexicalParser = field(repr=False)
