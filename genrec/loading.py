@@ -6,7 +6,6 @@ inputs, so the next start only reads them.
 
 from contextlib import suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -23,22 +22,23 @@ from genrec.cache import (
 )
 from genrec.data.catalog import Catalog, read_catalog
 from genrec.data.interactions import Interactions, read_interactions
-from genrec.datasets.hub import find_hub_model
 from genrec.datasets.hub_id import HubId
-from genrec.datasets.models import MODELS, find_model
+from genrec.datasets.model_directory import find_model_directory as find_model_directory
+from genrec.datasets.models import MODELS
 from genrec.datasets.registry import dataset_paths, find_adapter
 from genrec.errors import EngineError, InputError, ModelMissingError
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.semantic_ids import SemanticIdentifiers
 from genrec.notices import Notice
 from genrec.pipeline import ListwiseStage, LlmStage, Pipeline
-from genrec.precomputed import load_collaborative_model, load_item_vectors
-from genrec.precomputed import open_index as open_index  # recipes and measurements import both from here
+from genrec.precomputed import embed_titles as embed_titles
+from genrec.precomputed import load_collaborative_model, require_torch
+from genrec.precomputed import open_encoder as open_encoder
+from genrec.precomputed import open_index as open_index  # recipes and measurements import these from here
 from genrec.precomputed import select_prior_histories as select_prior_histories
 from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.prompting.template import read_template
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
-from genrec.rankers.embedding import EmbeddingRanker
 from genrec.rankers.generative import GenerativeRanker
 from genrec.rankers.generative_checks import check_templates
 from genrec.rankers.generative_settings import Strategy
@@ -48,7 +48,6 @@ from genrec.recommender import Recommender
 from genrec.settings import Settings
 
 if TYPE_CHECKING:
-    from genrec.backends.encoder import SentenceEncoder
     from genrec.backends.transformers import TransformersBackend
 
 SEMANTIC_IDS_DIRECTORY = "codes"
@@ -197,24 +196,6 @@ def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
     return read_catalog(items, name=name), read_interactions(interactions)
 
 
-def find_model_directory(model: str | Path, cache: Path, *, weights: bool = True) -> Path:
-    """The folder of a bundled model or of one from the Hub, verified by its checksums; another path is left unchanged.
-
-    Args:
-        model: the name of a bundled model, a Hub id (`ORGANISATION/NAME`, or with `@REVISION`), or a folder.
-        cache: the cache folder.
-        weights: whether a model from the Hub needs its weights, beside its tokenizer and configuration.
-
-    Raises:
-        ModelMissingError: the model has not been downloaded.
-        ArtifactError: the model was altered.
-    """
-    if str(model) in MODELS:
-        return find_model(str(model), cache)
-    hub_id = HubId.parse(model)
-    return Path(model) if hub_id is None else find_hub_model(hub_id, cache, weights=weights)
-
-
 def load_backend(
     model: str | Path,
     cache: Path,
@@ -231,7 +212,7 @@ def load_backend(
         ArtifactError: the tokenizer cannot be used, or its chat template not with these settings.
     """
     folder = find_model_directory(model, cache)
-    _require_torch()
+    require_torch()
     tokenizer = HuggingFaceTokenizer.from_directory(folder, chat_template)  # before the weights, which are slow
     from genrec.backends.transformers import TransformersBackend
 
@@ -313,44 +294,6 @@ def find_provenance(settings: Settings) -> Provenance | None:
     return Provenance.find(folder)
 
 
-def embed_titles(
-    catalog: Catalog, settings: Settings, cache: Path, *, on_progress: Progress | None = None
-) -> EmbeddingRanker | None:
-    """The embedding ranker over the titles of a catalog, with vectors read from the cache or computed.
-
-    Args:
-        catalog: the items to embed.
-        settings: names the encoder.
-        cache: the cache folder.
-        on_progress: as for `open_recommender`.
-
-    Returns:
-        The ranker, or None if the settings name no encoder.
-
-    Raises:
-        ModelMissingError: the encoder is not on this machine.
-        ArtifactError: the cached vectors were altered.
-    """
-    if settings.encoder is None:
-        return None
-    encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
-    return EmbeddingRanker(load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
-
-
-def open_encoder(model: str | Path, cache: Path, *, trust_remote_code: bool = False) -> "SentenceEncoder":
-    """Load a sentence encoder by the name of a bundled model, or from a folder.
-
-    Raises:
-        ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
-            Python code of its own, and `trust_remote_code` is false.
-    """
-    folder = find_model_directory(model, cache)
-    _require_torch()
-    from genrec.backends.encoder import SentenceEncoder
-
-    return SentenceEncoder(folder, name=weights_cache_name(model, folder), trust_remote_code=trust_remote_code)
-
-
 def _load_llm_stage(
     pipeline: Pipeline,
     settings: Settings,
@@ -430,8 +373,3 @@ def _load_identifiers(settings: Settings, cache: Path) -> Identifiers:
         )
     encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
     return SemanticIdentifiers.load(folder, encoder)
-
-
-def _require_torch() -> None:
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise ModelMissingError("torch and transformers are not installed; run: pip install 'genrec[local]'")

@@ -110,8 +110,8 @@ class LlmStage:
 
     @property
     def provenance(self) -> Provenance | None:
-        """How its adapter was trained; None without one."""
-        return self.ranker.provenance
+        """How its adapter was trained; None without one, or if it is not recorded."""
+        return self.ranker.backend.provenance
 
     def restore_priors(self, on_progress: Callable[[int, int], None]) -> None:
         """Measure the prior again after `with_interactions`, see `GenerativeRanker.restore_priors`."""

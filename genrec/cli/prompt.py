@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import loading, options, terminal, user_options
+from genrec.cli import loading, model_downloads, options, terminal, user_options
 from genrec.cli.chat_template_options import CHAT_TEMPLATE_OPTIONS
 from genrec.cli.settings_options import setting_options
 from genrec.errors import ArtifactError, InputError
@@ -124,7 +124,7 @@ def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[To
     if settings.model is None:
         raise InputError("--model none has no tokens to show; name a model, or omit --tokens")
     cache = default_cache()
-    loading.fetch_hub_models(settings, cache, weights=False)
+    model_downloads.fetch_hub_models(settings, cache, weights=False)
     folder = find_model_directory(settings.model, cache, weights=False)
     tokenizer = load_tokenizer(settings, cache)
     with terminal.progress() as progress:

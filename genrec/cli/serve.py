@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrec.cli import first_ranker, loading, options, terminal
+from genrec.cli import first_ranker, loading, model_downloads, options, terminal
 from genrec.cli.settings_options import setting_options
 from genrec.errors import EngineError, InputError, ModelMissingError, StoreError
 
@@ -122,7 +122,7 @@ def serve(
     settings, cache = loading.settings_from_options(given), default_cache()
     source, chat_options = loading.DataSource.from_options(given), loading.advisor_options(given)
     check_advisor_options(**chat_options)
-    loading.fetch_models(settings, cache)
+    model_downloads.fetch_models(settings, cache)
     listener = _bind(host, port)  # before the slow work; connections are refused until the server starts
     with Store.open(store or _default_store_url(source)) as opened:
         remaining = replace(source, store=opened)  # users who were forgotten are left out of all that is computed

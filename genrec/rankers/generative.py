@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from genrec.backends.base import Backend
-from genrec.backends.provenance import Provenance
 from genrec.data.subset import Subset
 from genrec.deadline import Deadline
 from genrec.decoding.prior import Prior
@@ -180,9 +179,9 @@ class GenerativeRanker:
         return self._tokenizer
 
     @property
-    def provenance(self) -> Provenance | None:
-        """How the adapter was trained; None without one, or if it is not recorded."""
-        return self._backend.provenance
+    def backend(self) -> Backend:
+        """The model that ranks, with its adapter."""
+        return self._backend
 
     @property
     def generation_backend(self) -> Backend:

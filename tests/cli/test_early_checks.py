@@ -103,7 +103,7 @@ def no_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("open_encoder", "load_backend", "open_index", "load_item_vectors", "load_collaborative_model"):
         monkeypatch.setattr(f"genrec.loading.{name}", reached)
     monkeypatch.setattr("genrec.index.catalog_index.CatalogIndex.build", reached)
-    monkeypatch.setattr("genrec.cli.loading.fetch_models", lambda *_: None)
+    monkeypatch.setattr("genrec.cli.model_downloads.fetch_models", lambda *_: None)
     (files / "users.csv").write_text("user_id\nu1\n", encoding="utf-8")
     (files / "lines.jsonl").write_text('{"custom_id": "a", "body": {}}\n', encoding="utf-8")
     (files / "text.j2").write_text(TEXT_TEMPLATE, encoding="utf-8")
