@@ -5,7 +5,7 @@ from pathlib import Path
 
 from genrec.backends.api_settings import ApiSettings
 from genrec.backends.engines import DEFAULT_ENGINE, Engine, check_engine
-from genrec.errors import InputError
+from genrec.errors import InputError, format_value
 from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.rankers.listwise_settings import ListwiseSettings
@@ -66,6 +66,12 @@ class Settings:
     compute_priors: bool = False
 
     def __post_init__(self) -> None:
+        """Check the types of names and paths, and what excludes each other."""
+        for name in ("model", "adapter", "encoder", "template", "cold_template", "list_template"):
+            value = getattr(self, name)
+            is_none = value is None and name in ("model", "adapter", "encoder")
+            if not (is_none or isinstance(value, str | Path)):
+                raise InputError(f"{name} is {format_value(value)}; pass a name or a path")
         check_engine(self.engine, self.server_url)
         if self.api is not None and self.engine != DEFAULT_ENGINE:
             raise InputError(

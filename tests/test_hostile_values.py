@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ VALUES: list[Any] = [
     *(datetime.min, datetime.max, datetime.max.replace(tzinfo=UTC), "9999-12-31T23:59:59-12:00", "0001-01-01T00:00+14"),
     *([], [HUGE], [Unprintable()], [None], [["i0"]], ["i0", float("nan")], {}, {"i0": HUGE}, {HUGE: 1.0}, {"i0": "x"}),
     *({"i0": float("nan")}, {"i0": 1e308}, {Unprintable(): 1}, object, range(3)),
+    *(np.array(1), np.datetime64("NaT"), pd.NaT, pd.NA, Fraction(1, 3), timedelta.max, 1j),
 ]
 
 
@@ -92,6 +94,15 @@ def python_entries() -> Mapping[str, Callable[[Any], object]]:
         },
         "History item": lambda value: recommend(History((value,)), 2, on_unknown="skip"),
         "users of a frame": lambda value: recommend(frame("user_id", value)[["user_id"]], on_unknown="skip"),
+        "names of the columns of a frame": lambda value: recommend(
+            pd.DataFrame([[1]], columns=pd.Index([value], dtype=object))
+        ),
+        "two names of the columns of a frame": lambda value: recommend(
+            pd.DataFrame([["ann", "bob"]], columns=pd.Index(["user_id", value], dtype=object))
+        ),
+        "repeated columns of a frame": lambda value: recommend(
+            pd.DataFrame([["ann", "bob"]], columns=["user_id", "user_id"])
+        ),
         "validation_errors": lambda value: recommender.validation_errors([value]),
         "history_indices": recommender.history_indices,
         **{
@@ -110,7 +121,10 @@ def python_entries() -> Mapping[str, Callable[[Any], object]]:
         ],
         "name of an attribute": lambda value: Catalog.from_items([Item("a", "A", {written(value): 1})]),
         "attribute of a frame": lambda value: [*read_catalog(frame("x", value), columns={"x": "x"})],
+        "attributes of an item": lambda value: Catalog.from_items([Item("a", "A", value)]),
         "read_catalog": read_catalog,
+        "columns": lambda value: read_catalog(frame("x", 1), columns=value),
+        "a column": lambda value: read_catalog(frame("x", 1), columns={"x": value}),
         "read_interactions": read_interactions,
         **{
             f"{name} of events": lambda value, name=name: [*read_interactions(frame(name, value))]  # type: ignore[misc]
@@ -135,6 +149,10 @@ def python_entries() -> Mapping[str, Callable[[Any], object]]:
         **{
             f"GenerativeSettings {name}": lambda value, name=name: GenerativeSettings(**{name: value})  # type: ignore[misc]
             for name in GenerativeSettings.__dataclass_fields__
+        },
+        **{
+            f"Settings {name}": lambda value, name=name: Settings(**{name: value})  # type: ignore[misc]
+            for name in ("model", "adapter", "encoder", "template", "cold_template")
         },
         "Settings background": lambda value: Settings(background=value),
         **{
@@ -162,7 +180,7 @@ def python_entries() -> Mapping[str, Callable[[Any], object]]:
 def batch_rows(recommender: Recommender, value: Any) -> None:
     """Rows with a value in each column, which fail alone."""
     task = RecommendTask(recommender, 2, {"on_unknown": "fallback"})
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) or value is pd.NA:
         return  # no file holds one
     rows = [InputRow({"user_id": "ann"}), *(InputRow({name: value}) for name in ("user_id", "history", "words"))]
     rows += [InputRow({"user_id": "ann", "history": [value]})]

@@ -45,7 +45,7 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
             ) from error
         raise ModelMissingError(
             f"cannot load the model {name!r}: {error}",
-            remedy="give a folder of safetensors or a Hub id, or fetch the model again",
+            remedy="give a folder with config.json and weights as safetensors, or fetch the model again",
         ) from error
 
 

@@ -20,6 +20,7 @@ from genrec.batch.input import RowBlock
 from genrec.batch.leases import LEASE_TIMEOUT
 from genrec.batch.result import BatchResult, RowFailure
 from genrec.batch.row import InputRow
+from genrec.data.ids import whole_number
 from genrec.errors import ArtifactError, InputError
 
 _SUBFOLDERS = ("parts", "failed", "done", "leases")
@@ -201,7 +202,7 @@ class PartStore:
             return f"does not hold {'ranks 1, 2, ...' if ranked else 'one line'} for each row"
         for key in self._key_columns:
             for row, found in zip(line_rows, table[key].to_pylist(), strict=True):
-                given = rows[row - block.first_row].columns.get(key)
+                given = whole_number(rows[row - block.first_row].columns.get(key))
                 if given not in (None, "") and str(given) != str(found):
                     return f"has {key} {found!r} in row {row:,}, where the input has {given!r}"
         return ""

@@ -30,7 +30,7 @@ from genrec.cli.batch_tasks import (
     task_options_from,
 )
 from genrec.cli.batch_workers import available_cores, exit_with_parent, exiting_on_sigterm, worker_processes
-from genrec.errors import MismatchError
+from genrec.errors import MismatchError, check_count
 
 if TYPE_CHECKING:
     from genrec.batch.row import InputRow
@@ -67,6 +67,8 @@ def run(
 
     given = task_options_from(context, rows)
     check_rows(given, rows)
+    if part_rows is not None:
+        check_count("--part-rows", part_rows)
     check_run_folder(output)
     task, hashes = open_task(given, offline)
     size = part_rows or (_LLM_PART_ROWS if needs_language_model(given) else _RANKER_PART_ROWS)

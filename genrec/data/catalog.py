@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from genrec.artifact import atomic_writer
 from genrec.data.filter_syntax import Filter
 from genrec.data.filters import filter_mask
-from genrec.data.ids import Ids
+from genrec.data.ids import Ids, list_of_ids
 from genrec.data.item_columns import (
     concatenate_columns,
     fingerprint_columns,
@@ -88,6 +88,11 @@ class Catalog:
             InputError: as for `read_catalog`; or an attribute has values of several types or a reserved name.
         """
         rows = list(items)
+        if odd := next((item for item in rows if not isinstance(item.attributes, Mapping)), None):
+            raise InputError(
+                f"the attributes of item {format_value(odd.item_id)} are {format_value(odd.attributes)}; "
+                "pass a mapping of names to values"
+            )
         keys = dict.fromkeys(key for item in rows for key in item.attributes)
         clash = [key for key in keys if key in _REQUIRED_COLUMNS or not isinstance(key, str)]
         if clash:
@@ -202,8 +207,8 @@ class Catalog:
             UnknownItemError: no item has this id, unless skipped.
         """
         choice = check_on_unknown(on_unknown)
-        if isinstance(item_ids, Iterable) and not isinstance(item_ids, Ids | str | bytes):
-            item_ids = list(item_ids)
+        if not isinstance(item_ids, Ids):
+            item_ids = list_of_ids(item_ids)
         indices = self.item_ids.positions(item_ids)
         unknown = indices < 0
         if not unknown.any():

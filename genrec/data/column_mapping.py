@@ -2,10 +2,11 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from genrec.errors import InputError, format_names
+from genrec.errors import InputError, format_names, format_value
 
 UNGUESSED = " with your own name for '...'"
 """The end of a remedy with a mapping in which "..." stands for a name that was not recognised."""
@@ -20,7 +21,7 @@ _COLUMN_ALIASES = {
     "orderdate purchasedate createdat date unixtime",
     "title": "title name itemname productname itemtitle producttitle movietitle booktitle headline description label",
 }
-_SEPARATORS = ("::", ";", "\t", "|", "^", ",")
+_SEPARATORS = ("::", ";", "\t", "|", "^", ",", "~", "\x01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ColumnMapping:
         Raises:
             InputError: a required column is missing, two columns share a name, or `names` does not fit the source.
         """
-        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(columns).items() if count > 1)
         if repeated:
             raise InputError(f"{label} has more than one column {repeated[0]!r}; rename all but one")
         self._check_names(columns, label)
@@ -79,8 +80,9 @@ class ColumnMapping:
         ours = (*self.required, *(self.optional or ()))
         for name, theirs in self.names.items():
             if theirs not in columns:
-                problem = f"columns maps {name!r} to {theirs!r}, which {label} lacks; its columns are "
-                problem += format_names(list(map(repr, columns)))
+                pair = f"{format_value(name)} to {format_value(theirs)}"
+                problem = f"columns maps {pair}, which {label} lacks; its columns are "
+                problem += format_names(list(map(format_value, columns)))
                 if name in columns and theirs in ours:
                     swapped = {str(theirs): name}
                     remedy = f"the mapping is the other way round, pass columns={swapped!r}"
@@ -88,7 +90,9 @@ class ColumnMapping:
                 close = difflib.get_close_matches(str(theirs), columns, 1)
                 raise InputError(problem, remedy=f"did you mean {close[0]!r}?" if close else "use one of these names")
             if self.optional is not None and name not in ours:
-                raise InputError(f"columns maps {name!r}, which is not used here; use only {', '.join(ours)}")
+                raise InputError(
+                    f"columns maps {format_value(name)}, which is not used here; use only {', '.join(ours)}"
+                )
 
     def _file_remedy(
         self,
@@ -101,11 +105,11 @@ class ColumnMapping:
         index = [name for name in index_names if name in missing]
         if index:
             return f"{index[0]!r} is the frame's index, pass frame.reset_index()"
-        if len(columns) == 1:
-            if declared := re.fullmatch(r"sep=(.)", columns[0]):
-                return f"remove the first line, which is for Excel only, and {_resave(declared[1])}"
-            if mark := next((sign for sign in _SEPARATORS if sign in columns[0]), None):
-                return f"the file looks separated by {mark!r}; {_resave(mark)}"
+        if columns and (declared := re.fullmatch(r"sep=(.?)", columns[0])):
+            resave = f", and {_resave(declared[1])}" if declared[1] else ""
+            return f"remove the first line, which is for Excel only{resave}"
+        if len(columns) == 1 and (mark := next((sign for sign in _SEPARATORS if sign in columns[0]), None)):
+            return f"the file looks separated by {mark!r}; {_resave(mark)}"
         if columns and columns[0].startswith("#") and "..." in suggested.values():
             return "the first line begins with '#'; if it is a comment, remove it, because the header must come first"
         if columns and all(re.fullmatch(r"[-+\d.:]+", name) for name in columns):

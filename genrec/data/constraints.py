@@ -117,7 +117,10 @@ class ConstraintCompiler:
 
     def _item_indices(self, argument: str, item_ids: Iterable[ItemId], withdrawn: list[ItemId]) -> IntArray:
         """The indices of the items that an argument names; withdrawn ids are added to `withdrawn`."""
-        item_ids = list(item_ids)
+        try:
+            item_ids = list(item_ids)
+        except TypeError as error:  # such as an array without dimensions, which has the method to iterate
+            raise InputError(f"{argument} is {format_value(item_ids)}; pass a list of item ids") from error
         indices = look_up_named(self._catalog, argument, item_ids)
         withdrawn += [item_ids[position] for position in np.flatnonzero(indices < 0)]
         return indices[indices >= 0]

@@ -69,11 +69,11 @@ def to_epoch_seconds(at: object) -> float:
     seconds = at
     if isinstance(at, str):
         seconds = _parse_iso_8601(at.strip())
-    elif isinstance(at, datetime):
-        seconds = _seconds_of(at)
     try:
+        if isinstance(at, datetime):
+            seconds = _seconds_of(at)
         return check_number("at", seconds, "")
-    except InputError:
+    except (InputError, ValueError, OverflowError):  # ValueError: pandas' NaT, which is a datetime
         raise InputError(
             f"at is {format_value(at)}, not a time; pass seconds, a datetime, or ISO 8601 text such as '2011-09-01'"
         ) from None

@@ -23,6 +23,8 @@ _UTF_MARKS = (
 _UTF_WITHOUT_MARK = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
 _JSON_OBJECT = re.compile(rb'\s*\{\s*"')
+# Without the separators of Hive and ASCII, which a header may hold, and the escape character, which titles may.
+_CONTROL_CHARACTER = re.compile(rb"[\x00\x02-\x08\x0b\x0e-\x1a\x1c\x1d]")
 _COMPRESSED = "is compressed with {0}; decompress it first, for example: {0} -dc {{file}} > {{plain}}"
 # Regular expressions for the first bytes, without case for pages only, and what such a file is and what to do about it.
 _SIGNATURES = (
@@ -43,10 +45,17 @@ _SIGNATURES = (
         "is a pointer of Git LFS, not the table itself; fetch the table with: git lfs pull",
     ),
     (
-        rb"(?i)\s*<(!doctype\s+html|html|head|body)\b",
+        rb"(?is)\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|table|div|script|meta)\b",
         "is an HTML page, such as a login or an error page, not a table; download the table itself",
     ),
-    (rb"\s*<\?xml\b", "is an XML document, not a table; export the table as CSV"),
+    # A header may be <TICKER>,<DATE>: after a tag of XML stands no separator.
+    (
+        rb"\s*<(\?xml\b|[A-Za-z][\w:-]*(\s[^<>]*)?>(?!\s*[,;\t|]))",
+        "is an XML document, not a table; export the table as CSV",
+    ),
+    (rb"ORC(?![\w,;\t -])", "is an ORC file; write its table as Parquet"),
+    (rb"Obj\x01", "is an Avro file; write its table as Parquet"),
+    (rb"\x04\x22\x4d\x18", _COMPRESSED.format("lz4")),
 )
 
 
@@ -71,6 +80,8 @@ def check_format(path: Path) -> None:
     if encoding := _utf_encoding(head):
         command = convert_command(path, f"iconv -f {encoding} -t UTF-8", "utf8-")
         raise InputError(f"{path.name} is encoded as {encoding}; re-encode it to UTF-8, for example: {command}")
+    if _is_binary(head):
+        raise InputError(f"{path.name} is a binary file, not a table of text; export the table as CSV or Parquet")
     if suffix in (".csv", ".tsv") and (found := describe_json(path, head)):
         raise InputError(f"{path.name} {found}")
 
@@ -149,7 +160,19 @@ def _utf_encoding(head: bytes) -> str | None:
         except UnicodeDecodeError:
             continue
         lines = text.splitlines()
-        # Two lines at least: one without a line end could be read in any of them.
-        if "\n" in text and lines[0].replace("\t", " ").isprintable():
+        # Two lines at least, and two columns: other bytes could be read in any of them.
+        if "\n" in text and lines[0].replace("\t", " ").isprintable() and re.search(r"[,;\t|:^~{]", lines[0]):
             return encoding
     return None
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether the first bytes of a file are no text: control characters in the first line, or zeros beside bytes
+    that are not UTF-8."""
+    if _CONTROL_CHARACTER.search(head.split(b"\n", 1)[0]):
+        return True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return b"\0" in head
+    return False

@@ -94,12 +94,9 @@ class Ids(Sequence[ItemId]):
         Raises:
             InputError: `ids` is a single text.
         """
-        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-            given = f"{'the text ' if isinstance(ids, str) else ''}{format_value(ids)}"
-            raise InputError(f"expected several ids, got {given}; pass a list of them")
         if isinstance(ids, Ids):
             return self._find(ids.keys)
-        values = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list(ids)
+        values = ids.to_pylist() if isinstance(ids, pa.Array | pa.ChunkedArray) else list_of_ids(ids)
         keys = pa.array([key_of(value) for value in values], pa.large_string())
         found = self._find(keys)
         # Text files write the ids of a column with gaps as 7.0. An id that is written so itself has been found above.
@@ -179,6 +176,21 @@ def is_encodable(text: str) -> bool:
 def is_int64(value: object) -> bool:
     """Whether a value is a whole number that an int64 can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def list_of_ids(ids: object) -> list[object]:
+    """Several ids of a caller as a list.
+
+    Raises:
+        InputError: `ids` is a single value.
+    """
+    try:
+        if isinstance(ids, Iterable) and not isinstance(ids, str | bytes):
+            return list(ids)
+    except TypeError:  # such as an array without dimensions, which has the method to iterate
+        pass
+    given = f"{'the text ' if isinstance(ids, str) else ''}{format_value(ids)}"
+    raise InputError(f"expected several ids, got {given}; pass a list of them")
 
 
 def whole_number(value: object) -> object:

@@ -32,7 +32,7 @@ def item_values_to_array(name: str, values: list[Any]) -> pa.Array:
         raise InputError(f"{name} of the items holds {' and '.join(sorted(kinds))}; give every value one type")
     try:
         return pa.array([None if isinstance(v, float) and v != v else v for v in values])
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:  # ValueError: NaT of pandas
         raise InputError(f"{name} of the items cannot be stored: {error}; use text, numbers, dates or lists") from error
 
 

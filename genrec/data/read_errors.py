@@ -16,6 +16,7 @@ from genrec.errors import InputError
 _BLOCK_SIZE = 1 << 24  # bytes
 _LEGACY_ENCODINGS = ("cp1252", "cp1250", "cp1251", "koi8-r", "gb18030", "big5", "cp932", "cp949", "euc-jp")
 _EXCERPT = 12  # characters shown before and after a byte that is not UTF-8
+_MAX_NESTING = 256  # lists and objects inside each other; Arrow ends the process at some thousands
 _PYTHON_DICT = re.compile(r"\s*\{\s*'")
 
 
@@ -83,6 +84,35 @@ def find_unclosed_quote(path: Path, delimiter: str) -> str | None:
     return None
 
 
+def find_json_line_error(path: Path) -> str | None:
+    """Describe the first line of a JSON Lines file that is no object on one line, or nested too deeply; else None.
+
+    Arrow must not see such a line: a block of its reader that begins with `null`, and deep nesting, end the process.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if not text:
+                continue
+            if not (text.startswith("{") and text.endswith("}")):
+                return _find_encoding_error(path) or find_json_error(path)
+            if text.count("[") + text.count("{") > _MAX_NESTING and _nesting(text) > _MAX_NESTING:
+                return (
+                    f"line {number:,} of {path.name} has more than {_MAX_NESTING} lists or objects inside each other; "
+                    "leave that column out"
+                )
+    return None
+
+
+def _nesting(text: str) -> int:
+    """How many lists and objects of a JSON text are inside each other at most."""
+    depth = deepest = 0
+    for mark in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
+        depth += 1 if mark in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def find_json_error(path: Path) -> str | None:
     """Describe the first line of a JSON Lines file that cannot be read; None if there is none."""
     if found := describe_json_array(path, read_head(path)):
@@ -116,6 +146,9 @@ def _json_remedy(path: Path, line: str, error: Exception) -> str:
         code = "import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]"
         command = f'python -c "{code}" < {shlex.quote(path.name)} > {shlex.quote(f"json-{path.name}")}'
         return f"it is written as a Python dict; convert the file, for example: {command}"
+    if line.lstrip().startswith("{") and not line.rstrip().endswith("}"):
+        command = convert_command(path, "jq -c .", "lines-")
+        return f"{first_line(error)}; repair the line, or if each object spans several lines, join them: {command}"
     return f"{first_line(error)}; repair the line"
 
 
@@ -132,7 +165,7 @@ def _find_encoding_error(path: Path) -> str | None:
             except UnicodeDecodeError as error:
                 decoded = _decoded_excerpts(line, error.start)
                 encoding = decoded[0][1] if len(decoded) == 1 else "ENCODING"
-                shown = ", ".join(f"{text!r} in {name}" for text, name in decoded) or "nothing in common encodings"
+                shown = ", ".join(f"{text!r} in {name}" for text, name in decoded) or "in no common encoding"
                 command = convert_command(path, f"iconv -f {encoding} -t UTF-8", "utf8-")
                 return (
                     f"{path.name} is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1} of line "

@@ -16,7 +16,14 @@ import pyarrow as pa
 from genrec.data.column_mapping import ColumnMapping
 from genrec.data.column_types import has_timestamps, infer_type, normalize_array, timestamps_as_text
 from genrec.data.file_format import check_format, describe_json, empty_file_error, read_head
-from genrec.data.read_errors import find_csv_error, find_json_error, find_unclosed_quote, first_line, read_error
+from genrec.data.read_errors import (
+    find_csv_error,
+    find_json_error,
+    find_json_line_error,
+    find_unclosed_quote,
+    first_line,
+    read_error,
+)
 from genrec.data.table import Table
 from genrec.errors import InputError, format_value
 
@@ -59,6 +66,11 @@ def read_table(
     Raises:
         InputError: the source cannot be read, lacks a column, or has no rows.
     """
+    if columns is not None and not _is_mapping_of_texts(columns):
+        raise InputError(
+            f"columns is {format_value(columns)}; pass a mapping of genrec's names to the source's, "
+            "such as {'item_id': 'StockCode'}"
+        )
     if isinstance(source, str | Path):
         path = Path(source)
         if len(str(path)) > _MAX_PATH_LENGTH:
@@ -81,12 +93,18 @@ def read_table(
     return Table(arrays, label, chosen)
 
 
+def _is_mapping_of_texts(columns: object) -> bool:
+    return isinstance(columns, Mapping) and all(isinstance(name, str) for pair in columns.items() for name in pair)
+
+
 def _open_file(path: Path) -> _Source:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a directory; name one file inside it ({_SUFFIXES})")
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path, genrec reads local files")
+        if not path.is_file():
+            raise InputError(f"{path} is a pipe or a device, which cannot be read twice; write the table to a file")
         suffix = path.suffix.lower()
         if suffix in _PICKLE_SUFFIXES:
             raise InputError(
@@ -154,6 +172,8 @@ def _open_json(path: Path) -> _Source:
     import pyarrow.json as arrow_json
 
     options = arrow_json.ReadOptions(block_size=_BLOCK_SIZE)
+    if broken := find_json_line_error(path):
+        raise InputError(broken)
     try:
         table = arrow_json.read_json(path, read_options=options)
         dated = [

@@ -8,7 +8,8 @@ import numpy as np
 
 from genrec.data.ids import whole_number
 from genrec.data.interactions import read_interactions
-from genrec.errors import InputError
+from genrec.data.read_errors import first_line
+from genrec.errors import InputError, format_value
 from genrec.types import History, RecommendationList, UserId
 
 UserLike = UserId | History
@@ -22,7 +23,13 @@ def requested_users(users: Any) -> "tuple[list[UserLike], nw.DataFrame[Any] | No
         return [users], None
     if isinstance(users, Sequence):
         return list(users), None
-    frame = nw.from_native(users, eager_only=True, pass_through=True)
+    try:
+        frame = nw.from_native(users, eager_only=True, pass_through=True)
+        names = list(frame.columns) if isinstance(frame, nw.DataFrame) else []
+    except Exception as error:  # every frame library raises its own
+        raise InputError(f"the data frame of users cannot be read: {first_line(error)}; repair it first") from error
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"the data frame of users has a column {format_value(odd[0])}; name its columns by text")
     if not isinstance(frame, nw.DataFrame):
         raise InputError(
             f"users is a {type(users).__name__}; pass a user id, a History, a list of these, or a data frame"
@@ -37,9 +44,8 @@ def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
             frame = frame.with_row_index("timestamp")
         return list(read_interactions(frame.to_native()).histories())
     if "user_id" not in frame.columns:
-        raise InputError(
-            f"the data frame has columns {', '.join(frame.columns)}; it needs user_id and optionally item_id"
-        )
+        columns = ", ".join(frame.columns) or "none"
+        raise InputError(f"the data frame has the columns {columns}; it needs user_id and optionally item_id")
     # A frame with a gap in the column holds its ids as floats.
     return [cast("UserLike", whole_number(user_id)) for user_id in frame["user_id"].to_list()]
 

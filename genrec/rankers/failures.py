@@ -41,7 +41,12 @@ def failure_reason(error: BaseException) -> str:
     """Why a stage failed, for people."""
     if isinstance(error, DeadlineExceededError):
         return "deadline exceeded"
-    return str(error) if isinstance(error, GenrecError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, GenrecError):
+        return str(error)
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  (a foreign exception whose text fails)
+        return type(error).__name__
 
 
 class FailureLog:

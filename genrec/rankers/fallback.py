@@ -154,9 +154,9 @@ class PendingRequest:
             try:
                 deadline.check()
                 drivers = find_drivers(result.ranker, self.request, result.item_indices, catalog, deadline=deadline)
-                result.explanations = [
-                    (of_item, render_reason(template, of_item, self.request.words)) for of_item in drivers
-                ]
+                # A ranker that does not read words cannot have chosen an item because of them.
+                words = self.request.words if getattr(result.ranker, "reads_words", True) else ""
+                result.explanations = [(of_item, render_reason(template, of_item, words)) for of_item in drivers]
             except BaseException as error:
                 if not is_failure(error):
                     raise
@@ -197,7 +197,7 @@ def _run_stage(
 
 def _can_rank(ranker: Ranker, pending: PendingRequest) -> bool:
     try:
-        return ranker.can_rank(pending.request)
+        return bool(ranker.can_rank(pending.request))  # the truth of what a foreign ranker returns may raise, too
     except BaseException as error:
         if not is_failure(error):
             raise
@@ -209,7 +209,7 @@ def _run_batch(ranker: Ranker, requests: Sequence[PendingRequest], k: int, deadl
     """Rank one batch; if it fails, rank each request alone, so that one request cannot fail the others."""
     asked = [pending.remaining_request for pending in requests]
     try:
-        rankings = ranker.rank(asked, k, deadline=deadline)
+        rankings = list(ranker.rank(asked, k, deadline=deadline))
         for request, ranking in zip(asked, rankings, strict=True):
             _check_ranking(request, ranking)
     except PartialFailureError as failure:  # one request cannot fail the others, and none is ranked twice

@@ -12,6 +12,10 @@ from genrec.errors import GenrecError
 from genrec.serve.errors import ApiError, log_failure
 
 _EXPECTED_ERRORS = (GenrecError, ApiError)
+_UNREADABLE_BODY = (
+    "the body cannot be read: it is not UTF-8, or has a number of thousands of digits or too many lists or objects "
+    "inside each other; send JSON without these"
+)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -29,6 +33,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         if error.status_code >= 500:
             log_failure(request.scope, error)
+        if error.status_code == 400:  # FastAPI's error for a body that its reader of JSON cannot take
+            return to_response(ApiError(400, _UNREADABLE_BODY, "invalid_request"))
         headers = dict(error.headers or {})
         if error.status_code == 405:  # Starlette lists the methods of the first matching route only
             headers["allow"] = ", ".join(sorted(_allowed_methods(app, request)))

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from genrec import Catalog, Interactions, PopularityRanker, RankRequest, Recommender
 from genrec.batch.recommend import RecommendTask
 from genrec.batch.row import InputRow
+from genrec.batch.run import start_run
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, InputError, TemplateError
 from genrec.types import Ranking
@@ -79,6 +82,25 @@ def test_a_row_fails_by_itself(shop: tuple[Catalog, Interactions]) -> None:
         (0, "engine", "broken was skipped: the engine is gone")
     ]
     assert answers.sources == {"popularity": 3}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_run_of_ids_written_as_floats_verifies(
+    suffix: str, shop: tuple[Catalog, Interactions], tmp_path: Path
+) -> None:
+    """A data frame with a gap writes user 7 as 7.0; a run that serves this user must not be told to be damaged."""
+    catalog, interactions = shop
+    known = [float(user_id) for user_id in interactions.user_ids[:3]]
+    source = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        parquet.write_table(pa.table({"user_id": [*known, None]}), source)
+    else:
+        source.write_text("".join(f'{{"user_id": {user_id}}}\n' for user_id in known), encoding="utf-8")
+    recommender = Recommender(catalog, [PopularityRanker(interactions.item_counts(catalog))], interactions=interactions)
+    task = RecommendTask(recommender, 2, {})
+    run = start_run(source, tmp_path / "out", {"k": 2}, task.schema, part_rows=2)
+    assert run.run(task).rows_done >= 3
+    assert run.verify() == []
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ CHECKED = [
     ("batch", "run", "users.csv", "users.csv/out", "--offline"),
     ("batch", "run", "users.csv", "out", "--offline", "--where", "price <"),
     ("batch", "run", "users.csv", "out", "--offline", "--k", "0"),
+    ("batch", "run", "users.csv", "out", "--offline", "--part-rows", "9" * 30),
     ("batch", "run", "users.csv", "out", "--offline", "--exclude", "zz"),
     ("batch", "run", "users.csv", "out", "--offline", "--ranker", "guess"),
     ("batch", "run", "users.csv", "out", "--offline", *STRANGER),
@@ -120,6 +121,13 @@ def test_arguments_are_checked_before_work(arguments: tuple[str, ...], no_work: 
     assert result.exit_code in (2, 4), result.err
     assert "error" in result.err.lower()
     assert not (no_work / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--model", "--encoder"])
+def test_a_folder_that_is_no_model_is_refused_before_work(option: str, no_work: Path) -> None:
+    """Otherwise a path to the wrong folder is told after libraries, and perhaps another model, have been loaded."""
+    result = run("recommend", "u1", *OURS, option, "folder")
+    assert (result.exit_code, "no config.json" in result.err) == (5, True), result.err
 
 
 @pytest.mark.parametrize("command", [("batch", "run", "users.csv", "out", "--offline"), ("serve", "--port", "0")])

@@ -3,8 +3,11 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
+import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,11 @@ FOREIGN = [
     (b"\xef\xbb\xbf \n<HTML>", "an HTML page"),
     (b'<?xml version="1.0"?><a/>', "an XML document"),
     (LFS_POINTER, "git lfs pull"),
+    (b"ORC\n\x1c\x00\x00", "an ORC file"),
+    (b"Obj\x01\x04\x14", "an Avro file"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4"),
+    (b"<!-- proxy --><script>location</script>", "an HTML page"),
+    (b"<Error><Code>AccessDenied</Code></Error>", "an XML document"),
 ]
 
 
@@ -72,6 +80,79 @@ def test_a_file_of_another_format_is_named_for_what_it_is(
 def test_a_batch_names_such_a_file_before_it_starts(tmp_path: Path, content: bytes, words: str) -> None:
     """Otherwise a run starts, and every one of its rows fails."""
     assert words in refusal(tmp_path / "rows.csv", content, lambda path: build_input_index(path, 10))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
+        b"\x93NUMPY\x01\x00v\x00{'descr'",
+        b"\xff\xd8\xff\xe0\x00\x10JFIF",
+        b"\x7fELF\x02\x01\x01\x00",
+        b"items.csv" + b"\x00" * 200,
+        b"\x03\x7a\x07\x1a",
+    ],
+)
+def test_bytes_that_are_no_text_are_not_to_be_re_encoded(tmp_path: Path, content: bytes, suffix: str) -> None:
+    """No encoding makes a table of an image, an array or an archive, and no mapping finds its columns."""
+    assert "binary file" in refusal(tmp_path / f"items{suffix}", content)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=30))
+def test_a_table_of_text_is_never_taken_for_a_binary_file(tmp_path_factory: pytest.TempPathFactory, title: str) -> None:
+    """Titles are data, whatever characters they hold."""
+    path = tmp_path_factory.getbasetemp() / "text.jsonl"
+    path.write_text(json.dumps({"item_id": "1", "title": f"x{title}"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert len(read_catalog(path)) == 1
+
+
+@pytest.mark.parametrize("header", ["<TICKER>,<NAME>", "<id>\t<title>"])
+def test_column_names_in_angle_brackets_are_no_page(tmp_path: Path, header: str) -> None:
+    """Otherwise a table of market data is taken for a page of the web."""
+    path = tmp_path / ("x.csv" if "," in header else "x.tsv")
+    assert "has no column" in refusal(path, f"{header}\n1,Mug\n".encode())
+
+
+ROW = '{"item_id": "a", "title": "Mug"}\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "null\n",
+        f"null\n{ROW}",
+        f"\ufeffnull{ROW}",
+        f"{ROW}null\n",
+        f"{ROW}\nnull null\n{ROW}",
+        '{"item_id": "a", "title": "Mug", "n": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
+        '{"item_id": "a", "title": "Mug", "n": ' + '{"n": ' * 2_000 + "1" + "}" * 2_000 + "}\n",
+        '{\n"item_id": "a",\n"title": "Mug",\n"n": ' + "[\n" * 100_000 + "]\n" * 100_000 + "}\n",
+    ],
+    ids=["null", "null first", "null after a mark", "null last", "nulls", "lists", "objects", "lists over lines"],
+)
+def test_no_json_ends_the_process(tmp_path: Path, content: str) -> None:
+    """Arrow's reader of JSON crashes on a block that begins with null and on deep nesting, and the server with it."""
+    path = tmp_path / "items.jsonl"
+    path.write_text(content, encoding="utf-8")
+    code = "import sys; from genrec import read_catalog; read_catalog(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert "genrec.errors.InputError: line" in done.stderr, (done.returncode, done.stderr[-300:])
+    assert done.returncode == 1
+
+
+def test_brackets_in_titles_are_no_nesting(tmp_path: Path) -> None:
+    """Otherwise a row is refused for the characters of its title."""
+    path = tmp_path / "items.jsonl"
+    path.write_text(json.dumps({"item_id": "a", "title": '[{"' * 1_000}) + "\n", encoding="utf-8")
+    assert len(read_catalog(path)) == 1
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    """A pipe without a writer holds the program up for ever, and one with a writer can be read only once."""
+    os.mkfifo(tmp_path / "items.csv")
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        read_catalog(tmp_path / "items.csv")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16", "utf-32"])
@@ -125,6 +206,9 @@ def test_no_encoding_is_advised_but_the_text_is_shown_in_each_that_fits(
         ("item_id|title\n1|Mug\n", "x.tsv", ["separated by '|'"]),
         ("item_id,title\n1,Mug\n", "x.tsv", ["separated by ','", "rename it to .csv"]),
         ("item_id\ttitle\n1\tMug\n", "x.csv", ["separated by '\\t'", "rename it to .tsv"]),
+        ("item_id\x01title\n1\x01Mug\n", "x.csv", ["separated by '\\x01'"]),
+        ('{\n"item_id": "a",\n"title": "Mug"\n}\n', "x.jsonl", ["line 1 of x.jsonl", "jq -c . x.jsonl"]),
+        ("sep=,\nitem_id,title\n1,Mug\n", "x.csv", ["remove the first line, which is for Excel only"]),
         ("sep=;\nitem_id;title\n1;Mug\n", "x.csv", ["remove the first line", "save it with commas"]),
         ("# exported\nitem_id,title\n1,Mug\n", "x.csv", ["begins with '#'", "remove it"]),
         ("item_id,title\n1,Mug,\n", "x.csv", ["line 2", "ends with a separator", "end the header with one too"]),

@@ -35,7 +35,16 @@ from genrec.rankers.generative_settings import GenerativeSettings
 from genrec.testing import ByteTokenizer, TableBackend, TableTree
 from genrec.types import FloatArray, IntArray, Ranking, RecommendationList
 
+
+class UnprintableError(Exception):
+    """An exception of somebody else whose text fails."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 FAILURES = [
+    UnprintableError(),
     MemoryError(),
     RuntimeError("CUDA error"),
     ValueError("bad input"),
@@ -199,6 +208,25 @@ def test_a_failure_for_one_user_costs_no_other_list(
     assert not fine.notices
     assert not other.notices
     assert [record.name for record in caplog.records] == ["genrec.rankers.failures"]
+
+
+def test_rankings_may_come_from_a_generator() -> None:
+    """A ranker of somebody else may yield its rankings, and these can be read only once."""
+    stage = ScriptedRanker(rank=lambda requests, found: (own for own in found))
+    for answer in Recommender(CATALOG, [stage, popularity()]).recommend(USERS, k=4):
+        assert stages_of(answer) == ["scripted"] * 4
+
+
+def test_an_answer_without_truth_to_whether_a_stage_can_rank_is_a_failure() -> None:
+    """An array of truth values is neither; the error that it raises must cost the stage only."""
+
+    class Vague(ScriptedRanker):
+        def can_rank(self, request: RankRequest) -> Any:
+            return np.array([True, False])
+
+    for answer in Recommender(CATALOG, [Vague(), popularity()]).recommend(USERS, k=4):
+        assert stages_of(answer) == ["popularity"] * 4
+        assert answer.failed_stages == ("scripted",)
 
 
 def test_a_stage_that_answers_for_too_few_requests_fails_for_all() -> None:
@@ -415,3 +443,5 @@ def test_words_that_no_stage_reads_are_told(stages: list[Ranker], is_ignored: bo
         assert found == [{"words": "a lamp"}] * is_ignored
         notices = recommender.recommend(History(history, "  "), 3).notices
         assert "words_ignored" not in [notice.code for notice in notices]
+    reasons = [item.reason or "" for item in recommender.recommend(History((), "a lamp"), 3, explain=True).items]
+    assert any("a lamp" in reason for reason in reasons) == (not is_ignored)  # no reason that was none

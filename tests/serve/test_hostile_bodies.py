@@ -78,6 +78,15 @@ def test_no_value_of_a_field_is_an_internal_error(client: httpx.Client, path: st
     assert client.get("/v1/catalog/items").status_code == 200
 
 
+@pytest.mark.parametrize("content", [b'{"k": ' + b"9" * 5000 + b"}", b"[" * 100_000, b'{"user_id": "\xff"}'])
+def test_a_body_that_no_reader_takes_is_told_as_an_invalid_request(client: httpx.Client, content: bytes) -> None:
+    """ "Bad request" alone tells the caller neither what is wrong nor that the body is."""
+    response = client.post("/v1/recommend", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "invalid_request"
+    assert "body" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("condition", FILTERS)
 def test_no_value_in_a_filter_is_an_internal_error(client: httpx.Client, condition: str) -> None:
     """Numbers in filters are written by the caller, hexadecimal ones with any number of digits."""

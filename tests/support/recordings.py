@@ -20,8 +20,13 @@ FOLDER = "<recorded>"
 
 _VARYING = ("seconds", "hours", "memory_bytes", "output_bytes", "bytes", "created", "versions")
 _SENTENCES = ("message", "notices")  # fields for people, whose wording may change
+_NO_REASON = "Not because of anything that you did or said."
 _REWORDED = {
     ("content", "I could not answer this; please ask again."): "Sorry, I could not answer this. Please try again.",
+    # Of lists by popularity, which does not read words.
+    ("reason", "Because you asked for “a lamp”."): _NO_REASON,
+    ("reason", "Because you asked for “a lamp for the desk”."): _NO_REASON,
+    ("content", "[Desk Lamp](#item=i1): Because you asked for “a lamp”."): f"[Desk Lamp](#item=i1): {_NO_REASON}",
 }
 """Other fields whose sentence was reworded: the field and the recorded sentence, and the sentence now."""
 
