@@ -178,7 +178,11 @@ def test_what_is_no_ranking_of_allowed_items_is_not_served(fault: str) -> None:
     assert answer.failed_stages == ("scripted",)
 
 
-@pytest.mark.parametrize("failure", [*FAULTY_RANKINGS, *FAILURES], ids=lambda failure: str(failure)[:20])
+@pytest.mark.parametrize(
+    "failure",
+    [*FAULTY_RANKINGS, *FAILURES],
+    ids=lambda failure: failure if isinstance(failure, str) else type(failure).__name__,
+)
 def test_a_failure_for_one_user_costs_no_other_list(
     failure: str | BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
