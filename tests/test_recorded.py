@@ -496,6 +496,9 @@ def test_command_line_output_is_the_recorded_one(
     wrong = {}
     for one in recorded("cli"):
         now = run_command(one["argv"], one.get("input"))
+        if one["argv"][:2] == ["prompt", "list"]:  # later releases ship more templates
+            names = {template["name"] for template in one["json"]}
+            now["json"] = [template for template in now["json"] if template["name"] in names]
         found = mismatches({"exit": one["exit"], "json": one["json"]}, now)
         if bool(one["stdout"]) != bool(now["stdout"]):
             found.append(f"stdout was {one['stdout']!r:.200}, and is {now['stdout']!r:.200}")

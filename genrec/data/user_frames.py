@@ -9,7 +9,7 @@ import numpy as np
 from genrec.data.ids import whole_number
 from genrec.data.interactions import read_interactions
 from genrec.data.read_errors import first_line
-from genrec.errors import InputError, format_value
+from genrec.errors import InputError, format_names, format_value
 from genrec.types import History, RecommendationList, UserId
 
 UserLike = UserId | History
@@ -44,7 +44,7 @@ def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
             frame = frame.with_row_index("timestamp")
         return list(read_interactions(frame.to_native()).histories())
     if "user_id" not in frame.columns:
-        columns = ", ".join(frame.columns) or "none"
+        columns = format_names(list(map(format_value, frame.columns))) if frame.columns else "none"
         raise InputError(f"the data frame has the columns {columns}; it needs user_id and optionally item_id")
     # A frame with a gap in the column holds its ids as floats.
     return [cast("UserLike", whole_number(user_id)) for user_id in frame["user_id"].to_list()]

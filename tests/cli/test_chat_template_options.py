@@ -138,7 +138,7 @@ def test_a_template_that_fails_with_its_arguments_fails_before_the_catalog_is_em
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Embedding a million titles takes an hour, and the template is rendered in a millisecond."""
-    monkeypatch.setattr("genrec.loading.open_encoder", lambda *_, **__: pytest.fail("slow work"))
+    monkeypatch.setattr("genrec.precomputed.open_encoder", lambda *_, **__: pytest.fail("slow work"))
     (model / "chat_template.jinja").write_text(
         "{{ raise_exception('no ' ~ style) if style is defined }}" + CHAT_TEMPLATE
     )

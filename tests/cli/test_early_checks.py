@@ -101,8 +101,10 @@ def reached(*_: object, **__: object) -> Any:
 @pytest.fixture
 def no_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The slow steps fail the test; models count as downloaded."""
-    for name in ("open_encoder", "load_backend", "open_index", "load_item_vectors", "load_collaborative_model"):
+    for name in ("load_backend", "open_index", "load_collaborative_model"):
         monkeypatch.setattr(f"genrec.loading.{name}", reached)
+    for name in ("open_encoder", "load_item_vectors"):
+        monkeypatch.setattr(f"genrec.precomputed.{name}", reached)
     monkeypatch.setattr("genrec.index.catalog_index.CatalogIndex.build", reached)
     monkeypatch.setattr("genrec.cli.model_downloads.fetch_models", lambda *_: None)
     (files / "users.csv").write_text("user_id\nu1\n", encoding="utf-8")
