@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from genrec.deadline import Deadline
-from genrec.errors import DeadlineExceededError, EngineError, InputError, ModelMissingError
+from genrec.errors import DeadlineExceededError, EngineError, InputError, ModelMissingError, format_value
+
+API_KEY_VARIABLE = "GENREC_MODEL_API_KEY"
+"""The environment variable with the key of a model's server; it is neither logged nor stored."""
 
 _MAX_ATTEMPTS = 4
 _FIRST_DELAY = 0.5  # seconds before the second attempt; doubles before each further one
@@ -212,26 +216,28 @@ class ApiConnection:
         )
 
 
-def check_server_url(url: str) -> str:
+def check_server_url(url: str, name: str = "server") -> str:
     """The base URL of a server, with `/v1` if it has no path.
+
+    Args:
+        url: the URL.
+        name: what messages call it.
 
     Raises:
         InputError: the URL is not one of HTTP, or contains a password or a query, which would get into logs.
-        ModelMissingError: httpx is not installed.
     """
-    from urllib.parse import urlsplit
-
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise InputError(f"server {url!r} is not a URL: {error}; write for example http://localhost:8000/v1") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise InputError(f"server {url!r} is not a URL of HTTP; write for example http://localhost:8000/v1")
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_http = False
+    if not is_http:
+        problem = f"{name} {format_value(url)} is not a URL of HTTP"
+        raise InputError(f"{problem}; give a base URL such as http://127.0.0.1:8000")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InputError(
-            f"the URL of the server {parts.hostname} contains a user, a password or a query, which logs and manifests "
-            "would show; pass the key in the environment"
+            f"{name} at {parts.hostname} contains a user, a password or a query, which logs and manifests would show; "
+            f"set {API_KEY_VARIABLE} instead"
         )
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"

@@ -4,12 +4,9 @@ import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from genrec.backends.api_connection import check_server_url
+from genrec.backends.api_connection import API_KEY_VARIABLE, check_server_url
 from genrec.backends.base import TokenUsage
 from genrec.errors import check_count, check_number
-
-API_KEY_VARIABLE = "GENREC_MODEL_API_KEY"
-"""The environment variable with the key of the model's server."""
 
 _OPENAI_HOST, _OPENAI_KEY_VARIABLE = "api.openai.com", "OPENAI_API_KEY"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
+from genrec.backends.api_connection import API_KEY_VARIABLE, check_server_url
 from genrec.backends.base import Backend
 from genrec.backends.provenance import Provenance
 from genrec.errors import InputError, format_value
@@ -14,8 +15,6 @@ from genrec.errors import InputError, format_value
 Engine = Literal["transformers", "vllm", "server"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 DEFAULT_ENGINE: Engine = "transformers"
-API_KEY_VARIABLE = "GENREC_MODEL_API_KEY"
-"""The environment variable with the key of the model's server; it is neither logged nor stored."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def check_engine(engine: str, server_url: str | None) -> None:
     if engine == "server":
         if server_url is None:
             raise InputError("engine is 'server', and server_url is not set; set it, such as http://127.0.0.1:8000")
-        _check_url(server_url)
+        check_server_url(server_url, "server_url")
 
 
 def open_vllm(source: ModelSource) -> tuple[Backend, Backend | None]:
@@ -123,18 +122,4 @@ def _check_not_merged(source: ModelSource, engine: str) -> None:
         raise InputError(
             f"{source.folder} has a merged adapter, which the engine {engine!r} does not support; pass the original "
             "model with --model, and the adapter with --adapter"
-        )
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        is_valid = False
-    if not is_valid:
-        raise InputError(f"server_url is {format_value(url)}; give a base URL such as http://127.0.0.1:8000")
-    if parts.username or parts.password:
-        raise InputError(
-            f"server_url contains a user name or password, which manifests would record; set {API_KEY_VARIABLE} instead"
         )

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from genrec.backends import openai_protocol
-from genrec.backends.api_connection import ApiConnection, HttpResponse, RefusedError
-from genrec.backends.api_settings import API_KEY_VARIABLE, ApiSettings, environment_key
+from genrec.backends.api_connection import API_KEY_VARIABLE, ApiConnection, HttpResponse, RefusedError
+from genrec.backends.api_settings import ApiSettings, environment_key
 from genrec.backends.base import Completion, GenerationRequest, GenerationRequests, OnTokens, TokenUsage
 from genrec.backends.openai_protocol import Messages, ServerAnswer, ServerSupport
 from genrec.deadline import Deadline

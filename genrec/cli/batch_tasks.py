@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     BatchTask = RecommendTask | GenerateTask
 
 LISTS, TEXTS = "lists", "texts"
-_ENGINES = ("transformers", "vllm", "server")
+# Prompts passed to an engine at once, by its name; the first is the default. `genrec.backends.engines` loads too much.
+_ENGINE_BATCH_SIZE = {"transformers": 32, "vllm": 4096, "server": 4096}
+_DEFAULT_ENGINE, *_ = _ENGINE_BATCH_SIZE
 _ENGINE_OPTIONS = ("engine", "server_url", "server_model")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
 _API_OPTIONS = tuple(name for name in SETTING_OPTIONS if name.startswith("api_"))
@@ -59,7 +61,6 @@ _SPARSE_OPTIONS = (
 _CONFIG_KEYS = {"fusion_weight": "evidence"}  # option names to keys in manifests of format 2, where they differ
 _PATH_OPTIONS = ("items", "interactions", "adapter", "encoder", "template", "cold_template", "list_template", "prompt")
 _SNIFFED_ROWS = 100  # rows that are searched for OpenAI's batch format
-_ENGINE_BATCH_SIZE = {"transformers": 32, "vllm": 4096, "server": 4096}  # prompts passed to an engine at once
 
 
 def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
     """
     given: dict[str, Any] = {name: context.params.get(name) for name in TASK_OPTIONS}
     given = {name: None if value in ([], ()) else value for name, value in given.items()}  # repeatable options
-    given["engine"] = given["engine"] or _ENGINES[0]
-    if given["engine"] not in _ENGINES:
-        raise InputError(f"--engine is {given['engine']!r}; choose one of {', '.join(_ENGINES)}")
+    given["engine"] = given["engine"] or _DEFAULT_ENGINE
+    if given["engine"] not in _ENGINE_BATCH_SIZE:
+        raise InputError(f"--engine is {given['engine']!r}; choose one of {', '.join(_ENGINE_BATCH_SIZE)}")
     texts = given["prompt"] is not None or _is_openai_batch(input_path)
     given["answers"] = TEXTS if texts else LISTS
     if texts:
@@ -87,7 +88,7 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
         given["chat_template_arg"] = canonical_arguments(given["chat_template_arg"])
     given["where"] = loading.join_filters(given["where"])
     given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
-    if given["api_url"] is not None and given["engine"] != _ENGINES[0]:
+    if given["api_url"] is not None and given["engine"] != _DEFAULT_ENGINE:
         raise InputError(f"--engine {given['engine']} and --api-url {given['api_url']} exclude each other; omit one")
     paths = _PATH_OPTIONS if given["api_url"] is not None else (*_PATH_OPTIONS, "model")
     return given | {name: _absolute_path(given[name]) for name in paths if given[name] is not None}

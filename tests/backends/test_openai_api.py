@@ -14,7 +14,8 @@ import pytest
 from backend_support import deadline_in, needs_httpx
 from model_server import MODEL, ModelServer, Reply, completion, model_server
 
-from genrec.backends.api_settings import API_KEY_VARIABLE, ApiSettings
+from genrec.backends.api_connection import API_KEY_VARIABLE
+from genrec.backends.api_settings import ApiSettings
 from genrec.backends.base import GenerationRequest
 from genrec.backends.openai_api import OpenAiBackend
 from genrec.decoding.grammar import GrammarCompiler

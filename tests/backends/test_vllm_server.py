@@ -5,12 +5,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
 import pytest
 from backend_support import deadline_in, needs_httpx
+from http_server import http_server
 
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError
@@ -21,7 +23,7 @@ MODELS = {"data": [{"id": "m", "max_model_len": 100}]}
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler, int], None]], str]]:
     """Start servers of one model, which respond with a function of the handler and the number of earlier requests."""
-    servers: list[ThreadingHTTPServer] = []
+    servers = ExitStack()
 
     def start(answer: Callable[[BaseHTTPRequestHandler, int], None]) -> str:
         class Handler(BaseHTTPRequestHandler):
@@ -36,14 +38,10 @@ def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler, int], None]]
             def log_message(self, *_: object) -> None: ...
 
         counts: list[int] = []
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+        return servers.enter_context(http_server(Handler))
 
-    yield start
-    for server in servers:
-        server.shutdown()
+    with servers:
+        yield start
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: str) -> None:

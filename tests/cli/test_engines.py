@@ -1,15 +1,16 @@
 """Every command that takes a model takes its engine, and a server must serve the model that was named."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import typer
 from backend_support import needs_httpx
 from command_line import run
+from http_server import http_server
 
 from genrec import Settings, open_dataset, open_recommender
 from genrec.cli import app as commands
@@ -21,7 +22,7 @@ COMMANDS = ("recommend", "chat", "serve", "evaluate", "batch run", "batch plan")
 @pytest.fixture
 def serve_models() -> Iterator[Callable[..., str]]:
     """Start servers that list models, and can do nothing else."""
-    servers: list[ThreadingHTTPServer] = []
+    servers = ExitStack()
 
     def start(*names: str) -> str:
         body = json.dumps({"data": [{"id": name, "max_model_len": 4096} for name in names]}).encode()
@@ -35,15 +36,10 @@ def serve_models() -> Iterator[Callable[..., str]]:
 
             def log_message(self, *_: object) -> None: ...
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+        return servers.enter_context(http_server(Handler))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers:
+        yield start
 
 
 @pytest.mark.parametrize("command", COMMANDS)

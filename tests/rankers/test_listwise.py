@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts import KnownAnswer, RankerContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_server import MODEL, ModelServer, Reply, completion, model_server, rank_by_rule, ranking, shown_titles
-from ranker_support import CATALOG, EVERYTHING, TITLES, N, history, only, popularity
+from ranker_support import CATALOG, EVERYTHING, TITLES, DenseRankerContract, N, history, only, popularity
 
 from genrec import History, Recommender, Template, read_template
 from genrec.backends.api_settings import ApiSettings
@@ -61,21 +60,13 @@ def ask() -> Iterator[Callable[..., tuple[ListwiseRanker, ModelServer]]]:
         close(*arguments)
 
 
-class TestListwiseRanker(RankerContract):
+class TestListwiseRanker(DenseRankerContract):
     subject = "ListwiseRanker"
 
     @pytest.fixture(params=[{}, {"window": 6, "window_step": 3}], ids=["one window", "windows"])
     def ranker(self, request: pytest.FixtureRequest, ask: Any) -> ListwiseRanker:
         made: ListwiseRanker = ask(lambda body, _: rank_by_rule(body, RULES), **request.param)[0]
         return made
-
-    @pytest.fixture
-    def items(self) -> int:
-        return N
-
-    @pytest.fixture
-    def planted(self) -> KnownAnswer:
-        return KnownAnswer(RankRequest(history(3), "", EVERYTHING.without([3])), 7)
 
 
 REQUEST = RankRequest(history(3, 5), "red", EVERYTHING.without([3, 5]))
