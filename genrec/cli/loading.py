@@ -341,7 +341,7 @@ def _checked_model(name: str) -> str:
             f"model {name!r} is neither a folder nor one of {', '.join(MODELS)}, nor the id of a model on the Hub "
             "(ORGANISATION/NAME); check the name or the path"
         )
-    if name not in MODELS and not os.path.isfile(os.path.join(name, "config.json")):
+    if name not in MODELS and os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
         raise ModelMissingError(
             f"folder {name!r} is no model, because it has no config.json; name the folder that save_pretrained wrote"
         )

@@ -170,7 +170,10 @@ class _NullTokenizer:
 def _render_text_template(
     template: "Template", catalog: "Catalog", history: "IntArray", words: str, candidates: "IntArray"
 ) -> "Prompt":
-    """Render a template for texts; the newest history items are the drivers, and the first candidate is the item."""
+    """Render a template for texts; the newest history items are the drivers, and the first candidate is the item.
+
+    A format of answers is shown for a JSON Schema of any text.
+    """
     from genrec.prompting.renderer import item_variables
 
     newest = [catalog[int(item)].title for item in history[::-1][:2]]
@@ -182,6 +185,9 @@ def _render_text_template(
         "items": [{**item_variables(catalog, int(item)), "facts": []} for item in candidates],
         "history": [item_variables(catalog, int(item)) for item in history],
         "item": item_variables(catalog, int(candidates[0]) if len(candidates) else 0),
+        "schema": '{"type": "string"}',
+        "grammar": "",
+        "problem": "",
     }
     return template.render(**{name: value for name, value in values.items() if name in template.inputs})
 

@@ -154,9 +154,9 @@ class PendingRequest:
             try:
                 deadline.check()
                 drivers = find_drivers(result.ranker, self.request, result.item_indices, catalog, deadline=deadline)
-                # A ranker that does not read words cannot have chosen an item because of them.
-                words = self.request.words if getattr(result.ranker, "reads_words", True) else ""
-                result.explanations = [(of_item, render_reason(template, of_item, words)) for of_item in drivers]
+                result.explanations = [
+                    (of_item, render_reason(template, of_item, self.request.words)) for of_item in drivers
+                ]
             except BaseException as error:
                 if not is_failure(error):
                     raise

@@ -62,7 +62,7 @@ def test_evaluate_and_batch_use_the_model(server: ModelServer, tmp_path: Path) -
     report = run("evaluate", *data, *api(server), "--ranker", "generative", "--k", "1", "--json").json
     assert {row["ranker"] for row in report["rows"]} == {"generative", "popularity"}
     (tmp_path / "rows.csv").write_text("user_id\nu1\nu2\n", encoding="utf-8")
-    done = run("batch", "run", tmp_path / "rows.csv", tmp_path / "lists", *OURS, *api(server), "--k", "1")
+    done = run("batch", "run", tmp_path / "rows.csv", tmp_path / "lists", *OURS, *api(server), "--no-filter-seen")
     assert done.exit_code == 0, done.err
     table = pq.read_table(tmp_path / "lists" / "parts")
     assert set(table["source"].to_pylist()) == {"generative: listwise"}

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from genrec.prompting.message_tokenizer import MessageTokenizer
+
 _CODE = """
 from pathlib import Path
 from transformers import PretrainedConfig, PreTrainedModel
@@ -33,6 +35,8 @@ class UntrustedModel:
         }
         config = {"model_type": "untrusted", "auto_map": classes}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(MessageTokenizer().tokenizer_json, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text('{"eos_token": "<|genrec end|>"}', encoding="utf-8")
         (folder / "code.py").write_text(_CODE.format(marker=str(self._marker)), encoding="utf-8")
 
     @property
