@@ -19,8 +19,8 @@ Each message names the thing, the value, the place and the remedy. `exit_code` i
 """
 
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from typing import ClassVar, Self
 
@@ -142,6 +142,29 @@ class StoreError(GenrecError):
     exit_code = 5
 
 
+MODEL_ERRORS = (EngineError, ArtifactError, MismatchError)
+"""The errors of a model that cannot be used, whatever the reason: a recommender is opened without it then, unless it is
+needed. Other errors are those of invalid arguments."""
+
+
+@contextmanager
+def explain_model_errors(model: object) -> Iterator[None]:
+    """Turn every exception of opening a model into one of genrec.
+
+    Raises:
+        EngineError: a library failed in a way that nothing else has explained.
+    """
+    try:
+        yield
+    except GenrecError:
+        raise
+    except Exception as error:  # torch, Transformers, PEFT and vLLM have many exceptions of their own
+        raise EngineError(
+            f"cannot open the model {str(model)!r}: {format_error(error)}",
+            remedy="run genrec doctor, or choose another model",
+        ) from error
+
+
 def format_value(value: object, max_length: int = 80) -> str:
     """A value of the caller for messages, cut if it is long; NumPy's numbers without their type."""
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
@@ -151,6 +174,13 @@ def format_value(value: object, max_length: int = 80) -> str:
     except Exception:  # noqa: BLE001  (an integer of thousands of digits, or a value with a broken __repr__)
         return f"a value of type {type(value).__name__} that cannot be printed"
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+
+
+def format_error(error: BaseException, max_length: int = 300) -> str:
+    """The type and the text of an exception of a library for messages, in one line, cut if it is long."""
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def format_names(names: Sequence[str], max_count: int = 30) -> str:

@@ -22,7 +22,7 @@ from genrec.cache import (
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
 from genrec.datasets.model_directory import find_model_directory
-from genrec.errors import ArtifactError, ModelMissingError
+from genrec.errors import ArtifactError, EngineError, ModelMissingError, explain_model_errors
 from genrec.index.catalog_index import INDEX_VERSION, CatalogIndex
 from genrec.index.identifiers import Identifiers, TitleIdentifiers
 from genrec.index.vector_grid import round_to_grid
@@ -180,12 +180,16 @@ def embed_titles(
         The ranker, or None if the settings name no encoder.
 
     Raises:
-        ModelMissingError: the encoder is not on this machine.
+        EngineError: the encoder cannot be used.
         ArtifactError: the cached vectors were altered.
     """
     if settings.encoder is None:
         return None
-    encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
+    try:
+        with explain_model_errors(settings.encoder):
+            encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
+    except ArtifactError as error:  # a file of the encoder was altered
+        raise EngineError(error.problem, remedy=error.remedy, code=error.code) from error
     return EmbeddingRanker(load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
 
 

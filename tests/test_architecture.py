@@ -196,7 +196,8 @@ def test_implementations_do_not_know_each_other() -> None:
         ("prompting.chat_format", "errors types prompting.chat_template"),
         (
             "prompting.tokenizer",
-            "errors notices types prompting.chat_format prompting.chat_template prompting.word_prefix",
+            "errors notices types prompting.chat_format prompting.chat_template prompting.tokenizer_file "
+            "prompting.word_prefix",
         ),
         ("backends.base", "types deadline backends.provenance"),
         (

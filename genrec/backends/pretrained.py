@@ -14,7 +14,7 @@ from transformers import (
 
 from genrec.backends.model_name import model_name
 from genrec.backends.quiet import progress_bars_disabled
-from genrec.errors import ModelMissingError
+from genrec.errors import ModelMissingError, format_error
 
 
 def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -44,7 +44,7 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
                 code="untrusted_code",
             ) from error
         raise ModelMissingError(
-            f"cannot load the model {name!r}: {error}",
+            f"cannot load the model {name!r} from {model}: {format_error(error)}",
             remedy="give a folder with config.json and weights as safetensors, or fetch the model again",
         ) from error
 
@@ -57,6 +57,16 @@ def causal_model_class(model: str | Path) -> Any:
     except (OSError, ValueError, LookupError, TypeError):
         return AutoModelForCausalLM  # which reports what is wrong with the model
     return AutoModelForCausalLM if config in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
+
+
+def vocabulary_size(model: str | Path) -> int | None:
+    """The number of tokens of a language model by its configuration; None if that does not state it."""
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(str(model))
+        size = content.get("vocab_size") or content["text_config"]["vocab_size"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return size if isinstance(size, int) else None
 
 
 def _needs_own_code(folder: Path) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def recommend_provenance(recommender: "Recommender", engine: str, settings: "Settings", cache: Path) -> dict[str, Any]:
     """Provenance of recommendation lists."""
-    from genrec.loading import find_model_directory
+    from genrec.datasets.model_directory import find_model_directory
     from genrec.prompting.template import read_template
 
     provenance = data_provenance(recommender)
@@ -37,8 +37,8 @@ def model_provenance(engine: str, settings: "Settings", cache: Path) -> dict[str
     """Provenance of the language model; of one behind an API, its name and server are all that is known."""
     if settings.api is not None:
         return {"model": str(settings.model), "api_url": settings.api.url, **_package_version()}
+    from genrec.datasets.model_directory import find_model_directory
     from genrec.datasets.registry import find_adapter
-    from genrec.loading import find_model_directory
 
     folder = find_model_directory(settings.model or "", cache, weights=engine != "server")
     provenance: dict[str, Any] = {"model hash": _file_hashes(folder)}

@@ -211,7 +211,7 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     from genrec.batch.prompts import ChatPromptBuilder, SamplingParams
     from genrec.cache import default_cache
     from genrec.decoding.grammar import GrammarCompiler
-    from genrec.loading import load_tokenizer, open_engine
+    from genrec.loading.language_model import load_tokenizer, open_engine
     from genrec.prompting.message_tokenizer import MessageTokenizer
     from genrec.prompting.template import read_template
 

@@ -100,23 +100,23 @@ def _check_cache(cache: Path) -> Check:
 
 def _check_model(name: str | Path, cache: Path, failure_state: CheckState) -> Check:
     from genrec.datasets.hub_id import HubId
+    from genrec.datasets.model_directory import find_model_directory
     from genrec.datasets.models import MODELS
-    from genrec.loading import find_model_directory
 
     title = f"model {name}"
     can_download = str(name) in MODELS or HubId.parse(name) is not None
     remedy = f"genrec model get {name}" if can_download else "check the path"
     try:
         folder = find_model_directory(name, cache)
-    except ModelMissingError:
-        return Check(title, failure_state, "not downloaded", remedy)
+    except ModelMissingError as error:
+        if can_download:
+            return Check(title, failure_state, "not downloaded", remedy)
+        return Check(title, failure_state, error.problem, error.remedy)
     except GenrecError as error:
         return Check(title, failure_state, str(error), remedy)
     if can_download:
         return Check(title, "ok", "downloaded, every file matches its checksum")
-    return (
-        Check(title, "ok", "found") if folder.is_dir() else Check(title, failure_state, f"no folder {folder}", remedy)
-    )
+    return Check(title, "ok", f"found in {folder}")
 
 
 def _check_generation(settings: "Settings", cache: Path) -> Iterator[Check]:
@@ -146,7 +146,7 @@ def _rank_three(settings: "Settings", cache: Path) -> "tuple[str, str, Sequence[
     from genrec.deadline import Deadline
     from genrec.index.catalog_index import CatalogIndex
     from genrec.index.identifiers import TitleIdentifiers
-    from genrec.loading import load_backend
+    from genrec.loading.language_model import load_backend
     from genrec.prompting.template import read_template
     from genrec.rankers.base import RankRequest
     from genrec.rankers.generative import GenerativeRanker

@@ -80,7 +80,7 @@ def evaluate(
     """
     from genrec.cache import default_cache
     from genrec.evaluation.metrics import accuracy, metric_cutoff
-    from genrec.loading import open_recommender
+    from genrec.loading.pipeline import open_recommender
 
     if users < 1:
         raise InputError(f"--users is {users}; give a number of at least 1")
@@ -126,7 +126,7 @@ def _find_leakage(
         InputError: there are such items, and they are not allowed.
     """
     from genrec.evaluation.leakage import find_leakage
-    from genrec.loading import find_provenance
+    from genrec.loading.language_model import find_provenance
     from genrec.notices import Notice
     from genrec.pipeline import LLM_STAGES
 

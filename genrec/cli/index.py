@@ -34,7 +34,7 @@ def build(
     from genrec.cache import default_cache
     from genrec.index.catalog_index import INDEX_KIND, CatalogIndex
     from genrec.index.identifiers import TitleIdentifiers
-    from genrec.loading import load_tokenizer
+    from genrec.loading.language_model import load_tokenizer
 
     cache, settings = default_cache(), loading.settings_from_options(given)
     if settings.model is None:

@@ -119,7 +119,9 @@ def _render(
 def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[Tokenizer, int]":
     """The model's tokenizer, and the maximum length of a prompt, which leaves room for the longest item."""
     from genrec.cache import default_cache
-    from genrec.loading import find_model_directory, load_tokenizer, open_index
+    from genrec.datasets.model_directory import find_model_directory
+    from genrec.loading.language_model import load_tokenizer
+    from genrec.precomputed import open_index
 
     if settings.model is None:
         raise InputError("--model none has no tokens to show; name a model, or omit --tokens")

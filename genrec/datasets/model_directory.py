@@ -1,25 +1,94 @@
-"""The folder of a model, by whichever name it was given."""
+"""The folder of a model, by whichever name it was given, and whether it has the files of one."""
 
+import json
+import shlex
 from pathlib import Path
 
 from genrec.datasets.hub import find_hub_model
 from genrec.datasets.hub_id import HubId
+from genrec.datasets.hub_record import weight_names
 from genrec.datasets.models import MODELS, find_model
+from genrec.errors import ModelMissingError, format_names
+
+_CONFIG = "config.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_REMEDY = "name the folder that save_pretrained wrote"
 
 
 def find_model_directory(model: str | Path, cache: Path, *, weights: bool = True) -> Path:
-    """The folder of a bundled model or of one from the Hub, verified by its checksums; another path is left unchanged.
+    """The folder of a model. Bundled models and those from the Hub are verified by their checksums.
 
     Args:
         model: the name of a bundled model, a Hub id (`ORGANISATION/NAME`, or with `@REVISION`), or a folder.
         cache: the cache folder.
-        weights: whether a model from the Hub needs its weights, beside its tokenizer and configuration.
+        weights: whether the weights are needed, beside the tokenizer and the configuration.
 
     Raises:
-        ModelMissingError: the model has not been downloaded.
+        ModelMissingError: the model has not been downloaded, or the folder lacks files.
         ArtifactError: the model was altered.
     """
     if str(model) in MODELS:
         return find_model(str(model), cache)
     hub_id = HubId.parse(model)
-    return Path(model) if hub_id is None else find_hub_model(hub_id, cache, weights=weights)
+    if hub_id is not None:
+        return find_hub_model(hub_id, cache, weights=weights)
+    check_model_folder(model, weights=weights)
+    return Path(model)
+
+
+def check_model_folder(model: str | Path, *, weights: bool) -> None:
+    """Check that a folder has the files of a model in the formats that genrec loads.
+
+    Raises:
+        ModelMissingError: it does not exist, or a file of the model is missing or in another format.
+        ArtifactError: the index of the weights is damaged.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        raise ModelMissingError(
+            f"model {str(model)!r} is neither a folder nor one of {', '.join(MODELS)}, nor the id of a model on the "
+            "Hub (ORGANISATION/NAME)",
+            remedy="check the name or the path",
+        )
+    if not (folder / _CONFIG).is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelMissingError(
+                f"folder {str(model)!r} is an adapter, not a model",
+                remedy="name it as the adapter, and the model that it was trained for as the model",
+            )
+        raise ModelMissingError(
+            f"folder {str(model)!r} is no model, because it has no {_CONFIG}",
+            remedy=_REMEDY,
+        )
+    if not weights:
+        return
+    missing = [name for name in weight_names(folder) if not (folder / name).is_file()]
+    if not missing:
+        return
+    if any(folder.glob("*.safetensors")):
+        raise ModelMissingError(
+            f"folder {str(model)!r} lacks {format_names(missing, 3)}, which its index of weights names",
+            remedy="copy or download the model again",
+        )
+    if pickles := sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern)):
+        raise ModelMissingError(
+            f"folder {str(model)!r} has its weights in {format_names(pickles, 3)}, not as safetensors; such a file can "
+            "run code when it is loaded, so genrec does not load it",
+            remedy=f"if you trust its author, convert it with: {_conversion_command(folder)}",
+            code="unsafe_weights",
+        )
+    raise ModelMissingError(f"folder {str(model)!r} has no weights (*.safetensors)", remedy=_REMEDY)
+
+
+def _conversion_command(folder: Path) -> str:
+    """A shell command that writes the weights of a folder as safetensors beside those that it has."""
+    name = "AutoModelForCausalLM"
+    try:
+        architecture = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["architectures"][0]
+        if isinstance(architecture, str) and architecture.isidentifier():  # it becomes code
+            name = architecture
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    path = repr(str(folder))
+    code = f"from transformers import {name} as M; M.from_pretrained({path}).save_pretrained({path})"
+    return f"python -c {shlex.quote(code)}"

@@ -149,11 +149,12 @@ class ChatTemplate:
         try:
             return self._template.render({**self._variables, "messages": messages, **options})
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            remedy = "use a prompt template with other roles"
+            remedy = "correct the chat template, or use a prompt template with other roles"
             if self._settings.arguments:
                 remedy = f"change the chat template arguments {', '.join(self._settings.arguments)}, or {remedy}"
+            reason = " ".join(str(error).split())
             raise ArtifactError(
-                f"the model's chat template rejects the roles {', '.join(roles)}: {error}; {remedy}"
+                f"the model's chat template rejects the roles {', '.join(roles)}: {reason}; {remedy}"
             ) from error
 
     def _strftime(self, pattern: str) -> str:

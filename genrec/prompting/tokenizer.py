@@ -18,6 +18,7 @@ from genrec.errors import ArtifactError
 from genrec.notices import Notice
 from genrec.prompting.chat_format import ChatFormat
 from genrec.prompting.chat_template import ChatTemplate, ChatTemplateSettings, read_chat_template
+from genrec.prompting.tokenizer_file import read_tokenizer_json
 from genrec.prompting.word_prefix import (
     continuing_tokenizer,
     prefixes_first_word_only,
@@ -156,12 +157,13 @@ class HuggingFaceTokenizer:
         """Read tokenizer.json, tokenizer_config.json and the chat template as Hugging Face saves them.
 
         Raises:
+            ModelMissingError: there is only a tokenizer.model, and packages that convert it are not installed.
             ArtifactError: a file is missing or damaged, the tokenizer cannot separate text from control tokens, or
                 several chat templates exist and none has the name that was asked for.
         """
         directory = Path(directory)
         try:
-            tokenizer_json = (directory / "tokenizer.json").read_text(encoding="utf-8")
+            tokenizer_json = read_tokenizer_json(directory)
             config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
             template = read_chat_template(directory, config, None if settings is None else settings.name)
             if config.get("legacy") is False and str(config.get("tokenizer_class")).startswith("LlamaTokenizer"):
@@ -173,14 +175,17 @@ class HuggingFaceTokenizer:
             }
         except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
             raise ArtifactError(f"no readable tokenizer in {directory}: {error}; fetch the model again") from error
-        return cls(
-            tokenizer_json,
-            chat_template=template,
-            bos_token=special_tokens.get("bos_token", ""),
-            eos_token=special_tokens.get("eos_token", ""),
-            special_tokens=special_tokens,
-            settings=settings,
-        )
+        try:
+            return cls(
+                tokenizer_json,
+                chat_template=template,
+                bos_token=special_tokens.get("bos_token", ""),
+                eos_token=special_tokens.get("eos_token", ""),
+                special_tokens=special_tokens,
+                settings=settings,
+            )
+        except ArtifactError as error:
+            raise error.revised(problem=f"{directory}: {error.problem}") from error
 
     @cached_property
     def notices(self) -> tuple[Notice, ...]:

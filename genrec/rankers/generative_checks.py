@@ -42,11 +42,16 @@ def check_tokenizer(index: CatalogIndex, backend: Backend, tokenizer: Tokenizer)
             f"the index was built for tokenizer {index.tokenizer_fingerprint[:12]}, not for "
             f"{tokenizer.fingerprint[:12]}; build it again with this model's tokenizer"
         )
-    if tokenizer.vocab_size > backend.vocab_size and not _is_excess_unused(backend, tokenizer):
-        raise TokenizerMismatchError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {backend.name} only {backend.vocab_size}; "
-            "load the model's own tokenizer"
-        )
+    check_model_tokenizer(backend, tokenizer)
+
+
+def check_model_tokenizer(backend: Backend, tokenizer: Tokenizer) -> None:
+    """Check that a model and its adapter belong to a tokenizer.
+
+    Raises:
+        TokenizerMismatchError: one of them belongs to another.
+    """
+    check_vocabulary(backend.name, backend.vocab_size, tokenizer)
     trained = backend.provenance
     if trained is not None and trained.tokenizer != tokenizer.fingerprint:
         raise TokenizerMismatchError(
@@ -55,9 +60,22 @@ def check_tokenizer(index: CatalogIndex, backend: Backend, tokenizer: Tokenizer)
         )
 
 
-def _is_excess_unused(backend: Backend, tokenizer: Tokenizer) -> bool:
+def check_vocabulary(model: str, vocab_size: int, tokenizer: Tokenizer) -> None:
+    """Check that a model, named `model`, has all tokens that a tokenizer uses.
+
+    Raises:
+        TokenizerMismatchError: it lacks some.
+    """
+    if tokenizer.vocab_size > vocab_size and not _is_excess_unused(vocab_size, tokenizer):
+        raise TokenizerMismatchError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model} only {vocab_size}; "
+            "load the model's own tokenizer"
+        )
+
+
+def _is_excess_unused(vocab_size: int, tokenizer: Tokenizer) -> bool:
     """Whether the tokens that the model lacks are control tokens that no prompt needs, as in some Gemma models."""
-    excess = range(backend.vocab_size, tokenizer.vocab_size)
+    excess = range(vocab_size, tokenizer.vocab_size)
     probe = tokenizer.encode_prompt([Message(role, (Span("a", trusted=False),)) for role in _PROBE_ROLES])
     used = {*probe.tolist(), *tokenizer.answer_end.tolist()}
     return set(excess) <= set(tokenizer.control_token_ids) - used

@@ -144,7 +144,7 @@ def test_a_template_that_fails_with_its_arguments_fails_before_the_catalog_is_em
     )
     settings = Settings(model=model, chat_template=CHOSEN)
     with pytest.raises(ArtifactError, match="no short; change the chat template arguments style"):
-        open_recommender(read_catalog("items.csv"), None, cache=Path("cache"), settings=settings)
+        open_recommender(read_catalog("items.csv"), None, cache=Path("cache"), settings=settings, need_model=True)
 
 
 @pytest.mark.parametrize(

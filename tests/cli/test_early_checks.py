@@ -101,7 +101,7 @@ def reached(*_: object, **__: object) -> Any:
 @pytest.fixture
 def no_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The slow steps fail the test; models count as downloaded."""
-    for name in ("load_backend", "open_index", "load_collaborative_model"):
+    for name in ("language_model.load_backend", "pipeline.open_index", "pipeline.load_collaborative_model"):
         monkeypatch.setattr(f"genrec.loading.{name}", reached)
     for name in ("open_encoder", "load_item_vectors"):
         monkeypatch.setattr(f"genrec.precomputed.{name}", reached)

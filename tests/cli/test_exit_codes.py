@@ -64,7 +64,9 @@ class TestExitCodes:
         (copy / "config.json").unlink()
         (copy / "config.json").write_text("{}", encoding="utf-8")
         monkeypatch.setenv("GENREC_CACHE", str(files / "cache"))
-        result = run("recommend", "u1", *OURS, "--encoder", "none")
+        (answer,) = run("recommend", "u1", *OURS, "--encoder", "none", "--json").json
+        assert any("config.json was altered" in notice for notice in answer["notices"])  # another stage answers
+        result = run("recommend", "u1", *OURS, "--encoder", "none", "--model", smollm2.name)
         assert result.exit_code == 2
         assert "config.json was altered" in result.err
         assert "genrec model get" in result.err

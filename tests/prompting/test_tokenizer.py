@@ -169,7 +169,7 @@ def test_every_message_reaches_the_model_in_order() -> None:
         (CHATML.replace("m.content }}", "m.content|replace('\ue001', '') }}"), "once and in order"),
         (
             "{{ raise_exception('no system role') }}",
-            "rejects the roles .*no system role; use a prompt template with",
+            "rejects the roles .*no system role; correct the chat template, or use",
         ),
         ("{{ messages[0].colour.name }}" + CHATML, "rejects the roles"),
         ("{% for m in messages %}", "chat template is not valid"),

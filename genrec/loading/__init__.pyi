@@ -1,0 +1,16 @@
+from .language_model import SEMANTIC_IDS_DIRECTORY as SEMANTIC_IDS_DIRECTORY
+from .language_model import find_model_directory as find_model_directory
+from .language_model import find_provenance as find_provenance
+from .language_model import load_backend as load_backend
+from .language_model import load_tokenizer as load_tokenizer
+from .language_model import open_engine as open_engine
+from .pipeline import EngineOptions as EngineOptions
+from .pipeline import OpenOptions as OpenOptions
+from .pipeline import embed_titles as embed_titles
+from .pipeline import open_dataset as open_dataset
+from .pipeline import open_default as open_default
+from .pipeline import open_encoder as open_encoder
+from .pipeline import open_index as open_index
+from .pipeline import open_pipeline as open_pipeline
+from .pipeline import open_recommender as open_recommender
+from .pipeline import select_prior_histories as select_prior_histories

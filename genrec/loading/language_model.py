@@ -1,0 +1,204 @@
+"""The language model of the settings: its backend on an engine, its tokenizer, and the errors of opening them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genrec.backends.base import Backend
+from genrec.backends.engines import DEFAULT_ENGINE, ModelSource, open_server, open_vllm
+from genrec.backends.model_name import model_name
+from genrec.backends.provenance import Provenance
+from genrec.cache import weights_cache_name
+from genrec.datasets.hub_id import HubId
+from genrec.datasets.model_directory import find_model_directory as find_model_directory
+from genrec.datasets.models import MODELS
+from genrec.datasets.registry import find_adapter
+from genrec.errors import (
+    InputError,
+    ModelMissingError,
+    explain_model_errors,
+)
+from genrec.index.identifiers import Identifiers, TitleIdentifiers
+from genrec.index.semantic_ids import SemanticIdentifiers
+from genrec.notices import Notice
+from genrec.precomputed import open_encoder, require_torch
+from genrec.prompting.chat_template import ChatTemplateSettings
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.rankers.generative_checks import check_model_tokenizer, check_vocabulary
+from genrec.settings import Settings
+
+if TYPE_CHECKING:
+    from genrec.backends.transformers import TransformersBackend
+
+SEMANTIC_IDS_DIRECTORY = "codes"
+"""The folder of semantic ids within the folder of an adapter that was trained on them instead of titles."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """An open language model.
+
+    Attributes:
+        backend: the model, with its adapter.
+        prior_backend: the model without its adapter; None if it has none, or if that is not on this machine.
+        tokenizer: makes its prompts.
+        identifiers: how it names items.
+        notices: what a user should know about its prompts.
+    """
+
+    backend: Backend
+    prior_backend: Backend | None
+    tokenizer: HuggingFaceTokenizer
+    identifiers: Identifiers
+    notices: tuple[Notice, ...]
+
+
+def open_language_model(
+    settings: Settings, cache: Path, backend: Backend | None = None, prior_backend: Backend | None = None
+) -> LanguageModel | None:
+    """Open the language model of the settings; None if they name none.
+
+    Args:
+        settings: name the model.
+        cache: the cache folder.
+        backend, prior_backend: the model, if it is open already.
+
+    Raises:
+        EngineError, ArtifactError, MismatchError: the model cannot be used; see `MODEL_ERRORS`.
+        InputError: the engine cannot run the model as the settings say.
+    """
+    if settings.model is None:
+        return None
+    with explain_model_errors(settings.model):
+        tokenizer = load_tokenizer(settings, cache)
+        if backend is None:
+            backend, prior_backend = open_engine(settings, cache)
+        check_model_tokenizer(backend, tokenizer)
+        identifiers = _load_identifiers(settings, cache)
+        return LanguageModel(backend, prior_backend, tokenizer, identifiers, tokenizer.notices)
+
+
+def load_backend(
+    model: str | Path,
+    cache: Path,
+    *,
+    adapter: str | Path | None = None,
+    trust_remote_code: bool = False,
+    chat_template: ChatTemplateSettings | None = None,
+) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
+    """Load a language model, optionally with an adapter, and its tokenizer.
+
+    Raises:
+        ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
+            Python code of its own, and `trust_remote_code` is false.
+        ArtifactError: the tokenizer cannot be used, or its chat template not with these settings.
+        MismatchError: the tokenizer or the adapter belongs to another model.
+    """
+    folder = find_model_directory(model, cache)
+    require_torch()
+    tokenizer = HuggingFaceTokenizer.from_directory(folder, chat_template)  # before the weights, which are slow
+    from genrec.backends.pretrained import vocabulary_size
+    from genrec.backends.transformers import TransformersBackend
+
+    if (size := vocabulary_size(folder)) is not None:
+        check_vocabulary(model_name(folder), size, tokenizer)
+    adapter_folder = None if adapter is None else find_adapter(adapter)
+    backend = TransformersBackend(
+        folder,
+        adapter=adapter_folder,
+        name=weights_cache_name(model, folder),
+        trust_remote_code=trust_remote_code,
+    )
+    return backend, tokenizer
+
+
+def load_tokenizer(settings: Settings, cache: Path) -> HuggingFaceTokenizer:
+    """The tokenizer of the settings' model, which makes prompts with their chat template settings.
+
+    Raises:
+        InputError: the settings name no model.
+        ModelMissingError: the bundled model has not been downloaded.
+        ArtifactError: the tokenizer cannot be used, or its chat template not with these settings.
+    """
+    if settings.model is None:
+        raise InputError("no language model is set, and so no tokenizer; set model in the settings")
+    return HuggingFaceTokenizer.from_directory(
+        find_model_directory(settings.model, cache, weights=False), settings.chat_template
+    )
+
+
+def open_engine(settings: Settings, cache: Path) -> tuple[Backend, Backend | None]:
+    """Open the LLM of the settings on its engine.
+
+    Returns:
+        The LLM with its adapter, and the LLM without it; None if it has no adapter, or if that is not on this machine.
+
+    Raises:
+        EngineError: the engine cannot run the model, or a server does not serve it.
+        MismatchError: the adapter was trained for another model.
+        InputError: the settings name no model, or the engine cannot run it without its adapter.
+    """
+    if settings.model is None:
+        raise InputError("model is None, and an engine runs a model; set model")
+    if settings.engine == DEFAULT_ENGINE:
+        backend, _ = load_backend(
+            settings.model,
+            cache,
+            adapter=settings.adapter,
+            trust_remote_code=settings.trust_remote_code,
+            chat_template=settings.chat_template,
+        )
+        return backend, _load_base_backend(backend, settings, cache) if settings.generative.prior else None
+    folder = find_model_directory(settings.model, cache, weights=settings.engine != "server")
+    source = ModelSource(
+        folder,
+        weights_cache_name(settings.model, folder),
+        settings.server_model or _default_served_name(settings.model),
+        None if settings.adapter is None else find_adapter(settings.adapter),
+        settings.trust_remote_code,
+    )
+    if settings.engine == "vllm":
+        return open_vllm(source)
+    vocab_size = HuggingFaceTokenizer.from_directory(folder).vocab_size
+    return open_server(source, settings.server_url or "", vocab_size=vocab_size)
+
+
+def _default_served_name(model: str | Path) -> str:
+    hub_id = HubId.parse(model)
+    return str(model) if hub_id is None else hub_id.name
+
+
+def find_provenance(settings: Settings) -> Provenance | None:
+    """How the adapter of the settings, merged or not, was trained; None if that is not recorded.
+
+    Raises:
+        ArtifactError: the record is damaged.
+    """
+    if settings.local_model is None:
+        return None
+    folder = find_adapter(settings.adapter) if settings.adapter else Path(settings.local_model)
+    return Provenance.find(folder)
+
+
+def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
+    """The base model of an adapter, merged or not; None without an adapter, or if the base is not on this machine."""
+    if settings.adapter is not None and settings.model is not None:
+        return load_backend(settings.model, cache, trust_remote_code=settings.trust_remote_code)[0]
+    if backend.provenance is not None and backend.provenance.base in MODELS:
+        return load_backend(backend.provenance.base, cache)[0]
+    return None
+
+
+def _load_identifiers(settings: Settings, cache: Path) -> Identifiers:
+    """The identifiers an adapter, merged or not, was trained on: semantic ids in its folder, otherwise titles."""
+    folder = (
+        find_adapter(settings.adapter) if settings.adapter else Path(settings.model or "")
+    ) / SEMANTIC_IDS_DIRECTORY
+    if not folder.is_dir():
+        return TitleIdentifiers()
+    if settings.encoder is None:
+        raise ModelMissingError(
+            f"{folder.parent} uses semantic ids, which need a sentence encoder; set encoder in the settings"
+        )
+    encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
+    return SemanticIdentifiers.load(folder, encoder)

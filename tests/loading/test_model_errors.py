@@ -1,0 +1,226 @@
+"""A model that cannot be opened: the recommender answers without it and says why; where it is needed, one line does.
+
+Every kind of failure takes the same way, so the tests are a table of kinds.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import save_byte_tokenizer, save_tiny_llama
+from typer.testing import CliRunner
+
+from genrec import Catalog, History, Item, Settings, open_recommender
+from genrec.cli import app as commands
+from genrec.errors import MODEL_ERRORS, explain_model_errors
+from genrec.loading import load_backend
+
+CATALOG = Catalog.from_items([Item("a", "Alien"), Item("b", "Blade Runner"), Item("c", "Casablanca")])
+SIZES = {"vocab_size": 260, "max_position_embeddings": 4096}
+Break = Callable[[Path], "dict[str, Any] | None"]
+
+
+def _remove(*patterns: str) -> Break:
+    def change(folder: Path) -> None:
+        for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+            path.unlink()
+
+    return change
+
+
+def _write(name: str, content: str | bytes) -> Break:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return change
+
+
+def _pickle_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+
+
+def _shard_without_its_second_file(folder: Path) -> None:
+    save_tiny_llama(folder, folder.parent / "tokenizer", max_shard_size="5KB", **SIZES)
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def _configure(**changes: Any) -> Break:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+
+    return change
+
+
+def _cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _smaller_vocabulary(folder: Path) -> None:
+    save_tiny_llama(folder, folder.parent / "tokenizer", vocab_size=200)
+
+
+def _only_sentencepiece(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+
+
+def _turn_into_adapter(folder: Path) -> None:
+    _remove("*")(folder)
+    _write("adapter_config.json", "{}")(folder)
+
+
+def _adapter_of(base: str, **config: Any) -> Break:
+    def change(folder: Path) -> dict[str, Any]:
+        from safetensors.torch import save_file
+
+        adapter = folder.parent / "tuned"
+        adapter.mkdir()
+        settings = {"base_model_name_or_path": base, "r": 2, "peft_type": "LORA", "task_type": "CAUSAL_LM", **config}
+        (adapter / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+        weights = {f"{prefix}.lora_A.weight": torch.zeros(2, 16), f"{prefix}.lora_B.weight": torch.zeros(16, 2)}
+        save_file(weights, adapter / "adapter_model.safetensors")
+        return {"adapter": adapter}
+
+    return change
+
+
+RAISING = "{{ raise_exception('no\nconversation\ntoday') }}"
+KINDS: dict[str, tuple[Break, str]] = {
+    "no folder": (lambda folder: shutil.rmtree(folder), "FOLDER' is neither a folder nor .*; check the name"),
+    "no configuration": (_remove("config.json"), "FOLDER' is no model, because it has no config.json; name the folder"),
+    "an adapter": (_turn_into_adapter, "FOLDER' is an adapter, not a model; name it as the adapter"),
+    "no weights": (_remove("*.safetensors"), "FOLDER' has no weights .*; name the folder"),
+    "a pickle": (_pickle_weights, "FOLDER' has its weights in pytorch_model.bin, .* convert it with: python -c"),
+    "a missing shard": (_shard_without_its_second_file, "FOLDER' lacks model-00002-of-.*; copy or download"),
+    "an index that is none": (_write("model.safetensors.index.json", "[]"), "FOLDER/model.safetensors.index.json"),
+    "cut weights": (_cut_weights, "cannot load the model 'model' from FOLDER: SafetensorError: .*; give a folder"),
+    "a configuration that is no JSON": (_write("config.json", "{"), "cannot load the model 'model' from FOLDER: .*; "),
+    "an unknown architecture": (_configure(model_type="haiku"), "cannot load the model 'model' from FOLDER: .*haiku"),
+    "sizes that cannot be": (
+        _configure(hidden_size=-1),
+        "cannot load the model 'model' from FOLDER: .*; give a folder",
+    ),
+    "no tokenizer": (_remove("tokenizer.json"), "no readable tokenizer in FOLDER: .*; fetch the model again"),
+    "a tokenizer that is none": (_write("tokenizer.json", "{}"), "FOLDER: cannot read the tokenizer: .*; fetch"),
+    "only tokenizer.model": (
+        _only_sentencepiece,
+        "the tokenizer in FOLDER is tokenizer.model, not tokenizer.json, .*; run: pip install sentencepiece; or save",
+    ),
+    "another tokenizer": (_smaller_vocabulary, "has 260 tokens, the model model only 200; load the model's own"),
+    "a template that raises": (
+        _write("chat_template.jinja", RAISING),
+        "FOLDER: the model's chat template rejects the roles user: no conversation today; correct the chat",
+    ),
+    "a template that is none": (_write("chat_template.jinja", "{% for %}"), "FOLDER: .* template is not valid: .*; "),
+    "an adapter of another base": (
+        _adapter_of("Example/Other"),
+        "the adapter 'tuned' was trained for 'Example/Other', not for 'model'; load that model",
+    ),
+    "an adapter that PEFT does not read": (_adapter_of("model", peft_type="HAIKU"), "cannot open the model .*HAIKU"),
+}
+
+
+@pytest.fixture(scope="session")
+def whole_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that can be opened, and the folder of its tokenizer beside it."""
+    home = tmp_path_factory.mktemp("whole")
+    tokenizer = save_byte_tokenizer(home / "tokenizer")
+    return save_tiny_llama(home / "model", tokenizer, **SIZES)
+
+
+@pytest.fixture(params=KINDS)
+def broken(request: pytest.FixtureRequest, whole_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Settings with a model that cannot be opened, and a pattern of the message."""
+    shutil.copytree(whole_model.parent, tmp_path / "home")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    change, pattern = KINDS[request.param]
+    folder = tmp_path / "home" / "model"
+    settings = Settings(model=folder, encoder=None, **(change(folder) or {}))
+    return settings, pattern.replace("FOLDER", re.escape(str(folder)))
+
+
+def test_a_whole_model_is_opened(whole_model: Path, tmp_path: Path) -> None:
+    """Otherwise the table below proves nothing: every row would fail for one reason."""
+    settings = Settings(model=whole_model, encoder=None)
+    recommender = open_recommender(CATALOG, None, cache=tmp_path, settings=settings, need_model=True)
+    assert {item.source for item in recommender.recommend(History(("a",)), k=2).items} == {"generative: language model"}
+
+
+def test_whatever_is_wrong_with_a_model_the_recommender_answers_and_says_it(broken: Any, tmp_path: Path) -> None:
+    """A shop must not be empty because a file of the model is; and silence would hide the worse lists."""
+    settings, pattern = broken
+    recommender = open_recommender(CATALOG, None, cache=tmp_path / "cache", settings=settings)
+    assert len(recommender.recommend(History(("a",)), k=2).items) == 2
+    (notice,) = (notice for notice in recommender.notices if notice.code == "no_language_model")
+    assert re.search(pattern, str(notice.fields["reason"]))
+
+
+def test_whatever_is_wrong_with_a_model_that_is_needed_one_line_says_it_before_slow_work(
+    broken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer of another stage is no answer of the model that was named, and hours of counting come after."""
+    settings, pattern = broken
+    for name in ("embed_titles", "open_index", "load_collaborative_model"):
+        monkeypatch.setattr(f"genrec.loading.pipeline.{name}", lambda *_, **__: pytest.fail("slow work"))
+    with pytest.raises(MODEL_ERRORS, match=pattern) as raised:
+        open_recommender(CATALOG, None, cache=tmp_path / "cache", settings=settings, need_model=True)
+    assert len(str(raised.value).splitlines()) == 1
+    assert "; " in str(raised.value)  # the remedy
+
+
+def test_whatever_is_wrong_with_a_model_that_a_command_names_one_line_says_it(broken: Any, tmp_path: Path) -> None:
+    """Lists of another stage under the name of the model would be published as its own."""
+    settings, pattern = broken
+    (tmp_path / "items.csv").write_text("item_id,title\na,Alien\nb,Blade Runner\n", encoding="utf-8")
+    adapter = () if settings.adapter is None else ("--adapter", str(settings.adapter))
+    items = ("--items", str(tmp_path / "items.csv"))
+    arguments = ("recommend", "--history", "a", *items, "--encoder", "none", "--model", str(settings.model), *adapter)
+    done = CliRunner().invoke(commands.app, [*arguments], env={"GENREC_CACHE": str(tmp_path / "cache")})
+    assert (done.exit_code in (2, 4, 5), done.stdout) == (True, ""), done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert re.search(pattern, line), line
+
+
+def test_a_model_in_shards_is_opened(whole_model: Path, tmp_path: Path) -> None:
+    """Every model above a few gigabytes comes in shards; they must give the weights of one file."""
+    sharded = save_tiny_llama(tmp_path / "sharded", whole_model, max_shard_size="5KB", **SIZES)
+    assert len(list(sharded.glob("model-*-of-*.safetensors"))) > 2
+    one, other = (load_backend(folder, tmp_path)[0].model.state_dict() for folder in (sharded, whole_model))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_command_that_converts_a_pickle_does_so(whole_model: Path, tmp_path: Path) -> None:
+    """A remedy that does not work is worse than none; the folder has what a shell would read in its name."""
+    folder = tmp_path / "it's $HOME"
+    shutil.copytree(whole_model, folder)
+    _pickle_weights(folder)
+    with pytest.raises(MODEL_ERRORS) as raised:
+        load_backend(folder, tmp_path)
+    command = str(raised.value).partition("convert it with: ")[2]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, env=environment, capture_output=True)
+    converted, expected = (load_backend(path, tmp_path)[0].model.state_dict() for path in (folder, whole_model))
+    assert all(torch.equal(converted[name], expected[name]) for name in expected)
+
+
+def test_an_exception_that_nobody_foresaw_is_one_of_a_model() -> None:
+    """Libraries add exceptions in every release, and the way must be the same for them."""
+    for error in (RuntimeError("CUDA error:\nout of memory"), KeyError("x"), AssertionError()):
+        with pytest.raises(MODEL_ERRORS, match=r"'m': \w+.*; run genrec doctor") as raised, explain_model_errors("m"):
+            raise error
+        assert len(str(raised.value).splitlines()) == 1

@@ -1,0 +1,48 @@
+"""Tokenizers that are not a tokenizer.json: converted where the packages are installed, else the remedy is named."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from genrec.errors import ModelMissingError
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
+
+TEXTS = ["Blade Runner", "the matrix 1999", "Amélie", "映画 film", "Alien 3"]
+
+
+@pytest.mark.parametrize(("content", "package"), [(b"\n\x0e\n\x05<unk>", "sentencepiece"), (b"IQ== 0\n", "tiktoken")])
+def test_without_the_packages_the_remedy_is_named(
+    content: bytes, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers falls back to another format then, and fails with a message about that."""
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}', encoding="utf-8")
+    with pytest.raises(ModelMissingError) as raised:
+        HuggingFaceTokenizer.from_directory(tmp_path)
+    assert f"the tokenizer in {tmp_path} is tokenizer.model, not tokenizer.json" in str(raised.value)
+    assert f"; run: pip install {package}; or save the tokenizer as tokenizer.json" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_sentencepiece_model_is_converted(tmp_path: Path) -> None:
+    """Models of two years ago have no other tokenizer; its token ids must be those of sentencepiece itself."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 20),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=320,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    tokenizer = HuggingFaceTokenizer.from_directory(tmp_path)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    assert [tokenizer.encode_text(text).tolist() for text in TEXTS] == [processor.encode(text) for text in TEXTS]
+    assert tokenizer.eos_token_id == processor.eos_id()
