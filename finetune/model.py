@@ -22,6 +22,7 @@ from genrec.backends import (
     load_pretrained,
     log_probs_agree,
     native_dtype,
+    probe_tokens,
     use_packed_attention,
 )
 from genrec.errors import EngineError, InputError, MismatchError
@@ -95,10 +96,13 @@ def find_layout(model: Any) -> TreeLayout:
 
 def _probe(model: Any, layout: TreeLayout) -> FloatArray:
     """The log-probabilities of the tokens of two small trees, each with two items of two tokens behind its prompt."""
-    none, vocab_size = np.empty(0, dtype=np.int64), int(model.config.get_text_config(decoder=True).vocab_size)
+    none, ids = (
+        np.empty(0, dtype=np.int64),
+        probe_tokens(32, int(model.config.get_text_config(decoder=True).vocab_size)),
+    )
     trees = [
         TrainingExample(
-            token_ids=np.arange(first, first + prompt + 4) % vocab_size,
+            token_ids=ids[first : first + prompt + 4],
             parents=np.array([*range(-1, prompt + 1), prompt - 1, prompt + 2]),
             positions=np.array([*range(prompt + 2), prompt, prompt + 1]),
             item_indices=np.array([0, 1]),

@@ -31,6 +31,7 @@ from .openai_api import OpenAiBackend as OpenAiBackend
 from .precision import default_device as default_device
 from .precision import log_probs_agree as log_probs_agree
 from .precision import native_dtype as native_dtype
+from .precision import probe_tokens as probe_tokens
 from .pretrained import causal_model_class as causal_model_class
 from .pretrained import load_pretrained as load_pretrained
 from .provenance import PROVENANCE_FILE as PROVENANCE_FILE

@@ -11,7 +11,7 @@ from genrec.backends.attention import use_packed_attention
 from genrec.backends.growing_cache import GrowingCache
 from genrec.backends.output_layer import logits_transform
 from genrec.backends.plain_tree import UNSUPPORTED_ERRORS, PlainModel, PlainTree, inference_mode
-from genrec.backends.precision import log_probs_agree
+from genrec.backends.precision import log_probs_agree, probe_tokens
 from genrec.backends.token_layout import TokenLayout
 from genrec.backends.transformers_tree import NewTokens, TransformersTree
 from genrec.backends.tree_arrays import check_prompt_lengths, nan_error
@@ -187,8 +187,8 @@ class MaskedModel:
         Raises:
             EngineError: the model cannot compute them.
         """
-        prompts = [np.arange(1, 4) % self.vocab_size, np.arange(3, 10) % self.vocab_size]
-        parents, tokens = np.array([0, 0, 1, 2, 4, 1, 5]), np.array([5, 6, 7, 8, 9, 8, 2]) % self.vocab_size
+        ids = probe_tokens(10, self.vocab_size)
+        prompts, parents, tokens = [ids[1:4], ids[3:10]], np.array([0, 0, 1, 2, 4, 1, 5]), ids[[5, 6, 7, 8, 9, 8, 2]]
         queried = np.arange(min(self.vocab_size, 100))
         try:
             tree: TransformersTree | PlainTree = model.open(prompts)

@@ -3,14 +3,15 @@
 A tree in one sequence needs a mask that hides every node from the other paths. Recurrent layers have none, and some
 models compute their attention otherwise. Here each queried path is a row of its own. What the model keeps of a prompt
 (keys, values and recurrent states) is computed once and copied for every batch of rows, so a row holds only the tokens
-behind the prompt. Padding is at the end of a row, where a causal model cannot see it.
+behind the prompt, and of these neither the last one, which is only read, nor any that a longer row computes, too.
+Padding is at the end of a row, where a causal model cannot see it.
 """
 
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
-from genrec.backends.precision import log_probs_agree
+from genrec.backends.precision import log_probs_agree, probe_tokens
 from genrec.backends.tree_arrays import nan_error
 from genrec.deadline import Deadline
 from genrec.errors import EngineError
@@ -31,6 +32,7 @@ _CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 _UNLIMITED_CONTEXT = 1 << 20  # of a model that declares no limit
 _PROBE_TOKENS = 32
 _MAX_LOGITS = 1 << 25  # logits of one pass; 128 MiB in float32
+_PASS_COST = 64  # a pass costs about as much as so many tokens, which is how much padding one more pass may save
 
 
 class PlainModel:
@@ -63,7 +65,7 @@ class PlainModel:
         if self.copies_state and not self._probe_state():
             self._continues_stepwise = True  # some recurrent layers continue a state by one token at a time only
             self.copies_state = self._probe_state()
-        probe = np.arange(1, 1 + _PROBE_TOKENS)[None] % self.vocab_size
+        probe = probe_tokens(_PROBE_TOKENS, self.vocab_size)[None]
         self.token_bytes = TOKEN_BYTES + state_bytes(self.run(probe, None, last_only=True)[1]) // _PROBE_TOKENS
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "PlainTree":
@@ -103,7 +105,7 @@ class PlainModel:
 
     def _probe_state(self) -> bool:
         """Try whether copies of what the model keeps of a prompt give the logits of whole paths."""
-        tokens = np.arange(1, 9)[None] % self.vocab_size
+        tokens = probe_tokens(8, self.vocab_size)[None]
         try:
             expected = self.run(np.repeat(tokens, 2, axis=0), None)[0][:, 5:]
             state = copied_state(self.run(tokens[:, :5], None)[1], 2)
@@ -169,7 +171,10 @@ class PlainTree(PathTree):
 
 
 class _PathScorer:
-    """Scores paths behind some prompts, whose states it keeps."""
+    """Scores paths behind some prompts, whose states it keeps.
+
+    A path that another path continues is read from that one's row, and rows of similar length share a pass.
+    """
 
     scores_path_tokens = True
 
@@ -177,23 +182,27 @@ class _PathScorer:
         self.name, self.vocab_size, self.context_length = model.name, model.vocab_size, model.context_length
         self.max_logprobs = model.vocab_size
         self._model, self._prompts = model, prompts
-        self._states: dict[int, Any] = {}  # by prompt, without its last token: a row must have a token
+        self._ends: dict[int, tuple[Any, torch.Tensor | None]] = {}  # by prompt: its state, and the logits behind it
         self._last_paths: dict[int, tuple[list[int], Any]] = {}  # by prompt, the last path of `logits` and its state
 
     def score(self, requests: Sequence[PathScoreRequest], deadline: Deadline) -> list[FloatArray]:
         """Log-probabilities of the queried tokens, see `PathScorer.score`."""
         results: list[FloatArray] = [np.empty(0)] * len(requests)
-        order = sorted(range(len(requests)), key=lambda i: (requests[i].prompt, len(requests[i].token_ids)))
-        for prompt, members in groupby(order, key=lambda i: requests[i].prompt):
-            numbers = list(members)
-            longest = len(requests[numbers[-1]].token_ids) - self._num_kept(prompt)
-            size = max(1, _MAX_LOGITS // (longest * self.vocab_size))
-            for start in range(0, len(numbers), size):
+        for prompt in dict.fromkeys(request.prompt for request in requests):
+            numbers = [number for number, request in enumerate(requests) if request.prompt == prompt]
+            deadline.check()
+            num_kept = self._num_kept(prompt)
+            read = [_ReadTokens.of(requests[number], num_kept) for number in numbers]
+            rows, row_of = _longest_rows([one.row for one in read])
+            members: list[list[int]] = [[] for _ in rows]
+            for member, row in enumerate(row_of):
+                members[row].append(member)
+            for batch in _batches([len(row) for row in rows], _MAX_LOGITS // self.vocab_size):
                 deadline.check()
-                batch = numbers[start : start + size]
-                scores = self._score_batch(prompt, [requests[number] for number in batch])
-                for number, values in zip(batch, scores, strict=True):
-                    results[number] = values
+                logits = self._logits(prompt, rows[batch])
+                for number, own in enumerate(members[batch]):
+                    for member in own:
+                        results[numbers[member]] = read[member].log_probs(logits[number], self._ends[prompt][1])
         return results
 
     def logits(self, prompt: int, path: list[int]) -> FloatArray:
@@ -201,49 +210,106 @@ class _PathScorer:
         done, state = self._last_paths.get(prompt, ([], None))
         if state is None or len(path) <= len(done) or path[: len(done)] != done:
             done, state = path[: self._num_kept(prompt)], self._copied_state(prompt, 1)
-        logits, state = self._model.run(np.array([path[len(done) :]]), state, last_only=True)
+        end = self._ends[prompt][1]
+        if len(done) < len(path) or end is None:
+            logits, state = self._model.run(np.array([path[len(done) :]]), state, last_only=True)
+            end = logits[0, -1]
         self._last_paths[prompt] = (path, state)
-        result: FloatArray = logits[0, -1].double().cpu().numpy()
+        result: FloatArray = end.double().cpu().numpy()
         if np.isnan(result).any():
             raise nan_error(self.name)
         return result
 
-    def _score_batch(self, prompt: int, requests: Sequence[PathScoreRequest]) -> list[FloatArray]:
-        start = self._num_kept(prompt)
-        rows = [request.token_ids[start:] for request in requests]
+    def _logits(self, prompt: int, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits [B, L, V] behind each token of some rows, which continue a prompt."""
         table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for number, row in enumerate(rows):
             table[number, : len(row)] = row
-        logits, _ = self._model.run(table, self._copied_state(prompt, len(rows)))
-        return [
-            _log_probs(logits[number], row, request)
-            for number, (row, request) in enumerate(zip(rows, requests, strict=True))
-        ]
+        if not table.size:  # only the end of the prompt is read
+            return torch.empty((len(rows), 0, self.vocab_size))
+        return self._model.run(table, self._copied_state(prompt, len(rows)))[0]
 
     def _num_kept(self, prompt: int) -> int:
         """How many tokens of a prompt its state holds."""
-        return len(self._prompts[prompt]) - 1 if self._state(prompt) is not None else 0
+        return len(self._prompts[prompt]) if self._state(prompt) is not None else 0
 
     def _state(self, prompt: int) -> Any:
-        if prompt not in self._states:
-            head = self._prompts[prompt][:-1] if self._model.copies_state else []
-            self._states[prompt] = self._model.run(np.array([head]), None, last_only=True)[1] if head else None
-        return self._states[prompt]
+        if prompt not in self._ends:
+            self._ends[prompt] = (None, None)
+            if self._model.copies_state:
+                logits, state = self._model.run(np.array([self._prompts[prompt]]), None, last_only=True)
+                self._ends[prompt] = (state, logits[0, -1].clone())
+        return self._ends[prompt][0]
 
     def _copied_state(self, prompt: int, rows: int) -> Any:
         state = self._state(prompt)
         return None if state is None else copied_state(state, rows)
 
 
-def _log_probs(logits: torch.Tensor, row: Sequence[int], request: PathScoreRequest) -> FloatArray:
-    """Log-probabilities of what a request asks for, from the logits [L, V] of its row."""
-    last = len(row) - 1
-    if request.num_path_tokens:
-        at = np.arange(last - request.num_path_tokens, last)
-        tokens = np.array(row[len(row) - request.num_path_tokens :])
-    else:
-        at, tokens = np.full(len(request.next_token_ids), last), np.array(request.next_token_ids)
-    distinct, owner = np.unique(at, return_inverse=True)
-    log_probs = logits[torch.from_numpy(distinct)].float().log_softmax(dim=-1)
-    result: FloatArray = log_probs[torch.from_numpy(owner), torch.from_numpy(tokens)].double().cpu().numpy()
-    return result
+@dataclass(frozen=True)
+class _ReadTokens:
+    """What a request reads, behind the K tokens that the state of its prompt holds.
+
+    Attributes:
+        row: the tokens of the path that are computed, behind the first K.
+        at: int64 [C], at which token of the row each queried token is read; -1 for the end of the prompt.
+        tokens: int64 [C], the queried tokens.
+    """
+
+    row: tuple[int, ...]
+    at: IntArray
+    tokens: IntArray
+
+    @classmethod
+    def of(cls, request: PathScoreRequest, num_kept: int) -> "_ReadTokens":
+        path, count = request.token_ids, request.num_path_tokens
+        if count:  # the last token is only queried
+            at = np.arange(len(path) - count - 1, len(path) - 1) - num_kept
+            return cls(tuple(path[num_kept:-1]), at, np.array(path[-count:]))
+        tokens = np.array(request.next_token_ids)
+        return cls(tuple(path[num_kept:]), np.full(len(tokens), len(path) - 1 - num_kept), tokens)
+
+    def log_probs(self, logits: torch.Tensor, end: torch.Tensor | None) -> FloatArray:
+        """Log-probabilities float64 [C], from the logits [L, V] of a row and those [V] at the end of its prompt."""
+        distinct, owner = np.unique(self.at, return_inverse=True)
+        behind = logits[torch.from_numpy(distinct[distinct >= 0])].float()
+        if end is not None and distinct[0] < 0:
+            behind = torch.cat([end.float()[None], behind])
+        log_probs = behind.log_softmax(dim=-1)
+        result: FloatArray = log_probs[torch.from_numpy(owner), torch.from_numpy(self.tokens)].double().cpu().numpy()
+        return result
+
+
+def _longest_rows(rows: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The rows that no other row continues, shortest first; and for each given row the one that begins with it."""
+    longest: dict[tuple[int, ...], tuple[int, ...]] = {}
+    last: tuple[int, ...] = ()
+    for row in sorted(set(rows), reverse=True):  # in order, the rows that continue a row stand directly behind it
+        if last[: len(row)] != row:
+            last = row
+        longest[row] = last
+    chosen = sorted(set(longest.values()), key=lambda row: (len(row), row))
+    numbers = {row: number for number, row in enumerate(chosen)}
+    return chosen, [numbers[longest[row]] for row in rows]
+
+
+def _batches(lengths: Sequence[int], capacity: int) -> list[slice]:
+    """Split rows of ascending lengths into batches that cost least, padding and passes together.
+
+    Args:
+        lengths: the tokens of each row.
+        capacity: the tokens of a batch at most, with padding; a single row may be longer.
+    """
+    bounds = [0, *(at for at in range(1, len(lengths)) if lengths[at] > lengths[at - 1]), len(lengths)]
+    cheapest: dict[int, tuple[float, list[slice]]] = {0: (0.0, [])}
+    for place, stop in enumerate(bounds[1:], start=1):
+        longest = max(1, lengths[stop - 1])
+        size = max(1, capacity // longest)
+        options = []
+        for start in bounds[:place]:
+            own = [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+            cost, earlier = cheapest[start]
+            options.append((cost + (stop - start) * longest + _PASS_COST * len(own), earlier, own))
+        cost, earlier, own = min(options, key=lambda option: option[0])
+        cheapest[stop] = (cost, earlier + own)
+    return cheapest[len(lengths)][1]

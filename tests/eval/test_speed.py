@@ -11,13 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.speed import dictionary, exactness, huggingface, lookup, static, subject
+from eval.speed import dictionary, exactness, huggingface, lookup, static, subject, tree
 from eval.speed.catalog import Identifiers, titles, uniform, zipf
 from eval.speed.measurement import interleave, peak_memory
 from eval.speed.model import random_backend
 from eval.speed.plot import draw_runs, read_runs
-from eval.speed.report import BenchmarkRow, Target, write_json
+from eval.speed.report import BenchmarkOptions, BenchmarkRow, Target, write_json
 from eval.speed.search import grid
+from eval.speed.tree import hybrid_backend
 from genrec import open_dataset
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import Ranking
@@ -209,6 +210,16 @@ def test_generate_and_genrec_find_the_same_items() -> None:
         mine = subject.search(backend, trie, [prompt], k=width, width=width)[0]
         theirs = huggingface.generate(backend.model, prompt, root, width=width, steps=4)
         assert mine.item_indices.tolist() == [huggingface.item_of(root, path) for path in theirs]
+
+
+def test_trees_and_generate_rank_the_same_candidates() -> None:
+    """A tree that is faster because it ranks other titles is not faster."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    backend = hybrid_backend(3, **sizes, initializer_range=0.2)
+    assert backend.tree == "paths"
+    rows = list(tree.rows(BenchmarkOptions(quick=True, rounds=1), backend))
+    assert [row.id for row in rows] == ["C19", "C19"]
+    assert rows[1].note.endswith("the same list for 1 of them")  # beams as wide as the candidates prune nothing
 
 
 def test_generate_finds_paths_of_any_length() -> None:
