@@ -187,24 +187,31 @@ def embed_titles(
         return None
     try:
         with explain_model_errors(settings.encoder):
-            encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
+            encoder = open_encoder(
+                settings.encoder, cache, trust_remote_code=settings.trust_remote_code, device=settings.device
+            )
     except ArtifactError as error:  # a file of the encoder was altered
         raise EngineError(error.problem, remedy=error.remedy, code=error.code) from error
     return EmbeddingRanker(load_item_vectors(catalog, encoder, cache, on_progress or ignore_progress), encoder=encoder)
 
 
-def open_encoder(model: str | Path, cache: Path, *, trust_remote_code: bool = False) -> "SentenceEncoder":
+def open_encoder(
+    model: str | Path, cache: Path, *, trust_remote_code: bool = False, device: str | None = None
+) -> "SentenceEncoder":
     """Load a sentence encoder by the name of a bundled model, or from a folder.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
             Python code of its own, and `trust_remote_code` is false.
+        EngineError: this machine does not have the device.
     """
     folder = find_model_directory(model, cache)
     require_torch()
     from genrec.backends.encoder import SentenceEncoder
 
-    return SentenceEncoder(folder, name=weights_cache_name(model, folder), trust_remote_code=trust_remote_code)
+    return SentenceEncoder(
+        folder, device=device, name=weights_cache_name(model, folder), trust_remote_code=trust_remote_code
+    )
 
 
 def require_torch() -> None:

@@ -1,10 +1,12 @@
 """Settings: which models and templates a recommender uses, and how the LLM ranks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from genrec.backends.api_settings import ApiSettings
 from genrec.backends.engines import DEFAULT_ENGINE, Engine, check_engine
+from genrec.backends.placement import Placement, check_device_map
 from genrec.errors import InputError, format_value
 from genrec.prompting.chat_template import ChatTemplateSettings
 from genrec.rankers.generative_settings import GenerativeSettings
@@ -29,6 +31,8 @@ class Settings:
         server_url: base URL of the server; its key is in the environment variable `GENREC_MODEL_API_KEY`.
         server_model: the name under which the server serves the model; by default `model`. An adapter is served under
             the name of its folder.
+        dtype, device, device_map: the number type of the LLM, and where it is computed; see
+            `genrec.backends.placement.Placement`. `device` is that of the encoder, too. vLLM takes `dtype` only.
         trust_remote_code: run Python code in the folders of `model` and `encoder`, if Transformers has no class for
             them. The code can do everything that this process can do.
         template: the prompt of users with a history: a name or a path.
@@ -43,8 +47,8 @@ class Settings:
             when it is first needed. Beam search always computes it when the recommender is opened.
 
     Raises:
-        InputError: the engine does not exist, its URL is missing or not valid, or a model behind an API has an adapter
-            or another engine.
+        InputError: the engine does not exist, its URL is missing or not valid, a model behind an API has an adapter or
+            another engine, or the number type or the device is not one or not one that the engine takes.
     """
 
     model: str | Path | None = LANGUAGE_MODEL
@@ -54,6 +58,9 @@ class Settings:
     engine: Engine = DEFAULT_ENGINE
     server_url: str | None = None
     server_model: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    device_map: str | Mapping[str, int | str] | None = None
     trust_remote_code: bool = False
     template: str | Path = "next-item"
     cold_template: str | Path = "cold-start"
@@ -73,6 +80,7 @@ class Settings:
             if not (is_none or isinstance(value, str | Path)):
                 raise InputError(f"{name} is {format_value(value)}; pass a name or a path")
         check_engine(self.engine, self.server_url)
+        self._check_placement()
         if self.api is not None and self.engine != DEFAULT_ENGINE:
             raise InputError(
                 f"engine is {self.engine!r}, and the model is behind the API at {self.api.host}; leave out one of them"
@@ -82,6 +90,21 @@ class Settings:
                 f"adapter is {str(self.adapter)!r}, which cannot be loaded behind the API at {self.api.host}; name an "
                 "adapted model of the server, or leave out adapter"
             )
+
+    def _check_placement(self) -> None:
+        taken = {"transformers": ("dtype", "device", "device_map"), "vllm": ("dtype",), "server": ()}[self.engine]
+        for name, value in self.placement.given.items():
+            if self.api is not None or name not in taken:
+                runs = f"the API at {self.api.host}" if self.api is not None else f"engine {self.engine!r}"
+                hint = "; set CUDA_VISIBLE_DEVICES, or leave it out" if self.engine == "vllm" else "; leave it out"
+                raise InputError(f"{name} is {format_value(value)}, and {runs} decides it{hint}")
+        if self.adapter is not None:
+            check_device_map(self.device_map, self.adapter)
+
+    @property
+    def placement(self) -> Placement:
+        """Where the LLM is computed, and in which number type."""
+        return Placement(self.dtype, self.device, self.device_map)
 
     @property
     def local_model(self) -> str | Path | None:

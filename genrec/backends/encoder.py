@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
 
-from genrec.backends.precision import default_device
+from genrec.backends.precision import find_device
 from genrec.backends.pretrained import load_pretrained
 from genrec.errors import EngineError, ModelMissingError
 
@@ -36,6 +36,7 @@ class SentenceEncoder:
         trust_remote_code: run Python code of the model, see `load_pretrained`.
 
     Raises:
+        EngineError: this machine does not have the device.
         ModelMissingError: the folder does not exist or is damaged, or needs code that is not trusted.
     """
 
@@ -50,7 +51,7 @@ class SentenceEncoder:
         trust_remote_code: bool = False,
     ) -> None:
         self.name = name or Path(model).name
-        self._device = torch.device(device) if device else default_device()
+        self._device = find_device(device)
         loaded = load_pretrained(AutoModel, model, trust_remote_code=trust_remote_code)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(Path(model) / "tokenizer.json"))

@@ -27,6 +27,7 @@ class ModelSource:
         served_name: the name under which a server serves the model.
         adapter: the folder of a LoRA adapter; a server serves it under the folder's name.
         trust_remote_code: run Python code of the model.
+        dtype: the number type, see `Placement`; a server has its own.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class ModelSource:
     served_name: str
     adapter: Path | None = None
     trust_remote_code: bool = False
+    dtype: str | None = None
 
 
 def check_engine(engine: str, server_url: str | None) -> None:
@@ -71,7 +73,10 @@ def open_vllm(source: ModelSource) -> tuple[Backend, Backend | None]:
         source.folder,
         max_adapters=0 if source.adapter is None else 1,
         name=source.name,
-        llm_kwargs={"trust_remote_code": source.trust_remote_code},
+        llm_kwargs={
+            "trust_remote_code": source.trust_remote_code,
+            **({} if source.dtype is None else {"dtype": source.dtype}),
+        },
     )
     atexit.register(base.close)
     if source.adapter is None:

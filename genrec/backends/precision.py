@@ -1,14 +1,38 @@
-"""The default device and number type of a model."""
+"""The device and the number type of a model."""
 
 import numpy as np
 import torch
 
+from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
 
 
 def default_device() -> torch.device:
     """The first GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def available_devices() -> list[str]:
+    """The devices of this machine, as torch names them."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = 0 if accelerator is None else torch.accelerator.device_count()
+    return ["cpu", *(f"{accelerator.type}:{number}" for number in range(count) if accelerator is not None)]
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of a name; None for the default.
+
+    Raises:
+        EngineError: this machine has no such device.
+    """
+    if name is None:
+        return default_device()
+    devices = available_devices()
+    if name not in devices and f"{name}:0" not in devices:
+        raise EngineError(
+            f"device {name!r} is not on this machine", remedy=f"use one of {', '.join(devices)}", code="device_missing"
+        )
+    return torch.device(name)
 
 
 def native_dtype(device: torch.device) -> torch.dtype:

@@ -1,7 +1,7 @@
 """A local PyTorch model through Hugging Face Transformers, on CPU or GPU."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +14,15 @@ from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationReque
 from genrec.backends.generation import generate_with_tree
 from genrec.backends.masked_model import MaskedModel
 from genrec.backends.model_name import model_name
+from genrec.backends.placement import check_device_map
 from genrec.backends.plain_tree import PlainModel, PlainTree
-from genrec.backends.precision import default_device, native_dtype
+from genrec.backends.precision import find_device, native_dtype
 from genrec.backends.pretrained import causal_model_class, load_pretrained
 from genrec.backends.provenance import Provenance
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.transformers_tree import TransformersTree
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, ModelMissingError
+from genrec.errors import EngineError, ModelMissingError, format_value
 from genrec.types import IntArray
 
 TreeKind = Literal["masked", "paths"]
@@ -36,6 +37,7 @@ class TransformersBackend:
         adapter: the folder of a LoRA adapter, which is merged into the weights; see `inspect_adapter`. Needs PEFT.
         device: the torch device; by default the first GPU, else the CPU.
         dtype: by default bfloat16 if the device supports it, else float32.
+        device_map: distributes the model over several devices instead, see `Placement`. Needs Accelerate.
         name: how results and caches name these weights, before the dtype; by default the last part of the path.
         trust_remote_code: run Python code of the model, see `load_pretrained`.
 
@@ -47,6 +49,8 @@ class TransformersBackend:
         ModelMissingError: the model or the adapter does not exist or is damaged, the model needs code that is not
             trusted, or PEFT is not installed.
         MismatchError: the adapter was trained for another model, or uses more than LoRA.
+        EngineError: this machine does not have the device, or `device_map` moves the first layer to the disk.
+        InputError: an adapter is given with `device_map`.
     """
 
     def __init__(
@@ -56,23 +60,32 @@ class TransformersBackend:
         adapter: str | Path | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        device_map: str | Mapping[str, int | str] | None = None,
         name: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        self.device = torch.device(device) if device else default_device()
+        self.device = find_device(device)
         self.dtype = dtype or native_dtype(self.device)
         # On a CPU a batch saves no time where prompts and candidates fill the cores; a list depends on its prompt only.
         self.batch_size = 1 if self.device.type == "cpu" else DEFAULT_BATCH_SIZE
         tuned = None if adapter is None else inspect_adapter(adapter, base=model)
+        check_device_map(device_map, adapter)
         loaded = load_pretrained(
             causal_model_class(model),
             model,
             trust_remote_code=trust_remote_code,
             dtype=self.dtype if tuned is None else torch.float32,
+            **({} if device_map is None else {"device_map": device_map}),
         )
         if tuned is not None:
             loaded = _merge_adapter(loaded, tuned)
-        self.model: PreTrainedModel = loaded.to(device=self.device, dtype=self.dtype).eval()
+        self.model: PreTrainedModel = _place(loaded, self.device, self.dtype) if device_map is None else loaded.eval()
+        self.device = self.model.device
+        if self.device.type == "meta":
+            raise EngineError(
+                f"device_map {format_value(device_map)} moves the first layer of {model_name(model)!r} off the device",
+                remedy="keep the embedding of the tokens on a device",
+            )
         weights = f"{name or model_name(model)}{'' if tuned is None else f'+{tuned.name}'}"
         self.name = f"{weights}@{str(self.dtype).removeprefix('torch.')}"
         self.provenance = Provenance.find(Path(model)) if tuned is None else tuned.provenance
@@ -105,6 +118,10 @@ class TransformersBackend:
         if self.masked is None or (self.masked.context_length < min(length, self.context_length)):
             return self.plain
         return self.masked
+
+
+def _place(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    return model.to(device=device, dtype=dtype).eval()
 
 
 def _merge_adapter(model: Any, adapter: Adapter) -> Any:

@@ -44,7 +44,7 @@ def model_provenance(engine: str, settings: "Settings", cache: Path) -> dict[str
     provenance: dict[str, Any] = {"model hash": _file_hashes(folder)}
     if settings.adapter is not None:
         provenance["adapter hash"] = _file_hashes(find_adapter(settings.adapter))
-    return {**provenance, "precision": _numeric_precision(engine), **_package_version()}
+    return {**provenance, "precision": _numeric_precision(engine, settings), **_package_version()}
 
 
 def data_provenance(recommender: "Recommender") -> dict[str, Any]:
@@ -68,12 +68,14 @@ def _package_version() -> dict[str, Any]:
     return {"genrec": version("genrec")}
 
 
-def _numeric_precision(engine: str) -> str:
+def _numeric_precision(engine: str, settings: "Settings") -> str:
     """Number type, device and library versions; with other ones, scores may differ slightly."""
     from importlib.metadata import packages_distributions, version
 
-    from genrec.backends.precision import default_device, native_dtype
+    from genrec.backends.precision import find_device, native_dtype
 
     packages = sorted(name for one in {engine, "torch"} for name in set(packages_distributions().get(one, ())))
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{native_dtype(default_device())} on {default_device().type}, {versions}"
+    device = find_device(settings.device)
+    dtype = native_dtype(device) if settings.dtype is None else f"torch.{settings.dtype}"
+    return f"{dtype} on {device.type}, {versions}"

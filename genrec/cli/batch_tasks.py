@@ -34,18 +34,22 @@ LISTS, TEXTS = "lists", "texts"
 _ENGINE_BATCH_SIZE = {"transformers": 32, "vllm": 4096, "server": 4096}
 _DEFAULT_ENGINE, *_ = _ENGINE_BATCH_SIZE
 _ENGINE_OPTIONS = ("engine", "server_url", "server_model")
+_PLACEMENT_OPTIONS = ("dtype", "device", "device_map")
 _FILTER_OPTIONS = ("explain", "filter_seen", "only", "exclude", "where")
 _API_OPTIONS = tuple(name for name in SETTING_OPTIONS if name.startswith("api_"))
 _MODEL_OPTIONS = ("model", "adapter", "batch_size", *CHAT_TEMPLATE_OPTIONS, *_API_OPTIONS)
 _SEARCH_OPTIONS = tuple(
-    name for name in SETTING_OPTIONS if name not in (*_MODEL_OPTIONS, *_ENGINE_OPTIONS, "encoder", "trust_remote_code")
+    name
+    for name in SETTING_OPTIONS
+    if name not in (*_MODEL_OPTIONS, *_ENGINE_OPTIONS, *_PLACEMENT_OPTIONS, "encoder", "trust_remote_code")
 )
 _RECOMMEND_OPTIONS = ("k", "ranker", "encoder", *_FILTER_OPTIONS, *_SEARCH_OPTIONS)
-_LLM_OPTIONS = (*_ENGINE_OPTIONS, *_MODEL_OPTIONS, *_SEARCH_OPTIONS)
+_LLM_OPTIONS = (*_ENGINE_OPTIONS, "dtype", "device_map", *_MODEL_OPTIONS, *_SEARCH_OPTIONS)
 _GENERATE_OPTIONS = ("prompt", "schema", "max_tokens", "temperature", "seed")
 TASK_OPTIONS = (
     *("answers", "on_unknown", "trust_remote_code"),
     *_ENGINE_OPTIONS,
+    *_PLACEMENT_OPTIONS,
     *DATA_OPTIONS,
     *_MODEL_OPTIONS,
     *_RECOMMEND_OPTIONS,
@@ -55,6 +59,7 @@ TASK_OPTIONS = (
 _SPARSE_OPTIONS = (
     *("exact", "max_nodes", "min_history", "max_history", "history_step", "memory"),
     *("trust_remote_code", "server_url", "server_model", "window", "window_step", "list_template"),
+    *_PLACEMENT_OPTIONS,
     *CHAT_TEMPLATE_OPTIONS,
     *_API_OPTIONS,
 )
@@ -88,8 +93,6 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
         given["chat_template_arg"] = canonical_arguments(given["chat_template_arg"])
     given["where"] = loading.join_filters(given["where"])
     given["schema"] = None if given["schema"] is None else _read_schema(Path(given["schema"]))
-    if given["api_url"] is not None and given["engine"] != _DEFAULT_ENGINE:
-        raise InputError(f"--engine {given['engine']} and --api-url {given['api_url']} exclude each other; omit one")
     paths = _PATH_OPTIONS if given["api_url"] is not None else (*_PATH_OPTIONS, "model")
     return given | {name: _absolute_path(given[name]) for name in paths if given[name] is not None}
 
@@ -222,6 +225,7 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
             for name in (
                 *("model", "adapter", "trust_remote_code"),
                 *_ENGINE_OPTIONS,
+                *_PLACEMENT_OPTIONS,
                 *CHAT_TEMPLATE_OPTIONS,
                 *_API_OPTIONS,
             )

@@ -47,7 +47,9 @@ class Check:
     remedy: str = ""
 
 
-@options.with_options(setting_options("model", "encoder", "trust_remote_code", *CHAT_TEMPLATE_OPTIONS))
+@options.with_options(
+    setting_options("model", "encoder", "dtype", "device", "device_map", "trust_remote_code", *CHAT_TEMPLATE_OPTIONS)
+)
 def doctor(as_json: options.Json = False, **given: Any) -> None:
     """Check Python, packages, models and the cache, and rank three items with the language model."""
     from genrec.cache import default_cache
@@ -158,6 +160,7 @@ def _rank_three(settings: "Settings", cache: Path) -> "tuple[str, str, Sequence[
         cache,
         trust_remote_code=settings.trust_remote_code,
         chat_template=settings.chat_template,
+        placement=settings.placement,
     )
     titles = ("Tea Cup", "Tea Pot", "Bicycle Bell", "Garden Spade")
     catalog = Catalog.from_items([Item(number, title) for number, title in enumerate(titles)])

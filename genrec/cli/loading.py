@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from genrec.settings import Settings
 
 _NONE = "none"
-_MODEL_NAMING_OPTIONS = ("model", "adapter", "engine", "server_url", "server_model")
+_MODEL_NAMING_OPTIONS = (
+    *("model", "adapter", "engine", "server_url", "server_model"),
+    *("dtype", "device", "device_map"),
+)
 _API_PREFIX = "api_"  # of the options whose names are fields of ApiSettings
 
 
@@ -116,7 +119,7 @@ def load_pipeline(
     from genrec.loading.pipeline import open_pipeline
 
     if need_model:
-        _check_model_files(settings)
+        _check_local_model(settings)
     with progress() as shown:
         shown.start(f"Reading {data_source.name}")
         with translate_option_errors():
@@ -229,14 +232,21 @@ def _checked_model(name: str) -> str:
     return name
 
 
-def _check_model_files(settings: "Settings") -> None:
-    """Check the folder of the language model, if it is one, before any slow work.
+def _check_local_model(settings: "Settings") -> None:
+    """Check the folder of the language model, if it is one, and its device, before any slow work.
 
     Raises:
+        EngineError: this machine does not have the device.
         ModelMissingError: a file of the model is missing or in another format.
     """
     from genrec.datasets.model_directory import check_model_folder
+    from genrec.precomputed import require_torch
 
+    if settings.device is not None:
+        require_torch()
+        from genrec.backends.precision import find_device
+
+        find_device(settings.device)
     if settings.local_model is not None and os.path.isdir(settings.local_model):
         check_model_folder(settings.local_model, weights=settings.engine != "server")
 

@@ -136,6 +136,28 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "server_model": SettingOption(
             str, None, "Name under which the server serves the model; by default that of --model.", "NAME", MODEL_PANEL
         ),
+        "dtype": SettingOption(
+            str,
+            None,
+            "Number type of the language model: bfloat16, float16 or float32; by default bfloat16 if the device "
+            "supports it, else float32.",
+            "CHOICE",
+            MODEL_PANEL,
+        ),
+        "device": SettingOption(
+            str,
+            None,
+            "Torch device of the models, such as cpu or cuda:1; by default the first GPU, else the CPU.",
+            "DEVICE",
+            MODEL_PANEL,
+        ),
+        "device_map": SettingOption(
+            str,
+            None,
+            "Distribute the language model over several devices: auto, balanced, balanced_low_0 or sequential.",
+            "CHOICE",
+            MODEL_PANEL,
+        ),
         "trust_remote_code": SettingOption(
             bool,
             False,

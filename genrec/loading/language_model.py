@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from genrec.backends.base import Backend
 from genrec.backends.engines import DEFAULT_ENGINE, ModelSource, open_server, open_vllm
 from genrec.backends.model_name import model_name
+from genrec.backends.placement import Placement
 from genrec.backends.provenance import Provenance
 from genrec.cache import weights_cache_name
 from genrec.datasets.hub_id import HubId
@@ -85,17 +86,24 @@ def load_backend(
     adapter: str | Path | None = None,
     trust_remote_code: bool = False,
     chat_template: ChatTemplateSettings | None = None,
+    placement: Placement | None = None,
 ) -> "tuple[TransformersBackend, HuggingFaceTokenizer]":
     """Load a language model, optionally with an adapter, and its tokenizer.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs
             Python code of its own, and `trust_remote_code` is false.
+        EngineError: this machine does not have the device.
         ArtifactError: the tokenizer cannot be used, or its chat template not with these settings.
         MismatchError: the tokenizer or the adapter belongs to another model.
     """
-    folder = find_model_directory(model, cache)
+    folder, placement = find_model_directory(model, cache), placement or Placement()
     require_torch()
+    import torch
+
+    from genrec.backends.precision import find_device
+
+    find_device(placement.device)
     tokenizer = HuggingFaceTokenizer.from_directory(folder, chat_template)  # before the weights, which are slow
     from genrec.backends.pretrained import vocabulary_size
     from genrec.backends.transformers import TransformersBackend
@@ -106,6 +114,9 @@ def load_backend(
     backend = TransformersBackend(
         folder,
         adapter=adapter_folder,
+        device=placement.device,
+        dtype=None if placement.dtype is None else getattr(torch, placement.dtype),
+        device_map=placement.device_map,
         name=weights_cache_name(model, folder),
         trust_remote_code=trust_remote_code,
     )
@@ -147,6 +158,7 @@ def open_engine(settings: Settings, cache: Path) -> tuple[Backend, Backend | Non
             adapter=settings.adapter,
             trust_remote_code=settings.trust_remote_code,
             chat_template=settings.chat_template,
+            placement=settings.placement,
         )
         return backend, _load_base_backend(backend, settings, cache) if settings.generative.prior else None
     folder = find_model_directory(settings.model, cache, weights=settings.engine != "server")
@@ -156,6 +168,7 @@ def open_engine(settings: Settings, cache: Path) -> tuple[Backend, Backend | Non
         settings.server_model or _default_served_name(settings.model),
         None if settings.adapter is None else find_adapter(settings.adapter),
         settings.trust_remote_code,
+        settings.dtype,
     )
     if settings.engine == "vllm":
         return open_vllm(source)
@@ -183,9 +196,10 @@ def find_provenance(settings: Settings) -> Provenance | None:
 def _load_base_backend(backend: Backend, settings: Settings, cache: Path) -> Backend | None:
     """The base model of an adapter, merged or not; None without an adapter, or if the base is not on this machine."""
     if settings.adapter is not None and settings.model is not None:
-        return load_backend(settings.model, cache, trust_remote_code=settings.trust_remote_code)[0]
+        trusted, placement = settings.trust_remote_code, settings.placement
+        return load_backend(settings.model, cache, trust_remote_code=trusted, placement=placement)[0]
     if backend.provenance is not None and backend.provenance.base in MODELS:
-        return load_backend(backend.provenance.base, cache)[0]
+        return load_backend(backend.provenance.base, cache, placement=settings.placement)[0]
     return None
 
 
@@ -200,5 +214,7 @@ def _load_identifiers(settings: Settings, cache: Path) -> Identifiers:
         raise ModelMissingError(
             f"{folder.parent} uses semantic ids, which need a sentence encoder; set encoder in the settings"
         )
-    encoder = open_encoder(settings.encoder, cache, trust_remote_code=settings.trust_remote_code)
+    encoder = open_encoder(
+        settings.encoder, cache, trust_remote_code=settings.trust_remote_code, device=settings.device
+    )
     return SemanticIdentifiers.load(folder, encoder)
