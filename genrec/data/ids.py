@@ -4,6 +4,7 @@ Letters: N ids in a column, Q queried ids.
 """
 
 import numbers
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import overload
@@ -17,7 +18,7 @@ from genrec.errors import InputError, format_value
 from genrec.types import IntArray, ItemId
 
 INTEGRAL_FLOAT = r"^-?(0|[1-9][0-9]*)\.0$"
-"""A whole number written as a float, such as 7.0 (RE2)."""
+"""A whole number written as a float, such as 7.0 (in RE2 and in Python)."""
 
 MAX_EXACT_INTEGER = 2**53
 """Every whole number up to this one is exact as a float64."""
@@ -87,6 +88,12 @@ class Ids(Sequence[ItemId]):
     def position(self, item_id: object) -> int:
         """The index of an id, or -1."""
         return int(self.positions([item_id])[0])
+
+    def as_written(self, ids: "Sequence[ItemId]") -> list[ItemId]:
+        """The ids in their order as this column writes them: 7 for "7.0"; those that are not in it as they are."""
+        return [
+            self[index] if index >= 0 else given for index, given in zip(self.positions(ids).tolist(), ids, strict=True)
+        ]
 
     def positions(self, ids: "Iterable[object] | Ids") -> IntArray:
         """The index of each of Q ids: int64 [Q], in their order, -1 for ids that are not in the column.
@@ -171,6 +178,11 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_whole_float(text: str) -> bool:
+    """Whether a text is a whole number that is written as a float: "7.0" names item 7 if no item has the id "7.0"."""
+    return re.fullmatch(INTEGRAL_FLOAT, text) is not None
 
 
 def is_int64(value: object) -> bool:

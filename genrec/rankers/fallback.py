@@ -107,7 +107,7 @@ class PendingRequest:
     @property
     def words_ignored(self) -> bool:
         """Whether the user asked for something in words, and no ranker that served the list reads words."""
-        readers = [result for result in self.results if getattr(result.ranker, "reads_words", True)]
+        readers = [result for result in self.results if _reads_words(result.ranker)]
         return bool(self.request.words.strip() and self.results and not readers)
 
     @property
@@ -149,14 +149,16 @@ class PendingRequest:
         return {"stage": ranker.source, "reason": failure_reason(error), "error": failure_code(error)}
 
     def explain(self, catalog: Catalog, template: Template, deadline: Deadline) -> None:
-        """Find the drivers of each item with the ranker that ranked it, and render the reasons."""
+        """Find the drivers of each item with the ranker that ranked it, and render the reasons.
+
+        A reason mentions the user's words only if the ranker reads them.
+        """
         for result in self.results:
             try:
                 deadline.check()
+                words = self.request.words if _reads_words(result.ranker) else ""
                 drivers = find_drivers(result.ranker, self.request, result.item_indices, catalog, deadline=deadline)
-                result.explanations = [
-                    (of_item, render_reason(template, of_item, self.request.words)) for of_item in drivers
-                ]
+                result.explanations = [(of_item, render_reason(template, of_item, words)) for of_item in drivers]
             except BaseException as error:
                 if not is_failure(error):
                     raise
@@ -180,6 +182,11 @@ class PendingRequest:
         return RecommendationList(
             tuple(items), proven, self.compared, all_notices, seconds, self.tokens, failed, self.cost
         )
+
+
+def _reads_words(ranker: Ranker) -> bool:
+    """Whether the words of a request change the ranker's scores. A ranker that does not say so reads them."""
+    return bool(getattr(ranker, "reads_words", True))
 
 
 def _run_stage(

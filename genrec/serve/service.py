@@ -203,21 +203,22 @@ class Service:
             UnknownItemError: an item was never in the catalog.
         """
         item_ids = [event.item_id for event in events]
+        catalog = self.catalog
         try:
-            indices = look_up_named(self.catalog, "events", item_ids)
+            indices = look_up_named(catalog, "events", item_ids)
         except UnknownItemError as error:
             raise error.revised(remedy="remove its events, or add the item first; nothing was stored") from None
         withdrawn = [item_id for item_id, item_index in zip(item_ids, indices, strict=True) if item_index < 0]
         stored = [
             Event(
-                user_id=event.user_id,
-                item_id=event.item_id,
+                user_id=self.state.own_user_id(event.user_id),
+                item_id=item_id,
                 timestamp=now if event.timestamp is None else event.timestamp,
                 event=event.event,
                 weight=event.weight,
                 event_id=event.event_id,
             )
-            for event in events
+            for event, item_id in zip(events, catalog.item_ids.as_written(item_ids), strict=True)
         ]
         return AddedEvents(self.store.add(stored), tuple(withdrawn_notices(withdrawn)))
 

@@ -14,13 +14,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from genrec.data.catalog import Catalog
-from genrec.data.ids import key_of
+from genrec.data.ids import is_whole_float, key_of
 from genrec.data.user_frames import UserLike
 from genrec.errors import GenrecError, InputError, UnknownUserError
 from genrec.notices import Notice
 from genrec.pipeline import Pipeline
 from genrec.recommender import Recommender
 from genrec.store.catalog_changes import CatalogChanges, ChangedCatalog
+from genrec.store.checks import MAX_ID_LENGTH
 from genrec.store.event_store import Event, Store
 from genrec.store.forgetting import purge_cache
 from genrec.types import History, Item, ItemId, UserId
@@ -96,9 +97,19 @@ class ServingState:
         self._store = store
         self._lock = threading.Lock()  # one revision at a time; requests do not wait for it
         self._file_catalog, self._file_notices = pipeline.catalog, pipeline.loading_notices
+        self._file_user_ids = None if pipeline.interactions is None else pipeline.interactions.user_ids
         self._poll_failure: str | None = None
         self._current = self._replayed(pipeline, {})
         self._purge_cache(pipeline)
+
+    def own_user_id(self, user_id: UserId) -> UserId:
+        """The id under which a user's events are stored: "7.0" is user 7 unless the file has a user "7.0"."""
+        if not (isinstance(user_id, str) and is_whole_float(user_id)):
+            return user_id
+        user_ids = self._file_user_ids
+        if user_ids is not None and (row := user_ids.position(user_id)) >= 0:
+            return user_ids[row]
+        return user_id.removesuffix(".0")
 
     @property
     def recommender(self) -> Recommender:
@@ -132,12 +143,16 @@ class ServingState:
         pipeline, recommender = current.pipeline, current.recommender
         if user_id is None:
             return RequestContext(recommender, History(tuple(history), words))
+        user_id = self.own_user_id(user_id)
         file_history, is_known = self._file_history(pipeline, user_id)
         events = self._store.events_of(user_id)
         if not (is_known or events or history or words.strip()):
             return RequestContext(recommender, user_id)
-        seen, disliked = _merge_history(file_history, events)
-        in_request = {key_of(item_id) for item_id in history}
+        item_ids = pipeline.catalog.item_ids
+        event_ids = item_ids.as_written([event.item_id for event in events])
+        events = [replace(event, item_id=own) for event, own in zip(events, event_ids, strict=True)]
+        seen, disliked = _merge_history(item_ids.as_written(file_history), events)
+        in_request = {key_of(item_id) for item_id in item_ids.as_written(history)}
         disliked = [item_id for item_id in disliked if key_of(item_id) not in in_request]
         seen, disliked = _items_in_catalog(pipeline.catalog, seen), _items_in_catalog(pipeline.catalog, disliked)
         return RequestContext(recommender, History((*seen, *history), words, user_id), tuple(disliked))
@@ -159,22 +174,20 @@ class ServingState:
             StoreError: the store cannot be written.
             EngineError: a model failed.
         """
-        withdrawn = list(dict.fromkeys(withdraw))
+        withdrawn = list(withdraw)
         items = [_without_missing(item) for item in put or ()]
         with self._lock:
             self._sync()
             while items or withdrawn:
                 current = self._current
-                for item_id in withdrawn:
-                    if key_of(item_id) not in current.set_aside:
-                        current.pipeline.catalog.index_of(item_id)
-                changes = current.changes.updated(items, withdrawn)
+                own_ids = list(dict.fromkeys(_own_id(current, item_id) for item_id in withdrawn))
+                changes = current.changes.updated(items, own_ids)
                 changed = changes.apply(self._file_catalog)
                 _refuse_misfits(
                     changed.set_aside, allowed=current.set_aside.keys() - {key_of(i.item_id) for i in items}
                 )
                 revised = _Version.from_changes(changes, changed, current.forgotten_count, current.pipeline)
-                if self._store.revise(items, withdrawn, expected_revision=current.changes.revision) is not None:
+                if self._store.revise(items, own_ids, expected_revision=current.changes.revision) is not None:
                     self._current = revised
                     return
                 self._sync()  # another server revised the catalog in the meantime
@@ -195,13 +208,12 @@ class ServingState:
         """
         removed = Counter[str]()
         with self._lock:
-            interactions = self._current.pipeline.interactions
-            written = {key_of(user_id): user_id}
-            if interactions is not None and (row := interactions.user_ids.position(user_id)) >= 0:
-                written[key_of(interactions.user_ids[row])] = interactions.user_ids[row]  # the file has 7 for "7.0"
+            own = self.own_user_id(user_id)
+            as_float = f"{own}.0"  # rows that another program has stored under this id are theirs, too
+            is_theirs = len(as_float) <= MAX_ID_LENGTH and key_of(self.own_user_id(as_float)) == key_of(own)
             try:
-                for own in written.values():
-                    removed.update(self._store.forget(own))
+                for spelling in (own, as_float) if is_theirs else (own,):
+                    removed.update(self._store.forget(spelling))
             finally:
                 self._sync()
         return dict(removed)
@@ -307,6 +319,18 @@ class ServingState:
         except UnknownUserError:
             return (), False
         return ((), False) if self._store.is_forgotten(user_id) else (history, True)
+
+
+def _own_id(version: _Version, item_id: ItemId) -> ItemId:
+    """The id of an item to withdraw as the catalog writes it, or that of an item that is set aside.
+
+    Raises:
+        UnknownItemError: there is no such item.
+    """
+    if key_of(item_id) in version.set_aside:
+        return item_id
+    catalog = version.pipeline.catalog
+    return catalog.item_ids[catalog.index_of(item_id)]
 
 
 def _refuse_misfits(set_aside: Mapping[str, InputError], *, allowed: Collection[str | None]) -> None:

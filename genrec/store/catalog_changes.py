@@ -7,7 +7,10 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from genrec.data.catalog import Catalog
+from genrec.data.ids import Ids, is_whole_float
 from genrec.errors import InputError
 from genrec.store.checks import checked_id
 from genrec.store.item_json import item_from_json, item_to_json
@@ -62,10 +65,17 @@ class CatalogChanges:
         """
         if not self.items:
             return ChangedCatalog(catalog, {})
-        put = [item for item in self.items.values() if item is not None]
-        withdrawn = [item_id for item_id, item in self.items.items() if item is None]
-        indices = catalog.item_ids.positions(withdrawn)
         set_aside: dict[str, InputError] = {}
+        put = list[Item]()
+        for item_id, item in self.items.items():
+            if item is None:
+                continue
+            if is_whole_float(item_id):
+                set_aside[item_id] = _float_id(item_id)
+            else:
+                put.append(item)
+        withdrawn = [item_id for item_id, item in self.items.items() if item is None]
+        indices = catalog.item_ids.positions(Ids(pa.array(withdrawn, pa.large_string())))
         position = 0
         while True:
             try:
@@ -86,12 +96,15 @@ def revision_rows(put: Sequence[Item], withdraw: Sequence[ItemId]) -> dict[str, 
     """The rows of a revision: the line of JSON of each item that is put, None for one that is withdrawn.
 
     Raises:
-        InputError: an id is invalid or occurs twice, or `Catalog.from_items` or `item_to_json` rejects an item.
+        InputError: an id is invalid or occurs twice, or `Catalog.from_items` or `item_to_json` rejects an item. An item
+            cannot be put under an id such as "7.0", because files write the id 7 so.
     """
     items = [
         replace(item, item_id=checked_id("item_id", item.item_id, position))
         for position, item in enumerate(put, start=1)
     ]
+    if odd := next((item for item in items if is_whole_float(str(item.item_id))), None):
+        raise _float_id(str(odd.item_id))
     ids = [checked_id("item_id", item_id, position) for position, item_id in enumerate(withdraw, start=1)]
     rows: dict[str, str | None] = {}
     lines = [(str(item.item_id), item_to_json(item)) for item in items]
@@ -102,6 +115,13 @@ def revision_rows(put: Sequence[Item], withdraw: Sequence[ItemId]) -> dict[str, 
     if items:
         Catalog.from_items(items)  # raises here instead of at the next start
     return rows
+
+
+def _float_id(item_id: str) -> InputError:
+    return InputError(
+        f"item_id {item_id!r} is a whole number that is written as a fraction",
+        remedy=f"put the item under the id {item_id.removesuffix('.0')!r}",
+    )
 
 
 def _misfit(catalog: Catalog, put: Sequence[Item]) -> InputError | None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from letter_pipeline import LetterEncoder
 from typer.testing import CliRunner
 
-from genrec import Catalog, Item, PopularityRanker, Recommender
+from genrec import Catalog, EmbeddingRanker, Item, PopularityRanker, Recommender
 from genrec.chat.advisor import Advisor
 from genrec.chat.conversation import Conversation
 from genrec.chat.item_links import extract_item_ids, format_item_link
@@ -150,11 +151,17 @@ def test_preference_is_removed_by_its_label(advisor: Advisor) -> None:
         advisor.respond(Conversation(), "  ")
 
 
-def test_recommended_items_are_explained(advisor: Advisor) -> None:
-    """The reason comes from the same recommender under the same preferences."""
+def test_recommended_items_are_explained(advisor: Advisor, recommender: Recommender) -> None:
+    """The reason comes from the same recommender and preferences, and repeats no words that it did not read."""
+    encoder = LetterEncoder()
+    reads_words = Recommender(recommender.catalog, [EmbeddingRanker(encoder.encode(TITLES), encoder=encoder)])
+    for reader, reason in (
+        (Advisor(reads_words, k=3), "Because you asked for “tea”."),
+        (advisor, "Not because of anything that you did or said."),  # popularity, whatever was asked for
+    ):
+        found = reader.explain(talk(reader, "tea"), "i5")
+        assert (found.item_id, found.reason) == ("i5", reason)
     conversation = talk(advisor, "tea")
-    found = advisor.explain(conversation, "i1")
-    assert (found.item_id, found.reason) == ("i1", "Because you asked for “tea”.")
     with pytest.raises(InputError, match="holds item 'i99', which is not in catalog"):
         advisor.explain(conversation, "i99")
 
@@ -226,7 +233,7 @@ def test_a_question_is_answered_about_the_list_as_it_stands(advisor: Advisor) ->
     """A user who asks why or compares items does not want another list."""
     first = talk(advisor, "something red")
     why = advisor.respond(first, "why the second?").turns[-1]
-    assert why.reply == "[Red Mug Large](#item=i1): Because you asked for “something red”."
+    assert why.reply == "[Red Mug Large](#item=i1): Not because of anything that you did or said."
     assert (why.recommendations, why.preferences) == (first.turns[-1].recommendations, first.preferences)
     compared = advisor.respond(first, "compare 1 and 3").turns[-1].reply
     assert "[Red Mug](#item=i0): price 2.0" in compared

@@ -274,13 +274,16 @@ def test_everybody_can_be_forgotten(world: World) -> None:
     assert not computed_from_users(world.caches[0])
 
 
-def test_an_id_is_forgotten_however_it_is_written(new_url: Callable[[], str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["7.0", 7, "7"])
+def test_an_id_is_forgotten_however_it_is_written(new_url: Callable[[], str], asked: str | int) -> None:
     """The file has 7, and a client that keeps ids as floats asks to forget 7.0."""
     table = pa.table({"user_id": [7, 7, 8], "item_id": ["i1", "i2", "i3"], "timestamp": [1, 2, 3]})
     with Store.open(new_url()) as store:
         state = ServingState(Pipeline.from_rankers(Catalog.from_items(ITEMS), read_interactions(table)), store)
         assert state.request_context("7.0").history_item_ids == ("i1", "i2")
-        state.forget("7.0")
+        store.add([Event("7", "i3", 4), Event("7.0", "i4", 5)])
+        assert state.request_context("7.0").history_item_ids == ("i1", "i2", "i3")
+        assert state.forget(asked)["genrec_events.user_id"] == 2
         for one in ("7.0", 7, "7"):
             assert state.request_context(one).history_item_ids == ()
         assert list(remaining_interactions(read_interactions(table), store).user_ids) == [8]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from genrec.errors import InputError
 from genrec.pipeline import Pipeline
 from genrec.serve.state import ServingState
 from genrec.store.event_store import Event, Store
+from genrec.types import ItemId
 
 # Whole-number ids, equal titles, prices of one type in the file and a column without any value.
 ITEMS = [
@@ -25,7 +27,8 @@ ITEMS = [
     )
 ]
 WALKS = {"u0": [0, 2, 4], "u1": [1, 3, 5, 0], "u2": [4, 2], "u3": [7, 6, 0, 2]}
-IDS = [*map(str, range(11)), "007", "-0", "0x7", "new"]
+TEXT_ITEMS = [*(replace(item, item_id=str(item.item_id)) for item in ITEMS), Item("x", "hij", {"price": 9})]
+IDS = [*map(str, range(11)), "007", "-0", "0x7", "new", "7.0", "9.0"]
 USERS = [*WALKS, "nobody"]
 
 item_ids = st.sampled_from(IDS)
@@ -73,13 +76,13 @@ def observed(state: ServingState) -> dict[str, Any]:
 class Servers:
     """Two servers on one store, each with its own connections."""
 
-    def __init__(self, url: str, *, model: bool) -> None:
-        self._model = model
+    def __init__(self, url: str, *, model: bool, items: Sequence[Item] = ITEMS) -> None:
+        self._model, self._items = model, items
         self.stores = [Store.open(url) for _ in range(2)]
         self.states = [self.started(store) for store in self.stores]
 
     def started(self, store: Store) -> ServingState:
-        return ServingState(pipeline_of_file(model=self._model), store)
+        return ServingState(pipeline_of_file(model=self._model, items=self._items), store)
 
     def apply(self, server: int, kind: str, value: Any) -> None:
         state, store = self.states[server], self.stores[server]
@@ -105,14 +108,14 @@ class Servers:
             store.close()
 
 
-@pytest.mark.parametrize("model", [False, True])
-def test_live_state_equals_replayed_state(new_url: Callable[[], str], model: bool) -> None:
+@pytest.mark.parametrize(("model", "items"), [(False, ITEMS), (False, TEXT_ITEMS), (True, ITEMS)])
+def test_live_state_equals_replayed_state(new_url: Callable[[], str], model: bool, items: Sequence[Item]) -> None:
     """Servers of one shop would answer one request differently, depending on when each was started."""
 
-    @hypothesis_settings(max_examples=15 if model else 40, deadline=None)
+    @hypothesis_settings(max_examples=15 if model or items is TEXT_ITEMS else 40, deadline=None)
     @given(steps)
     def check(steps: list[tuple[int, tuple[str, Any]]]) -> None:
-        servers = Servers(new_url(), model=model)
+        servers = Servers(new_url(), model=model, items=items)
         try:
             for server, (kind, value) in steps:
                 try:
@@ -192,6 +195,55 @@ def test_id_that_changes_in_a_cast_is_refused(store: Store, item_id: str) -> Non
         state.revise([Item(item_id, "new")])
     assert observed(state) == observed(served(store))
     assert not {"0", "7"} & set(map(str, state.catalog.item_ids))
+
+
+@pytest.mark.parametrize("items", [ITEMS, TEXT_ITEMS], ids=["whole numbers", "texts"])
+@pytest.mark.parametrize("item_id", ["7.0", "9.0"])
+def test_item_is_not_put_under_an_id_that_files_write_for_another(
+    new_url: Callable[[], str], items: Sequence[Item], item_id: str
+) -> None:
+    """A file with gaps has 7.0 for item 7, so two items would answer to one id, and both be withdrawn at a restart."""
+    url = new_url()
+    with Store.open(url) as store:
+        with pytest.raises(InputError, match=f"item_id {item_id!r} is a whole number .* under the id {item_id[0]!r}"):
+            served(store, items).revise([Item(item_id, "new")])
+        store.revise([Item("renamed", "of an older release")])
+        execute(url, f"UPDATE genrec_revisions SET item_id = '{item_id}' WHERE item_id = 'renamed'")
+        state = served(store, items)
+        assert list(state.catalog.item_ids) == [item.item_id for item in items], "it is set aside"
+        state.revise(withdraw=[item_id])
+        assert observed(state) == observed(served(store, items))
+        assert len(state.catalog) == len(items), "the item that was set aside is withdrawn, and no other"
+
+
+@pytest.mark.parametrize("items", [ITEMS, TEXT_ITEMS], ids=["whole numbers", "texts"])
+@pytest.mark.parametrize("item_id", [7, "7", "7.0"])
+def test_item_is_one_however_its_id_is_written(store: Store, items: Sequence[Item], item_id: ItemId) -> None:
+    """A withdrawal that reached another item after a restart, or a dislike that left its item in the history."""
+    state = served(store, items)
+    store.add([Event("u0", "7", 1), Event("u0", "1", 2), Event("u0", item_id, 3, weight=-1)])
+    context = state.request_context("u0")
+    assert [str(seen) for seen in context.history_item_ids] == ["0", "2", "4", "1"]
+    assert [str(disliked) for disliked in context.excluded_item_ids] == ["7"]
+    assert not state.request_context("u0", [item_id]).excluded_item_ids, "the request has the item again"
+    state.revise(withdraw=[item_id])
+    assert observed(state) == observed(served(store, items))
+    assert [str(left) for left in state.catalog.item_ids] == [str(i.item_id) for i in items if str(i.item_id) != "7"]
+    state.revise([Item("7", "back")])
+    assert observed(state) == observed(served(store, items))
+    assert len(state.catalog) == len(items)
+
+
+def test_catalog_with_both_spellings_keeps_them_apart(store: Store) -> None:
+    """Version numbers, say: 7 and 7.0 are two items if the file has both."""
+    items = [*TEXT_ITEMS, Item("7.0", "abc", {"price": 1})]
+    state = served(store, items)
+    store.add([Event("u0", "7", 1), Event("u0", "7.0", 2, weight=-1)])
+    assert state.request_context("u0").history_item_ids[-1] == "7"
+    state.revise(withdraw=["7.0"])
+    assert "7" in list(state.catalog.item_ids)
+    assert list(state.catalog.item_ids) == [item.item_id for item in TEXT_ITEMS]
+    assert observed(state) == observed(served(store, items))
 
 
 def test_item_that_returns_takes_its_old_place(store: Store) -> None:
