@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from backend_support import (
     save_adapter,
     send_signal,
 )
+from command_line import run
 
 from genrec import (
     Catalog,
@@ -58,6 +60,7 @@ from genrec.types import FloatArray, IntArray, Message, Span
 MESSAGE = (
     "Which of the products [Red Mug] and [Blue Lamp] do you recommend? Write names in brackets, such as [Red Mug]."
 )
+README = Path(__file__).parents[2] / "README.md"
 TIMEOUT = 600.0  # seconds; a busy machine must not decide a test
 
 
@@ -237,18 +240,20 @@ def test_server_constrains_lists_to_the_catalog_or_rejects_the_request(
         return httpx.post(f"{server_url}/v1/chat/completions", json=body, timeout=TIMEOUT)
 
     some = [index.catalog.item_ids[item] for item in range(6)]
-    answer = ask(genrec_allow=some, genrec_deny=some[:2])
-    assert answer.status_code == 200, answer.text
-    (choice,) = answer.json()["choices"]
-    items = (
-        CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
-        .start("list", k=3)
-        .parse_items(choice["token_ids"])
-        .tolist()
-    )
-    assert len(set(items)) == 3
-    assert set(items) <= {2, 3, 4, 5}
-    assert choice["finish_reason"] == "stop"
+    grammar = CatalogGrammar(index.trie, DelimiterTokens.from_tokenizer(tokenizer))
+    (body,) = re.findall(r"-d '(\{\n.*?\n\})'", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    shown = httpx.post(f"{server_url}/v1/chat/completions", json=json.loads(body), timeout=TIMEOUT)
+    for answer, allowed in (
+        (shown, range(len(index.catalog))),
+        (ask(genrec_allow=some, genrec_deny=some[:2]), range(2, 6)),
+    ):
+        assert answer.status_code == 200, answer.text
+        (choice,) = answer.json()["choices"]
+        items = grammar.start("list", k=3).parse_items(choice["token_ids"]).tolist()
+        assert len(set(items)) == 3
+        assert set(items) <= set(allowed)
+        assert choice["finish_reason"] == "stop"
+        assert len(choice["message"]["content"].splitlines()) == 3
     for wrong, message in (({"genrec_k": 41}, "k is 41, but 40 of 40"), ({"genrec_catalog": "no"}, "'no'; choose one")):
         answer = ask(**wrong)
         assert answer.status_code == 400
@@ -479,12 +484,9 @@ def test_batch_runs_work_with_vllm(tmp_path: Path) -> None:
     for source, options, columns in (("users", own, "item_id"), ("requests", (), "text")):
         results = {}
         for engine in ("vllm", "transformers"):
-            command = [sys.executable, "-m", "genrec", "batch", "run", str(tmp_path / f"{source}.jsonl")]
             out = tmp_path / f"{source}-{engine}"
-            done = subprocess.run(
-                [*command, str(out), "--engine", engine, *options], capture_output=True, check=False, timeout=TIMEOUT
-            )
-            assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
+            done = run("batch", "run", tmp_path / f"{source}.jsonl", out, "--engine", engine, *options)
+            assert done.exit_code == 0, done.err[-3000:]
             results[engine] = pq.read_table(out / "parts").to_pylist()
         assert len(results["vllm"]) == len(results["transformers"])
         for one, other in zip(results["vllm"], results["transformers"], strict=True):
@@ -493,6 +495,24 @@ def test_batch_runs_work_with_vllm(tmp_path: Path) -> None:
             if columns == "item_id":
                 assert one["item_id"] == other["item_id"]
                 assert one["score"] == pytest.approx(other["score"], abs=0.5)  # bfloat16 in either
+
+
+@pytest.mark.vllm
+@pytest.mark.model
+@needs_vllm
+@needs_httpx
+def test_commands_rank_with_a_server_that_scores_and_with_one_that_only_writes(server_url: str, smollm2: Path) -> None:
+    """Otherwise the options of a command open another model than Python does, or none, and a fallback answers."""
+    common = ("recommend", "15049", "-k", "3", "--encoder", "none", "--candidates", "12", "--json")
+    scoring = ("--engine", "server", "--server-url", server_url, "--server-model", "smollm2")
+    writing = ("--api-url", f"{server_url}/v1", "--model", "smollm2", "--api-timeout", str(TIMEOUT))
+    for options, signals in ((scoring, {"language model", "blend"}), (writing, {"listwise"})):
+        done = run(*common, *options)
+        assert done.exit_code == 0, done.err
+        (listed,) = (one["items"] for one in done.json)
+        assert len({item["item_id"] for item in listed}) == 3
+        assert {item["stage"] for item in listed} == {"generative"}
+        assert {item["signal"] for item in listed} & signals
 
 
 @pytest.mark.vllm

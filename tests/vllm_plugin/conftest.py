@@ -1,5 +1,6 @@
 """One vLLM engine for all tests of the plugin, and the catalogs that it serves."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from genrec.decoding.constraints import CatalogGrammar
 from genrec.decoding.delimiters import DelimiterTokens
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.types import Message, Span
+from genrec.vllm_plugin.registry import CHAT_TEMPLATE_KEY
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -35,7 +37,23 @@ def catalogs(index: CatalogIndex, tokenizer: HuggingFaceTokenizer, tmp_path_fact
 
 
 @pytest.fixture(scope="session")
-def engine(smollm2: Path, catalogs: Path) -> "Iterator[LLM]":
+def model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 with a chat template that fails without an argument."""
+    folder = tmp_path_factory.mktemp("model") / "smollm2"
+    folder.mkdir()
+    for file in smollm2.iterdir():
+        (folder / file.name).symlink_to(file)
+    tokenizer = json.loads((smollm2 / "tokenizer_config.json").read_text(encoding="utf-8"))
+    own = smollm2 / "chat_template.jinja"
+    template = own.read_text(encoding="utf-8") if own.is_file() else tokenizer["chat_template"]
+    needs_style = "{% if style is not defined %}{{ raise_exception('set style') }}{% endif %}"
+    (folder / own.name).unlink(missing_ok=True)
+    (folder / own.name).write_text(needs_style + template, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(model: Path, catalogs: Path) -> "Iterator[LLM]":
     """One engine with so little memory that requests are preempted; it finds the plugin by its entry point."""
     from vllm import LLM
 
@@ -43,7 +61,7 @@ def engine(smollm2: Path, catalogs: Path) -> "Iterator[LLM]":
     patch.setenv("GENREC_CATALOGS", str(catalogs))
     patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     yield LLM(
-        str(smollm2),
+        str(model),
         dtype="float32",
         enforce_eager=True,
         max_model_len=512,
@@ -51,6 +69,7 @@ def engine(smollm2: Path, catalogs: Path) -> "Iterator[LLM]":
         block_size=32,
         num_gpu_blocks_override=48,
         disable_log_stats=False,
+        additional_config={CHAT_TEMPLATE_KEY: {"arguments": {"style": "short"}}},
     )
     patch.undo()
 

@@ -26,6 +26,7 @@ from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.testing import ByteTokenizer
 from genrec.types import Message, Role, Span
 from genrec.vllm_plugin.processor import CatalogLogitsProcessor
+from genrec.vllm_plugin.registry import CHAT_TEMPLATE_KEY
 
 QUESTION = "I bought a red lamp and a tea towel. Name products I may like, one a line."
 
@@ -246,6 +247,20 @@ def test_an_invalid_catalog_stops_the_start(
     monkeypatch.setenv("GENREC_CATALOGS", str(tmp_path / "c"))
     with pytest.raises(InputError, match="which is not a folder"):
         CatalogLogitsProcessor(config, torch.device("cpu"), False)
+
+
+def test_a_chat_template_gets_the_arguments_of_the_additional_config(
+    engine: LLM, grammar: CatalogGrammar, prompt: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them vLLM does not start with a model whose template needs one, or answers end with other tokens."""
+    config = engine.llm_engine.vllm_config
+    assert config.additional_config == {CHAT_TEMPLATE_KEY: {"arguments": {"style": "short"}}}
+    (answer,) = written(engine, [prompt], [params(genrec_catalog="retail", genrec_k=2)])
+    assert len(set(grammar.start("list", k=2).parse_items(answer).tolist())) == 2
+    for extra, message in (({}, "set style"), ({CHAT_TEMPLATE_KEY: {"arguments": {"tone": 1}}}, "set style")):
+        monkeypatch.setattr(config, "additional_config", extra)
+        with pytest.raises(ArtifactError, match=message):
+            CatalogLogitsProcessor(config, torch.device("cpu"), False)
 
 
 def test_without_catalogs_the_plugin_changes_nothing(engine: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
