@@ -204,10 +204,10 @@ def test_implementations_do_not_know_each_other() -> None:
             "backends.transformers",
             "errors types deadline backends.provenance backends.adapter backends.base backends.masked_model "
             "backends.model_name backends.placement backends.plain_tree backends.precision backends.pretrained "
-            "backends.quiet backends.generation backends.transformers_tree",
+            "backends.quantization backends.quiet backends.generation backends.transformers_tree",
         ),
         ("backends.transformers_tree", "types deadline backends.growing_cache backends.tree_arrays"),
-        ("backends.pretrained", "errors backends.model_name backends.quiet"),
+        ("backends.pretrained", "errors backends.model_name backends.quantization backends.quiet"),
         ("backends.encoder", "errors types backends.precision backends.pretrained"),
         ("backends.path_tree", "errors types deadline backends.tree_arrays"),
         (

@@ -13,8 +13,12 @@ from transformers import (
 )
 
 from genrec.backends.model_name import model_name
+from genrec.backends.quantization import quantization_method
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.errors import ModelMissingError, format_error
+
+_GOOD_FILES = "give a folder with config.json and weights as safetensors, or fetch the model again"
+_GOOD_DEVICE = "use a device and a version of its package that support {method}, or a model that is not quantised"
 
 
 def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -36,7 +40,7 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
                 str(model), use_safetensors=True, trust_remote_code=trust_remote_code, **options
             )
     except Exception as error:  # safetensors, torch and Transformers raise exceptions of their own
-        name = model_name(model)
+        name, method = model_name(model), quantization_method(model)
         if not trust_remote_code and _needs_own_code(Path(model)):
             raise ModelMissingError(
                 f"cannot load the model {name!r}: it needs the Python code in {model}, which is not run by default",
@@ -45,7 +49,7 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
             ) from error
         raise ModelMissingError(
             f"cannot load the model {name!r} from {model}: {format_error(error)}",
-            remedy="give a folder with config.json and weights as safetensors, or fetch the model again",
+            remedy=_GOOD_FILES if method is None else _GOOD_DEVICE.format(method=method),
         ) from error
 
 

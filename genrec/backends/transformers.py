@@ -19,6 +19,7 @@ from genrec.backends.plain_tree import PlainModel, PlainTree
 from genrec.backends.precision import find_device, native_dtype
 from genrec.backends.pretrained import causal_model_class, load_pretrained
 from genrec.backends.provenance import Provenance
+from genrec.backends.quantization import check_quantization, quantization_method
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.transformers_tree import TransformersTree
 from genrec.deadline import Deadline
@@ -47,8 +48,8 @@ class TransformersBackend:
 
     Raises:
         ModelMissingError: the model or the adapter does not exist or is damaged, the model needs code that is not
-            trusted, or PEFT is not installed.
-        MismatchError: the adapter was trained for another model, or uses more than LoRA.
+            trusted, or PEFT or the package that quantised the model is not installed.
+        MismatchError: the adapter was trained for another model, or uses more than LoRA, or the model is quantised.
         EngineError: this machine does not have the device, or `device_map` moves the first layer to the disk.
         InputError: an adapter is given with `device_map`.
     """
@@ -70,6 +71,10 @@ class TransformersBackend:
         self.batch_size = 1 if self.device.type == "cpu" else DEFAULT_BATCH_SIZE
         tuned = None if adapter is None else inspect_adapter(adapter, base=model)
         check_device_map(device_map, adapter)
+        method = quantization_method(model)
+        if method is not None:
+            check_quantization(model, method, adapter)
+            device_map = device_map or {"": str(self.device)}  # quantised weights cannot be moved or converted
         loaded = load_pretrained(
             causal_model_class(model),
             model,
