@@ -60,7 +60,7 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "model": SettingOption(
             str,
             "SmolLM2-135M-Instruct",
-            "Language model: a bundled model's name, a folder, or none.",
+            "Language model: a bundled model's name, a Hub id, a folder, a GGUF file, or none.",
             "NAME",
             MODEL_PANEL,
         ),

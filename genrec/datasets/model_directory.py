@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+from genrec.datasets.gguf import find_gguf, unpack_gguf
 from genrec.datasets.hub import find_hub_model
 from genrec.datasets.hub_id import HubId
 from genrec.datasets.hub_record import weight_names
@@ -19,12 +20,13 @@ def find_model_directory(model: str | Path, cache: Path, *, weights: bool = True
     """The folder of a model. Bundled models and those from the Hub are verified by their checksums.
 
     Args:
-        model: the name of a bundled model, a Hub id (`ORGANISATION/NAME`, or with `@REVISION`), or a folder.
+        model: the name of a bundled model, a Hub id (`ORGANISATION/NAME`, or with `@REVISION`), a folder, or a GGUF
+            file or folder, which is unpacked to the cache.
         cache: the cache folder.
         weights: whether the weights are needed, beside the tokenizer and the configuration.
 
     Raises:
-        ModelMissingError: the model has not been downloaded, or the folder lacks files.
+        ModelMissingError: the model has not been downloaded, the folder lacks files, or a GGUF file cannot be read.
         ArtifactError: the model was altered.
     """
     if str(model) in MODELS:
@@ -32,6 +34,8 @@ def find_model_directory(model: str | Path, cache: Path, *, weights: bool = True
     hub_id = HubId.parse(model)
     if hub_id is not None:
         return find_hub_model(hub_id, cache, weights=weights)
+    if (file := find_gguf(model)) is not None:
+        return unpack_gguf(file, cache)
     check_model_folder(model, weights=weights)
     return Path(model)
 
@@ -44,6 +48,8 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
         ArtifactError: the index of the weights is damaged.
     """
     folder = Path(model)
+    if find_gguf(folder) is not None:
+        return
     if not folder.is_dir():
         raise ModelMissingError(
             f"model {str(model)!r} is neither a folder nor one of {', '.join(MODELS)}, nor the id of a model on the "

