@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 SENTENCES: Mapping[str, str] = {
     # recommendation lists
     "stage_skipped": "{stage} was skipped",
-    "explanation_skipped": "no reasons for the items from {stage}",
+    "explanation_skipped": "reasons for the items from {stage} were skipped",
     "items_missing": (
         "{count} items are missing because no stage could rank them; end the fallback chain with popularity"
     ),
@@ -20,31 +20,32 @@ SENTENCES: Mapping[str, str] = {
     "unknown_history_items": "{count} of {total} history items are not in the catalog and were ignored",
     "withdrawn_items": "items that were withdrawn from the catalog were ignored ({count}): {item_ids}",
     "history_truncated": (
-        "the prompt shows the newest {shown} of {total} history items; the rest does not fit {max_tokens} tokens"
+        "the prompt shows only the newest {shown} of {total} history items, because it is limited to {max_tokens} "
+        "tokens"
     ),
     "message_cut": "only the first {read:,} of {total:,} characters of the message were read",
     "words_ignored": "no stage that served this list reads words, so {words!r} was ignored",
     # requests of chat clients
-    "parameters_ignored": "parameters without effect: {names}",
-    "messages_ignored": "messages with these roles are not read: {roles}",
-    "parts_ignored": "only text is read, not parts of type {types}",
+    "parameters_ignored": "these parameters have no effect: {names}",
+    "messages_ignored": "messages with these roles are ignored: {roles}",
+    "parts_ignored": "parts of these types are ignored, because only text is read: {types}",
     # missing parts of the recommender
-    "cache_not_writable": "the cache folder cannot be written, so slow results are computed again at every start",
+    "cache_not_writable": "the cache folder is not writable, so slow results are computed again at every start",
     "no_language_model": "no language model",
-    "model_unreachable": "the server of the language model cannot be used now",
+    "model_unreachable": "the server of the language model is unavailable",
     "no_embedding_ranker": "no embedding ranker",
     "reasoning_skipped": (
-        "the model's chat template opens answers with {generation_prompt!r}: the model was trained to reason first, "
-        "and answers without reasoning here"
+        "the model was trained to reason first (its chat template opens answers with {generation_prompt!r}), but it "
+        "answers without reasoning here"
     ),
     "chat_template_arguments_ignored": (
         "the model's chat template does not read these arguments, so they have no effect: {names}"
     ),
     # differences between an adapter's training and serving
-    "adapter_differs": "the adapter was trained with {name} {trained:.12}, but serves {name} {served:.12}",
-    "adapter_setting_differs": "the adapter was trained with {name} = {trained:g}, but serves with {served:g}",
+    "adapter_differs": "the adapter was trained with {name} {trained:.12}, but is used with {name} {served:.12}",
+    "adapter_setting_differs": "the adapter was trained with {name} = {trained:g}, but is used with {served:g}",
     "adapter_data_unknown": (
-        "little is recorded about the training of the adapter {adapter}; held-out items may be in its training "
+        "the training data of the adapter {adapter} is not fully recorded; held-out items may be in its training "
         "interactions"
     ),
     "leakage": (
@@ -52,10 +53,10 @@ SENTENCES: Mapping[str, str] = {
         "language model is overstated"
     ),
     "adapter_forgotten_users": (
-        "the adapter {adapter} may have learned from {count:,} users who were forgotten since; train it again without "
-        "them"
+        "the adapter {adapter} may have been trained on {count:,} users who have since been forgotten; train it again "
+        "without them"
     ),
-    "adapter_prior": "the prior is measured with the adapter; training used the prior of {base} without the adapter",
+    "adapter_prior": "the prior is computed with the adapter, but training used the prior of {base} without it",
 }
 """The sentence of each code, with its fields in braces; a field `reason` follows it after a colon."""
 

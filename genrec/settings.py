@@ -83,12 +83,12 @@ class Settings:
         self._check_placement()
         if self.api is not None and self.engine != DEFAULT_ENGINE:
             raise InputError(
-                f"engine is {self.engine!r}, and the model is behind the API at {self.api.host}; leave out one of them"
+                f"engine is {self.engine!r}, but the model is behind the API at {self.api.host}; omit engine or api"
             )
         if self.api is not None and self.adapter is not None:
             raise InputError(
-                f"adapter is {str(self.adapter)!r}, which cannot be loaded behind the API at {self.api.host}; name an "
-                "adapted model of the server, or leave out adapter"
+                f"adapter is {str(self.adapter)!r}, which cannot be loaded behind the API at {self.api.host}; omit "
+                "adapter, or name a tuned model of the server"
             )
 
     def _check_placement(self) -> None:
@@ -96,7 +96,7 @@ class Settings:
         for name, value in self.placement.given.items():
             if self.api is not None or name not in taken:
                 runs = f"the API at {self.api.host}" if self.api is not None else f"engine {self.engine!r}"
-                hint = "; set CUDA_VISIBLE_DEVICES, or leave it out" if self.engine == "vllm" else "; leave it out"
+                hint = "; set CUDA_VISIBLE_DEVICES, or omit it" if self.engine == "vllm" else "; omit it"
                 raise InputError(f"{name} is {format_value(value)}, and {runs} decides it{hint}")
         if self.adapter is not None:
             check_device_map(self.device_map, self.adapter)

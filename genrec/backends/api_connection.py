@@ -51,8 +51,8 @@ class ApiConnection:
     Args:
         url: base URL, such as `https://api.openai.com/v1`; without a path, `/v1` is added.
         api_key: sent as a bearer token; "" for none.
-        timeout: seconds that one attempt may take, and that a rate limit may make a request wait.
-        max_concurrency: how many requests may run at once.
+        timeout: time limit in seconds for one attempt, and for one wait at a rate limit.
+        max_concurrency: maximum number of concurrent requests.
         clock: a monotonic clock, in seconds.
 
     Attributes:
@@ -103,7 +103,7 @@ class ApiConnection:
         return response
 
     def stream(self, path: str, body: Any, deadline: Deadline) -> Generator[str, None, None]:
-        """Post a request like `send`, and yield the lines of the response; what has begun is not sent again.
+        """Post a request like `send`, and yield the lines of the response; a response that has begun is not retried.
 
         Raises:
             RefusedError: the server refused the request.
@@ -120,7 +120,7 @@ class ApiConnection:
         except self._httpx.TimeoutException as error:
             raise self._timeout_error(deadline) from error
         except (self._httpx.TransportError, self._httpx.StreamError) as error:
-            raise EngineError(f"{self.server} closed a stream early: {error}; send the request again") from error
+            raise EngineError(f"{self.server} closed the stream early: {error}; send the request again") from error
         finally:
             response.close()
 
@@ -191,7 +191,7 @@ class ApiConnection:
         if seconds >= deadline.remaining():
             because = cause and f" ({cause})"
             raise DeadlineExceededError(
-                f"{self.server} must not be asked again for {seconds:.1f} s{because}, which is past the deadline"
+                f"the next request to {self.server} can be sent in {seconds:.1f} s, after the deadline{because}"
             )
         time.sleep(seconds)
 
@@ -202,8 +202,8 @@ class ApiConnection:
             return
         if seconds > self._timeout:
             raise EngineError(
-                f"{self.server} must not be asked again for {seconds:.0f} s, and timeout is {self._timeout:g} s: "
-                f"{cause}; raise timeout, or ask for less at once"
+                f"the next request to {self.server} can be sent in {seconds:.0f} s, but timeout is "
+                f"{self._timeout:g} s ({cause}); raise timeout, or send fewer requests"
             )
         with self._lock:
             self._resume_at = max(self._resume_at, self._clock() + seconds)
@@ -224,7 +224,7 @@ def check_server_url(url: str, name: str = "server") -> str:
         name: what messages call it.
 
     Raises:
-        InputError: the URL is not one of HTTP, or contains a password or a query, which would get into logs.
+        InputError: the URL is not an HTTP URL, or contains a password or a query, which would get into logs.
     """
     try:
         parts = urlsplit(url)
@@ -232,12 +232,12 @@ def check_server_url(url: str, name: str = "server") -> str:
     except ValueError:
         is_http = False
     if not is_http:
-        problem = f"{name} {format_value(url)} is not a URL of HTTP"
+        problem = f"{name} {format_value(url)} is not an HTTP URL"
         raise InputError(f"{problem}; give a base URL such as http://127.0.0.1:8000")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InputError(
-            f"{name} at {parts.hostname} contains a user, a password or a query, which logs and manifests would show; "
-            f"set {API_KEY_VARIABLE} instead"
+            f"{name} at {parts.hostname} contains a user name, a password or a query, which would appear in logs and "
+            f"manifests; set {API_KEY_VARIABLE} instead"
         )
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"

@@ -19,12 +19,12 @@ class ApiSettings:
 
     Attributes:
         url: base URL, such as `https://api.openai.com/v1`; without a path, `/v1` is added.
-        timeout: seconds that one attempt may take, and that a rate limit may make a request wait.
-        max_concurrency: how many requests may run at once.
-        context_length: the model's context in tokens. A prompt may have so many bytes, the answer included; a token is
-            at least one byte.
+        timeout: time limit in seconds for one attempt, and for one wait at a rate limit.
+        max_concurrency: maximum number of concurrent requests.
+        context_length: the model's context in tokens. The bytes of a prompt and the tokens of its answer are held to
+            it, because a token is at least one byte.
         reasoning_tokens: added to the length limit of each answer, for models that reason before they answer.
-        input_price, output_price: of a million tokens, in any currency; they make the costs of lists.
+        input_price, output_price: prices per million tokens, in any currency; the cost of a list is computed from them.
 
     Raises:
         InputError: a value is out of range, or the URL is not valid.
@@ -45,7 +45,7 @@ class ApiSettings:
         check_count("context_length", self.context_length)
         check_count("reasoning_tokens", self.reasoning_tokens, 0)
         for name in ("input_price", "output_price"):
-            check_number(name, getattr(self, name), "give the price of a million tokens", 0)
+            check_number(name, getattr(self, name), "give the price per million tokens, at least 0", 0)
 
     @property
     def host(self) -> str:

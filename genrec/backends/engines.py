@@ -47,10 +47,12 @@ def check_engine(engine: str, server_url: str | None) -> None:
     if engine not in ENGINES:
         raise InputError(f"engine is {format_value(engine)}; choose one of {', '.join(ENGINES)}")
     if engine != "server" and server_url is not None:
-        raise InputError(f"server_url is set, and engine is {engine!r}; set engine to server, or omit server_url")
+        raise InputError(f"server_url is set, but engine is {engine!r}; set engine to server, or omit server_url")
     if engine == "server":
         if server_url is None:
-            raise InputError("engine is 'server', and server_url is not set; set it, such as http://127.0.0.1:8000")
+            raise InputError(
+                "engine is 'server', but server_url is not set; set it to a URL such as http://127.0.0.1:8000"
+            )
         check_server_url(server_url, "server_url")
 
 

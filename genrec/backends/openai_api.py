@@ -1,4 +1,4 @@
-"""A model behind an API that speaks OpenAI's protocol: it writes texts, and scores nothing.
+"""A model behind an API that follows OpenAI's protocol: it generates texts and gives no scores.
 
 The prompts are those of `genrec.prompting.message_tokenizer.MessageTokenizer`: bytes between the tokens of roles. A
 constraint is sent as `response_format` where it is a JSON Schema and the server takes it; in any case the answer is
@@ -39,7 +39,7 @@ _SHOWN_MODELS = 5
 class OpenAiBackend:
     """A model behind an API, as a `genrec.backends.base.TextBackend`.
 
-    Opening it asks the server for nothing; `check_model` does.
+    Opening it sends no request; `check_model` does.
 
     Args:
         model: the model's name at the server.
@@ -69,7 +69,7 @@ class OpenAiBackend:
         key = environment_key(settings) if api_key is None else api_key
         if not key.isascii() or not key.isprintable():
             raise InputError(
-                f"the key of the server at {settings.host} contains characters that no key has; set it again"
+                f"the key of the server at {settings.host} contains characters other than printable ASCII; set it again"
             )
         self.name = f"{model} at {settings.host}"
         self.vocab_size, self.batch_size = MessageTokenizer.vocab_size, settings.max_concurrency
@@ -90,7 +90,7 @@ class OpenAiBackend:
         self._lock = threading.Lock()
 
     def check_model(self, deadline: Deadline | None = None) -> None:
-        """Check that the server serves this model; servers that list no models are believed.
+        """Check that the server serves this model; a server that lists no models passes.
 
         Raises:
             ModelMissingError: it serves other models.
@@ -169,7 +169,7 @@ class OpenAiBackend:
             raise EngineError(
                 f"prompt {number} has {len(request.prompt):,} bytes, max_tokens is {request.max_tokens}, and the "
                 f"context of {self.name} has {self.context_length:,} tokens; shorten the prompt, or raise "
-                "context_length if the model has more"
+                "context_length if the model supports more"
             )
         messages: list[tuple[Role, str]] = decode_messages(request.prompt.tolist())
         if request.constraint is None:
@@ -193,8 +193,8 @@ class OpenAiBackend:
             shown = answer.text[:_MAX_REPEATED_ANSWER] or "(empty)"
             messages += [("assistant", shown), ("user", self._describe_format(request, fault))]
         raise EngineError(
-            f"{self.name} gave {_MAX_ANSWERS} answers that cannot be used, the last because {fault}; use a model that "
-            "follows instructions, or raise reasoning_tokens if it reasons first"
+            f"{self.name} gave {_MAX_ANSWERS} unusable answers, the last because {fault}; use a model that follows "
+            "instructions, or raise reasoning_tokens if it reasons first"
         )
 
     def _ask(
@@ -264,7 +264,7 @@ class OpenAiBackend:
     def _completion(self, answer: ServerAnswer, text: str) -> Completion:
         if not text and answer.finish_reason == "length":
             raise EngineError(
-                f"{self.name} used up the length of its answer before it began, by reasoning; raise reasoning_tokens"
+                f"{self.name} reached the token limit while reasoning, before its answer; raise reasoning_tokens"
             )
         token_ids = np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8).astype(np.int64)
         return Completion(token_ids, answer.finish_reason != "length", answer.usage)
@@ -279,15 +279,15 @@ class OpenAiBackend:
         fault = openai_protocol.parse_fault(response.status, response.text)
         message = self._connection.excerpt(fault.message)
         if response.status in (401, 403):
-            asks = "rejects the key" if self._has_key else "asks for a key"
+            asks = "rejects the API key" if self._has_key else "requires an API key"
             return EngineError(
-                f"{self._connection.server} {asks} ({response.status}: {message}); set {API_KEY_VARIABLE} to a key of "
-                "this server"
+                f"{self._connection.server} {asks} ({response.status}: {message}); set {API_KEY_VARIABLE} to a valid "
+                "key"
             )
         if response.status == 404 and "model" in f"{fault.code} {fault.param} {fault.message}".lower():
             return self._other_model_error("", more=False)
         return EngineError(
-            f"{self._connection.server} refused the request with {response.status}: {message}; check the URL, the "
+            f"{self._connection.server} rejected the request with {response.status}: {message}; check the URL, the "
             "model and the length of the prompt"
         )
 
@@ -299,7 +299,7 @@ class OpenAiBackend:
 
     def _unexpected_error(self, text: str) -> EngineError:
         return EngineError(
-            f"{self._connection.server} sent a response that is none of OpenAI's protocol: "
+            f"{self._connection.server} sent a response that does not follow OpenAI's protocol: "
             f"{self._connection.excerpt(text)}; check the URL, which usually ends in /v1"
         )
 
@@ -320,7 +320,7 @@ def _checked_answer(answer: ServerAnswer, request: GenerationRequest) -> tuple[s
         if not state.allowed_mask()[byte]:
             begun = encoded[:position][-40:].decode("utf-8", errors="replace")
             wrong = encoded[position:][:20].decode("utf-8", errors="replace")
-            return "", f"after {begun!r} it may not go on with {wrong!r}"
+            return "", f"it continues after {begun!r} with {wrong!r}, which is not allowed"
         state.advance(byte)
     if not state.allowed_mask()[MessageTokenizer.eos_token_id]:
         return "", "it ends too early"

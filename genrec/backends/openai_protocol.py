@@ -175,7 +175,7 @@ def parse_answer(response: Any) -> ServerAnswer:
     """The answer in a response.
 
     Raises:
-        EngineError: the model refused to answer, or did something else than to answer.
+        EngineError: the model refused to answer, or ended with another finish reason than that of an answer.
         LookupError, TypeError, ValueError, AttributeError: the response has another form.
     """
     choice = response["choices"][0]
@@ -198,7 +198,9 @@ def parse_event(line: str) -> ServerAnswer | None:
         return None
     value = json.loads(event)
     if "error" in value:
-        raise EngineError(f"the server ended a stream with the error {parse_fault(0, event).message[:200]}")
+        raise EngineError(
+            f"the server ended the stream with the error {parse_fault(0, event).message[:200]}; send the request again"
+        )
     if not value.get("choices"):
         return ServerAnswer("", "", _parse_usage(value))  # the last event counts the tokens
     choice = value["choices"][0]

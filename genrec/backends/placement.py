@@ -37,7 +37,7 @@ class Placement:
             raise InputError(f"device is {format_value(self.device)}; name a torch device such as cpu, cuda or cuda:1")
         if self.device is not None and self.device_map is not None:
             raise InputError(
-                f"device is {self.device!r} and device_map is {format_value(self.device_map)}; leave out one of them"
+                f"device is {self.device!r} and device_map is {format_value(self.device_map)}; omit one of them"
             )
         if not self._is_device_map():
             raise InputError(

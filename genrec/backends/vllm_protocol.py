@@ -1,4 +1,4 @@
-"""vLLM's requests and responses, and the differences between its versions 0.25 and 0.32.
+"""vLLM's requests and responses, and the differences between its versions 0.25.1 and 0.32.
 
 vLLM returns a prompt's own log-probabilities only for the tokens that it computed. The newer model runner leaves out
 the rows of tokens that were in the prefix cache; the older one returns uninitialised memory for them. So rows are
@@ -23,7 +23,7 @@ from genrec.types import FloatArray
 
 MAX_LOGPROBS = 128  # log-probabilities that one request may ask for, in every version
 EXTRA_TOKENS = 2  # beyond the context: a path's last token may be scored, and vLLM draws one more token
-SUPPORTED_VERSIONS = "0.25 to 0.32"
+SUPPORTED_VERSIONS = "0.25.1 to 0.32"
 SERVE_HINT = "start it with the options that genrec.backends.vllm_protocol.serve_options returns"
 _ENGINE_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}

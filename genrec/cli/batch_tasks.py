@@ -82,9 +82,9 @@ def task_options_from(context: typer.Context, input_path: Path) -> dict[str, Any
     texts = given["prompt"] is not None or _is_openai_batch(input_path)
     given["answers"] = TEXTS if texts else LISTS
     if texts:
-        _reject_options(context, _RECOMMEND_OPTIONS, "applies to recommendation lists, and this run generates texts")
+        _reject_options(context, _RECOMMEND_OPTIONS, "applies to recommendation lists, but this run generates texts")
     else:
-        _reject_options(context, _GENERATE_OPTIONS, "applies to texts, which need --prompt")
+        _reject_options(context, _GENERATE_OPTIONS, "applies only to texts, which are generated with --prompt")
     if not needs_language_model(given):
         _reject_options(
             context, _LLM_OPTIONS, f"applies to the language model, which --ranker {given['ranker']} does not use"
@@ -139,13 +139,15 @@ def task_from_run(batch_run: "BatchRun") -> "BatchTask":
     for name, key in keys.items():
         if key not in batch_run.config and name not in _SPARSE_OPTIONS:
             raise InputError(
-                f"the manifest of {batch_run.folder} has no {key}: genrec batch run did not start it; resume it from "
-                "Python"
+                f"the manifest of {batch_run.folder} has no {key}, so `genrec batch run` did not start this run; "
+                "resume it from Python"
             )
     task, hashes = open_task({name: batch_run.config.get(key) for name, key in keys.items()}, offline=True)
     for name, value in hashes.items():
         if batch_run.config.get(name) != value:
-            raise MismatchError(f"{batch_run.folder} was started with another {name}; restore it, or start another run")
+            raise MismatchError(
+                f"{batch_run.folder} was started with a different {name}; restore it, or start a new run"
+            )
     return task
 
 
@@ -232,7 +234,7 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
         }
     )
     if settings.model is None:
-        raise InputError("--model none generates no texts; name a model, or omit --model")
+        raise InputError("--model none cannot generate texts; name a model, or omit --model")
     sampling_params = SamplingParams(
         task_options["max_tokens"], task_options["temperature"], task_options["seed"], task_options["schema"]
     )

@@ -29,7 +29,7 @@ class DataSource:
         items, interactions: paths of tables.
         index: folder of a saved `CatalogIndex`, instead of items.
         columns: for "items" and "interactions", a mapping from genrec's column names to those of the file.
-        store: an open event store, whose forgotten users are left out of the interactions; None for none.
+        store: an open event store, whose forgotten users are excluded from the interactions; None for none.
     """
 
     data: str | None = None
@@ -44,7 +44,7 @@ class DataSource:
         """Create a source from the options data, items, interactions, columns and index; missing ones count as None.
 
         Raises:
-            InputError: options exclude or require each other, or a --columns is not NAME=COLUMN.
+            InputError: options cannot be combined or require others, or a --columns is not NAME=COLUMN.
         """
         data, columns = options.get("data"), options.get("columns")
         items, interactions, index = (
@@ -53,11 +53,11 @@ class DataSource:
         given = {"--data": data, "--items": items, "--index": index}
         named = [f"{name} {value}" for name, value in given.items() if value is not None]
         if len(named) > 1:
-            raise InputError(f"{' and '.join(named)} exclude each other; give one of them")
+            raise InputError(f"{' and '.join(named)} cannot be combined; give one of them")
         if interactions is not None and (data is not None or not named):
-            raise InputError(f"--interactions {interactions} needs its items; add --items FILE, without --data")
+            raise InputError(f"--interactions {interactions} needs a table of items; add --items FILE, without --data")
         if columns and items is None and interactions is None:
-            raise InputError(f"--columns {columns[0]} renames columns of your own files; add --items FILE")
+            raise InputError(f"--columns {columns[0]} applies only to your own files; add --items FILE")
         return cls(data, items, interactions, index, _parse_columns(columns or ()))
 
     @property
@@ -126,7 +126,7 @@ def _option_remedy(error: InputError, has_on_unknown: bool, new_user: str) -> st
     if columns := error.fields.get("columns"):
         return _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
     if choice := error.fields.get("on_unknown"):
-        return f"pass --on-unknown {choice} to drop them" if has_on_unknown else "check the id, or leave it out"
+        return f"pass --on-unknown {choice} to drop them" if has_on_unknown else "check the id, or omit it"
     if isinstance(error, UnknownUserError):
         return f"check the id, or use {new_user} for a new user" if new_user else "check the id"
     return error.remedy

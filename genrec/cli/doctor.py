@@ -25,7 +25,7 @@ _PACKAGES = "genrec[local]"
 _INSTALL_COMMAND = f"pip install '{_PACKAGES}'"
 _CHAT_TEMPLATE_REMEDIES = {
     "reasoning_skipped": "choose a model that answers without reasoning, or whose template reads enable_thinking",
-    "chat_template_arguments_ignored": "omit them, or name variables of the model's chat template",
+    "chat_template_arguments_ignored": "omit them, or use names that the model's chat template reads",
 }
 _STYLES: dict[CheckState, str] = {"ok": "green", "slow": "yellow", "degraded": "yellow", "broken": "bold red"}
 

@@ -56,7 +56,7 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
         if name in chosen and not (name == "model" and api is not None):
             chosen[name] = None if chosen[name] == _NONE else _checked_model(chosen[name])
     if "adapter" in chosen and not os.path.isdir(find_adapter(chosen["adapter"])):
-        raise InputError(f"adapter {chosen['adapter']!r} is not a folder; name the one that training wrote")
+        raise InputError(f"adapter {chosen['adapter']!r} is not a folder; give the folder that training wrote")
     ours = {name: chosen[name] for name in chosen if name in Settings.__dataclass_fields__}
     default = Settings()
     generative = replace(default.generative, **_fields_of(default.generative, chosen))
@@ -85,7 +85,7 @@ def _api_settings(chosen: Mapping[str, Any]) -> "ApiSettings | None":
     given = {name.removeprefix(_API_PREFIX): chosen[name] for name in chosen if name.startswith(_API_PREFIX)}
     if given and "url" not in given:
         flag = f"--{_API_PREFIX}{next(iter(given))}".replace("_", "-")
-        raise InputError(f"{flag} applies to a model behind an API; add --api-url URL, or leave it out")
+        raise InputError(f"{flag} applies only to a model behind an API; add --api-url URL, or omit it")
     return ApiSettings(**given) if given else None
 
 

@@ -57,8 +57,8 @@ def recommend(
 
     if users and (words or history):
         raise InputError(
-            f"user {users[0]!r} and --words or --history exclude each other; words and a history are for users without "
-            "an id"
+            f"user {users[0]!r} cannot be combined with --words or --history, which describe a new user; omit one of "
+            "them"
         )
     requests: list[UserLike] = [*users] if users else [History(tuple(history or ()), words or "")]
     filters: dict[str, Any] = {"filter_seen": filter_seen, "only": only, "exclude": exclude}

@@ -67,39 +67,45 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "api_url": SettingOption(
             str,
             None,
-            "Server of --model, if it is behind an API that speaks OpenAI's protocol, such as "
-            "http://localhost:11434/v1. The key comes from the environment: GENREC_MODEL_API_KEY.",
+            "Base URL of the OpenAI-compatible API that serves --model, such as http://localhost:11434/v1; its key is "
+            "read from the environment variable GENREC_MODEL_API_KEY.",
             "URL",
             API_PANEL,
         ),
         "api_timeout": SettingOption(
             float,
             60.0,
-            "Seconds that one attempt may take, and that a rate limit may make a request wait.",
+            "Time limit in seconds for one attempt, and for one wait at a rate limit.",
             "",
             API_PANEL,
         ),
-        "api_max_concurrency": SettingOption(int, 8, "Requests to the server that run at once.", "", API_PANEL),
+        "api_max_concurrency": SettingOption(
+            int, 8, "Maximum number of concurrent requests to the API.", "", API_PANEL
+        ),
         "api_context_length": SettingOption(
-            int, 32_768, "The model's context in tokens; a prompt may have as many bytes.", "", API_PANEL
+            int, 32_768, "The model's context in tokens; a prompt may have at most as many bytes.", "", API_PANEL
         ),
         "api_reasoning_tokens": SettingOption(
-            int, 0, "Added to the length limit of each answer, for models that reason first.", "", API_PANEL
+            int, 0, "Tokens added to the length limit of each answer, for models that reason first.", "", API_PANEL
         ),
         "api_input_price": SettingOption(
-            float, 0.0, "Price of a million tokens of prompts, for the cost of lists.", "", API_PANEL
+            float, 0.0, "Price per million prompt tokens, from which the cost of a list is computed.", "", API_PANEL
         ),
         "api_output_price": SettingOption(
-            float, 0.0, "Price of a million generated tokens, for the cost of lists.", "", API_PANEL
+            float, 0.0, "Price per million generated tokens, from which the cost of a list is computed.", "", API_PANEL
         ),
-        "window": SettingOption(int, 50, "Number of candidates in one prompt of a model behind an API.", "", API_PANEL),
+        "window": SettingOption(int, 50, "Maximum number of candidates in one prompt.", "", API_PANEL),
         "window_step": SettingOption(
-            int, 25, "How far the window moves where there are more candidates.", "", API_PANEL
+            int,
+            25,
+            "Number of candidates by which the window moves if there are more; less than --window.",
+            "",
+            API_PANEL,
         ),
         "list_template": SettingOption(
             str,
             "rank-listwise",
-            "Prompt template of a model behind an API: a shipped template's name, or a .j2 file.",
+            "Prompt template for ranking: a shipped template's name, or a .j2 file.",
             "NAME",
             API_PANEL,
         ),
@@ -120,21 +126,21 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "engine": SettingOption(
             str,
             "transformers",
-            "What runs the language model: transformers in this process, vllm in a process of its own, or the vLLM "
-            "server at --server-url (server).",
+            "Engine of the language model: Transformers in this process (transformers), vLLM in a separate process "
+            "(vllm), or the vLLM server at --server-url (server).",
             "CHOICE",
             MODEL_PANEL,
         ),
         "server_url": SettingOption(
             str,
             None,
-            "Base URL of the model's server, such as http://127.0.0.1:8000; its key is read from the environment "
-            "variable GENREC_MODEL_API_KEY.",
+            "Base URL of the vLLM server, such as http://127.0.0.1:8000; its key is read from the environment variable "
+            "GENREC_MODEL_API_KEY.",
             "URL",
             MODEL_PANEL,
         ),
         "server_model": SettingOption(
-            str, None, "Name under which the server serves the model; by default that of --model.", "NAME", MODEL_PANEL
+            str, None, "Name of the model on the server; by default that of --model.", "NAME", MODEL_PANEL
         ),
         "dtype": SettingOption(
             str,
@@ -161,7 +167,7 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "trust_remote_code": SettingOption(
             bool,
             False,
-            "Run Python code in the folders of the models, if they need it. It can do everything that you can do.",
+            "Run Python code from the model folders if a model needs it. The code has all your permissions.",
             panel=MODEL_PANEL,
         ),
         "template": SettingOption(
@@ -182,22 +188,22 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             list[str],
             None,
             "Argument of the model's own chat template, such as enable_thinking=true; can be repeated. The value is "
-            "JSON, or text.",
+            "JSON or text.",
             "NAME=VALUE",
             MODEL_PANEL,
         ),
         "chat_template_date": SettingOption(
             str,
             "2025-01-01",
-            "Date that the model's chat template shows as today's. It is fixed, because prompts that change every day "
-            "empty prompt caches.",
+            "Date that the model's chat template shows as today's. It is fixed, because a prompt that changes every "
+            "day invalidates prompt caches.",
             "DATE",
             MODEL_PANEL,
         ),
         "chat_template_name": SettingOption(
             str,
             None,
-            "Which of the model's chat templates is used, if it has several; by default the one named default.",
+            "Name of the model's chat template, if the model has several; by default the one named default.",
             "NAME",
             MODEL_PANEL,
         ),
@@ -216,26 +222,26 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
             "CHOICE",
         ),
         "prior": SettingOption(
-            float, 1.0, "Weight of the prior, the item's mean score for other users' histories, which is subtracted."
+            float, 1.0, "Weight of the prior, which is subtracted: the item's mean score after other users' histories."
         ),
         "fusion_weight": SettingOption(
             float,
             50.0,
-            "Weight of the retriever's score of a candidate, which is added.",
+            "Weight of the retriever's score, which is added to the model's score of a candidate.",
             alias="--evidence",
         ),
-        "candidates": SettingOption(int, 50, "Number of candidates that the retriever proposes and the model scores."),
+        "candidates": SettingOption(int, 50, "Number of candidates that the retriever returns and the model scores."),
         "width": SettingOption(int, 8, "Beam width."),
         "exact": SettingOption(bool, True, "Continue the beam search until the top k is proven."),
-        "max_nodes": SettingOption(int, 2000, "Maximum number of tokens to compute for a proof."),
+        "max_nodes": SettingOption(int, 2000, "Maximum number of tokens computed to prove the top k."),
         "min_history": SettingOption(
-            int, 1, "Minimum number of history items for the language model to rank; words count as a history."
+            int, 1, "Minimum number of history items for the language model to rank; search words count as a history."
         ),
-        "max_history": SettingOption(int, 12, "Maximum number of history items in the prompt; the newest are shown."),
+        "max_history": SettingOption(int, 12, "Maximum number of history items in the prompt; the newest are kept."),
         "history_step": SettingOption(
             int, 4, "Number of items dropped together when a history outgrows the prompt; 1 is a sliding window."
         ),
-        "background": SettingOption(int, 3, "Number of other users' histories that the prior is averaged over."),
+        "background": SettingOption(int, 3, "Number of other users' histories over which the prior is averaged."),
         "batch_size": SettingOption(
             int, None, "Number of prompts computed at once; by default 1 on a CPU, otherwise 8."
         ),

@@ -21,7 +21,7 @@ def check_user(user: str | None, history: Sequence[str] | None) -> None:
         InputError: both are given.
     """
     if user is not None and history:
-        raise InputError(f"--user {user} and --history exclude each other; the user has a history")
+        raise InputError(f"--user {user} and --history cannot be combined, because the user has a history; omit one")
 
 
 def history_of(
@@ -36,5 +36,5 @@ def history_of(
     if user is None:
         return tuple(history or ())
     if interactions is None:
-        raise InputError(f"--user {user} needs a history; add --interactions FILE")
+        raise InputError(f"--user {user} needs interactions, which contain the history; add --interactions FILE")
     return interactions.history_of(user).item_ids

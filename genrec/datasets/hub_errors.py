@@ -26,21 +26,23 @@ def explained_errors(hub_id: HubId) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelMissingError(
-            f"the model {str(hub_id)!r} is neither bundled, a folder, nor on {hub}",
+            f"the model {str(hub_id)!r} is not bundled, not a folder, and not on {hub}",
             remedy="check the name; for a private model set HF_TOKEN to a token that may read it",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelMissingError(
             f"the model {hub_id.name!r} on {hub} has no revision {hub_id.revision!r}",
-            remedy="name a branch, a tag or a commit behind the @",
+            remedy="name a branch, a tag or a commit after the @",
         ) from error
     except errors.OfflineModeIsEnabled as error:
         raise ModelMissingError(
-            f"the model {str(hub_id)!r} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it",
+            f"the model {str(hub_id)!r} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE disables downloads",
             remedy=f"unset HF_HUB_OFFLINE, or run {again} where the Hub can be reached and copy that folder",
         ) from error
     except errors.HFValidationError as error:
-        raise InputError(f"{str(hub_id)!r} is no id of a model on the Hub: {error}; write ORGANISATION/NAME") from error
+        raise InputError(
+            f"{str(hub_id)!r} is not the id of a model on the Hub: {error}; write ORGANISATION/NAME"
+        ) from error
     except Exception as error:  # of three HTTP libraries, by the version of huggingface_hub
         raise _transfer_error(hub_id, error, hub, constants.HF_HUB_CACHE) from error
 
@@ -58,7 +60,7 @@ def _transfer_error(hub_id: HubId, error: Exception, hub: str, folder: str) -> G
         )
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ArtifactError(
-            f"cannot save {hub_id} in {folder}: it is not writable", remedy="set HF_HOME to a folder that is"
+            f"cannot save {hub_id} in {folder}: it is not writable", remedy="set HF_HOME to a writable folder"
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = f"it answered {status}" if status else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"

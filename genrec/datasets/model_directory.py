@@ -52,8 +52,8 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
         return
     if not folder.is_dir():
         raise ModelMissingError(
-            f"model {str(model)!r} is neither a folder nor one of {', '.join(MODELS)}, nor the id of a model on the "
-            "Hub (ORGANISATION/NAME)",
+            f"model {str(model)!r} is not a folder, not one of {', '.join(MODELS)}, and not the id of a model on "
+            "the Hub (ORGANISATION/NAME)",
             remedy="check the name or the path",
         )
     if not (folder / _CONFIG).is_file():
@@ -63,7 +63,7 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
                 remedy="name it as the adapter, and the model that it was trained for as the model",
             )
         raise ModelMissingError(
-            f"folder {str(model)!r} is no model, because it has no {_CONFIG}",
+            f"folder {str(model)!r} contains no model, because it has no {_CONFIG}",
             remedy=_REMEDY,
         )
     if not weights:

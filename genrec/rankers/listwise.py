@@ -43,7 +43,7 @@ def check_list_template(template: Template) -> None:
     """Check that a template can show numbered items.
 
     Raises:
-        InputError: it does not list candidates, or its output is no text.
+        InputError: it does not list candidates, or its output is not text.
     """
     if "candidates" not in template.inputs or template.output != "text":
         raise InputError(
@@ -242,18 +242,20 @@ def parse_ranking(text: str, count: int) -> list[int]:
     """The numbers from 1 to `count` in an answer, each once, in its order; others and repeats are dropped.
 
     Raises:
-        EngineError: the answer is no JSON of the schema, or names none of the items.
+        EngineError: the answer is not JSON of the schema, or names none of the items.
     """
     try:
         named = json.loads(text)["ranking"]
         numbers = [number for number in named if isinstance(number, int) and not isinstance(number, bool)]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise EngineError(
-            f"the model's answer {text[:80]!r} is no ranking; use a model that follows instructions"
+            f"the model's answer {text[:80]!r} is not a ranking; use a model that follows instructions"
         ) from error
     valid = list(dict.fromkeys(number for number in numbers if 1 <= number <= count))
     if not valid:
-        raise EngineError(f"the model named none of {count} items in {text[:80]!r}; use a model that can rank lists")
+        raise EngineError(
+            f"the model's answer {text[:80]!r} names none of the {count} items; use a model that can rank lists"
+        )
     return valid
 
 

@@ -168,7 +168,7 @@ def _engine_of_caller() -> Any:
         frame = frame.f_back
     raise InputError(
         "genrec_catalog was validated outside of a vLLM engine; "
-        "send the request to an engine of vLLM 0.25 to 0.32, which genrec's plugin supports"
+        "send the request to an engine of vLLM 0.25.1 to 0.32, which genrec's plugin supports"
     )
 
 

@@ -46,7 +46,9 @@ def reject_conflicting_params(params: SamplingParams, state: ConstraintState, en
         if (value := getattr(params, name, None)) and value != getattr(defaults, name, None):
             raise InputError(f"{label} is {value!r:.60}, which conflicts with genrec_catalog; remove it")
     if not abs(params.temperature) <= _FLOAT32_MAX:
-        raise InputError(f"temperature is {params.temperature} with genrec_catalog; set a finite number")
+        raise InputError(
+            f"temperature is {params.temperature}, which conflicts with genrec_catalog; set a finite number"
+        )
     delimiters, item_tokens = state.grammar.delimiters, state.grammar.trie.tokens
     # Servers add stop tokens of their own; only tokens that items are made of would truncate the answer.
     stop_token_ids = [
@@ -76,7 +78,8 @@ def remove_penalties(params: SamplingParams, engine_defaults: Mapping[str, Any])
         value = getattr(params, name)
         if value not in (neutral, engine_defaults.get(name, neutral)):
             raise InputError(
-                f"{name} is {value} with genrec_catalog, where it would change the scores of items; remove it"
+                f"{name} is {value}, which conflicts with genrec_catalog because it changes the scores of items; "
+                "remove it"
             )
         setattr(params, name, neutral)
 

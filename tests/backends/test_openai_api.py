@@ -171,7 +171,7 @@ def test_an_unfit_answer_is_asked_for_again_with_the_reason(ask: Any, unfit: Rep
 def test_unfit_answers_end_in_an_error(ask: Any) -> None:
     """A constraint that cannot be applied raises; it never fails open."""
     backend, server = ask(lambda *_: completion("no"))
-    with pytest.raises(EngineError, match=r"3 answers that cannot be used, .* complete JSON; use a model that follows"):
+    with pytest.raises(EngineError, match=r"3 unusable answers, .* complete JSON; use a model that follows"):
         backend.generate([make_request(schema=SCHEMA)])
     assert len(server.requests) == 3
     assert backend.usage.prompt_tokens == 300
@@ -202,7 +202,7 @@ def test_a_grammar_is_described_and_checked(ask: Any) -> None:
     lark = 'start: open "."\nopen: "I would start with [1]" | "Now first comes [1]"'
     assert text_of(backend, make_request(lark=lark)) == "I would start with [1]."
     assert '"Now first comes [1]"' in server.requests[0]["messages"][-1]["content"]
-    assert "may not go on with" in server.requests[1]["messages"][-1]["content"]
+    assert "which is not allowed" in server.requests[1]["messages"][-1]["content"]
 
 
 def chunk(text: str | None, finish: str | None = None) -> str:
@@ -254,10 +254,14 @@ def test_an_exception_of_the_reader_ends_the_text(ask: Any) -> None:
         (Reply(drop=True), "failed 4 times: (RemoteProtocolError|ReadError|ConnectError)", 4),
         (Reply(500, "oh"), "failed 4 times: it answered 500: oh", 4),
         (Reply(529, {"error": {"type": "overloaded_error", "message": "Overloaded"}}), "failed 4 times", 4),
-        (Reply(429, {"error": {"code": "insufficient_quota", "message": "no credit"}}), "refused .* 429: no credit", 1),
+        (
+            Reply(429, {"error": {"code": "insufficient_quota", "message": "no credit"}}),
+            "rejected .* 429: no credit",
+            1,
+        ),
         (
             Reply(401, {"error": {"message": f"Incorrect API key: {KEY}"}}),
-            "rejects the key .*401.*GENREC_MODEL_API_KEY",
+            "rejects the API key .*401.*GENREC_MODEL_API_KEY",
             1,
         ),
         (
@@ -265,13 +269,13 @@ def test_an_exception_of_the_reader_ends_the_text(ask: Any) -> None:
             "does not serve the model 'test-model'",
             1,
         ),
-        (Reply(413, "too large"), "refused the request with 413: too large", 1),
-        (Reply(200, "<html>hello</html>"), "none of OpenAI's protocol: <html>hello</html>; check the URL", 1),
-        (Reply(200, "[]"), "none of OpenAI's protocol", 1),
-        (Reply(200, {"choices": []}), "none of OpenAI's protocol", 1),
+        (Reply(413, "too large"), "rejected the request with 413: too large", 1),
+        (Reply(200, "<html>hello</html>"), "does not follow OpenAI's protocol: <html>hello</html>; check the URL", 1),
+        (Reply(200, "[]"), "does not follow OpenAI's protocol", 1),
+        (Reply(200, {"choices": []}), "does not follow OpenAI's protocol", 1),
         (completion("x", finish_reason="content_filter"), "finish reason 'content_filter'", 1),
         (completion(None, refusal="I cannot"), "refused to answer: I cannot", 1),
-        (completion(None, finish_reason="length"), "by reasoning; raise reasoning_tokens", 1),
+        (completion(None, finish_reason="length"), "while reasoning, before its answer; raise reasoning_tokens", 1),
     ],
 )
 def test_failures_name_cause_and_remedy_and_never_the_key(
@@ -342,7 +346,7 @@ def test_a_wait_past_the_deadline_is_not_begun(ask: Any) -> None:
     """The fallback chain has better things to do than to sleep."""
     backend, server = ask(lambda *_: Reply(429, "slow", {"Retry-After": "5"}))
     began = time.monotonic()
-    with pytest.raises(DeadlineExceededError, match=r"must not be asked again for \d\.\d s .*429.* past the deadline"):
+    with pytest.raises(DeadlineExceededError, match=r"can be sent in \d\.\d s, after the deadline .*429"):
         backend.generate([make_request()], deadline=deadline_in(2))
     assert time.monotonic() - began < 1.5
     assert len(server.requests) == 1
@@ -351,7 +355,7 @@ def test_a_wait_past_the_deadline_is_not_begun(ask: Any) -> None:
 def test_a_wait_longer_than_the_timeout_is_an_error(ask: Any) -> None:
     """A batch run that sleeps an hour looks as if it hangs."""
     backend, _ = ask(lambda *_: Reply(429, "daily limit", {"Retry-After": "3600"}))
-    with pytest.raises(EngineError, match=r"must not be asked again for 3600 s, and timeout is 60 s: .*daily limit"):
+    with pytest.raises(EngineError, match=r"can be sent in 3600 s, but timeout is 60 s .*daily limit"):
         backend.generate([make_request()])
 
 
@@ -436,7 +440,7 @@ def test_a_server_without_system_messages_gets_their_text(ask: Any) -> None:
 def test_a_server_that_refuses_everything_is_not_asked_forever(ask: Any) -> None:
     """Each refusal removes one parameter, so the attempts end."""
     backend, server = ask(lambda *_: Reply(400, {"error": {"message": "temperature seed schema max_tokens system"}}))
-    with pytest.raises(EngineError, match="refused the request with 400"):
+    with pytest.raises(EngineError, match="rejected the request with 400"):
         backend.generate([make_request(schema=SCHEMA)])
     assert len(server.requests) < 10
 
@@ -467,7 +471,7 @@ def test_another_model_than_named_is_an_error(ask: Any) -> None:
     ):
         backend.check_model()
     backend, _ = ask(in_turn(completion("")), models=Reply(401, {"error": "no key"}), key="")
-    with pytest.raises(EngineError, match=r"asks for a key \(401: no key\); set GENREC_MODEL_API_KEY"):
+    with pytest.raises(EngineError, match=r"requires an API key \(401: no key\); set GENREC_MODEL_API_KEY"):
         backend.check_model()
 
 
@@ -528,7 +532,7 @@ def test_the_key_comes_from_the_environment_and_that_of_openai_goes_to_openai_on
     monkeypatch.setenv(API_KEY_VARIABLE, " own\n")
     assert header("http://localhost:11434") == "Bearer own"
     monkeypatch.setenv(API_KEY_VARIABLE, "two\nlines")
-    with pytest.raises(InputError, match="contains characters that no key has") as raised:
+    with pytest.raises(InputError, match="contains characters other than printable ASCII") as raised:
         header("http://localhost:11434")
     assert "two" not in str(raised.value)
 

@@ -551,7 +551,7 @@ def test_a_server_that_only_writes_ranks_lists_and_reads_and_writes_conversation
         assert whole.usage is not None
         assert 0 < whole.usage.generated_tokens <= 12
         long = tokenizer.encode_prompt([Message("user", (Span("word " * 1500, trusted=False),))])
-        with pytest.raises(EngineError, match=r"refused the request with 400: "):
+        with pytest.raises(EngineError, match=r"rejected the request with 400: "):
             backend.generate([GenerationRequest(long, tokenizer.control_token_ids, 400)])
 
         catalog, interactions = open_dataset("online-retail", tmp_path)

@@ -253,10 +253,10 @@ def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(
     for wrong, message in (
         (("--k", "3"), "--k applies to recommendation lists"),
         (("--where", "price < 3"), "--where applies to recommendation lists"),
-        (("--model", "none"), "generates no texts"),
+        (("--model", "none"), "cannot generate texts"),
         (("--temperature", "3"), "temperature is 3.0"),
     ):
         assert message in ask(*asked, *wrong, code=2)
-    assert "--seed applies to texts" in ask("run", str(source), str(tmp_path / "no"), "--seed", "3", code=2)
+    assert "--seed applies only to texts" in ask("run", str(source), str(tmp_path / "no"), "--seed", "3", code=2)
     schema.write_text("[]", encoding="utf-8")
     assert "is not a JSON object" in ask(*asked, code=2)

@@ -115,8 +115,8 @@ def test_a_server_that_cannot_be_reached_fails_the_command_and_not_the_library(
     ("arguments", "message"),
     [
         (("--api-url", "http://localhost:1/v1"), "needs the name of a model there; add --model NAME"),
-        (("--api-input-price", "3"), "--api-input-price applies to a model behind an API; add --api-url URL"),
-        (("--api-url", "localhost", "--model", "m"), "'localhost' is not a URL of HTTP"),
+        (("--api-input-price", "3"), "--api-input-price applies only to a model behind an API; add --api-url URL"),
+        (("--api-url", "localhost", "--model", "m"), "'localhost' is not an HTTP URL"),
         (("--api-url", "http://h", "--model", "m", "--api-timeout", "0"), "timeout is 0.0; give seconds above 0"),
         (("--api-url", "http://h", "--model", "m", "--window-step", "50"), "window_step is 50, and window is 50"),
         (("--api-url", "http://h", "--model", "m", "--list-template", "next-item"), "cannot rank a list"),

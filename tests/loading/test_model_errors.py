@@ -101,7 +101,10 @@ def _adapter_of(base: str, **config: Any) -> Break:
 RAISING = "{{ raise_exception('no\nconversation\ntoday') }}"
 KINDS: dict[str, tuple[Break, str]] = {
     "no folder": (lambda folder: shutil.rmtree(folder), "FOLDER' is neither a folder nor .*; check the name"),
-    "no configuration": (_remove("config.json"), "FOLDER' is no model, because it has no config.json; name the folder"),
+    "no configuration": (
+        _remove("config.json"),
+        "FOLDER' contains no model, because it has no config.json; name the folder",
+    ),
     "an adapter": (_turn_into_adapter, "FOLDER' is an adapter, not a model; name it as the adapter"),
     "no weights": (_remove("*.safetensors"), "FOLDER' has no weights .*; name the folder"),
     "a pickle": (_pickle_weights, "FOLDER' has its weights in pytorch_model.bin, .* convert it with: python -c"),
