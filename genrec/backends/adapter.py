@@ -102,7 +102,7 @@ def _check_config(folder: Path, files: _AdapterFiles, base: Path, max_rank: int 
         )
     if max_rank is not None and files.rank > max_rank:
         raise MismatchError(
-            f"the adapter {folder.name!r} has rank {files.rank}, and the engine supports up to {max_rank}; "
+            f"the adapter {folder.name!r} has rank {files.rank}, but the engine supports ranks up to {max_rank}; "
             f"start it with max_lora_rank={files.rank} or more"
         )
     for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias", "megatron_config"):
@@ -117,7 +117,7 @@ def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> Non
     if base.is_dir() and not existing:
         raise MismatchError(
             f"the adapter {folder.name!r} was trained on {', '.join(provenance.base_sha256) or 'weights'} of "
-            f"{provenance.base!r}, and {base} has no such file; load the model that it was trained on"
+            f"{provenance.base!r}, but {base} has no such file; load the model that it was trained on"
         )
     for name, trained in provenance.base_sha256.items():
         file = base / name
@@ -146,8 +146,8 @@ def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> Non
             axis, expected = 1 if suffix == _LORA_SUFFIXES[0] else 0, base_shapes.get(_name_in_text_part(module))
             if expected is None or shape[axis] != expected[axis]:
                 raise MismatchError(
-                    f"the adapter {folder.name!r} changes {module} by {shape}, and {model_name(base)!r} has "
-                    f"{expected}; load the model that it was trained on"
+                    f"the adapter {folder.name!r} has a LoRA weight of shape {shape} for {module}, whose shape in "
+                    f"{model_name(base)!r} is {expected}; load the model that it was trained on"
                 )
 
 

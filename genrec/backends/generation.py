@@ -51,7 +51,7 @@ def check_context_length(requests: Sequence[GenerationRequest], context_length: 
         if request.max_tokens < 1 or len(request.prompt) + request.max_tokens > context_length:
             raise EngineError(
                 f"prompt {number} has {len(request.prompt)} tokens, max_tokens is {request.max_tokens}, and the "
-                f"context has {context_length} tokens; set max_tokens to at least 1 and at most what fits"
+                f"context has {context_length} tokens; set max_tokens to at least 1, and shorten what does not fit"
             )
 
 
@@ -106,7 +106,7 @@ class ConstraintChecker:
         except InputError as error:
             raise EngineError(
                 f"the engine did not apply a constraint: {error}; start it with the options of "
-                "genrec.backends.vllm_protocol.serve_options, and install genrec's plugin beside it"
+                "genrec.backends.vllm_protocol.serve_options, and install genrec in its environment"
             ) from error
         if self._on_tokens is not None:
             self._on_tokens(number, token_ids)

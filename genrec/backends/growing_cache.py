@@ -47,7 +47,8 @@ class GrowingCache(DynamicCache):
         for number, layer in enumerate(self.layers):
             if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
                 raise EngineError(
-                    f"layer {number} keeps a {type(layer).__name__}; use a model of attention layers only"
+                    f"the cache of layer {number} is a {type(layer).__name__}, which is not supported; use a model "
+                    "with attention layers only"
                 )
             if isinstance(layer, DynamicSlidingWindowLayer):
                 self.sliding_window = min(self.sliding_window, int(layer.sliding_window))

@@ -140,7 +140,7 @@ class EngineProcess:
         if self._restart_thread is None or not self._restart_thread.is_alive():
             self._restart_thread = threading.Thread(target=self._restart_in_background, daemon=True)
             self._restart_thread.start()
-        return EngineError(f"the engine of {self._name!r} is down: {reason}; another one is being started")
+        return EngineError(f"the engine of {self._name!r} is down: {reason}; it is being restarted, so try again later")
 
     def _restart_in_background(self) -> None:
         """Start another engine while callers get an error at once."""

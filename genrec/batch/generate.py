@@ -94,7 +94,8 @@ class GenerateTask:
                 written = self._tokenizer.decode(text.token_ids.tolist())
                 if requests[position].constraint is not None and not (text.stopped and _is_json(written)):
                     message = (
-                        f"its JSON is incomplete after {len(text.token_ids)} tokens; start a run with a higher limit"
+                        f"the JSON is incomplete after {len(text.token_ids):,} tokens; start a run with a higher "
+                        "max_tokens"
                     )
                     fail(position, "cut_short", message)
                     continue

@@ -80,7 +80,9 @@ def build_input_index(source: Path, block_rows: int) -> InputIndex:
         digests = tuple(map(sha256_of, paths))
         starts_and_totals = [_block_starts(path, block_rows) for path in paths]
     except OSError as error:
-        raise InputError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
+        raise InputError(
+            f"{error.filename or source} cannot be read: {error.strerror or error}; check the path and its permissions"
+        ) from error
     blocks: list[RowBlock] = []
     first_row = 0
     for file_index, (starts, total) in enumerate(starts_and_totals):
@@ -177,7 +179,7 @@ def _input_files(source: Path) -> list[Path]:
             if path.suffix.lower() in SUPPORTED_SUFFIXES and path.is_file() and not _is_hidden(path.relative_to(source))
         )
         if not paths:
-            raise InputError(f"{source} holds no file that ends in {suffixes}; name another folder")
+            raise InputError(f"{source} contains no file that ends in {suffixes}; name another folder")
         return paths
     if not os.path.isfile(source):
         raise InputError(f"{source} does not exist; name a file ({suffixes}) or a folder of such files")
@@ -187,7 +189,7 @@ def _input_files(source: Path) -> list[Path]:
 
 
 def _check_format(path: Path) -> None:
-    """Refuse a file that is no table of the format that its suffix says; an empty one has no rows."""
+    """Refuse a file whose content is not a table in the format of its suffix; an empty file has no rows."""
     if path.stat().st_size:
         check_format(path)
 

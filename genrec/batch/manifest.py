@@ -49,7 +49,7 @@ class Manifest:
         """
         path = folder / FILENAME
         if not path.is_file():
-            raise InputError(f"{folder} holds no {FILENAME}; name the folder of a batch run")
+            raise InputError(f"{folder} contains no {FILENAME}; name the folder of a batch run")
         try:
             value = read_checked_json(path)
             blocks = tuple(RowBlock(*block) for block in value["blocks"])
@@ -68,7 +68,7 @@ class Manifest:
         with suppress(InputError):  # if no file is left, the loop below names each one
             if added := sorted(set(input_file_names(self.source)) - set(self.index.files)):
                 raise MismatchError(
-                    f"{self.source} holds {added[0]}, which was added after the run started; remove it, or start "
+                    f"{self.source} contains {added[0]}, which was added after the run started; remove it, or start "
                     "another run"
                 )
         for name, digest in zip(self.index.files, self.index.digests, strict=True):
@@ -180,6 +180,6 @@ def _check_same_config(folder: Path, existing: Mapping[str, Any], requested: Map
     for key in [*requested, *(key for key in existing if key not in requested)]:
         if requested.get(key) != existing.get(key):
             raise MismatchError(
-                f"{folder} holds a run whose {key} is {existing.get(key)!r}, not {requested.get(key)!r}; name another "
-                "folder, or use the options that the run was started with"
+                f"{folder} contains a run whose {key} is {existing.get(key)!r}, not {requested.get(key)!r}; name "
+                "another folder, or use the options that the run was started with"
             )

@@ -196,10 +196,10 @@ class PartStore:
         failed = [failure.row for failure in self.read_failures(number)]
         expected = list(range(block.first_row, block.first_row + block.num_rows))
         if sorted([*dict.fromkeys(line_rows), *failed]) != expected:
-            return "does not hold each of its rows exactly once"
+            return "does not contain each of its rows exactly once"
         ranks = table["rank"].to_pylist() if ranked else [1] * len(line_rows)
         if line_rows != sorted(line_rows) or ranks != _expected_ranks(line_rows):
-            return f"does not hold {'ranks 1, 2, ...' if ranked else 'one line'} for each row"
+            return f"does not contain {'ranks 1, 2, ...' if ranked else 'one line'} for each row"
         for key in self._key_columns:
             for row, found in zip(line_rows, table[key].to_pylist(), strict=True):
                 given = whole_number(rows[row - block.first_row].columns.get(key))

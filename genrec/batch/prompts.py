@@ -160,7 +160,9 @@ class ChatPromptBuilder:
         request = parse_batch_line(row.columns).body
         if request.model not in (None, self._model):
             given = format_value(request.model)
-            raise InputError(f"body.model is {given}, but this run uses {self._model!r}; omit it, or name this one")
+            raise InputError(
+                f"body.model is {given}, but this run uses {self._model!r}; omit it, or set it to this name"
+            )
         return request.prompt, SamplingParams(
             request.token_limit or sampling_params.max_tokens,
             sampling_params.temperature if request.temperature is None else request.temperature,

@@ -50,12 +50,13 @@ Metrics = Annotated[
 ]
 Rankers = Annotated[
     list[str] | None,
-    typer.Option("--ranker", metavar="NAME", help="Evaluate only this ranker, and popularity; can be repeated."),
+    typer.Option("--ranker", metavar="NAME", help="Evaluate only this ranker and popularity; can be repeated."),
 ]
 AllowLeakage = Annotated[
     bool,
     typer.Option(
-        "--allow-leakage", help="Evaluate an adapter on held-out items that it may have been trained on, and say so."
+        "--allow-leakage",
+        help="Evaluate an adapter even if held-out items may be in its training data; the report says so.",
     ),
 ]
 

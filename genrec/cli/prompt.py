@@ -31,10 +31,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped tem
 CandidateItems = Annotated[
     list[str] | None,
     typer.Option(
-        "--candidate", metavar="ITEM", help="Item that the prompt offers, if the template offers any; can be repeated."
+        "--candidate", metavar="ITEM", help="Candidate item, for templates that list candidates; can be repeated."
     ),
 ]
-Tokens = Annotated[bool, typer.Option("--tokens", help="Show the token ids of the model's tokenizer too.")]
+Tokens = Annotated[bool, typer.Option("--tokens", help="Also show the token ids of the model's tokenizer.")]
 
 
 @group.callback()

@@ -215,7 +215,7 @@ def _collect_keys(file: Path | None, rate: float | None, burst: float) -> "ApiKe
     found = [key.strip() for key in os.environ.get(_KEYS_VARIABLE, "").split(",") if key.strip()]
     found += [] if file is None else read_keys(file)
     if rate is not None and not found:
-        raise InputError(f"--rate {rate} applies to each key, and there are none; add --keys FILE, or omit --rate")
+        raise InputError(f"--rate {rate} applies to API keys, but there are none; add --keys FILE, or omit --rate")
     return ApiKeys(found, rate=rate, burst=burst, clock=time.monotonic)
 
 

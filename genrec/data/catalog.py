@@ -63,7 +63,7 @@ class Catalog:
             InputError: no items, a row without an id or a title, or a repeated id.
         """
         if len(table) == 0:
-            raise InputError(f"{table.source} holds no items; add at least one")
+            raise InputError(f"{table.source} contains no items; add at least one")
         self.name = name
         self.item_ids = table.id_column("item_id")
         require_distinct_ids(self.item_ids, table.source)
@@ -96,7 +96,7 @@ class Catalog:
         keys = dict.fromkeys(key for item in rows for key in item.attributes)
         clash = [key for key in keys if key in _REQUIRED_COLUMNS or not isinstance(key, str)]
         if clash:
-            raise InputError(f"attribute {format_value(clash[0])} of the items has a reserved name or none; rename it")
+            raise InputError(f"attribute name {format_value(clash[0])} of the items is reserved or not text; rename it")
         columns = {
             "item_id": item_values_to_array("item_id", [item.item_id for item in rows]),
             "title": item_values_to_array("title", [item.title for item in rows]),

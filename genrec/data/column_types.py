@@ -73,7 +73,7 @@ def normalize_array(column: pa.ChunkedArray | pa.Array, name: str, label: str) -
     except (pa.ArrowException, UnicodeError) as error:
         raise InputError(
             f"column {name!r} of {label} has the type {column.type}, which genrec does not read "
-            f"({first_line(error)}); cast it to text, numbers, dates or lists of these, or leave it out"
+            f"({first_line(error)}); cast it to text, numbers, dates or lists of these, or omit it"
         ) from error
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -98,8 +98,8 @@ def _require_values_of_python(array: pa.Array, name: str, label: str) -> None:
         if pc.any(outside).as_py():
             unit = "days" if array.type == pa.date32() else "microseconds"
             raise InputError(
-                f"column {name!r} of {label} has the date {numbers.filter(outside)[0].as_py():,} {unit} from 1970 on, "
-                "which is not in the years 1 to 9999; correct its unit, or leave it out"
+                f"column {name!r} of {label} has the date {numbers.filter(outside)[0].as_py():,} {unit} since 1970, "
+                "which is outside the years 1 to 9999; correct its unit, or omit it"
             )
 
 

@@ -85,7 +85,7 @@ def find_unclosed_quote(path: Path, delimiter: str) -> str | None:
 
 
 def find_json_line_error(path: Path) -> str | None:
-    """Describe the first line of a JSON Lines file that is no object on one line, or nested too deeply; else None.
+    """Describe the first line of a JSON Lines file that is not an object or is nested too deeply; None if all are fine.
 
     Arrow must not see such a line: a block of its reader that begins with `null`, and deep nesting, end the process.
     """
@@ -98,8 +98,8 @@ def find_json_line_error(path: Path) -> str | None:
                 return _find_encoding_error(path) or find_json_error(path)
             if text.count("[") + text.count("{") > _MAX_NESTING and _nesting(text) > _MAX_NESTING:
                 return (
-                    f"line {number:,} of {path.name} has more than {_MAX_NESTING} lists or objects inside each other; "
-                    "leave that column out"
+                    f"line {number:,} of {path.name} has lists or objects nested more than {_MAX_NESTING} levels deep; "
+                    "omit that column"
                 )
     return None
 

@@ -74,7 +74,9 @@ def read_table(
     if isinstance(source, str | Path):
         path = Path(source)
         if len(str(path)) > _MAX_PATH_LENGTH:
-            raise InputError(f"{format_value(str(path))} is no path; it has {len(str(path)):,} characters")
+            raise InputError(
+                f"{format_value(str(path))} is not a path, because it has {len(str(path)):,} characters; pass a path"
+            )
         label, opened = path.name, _open_file(path)
         is_text_file = path.suffix.lower() in DELIMITERS
         index_names: Sequence[str] = ()

@@ -95,7 +95,7 @@ def get_hub_model(hub_id: HubId, cache: Path, *, weights: bool = True, progress:
             (folder / name).resolve().unlink(missing_ok=True)
             (folder / name).unlink(missing_ok=True)
             raise ArtifactError(
-                f"{name} of {hub_id} is not the file that the Hub states (its hash differs) and was removed",
+                f"{name} of {hub_id} was removed, because its hash differs from the one that the Hub states",
                 remedy="download the model again, and check the proxy or mirror that HF_ENDPOINT names",
             )
     record.stamp(folder)

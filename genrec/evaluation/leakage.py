@@ -134,7 +134,7 @@ def _remedy(sources: Sequence[TrainingSource], exact: bool, log: Interactions) -
     """The experiments that are free of leakage; "" if there is none."""
     protocols = {"leave-one-out" if source.protocol == "candidates" else source.protocol for source in sources}
     if exact and len(protocols) == 1:
-        return f"use the protocol {protocols.pop()}, which holds out what it was not trained on, or "
+        return f"use the protocol {protocols.pop()}, whose held-out items it was not trained on, or "
     last = max((source.last for source in sources if source.last is not None), key=_parse_time)
     if (log.timestamps > _parse_time(last)).any():
         return f"use the protocol by-time from a date after {last} on, or "

@@ -132,7 +132,7 @@ def load_tokenizer(settings: Settings, cache: Path) -> HuggingFaceTokenizer:
         ArtifactError: the tokenizer cannot be used, or its chat template not with these settings.
     """
     if settings.model is None:
-        raise InputError("no language model is set, and so no tokenizer; set model in the settings")
+        raise InputError("no language model is set, so there is no tokenizer; set model in the settings")
     return HuggingFaceTokenizer.from_directory(
         find_model_directory(settings.model, cache, weights=False), settings.chat_template
     )
@@ -150,7 +150,7 @@ def open_engine(settings: Settings, cache: Path) -> tuple[Backend, Backend | Non
         InputError: the settings name no model, or the engine cannot run it without its adapter.
     """
     if settings.model is None:
-        raise InputError("model is None, and an engine runs a model; set model")
+        raise InputError("model is None, but an engine needs a model; set model")
     if settings.engine == DEFAULT_ENGINE:
         backend, _ = load_backend(
             settings.model,

@@ -50,7 +50,7 @@ class ChatTemplateSettings:
             raise InputError(f"the chat template's date is {format_value(self.date, 60)}; give a datetime.date")
         for name, value in self.arguments.items():
             if not (isinstance(name, str) and name.isidentifier()) or name in _CONVERSATION_VARIABLES:
-                reason = "is set by the prompt" if name in _CONVERSATION_VARIABLES else "is no name of a variable"
+                reason = "is set by the prompt" if name in _CONVERSATION_VARIABLES else "is not a variable name"
                 raise InputError(
                     f"chat template argument {format_value(name, 60)} {reason}; name a variable of the model's chat "
                     "template, such as enable_thinking"

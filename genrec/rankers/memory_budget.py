@@ -51,7 +51,7 @@ class BatchDimensions:
         if tokens * size > budget:
             raise InputError(
                 f"{self.n_prompts} prompts of up to {self.prompt_tokens:,} tokens, with {formula} more for each, take "
-                f"{tokens:,} x {size:,} bytes = {tokens * size / 1e6:,.1f} MB; the budget is {budget / 1e6:,.1f} MB; "
+                f"{tokens:,} x {size:,} bytes = {tokens * size / 1e6:,.1f} MB, but memory is {budget / 1e6:,.1f} MB; "
                 f"lower batch_size{', width' if beam else ''} or max_history, or raise memory"
             )
         return min(settings.max_nodes, int(budget / size - tokens) // self.n_prompts)

@@ -33,7 +33,7 @@ from genrec.types import RecommendationList
 MODEL_NAME = "genrec"
 _DEFAULT_K = 5
 _RETRY_AFTER = 5  # seconds
-_UNREAD_PARTS = "I can read only text, so I did not look at these parts of your message: {}.\n\n"
+_UNREAD_PARTS = "I can read only text, so I ignored these parts of your message: {}.\n\n"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from genrec.serve.errors import ApiError, log_failure
 
 _EXPECTED_ERRORS = (GenrecError, ApiError)
 _UNREADABLE_BODY = (
-    "the body cannot be read: it is not UTF-8, or has a number of thousands of digits or too many lists or objects "
-    "inside each other; send JSON without these"
+    "the body cannot be read: it is not UTF-8, contains a number with thousands of digits, or is nested too deeply; "
+    "send JSON without these"
 )
 
 

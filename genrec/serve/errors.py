@@ -83,9 +83,11 @@ class ApiError(Exception):
             case EngineError():
                 return cls(503, "the model is unavailable; try again later", "engine_unavailable", reason=error.code)
             case GenrecError():
-                message = "the server is misconfigured; its log says why under the x-request-id of this response"
+                message = (
+                    "the server is misconfigured; find the cause in its log, under the x-request-id of this response"
+                )
                 return cls(500, message, "misconfigured", reason=error.code)
-        message = "internal server error; the server log has it under the x-request-id of this response"
+        message = "internal server error; find the cause in the server's log, under the x-request-id of this response"
         return cls(500, message, "internal_error")
 
     @classmethod

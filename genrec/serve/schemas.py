@@ -104,13 +104,21 @@ class ListOptions(Body):
 
     k: Annotated[StrictInt, Field(ge=1, le=_MAX_K, description="List length."), _IntegralFloat] = 10
     filter_seen: Annotated[bool, Field(strict=True, description="Exclude the items in the history.")] = True
-    only: ItemIds | None = None
-    exclude: ItemIds | None = None
+    only: Annotated[ItemIds, Field(description="Recommend only these items.")] | None = None
+    exclude: Annotated[ItemIds, Field(description="Never recommend these items.")] | None = None
     where: Annotated[LongText, Field(description="A filter on item attributes, such as price < 5.")] | None = None
     boost: (
-        Annotated[dict[Name, FiniteFloat], Field(max_length=_MAX_K, json_schema_extra=_property_names(200))] | None
+        Annotated[
+            dict[Name, FiniteFloat],
+            Field(
+                max_length=_MAX_K,
+                json_schema_extra=_property_names(200),
+                description="A number by item id, added to the item's score.",
+            ),
+        ]
+        | None
     ) = None
-    explain: Annotated[bool, Field(strict=True)] = False
+    explain: Annotated[bool, Field(strict=True, description="Return the history items that drove each item.")] = False
     deadline: Annotated[FiniteFloat, Field(gt=0, le=_MAX_DEADLINE, description="Deadline in seconds.")] | None = None
     on_unknown: Annotated[
         Literal["raise", "skip", "fallback"], Field(description="How to handle unknown users and items.")

@@ -295,7 +295,7 @@ class ServingState:
         for item_id, error in changed.set_aside.items():
             if item_id not in known:
                 _LOGGER.warning(
-                    "item %r of the store does not fit the catalog and is set aside: %s; put it again, or withdraw it",
+                    "item %r of the store does not fit the catalog and is ignored: %s; put it again, or withdraw it",
                     item_id,
                     error.problem,
                 )

@@ -441,7 +441,7 @@ def test_a_killed_engine_is_detected_and_restarts(engine: Any) -> None:
     asking.join(20)
     ((when, error),) = failed
     assert when - killed < 5
-    assert error.endswith("is down: its process ended; another one is being started")
+    assert error.endswith("is down: its process ended; it is being restarted, so try again later")
     waits = []
     for _ in range(600):
         start = time.monotonic()

@@ -104,7 +104,7 @@ def test_request_options_are_honoured_or_reported(smollm2_float32: Backend, toke
     answers = answer(rows, answer.schema(iter(rows)))
     told = {one.row: (one.id, one.code, one.message) for one in answers.failures}
     assert sorted(told) == list(range(3, 19))
-    assert told[3] == ("d", "cut_short", "its JSON is incomplete after 2 tokens; start a run with a higher limit")
+    assert told[3] == ("d", "cut_short", "the JSON is incomplete after 2 tokens; start a run with a higher max_tokens")
     for row, said in (
         (4, "Invalid type: strin"),
         (5, "body.n"),
@@ -249,7 +249,7 @@ def test_a_run_of_texts_is_resumed_verified_and_held_to_its_prompt(
     ask("run", str(source), str(tmp_path / "named"), *asked[3:], "--model", "SmolLM2-135M-Instruct")
     prompt.write_text(ASKS.replace("for?", "good for?"), encoding="utf-8")
     assert "whose prompt hash is" in ask(*asked, code=4)
-    assert "with another prompt hash" in ask("resume", str(folder), code=4)
+    assert "with a different prompt hash" in ask("resume", str(folder), code=4)
     for wrong, message in (
         (("--k", "3"), "--k applies to recommendation lists"),
         (("--where", "price < 3"), "--where applies to recommendation lists"),

@@ -97,7 +97,7 @@ def test_a_file_that_changed_is_another_one(tmp_path: Path) -> None:
         ("a.txt", b"1\n", "ends in '.txt'; name a file that ends in .csv"),
         ("a.parquet", b"nothing", "is not a readable Parquet file"),
         ("", b"", "does not exist"),
-        (".", b"", "holds no file that ends in"),
+        (".", b"", "contains no file that ends in"),
     ],
 )
 def test_what_holds_no_rows_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:

@@ -179,7 +179,7 @@ def test_another_configuration_is_refused_and_named(rows: Path, tmp_path: Path) 
     (tmp_path / "other" / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(MismatchError, match="is neither an empty folder nor a batch run"):
         start(rows, tmp_path / "other")
-    with pytest.raises(InputError, match=r"holds no manifest\.json"):
+    with pytest.raises(InputError, match=r"contains no manifest\.json"):
         BatchRun.open(tmp_path / "other")
     (folder / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ArtifactError, match="is damaged"):
@@ -196,7 +196,7 @@ def test_a_folder_of_rows_that_grew_is_another_one(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
     run.run(Counting())
     (source / "b.jsonl").write_text('{"user_id": 2}\n', encoding="utf-8")
-    with pytest.raises(MismatchError, match=r"holds b\.jsonl, which was added after the run started"):
+    with pytest.raises(MismatchError, match=r"contains b\.jsonl, which was added after the run started"):
         BatchRun.open(tmp_path / "run").prepare()
     with pytest.raises(InputError, match="config cannot be written as JSON: Object of type object is not JSON"):
         start(source, tmp_path / "other", mine=object())

@@ -132,8 +132,8 @@ def test_commands_report_their_result(shop: tuple[Catalog, Interactions], tmp_pa
     told = json.loads(record.read_text(encoding="utf-8"))
     for altered, fault in (
         (table.set_column(0, "user_id", pa.array(["1"] * table.num_rows)), "has user_id '1' in row 0"),
-        (table.slice(3), "does not hold each of its rows exactly once"),
-        (table.set_column(2, "rank", pa.array([2, 1, 3] * 20)), "does not hold ranks 1, 2, ... for each row"),
+        (table.slice(3), "does not contain each of its rows exactly once"),
+        (table.set_column(2, "rank", pa.array([2, 1, 3] * 20)), "does not contain ranks 1, 2, ... for each row"),
     ):
         pq.write_table(altered, parts[0])
         facts = {name: value for name, value in told.items() if name != "sha256"}

@@ -83,7 +83,7 @@ def test_a_batch_run_is_one_of_its_arguments(model: Path) -> None:
     )
     assert run("batch", "resume", "out").exit_code == 0
     other = run(*command, *more)
-    assert (other.exit_code, "holds a run whose chat_template_" in other.err) == (4, True)
+    assert (other.exit_code, "contains a run whose chat_template_" in other.err) == (4, True)
     texts = run("batch", "run", "users.csv", "lists", *OURS, "--ranker", "popularity", "--encoder", "none", *more)
     assert (texts.exit_code, "does not use" in texts.err) == (2, True)
 

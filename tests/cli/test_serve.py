@@ -92,7 +92,7 @@ def test_public_address_requires_keys(items: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--host", "0.0.0.0"], "--host 0.0.0.0 is reachable from other machines and needs keys"),
-        (["--rate", "5"], "--rate 5.0 applies to each key, and there are none"),
+        (["--rate", "5"], "--rate 5.0 applies to API keys, but there are none"),
         (["--keys", "nowhere.txt"], "the API keys in nowhere.txt cannot be read"),
         (["--ranker", "magic"], "--ranker is 'magic'; choose one of"),
         (["--ranker", "blend"], "--ranker blend is not available for shop.jsonl; choose from"),

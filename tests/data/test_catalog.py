@@ -106,12 +106,12 @@ def test_messages_name_the_column_of_the_source() -> None:
 def test_invalid_items_are_refused() -> None:
     """Otherwise the error appears only at the first recommendation."""
     for items, message in [
-        ([], "holds no items"),
+        ([], "contains no items"),
         ([Item("a", "x"), Item(1, "y")], "item_id of the items holds numbers and text"),
         ([Item("a", "x"), Item("a", "y")], "'a' is in data rows 1 and 2 of the items"),
         ([Item(True, "x")], "true or false"),
         ([Item("a", "\ud800")], "title of the items cannot be stored"),
-        ([Item("a", "x", {"title": "y"})], "attribute 'title'"),
+        ([Item("a", "x", {"title": "y"})], "attribute name 'title'"),
         ([Item("a", "x", {"p": 1}), Item("b", "y", {"p": "1"})], "p of the items holds numbers and text"),
         ([Item("a", "x", {"p": object()})], "p of the items cannot be stored"),
     ]:
@@ -305,14 +305,14 @@ BYTES = pa.array([b"\xff", b"ok"])
 )
 def test_a_column_that_no_answer_can_hold_is_refused_by_its_name(values: pa.Array) -> None:
     """Otherwise the server starts, and every list with such an item is an internal error."""
-    with pytest.raises(InputError, match=r"column 'image' of the data frame .*leave it out"):
+    with pytest.raises(InputError, match=r"column 'image' of the data frame .*omit it"):
         read_catalog(pa.table({"item_id": ["a", "b"], "title": ["A", "B"], "image": values}))
 
 
 def test_bytes_in_a_parquet_file_are_refused_by_their_column(tmp_path: Path) -> None:
     """Otherwise every list with such an item is an internal error."""
     parquet.write_table(pa.table({"item_id": ["a", "b"], "title": ["A", "B"], "image": BYTES}), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"column 'image' of x\.parquet .*leave it out"):
+    with pytest.raises(InputError, match=r"column 'image' of x\.parquet .*omit it"):
         read_catalog(tmp_path / "x.parquet")
 
 

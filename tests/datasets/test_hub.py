@@ -202,7 +202,7 @@ def test_a_file_that_the_hub_did_not_state_is_removed(genrec: Command, hub: HubS
     ]
     hub.corrupted.add(name)
     said = genrec("model", "get", REPO, code=2).stderr
-    assert f"{name} of {REPO} is not the file that the Hub states" in said
+    assert f"{name} of {REPO} was removed, because its hash differs" in said
     hub.corrupted.clear()
     genrec("model", "get", REPO)
 

@@ -192,7 +192,7 @@ def test_an_invalid_update_is_refused() -> None:
         index.update(*parts, add=Catalog.from_items([Item("i3", "x")]))
     with pytest.raises(InputError, match="price of the added items holds text, but the catalog"):
         index.update(*parts, add=Catalog.from_items([Item("n", "x", {"price": "cheap"})]))
-    with pytest.raises(InputError, match="holds no items"):
+    with pytest.raises(InputError, match="contains no items"):
         index.update(*parts, withdraw=[item.item_id for item in ITEMS])
     with pytest.raises(TokenizerMismatchError, match="update it with the tokenizer it was built for"):
         index.update(TitleIdentifiers(), OtherTokenizer(), withdraw=["i3"])

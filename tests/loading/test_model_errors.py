@@ -100,7 +100,7 @@ def _adapter_of(base: str, **config: Any) -> Break:
 
 RAISING = "{{ raise_exception('no\nconversation\ntoday') }}"
 KINDS: dict[str, tuple[Break, str]] = {
-    "no folder": (lambda folder: shutil.rmtree(folder), "FOLDER' is neither a folder nor .*; check the name"),
+    "no folder": (lambda folder: shutil.rmtree(folder), "FOLDER' is not a folder, not .*; check the name"),
     "no configuration": (
         _remove("config.json"),
         "FOLDER' contains no model, because it has no config.json; name the folder",

@@ -22,11 +22,11 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "int8"}, "dtype is 'int8'; choose one of bfloat16, float16, float32"),
     ({"device": "CUDA 1"}, "device is 'CUDA 1'; name a torch device such as cpu, cuda or cuda:1"),
     ({"device_map": "spread"}, "device_map is 'spread'; choose one of auto, balanced, balanced_low_0, sequential"),
-    ({"device": "cpu", "device_map": "auto"}, "device is 'cpu' and device_map is 'auto'; leave out one of them"),
+    ({"device": "cpu", "device_map": "auto"}, "device is 'cpu' and device_map is 'auto'; omit one of them"),
     ({"engine": "vllm", "device": "cpu"}, "device is 'cpu', and engine 'vllm' decides it; set CUDA_VISIBLE_DEVICES"),
     (
         {"engine": "server", "server_url": "http://127.0.0.1:9", "dtype": "float32"},
-        "dtype is 'float32', and engine 'server' decides it; leave it out",
+        "dtype is 'float32', and engine 'server' decides it; omit it",
     ),
     ({"device_map": "auto", "adapter": "online-retail"}, "the adapter 'online-retail' is merged into weights on one"),
 ]

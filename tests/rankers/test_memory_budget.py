@@ -18,7 +18,7 @@ def test_batch_above_the_memory_budget_is_rejected_with_the_estimate() -> None:
         ranker = generative(backend=backend, memory=100.0, **options)
         opened = backend.opened
         with pytest.raises(
-            InputError, match=r"2 prompts of up to \d+ tokens, with .* more .* MB; the budget is 0\.0 MB; .*"
+            InputError, match=r"2 prompts of up to \d+ tokens, with .* more .* MB, but memory is 0\.0 MB; .*"
         ):
             ranker.rank(requests, 3, deadline=Deadline.never())
         assert ranker.settings.prior
