@@ -267,7 +267,7 @@ def test_a_model_that_ignores_masks_keeps_its_own_attention() -> None:
 
 @pytest.mark.model
 def test_the_state_of_a_prompt_is_kept_whatever_the_rounding(smollm2_float32: Any, smollm2_float64: Any) -> None:
-    """If a trial takes rounding for an error, every title costs a prompt: fourteen times the time, and nobody is told.
+    """If a trial takes rounding for an error, every title costs a prompt: nine times the time, and nobody is told.
 
     SmolLM2 rounds most behind the first ids of its vocabulary, which are control tokens.
     """
