@@ -23,18 +23,23 @@ from genrec.backends import (
     log_probs_agree,
     native_dtype,
     probe_tokens,
+    trainable_layers,
     use_packed_attention,
 )
 from genrec.errors import EngineError, InputError, MismatchError
 from genrec.index import TrainingExample
 from genrec.types import FloatArray
 
-_EXPERT_LAYERS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 _SHAPE_KEYS = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # in a PEFT configuration
 
 
-def open_model(config: TrainConfig, weights: Path) -> tuple[PeftModel, TreeLayout]:
+def open_model(config: TrainConfig, weights: Path, *, dtype: torch.dtype | None = None) -> tuple[PeftModel, TreeLayout]:
     """Load the model with a new adapter, which changes nothing yet, or with the adapter `config.start`.
+
+    Args:
+        config: the configuration of the run.
+        weights: the folder of the model.
+        dtype: of the weights; by default that of the device.
 
     Returns:
         The model, and how training trees are laid out for it.
@@ -47,7 +52,7 @@ def open_model(config: TrainConfig, weights: Path) -> tuple[PeftModel, TreeLayou
         causal_model_class(weights),
         weights,
         trust_remote_code=config.trust_remote_code,
-        dtype=native_dtype(default_device()),
+        dtype=dtype or native_dtype(default_device()),
     )
     layout = find_layout(base)
     model = _add_adapter(base, config)
@@ -121,40 +126,9 @@ def _probe(model: Any, layout: TreeLayout) -> FloatArray:
     return result
 
 
-def _trainable_layers(model: Any) -> set[str]:
-    """The names of the linear layers that LoRA can change: those that a text passes through, but the output layer.
-
-    So the vision part of a multimodal model is left out, and layers whose weight is read by other code, such as
-    `dt_proj` of Mamba: LoRA would change the merged model there, but not the one in training. Left out are also routers
-    that return more than a tensor, output projections of state-space layers, which fused kernels read, and in models
-    that keep their experts as one parameter the dense layers with an expert's names, which PEFT would take for experts.
-    """
-    has_experts = any(".experts." in name and parameter.ndim == 3 for name, parameter in model.named_parameters())
-    called: set[str] = set()
-
-    def note(name: str, output: object) -> None:
-        if isinstance(output, torch.Tensor):
-            called.add(name)
-
-    head = model.get_output_embeddings()
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        for parent, owner in model.named_modules()
-        for name, module in ((f"{parent}.{own}".strip("."), module) for own, module in owner.named_children())
-        if isinstance(module, torch.nn.Linear)
-        and module is not head
-        and not (name.endswith("out_proj") and hasattr(owner, "A_log"))
-        and not (has_experts and name.endswith(_EXPERT_LAYERS))
-    ]
-    _probe(model, TreeLayout("paths"))
-    for handle in handles:
-        handle.remove()
-    return called
-
-
 def _add_adapter(base: Any, config: TrainConfig) -> PeftModel:
     """Add a new adapter to a model."""
-    trainable = sorted(_trainable_layers(base))
+    trainable = sorted(trainable_layers(base))
     configured = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     lora = LoraConfig(
         r=config.rank,

@@ -3,37 +3,17 @@
 import datetime
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-import jinja2
+from typing import Any
 
 from eval.models.downloads import TEMPLATE_PACKAGES, fetch
 from genrec.errors import ArtifactError
+from genrec.evaluation import CONVERSATIONS, ChatTemplateCheck, Verdict
 from genrec.prompting import ChatTemplateSettings, HuggingFaceTokenizer
-from genrec.types import Message, Role, Span
 
-Verdict = Literal["equal", "parts", "lists", "joined", "kept", "refused", "different"]
-Turns = Sequence[tuple[Role, str]]
-
-VERDICTS: dict[Verdict, str] = {
-    "equal": "tokens of Transformers' own rendering of the whole conversation",
-    "parts": "the same, with content as a list of parts, because the template shows no text",
-    "lists": "the same, with an empty list of tools, because the template fails without one",
-    "joined": "the same, with neighbouring messages joined, because the template rejects the roles",
-    "kept": "the system message, which the template drops once there is an answer, stays",
-    "refused": "an error with the template's own reason",
-    "different": "other tokens, or a wrong reason",
-}
-ANSWER = "The Matrix (1999)"
-CONVERSATIONS: dict[str, Turns] = {
-    "user": (("user", "Bought: Alien; Blade Runner.\nWhat is next?"),),
-    "system": (("system", "You know films."), ("user", "Bought: Alien; Blade Runner.\nWhat is next?")),
-    "turns": (("user", "Hello, 2 films?"), ("assistant", "Good day."), ("user", "What is next?")),
-}
 # Whatever the templates write as markup; the tokenizer gets a control token for each.
 _MARKUP = re.compile(
     r"<[|\uff5c][^<>|\uff5c\s'\"{}]+[|\uff5c]?>|<[^<>|\uff5c\s'\"{}]+[|\uff5c]>|\[/?[A-Z_]+\]|\[/?[a-z]+MASK\]|"
@@ -45,7 +25,6 @@ _WORD_PATTERN = (
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _WORDS = {"type": "Split", "pattern": {"Regex": _WORD_PATTERN}, "behavior": "Isolated", "invert": False}
-_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 _SPECIAL = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
@@ -83,7 +62,7 @@ class TemplateComparison:
         }
         document = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
         known = {token["content"] for token in document["added_tokens"]}
-        markup = {found for source in self.sources.values() for found in _MARKUP.findall(source)} | {"<s>", "</s>"}
+        markup = find_markup(self.sources.values()) | {"<s>", "</s>"}
         size = len(document["model"]["vocab"])
         document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [_WORDS, _BYTES]}
         document["added_tokens"] += [
@@ -107,6 +86,7 @@ class TemplateComparison:
     def compare(self, template: str) -> Iterator[TemplateRow]:
         """One row for each conversation."""
         source = self.sources[template]
+        check = ChatTemplateCheck(self._reference, source)
         try:
             tokenizer = HuggingFaceTokenizer(
                 self._tokenizer_json,
@@ -118,76 +98,14 @@ class TemplateComparison:
             )
         except ArtifactError as error:
             for name, turns in CONVERSATIONS.items():
-                yield TemplateRow(template, name, self._judge_refusal(source, turns, error), str(error))
+                yield TemplateRow(template, name, check.judge_refusal(turns, error), str(error))
             return
         skipped = "".join(str(notice.fields["generation_prompt"]) for notice in tokenizer.notices)
         for name, turns in CONVERSATIONS.items():
-            verdict, notes = self._compare(tokenizer, source, turns)
+            verdict, notes = check.compare(tokenizer, turns)
             yield TemplateRow(template, name, verdict, notes or (f"skips {skipped!r}" if skipped else ""))
 
-    def _compare(self, tokenizer: HuggingFaceTokenizer, source: str, turns: Turns) -> tuple[Verdict, str]:
-        messages = [Message(role, (Span(text, trusted=False),)) for role, text in turns]
-        try:
-            prompt = tokenizer.encode_prompt(messages).tolist()
-        except ArtifactError as error:
-            return self._judge_refusal(source, turns, error), str(error)
-        ours = [*prompt, *tokenizer.encode_answer(ANSWER).tolist()]
-        for verdict, candidate, options in _equivalent(turns):
-            try:
-                theirs = self._encode(source, [*candidate, ("assistant", ANSWER)], **options)
-            except _TEMPLATE_ERRORS:
-                continue
-            if theirs[: len(ours)] == ours:
-                return verdict, ""
-        return self._judge_kept_system(source, turns, ours)
 
-    def _judge_kept_system(self, source: str, turns: Turns, ours: list[int]) -> tuple[Verdict, str]:
-        """Whether these are the tokens of a prompt without its answer, and then of the answer."""
-        try:
-            prompt = self._encode(source, turns, add_generation_prompt=True)
-            shown = self._render(source, [*turns, ("assistant", ANSWER)])
-        except _TEMPLATE_ERRORS as error:
-            return "different", f"Transformers: {error}"
-        dropped = turns[0][0] == "system" and turns[0][1] not in shown
-        same = prompt == ours[: len(prompt)] or prompt[:-1] == ours[: len(prompt) - 1]
-        return ("kept" if dropped and same else "different"), ""
-
-    def _judge_refusal(self, source: str, turns: Turns, error: ArtifactError) -> Verdict:
-        """Whether Transformers refuses each form of the conversation, too, and ours names the reason."""
-        reasons = []
-        for _, candidate, options in _equivalent(turns):
-            try:
-                self._render(source, [*candidate, ("assistant", ANSWER)], **options)
-            except _TEMPLATE_ERRORS as theirs:
-                reasons.append(str(theirs))
-            else:
-                return "different"
-        return "refused" if any(reason in str(error) for reason in reasons) else "different"
-
-    def _render(self, source: str, turns: Turns, *, in_parts: bool = False, **options: Any) -> str:
-        text: str = self._reference.apply_chat_template(
-            _as_messages(turns, in_parts), chat_template=source, tokenize=False, enable_thinking=False, **options
-        )
-        return text
-
-    def _encode(self, source: str, turns: Turns, **options: Any) -> list[int]:
-        text = self._render(source, turns, **options)
-        if any(content not in text for role, content in turns if role != "system"):
-            raise ValueError("the template does not show every message")
-        token_ids: list[int] = self._reference(text, add_special_tokens=False)["input_ids"]
-        return token_ids
-
-
-def _equivalent(turns: Turns) -> Iterator[tuple[Verdict, Turns, dict[str, Any]]]:
-    """The conversation, with content in parts, with lists, and with the system message before the user's."""
-    yield "equal", turns, {}
-    yield "parts", turns, {"in_parts": True}
-    yield "lists", turns, {"tools": [], "documents": []}
-    if turns[0][0] == "system":
-        joined: Turns = (("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:])
-        yield "joined", joined, {}
-        yield "joined", joined, {"in_parts": True}
-
-
-def _as_messages(turns: Turns, in_parts: bool) -> list[dict[str, Any]]:
-    return [{"role": role, "content": [{"type": "text", "text": text}] if in_parts else text} for role, text in turns]
+def find_markup(sources: Iterable[str]) -> set[str]:
+    """The markup that chat templates write, for which a tokenizer has control tokens."""
+    return {found for source in sources for found in _MARKUP.findall(source)}

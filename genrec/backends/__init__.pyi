@@ -40,6 +40,7 @@ from .provenance import TrainingSource as TrainingSource
 from .provenance import file_hashes as file_hashes
 from .quiet import progress_bars_disabled as progress_bars_disabled
 from .token_layout import TokenLayout as TokenLayout
+from .trainable_layers import trainable_layers as trainable_layers
 from .transformers import TransformersBackend as TransformersBackend
 from .vllm_engine import VllmEngineBackend as VllmEngineBackend
 from .vllm_server import VllmServerBackend as VllmServerBackend

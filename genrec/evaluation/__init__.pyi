@@ -1,3 +1,18 @@
+from .chat_template_check import (
+    CONVERSATIONS as CONVERSATIONS,
+)
+from .chat_template_check import (
+    VERDICTS as VERDICTS,
+)
+from .chat_template_check import (
+    ChatTemplateCheck as ChatTemplateCheck,
+)
+from .chat_template_check import (
+    Verdict as Verdict,
+)
+from .chat_template_check import (
+    compare_rendering as compare_rendering,
+)
 from .experiment import (
     SLICES as SLICES,
 )
@@ -58,6 +73,9 @@ from .metrics import (
 from .metrics import (
     popularity_lift as popularity_lift,
 )
+from .model_check import ModelCheck as ModelCheck
+from .model_check import SingleTokens as SingleTokens
+from .model_check import WholePaths as WholePaths
 from .protocols import leave_one_out as leave_one_out
 from .protocols import next_basket as next_basket
 from .protocols import temporal_split as temporal_split

@@ -146,3 +146,18 @@ def test_a_changed_catalog_is_ranked_by_the_same_model(server: ModelServer) -> N
     found = revised.recommend(History(("a",)), 3)
     assert {item.item_id for item in found.items} == {"c", "d"}
     assert {item.source for item in found.items} == {"generative: listwise"}
+
+
+def test_the_doctor_lets_the_model_rank_and_says_what_it_used(server: ModelServer) -> None:
+    """The first thing to try with a new server, key and model."""
+    facts = run("doctor", *api(server), "--json").json
+    assert facts["usable"] is True
+    found = facts["checks"][-1]["found"]
+    assert facts["checks"][-1]["name"] == "generation"
+    assert found.startswith("ranking after Tea Cup, listwise: ")
+    assert found.endswith("110 tokens")
+    refused = run("doctor", *api(server, "unknown"), "--json")
+    assert refused.exit_code == 5
+    (check,) = [check for check in refused.json["checks"] if check["state"] == "broken"]
+    assert "unknown" in check["found"]
+    assert MODEL in check["found"] + check["remedy"]

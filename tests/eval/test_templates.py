@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from eval.models.downloads import fetch
-from eval.models.templates import CONVERSATIONS, TemplateComparison
+from eval.models.templates import TemplateComparison
 from genrec.errors import EngineError
+from genrec.evaluation import CONVERSATIONS
 
 FAMILIES = (
     "llama.cpp/Qwen-Qwen3-0.6B",
