@@ -1,7 +1,7 @@
 """A sentence encoder: texts to vectors of length 1, by mean pooling over a Transformers model.
 
 A vector depends on its text alone, not on the texts beside it: texts of the same number of tokens are encoded together,
-without padding, and no pass is so small that a matrix product uses another kernel.
+without padding, and every pass has as many texts, because the kernel of a matrix product depends on the exact shape.
 
 Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, section 3.
 """
@@ -21,7 +21,8 @@ from genrec.backends.pretrained import load_pretrained
 from genrec.errors import EngineError, ModelMissingError
 
 _TOKENIZE_BLOCK = 4096  # texts
-_MIN_TOKENS_CPU = 8  # of a pass; for fewer rows, products of matrices are computed by other kernels
+_BATCH_SIZE_CPU = 8  # a query alone is encoded as so many texts; for two, rows of a product differed by their places
+_BATCH_SIZE_GPU = 64
 
 
 class SentenceEncoder:
@@ -31,7 +32,7 @@ class SentenceEncoder:
         model: a folder with `tokenizer.json` and safetensors.
         device: the torch device; by default the first GPU, else the CPU.
         max_tokens: longer texts are truncated.
-        batch_size: how many texts are encoded at once.
+        batch_size: how many texts each pass encodes; a smaller pass is filled up. By default 8 on a CPU, else 64.
         name: how caches name these weights; by default the folder's name.
         trust_remote_code: run Python code of the model, see `load_pretrained`.
 
@@ -46,7 +47,7 @@ class SentenceEncoder:
         *,
         device: str | None = None,
         max_tokens: int = 128,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         name: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -63,7 +64,8 @@ class SentenceEncoder:
         self._model = loaded.to(self._device).eval()
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
-        self._batch_size = batch_size
+        default = _BATCH_SIZE_CPU if self._device.type == "cpu" else _BATCH_SIZE_GPU
+        self._batch_size = default if batch_size is None else batch_size
 
     def encode(
         self, texts: Sequence[str], *, on_progress: Callable[[int, int], None] | None = None
@@ -103,9 +105,7 @@ class SentenceEncoder:
 
     def _encode(self, sequences: list[tuple[int, ...]]) -> NDArray[np.float32]:
         """The vectors of texts of the same number of tokens."""
-        # On a GPU the kernel depends on the exact shape, so every pass has as many texts.
-        least = -(-_MIN_TOKENS_CPU // len(sequences[0])) if self._device.type == "cpu" else self._batch_size
-        filled = [*sequences, *[sequences[0]] * (least - len(sequences))]
+        filled = [*sequences, *[sequences[0]] * (self._batch_size - len(sequences))]
         token_ids = torch.tensor(filled, device=self._device)
         try:
             with torch.inference_mode():
