@@ -333,7 +333,7 @@ def test_a_reason_that_cannot_be_written_for_one_user_costs_only_that_reason() -
     source = HEADER.format("reason", '["drivers", "words"]', "text") + (
         "{% block user %}Because {{ 12 // (words | length - 4) }}{% endblock %}"
     )
-    recommender = Recommender(CATALOG, [popularity()], explanation=Template.from_source(source))
+    recommender = Recommender(CATALOG, [embedding()], explanation=Template.from_source(source))
     fine, failing = recommender.recommend([History(words="lamps"), History(words="lamp")], k=2, explain=True)
     assert [item.reason for item in fine.items] == ["Because 12"] * 2
     assert [item.reason for item in failing.items] == [None] * 2
