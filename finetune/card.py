@@ -14,7 +14,7 @@ from finetune.data import TrainingData
 from finetune.trainer import CUTOFFS
 from genrec import CatalogIndex, Template
 from genrec.artifact import UserData, write_json
-from genrec.backends import Provenance, TrainingSource, file_hashes, inspect_adapter
+from genrec.backends import Provenance, TrainingSource, file_hashes, inspect_adapter, published_name
 from genrec.index import SemanticIdentifiers
 from genrec.loading import SEMANTIC_IDS_DIRECTORY
 
@@ -57,8 +57,9 @@ def save_adapter(
 
 def _save_weights(folder: Path, model: Any, provenance: Provenance) -> None:
     model.peft_config["default"].base_model_name_or_path = provenance.base
-    weights = {name: tensor.to(torch.bfloat16) for name, tensor in get_peft_model_state_dict(model).items()}
-    # No embeddings were trained; without this argument PEFT asks a model hub about them.
+    # No embeddings were trained; without this argument PEFT asks the Hub about them.
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in own.items()}
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
 
 
@@ -96,7 +97,7 @@ def build_provenance(
     users = len(training_data.interactions.user_ids)
     contains = "weights trained on interactions; to forget a user, train again without them"
     return Provenance(
-        base=weights.name,
+        base=published_name(weights),
         base_sha256=file_hashes(weights),
         tokenizer=index.tokenizer_fingerprint,
         template=template.fingerprint,

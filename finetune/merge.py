@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genrec.artifact import UserData, artifact_writer, check_writable
-from genrec.backends import PROVENANCE_FILE, TransformersBackend
+from genrec.backends import PROVENANCE_FILE, TransformersBackend, published_name
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
 from genrec.loading import SEMANTIC_IDS_DIRECTORY, find_model_directory
@@ -46,7 +46,7 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL, trust_remote
         kind=_KIND,
         version=_VERSION,
         user_data=UserData("aggregate", f"weights of a model that was trained on interactions; see {PROVENANCE_FILE}"),
-        metadata={"model": weights.name, "adapter": tuned.name},
+        metadata={"model": published_name(weights), "adapter": tuned.name},
     ) as folder:
         tuned.model.save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -61,17 +61,17 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
     """
     process = PartialState(cpu=not torch.cuda.is_available())  # the main process writes; each has its own GPU
     torch.manual_seed(config.seed)
-    training_data, cache = TrainingData(config, data), default_cache()
-    template = read_template(config.template)
+    cache = default_cache()
+    weights = find_model_directory(config.model, cache)
+    training_data, template = TrainingData(config, data), read_template(config.template)
     if process.is_main_process:
-        open_run(out, _run_identity(config, training_data, template), resume)
+        open_run(out, _run_identity(config, training_data, template, weights), resume)
         # A resumed run trains on what the first one has read.
         training_data.read_at = min(training_data.read_at, (out / "config.json").stat().st_mtime)
     if (out / "adapter").is_dir():
         return out / "adapter"
 
     # Prompts and items in the same tokens as in serving; the main process computes the prior once.
-    weights = find_model_directory(config.model, cache)
     tokenizer = HuggingFaceTokenizer.from_directory(weights, config.chat_template)
     with process.main_process_first():
         semantic_ids = _semantic_ids(config, training_data, tokenizer, cache)
@@ -143,9 +143,11 @@ def collate(
     return pack_examples(examples, [row["task"] == "next-item" for row in rows], layout)
 
 
-def _run_identity(config: TrainConfig, training_data: TrainingData, template: Template) -> dict[str, Any]:
+def _run_identity(
+    config: TrainConfig, training_data: TrainingData, template: Template, weights: Path
+) -> dict[str, Any]:
     """Identify a run: its configuration, and hashes of what the configuration names."""
-    start = None if config.start is None else inspect_adapter(config.start, base=config.model).name
+    start = None if config.start is None else inspect_adapter(config.start, base=weights).name
     return {
         **config.model_dump(mode="json", exclude={"trust_remote_code"}),
         "data digest": training_data.digest,
@@ -188,7 +190,9 @@ def _prior_scores(
     )
     ranker = GenerativeRanker(
         index,
-        load_backend(config.model, cache, trust_remote_code=config.trust_remote_code)[0],
+        load_backend(
+            config.model, cache, trust_remote_code=config.trust_remote_code, chat_template=config.chat_template
+        )[0],
         tokenizer,
         template=read_template(config.template),
         cold_template=read_template("cold-start"),

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from safetensors import SafetensorError
 
 from genrec.artifact import user_data_kind
-from genrec.backends.model_name import snapshot_digests, snapshot_name
+from genrec.backends.model_name import model_name, snapshot_digests, snapshot_name
 from genrec.datasets.models import MODELS, cache_directory
 from genrec.errors import ArtifactError, GenrecError, MismatchError
 
@@ -38,8 +38,8 @@ def weights_cache_name(model: str | Path, folder: Path) -> str:
     """
     if str(model) in MODELS:
         return str(model)
-    if (name := snapshot_name(folder)) is not None:  # the same commit has the same weights on every machine
-        return f"{name}-{cache_key(*snapshot_digests(folder))[:12]}"
+    if snapshot_name(folder) is not None:  # the same commit has the same weights on every machine
+        return f"{model_name(folder)}-{cache_key(*snapshot_digests(folder))[:12]}"
     inputs = [str(folder.resolve())]
     for file in sorted(folder.glob("*.safetensors")):
         inputs += [file.name, str(file.stat().st_size), str(file.stat().st_mtime_ns)]

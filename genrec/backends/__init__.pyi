@@ -27,6 +27,7 @@ from .base import (
 )
 from .encoder import SentenceEncoder as SentenceEncoder
 from .growing_cache import attention_window as attention_window
+from .model_name import published_name as published_name
 from .openai_api import OpenAiBackend as OpenAiBackend
 from .precision import default_device as default_device
 from .precision import log_probs_agree as log_probs_agree

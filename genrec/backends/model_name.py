@@ -5,15 +5,20 @@ from pathlib import Path
 
 def model_name(model: str | Path) -> str:
     """The last part of the name of a model, given by its folder or its Hub id."""
-    return snapshot_name(Path(model)) or Path(model).name
+    return (snapshot_name(Path(model)) or Path(model).name).rpartition("/")[2]
+
+
+def published_name(folder: Path) -> str:
+    """The name by which others find the model in a folder: its Hub id, if it is from there, else the folder's name."""
+    return snapshot_name(folder) or folder.name
 
 
 def snapshot_name(folder: Path) -> str | None:
-    """The name, without its organisation, of the model whose snapshot in the Hub's cache a folder is; else None."""
+    """The Hub id, without a revision, of the model whose snapshot in the Hub's cache a folder is; else None."""
     parents = folder.absolute().parents
     if len(parents) < 2 or parents[0].name != "snapshots" or not parents[1].name.startswith("models--"):
         return None
-    return parents[1].name.rpartition("--")[2]
+    return parents[1].name.removeprefix("models--").replace("--", "/")
 
 
 def snapshot_digests(folder: Path) -> list[str]:

@@ -48,7 +48,7 @@ class Provenance:
     """How an adapter was trained. Hashes are SHA-256 in hexadecimal.
 
     Attributes:
-        base: the name of the base model.
+        base: the name of the base model; its Hub id, without a revision, if it is from there.
         base_sha256: the hash of each file of its weights.
         tokenizer, template, catalog, index: the fingerprints of what made the prompts.
         data: the digest of the interactions.

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from genrec.decoding.grammar import GrammarTokenizer
     from genrec.prompting.template import Template
     from genrec.recommender import Recommender
+    from genrec.settings import Settings
 
     BatchTask = RecommendTask | GenerateTask
 
@@ -211,13 +212,10 @@ def _starting_with(ranker: str, recommender: "Recommender", data_name: str) -> "
 
 
 def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tuple[GenerateTask, dict[str, Any]]":
-    from genrec.backends.openai_api import OpenAiBackend
     from genrec.batch.generate import GenerateTask
     from genrec.batch.prompts import ChatPromptBuilder, SamplingParams
     from genrec.cache import default_cache
     from genrec.decoding.grammar import GrammarCompiler
-    from genrec.loading.language_model import load_tokenizer, open_engine
-    from genrec.prompting.message_tokenizer import MessageTokenizer
     from genrec.prompting.template import read_template
 
     engine, cache = task_options["engine"], default_cache()
@@ -249,21 +247,33 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
         provenance |= hashes
     size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
     check_count("--batch-size", size)
-    tokenizer: GrammarTokenizer = MessageTokenizer()
-    if settings.api is None:
-        tokenizer = load_tokenizer(settings, cache)
-        for notice in tokenizer.notices:
-            terminal.print_notice(f"note: {notice}")
+    tokenizer, open_backend = _text_model(settings, cache)
+    for notice in tokenizer.notices:
+        terminal.print_notice(f"note: {notice}")
     if sampling_params.schema is not None:
         GrammarCompiler(tokenizer).compile_json_schema(sampling_params.schema)  # before the model is loaded
-    backend: TextBackend
-    if settings.api is None:
-        # Texts need no prior, so the model without its adapter is not loaded.
-        backend, _ = open_engine(replace(settings, generative=replace(settings.generative, prior=0.0)), cache)
-    else:
-        loading.check_api_model(settings)
+    task = GenerateTask(open_backend(), tokenizer, build_prompt, sampling_params=sampling_params, batch_size=size)
+    return task, provenance
+
+
+def _text_model(settings: "Settings", cache: Path) -> "tuple[GrammarTokenizer, Callable[[], TextBackend]]":
+    """The tokenizer of the model that writes texts, and a function that opens the model."""
+    from genrec.backends.openai_api import OpenAiBackend
+    from genrec.loading.language_model import find_model_files, open_engine
+    from genrec.prompting.message_tokenizer import MessageTokenizer
+
+    if settings.api is not None:
         backend = OpenAiBackend(str(settings.model), settings.api)
-    return GenerateTask(backend, tokenizer, build_prompt, sampling_params=sampling_params, batch_size=size), provenance
+
+        def check_and_return() -> "TextBackend":
+            backend.check_model()
+            return backend
+
+        return MessageTokenizer(), check_and_return
+    files = find_model_files(settings, cache, weights=settings.engine != "server")
+    # Texts need no prior, so the model without its adapter is not loaded.
+    own = replace(settings, generative=replace(settings.generative, prior=0.0))
+    return files.tokenizer, lambda: open_engine(own, files, cache)[0]
 
 
 def _open_prompt_builder(

@@ -126,12 +126,13 @@ def _find_leakage(
     Raises:
         InputError: there are such items, and they are not allowed.
     """
+    from genrec.cache import default_cache
     from genrec.evaluation.leakage import find_leakage
     from genrec.loading.language_model import find_provenance
     from genrec.notices import Notice
     from genrec.pipeline import LLM_STAGES
 
-    provenance = find_provenance(settings)
+    provenance = find_provenance(settings, default_cache())
     if settings.model is None or (ranker is not None and set(ranker).isdisjoint(LLM_STAGES)):
         return None
     if settings.adapter is None and provenance is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from genrec.backends.base import Backend
     from genrec.backends.transformers import TransformersBackend
     from genrec.evaluation.model_check import ModelCheck, Reference, WholePaths
-    from genrec.prompting.tokenizer import HuggingFaceTokenizer
+    from genrec.loading.language_model import ModelFiles
     from genrec.settings import Settings
 
 CheckState = Literal["ok", "slow", "degraded", "broken"]
@@ -60,9 +60,10 @@ def check_language_model(settings: "Settings", cache: Path) -> Iterator[Check]:
 
 def _check_model(settings: "Settings", cache: Path) -> Iterator[Check]:
     from genrec.evaluation.model_check import ModelCheck, SingleTokens, WholePaths
-    from genrec.loading.language_model import load_tokenizer, open_engine
+    from genrec.loading.language_model import find_model_files, open_engine
 
-    tokenizer = load_tokenizer(settings, cache)
+    files = find_model_files(settings, cache, weights=settings.engine != "server")
+    tokenizer = files.tokenizer
     if not tokenizer.chat_template_fingerprint:
         yield Check(
             "chat template",
@@ -71,7 +72,7 @@ def _check_model(settings: "Settings", cache: Path) -> Iterator[Check]:
             "choose an instruction-tuned model, or add its chat_template.jinja to the folder",
         )
         return
-    backend, _ = open_engine(settings, cache)
+    backend, _ = open_engine(settings, files, cache)
     local = _as_local(backend)
     check = ModelCheck(backend, tokenizer)
     try:
@@ -86,7 +87,7 @@ def _check_model(settings: "Settings", cache: Path) -> Iterator[Check]:
         return
     if local is not None:
         yield _check_arithmetic(local)
-    yield from _check_chat_template(settings, tokenizer, cache)
+    yield from _check_chat_template(settings, files)
     paths = None if local is None else WholePaths(local.model)
     yield _check_scores(check, paths or SingleTokens(backend), local)
     yield _check_tree(check, backend, local)
@@ -110,12 +111,10 @@ def _check_arithmetic(backend: "TransformersBackend") -> Check:
     return Check("arithmetic", "slow", f"{dtype} on {backend.device}, which does not support bfloat16", remedy)
 
 
-def _check_chat_template(settings: "Settings", tokenizer: "HuggingFaceTokenizer", cache: Path) -> Iterator[Check]:
-    from genrec.datasets.model_directory import find_model_directory
+def _check_chat_template(settings: "Settings", files: "ModelFiles") -> Iterator[Check]:
     from genrec.evaluation.chat_template_check import VERDICTS, compare_rendering
 
-    folder = find_model_directory(settings.model or "", cache, weights=settings.engine != "server")
-    verdict = compare_rendering(folder, tokenizer, settings.chat_template, today=datetime.date.today())
+    verdict = compare_rendering(files.folder, files.tokenizer, settings.chat_template, today=datetime.date.today())
     if verdict is None:
         yield Check("chat template", "ok", "not compared, because Transformers cannot load the tokenizer")
     elif verdict == "different":
@@ -124,7 +123,7 @@ def _check_chat_template(settings: "Settings", tokenizer: "HuggingFaceTokenizer"
     else:
         change = "" if verdict == "equal" else f": {VERDICTS[verdict]}"
         yield Check("chat template", "ok", f"rendered as in Transformers{change}")
-    for notice in tokenizer.notices:
+    for notice in files.tokenizer.notices:
         yield Check("chat template", "degraded", str(notice), _TEMPLATE_REMEDIES[notice.code])
 
 

@@ -22,7 +22,8 @@ from genrec.errors import ArtifactError, ModelMissingError
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONFIG = "config.json"
 _SMALL_FILES = re.compile(
-    r"[^/]+\.(json|jinja|txt|tiktoken|py)|tokenizer\.model|LICENSE[^/]*|(\d+_Pooling|additional_chat_templates)/[^/]+"
+    r"[^/]+\.(json|jinja|txt|tiktoken|py)|tokenizer\.model|LICENSE[^/]*|"
+    r"(\d+_Pooling|additional_chat_templates|codes)/[^/]+"  # codes: the semantic ids of a model with a merged adapter
 )
 _NAMED_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 

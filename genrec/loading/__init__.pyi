@@ -1,5 +1,7 @@
 from .language_model import SEMANTIC_IDS_DIRECTORY as SEMANTIC_IDS_DIRECTORY
+from .language_model import ModelFiles as ModelFiles
 from .language_model import find_model_directory as find_model_directory
+from .language_model import find_model_files as find_model_files
 from .language_model import find_provenance as find_provenance
 from .language_model import load_backend as load_backend
 from .language_model import load_tokenizer as load_tokenizer

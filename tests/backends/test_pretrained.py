@@ -63,7 +63,7 @@ def test_every_model_is_loaded_in_one_place() -> None:
             if path.name == "pretrained.py":
                 assert keywords["use_safetensors"] == "True"
                 assert keywords["trust_remote_code"] == "trust_remote_code"
-            elif path.name == "tokenizer_file.py":
+            elif path.name in ("tokenizer_file.py", "chat_template_check.py"):  # tokenizers only
                 assert keywords["trust_remote_code"] == "False"
             else:  # a file that genrec downloads by its hash and converts
                 assert (path.name, keywords["trust_remote_code"]) == ("gguf.py", "False"), path
