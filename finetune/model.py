@@ -19,6 +19,7 @@ from genrec.backends import (
     causal_model_class,
     default_device,
     inspect_adapter,
+    load_adapter_weights,
     load_pretrained,
     log_probs_agree,
     native_dtype,
@@ -26,7 +27,7 @@ from genrec.backends import (
     trainable_layers,
     use_packed_attention,
 )
-from genrec.errors import EngineError, InputError, MismatchError
+from genrec.errors import EngineError, InputError, MismatchError, ModelMissingError
 from genrec.index import TrainingExample
 from genrec.types import FloatArray
 
@@ -125,6 +126,19 @@ def _probe(model: Any, layout: TreeLayout) -> FloatArray:
         packed = {name: tensor.to(model.device) for name, tensor in pack_examples(trees, [True, True], layout).items()}
         result: FloatArray = compute_log_probs(model.eval(), packed).item_tokens.double().cpu().numpy()
     return result
+
+
+def check_checkpoint(model: PeftModel, checkpoint: Path) -> None:
+    """Check that a checkpoint has all weights of the adapter; the trainer only warns of missing ones, and goes on.
+
+    Raises:
+        ModelMissingError: the weights of the checkpoint are damaged.
+        MismatchError: it lacks a weight of the adapter, has one in another shape, or has one of another layer.
+    """
+    try:
+        load_adapter_weights(model, checkpoint)
+    except (ModelMissingError, MismatchError) as error:
+        raise error.revised(remedy=f"remove {checkpoint}, and resume from an earlier checkpoint") from error
 
 
 def _add_adapter(base: Any, config: TrainConfig) -> PeftModel:

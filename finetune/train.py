@@ -25,7 +25,7 @@ from finetune.config import TrainConfig, read_config
 from finetune.data import TrainingData
 from finetune.folder import last_checkpoint, open_run, report_disk_errors
 from finetune.forward import TreeLayout, pack_examples
-from finetune.model import open_model
+from finetune.model import check_checkpoint, open_model
 from finetune.tasks import TASK_TEMPLATES, TrainingTask
 from finetune.trainer import RankingTrainer
 from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, Template, read_template
@@ -54,9 +54,9 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
 
     Raises:
         InputError: the data has no targets.
-        MismatchError: the folder contains another run (the difference is named), or this run without `resume`; or
-            engines could not serve the adapter.
-        ModelMissingError: the model is not on this machine.
+        MismatchError: the folder contains another run (the difference is named), or this run without `resume`, or
+            a checkpoint that lacks weights; or engines could not serve the adapter.
+        ModelMissingError: the model is not on this machine, or a file of it or of the checkpoint is damaged.
         EngineError: the disk is full, or the training diverged.
     """
     process = PartialState(cpu=not torch.cuda.is_available())  # the main process writes; each has its own GPU
@@ -97,6 +97,8 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
     # Train from the start or from the newest checkpoint, then write the adapter and its provenance.
     checkpoint = last_checkpoint(out) if resume else None
     trainer.resume_counts(checkpoint)
+    if checkpoint is not None:
+        check_checkpoint(model, Path(checkpoint))
     with report_disk_errors(out):
         trainer.train(resume_from_checkpoint=checkpoint)
         if process.is_main_process:

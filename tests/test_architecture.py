@@ -202,9 +202,9 @@ def test_implementations_do_not_know_each_other() -> None:
         ("backends.base", "types deadline backends.provenance"),
         (
             "backends.transformers",
-            "errors types deadline backends.provenance backends.adapter backends.base backends.masked_model "
-            "backends.model_name backends.placement backends.plain_tree backends.precision backends.pretrained "
-            "backends.quantization backends.quiet backends.generation backends.transformers_tree",
+            "errors types deadline backends.provenance backends.adapter backends.adapter_weights backends.base "
+            "backends.masked_model backends.model_name backends.placement backends.plain_tree backends.precision "
+            "backends.pretrained backends.quantization backends.quiet backends.generation backends.transformers_tree",
         ),
         ("backends.transformers_tree", "types deadline backends.growing_cache backends.tree_arrays"),
         ("backends.pretrained", "errors backends.model_name backends.quantization backends.quiet"),

@@ -1,4 +1,5 @@
 from .adapter import inspect_adapter as inspect_adapter
+from .adapter_weights import load_adapter_weights as load_adapter_weights
 from .api_settings import ApiSettings as ApiSettings
 from .attention import use_packed_attention as use_packed_attention
 from .base import (

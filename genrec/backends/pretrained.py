@@ -1,6 +1,7 @@
-"""Weights through Transformers: safetensors only, without progress bars, and without code that a model brings."""
+"""Weights through Transformers: safetensors only, none of them made up, and without code that a model brings."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from transformers import (
 
 from genrec.backends.model_name import model_name
 from genrec.backends.quantization import quantization_method
-from genrec.backends.quiet import progress_bars_disabled
+from genrec.backends.quiet import load_report_disabled, progress_bars_disabled
 from genrec.errors import ModelMissingError, format_error
 
 _GOOD_FILES = "give a folder with config.json and weights as safetensors, or fetch the model again"
+_WHOLE_FILES = "download or copy all of its files again, or choose another model"
 _GOOD_DEVICE = "use a device and a version of its package that support {method}, or a model that is not quantised"
 
 
@@ -32,12 +34,18 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
         options: passed to `from_pretrained`.
 
     Raises:
-        ModelMissingError: the model does not exist or is damaged, or it needs code and `trust_remote_code` is false.
+        ModelMissingError: the model does not exist or is damaged, its files lack weights that a text passes through or
+            have them in other shapes, or it needs code and `trust_remote_code` is false.
     """
     try:
-        with progress_bars_disabled():
-            return auto_class.from_pretrained(
-                str(model), use_safetensors=True, trust_remote_code=trust_remote_code, **options
+        with progress_bars_disabled(), load_report_disabled():
+            loaded, info = auto_class.from_pretrained(
+                str(model),
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                ignore_mismatched_sizes=True,  # `_check_weights` names them
+                output_loading_info=True,
+                **options,
             )
     except Exception as error:  # safetensors, torch and Transformers raise exceptions of their own
         name, method = model_name(model), quantization_method(model)
@@ -51,6 +59,45 @@ def load_pretrained(auto_class: Any, model: str | Path, *, trust_remote_code: bo
             f"cannot load the model {name!r} from {model}: {format_error(error)}",
             remedy=_GOOD_FILES if method is None else _GOOD_DEVICE.format(method=method),
         ) from error
+    _check_weights(loaded, info, model)
+    return loaded
+
+
+def _check_weights(loaded: Any, info: Mapping[str, Any], model: str | Path) -> None:
+    """Check that the files had every weight that is used; Transformers makes up the others and only warns."""
+    used = _used_weights(loaded)
+    missing = [name for name in used if name in info["missing_keys"]]
+    shapes = {name: (list(found), list(expected)) for name, found, expected in info["mismatched_keys"] if name in used}
+    name = model_name(model)
+    if missing:
+        raise ModelMissingError(
+            f"the files of the model {name!r} in {model} lack {len(missing):,} of its {len(used):,} weights, the first "
+            f"is {missing[0]}",
+            remedy=_WHOLE_FILES,
+            code="weights_missing",
+        )
+    if shapes:
+        first = next(name for name in used if name in shapes)
+        found, expected = shapes[first]
+        raise ModelMissingError(
+            f"{len(shapes):,} of the {len(used):,} weights of the model {name!r} in {model} have another shape than "
+            f"its config.json says, the first is {first}: {found}, not {expected}",
+            remedy=_WHOLE_FILES,
+            code="weights_missing",
+        )
+
+
+def _used_weights(loaded: Any) -> list[str]:
+    """The names of the parameters that a text passes through, in order.
+
+    These are the decoder's and the output layer's. So a multimodal model needs no vision part, and an encoder no
+    pooler. Buffers have values without a file, and a tied weight is read once.
+    """
+    parts = [loaded.get_decoder(), loaded.get_output_embeddings()]
+    pooler = getattr(loaded, "pooler", None)
+    unused = set() if pooler is None else {id(parameter) for parameter in pooler.parameters()}
+    used = {id(parameter) for part in parts if part is not None for parameter in part.parameters()} - unused
+    return [name for name, parameter in loaded.named_parameters() if id(parameter) in used]
 
 
 def causal_model_class(model: str | Path) -> Any:

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, __version__
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from genrec.backends.model_name import model_name
 from genrec.errors import MismatchError, ModelMissingError
@@ -58,7 +59,8 @@ def check_quantization(model: str | Path, method: str, adapter: object) -> None:
     """Check that a quantised model can be loaded, before its weights are.
 
     Raises:
-        ModelMissingError: a package of the method is not installed.
+        ModelMissingError: a package of the method is not installed, or Transformers does not know the method, and would
+            read the packed numbers as weights.
         MismatchError: an adapter would have to be merged into the quantised weights.
     """
     name = model_name(model)
@@ -74,6 +76,11 @@ def check_quantization(model: str | Path, method: str, adapter: object) -> None:
             f"the model {name!r} in {model} is quantised ({method}), which needs {' and '.join(missing)}",
             remedy=f"run: pip install {' '.join(missing)}",
             code="package_missing",
+        )
+    if not any(known == method or known.startswith(f"{method}_") for known in AUTO_QUANTIZATION_CONFIG_MAPPING):
+        raise ModelMissingError(
+            f"the model {name!r} in {model} is quantised ({method}), which Transformers {__version__} does not support",
+            remedy=f"install a version of Transformers that supports {method}, or choose a model that is not quantised",
         )
 
 

@@ -132,9 +132,13 @@ def _place(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
 def _merge_adapter(model: Any, adapter: Adapter) -> Any:
     """Merge an adapter into the weights of a model, in the precision of the weights."""
     try:
-        from peft import PeftModel
+        from peft import PeftConfig, get_peft_model
     except ImportError as error:
         raise ModelMissingError("adapters need PEFT; run: pip install 'genrec[local]'") from error
+    from genrec.backends.adapter_weights import load_adapter_weights
+
     with progress_bars_disabled(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses old names of Transformers
-        return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+        warnings.simplefilter("ignore")  # PEFT uses old names of Transformers, and names the model by its folder
+        tuned = get_peft_model(model, PeftConfig.from_pretrained(str(adapter.folder)))
+        load_adapter_weights(tuned, adapter.folder)
+        return tuned.merge_and_unload()

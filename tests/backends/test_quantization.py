@@ -71,7 +71,7 @@ def test_a_method_that_cannot_run_here_is_named(model: Path, tmp_path: Path) -> 
     """The files are good, so fetching them again does not help."""
     folder = quantised(model, tmp_path / "model", {"quant_method": "haiku"})
     with pytest.raises(
-        ModelMissingError, match=r"haiku.*; use a device and a version of its package that support haiku"
+        ModelMissingError, match=r"quantised \(haiku\), which Transformers .* does not support; install a version"
     ):
         TransformersBackend(folder, device="cpu")
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from finetune import model as training_model
 from finetune.config import TrainConfig
 from finetune.forward import TreeLayout, compute_log_probs, pack_examples
-from finetune.model import find_layout, open_model
+from finetune.model import check_checkpoint, find_layout, open_model
 from genrec.backends.transformers import TransformersBackend
-from genrec.errors import InputError
+from genrec.errors import InputError, MismatchError, ModelMissingError
 from genrec.index.training_examples import TrainingExample
 
 VOCABULARY = 300
@@ -247,3 +248,41 @@ def test_layers_that_cannot_be_trained_are_refused_before_the_first_step(tmp_pat
     pattern = config(tmp_path / "dense", target_modules=r".*layers\.[01]\.mlp\.up_proj")
     model, _ = open_model(pattern, tmp_path / "dense")
     assert len(model.targeted_module_names) == 2
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_a_checkpoint_that_lacks_weights_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    """The trainer only warns, and goes on with random numbers in their place."""
+    base, checkpoint = tmp_path / "base", tmp_path / "checkpoint-4"
+    tiny("dense").save_pretrained(base)
+    model, _ = open_model(config(base), base)
+    model.save_pretrained(str(checkpoint))
+    check_checkpoint(model, checkpoint)
+    file = checkpoint / "adapter_model.safetensors"
+    whole = load_file(file)
+    first, *others = sorted(whole)
+    lacks_first = rf"lacks 1 of {len(whole)} LoRA weights, .* the first is {first}; remove "
+    for weights, message in (
+        (
+            {name: whole[name] for name in others},
+            lacks_first,
+        ),
+        (
+            {**whole, first: whole[first][:2]},
+            lacks_first,
+        ),
+        (
+            {name.replace("layers", "blocks"): whole[name] for name in whole},
+            rf"lacks {len(whole)} of {len(whole)} .*; remove ",
+        ),
+        (
+            {**whole, "base_model.model.spare.weight": torch.zeros(1)},
+            r"has 1 weights of layers .*spare\.weight; remove ",
+        ),
+    ):
+        save_file(weights, file)
+        with pytest.raises(MismatchError, match=rf"{message}{checkpoint}, and resume from an earlier"):
+            check_checkpoint(model, checkpoint)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelMissingError, match=rf"cannot read {file}: .*; remove {checkpoint}"):
+        check_checkpoint(model, checkpoint)

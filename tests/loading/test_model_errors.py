@@ -9,13 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import save_byte_tokenizer, save_tiny_llama
 from typer.testing import CliRunner
 
@@ -69,6 +69,13 @@ def _cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
+def _change_weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Break:
+    def rewrite(folder: Path) -> None:
+        save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+
+    return rewrite
+
+
 def _smaller_vocabulary(folder: Path) -> None:
     save_tiny_llama(folder, folder.parent / "tokenizer", vocab_size=200)
 
@@ -82,16 +89,15 @@ def _turn_into_adapter(folder: Path) -> None:
     _write("adapter_config.json", "{}")(folder)
 
 
-def _adapter_of(base: str, **config: Any) -> Break:
+def _adapter_of(base: str, names: Sequence[str] = ("q_proj.lora_A", "q_proj.lora_B"), **config: Any) -> Break:
     def change(folder: Path) -> dict[str, Any]:
-        from safetensors.torch import save_file
-
         adapter = folder.parent / "tuned"
         adapter.mkdir()
         settings = {"base_model_name_or_path": base, "r": 2, "peft_type": "LORA", "task_type": "CAUSAL_LM", **config}
         (adapter / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        prefix = "base_model.model.model.layers.0.self_attn.q_proj"
-        weights = {f"{prefix}.lora_A.weight": torch.zeros(2, 16), f"{prefix}.lora_B.weight": torch.zeros(16, 2)}
+        shapes = {"lora_A": (2, 16), "lora_B": (16, 2)}
+        prefix = "base_model.model.model.layers.0.self_attn"
+        weights = {f"{prefix}.{name}.weight": torch.zeros(shapes[name.rpartition(".")[2]]) for name in names}
         save_file(weights, adapter / "adapter_model.safetensors")
         return {"adapter": adapter}
 
@@ -111,6 +117,19 @@ KINDS: dict[str, tuple[Break, str]] = {
     "a missing shard": (_shard_without_its_second_file, "FOLDER' lacks model-00002-of-.*; copy or download"),
     "an index that is none": (_write("model.safetensors.index.json", "[]"), "FOLDER/model.safetensors.index.json"),
     "cut weights": (_cut_weights, "cannot load the model 'model' from FOLDER: SafetensorError: .*; give a folder"),
+    "a weight that is missing": (
+        _change_weights(lambda weights: {name: weights[name] for name in weights if "k_proj" not in name}),
+        r"model 'model' in FOLDER lack 1 of its 11 weights, the first is model\.layers\.0\.self_attn\.k_proj\.weight; ",
+    ),
+    "weights of another architecture": (
+        _change_weights(lambda weights: {f"encoder.{name}": weight for name, weight in weights.items()}),
+        r"model 'model' in FOLDER lack 11 of its 11 weights, the first is model\.embed_tokens\.weight; download",
+    ),
+    "weights of another size": (
+        _configure(intermediate_size=48),
+        r"3 of the 11 weights of the model 'model' in FOLDER have another shape than its config\.json says, the first "
+        r"is model\.layers\.0\.mlp\.gate_proj\.weight: \[32, 16\], not \[48, 16\]; download or copy",
+    ),
     "a configuration that is no JSON": (_write("config.json", "{"), "cannot load the model 'model' from FOLDER: .*; "),
     "an unknown architecture": (_configure(model_type="haiku"), "cannot load the model 'model' from FOLDER: .*haiku"),
     "sizes that cannot be": (
@@ -132,6 +151,23 @@ KINDS: dict[str, tuple[Break, str]] = {
     "an adapter of another base": (
         _adapter_of("Example/Other"),
         "the adapter 'tuned' was trained for 'Example/Other', not for 'model'; load that model",
+    ),
+    "an adapter that lacks weights": (
+        _adapter_of("model", ["q_proj.lora_A", "q_proj.lora_B", "v_proj.lora_A"], target_modules=["q_proj", "v_proj"]),
+        r"the adapter in .*tuned lacks 1 of 4 LoRA weights, .* the first is .*v_proj\.lora_B\.weight; copy the whole",
+    ),
+    "an adapter of other layers": (
+        _adapter_of("model", ["q_proj.lora_A", "q_proj.lora_B", "o_proj.lora_B"], target_modules=["q_proj"]),
+        r"the adapter in .*tuned has 1 weights of layers that its configuration does not name .* "
+        r"the first is .*o_proj\.lora_B\.weight; copy the whole",
+    ),
+    "an adapter of another rank": (
+        _adapter_of("model", r=4, target_modules=["q_proj"]),
+        r"the adapter in .*tuned lacks 2 of 2 LoRA weights, or has them in other shapes than its configuration says",
+    ),
+    "an adapter whose names do not match": (
+        _adapter_of("model", ["decoder.q_proj.lora_A", "decoder.q_proj.lora_B"], target_modules=["q_proj"]),
+        "the adapter 'tuned' has a LoRA weight .* for model.layers.0.self_attn.decoder.q_proj.weight, whose shape in",
     ),
     "an adapter that PEFT does not read": (_adapter_of("model", peft_type="HAIKU"), "cannot open the model .*HAIKU"),
 }
