@@ -84,6 +84,11 @@ def pack_examples(examples: Sequence[TrainingExample], ranked: Sequence[bool], l
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def count_tokens(packed: dict[str, Tensor]) -> int:
+    """The number of tokens of packed trees; the same in every layout, whatever padding and repeats it computes."""
+    return len(packed["cells"])
+
+
 def _tree_arrays(examples: Sequence[TrainingExample], *, packed: bool) -> dict[str, np.ndarray[Any, Any]]:
     """The tokens of trees under a mask, packed in one row or one row a tree, see `pack_examples`."""
     width = max(len(one.token_ids) for one in examples)

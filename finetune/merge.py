@@ -15,6 +15,7 @@ from genrec.backends import PROVENANCE_FILE, TransformersBackend, published_name
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
 from genrec.loading import SEMANTIC_IDS_DIRECTORY, find_model_directory
+from genrec.prompting import copy_tokenizer
 from genrec.settings import LANGUAGE_MODEL
 
 _KIND, _VERSION = "merged model", 1
@@ -49,9 +50,7 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL, trust_remote
         metadata={"model": published_name(weights), "adapter": tuned.name},
     ) as folder:
         tuned.model.save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            if (weights / name).is_file():
-                shutil.copyfile(weights / name, folder / name)
+        copy_tokenizer(weights, folder)
         if (adapter / PROVENANCE_FILE).is_file():
             shutil.copyfile(adapter / PROVENANCE_FILE, folder / PROVENANCE_FILE)
         if (adapter / SEMANTIC_IDS_DIRECTORY).is_dir():

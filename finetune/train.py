@@ -29,7 +29,7 @@ from finetune.model import check_checkpoint, open_model
 from finetune.tasks import TASK_TEMPLATES, TrainingTask
 from finetune.trainer import RankingTrainer
 from genrec import CatalogIndex, GenerativeRanker, GenerativeSettings, Template, read_template
-from genrec.backends import inspect_adapter
+from genrec.backends import context_length, inspect_adapter
 from genrec.cache import default_cache
 from genrec.errors import GenrecError
 from genrec.index import SemanticIdentifiers, Target, build_example
@@ -80,7 +80,7 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
 
     # The model, the examples, which the collator turns into trees, and the trainer.
     model, layout = open_model(config, weights)
-    renderers = _build_renderers(config, training_data, tokenizer, index, model)
+    renderers = build_renderers(config, tokenizer, index, model)
     trees = config.steps * config.accumulate * config.trees * process.num_processes
     trainer = RankingTrainer(
         config,
@@ -109,17 +109,17 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
     return out / "adapter"
 
 
-def _build_renderers(
-    config: TrainConfig, training_data: TrainingData, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, model: Any
+def build_renderers(
+    config: TrainConfig, tokenizer: HuggingFaceTokenizer, index: CatalogIndex, model: Any
 ) -> dict[TrainingTask, Renderer]:
     """A renderer for each task, whose prompts leave room for the longest identifier."""
-    max_prompt_tokens = model.config.get_text_config(decoder=True).max_position_embeddings - index.trie.max_length
+    context = context_length(model.config.get_text_config(decoder=True).to_dict())
     return {
         task: Renderer(
-            training_data.catalog,
+            index.catalog,
             tokenizer,
             read_template(TASK_TEMPLATES.get(task, config.template)),
-            max_prompt_tokens,
+            context - index.trie.max_length,
             config.max_history,
             config.history_step,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from finetune.config import TrainConfig
-from finetune.forward import compute_log_probs, item_log_probs
+from finetune.forward import compute_log_probs, count_tokens, item_log_probs
 from finetune.objectives import compute_loss
 from genrec.backends import default_device, native_dtype
 from genrec.errors import EngineError
@@ -59,7 +59,7 @@ class RankingTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a batch, see `finetune.objectives.compute_loss`."""
-        self._tokens += inputs["input_ids"].shape[1] * self.args.world_size
+        self._tokens += count_tokens(inputs) * self.args.world_size
         self._targets += len(inputs["taken"]) * self.args.world_size
         loss = compute_loss(
             self._config, compute_log_probs(model, inputs), inputs, self._reference_scores(model, inputs)

@@ -1,6 +1,5 @@
 """Models for benchmarks: random weights of a known shape, and a table lookup without cost."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from genrec.backends import (
     progress_bars_disabled,
 )
 from genrec.deadline import Deadline
-from genrec.prompting import HuggingFaceTokenizer
+from genrec.prompting import HuggingFaceTokenizer, copy_tokenizer
 from genrec.types import FloatArray, IntArray
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -88,9 +87,7 @@ def write_model(
         model: Any = Qwen3ForCausalLM(config)
         model.to(native_dtype(torch.device(device))).save_pretrained(folder)
     if tokenizer is not None:
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            if (tokenizer / name).is_file():
-                shutil.copy(tokenizer / name, folder / name)
+        copy_tokenizer(tokenizer, folder)
     return folder
 
 

@@ -26,6 +26,7 @@ from .base import (
 from .base import (
     TokenUsage as TokenUsage,
 )
+from .context_length import context_length as context_length
 from .encoder import SentenceEncoder as SentenceEncoder
 from .growing_cache import attention_window as attention_window
 from .model_name import published_name as published_name

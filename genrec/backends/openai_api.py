@@ -139,8 +139,8 @@ class OpenAiBackend:
         return results
 
     def close(self) -> None:
-        """Close the connection; running requests fail."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Close the connection; running and waiting requests fail."""
+        self._executor.shutdown(wait=False)  # what waits is not cancelled, because `wait` never hears of that
         self._connection.close()
 
     def _submit(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from genrec.backends.context_length import context_length
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.precision import log_probs_agree, probe_tokens
 from genrec.backends.tree_arrays import nan_error
@@ -29,7 +30,6 @@ UNSUPPORTED_ERRORS = (TypeError, LookupError, AttributeError, AssertionError, No
 """What models raise, beside torch's errors, for arguments and states that they do not support."""
 
 _CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
-_UNLIMITED_CONTEXT = 1 << 20  # of a model that declares no limit
 _PROBE_TOKENS = 32
 _MAX_LOGITS = 1 << 25  # logits of one pass; 128 MiB in float32
 _PASS_COST = 64  # a pass costs about as much as so many tokens, which is how much padding one more pass may save
@@ -55,8 +55,7 @@ class PlainModel:
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config(decoder=True)
         self.vocab_size = int(config.vocab_size)
-        lengths = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len"))
-        self.context_length = int(next(filter(None, lengths), _UNLIMITED_CONTEXT))
+        self.context_length = context_length(config.to_dict())
         # Transformers 5.24 renamed this argument and warns about the old name, the only one in earlier versions.
         parameters = inspect.signature(model.forward).parameters
         self.cache_argument = next((key for key in _CACHE_ARGUMENTS if key in parameters), "")
@@ -120,7 +119,7 @@ def copied_state(state: Any, rows: int) -> Any:
     """A copy of what a model kept of one row, for several rows."""
     state = copy.deepcopy(state)
     if rows > 1:  # the only way to repeat rows that recurrent layers have, too
-        state.reorder_cache(torch.zeros(rows, dtype=torch.long))
+        state.reorder_cache(torch.zeros(rows, dtype=torch.long, device="cpu"))
     return state
 
 
@@ -192,7 +191,7 @@ class _PathScorer:
             numbers = [number for number, request in enumerate(requests) if request.prompt == prompt]
             deadline.check()
             num_kept = self._num_kept(prompt)
-            read = [_ReadTokens.of(requests[number], num_kept) for number in numbers]
+            read = [_ReadTokens.from_request(requests[number], num_kept) for number in numbers]
             rows, row_of = _longest_rows([one.row for one in read])
             members: list[list[int]] = [[] for _ in rows]
             for member, row in enumerate(row_of):
@@ -200,14 +199,15 @@ class _PathScorer:
             for batch in _batches([len(row) for row in rows], _MAX_LOGITS // self.vocab_size):
                 deadline.check()
                 logits = self._logits(prompt, rows[batch])
-                for number, own in enumerate(members[batch]):
-                    for member in own:
-                        results[numbers[member]] = read[member].log_probs(logits[number], self._ends[prompt][1])
+                with inference_mode(self.name, f"the logits of {len(logits)} paths"):
+                    for number, own in enumerate(members[batch]):
+                        for member in own:
+                            results[numbers[member]] = read[member].log_probs(logits[number], self._ends[prompt][1])
         return results
 
     def logits(self, prompt: int, path: list[int]) -> FloatArray:
         """Logits behind one path [V]. A path that continues the last one of its prompt computes its new tokens only."""
-        done, state = self._last_paths.get(prompt, ([], None))
+        done, state = self._last_paths.pop(prompt, ([], None))  # a pass that fails leaves the state half changed
         if state is None or len(path) <= len(done) or path[: len(done)] != done:
             done, state = path[: self._num_kept(prompt)], self._copied_state(prompt, 1)
         end = self._ends[prompt][1]
@@ -226,7 +226,7 @@ class _PathScorer:
         for number, row in enumerate(rows):
             table[number, : len(row)] = row
         if not table.size:  # only the end of the prompt is read
-            return torch.empty((len(rows), 0, self.vocab_size))
+            return torch.empty((len(rows), 0, self.vocab_size), device=self._model.device)
         return self._model.run(table, self._copied_state(prompt, len(rows)))[0]
 
     def _num_kept(self, prompt: int) -> int:
@@ -243,7 +243,8 @@ class _PathScorer:
 
     def _copied_state(self, prompt: int, rows: int) -> Any:
         state = self._state(prompt)
-        return None if state is None else copied_state(state, rows)
+        with inference_mode(self.name, f"{rows} copies of the state of a prompt"):
+            return None if state is None else copied_state(state, rows)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class _ReadTokens:
     tokens: IntArray
 
     @classmethod
-    def of(cls, request: PathScoreRequest, num_kept: int) -> "_ReadTokens":
+    def from_request(cls, request: PathScoreRequest, num_kept: int) -> "_ReadTokens":
         path, count = request.token_ids, request.num_path_tokens
         if count:  # the last token is only queried
             at = np.arange(len(path) - count - 1, len(path) - 1) - num_kept

@@ -149,8 +149,8 @@ class VllmServerBackend:
         self.score([PathScoreRequest([0], tokens)], Deadline.never())
 
     def close(self) -> None:
-        """Close the connections without waiting for running requests."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Close the connections without waiting for requests, which fail."""
+        self._executor.shutdown(wait=False)  # what waits is not cancelled, because `wait` never hears of that
         self._client.close()
 
     def _read_context_length(self) -> int:
@@ -207,6 +207,8 @@ class VllmServerBackend:
             raise self._timeout_error(limit) from error
         except self._httpx.TransportError as error:
             raise EngineError(f"{self._server} closed the stream early: {error}; send the request again") from error
+        except RuntimeError as error:
+            raise self._closed_error() from error
         limit.timeout = self._new_timeout(limit.timeout_factor)
         return vllm_protocol.parse_completion(token_ids, reason, request)
 

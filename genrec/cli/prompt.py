@@ -1,6 +1,5 @@
 """`genrec prompt`: prompt templates, and the prompts that they render."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,26 +117,23 @@ def _render(
 
 def _tokenizer_and_budget(catalog: "Catalog", settings: "Settings") -> "tuple[Tokenizer, int]":
     """The model's tokenizer, and the maximum length of a prompt, which leaves room for the longest item."""
+    from genrec.backends.context_length import read_context_length
     from genrec.cache import default_cache
-    from genrec.datasets.model_directory import find_model_directory
-    from genrec.loading.language_model import load_tokenizer
+    from genrec.loading.language_model import find_model_files
     from genrec.precomputed import open_index
 
     if settings.model is None:
         raise InputError("--model none has no tokens to show; name a model, or omit --tokens")
     cache = default_cache()
     model_downloads.fetch_hub_models(settings, cache, weights=False)
-    folder = find_model_directory(settings.model, cache, weights=False)
-    tokenizer = load_tokenizer(settings, cache)
+    files = find_model_files(settings, cache, weights=False)
+    folder, tokenizer = files.folder, files.tokenizer
     with terminal.progress() as progress:
         longest = int(open_index(catalog, tokenizer, cache, progress).trie.lengths.max())
     try:
-        context = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
-    except (OSError, ValueError, LookupError) as error:
-        raise ArtifactError(
-            f"{folder / 'config.json'} has no max_position_embeddings; download the model again"
-        ) from error
-    return tokenizer, context - longest
+        return tokenizer, read_context_length(folder) - longest
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {folder / 'config.json'}: {error}; download the model again") from error
 
 
 class _NullTokenizer:

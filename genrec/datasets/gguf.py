@@ -6,7 +6,6 @@ folder takes two bytes for each weight.
 
 import hashlib
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -17,10 +16,10 @@ from safetensors import SafetensorError
 
 from genrec.artifact import MANIFEST, UserData, artifact_writer, verify
 from genrec.errors import ArtifactError, GenrecError, ModelMissingError, format_error, format_names
+from genrec.prompting.tokenizer_file import copy_tokenizer, find_tokenizer_files
 
 _KIND, _VERSION = "gguf", 1
 _PACKAGES = ("torch", "transformers", "accelerate", "gguf")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def find_gguf(model: str | Path) -> Path | None:
@@ -99,10 +98,8 @@ def unpack_weights(file: Path, directory: Path, dtype: str) -> None:
 
 
 def _unpack_tokenizer(file: Path, directory: Path) -> None:
-    if (file.parent / _TOKENIZER_FILES[0]).is_file():
-        for name in _TOKENIZER_FILES:
-            if (file.parent / name).is_file():
-                shutil.copyfile(file.parent / name, directory / name)
+    if (file.parent / "tokenizer.json").is_file():
+        copy_tokenizer(file.parent, directory)
         return
     from transformers import AutoTokenizer
 
@@ -151,8 +148,7 @@ def _unreadable(file: Path, error: Exception) -> ModelMissingError:
 def _key(file: Path) -> str:
     """Identifies the file, and the tokenizer beside it, by path, size and time."""
     stamps = [str(file.resolve())]
-    for path in (file, *(file.parent / name for name in _TOKENIZER_FILES)):
-        if path.is_file():
-            status = path.stat()
-            stamps.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    for path in (file, *find_tokenizer_files(file.parent)):
+        status = path.stat()
+        stamps.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:24]

@@ -5,3 +5,4 @@ from .template import one_line as one_line
 from .template import read_template as read_template
 from .tokenizer import HuggingFaceTokenizer as HuggingFaceTokenizer
 from .tokenizer import Tokenizer as Tokenizer
+from .tokenizer_file import copy_tokenizer as copy_tokenizer

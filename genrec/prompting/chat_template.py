@@ -25,6 +25,11 @@ from genrec.types import Role
 
 _LISTS = ("tools", "documents")  # variables that are None without any, as in Transformers
 _CONVERSATION_VARIABLES = ("messages", "add_generation_prompt")  # of the prompt that is rendered, not of the user
+# What Jinja and the expressions of a template raise; a macro may call itself without end.
+_RENDERING_ERRORS = (
+    *(jinja2.TemplateError, TypeError, ValueError, LookupError),
+    *(AttributeError, ArithmeticError, RecursionError),
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class ChatTemplateSettings:
                     "template, such as enable_thinking"
                 )
             try:
-                json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+                json.dumps(value, allow_nan=False, ensure_ascii=False, sort_keys=True).encode()
             except (TypeError, ValueError, RecursionError) as error:
                 raise InputError(
                     f"chat template argument {name} is {format_value(value, 60)}: {error}; give text, a number, true, "
@@ -148,7 +153,7 @@ class ChatTemplate:
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
             return self._template.render({**self._variables, "messages": messages, **options})
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except _RENDERING_ERRORS as error:
             remedy = "correct the chat template, or use a prompt template with other roles"
             if self._settings.arguments:
                 remedy = f"change the chat template arguments {', '.join(self._settings.arguments)}, or {remedy}"

@@ -134,6 +134,9 @@ class HuggingFaceTokenizer:
             raise ArtifactError(f"cannot read the tokenizer: {error}; fetch the model again") from error
         control_token_ids = [token.token_id for token in self._control_tokens.values()]
         self.control_token_ids = tuple(sorted(control_token_ids))
+        self.vocab_size = 1 + max([*control_token_ids, *self._text_tokenizer.get_vocab().values()])
+        self._is_control = np.zeros(self.vocab_size, dtype=np.bool_)
+        self._is_control[control_token_ids] = True
         settings = settings or ChatTemplateSettings()
         variables = {"bos_token": bos_token, "eos_token": eos_token, **(special_tokens or {})}
         template = None if chat_template is None else ChatTemplate(chat_template, variables, settings)
@@ -142,7 +145,6 @@ class HuggingFaceTokenizer:
         self._ignored = [Notice("chat_template_arguments_ignored", {"names": ignored})] if ignored else []
         self._chat_format = ChatFormat(template, bos_token=bos_token)
         self.tokenizer_json = tokenizer_json
-        self.vocab_size = 1 + max([*control_token_ids, *self._text_tokenizer.get_vocab().values()])
         self.eos_token_id = self._find_eos_token_id(eos_token)
         self._answer_layout, closing = self._find_answer_layout()
         self.answer_end = np.array([*closing, self.eos_token_id], dtype=np.int64)
@@ -258,7 +260,7 @@ class HuggingFaceTokenizer:
     def _encode(self, tokenizer: tokenizers.Tokenizer, text: str) -> IntArray:
         token_ids = np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
         # The token for unknown characters may be a control token; drop it.
-        return token_ids[~np.isin(token_ids, self.control_token_ids)]
+        return token_ids[~self._is_control[token_ids]]
 
     def _encode_segment(self, text: str, first: bool) -> list[int]:
         """Encode the text between two control tokens; some tokenizers write a space before the first text only."""

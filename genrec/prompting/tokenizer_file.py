@@ -1,16 +1,37 @@
-"""The tokenizer of a model's folder as the text of `tokenizer.json`, converted if it is in another format."""
+"""The files of a tokenizer in a model's folder; `tokenizer.json` is converted if it is in another format."""
 
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from genrec.errors import ModelMissingError, format_error
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
+    *("additional_chat_templates/*.jinja", "tokenizer.model", "tiktoken.model"),
+    *("added_tokens.json", "special_tokens_map.json"),  # Transformers reads them when it converts
+)
+"""Patterns of the files from which a tokenizer with its chat templates is read."""
+
 _FILE = "tokenizer.json"
 _OTHER_FILES = ("tokenizer.model", "tiktoken.model")
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
 _REMEDY = "save the tokenizer as tokenizer.json where Transformers can read it"
+
+
+def find_tokenizer_files(directory: Path) -> list[Path]:
+    """The files of the tokenizer and of its chat templates in a folder, in the order of `TOKENIZER_FILES`."""
+    return [path for pattern in TOKENIZER_FILES for path in sorted(directory.glob(pattern)) if path.is_file()]
+
+
+def copy_tokenizer(source: Path, destination: Path) -> None:
+    """Copy the tokenizer and the chat templates of a folder to another folder, which exists."""
+    for path in find_tokenizer_files(source):
+        target = destination / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def read_tokenizer_json(directory: Path) -> str:

@@ -41,6 +41,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from genrec.errors import GenrecError, InputError
 from genrec.prompting.chat_template import ChatTemplateSettings
+from genrec.prompting.tokenizer_file import TOKENIZER_FILES
 from genrec.vllm_plugin.logits_masks import BatchRequests, SlotRequests, is_constrained
 from genrec.vllm_plugin.registry import CATALOGS_ENV, CHAT_TEMPLATE_KEY, EXTRA_ARG_KEYS, CatalogRegistry
 from genrec.vllm_plugin.request_validation import (
@@ -229,5 +230,4 @@ def _tokenizer_folder(model: str, revision: str | None) -> Path:
         return Path(model)
     from huggingface_hub import snapshot_download
 
-    files = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
-    return Path(snapshot_download(model, revision=revision, allow_patterns=files))
+    return Path(snapshot_download(model, revision=revision, allow_patterns=list(TOKENIZER_FILES)))

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -357,6 +359,27 @@ def test_a_wait_longer_than_the_timeout_is_an_error(ask: Any) -> None:
     backend, _ = ask(lambda *_: Reply(429, "daily limit", {"Retry-After": "3600"}))
     with pytest.raises(EngineError, match=r"can be sent in 3600 s, but timeout is 60 s .*daily limit"):
         backend.generate([make_request()])
+
+
+@pytest.mark.parametrize("method", ["generate", "generate_each"])
+def test_requests_that_wait_when_the_backend_is_closed_fail_as_its_own(ask: Any, method: str) -> None:
+    """A server that is shut down closes its model; another exception would look like a fault of genrec."""
+    begun = threading.Event()
+
+    def slow(*_: Any) -> Reply:
+        begun.set()
+        return Reply(delay=1.0, body="")
+
+    backend, _ = ask(slow, max_concurrency=1)
+    with ThreadPoolExecutor(1) as executor:
+        found = executor.submit(getattr(backend, method), [make_request(), make_request()])
+        assert begun.wait(10)
+        backend.close()
+        if method == "generate":
+            with pytest.raises(EngineError):
+                found.result(10)
+        else:
+            assert all(isinstance(one, EngineError) for one in found.result(10))
 
 
 @pytest.mark.parametrize("trickles", [False, True])

@@ -340,6 +340,46 @@ class TestPlainTree(BackendContract):
         tree.log_probs(np.append(short, chain), np.tile([1, 2], 31), np.arange(32) * 2)
         assert computed[3:] == [(30, 1), (1, 60)]
 
+    def test_a_failed_pass_is_not_continued(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A pass that fails has changed the state of some layers already; what continues it would be wrong."""
+        tree, whole = backend.open([np.arange(20)]), backend.open([np.arange(20)])
+        tree.logits(np.array([0]))
+        run = backend.plain.run
+
+        def exhausted(*args: object, **options: bool) -> None:
+            run(*args, **options)
+            raise EngineError("out of memory")
+
+        for one in (tree, whole):
+            one.grow(np.array([0]), np.array([3]))
+        with monkeypatch.context() as patched:
+            patched.setattr(backend.plain, "run", exhausted)
+            with pytest.raises(EngineError):
+                tree.logits(np.array([1]))
+        np.testing.assert_allclose(tree.logits(np.array([1])), whole.logits(np.array([1])), atol=1e-4)
+
+    def test_failures_after_the_last_layer_raise_engine_errors(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The logits need the most memory; running out of it there must trigger the fallback."""
+        tree = backend.open([np.array([1, 2])])
+
+        def exhausted(*_: object, **__: object) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr("torch.Tensor.log_softmax", exhausted)
+        with pytest.raises(EngineError, match="failed on the logits of 1 paths: out of memory"):
+            tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
+
+    def test_tensors_are_made_on_the_device_of_the_model(self, backend: Backend) -> None:
+        """On a GPU, a tensor of the default device would meet those of the model, and every list would fail."""
+        import torch
+
+        expected = read_log_probs(backend, backend.open(PROMPTS))
+        with torch.device("meta"):  # stands for any device that is not the model's
+            found = read_log_probs(backend, backend.open(PROMPTS))
+        self.assert_close(found, expected)
+
     def test_a_text_continues_its_own_state(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Otherwise a text of n tokens costs n passes over the whole text."""
         widths: list[int] = []

@@ -12,15 +12,21 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_models import save_byte_tokenizer
 from transformers import PreTrainedModel
 
 from finetune import model as training_model
 from finetune.config import TrainConfig
-from finetune.forward import TreeLayout, compute_log_probs, pack_examples
+from finetune.forward import TreeLayout, compute_log_probs, count_tokens, pack_examples
 from finetune.model import check_checkpoint, find_layout, open_model
+from finetune.train import build_renderers
+from genrec import CatalogIndex, TitleIdentifiers
+from genrec.backends.context_length import UNLIMITED_CONTEXT
 from genrec.backends.transformers import TransformersBackend
 from genrec.errors import InputError, MismatchError, ModelMissingError
+from genrec.evaluation.model_check import example_catalog
 from genrec.index.training_examples import TrainingExample
+from genrec.prompting.tokenizer import HuggingFaceTokenizer
 
 VOCABULARY = 300
 SIZES: dict[str, Any] = {
@@ -187,6 +193,22 @@ def test_a_path_longer_than_the_sliding_window_is_trained_as_the_model_computes_
             log_probs = model(input_ids=torch.tensor([[*prompt, *item]])).logits[0].log_softmax(-1)
             expected.append(log_probs[len(prompt) - 1 : -1].gather(1, torch.tensor(item)[:, None])[:, 0])
         np.testing.assert_allclose(found.detach().numpy(), torch.cat(expected).detach().numpy(), atol=1e-4)
+
+
+def test_training_counts_the_tokens_of_its_trees_in_every_layout() -> None:
+    """The model card states them; a count of padding, or of one row only, compares runs by another measure."""
+    layouts: tuple[TreeLayout, ...] = (TreeLayout("packed"), TreeLayout("padded"), TreeLayout("paths"))
+    expected = sum(len(one.token_ids) for one in TREES)
+    assert [count_tokens(pack_examples(TREES, [True, True], layout)) for layout in layouts] == [expected] * 3
+
+
+@pytest.mark.parametrize(("name", "context"), [("dense", 512), ("recurrent", UNLIMITED_CONTEXT)])
+def test_prompts_fit_the_context_that_the_model_states(name: str, context: int, tmp_path: Path) -> None:
+    """Architectures name their context otherwise, and recurrent ones have none; neither may end the training."""
+    tokenizer = HuggingFaceTokenizer.from_directory(save_byte_tokenizer(tmp_path / "tokenizer"))
+    index = CatalogIndex.build(example_catalog(), TitleIdentifiers(), tokenizer)
+    renderers = build_renderers(config(tmp_path), tokenizer, index, tiny(name))
+    assert {one.max_prompt_tokens for one in renderers.values()} == {context - index.trie.max_length}
 
 
 def test_a_model_without_a_mask_never_gets_one() -> None:

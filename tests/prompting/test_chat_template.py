@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, InputError
 from genrec.prompting.chat_format import ChatFormat
 from genrec.prompting.chat_template import ChatTemplate, ChatTemplateSettings, read_chat_template
 from genrec.types import Message, Role, Span
@@ -149,3 +149,16 @@ def test_templates_are_found_where_hugging_face_saves_them(tmp_path: Path) -> No
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("R", encoding="utf-8")
     assert read_chat_template(tmp_path, {}, "rag") == "R"
+
+
+def test_a_template_that_calls_itself_without_end_is_refused_like_any_other() -> None:
+    """An error of another kind would end a recommender that could have answered without the model."""
+    endless = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+    with pytest.raises(ArtifactError, match="rejects the roles user"):
+        text(endless, [("user", "What is next?")])
+
+
+def test_an_argument_that_has_no_fingerprint_is_refused() -> None:
+    """Caches and adapters record the arguments, in an order that keys of several types do not have."""
+    with pytest.raises(InputError, match="chat template argument style is"):
+        ChatTemplateSettings({"style": {1: "a", "b": 2}})

@@ -2,14 +2,47 @@
 
 import json
 import sys
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from tiny_models import save_byte_tokenizer
 
 from genrec.errors import ModelMissingError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
+from genrec.prompting.tokenizer_file import TOKENIZER_FILES, copy_tokenizer
 
 TEXTS = ["Blade Runner", "the matrix 1999", "Amélie", "映画 film", "Alien 3"]
+
+
+def _in_json(folder: Path, template: str) -> None:
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
+
+
+def _in_jinja(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _beside_others(folder: Path, template: str) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "default.jinja").write_text(template, encoding="utf-8")
+
+
+@pytest.mark.parametrize("write", [_in_json, _in_jinja, _beside_others])
+def test_a_copy_of_a_tokenizer_renders_the_same_prompts(write: Callable[[Path, str], None], tmp_path: Path) -> None:
+    """A merged or unpacked model without its template is prompted in plain paragraphs, without an error."""
+    folder, copy = save_byte_tokenizer(tmp_path / "tokenizer"), tmp_path / "copy"
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    write(folder, template)
+    copy.mkdir()
+    copy_tokenizer(folder, copy)
+    one, other = (HuggingFaceTokenizer.from_directory(path) for path in (folder, copy))
+    assert one.chat_template_fingerprint
+    assert (one.fingerprint, one.chat_template_fingerprint) == (other.fingerprint, other.chat_template_fingerprint)
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert all(any(fnmatch(file, pattern) for pattern in TOKENIZER_FILES) for file in files)  # how the Hub selects
 
 
 @pytest.mark.parametrize(("content", "package"), [(b"\n\x0e\n\x05<unk>", "sentencepiece"), (b"IQ== 0\n", "tiktoken")])
