@@ -15,6 +15,7 @@ from finetune.config import TrainConfig
 from finetune.forward import TreeLayout, compute_log_probs, pack_examples
 from genrec import read_template
 from genrec.backends import (
+    UNSUPPORTED_ERRORS,
     attention_window,
     causal_model_class,
     default_device,
@@ -22,10 +23,10 @@ from genrec.backends import (
     load_adapter_weights,
     load_pretrained,
     log_probs_agree,
+    masked_attentions,
     native_dtype,
     probe_tokens,
     trainable_layers,
-    use_packed_attention,
 )
 from genrec.errors import EngineError, InputError, MismatchError, ModelMissingError
 from genrec.index import TrainingExample
@@ -88,16 +89,12 @@ def find_layout(model: Any) -> TreeLayout:
         window = attention_window(model.config)
     except EngineError:
         return paths  # a layer keeps a state, which has no mask
-    original, expected = model.config._attn_implementation, _probe(model, paths)
-    use_packed_attention(model)
-    packed, padded = TreeLayout("packed", window), TreeLayout("padded", window)
-    for attention, layout in ((None, packed), (None, padded), ("eager", padded)):
-        if attention:
-            model.set_attn_implementation(attention)
-        with suppress(TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ValueError):
-            if log_probs_agree(_probe(model, layout), expected, model.dtype):
-                return layout
-    model.set_attn_implementation(original)
+    expected = _probe(model, paths)
+    for _ in masked_attentions(model):
+        for layout in (TreeLayout("packed", window), TreeLayout("padded", window)):
+            with suppress(*UNSUPPORTED_ERRORS, RuntimeError, ValueError):
+                if log_probs_agree(_probe(model, layout), expected, model.dtype):
+                    return layout
     return paths
 
 

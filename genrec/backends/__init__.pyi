@@ -1,6 +1,7 @@
 from .adapter import inspect_adapter as inspect_adapter
 from .adapter_weights import load_adapter_weights as load_adapter_weights
 from .api_settings import ApiSettings as ApiSettings
+from .attention import masked_attentions as masked_attentions
 from .attention import use_packed_attention as use_packed_attention
 from .base import (
     Backend as Backend,
@@ -29,6 +30,7 @@ from .base import (
 from .context_length import context_length as context_length
 from .encoder import SentenceEncoder as SentenceEncoder
 from .growing_cache import attention_window as attention_window
+from .inference import UNSUPPORTED_ERRORS as UNSUPPORTED_ERRORS
 from .model_name import published_name as published_name
 from .openai_api import OpenAiBackend as OpenAiBackend
 from .precision import default_device as default_device

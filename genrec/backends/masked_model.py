@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from genrec.backends.attention import use_packed_attention
+from genrec.backends.attention import masked_attentions
 from genrec.backends.growing_cache import GrowingCache
+from genrec.backends.inference import UNSUPPORTED_ERRORS, inference_mode
 from genrec.backends.output_layer import logits_transform
-from genrec.backends.plain_tree import UNSUPPORTED_ERRORS, PlainModel, PlainTree, inference_mode
+from genrec.backends.plain_tree import PlainModel, PlainTree
 from genrec.backends.precision import log_probs_agree, probe_tokens
 from genrec.backends.token_layout import TokenLayout
 from genrec.backends.transformers_tree import NewTokens, TransformersTree
@@ -151,17 +152,13 @@ class MaskedModel:
         Raises:
             EngineError: there is none. The model then has its own attention again, which is the faster one for paths.
         """
-        own_attention = self.model.config._attn_implementation
-        use_packed_attention(self.model)
-        try:
-            return self._check_tree(plain)
-        except EngineError:
-            self.model.set_attn_implementation("eager")  # slower, with options that the packed one does not have
-        try:
-            return self._check_tree(plain)
-        except EngineError:
-            self.model.set_attn_implementation(own_attention)
-            raise
+        failures: list[EngineError] = []
+        for _ in masked_attentions(self.model):
+            try:
+                return self._check_tree(plain)
+            except EngineError as error:
+                failures.append(error)
+        raise failures[-1]
 
     def _check_tree(self, plain: PlainModel) -> FloatArray:
         """Compare the log-probabilities of a tree with those of its paths, and return them."""

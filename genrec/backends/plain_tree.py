@@ -9,9 +9,7 @@ Padding is at the end of a row, where a causal model cannot see it.
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from genrec.backends.context_length import context_length
+from genrec.backends.inference import UNSUPPORTED_ERRORS, inference_mode
+from genrec.backends.path_rows import ReadTokens, longest_rows, row_batches
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.precision import log_probs_agree, probe_tokens
 from genrec.backends.tree_arrays import nan_error
@@ -26,13 +26,9 @@ from genrec.deadline import Deadline
 from genrec.errors import EngineError
 from genrec.types import FloatArray, IntArray
 
-UNSUPPORTED_ERRORS = (TypeError, LookupError, AttributeError, AssertionError, NotImplementedError)
-"""What models raise, beside torch's errors, for arguments and states that they do not support."""
-
 _CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 _PROBE_TOKENS = 32
 _MAX_LOGITS = 1 << 25  # logits of one pass; 128 MiB in float32
-_PASS_COST = 64  # a pass costs about as much as so many tokens, which is how much padding one more pass may save
 
 
 class PlainModel:
@@ -136,16 +132,6 @@ def _tensor_bytes(value: object) -> int:
     return sum(map(_tensor_bytes, values))
 
 
-@contextmanager
-def inference_mode(name: str, description: str) -> Iterator[None]:
-    """Disable gradients, and raise torch's errors, such as out of memory, as `EngineError`."""
-    try:
-        with torch.inference_mode():
-            yield
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise EngineError(f"{name} failed on {description}: {error}") from error
-
-
 class PlainTree(PathTree):
     """A token tree over U prompts that computes a path when it is queried.
 
@@ -191,12 +177,12 @@ class _PathScorer:
             numbers = [number for number, request in enumerate(requests) if request.prompt == prompt]
             deadline.check()
             num_kept = self._num_kept(prompt)
-            read = [_ReadTokens.from_request(requests[number], num_kept) for number in numbers]
-            rows, row_of = _longest_rows([one.row for one in read])
+            read = [ReadTokens.from_request(requests[number], num_kept) for number in numbers]
+            rows, row_of = longest_rows([one.row for one in read])
             members: list[list[int]] = [[] for _ in rows]
             for member, row in enumerate(row_of):
                 members[row].append(member)
-            for batch in _batches([len(row) for row in rows], _MAX_LOGITS // self.vocab_size):
+            for batch in row_batches([len(row) for row in rows], _MAX_LOGITS // self.vocab_size):
                 deadline.check()
                 logits = self._logits(prompt, rows[batch])
                 with inference_mode(self.name, f"the logits of {len(logits)} paths"):
@@ -245,72 +231,3 @@ class _PathScorer:
         state = self._state(prompt)
         with inference_mode(self.name, f"{rows} copies of the state of a prompt"):
             return None if state is None else copied_state(state, rows)
-
-
-@dataclass(frozen=True)
-class _ReadTokens:
-    """What a request reads, behind the K tokens that the state of its prompt holds.
-
-    Attributes:
-        row: the tokens of the path that are computed, behind the first K.
-        at: int64 [C], at which token of the row each queried token is read; -1 for the end of the prompt.
-        tokens: int64 [C], the queried tokens.
-    """
-
-    row: tuple[int, ...]
-    at: IntArray
-    tokens: IntArray
-
-    @classmethod
-    def from_request(cls, request: PathScoreRequest, num_kept: int) -> "_ReadTokens":
-        path, count = request.token_ids, request.num_path_tokens
-        if count:  # the last token is only queried
-            at = np.arange(len(path) - count - 1, len(path) - 1) - num_kept
-            return cls(tuple(path[num_kept:-1]), at, np.array(path[-count:]))
-        tokens = np.array(request.next_token_ids)
-        return cls(tuple(path[num_kept:]), np.full(len(tokens), len(path) - 1 - num_kept), tokens)
-
-    def log_probs(self, logits: torch.Tensor, end: torch.Tensor | None) -> FloatArray:
-        """Log-probabilities float64 [C], from the logits [L, V] of a row and those [V] at the end of its prompt."""
-        distinct, owner = np.unique(self.at, return_inverse=True)
-        behind = logits[torch.from_numpy(distinct[distinct >= 0])].float()
-        if end is not None and distinct[0] < 0:
-            behind = torch.cat([end.float()[None], behind])
-        log_probs = behind.log_softmax(dim=-1)
-        result: FloatArray = log_probs[torch.from_numpy(owner), torch.from_numpy(self.tokens)].double().cpu().numpy()
-        return result
-
-
-def _longest_rows(rows: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The rows that no other row continues, shortest first; and for each given row the one that begins with it."""
-    longest: dict[tuple[int, ...], tuple[int, ...]] = {}
-    last: tuple[int, ...] = ()
-    for row in sorted(set(rows), reverse=True):  # in order, the rows that continue a row stand directly behind it
-        if last[: len(row)] != row:
-            last = row
-        longest[row] = last
-    chosen = sorted(set(longest.values()), key=lambda row: (len(row), row))
-    numbers = {row: number for number, row in enumerate(chosen)}
-    return chosen, [numbers[longest[row]] for row in rows]
-
-
-def _batches(lengths: Sequence[int], capacity: int) -> list[slice]:
-    """Split rows of ascending lengths into batches that cost least, padding and passes together.
-
-    Args:
-        lengths: the tokens of each row.
-        capacity: the tokens of a batch at most, with padding; a single row may be longer.
-    """
-    bounds = [0, *(at for at in range(1, len(lengths)) if lengths[at] > lengths[at - 1]), len(lengths)]
-    cheapest: dict[int, tuple[float, list[slice]]] = {0: (0.0, [])}
-    for place, stop in enumerate(bounds[1:], start=1):
-        longest = max(1, lengths[stop - 1])
-        size = max(1, capacity // longest)
-        options = []
-        for start in bounds[:place]:
-            own = [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
-            cost, earlier = cheapest[start]
-            options.append((cost + (stop - start) * longest + _PASS_COST * len(own), earlier, own))
-        cost, earlier, own = min(options, key=lambda option: option[0])
-        cheapest[stop] = (cost, earlier + own)
-    return cheapest[len(lengths)][1]

@@ -39,7 +39,7 @@ class NewTokens:
 
 
 class HiddenStateModel(Protocol):
-    """What `TransformersTree` needs of its backend, see `genrec.backends.transformers.TransformersBackend`."""
+    """What `TransformersTree` needs of its model, see `genrec.backends.masked_model.MaskedModel`."""
 
     model: Any
     context_length: int
