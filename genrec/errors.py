@@ -19,8 +19,9 @@ Each message names the thing, the value, the place and the remedy. `exit_code` i
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import ClassVar, Self
 
@@ -163,6 +164,23 @@ def explain_model_errors(model: object) -> Iterator[None]:
             f"cannot open the model {str(model)!r}: {format_error(error)}",
             remedy="run genrec doctor, or choose another model",
         ) from error
+
+
+def missing_packages(packages: Iterable[str], modules: Mapping[str, str] | None = None) -> list[str]:
+    """The packages that are not installed, for a message that names them.
+
+    Args:
+        packages: names in the package index.
+        modules: the module of each package whose module is not named like it.
+    """
+    return [package for package in packages if not _is_installed((modules or {}).get(package, package))]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module.replace("-", "_")) is not None
+    except ModuleNotFoundError:  # the package that holds it is missing, too
+        return False
 
 
 def format_value(value: object, max_length: int = 80) -> str:

@@ -228,7 +228,7 @@ def test_implementations_do_not_know_each_other() -> None:
             "backends.openai_protocol prompting.message_tokenizer prompting.template",
         ),
         ("backends.api_connection", "errors deadline"),
-        ("prompting.message_tokenizer", "notices types"),
+        ("prompting.message_tokenizer", "notices types prompting.byte_level"),
         ("rankers.base", "types deadline errors data.subset"),
     ],
 )

@@ -4,7 +4,6 @@ Transformers reads `quantization_config` and loads such models by itself; withou
 """
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedConfig, __version__
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from genrec.backends.model_name import model_name
-from genrec.errors import MismatchError, ModelMissingError
+from genrec.errors import MismatchError, ModelMissingError, missing_packages
 
 # Packages of the package index by the method, as Transformers' quantizers ask for them.
 _PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -70,7 +69,7 @@ def check_quantization(model: str | Path, method: str, adapter: object) -> None:
             "weights",
             remedy="name the model that was quantised, or run it with the engine vllm",
         )
-    missing = [package for package in _PACKAGES.get(method, ()) if not _is_installed(package)]
+    missing = missing_packages(_PACKAGES.get(method, ()), _MODULES)
     if missing:
         raise ModelMissingError(
             f"the model {name!r} in {model} is quantised ({method}), which needs {' and '.join(missing)}",
@@ -82,10 +81,3 @@ def check_quantization(model: str | Path, method: str, adapter: object) -> None:
             f"the model {name!r} in {model} is quantised ({method}), which Transformers {__version__} does not support",
             remedy=f"install a version of Transformers that supports {method}, or choose a model that is not quantised",
         )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(_MODULES.get(package, package.replace("-", "_"))) is not None
-    except ModuleNotFoundError:  # the package that holds it is missing, too
-        return False

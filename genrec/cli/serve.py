@@ -5,7 +5,6 @@ import socket
 import time
 from dataclasses import replace
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 
 from genrec.cli import first_ranker, loading, model_downloads, options, terminal
 from genrec.cli.settings_options import setting_options
-from genrec.errors import EngineError, InputError, ModelMissingError, StoreError
+from genrec.errors import EngineError, InputError, ModelMissingError, StoreError, missing_packages
 
 if TYPE_CHECKING:
     from genrec.pipeline import Pipeline
@@ -132,8 +131,7 @@ def serve(
 
 
 def _require_packages() -> None:
-    missing = [name for name in _REQUIRED_PACKAGES if find_spec(name) is None]
-    if missing:
+    if missing := missing_packages(_REQUIRED_PACKAGES):
         raise ModelMissingError(f"{missing[0]} is not installed; run: pip install 'genrec[serve]'")
 
 

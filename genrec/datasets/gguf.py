@@ -5,7 +5,6 @@ folder takes two bytes for each weight.
 """
 
 import hashlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -15,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from genrec.artifact import MANIFEST, UserData, artifact_writer, verify
-from genrec.errors import ArtifactError, GenrecError, ModelMissingError, format_error, format_names
+from genrec.errors import ArtifactError, GenrecError, ModelMissingError, format_error, format_names, missing_packages
 from genrec.prompting.tokenizer_file import copy_tokenizer, find_tokenizer_files
 
 _KIND, _VERSION = "gguf", 1
@@ -55,9 +54,7 @@ def unpack_gguf(file: Path, cache: Path) -> Path:
         except ArtifactError as error:
             raise ArtifactError(error.problem, remedy=f"remove the folder {directory}; it is made again") from error
         return directory
-    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ModelMissingError(f"unpacking {file} needs {', '.join(missing)}; run: pip install 'genrec[local]'")
+    require_unpacking_packages(file)
     user_data = UserData("none", "a model that was given as GGUF", 0)
     metadata = {"source": file.name}
     with (
@@ -67,6 +64,16 @@ def unpack_gguf(file: Path, cache: Path) -> Path:
         unpack_weights(file, temporary, _number_type(file))
         _unpack_tokenizer(file, temporary)
     return directory
+
+
+def require_unpacking_packages(what: object) -> None:
+    """Check that the packages that unpack GGUF files are installed.
+
+    Raises:
+        ModelMissingError: some are not; the message names them, and `what` they would unpack.
+    """
+    if missing := missing_packages(_PACKAGES):
+        raise ModelMissingError(f"unpacking {what} needs {', '.join(missing)}; run: pip install 'genrec[local]'")
 
 
 def unpack_weights(file: Path, directory: Path, dtype: str) -> None:

