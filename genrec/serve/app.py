@@ -21,13 +21,13 @@ from genrec.errors import UnknownItemError
 from genrec.serve.admission import AdmissionMiddleware, Limits
 from genrec.serve.auth import ApiKeys
 from genrec.serve.chat import MODEL_NAME, ChatService
+from genrec.serve.chat_schemas import ChatBody
 from genrec.serve.error_handlers import add_error_handlers
 from genrec.serve.errors import ApiError, log_failure
 from genrec.serve.openapi import CHAT_RESPONSES, PLAIN_TEXT_ERRORS, customize_openapi, error_responses
 from genrec.serve.responses import RecommendResponse, notice_fields, to_json_bytes
 from genrec.serve.schemas import (
     CatalogResponse,
-    ChatBody,
     EventsBody,
     EventsResponse,
     ForgetResponse,

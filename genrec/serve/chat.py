@@ -22,11 +22,11 @@ from genrec.data.catalog import UNKNOWN, Catalog
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, FilterError
 from genrec.serve.chat_request import ChatRequest
+from genrec.serve.chat_schemas import ChatBody, GenrecExtension, PreferencesBody
 from genrec.serve.errors import ApiError
+from genrec.serve.request_context import RequestContext
 from genrec.serve.responses import notice_fields, to_json_bytes
-from genrec.serve.schemas import ChatBody, GenrecExtension, PreferencesBody
 from genrec.serve.service import Service
-from genrec.serve.state import RequestContext
 from genrec.serve.telemetry import Metrics
 from genrec.types import RecommendationList
 

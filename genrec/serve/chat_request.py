@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from genrec.errors import InputError
 from genrec.notices import Notice
 from genrec.serve.background_turns import BackgroundTurn, recognize_background_turn, strip_documents
+from genrec.serve.chat_schemas import ChatBody, ChatMessage
 from genrec.serve.errors import ApiError
 from genrec.serve.openai_parameters import ignored_parameters
-from genrec.serve.schemas import ChatBody, ChatMessage
 from genrec.types import Role
 
 _UNREAD_ROLES = ("system", "developer", "tool", "function")

@@ -15,10 +15,11 @@ from genrec.errors import EngineError, UnknownItemError
 from genrec.notices import Notice
 from genrec.recommender import Recommender
 from genrec.serve.batching import DynamicBatcher
+from genrec.serve.request_context import RequestContext
 from genrec.serve.responses import NoticeFilter, RecommendResponse, to_responses
 from genrec.serve.revision_poller import RevisionPoller
 from genrec.serve.schemas import EventBody, RecommendBody
-from genrec.serve.state import RequestContext, ServingState
+from genrec.serve.state import ServingState
 from genrec.serve.telemetry import Metrics
 from genrec.store.event_store import Event, Store
 from genrec.types import History, Item, ItemId, RecommendationList, UserId

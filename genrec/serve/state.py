@@ -15,38 +15,18 @@ from dataclasses import dataclass, replace
 
 from genrec.data.catalog import Catalog
 from genrec.data.ids import is_whole_float, key_of
-from genrec.data.user_frames import UserLike
 from genrec.errors import GenrecError, InputError, UnknownUserError
 from genrec.notices import Notice
 from genrec.pipeline import Pipeline
 from genrec.recommender import Recommender
+from genrec.serve.request_context import RequestContext
 from genrec.store.catalog_changes import CatalogChanges, ChangedCatalog
 from genrec.store.checks import MAX_ID_LENGTH
-from genrec.store.event_store import Event, Store
+from genrec.store.event_store import Store
 from genrec.store.forgetting import purge_cache
 from genrec.types import History, Item, ItemId, UserId
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RequestContext:
-    """A consistent view for one request; later revisions do not change it.
-
-    Attributes:
-        recommender: the recommender at the time of the request.
-        user: for `Recommender.recommend`: a history, or the bare id of an unknown user, so that `on_unknown` applies.
-        excluded_item_ids: items of the catalog that the user dislikes; they must not be recommended.
-    """
-
-    recommender: Recommender
-    user: UserLike
-    excluded_item_ids: tuple[ItemId, ...] = ()
-
-    @property
-    def history_item_ids(self) -> tuple[ItemId, ...]:
-        """The items in the user's history, oldest first; empty for an unknown user."""
-        return self.user.item_ids if isinstance(self.user, History) else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +107,7 @@ class ServingState:
         """The recommender and the user for a request; reads the store only if there is a user id.
 
         The history is that of the file, unless the user was forgotten, followed by the events of the store (see
-        `Store.events_of` for their limit) and the items of the request. Items of the file and the store that are not
-        in the catalog are skipped. An event with a weight of 0 or below removes its item from the history so far and
-        excludes it, until a later event or the request itself has it again.
+        `Store.events_of` for their limit) and the items of the request; see `RequestContext.from_events`.
 
         Args:
             user_id: None for an anonymous user.
@@ -148,14 +126,7 @@ class ServingState:
         events = self._store.events_of(user_id)
         if not (is_known or events or history or words.strip()):
             return RequestContext(recommender, user_id)
-        item_ids = pipeline.catalog.item_ids
-        event_ids = item_ids.as_written([event.item_id for event in events])
-        events = [replace(event, item_id=own) for event, own in zip(events, event_ids, strict=True)]
-        seen, disliked = _merge_history(item_ids.as_written(file_history), events)
-        in_request = {key_of(item_id) for item_id in item_ids.as_written(history)}
-        disliked = [item_id for item_id in disliked if key_of(item_id) not in in_request]
-        seen, disliked = _items_in_catalog(pipeline.catalog, seen), _items_in_catalog(pipeline.catalog, disliked)
-        return RequestContext(recommender, History((*seen, *history), words, user_id), tuple(disliked))
+        return RequestContext.from_events(recommender, file_history, events, History(tuple(history), words, user_id))
 
     def revise(self, put: Iterable[Item] | None = None, withdraw: Iterable[ItemId] = ()) -> None:
         """Add, replace and withdraw items, from the next request on. A failed revision changes nothing.
@@ -338,31 +309,6 @@ def _refuse_misfits(set_aside: Mapping[str, InputError], *, allowed: Collection[
     for item_id, error in set_aside.items():
         if item_id not in allowed:
             raise InputError(f"item {item_id!r} would not fit the catalog: {error.problem}", remedy=error.remedy)
-
-
-def _merge_history(file_history: Sequence[ItemId], events: Sequence[Event]) -> tuple[list[ItemId], list[ItemId]]:
-    """The seen items, oldest first, and the disliked items."""
-    seen = [(key_of(item_id), item_id) for item_id in file_history]
-    disliked = dict[str | None, ItemId]()
-    removed_before = dict[str | None, int]()  # position in `seen` before which an item was removed
-    for event in events:
-        key = key_of(event.item_id)
-        if event.weight > 0:
-            disliked.pop(key, None)
-            seen.append((key, event.item_id))
-        else:
-            disliked[key] = event.item_id
-            removed_before[key] = len(seen)
-    kept = [item_id for position, (key, item_id) in enumerate(seen) if position >= removed_before.get(key, 0)]
-    return kept, list(disliked.values())
-
-
-def _items_in_catalog(catalog: Catalog, item_ids: Sequence[ItemId]) -> list[ItemId]:
-    """The ids that are in a catalog."""
-    if not item_ids:
-        return []
-    is_known = catalog.item_ids.positions(item_ids) >= 0
-    return [item_id for item_id, known in zip(item_ids, is_known, strict=True) if known]
 
 
 def _without_missing(item: Item) -> Item:

@@ -17,7 +17,8 @@ from genrec.data.ids import key_of
 from genrec.errors import InputError, StoreError, UnknownItemError, UnknownUserError
 from genrec.loading import open_pipeline
 from genrec.pipeline import Pipeline
-from genrec.serve.state import ServingState, _merge_history
+from genrec.serve.request_context import _merge_history
+from genrec.serve.state import ServingState
 from genrec.settings import Settings
 from genrec.store.event_store import Event, Store
 
