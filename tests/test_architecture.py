@@ -215,7 +215,8 @@ def test_implementations_do_not_know_each_other() -> None:
             "errors types deadline backends.provenance backends.adapter backends.base backends.model_name "
             "backends.vllm_process backends.vllm_protocol backends.path_tree backends.generation",
         ),
-        ("backends.vllm_process", "errors deadline backends.precision backends.vllm_protocol"),
+        ("backends.vllm_process", "errors deadline backends.precision backends.vllm_protocol backends.vllm_support"),
+        ("backends.vllm_support", "errors backends.model_name"),
         (
             "backends.vllm_server",
             "errors types deadline backends.provenance backends.base backends.vllm_protocol backends.path_tree "

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from genrec.backends import vllm_protocol
 from genrec.deadline import Deadline
-from genrec.errors import EngineError, ModelMissingError
+from genrec.errors import EngineError, ModelMissingError, format_error
 
 _CPU_KV_CACHE_BYTES = 2 << 30
 # In tokens. The cache holds whole blocks; the tokens of a partial block are recomputed for each request. Attention on
@@ -192,21 +192,35 @@ def _start_llm(name: str, options: Mapping[str, Any]) -> Any:
             import torch
             from vllm import LLM
             from vllm.platforms import current_platform
+            from vllm.triton_utils import HAS_TRITON
 
             from genrec.backends.precision import native_dtype
+            from genrec.backends.vllm_support import check_adapter_support
 
+            if options.get("enable_lora"):
+                check_adapter_support(options["model"], has_triton=HAS_TRITON)
             options = dict(options)
             if current_platform.is_cpu():
                 dtype = native_dtype(torch.device("cpu"))
                 options = {"dtype": dtype, "enforce_eager": True, "block_size": _CPU_BLOCK_SIZE, **options}
                 options["kv_cache_memory_bytes"] = options["kv_cache_memory_bytes"] or _CPU_KV_CACHE_BYTES
             return LLM(**{**_ENGINE_OPTIONS, **options})
+    except EngineError:
+        raise
     except ImportError as error:
         raise ModelMissingError(f"vLLM cannot be loaded: {error}; run: pip install 'genrec[vllm]'") from error
-    except (OSError, ValueError) as error:
-        raise ModelMissingError(f"vLLM cannot load the model {name!r}: {error}") from error
-    except Exception as error:  # vLLM raises exceptions of its own, and RuntimeError
-        raise EngineError(f"vLLM did not start with the model {name!r}: {error}") from error
+    except Exception as error:  # vLLM raises exceptions of its own, ValueError, OSError and RuntimeError
+        raise _explain_start(name, options["model"], error) from error
+
+
+def _explain_start(name: str, model: str, error: Exception) -> EngineError:
+    from genrec.backends.vllm_support import explain_missing_torchvision
+
+    if isinstance(error, OSError | ValueError):
+        return explain_missing_torchvision(model) or ModelMissingError(
+            f"vLLM cannot load the model {name!r}: {format_error(error)}"
+        )
+    return EngineError(f"vLLM did not start with the model {name!r}: {format_error(error)}")
 
 
 def _shut_down(llm: Any) -> None:
