@@ -32,6 +32,7 @@ _ENGINE_OPTIONS = (
 @options.with_options(
     setting_options(
         "model",
+        "adapter",
         "encoder",
         "dtype",
         "device",
@@ -42,7 +43,7 @@ _ENGINE_OPTIONS = (
     )
 )
 def doctor(as_json: options.Json = False, **given: Any) -> None:
-    """Check this machine and the models: what works with the language model, at which cost, and a list of three."""
+    """Check this machine and the models: what works with the language model and its adapter, the cost, and a list."""
     from genrec.cache import default_cache
 
     settings = loading.settings_from_options(given)

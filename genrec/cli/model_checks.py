@@ -72,7 +72,7 @@ def _check_model(settings: "Settings", cache: Path) -> Iterator[Check]:
             "choose an instruction-tuned model, or add its chat_template.jinja to the folder",
         )
         return
-    backend, _ = open_engine(settings, files, cache)
+    backend, base = open_engine(settings, files, cache)
     local = _as_local(backend)
     check = ModelCheck(backend, tokenizer)
     try:
@@ -93,6 +93,8 @@ def _check_model(settings: "Settings", cache: Path) -> Iterator[Check]:
     yield _check_tree(check, backend, local)
     if local is not None:
         yield _check_adapters(local)
+    if settings.adapter is not None:
+        yield _check_adapter(settings, check, backend, base)
     yield _check_text(check, paths, local)
     yield Check("generation", "ok", f"ranking after Tea Cup: {', '.join(check.rank(3))}")
 
@@ -167,6 +169,22 @@ def _check_adapters(backend: "TransformersBackend") -> Check:
     if layers := trainable_layers(backend.model):
         return Check("adapters", "ok", f"LoRA can train {len(layers)} linear layers")
     return Check("adapters", "degraded", "LoRA can train no layer", "use the model without an adapter")
+
+
+def _check_adapter(settings: "Settings", check: "ModelCheck", backend: "Backend", base: "Backend | None") -> Check:
+    """Check that the adapter, which is loaded and fits its base, changes scores and ranks what it was trained on."""
+    from genrec.datasets.registry import find_adapter
+    from genrec.loading.language_model import SEMANTIC_IDS_DIRECTORY
+
+    name, change = f"adapter {settings.adapter}", float("nan") if base is None else check.compare_backends(base)
+    if change == 0:
+        return Check(name, "degraded", "changes no log-probability of the model", "train the adapter again, or omit it")
+    provenance = backend.provenance
+    trained = "" if provenance is None else f", trained on {provenance.base} at {provenance.last or 'an unknown time'}"
+    found = f"fits {settings.model}{trained}; changes log-probabilities by up to {change:.2g} nats"
+    if (find_adapter(settings.adapter or "") / SEMANTIC_IDS_DIRECTORY).is_dir():
+        return Check(name, "degraded", f"{found}; it ranks semantic ids, and the lists here are of titles")
+    return Check(name, "ok", found)
 
 
 def _check_text(check: "ModelCheck", paths: "WholePaths | None", local: "TransformersBackend | None") -> Check:

@@ -180,10 +180,24 @@ class ModelCheck:
         Raises:
             EngineError: the model failed, or a prompt does not fit.
         """
-        prompts, trie = self.prompts(), self.index.trie
-        titles = [trie.tokens_of_row(int(trie.rows_of_items[item])).astype(np.int64) for item in _ALLOWED]
+        prompts, titles = self.prompts(), self._titles()
         expected = [np.concatenate([reference.log_probs_of(prompt, title) for title in titles]) for prompt in prompts]
         return ScoreComparison(_tree_log_probs(self._backend, prompts, titles), np.stack(expected))
+
+    def compare_backends(self, other: Backend) -> float:
+        """The largest difference of a token's log-probability from another backend's, in nats.
+
+        Raises:
+            EngineError: a model failed, or a prompt does not fit.
+        """
+        prompts, titles = self.prompts(), self._titles()
+        own, others = (_tree_log_probs(backend, prompts, titles) for backend in (self._backend, other))
+        return float(np.abs(own - others).max())
+
+    def _titles(self) -> list[IntArray]:
+        """The tokens of the titles that are compared."""
+        trie = self.index.trie
+        return [trie.tokens_of_row(int(trie.rows_of_items[item])).astype(np.int64) for item in _ALLOWED]
 
     def generate(self, reference: WholePaths | None = None, *, tolerance: float = 1e-3) -> str:
         """A greedy text of a few tokens behind the first prompt.

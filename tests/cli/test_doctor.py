@@ -3,10 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from command_line import Run, run
 from tiny_models import save_tiny_llama
+from transformers import AutoModelForCausalLM
 
 OURS = ("--encoder", "none", "--json")
 NOTHING_LISTENS = "http://127.0.0.1:9"
@@ -84,3 +87,47 @@ def test_damaged_weights_are_refused_in_one_line(tiny: Path) -> None:
     assert check["name"] == "generation"
     assert "tiny" in check["found"]
     assert check["remedy"]
+
+
+def save_adapter(folder: Path, base: Path, *, std: float = 0.3, **changes: Any) -> Path:
+    """Write an adapter of a model as PEFT does."""
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=2, **changes))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and std:
+            torch.nn.init.normal_(parameter, std=std)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def test_the_row_of_an_adapter_is_measured_with_it(tiny: Path, tmp_path: Path) -> None:
+    """An adapter that has no effect, or belongs to another model, is seen here and not by a lower revenue."""
+    adapter = save_adapter(tmp_path / "tuned", tiny)
+    with_it, without = (run("doctor", "--model", tiny, *own, *OURS).json for own in (("--adapter", adapter), ()))
+    assert with_it["usable"] is True
+    rows, others = ({check["name"]: check for check in facts["checks"]} for facts in (with_it, without))
+    assert rows.keys() - others.keys() == {f"adapter {adapter}"}
+    row = rows[f"adapter {adapter}"]
+    assert row["state"] == "ok"
+    assert row["found"].startswith(f"fits {tiny}; changes log-probabilities by up to ")
+    assert float(row["found"].split()[-2]) > 0.01
+    assert rows["texts"] != others["texts"] or rows["generation"] != others["generation"]
+    assert len(rows["generation"]["found"].removeprefix("ranking after Tea Cup: ").split(", ")) == 3
+    unchanged = save_adapter(tmp_path / "unchanged", tiny, std=0)
+    checks = run("doctor", "--model", tiny, "--adapter", unchanged, *OURS).json["checks"]
+    (row,) = (check for check in checks if check["name"] == f"adapter {unchanged}")
+    assert (row["state"], row["found"]) == ("degraded", "changes no log-probability of the model")
+
+
+def test_an_adapter_that_does_not_fit_is_refused_in_one_line(tiny: Path, smollm2: Path, tmp_path: Path) -> None:
+    """The message names both models, or the file to copy again."""
+    other = save_tiny_llama(tmp_path / "other", smollm2)
+    adapter = save_adapter(tmp_path / "tuned", other)
+    (check,) = broken(run("doctor", "--model", tiny, "--adapter", adapter, *OURS))
+    assert "the adapter 'tuned' was trained for" in check["found"]
+    assert "'tiny'" in check["found"]
+    fitting = save_adapter(tmp_path / "cut", tiny)
+    file = fitting / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    (check,) = broken(run("doctor", "--model", tiny, "--adapter", fitting, *OURS))
+    assert "cannot read the adapter 'cut'" in check["found"]
