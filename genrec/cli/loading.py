@@ -128,8 +128,6 @@ def load_pipeline(
             check(unranked_recommender(catalog, interactions))
     if not offline:
         fetch_hub_models(settings, cache)
-    if need_model:
-        check_api_model(settings)
     with translate_option_errors(), progress() as shown:
         shown.start("Loading models")
         return open_pipeline(

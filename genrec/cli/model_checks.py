@@ -201,7 +201,6 @@ def _check_api_ranking(settings: "Settings") -> Check:
     import numpy as np
 
     from genrec.backends.openai_api import OpenAiBackend
-    from genrec.cli.loading import check_api_model
     from genrec.evaluation.model_check import example_catalog, rank_titles
     from genrec.pipeline import ListwiseStage
     from genrec.prompting.template import read_template
@@ -209,12 +208,12 @@ def _check_api_ranking(settings: "Settings") -> Check:
 
     if settings.api is None:
         raise InputError("api is None; set the server of the model")
-    check_api_model(settings)
     catalog, template = example_catalog(), read_template(settings.list_template)
     retriever = PopularityRanker(np.zeros(len(catalog), dtype=np.int64))
     backend = OpenAiBackend(str(settings.model), settings.api)
     try:
         stage = ListwiseStage.from_backend(catalog, backend, retriever, template, settings.listwise)
+        backend.check_model()
         ranked = rank_titles(stage.ranker, backend.name, 3)
     finally:
         backend.close()

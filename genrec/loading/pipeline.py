@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from genrec.backends.api_settings import ApiSettings
 from genrec.backends.base import Backend
 from genrec.backends.openai_api import OpenAiBackend
 from genrec.cache import Progress, cache_write_error, default_cache, ignore_progress, weights_cache_name
@@ -110,16 +111,20 @@ def open_pipeline(
         notices.append(Notice("no_language_model", {"reason": str(error)}))
 
     model: LanguageModel | None = None
-    if settings.api is None:
-        try:  # first, to fail early, and because vLLM starts its processes best where torch has not run yet
+    api_model: OpenAiBackend | None = None
+    try:  # first, to fail early, and because vLLM starts its processes best where torch has not run yet
+        if settings.api is None:
             model = open_language_model(settings, cache, backend, prior_backend)
-        except MODEL_ERRORS as error:
-            leave_out(error)
+        elif settings.model is not None:
+            api_model = _open_api_model(str(settings.model), settings.api, need_model, notices)
+    except MODEL_ERRORS as error:
+        leave_out(error)
     pipeline = _open_rankers(catalog, interactions, settings, cache, notices, progress)
     llm: LlmStage | ListwiseStage | None = None
     try:
-        if settings.api is not None:
-            llm = _load_listwise_stage(pipeline, settings, notices)
+        if api_model is not None:
+            template = read_template(settings.list_template)
+            llm = ListwiseStage.from_backend(catalog, api_model, pipeline.retriever, template, settings.listwise)
         elif model is not None:
             llm = _load_llm_stage(pipeline, settings, model, cache, progress)
             notices += model.notices
@@ -210,15 +215,19 @@ def _load_llm_stage(
     return LlmStage(ranker, index, identifiers, tokenizer, settings.small_search_candidates, settings.background)
 
 
-def _load_listwise_stage(pipeline: Pipeline, settings: Settings, notices: list[Notice]) -> ListwiseStage | None:
-    """The stage of a model behind an API; with a notice if its server cannot be used now, because it may be later."""
-    if settings.api is None or settings.model is None:
-        return None
-    backend, template = OpenAiBackend(str(settings.model), settings.api), read_template(settings.list_template)
+def _open_api_model(name: str, api: ApiSettings, need_model: bool, notices: list[Notice]) -> OpenAiBackend:
+    """A model behind an API; with a notice if its server cannot be reached now, because it may be later.
+
+    Raises:
+        ModelMissingError: the server serves other models, or httpx is not installed.
+        EngineError: the model is needed, and its server cannot be reached or rejects the key.
+    """
+    backend = OpenAiBackend(name, api)
     try:
         backend.check_model()
     except EngineError as error:
-        if isinstance(error, ModelMissingError):
+        if need_model or isinstance(error, ModelMissingError):
+            backend.close()
             raise
         notices.append(Notice("model_unreachable", {"reason": str(error)}))
-    return ListwiseStage.from_backend(pipeline.catalog, backend, pipeline.retriever, template, settings.listwise)
+    return backend

@@ -14,7 +14,7 @@ from model_server import MODEL, ModelServer, Reply, asked_text, completion, mode
 from genrec import History, Item, Settings, open_recommender, read_catalog
 from genrec.backends import ApiSettings
 from genrec.cache import default_cache
-from genrec.errors import InputError
+from genrec.errors import EngineError, InputError
 from genrec.loading import open_pipeline
 from genrec.pipeline import ListwiseStage
 
@@ -92,6 +92,14 @@ def test_another_model_than_named_fails_in_one_line(server: ModelServer) -> None
         assert KEY not in failed.err
 
 
+def test_a_server_is_asked_for_its_models_once(server: ModelServer) -> None:
+    """A start that asks again waits again where a server is slow or limits the rate."""
+    for command in (("recommend", "--history", "a", *OURS), ("doctor",)):
+        before = server.model_lists
+        assert run(*command, *api(server)).exit_code == 0
+        assert server.model_lists == before + 1
+
+
 def test_a_server_that_cannot_be_reached_fails_the_command_and_not_the_library(
     monkeypatch: pytest.MonkeyPatch, files: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +114,8 @@ def test_a_server_that_cannot_be_reached_fails_the_command_and_not_the_library(
     settings = Settings(model="m", api=ApiSettings(url), encoder=None)
     recommender = open_recommender(read_catalog("items.csv"), None, cache=default_cache(), settings=settings)
     assert [notice.code for notice in recommender.notices] == ["model_unreachable"]
+    with pytest.raises(EngineError, match="failed 4 times: ConnectError"):
+        open_recommender(read_catalog("items.csv"), None, cache=default_cache(), settings=settings, need_model=True)
     found = recommender.recommend(History(("a",)), 2)
     assert [item.stage for item in found.items] == ["popularity"] * 2
     assert found.failed_stages == ("generative",)

@@ -82,6 +82,7 @@ class ModelServer:
     def __init__(self, answer: Callable[[dict[str, Any], int], Reply], models: Reply | None) -> None:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.model_lists = 0  # how often the list of models was asked for
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         outer = self
@@ -91,6 +92,7 @@ class ModelServer:
 
             def do_GET(self) -> None:
                 outer.headers.append(dict(self.headers))
+                outer.model_lists += 1
                 outer._send(self, models or Reply(body={"object": "list", "data": [{"id": MODEL, "object": "model"}]}))
 
             def do_POST(self) -> None:
