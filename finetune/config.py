@@ -19,7 +19,7 @@ class TrainConfig(BaseModel):
     Attributes:
         data: a data set in the folder of `--data`, or the embedded `online-retail`.
         protocol: how `eval.rank` splits the data; test items of that protocol are never trained on.
-        model: a bundled model's name, or a folder.
+        model: a bundled model's name, a Hub id, a folder, or a GGUF file.
         trust_remote_code: run Python code in that folder, if Transformers has no class for the model.
         template: the template that renders a history.
         chat_template: arguments, date and name of the model's own chat template, see `ChatTemplateSettings`.

@@ -27,7 +27,7 @@ def merge(adapter: Path, out: Path, *, model: str = LANGUAGE_MODEL, trust_remote
     Args:
         adapter: the folder of the adapter.
         out: the folder of the merged model.
-        model: the base model, a bundled model's name or a folder.
+        model: the base model: a bundled model's name, a Hub id, or a folder.
         trust_remote_code: run Python code in that folder, if Transformers has no class for the model.
 
     Raises:
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m finetune.merge", description=__doc__)
     parser.add_argument("adapter", type=Path, help="the folder of the adapter")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the merged model")
-    parser.add_argument("--model", default=LANGUAGE_MODEL, metavar="NAME", help="a bundled model's name, or a folder")
+    parser.add_argument(
+        "--model", default=LANGUAGE_MODEL, metavar="NAME", help="a bundled model's name, a Hub id, or a folder"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code in the model's folder")
     own = parser.parse_args(arguments)
     try:

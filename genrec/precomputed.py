@@ -198,7 +198,7 @@ def embed_titles(
 def open_encoder(
     model: str | Path, cache: Path, *, trust_remote_code: bool = False, device: str | None = None
 ) -> "SentenceEncoder":
-    """Load a sentence encoder by the name of a bundled model, or from a folder.
+    """Load a sentence encoder by the name of a bundled model, a Hub id, or a folder.
 
     Raises:
         ModelMissingError: the weights, or the packages that run them, are not on this machine; or the model needs

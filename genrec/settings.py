@@ -21,11 +21,12 @@ class Settings:
     """Models, templates and search settings of a recommender. The defaults scored best; see eval/RESULTS.md.
 
     Attributes:
-        model: the LLM: the name of a bundled model, or a folder with weights and tokenizer; None for no LLM.
+        model: the LLM: the name of a bundled model, a Hub id (`ORGANISATION/NAME`, or with `@REVISION`), a folder with
+            weights and tokenizer, or a GGUF file; None for no LLM.
         api: the server of a model behind an API; `model` is then its name there. Such a model ranks by listing the
             numbers of proposed items, see `genrec.rankers.listwise`, and writes texts and preferences like any other.
         adapter: a LoRA adapter for the LLM: a folder, or the name of an embedded data set that ships with one.
-        encoder: the sentence encoder: the name of a bundled model, or a folder; None for no encoder.
+        encoder: the sentence encoder: the name of a bundled model, a Hub id, or a folder; None for no encoder.
         engine: what runs the LLM: Transformers in this process (`transformers`), vLLM in a process of its own (`vllm`),
             or a vLLM server (`server`), which takes the model's tokenizer from `model`.
         server_url: base URL of the server; its key is in the environment variable `GENREC_MODEL_API_KEY`.

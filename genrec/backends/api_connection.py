@@ -1,7 +1,8 @@
 """Requests to a model server over HTTP: retries, rate limits, deadlines, and a key that stays out of every message.
 
-A request that the server did not answer, or answered with a passing failure, is sent again, later each time, or when
-`Retry-After` says. While a server limits the rate, all requests of a connection wait. None waits past its deadline.
+A request that did not reach the server, or that it answered with a passing failure, is sent again, later each time, or
+when `Retry-After` says; one that timed out is not. While a server limits the rate, all requests of a connection wait.
+None waits past its deadline.
 """
 
 import random

@@ -172,7 +172,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
     from genrec.cache import default_cache
     from genrec.recommender import RecommendOptions
 
-    ranker, engine, cache = task_options["ranker"], task_options["engine"], default_cache()
+    ranker, cache = task_options["ranker"], default_cache()
     first_ranker.check_ranker(ranker)
     given = first_ranker.without_unused_models({name: task_options.get(name) for name in SETTING_OPTIONS}, ranker)
     # All priors are computed first, so that a score does not depend on which rows were processed before.
@@ -196,7 +196,7 @@ def _open_recommend_task(task_options: Mapping[str, Any], offline: bool) -> "tup
         terminal.print_notice(f"note: {notice}")
     recommender = _starting_with(ranker, opened, source.name)
     task = RecommendTask(recommender, task_options["k"], options)
-    return task, recommend_provenance(opened, engine, settings, cache)
+    return task, recommend_provenance(opened, settings, cache)
 
 
 def _starting_with(ranker: str, recommender: "Recommender", data_name: str) -> "Recommender":
@@ -218,7 +218,7 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     from genrec.decoding.grammar import GrammarCompiler
     from genrec.prompting.template import read_template
 
-    engine, cache = task_options["engine"], default_cache()
+    cache = default_cache()
     settings = loading.settings_from_options(
         {
             name: task_options[name]
@@ -239,13 +239,13 @@ def _open_generate_task(task_options: Mapping[str, Any], offline: bool) -> "tupl
     template = None if task_options["prompt"] is None else read_template(task_options["prompt"])
     if not offline:
         model_downloads.fetch_models(replace(settings, encoder=None), cache)
-    provenance = model_provenance(engine, settings, cache)
+    provenance = model_provenance(settings, cache)
     if template is None:
         build_prompt: PromptBuilder = ChatPromptBuilder(Path(settings.model).name)
     else:
         build_prompt, hashes = _open_prompt_builder(template, task_options, cache)
         provenance |= hashes
-    size = _ENGINE_BATCH_SIZE[engine] if task_options["batch_size"] is None else task_options["batch_size"]
+    size = _ENGINE_BATCH_SIZE[settings.engine] if task_options["batch_size"] is None else task_options["batch_size"]
     check_count("--batch-size", size)
     tokenizer, open_backend = _text_model(settings, cache)
     for notice in tokenizer.notices:

@@ -43,7 +43,7 @@ def settings_from_options(options: Mapping[str, Any]) -> "Settings":
 
     Raises:
         InputError: a value is out of range.
-        ModelMissingError: a model is neither bundled nor a folder.
+        ModelMissingError: a model is neither bundled, nor a Hub id, nor a folder or file of a model.
     """
     from genrec.datasets.registry import find_adapter
     from genrec.settings import Settings

@@ -119,7 +119,7 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = MappingProxyType(
         "encoder": SettingOption(
             str,
             "all-MiniLM-L6-v2",
-            "Sentence encoder: a bundled model's name, a folder, or none.",
+            "Sentence encoder: a bundled model's name, a Hub id, a folder, or none.",
             "NAME",
             MODEL_PANEL,
         ),
