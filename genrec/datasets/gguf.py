@@ -5,19 +5,21 @@ folder takes two bytes for each weight.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from genrec.artifact import MANIFEST, UserData, artifact_writer, verify
+from genrec.artifact import MANIFEST, UserData, artifact_writer, verify, write_json
 from genrec.errors import ArtifactError, GenrecError, ModelMissingError, format_error, format_names, missing_packages
 from genrec.prompting.tokenizer_file import copy_tokenizer, find_tokenizer_files
 
 _KIND, _VERSION = "gguf", 1
+_VERIFIED = "verified.json"  # beside an unpacked file: what its files were when their checksums were compared
 _PACKAGES = ("torch", "transformers", "accelerate", "gguf")
 
 
@@ -49,10 +51,7 @@ def unpack_gguf(file: Path, cache: Path) -> Path:
     """
     directory = cache / "gguf" / _key(file) / file.stem
     if (directory / MANIFEST).is_file():
-        try:
-            verify(directory, kind=_KIND, version=_VERSION)
-        except ArtifactError as error:
-            raise ArtifactError(error.problem, remedy=f"remove the folder {directory}; it is made again") from error
+        _verify_changed(directory)
         return directory
     require_unpacking_packages(file)
     user_data = UserData("none", "a model that was given as GGUF", 0)
@@ -63,7 +62,37 @@ def unpack_gguf(file: Path, cache: Path) -> Path:
     ):
         unpack_weights(file, temporary, _number_type(file))
         _unpack_tokenizer(file, temporary)
+    _record_verified(directory)
     return directory
+
+
+def _verify_changed(directory: Path) -> None:
+    """Compare the checksums of an unpacked file, unless sizes and times are those of the last comparison.
+
+    Reading the weights takes longer than mapping them, and each start would pay it.
+
+    Raises:
+        ArtifactError: a file was altered.
+    """
+    with suppress(OSError, ValueError):
+        if json.loads((directory.parent / _VERIFIED).read_text(encoding="utf-8")) == _stamps(directory):
+            return
+    try:
+        verify(directory, kind=_KIND, version=_VERSION)
+    except ArtifactError as error:
+        raise ArtifactError(error.problem, remedy=f"remove the folder {directory}; it is made again") from error
+    _record_verified(directory)
+
+
+def _record_verified(directory: Path) -> None:
+    with suppress(ArtifactError, OSError):  # a read-only cache is verified at every start
+        write_json(directory.parent / _VERIFIED, _stamps(directory))
+
+
+def _stamps(directory: Path) -> dict[str, list[int]]:
+    """The size and the modification time of each file."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 def require_unpacking_packages(what: object) -> None:

@@ -1,5 +1,6 @@
 """GGUF files rank like the safetensors of the same weights, or are refused in one line with nothing written."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,27 @@ def test_weights_that_are_missing_are_not_made_up(model: Path, tmp_path: Path) -
     file = packed(model, tmp_path / "folder", block_count=3)
     with pytest.raises(ModelMissingError, match=r"tiny\.gguf lacks the weights model\.layers\.2\..*; download or"):
         find_model_directory(file, tmp_path / "cache")
+
+
+def test_checksums_are_compared_again_only_if_a_file_has_changed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading gigabytes at each start delays it by minutes; an altered file must still be refused."""
+    file = packed(model, tmp_path / "folder")
+    directory = find_model_directory(file, tmp_path / "cache")
+    weights = directory / "model.safetensors"
+    status = weights.stat()
+    with monkeypatch.context() as reading:
+        reading.setattr("genrec.artifact.sha256_of", lambda _: pytest.fail("the checksum was computed"))
+        assert find_model_directory(file, tmp_path / "cache") == directory
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert find_model_directory(file, tmp_path / "cache") == directory  # it was read again, and is the same
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for _ in range(2):  # a refusal is not recorded as a comparison
+        with pytest.raises(ArtifactError, match=r"model\.safetensors was altered .*; remove the folder .*made again"):
+            find_model_directory(file, tmp_path / "cache")
 
 
 def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path) -> None:
