@@ -14,6 +14,7 @@ from genrec.rankers.listwise_settings import ListwiseSettings
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 ENCODER_MODEL = "all-MiniLM-L6-v2"
+_UNUSED = {"engine": DEFAULT_ENGINE, "chat_template": ChatTemplateSettings()}  # as if not given; else None
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Settings:
 
     Raises:
         InputError: the engine does not exist, its URL is missing or not valid, a model behind an API has an adapter or
-            another engine, or the number type or the device is not one or not one that the engine takes.
+            another engine, the number type or the device is not one or not one that the engine takes, or a setting of
+            a language model is given without one.
     """
 
     model: str | Path | None = LANGUAGE_MODEL
@@ -81,6 +83,7 @@ class Settings:
             if not (is_none or isinstance(value, str | Path)):
                 raise InputError(f"{name} is {format_value(value)}; pass a name or a path")
         check_engine(self.engine, self.server_url)
+        self._check_use()
         self._check_placement()
         if self.api is not None and self.engine != DEFAULT_ENGINE:
             raise InputError(
@@ -91,6 +94,19 @@ class Settings:
                 f"adapter is {str(self.adapter)!r}, which cannot be loaded behind the API at {self.api.host}; omit "
                 "adapter, or name a tuned model of the server"
             )
+
+    def _check_use(self) -> None:
+        """Check that no setting of a language model is given that nothing would read."""
+        if self.server_model is not None and self.engine != "server":
+            raise InputError(
+                f"server_model is {format_value(self.server_model)}, but engine is {self.engine!r}; set engine to "
+                "server, or omit server_model"
+            )
+        for name in ("adapter", "api", "dtype", "device_map", "engine", "chat_template"):
+            value = getattr(self, name)
+            if self.model is None and value != _UNUSED.get(name):
+                shown = f"is {format_value(value)}" if isinstance(value, str) else "is set"
+                raise InputError(f"{name} {shown}, but model is none; name a model, or omit {name}")
 
     def _check_placement(self) -> None:
         taken = {"transformers": ("dtype", "device", "device_map"), "vllm": ("dtype",), "server": ()}[self.engine]

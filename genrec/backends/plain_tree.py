@@ -44,6 +44,9 @@ class PlainModel:
         copies_state: whether copies of what the model keeps of a prompt give the logits of whole paths.
         token_bytes: of one token in a tree and in what the model keeps of a prompt. The logits of a pass come on top;
             `PlainTree` bounds them.
+
+    Raises:
+        EngineError: the model fails, returns NaN, or is not causal.
     """
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
@@ -60,8 +63,11 @@ class PlainModel:
         if self.copies_state and not self._probe_state():
             self._continues_stepwise = True  # some recurrent layers continue a state by one token at a time only
             self.copies_state = self._probe_state()
-        probe = probe_tokens(_PROBE_TOKENS, self.vocab_size)[None]
-        self.token_bytes = TOKEN_BYTES + state_bytes(self.run(probe, None, last_only=True)[1]) // _PROBE_TOKENS
+        logits, state = self.run(probe_tokens(_PROBE_TOKENS, self.vocab_size)[None], None, last_only=True)
+        if logits.isnan().any():
+            raise nan_error(name)
+        self._check_causality()
+        self.token_bytes = TOKEN_BYTES + state_bytes(state) // _PROBE_TOKENS
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> "PlainTree":
         """Open a tree over U prompts."""
@@ -97,6 +103,17 @@ class PlainModel:
             )
         logits: torch.Tensor = output.logits
         return logits, output.get(self.cache_argument) if self.copies_state else None
+
+    def _check_causality(self) -> None:
+        """Check that no token changes the logits of earlier ones, as in encoders such as BERT."""
+        rows = np.repeat(probe_tokens(8, self.vocab_size)[None], 2, axis=0)
+        rows[1, -1] = rows[0, 0]
+        one, other = self.run(rows, None)[0][:, :-1].double().cpu().numpy()
+        if not log_probs_agree(one, other, self.dtype):
+            raise EngineError(
+                f"{self.name} is not a causal language model: a token changes the logits of the tokens before it",
+                remedy="choose an instruction-tuned LLM",
+            )
 
     def _probe_state(self) -> bool:
         """Try whether copies of what the model keeps of a prompt give the logits of whole paths."""

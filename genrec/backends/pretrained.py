@@ -8,6 +8,7 @@ from typing import Any
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     PreTrainedConfig,
@@ -101,13 +102,25 @@ def _used_weights(loaded: Any) -> list[str]:
 
 
 def causal_model_class(model: str | Path) -> Any:
-    """The class of Transformers that loads a language model; of a model for images and text only the text is used."""
+    """The class of Transformers that loads a language model; of a model for images and text only the text is used.
+
+    Raises:
+        ModelMissingError: models of this architecture write no text.
+    """
     try:
         content, _ = PreTrainedConfig.get_config_dict(str(model))
         config = CONFIG_MAPPING[content["model_type"]]
     except (OSError, ValueError, LookupError, TypeError):
         return AutoModelForCausalLM  # which reports what is wrong with the model
-    return AutoModelForCausalLM if config in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
+    if config in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if config not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and "auto_map" not in content:
+        raise ModelMissingError(
+            f"the model {model_name(model)!r} in {model} has the model_type {content['model_type']!r}, which is not a "
+            "causal language model",
+            remedy="choose an instruction-tuned LLM",
+        )
+    return AutoModelForImageTextToText
 
 
 def vocabulary_size(model: str | Path) -> int | None:

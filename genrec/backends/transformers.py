@@ -50,7 +50,8 @@ class TransformersBackend:
         ModelMissingError: the model or the adapter does not exist or is damaged, the model needs code that is not
             trusted, or PEFT or the package that quantised the model is not installed.
         MismatchError: the adapter was trained for another model, or uses more than LoRA, or the model is quantised.
-        EngineError: this machine does not have the device, or `device_map` moves the first layer to the disk.
+        EngineError: this machine does not have the device, `device_map` moves the first layer to the disk, or the model
+            returns NaN.
         InputError: an adapter is given with `device_map`.
     """
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from genrec.datasets.gguf import find_gguf, unpack_gguf
@@ -9,11 +10,14 @@ from genrec.datasets.hub import find_hub_model
 from genrec.datasets.hub_id import HubId
 from genrec.datasets.hub_record import weight_names
 from genrec.datasets.models import MODELS, find_model
-from genrec.errors import ModelMissingError, format_names
+from genrec.errors import ArtifactError, ModelMissingError, format_error, format_names, format_value
 
 _CONFIG = "config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _REMEDY = "name the folder that save_pretrained wrote"
+_DAMAGED = "copy or download the model again"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_LFS_POINTER = b"version https://git-lfs"
 
 
 def find_model_directory(model: str | Path, cache: Path, *, weights: bool = True) -> Path:
@@ -45,7 +49,7 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
 
     Raises:
         ModelMissingError: it does not exist, or a file of the model is missing or in another format.
-        ArtifactError: the index of the weights is damaged.
+        ArtifactError: the configuration or the index of the weights is damaged.
     """
     folder = Path(model)
     if find_gguf(folder) is not None:
@@ -66,9 +70,10 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
             f"folder {str(model)!r} contains no model, because it has no {_CONFIG}",
             remedy=_REMEDY,
         )
-    if not weights:
-        return
-    missing = [name for name in weight_names(folder) if not (folder / name).is_file()]
+    _check_config(folder / _CONFIG)
+    names = weight_names(folder) if weights else []
+    _check_lfs_pointers(folder, [*_TOKENIZERS, *names])
+    missing = [name for name in names if not (folder / name).is_file()]
     if not missing:
         return
     if any(folder.glob("*.safetensors")):
@@ -84,6 +89,36 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
             code="unsafe_weights",
         )
     raise ModelMissingError(f"folder {str(model)!r} has no weights (*.safetensors)", remedy=_REMEDY)
+
+
+def _check_config(path: Path) -> None:
+    """Check that the configuration of a model is an object, as is what it says of quantisation."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"cannot read {path}: {format_error(error)}", remedy=_DAMAGED) from error
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path} is {format_value(config)}, not a JSON object", remedy=_DAMAGED)
+    quantization = config.get("quantization_config")
+    if not (quantization is None or isinstance(quantization, dict)):
+        raise ArtifactError(
+            f"quantization_config in {path} is {format_value(quantization)}, not a JSON object", remedy=_DAMAGED
+        )
+
+
+def _check_lfs_pointers(folder: Path, names: Iterable[str]) -> None:
+    """Check that files are not the pointers that `git clone` leaves without Git LFS."""
+    pointers = [name for name in names if (folder / name).is_file() and _is_lfs_pointer(folder / name)]
+    if pointers:
+        raise ModelMissingError(
+            f"folder {str(folder)!r} has only Git LFS pointers instead of {format_names(pointers, 3)}",
+            remedy="install Git LFS and run `git lfs pull` in the folder, or let genrec model get download the model",
+        )
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def _conversion_command(folder: Path) -> str:

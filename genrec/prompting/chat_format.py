@@ -149,8 +149,8 @@ def _shows_once(roles: Sequence[Role], order: Sequence[int], expected: Collectio
 
 def _disorder_error(roles: Sequence[Role]) -> ArtifactError:
     return ArtifactError(
-        f"the model's chat template does not show the messages {', '.join(roles)} once and in order; "
-        "use a prompt template with other roles"
+        f"the model's chat template does not show the messages {', '.join(roles)} once and in order",
+        remedy="correct the chat template, or use a prompt template with other roles",
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import save_byte_tokenizer, save_tiny_llama
+from transformers import BertConfig, BertLMHeadModel
 from typer.testing import CliRunner
 
 from genrec import Catalog, History, Item, Settings, open_recommender
@@ -80,6 +81,12 @@ def _smaller_vocabulary(folder: Path) -> None:
     save_tiny_llama(folder, folder.parent / "tokenizer", vocab_size=200)
 
 
+def _turn_into_encoder(folder: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    BertLMHeadModel(BertConfig(**{**SIZES, **sizes}, initializer_range=1.0)).save_pretrained(folder)
+
+
 def _only_sentencepiece(folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
 
@@ -104,6 +111,7 @@ def _adapter_of(base: str, names: Sequence[str] = ("q_proj.lora_A", "q_proj.lora
     return change
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 RAISING = "{{ raise_exception('no\nconversation\ntoday') }}"
 KINDS: dict[str, tuple[Break, str]] = {
     "no folder": (lambda folder: shutil.rmtree(folder), "FOLDER' is not a folder, not .*; check the name"),
@@ -130,7 +138,32 @@ KINDS: dict[str, tuple[Break, str]] = {
         r"3 of the 11 weights of the model 'model' in FOLDER have another shape than its config\.json says, the first "
         r"is model\.layers\.0\.mlp\.gate_proj\.weight: \[32, 16\], not \[48, 16\]; download or copy",
     ),
-    "a configuration that is no JSON": (_write("config.json", "{"), "cannot load the model 'model' from FOLDER: .*; "),
+    "weights that are NaN": (
+        _change_weights(lambda weights: {name: weight * float("nan") for name, weight in weights.items()}),
+        "model-.*@float32 returned NaN; load it in float32 or check its weights",
+    ),
+    "a configuration that is no JSON": (_write("config.json", "{"), "cannot read FOLDER/config.json: .*; copy or"),
+    "a configuration that is no object": (
+        _write("config.json", "[1]"),
+        r"FOLDER/config.json is \[1\], not a JSON object; copy or download the model again",
+    ),
+    "a quantisation that is no object": (
+        _configure(quantization_config="int4"),
+        "quantization_config in FOLDER/config.json is 'int4', not a JSON object; copy or download",
+    ),
+    "weights that Git LFS did not fetch": (
+        _write("model.safetensors", LFS_POINTER),
+        "FOLDER' has only Git LFS pointers instead of model.safetensors; install Git LFS",
+    ),
+    "a tokenizer that Git LFS did not fetch": (
+        _write("tokenizer.json", LFS_POINTER),
+        "FOLDER' has only Git LFS pointers instead of tokenizer.json; install Git LFS",
+    ),
+    "an encoder": (_turn_into_encoder, "model.* is not a causal language model: .*; choose an instruction-tuned LLM"),
+    "an encoder with a decoder": (
+        _configure(model_type="t5"),
+        "'model' in FOLDER has the model_type 't5', which is not a causal language model; choose an instruction-tuned",
+    ),
     "an unknown architecture": (_configure(model_type="haiku"), "cannot load the model 'model' from FOLDER: .*haiku"),
     "sizes that cannot be": (
         _configure(hidden_size=-1),
@@ -146,6 +179,10 @@ KINDS: dict[str, tuple[Break, str]] = {
     "a template that raises": (
         _write("chat_template.jinja", RAISING),
         "FOLDER: the model's chat template rejects the roles user: no conversation today; correct the chat",
+    ),
+    "an empty template": (
+        _write("chat_template.jinja", ""),
+        "FOLDER: the model's chat template does not show the messages user once and in order; correct the chat",
     ),
     "a template that is none": (_write("chat_template.jinja", "{% for %}"), "FOLDER: .* template is not valid: .*; "),
     "an adapter of another base": (
