@@ -105,6 +105,18 @@ def smollm2_float32(smollm2: Path) -> Backend:
 
 
 @pytest.fixture(scope="session")
+def mortal_engine(smollm2: Path) -> Iterator[Backend]:
+    """A vLLM engine that tests stop and kill; each of them leaves it running, or restarting."""
+    from backend_support import ENGINE_TIMEOUT
+
+    from genrec.backends.vllm_engine import VllmEngineBackend
+
+    engine = VllmEngineBackend(smollm2, context_length=1024, kv_cache_memory_bytes=1 << 28, timeout=ENGINE_TIMEOUT)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.PostgresServer]:
     """A temporary PostgreSQL server."""
     with postgres.running_postgres() as server:

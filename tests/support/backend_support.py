@@ -22,6 +22,10 @@ from genrec.types import Message, Span
 needs_httpx = pytest.mark.skipif(find_spec("httpx") is None, reason="httpx is not installed; see genrec's extra vllm")
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see genrec's extra vllm")
 
+# Seconds until an engine that hangs counts as down; more than any deadline of a list with its slack, because a request
+# that waited for this must count as late.
+ENGINE_TIMEOUT = 20.0
+
 
 def send_signal(engine: Any, signal_: signal.Signals) -> None:
     """Send a signal to the processes of a `VllmEngineBackend`."""
