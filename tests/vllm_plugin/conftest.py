@@ -1,4 +1,4 @@
-"""One vLLM engine for all tests of the plugin, and the catalogs that it serves."""
+"""The vLLM engine of the tests of the plugin, and the catalogs that it serves."""
 
 import json
 from collections.abc import Iterator
@@ -52,9 +52,9 @@ def model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other engines must not find its catalogs in the environment
 def engine(model: Path, catalogs: Path) -> "Iterator[LLM]":
-    """One engine with so little memory that requests are preempted; it finds the plugin by its entry point."""
+    """An engine with so little memory that requests are preempted; it finds the plugin by its entry point."""
     from vllm import LLM
 
     patch = pytest.MonkeyPatch()
