@@ -34,8 +34,8 @@ Their hashes are in `genrec.json` and are checked when the adapter is loaded.
 Validation: the last known item of {users} users among {others} random items: {ndcg}.
 
 It was trained on the interactions of {trained_users:,} users with these items, and knows nothing about others. What it
-learned from a user cannot be removed: if one must be forgotten, train it again without them. Text that it generates
-without genrec's search may name items that do not exist.
+learned from a user cannot be removed: to forget a user, train a new adapter without that user's interactions. Text that
+it generates without genrec's search may name items that do not exist.
 """
 
 

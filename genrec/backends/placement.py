@@ -69,7 +69,7 @@ def check_device_map(device_map: str | Mapping[str, int | str] | None, adapter: 
     if adapter is not None:
         raise InputError(
             f"device_map is {format_value(device_map)}, and the adapter {str(adapter)!r} is merged into weights on one "
-            "device; leave out device_map, or merge the adapter with finetune.merge and name the merged model"
+            "device; omit device_map, or merge the adapter with finetune.merge and name the merged model"
         )
     if find_spec("accelerate") is None:
         raise ModelMissingError("device_map needs Accelerate", remedy="run: pip install 'genrec[local]'")

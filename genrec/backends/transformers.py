@@ -104,7 +104,7 @@ class TransformersBackend:
 
     @property
     def tree(self) -> TreeKind:
-        """How token trees are computed: in one sequence under a mask, or path by path, which costs more."""
+        """How trees are computed: masked, in one sequence under a mask, or paths, a row for each path at a higher cost."""
         return "paths" if self.masked is None else "masked"
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TransformersTree | PlainTree:
