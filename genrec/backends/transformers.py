@@ -104,7 +104,7 @@ class TransformersBackend:
 
     @property
     def tree(self) -> TreeKind:
-        """How trees are computed: masked, in one sequence under a mask, or paths, a row for each path at a higher cost."""
+        """How trees are computed: `masked` (one sequence under a mask), or `paths` (one row per path, slower)."""
         return "paths" if self.masked is None else "masked"
 
     def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TransformersTree | PlainTree:
