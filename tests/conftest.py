@@ -29,6 +29,7 @@ NEEDS = {
     "cli/test_serve.py": ("fastapi", "sqlalchemy"),
     "test_recorded.py": ("fastapi", "sqlalchemy"),
     "store/test_database.py": ("sqlalchemy",),
+    "finetune/test_architectures.py": ("peft", "datasets"),
     "finetune/test_chat_template.py": ("peft", "datasets"),
     "finetune/test_recipes.py": ("peft", "datasets"),
     "serve/test_page.py": ("fastapi", "playwright", "sqlalchemy"),
