@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from genrec.artifact import MANIFEST, UserData, artifact_writer, verify, write_json
+from genrec.artifact import MANIFEST, UserData, artifact_writer, file_stamp, verify, write_json
 from genrec.errors import ArtifactError, GenrecError, ModelMissingError, format_error, format_names, missing_packages
 from genrec.prompting.tokenizer_file import copy_tokenizer, find_tokenizer_files
 
@@ -90,9 +90,9 @@ def _record_verified(directory: Path) -> None:
 
 
 def _stamps(directory: Path) -> dict[str, list[int]]:
-    """The size and the modification time of each file."""
+    """The stamp of each file, see `file_stamp`."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    return {path.relative_to(directory).as_posix(): file_stamp(path) for path in files}
 
 
 def require_unpacking_packages(what: object) -> None:

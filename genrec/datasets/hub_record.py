@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from genrec.artifact import sha256_of, write_json
+from genrec.artifact import file_stamp, sha256_of, write_json
 from genrec.errors import ArtifactError
 
 WEIGHTS = re.compile(r"[^/]+\.safetensors")
@@ -65,15 +65,15 @@ class HubRecord:
             ArtifactError: a file was altered.
         """
         for name in self.expected(weights):
-            if self._stamps.get(name) == _stamp(folder / name):
+            if self._stamps.get(name) == file_stamp(folder / name):
                 continue
             if not self.files[name].matches(folder / name):
                 raise ArtifactError(f"{folder / name} was altered or cut short (its hash differs)", remedy=remedy)
-            self._stamps[name] = _stamp(folder / name)
+            self._stamps[name] = file_stamp(folder / name)
 
     def stamp(self, folder: Path) -> None:
         """Note that all files have just been compared."""
-        self._stamps = {name: _stamp(folder / name) for name in self.files}
+        self._stamps = {name: file_stamp(folder / name) for name in self.files}
 
     def write(self, cache: Path, name: str, commit: str) -> None:
         """Write the record if it is new and the cache can be written; without it the files are compared again."""
@@ -113,11 +113,6 @@ def _digest(path: Path, like: str) -> str:
     content = path.read_bytes()  # files that are not in LFS are small
     header = b"blob %d\0" % len(content)
     return f"git:{hashlib.sha1(header + content, usedforsecurity=False).hexdigest()}"
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _record_path(cache: Path, name: str, commit: str) -> Path:

@@ -156,14 +156,19 @@ class TestTransformersBackend(BackendContract):
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The logits need the most memory; running out of it there must trigger the fallback."""
-        tree = backend.open([np.array([1, 2])])
+        assert_exhausted_logits_are_an_engine_error(backend, monkeypatch, "1 nodes")
 
-        def exhausted(*_: object, **__: object) -> None:
-            raise RuntimeError("out of memory")
 
-        monkeypatch.setattr("torch.Tensor.log_softmax", exhausted)
-        with pytest.raises(EngineError, match="failed on the logits of 1 nodes: out of memory"):
-            tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
+def assert_exhausted_logits_are_an_engine_error(backend: Backend, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Let memory run out behind the last layer, and check the error, which says for what the logits were."""
+    tree = backend.open([np.array([1, 2])])
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("torch.Tensor.log_softmax", exhausted)
+    with pytest.raises(EngineError, match=f"failed on the logits of {what}: out of memory"):
+        tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
 
 
 def tiny(config: Any, folder: Path) -> Any:
@@ -362,14 +367,7 @@ class TestPlainTree(BackendContract):
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The logits need the most memory; running out of it there must trigger the fallback."""
-        tree = backend.open([np.array([1, 2])])
-
-        def exhausted(*_: object, **__: object) -> None:
-            raise RuntimeError("out of memory")
-
-        monkeypatch.setattr("torch.Tensor.log_softmax", exhausted)
-        with pytest.raises(EngineError, match="failed on the logits of 1 paths: out of memory"):
-            tree.log_probs(np.array([0]), np.array([3]), np.array([0, 1]))
+        assert_exhausted_logits_are_an_engine_error(backend, monkeypatch, "1 paths")
 
     def test_tensors_are_made_on_the_device_of_the_model(self, backend: Backend) -> None:
         """On a GPU, a tensor of the default device would meet those of the model, and every list would fail."""
