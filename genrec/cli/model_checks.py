@@ -93,7 +93,7 @@ def _check_model(settings: "Settings", cache: Path) -> Iterator[Check]:
     yield _check_tree(check, backend, local)
     if local is not None:
         yield _check_adapters(local)
-    if settings.adapter is not None:
+    if settings.adapter is not None and base is not None:  # every engine opens the base beside an adapter
         yield _check_adapter(settings, check, backend, base)
     yield _check_text(check, paths, local)
     yield Check("generation", "ok", f"ranking after Tea Cup: {', '.join(check.rank(3))}")
@@ -171,12 +171,12 @@ def _check_adapters(backend: "TransformersBackend") -> Check:
     return Check("adapters", "degraded", "LoRA can train no layer", "use the model without an adapter")
 
 
-def _check_adapter(settings: "Settings", check: "ModelCheck", backend: "Backend", base: "Backend | None") -> Check:
+def _check_adapter(settings: "Settings", check: "ModelCheck", backend: "Backend", base: "Backend") -> Check:
     """Check that the adapter, which is loaded and fits its base, changes scores and ranks what it was trained on."""
     from genrec.datasets.registry import find_adapter
     from genrec.loading.language_model import SEMANTIC_IDS_DIRECTORY
 
-    name, change = f"adapter {settings.adapter}", float("nan") if base is None else check.compare_backends(base)
+    name, change = f"adapter {settings.adapter}", check.compare_backends(base)
     if change == 0:
         return Check(name, "degraded", "changes no log-probability of the model", "train the adapter again, or omit it")
     provenance = backend.provenance
