@@ -89,16 +89,28 @@ def _check_weights(loaded: Any, info: Mapping[str, Any], model: str | Path) -> N
 
 
 def _used_weights(loaded: Any) -> list[str]:
-    """The names of the parameters that a text passes through, in order.
+    """The names of the parameters and learned buffers that a text passes through, in order.
 
     These are the decoder's and the output layer's. So a multimodal model needs no vision part, and an encoder no
-    pooler. Buffers have values without a file, and a tied weight is read once.
+    pooler. A buffer that `save_pretrained` writes may be learned, such as the bias by which experts are chosen; those
+    of integers are counted, such as positions. A tied weight is read once.
     """
-    parts = [loaded.get_decoder(), loaded.get_output_embeddings()]
     pooler = getattr(loaded, "pooler", None)
-    unused = set() if pooler is None else {id(parameter) for parameter in pooler.parameters()}
-    used = {id(parameter) for part in parts if part is not None for parameter in part.parameters()} - unused
-    return [name for name, parameter in loaded.named_parameters() if id(parameter) in used]
+    unused = set() if pooler is None else {id(tensor) for tensor in _tensors(pooler).values()}
+    parts = [part for part in (loaded.get_decoder(), loaded.get_output_embeddings()) if part is not None]
+    used = {id(tensor) for part in parts for tensor in _tensors(part).values()} - unused
+    saved = loaded.state_dict().keys()
+    parameters = {name for name, _ in loaded.named_parameters()}
+    return [
+        name
+        for name, tensor in _tensors(loaded).items()
+        if id(tensor) in used and (name in parameters or (name in saved and tensor.is_floating_point()))
+    ]
+
+
+def _tensors(module: Any) -> dict[str, Any]:
+    """The parameters of a module, and then its buffers, each once."""
+    return dict([*module.named_parameters(), *module.named_buffers()])
 
 
 def causal_model_class(model: str | Path) -> Any:
