@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SENTENCES: Mapping[str, str] = {
+    # files and data frames
+    "file_form": "{source} was read with {found}",
+    "file_form_set": "{source} was read with {found}; to change it, set {options}",
+    "columns_recognized": "{source}: read {columns}; to change it, set columns",
+    "column_left_out": "column {column!r} of {source} was left out, because it {why}",
+    "entities_decoded": "HTML entities in titles of {source} were decoded ({count:,}), such as {before!r} to {after!r}",
     # recommendation lists
     "stage_skipped": "{stage} was skipped",
     "explanation_skipped": "reasons for the items from {stage} were skipped",

@@ -16,8 +16,8 @@ from genrec.artifact import sha256_of
 from genrec.batch.parquet_rows import ParquetCursor, iter_parquet_rows
 from genrec.batch.row import InputRow
 from genrec.batch.text_rows import iter_text_rows, read_text_rows
+from genrec.data.csv_reader import DELIMITERS
 from genrec.data.file_format import check_format
-from genrec.data.readers import DELIMITERS
 from genrec.errors import InputError, MismatchError, check_count
 
 SUPPORTED_SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from genrec.batch.row import InputRow
-from genrec.data.readers import DELIMITERS
+from genrec.data.csv_reader import DELIMITERS
 from genrec.errors import InputError
 
 _UTF8_BOM = b"\xef\xbb\xbf"

@@ -45,19 +45,18 @@ def get(name: DatasetName, as_json: options.Json = False) -> None:
 
 
 @group.command()
+@options.with_options(options.FILE_OPTIONS)
 def describe(
     name: OptionalDatasetName = None,
     items: options.Items = None,
     interactions: options.Interactions = None,
-    columns: options.Columns = None,
     as_json: options.Json = False,
+    **given: Any,
 ) -> None:
     """Print statistics of a data set: items, users, interactions and columns."""
     from genrec.cache import default_cache
 
-    source = loading.DataSource.from_options(
-        {"data": name, "items": items, "interactions": interactions, "columns": columns}
-    )
+    source = loading.DataSource.from_options({"data": name, "items": items, "interactions": interactions, **given})
     catalog, events = source.read(default_cache())
     statistics: dict[str, Any] = {"name": source.name, "items": _describe_items(catalog)}
     if events is not None:

@@ -7,16 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from genrec.cli.terminal import print_notice
 from genrec.errors import MODEL_ERRORS, InputError, UnknownUserError
 
 if TYPE_CHECKING:
     from genrec.data.catalog import Catalog
+    from genrec.data.file_options import FileFormat
     from genrec.data.interactions import Interactions
     from genrec.index.catalog_index import CatalogIndex
     from genrec.settings import Settings
     from genrec.store.event_store import Store
 
 DEFAULT_DATASET = "online-retail"
+_TABLES = ("items", "interactions")
+_FILE_OPTIONS = ("columns", "separator", "encoding", "header")
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 
 
@@ -29,6 +33,7 @@ class DataSource:
         items, interactions: paths of tables.
         index: folder of a saved `CatalogIndex`, instead of items.
         columns: for "items" and "interactions", a mapping from genrec's column names to those of the file.
+        formats: for "items" and "interactions", how the file is read.
         store: an open event store, whose forgotten users are excluded from the interactions; None for none.
     """
 
@@ -37,16 +42,18 @@ class DataSource:
     interactions: Path | None = None
     index: Path | None = None
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    formats: "Mapping[str, FileFormat]" = field(default_factory=dict)
     store: "Store | None" = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "DataSource":
-        """Create a source from the options data, items, interactions, columns and index; missing ones count as None.
+        """Create a source from the options data, items, interactions and index, and those of files; missing ones count
+        as None.
 
         Raises:
-            InputError: options cannot be combined or require others, or a --columns is not NAME=COLUMN.
+            InputError: options cannot be combined or require others, or a value of one cannot be used.
         """
-        data, columns = options.get("data"), options.get("columns")
+        data = options.get("data")
         items, interactions, index = (
             None if options.get(name) is None else Path(options[name]) for name in ("items", "interactions", "index")
         )
@@ -56,9 +63,14 @@ class DataSource:
             raise InputError(f"{' and '.join(named)} cannot be combined; give one of them")
         if interactions is not None and (data is not None or not named):
             raise InputError(f"--interactions {interactions} needs a table of items; add --items FILE, without --data")
-        if columns and items is None and interactions is None:
-            raise InputError(f"--columns {columns[0]} applies only to your own files; add --items FILE")
-        return cls(data, items, interactions, index, _parse_columns(columns or ()))
+        given_file_options = [name for name in _FILE_OPTIONS if options.get(name)]
+        if given_file_options and items is None and interactions is None:
+            name = given_file_options[0]
+            raise InputError(f"--{name} {options[name][0]} applies only to your own files; add --items FILE")
+        columns = options.get("columns") or ()
+        lists = [value for value in columns if _is_name_list(value)]
+        mappings = _parse_columns([value for value in columns if value not in lists])
+        return cls(data, items, interactions, index, mappings, _parse_formats(options, lists))
 
     @property
     def name(self) -> str:
@@ -94,13 +106,27 @@ class DataSource:
             catalog = _read_index(self.index, settings, cache).catalog
         elif self.items is not None:
             with translate_option_errors("items"):
-                catalog = read_catalog(self.items, columns=self.columns["items"])
+                catalog = read_catalog(
+                    self.items, columns=self.columns.get("items"), file_format=self.formats.get("items")
+                )
+            _print_notices(catalog)
         else:
             return open_dataset(self.data or DEFAULT_DATASET, cache)
         if self.interactions is None:
             return catalog, None
         with translate_option_errors("interactions"):
-            return catalog, read_interactions(self.interactions, columns=self.columns["interactions"])
+            interactions = read_interactions(
+                self.interactions,
+                columns=self.columns.get("interactions"),
+                file_format=self.formats.get("interactions"),
+            )
+        _print_notices(interactions)
+        return catalog, interactions
+
+
+def _print_notices(table: "Catalog | Interactions") -> None:
+    for notice in table.notices:
+        print_notice(f"note: {notice}")
 
 
 @contextmanager
@@ -125,6 +151,8 @@ def _option_remedy(error: InputError, has_on_unknown: bool, new_user: str) -> st
     """The remedy of an error in terms of command-line options."""
     if columns := error.fields.get("columns"):
         return _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
+    if form := error.fields.get("file_format"):
+        return _format_flags(cast("Mapping[str, Any]", form), str(error.fields["table"]))
     if choice := error.fields.get("on_unknown"):
         return f"pass --on-unknown {choice} to drop them" if has_on_unknown else "check the id, or omit it"
     if isinstance(error, UnknownUserError):
@@ -150,6 +178,37 @@ def _columns_flags(columns: Mapping[str, str], table: str) -> str:
     pairs = (f"{table}.{name}={column}" for name, column in columns.items())
     flags = "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
     return flags + (UNGUESSED if "..." in columns.values() else "")
+
+
+def _format_flags(form: "Mapping[str, Any]", table: str) -> str:
+    """The options that set fields of a `FileFormat`."""
+    pairs = {
+        "--columns" if name == "names" else f"--{name}": f"{table}={','.join(value) if name == 'names' else value}"
+        for name, value in form.items()
+    }
+    return "pass " + " ".join(f"{flag} {shlex.quote(value)}" for flag, value in pairs.items())
+
+
+def _is_name_list(value: str) -> bool:
+    """Whether a --columns names the columns of a file in order: items=item_id,title,genres."""
+    table, _, names = value.partition("=")
+    return table in _TABLES and "," in names
+
+
+def _parse_formats(options: Mapping[str, Any], name_lists: Sequence[str]) -> "dict[str, FileFormat]":
+    """How each table's file is read."""
+    from genrec.data.file_options import FileFormat
+
+    chosen: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
+    for name in ("separator", "encoding", "header"):
+        for value in options.get(name) or ():
+            table, equals, text = value.partition("=")
+            for one in [table] if equals and table in _TABLES else _TABLES:
+                chosen[one][name] = text if equals and table in _TABLES else value
+    for value in name_lists:
+        table, _, names = value.partition("=")
+        chosen[table]["names"] = [name.strip() for name in names.split(",")]
+    return {table: FileFormat(**fields) for table, fields in chosen.items()}
 
 
 def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:

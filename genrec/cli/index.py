@@ -20,12 +20,11 @@ def _group() -> None: ...
 
 
 @group.command()
-@options.with_options(setting_options("model", *CHAT_TEMPLATE_OPTIONS))
+@options.with_options(options.FILE_OPTIONS, setting_options("model", *CHAT_TEMPLATE_OPTIONS))
 def build(
     out: Out,
     data: options.Data = None,
     items: options.Items = None,
-    columns: options.Columns = None,
     as_json: options.Json = False,
     **given: Any,
 ) -> None:
@@ -39,7 +38,7 @@ def build(
     cache, settings = default_cache(), loading.settings_from_options(given)
     if settings.model is None:
         raise InputError("--model none has no tokenizer; name a model, or omit --model")
-    source = loading.DataSource.from_options({"data": data, "items": items, "columns": columns})
+    source = loading.DataSource.from_options({"data": data, "items": items, **given})
     check_writable(out, kind=INDEX_KIND)
     model_downloads.fetch_hub_models(settings, cache, weights=False)
     with terminal.progress() as progress:

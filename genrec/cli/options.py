@@ -54,7 +54,37 @@ Columns = Annotated[
         "--columns",
         metavar="NAME=COLUMN",
         help="Name of a column in your files, such as user_id=CustomerID; can be repeated. Write items.item_id=... or "
-        "interactions.item_id=... for one file only.",
+        "interactions.item_id=... for one file only. For a file without a header: the names of its columns in order, "
+        "such as items=item_id,title,_ (_ is not read).",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
+Separator = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--separator",
+        metavar="[TABLE=]TEXT",
+        help="Separator of the columns in your files: one character, ::, or tab; found by itself if not given. Write "
+        "items=... or interactions=... for one file only.",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
+Encoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoding",
+        metavar="[TABLE=]NAME",
+        help="Encoding of your files, such as cp1252 or gb18030; found by itself if not given.",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="[TABLE=]CHOICE",
+        help="Whether the first line of your files names the columns (first) or is data (none); found by itself if not "
+        "given.",
         rich_help_panel=_DATA_PANEL,
     ),
 ]
@@ -145,8 +175,13 @@ RankingTimeout = Annotated[
     ),
 ]
 
+FILE_OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {"columns": Columns, "separator": Separator, "encoding": Encoding, "header": Header}
+)
+"""How the files of a command are read."""
+
 DATA_OPTIONS: Mapping[str, Any] = MappingProxyType(
-    {"data": Data, "items": Items, "interactions": Interactions, "columns": Columns}
+    {"data": Data, "items": Items, "interactions": Interactions, **FILE_OPTIONS}
 )
 # Each key is a parameter of `genrec.chat.loading.advisor_builder`.
 ADVISOR_OPTIONS: Mapping[str, Any] = MappingProxyType(

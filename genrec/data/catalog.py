@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.artifact import atomic_writer
+from genrec.data.entities import decode_entities
+from genrec.data.file_options import FileFormat
 from genrec.data.filter_syntax import Filter
 from genrec.data.filters import filter_mask
 from genrec.data.ids import Ids, list_of_ids
@@ -52,6 +54,7 @@ class Catalog:
         attribute_names: every column but the id and the title, in the table's order.
         fingerprint: SHA-256 over ids (as text), titles and attributes, in hexadecimal.
         withdrawn_ids: ids, as text, of items that an earlier version of the catalog had; see `lookup`.
+        notices: what was inferred about the file or the data frame, and which columns were left out.
     """
 
     def __init__(self, table: Table, *, name: str, withdrawn_ids: Iterable[str] = ()) -> None:
@@ -65,6 +68,7 @@ class Catalog:
         if len(table) == 0:
             raise InputError(f"{table.source} contains no items; add at least one")
         self.name = name
+        self.notices = table.notices
         self.item_ids = table.id_column("item_id")
         require_distinct_ids(self.item_ids, table.source)
         self._titles = table.text_column("title")
@@ -349,22 +353,32 @@ class Catalog:
         return {"item_id": self.item_ids.array, "title": self._titles, **self._attributes}
 
 
-def read_catalog(source: Any, *, columns: Mapping[str, str] | None = None, name: str | None = None) -> Catalog:
+def read_catalog(
+    source: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    file_format: FileFormat | None = None,
+    name: str | None = None,
+) -> Catalog:
     """Read a catalog from a file or a data frame.
 
     Args:
-        source: path of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a data frame (pandas, Polars, Arrow), with
-            the columns item_id and title. Every other column becomes an attribute; empty text, NaN and infinite
-            numbers become null.
+        source: path of a file of text, JSON or Parquet, plain or compressed, or a data frame (pandas, Polars, Arrow),
+            with the columns item_id and title. Every other column becomes an attribute; empty text, NaN and infinite
+            numbers become null. HTML entities in titles, such as "&amp;", are decoded once.
         columns: genrec's name to the name in the source, such as {"item_id": "StockCode"}; attributes can be
-            renamed too.
+            renamed too. Common names, such as "asin" and "name", are recognised.
+        file_format: how a text file is to be read, where its text does not show it.
         name: the catalog's name in messages; by default a file's name without its suffix.
 
     Raises:
         InputError: the source cannot be read, lacks a column, has no items or a repeated id, or a row has no id or no
             title.
     """
-    table = read_table(source, required=_REQUIRED_COLUMNS, columns=columns, as_text=_REQUIRED_COLUMNS)
+    table = read_table(
+        source, required=_REQUIRED_COLUMNS, columns=columns, as_text=_REQUIRED_COLUMNS, file_format=file_format
+    )
+    table = decode_entities(table, "title")
     default = Path(source).stem if isinstance(source, str | Path) else "catalog"
     return Catalog(table, name=name if name is not None else default)
 

@@ -1,12 +1,13 @@
 """Column mapping: which column of the caller's table is which of genrec's columns."""
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from genrec.data.dialect import plain_name
 from genrec.errors import InputError, format_names, format_value
+from genrec.notices import Notice
 
 UNGUESSED = " with your own name for '...'"
 """The end of a remedy with a mapping in which "..." stands for a name that was not recognised."""
@@ -14,14 +15,20 @@ UNGUESSED = " with your own name for '...'"
 # Names that other data sets use, most likely first; compared without case and punctuation.
 _COLUMN_ALIASES = {
     "user_id": "userid uid user customerid customer reviewerid visitorid memberid accountid profileid playerid "
-    "personid clientid u sessionid session",
+    "personid clientid u sessionid session userids customeruniqueid steamid username reviewername",
     "item_id": "itemid iid item parentasin asin productid product movieid stockcode articleid newsid bookid isbn "
-    "trackid songid artistid videoid gameid appid businessid sku i id",
+    "trackid songid artistid videoid gameid appid app businessid recipeid beerid animeid podcastid showid "
+    "restaurantid placeid gmapid hotelid postid adid offerid jobid courseid sku i id",
     "timestamp": "timestamp unixtimestamp ts unixreviewtime reviewtime time datetime eventtime invoicedate "
-    "orderdate purchasedate createdat date unixtime",
-    "title": "title name itemname productname itemtitle producttitle movietitle booktitle headline description label",
+    "orderdate purchasedate createdat date unixtime tdat timestampms dateadded",
+    "title": "title name itemname productname itemtitle producttitle movietitle booktitle headline gamename appname "
+    "prodname productdisplayname artistname trackname songname videotitle businessname description label caption",
 }
-_SEPARATORS = ("::", ";", "\t", "|", "^", ",", "~", "\x01")
+# Names of any table's first column; as an item of an interaction, such a column is more likely the row's own number.
+_VAGUE = frozenset({"id", "i"})
+_OTHER_NAMES = "rating ratings event weight price genres category categories author authors artist url year"
+# Separators in a header of one column that `genrec.data.dialect` does not look for.
+_SEPARATORS = ("~", "::", ";", "\t", "|", "^", ",", "\x01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,24 @@ class ColumnMapping:
     optional: Sequence[str] | None
     names: Mapping[str, str]
 
-    def select(self, columns: Sequence[str], label: str, index_names: Sequence[str] = ()) -> dict[str, str]:
+    @property
+    def known_names(self) -> frozenset[str]:
+        """Names that mark the first line of a file as a header, without case and punctuation."""
+        ours = (*self.required, *(self.optional or ()), *self.names, *self.names.values())
+        aliases = (alias for names in _COLUMN_ALIASES.values() for alias in names.split() if len(alias) > 1)
+        return frozenset({*map(plain_name, ours), *aliases, *_OTHER_NAMES.split()})
+
+    def needs(self, name: str) -> bool:
+        """Whether the caller cannot do without a column, by genrec's name: it is required, or named by the caller."""
+        return name in self.required or name in self.names
+
+    def missing(self, columns: Sequence[str]) -> list[str]:
+        """The required columns that a table with some columns lacks."""
+        return [name for name in self.required if self._source_name(name) not in columns]
+
+    def select(
+        self, columns: Sequence[str], label: str, index_names: Sequence[str] = ()
+    ) -> tuple[dict[str, str], list[Notice]]:
         """Choose the columns of a table.
 
         Args:
@@ -47,31 +71,54 @@ class ColumnMapping:
             index_names: names of the index levels of a pandas data frame, for messages.
 
         Returns:
-            genrec's name to the name in the source, in the order required, optional, others.
+            genrec's name to the name in the source, in the order required, optional, others; and a notice of the
+            required columns that were recognised by the names that other data sets use, if there are any.
 
         Raises:
-            InputError: a required column is missing, two columns share a name, or `names` does not fit the source.
+            InputError: a required column is missing and not recognised, two columns share a name, or `names` does not
+                fit the source.
         """
         repeated = sorted(name for name, count in Counter(columns).items() if count > 1)
         if repeated:
             raise InputError(f"{label} has more than one column {repeated[0]!r}; rename all but one")
         self._check_names(columns, label)
+        missing = self.missing(columns)
+        recognized = self._recognize(columns, missing)
+        if unknown := [name for name in missing if name not in recognized]:
+            raise self._missing_error(columns, label, index_names, unknown, recognized)
+        notices = []
+        if recognized:
+            pairs = [f"{theirs!r} as {name}" for name, theirs in recognized.items()]
+            notices.append(Notice("columns_recognized", {"source": label, "columns": pairs}))
+        completed = replace(self, names={**self.names, **recognized})
+        return completed._choose(columns), notices
+
+    def _choose(self, columns: Sequence[str]) -> dict[str, str]:
         ours = (*self.required, *(self.optional or ()))
-        missing = [name for name in self.required if self._source_name(name) not in columns]
-        if missing:
-            problem = f"{label} has no column {' or '.join(map(repr, missing))}; its columns are "
-            problem += format_names(list(map(repr, columns)))
-            suggested = self._suggest(columns, missing)
-            if file_remedy := self._file_remedy(columns, missing, index_names, suggested):
-                raise InputError(problem, remedy=file_remedy, code="missing_columns")
-            remedy = f"pass columns={suggested!r}" + (UNGUESSED if "..." in suggested.values() else "")
-            raise InputError(problem, remedy=remedy, code="missing_columns", columns=suggested)
         chosen = {name: self._source_name(name) for name in ours if self._source_name(name) in columns}
         if self.optional is None:
             renamed = {name: theirs for name, theirs in self.names.items() if name not in chosen}
             taken = {*self.names, *self.names.values(), *chosen}
             chosen |= renamed | {name: name for name in columns if name not in taken}
         return chosen
+
+    def _missing_error(
+        self,
+        columns: Sequence[str],
+        label: str,
+        index_names: Sequence[str],
+        unknown: Sequence[str],
+        recognized: Mapping[str, str],
+    ) -> InputError:
+        """The error for required columns that are missing and not recognised."""
+        problem = f"{label} has no column {' or '.join(map(repr, unknown))}; its columns are "
+        problem += format_names(list(map(repr, columns)))
+        passed = {name: theirs for name, theirs in self.names.items() if name not in unknown}
+        suggested = {**passed, **recognized, **dict.fromkeys(unknown, "...")}
+        if file_remedy := self._file_remedy(columns, unknown, index_names):
+            return InputError(problem, remedy=file_remedy, code="missing_columns")
+        remedy = f"pass columns={suggested!r}{UNGUESSED}"
+        return InputError(problem, remedy=remedy, code="missing_columns", columns=suggested)
 
     def _source_name(self, name: str) -> str:
         return self.names.get(name, name)
@@ -94,41 +141,26 @@ class ColumnMapping:
                     f"columns maps {format_value(name)}, which is not used here; use only {', '.join(ours)}"
                 )
 
-    def _file_remedy(
-        self,
-        columns: Sequence[str],
-        missing: Sequence[str],
-        index_names: Sequence[str],
-        suggested: Mapping[str, str],
-    ) -> str | None:
+    def _file_remedy(self, columns: Sequence[str], missing: Sequence[str], index_names: Sequence[str]) -> str | None:
         """What to do about a file or a frame that no mapping of columns would fix."""
         index = [name for name in index_names if name in missing]
         if index:
             return f"{index[0]!r} is the frame's index, pass frame.reset_index()"
-        if columns and (declared := re.fullmatch(r"sep=(.?)", columns[0])):
-            resave = f", and {_resave(declared[1])}" if declared[1] else ""
-            return f"remove the first line, which is for Excel only{resave}"
         if len(columns) == 1 and (mark := next((sign for sign in _SEPARATORS if sign in columns[0]), None)):
-            return f"the file looks separated by {mark!r}; {_resave(mark)}"
-        if columns and columns[0].startswith("#") and "..." in suggested.values():
-            return "the first line begins with '#'; if it is a comment, remove it, because the header must come first"
-        if columns and all(re.fullmatch(r"[-+\d.:]+", name) for name in columns):
-            return f"the file seems to lack a header line; add one as the first line, such as {','.join(self.required)}"
+            return f"the file looks separated by {mark!r}; save it with commas as .csv, or with tabs as .tsv"
         return None
 
-    def _suggest(self, columns: Sequence[str], missing: Sequence[str]) -> dict[str, str]:
-        """The mapping to pass: columns by names that other data sets use, "..." where none is recognised."""
+    def _recognize(self, columns: Sequence[str], missing: Sequence[str]) -> dict[str, str]:
+        """Missing columns by the names that other data sets use."""
         taken = {self._source_name(name) for name in self.required if name not in missing}
-        plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(columns) if name not in taken}
+        taken |= set(self.names.values())
+        plain = {plain_name(name): name for name in reversed(columns) if name not in taken}
+        is_events = "user_id" in self.required
         found: dict[str, str] = {}
         for name in missing:
-            known = (plain.get(alias) for alias in _COLUMN_ALIASES.get(name, "").split())
-            found[name] = next((theirs for theirs in known if theirs and theirs not in found.values()), "...")
-        passed = {name: theirs for name, theirs in self.names.items() if name not in missing}
-        return {**passed, **found}
-
-
-def _resave(separator: str) -> str:
-    """How to make a table of a file with another separator than its suffix says."""
-    rename = {",": ", or rename it to .csv", "\t": ", or rename it to .tsv"}.get(separator, "")
-    return f"save it with commas as .csv, or with tabs as .tsv{rename}"
+            aliases = _COLUMN_ALIASES.get(name, "").split()
+            known = [plain.get(alias) for alias in aliases if not (is_events and name == "item_id" and alias in _VAGUE)]
+            theirs = next((known_name for known_name in known if known_name and known_name not in found.values()), None)
+            if theirs is not None:
+                found[name] = theirs
+        return found

@@ -23,6 +23,10 @@ _MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _NULL_TEXTS = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 
 
+UNREADABLE = "unreadable_column"
+"""The code of the error for a column whose values genrec has no type for; its field `reason` follows the name."""
+
+
 def describe_type(kind: pa.DataType) -> str:
     """Name what a column of this type holds: "numbers", "text", "true or false", "dates", "lists" or "nothing".
 
@@ -71,9 +75,12 @@ def normalize_array(column: pa.ChunkedArray | pa.Array, name: str, label: str) -
         options = pc.CastOptions(_normalize_type(column.type), allow_time_truncate=True)
         array = column.cast(options=options).combine_chunks()
     except (pa.ArrowException, UnicodeError) as error:
+        reason = f"has the type {column.type}, which genrec does not read ({first_line(error)})"
         raise InputError(
-            f"column {name!r} of {label} has the type {column.type}, which genrec does not read "
-            f"({first_line(error)}); cast it to text, numbers, dates or lists of these, or omit it"
+            f"column {name!r} of {label} {reason}",
+            remedy="cast it to text, numbers, dates or lists of these, or omit it",
+            code=UNREADABLE,
+            reason=reason,
         ) from error
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -97,9 +104,13 @@ def _require_values_of_python(array: pa.Array, name: str, label: str) -> None:
         outside = pc.or_(pc.less(numbers, low), pc.greater(numbers, high))
         if pc.any(outside).as_py():
             unit = "days" if array.type == pa.date32() else "microseconds"
+            value, row = numbers.filter(outside)[0].as_py(), pc.index(outside, True).as_py() + 1
+            reason = f"has the date {value:,} {unit} since 1970 in row {row:,}, which is outside the years 1 to 9999"
             raise InputError(
-                f"column {name!r} of {label} has the date {numbers.filter(outside)[0].as_py():,} {unit} since 1970, "
-                "which is outside the years 1 to 9999; correct its unit, or omit it"
+                f"column {name!r} of {label} {reason}",
+                remedy="correct its unit, or omit it",
+                code=UNREADABLE,
+                reason=reason,
             )
 
 

@@ -6,6 +6,7 @@ Letters: E events.
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ from genrec.data.column_types import describe_type
 from genrec.data.table import Table
 from genrec.errors import InputError, check_number, format_value
 from genrec.types import FloatArray, IntArray
+
+_Array = TypeVar("_Array", IntArray, FloatArray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,17 @@ class EventColumns:
             None if self.weights is None else self.weights[rows],
             None if self.event_names is None else self.event_names.take(pa.array(rows)),
         )
+
+
+def read_only(array: _Array) -> _Array:
+    """The array, which can no longer be changed."""
+    array.setflags(write=False)
+    return array
+
+
+def offsets_from_counts(counts: IntArray) -> IntArray:
+    """Where each of U groups of events begins, and where the last ends: int64 [U + 1], from their sizes [U]."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def to_epoch_seconds(at: object) -> float:

@@ -8,11 +8,13 @@ import codecs
 import re
 import shlex
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from genrec.errors import InputError
 
 _HEAD_SIZE = 4096  # bytes
+_TAR_MAGIC_AT = 257
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _UTF_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -22,7 +24,7 @@ _UTF_MARKS = (
 )
 _UTF_WITHOUT_MARK = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
-_JSON_OBJECT = re.compile(rb'\s*\{\s*"')
+_JSON_OBJECT = re.compile(rb"\s*\{\s*(\"|u?'[^']*'\s*:)")
 # Without the separators of Hive and ASCII, which a header may hold, and the escape character, which titles may.
 _CONTROL_CHARACTER = re.compile(rb"[\x00\x02-\x08\x0b\x0e-\x1a\x1c\x1d]")
 _COMPRESSED = "is compressed with {0}; decompress it first, for example: {0} -dc {{file}} > {{plain}}"
@@ -77,13 +79,44 @@ def check_format(path: Path) -> None:
         raise InputError(f"{path.name} {found}")
     if suffix == ".parquet":
         return
-    if encoding := _utf_encoding(head):
+    if encoding := utf_encoding(head):
         command = convert_command(path, f"iconv -f {encoding} -t UTF-8", "utf8-")
         raise InputError(f"{path.name} is encoded as {encoding}; re-encode it to UTF-8, for example: {command}")
     if _is_binary(head):
         raise InputError(f"{path.name} is a binary file, not a table of text; export the table as CSV or Parquet")
     if suffix in (".csv", ".tsv") and (found := describe_json(path, head)):
         raise InputError(f"{path.name} {found}")
+
+
+def check_content(path: Path, head: bytes) -> None:
+    """Refuse a file that holds no table, whatever its name and its compression.
+
+    Args:
+        path: the file.
+        head: its first bytes, decompressed.
+
+    Raises:
+        InputError: it is a document, a page, a pointer, an archive, or a table in a format that genrec does not read.
+    """
+    found = _describe_signature(path, head)
+    if found is None and head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
+        found = f"is a tar archive; extract it first, for example: tar -xf {shlex.quote(path.name)}"
+    if found is None and utf_encoding(head) is None and _is_binary(head):
+        found = "is a binary file, not a table of text; export the table as CSV or Parquet"
+    if found is not None:
+        raise InputError(f"{path.name} {found}")
+
+
+def is_parquet(head: bytes) -> bool:
+    """Whether a file with these first bytes is in the Parquet format."""
+    return re.match(rb"PAR1[\x00-\x1f]", head) is not None
+
+
+def is_json(head: bytes) -> bool:
+    """Whether a file with these first bytes holds a JSON object or an array of objects."""
+    encoding = utf_encoding(head)
+    text = head if encoding is None else head.decode(encoding, "ignore").encode()
+    return any(pattern.match(text.removeprefix(codecs.BOM_UTF8)) for pattern in (_JSON_OBJECT, _ARRAY_OF_OBJECTS))
 
 
 def read_head(path: Path) -> bytes:
@@ -138,16 +171,23 @@ def _describe_zip(path: Path) -> str:
             names = [name for name in archive.namelist() if not name.endswith("/")]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "is a damaged ZIP archive; write it again"
-    if any(name.startswith("xl/") for name in names):
-        return "is an Excel workbook; save its sheet as CSV UTF-8"
-    if "mimetype" in names and "content.xml" in names:
-        return "is an OpenDocument file; save its sheet as CSV with the character set UTF-8"
+    if document := describe_zip_document(names):
+        return document
     inside = f" that holds {names[0]!r:.80}" if names else ""
     return f"is a ZIP archive{inside}; extract it first, for example: unzip {shlex.quote(path.name)}"
 
 
-def _utf_encoding(head: bytes) -> str | None:
-    """The encoding of text in UTF-16 or UTF-32, with or without a byte order mark; else None.
+def describe_zip_document(names: Sequence[str]) -> str | None:
+    """Which document of an office program a ZIP archive with these members is, after the file's name; else None."""
+    if any(name.startswith("xl/") for name in names):
+        return "is an Excel workbook; save its sheet as CSV UTF-8"
+    if "mimetype" in names and "content.xml" in names:
+        return "is an OpenDocument file; save its sheet as CSV with the character set UTF-8"
+    return None
+
+
+def utf_encoding(head: bytes) -> str | None:
+    """The encoding of text in UTF-16 or UTF-32, with or without a byte order mark, by its first bytes; else None.
 
     ASCII characters such as line ends have zero bytes in these encodings, and none in UTF-8.
     """

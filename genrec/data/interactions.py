@@ -9,20 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from genrec.data.catalog import Catalog, OnUnknownItem, check_on_unknown
-from genrec.data.event_columns import EventColumns, to_epoch_seconds
+from genrec.data.event_columns import EventColumns, offsets_from_counts, read_only, to_epoch_seconds
+from genrec.data.file_options import FileFormat
 from genrec.data.ids import Ids
 from genrec.data.readers import read_table
 from genrec.data.table import Table
 from genrec.errors import InputError, UnknownItemError, UnknownUserError, check_count, format_value
-from genrec.types import BoolArray, FloatArray, History, IntArray, Interaction, ItemId
-
-_Array = TypeVar("_Array", IntArray, FloatArray)
+from genrec.notices import Notice
+from genrec.types import BoolArray, History, IntArray, Interaction, ItemId
 
 _REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 _OPTIONAL_COLUMNS = ("event", "weight")
@@ -63,6 +63,7 @@ class Interactions:
         offsets: int64 [U + 1]; user u's events are rows `offsets[u]` to `offsets[u + 1]`.
         timestamps: float64 [E].
         weights: float64 [E], or None if the source has no weights.
+        notices: what was inferred about the file or the data frame; () for a part of a log.
     """
 
     def __init__(
@@ -74,15 +75,17 @@ class Interactions:
         item_ids: Ids,
         source: str,
         source_columns: Mapping[str, str],
+        notices: tuple[Notice, ...] = (),
     ) -> None:
         self.source = source
+        self.notices = notices
         self.user_ids = user_ids
-        self.offsets = _read_only(offsets)
-        self.timestamps = _read_only(columns.timestamps)
-        self.weights = None if columns.weights is None else _read_only(columns.weights)
+        self.offsets = read_only(offsets)
+        self.timestamps = read_only(columns.timestamps)
+        self.weights = None if columns.weights is None else read_only(columns.weights)
         self._source_columns = dict(source_columns)
         self._item_ids = item_ids
-        self._item_codes = _read_only(columns.item_codes)
+        self._item_codes = read_only(columns.item_codes)
         self._event_names = columns.event_names
 
     @classmethod
@@ -96,10 +99,11 @@ class Interactions:
         return cls(
             columns.take(order),
             user_ids=users,
-            offsets=_offsets_from_counts(counts),
+            offsets=offsets_from_counts(counts),
             item_ids=items,
             source=table.source,
             source_columns=table.source_columns,
+            notices=table.notices,
         )
 
     def __len__(self) -> int:
@@ -207,7 +211,7 @@ class Interactions:
         known = indices >= 0
         if known.all():
             return IndexedHistories(self.offsets, indices)
-        return IndexedHistories(_offsets_from_counts(self._counts_per_user(known)), indices[known])
+        return IndexedHistories(offsets_from_counts(self._counts_per_user(known)), indices[known])
 
     def item_counts(self, catalog: Catalog, on_unknown: OnUnknownItem = "raise") -> IntArray:
         """Count the events of each catalog item: int64 [N]. Arguments and errors as in `to_indices`."""
@@ -231,7 +235,7 @@ class Interactions:
         remaining = self._filtered(np.repeat(kept, np.diff(self.offsets)))
         used, codes = np.unique(remaining._item_codes, return_inverse=True)
         remaining._item_ids = Ids(self._item_ids.array.take(pa.array(used)))  # an item may be theirs alone
-        remaining._item_codes = _read_only(codes.astype(np.int64))
+        remaining._item_codes = read_only(codes.astype(np.int64))
         return remaining
 
     def leave_last_out(self, n: int = 1) -> "tuple[Interactions, Interactions]":
@@ -307,7 +311,7 @@ class Interactions:
         return Interactions(
             columns.take(np.flatnonzero(mask)),
             user_ids=self.user_ids if all_users else Ids(self.user_ids.array.take(pa.array(users))),
-            offsets=_offsets_from_counts(counts[users]),
+            offsets=offsets_from_counts(counts[users]),
             item_ids=self._item_ids,
             source=self.source,
             source_columns=self._source_columns,
@@ -362,15 +366,18 @@ class Interactions:
         )
 
 
-def read_interactions(source: Any, *, columns: Mapping[str, str] | None = None) -> Interactions:
+def read_interactions(
+    source: Any, *, columns: Mapping[str, str] | None = None, file_format: FileFormat | None = None
+) -> Interactions:
     """Read events from a file or a data frame.
 
     Args:
-        source: path of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a data frame (pandas, Polars, Arrow), with
-            the columns user_id, item_id and timestamp, and optionally event (text) and weight (a number). Other columns
-            are ignored. Numbers in timestamp, seconds or order numbers, are kept as they are; dates and ISO 8601 text
-            become seconds since 1970, in UTC if no zone is given.
-        columns: genrec's name to the name in the source, such as {"user_id": "CustomerID"}.
+        source: path of a file of text, JSON or Parquet, plain or compressed, or a data frame (pandas, Polars, Arrow),
+            with the columns user_id, item_id and timestamp, and optionally event (text) and weight (a number). Other
+            columns are ignored. Numbers in timestamp, seconds or order numbers, are kept as they are; dates and ISO
+            8601 text become seconds since 1970, in UTC if no zone is given.
+        columns: genrec's name to the name in the source; common names, such as "userId", are recognised.
+        file_format: how a text file is to be read, where its text does not show it.
 
     Raises:
         InputError: the source cannot be read or lacks a column, or rows, named by number, have no id or no time.
@@ -381,14 +388,6 @@ def read_interactions(source: Any, *, columns: Mapping[str, str] | None = None) 
         optional=_OPTIONAL_COLUMNS,
         columns=columns,
         as_text=(*_REQUIRED_COLUMNS, "event"),
+        file_format=file_format,
     )
     return Interactions.from_table(table)
-
-
-def _read_only(array: _Array) -> _Array:
-    array.setflags(write=False)
-    return array
-
-
-def _offsets_from_counts(counts: IntArray) -> IntArray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

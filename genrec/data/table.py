@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from genrec.data.column_types import describe_type, missing_mask, normalize_array
 from genrec.data.ids import INTEGRAL_FLOAT, MAX_EXACT_INTEGER, Ids
 from genrec.errors import InputError
+from genrec.notices import Notice
 from genrec.types import BoolArray, FloatArray
 
 # Ids that went through floats, in the form that spreadsheets, pandas and Python give large numbers.
@@ -28,11 +29,13 @@ class Table:
         columns: Arrow arrays of equal length, by genrec's name.
         source: the table's name in messages: a file's name, or "the data frame".
         source_columns: genrec's name to the name in the source.
+        notices: what was inferred about the source, and what was left out.
     """
 
     columns: Mapping[str, pa.Array]
     source: str
     source_columns: Mapping[str, str]
+    notices: tuple[Notice, ...] = ()
 
     @classmethod
     def from_arrow(cls, columns: Mapping[str, pa.Array | pa.ChunkedArray], source: str) -> "Table":

@@ -152,21 +152,28 @@ def test_columns_are_renamed_by_the_mapping() -> None:
         (["sessionId", "product_id", "time"], {"user_id": "sessionId", "item_id": "product_id", "timestamp": "time"}),
     ],
 )
-def test_messages_suggest_a_mapping_of_known_column_names(names: list[str], hint: dict[str, str]) -> None:
-    """Otherwise new users must read the source code to load a well-known data set."""
+def test_known_column_names_are_recognized_and_shown(names: list[str], hint: dict[str, str]) -> None:
+    """Otherwise new users must map the columns of every well-known data set, or do not see what was taken."""
     frame = pa.table({name: ["1"] for name in names})
-    with pytest.raises(InputError) as caught:
-        read_interactions(frame)
-    assert f"pass columns={hint!r}" in str(caught.value)
-    assert all(repr(name) in str(caught.value) for name in names)
-    assert len(read_interactions(frame, columns=hint)) == 1
+    read = read_interactions(frame)
+    assert read.fingerprint == read_interactions(frame, columns=hint).fingerprint
+    (notice,) = read.notices
+    assert all(f"{theirs!r} as {ours}" in str(notice) for ours, theirs in hint.items())
 
 
 def test_the_suggested_mapping_includes_the_given_one() -> None:
-    """Otherwise following the suggestion loses the mapping the caller passed."""
-    frame = pa.table({"kunde": ["1"], "movieId": ["2"], "timestamp": [3]})
-    with pytest.raises(InputError, match=r"pass columns=\{'user_id': 'kunde', 'item_id': 'movieId'\}"):
+    """Otherwise following the suggestion loses the mapping the caller passed, or what was recognised."""
+    frame = pa.table({"kunde": ["1"], "movieId": ["2"], "wann": [3]})
+    hint = r"pass columns=\{'user_id': 'kunde', 'item_id': 'movieId', 'timestamp': '...'\}"
+    with pytest.raises(InputError, match=hint):
         read_interactions(frame, columns={"user_id": "kunde"})
+
+
+def test_a_number_of_the_row_is_no_item() -> None:
+    """A log whose rows have numbers would otherwise have as many items as rows."""
+    with pytest.raises(InputError, match="has no column 'item_id'"):
+        read_interactions(pa.table({"id": [1], "user_id": [1], "timestamp": [1]}))
+    assert list(read_catalog(pa.table({"id": [1], "name": ["Mug"]})).item_ids) == [1]
 
 
 @pytest.mark.parametrize(
@@ -175,17 +182,14 @@ def test_the_suggested_mapping_includes_the_given_one() -> None:
         ("item_id,title\n1,a\n2,b,c\n", "x.csv", ["line 3 of x.csv", "3 fields", "header has 2", "quote"]),
         ('item_id,title\n"1\n",a\n2\n', "x.csv", ["line 4 of x.csv", "1 fields"]),
         ('item_id,title\n1,a\n2,"b\n3,c\n', "x.csv", ["line 3 of x.csv", "never closed"]),
-        (b"item_id,title\n1,a\n2,caf\xe9\n", "x.csv", ["byte 0xe9", "position 6 of line 3", "UTF-8", "iconv"]),
         (b"item_id,caf\xe9\n1,a\n", "x.tsv", ["byte 0xe9", "line 1", "x.tsv"]),
-        (b'{"item_id": "1", "title": "caf\xe9"}\n', "x.jsonl", ["byte 0xe9", "line 1", "iconv"]),
-        ("item_id,title\n1,a\n".encode("utf-16"), "x.csv", ["UTF-16", "iconv"]),
+        (b'{"item_id": "1", "title": "caf\xe9"}\n', "x.jsonl", ["byte 0xe9", "line 1", "FileFormat(encoding="]),
         ("", "x.csv", ["x.csv is empty"]),
         ("\n\n", "x.csv", ["x.csv is empty"]),
         ("", "x.parquet", ["x.parquet is empty"]),
         ("\n", "x.jsonl", ["x.jsonl"]),
         ("item_id,title\n", "x.csv", ["x.csv has no data rows"]),
-        ("item_id;title\n1;a\n", "x.csv", ["separated by ';'", "x.csv"]),
-        ("1,5,4.0\n2,5,3.0\n", "x.csv", ["lack a header line", "item_id,title"]),
+        ("1,5,4.0\n2,5,3.0\n", "x.csv", ["no header", "FileFormat(names=['item_id', 'title', 'column_3'])"]),
         ("item_id,title,title\n1,a,b\n", "x.csv", ["more than one column 'title'"]),
         (
             '{"item_id": 1, "title": "a"}\n\n{"item_id": "x", "title": "b"}\n',
@@ -193,13 +197,10 @@ def test_the_suggested_mapping_includes_the_given_one() -> None:
             ["'item_id'", "line 3", "line 1"],
         ),
         ('{"item_id": 1, "title": "a"}\n{"item_id": \n', "x.jsonl", ["line 2 of x.jsonl", "repair"]),
-        ('[{"item_id": 1}]\n', "x.jsonl", ["x.jsonl holds a JSON array", "one object a line"]),
+        ('[{"item_id": 1}]\n', "x.jsonl", ["x.jsonl has no column 'title'"]),
         ('["item_id"]\n', "x.jsonl", ["line 1 of x.jsonl", "one object a line"]),
-        ('{"item_id": "\\ud800", "title": "a"}\n', "x.jsonl", ["line 1 of x.jsonl"]),
+        ('{"item_id": "\\ud800", "title": "a"}\n', "x.jsonl", ["'item_id' of x.jsonl", "line 1"]),
         ("PAR1 not really", "x.parquet", ["x.parquet is not a readable Parquet file"]),
-        ("item_id,title\n1,a\n", "x.xlsx", ["'.xlsx'", ".parquet"]),
-        ("item_id,title\n1,a\n", "x.csv.gz", ["'.gz'", "decompress"]),
-        ('{"item_id": "1"}', "x.json", ["'.json'", "rename it to .jsonl"]),
         (pickle.dumps({"item_id": [1]}), "x.pkl", ["never unpickles", "x.pkl"]),
     ],
 )
