@@ -42,10 +42,12 @@ SENTENCES: Mapping[str, str] = {
     "no_embedding_ranker": "no embedding ranker",
     "reasoning_skipped": (
         "the model was trained to reason first (its chat template opens answers with {generation_prompt!r}), but it "
-        "answers without reasoning here"
+        "answers without reasoning here; choose a model that answers directly, or serve it behind an API with "
+        "api_reasoning_tokens, where it may reason"
     ),
     "chat_template_arguments_ignored": (
-        "the model's chat template does not read these arguments, so they have no effect: {names}"
+        "the model's chat template does not read these arguments, so they have no effect: {names}; correct "
+        "their names, or omit them"
     ),
     # differences between an adapter's training and serving
     "adapter_differs": "the adapter was trained with {name} {trained:.12}, but is used with {name} {served:.12}",

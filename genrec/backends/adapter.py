@@ -78,7 +78,7 @@ class _AdapterFiles:
         for name in (_CONFIG, _WEIGHTS):
             if not (folder / name).is_file():
                 raise ModelMissingError(
-                    f"cannot read the adapter {folder.name!r}: {folder} has no {name}; give the folder that training "
+                    f"cannot read the adapter {str(folder)!r}: it has no {name}; give the folder that training "
                     "wrote, DIR/adapter"
                 )
         try:
@@ -89,7 +89,7 @@ class _AdapterFiles:
             rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
         except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise ModelMissingError(
-                f"cannot read the adapter {folder.name!r}: {error}; save it with PEFT again"
+                f"cannot read the adapter {str(folder)!r}: {error}; save it with PEFT again"
             ) from error
         return cls(base, rank, config, shapes, digest)
 
@@ -97,18 +97,18 @@ class _AdapterFiles:
 def _check_config(folder: Path, files: _AdapterFiles, base: Path, max_rank: int | None) -> None:
     if model_name(files.base) != model_name(base):
         raise MismatchError(
-            f"the adapter {folder.name!r} was trained for {files.base!r}, not for {model_name(base)!r}; load that "
+            f"the adapter {str(folder)!r} was trained for {files.base!r}, not for the model {str(base)!r}; load that "
             f"model, or correct base_model_name_or_path in {_CONFIG} if it is the same one"
         )
     if max_rank is not None and files.rank > max_rank:
         raise MismatchError(
-            f"the adapter {folder.name!r} has rank {files.rank}, but the engine supports ranks up to {max_rank}; "
+            f"the adapter {str(folder)!r} has rank {files.rank}, but the engine supports ranks up to {max_rank}; "
             f"start it with max_lora_rank={files.rank} or more"
         )
     for feature in ("modules_to_save", "trainable_token_indices", "use_dora", "lora_bias", "megatron_config"):
         if files.config.get(feature):
             raise MismatchError(
-                f"the adapter {folder.name!r} uses {feature}, which vLLM does not support; merge it into the model"
+                f"the adapter {str(folder)!r} uses {feature}, which vLLM does not support; merge it into the model"
             )
 
 
@@ -116,14 +116,14 @@ def _check_base_weights(folder: Path, provenance: Provenance, base: Path) -> Non
     existing = [name for name in provenance.base_sha256 if (base / name).is_file()]
     if base.is_dir() and not existing:
         raise MismatchError(
-            f"the adapter {folder.name!r} was trained on {', '.join(provenance.base_sha256) or 'weights'} of "
+            f"the adapter {str(folder)!r} was trained on {', '.join(provenance.base_sha256) or 'weights'} of "
             f"{provenance.base!r}, but {base} has no such file; load the model that it was trained on"
         )
     for name, trained in provenance.base_sha256.items():
         file = base / name
         if file.is_file() and (found := sha256_of(file)) != trained:
             raise MismatchError(
-                f"the adapter {folder.name!r} was trained on other weights: {name} of {model_name(base)!r} has SHA-256 "
+                f"the adapter {str(folder)!r} was trained on other weights: {name} of {str(base)!r} has SHA-256 "
                 f"{found[:12]}, not {trained[:12]}; load the model that it was trained on, or train it again"
             )
 
@@ -133,12 +133,12 @@ def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> Non
     for file in sorted(base.glob("*.safetensors")):
         base_shapes |= {_name_in_text_part(name): shape for name, shape in _shapes(file).items()}
     if not shapes:
-        raise MismatchError(f"the adapter {folder.name!r} has no weights; save it with PEFT again")
+        raise MismatchError(f"the adapter {str(folder)!r} has no weights; save it with PEFT again")
     for key, shape in shapes.items():
         suffix = next((suffix for suffix in _LORA_SUFFIXES if key.endswith(suffix)), None)
         if suffix is None:
             raise MismatchError(
-                f"the adapter {folder.name!r} contains {key}, which is not a LoRA weight; merge it into the model"
+                f"the adapter {str(folder)!r} contains {key}, which is not a LoRA weight; merge it into the model"
             )
         if base_shapes:
             module = key.removeprefix("base_model.model.").removesuffix(suffix) + ".weight"
@@ -146,8 +146,8 @@ def _check_shapes(folder: Path, shapes: dict[str, list[int]], base: Path) -> Non
             axis, expected = 1 if suffix == _LORA_SUFFIXES[0] else 0, base_shapes.get(_name_in_text_part(module))
             if expected is None or shape[axis] != expected[axis]:
                 raise MismatchError(
-                    f"the adapter {folder.name!r} has a LoRA weight of shape {shape} for {module}, whose shape in "
-                    f"{model_name(base)!r} is {expected}; load the model that it was trained on"
+                    f"the adapter {str(folder)!r} has a LoRA weight of shape {shape} for {module}, whose shape in "
+                    f"{str(base)!r} is {expected}; load the model that it was trained on"
                 )
 
 

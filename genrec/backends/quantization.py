@@ -65,8 +65,8 @@ def check_quantization(model: str | Path, method: str, adapter: object) -> None:
     name = model_name(model)
     if adapter is not None:
         raise MismatchError(
-            f"the model {name!r} is quantised ({method}), and the adapter {str(adapter)!r} cannot be merged into such "
-            "weights",
+            f"the model {str(model)!r} is quantised ({method}), and the adapter {str(adapter)!r} cannot be merged into "
+            "such weights",
             remedy="name the model that was quantised, or run it with the engine vllm",
         )
     missing = missing_packages(_PACKAGES.get(method, ()), _MODULES)

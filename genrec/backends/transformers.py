@@ -89,7 +89,7 @@ class TransformersBackend:
         self.device = self.model.device
         if self.device.type == "meta":
             raise EngineError(
-                f"device_map {format_value(device_map)} moves the first layer of {model_name(model)!r} off the device",
+                f"device_map {format_value(device_map)} moves the first layer of {str(model)!r} off the device",
                 remedy="keep the embedding of the tokens on a device",
             )
         weights = f"{name or model_name(model)}{'' if tuned is None else f'+{tuned.name}'}"

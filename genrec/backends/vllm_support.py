@@ -7,7 +7,6 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from genrec.backends.model_name import model_name
 from genrec.errors import EngineError, ModelMissingError
 
 _NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # in configurations
@@ -26,7 +25,7 @@ def check_adapter_support(model: str | Path, *, has_triton: bool) -> None:
     if has_triton or not has_experts(model):
         return
     raise EngineError(
-        f"vLLM cannot run adapters of {model_name(model)!r} here, because the model is a mixture of experts, whose "
+        f"vLLM cannot run adapters of {str(model)!r} here, because the model is a mixture of experts, whose "
         "adapters need Triton, which does not support this device",
         remedy="use the engine transformers, run vLLM on a GPU, or serve the model without an adapter",
         code="adapters_unsupported",
@@ -49,7 +48,7 @@ def explain_missing_torchvision(model: str | Path) -> ModelMissingError | None:
     if "vision_config" not in content or find_spec("torchvision") is not None:
         return None
     return ModelMissingError(
-        f"vLLM cannot load the model {model_name(model)!r}: it is multimodal, and its code for images needs "
+        f"vLLM cannot load the model {str(model)!r}: it is multimodal, and its code for images needs "
         "torchvision, which is not installed",
         remedy="install the build of torchvision that belongs to the installed torch, or use the engine transformers",
         code="package_missing",

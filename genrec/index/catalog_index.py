@@ -248,7 +248,7 @@ class CatalogIndex:
         manifest = artifact.verify(directory, kind=INDEX_KIND, version=INDEX_VERSION)
         if tokenizer is not None and manifest["tokenizer"] != tokenizer.fingerprint:
             raise TokenizerMismatchError(
-                f"index {directory.name!r} was built for tokenizer {manifest['tokenizer'][:12]}, not for "
+                f"index {str(directory)!r} was built for tokenizer {manifest['tokenizer'][:12]}, not for "
                 f"{tokenizer.fingerprint[:12]}; build it again with this model's tokenizer"
             )
         trie = TokenTrie.read(directory / "trie.safetensors")
@@ -257,7 +257,7 @@ class CatalogIndex:
             np.sort(trie.items), np.arange(len(catalog))
         ):
             raise MismatchError(
-                f"the catalog and the trie in {directory.name!r} belong to different indexes", remedy="build it again"
+                f"the catalog and the trie in {str(directory)!r} belong to different indexes", remedy="build it again"
             )
         return cls(catalog, trie, manifest["tokenizer"], manifest["identifiers"])
 

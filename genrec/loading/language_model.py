@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from genrec.backends.base import Backend
 from genrec.backends.engines import DEFAULT_ENGINE, ModelSource, open_server, open_vllm
-from genrec.backends.model_name import model_name
 from genrec.backends.placement import Placement
 from genrec.backends.provenance import Provenance
 from genrec.cache import weights_cache_name
@@ -208,7 +207,7 @@ def _load_weights(settings: Settings, files: ModelFiles) -> "TransformersBackend
     from genrec.backends.transformers import TransformersBackend
 
     if (size := vocabulary_size(files.folder)) is not None:
-        check_vocabulary(model_name(files.folder), size, files.tokenizer)
+        check_vocabulary(str(files.folder), size, files.tokenizer)
     return TransformersBackend(
         files.folder,
         adapter=None if settings.adapter is None else find_adapter(settings.adapter),

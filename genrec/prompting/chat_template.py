@@ -18,9 +18,9 @@ import jinja2.ext
 import jinja2.meta
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from genrec.errors import ArtifactError, InputError, format_value
+from genrec.prompting.sandbox import TemplateLimitError, UntrustedSandbox, bounded
 from genrec.types import Role
 
 _LISTS = ("tools", "documents")  # variables that are None without any, as in Transformers
@@ -28,7 +28,7 @@ _CONVERSATION_VARIABLES = ("messages", "add_generation_prompt")  # of the prompt
 # What Jinja and the expressions of a template raise; a macro may call itself without end.
 _RENDERING_ERRORS = (
     *(jinja2.TemplateError, TypeError, ValueError, LookupError),
-    *(AttributeError, ArithmeticError, RecursionError),
+    *(AttributeError, ArithmeticError, RecursionError, MemoryError),
 )
 
 
@@ -95,7 +95,7 @@ class ChatTemplate:
             **special_tokens,
             **self._settings.arguments,
         }
-        environment = ImmutableSandboxedEnvironment(
+        environment = UntrustedSandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _to_json
@@ -152,7 +152,11 @@ class ChatTemplate:
     def _render(self, roles: Sequence[Role], contents: Sequence[object], options: Mapping[str, Any]) -> str:
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
-            return self._template.render({**self._variables, "messages": messages, **options})
+            return self._template.render(bounded({**self._variables, "messages": messages, **options}))
+        except TemplateLimitError as error:
+            raise ArtifactError(
+                f"the model's chat template {error}; correct the chat template, or fetch the model again"
+            ) from error
         except _RENDERING_ERRORS as error:
             remedy = "correct the chat template, or use a prompt template with other roles"
             if self._settings.arguments:
@@ -197,7 +201,7 @@ def read_chat_template(directory: Path, config: Mapping[str, Any], name: str | N
     if wanted not in templates:
         names = ", ".join(sorted(templates)) or "none"
         raise ArtifactError(
-            f"{directory.name} has no chat template {wanted!r} (it has {names}); set the name of the chat template"
+            f"{directory} has no chat template {wanted!r} (it has {names}); set the name of the chat template"
         )
     return templates[wanted]
 

@@ -33,9 +33,9 @@ import jinja2
 import jinja2.meta
 from jinja2 import nodes
 from jinja2.nativetypes import NativeCodeGenerator
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from genrec.errors import TemplateError
+from genrec.prompting.sandbox import BoundedSandbox, TemplateLimitError, bounded
 from genrec.types import Message, Role, Span
 
 Output = Literal["item", "text"]
@@ -118,7 +118,10 @@ class Template:
         messages = []
         for role, block in self._compiled.blocks.items():
             try:
-                spans = _strip_spans(_merge_spans(block(self._compiled.new_context(values))))
+                spans = _strip_spans(_merge_spans(block(self._compiled.new_context(bounded(values)))))
+            except TemplateLimitError as error:
+                problem = f"template {self.name!r}, block {role!r}, {error}"
+                raise TemplateError(problem, remedy="correct its loops and macros") from error
             except (jinja2.TemplateError, *_RENDER_ERRORS) as error:
                 raise TemplateError(f"template {self.name!r}, block {role!r}: {error}") from error
             if spans:
@@ -181,7 +184,7 @@ class _SpanCodeGenerator(NativeCodeGenerator):
         return f"environment.trusted({super()._output_const_repr(group)})"
 
 
-class _SpanEnvironment(ImmutableSandboxedEnvironment):
+class _SpanEnvironment(BoundedSandbox):
     """A sandbox whose templates yield their output in pieces that keep their origin."""
 
     code_generator_class = _SpanCodeGenerator

@@ -32,7 +32,11 @@ def test_adapter_name_depends_on_its_weights(base: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"base_model_name_or_path": "Example/Other"}, MismatchError, "trained for 'Example/Other', not for 'Tiny'"),
+        (
+            {"base_model_name_or_path": "Example/Other"},
+            MismatchError,
+            "trained for 'Example/Other', not for the model '.*/Tiny'",
+        ),
         (
             {"rank": 9},
             MismatchError,
@@ -42,9 +46,9 @@ def test_adapter_name_depends_on_its_weights(base: Path, tmp_path: Path) -> None
         ({"modules_to_save": ["lm_head"]}, MismatchError, "uses modules_to_save.*merge it"),
         ({"trainable_token_indices": [5]}, MismatchError, "uses trainable_token_indices"),
         ({"weights": ["base_model.model.lm_head.weight"]}, MismatchError, "contains base_model.model.lm_head.weight"),
-        ({"shape": (6, 5)}, MismatchError, r"of shape \[2, 5\] .* 'Tiny' is \[6, 4\]"),
-        ({"shape": (7, 4)}, MismatchError, r"of shape \[7, 2\] .* 'Tiny' is \[6, 4\]"),
-        ({"r": "many"}, ModelMissingError, "cannot read the adapter 'tuned'"),
+        ({"shape": (6, 5)}, MismatchError, r"of shape \[2, 5\] .* '.*/Tiny' is \[6, 4\]"),
+        ({"shape": (7, 4)}, MismatchError, r"of shape \[7, 2\] .* '.*/Tiny' is \[6, 4\]"),
+        ({"r": "many"}, ModelMissingError, "cannot read the adapter '.*/tuned'"),
     ],
     ids=["base", "rank", "rank of a module", "whole modules", "tokens", "other weight", "in", "out", "not a number"],
 )
@@ -61,8 +65,8 @@ def test_truncated_adapters_are_rejected(base: Path, tmp_path: Path, name: str) 
     """Half an adapter is another model."""
     folder = save_adapter(tmp_path / "tuned")
     (folder / name).write_bytes((folder / name).read_bytes()[:20])
-    with pytest.raises(ModelMissingError, match="cannot read the adapter 'tuned'"):
+    with pytest.raises(ModelMissingError, match=f"cannot read the adapter '{folder}'"):
         inspect_adapter(folder, base=base, max_rank=8)
     (folder / name).unlink()
-    with pytest.raises(ModelMissingError, match="cannot read the adapter 'tuned'"):
+    with pytest.raises(ModelMissingError, match=f"cannot read the adapter '{folder}'"):
         inspect_adapter(folder, base=base, max_rank=8)

@@ -82,7 +82,7 @@ def test_an_adapter_is_not_merged_into_quantised_weights(model: Path, tmp_path: 
 
     folder = quantised(model, tmp_path / "model", {"quant_method": "torchao", "quant_type": "int8_weight_only"})
     adapter = save_adapter(tmp_path / "tuned", shape=(64, 64), base_model_name_or_path="model")
-    with pytest.raises(MismatchError, match=r"'model' is quantised \(torchao\), .*tuned' cannot be merged.*; name the"):
+    with pytest.raises(MismatchError, match=r"/model' is quantised \(torchao\), .*tuned' cannot be merged.*; name the"):
         TransformersBackend(folder, adapter=adapter, device="cpu")
 
 

@@ -79,7 +79,7 @@ def test_any_changed_byte_is_refused_and_the_file_named(saved: Path, name: str) 
 
 def test_another_tokenizer_is_refused(saved: Path) -> None:
     """The same token ids mean other text there, so every score would be meaningless."""
-    with pytest.raises(TokenizerMismatchError, match="'index' was built for tokenizer bytes, not for other; build it"):
+    with pytest.raises(TokenizerMismatchError, match="index' was built for tokenizer bytes, not for other; build it"):
         CatalogIndex.load(saved, tokenizer=OtherTokenizer())
     assert CatalogIndex.load(saved).tokenizer_fingerprint == "bytes"
 

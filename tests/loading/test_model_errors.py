@@ -175,7 +175,7 @@ KINDS: dict[str, tuple[Break, str]] = {
         _only_sentencepiece,
         "the tokenizer in FOLDER is tokenizer.model, not tokenizer.json, .*; run: pip install sentencepiece; or save",
     ),
-    "another tokenizer": (_smaller_vocabulary, "has 260 tokens, the model model only 200; load the model's own"),
+    "another tokenizer": (_smaller_vocabulary, "has 260 tokens, the model FOLDER only 200; load the model's own"),
     "a template that raises": (
         _write("chat_template.jinja", RAISING),
         "FOLDER: the model's chat template rejects the roles user: no conversation today; correct the chat",
@@ -184,10 +184,16 @@ KINDS: dict[str, tuple[Break, str]] = {
         _write("chat_template.jinja", ""),
         "FOLDER: the model's chat template does not show the messages user once and in order; correct the chat",
     ),
+    "a template that loops without end": (
+        _write(
+            "chat_template.jinja", "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
+        ),
+        "FOLDER: the model's chat template takes more than 100,000 steps .*, perhaps without end; correct the chat",
+    ),
     "a template that is none": (_write("chat_template.jinja", "{% for %}"), "FOLDER: .* template is not valid: .*; "),
     "an adapter of another base": (
         _adapter_of("Example/Other"),
-        "the adapter 'tuned' was trained for 'Example/Other', not for 'model'; load that model",
+        "the adapter 'HOME/tuned' was trained for 'Example/Other', not for the model 'FOLDER'; load that model",
     ),
     "an adapter that lacks weights": (
         _adapter_of("model", ["q_proj.lora_A", "q_proj.lora_B", "v_proj.lora_A"], target_modules=["q_proj", "v_proj"]),
@@ -204,7 +210,8 @@ KINDS: dict[str, tuple[Break, str]] = {
     ),
     "an adapter whose names do not match": (
         _adapter_of("model", ["decoder.q_proj.lora_A", "decoder.q_proj.lora_B"], target_modules=["q_proj"]),
-        "the adapter 'tuned' has a LoRA weight .* for model.layers.0.self_attn.decoder.q_proj.weight, whose shape in",
+        "the adapter 'HOME/tuned' has a LoRA weight .* for model.layers.0.self_attn.decoder.q_proj.weight, whose shape "
+        "in 'FOLDER",
     ),
     "an adapter that PEFT does not read": (_adapter_of("model", peft_type="HAIKU"), "cannot open the model .*HAIKU"),
 }
@@ -226,7 +233,7 @@ def broken(request: pytest.FixtureRequest, whole_model: Path, tmp_path: Path, mo
     change, pattern = KINDS[request.param]
     folder = tmp_path / "home" / "model"
     settings = Settings(model=folder, encoder=None, **(change(folder) or {}))
-    return settings, pattern.replace("FOLDER", re.escape(str(folder)))
+    return settings, pattern.replace("FOLDER", re.escape(str(folder))).replace("HOME", re.escape(str(folder.parent)))
 
 
 def test_a_whole_model_is_opened(whole_model: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from genrec.errors import ArtifactError, InputError
+from genrec.notices import Notice
 from genrec.prompting.chat_format import ChatFormat
 from genrec.prompting.chat_template import ChatTemplate, ChatTemplateSettings, read_chat_template
 from genrec.types import Message, Role, Span
@@ -99,6 +100,9 @@ def test_reasoning_that_is_skipped_is_told() -> None:
     thinking = ChatTemplateSettings(arguments={"enable_thinking": True})
     source = TEMPLATES["reasoning that can be switched off"]
     assert chat_format(source, thinking).skipped_generation_prompt() == "<think>"
+    assert "; choose a model that answers directly" in str(
+        Notice("reasoning_skipped", {"generation_prompt": "<think>"})
+    )
 
 
 def test_a_system_message_that_disappears_with_an_answer_is_kept() -> None:
@@ -156,6 +160,43 @@ def test_a_template_that_calls_itself_without_end_is_refused_like_any_other() ->
     endless = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
     with pytest.raises(ArtifactError, match="rejects the roles user"):
         text(endless, [("user", "What is next?")])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 100,000 steps"),
+        (
+            "{% for a in 'x' * 999 %}{% for b in 'x' * 999 if false %}{% endfor %}{% endfor %}",
+            "more than 100,000 steps",
+        ),
+        ("{% macro m(n) %}{{ m(n - 1) ~ m(n - 1) if n }}{% endmacro %}{{ m(30) }}", "more than 100,000 steps"),
+        ("{% for a in range(10 ** 15) %}{% endfor %}", "more than 100,000 steps"),
+        ("{{ 'x' * 10 ** 12 }}", "more than 1,000,000 characters"),
+        ("{{ 10 ** (10 ** 10) }}", "more than 1,000,000 characters, elements or bits"),
+        (
+            "{% set n = namespace(s='x') %}{% for a in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "1,000,000 char",
+        ),
+        (
+            "{% set n = namespace(s=[1]) %}{% for a in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
+            "1,000,000 char",
+        ),
+    ],
+    ids=["ranges", "skipped turns", "macros", "numbers", "repeats", "powers", "texts", "lists"],
+)
+def test_a_template_without_end_ends(source: str, message: str) -> None:
+    """Templates come with models of strangers; one of them must not hold a server or fill its memory."""
+    with pytest.raises(ArtifactError, match=message) as raised:
+        text(source, [("user", "What is next?")])
+    assert "; correct the chat template" in str(raised.value)
+
+
+def test_a_long_conversation_is_within_the_bounds() -> None:
+    """Bounds are for templates without end, not for people who talk for a day."""
+    turns = [(role, "word " * 50) for _ in range(500) for role in ("user", "assistant")]
+    for source in TEMPLATES.values():
+        assert text(source, [*turns, ("user", "What is next?")]).count("word") == 50_000
 
 
 def test_an_argument_that_has_no_fingerprint_is_refused() -> None:

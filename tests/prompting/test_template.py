@@ -179,6 +179,7 @@ def test_wrong_templates_are_rejected_when_they_are_read(source: str, message: s
         ("{% include 'secret.txt' %}", "no loader"),
         ("{% include words %}", "no loader"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+        ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "more than 100,000 steps"),
     ],
 )
 def test_render_errors_name_template_and_block(body: str, message: str) -> None:

@@ -234,7 +234,7 @@ def test_an_invalid_catalog_stops_the_start(
     config = engine.llm_engine.vllm_config
     CatalogIndex.build(Catalog.from_items(ITEMS), TitleIdentifiers(), ByteTokenizer()).save(tmp_path / "a" / "bytes")
     monkeypatch.setenv("GENREC_CATALOGS", str(tmp_path / "a"))
-    with pytest.raises(TokenizerMismatchError, match="index 'bytes' was built for tokenizer"):
+    with pytest.raises(TokenizerMismatchError, match="bytes' was built for tokenizer"):
         CatalogLogitsProcessor(config, torch.device("cpu"), False)
     damaged = tmp_path / "b" / "shop"
     damaged.mkdir(parents=True)
