@@ -22,12 +22,13 @@ from genrec.backends.provenance import Provenance
 from genrec.backends.quantization import check_quantization, quantization_method
 from genrec.backends.quiet import progress_bars_disabled
 from genrec.backends.transformers_tree import TransformersTree
+from genrec.backends.windowed_tree import WindowedTree
 from genrec.deadline import Deadline
 from genrec.errors import EngineError, ModelMissingError, format_value
 from genrec.types import IntArray
 
 TreeKind = Literal["masked", "paths"]
-_ANSWER_TOKENS = 128  # what a tree grows to behind its prompt at most; titles and their suffixes are shorter
+_ANSWER_TOKENS = 128  # what most trees grow to behind their prompts; a longer path costs a second pass at a window
 
 
 class TransformersBackend:
@@ -107,10 +108,14 @@ class TransformersBackend:
         """How trees are computed: `masked` (one sequence under a mask), or `paths` (one row per path, slower)."""
         return "paths" if self.masked is None else "masked"
 
-    def open(self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None) -> TransformersTree | PlainTree:
+    def open(
+        self, prompts: Sequence[IntArray], *, deadline: Deadline | None = None
+    ) -> TransformersTree | WindowedTree | PlainTree:
         """Compute U prompts in one batch, and open a tree over them."""
-        longest = max(map(len, prompts), default=0)
-        return self._model_for(longest + _ANSWER_TOKENS).open(prompts, deadline=deadline)
+        model = self._model_for(max(map(len, prompts), default=0) + _ANSWER_TOKENS)
+        if isinstance(model, MaskedModel) and model.context_length < self.plain.context_length:
+            return WindowedTree(model, self.plain, prompts, deadline or Deadline.never())
+        return model.open(prompts, deadline=deadline)
 
     def generate(
         self, requests: GenerationRequests, *, deadline: Deadline | None = None, on_tokens: OnTokens | None = None

@@ -228,9 +228,39 @@ def test_a_path_may_be_longer_than_a_sliding_window(tmp_path: Path) -> None:
         backend = tiny(MistralConfig(**SMALL, sliding_window=window), tmp_path / str(window))
         assert backend.masked.context_length == window
         assert backend.masked._supports_packing
-        assert (type(backend.open(PROMPTS)).__name__ == "TransformersTree") == uses_mask
+        assert (type(backend.open(PROMPTS)).__name__ == "WindowedTree") == uses_mask
         assert_paths_are_exact(backend, PROMPTS, GROWN)
         assert_paths_are_exact(backend, [np.arange(40) % 30], GROWN[:1])
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("step", [1, 50, 145])
+def test_a_path_may_outgrow_a_sliding_window(step: int, tmp_path: Path) -> None:
+    """One long title would fail every list of its catalog, although the model ranks it."""
+    from transformers import MistralConfig
+
+    window, length = 150, 145
+    backend = tiny(MistralConfig(**SMALL, sliding_window=window), tmp_path)
+    prompts = [np.arange(5, 17), np.arange(8)]
+    title = np.arange(length) * 7 % 30
+    tree = backend.open(prompts)
+    tree.grow(np.array([0, 1, 2]), np.array([3, 4, 5]))  # another path, which is removed in part
+    tree.rewind(4)
+    last = np.array([1])
+    for start in range(0, length, step):
+        own = title[start : start + step]
+        nodes = tree.grow(np.append(last, np.arange(tree.size, tree.size + len(own) - 1)), own)
+        last = nodes[-1:]
+    assert not tree.fits_window
+    tokens = np.arange(backend.vocab_size)
+    for node, path in ((1, prompts[1]), (3, [*prompts[1], 4]), (int(last[0]), [*prompts[1], *title])):
+        expected = backend.plain.open([np.array(path)])
+        offsets = np.array([0, len(tokens)])
+        np.testing.assert_allclose(
+            tree.log_probs(np.array([node]), tokens, offsets),
+            expected.log_probs(np.array([0]), tokens, offsets),
+            atol=1e-4,
+        )
 
 
 @pytest.mark.model
