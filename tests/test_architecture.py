@@ -204,9 +204,14 @@ def test_implementations_do_not_know_each_other() -> None:
             "backends.transformers",
             "errors types deadline backends.provenance backends.adapter backends.adapter_weights backends.base "
             "backends.masked_model backends.model_name backends.placement backends.plain_tree backends.precision "
-            "backends.pretrained backends.quantization backends.quiet backends.generation backends.transformers_tree",
+            "backends.pretrained backends.quantization backends.quiet backends.generation backends.transformers_tree "
+            "backends.windowed_tree",
         ),
         ("backends.transformers_tree", "types deadline backends.growing_cache backends.tree_arrays"),
+        (
+            "backends.windowed_tree",
+            "types deadline backends.masked_model backends.plain_tree backends.transformers_tree backends.tree_arrays",
+        ),
         ("backends.pretrained", "errors backends.model_name backends.quantization backends.quiet"),
         ("backends.encoder", "errors types backends.precision backends.pretrained"),
         ("backends.path_tree", "errors types deadline backends.tree_arrays"),
