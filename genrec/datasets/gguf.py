@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from genrec.artifact import MANIFEST, UserData, artifact_writer, file_stamp, verify, write_json
+from genrec.datasets.cut_weights import cut_gguf_error
 from genrec.errors import ArtifactError, GenrecError, ModelMissingError, format_error, format_names, missing_packages
 from genrec.prompting.tokenizer_file import copy_tokenizer, find_tokenizer_files
 
@@ -46,7 +47,8 @@ def unpack_gguf(file: Path, cache: Path) -> Path:
     in the file.
 
     Raises:
-        ModelMissingError: the packages that unpack it are not installed, or Transformers cannot read the file.
+        ModelMissingError: the packages that unpack it are not installed, or the file is cut, or Transformers cannot
+            read it.
         ArtifactError: the cache cannot be written, or an unpacked file was altered.
     """
     directory = cache / "gguf" / _key(file) / file.stem
@@ -175,7 +177,7 @@ def _explained(file: Path) -> Iterator[None]:
 
 
 def _unreadable(file: Path, error: Exception) -> ModelMissingError:
-    return ModelMissingError(
+    return cut_gguf_error(file) or ModelMissingError(
         f"cannot read {file}: {format_error(error)}",
         remedy="use the model's safetensors, or let llama.cpp serve the file and give its URL with --api-url",
     )

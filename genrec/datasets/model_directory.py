@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from genrec.datasets.cut_weights import cut_safetensors_error
 from genrec.datasets.gguf import find_gguf, unpack_gguf
 from genrec.datasets.hub import find_hub_model
 from genrec.datasets.hub_id import HubId
@@ -48,7 +49,7 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
     """Check that a folder has the files of a model in the formats that genrec loads.
 
     Raises:
-        ModelMissingError: it does not exist, or a file of the model is missing or in another format.
+        ModelMissingError: it does not exist, or a file of the model is missing, cut or in another format.
         ArtifactError: the configuration or the index of the weights is damaged.
     """
     folder = Path(model)
@@ -75,6 +76,9 @@ def check_model_folder(model: str | Path, *, weights: bool) -> None:
     _check_lfs_pointers(folder, [*_TOKENIZERS, *names])
     missing = [name for name in names if not (folder / name).is_file()]
     if not missing:
+        for name in names:
+            if (error := cut_safetensors_error(folder / name)) is not None:
+                raise error
         return
     if any(folder.glob("*.safetensors")):
         raise ModelMissingError(

@@ -21,6 +21,7 @@ from jinja2.parser import Parser
 
 from genrec.errors import ArtifactError, InputError, format_value
 from genrec.prompting.sandbox import TemplateLimitError, UntrustedSandbox, bounded
+from genrec.prompting.tokenizer_file import parse_object, read_text
 from genrec.types import Role
 
 _LISTS = ("tools", "documents")  # variables that are None without any, as in Transformers
@@ -179,22 +180,16 @@ def read_chat_template(directory: Path, config: Mapping[str, Any], name: str | N
         name: which of several templates is wanted; None for "default".
 
     Raises:
-        ArtifactError: several templates exist and none has the name.
-        OSError, ValueError: a file cannot be read.
+        ArtifactError: a file cannot be read, or several templates exist and none has the name.
     """
-    templates: dict[str, str] = {}
-    listed = config.get("chat_template")
-    if isinstance(listed, str):
-        templates["default"] = listed
-    elif listed:
-        templates.update((entry["name"], entry["template"]) for entry in listed)
+    templates = _listed_templates(config.get("chat_template") or [], "tokenizer_config.json")
     if (file := directory / "chat_template.json").is_file():
-        content = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
-        templates.update({"default": content} if isinstance(content, str) else content)
+        content = parse_object(read_text(file), file.name).get("chat_template")
+        templates |= _listed_templates(content, file.name)
     for file in sorted((directory / "additional_chat_templates").glob("*.jinja")):
-        templates[file.stem] = file.read_text(encoding="utf-8")
+        templates[file.stem] = read_text(file)
     if (file := directory / "chat_template.jinja").is_file():
-        templates["default"] = file.read_text(encoding="utf-8")
+        templates["default"] = read_text(file)
     if not templates and name is None:
         return None
     wanted = name or ("default" if len(templates) > 1 else next(iter(templates)))
@@ -204,6 +199,26 @@ def read_chat_template(directory: Path, config: Mapping[str, Any], name: str | N
             f"{directory} has no chat template {wanted!r} (it has {names}); set the name of the chat template"
         )
     return templates[wanted]
+
+
+def _listed_templates(content: Any, file: str) -> dict[str, str]:
+    """Templates by name: one text is the default; several are a list of objects, or an object.
+
+    Raises:
+        ArtifactError: the content has another form.
+    """
+    if isinstance(content, str):
+        return {"default": content}
+    try:
+        templates = content if isinstance(content, dict) else {one["name"]: one["template"] for one in content}
+    except (LookupError, TypeError):
+        templates = {"": None}
+    if not all(isinstance(text, str) for pair in templates.items() for text in pair):
+        raise ArtifactError(
+            f"chat_template in {file} is {format_value(content)}, neither a text nor texts with names",
+            remedy="correct it, or fetch the model again",
+        )
+    return templates
 
 
 class _GenerationBlock(jinja2.ext.Extension):

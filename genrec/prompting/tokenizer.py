@@ -14,11 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers
 
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, format_error
 from genrec.notices import Notice
 from genrec.prompting.chat_format import ChatFormat
 from genrec.prompting.chat_template import ChatTemplate, ChatTemplateSettings, read_chat_template
-from genrec.prompting.tokenizer_file import read_tokenizer_json
+from genrec.prompting.tokenizer_file import (
+    FETCH_AGAIN,
+    parse_tokenizer,
+    read_tokenizer_config,
+    read_tokenizer_json,
+    special_tokens,
+)
 from genrec.prompting.word_prefix import (
     continuing_tokenizer,
     prefixes_first_word_only,
@@ -115,9 +121,9 @@ class HuggingFaceTokenizer:
         special_tokens: Mapping[str, str] | None = None,
         settings: ChatTemplateSettings | None = None,
     ) -> None:
+        document = parse_tokenizer(tokenizer_json)
+        added = document["added_tokens"]
         try:
-            document = json.loads(tokenizer_json)
-            added = document["added_tokens"]
             document.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
             self._text_tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
             self._continuing_tokenizer = continuing_tokenizer(document) or self._text_tokenizer
@@ -131,7 +137,8 @@ class HuggingFaceTokenizer:
         except ArtifactError:
             raise
         except Exception as error:  # tokenizers raises bare Exception
-            raise ArtifactError(f"cannot read the tokenizer: {error}; fetch the model again") from error
+            problem = f"tokenizer.json is not as the package tokenizers writes it ({format_error(error)})"
+            raise ArtifactError(problem, remedy=FETCH_AGAIN) from error
         control_token_ids = [token.token_id for token in self._control_tokens.values()]
         self.control_token_ids = tuple(sorted(control_token_ids))
         self.vocab_size = 1 + max([*control_token_ids, *self._text_tokenizer.get_vocab().values()])
@@ -165,25 +172,20 @@ class HuggingFaceTokenizer:
         """
         directory = Path(directory)
         try:
-            tokenizer_json = read_tokenizer_json(directory)
-            config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+            tokenizer_json, config = read_tokenizer_json(directory), read_tokenizer_config(directory)
             template = read_chat_template(directory, config, None if settings is None else settings.name)
+            tokens = special_tokens(config)
+        except ArtifactError as error:
+            raise error.revised(problem=f"no readable tokenizer in {directory}: {error.problem}") from error
+        try:
             if config.get("legacy") is False and str(config.get("tokenizer_class")).startswith("LlamaTokenizer"):
                 tokenizer_json = with_first_word_prefix_only(tokenizer_json)
-            special_tokens = {
-                name: token["content"] if isinstance(token, dict) else token
-                for name in ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-                if (token := config.get(name)) is not None
-            }
-        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-            raise ArtifactError(f"no readable tokenizer in {directory}: {error}; fetch the model again") from error
-        try:
             return cls(
                 tokenizer_json,
                 chat_template=template,
-                bos_token=special_tokens.get("bos_token", ""),
-                eos_token=special_tokens.get("eos_token", ""),
-                special_tokens=special_tokens,
+                bos_token=tokens.get("bos_token", ""),
+                eos_token=tokens.get("eos_token", ""),
+                special_tokens=tokens,
                 settings=settings,
             )
         except ArtifactError as error:

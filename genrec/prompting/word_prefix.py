@@ -7,6 +7,8 @@ from typing import Any
 
 import tokenizers
 
+from genrec.prompting.tokenizer_file import parse_tokenizer
+
 
 def continuing_tokenizer(document: Mapping[str, Any]) -> tokenizers.Tokenizer | None:
     """The tokenizer for text that continues other text, if it differs: one that writes no space before the text."""
@@ -29,8 +31,12 @@ def prefixes_first_word_only(document: Mapping[str, Any]) -> bool:
 
 
 def with_first_word_prefix_only(tokenizer_json: str) -> str:
-    """The file as Transformers reads it if `legacy` is false: only the first text of a document gets a space."""
-    document = json.loads(tokenizer_json)
+    """The file as Transformers reads it if `legacy` is false: only the first text of a document gets a space.
+
+    Raises:
+        ArtifactError: it is not that of a tokenizer.
+    """
+    document = parse_tokenizer(tokenizer_json)
     if not _prepends_space(document):
         return tokenizer_json
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}

@@ -109,6 +109,22 @@ def test_what_cannot_be_read_is_refused_in_one_line_and_leaves_nothing(
     assert (result.exit_code, f"cannot read {file}: " in result.err) == (5, True), result.err
 
 
+@pytest.mark.parametrize("number_type", ["F32", "Q4_1"])
+def test_a_cut_file_is_named_as_such_with_its_size(number_type: str, model: Path, tmp_path: Path) -> None:
+    """A download that broke off is the most frequent damage; a message about arrays does not say to repeat it."""
+    file = packed(model, tmp_path / "folder", number_type=number_type)
+    whole = file.read_bytes()
+    header = whole.index(b"token_embd.weight") + len(b"token_embd.weight")
+    for size in (0, 2, 4, 20, 30, header, len(whole) // 2, len(whole) - 40):
+        file.write_bytes(whole[:size])
+        with pytest.raises(ModelMissingError) as raised:
+            find_model_directory(file, tmp_path / "cache")
+        part = "it ends within its header" if size <= header else f"{len(whole):,} bytes are needed for its tensors"
+        expected = f"{file} is cut: it has {size:,} bytes, and {part}; download or copy the file again"
+        assert str(raised.value) == expected
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
 def test_weights_that_are_missing_are_not_made_up(model: Path, tmp_path: Path) -> None:
     """Transformers fills them with random numbers, and only warns."""
     file = packed(model, tmp_path / "folder", block_count=3)

@@ -67,7 +67,12 @@ def _configure(**changes: Any) -> Break:
 
 def _cut_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _cut_header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
 
 
 def _change_weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Break:
@@ -124,7 +129,18 @@ KINDS: dict[str, tuple[Break, str]] = {
     "a pickle": (_pickle_weights, "FOLDER' has its weights in pytorch_model.bin, .* convert it with: python -c"),
     "a missing shard": (_shard_without_its_second_file, "FOLDER' lacks model-00002-of-.*; copy or download"),
     "an index that is none": (_write("model.safetensors.index.json", "[]"), "FOLDER/model.safetensors.index.json"),
-    "cut weights": (_cut_weights, "cannot load the model 'model' from FOLDER: SafetensorError: .*; give a folder"),
+    "cut weights": (
+        _cut_weights,
+        r"FOLDER/model.safetensors is cut: it has [\d,]+ bytes, and [\d,]+ bytes are needed for its tensors; download",
+    ),
+    "weights that are cut in their header": (
+        _cut_header,
+        "FOLDER/model.safetensors is cut: it has 100 bytes, and it ends within its header; download or copy",
+    ),
+    "weights that are none": (
+        _write("model.safetensors", b"x" * 100),
+        "cannot load the model 'model' from FOLDER: SafetensorError: .*; give a folder",
+    ),
     "a weight that is missing": (
         _change_weights(lambda weights: {name: weights[name] for name in weights if "k_proj" not in name}),
         r"model 'model' in FOLDER lack 1 of its 11 weights, the first is model\.layers\.0\.self_attn\.k_proj\.weight; ",
@@ -169,8 +185,14 @@ KINDS: dict[str, tuple[Break, str]] = {
         _configure(hidden_size=-1),
         "cannot load the model 'model' from FOLDER: .*; give a folder",
     ),
-    "no tokenizer": (_remove("tokenizer.json"), "no readable tokenizer in FOLDER: .*; fetch the model again"),
-    "a tokenizer that is none": (_write("tokenizer.json", "{}"), "FOLDER: cannot read the tokenizer: .*; fetch"),
+    "no tokenizer": (
+        _remove("tokenizer.json"),
+        "no readable tokenizer in FOLDER: there is no tokenizer.json; fetch the model again",
+    ),
+    "a tokenizer that is none": (
+        _write("tokenizer.json", "{}"),
+        "FOLDER: tokenizer.json has no list added_tokens; fetch the model again",
+    ),
     "only tokenizer.model": (
         _only_sentencepiece,
         "the tokenizer in FOLDER is tokenizer.model, not tokenizer.json, .*; run: pip install sentencepiece; or save",

@@ -245,13 +245,37 @@ def test_missing_or_damaged_tokenizers_are_reported_with_the_folder(smollm2: Pat
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / file).write_bytes((smollm2 / file).read_bytes())
     assert HuggingFaceTokenizer.from_directory(tmp_path).eos_token_id == 2
-    for damage in (b"", b"{", b"[]", b"\xff", b"5", b'{"eos_token": {}, "added_tokens": 3}'):
+    whole = (tmp_path / name).read_bytes()
+    for damage, said in (
+        (b"", "is empty"),
+        (whole[: len(whole) // 2], "is not JSON at line .*; it may be cut"),
+        (b"[]", r"is \[\], not a JSON object"),
+        (b"\xff", "is not UTF-8 at byte 0"),
+        (b'{"eos_token": {}, "added_tokens": 3}', "is {}, neither text nor|has no list added_tokens"),
+        (b'{"eos_token": 5, "added_tokens": [{"content": "a"}]}', "is 5, neither|contains .*, which is no token"),
+        (b'{"chat_template": [{}], "added_tokens": []}', "neither a text nor|as the package tokenizers writes it"),
+    ):
         (tmp_path / name).write_bytes(damage)
-        with pytest.raises(ArtifactError, match="tokenizer"):
-            HuggingFaceTokenizer.from_directory(tmp_path)
+        _check_names_file(tmp_path, name, said)
     (tmp_path / name).unlink()
-    with pytest.raises(ArtifactError, match=f"no readable tokenizer in {tmp_path}.*fetch the model again"):
-        HuggingFaceTokenizer.from_directory(tmp_path)
+    _check_names_file(tmp_path, name, f"there is no {name}")
+    (tmp_path / name).mkdir()
+    _check_names_file(tmp_path, name, "cannot be read")
+    (tmp_path / name).rmdir()
+    (tmp_path / name).write_bytes(whole)
+    for template in (b"[]", b'{"chat_template": 5}', b'{"chat_template": {"default": 5}}', b"{}", b"\xff"):
+        (tmp_path / "chat_template.json").write_bytes(template)
+        _check_names_file(tmp_path, "chat_template.json", "chat_template")
+
+
+def _check_names_file(folder: Path, name: str, said: str) -> None:
+    with pytest.raises(ArtifactError, match=said) as raised:
+        HuggingFaceTokenizer.from_directory(folder)
+    message = str(raised.value)
+    assert str(folder) in message
+    assert name in message
+    assert "fetch the model again" in raised.value.remedy
+    assert len(message.splitlines()) == 1
 
 
 def test_the_fingerprint_is_of_the_vocabulary(tokenizer: HuggingFaceTokenizer, smollm2: Path) -> None:

@@ -4,12 +4,13 @@ import json
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from tiny_models import save_byte_tokenizer
 
-from genrec.errors import ModelMissingError
+from genrec.errors import ArtifactError, ModelMissingError
 from genrec.prompting.tokenizer import HuggingFaceTokenizer
 from genrec.prompting.tokenizer_file import TOKENIZER_FILES, copy_tokenizer
 
@@ -60,8 +61,11 @@ def test_without_the_packages_the_remedy_is_named(
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_sentencepiece_model_is_converted(tmp_path: Path) -> None:
-    """Models of two years ago have no other tokenizer; its token ids must be those of sentencepiece itself."""
+def test_a_sentencepiece_model_is_converted_and_a_damaged_one_named(tmp_path: Path) -> None:
+    """Models of two years ago have no other tokenizer; its token ids must be those of sentencepiece itself.
+
+    Of a damaged one Transformers says that tiktoken is missing.
+    """
     sentencepiece = pytest.importorskip("sentencepiece")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS * 20),
@@ -76,6 +80,16 @@ def test_a_sentencepiece_model_is_converted(tmp_path: Path) -> None:
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     tokenizer = HuggingFaceTokenizer.from_directory(tmp_path)
+    file = tmp_path / "tokenizer.model"
+    whole, tiktoken = file.read_bytes(), [b"IQ== 0\nIg"] if find_spec("tiktoken") else []
+    for damage in (b"", b"not a model", whole[: len(whole) // 2 + 1], *tiktoken):
+        file.write_bytes(damage)
+        with pytest.raises(ArtifactError) as raised:
+            HuggingFaceTokenizer.from_directory(tmp_path)
+        message = str(raised.value)
+        assert f"in {tmp_path}: tokenizer.model ({len(damage):,} bytes) is damaged or cut: it cannot be read" in message
+        assert message.endswith("; fetch the model again")
+    file.write_bytes(whole)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     assert [tokenizer.encode_text(text).tolist() for text in TEXTS] == [processor.encode(text) for text in TEXTS]
     assert tokenizer.eos_token_id == processor.eos_id()
