@@ -84,6 +84,11 @@ def test_damaged_weights_are_refused_in_one_line(tiny: Path) -> None:
     shutil.copy(weights, tiny.parent / "copy")
     weights.write_bytes(weights.read_bytes()[:1000])
     (check,) = broken(run("doctor", "--model", tiny, *OURS))
+    assert check["name"] == f"model {tiny}"
+    assert f"{weights} is cut: it has 1,000 bytes" in check["found"]
+    assert check["remedy"] == "download or copy the file again"
+    weights.write_bytes(b"not weights" * 100)
+    (check,) = broken(run("doctor", "--model", tiny, *OURS))
     assert check["name"] == "generation"
     assert "tiny" in check["found"]
     assert check["remedy"]

@@ -314,7 +314,7 @@ def test_an_adapter_is_compared_before_it_is_promoted(
         promote_main([str(tmp_path / "broken"), str(place), str(tmp_path / "comparison.toml")])
     assert stopped.value.code == 3
     assert place.resolve() == serving
-    with pytest.raises(SystemExit, match="cannot read the adapter 'nothing'"):
+    with pytest.raises(SystemExit, match=r"cannot read the adapter '.*nothing'"):
         promote_main([str(tmp_path / "nothing"), str(place), str(tmp_path / "comparison.toml")])
 
 
