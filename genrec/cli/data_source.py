@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATASET = "online-retail"
 _TABLES = ("items", "interactions")
-_FILE_OPTIONS = ("columns", "separator", "encoding", "header")
+_FILE_OPTIONS = ("columns", "separator", "encoding", "header", "id_from", "take")
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 
 
@@ -34,6 +34,8 @@ class DataSource:
         index: folder of a saved `CatalogIndex`, instead of items.
         columns: for "items" and "interactions", a mapping from genrec's column names to those of the file.
         formats: for "items" and "interactions", how the file is read.
+        id_from: for "items" and "interactions", the columns that ids of items are made of.
+        take: the columns of items that are read; None for all.
         store: an open event store, whose forgotten users are excluded from the interactions; None for none.
     """
 
@@ -43,6 +45,8 @@ class DataSource:
     index: Path | None = None
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     formats: "Mapping[str, FileFormat]" = field(default_factory=dict)
+    id_from: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    take: Sequence[str] | None = None
     store: "Store | None" = None
 
     @classmethod
@@ -66,11 +70,15 @@ class DataSource:
         given_file_options = [name for name in _FILE_OPTIONS if options.get(name)]
         if given_file_options and items is None and interactions is None:
             name = given_file_options[0]
-            raise InputError(f"--{name} {options[name][0]} applies only to your own files; add --items FILE")
+            raise InputError(
+                f"--{name.replace('_', '-')} {options[name][0]} applies only to your own files; add --items FILE"
+            )
         columns = options.get("columns") or ()
         lists = [value for value in columns if _is_name_list(value)]
         mappings = _parse_columns([value for value in columns if value not in lists])
-        return cls(data, items, interactions, index, mappings, _parse_formats(options, lists))
+        id_from = _parse_id_from(options.get("id_from") or ())
+        take = [name for value in options.get("take") or () for name in _names(value)] or None
+        return cls(data, items, interactions, index, mappings, _parse_formats(options, lists), id_from, take)
 
     @property
     def name(self) -> str:
@@ -107,7 +115,11 @@ class DataSource:
         elif self.items is not None:
             with translate_option_errors("items"):
                 catalog = read_catalog(
-                    self.items, columns=self.columns.get("items"), file_format=self.formats.get("items")
+                    self.items,
+                    columns=self.columns.get("items"),
+                    file_format=self.formats.get("items"),
+                    id_from=self.id_from.get("items", ()),
+                    take=self.take,
                 )
             _print_notices(catalog)
         else:
@@ -119,6 +131,7 @@ class DataSource:
                 self.interactions,
                 columns=self.columns.get("interactions"),
                 file_format=self.formats.get("interactions"),
+                id_from=self.id_from.get("interactions", ()),
             )
         _print_notices(interactions)
         return catalog, interactions
@@ -149,6 +162,8 @@ def translate_option_errors(
 
 def _option_remedy(error: InputError, has_on_unknown: bool, new_user: str) -> str:
     """The remedy of an error in terms of command-line options."""
+    if "id_from" in error.fields:
+        return _id_flags(error)
     if columns := error.fields.get("columns"):
         return _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
     if form := error.fields.get("file_format"):
@@ -180,6 +195,19 @@ def _columns_flags(columns: Mapping[str, str], table: str) -> str:
     return flags + (UNGUESSED if "..." in columns.values() else "")
 
 
+def _id_flags(error: InputError) -> str:
+    """The options that say what the ids of items are, where no column has them."""
+    columns = cast("Mapping[str, str]", error.fields["columns"])
+    together = ",".join(cast("Sequence[str]", error.fields["id_from"]))
+    flags = [_columns_flags(columns, "items").removeprefix("pass ")] if columns else []
+    made = f"--id-from {shlex.quote(together)} to make the ids of these columns" if together else ""
+    if columns and "item_id" not in columns:
+        flags = [f"{flags[0]} and {made}" if made else f"{flags[0]} and --id-from row"]
+    elif made:
+        flags.append(made)
+    return f"pass {', or '.join([*flags, '--id-from row to number the rows'])}"
+
+
 def _format_flags(form: "Mapping[str, Any]", table: str) -> str:
     """The options that set fields of a `FileFormat`."""
     pairs = {
@@ -209,6 +237,25 @@ def _parse_formats(options: Mapping[str, Any], name_lists: Sequence[str]) -> "di
         table, _, names = value.partition("=")
         chosen[table]["names"] = [name.strip() for name in names.split(",")]
     return {table: FileFormat(**fields) for table, fields in chosen.items()}
+
+
+def _parse_id_from(values: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The columns of ids for each table; without a table they apply to both, and row numbers to the items."""
+    chosen: dict[str, Sequence[str]] = {}
+    for value in values:
+        table, equals, names = value.partition("=")
+        if equals and table in _TABLES:
+            chosen[table] = _names(names)
+            continue
+        chosen["items"] = _names(value)
+        if chosen["items"] != ["row"]:
+            chosen["interactions"] = chosen["items"]
+    return chosen
+
+
+def _names(value: str) -> list[str]:
+    """Column names separated by commas."""
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _parse_columns(columns: Sequence[str]) -> dict[str, dict[str, str]]:

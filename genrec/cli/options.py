@@ -89,6 +89,26 @@ Header = Annotated[
     ),
 ]
 
+IdFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--id-from",
+        metavar="[TABLE=]COLUMNS",
+        help="Columns that make the id of an item where no column has it, such as artist,track; or row: the numbers of "
+        "the rows. Write items=... or interactions=... for one file only.",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
+Take = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--take",
+        metavar="COLUMNS",
+        help="Columns of the items to read beside id and title, such as genres,year; by default all.",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
+
 Index = Annotated[
     Path | None,
     typer.Option(
@@ -176,7 +196,14 @@ RankingTimeout = Annotated[
 ]
 
 FILE_OPTIONS: Mapping[str, Any] = MappingProxyType(
-    {"columns": Columns, "separator": Separator, "encoding": Encoding, "header": Header}
+    {
+        "columns": Columns,
+        "separator": Separator,
+        "encoding": Encoding,
+        "header": Header,
+        "id_from": IdFrom,
+        "take": Take,
+    }
 )
 """How the files of a command are read."""
 

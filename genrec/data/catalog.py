@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrec.artifact import atomic_writer
+from genrec.data.column_mapping import ColumnMapping
+from genrec.data.composed_ids import REPEATED_REMEDY
 from genrec.data.entities import decode_entities
 from genrec.data.file_options import FileFormat
 from genrec.data.filter_syntax import Filter
@@ -359,6 +361,8 @@ def read_catalog(
     columns: Mapping[str, str] | None = None,
     file_format: FileFormat | None = None,
     name: str | None = None,
+    id_from: Sequence[str] = (),
+    take: Sequence[str] | None = None,
 ) -> Catalog:
     """Read a catalog from a file or a data frame.
 
@@ -366,18 +370,19 @@ def read_catalog(
         source: path of a file of text, JSON or Parquet, plain or compressed, or a data frame (pandas, Polars, Arrow),
             with the columns item_id and title. Every other column becomes an attribute; empty text, NaN and infinite
             numbers become null. HTML entities in titles, such as "&amp;", are decoded once.
-        columns: genrec's name to the name in the source, such as {"item_id": "StockCode"}; attributes can be
-            renamed too. Common names, such as "asin" and "name", are recognised.
+        columns: genrec's names, also of attributes, to those in the source; common ones, such as "asin", are known.
         file_format: how a text file is to be read, where its text does not show it.
         name: the catalog's name in messages; by default a file's name without its suffix.
+        id_from: columns whose values make the id of an item, such as "bag|Crossbody Bag"; ["row"] numbers the rows.
+        take: the columns that become attributes, by their names in the source; by default all. Others are not read.
 
     Raises:
-        InputError: the source cannot be read, lacks a column, has no items or a repeated id, or a row has no id or no
-            title.
+        InputError: the source cannot be read, lacks a column or items, or a row has no title, no id or another's id.
     """
-    table = read_table(
-        source, required=_REQUIRED_COLUMNS, columns=columns, as_text=_REQUIRED_COLUMNS, file_format=file_format
-    )
+    mapping = ColumnMapping(_REQUIRED_COLUMNS, None, {} if columns is None else columns, id_from, take)
+    table = read_table(source, mapping, as_text=_REQUIRED_COLUMNS, file_format=file_format)
+    if id_from:
+        require_distinct_ids(table.id_column("item_id"), table.source, REPEATED_REMEDY)
     table = decode_entities(table, "title")
     default = Path(source).stem if isinstance(source, str | Path) else "catalog"
     return Catalog(table, name=name if name is not None else default)

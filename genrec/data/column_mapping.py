@@ -39,11 +39,38 @@ class ColumnMapping:
         required: columns that must exist.
         optional: columns to take if they exist; None takes every column.
         names: genrec's name to the name in the source, for columns with another name there.
+        id_from: columns of the source that item ids are made of, or "row"; see `genrec.data.composed_ids`.
+        take: where every column is taken: the only ones that are, by their names in the source or genrec's, beside
+            those that are required or in `names`.
     """
 
     required: Sequence[str]
     optional: Sequence[str] | None
     names: Mapping[str, str]
+    id_from: Sequence[str] = ()
+    take: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_mapping_of_texts(self.names):
+            raise InputError(
+                f"columns is {format_value(self.names)}; pass a mapping of genrec's names to the source's, "
+                "such as {'item_id': 'StockCode'}"
+            )
+        for option, value in (("id_from", self.id_from), ("take", self.take or ())):
+            if isinstance(value, str) or not all(isinstance(name, str) and name for name in value):
+                raise InputError(f"{option} is {format_value(value)}; pass a list of column names")
+        if self.id_from and "item_id" in self.names:
+            raise InputError(
+                f"columns maps 'item_id' to {format_value(self.names['item_id'])}, and id_from makes item ids of "
+                f"{format_names(list(map(repr, self.id_from)))}; use one of them"
+            )
+        if self.id_from:
+            object.__setattr__(self, "required", [name for name in self.required if name != "item_id"])
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every column of the source is wanted."""
+        return self.optional is None and self.take is None
 
     @property
     def known_names(self) -> frozenset[str]:
@@ -82,6 +109,7 @@ class ColumnMapping:
         if repeated:
             raise InputError(f"{label} has more than one column {repeated[0]!r}; rename all but one")
         self._check_names(columns, label)
+        self._check_taken(columns, label)
         missing = self.missing(columns)
         recognized = self._recognize(columns, missing)
         if unknown := [name for name in missing if name not in recognized]:
@@ -98,9 +126,21 @@ class ColumnMapping:
         chosen = {name: self._source_name(name) for name in ours if self._source_name(name) in columns}
         if self.optional is None:
             renamed = {name: theirs for name, theirs in self.names.items() if name not in chosen}
-            taken = {*self.names, *self.names.values(), *chosen}
-            chosen |= renamed | {name: name for name in columns if name not in taken}
+            taken = {*self.names, *self.names.values(), *chosen, *(self.id_from and ("item_id",))}
+            others = columns if self.take is None else self.take
+            chosen |= renamed | {name: name for name in others if name not in taken}
         return chosen
+
+    def _check_taken(self, columns: Sequence[str], label: str) -> None:
+        for option, names in (("id_from", self.id_from), ("take", self.take or ())):
+            ours = {"row"} if option == "id_from" else {*self.required, *self.names, *(self.id_from and ("item_id",))}
+            if unknown := [name for name in names if name not in columns and name not in ours]:
+                close = difflib.get_close_matches(unknown[0], columns, 1)
+                raise InputError(
+                    f"{option} names {unknown[0]!r}, which {label} lacks; its columns are "
+                    f"{format_names(list(map(repr, columns)))}",
+                    remedy=f"did you mean {close[0]!r}?" if close else "use some of these names",
+                )
 
     def _missing_error(
         self,
@@ -164,3 +204,7 @@ class ColumnMapping:
             if theirs is not None:
                 found[name] = theirs
         return found
+
+
+def _is_mapping_of_texts(columns: object) -> bool:
+    return isinstance(columns, Mapping) and all(isinstance(name, str) for pair in columns.items() for name in pair)

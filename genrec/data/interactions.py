@@ -5,7 +5,7 @@ order of their ids, whole numbers by size and text by code point. A user's event
 equal timestamps in the order of the rows they were read from.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from genrec.data.catalog import Catalog, OnUnknownItem, check_on_unknown
+from genrec.data.column_mapping import ColumnMapping
 from genrec.data.event_columns import EventColumns, offsets_from_counts, read_only, to_epoch_seconds
 from genrec.data.file_options import FileFormat
 from genrec.data.ids import Ids
@@ -367,7 +368,11 @@ class Interactions:
 
 
 def read_interactions(
-    source: Any, *, columns: Mapping[str, str] | None = None, file_format: FileFormat | None = None
+    source: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    file_format: FileFormat | None = None,
+    id_from: Sequence[str] = (),
 ) -> Interactions:
     """Read events from a file or a data frame.
 
@@ -378,16 +383,11 @@ def read_interactions(
             8601 text become seconds since 1970, in UTC if no zone is given.
         columns: genrec's name to the name in the source; common names, such as "userId", are recognised.
         file_format: how a text file is to be read, where its text does not show it.
+        id_from: columns of the source whose values make the id of the item, as in `read_catalog`.
 
     Raises:
         InputError: the source cannot be read or lacks a column, or rows, named by number, have no id or no time.
     """
-    table = read_table(
-        source,
-        required=_REQUIRED_COLUMNS,
-        optional=_OPTIONAL_COLUMNS,
-        columns=columns,
-        as_text=(*_REQUIRED_COLUMNS, "event"),
-        file_format=file_format,
-    )
+    mapping = ColumnMapping(_REQUIRED_COLUMNS, _OPTIONAL_COLUMNS, {} if columns is None else columns, id_from)
+    table = read_table(source, mapping, as_text=(*_REQUIRED_COLUMNS, "event"), file_format=file_format)
     return Interactions.from_table(table)

@@ -98,12 +98,13 @@ def replace_missing_by_null(column: pa.Array) -> pa.Array:
     return column
 
 
-def require_distinct_ids(ids: Ids, source: str) -> None:
+def require_distinct_ids(ids: Ids, source: str, remedy: str = "keep one row per item") -> None:
     """Refuse a column in which an id occurs twice.
 
     Args:
         ids: item ids [N].
         source: the table's name in messages.
+        remedy: what to do about repeated ids.
 
     Raises:
         InputError: an id occurs twice, with the numbers of its rows.
@@ -117,7 +118,7 @@ def require_distinct_ids(ids: Ids, source: str) -> None:
     row = int(repeats[0])
     others = f", and {len(repeats) - 1:,} more rows repeat ids" if len(repeats) > 1 else ""
     rows = f"{int(first[codes[row]]) + 1:,} and {row + 1:,}"
-    raise InputError(f"item id {ids[row]!r} is in data rows {rows} of {source}{others}; keep one row per item")
+    raise InputError(f"item id {ids[row]!r} is in data rows {rows} of {source}{others}", remedy=remedy)
 
 
 def fingerprint_columns(columns: Mapping[str, pa.Array]) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from genrec.data.column_mapping import ColumnMapping
 from genrec.data.column_types import UNREADABLE, infer_type, normalize_array
+from genrec.data.composed_ids import compose_ids, suggest_ids
 from genrec.data.file_options import FileFormat
 from genrec.data.table import Table
 from genrec.data.table_source import TableSource, open_file, open_frame
@@ -24,22 +25,14 @@ _MAX_PATH_LENGTH = 4096  # characters
 
 
 def read_table(
-    source: Any,
-    *,
-    required: Sequence[str],
-    optional: Sequence[str] | None = None,
-    columns: Mapping[str, str] | None = None,
-    as_text: Sequence[str] = (),
-    file_format: FileFormat | None = None,
+    source: Any, mapping: ColumnMapping, *, as_text: Sequence[str] = (), file_format: FileFormat | None = None
 ) -> Table:
     """Read a file or a data frame.
 
     Args:
         source: path of a table, or a data frame.
-        required: columns that must exist; those with another name in the source are recognised by common names.
-        optional: columns to take if they exist; None takes every column.
-        columns: genrec's name to the name in the source, for columns with another name there. If the source also has
-            a column of genrec's name, the mapping wins and that column is ignored.
+        mapping: the columns that are wanted. Required ones with another name in the source are recognised by common
+            names. If the source also has a column of a mapped name, the mapping wins and that column is ignored.
         as_text: columns that stay text when the source is a text file.
         file_format: how a file is to be read, where its text does not show it.
 
@@ -49,12 +42,6 @@ def read_table(
     Raises:
         InputError: the source cannot be read, lacks a column, or has no rows.
     """
-    if columns is not None and not _is_mapping_of_texts(columns):
-        raise InputError(
-            f"columns is {format_value(columns)}; pass a mapping of genrec's names to the source's, "
-            "such as {'item_id': 'StockCode'}"
-        )
-    mapping = ColumnMapping(required, optional, dict(columns or {}))
     index_names: Sequence[str] = ()
     if isinstance(source, str | Path):
         if len(str(source)) > _MAX_PATH_LENGTH:
@@ -66,12 +53,18 @@ def read_table(
     else:
         opened = open_frame(source)
         index_names = getattr(getattr(source, "index", None), "names", None) or ()
-    chosen, notices = mapping.select(opened.columns, opened.label, index_names)
+    try:
+        chosen, notices = mapping.select(opened.columns, opened.label, index_names)
+    except InputError as error:
+        raise suggest_ids(error, opened) if mapping.optional is None else error from None
     kept, left_out = _without_unreadable(chosen, opened, mapping)
-    data = opened.load(list(dict.fromkeys(kept.values())))
+    id_columns = [name for name in mapping.id_from if name in opened.columns]
+    data = opened.load(list(dict.fromkeys([*kept.values(), *id_columns])))
     if data.num_rows == 0:
         raise InputError(f"{opened.label} has no data rows; check that it is the file you meant")
     arrays: dict[str, pa.Array] = {}
+    if mapping.id_from:
+        arrays["item_id"] = compose_ids(data, mapping.id_from, opened.label)
     for ours, theirs in kept.items():
         try:
             array = normalize_array(data.column(theirs), theirs, opened.label)
@@ -81,12 +74,8 @@ def read_table(
             left_out.append(_left_out(theirs, opened.label, str(error.fields["reason"])))
             continue
         arrays[ours] = infer_type(array) if opened.is_text and ours not in as_text else array
-    kept = {name: kept[name] for name in arrays}
+    kept = {name: kept.get(name, ", ".join(mapping.id_from)) for name in arrays}
     return Table(arrays, opened.label, kept, (*opened.notices, *notices, *left_out))
-
-
-def _is_mapping_of_texts(columns: object) -> bool:
-    return isinstance(columns, Mapping) and all(isinstance(name, str) for pair in columns.items() for name in pair)
 
 
 def _without_unreadable(
@@ -98,10 +87,11 @@ def _without_unreadable(
         InputError: one that is needed cannot be loaded.
     """
     kept, left_out = dict(chosen), []
-    for ours, theirs in chosen.items():
+    needed = {name for ours, name in chosen.items() if mapping.needs(ours)} | {*mapping.id_from}
+    for ours, theirs in {**chosen, **{f"{name} of id_from": name for name in mapping.id_from}}.items():
         if (problem := opened.unreadable.get(theirs)) is None:
             continue
-        if mapping.needs(ours):
+        if theirs in needed:
             raise InputError(
                 f"column {theirs!r} of {opened.label} {problem.reason}; give every value of the column one type"
             )

@@ -216,7 +216,7 @@ def _open_json(text: TextSource, mapping: ColumnMapping) -> TableSource:
         {} if text.source.suffix in _JSON_SUFFIXES else {"format": "the reader of JSON, which its name does not say"}
     )
     notices = _form_notices(text, found)
-    if mapping.optional is None:
+    if mapping.takes_all:
         columns = read_json_columns(text)
         return TableSource(text.label, columns.names, columns.select, False, notices, columns.unreadable)
 

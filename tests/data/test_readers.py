@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec.data.catalog import read_catalog
+from genrec.data.column_mapping import ColumnMapping
 from genrec.data.interactions import read_interactions
 from genrec.data.readers import read_table
 from genrec.data.table import Table
@@ -43,7 +44,8 @@ def text_file(folder: Path, content: str | bytes, name: str = "items.csv") -> Pa
 
 
 def read(source: Any, **options: Any) -> Table:
-    return read_table(source, required=("item_id", "title"), as_text=("item_id", "title"), **options)
+    mapping = ColumnMapping(("item_id", "title"), options.pop("optional", None), options.pop("columns", {}))
+    return read_table(source, mapping, as_text=("item_id", "title"), **options)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
