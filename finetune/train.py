@@ -64,6 +64,8 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
     cache = default_cache()
     weights = find_model_directory(config.model, cache)
     training_data, template = TrainingData(config, data), read_template(config.template)
+    if not resume:
+        _check_trainable(config, weights)
     if process.is_main_process:
         open_run(out, _run_identity(config, training_data, template, weights), resume)
         # A resumed run trains on what the first one has read.
@@ -107,6 +109,19 @@ def train(config: TrainConfig, out: Path, *, data: Path | None, resume: bool = F
             provenance = replace(provenance, chat_template=tokenizer.chat_template_fingerprint)
             save_adapter(out / "adapter", model, provenance, semantic_ids, num_negatives=VALIDATION_NEGATIVES)
     return out / "adapter"
+
+
+def _check_trainable(config: TrainConfig, weights: Path) -> None:
+    """Refuse what cannot be trained before the folder is written and the prior is measured, which can take hours.
+
+    The model is loaded again for the training, because the prior is measured with a model of its own, and the memory
+    may hold one only.
+
+    Raises:
+        InputError, MismatchError: see `open_model`.
+    """
+    with torch.random.fork_rng():  # the training draws the same numbers with and without this check
+        open_model(config, weights)
 
 
 def build_renderers(

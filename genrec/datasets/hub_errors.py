@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genrec.datasets.hub_id import HubId
-from genrec.errors import ArtifactError, EngineError, GenrecError, InputError, ModelMissingError
+from genrec.errors import ArtifactError, EngineError, GenrecError, InputError, ModelMissingError, format_error
 
 
 @contextmanager
@@ -52,6 +52,7 @@ def _transfer_error(hub_id: HubId, error: Exception, hub: str, folder: str) -> G
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
     number = next((cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno), None)
+    local = next((cause for cause in causes if isinstance(cause, OSError) and cause.filename is not None), None)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         _remove_partial_files(hub_id, Path(folder))
         return ArtifactError(
@@ -61,6 +62,10 @@ def _transfer_error(hub_id: HubId, error: Exception, hub: str, folder: str) -> G
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ArtifactError(
             f"cannot save {hub_id} in {folder}: it is not writable", remedy="set HF_HOME to a writable folder"
+        )
+    if local is not None:  # sockets have no file names
+        return ArtifactError(
+            f"cannot save {hub_id} in {folder}: {format_error(local)}", remedy="set HF_HOME to a writable folder"
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = f"it answered {status}" if status else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"

@@ -247,3 +247,15 @@ def test_a_full_disk_leaves_no_part_of_a_file(genrec: Command, tmp_path: Path) -
     assert "the disk is full; free some space, or set HF_HOME" in said
     assert list((tmp_path / "hf").rglob("*.incomplete")) == []
     genrec("model", "get", REPO)
+
+
+def test_an_error_of_the_disk_is_not_reported_as_one_of_the_network(genrec: Command, tmp_path: Path) -> None:
+    """A person who is told to check the network and the proxy looks for hours at what works."""
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    said = genrec("model", "get", REPO, code=2, HF_HOME=str(tmp_path / "file")).stderr
+    assert f"cannot save {REPO} in {tmp_path / 'file'}" in said
+    assert "Not a directory" in said
+    assert "set HF_HOME to a writable folder" in said
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    said = genrec("model", "get", REPO, code=2, HF_HOME=str(tmp_path / "loop")).stderr
+    assert "set HF_HOME to a writable folder" in said

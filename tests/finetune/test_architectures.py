@@ -19,7 +19,7 @@ from finetune import model as training_model
 from finetune.config import TrainConfig
 from finetune.forward import TreeLayout, compute_log_probs, count_tokens, pack_examples
 from finetune.model import check_checkpoint, find_layout, open_model
-from finetune.train import build_renderers
+from finetune.train import build_renderers, train
 from genrec import CatalogIndex, TitleIdentifiers
 from genrec.backends.context_length import UNLIMITED_CONTEXT
 from genrec.backends.transformers import TransformersBackend
@@ -270,6 +270,22 @@ def test_layers_that_cannot_be_trained_are_refused_before_the_first_step(tmp_pat
     pattern = config(tmp_path / "dense", target_modules=r".*layers\.[01]\.mlp\.up_proj")
     model, _ = open_model(pattern, tmp_path / "dense")
     assert len(model.targeted_module_names) == 2
+
+
+def test_a_run_that_is_refused_measures_no_prior_and_leaves_its_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prior takes hours; and with the mistake mended, a folder that holds the refused run would be refused, too."""
+    monkeypatch.setenv("GENREC_CACHE", str(tmp_path / "cache"))
+    base = save_byte_tokenizer(tmp_path / "base")
+    tiny("dense").save_pretrained(base)
+    wrong = TrainConfig(
+        data="online-retail", protocol="next-basket", steps=1, model=str(base), target_modules=("nothing",)
+    )
+    with pytest.raises(InputError, match="target_modules is"):
+        train(wrong, tmp_path / "run", data=None)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache" / "priors").exists()
 
 
 @pytest.mark.usefixtures("in_float32")
