@@ -225,15 +225,16 @@ def test_implementations_do_not_know_each_other() -> None:
         (
             "backends.vllm_server",
             "errors types deadline backends.provenance backends.base backends.vllm_protocol backends.path_tree "
-            "backends.generation",
+            "backends.generation backends.redirects",
         ),
+        ("backends.redirects", "errors"),
         ("backends.generation", "errors types deadline backends.base"),
         (
             "backends.openai_api",
             "errors types deadline backends.base backends.api_connection backends.api_settings "
-            "backends.openai_protocol prompting.message_tokenizer prompting.template",
+            "backends.openai_protocol backends.redirects prompting.message_tokenizer prompting.template",
         ),
-        ("backends.api_connection", "errors deadline"),
+        ("backends.api_connection", "errors deadline backends.redirects"),
         ("prompting.message_tokenizer", "notices types prompting.byte_level"),
         ("rankers.base", "types deadline errors data.subset"),
     ],

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from genrec.backends.redirects import redirect_target
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, ModelMissingError, format_value
 
@@ -32,10 +33,11 @@ _MAX_EXCERPT = 200  # characters of a response that an error message quotes
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """A response: its status, and its body as text."""
+    """A response: its status, its body as text, and where it redirects to, or ""."""
 
     status: int
     text: str
+    redirect: str = ""
 
 
 class RefusedError(EngineError):
@@ -145,7 +147,8 @@ class ApiConnection:
             except RuntimeError as error:
                 raise EngineError(f"the connection to {self.server} was closed; open another backend") from error
             if response.status_code not in _RETRIED_STATUS or _is_final(text):
-                return HttpResponse(response.status_code, text), limit
+                target = self.excerpt(redirect_target(str(response.url), response))
+                return HttpResponse(response.status_code, text, target), limit
             cause = f"it answered {response.status_code}: {self.excerpt(text)}"
             self._note_retry_after(response, cause)
         raise EngineError(f"{self.server} failed {_MAX_ATTEMPTS} times: {cause}; check the server, or try again later")

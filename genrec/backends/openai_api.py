@@ -24,6 +24,7 @@ from genrec.backends.api_connection import API_KEY_VARIABLE, ApiConnection, Http
 from genrec.backends.api_settings import ApiSettings, environment_key
 from genrec.backends.base import Completion, GenerationRequest, GenerationRequests, OnTokens, TokenUsage
 from genrec.backends.openai_protocol import Messages, ServerAnswer, ServerSupport
+from genrec.backends.redirects import redirect_error
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, InputError, ModelMissingError
 from genrec.prompting.message_tokenizer import MessageTokenizer, decode_messages
@@ -34,6 +35,7 @@ _CHAT_PATH, _MODELS_PATH = "chat/completions", "models"
 _MAX_ANSWERS = 3  # to one request with a constraint
 _MAX_REPEATED_ANSWER = 2000  # characters of an unfit answer that the model sees again
 _SHOWN_MODELS = 5
+_LASTING_REFUSALS = (401, 403, 404, 405, 410)  # and redirects: another attempt would not change them
 
 
 class OpenAiBackend:
@@ -89,16 +91,34 @@ class OpenAiBackend:
         self._explains_format = False  # whether prompts describe the schema, because the server ignored it once
         self._lock = threading.Lock()
 
-    def check_model(self, deadline: Deadline | None = None) -> None:
-        """Check that the server serves this model; a server that lists no models passes.
+    def check_model(self, deadline: Deadline | None = None, *, ask: bool = False) -> None:
+        """Check that the server serves this model; a server that lists no models passes, unless the model is asked.
+
+        Args:
+            deadline: for all requests.
+            ask: let the model write a token, because a list may be missing, or read without the key. Failures that may
+                pass, such as a limited rate, are not reported.
 
         Raises:
             ModelMissingError: it serves other models.
-            EngineError: it cannot be reached, or rejects the key.
+            EngineError: it cannot be reached, rejects the key, or is elsewhere.
         """
-        response = self._connection.send("GET", _MODELS_PATH, None, deadline or Deadline.never())
+        deadline = deadline or Deadline.never()
+        response = self._connection.send("GET", _MODELS_PATH, None, deadline)
         if response.status in (401, 403):
-            raise self._refusal_error(response)
+            raise self._refusal_error(response, _MODELS_PATH)
+        self._check_listed(response)
+        if not ask:
+            return
+        try:
+            self._ask([("user", "Hello")], GenerationRequest(np.zeros(0, dtype=np.int64), (), 1), deadline, None)
+        except EngineError as error:
+            status = error.fields.get("status")
+            if isinstance(status, int) and (status in _LASTING_REFUSALS or 300 <= status < 400):
+                raise
+
+    def _check_listed(self, response: HttpResponse) -> None:
+        """Check that a list of models, if it is one, has this model."""
         try:
             model_ids = openai_protocol.parse_model_ids(json.loads(response.text))
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
@@ -219,7 +239,7 @@ class OpenAiBackend:
                 fault = openai_protocol.parse_fault(refused.response.status, refused.response.text)
                 adapted = openai_protocol.adapt(support, fault, body)
                 if adapted is None:
-                    raise self._refusal_error(refused.response) from None
+                    raise self._refusal_error(refused.response, _CHAT_PATH) from None
                 support = adapted
                 continue
             self._support = support
@@ -275,26 +295,33 @@ class OpenAiBackend:
         messages = self._format_template.render(problem=fault, schema=schema, grammar=grammar)
         return "\n".join(message.text for message in messages)
 
-    def _refusal_error(self, response: HttpResponse) -> EngineError:
+    def _refusal_error(self, response: HttpResponse, path: str) -> EngineError:
+        """The error for a refused request to a path; its field `status` is that of the response."""
+        if 300 <= response.status < 400:
+            return redirect_error(self._connection.server, path, response.status, response.redirect)
         fault = openai_protocol.parse_fault(response.status, response.text)
         message = self._connection.excerpt(fault.message)
         if response.status in (401, 403):
             asks = "rejects the API key" if self._has_key else "requires an API key"
             return EngineError(
-                f"{self._connection.server} {asks} ({response.status}: {message}); set {API_KEY_VARIABLE} to a valid "
-                "key"
+                f"{self._connection.server} {asks} ({response.status}: {message})",
+                remedy=f"set {API_KEY_VARIABLE} to a valid key",
+                status=response.status,
             )
         if response.status == 404 and "model" in f"{fault.code} {fault.param} {fault.message}".lower():
-            return self._other_model_error("", more=False)
+            return self._other_model_error("", more=False, status=response.status)
         return EngineError(
-            f"{self._connection.server} rejected the request with {response.status}: {message}; check the URL, the "
-            "model and the length of the prompt"
+            f"{self._connection.server} rejected the request with {response.status}: {message}",
+            remedy="check the URL, the model and the length of the prompt",
+            status=response.status,
         )
 
-    def _other_model_error(self, served: str, *, more: bool) -> ModelMissingError:
+    def _other_model_error(self, served: str, *, more: bool, status: int | None = None) -> ModelMissingError:
         serves = served and f"; it serves {served}{' and others' if more else ''}"
         return ModelMissingError(
-            f"{self._connection.server} does not serve the model {self._model!r}{serves}; name one of its models"
+            f"{self._connection.server} does not serve the model {self._model!r}{serves}",
+            remedy="name one of its models",
+            status=status,
         )
 
     def _unexpected_error(self, text: str) -> EngineError:

@@ -18,6 +18,7 @@ from genrec.backends.base import DEFAULT_BATCH_SIZE, Completion, GenerationReque
 from genrec.backends.generation import ConstraintChecker, check_context_length
 from genrec.backends.path_tree import TOKEN_BYTES, PathScoreRequest, PathTree
 from genrec.backends.provenance import Provenance
+from genrec.backends.redirects import redirect_error, redirect_target
 from genrec.deadline import Deadline
 from genrec.errors import DeadlineExceededError, EngineError, ModelMissingError
 from genrec.types import FloatArray, IntArray
@@ -188,9 +189,7 @@ class VllmServerBackend:
         try:
             with self._client.stream("POST", _COMPLETIONS_PATH, json=body, timeout=limit.remaining()) as response:
                 if response.status_code != 200:
-                    raise self._rejected_error(
-                        _COMPLETIONS_PATH, response.status_code, response.read().decode(errors="replace")
-                    )
+                    raise self._rejected_error(_COMPLETIONS_PATH, response, response.read().decode(errors="replace"))
                 for line in response.iter_lines():
                     if not limit.remaining():
                         raise self._timeout_error(limit)
@@ -246,7 +245,7 @@ class VllmServerBackend:
                 cause = f"it answered {response.status_code}"
                 continue
             if response.status_code != 200:
-                raise self._rejected_error(path, response.status_code, response.text)
+                raise self._rejected_error(path, response, response.text)
             try:
                 return response.json()
             except ValueError as error:
@@ -263,7 +262,11 @@ class VllmServerBackend:
                 chunks.append(chunk)
         return self._httpx.Response(response.status_code, content=b"".join(chunks), headers=response.headers)
 
-    def _rejected_error(self, path: str, status: int, body: str) -> EngineError:
+    def _rejected_error(self, path: str, response: Any, body: str) -> EngineError:
+        status = response.status_code
+        if 300 <= status < 400:
+            target = redirect_target(str(self._client.base_url.join(path)), response)
+            return redirect_error(self._server, path, status, target)
         return EngineError(
             f"{self._server} rejected {path} with {status}: {body[:_MAX_EXCERPT]}; {vllm_protocol.SERVE_HINT}"
         )

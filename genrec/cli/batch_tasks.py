@@ -267,7 +267,7 @@ def _text_model(settings: "Settings", cache: Path) -> "tuple[GrammarTokenizer, C
         backend = OpenAiBackend(str(settings.model), settings.api)
 
         def check_and_return() -> "TextBackend":
-            backend.check_model()
+            backend.check_model(ask=True)
             return backend
 
         return MessageTokenizer(), check_and_return

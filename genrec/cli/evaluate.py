@@ -94,7 +94,6 @@ def evaluate(
     with loading.translate_option_errors(), terminal.progress() as progress:
         progress.start(f"Reading {source.name}")
         _check_ranker_names(settings, ranker)
-        loading.check_api_model(settings)
         experiment, events = _build_experiment(source, protocol, at, users)
         leakage = _find_leakage(settings, experiment, events, ranker, allow_leakage)
         recommender = open_recommender(

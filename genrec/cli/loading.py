@@ -135,26 +135,6 @@ def load_pipeline(
         )
 
 
-def check_api_model(settings: "Settings") -> None:
-    """Ask the server of a model behind an API whether it serves it; do nothing for other models.
-
-    Raises:
-        EngineError: it serves other models, cannot be reached, or rejects the key.
-    """
-    if settings.api is None or settings.model is None:
-        return
-    from genrec.backends.openai_api import OpenAiBackend
-    from genrec.prompting.template import read_template
-    from genrec.rankers.listwise import check_list_template
-
-    check_list_template(read_template(settings.list_template))  # before the request
-    backend = OpenAiBackend(str(settings.model), settings.api)
-    try:
-        backend.check_model()
-    finally:
-        backend.close()
-
-
 def unranked_recommender(catalog: "Catalog", interactions: "Interactions | None") -> "Recommender":
     """A recommender that checks requests like any other, and needs no model."""
     import numpy as np

@@ -220,11 +220,12 @@ def _open_api_model(name: str, api: ApiSettings, need_model: bool, notices: list
 
     Raises:
         ModelMissingError: the server serves other models, or httpx is not installed.
-        EngineError: the model is needed, and its server cannot be reached or rejects the key.
+        EngineError: the model is needed, and its server cannot be reached, or refuses a short text as it would refuse
+            every other.
     """
     backend = OpenAiBackend(name, api)
     try:
-        backend.check_model()
+        backend.check_model(ask=need_model)
     except EngineError as error:
         if need_model or isinstance(error, ModelMissingError):
             backend.close()

@@ -51,6 +51,13 @@ def send(handler: BaseHTTPRequestHandler, status: int, body: str) -> None:
     handler.wfile.write(body.encode())
 
 
+def redirect(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", "https://user:pw@h/v1/x?token=secret")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
 def drop(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.shutdown(socket.SHUT_RDWR)
     handler.close_connection = True
@@ -95,6 +102,11 @@ def test_lost_requests_are_sent_again(serve: Any, body: str) -> None:
         (lambda handler, _: drop(handler), "failed 4 times: RemoteProtocolError", 4),
         (lambda handler, _: send(handler, 500, "oh"), "failed 4 times: it answered 500", 4),
         (lambda handler, _: send(handler, 404, "no such path"), "rejected .*404: no such path; .*serve_options", 1),
+        (
+            lambda handler, _: redirect(handler),
+            r"redirects to https://h/v1/x \(302\); that is no address",
+            1,
+        ),
         (lambda handler, _: send(handler, 200, "<html>"), "would not send; check url", 1),
         (lambda handler, _: send(handler, 200, "[]"), "would not send; check url", 1),
         (lambda handler, _: send(handler, 200, EMPTY), "would not send; check url", 1),
@@ -102,7 +114,7 @@ def test_lost_requests_are_sent_again(serve: Any, body: str) -> None:
         (lambda handler, _: send(handler, 200, VALID.replace("-2.5", "-9999.0")), "returned NaN", 1),
         (lambda handler, _: send(handler, 200, VALID.replace("-2.5", "7.5")), "--logprobs-mode raw_logprobs", 1),
     ],
-    ids=["drops", "fails", "rejects", "HTML", "list", "no choice", "string", "NaN", "logits"],
+    ids=["drops", "fails", "rejects", "redirects", "HTML", "list", "no choice", "string", "NaN", "logits"],
 )
 def test_server_failures_name_cause_and_remedy(serve: Any, answer: Any, message: str, requests: int) -> None:
     """An operator needs to read what failed, where, and what to do."""

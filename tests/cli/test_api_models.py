@@ -38,6 +38,15 @@ def api(server: ModelServer, model: str = MODEL) -> tuple[str, ...]:
     return "--api-url", server.url, "--model", model, "--encoder", "none"
 
 
+def with_longer_histories() -> tuple[str, ...]:
+    """Options of data from which evaluation can hold items out."""
+    events = [
+        f"u{user},{item},{time}" for user in range(4) for time, item in enumerate("abc"[user % 2 :] + "a" * (user % 2))
+    ]
+    Path("longer.csv").write_text("\n".join(["user_id,item_id,timestamp", *events]), encoding="utf-8")
+    return "--items", "items.csv", "--interactions", "longer.csv"
+
+
 def test_recommend_ranks_by_the_model_and_counts_its_cost(server: ModelServer) -> None:
     """The whole path: option, key, server, list, cost."""
     prices = ("--api-input-price", "2", "--api-output-price", "10")
@@ -54,12 +63,9 @@ def test_recommend_ranks_by_the_model_and_counts_its_cost(server: ModelServer) -
 
 def test_evaluate_and_batch_use_the_model(server: ModelServer, tmp_path: Path) -> None:
     """A model that can serve must be measurable, and usable for a million rows."""
-    events = [
-        f"u{user},{item},{time}" for user in range(4) for time, item in enumerate("abc"[user % 2 :] + "a" * (user % 2))
-    ]
-    Path("longer.csv").write_text("\n".join(["user_id,item_id,timestamp", *events]), encoding="utf-8")
-    data = ("--items", "items.csv", "--interactions", "longer.csv")
-    report = run("evaluate", *data, *api(server), "--ranker", "generative", "--k", "1", "--json").json
+    report = run(
+        "evaluate", *with_longer_histories(), *api(server), "--ranker", "generative", "--k", "1", "--json"
+    ).json
     assert {row["ranker"] for row in report["rows"]} == {"generative", "popularity"}
     (tmp_path / "rows.csv").write_text("user_id\nu1\nu2\n", encoding="utf-8")
     done = run("batch", "run", tmp_path / "rows.csv", tmp_path / "lists", *OURS, *api(server), "--no-filter-seen")
@@ -84,8 +90,8 @@ def test_evaluate_and_batch_use_the_model(server: ModelServer, tmp_path: Path) -
 
 def test_another_model_than_named_fails_in_one_line(server: ModelServer) -> None:
     """Whoever names a model must not get the lists of another one, or of popularity."""
-    for command in ("recommend", "evaluate"):
-        failed = run(command, *OURS, *api(server, "gpt-x"))
+    for command in (("recommend", *OURS), ("evaluate", *with_longer_histories())):
+        failed = run(*command, *api(server, "gpt-x"))
         assert failed.exit_code == 5
         message = failed.err.strip().splitlines()[-1]
         assert f"does not serve the model 'gpt-x'; it serves {MODEL}; name one of its models" in message
@@ -94,10 +100,62 @@ def test_another_model_than_named_fails_in_one_line(server: ModelServer) -> None
 
 def test_a_server_is_asked_for_its_models_once(server: ModelServer) -> None:
     """A start that asks again waits again where a server is slow or limits the rate."""
-    for command in (("recommend", "--history", "a", *OURS), ("doctor",)):
+    longer = with_longer_histories()
+    Path("rows.csv").write_text("user_id\nu1\n", encoding="utf-8")
+    for command in (
+        ("recommend", "--history", "a", *OURS),
+        ("doctor",),
+        ("evaluate", *longer, "--k", "1"),
+        ("batch", "run", "rows.csv", "lists", *longer, "--no-filter-seen"),
+    ):
         before = server.model_lists
         assert run(*command, *api(server)).exit_code == 0
         assert server.model_lists == before + 1
+
+
+@pytest.mark.parametrize("lists", ["no list", "an empty list", "the model"])
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (Reply(404, {"error": {"message": "no such model"}}), f"does not serve the model '{MODEL}'; name one of its"),
+        (Reply(404, "Not Found"), "rejected the request with 404: Not Found; check the URL, the model"),
+        (Reply(401, {"error": {"message": "bad key"}}), "API key (401: bad key); set GENREC_MODEL_API_KEY"),
+        (
+            Reply(308, "", {"Location": "https://user:pw@api.example:8443/v2/chat/completions?token=secret"}),
+            "redirects to https://api.example:8443/v2/chat/completions (308); if you trust that server, give "
+            "https://api.example:8443/v2 as the URL",
+        ),
+    ],
+    ids=["model", "path", "key", "redirect"],
+)
+def test_a_named_model_that_refuses_every_request_fails_the_command(
+    files: Path, refusal: Reply, message: str, lists: str
+) -> None:
+    """Lists of another stage would be published as the model's; a list of models may be missing, or need no key."""
+    models = {"no list": Reply(404, "Not Found"), "an empty list": Reply(body={"data": []}), "the model": None}[lists]
+    Path("rows.csv").write_text("user_id\nu1\n", encoding="utf-8")
+    with model_server(lambda *_: refusal, models=models) as server:
+        for command in (("recommend", "--history", "a"), ("batch", "run", "rows.csv", "lists")):
+            failed = run(*command, *OURS, *api(server))
+            assert (failed.exit_code, failed.out) == (5, ""), failed.err
+            assert message in failed.err.strip().splitlines()[-1]
+            assert "secret" not in failed.err
+        settings = Settings(model=MODEL, api=ApiSettings(server.url), encoder=None)
+        recommender = open_recommender(read_catalog("items.csv"), None, cache=default_cache(), settings=settings)
+        found = recommender.recommend(History(("a",)), 2)
+        assert ([item.stage for item in found.items], found.failed_stages) == (["popularity"] * 2, ("generative",))
+
+
+@pytest.mark.parametrize("reply", [Reply(429), Reply(500), Reply(drop=True)], ids=["rate", "failure", "closed"])
+def test_a_named_model_that_fails_for_now_is_replaced_in_that_list(
+    files: Path, monkeypatch: pytest.MonkeyPatch, reply: Reply
+) -> None:
+    """A server that runs for weeks must survive a minute without its model, also the minute in which it starts."""
+    monkeypatch.setattr("genrec.backends.api_connection._FIRST_DELAY", 0.01)
+    with model_server(lambda *_: reply, models=Reply(404, "Not Found")) as server:
+        (found,) = run("recommend", "--history", "a", *OURS, *api(server), "--json").json
+    assert {item["stage"] for item in found["items"]} == {"blend"}
+    assert "stage_skipped" in json.dumps(found["notices"]) or "was skipped" in json.dumps(found["notices"])
 
 
 def test_a_server_that_cannot_be_reached_fails_the_command_and_not_the_library(
