@@ -20,6 +20,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 
+from eval.progress import report_progress
 from finetune.card import build_provenance, save_adapter, write_curve
 from finetune.config import TrainConfig, read_config
 from finetune.data import TrainingData
@@ -216,7 +217,7 @@ def _prior_scores(
         prior=PriorSource(histories, cache / "priors"),
         settings=settings,
     )
-    scores = ranker.prior_scores()
+    scores = ranker.prior_scores(report_progress("prior of the untrained model, items"))
     ranker.save_priors()
     return scores
 

@@ -333,6 +333,12 @@ class HuggingFaceTokenizer:
                 return self._control_tokens[piece].token_id
         if eos_token in self._control_tokens:
             return self._control_tokens[eos_token].token_id
+        if eos_token:
+            raise ArtifactError(
+                f"the tokenizer has no end token: {eos_token!r}, the eos_token of tokenizer_config.json, is not one of "
+                "the control tokens in tokenizer.json",
+                remedy="use both files of one model, or set eos_token to a control token",
+            )
         raise ArtifactError("the tokenizer has no end token; set eos_token in tokenizer_config.json")
 
 

@@ -285,8 +285,11 @@ class GenerativeRanker:
                 prior.fill(on_progress=on_progress)
         self.save_priors()
 
-    def prior_scores(self) -> FloatArray:
+    def prior_scores(self, on_progress: Callable[[int, int], None] | None = None) -> FloatArray:
         """float64 [N], the prior of every item in nats, for users with a history; missing scores are computed.
+
+        Args:
+            on_progress: called with the number of items done and the number of items that were missing.
 
         Raises:
             InputError: the settings use no prior, or the template lists candidates.
@@ -297,7 +300,7 @@ class GenerativeRanker:
                 f"template {self._templates[0].name!r} has no prior of its own; set prior above 0, and use a template "
                 "without candidates"
             )
-        return self._prior_store.item_scores(prior)
+        return self._prior_store.item_scores(prior, on_progress)
 
     def save_priors(self) -> None:
         """Save what has been measured of the priors for the next run; do nothing without a cache directory."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,10 +146,10 @@ class PriorStore:
             other._priors[key] = prior.reindexed(index.trie, new_indices, key=key)
         return other
 
-    def item_scores(self, prior: Prior) -> FloatArray:
-        """float64 [N], the prior of every item in nats; missing scores are computed."""
+    def item_scores(self, prior: Prior, on_progress: Callable[[int, int], None] | None = None) -> FloatArray:
+        """float64 [N], the prior of every item in nats; missing scores are computed, see `Prior.fill`."""
         trie = self._index.trie
-        prior.fill()
+        prior.fill(on_progress=on_progress)
         totals = prefix_sums(trie, prior.log_probs.astype(np.float64))[trie.last_positions]
         return totals[trie.rows_of_items]
 

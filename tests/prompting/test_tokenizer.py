@@ -235,7 +235,9 @@ def test_unknown_character_never_encodes_to_a_control_token() -> None:
 def test_tokenizers_without_an_end_token_are_rejected() -> None:
     """The end token closes identifiers; without it one item could be a prefix of another."""
     with pytest.raises(ArtifactError, match="has no end token; set eos_token"):
-        small(None, end="<none>")
+        small(None, end="")
+    with pytest.raises(ArtifactError, match=r"'<none>', the eos_token of .*, is not one of .*; use both files of one"):
+        small(None, end="<none>")  # the files of two models
     assert small(CHATML, end="<none>").eos_token_id == small().eos_token_id
 
 

@@ -96,6 +96,14 @@ def test_a_saved_prior_says_whose_histories_it_was_measured_behind(tmp_path: Pat
     assert sorted((one["kind"], one["users"]) for one in saved) == [("aggregate", 2), ("none", 0)]
 
 
+def test_measuring_a_prior_reports_its_progress() -> None:
+    """Training measures it first, for hours with a large model; a command that is silent that long is killed."""
+    reports: list[tuple[int, int]] = []
+    ranker = generative(strategy="exhaustive", prior_histories=[history(2)])
+    scores = ranker.prior_scores(lambda done, total: reports.append((done, total)))
+    assert reports[-1] == (len(scores), len(scores))
+
+
 def test_other_histories_leave_no_trace_of_the_replaced_ones(tmp_path: Path) -> None:
     """A ranker that still has the prompts of a forgotten user could send them, or save what it measured after them."""
     ranker = generative(strategy="exhaustive", prior_cache=tmp_path, prior_histories=[history(1), history(2)])
