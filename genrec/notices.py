@@ -12,6 +12,7 @@ SENTENCES: Mapping[str, str] = {
     "file_form_set": "{source} was read with {found}; to change it, set {options}",
     "columns_recognized": "{source}: read {columns}; to change it, set columns",
     "column_left_out": "column {column!r} of {source} was left out, because it {why}",
+    "timestamps_read": "{source}: timestamps from {first} to {last}, read as {unit}; to change it, set order",
     "entities_decoded": "HTML entities in titles of {source} were decoded ({count:,}), such as {before!r} to {after!r}",
     # recommendation lists
     "stage_skipped": "{stage} was skipped",

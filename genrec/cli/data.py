@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 group = typer.Typer(help="Download and describe data sets.")
 
 _EXAMPLE_COUNT = 5
+_ORDER_WORDS = {"rows": "in the order of the rows", "none": "in no order"}
 
 OptionalDatasetName = Annotated[
     str | None, typer.Argument(metavar="NAME", help="Name of a data set.", show_default="online-retail")
@@ -45,7 +46,7 @@ def get(name: DatasetName, as_json: options.Json = False) -> None:
 
 
 @group.command()
-@options.with_options(options.FILE_OPTIONS)
+@options.with_options(options.FILE_OPTIONS, options.EVENT_OPTIONS)
 def describe(
     name: OptionalDatasetName = None,
     items: options.Items = None,
@@ -108,6 +109,8 @@ def _describe_column(catalog: "Catalog", name: str) -> dict[str, Any]:
 def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> dict[str, Any]:
     import numpy as np
 
+    from genrec.data.timestamps import ORDERS_WITHOUT_TIME, format_timestamp
+
     counts = interactions.item_counts(catalog, on_unknown="skip")
     lengths = np.diff(interactions.offsets)
     offsets, indices = interactions.to_indices(catalog, on_unknown="skip")
@@ -116,13 +119,17 @@ def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> 
     ordered = np.sort(counts)[::-1]
     top = max(1, len(catalog) // 100)
     best = np.argsort(-counts, kind="stable")[:_EXAMPLE_COUNT]
+    times, order = interactions.timestamps, interactions.order
+    ends = [format_timestamp(float(end), order) for end in (times.min(), times.max())]
+    first, last = (None, None) if order in ORDERS_WITHOUT_TIME else ends
     return {
         "count": len(interactions),
         "users": len(interactions.user_ids),
         "of_unknown_items": len(interactions) - int(counts.sum()),
         "items_met": int((counts > 0).sum()),
-        "first": _format_timestamp(float(interactions.timestamps.min())),
-        "last": _format_timestamp(float(interactions.timestamps.max())),
+        "order": order,
+        "first": first,
+        "last": last,
         "per_user": {
             "min": int(lengths.min()),
             "median": float(np.median(lengths)),
@@ -139,15 +146,6 @@ def _describe_interactions(catalog: "Catalog", interactions: "Interactions") -> 
             interactions.user_ids[user] for user in range(min(_EXAMPLE_COUNT, len(interactions.user_ids)))
         ],
     }
-
-
-def _format_timestamp(seconds: float) -> str | float:
-    """A date if the number can be one (1990 to 2099); sequence numbers are returned unchanged."""
-    from datetime import UTC, datetime
-
-    if not 631_152_000 <= seconds < 4_102_444_800:
-        return seconds
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
 
 
 def _print(statistics: dict[str, Any]) -> None:
@@ -170,7 +168,8 @@ def _print(statistics: dict[str, Any]) -> None:
     if "interactions" in statistics:
         events = statistics["interactions"]
         per_user = events["per_user"]
-        row("interactions", f"{events['count']:,} of {events['users']:,} users, {events['first']} to {events['last']}")
+        span = _ORDER_WORDS.get(events["order"], f"{events['first']} to {events['last']}")
+        row("interactions", f"{events['count']:,} of {events['users']:,} users, {span}")
         row("per user", f"{per_user['min']:,} to {per_user['max']:,} interactions, median {per_user['median']:,.0f}")
         row("items used", f"{events['items_met']:,}; {events['of_unknown_items']:,} interactions have unknown items")
         row("sparsity", f"{events['sparsity']:.2%} of all user-item pairs have no interaction")

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from genrec.data.catalog import Catalog
     from genrec.data.file_options import FileFormat
     from genrec.data.interactions import Interactions
+    from genrec.data.timestamps import OrderChoice
     from genrec.index.catalog_index import CatalogIndex
     from genrec.settings import Settings
     from genrec.store.event_store import Store
 
 DEFAULT_DATASET = "online-retail"
 _TABLES = ("items", "interactions")
-_FILE_OPTIONS = ("columns", "separator", "encoding", "header", "id_from", "take")
+_FILE_OPTIONS = ("columns", "separator", "encoding", "header", "id_from", "take", "order")
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 
 
@@ -36,6 +37,7 @@ class DataSource:
         formats: for "items" and "interactions", how the file is read.
         id_from: for "items" and "interactions", the columns that ids of items are made of.
         take: the columns of items that are read; None for all.
+        order: what orders the events of a user, see `genrec.data.timestamps.OrderChoice`.
         store: an open event store, whose forgotten users are excluded from the interactions; None for none.
     """
 
@@ -47,6 +49,7 @@ class DataSource:
     formats: "Mapping[str, FileFormat]" = field(default_factory=dict)
     id_from: Mapping[str, Sequence[str]] = field(default_factory=dict)
     take: Sequence[str] | None = None
+    order: "OrderChoice" = "time"
     store: "Store | None" = None
 
     @classmethod
@@ -70,15 +73,15 @@ class DataSource:
         given_file_options = [name for name in _FILE_OPTIONS if options.get(name)]
         if given_file_options and items is None and interactions is None:
             name = given_file_options[0]
-            raise InputError(
-                f"--{name.replace('_', '-')} {options[name][0]} applies only to your own files; add --items FILE"
-            )
+            value = options[name] if isinstance(options[name], str) else options[name][0]
+            raise InputError(f"--{name.replace('_', '-')} {value} applies only to your own files; add --items FILE")
         columns = options.get("columns") or ()
         lists = [value for value in columns if _is_name_list(value)]
         mappings = _parse_columns([value for value in columns if value not in lists])
         id_from = _parse_id_from(options.get("id_from") or ())
         take = [name for value in options.get("take") or () for name in _names(value)] or None
-        return cls(data, items, interactions, index, mappings, _parse_formats(options, lists), id_from, take)
+        order = _parse_order(options.get("order"), interactions)
+        return cls(data, items, interactions, index, mappings, _parse_formats(options, lists), id_from, take, order)
 
     @property
     def name(self) -> str:
@@ -132,6 +135,7 @@ class DataSource:
                 columns=self.columns.get("interactions"),
                 file_format=self.formats.get("interactions"),
                 id_from=self.id_from.get("interactions", ()),
+                order=self.order,
             )
         _print_notices(interactions)
         return catalog, interactions
@@ -164,8 +168,12 @@ def _option_remedy(error: InputError, has_on_unknown: bool, new_user: str) -> st
     """The remedy of an error in terms of command-line options."""
     if "id_from" in error.fields:
         return _id_flags(error)
+    orders = cast("Mapping[str, str]", error.fields.get("orders", {}))
     if columns := error.fields.get("columns"):
-        return _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
+        flags = _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
+        return f"{flags}, or without times {_order_flags(orders)}" if orders else flags
+    if orders:
+        return f"pass {_order_flags(orders)}"
     if form := error.fields.get("file_format"):
         return _format_flags(cast("Mapping[str, Any]", form), str(error.fields["table"]))
     if choice := error.fields.get("on_unknown"):
@@ -193,6 +201,13 @@ def _columns_flags(columns: Mapping[str, str], table: str) -> str:
     pairs = (f"{table}.{name}={column}" for name, column in columns.items())
     flags = "pass " + " ".join(f"--columns {shlex.quote(pair)}" for pair in pairs)
     return flags + (UNGUESSED if "..." in columns.values() else "")
+
+
+def _order_flags(orders: Mapping[str, str]) -> str:
+    """The options that say what orders events."""
+    from genrec.data.timestamps import offer_orders
+
+    return offer_orders(orders, "--order {}")
 
 
 def _id_flags(error: InputError) -> str:
@@ -237,6 +252,17 @@ def _parse_formats(options: Mapping[str, Any], name_lists: Sequence[str]) -> "di
         table, _, names = value.partition("=")
         chosen[table]["names"] = [name.strip() for name in names.split(",")]
     return {table: FileFormat(**fields) for table, fields in chosen.items()}
+
+
+def _parse_order(order: str | None, interactions: Path | None) -> "OrderChoice":
+    """What orders the events of the interactions."""
+    if order is None:
+        return "time"
+    from genrec.data.timestamps import check_order_choice
+
+    if interactions is None:
+        raise InputError(f"--order {order} is for a table of interactions; add --interactions FILE")
+    return check_order_choice(order)
 
 
 def _parse_id_from(values: Sequence[str]) -> dict[str, Sequence[str]]:

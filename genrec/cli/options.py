@@ -108,6 +108,18 @@ Take = Annotated[
         rich_help_panel=_DATA_PANEL,
     ),
 ]
+Order = Annotated[
+    str | None,
+    typer.Option(
+        "--order",
+        metavar="CHOICE",
+        help="What orders the interactions of a user: time (the column timestamp, in the unit that its size shows); s, "
+        "ms, us or ns (the same in this unit); numbers (order numbers); rows (the order of the file); or none (no "
+        "order is known or used).",
+        show_default="time",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
 
 Index = Annotated[
     Path | None,
@@ -207,8 +219,11 @@ FILE_OPTIONS: Mapping[str, Any] = MappingProxyType(
 )
 """How the files of a command are read."""
 
+EVENT_OPTIONS: Mapping[str, Any] = MappingProxyType({"order": Order})
+"""How the interactions of a command are read."""
+
 DATA_OPTIONS: Mapping[str, Any] = MappingProxyType(
-    {"data": Data, "items": Items, "interactions": Interactions, **FILE_OPTIONS}
+    {"data": Data, "items": Items, "interactions": Interactions, **FILE_OPTIONS, **EVENT_OPTIONS}
 )
 # Each key is a parameter of `genrec.chat.loading.advisor_builder`.
 ADVISOR_OPTIONS: Mapping[str, Any] = MappingProxyType(

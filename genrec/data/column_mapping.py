@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from genrec.data.dialect import plain_name
+from genrec.data.timestamps import ORDERS_WITHOUT_TIME, offer_orders
 from genrec.errors import InputError, format_names, format_value
 from genrec.notices import Notice
 
@@ -158,7 +159,11 @@ class ColumnMapping:
         if file_remedy := self._file_remedy(columns, unknown, index_names):
             return InputError(problem, remedy=file_remedy, code="missing_columns")
         remedy = f"pass columns={suggested!r}{UNGUESSED}"
-        return InputError(problem, remedy=remedy, code="missing_columns", columns=suggested)
+        fields: dict[str, object] = {"columns": suggested}
+        if "timestamp" in unknown:
+            remedy += f", or without times {offer_orders(ORDERS_WITHOUT_TIME)}"
+            fields["orders"] = ORDERS_WITHOUT_TIME
+        return InputError(problem, remedy=remedy, code="missing_columns", **fields)
 
     def _source_name(self, name: str) -> str:
         return self.names.get(name, name)

@@ -16,12 +16,21 @@ import pyarrow as pa
 
 from genrec.data.catalog import Catalog, OnUnknownItem, check_on_unknown
 from genrec.data.column_mapping import ColumnMapping
-from genrec.data.event_columns import EventColumns, offsets_from_counts, read_only, to_epoch_seconds
+from genrec.data.event_columns import EventColumns, offsets_from_counts, read_only
 from genrec.data.file_options import FileFormat
 from genrec.data.ids import Ids
+from genrec.data.interaction_errors import swapped_columns_error, unknown_item_error, unknown_user_error
 from genrec.data.readers import read_table
 from genrec.data.table import Table
-from genrec.errors import InputError, UnknownItemError, UnknownUserError, check_count, format_value
+from genrec.data.timestamps import (
+    ORDERS_WITHOUT_TIME,
+    EventOrder,
+    OrderChoice,
+    check_order_choice,
+    read_timestamps,
+    to_epoch_seconds,
+)
+from genrec.errors import InputError, check_count, format_value
 from genrec.notices import Notice
 from genrec.types import BoolArray, History, IntArray, Interaction, ItemId
 
@@ -63,6 +72,8 @@ class Interactions:
         user_ids: ids of the U users with at least one event, in order.
         offsets: int64 [U + 1]; user u's events are rows `offsets[u]` to `offsets[u + 1]`.
         timestamps: float64 [E].
+        order: what the timestamps are: seconds since 1970 ("time"), order "numbers", numbers of "rows", or, for events
+            without an order ("none"), the places of the items in a random order, see `in_random_order`.
         weights: float64 [E], or None if the source has no weights.
         notices: what was inferred about the file or the data frame; () for a part of a log.
     """
@@ -76,9 +87,11 @@ class Interactions:
         item_ids: Ids,
         source: str,
         source_columns: Mapping[str, str],
+        order: EventOrder,
         notices: tuple[Notice, ...] = (),
     ) -> None:
         self.source = source
+        self.order: EventOrder = order
         self.notices = notices
         self.user_ids = user_ids
         self.offsets = read_only(offsets)
@@ -90,21 +103,23 @@ class Interactions:
         self._event_names = columns.event_names
 
     @classmethod
-    def from_table(cls, table: Table) -> "Interactions":
+    def from_table(cls, table: Table, order: OrderChoice = "time") -> "Interactions":
         """Check and sort a table with the columns user_id, item_id and timestamp; see `read_interactions`."""
+        times = read_timestamps(table, order)
         users, user_codes = table.id_column("user_id").distinct()
         items, item_codes = table.id_column("item_id").distinct()
-        columns = EventColumns.from_table(table, item_codes)
-        order = np.lexsort((columns.timestamps, user_codes))
+        columns = EventColumns.from_table(table, item_codes, times.values)
+        rows = np.lexsort((columns.timestamps, user_codes))
         counts = np.bincount(user_codes, minlength=len(users))
         return cls(
-            columns.take(order),
+            columns.take(rows),
             user_ids=users,
             offsets=offsets_from_counts(counts),
             item_ids=items,
             source=table.source,
             source_columns=table.source_columns,
-            notices=table.notices,
+            order=times.order,
+            notices=(*table.notices, *times.notices),
         )
 
     def __len__(self) -> int:
@@ -160,7 +175,7 @@ class Interactions:
     def _user_index(self, user_id: object) -> int:
         user = self.user_ids.position(user_id)
         if user < 0:
-            raise self._unknown_user_error(user_id)
+            raise unknown_user_error(user_id, self.source, len(self.user_ids))
         return user
 
     def _user_codes(self, user: int) -> IntArray:
@@ -187,9 +202,8 @@ class Interactions:
             wanted = users if isinstance(users, Ids | str | bytes) else list(users)
             rows = self.user_ids.positions(wanted)
             if (rows < 0).any():
-                raise self._unknown_user_error(
-                    next(user_id for user_id, row in zip(wanted, rows, strict=True) if row < 0)
-                )
+                unknown = next(user_id for user_id, row in zip(wanted, rows, strict=True) if row < 0)
+                raise unknown_user_error(unknown, self.source, len(self.user_ids))
             user_ids = self.user_ids.array.take(pa.array(rows)).to_pylist()
         starts, ends = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist()
         return [
@@ -316,6 +330,7 @@ class Interactions:
             item_ids=self._item_ids,
             source=self.source,
             source_columns=self._source_columns,
+            order=self.order,
         )
 
     def _counts_per_user(self, mask: BoolArray) -> IntArray:
@@ -327,44 +342,15 @@ class Interactions:
         indices = catalog.item_ids.positions(self._item_ids)[self._item_codes]
         unknown = indices < 0
         if unknown.any():
-            if unknown.all():
-                self._reject_swapped_columns(catalog)
+            swapped = int(np.count_nonzero(catalog.item_ids.positions(self.user_ids) >= 0)) if unknown.all() else 0
+            if swapped:
+                raise swapped_columns_error(catalog, self.source, self._source_columns, len(self.user_ids), swapped)
             if choice == "raise":
-                raise self._unknown_item_error(catalog, unknown)
+                row = int(np.argmax(unknown))
+                user_id = self.user_ids[int(np.searchsorted(self.offsets, row, side="right")) - 1]
+                others = len(np.unique(self._item_codes[unknown])) - 1
+                raise unknown_item_error(catalog, self._item_ids[int(self._item_codes[row])], user_id, others)
         return indices
-
-    def _reject_swapped_columns(self, catalog: Catalog) -> None:
-        users = int(np.count_nonzero(catalog.item_ids.positions(self.user_ids) >= 0))
-        if users:
-            theirs = {name: self._source_columns.get(name, name) for name in ("user_id", "item_id")}
-            mapping = {"user_id": theirs["item_id"], "item_id": theirs["user_id"]}
-            raise InputError(
-                f"users and items of {self.source} look swapped: no item ids, but {users:,} of {len(self.user_ids):,} "
-                f"user ids, are in catalog {catalog.name!r} ({len(catalog):,} items)",
-                remedy=f"pass columns={mapping!r}",
-                code="swapped_columns",
-                columns=mapping,
-            )
-
-    def _unknown_item_error(self, catalog: Catalog, unknown: BoolArray) -> UnknownItemError:
-        row = int(np.argmax(unknown))
-        item_id = self._item_ids[int(self._item_codes[row])]
-        user_id = self.user_ids[int(np.searchsorted(self.offsets, row, side="right")) - 1]
-        others = len(np.unique(self._item_codes[unknown])) - 1
-        more = f", and {others:,} more {'items are' if others > 1 else 'item is'} missing too" if others else ""
-        return UnknownItemError(
-            f"item {item_id!r} in the history of user {user_id!r} is not in catalog {catalog.name!r} "
-            f"({len(catalog):,} items){more}",
-            remedy='pass on_unknown="skip" to drop such events',
-            on_unknown="skip",
-        )
-
-    def _unknown_user_error(self, user_id: object) -> UnknownUserError:
-        return UnknownUserError(
-            f"user {format_value(user_id)} is not among the {len(self.user_ids):,} users of {self.source}",
-            remedy="check the id, or pass a History for a new user",
-            user_id=user_id,
-        )
 
 
 def read_interactions(
@@ -373,21 +359,24 @@ def read_interactions(
     columns: Mapping[str, str] | None = None,
     file_format: FileFormat | None = None,
     id_from: Sequence[str] = (),
+    order: OrderChoice = "time",
 ) -> Interactions:
     """Read events from a file or a data frame.
 
     Args:
         source: path of a file of text, JSON or Parquet, plain or compressed, or a data frame (pandas, Polars, Arrow),
             with the columns user_id, item_id and timestamp, and optionally event (text) and weight (a number). Other
-            columns are ignored. Numbers in timestamp, seconds or order numbers, are kept as they are; dates and ISO
-            8601 text become seconds since 1970, in UTC if no zone is given.
+            columns are ignored. Times become seconds since 1970: dates and ISO 8601 text, in UTC if no zone is
+            given, and numbers, whose unit is told by their size; small ones are order numbers.
         columns: genrec's name to the name in the source; common names, such as "userId", are recognised.
         file_format: how a text file is to be read, where its text does not show it.
         id_from: columns of the source whose values make the id of the item, as in `read_catalog`.
+        order: what orders a user's events, see `OrderChoice`. With "rows" and "none", no timestamp is read.
 
     Raises:
         InputError: the source cannot be read or lacks a column, or rows, named by number, have no id or no time.
     """
-    mapping = ColumnMapping(_REQUIRED_COLUMNS, _OPTIONAL_COLUMNS, {} if columns is None else columns, id_from)
+    required = _REQUIRED_COLUMNS[: 2 if check_order_choice(order) in ORDERS_WITHOUT_TIME else 3]
+    mapping = ColumnMapping(required, _OPTIONAL_COLUMNS, {} if columns is None else columns, id_from)
     table = read_table(source, mapping, as_text=(*_REQUIRED_COLUMNS, "event"), file_format=file_format)
-    return Interactions.from_table(table)
+    return Interactions.from_table(table, order)

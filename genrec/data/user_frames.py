@@ -9,6 +9,7 @@ import numpy as np
 from genrec.data.ids import whole_number
 from genrec.data.interactions import read_interactions
 from genrec.data.read_errors import first_line
+from genrec.data.timestamps import OrderChoice
 from genrec.errors import InputError, format_names, format_value
 from genrec.types import History, RecommendationList, UserId
 
@@ -40,9 +41,8 @@ def requested_users(users: Any) -> "tuple[list[UserLike], nw.DataFrame[Any] | No
 def _users_from_frame(frame: "nw.DataFrame[Any]") -> list[UserLike]:
     """The users of a frame: histories if it has the column `item_id`, else user ids."""
     if "item_id" in frame.columns:
-        if "timestamp" not in frame.columns:
-            frame = frame.with_row_index("timestamp")
-        return list(read_interactions(frame.to_native()).histories())
+        order: OrderChoice = "time" if "timestamp" in frame.columns else "rows"
+        return list(read_interactions(frame.to_native(), order=order).histories())
     if "user_id" not in frame.columns:
         columns = format_names(list(map(format_value, frame.columns))) if frame.columns else "none"
         raise InputError(f"the data frame has the columns {columns}; it needs user_id and optionally item_id")

@@ -7,8 +7,8 @@ import numpy as np
 
 from genrec.backends.provenance import Provenance, TrainingSource
 from genrec.data.catalog import Catalog
-from genrec.data.event_columns import to_epoch_seconds
 from genrec.data.interactions import Interactions
+from genrec.data.timestamps import to_epoch_seconds
 from genrec.errors import InputError
 from genrec.evaluation.experiment import Experiment
 from genrec.evaluation.protocols import leave_one_out, next_basket
