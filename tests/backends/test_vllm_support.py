@@ -66,7 +66,9 @@ def test_the_real_engine_refuses_what_it_cannot_run_in_one_line(tmp_path: Path) 
 
     if not HAS_TRITON:
         save("Qwen3-MoE", tmp_path / "experts")
-        with pytest.raises(EngineError, match=r"adapters of .*experts. here, because the model is a mixture of experts"):
+        with pytest.raises(
+            EngineError, match=r"adapters of .*experts. here, because the model is a mixture of experts"
+        ):
             VllmEngineBackend(tmp_path / "experts", context_length=64, max_adapters=1)
     save("Llama 3.2", tmp_path / "text")
     save_file({"spare": torch.zeros(1)}, tmp_path / "text" / "model.safetensors", {"format": "pt"})
