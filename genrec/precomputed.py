@@ -61,7 +61,8 @@ def load_collaborative_model(
     """
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     events = sha256(offsets.tobytes() + items.tobytes() + interactions.timestamps.tobytes()).hexdigest()
-    folder = cache / "counts" / cache_key("counts 6", catalog.fingerprint, events, encoder_name)
+    version = "counts 6" if interactions.order != "none" else "counts 6 without order"
+    folder = cache / "counts" / cache_key(version, catalog.fingerprint, events, encoder_name)
     if folder.is_dir():
         with explain_cache_errors(folder):
             weights = artifact.verify(folder, kind="counts", version=1)["weights"]

@@ -1,7 +1,8 @@
 """`genrec evaluate`: accuracy of each ranker on held-out interactions of your own data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from genrec.errors import InputError
 if TYPE_CHECKING:
     from genrec.cli.terminal import Progress
     from genrec.data.interactions import Interactions
+    from genrec.data.timestamps import OrderChoice
     from genrec.evaluation.experiment import EvaluatedCase, Experiment
     from genrec.evaluation.intervals import Interval
     from genrec.evaluation.leakage import Leakage
@@ -24,14 +26,28 @@ if TYPE_CHECKING:
 _BATCH_SIZE = 64  # users between two updates of the progress bar
 _SEED = 0  # of the sample of users, and of the intervals
 _BLEND, _BASELINE = "blend", "popularity"
+# The protocols that fit an order of the interactions, the default first. Rows have no baskets.
+_PROTOCOLS: Mapping[str, tuple[str, ...]] = {
+    "time": ("leave-one-out", "next-basket", "by-time"),
+    "rows": ("leave-one-out", "by-time"),
+    "none": ("random",),
+}
+_ORDER_WORDS = {
+    "time": "in order of time",
+    "numbers": "in order of the numbers in timestamp",
+    "rows": "in the order of the rows",
+    "none": f"with seed {_SEED}",
+}
 
 Protocol = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--protocol",
         metavar="CHOICE",
         help="Held-out interactions: the last item of each history (leave-one-out), the new items of the last basket "
-        "(next-basket), or all new items from --at on (by-time).",
+        "(next-basket), all new items from --at on (by-time), or, with --order none, a random item of each user "
+        "(random).",
+        show_default="leave-one-out; random with --order none",
     ),
 ]
 At = Annotated[
@@ -63,7 +79,7 @@ AllowLeakage = Annotated[
 
 @options.with_options(options.DATA_OPTIONS, setting_options())
 def evaluate(
-    protocol: Protocol = "leave-one-out",
+    protocol: Protocol = None,
     at: At = None,
     users: Users = 1000,
     k: options.K = 10,
@@ -90,6 +106,7 @@ def evaluate(
     if deep := [name for name in metrics if metric_cutoff(name) > k]:
         raise InputError(f"--metric {deep[0]} needs longer lists than --k {k}; set --k {metric_cutoff(deep[0])}")
     settings, source = loading.settings_from_options(given), loading.DataSource.from_options(given)
+    protocol = _choose_protocol(protocol, at, source.order)
     model_downloads.fetch_hub_models(settings, default_cache())
     with loading.translate_option_errors(), terminal.progress() as progress:
         progress.start(f"Reading {source.name}")
@@ -110,7 +127,8 @@ def evaluate(
         loading.save_priors(recommender)
     report = _report(experiment, results, metrics)
     report |= {"leakage": None if leakage is None else asdict(leakage)}
-    report |= {"data": experiment.digest, "protocol": protocol, "users": len(experiment.cases), "k": k, "seed": _SEED}
+    report |= {"data": experiment.digest, "protocol": protocol, "order": events.order}
+    report |= {"users": len(experiment.cases), "k": k, "seed": _SEED}
     if as_json:
         terminal.write_json(report)
     else:
@@ -147,23 +165,37 @@ def _find_leakage(
     return leakage
 
 
+def _choose_protocol(protocol: str | None, at: str | None, order: "OrderChoice") -> str:
+    """The protocol, which must fit the order of the interactions.
+
+    Raises:
+        InputError: there is no such protocol, it does not fit, or the split time is missing or not used.
+    """
+    if protocol is not None and protocol not in (every := list(dict.fromkeys(chain(*_PROTOCOLS.values())))):
+        raise InputError(f"--protocol is {protocol!r}; choose one of {', '.join(every)}")
+    fitting = _PROTOCOLS.get(order, _PROTOCOLS["time"])
+    protocol = fitting[0] if protocol is None else protocol
+    if protocol not in fitting:
+        raise InputError(f"--protocol {protocol} does not fit --order {order}; choose from {', '.join(fitting)}")
+    if (at is None) == (protocol == "by-time"):
+        raise InputError("--at DATE and --protocol by-time must be given together")
+    return protocol
+
+
 def _build_experiment(
     data_source: loading.DataSource, protocol: str, at: str | None, users: int
 ) -> "tuple[Experiment, Interactions]":
     """The experiment, and all interactions."""
     from genrec.cache import default_cache
     from genrec.evaluation.history_order import check_order
-    from genrec.evaluation.protocols import leave_one_out, next_basket, temporal_split
+    from genrec.evaluation.protocols import leave_one_out, next_basket, random_hold_out, temporal_split
 
     protocols: dict[str, Callable[..., Experiment]] = {
         "leave-one-out": leave_one_out,
         "next-basket": next_basket,
         "by-time": temporal_split,
+        "random": random_hold_out,
     }
-    if protocol not in protocols:
-        raise InputError(f"--protocol is {protocol!r}; choose one of {', '.join(protocols)}")
-    if (at is None) == (protocol == "by-time"):
-        raise InputError("--at DATE and --protocol by-time must be given together")
     catalog, events = data_source.read(default_cache())
     if events is None:
         raise InputError(f"{data_source.name} has no interactions to hold out; add --interactions FILE")
@@ -272,7 +304,8 @@ def _print(report: dict[str, Any], metrics: Sequence[str]) -> None:
             f"The adapter may have been trained on {leaked:,} of {targets:,} held-out items ({leaked / targets:.1%}): "
             "the accuracy of the language model is overstated"
         )
-    console.print(f"{report['users']:,} users, {report['protocol']}, seen items excluded; 95 % intervals in brackets")
+    taken = f"{report['protocol']} {_ORDER_WORDS[report['order']]}"
+    console.print(f"{report['users']:,} users, {taken}, seen items excluded; 95 % intervals in brackets")
 
 
 def _interval(found: dict[str, Any]) -> "Interval":

@@ -20,16 +20,10 @@ from genrec.data.event_columns import EventColumns, offsets_from_counts, read_on
 from genrec.data.file_options import FileFormat
 from genrec.data.ids import Ids
 from genrec.data.interaction_errors import swapped_columns_error, unknown_item_error, unknown_user_error
+from genrec.data.random_order import random_places
 from genrec.data.readers import read_table
 from genrec.data.table import Table
-from genrec.data.timestamps import (
-    ORDERS_WITHOUT_TIME,
-    EventOrder,
-    OrderChoice,
-    check_order_choice,
-    read_timestamps,
-    to_epoch_seconds,
-)
+from genrec.data.timestamps import EventOrder, OrderChoice, needs_timestamp, read_timestamps, to_epoch_seconds
 from genrec.errors import InputError, check_count, format_value
 from genrec.notices import Notice
 from genrec.types import BoolArray, History, IntArray, Interaction, ItemId
@@ -111,7 +105,7 @@ class Interactions:
         columns = EventColumns.from_table(table, item_codes, times.values)
         rows = np.lexsort((columns.timestamps, user_codes))
         counts = np.bincount(user_codes, minlength=len(users))
-        return cls(
+        log = cls(
             columns.take(rows),
             user_ids=users,
             offsets=offsets_from_counts(counts),
@@ -121,6 +115,7 @@ class Interactions:
             order=times.order,
             notices=(*table.notices, *times.notices),
         )
+        return log.in_random_order() if times.order == "none" else log
 
     def __len__(self) -> int:
         return len(self._item_codes)
@@ -318,6 +313,26 @@ class Interactions:
         after = self.timestamps >= to_epoch_seconds(at)
         return self._filtered(~after), self._filtered(after)
 
+    def in_random_order(self, seed: int = 0) -> "Interactions":
+        """The same events without their times: the items of each user are in a random order.
+
+        The order depends on ids and the seed only, see `genrec.data.random_order`. The timestamp of an event is the
+        place of its item, so events of a user with the same item form a basket.
+        """
+        users = np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
+        places = random_places(self.user_ids, self._item_ids, users, self._item_codes, seed)
+        columns = EventColumns(self._item_codes, places, self.weights, self._event_names)
+        return Interactions(
+            columns.take(np.lexsort((places, users))),
+            user_ids=self.user_ids,
+            offsets=self.offsets,
+            item_ids=self._item_ids,
+            source=self.source,
+            source_columns=self._source_columns,
+            order="none",
+            notices=self.notices,
+        )
+
     def _filtered(self, mask: BoolArray) -> "Interactions":
         counts = self._counts_per_user(mask)
         users = np.flatnonzero(counts)
@@ -376,7 +391,7 @@ def read_interactions(
     Raises:
         InputError: the source cannot be read or lacks a column, or rows, named by number, have no id or no time.
     """
-    required = _REQUIRED_COLUMNS[: 2 if check_order_choice(order) in ORDERS_WITHOUT_TIME else 3]
+    required = _REQUIRED_COLUMNS[: 3 if needs_timestamp(order) else 2]
     mapping = ColumnMapping(required, _OPTIONAL_COLUMNS, {} if columns is None else columns, id_from)
     table = read_table(source, mapping, as_text=(*_REQUIRED_COLUMNS, "event"), file_format=file_format)
     return Interactions.from_table(table, order)

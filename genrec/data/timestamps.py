@@ -73,6 +73,15 @@ def check_order_choice(order: object) -> OrderChoice:
     raise InputError(f"order is {format_value(order)}; use {', '.join(choices[:-1])} or {choices[-1]}")
 
 
+def needs_timestamp(order: OrderChoice) -> bool:
+    """Whether a choice reads the column timestamp.
+
+    Raises:
+        InputError: there is no such choice.
+    """
+    return check_order_choice(order) not in ORDERS_WITHOUT_TIME
+
+
 def read_timestamps(table: Table, order: OrderChoice) -> Timestamps:
     """Read the column timestamp of a table, or do without it.
 

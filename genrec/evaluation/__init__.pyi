@@ -78,6 +78,7 @@ from .model_check import SingleTokens as SingleTokens
 from .model_check import WholePaths as WholePaths
 from .protocols import leave_one_out as leave_one_out
 from .protocols import next_basket as next_basket
+from .protocols import random_hold_out as random_hold_out
 from .protocols import temporal_split as temporal_split
 from .summary import (
     MetricRow as MetricRow,

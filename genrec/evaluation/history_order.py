@@ -7,18 +7,26 @@ from numpy.typing import NDArray
 
 from genrec.data.catalog import Catalog
 from genrec.data.interactions import Interactions
+from genrec.data.timestamps import offer_orders
 from genrec.errors import InputError
 
 _MIN_STEPS = 50  # with fewer steps of histories, their order cannot be judged
 _SORTED_SHARE = 0.95  # share of steps in one direction from which histories count as sorted
 
 
+_REMEDY = {"none": "to use no order, or load them in their original order"}
+
+
 def check_order(catalog: Catalog, interactions: Interactions) -> None:
     """Reject histories that are sorted by title or item id instead of by time, as in two public data sets.
+
+    Histories without an order are not rejected.
 
     Raises:
         InputError: at least 95 % of the steps between neighbours of a history go up, or down, in that order.
     """
+    if interactions.order == "none":
+        return
     offsets, items = interactions.to_indices(catalog, on_unknown="skip")
     inside = np.ones(max(len(items) - 1, 0), dtype=np.bool_)
     ends = offsets[1:-1]
@@ -33,7 +41,9 @@ def check_order(catalog: Catalog, interactions: Interactions) -> None:
             if share >= _SORTED_SHARE:
                 raise InputError(
                     f"{share:.1%} of {len(steps):,} steps of the histories in {interactions.source} go {direction} in "
-                    f"the order of {name}: they are sorted by {name}, not by time; load them in their original order"
+                    f"the order of {name}: they are sorted by {name}, not by time",
+                    remedy=f"pass {offer_orders(_REMEDY)}",
+                    orders=_REMEDY,
                 )
 
 

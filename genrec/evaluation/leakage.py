@@ -82,7 +82,8 @@ def find_leakage(experiment: Experiment, interactions: Interactions, provenance:
         found: set[int] = set()
         for source, pool in zip(known, pools, strict=True):
             if pool is None:
-                found |= set(codes[is_target & _is_within(times, source)].tolist())
+                within = _is_within(times, source) if log.order != "none" else np.ones(len(times), dtype=np.bool_)
+                found |= set(codes[is_target & within].tolist())
             elif pool.user_ids.position(case.history.user_id) >= 0:
                 found |= set(np.intersect1d(codes[is_target], pool.codes_of(case.history.user_id)).tolist())
         leaked, targets, users = leaked + len(found), targets + len(case.targets), users + bool(found)

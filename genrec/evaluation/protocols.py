@@ -1,4 +1,4 @@
-"""Protocols that hold out interactions: leave one out, temporal split, next basket.
+"""Protocols that hold out interactions: leave one out, temporal split, next basket, random hold-out.
 
 Each protocol returns an `Experiment`. The held-out interactions of a user are never among those that rankers may learn
 from. Interactions with items that the catalog lacks are ignored.
@@ -114,6 +114,30 @@ def next_basket(
         if targets := frozenset(item_ids) - frozenset(history.item_ids):
             cases.append(EvaluationCase(history, None, targets))
     return Experiment(catalog, train, _sample(cases, users, seed))
+
+
+def random_hold_out(
+    catalog: Catalog, interactions: Interactions, *, part: Split = "test", users: int | None = None, seed: int = 0
+) -> Experiment:
+    """Hold out one random item of each user, and rank all items that the user does not have: for events without times.
+
+    A test item and a validation item are drawn for each user with at least three items. All interactions of the user
+    with the held-out item are held out; rankers learn from the others as in `next_basket`, where an item is a basket.
+    No order of the interactions is used.
+
+    Args:
+        catalog: the items that can be recommended.
+        interactions: all interactions.
+        part: which item is held out.
+        users: evaluate a random sample of this many users; None for all.
+        seed: of the items and of the sample.
+
+    Raises:
+        InputError: no user has three items.
+    """
+    check_count("seed", seed, 0)
+    shuffled = interactions.restricted_to(catalog).in_random_order(seed)
+    return next_basket(catalog, shuffled, part=part, users=users, seed=seed)
 
 
 def _sample(cases: list[EvaluationCase], n_users: int | None, seed: int) -> list[EvaluationCase]:

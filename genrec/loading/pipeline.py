@@ -96,6 +96,8 @@ def open_pipeline(
     Arguments and errors are those of `open_recommender`.
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
+    if interactions is not None and interactions.order == "none":
+        settings = _without_order(settings)
     if settings.api is not None:  # before the slow work
         check_list_template(read_template(settings.list_template))
     elif settings.model is not None:
@@ -168,6 +170,15 @@ def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
     return read_catalog(items, name=name), read_interactions(interactions)
 
 
+def _without_order(settings: Settings) -> Settings:
+    """The settings with prompts that claim no order of a history, instead of the default ones that do."""
+    return replace(
+        settings,
+        template="unordered-item" if settings.template == "next-item" else settings.template,
+        list_template="unordered-listwise" if settings.list_template == "rank-listwise" else settings.list_template,
+    )
+
+
 def _open_rankers(
     catalog: Catalog,
     interactions: Interactions | None,
@@ -182,6 +193,8 @@ def _open_rankers(
         embedding = embed_titles(catalog, settings, cache, on_progress=progress)
     except EngineError as error:
         notices.append(Notice("no_embedding_ranker", {"reason": str(error)}))
+    if embedding is not None and interactions is not None and interactions.order == "none":
+        embedding = embedding.with_decay(1.0)
     collaborative = None
     if interactions is not None:
         encoder_name = "none"

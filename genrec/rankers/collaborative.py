@@ -142,7 +142,7 @@ def _cosine_normalize(counts: sparse.csr_array, totals: FloatArray) -> sparse.cs
 
 
 def fit_pmi_vectors(
-    offsets: IntArray, item_indices: IntArray, n_items: int, *, dimension: int = 128, window: int = 7
+    offsets: IntArray, item_indices: IntArray, n_items: int, *, dimension: int = 128, window: int | None = 7
 ) -> NDArray[np.float32]:
     """Item vectors that are similar for items with the same neighbours in histories.
 
@@ -154,19 +154,14 @@ def fit_pmi_vectors(
         item_indices: int64 [E], oldest first within a user.
         n_items: N.
         dimension: the greatest D; it is at most N - 1, but at least 1.
-        window: greatest distance of neighbours, in steps.
+        window: greatest distance of neighbours, in steps; None takes all items of a history as neighbours, whatever
+            their order, and counts each pair of a user once.
 
     Returns:
         float32 [N, D], each of length 1, or 0 for an item without neighbours; on the grid of
         `genrec.index.vector_grid`. Items with the same counts have the same vector.
     """
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    counts = sparse.csr_array((n_items, n_items), dtype=np.float64)
-    for step in range(1, window + 1):
-        same = users[step:] == users[:-step]
-        pair = item_indices[:-step][same], item_indices[step:][same]
-        counts = counts + sparse.csr_array((np.full(len(pair[0]), step**-0.5), pair), shape=(n_items, n_items))
-    counts = (counts + counts.T).tocsr()
+    counts = _neighbour_counts(offsets, item_indices, n_items, window)
     counts.setdiag(0)
     counts.eliminate_zeros()
     vectors = np.zeros((n_items, min(dimension, max(n_items - 1, 1))), dtype=np.float32)
@@ -185,6 +180,21 @@ def fit_pmi_vectors(
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.where(lengths > 0, lengths, np.float32(1.0))
     return round_to_grid(vectors, max_norm=1.0)
+
+
+def _neighbour_counts(offsets: IntArray, item_indices: IntArray, n_items: int, window: int | None) -> sparse.csr_array:
+    """Weighted counts of pairs of neighbours, symmetric: float64 [N, N]."""
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    if window is None:
+        seen = sparse.csr_array((np.ones(len(users)), (users, item_indices)), shape=(len(offsets) - 1, n_items))
+        seen.data[:] = 1.0
+        return (seen.T @ seen).tocsr()
+    counts = sparse.csr_array((n_items, n_items), dtype=np.float64)
+    for step in range(1, window + 1):
+        same = users[step:] == users[:-step]
+        pair = item_indices[:-step][same], item_indices[step:][same]
+        counts = counts + sparse.csr_array((np.full(len(pair[0]), step**-0.5), pair), shape=(n_items, n_items))
+    return (counts + counts.T).tocsr()
 
 
 def _left_singular_vectors(matrix: sparse.csr_array, count: int) -> tuple[FloatArray, FloatArray]:

@@ -38,6 +38,7 @@ INITIAL_WEIGHTS: Mapping[str, float] = {
     _POPULARITY: 0.1,
 }
 """The weight of each signal before any is learned."""
+_ORDERED_SIGNALS = frozenset({"beside recent items", "after recent items", "after all items", "near recent items"})
 _RECENT_DECAY = 0.7  # weight of a history item relative to the next newer one
 _MIN_TITLE_WEIGHT = 1e-6  # least weight of texts
 _MIN_WORDS_WEIGHT, _MAX_WORDS_WEIGHT = 1.0, 100.0  # range of the weight of the query
@@ -55,11 +56,13 @@ class CollaborativeCounts:
         cooccurrence: co-occurrence and next-item counts.
         item_vectors: float32 [N, D], similar for items with the same neighbours; see `fit_pmi_vectors`.
         item_counts: int64 [N], interactions of each item.
+        is_ordered: whether the interactions have an order; without one, no signal uses the order of a history.
     """
 
     cooccurrence: CooccurrenceRanker
     item_vectors: NDArray[np.float32]
     item_counts: IntArray
+    is_ordered: bool = True
 
     @classmethod
     def from_interactions(
@@ -69,7 +72,8 @@ class CollaborativeCounts:
         offsets, items = interactions.to_indices(catalog, on_unknown="skip")
         cooccurrence = CooccurrenceRanker(offsets, items, len(catalog), decay=_RECENT_DECAY, next_weight=0)
         popularity = np.bincount(items, minlength=len(catalog))
-        return cls(cooccurrence, item_vectors(catalog, interactions) if vectors is None else vectors, popularity)
+        vectors = item_vectors(catalog, interactions) if vectors is None else vectors
+        return cls(cooccurrence, vectors, popularity, interactions.order != "none")
 
     def reindexed(self, new_indices: IntArray, n_items: int) -> "CollaborativeCounts":
         """The statistics for another version of the catalog; new items have none.
@@ -82,16 +86,24 @@ class CollaborativeCounts:
         vectors = np.zeros((n_items, self.item_vectors.shape[1]), dtype=np.float32)
         popularity = np.zeros(n_items, dtype=np.int64)
         vectors[new_indices[kept]], popularity[new_indices[kept]] = self.item_vectors[kept], self.item_counts[kept]
-        return CollaborativeCounts(self.cooccurrence.reindexed(new_indices, n_items), vectors, popularity)
+        return replace(
+            self,
+            cooccurrence=self.cooccurrence.reindexed(new_indices, n_items),
+            item_vectors=vectors,
+            item_counts=popularity,
+        )
 
     def rankers(self, embedding: EmbeddingRanker | None) -> dict[str, DenseRanker]:
-        """The signals by name: each collaborative one over recent and over all history items, texts, and popularity."""
+        """The signals by name: each collaborative one over recent and over all history items, texts, and popularity.
+
+        Without an order of the interactions, the signals of recent items and of items that follow them are left out.
+        """
         texts = (
             {}
             if embedding is None
             else dict(zip((_TITLE_SIMILARITY, _WORDS_SIMILARITY), embedding.history_and_words_rankers(), strict=True))
         )
-        return {
+        signals: dict[str, DenseRanker] = {
             "beside recent items": self.cooccurrence,
             "beside all items": self.cooccurrence.with_weights(decay=1, next_weight=0),
             "after recent items": self.cooccurrence.with_weights(decay=_RECENT_DECAY, cooccurrence_weight=0),
@@ -101,6 +113,7 @@ class CollaborativeCounts:
             **texts,
             _POPULARITY: PopularityRanker(self.item_counts),
         }
+        return {name: ranker for name, ranker in signals.items() if self.is_ordered or name not in _ORDERED_SIGNALS}
 
     def blend(self, embedding: EmbeddingRanker | None, weights: Mapping[str, float]) -> BlendRanker | None:
         """The weighted ensemble of the signals, without those of weight 0; None if only popularity has a weight.
@@ -193,10 +206,16 @@ def _fit_words_weight(
 
 
 def item_vectors(catalog: Catalog, interactions: Interactions) -> NDArray[np.float32]:
-    """Item vectors of a log, see `fit_pmi_vectors`; all 0 for a catalog of more than 500,000 items."""
+    """Item vectors of a log, see `fit_pmi_vectors`; all 0 for a catalog of more than 500,000 items.
+
+    Without an order of the interactions, all items of a user are neighbours.
+    """
     if len(catalog) > _MAX_VECTOR_ITEMS:
         return np.zeros((len(catalog), 1), dtype=np.float32)
-    return fit_pmi_vectors(*interactions.to_indices(catalog, on_unknown="skip"), len(catalog))
+    offsets, items = interactions.to_indices(catalog, on_unknown="skip")
+    if interactions.order == "none":
+        return fit_pmi_vectors(offsets, items, len(catalog), window=None)
+    return fit_pmi_vectors(offsets, items, len(catalog))
 
 
 def _weighted_blend(rankers: Mapping[str, DenseRanker], weights: Mapping[str, float]) -> BlendRanker | None:

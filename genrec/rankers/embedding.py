@@ -54,8 +54,7 @@ class EmbeddingRanker(DenseRanker):
         words_weight: float = 2.0,
         history_weight: float = 1.0,
     ) -> None:
-        if not 0 < decay <= 1:
-            raise InputError(f"decay is {decay}; pass a number above 0 and at most 1")
+        _check_decay(decay)
         for name, weight in (("words_weight", words_weight), ("history_weight", history_weight)):
             if not 0 <= weight < np.inf:
                 raise InputError(f"{name} is {weight}; pass a number of at least 0")
@@ -89,6 +88,17 @@ class EmbeddingRanker(DenseRanker):
         items._words_weight, items._history_weight = 0.0, 1.0
         words._words_weight, words._history_weight = 1.0, 0.0
         return items, words
+
+    def with_decay(self, decay: float) -> "EmbeddingRanker":
+        """A copy with another weight of older history items that shares the vectors; at 1 their order has no effect.
+
+        Raises:
+            InputError: the decay is out of range.
+        """
+        _check_decay(decay)
+        other = copy.copy(self)
+        other._decay = decay
+        return other
 
     def reindexed(self, new_indices: IntArray, new_texts: Sequence[str]) -> "EmbeddingRanker":
         """A copy for another version of the catalog; only new items are encoded.
@@ -194,6 +204,11 @@ class EmbeddingRanker(DenseRanker):
         powers = np.array([self._decay**distance for distance in range(age.max(initial=-1) + 1)], dtype=np.float32)
         select_kernels().sum_rows(self.vectors, item_indices, offsets, powers[age], sums)
         return _scaled_to_norm(self._history_weight, sums)
+
+
+def _check_decay(decay: float) -> None:
+    if not 0 < decay <= 1:
+        raise InputError(f"decay is {decay}; pass a number above 0 and at most 1")
 
 
 def _scaled_to_norm(norm: float, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,16 +2,14 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import pytest
+from serving import command, started
 
 KEY = "a-key-of-more-than-sixteen"
 
@@ -22,30 +20,6 @@ def items(tmp_path: Path) -> Path:
     file = tmp_path / "shop.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "genrec", "serve", *map(str, arguments)]
-
-
-@contextmanager
-def started(arguments: Sequence[object], **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the address that it says."""
-    with subprocess.Popen(
-        command(*arguments), stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    ) as process:
-        try:
-            assert process.stderr is not None
-            lines: list[str] = []
-            for line in process.stderr:
-                lines.append(line)
-                if found := re.search(r"items at (http://\S+) for (.*);", line):
-                    yield process, found[1]
-                    break
-            else:
-                pytest.fail("".join(lines))
-        finally:
-            process.kill()
 
 
 def test_serves_a_file_keeps_events_and_stops_on_signal(items: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from genrec import Catalog, Interactions, Item, read_interactions
 from genrec.errors import InputError
 from genrec.evaluation.experiment import Experiment
-from genrec.evaluation.protocols import leave_one_out, next_basket, temporal_split
+from genrec.evaluation.protocols import leave_one_out, next_basket, random_hold_out, temporal_split
 
 
-@pytest.mark.parametrize("protocol", [next_basket, leave_one_out])
+@pytest.mark.parametrize("protocol", [next_basket, leave_one_out, random_hold_out])
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_held_out_items_are_not_in_the_training_log(
     shop: tuple[Catalog, Interactions], protocol: object, part: str
@@ -49,7 +49,7 @@ def test_temporal_split_learns_from_earlier_interactions_only(small: tuple[Catal
         temporal_split(*small, at=99)
 
 
-@pytest.mark.parametrize("protocol", [leave_one_out, next_basket, partial(temporal_split, at=3)])
+@pytest.mark.parametrize("protocol", [leave_one_out, next_basket, partial(temporal_split, at=3), random_hold_out])
 def test_targets_are_in_the_catalog(protocol: Callable[..., Experiment]) -> None:
     """No ranker can find other items, and all would look worse by the same unknown amount."""
     catalog = Catalog.from_items(Item(letter, letter) for letter in "abcdef")
@@ -60,3 +60,18 @@ def test_targets_are_in_the_catalog(protocol: Callable[..., Experiment]) -> None
         assert case.targets <= set("abcdef")
         assert set(case.history.item_ids) <= set("abcdef")
         assert case.history.user_id == "u"
+
+
+def test_a_random_hold_out_uses_no_time_and_depends_on_the_seed(small: tuple[Catalog, Interactions]) -> None:
+    """An item that is held out because it is the last one tells a ranker of time what the protocol must not use."""
+    catalog, log = small
+    reversed_rows = list(log)[::-1]
+    frame = pl.DataFrame([(row.user_id, row.item_id) for row in reversed_rows], ["user_id", "item_id"], orient="row")
+    reversed_log = read_interactions(frame, order="none")
+    targets = []
+    for seed in range(10):
+        experiment = random_hold_out(catalog, log, seed=seed)
+        assert experiment.digest == random_hold_out(catalog, reversed_log, seed=seed).digest
+        targets.append([case.targets for case in experiment.cases])
+        assert all(len(found) == 1 for found in targets[-1])
+    assert len({str(found) for found in targets}) > 3

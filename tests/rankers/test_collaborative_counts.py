@@ -187,3 +187,24 @@ def test_learned_weights_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for day in range(12):
         open_recommender(catalog, events(walks(60, 20, seed=day + 1)), cache=tmp_path, settings=NO_MODELS)
     assert len(list((tmp_path / "counts").iterdir())) < 12
+
+
+def test_without_an_order_no_ranker_uses_the_order_of_a_history(tmp_path: Path) -> None:
+    """Recency in a log without times is the accident of a sorted file."""
+    catalog, timed = shop(30), events(walks(300, 30))
+    table = pa.table({"user_id": [e.user_id for e in timed], "item_id": [e.item_id for e in timed]})
+    log = read_interactions(table, order="none")
+    vectors = np.eye(30, dtype=np.float32)
+    counts = CollaborativeCounts.from_interactions(catalog, log)
+    assert set(counts.rankers(None)) == {"beside all items", "near all items", "popularity"}
+    items = [3, 4, 9, 5]
+    weights = learn_weights(catalog, log, EmbeddingRanker(vectors).with_decay(1.0))
+    blend = counts.blend(EmbeddingRanker(vectors).with_decay(1.0), weights)
+    assert blend is not None
+    forward, backward = blend.scores([request(catalog, *items), request(catalog, *items[::-1])])
+    np.testing.assert_allclose(forward, backward, atol=1e-6)  # sums of float32
+    recommender = open_recommender(catalog, log, cache=tmp_path, settings=NO_MODELS)
+    found = recommender.recommend(History(("i3", "i4")), 5)
+    assert found.items[0].item_id in {"i2", "i5"}
+    assert not {"recent", "after"} & {word for item in found.items for word in item.source.split()}
+    assert "after recent items" in CollaborativeCounts.from_interactions(catalog, timed).rankers(None)
