@@ -13,6 +13,14 @@ SENTENCES: Mapping[str, str] = {
     "columns_recognized": "{source}: read {columns}; to change it, set columns",
     "column_left_out": "column {column!r} of {source} was left out, because it {why}",
     "timestamps_read": "{source}: timestamps from {first} to {last}, read as {unit}; to change it, set order",
+    "columns_typed": "{source}: read {columns}; to change it, set types",
+    "values_missing": (
+        "values of column {column!r} of {source} are read as missing ({count:,}), because they are not {what}, such as "
+        "{value} in row {row:,}"
+    ),
+    "column_ambiguous": (
+        "column {column!r} of {source} stays text, because {why}; to read it, set types to one of {types}"
+    ),
     "entities_decoded": "HTML entities in titles of {source} were decoded ({count:,}), such as {before!r} to {after!r}",
     # recommendation lists
     "stage_skipped": "{stage} was skipped",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATASET = "online-retail"
 _TABLES = ("items", "interactions")
-_FILE_OPTIONS = ("columns", "separator", "encoding", "header", "id_from", "take", "order")
+_FILE_OPTIONS = ("columns", "separator", "encoding", "header", "id_from", "take", "order", "types")
 _INTERACTION_COLUMNS = ("user_id", "timestamp", "event", "weight")
 
 
@@ -251,6 +251,8 @@ def _parse_formats(options: Mapping[str, Any], name_lists: Sequence[str]) -> "di
     for value in name_lists:
         table, _, names = value.partition("=")
         chosen[table]["names"] = [name.strip() for name in names.split(",")]
+    if types := options.get("types"):
+        chosen["items"]["types"] = _parse_types(types)
     return {table: FileFormat(**fields) for table, fields in chosen.items()}
 
 
@@ -263,6 +265,16 @@ def _parse_order(order: str | None, interactions: Path | None) -> "OrderChoice":
     if interactions is None:
         raise InputError(f"--order {order} is for a table of interactions; add --interactions FILE")
     return check_order_choice(order)
+
+
+def _parse_types(values: Sequence[str]) -> Mapping[str, str] | str:
+    """The types of columns of items; "text" for all."""
+    if list(values) == ["text"]:
+        return "text"
+    pairs = [value.rpartition("=") for value in values]
+    if bad := next((value for value, (name, _, _) in zip(values, pairs, strict=True) if not name), None):
+        raise InputError(f"--types {bad!r} is not COLUMN=TYPE; write for example --types price=decimal-comma")
+    return {name: kind for name, _, kind in pairs}
 
 
 def _parse_id_from(values: Sequence[str]) -> dict[str, Sequence[str]]:

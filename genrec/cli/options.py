@@ -120,6 +120,16 @@ Order = Annotated[
         rich_help_panel=_DATA_PANEL,
     ),
 ]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--types",
+        metavar="COLUMN=TYPE",
+        help="What a column of the items is read as: text, number, decimal-comma, boolean, list, minutes, h:m or m:s, "
+        "such as price=decimal-comma; text alone leaves every column as it is written.",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
 
 Index = Annotated[
     Path | None,
@@ -215,6 +225,7 @@ FILE_OPTIONS: Mapping[str, Any] = MappingProxyType(
         "header": Header,
         "id_from": IdFrom,
         "take": Take,
+        "types": Types,
     }
 )
 """How the files of a command are read."""

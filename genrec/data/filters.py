@@ -40,7 +40,7 @@ import pyarrow.compute as pc
 from genrec.data.column_types import describe_type
 from genrec.data.exact_numbers import compare_columns, compare_inexact, exact_scalar, is_among
 from genrec.data.filter_syntax import Filter, parse_filter
-from genrec.data.number_texts import misplaced_number
+from genrec.data.number_texts import first_misfit, misplaced_number
 from genrec.data.read_errors import first_line
 from genrec.data.whole_words import contains_whole_words
 from genrec.deadline import Deadline
@@ -48,7 +48,6 @@ from genrec.errors import DeadlineExceededError, FilterError, format_names, form
 from genrec.types import BoolArray
 
 _UNCHECKED_ROWS = 1 << 20  # rows that the conditions of a filter may scan in total before the deadline is checked
-_SEARCHED_ROWS = 1000  # rows in which an example of a column's values is looked for
 _COMPARISONS = {
     ast.Eq: pc.equal,
     ast.NotEq: pc.not_equal,
@@ -272,29 +271,30 @@ class _FilterEvaluator:
             raise self._error(f"{name} holds lists; write: {shown} in {name}")
         given = "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
         if holds == "text":
-            remedy = "write the value in quotes" + (", or the column as numbers" if given == "a number" else "")
-            raise self._error(f"{name} holds text{self._example_text(name)}, but {shown} is {given}; {remedy}")
+            remedy = "write the value in quotes"
+            remedy += ", or set types to read the column as numbers" if given == "a number" else ""
+            raise self._error(f"{name} holds text{self._example_text(name, given)}, but {shown} is {given}; {remedy}")
         example = {"numbers": "5", "true or false": "True", "dates": "'2020-12-31'"}.get(holds)
         raise self._error(
             f"{name} holds {holds}, but {shown} is {given}"
             + (f"; compare it with a value such as {example}" if example else "")
         )
 
-    def _example_text(self, name: str) -> str:
-        """The first text of a column, for messages."""
+    def _example_text(self, name: str, given: str) -> str:
+        """The first text of a column that cannot be compared with what is given, and its row, for messages."""
         column = next(column for ours, column in self.columns.items() if unicodedata.normalize("NFKC", ours) == name)
         if column.type != pa.large_string():
             return ""
-        texts = pc.drop_null(column.slice(0, _SEARCHED_ROWS))
-        return f" such as {texts[0].as_py()!r:.60}" if len(texts) else ""
+        row = first_misfit(column, is_number=given == "a number")
+        return "" if row is None else f", such as {column[row].as_py()!r:.60} in row {row + 1:,}"
 
     def _check_text_order(self, name: str, column: pa.Array, value: str) -> None:
         """Refuse to compare numbers by their text, in which $15.00 is less than $5."""
-        misplaced = misplaced_number(column, value)
-        if misplaced is not None:
+        row = misplaced_number(column, value)
+        if row is not None:
             raise self._error(
-                f"{name} holds text, in which {misplaced!r:.60} and {value!r:.60} are not in the order of their "
-                "numbers; write the column as numbers"
+                f"{name} holds text, in which {column[row].as_py()!r:.60} in row {row + 1:,} and {value!r:.60} are not "
+                "in the order of their numbers; set types to read the column as numbers"
             )
 
     def _all_unknown(self) -> pa.Array:

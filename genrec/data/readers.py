@@ -18,6 +18,7 @@ from genrec.data.composed_ids import compose_ids, suggest_ids
 from genrec.data.file_options import FileFormat
 from genrec.data.table import Table
 from genrec.data.table_source import TableSource, open_file, open_frame
+from genrec.data.typed_columns import type_columns
 from genrec.errors import InputError, format_value
 from genrec.notices import Notice
 
@@ -43,13 +44,17 @@ def read_table(
         InputError: the source cannot be read, lacks a column, or has no rows.
     """
     index_names: Sequence[str] = ()
+    file_format = file_format or FileFormat()
+    types = file_format.types
+    if types and mapping.optional is not None:
+        raise InputError(f"types is {format_value(types)}, but only attributes of items have types; omit it")
     if isinstance(source, str | Path):
         if len(str(source)) > _MAX_PATH_LENGTH:
             raise InputError(
                 f"{format_value(str(source))} is not a path, because it has {len(str(source)):,} characters; "
                 "pass a path"
             )
-        opened = open_file(Path(source), file_format or FileFormat(), mapping)
+        opened = open_file(Path(source), file_format, mapping)
     else:
         opened = open_frame(source)
         index_names = getattr(getattr(source, "index", None), "names", None) or ()
@@ -73,9 +78,13 @@ def read_table(
                 raise
             left_out.append(_left_out(theirs, opened.label, str(error.fields["reason"])))
             continue
-        arrays[ours] = infer_type(array) if opened.is_text and ours not in as_text else array
+        is_plain = opened.is_text and ours not in as_text and types != "text" and ours not in types
+        arrays[ours] = infer_type(array) if is_plain else array
     kept = {name: kept.get(name, ", ".join(mapping.id_from)) for name in arrays}
-    return Table(arrays, opened.label, kept, (*opened.notices, *notices, *left_out))
+    table = Table(arrays, opened.label, kept, (*opened.notices, *notices, *left_out))
+    if mapping.optional is not None or isinstance(types, str):
+        return table
+    return type_columns(table, types, is_text_table=opened.is_text, adds_year=mapping.takes_all)
 
 
 def _without_unreadable(

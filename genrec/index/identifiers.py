@@ -92,7 +92,8 @@ class TitleIdentifiers:
 
 
 def _suffix(value: object) -> str:
-    suffix = "" if value is None else one_line(str(value))
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    suffix = "" if value is None else one_line(text)
     return suffix if len(suffix) <= _MAX_SUFFIX_LENGTH else ""
 
 

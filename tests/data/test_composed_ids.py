@@ -139,12 +139,16 @@ def test_only_the_columns_that_are_taken_must_be_readable(tmp_path: Path) -> Non
 
 def test_the_command_line_reads_the_same(tmp_path: Path) -> None:
     """What the library can read must not need a script on the command line."""
-    items = written(tmp_path, "artist,track,plays\nNina,Good,3\nMina,Best,4\n")
+    items = written(tmp_path, 'artist,track,plays\nNina,Good,3\nMina,Best,"4,5"\n')
     events = written(tmp_path, "user_id,artist,track,timestamp\nu,Nina,Good,1\nu,Mina,Best,2\n", "events.csv")
     options = ("--id-from", "artist,track", "--columns", "title=track", "--take", "plays")
+    options += ("--types", "plays=decimal-comma")
     result = describe("--items", str(items), "--interactions", str(events), *options, "--json")
     assert result.exit_code == 0, result.output
     read = json.loads(result.stdout)
     assert [item["item_id"] for item in read["items"]["examples"]] == ["Nina|Good", "Mina|Best"]
-    assert list(read["items"]["attributes"]) == ["plays"]
+    assert read["items"]["attributes"]["plays"]["max"] == 4.5
     assert read["interactions"]["of_unknown_items"] == 0
+    wrong = describe("--items", str(items), "--types", "plays")
+    assert wrong.exit_code == 2
+    assert "--types 'plays' is not COLUMN=TYPE" in wrong.output

@@ -56,7 +56,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
         ),
         ("array.json", ["One", "Two"], []),
         ("trailing_tabs.tsv", ["Decision", "Flu & Fever"], ["separators at the ends of lines ignored", "entities"]),
-        ("catalog_gbk.csv", ["星海旅人", "雨夜咖啡馆"], ["encoding gb18030"]),
+        ("catalog_gbk.csv", ["星海旅人", "雨夜咖啡馆"], ["encoding gb18030", "'类型' as lists"]),
         ("utf16_no_bom.csv", ["Mug", "Lamp"], ["encoding utf-16-le"]),
         ("comment_first.csv", ["Mug"], ["the first line skipped"]),
         ("sep_line.csv", ["Mug"], ["separator ';'"]),
@@ -66,11 +66,11 @@ def zipped(members: dict[str, bytes]) -> bytes:
         (
             "meta.json.gz",
             ['Gift Card "Spring" & More', "Chili's Card", "Birthday Card"],
-            ["'rank'", "'asin' as item_id"],
+            ["'rank'", "'asin' as item_id", "'price' as numbers"],
         ),
         ("nested_mixed.json", ["Cafe One", "Cafe Two"], ["'attributes'", "line 2"]),
-        ("prices_eu.csv", ["Tasse", "Lampe"], ["separator ';'"]),
-        ("prices.csv", ["Mug", "Lamp", "Tray", "Bowl"], []),
+        ("prices_eu.csv", ["Tasse", "Lampe"], ["separator ';'", "'1.250,00 €' is 1250.0"]),
+        ("prices.csv", ["Mug", "Lamp", "Tray", "Bowl"], ["'$1,250.00' is 1250.0", "'unknown' in row 3"]),
     ],
 )
 def test_a_catalog_is_read_and_what_was_inferred_is_said(name: str, expected: list[str], said: list[str]) -> None:
@@ -104,10 +104,11 @@ def test_a_table_without_a_header_loses_no_row() -> None:
     catalog = read_catalog(path, file_format=FileFormat(names=["item_id", "title", "genres"]))
     assert list(catalog.item_ids) == ["1", "2", "3", "4"]
     assert catalog.titles[:3] == ("Café Noir (1974)", "Señor Luna (1981)", "Der Flötenspieler (1990)")
-    assert catalog.column("genres").to_pylist()[0] == "Drama|Crime"
+    assert catalog.column("genres").to_pylist()[0] == ["Drama", "Crime"]
+    assert catalog.column("year").to_pylist() == [1974, 1981, 1990, 2001]
     assert "separator '::', encoding cp1252" not in notices(catalog)
     assert all(words in notices(catalog) for words in ("separator '::'", "encoding cp1252, as in 'Café Noir (1974)'"))
-    given = FileFormat(separator="::", encoding="latin-1", header="none", names=["item_id", "title", "_"])
+    given = FileFormat("::", "latin-1", "none", names=["item_id", "title", "_"], types={"year": "text"})
     exact = read_catalog(path, file_format=given)
     assert exact.titles == catalog.titles
     assert exact.attribute_names == ()
