@@ -586,7 +586,7 @@ def test_recorded_protocols_are_read(ask: Any, name: str) -> None:
     for error in recorded["errors"]:
         failing, _ = ask(in_turn(Reply(error["status"], error["body"])), model=recorded["model"])
         with pytest.raises(EngineError, match=error["match"]):
-            failing.generate([make_request()], deadline=deadline_in(0.4))
+            failing.generate([make_request()], deadline=deadline_in(1.0))
     wrong, _ = ask(answer, models=Reply(body=recorded["models"]), model="another")
     with pytest.raises(ModelMissingError, match="does not serve the model 'another'"):
         wrong.check_model()

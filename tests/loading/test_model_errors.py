@@ -156,7 +156,7 @@ KINDS: dict[str, tuple[Break, str]] = {
     ),
     "weights that are NaN": (
         _change_weights(lambda weights: {name: weight * float("nan") for name, weight in weights.items()}),
-        "model-.*@float32 returned NaN; load it in float32 or check its weights",
+        "model-.*@.*float.* returned NaN; load it in float32 or check its weights",
     ),
     "a configuration that is no JSON": (_write("config.json", "{"), "cannot read FOLDER/config.json: .*; copy or"),
     "a configuration that is no object": (

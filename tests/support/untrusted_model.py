@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from safetensors.numpy import save_file
+
 from genrec.prompting.message_tokenizer import MessageTokenizer
 
 _CODE = """
@@ -37,7 +39,7 @@ class UntrustedModel:
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         (folder / "tokenizer.json").write_text(MessageTokenizer().tokenizer_json, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text('{"eos_token": "<|genrec end|>"}', encoding="utf-8")
-        (folder / "model.safetensors").touch()  # it is never read: the code, which fails, runs before
+        save_file({}, folder / "model.safetensors")  # it is never read: the code, which fails, runs before
         (folder / "code.py").write_text(_CODE.format(marker=str(self._marker)), encoding="utf-8")
 
     @property
