@@ -78,6 +78,6 @@ def test_the_real_engine_refuses_what_it_cannot_run_in_one_line(tmp_path: Path) 
     if find_spec("torchvision") is None:
         save("Gemma 3", tmp_path / "images")
         with pytest.raises(
-            ModelMissingError, match=r"'images': it is multimodal, .* torchvision, which is not installed"
+            ModelMissingError, match=r"images': it is multimodal, .* torchvision, which is not installed"
         ):
             VllmEngineBackend(tmp_path / "images", context_length=64, kv_cache_memory_bytes=1 << 27)
