@@ -1,6 +1,7 @@
 from .cache import default_cache as default_cache
 from .data.catalog import Catalog as Catalog
 from .data.catalog import read_catalog as read_catalog
+from .data.file_options import FileFormat as FileFormat
 from .data.interactions import Interactions as Interactions
 from .data.interactions import read_interactions as read_interactions
 from .data.subset import Boost as Boost

@@ -51,8 +51,8 @@ SIBLINGS = {
 }
 MODULES_AT_MOST = 12  # directly in genrec/, beside __init__ and __main__
 PUBLIC = (
-    "BlendRanker Boost Catalog CatalogIndex ChatTemplateSettings CooccurrenceRanker EmbeddingRanker GenerativeRanker "
-    "GenerativeSettings "
+    "BlendRanker Boost Catalog CatalogIndex ChatTemplateSettings CooccurrenceRanker EmbeddingRanker FileFormat "
+    "GenerativeRanker GenerativeSettings "
     "GenrecError History Interaction Interactions Item Mask Notice PopularityRanker RankRequest Ranker Recommendation "
     "RecommendationList Recommender Settings Subset Template TitleIdentifiers default_cache open_dataset open_default "
     "open_recommender read_catalog read_interactions read_template"

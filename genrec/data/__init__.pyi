@@ -1,5 +1,6 @@
 from .catalog import Catalog as Catalog
 from .catalog import read_catalog as read_catalog
+from .file_options import FileFormat as FileFormat
 from .filter_syntax import Filter as Filter
 from .filter_syntax import all_of as all_of
 from .filter_syntax import parse_filter as parse_filter

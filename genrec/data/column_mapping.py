@@ -17,7 +17,7 @@ UNGUESSED = " with your own name for '...'"
 _COLUMN_ALIASES = {
     "user_id": "userid uid user customerid customer reviewerid visitorid memberid accountid profileid playerid "
     "personid clientid u sessionid session userids customeruniqueid steamid username reviewername",
-    "item_id": "itemid iid item parentasin asin productid product movieid stockcode articleid newsid bookid isbn "
+    "item_id": "itemid iid item parentasin productid product movieid stockcode articleid newsid bookid asin isbn "
     "trackid songid artistid videoid gameid appid app businessid recipeid beerid animeid podcastid showid "
     "restaurantid placeid gmapid hotelid postid adid offerid jobid courseid sku i id",
     "timestamp": "timestamp unixtimestamp ts unixreviewtime reviewtime time datetime eventtime invoicedate "

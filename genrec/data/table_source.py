@@ -2,6 +2,7 @@
 
 import codecs
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from genrec.notices import Notice
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _SUFFIXES = ".csv, .tsv, .txt, .dat, .json, .jsonl, .ndjson, .parquet, or one of these compressed"
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth")
+_NETFLIX = re.compile(r"\d+:$")
 _TIME = re.compile(r"\s*(\d{9,19}(\.\d+)?|\d{4}-\d\d-\d\d\b.*)\s*$")
 
 
@@ -136,6 +138,14 @@ def _check_path(path: Path) -> None:
 def _open_text(text: TextSource, options: FileFormat, mapping: ColumnMapping) -> TableSource:
     table = DelimitedText.of(text, options, mapping.known_names)
     dialect = table.dialect
+    first = dialect.names if dialect.has_header else dialect.first_row
+    if first and _NETFLIX.match(first[0]):
+        awk = """awk -F, '/:/ {film = $0 + 0; next} {print $1 "," film "," $2 "," $3}'"""
+        raise InputError(
+            f"{text.label} has the number of a film on a line above its ratings, as in the Netflix Prize",
+            remedy="make a table of the files without a header, for example: "
+            f"{awk} {shlex.quote(text.source.path.name)} > ratings.csv",
+        )
     if not dialect.is_regular and text.source.suffix not in DELIMITERS and options.separator is None:
         raise InputError(
             f"{text.label} does not look like a table: no separator gives its lines equally many fields",

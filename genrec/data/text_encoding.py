@@ -7,6 +7,7 @@ evidence is good, and shown; else the text is shown in each encoding that fits, 
 import codecs
 import io
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ _MARKS = (
 _WORD = re.compile(rb"(?:[\x80-\xff][\x40-\xff]?|[^\x00-\x1f,;|:=\"\x80-\xff])+")
 _MAX_WORDS = 4_000
 _MIN_CONFIDENCE = 0.04  # of chardet 7, over words with bytes above 127: right for titles of three words and more
+_ALPHABETS = frozenset({"GREEK", "CYRILLIC", "HEBREW", "ARABIC"})
 _MAX_EXAMPLE = 40  # characters
 _EXCERPT = 12  # characters shown before and after a byte that is not UTF-8
 
@@ -156,7 +158,19 @@ class TextSource:
             example = words.decode(name).split("\n", 1)[0].strip()
         except UnicodeDecodeError:
             raise self.encoding_error() or unclear from None
+        if mixes_scripts(words.decode(name)):
+            raise self.encoding_error() or unclear
         return replace(self, encoding=name, evidence="detected", example=example[:_MAX_EXAMPLE])
+
+
+def mixes_scripts(text: str) -> bool:
+    """Whether a word of a text has Latin letters beside those of another alphabet, as "Caf\u03b9" has: it is then in
+    another encoding."""
+    for word in re.findall(r"[^\W\d_]+", text):
+        scripts = {unicodedata.name(letter, "").split(" ", 1)[0] for letter in word}
+        if "LATIN" in scripts and scripts & _ALPHABETS:
+            return True
+    return False
 
 
 class _Survey:
@@ -237,6 +251,6 @@ def _decoded_excerpts(line: bytes, start: int) -> list[tuple[str, str]]:
             continue
         at = len(line[:start].decode(encoding, "ignore"))
         excerpt = text[max(0, at - _EXCERPT) : at + _EXCERPT]
-        if excerpt.replace("\t", " ").isprintable():
+        if excerpt.replace("\t", " ").isprintable() and not mixes_scripts(excerpt):
             found.setdefault(excerpt, encoding)
     return list(found.items())
