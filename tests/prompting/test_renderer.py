@@ -168,7 +168,8 @@ def check_prompts_extend(tokenizer: Tokenizer, template: str, history: IntArray,
     for size, ((now, later), (before, after)) in enumerate(zip(pairwise(turns), pairwise(starts), strict=True), 1):
         if before == after:
             shown = list(dict.fromkeys(history[before:size].tolist()))
-            end = f"\n{len(shown)}. {one_line(STRANGE[shown[-1]].title)}\n"
+            mark = "-" if template.startswith("unordered-") else f"{len(shown)}."
+            end = f"\n{mark} {one_line(STRANGE[shown[-1]].title)}\n"
             kept = tokens_up_to(end, now, tokenizer)
             assert later.token_ids[: len(kept)].tolist() == kept
 
