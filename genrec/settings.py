@@ -1,7 +1,7 @@
 """Settings: which models and templates a recommender uses, and how the LLM ranks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from genrec.backends.api_settings import ApiSettings
@@ -14,6 +14,7 @@ from genrec.rankers.listwise_settings import ListwiseSettings
 
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct"
 ENCODER_MODEL = "all-MiniLM-L6-v2"
+_UNORDERED_TEMPLATES = {"next-item": "unordered-item", "rank-listwise": "unordered-listwise"}
 _UNUSED = {"engine": DEFAULT_ENGINE, "chat_template": ChatTemplateSettings()}  # as if not given; else None
 
 
@@ -117,6 +118,14 @@ class Settings:
                 raise InputError(f"{name} is {format_value(value)}, and {runs} decides it{hint}")
         if self.adapter is not None:
             check_device_map(self.device_map, self.adapter)
+
+    def without_order(self) -> "Settings":
+        """The same settings for interactions without an order: the default prompts, which claim one, are replaced."""
+        return replace(
+            self,
+            template=_UNORDERED_TEMPLATES.get(str(self.template), self.template),
+            list_template=_UNORDERED_TEMPLATES.get(str(self.list_template), self.list_template),
+        )
 
     @property
     def placement(self) -> Placement:

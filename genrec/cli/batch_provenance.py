@@ -17,6 +17,8 @@ def recommend_provenance(recommender: "Recommender", settings: "Settings", cache
     from genrec.prompting.template import read_template
 
     provenance = data_provenance(recommender)
+    if recommender.interactions is not None and recommender.interactions.order == "none":
+        settings = settings.without_order()
     if settings.encoder is not None:
         provenance["encoder hash"] = _file_hashes(find_model_directory(settings.encoder, cache))
     if settings.api is not None:

@@ -172,10 +172,11 @@ def _option_remedy(error: InputError, has_on_unknown: bool, new_user: str) -> st
     if columns := error.fields.get("columns"):
         flags = _columns_flags(cast("Mapping[str, str]", columns), str(error.fields["table"]))
         return f"{flags}, or without times {_order_flags(orders)}" if orders else flags
+    if form := error.fields.get("file_format"):
+        flags = _format_flags(cast("Mapping[str, Any]", form), str(error.fields["table"]))
+        return f"{flags}, and without times {_order_flags(orders)}" if orders else flags
     if orders:
         return f"pass {_order_flags(orders)}"
-    if form := error.fields.get("file_format"):
-        return _format_flags(cast("Mapping[str, Any]", form), str(error.fields["table"]))
     if choice := error.fields.get("on_unknown"):
         return f"pass --on-unknown {choice} to drop them" if has_on_unknown else "check the id, or omit it"
     if isinstance(error, UnknownUserError):

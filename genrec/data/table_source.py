@@ -18,6 +18,7 @@ from genrec.data.file_options import FileFormat
 from genrec.data.json_reader import Unreadable, read_json_columns, read_json_names
 from genrec.data.read_errors import empty_table_error, first_line
 from genrec.data.text_encoding import TextSource
+from genrec.data.timestamps import ORDERS_WITHOUT_TIME, offer_orders
 from genrec.errors import InputError, format_names
 from genrec.notices import Notice
 
@@ -158,25 +159,37 @@ def _open_text(text: TextSource, options: FileFormat, mapping: ColumnMapping) ->
             f"{len(dialect.first_row)} fields; name one column for each, '_' for one that is not read"
         )
     if not dialect.has_header and not options.names and (missing := mapping.missing(dialect.names)):
-        names = _guess_names(dialect.first_row, mapping.required)
-        shown = format_names([f"{field:.40}" for field in dialect.first_row], 8)
-        raise InputError(
-            f"{text.label} has no column {' or '.join(map(repr, missing))}, because it has no header: its first line "
-            f"is {shown}",
-            remedy=f"name its columns, for example FileFormat(names={names!r})",
-            code="missing_header",
-            file_format={"names": names},
-        )
+        raise _missing_header_error(text.label, dialect.first_row, missing, mapping.required)
     notices = _form_notices(text, _text_form(table, options))
     return TableSource(text.label, [name for name in dialect.names if name], table.read, True, notices)
 
 
+def _missing_header_error(
+    label: str, row: Sequence[str], missing: Sequence[str], required: Sequence[str]
+) -> InputError:
+    """The error for a file without a header, with names for its columns, and what to do if none of them is a time."""
+    names = _guess_names(row, required)
+    remedy, fields = f"name its columns, for example FileFormat(names={names!r})", dict[str, object]()
+    if "timestamp" in required and "timestamp" not in names:
+        remedy += f", and without times {offer_orders(ORDERS_WITHOUT_TIME)}"
+        fields["orders"] = ORDERS_WITHOUT_TIME
+    return InputError(
+        f"{label} has no column {' or '.join(map(repr, missing))}, because it has no header: its first line is "
+        f"{format_names([f'{field:.40}' for field in row], 8)}",
+        remedy=remedy,
+        code="missing_header",
+        file_format={"names": names},
+        **fields,
+    )
+
+
 def _guess_names(row: Sequence[str], required: Sequence[str]) -> list[str]:
-    """Names to suggest for the columns of a file without a header: the usual order, and the time where one is."""
+    """Names to suggest for the columns of a file without a header: the usual order, and the time if one is there."""
     found = [""] * len(row)
     if "timestamp" in required:
-        at = next((number for number in reversed(range(len(row))) if _TIME.match(row[number])), len(row) - 1)
-        found[at] = "timestamp"
+        for number in [number for number, value in enumerate(row) if _TIME.match(value)][-1:]:
+            found[number] = "timestamp"
+        required = [name for name in required if name != "timestamp"]
     others = [name for name in required if name not in found]
     for name, number in zip(others, [number for number in range(len(row)) if not found[number]], strict=False):
         found[number] = name

@@ -219,8 +219,10 @@ def _dates(table: Table) -> FloatArray:
     if bad.any():
         value = format_value(texts[int(np.argmax(bad))].as_py())
         raise InputError(
-            f"{table.describe_rows(bad)} a {table.column_label('timestamp')} that cannot be read, such as {value}; "
-            "write seconds, or ISO 8601 such as 2010-12-01T08:26:00"
+            f"{table.describe_rows(bad)} a {table.column_label('timestamp')} that is neither a number nor ISO 8601 "
+            f"(2010-12-01T08:26:00), such as {value}",
+            remedy=f"write the times so, or pass {offer_orders(ORDERS_WITHOUT_TIME)}",
+            orders=ORDERS_WITHOUT_TIME,
         )
     return seconds
 

@@ -97,7 +97,7 @@ def open_pipeline(
     """
     settings, progress = settings or Settings(), on_progress or ignore_progress
     if interactions is not None and interactions.order == "none":
-        settings = _without_order(settings)
+        settings = settings.without_order()
     if settings.api is not None:  # before the slow work
         check_list_template(read_template(settings.list_template))
     elif settings.model is not None:
@@ -168,15 +168,6 @@ def open_dataset(name: str, cache: Path) -> tuple[Catalog, Interactions]:
     """
     items, interactions = dataset_paths(name, cache)
     return read_catalog(items, name=name), read_interactions(interactions)
-
-
-def _without_order(settings: Settings) -> Settings:
-    """The settings with prompts that claim no order of a history, instead of the default ones that do."""
-    return replace(
-        settings,
-        template="unordered-item" if settings.template == "next-item" else settings.template,
-        list_template="unordered-listwise" if settings.list_template == "rank-listwise" else settings.list_template,
-    )
 
 
 def _open_rankers(

@@ -204,7 +204,7 @@ def test_fractions_and_days_are_kept() -> None:
         ({"timestamp": ["2020-01-01", " "]}, r"data row 2 .* has no timestamp"),
         (
             {"timestamp": ["2020-01-01", "12/1/2010 8:26"]},
-            r"data row 2 .*such as '12/1/2010 8:26'; write seconds, or ISO",
+            r"data row 2 .*nor ISO 8601 .*such as '12/1/2010 8:26'; write .* order='rows'",
         ),
         ({"timestamp": ["5", "2020-01-01"]}, r"data row 1 .* such as '5'"),
         ({"timestamp": [True, False]}, r"timestamp .* holds true or false"),

@@ -131,3 +131,14 @@ def test_with_rows_a_history_is_the_rows_of_its_user_in_the_order_of_the_file(us
     read = read_interactions(table, order="rows")
     for history in read.histories():
         assert list(history.item_ids) == [row for row, user in enumerate(users) if user == history.user_id]
+
+
+def test_a_file_without_header_and_times_is_offered_names_and_an_order(tmp_path: Path) -> None:
+    """Its last column would otherwise be offered as a time, and counts of plays would order the history."""
+    path = tmp_path / "plays.dat"
+    path.write_text("2\t52\t13883\n2\t51\t11690\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"names=\['user_id', 'item_id', 'column_3'\]\), and .* order='none'"):
+        read_interactions(path)
+    path.write_text("2\t52\t5\t978300760\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"names=\['user_id', 'item_id', 'rating', 'timestamp'\]\)$"):
+        read_interactions(path)
