@@ -59,7 +59,7 @@ TASK_OPTIONS = (
 # Options that manifests of format 2 do not always have: they are recorded only if they are given.
 _SPARSE_OPTIONS = (
     *("exact", "max_nodes", "min_history", "max_history", "history_step", "memory"),
-    *("separator", "encoding", "header", "id_from", "take", "types"),
+    *("separator", "encoding", "header", "id_from", "take", "order", "types"),
     *("trust_remote_code", "server_url", "server_model", "window", "window_step", "list_template"),
     *_PLACEMENT_OPTIONS,
     *CHAT_TEMPLATE_OPTIONS,
